@@ -1,0 +1,252 @@
+"""The package's verbs from a shell: ``python -m colab_helpers <verb>``.
+
+Exit code 0: everything succeeded; 1: some file or check failed; 2: wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from colab_helpers import __version__
+from colab_helpers.errors import ColabHelpersError, ConsentError, SettingsError, UsageError
+from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help, load_settings
+
+if TYPE_CHECKING:
+    from colab_helpers.batch.report import BatchReport, FileReport
+
+SUCCESS, FAILURE, WRONG_USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    options = build_parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        return verb(options)
+    except (SettingsError, UsageError, ConsentError) as error:
+        return _complain(error, WRONG_USAGE)
+    except ColabHelpersError as error:
+        return _complain(error, FAILURE)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="colab_helpers", description="Batch face swap for consented, lawful use."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_swap(verbs.add_parser("swap", help="swap the faces of one video or image"))
+    _add_batch(verbs.add_parser("batch", help="swap the faces of many videos and images"))
+    _add_demo(verbs.add_parser("demo", help="render people to try everything on, with stand-in models"))
+    _add_doctor(verbs.add_parser("doctor", help="find out what works on this machine"))
+    return parser
+
+
+def _add_swap(parser: argparse.ArgumentParser) -> None:
+    _add_run_options(parser)
+    parser.add_argument("-t", "--target", required=True, metavar="VIDEO_OR_IMAGE")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="result; its suffix is the container")
+    parser.set_defaults(verb=_swap)
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    _add_run_options(parser)
+    parser.add_argument("-t", "--targets", required=True, nargs="+", metavar="FOLDER_OR_FILE")
+    parser.add_argument("-o", "--output-dir", required=True, metavar="DIR")
+    parser.add_argument(
+        "--range", default="", metavar="1-30", help="which of the targets, counted from 1, such as 1-30 or 2,5-"
+    )
+    parser.set_defaults(verb=_batch)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-s", "--source", nargs="+", default=[], metavar="FACE", help="photo(s) of the person to put in; averaged"
+    )
+    parser.add_argument("--consent", default="", metavar="TEXT", help="who is shown, and on what ground (required)")
+    parser.add_argument("--models-dir", metavar="DIR", help="folder of the model files")
+    parser.add_argument("--report", metavar="FILE", help="where the report goes")
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings", "a preset, and any setting on top of it")
+    group.add_argument(
+        "--preset", default=DEFAULT_PRESET, metavar="NAME", help="name(s) from presets.yaml, joined by '+'"
+    )
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, also those below"
+    )
+    for name, field in Settings.model_fields.items():
+        # A switch may stand alone, as in roop: --many-faces is --many-faces true.
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        group.add_argument(
+            option_name(name),
+            dest=f"setting_{name}",
+            metavar="VALUE",
+            help=field_help(name).replace("%", "%%"),
+            **bare,
+        )
+
+
+def option_name(setting: str) -> str:
+    """The command-line option of a setting: ``many_faces`` is ``--many-faces``."""
+    return "--" + setting.replace("_", "-")
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that a command line asks for; options win over ``--set``, which wins over presets."""
+    overrides = dict(_parse_pair(pair) for pair in options.set)
+    given = {name: getattr(options, f"setting_{name}") for name in Settings.model_fields}
+    overrides |= {name: parse_value(text) for name, text in given.items() if text is not None}
+    return load_settings(options.preset, **overrides)
+
+
+def _parse_pair(pair: str) -> tuple[str, Any]:
+    key, separator, value = pair.partition("=")
+    if not separator:
+        raise UsageError(f"--set takes KEY=VALUE, but got {pair!r}", remedy="write it like --set batch_size=2")
+    return key.strip().replace("-", "_"), parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A setting's value as YAML reads it; a list may also be written with commas alone."""
+    value = yaml.safe_load(text)
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) and "," in value else value
+
+
+def _swap(options: argparse.Namespace) -> int:
+    from colab_helpers.api import swap_file
+    from colab_helpers.ui.progress import ProgressLine
+
+    with ProgressLine() as line:
+        report = swap_file(
+            options.source,
+            options.target,
+            options.output,
+            consent=options.consent,
+            settings=settings_of(options),
+            models_dir=options.models_dir,
+            on_progress=line,
+        )
+    if options.report:
+        report.save(Path(options.report))
+    return _conclude(report)
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from colab_helpers.api import run_batch
+    from colab_helpers.ui.progress import ProgressLine
+
+    with ProgressLine() as line:
+        report = run_batch(
+            options.source,
+            options.targets,
+            options.output_dir,
+            consent=options.consent,
+            settings=settings_of(options),
+            models_dir=options.models_dir,
+            video_range=options.range,
+            report_path=options.report,
+            on_progress=line,
+        )
+    return _conclude(report)
+
+
+def _conclude(report: BatchReport) -> int:
+    for file in report.files:
+        print(_line(file))
+    for note in report.notes:
+        print(f"note: {note}")
+    if any(model.standin for model in report.models):
+        print("note: stand-in models were used; they know the demo's rendered people only")
+    summary = report.summary
+    print(
+        f"{summary.succeeded} of {summary.total} done, {summary.failed} failed, {summary.skipped} skipped; "
+        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s; {summary.memory_warnings} memory warning(s)"
+    )
+    return SUCCESS if report.ok else FAILURE
+
+
+def _line(file: FileReport) -> str:
+    if file.status != "done":
+        return f"{file.status}: {file.target}: {file.error}"
+    notes = "".join(f"\n      note: {note}" for note in file.fallbacks)
+    return (
+        f"done: {file.target} -> {file.output} ({file.frames_out} frames, {file.faces_swapped} faces, "
+        f"{file.fps:.1f} fps){notes}"
+    )
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--size", type=_size, default=(640, 360), metavar="WxH")
+    parser.add_argument("--fps", type=Fraction, default=Fraction(25), metavar="30000/1001")
+    parser.add_argument("--people", type=int, default=2, help="at most so many at once; 0 for none")
+    parser.add_argument("--clips", type=int, default=2)
+    parser.set_defaults(verb=_demo)
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a size is written like 640x360, but got {text!r}") from None
+    return width, height
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from colab_helpers.demo.clip import make_demo
+
+    make_demo(
+        options.directory,
+        seed=options.seed,
+        seconds=options.seconds,
+        size=options.size,
+        fps=options.fps,
+        people=options.people,
+        clips=options.clips,
+    )
+    print(f"sources, targets, stand-in models and the truth are in {options.directory}")
+    return SUCCESS
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder of the model files")
+    _add_settings(parser)
+    parser.set_defaults(verb=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from colab_helpers.diagnosis import diagnose
+
+    diagnosis = diagnose(settings_of(options), models_dir=options.models_dir)
+    if options.json:
+        print(json.dumps(diagnosis.model_dump(), indent=2))
+    else:
+        for check in diagnosis.checks:
+            print(f"{check.status.upper():5}{check.name:12}{check.detail}")
+            if check.remedy:
+                print(f"{'':17}what to do: {check.remedy}")
+    return SUCCESS if diagnosis.ok else FAILURE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

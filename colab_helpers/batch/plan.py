@@ -1,0 +1,131 @@
+"""What a batch will do: which targets, in which order, to which outputs. Everything is checked first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.media.probe import is_image, is_video
+
+_RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target and where its result goes.
+
+    Attributes:
+        target: The video or image.
+        output: The wanted result. Unless ``demanded``, a container that cannot hold the result's streams
+            is replaced by one that can: ``clip.avi`` becomes ``clip.avi.mkv``.
+        demanded: Whether the user named this very file.
+    """
+
+    target: Path
+    output: Path
+    demanded: bool = False
+
+
+def plan_batch(targets: Sequence[str | Path], output_dir: Path, *, video_range: str = "") -> list[Task]:
+    """Plan a batch.
+
+    Args:
+        targets: Files and folders. A folder stands for the videos and images directly in it, in
+            natural order (clip2 before clip10).
+        output_dir: Folder of the results.
+        video_range: Which of all targets to take, counted from 1, such as ``1-30`` or ``1,4-6,9-``.
+            Empty takes all.
+
+    Raises:
+        MissingFileError: A target does not exist, or a folder holds nothing to work on.
+        UsageError: Nothing is left to do, two results would have one name, or a result would
+            overwrite its own target.
+    """
+    found = [path for target in targets for path in _expand(Path(target))]
+    chosen = _choose(_without_repeats(found), video_range)
+    if not chosen:
+        raise UsageError("there is no target to work on", remedy="name at least one video, image or folder")
+    tasks = [Task(path, output_dir / path.name) for path in chosen]
+    _check_outputs(tasks)
+    return tasks
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted((item for item in path.iterdir() if _is_target(item)), key=_natural_key)
+    if not files:
+        raise MissingFileError(
+            "the folder holds no video or image", where=str(path), remedy="name another folder or the files"
+        )
+    return files
+
+
+def _is_target(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and (is_video(path) or is_image(path))
+
+
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    parts = re.findall(r"\d+|\D+", path.name.lower())
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _without_repeats(paths: Sequence[Path]) -> list[Path]:
+    unique: dict[Path, Path] = {}
+    for path in paths:
+        unique.setdefault(path.resolve(), path)
+    return list(unique.values())
+
+
+def _choose(paths: list[Path], video_range: str) -> list[Path]:
+    if not video_range.strip():
+        return paths
+    return [paths[number - 1] for number in parse_range(video_range, len(paths))]
+
+
+def parse_range(text: str, count: int) -> list[int]:
+    """Numbers from 1 to ``count`` named by a range such as ``1-30`` or ``2,5-``, each once, in order.
+
+    Raises:
+        UsageError: The text is no range, runs backwards, or names nothing that exists.
+    """
+    numbers: dict[int, None] = {}
+    for part in text.replace(" ", "").split(","):
+        low, high = _bounds(part, count, text)
+        numbers.update(dict.fromkeys(range(low, min(high, count) + 1)))
+    if not numbers:
+        raise UsageError(
+            f"the range {text!r} names none of the {count} target(s)", remedy=f"choose numbers from 1 to {count}"
+        )
+    return sorted(numbers)
+
+
+def _bounds(part: str, count: int, text: str) -> tuple[int, int]:
+    match = _RANGE_PART.fullmatch(part)
+    if match and (match[1] or match[3]):
+        low = int(match[1] or 1)
+        high = int(match[3] or (count if match[2] else low))
+        if 1 <= low <= high or (match[1] and not match[3] and low > count):
+            return low, high
+    raise UsageError(f"{text!r} is not a range", remedy="write it like 1-30 or 1,4-6,9-")
+
+
+def _check_outputs(tasks: Sequence[Task]) -> None:
+    seen: dict[str, Path] = {}
+    for task in tasks:
+        key = str(task.output).lower()  # some file systems do not tell A.mp4 from a.mp4
+        if key in seen:
+            raise UsageError(
+                f"{seen[key]} and {task.target} would both be written to {task.output.name}",
+                remedy="rename one of them or give them different output folders",
+            )
+        seen[key] = task.target
+        if task.output.resolve() == task.target.resolve():
+            raise UsageError(
+                "the result would overwrite its own target",
+                where=str(task.target),
+                remedy="choose another output folder",
+            )

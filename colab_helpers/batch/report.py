@@ -1,0 +1,134 @@
+"""The report of a run: what was asked, on what machine, and what became of every file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from colab_helpers.errors import OutputError
+
+Status = Literal["done", "failed", "skipped"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class FileReport(_Model):
+    """One target. Sizes and memory in bytes, times in seconds."""
+
+    source: list[str] = Field(description="Photos of the person who is put in.")
+    target: str
+    output: str | None = None
+    status: Status
+    frames_in: int = 0
+    frames_out: int = 0
+    faces_swapped: int = Field(0, description="Faces changed, counted over all frames.")
+    frames_without_face: int = 0
+    seconds: float = 0.0
+    fps: float = 0.0
+    encoder: str | None = None
+    provider: str | None = None
+    fallbacks: list[str] = Field([], description="Everything that was replaced, converted or lowered.")
+    memory_before: int = Field(0, description="Resident memory of the process before this file.")
+    memory_after: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    video_seconds: float | None = None
+    audio_seconds: float | None = None
+    error: str | None = None
+
+    @property
+    def memory_difference(self) -> int:
+        """Bytes by which the process grew over this file."""
+        return self.memory_after - self.memory_before
+
+
+class Summary(_Model):
+    """The run in numbers."""
+
+    total: int
+    succeeded: int
+    failed: int
+    skipped: int
+    success_rate: float = Field(description="Share of files that succeeded, 0 to 1.")
+    bytes: int = Field(description="Size of all results.")
+    seconds: float
+    memory_warnings: int = Field(description="How often RAM in use was found above 85 %.")
+
+
+class ModelReport(_Model):
+    """One network of the run."""
+
+    name: str
+    path: str
+    standin: bool = Field(description="One of the demo's stand-ins, not the real network.")
+
+
+class BatchReport(_Model):
+    """Everything about one run; written as ``report.json``."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    consent: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    models: list[ModelReport] = []
+    notes: list[str] = Field([], description="Fall-backs that concern the whole run.")
+    summary: Summary
+    files: list[FileReport]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file succeeded."""
+        return self.summary.succeeded == self.summary.total
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON: to a temporary file first, then renamed."""
+        write_text(path, self.model_dump_json(by_alias=True, indent=2) + "\n")
+
+
+def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) -> Summary:
+    """Count and add up."""
+    counts = {status: sum(file.status == status for file in files) for status in ("done", "failed", "skipped")}
+    return Summary(
+        total=len(files),
+        succeeded=counts["done"],
+        failed=counts["failed"],
+        skipped=counts["skipped"],
+        success_rate=counts["done"] / len(files) if files else 0.0,
+        bytes=sum(file.bytes_out for file in files),
+        seconds=seconds,
+        memory_warnings=memory_warnings,
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: temporary file, fsync, rename.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot be written ({error.strerror or error})", where=str(path), remedy="choose another folder or free space"
+    )

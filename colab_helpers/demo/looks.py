@@ -1,0 +1,253 @@
+"""What the rendered people look like: parameter vectors, eight named characters, random draws.
+
+A person is two halves. The *face* half (:class:`Face`) is what a face swapper changes: skin tone,
+brows, eyes, width of the nose, lips, beard and signs of age, all within the inner face. The *body*
+half (:class:`Body`) is what it keeps: outline of the head, where eyes, nose and mouth sit, ears,
+hair, neck and clothes. The five points depend on the body alone, so a swapped frame keeps them.
+
+Nobody here is modelled on a real person; the numbers were chosen to tell eight figures apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from colab_helpers.errors import UsageError
+
+Style = Literal["short", "fringe", "parted", "long", "bob", "curly", "bun", "receding", "bald"]
+STYLES: tuple[Style, ...] = ("short", "fringe", "parted", "long", "bob", "curly", "bun", "receding", "bald")
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """The half of a look that a face swapper replaces; every number lies in 0..1.
+
+    Attributes:
+        tone: Skin from very light to very dark.
+        warmth: Skin from pinkish to golden.
+        brow_thickness: Thin to bushy.
+        brow_tilt: Inner end high to outer end high.
+        brow_shade: Colour of brows and beard, black over brown to white.
+        eye_size: Narrow to wide eyes.
+        eye_tilt: Outer corner low to high.
+        iris: Dark brown, hazel, green, blue, pale grey.
+        lashes: Bare to strongly lined upper lid.
+        nose_width: Narrow to broad.
+        lip_fullness: Thin to full.
+        lip_red: Skin-coloured to red.
+        beard: None to full on chin and jaw.
+        moustache: None to full.
+        age: Smooth to deeply lined.
+        freckles: None to many.
+    """
+
+    tone: float
+    warmth: float
+    brow_thickness: float
+    brow_tilt: float
+    brow_shade: float
+    eye_size: float
+    eye_tilt: float
+    iris: float
+    lashes: float
+    nose_width: float
+    lip_fullness: float
+    lip_red: float
+    beard: float
+    moustache: float
+    age: float
+    freckles: float
+
+    def vector(self) -> npt.NDArray[np.float32]:
+        """Return the sixteen numbers as float32 (16,), in field order."""
+        return np.array(astuple(self), np.float32)
+
+
+FACE_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Face))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The half of a look that a face swapper keeps.
+
+    Attributes:
+        width: Half width of the head in head units (half its height).
+        jaw: 0 (pointed) to 1 (square).
+        eye_gap: Half distance of the eyes in head units.
+        mouth_width: Half width of the mouth in head units.
+        nose_height: How far the nose stands out, head units.
+        ears: Size factor of the ears.
+        style: Hair style.
+        hair: Hair colour, RGB 0..255.
+        volume: Thickness of the hair in head units.
+        cloth: Colour of the clothes, RGB 0..255.
+        trim: Second colour of the clothes, RGB 0..255.
+        pattern: 0 plain, 1 stripes, 2 collar.
+        build: Width factor of the shoulders.
+    """
+
+    width: float
+    jaw: float
+    eye_gap: float
+    mouth_width: float
+    nose_height: float
+    ears: float
+    style: Style
+    hair: Colour
+    volume: float
+    cloth: Colour
+    trim: Colour
+    pattern: int
+    build: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A whole person.
+
+    Attributes:
+        face: What a swap replaces.
+        skin: The face half that paints skin outside the inner face; equal to ``face`` unless swapped.
+        body: What a swap keeps.
+        male: Presentation, for the gender figure.
+        years: Age in years, for the age figure.
+    """
+
+    face: Face
+    skin: Face
+    body: Body
+    male: bool
+    years: int
+
+    def wearing(self, face: Face) -> Look:
+        """Return this body with another inner face: the true result of a swap."""
+        return replace(self, face=face)
+
+
+HAIR_COLOURS: tuple[Colour, ...] = (
+    (28, 24, 24), (54, 36, 26), (92, 58, 34), (140, 92, 48), (196, 156, 92),
+    (160, 70, 34), (150, 150, 152), (222, 220, 214),
+)  # fmt: skip
+CLOTH_COLOURS: tuple[Colour, ...] = (
+    (44, 74, 112), (150, 52, 54), (52, 104, 84), (222, 190, 104), (228, 226, 218),
+    (70, 64, 78), (104, 70, 128), (64, 140, 156), (196, 110, 66), (36, 40, 48),
+)  # fmt: skip
+
+
+def _named(face: tuple[float, ...], body: Body, *, male: bool, years: int) -> Look:
+    values = Face(**dict(zip(FACE_FIELDS, face, strict=True)))
+    return Look(face=values, skin=values, body=body, male=male, years=years)
+
+
+def _body(style: Style, hair: Colour, cloth: int, trim: int, pattern: int, **shape: float) -> Body:
+    base = {
+        "width": 0.73, "jaw": 0.5, "eye_gap": 0.3, "mouth_width": 0.235, "nose_height": 0.2, "ears": 1.0,
+        "volume": 0.1, "build": 1.0,
+    }  # fmt: skip
+    return Body(
+        style=style, hair=hair, cloth=CLOTH_COLOURS[cloth], trim=CLOTH_COLOURS[trim], pattern=pattern,
+        **(base | shape),
+    )  # fmt: skip
+
+
+# tone warmth | brow: thick tilt shade | eye: size tilt iris lashes | nose | lips: full red | beard moust | age freckles
+IDENTITIES: dict[str, Look] = {
+    "alma": _named(
+        (0.08, 0.25, 0.25, 0.6, 0.42, 0.75, 0.65, 0.8, 0.75, 0.2, 0.55, 0.75, 0.0, 0.0, 0.05, 0.95),
+        _body("long", HAIR_COLOURS[5], 2, 4, 0, width=0.69, jaw=0.25, volume=0.13, build=0.86),
+        male=False, years=24,
+    ),
+    "bruno": _named(
+        (0.3, 0.7, 0.9, 0.4, 0.05, 0.4, 0.45, 0.05, 0.2, 0.7, 0.35, 0.15, 0.95, 0.9, 0.3, 0.0),
+        _body("short", HAIR_COLOURS[0], 5, 3, 1, width=0.76, jaw=0.8, volume=0.09, build=1.12),
+        male=True, years=36,
+    ),
+    "chidi": _named(
+        (0.95, 0.5, 0.6, 0.5, 0.02, 0.6, 0.5, 0.02, 0.25, 0.95, 0.85, 0.25, 0.0, 0.75, 0.1, 0.0),
+        _body("curly", HAIR_COLOURS[0], 3, 0, 2, width=0.73, jaw=0.6, volume=0.08, build=1.08),
+        male=True, years=29,
+    ),
+    "dalia": _named(
+        (0.62, 0.85, 0.45, 0.9, 0.08, 0.95, 0.85, 0.1, 1.0, 0.45, 0.95, 0.95, 0.0, 0.0, 0.1, 0.0),
+        _body("bob", HAIR_COLOURS[1], 6, 8, 0, width=0.7, jaw=0.35, volume=0.14, build=0.88),
+        male=False, years=31,
+    ),
+    "edvin": _named(
+        (0.12, 0.1, 0.85, 0.25, 0.98, 0.25, 0.3, 0.92, 0.05, 0.65, 0.15, 0.2, 0.7, 0.95, 0.95, 0.1),
+        _body("receding", HAIR_COLOURS[7], 0, 4, 2, width=0.74, jaw=0.65, ears=1.15, volume=0.045),
+        male=True, years=71,
+    ),
+    "fumiko": _named(
+        (0.2, 0.95, 0.3, 0.3, 0.03, 0.3, 0.95, 0.04, 0.7, 0.35, 0.5, 0.5, 0.0, 0.0, 0.55, 0.0),
+        _body("fringe", HAIR_COLOURS[0], 7, 4, 1, width=0.72, jaw=0.3, volume=0.11, build=0.84),
+        male=False, years=45,
+    ),
+    "gustav": _named(
+        (0.02, 0.6, 0.5, 0.75, 0.68, 0.65, 0.35, 0.98, 0.1, 0.3, 0.3, 0.55, 0.0, 0.05, 0.0, 0.3),
+        _body("parted", HAIR_COLOURS[4], 1, 9, 0, width=0.71, jaw=0.5, volume=0.12),
+        male=True, years=22,
+    ),
+    "hanna": _named(
+        (0.45, 0.35, 0.7, 0.55, 0.85, 0.5, 0.15, 0.5, 0.5, 0.75, 0.2, 0.85, 0.0, 0.0, 1.0, 0.0),
+        _body("bun", HAIR_COLOURS[6], 8, 5, 2, width=0.72, jaw=0.4, volume=0.08, build=0.92),
+        male=False, years=66,
+    ),
+}  # fmt: skip
+
+
+def look_of(who: str) -> Look:
+    """Return a named character's look.
+
+    Raises:
+        UsageError: If nobody has that name.
+    """
+    if who not in IDENTITIES:
+        raise UsageError(
+            f"there is no demo character '{who}'", where="demo", remedy=f"use one of {', '.join(IDENTITIES)}"
+        )
+    return IDENTITIES[who]
+
+
+def random_face(rng: np.random.Generator, *, male: bool) -> Face:
+    """Draw a face half; presentation shifts lashes, lips and beard as it does in the named ones."""
+    values = dict(zip(FACE_FIELDS, rng.random(len(FACE_FIELDS)), strict=True))
+    # Half of all values crowd to the ends of the scale: the named characters live there too.
+    for name in ("tone", "brow_shade", "iris", "age", "freckles"):
+        if rng.random() < 0.4:
+            values[name] = float(rng.random() < 0.5) * 0.85 + values[name] * 0.15
+    if male:
+        values["lashes"] *= 0.4
+        values["lip_red"] *= 0.6
+        values["beard"] *= float(rng.random() < 0.6)
+        values["moustache"] *= float(rng.random() < 0.6)
+    else:
+        values["lashes"] = 0.4 + 0.6 * values["lashes"]
+        values["lip_red"] = 0.3 + 0.7 * values["lip_red"]
+        values["beard"] = values["moustache"] = 0.0
+    return Face(**{name: float(value) for name, value in values.items()})
+
+
+def random_body(rng: np.random.Generator, *, male: bool) -> Body:
+    """Draw a body half."""
+    pool = (0, 1, 2, 5, 7, 8, 3) if male else (3, 4, 5, 6, 1, 2, 0)
+    return Body(
+        width=rng.uniform(0.68, 0.77), jaw=rng.uniform(0.2, 0.85), eye_gap=rng.uniform(0.285, 0.315),
+        mouth_width=rng.uniform(0.215, 0.255), nose_height=rng.uniform(0.17, 0.23), ears=rng.uniform(0.85, 1.2),
+        style=STYLES[int(rng.choice(pool))], hair=HAIR_COLOURS[int(rng.integers(len(HAIR_COLOURS)))],
+        volume=rng.uniform(0.07, 0.14), cloth=CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))],
+        trim=CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))], pattern=int(rng.integers(3)),
+        build=rng.uniform(0.82, 1.15),
+    )  # fmt: skip
+
+
+def random_look(rng: np.random.Generator) -> Look:
+    """Draw a whole person; the same generator state gives the same person."""
+    male = bool(rng.random() < 0.5)
+    face = random_face(rng, male=male)
+    years = round(18 + 55 * face.age)
+    return Look(face=face, skin=face, body=random_body(rng, male=male), male=male, years=years)

@@ -1,0 +1,81 @@
+"""Every error a user can meet: what happened, where, and what to do next.
+
+Each class also derives from the builtin a caller would naturally catch, so ``except ValueError``
+and ``except SettingsError`` both work.
+"""
+
+from __future__ import annotations
+
+
+class ColabHelpersError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        what: What happened, one sentence, no trailing full stop needed.
+        where: The file, setting, model or stage concerned; empty if the sentence already says it.
+        remedy: What the user can do next.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.remedy:
+            parts.append(f"What to do: {self.remedy}")
+        return ". ".join(part.rstrip(".") for part in parts) + "."
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders (worker, tests); keyword-only arguments need help there.
+        return _rebuild, (type(self), self.what, self.where, self.remedy)
+
+
+def _rebuild(cls: type[ColabHelpersError], what: str, where: str, remedy: str) -> ColabHelpersError:
+    return cls(what, where=where, remedy=remedy)
+
+
+class SettingsError(ColabHelpersError, ValueError):
+    """A preset, key or value that cannot be used."""
+
+
+class UsageError(ColabHelpersError, ValueError):
+    """A call or command line that does not make sense (exit code 2)."""
+
+
+class ConsentError(ColabHelpersError, PermissionError):
+    """No usable statement of consent; nothing is processed without one."""
+
+
+class MediaError(ColabHelpersError, ValueError):
+    """A video or image that cannot be read, or holds nothing to work on."""
+
+
+class MissingFileError(MediaError, FileNotFoundError):
+    """A source or target that does not exist."""
+
+
+class OutputError(ColabHelpersError, OSError):
+    """A result that cannot be written (no permission, full disk, unsuitable container)."""
+
+
+class EncoderError(ColabHelpersError, RuntimeError):
+    """An encoder that was asked for by name but does not work on this machine."""
+
+
+class ModelError(ColabHelpersError, RuntimeError):
+    """A model that is missing, damaged or does not keep its tensor contract."""
+
+
+class ProviderError(ColabHelpersError, RuntimeError):
+    """An execution provider that was asked for but does not run the model."""
+
+
+class NoFaceError(ColabHelpersError, ValueError):
+    """A source picture without a usable face."""
+
+
+class Cancelled(ColabHelpersError, RuntimeError):
+    """The user stopped the run; finished work stays."""

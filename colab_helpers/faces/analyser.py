@@ -1,0 +1,105 @@
+"""Finding faces and telling them apart, with insightface's own detector and recogniser classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+from insightface.model_zoo.scrfd import SCRFD
+
+from colab_helpers.faces.geometry import arcface_template, similarity_transform
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.media.affine import transform_points
+from colab_helpers.media.picture import BgrPicture, Picture
+from colab_helpers.models.session import Network, Runtime, models_root
+from colab_helpers.settings import Settings
+
+_DETECTOR_FILE = Path("buffalo_l/det_10g.onnx")
+_RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
+_RECOGNISER_SIZE = 112
+
+
+class FaceAnalyser:
+    """Detects faces and computes their embeddings.
+
+    Args:
+        settings: Detector size and least score; where networks run.
+        models_dir: Folder that holds ``buffalo_l/``; by default see ``models.session.models_root``.
+        runtime: Shares an existing runtime instead of making one from the settings.
+    """
+
+    def __init__(
+        self, settings: Settings, *, models_dir: Path | None = None, runtime: Runtime | None = None
+    ) -> None:
+        self._settings = settings
+        self._root = models_root(models_dir)
+        self._runtime = runtime or Runtime(settings.execution_provider)
+        self._network = self._runtime.open(self._root / _DETECTOR_FILE)
+        # Without a file name SCRFD runs every size on our session instead of creating its own.
+        self._detector = SCRFD(session=self._network.session)
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        """Detector and recogniser."""
+        return self._network, self._recogniser_network
+
+    @cached_property
+    def _recogniser_network(self) -> Network:
+        return self._runtime.open(self._root / _RECOGNISER_FILE)
+
+    @cached_property
+    def _recogniser(self) -> ArcFaceONNX:
+        network = self._recogniser_network
+        return ArcFaceONNX(model_file=str(network.path), session=network.session)
+
+    def find(self, image: ByteImage, *, embed: bool = True) -> list[Face]:
+        """Find the faces of an image, best score first.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 BGR.
+            embed: Also compute each face's embedding.
+        """
+        picture = BgrPicture(image)
+        faces = self.detect(picture)
+        return self.embed(picture, faces) if embed else faces
+
+    def detect(self, picture: Picture) -> list[Face]:
+        """Find the faces of a picture, best score first, without embeddings."""
+        size = self._settings.face_detector_size
+        view = picture.detector_view(size)
+        boxes, kps = self._detector.detect(
+            view.image, input_size=(size, size), det_thresh=self._settings.face_detector_score
+        )
+        return [
+            Face(
+                box=_upright_box(transform_points(row[:4].reshape(2, 2), view.to_frame)),
+                kps=transform_points(points, view.to_frame),
+                score=float(row[4]),
+            )
+            for row, points in zip(boxes, kps, strict=True)
+        ]
+
+    def embed(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
+        """Return the faces with embeddings, computed in one stack."""
+        if not faces:
+            return []
+        template = arcface_template(_RECOGNISER_SIZE)
+        crops = [picture.crop(similarity_transform(face.kps, template), _RECOGNISER_SIZE) for face in faces]
+        features = self._recogniser.get_feat(crops)
+        return [
+            replace(face, embedding=_unit(feature)) for face, feature in zip(faces, features, strict=True)
+        ]
+
+
+def _upright_box(corners: FloatArray) -> FloatArray:
+    """The xyxy box of two opposite corners, whichever they are (a rotated picture swaps them)."""
+    return np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32)
+
+
+def _unit(vector: FloatArray) -> FloatArray:
+    norm = float(np.linalg.norm(vector))
+    return (vector / norm if norm > 0 else vector).astype(np.float32)

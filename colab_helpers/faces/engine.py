@@ -1,0 +1,104 @@
+"""The networks of one run, loaded once and used for every file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from colab_helpers.errors import NoFaceError
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.compositor import FaceChanger
+from colab_helpers.faces.enhancer import Enhancer
+from colab_helpers.faces.selection import order_faces
+from colab_helpers.faces.swapper import Swapper
+from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.machine import this_machine
+from colab_helpers.models.session import Network, Provider, Runtime, models_root
+from colab_helpers.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """Analyser, swapper and enhancer of one run, with the settings resolved for this machine.
+
+    Attributes:
+        settings: Nothing in them is ``auto`` but the encoder, which depends on the video.
+        analyser: Finds faces.
+        swapper: None unless ``frame_processors`` asks for it; likewise ``enhancer``.
+        provider: Where the networks run.
+        notes: Fall-backs and lowered values, each said once.
+    """
+
+    settings: Settings
+    analyser: FaceAnalyser
+    swapper: Swapper | None
+    enhancer: Enhancer | None
+    provider: Provider
+    notes: tuple[str, ...]
+
+    @classmethod
+    def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
+        """Load the networks that the settings ask for.
+
+        Raises:
+            ModelError: A file is missing or does not keep its contract.
+            ProviderError: CUDA was insisted on but does not work.
+        """
+        runtime = Runtime(settings.execution_provider)
+        resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
+        root = models_root(models_dir)
+        steps = resolved.frame_processors
+        return cls(
+            settings=resolved,
+            analyser=FaceAnalyser(resolved, models_dir=root, runtime=runtime),
+            swapper=Swapper(_open(runtime, root, resolved.swapper_model)) if "face_swapper" in steps else None,
+            enhancer=Enhancer(_open(runtime, root, resolved.enhancer_model))
+            if "face_enhancer" in steps
+            else None,
+            provider=runtime.provider,
+            notes=(*runtime.notes, *lowered),
+        )
+
+    @property
+    def networks(self) -> list[Network]:
+        """Every network of the run."""
+        changers = [part.network for part in (self.swapper, self.enhancer) if part is not None]
+        return [*self.analyser.networks, *changers]
+
+    def source_embedding(self, images: Sequence[tuple[str, ByteImage]]) -> FloatArray:
+        """The identity shown by one or more photos of the same person.
+
+        Args:
+            images: Name (for messages) and ``(H, W, 3)`` BGR image of each photo. The largest face of
+                each counts; several are averaged.
+
+        Returns:
+            ``(512,)`` unit embedding.
+
+        Raises:
+            NoFaceError: A photo shows no face.
+        """
+        mean = np.mean([self._photo_embedding(name, image) for name, image in images], axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+    def _photo_embedding(self, name: str, image: ByteImage) -> FloatArray:
+        faces = order_faces(self.analyser.find(image), "largest")
+        if not faces or faces[0].embedding is None:
+            raise NoFaceError(
+                "no face was found in the source picture",
+                where=name,
+                remedy="use a photo that shows the face from the front, at least 100 pixels wide",
+            )
+        return faces[0].embedding
+
+    def changer(self, source: FloatArray | None) -> FaceChanger:
+        """What is done to each face, for one source embedding (None where nothing is swapped)."""
+        latent = self.swapper.latent(source) if self.swapper is not None and source is not None else None
+        return FaceChanger(self.swapper, latent, self.enhancer, self.settings.enhancer_blend)
+
+
+def _open(runtime: Runtime, root: Path, name: str) -> Network:
+    return runtime.open(root / f"{name}.onnx")

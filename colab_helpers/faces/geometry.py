@@ -1,0 +1,72 @@
+"""Alignment: where a face's five points belong in a crop, and the transforms between frame and crop."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colab_helpers.faces.types import AnyArray, FloatArray
+from colab_helpers.media.affine import Matrix
+
+# ArcFace's reference points for a 112 px crop (insightface, utils/face_align.py: arcface_dst).
+ARCFACE_112 = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
+    np.float32,
+)
+# FFHQ's reference points for a 512 px crop (facexlib, FaceRestoreHelper: face_template).
+FFHQ_512 = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ],
+    np.float32,
+)
+
+
+def arcface_template(size: int) -> FloatArray:
+    """Reference points ``(5, 2)`` for a square ArcFace crop.
+
+    As in insightface: sizes divisible by 112 scale the 112 px points; sizes divisible by 128 scale
+    them to 128 with 8 px more on the left, so that the face stays centred.
+
+    Args:
+        size: Edge of the crop in pixels, a multiple of 112 or 128.
+    """
+    if size % 112 == 0:
+        return ARCFACE_112 * np.float32(size / 112)
+    if size % 128 == 0:
+        ratio = np.float32(size / 128)
+        return ARCFACE_112 * ratio + np.array([8 * ratio, 0], np.float32)
+    raise ValueError(f"crop size must be a multiple of 112 or 128, but got {size}")
+
+
+def similarity_transform(points: AnyArray, template: AnyArray) -> Matrix:
+    """Least-squares similarity (rotation, scale, shift) that maps ``points`` onto ``template``.
+
+    Umeyama (1991), eq. 40-42, in its closed form for the plane, where a similarity without mirroring is
+    multiplication by one complex number.
+
+    Args:
+        points: ``(N, 2)`` pixels of the frame.
+        template: ``(N, 2)`` pixels of the crop.
+
+    Returns:
+        ``(2, 3)`` float64. Points that all coincide give a pure shift.
+    """
+    source = points[:, 0].astype(np.float64) + 1j * points[:, 1].astype(np.float64)
+    target = template[:, 0].astype(np.float64) + 1j * template[:, 1].astype(np.float64)
+    centred = source - source.mean()
+    spread = np.vdot(centred, centred).real
+    factor = np.vdot(centred, target - target.mean()) / spread if spread > 0 else 1.0 + 0j
+    shift = target.mean() - factor * source.mean()
+    return np.array(
+        [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]], np.float64
+    )
+
+
+def roll_degrees(kps: FloatArray) -> float:
+    """In-plane rotation of a face in degrees: 0 upright, positive clockwise in the image."""
+    delta = kps[1] - kps[0]
+    return float(np.degrees(np.arctan2(delta[1], delta[0])))

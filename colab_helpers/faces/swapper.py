@@ -1,0 +1,80 @@
+"""The swapper network: paints a source's face into aligned crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import onnx
+
+from colab_helpers.errors import ModelError
+from colab_helpers.faces.tensors import to_bgr
+from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.models.session import Network
+
+EMAP_NAME = "buff2fs"
+"""Name of the projection matrix in inswapper's file: an initializer that no node uses."""
+
+
+class Swapper:
+    """inswapper's contract: a target crop and the source's latent give the crop with the new face.
+
+    Args:
+        network: ``target (1|N, 3, S, S)`` RGB 0 to 1 and ``source (1|N, 512)`` to the same crop.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        shape = network.session.get_inputs()[0].shape
+        if len(network.input_names) != 2 or len(shape) != 4 or not isinstance(shape[2], int):
+            raise ModelError(
+                f"the swapper must take a target crop and a source latent, but its inputs are "
+                f"{', '.join(network.input_names)} with target shape {shape}",
+                where=str(network.path),
+                remedy="use inswapper_128.onnx",
+            )
+        self.size: int = shape[2]
+        self._emap = read_emap(onnx.load(network.path), where=str(network.path))
+
+    @property
+    def network(self) -> Network:
+        """The loaded network."""
+        return self._network
+
+    def latent(self, embedding: FloatArray) -> FloatArray:
+        """Project a unit embedding ``(512,)`` to the unit latent ``(512,)`` the network wants."""
+        latent = embedding @ self._emap
+        return np.asarray(latent / np.linalg.norm(latent), np.float32)
+
+    def swap(self, crops: Sequence[ByteImage] | ByteImage, latents: FloatArray) -> ByteImage:
+        """Swap any number of crops.
+
+        Args:
+            crops: ``(N, S, S, 3)`` uint8 BGR, or a sequence of N of them.
+            latents: ``(N, 512)`` float32 from ``latent``.
+
+        Returns:
+            ``(N, S, S, 3)`` uint8 BGR.
+        """
+        blob = cv2.dnn.blobFromImages(list(crops), 1 / 255, swapRB=True)
+        output = self._network.run_stack(blob, np.ascontiguousarray(latents, np.float32))
+        return to_bgr(output * 255.0)
+
+
+def read_emap(model: onnx.ModelProto, *, where: str) -> FloatArray:
+    """Find the ``(512, 512)`` projection from ArcFace embeddings to inswapper latents.
+
+    By name first, then the only 512x512 initializer, then the last one: optimisers drop or move it.
+    """
+    initializers = list(model.graph.initializer)
+    named = [item for item in initializers if item.name == EMAP_NAME]
+    square = [item for item in initializers if list(item.dims) == [512, 512]]
+    candidates = named or (square if len(square) == 1 else initializers[-1:])
+    if not candidates or list(candidates[0].dims) != [512, 512]:
+        raise ModelError(
+            f"the swapper's projection matrix {EMAP_NAME!r} (512x512) is missing",
+            where=where,
+            remedy="use the original inswapper_128.onnx: optimised copies lose the matrix",
+        )
+    return np.asarray(onnx.numpy_helper.to_array(candidates[0]), np.float32)

@@ -1,0 +1,43 @@
+"""What every room calls a face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+ByteImage = npt.NDArray[np.uint8]
+"""uint8, HWC, BGR unless said otherwise."""
+AnyArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face in one frame, in pixels of the full frame (x right, y down).
+
+    Attributes:
+        box: ``(4,)`` float32, xyxy; may reach beyond the frame.
+        kps: ``(5, 2)`` float32: image-left eye, image-right eye, nose, left and right mouth corner.
+        score: Detector confidence, 0 to 1.
+        embedding: ``(512,)`` float32 of unit length, or None where none was asked for.
+        track: Number of the track the face belongs to, or None.
+    """
+
+    box: FloatArray
+    kps: FloatArray
+    score: float
+    embedding: FloatArray | None = None
+    track: int | None = None
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre of the box (x, y)."""
+        return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2

@@ -1,0 +1,36 @@
+"""Affine 2x3 matrices: the one place that inverts and chains them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float64]
+"""``(2, 3)``: maps a point (x, y, 1) to a point (x, y)."""
+
+
+def invert(matrix: Matrix) -> Matrix:
+    """Invert an affine matrix."""
+    return np.asarray(cv2.invertAffineTransform(matrix), np.float64)
+
+
+def compose(outer: Matrix, inner: Matrix) -> Matrix:
+    """The matrix that applies ``inner`` first and ``outer`` second."""
+    return np.asarray(outer @ np.vstack([inner, [0.0, 0.0, 1.0]]), np.float64)
+
+
+def scaling(x: float, y: float) -> Matrix:
+    """Scale both axes about the origin."""
+    return np.array([[x, 0, 0], [0, y, 0]], np.float64)
+
+
+def transform_points(points: npt.NDArray[np.generic], matrix: Matrix) -> npt.NDArray[np.float32]:
+    """Apply a matrix to ``(N, 2)`` points."""
+    return (np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+
+def crop_corners(matrix: Matrix, size: int) -> npt.NDArray[np.float32]:
+    """Where the four corners ``(4, 2)`` of a square crop lie in the frame that ``matrix`` maps from."""
+    edge = size - 1
+    return transform_points(np.array([[0, 0], [edge, 0], [edge, edge], [0, edge]]), invert(matrix))

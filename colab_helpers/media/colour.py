@@ -1,0 +1,98 @@
+"""YUV to BGR and back as one affine matrix each, for any matrix, range and bit depth.
+
+Coefficients: ITU-T H.273, table 4 (MatrixCoefficients) and equations 38-49.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+# Kr and Kb by H.273 MatrixCoefficients.
+_KR_KB = {
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.470 BG
+    6: (0.299, 0.114),  # SMPTE 170M
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020 non-constant luminance
+    10: (0.2627, 0.0593),  # BT.2020 constant luminance, taken as non-constant
+}
+_BT709, _BT601 = 1, 6
+_SD_HEIGHT = 576
+_FULL_RANGE = 2
+
+_Affine = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ColourSpace:
+    """How samples mean colours.
+
+    Attributes:
+        matrix: H.273 MatrixCoefficients, one of those in the table above.
+        full_range: Whether luma fills the whole range (JPEG) or 16-235 (MPEG), at 8 bit.
+        depth: Bits per sample, in the low bits of the sample.
+    """
+
+    matrix: int
+    full_range: bool
+    depth: int
+
+    @classmethod
+    def of_frame(cls, frame: av.VideoFrame, *, depth: int) -> ColourSpace:
+        """Read it off a decoded frame; an unspecified matrix is BT.601 up to 576 lines, else BT.709."""
+        matrix = int(frame.colorspace)
+        if matrix not in _KR_KB:
+            matrix = _BT601 if frame.height <= _SD_HEIGHT else _BT709
+        full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+        return cls(matrix=matrix, full_range=full, depth=depth)
+
+    @property
+    def black(self) -> tuple[int, int, int]:
+        """Y, U and V of black."""
+        luma = 0 if self.full_range else 16 << (self.depth - 8)
+        return luma, 1 << (self.depth - 1), 1 << (self.depth - 1)
+
+
+@cache
+def bgr_to_yuv_matrix(space: ColourSpace) -> _Affine:
+    """The ``(3, 4)`` matrix from BGR (0 to 255) to samples of ``space``."""
+    kr, kb = _KR_KB[space.matrix]
+    luma = np.array([kb, 1 - kr - kb, kr])
+    blue, red = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
+    rows = np.stack([luma, (blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))])
+    peak = (1 << space.depth) - 1
+    step = 1 << (space.depth - 8)
+    luma_span, chroma_span = (peak, peak) if space.full_range else (219 * step, 224 * step)
+    scale = np.array([luma_span, chroma_span, chroma_span]) / 255.0
+    return np.hstack([rows * scale[:, None], np.array(space.black)[:, None]]).astype(np.float32)
+
+
+@cache
+def yuv_to_bgr_matrix(space: ColourSpace) -> _Affine:
+    """The ``(3, 4)`` matrix from samples of ``space`` to BGR (0 to 255)."""
+    forward = bgr_to_yuv_matrix(space).astype(np.float64)
+    inverse = np.linalg.inv(forward[:, :3])
+    return np.hstack([inverse, -inverse @ forward[:, 3:]]).astype(np.float32)
+
+
+def yuv_to_bgr(yuv: npt.NDArray[np.generic], space: ColourSpace) -> npt.NDArray[np.uint8]:
+    """Convert an interleaved ``(H, W, 3)`` uint8 or uint16 YUV 4:4:4 image to uint8 BGR."""
+    samples = yuv if yuv.dtype == np.uint8 else yuv.astype(np.float32)
+    bgr = cv2.transform(samples, yuv_to_bgr_matrix(space))
+    return bgr if bgr.dtype == np.uint8 else np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
+
+
+def bgr_to_yuv(bgr: npt.NDArray[np.uint8], space: ColourSpace) -> npt.NDArray[np.generic]:
+    """Convert a uint8 BGR ``(H, W, 3)`` image to interleaved YUV 4:4:4, uint8 or uint16 by depth."""
+    matrix = bgr_to_yuv_matrix(space)
+    if space.depth == 8:
+        return np.asarray(cv2.transform(bgr, matrix))
+    yuv = cv2.transform(bgr.astype(np.float32), matrix)
+    return np.clip(np.rint(yuv), 0, (1 << space.depth) - 1).astype(np.uint16)

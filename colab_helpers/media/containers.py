@@ -1,0 +1,209 @@
+"""Which container a result goes into, so that nothing of its source is lost.
+
+Whether a container takes a stream is found by trying: a header is written to memory with that stream.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import islice
+from math import lcm
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Stream
+
+from colab_helpers.errors import OutputError
+from colab_helpers.media.probe import StreamInfo, VideoInfo, existing_file, open_source
+
+MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
+"""Suffixes of results, and the FFmpeg muxer that writes each."""
+
+_MOV_FAMILY = frozenset(("mp4", "mov"))
+_DEFAULT_MOVIE_SCALE = 1000
+_MAX_MOVIE_SCALE = 50_000_000
+_MATROSKA_TICK = Fraction(1, 1000)
+_TRIAL_PACKETS = 3
+
+# What the MP4 muxer stores in its own well-known atoms; any other key needs the general key list.
+_MP4_KEYS = frozenset((
+    "title", "artist", "album", "album_artist", "composer", "date", "comment", "genre", "copyright",
+    "grouping", "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords",
+    "episode_sort", "season_number", "media_type", "hd_video", "gapless_playback", "compilation", "track",
+    "disc", "creation_time", "location",
+))  # fmt: skip
+# Facts about the old file, not about the work.
+_FILE_KEYS = frozenset(("major_brand", "minor_version", "compatible_brands", "encoder"))
+_STREAM_KEYS = frozenset(("encoder", "duration"))
+
+
+def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str | None]:
+    """The suffix a result should have, and a note if it differs from the source's.
+
+    MP4, MOV, MKV and GIF stay what they are. WebM becomes MKV, since H.264 and HEVC are no part of WebM;
+    others become MP4, else MOV, else MKV: the first that holds every sound and subtitle stream.
+
+    Args:
+        info: The source.
+        wanted: A suffix to insist on, such as ``.mp4``.
+
+    Returns:
+        The suffix, with its dot, and a note or None.
+
+    Raises:
+        OutputError: ``wanted`` is no container for results, or cannot hold a stream; names the stream.
+    """
+    if wanted is not None:
+        return _demanded(info, wanted.lower()), None
+    own = info.path.suffix.lower()
+    refusals: list[str] = []
+    for suffix in _candidates(info, own):
+        refused = refused_streams(info, suffix)
+        if not refused:
+            return suffix, _suffix_note(own, suffix, refusals)
+        refusals += [f"{suffix} cannot hold {refused[0]}"]
+    raise OutputError(
+        f"no container holds all its streams: {'; '.join(refusals)}",
+        where=str(info.path),
+        remedy="remove that stream from the source, or leave the sound out",
+    )
+
+
+def refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
+    """Sound and subtitle streams of the source a container does not take; all of them for GIF."""
+    beside = [*info.audio, *info.subtitles]
+    if not beside or suffix == ".gif":
+        return beside
+    with open_source(existing_file(info.path)) as source:
+        return [one for one in beside if _refused(source.streams[one.index], one, suffix, info)]
+
+
+def takes(stream: Stream, suffix: str, samples: Sequence[Packet[Any]] = ()) -> bool:
+    """Whether the container completes a file with a copy of this stream and some of its packets."""
+    with io.BytesIO() as memory:
+        trial = av.open(memory, "w", format=MUXERS[suffix])
+        try:
+            copy = trial.add_stream_from_template(stream, opaque=True)
+            copy.disposition = stream.disposition
+            trial.start_encoding()
+            for packet in samples:
+                packet.stream = copy
+                trial.mux_one(packet)
+            trial.close()
+        except (av.FFmpegError, ValueError):
+            return False
+    return True
+
+
+def takes_data(info: VideoInfo, index: int, suffix: str) -> bool:
+    """`takes` for a data stream: some muxers refuse those only when they finish."""
+    with open_source(info.path) as source:
+        stream = source.streams[index]
+        for other in source.streams:
+            if other.index != index:
+                other.discard = Discard.all
+        packets = (packet for packet in source.demux(stream) if packet.size)
+        return takes(stream, suffix, list(islice(packets, _TRIAL_PACKETS)))
+
+
+def muxer_options(
+    source: InputContainer, suffix: str, *, time_base: Fraction, tags: dict[str, str]
+) -> dict[str, str]:
+    """Muxer options that keep start times, tags and quick starting playback in the MP4 family."""
+    if MUXERS[suffix] not in _MOV_FAMILY:
+        return {}
+    flags = "+faststart"
+    if not set(tags) <= _MP4_KEYS:
+        flags += "+use_metadata_tags"
+    scale = _movie_scale(source, time_base)
+    return {"movflags": flags} | ({"movie_timescale": str(scale)} if scale != _DEFAULT_MOVIE_SCALE else {})
+
+
+def file_tags(source: dict[str, str], extra: dict[str, str] | None) -> dict[str, str]:
+    """Tags of the work: the source's without those about its file, then the given ones."""
+    kept = {key: value for key, value in source.items() if key.lower() not in _FILE_KEYS}
+    return kept | (extra or {})
+
+
+def stream_tags(stream: Stream, *, encoded: bool) -> dict[str, str]:
+    """Tags of a stream; of one encoded anew without the statistics of the old encoding."""
+    return {key: value for key, value in stream.metadata.items() if not _stale(key, encoded)}
+
+
+def timing_note(time_base: Fraction, suffix: str) -> str | None:
+    """A note if the container rounds this time base; Matroska counts milliseconds."""
+    if MUXERS[suffix] != "matroska" or (time_base / _MATROSKA_TICK).denominator == 1:
+        return None
+    return "Matroska stores times in milliseconds: time stamps were rounded to them"
+
+
+def _demanded(info: VideoInfo, suffix: str) -> str:
+    if suffix not in MUXERS:
+        raise OutputError(
+            f"results cannot be written as {suffix or 'a file without suffix'}",
+            where=str(info.path),
+            remedy=f"use one of {', '.join(MUXERS)}",
+        )
+    refused = refused_streams(info, suffix) if suffix != ".gif" else []
+    if refused:
+        raise OutputError(
+            f"{suffix} cannot hold {refused[0]} of the source",
+            where=str(info.path),
+            remedy=f"write {_first_fitting(info)} instead",
+        )
+    return suffix
+
+
+def _first_fitting(info: VideoInfo) -> str:
+    return next((suffix for suffix in (".mp4", ".mov") if not refused_streams(info, suffix)), ".mkv")
+
+
+def _candidates(info: VideoInfo, own: str) -> Iterator[str]:
+    if own in MUXERS:
+        yield own
+    if own == ".gif":
+        return
+    if "webm" in info.container.split(","):
+        yield ".mkv"
+    yield from (suffix for suffix in (".mp4", ".mov", ".mkv") if suffix != own)
+
+
+def _suffix_note(own: str, suffix: str, refusals: list[str]) -> str | None:
+    if own == suffix:
+        return None
+    because = f", since {'; '.join(refusals)}" if refusals else ""
+    return f"the result is a {suffix} file, the source a {own or 'nameless'} one{because}"
+
+
+def _refused(stream: Stream, about: StreamInfo, suffix: str, info: VideoInfo) -> bool:
+    # The standard has PCM in MP4 (ISO/IEC 23003-5), but next to nothing plays it.
+    unplayable = about.codec.startswith("pcm_") and suffix in (".mp4", ".m4v")
+    if unplayable and info.path.suffix.lower() != suffix:
+        return True
+    return not takes(stream, suffix)
+
+
+def _stale(key: str, encoded: bool) -> bool:
+    lower = key.lower()
+    statistics = lower.startswith(("bps", "number_of_", "_statistics", "duration-"))
+    return lower in _STREAM_KEYS or (encoded and statistics)
+
+
+def _movie_scale(source: InputContainer, time_base: Fraction) -> int:
+    """Ticks per second in which the picture's stamps and every stream's late start are whole numbers.
+
+    MP4 writes starts and lengths of edits in units of the movie's clock, a millisecond by default.
+    """
+    starts = [start for start in map(_start, source.streams) if start > 0]
+    scale = lcm(_DEFAULT_MOVIE_SCALE, time_base.denominator, *(start.denominator for start in starts))
+    return scale if scale <= _MAX_MOVIE_SCALE else _DEFAULT_MOVIE_SCALE
+
+
+def _start(stream: Any) -> Fraction:
+    if stream.start_time is None or stream.time_base is None:
+        return Fraction(0)
+    return Fraction(stream.start_time * stream.time_base)

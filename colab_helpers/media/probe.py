@@ -1,0 +1,487 @@
+"""What a video file holds, found from its header and its first frame.
+
+Nothing here decodes more than one frame, so probing costs milliseconds whatever the length of the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.format import VideoFormat
+from av.video.stream import VideoStream
+
+from colab_helpers.errors import MediaError, MissingFileError
+
+VIDEO_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
+    ".flv", ".wmv", ".3gp", ".ogv", ".mxf",
+))  # fmt: skip
+"""Suffixes taken as videos; animated GIF is read as a video."""
+
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
+"""Suffixes taken as single pictures."""
+
+UNSPECIFIED = 2
+"""ISO/IEC 23091-4 code point "unspecified" of matrix, primaries and transfer."""
+
+_MAX_PROBED_PACKETS = 600
+"""Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
+
+# Playlists and scripts (hls, dash, concat) could name other files or addresses; only formats whose data
+# lies in the file itself are opened.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,"
+    "mxf,h264,hevc,m4v,ivf,mjpeg,apng,nut,y4m,yuv4mpegpipe,dv,vc1,rm,obu,av1,wtv,gxf"
+)
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+
+
+@dataclass(frozen=True)
+class ColourTags:
+    """Colour description of a stream as ISO/IEC 23091-4 (H.273) code points.
+
+    Attributes:
+        matrix: RGB-to-YUV matrix: 1 BT.709, 5/6 BT.601, 9 BT.2020, 0 RGB, 2 unspecified.
+        range: 0 unspecified (taken as limited), 1 limited ("MPEG"), 2 full ("JPEG").
+        primaries: 1 BT.709, 9 BT.2020, 12 Display P3, 2 unspecified.
+        transfer: 1 BT.709, 16 PQ, 18 HLG, 2 unspecified.
+    """
+
+    matrix: int = UNSPECIFIED
+    range: int = 0
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """A stream beside the picture: sound, subtitles, data or an attached file.
+
+    Attributes:
+        index: Position in the file.
+        kind: ``audio``, ``subtitle``, ``data``, ``attachment`` or ``video`` (a second picture or cover art).
+        codec: FFmpeg's codec name, or ``unknown``.
+        language: ISO 639-2 code as written in the file, or None.
+        title: Title tag, or None.
+        sample_rate: Samples per second of sound, else 0.
+        channels: Channels of sound, else 0.
+        disposition: FFmpeg's disposition bits (default, forced, attached picture, …).
+    """
+
+    index: int
+    kind: str
+    codec: str
+    language: str | None = None
+    title: str | None = None
+    sample_rate: int = 0
+    channels: int = 0
+    disposition: int = 0
+
+    def __str__(self) -> str:
+        """Stream number, kind, codec and language, for messages."""
+        language = f", {self.language}" if self.language else ""
+        return f"{self.kind} stream {self.index} ({self.codec}{language})"
+
+
+@dataclass(frozen=True)
+class LightLevels:
+    """HDR10 static metadata in the units of SMPTE ST 2086 and CTA-861.3.
+
+    Attributes:
+        primaries: Red, green, blue and white point, each (x, y) in units of 0.00002; empty if unknown.
+        luminance: Maximum and minimum in units of 0.0001 cd/m²; empty if unknown.
+        content: Maximum content and maximum frame-average light level in cd/m²; empty if unknown.
+    """
+
+    primaries: tuple[tuple[int, int], ...] = ()
+    luminance: tuple[int, ...] = ()
+    content: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A video file as its header and its first frame describe it.
+
+    Attributes:
+        path: The file, absolute.
+        container: FFmpeg's demuxer name, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``.
+        codec: Codec of the picture stream, e.g. ``h264``.
+        video_index: Position of the picture stream in the file.
+        width: Pixels of a stored row, before rotation.
+        height: Stored rows, before rotation.
+        pix_fmt: FFmpeg's pixel format name of decoded frames.
+        bit_depth: Bits of the deepest component (8, 10, 12, 16).
+        time_base: Seconds per tick of the picture's time stamps.
+        average_rate: Frames per second, or None if the file does not say.
+        frames: Frames the file declares (edit lists honoured), else an estimate, else None.
+        frames_declared: Whether ``frames`` is a count written in the file.
+        start: Presentation time of the first frame in seconds.
+        duration: Length of the picture stream in seconds; 0 if unknown.
+        rotation: Clockwise degrees a player turns the picture by: 0, 90, 180 or 270.
+        display_matrix: The nine integers behind ``rotation`` (and flips), or None.
+        sample_aspect_ratio: Width of a pixel over its height, or None if unspecified.
+        colour: Colour description.
+        light: HDR10 static metadata, or None.
+        interlaced: Whether the first frame is interlaced.
+        is_vfr: Whether frame durations vary; None where only decoding could tell.
+        audio: Sound streams.
+        subtitles: Subtitle streams.
+        others: Data, attachments, cover art and further pictures.
+        metadata: Tags of the file.
+        size_bytes: Size of the file.
+    """
+
+    path: Path
+    container: str
+    codec: str
+    video_index: int
+    width: int
+    height: int
+    pix_fmt: str
+    bit_depth: int
+    time_base: Fraction
+    average_rate: Fraction | None
+    frames: int | None
+    frames_declared: bool
+    start: Fraction
+    duration: Fraction
+    rotation: int
+    display_matrix: tuple[int, ...] | None
+    sample_aspect_ratio: Fraction | None
+    colour: ColourTags
+    light: LightLevels | None
+    interlaced: bool
+    is_vfr: bool | None
+    size_bytes: int
+    audio: tuple[StreamInfo, ...] = ()
+    subtitles: tuple[StreamInfo, ...] = ()
+    others: tuple[StreamInfo, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def display_size(self) -> tuple[int, int]:
+        """(width, height) in pixels as shown: after rotation, sample aspect not applied."""
+        turned = self.rotation in (90, 270)
+        return (self.height, self.width) if turned else (self.width, self.height)
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether the suffix is that of a single picture."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether the suffix is that of a video (animated GIF included)."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Describes a video from its header and its first frame.
+
+    Args:
+        path: The video file.
+
+    Returns:
+        The description; nothing but the header and the packets up to the first frame was read.
+
+    Raises:
+        MissingFileError: There is no such file.
+        MediaError: It is a folder, empty, not a video, cut off, without a picture, or undecodable.
+    """
+    path = existing_file(path)
+    with open_source(path) as container:
+        stream = picture_stream(container, path)
+        return _describe(path, container, stream, _first_frame(container, stream, path))
+
+
+def existing_file(path: str | Path) -> Path:
+    """The absolute path of a readable, non-empty file.
+
+    Raises:
+        MissingFileError: There is no such file.
+        MediaError: It is a folder, empty, or may not be read.
+    """
+    path = Path(path).expanduser().absolute()
+    if not path.exists():
+        raise MissingFileError(
+            "there is no such file", where=str(path), remedy="check the name, the folder and the suffix"
+        )
+    if not path.is_file():
+        raise MediaError("this is a folder, not a file", where=str(path), remedy="name a file inside it")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise MediaError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
+    if empty:
+        raise MediaError("the file is empty", where=str(path), remedy="copy or download it again")
+    return path
+
+
+def open_source(path: Path) -> InputContainer:
+    """Opens a media file for demuxing; only formats that carry their own data, never the network.
+
+    Raises:
+        MediaError: The file is no media file, or its index is missing because it was cut off.
+    """
+    try:
+        return av.open(str(path), "r", container_options=dict(_OPEN_OPTIONS), metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise _why_unopenable(path, error) from error
+
+
+def picture_stream(container: InputContainer, path: Path) -> VideoStream:
+    """The stream to work on: the default one, else the first; cover art does not count.
+
+    Raises:
+        MediaError: There is none.
+    """
+    pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if pictures:
+        marked = [stream for stream in pictures if stream.disposition & Disposition.default]
+        chosen = (marked or pictures)[0]
+        if chosen.codec_context is None:
+            raise MediaError("no decoder for this kind of video", where=str(path), remedy=_CONVERT)
+        return chosen
+    what = "only sound" if container.streams.audio else "no video"
+    if container.streams.video:
+        what = "only cover art beside its sound" if container.streams.audio else "only a still picture"
+    raise MediaError(f"the file holds {what}", where=str(path), remedy="choose a file with a video stream")
+
+
+def pixel_bits(pix_fmt: str) -> int:
+    """Bits of the deepest component of a pixel format (8 for palettes)."""
+    kind = VideoFormat(pix_fmt)
+    return 8 if kind.has_palette else max(component.bits for component in kind.components)
+
+
+_CONVERT = "convert it, e.g. to H.264 in MP4"
+
+
+def _is_cover(stream: Stream) -> bool:
+    return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
+
+
+def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
+    boxes = set(_boxes(path))
+    if boxes & {b"ftyp", b"mdat"} and b"moov" not in boxes:
+        return MediaError(
+            "the file is cut off: its index (moov) is missing, so nothing in it can be found",
+            where=str(path),
+            remedy="copy or download it again; a recording that broke off needs a repair tool",
+        )
+    return MediaError(
+        f"this is not a video that can be read ({error.strerror})",
+        where=str(path),
+        remedy=f"check that the file is complete and really a video, or {_CONVERT}",
+    )
+
+
+def _boxes(path: Path) -> Iterator[bytes]:
+    """Types of the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        position = 0
+        while position + 8 <= size:
+            length, kind = _box_header(file, position)
+            yield kind
+            if length < 8:
+                return
+            position += length
+
+
+def _box_header(file: BinaryIO, position: int) -> tuple[int, bytes]:
+    file.seek(position)
+    head = file.read(16)
+    length, kind = struct.unpack(">I4s", head[:8])
+    if length == 1 and len(head) == 16:
+        (length,) = struct.unpack(">Q", head[8:])
+    return length, kind
+
+
+def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> av.VideoFrame:
+    last_error = ""
+    try:
+        for tried, packet in enumerate(container.demux(stream)):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                last_error = f" ({error.strerror})"
+                frames = []
+            if frames:
+                return frames[0]
+            if tried >= _MAX_PROBED_PACKETS:
+                break
+    except av.FFmpegError as error:
+        last_error = f" ({error.strerror})"
+    raise MediaError(
+        f"no frame of the video can be decoded{last_error}",
+        where=str(path),
+        remedy=f"check that the file is complete, or {_CONVERT}",
+    )
+
+
+def _describe(path: Path, container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> VideoInfo:
+    time_base = stream.time_base or Fraction(1, 1000)
+    rate = stream.average_rate or stream.guessed_rate
+    duration = _duration(container, stream, time_base)
+    counted = _declared_frames(container, stream)
+    matrix = _display_matrix(frame)
+    beside = [_stream_info(other) for other in container.streams if other.index != stream.index]
+    return VideoInfo(
+        path=path,
+        container=container.format.name,
+        codec=stream.codec_context.name,
+        video_index=stream.index,
+        width=frame.width,
+        height=frame.height,
+        pix_fmt=frame.format.name,
+        bit_depth=pixel_bits(frame.format.name),
+        time_base=time_base,
+        average_rate=rate,
+        frames=counted or (round(duration * rate) if rate and duration else None),
+        frames_declared=bool(counted),
+        start=(frame.pts or 0) * time_base,
+        duration=duration,
+        rotation=_rotation(frame) if matrix else 0,
+        display_matrix=matrix,
+        sample_aspect_ratio=stream.sample_aspect_ratio,
+        colour=_colour(stream, frame),
+        light=_light(frame),
+        interlaced=frame.interlaced_frame,
+        is_vfr=_is_vfr(container, stream),
+        size_bytes=path.stat().st_size,
+        audio=tuple(info for info in beside if info.kind == "audio"),
+        subtitles=tuple(info for info in beside if info.kind == "subtitle"),
+        others=tuple(info for info in beside if info.kind not in ("audio", "subtitle")),
+        metadata=dict(container.metadata),
+    )
+
+
+def _stream_info(stream: Stream) -> StreamInfo:
+    sound: Any = stream.codec_context if stream.type == "audio" else None
+    return StreamInfo(
+        index=stream.index,
+        kind=stream.type,
+        codec=_codec_name(stream),
+        language=stream.language,
+        title=stream.metadata.get("title"),
+        sample_rate=sound.sample_rate if sound else 0,
+        channels=sound.channels if sound else 0,
+        disposition=int(stream.disposition),
+    )
+
+
+def _codec_name(stream: Stream) -> str:
+    if stream.codec_context is not None:
+        return stream.codec_context.name
+    return (stream.name if stream.type in ("data", "attachment") else None) or "unknown"
+
+
+def _duration(container: InputContainer, stream: VideoStream, time_base: Fraction) -> Fraction:
+    if stream.duration:
+        return stream.duration * time_base
+    tagged = tagged_duration(stream)
+    if tagged:
+        return tagged
+    return Fraction(container.duration or 0, av.time_base)
+
+
+def tagged_duration(stream: Stream) -> Fraction | None:
+    """Length of a stream in seconds from the statistics tag Matroska writers leave, or None."""
+    text = next((value for key, value in stream.metadata.items() if key.startswith("DURATION")), "")
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+    except ValueError:
+        return None
+
+
+def is_mov(container: InputContainer) -> bool:
+    """Whether the file is of the MP4 family, whose header lists every sample."""
+    return "mp4" in container.format.name.split(",")
+
+
+def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
+    if stream.frames and is_mov(container):
+        # The sample table counts frames an edit list hides; the demuxer's index marks those.
+        shown = sum(not entry.is_discard for entry in stream.index_entries)
+        return shown or stream.frames
+    return stream.frames
+
+
+def _is_vfr(container: InputContainer, stream: VideoStream) -> bool | None:
+    if not is_mov(container) or not stream.frames:
+        return None
+    stamps = [entry.timestamp for entry in stream.index_entries]
+    return len({after - before for before, after in pairwise(stamps)}) > 1
+
+
+def _side_data(frame: av.VideoFrame, name: str) -> bytes | None:
+    data: Any = frame.side_data
+    try:
+        return bytes(data[name])
+    except KeyError:
+        return None
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    raw = _side_data(frame, "DISPLAYMATRIX")
+    return struct.unpack("=9i", raw[:36]) if raw else None
+
+
+def _rotation(frame: av.VideoFrame) -> int:
+    """FFmpeg's angle is counter-clockwise; players know only quarter turns."""
+    return round(-frame.rotation / 90) % 4 * 90
+
+
+def _colour(stream: VideoStream, frame: av.VideoFrame) -> ColourTags:
+    """The bitstream's word, else the container's."""
+    context = stream.codec_context
+    return ColourTags(
+        matrix=_known(frame.colorspace, context.colorspace),
+        range=frame.color_range or context.color_range,
+        primaries=_known(frame.color_primaries, context.color_primaries),
+        transfer=_known(frame.color_trc, context.color_trc),
+    )
+
+
+def _known(first: int, second: int) -> int:
+    return int(second if first == UNSPECIFIED else first)
+
+
+def _light(frame: av.VideoFrame) -> LightLevels | None:
+    mastering = _side_data(frame, "MASTERING_DISPLAY_METADATA")
+    content = _side_data(frame, "CONTENT_LIGHT_LEVEL")
+    if mastering is None and content is None:
+        return None
+    primaries, luminance = _mastering(mastering) if mastering else ((), ())
+    return LightLevels(
+        primaries=primaries,
+        luminance=luminance,
+        content=struct.unpack("=2I", content[:8]) if content else (),
+    )
+
+
+def _mastering(raw: bytes) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """AVMasteringDisplayMetadata: ten rationals (r, g, b, white, min, max), then two flags."""
+    numbers = struct.unpack("=22i", raw[:88])
+    parts = [
+        Fraction(top, bottom) if bottom else Fraction(0)
+        for top, bottom in zip(numbers[0:20:2], numbers[1:20:2], strict=True)
+    ]
+    points = [round(part * 50000) for part in parts[:8]]
+    has_primaries, has_luminance = numbers[20:]
+    return (
+        tuple(zip(points[0::2], points[1::2], strict=True)) if has_primaries else (),
+        (round(parts[9] * 10000), round(parts[8] * 10000)) if has_luminance else (),
+    )

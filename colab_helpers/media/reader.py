@@ -1,0 +1,412 @@
+"""Every frame of a video, in order, with its exact time.
+
+Decoding runs in FFmpeg's threads. Frames stay in the stream's own pixel format wherever the rest of the
+product can work in it; other formats are converted to the nearest one that loses no resolution and, up
+to 10 bits, no depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from types import TracebackType
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard
+from av.video.format import VideoFormat
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from colab_helpers.errors import MediaError
+from colab_helpers.media.probe import (
+    UNSPECIFIED,
+    ColourTags,
+    VideoInfo,
+    existing_file,
+    is_mov,
+    open_source,
+    picture_stream,
+)
+
+SUPPORTED_FORMATS = (
+    "yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12",
+    "p010le", "yuv420p10le", "yuv422p10le", "yuv444p10le",
+)  # fmt: skip
+"""Pixel formats frames are handed on in."""
+
+BT709, LIMITED, FULL = 1, 1, 2
+"""Code points of ISO/IEC 23091-4 used here: matrix BT.709, limited and full range."""
+
+_SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_DEFAULT_RATE = Fraction(25)
+# What may be missing before a file counts as cut off: writers disagree by a frame or two.
+_MISSING_FRAMES, _MISSING_SHARE = 2, Fraction(1, 50)
+_MISSING_SECONDS = Fraction(1, 2)
+# Formats whose header states the length, so that an early end can be told.
+_STATE_LENGTH = frozenset(("mov", "matroska", "avi", "flv", "asf"))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame and when it is shown.
+
+    Attributes:
+        index: 0, 1, 2, … in presentation order.
+        pts: Time of presentation in ticks of ``time_base``.
+        time_base: Seconds per tick.
+        duration: Ticks until the next frame (for the last frame: as declared).
+        video: The picture, in the working format. Its planes may be shared with the decoder: call
+            ``make_writable()`` before writing into them.
+    """
+
+    index: int
+    pts: int
+    time_base: Fraction
+    duration: int
+    video: av.VideoFrame
+
+    @property
+    def time(self) -> Fraction:
+        """Time of presentation in seconds."""
+        return self.pts * self.time_base
+
+
+class FrameReader(Iterator[Frame]):
+    """Iterator over the frames of a video that can be closed early; a context manager.
+
+    Attributes:
+        notes: What was repaired or converted so far, one sentence each.
+    """
+
+    def __init__(self, info: VideoInfo, *, threads: Literal["AUTO"] | int = "AUTO") -> None:
+        self.notes: list[str] = []
+        self._info = info
+        existing_file(info.path)
+        self._container = open_source(info.path)
+        self._stream = _picture(self._container, info)
+        _set_threads(self._stream, threads)
+        self._tally = _Tally(info, self._container, self._stream)
+        self._clock = _Clock(info)
+        self._shaper = _Shaper(info)
+        self._frames = self._read()
+
+    def __iter__(self) -> FrameReader:
+        """Itself."""
+        return self
+
+    def __next__(self) -> Frame:
+        """The next frame in presentation order.
+
+        Raises:
+            MediaError: The file ended early, or no frame could be decoded.
+        """
+        return next(self._frames)
+
+    def __enter__(self) -> FrameReader:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Stops decoding and closes the file; harmless when done twice."""
+        self._frames.close()
+        self._container.close()
+
+    def _read(self) -> Generator[Frame, None, None]:
+        """Frames one step late: a frame lasts until the next one is shown."""
+        waiting: tuple[int, av.VideoFrame] | None = None
+        index = 0
+        for video in self._decoded():
+            pts = self._clock.stamp(video)
+            if waiting is not None:
+                yield self._frame(index, waiting, pts - waiting[0])
+                index += 1
+            waiting = pts, self._shaper.shape(video)
+        if waiting is not None:
+            yield self._frame(index, waiting, self._clock.last_duration(*waiting))
+            index += 1
+        self.notes += [*self._clock.notes(), *self._shaper.notes(), *self._tally.verdict(index)]
+
+    def _frame(self, index: int, waiting: tuple[int, av.VideoFrame], duration: int) -> Frame:
+        pts, video = waiting
+        video.pts, video.time_base, video.duration = pts, self._info.time_base, duration
+        return Frame(index, pts, self._info.time_base, duration, video)
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        try:
+            for packet in self._tally.watch(self._container):
+                yield from self._decode(packet)
+        except av.FFmpegError as error:
+            # The demuxer gave up; the tally decides whether what came before is the whole video.
+            self._tally.broke_off(error)
+            yield from self._decode(None)
+
+    def _decode(self, packet: Packet[VideoStream] | None) -> list[av.VideoFrame]:
+        try:
+            return self._stream.decode(packet)
+        except av.FFmpegError:
+            # One damaged packet: the decoder carries on with the next.
+            self._tally.undecodable += 1
+            return []
+
+
+def read_frames(info: VideoInfo, *, threads: Literal["AUTO"] | int = "AUTO") -> FrameReader:
+    """Opens a video for reading every frame in presentation order.
+
+    Args:
+        info: What `probe` said of the file.
+        threads: Decoder threads; ``AUTO`` lets FFmpeg choose by the number of processors.
+
+    Returns:
+        An iterator of frames; use it in a ``with`` statement or close it. After the last frame its
+        ``notes`` say what was repaired.
+
+    Raises:
+        MissingFileError: The file has gone.
+        MediaError: At once if the file cannot be opened; while iterating if it ends early.
+    """
+    return FrameReader(info, threads=threads)
+
+
+def working_format(info: VideoInfo) -> tuple[str, str | None]:
+    """The pixel format frames of this video are handed on in, and a note if that is a conversion.
+
+    RGB and palettes become 4:4:4, grey becomes 4:2:0 with neutral chroma, alpha is dropped, more than 10
+    bits become 10.
+    """
+    if info.pix_fmt in SUPPORTED_FORMATS:
+        return info.pix_fmt, None
+    target = _nearest(info.pix_fmt)
+    return target, f"{info.pix_fmt} is worked on as {target}{_what_is_lost(info.pix_fmt)}"
+
+
+def working_colour(info: VideoInfo) -> ColourTags:
+    """Colour tags of the frames handed on: RGB becomes limited-range BT.709, all else stays."""
+    if _is_rgb(info.pix_fmt):
+        return replace(info.colour, matrix=BT709, range=LIMITED)
+    if info.pix_fmt.startswith("yuvj"):
+        return replace(info.colour, range=FULL)
+    return info.colour
+
+
+def _picture(container: InputContainer, info: VideoInfo) -> VideoStream:
+    stream = picture_stream(container, info.path)
+    if is_mov(container):
+        # The index leads straight to the samples: what is not wanted need not be read at all.
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = Discard.all
+    return stream
+
+
+def _set_threads(stream: VideoStream, threads: Literal["AUTO"] | int) -> None:
+    stream.codec_context.thread_type = "AUTO"
+    stream.codec_context.thread_count = 0 if threads == "AUTO" else threads
+
+
+class _Clock:
+    """Gives every frame a stamp that is later than the one before."""
+
+    def __init__(self, info: VideoInfo) -> None:
+        self._info = info
+        rate = info.average_rate or _DEFAULT_RATE
+        self._step = max(1, round(1 / rate / info.time_base))
+        self._last: int | None = None
+        self._repaired = 0
+
+    def stamp(self, video: av.VideoFrame) -> int:
+        pts = video.pts if video.pts is not None else video.dts
+        if pts is None or (self._last is not None and pts <= self._last):
+            self._repaired += 1
+            pts = 0 if self._last is None else self._last + (self._step if pts is None else 1)
+        self._last = pts
+        return pts
+
+    def last_duration(self, pts: int, video: av.VideoFrame) -> int:
+        """What the header leaves of the stream's length, else what the frame itself says."""
+        end = (self._info.start + self._info.duration) / self._info.time_base
+        left = int(end) - pts
+        if self._info.frames_declared and 0 < left <= 4 * max(self._step, video.duration):
+            return left
+        return video.duration or self._step
+
+    def notes(self) -> list[str]:
+        if not self._repaired:
+            return []
+        return [f"{self._repaired} frames had no or no rising time stamp; they were given one"]
+
+
+class _Shaper:
+    """Brings frames into the working format, size and colour tags."""
+
+    def __init__(self, info: VideoInfo) -> None:
+        self._size = info.width, info.height
+        self._target = working_format(info)[0]
+        self._colour = working_colour(info)
+        self._note = working_format(info)[1]
+        self._resized = 0
+        self._reformatter = VideoReformatter()
+
+    def shape(self, video: av.VideoFrame) -> av.VideoFrame:
+        if video.format.name != self._target or (video.width, video.height) != self._size:
+            video = self._convert(video)
+        if video.colorspace == UNSPECIFIED:
+            video.colorspace = self._colour.matrix
+        if not video.color_range:
+            video.color_range = self._colour.range
+        return video
+
+    def notes(self) -> list[str]:
+        changed = [f"{self._resized} frames of another size were scaled"] if self._resized else []
+        return [*([self._note] if self._note else []), *changed]
+
+    def _convert(self, video: av.VideoFrame) -> av.VideoFrame:
+        self._resized += (video.width, video.height) != self._size
+        if _is_grey(video.format) and (video.width, video.height) == self._size:
+            return _with_neutral_chroma(video, self._target)
+        return self._reformatter.reformat(
+            video, *self._size, format=self._target, interpolation=_SCALER, **_colour_arguments(video)
+        )
+
+
+def _colour_arguments(video: av.VideoFrame) -> dict[str, Any]:
+    """RGB goes to limited BT.709; YUV keeps its matrix and its range."""
+    if _is_rgb(video.format.name):
+        return {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+    full = video.color_range == FULL or video.format.name.startswith("yuvj")
+    same = ColorRange.JPEG if full else ColorRange.MPEG
+    return {"src_color_range": same, "dst_color_range": same}
+
+
+def _with_neutral_chroma(video: av.VideoFrame, target: str) -> av.VideoFrame:
+    """Grey samples as luma, untouched: swscale would take them for full range whatever the tag says."""
+    out = av.VideoFrame(video.width, video.height, target)
+    luma, deep = video.planes[0], target.endswith("10le")
+    samples = _rows(luma, np.uint16 if video.format.components[0].bits > 8 else np.uint8)
+    if deep:
+        samples = samples >> max(0, video.format.components[0].bits - 10)
+    _rows(out.planes[0], np.uint16 if deep else np.uint8)[:, : video.width] = samples[:, : video.width]
+    for plane in out.planes[1:]:
+        _rows(plane, np.uint16 if deep else np.uint8)[:] = 512 if deep else 128
+    out.pts, out.time_base, out.duration = video.pts, video.time_base, video.duration
+    out.colorspace, out.color_range = video.colorspace, video.color_range
+    out.color_primaries, out.color_trc = video.color_primaries, video.color_trc
+    return out
+
+
+def _rows(plane: Any, kind: type[np.uint8] | type[np.uint16]) -> np.ndarray[Any, Any]:
+    """The plane as (rows, samples per line) without a copy; padding at the right included."""
+    return np.frombuffer(plane, kind).reshape(plane.height, -1)
+
+
+def _nearest(pix_fmt: str) -> str:
+    kind = VideoFormat(pix_fmt, 64, 64)
+    depth = "10le" if not kind.has_palette and max(part.bits for part in kind.components) > 8 else ""
+    if _is_rgb(pix_fmt):
+        return f"yuv444p{depth}"
+    if _is_grey(kind):
+        return f"yuv420p{depth}"
+    narrow, low = kind.chroma_width() < 64, kind.chroma_height() < 64
+    chroma = "444" if not narrow else "420" if low else "422"
+    return f"yuv{chroma}p{depth}"
+
+
+def _what_is_lost(pix_fmt: str) -> str:
+    kind = VideoFormat(pix_fmt)
+    lost = []
+    if any(part.is_alpha for part in kind.components) or kind.has_palette:
+        lost.append("transparency is dropped")
+    if not kind.has_palette and max(part.bits for part in kind.components) > 10:
+        lost.append("depth reduced to 10 bits")
+    return f" ({', '.join(lost)})" if lost else ""
+
+
+def _is_rgb(pix_fmt: str) -> bool:
+    kind = VideoFormat(pix_fmt)
+    return kind.is_rgb or kind.has_palette or pix_fmt.startswith(("mono", "xyz", "bayer"))
+
+
+def _is_grey(kind: VideoFormat) -> bool:
+    return kind.name.startswith("gray") and "f" not in kind.name and not kind.is_big_endian
+
+
+class _Tally:
+    """Counts what comes out of a file and says at the end whether it was all of it."""
+
+    def __init__(self, info: VideoInfo, container: InputContainer, stream: VideoStream) -> None:
+        self.undecodable = 0
+        self._info = info
+        self._stream = stream
+        self._length = _stated_length(container, stream)
+        self._indexed = len(stream.index_entries) if is_mov(container) and stream.frames else 0
+        self._packets = 0
+        self._end = Fraction(0)
+        self._error = ""
+
+    def watch(self, container: InputContainer) -> Iterator[Packet[Any]]:
+        """The picture's packets; the other streams are looked at only for where the file ends."""
+        picture = self._stream.index
+        for packet in container.demux(self._stream) if self._indexed else container.demux():
+            if packet.pts is not None:
+                self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            # Flushing packets carry their stream only as an object.
+            if packet.stream.index == picture:
+                self._packets += packet.size > 0
+                yield packet
+
+    def broke_off(self, error: av.FFmpegError) -> None:
+        self._error = error.strerror or type(error).__name__
+
+    def verdict(self, frames: int) -> list[str]:
+        """Notes on small damage.
+
+        Raises:
+            MediaError: Nothing, or clearly not everything, could be read.
+        """
+        missing = max(self._missing(frames), self.undecodable)
+        expected = max(frames + missing, self._info.frames or 0)
+        tolerated = max(_MISSING_FRAMES, int(_MISSING_SHARE * expected))
+        if not frames or missing > tolerated:
+            raise self._cut_off(frames, expected)
+        if missing or self._error:
+            return [f"the file is slightly damaged: about {missing} frames could not be read"]
+        return []
+
+    def _missing(self, frames: int) -> int:
+        if self._indexed:
+            return max(0, self._indexed - self._packets)
+        lacking = self._length - self._end
+        if lacking <= max(_MISSING_SECONDS, self._length * _MISSING_SHARE):
+            return 0
+        rate = self._info.average_rate or _DEFAULT_RATE
+        return max(_MISSING_FRAMES + 1, (self._info.frames or 0) - frames, int(lacking * rate))
+
+    def _cut_off(self, frames: int, expected: int) -> MediaError:
+        count = f"{frames} of {expected}" if self._indexed else f"{frames} of about {expected}"
+        reason = f" ({self._error})" if self._error else ""
+        return MediaError(
+            f"the file is cut off or damaged: only {count} frames could be read{reason}",
+            where=str(self._info.path),
+            remedy="copy or download it again, or cut it to the readable part",
+        )
+
+
+def _stated_length(container: InputContainer, stream: VideoStream) -> Fraction:
+    """End of the file in seconds as its header states it; 0 where FFmpeg only estimates it."""
+    if not _STATE_LENGTH & set(container.format.name.split(",")):
+        return Fraction(0)
+    stated = Fraction(container.duration or 0, av.time_base)
+    if container.format.name == "avi" and stream.average_rate:
+        # FFmpeg corrects an AVI's length to what it finds, but keeps the frame count of the header.
+        return max(stated, stream.frames / stream.average_rate)
+    return stated

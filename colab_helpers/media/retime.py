@@ -1,0 +1,52 @@
+"""Frames at a constant rate: some shown twice, some not at all, none moved by more than half a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
+
+from colab_helpers.media.reader import Frame
+
+_HALF = Fraction(1, 2)
+
+
+def constant_rate(frames: Iterable[Frame], *, rate: Fraction) -> Iterator[Frame]:
+    """Repeats and drops frames so that one comes every ``1 / rate`` seconds.
+
+    Each output tick shows the last frame that started no later than half a step after it, so sound and
+    picture stay together. The stream begins at the tick nearest to the first frame and is as long as the
+    source. One frame is held at a time; a repeated frame is the same picture object.
+
+    Args:
+        frames: Frames in presentation order.
+        rate: Frames per second to come out.
+
+    Yields:
+        Frames with ``index`` from 0, ``time_base`` ``1 / rate``, ``pts`` rising by one, ``duration`` 1.
+    """
+    tick = 1 / rate
+    held: Frame | None = None
+    first = count = 0
+    for frame in frames:
+        if held is None:
+            first = _nearest(frame.time / tick)
+        else:
+            yield from _repeat(held, first, count, due := _nearest(frame.time / tick) - first, tick)
+            count = max(count, due)
+        held = frame
+    if held is not None:
+        end = held.time + held.duration * held.time_base
+        due = max(count + (count == 0), _nearest(end / tick) - first)
+        yield from _repeat(held, first, count, due, tick)
+
+
+def _nearest(position: Fraction) -> int:
+    """Rounds halves down: a frame that starts half a step late still belongs to the earlier tick."""
+    return ceil(position - _HALF)
+
+
+def _repeat(frame: Frame, first: int, start: int, stop: int, tick: Fraction) -> Iterator[Frame]:
+    for index in range(start, stop):
+        yield replace(frame, index=index, pts=first + index, time_base=tick, duration=1)

@@ -1,0 +1,396 @@
+"""A result file: new pictures, everything else as it was, complete or not there at all.
+
+Frames are encoded with the source's time stamps, rotation, pixel shape and colour tags. Sound,
+subtitles, attachments, chapters and tags are copied; their packets keep every byte. The file is written
+under a hidden name beside its place and renamed when it is safe on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, cast
+
+import av
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from colab_helpers.errors import EncoderError, OutputError
+from colab_helpers.media.containers import (
+    MUXERS,
+    file_tags,
+    muxer_options,
+    output_suffix,
+    stream_tags,
+    timing_note,
+)
+from colab_helpers.media.copying import StreamCopier
+from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.gif import GifTrack
+from colab_helpers.media.probe import VideoInfo, existing_file, open_source
+from colab_helpers.media.reader import FULL, working_colour
+
+_DEFAULT_RATE = Fraction(25)
+_CONVERTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+_INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
+"""FFmpeg's AV_CODEC_FLAG_INTERLACED_DCT and _ME."""
+
+
+@dataclass(frozen=True)
+class WriteSummary:
+    """What a finished file holds.
+
+    Attributes:
+        frames: Pictures written.
+        bytes: Size of the file.
+        audio_seconds: Span of the copied sound, 0 without.
+        video_seconds: Span from the first frame's start to the last frame's end.
+    """
+
+    frames: int
+    bytes: int
+    audio_seconds: float
+    video_seconds: float
+
+
+class _Track(Protocol):
+    """Turns pictures into packets."""
+
+    def encode(self, video: av.VideoFrame) -> Iterator[Packet[Any]]: ...
+
+    def finish(self) -> Iterator[Packet[Any]]: ...
+
+
+class VideoWriter:
+    """Writes one video; a context manager that leaves a complete file or none.
+
+    Args:
+        path: The result; its suffix (.mp4, .m4v, .mov, .mkv, .gif) names the container. Missing folders
+            are made.
+        info: The source whose streams, tags and properties are taken over.
+        choice: The encoder, from `encoders.choose_encoder`; not used for GIF.
+        time_base: Seconds per tick of the stamps given to `write`; the source's if None.
+        copy_audio: Whether sound, subtitles and all other streams are copied.
+        metadata: Tags to add to the source's, or to replace them.
+
+    Attributes:
+        notes: What the container could not keep, one sentence each.
+
+    Raises:
+        OutputError: The place cannot be written, is the source itself, or the container cannot hold a
+            stream; nothing has been written then.
+        EncoderError: The encoder does not open.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: VideoInfo,
+        *,
+        choice: EncoderChoice,
+        time_base: Fraction | None = None,
+        copy_audio: bool = True,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.notes: list[str] = []
+        self._info = info
+        self._time_base = time_base or info.time_base
+        self._suffix = self.path.suffix.lower()
+        self._partial = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._span = [Fraction(0), Fraction(0)]
+        self._frames = 0
+        self._summary: WriteSummary | None = None
+        self._check_place(copy_audio)
+        self._source = open_source(existing_file(info.path))
+        self._copier = StreamCopier(self._source, info)
+        try:
+            self._output, self._track = self._open(choice, copy_audio, metadata)
+        except BaseException:
+            self._discard()
+            raise
+
+    @property
+    def summary(self) -> WriteSummary:
+        """What was written; available once the file is closed."""
+        if self._summary is None:
+            raise OutputError("the file is not finished yet", where=str(self.path))
+        return self._summary
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finishes the file, or removes it if the block was left by an exception."""
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
+        """Encodes one frame and copies what is due beside it.
+
+        The frame may be changed or reused once this returns; its stamps are overwritten.
+
+        Args:
+            video: A picture of the source's size.
+            pts: Time of presentation in ticks of the writer's time base; must rise.
+            duration: Ticks the picture is shown.
+
+        Raises:
+            OutputError: The disk is full or the place has gone; the partial file is removed.
+            EncoderError: The encoder failed.
+        """
+        video.pts, video.time_base, video.duration = pts, self._time_base, duration
+        # Decoded frames carry the type they were coded as; the encoder would take it as an order.
+        video.pict_type = PictureType.NONE
+        self._mux(self._track.encode(video))
+        self._note_span(pts, duration)
+        self._copy(pts * self._time_base)
+
+    def close(self) -> None:
+        """Finishes the file and puts it in its place; harmless when done twice.
+
+        Raises:
+            OutputError: It cannot be completed; the partial file is removed.
+            EncoderError: The encoder failed on its last frames.
+        """
+        if self._summary is not None:
+            return
+        self._mux(self._track.finish())
+        self._copy(None)
+        self._copier.finish()
+        with self._cleaning_up():
+            self._output.close()
+            _settle(self._partial, self.path)
+        self._source.close()
+        self.notes += self._copier.notes
+        self._summary = WriteSummary(
+            frames=self._frames,
+            bytes=self.path.stat().st_size,
+            audio_seconds=float(self._copier.sound_seconds),
+            video_seconds=float(self._span[1] - self._span[0]),
+        )
+
+    def abort(self) -> None:
+        """Gives up: closes everything and removes the partial file."""
+        with contextlib.suppress(av.FFmpegError, OSError):
+            # The trailer may fail for the very reason of giving up.
+            self._output.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        self._source.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _check_place(self, copy_audio: bool) -> None:
+        if self.path == self._info.path:
+            raise OutputError(
+                "the result would replace its own source", where=str(self.path), remedy="choose another name"
+            )
+        if self._suffix not in MUXERS or (copy_audio and self._suffix != ".gif"):
+            output_suffix(self._info, self._suffix)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def _open(
+        self, choice: EncoderChoice, copy_audio: bool, metadata: dict[str, str] | None
+    ) -> tuple[OutputContainer, _Track]:
+        tags = file_tags(dict(self._info.metadata), metadata)
+        options = muxer_options(self._source, self._suffix, time_base=self._time_base, tags=tags)
+        output = av.open(str(self._partial), "w", format=MUXERS[self._suffix], container_options=options)
+        output.metadata.update(tags)
+        track = self._add_streams(output, choice, copy_audio and self._suffix != ".gif")
+        if self._source.chapters():
+            output.set_chapters(self._source.chapters())
+        try:
+            output.start_encoding()
+        except (av.FFmpegError, OSError) as error:
+            raise _unwritable(self.path, error) from error
+        self._copier.start()
+        return output, track
+
+    def _add_streams(self, output: OutputContainer, choice: EncoderChoice, copy_all: bool) -> _Track:
+        """In the source's order, so that stream numbers stay what they were."""
+        track: _Track | None = None
+        for stream in self._source.streams:
+            if stream.index == self._info.video_index:
+                track = self._add_picture(output, choice, cast(VideoStream, stream))
+            elif copy_all:
+                self._copier.add(stream, output, self._suffix)
+        assert track is not None
+        return track
+
+    def _add_picture(self, output: OutputContainer, choice: EncoderChoice, source: VideoStream) -> _Track:
+        if self._suffix == ".gif":
+            self.notes += GifTrack.losses(self._info)
+            return GifTrack(output, self._info, self._time_base)
+        note = timing_note(self._time_base, self._suffix)
+        self.notes += [note] if note else []
+        return _EncodedTrack(output, self._info, choice, self._time_base, source)
+
+    def _mux(self, packets: Iterator[Packet[Any]]) -> None:
+        with self._cleaning_up():
+            for packet in packets:
+                self._output.mux_one(packet)
+
+    def _copy(self, until: Fraction | None) -> None:
+        with self._cleaning_up():
+            self._copier.pump(self._output, until)
+
+    @contextlib.contextmanager
+    def _cleaning_up(self) -> Iterator[None]:
+        """Whatever fails while writing leaves no partial file and says why."""
+        try:
+            yield
+        except EncoderError:
+            self.abort()
+            raise
+        except (av.FFmpegError, OSError) as error:
+            self.abort()
+            raise _unwritable(self.path, error) from error
+
+    def _note_span(self, pts: int, duration: int) -> None:
+        start, end = pts * self._time_base, (pts + duration) * self._time_base
+        self._span = [start if not self._frames else self._span[0], end]
+        self._frames += 1
+
+
+class _EncodedTrack:
+    """The picture through a video encoder."""
+
+    def __init__(
+        self,
+        output: OutputContainer,
+        info: VideoInfo,
+        choice: EncoderChoice,
+        time_base: Fraction,
+        source: VideoStream,
+    ) -> None:
+        self._choice = choice
+        self._durations: dict[int, int] = {}
+        self._converter = VideoReformatter()
+        self._count = 0
+        self._stream = _new_stream(output, info, choice, time_base)
+        self._stream.disposition = source.disposition
+        self._stream.metadata.update(stream_tags(source, encoded=True))
+        try:
+            self._stream.codec_context.open()
+        except av.FFmpegError as error:
+            raise self._failed("does not open", error) from error
+
+    def encode(self, video: av.VideoFrame) -> Iterator[Packet[Any]]:
+        """Packets that are ready after this picture."""
+        assert video.pts is not None
+        self._durations[video.pts] = video.duration
+        self._count += 1
+        return self._packets(self._fitting(video))
+
+    def finish(self) -> Iterator[Packet[Any]]:
+        """The packets still inside the encoder."""
+        return self._packets(None)
+
+    def _packets(self, video: av.VideoFrame | None) -> Iterator[Packet[Any]]:
+        try:
+            packets = self._stream.encode(video)
+        except av.FFmpegError as error:
+            raise self._failed(f"failed at frame {self._count}", error) from error
+        for packet in packets:
+            if packet.pts is not None:
+                packet.duration = self._durations.pop(packet.pts, packet.duration)
+            yield packet
+
+    def _fitting(self, video: av.VideoFrame) -> av.VideoFrame:
+        """The picture in the encoder's format: same matrix, same range, only samples laid out anew."""
+        if video.format.name == self._choice.pix_fmt:
+            return video
+        full = video.color_range == FULL or video.format.name.startswith("yuvj")
+        same = ColorRange.JPEG if full else ColorRange.MPEG
+        return self._converter.reformat(
+            video,
+            format=self._choice.pix_fmt,
+            interpolation=_CONVERTER,
+            src_color_range=same,
+            dst_color_range=same,
+        )
+
+    def _failed(self, what: str, error: av.FFmpegError) -> EncoderError:
+        return EncoderError(
+            f"{self._choice.name} {what} ({error.strerror})", remedy="choose the encoder libx264"
+        )
+
+
+def _new_stream(
+    output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
+) -> VideoStream:
+    rate = info.average_rate or _DEFAULT_RATE
+    stream = cast(VideoStream, output.add_stream(choice.name, rate=rate, options=dict(choice.options)))
+    context = stream.codec_context
+    context.width, context.height, context.pix_fmt = info.width, info.height, choice.pix_fmt
+    stream.time_base = context.time_base = time_base
+    context.thread_type = "AUTO"
+    context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0)
+    colour = working_colour(info)
+    context.colorspace, context.color_range = colour.matrix, colour.range
+    context.color_primaries, context.color_trc = colour.primaries, colour.transfer
+    if info.interlaced:
+        context.flags |= _INTERLACED_DCT | _INTERLACED_ME
+    if "hevc" in choice.name or "265" in choice.name:
+        # Apple's players take HEVC under this name only; others take both.
+        context.codec_tag = "hvc1"
+    if info.display_matrix:
+        stream.set_display_matrix(info.display_matrix)
+    return stream
+
+
+def _settle(partial: Path, path: Path) -> None:
+    """On disk first, then in place: a name never stands for a torn file."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Some mounted cloud drives cannot sync a folder; the file itself is safe already.
+        with contextlib.suppress(OSError):
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.EDQUOT: "free some space or choose another disk",
+    errno.EFBIG: "choose a disk that takes larger files",
+    errno.EACCES: "choose a folder you may write to",
+    errno.EPERM: "choose a folder you may write to",
+    errno.EROFS: "choose a folder you may write to",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
+}
+
+
+def _unwritable(path: Path, error: OSError | av.FFmpegError) -> OutputError:
+    code = error.errno or 0
+    return OutputError(
+        f"the result cannot be written ({error.strerror or error})",
+        where=str(path),
+        remedy=_REMEDIES.get(code, "check the folder and the free space"),
+    )
+
+
+__all__ = ["VideoWriter", "WriteSummary", "output_suffix"]

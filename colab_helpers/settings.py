@@ -1,0 +1,316 @@
+"""One typed model of every setting, and how it is put together.
+
+A setting has one name, one default and one validation wherever it appears: as a field here, as a key
+in ``presets.yaml``, as a command-line option and in a notebook's ``overrides``. The names are those
+that users of roop know, where roop has the setting.
+
+``load_settings("quality+ram_8", batch_size=1)`` overlays presets from left to right, then the
+keyword overrides. ``resolve`` turns every ``"auto"`` that depends on the machine into a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from colab_helpers.errors import SettingsError
+from colab_helpers.machine import Machine
+
+Auto = Literal["auto"]
+FrameProcessor = Literal["face_swapper", "face_enhancer"]
+FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bottom", "bottom-top", "best"]
+Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
+
+DEFAULT_PRESET = "balanced"
+MAX_BATCH_SIZE = 5
+CUDA_THREADS = 8
+"""Threads for a CUDA run: enough to keep the GPU fed while others wait for copies (requirement A2)."""
+
+
+class Settings(BaseModel):
+    """Every setting of a run. Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    frame_processors: tuple[FrameProcessor, ...] = Field(
+        ("face_swapper", "face_enhancer"),
+        min_length=1,
+        description="What is done to each face, in this order.",
+    )
+    swapper_model: str = Field("inswapper_128", description="Network that paints the source's face.")
+    enhancer_model: str = Field("GFPGANv1.4", description="Network that restores detail in the face.")
+    enhancer_blend: int = Field(
+        80, ge=0, le=100, description="How much of the enhanced face is used, in percent."
+    )
+
+    execution_provider: Literal["auto", "cuda", "cpu"] = Field(
+        "auto",
+        description="Where networks run: auto takes CUDA when a trial proves it, cuda insists on it.",
+    )
+    execution_threads: Annotated[int, Field(ge=1, le=64)] | Auto = Field(
+        "auto", description="Groups of frames worked on at the same time; auto: 8 on CUDA, 1 on the CPU."
+    )
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] | Auto = Field(
+        "auto", description="Frames whose faces go through a network together."
+    )
+    max_memory: Annotated[float, Field(ge=0.5, le=1024)] | Auto = Field(
+        "auto", description="RAM the run may hold, in GB; auto leaves 2 GB to the system."
+    )
+
+    many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")
+    face_selector: Literal["one", "reference"] = Field(
+        "one",
+        description="With many_faces off: one takes a face by face_order in each frame, reference follows "
+        "the person shown at reference_face_position in frame reference_frame_number.",
+    )
+    face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
+    reference_face_position: int = Field(
+        0, ge=0, description="Which face in that order, counted from 0."
+    )
+    reference_frame_number: int = Field(
+        0, ge=0, description="Frame that shows the reference face, counted from 0."
+    )
+    similar_face_distance: float = Field(
+        0.85,
+        ge=0.0,
+        le=4.0,
+        description="How far a face may be from the reference: squared distance of unit embeddings.",
+    )
+    face_detector_size: Literal[320, 480, 640, 960, 1280] = Field(
+        640, description="Edge of the square picture the detector sees, in pixels."
+    )
+    face_detector_score: float = Field(0.5, ge=0.05, le=0.99, description="Least score of a face.")
+
+    keep_frames: bool = Field(False, description="Also write every output frame as an image file.")
+    temp_frame_format: Literal["png", "jpg"] = Field("png", description="Format of kept frames.")
+    temp_frame_quality: int = Field(100, ge=0, le=100, description="Quality of kept frames, 0 to 100.")
+
+    output_video_encoder: Encoder = Field(
+        "auto", description="Video encoder; auto takes NVENC when a trial encode works, else libx264."
+    )
+    output_video_quality: int = Field(
+        25, ge=0, le=51, description="CRF/CQ of the encoder, 0 to 51: lower is better and larger."
+    )
+    output_video_preset: str = Field(
+        "auto",
+        pattern=r"^[a-z0-9]+$",
+        description="The encoder's own speed preset, such as veryfast or p4.",
+    )
+    output_image_quality: int = Field(95, ge=1, le=100, description="Quality of JPEG and WebP results.")
+    keep_fps: bool = Field(True, description="Keep the timestamps of the target; otherwise 30 fps constant.")
+    skip_audio: bool = Field(False, description="Leave the sound out of the result.")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Settings:
+        if len(set(self.frame_processors)) != len(self.frame_processors):
+            raise ValueError("frame_processors names a step twice")
+        if self.frame_processors[0] == "face_enhancer" and "face_swapper" in self.frame_processors:
+            raise ValueError(
+                "frame_processors enhances before it swaps, which undoes the enhancement; "
+                "allowed order: face_swapper, face_enhancer"
+            )
+        if self.many_faces and self.face_selector == "reference":
+            raise ValueError(
+                "many_faces changes every face and face_selector=reference only one; "
+                "set many_faces to false to follow the reference"
+            )
+        return self
+
+    def with_overrides(self, **overrides: object) -> Settings:
+        """Return a validated copy with some fields replaced."""
+        return validate_settings({**self.model_dump(), **overrides}, preset="overrides")
+
+    def resolve(self, machine: Machine, *, cuda: bool) -> tuple[Settings, tuple[str, ...]]:
+        """Replace every ``auto`` that depends on the machine.
+
+        Args:
+            machine: What this machine has.
+            cuda: Whether networks were proved to run on CUDA.
+
+        Returns:
+            The settings with numbers for threads, batch size and memory, and a note for every value
+            that had to be lowered because the machine cannot bear it.
+        """
+        notes = []
+        memory = machine.memory_budget if self.max_memory == "auto" else float(self.max_memory)
+        if memory > machine.memory_budget:
+            notes.append(
+                f"max_memory lowered from {memory:g} to {machine.memory_budget:.1f} GB: "
+                "this machine has no more beside the 2 GB left to the system"
+            )
+            memory = machine.memory_budget
+        threads = (CUDA_THREADS if cuda else 1) if self.execution_threads == "auto" else self.execution_threads
+        batch = _auto_batch_size(memory, cuda=cuda) if self.batch_size == "auto" else self.batch_size
+        resolved = self.with_overrides(
+            max_memory=round(memory, 2), execution_threads=threads, batch_size=batch
+        )
+        return resolved, tuple(notes)
+
+
+def _auto_batch_size(memory: float, *, cuda: bool) -> int:
+    """Frames per network call: one per 2 GB, on a CPU no more than two (larger stacks gain nothing)."""
+    return max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
+
+
+def field_help(name: str) -> str:
+    """One-line description of a setting, for forms and ``--help``."""
+    return Settings.model_fields[name].description or ""
+
+
+class PresetFile(BaseModel):
+    """Schema of ``presets.yaml``: named overlays over the defaults of ``Settings``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
+    presets: dict[str, Preset]
+    profiles: dict[str, Preset] = {}
+
+    def get(self, name: str) -> Preset:
+        """Find a preset or machine profile by name."""
+        try:
+            return {**self.profiles, **self.presets}[name]
+        except KeyError:
+            raise SettingsError(
+                f"there is no preset {name!r}",
+                remedy=f"choose one of {', '.join([*self.presets, *self.profiles])}; join several with '+'",
+            ) from None
+
+    def values(self, name: str) -> dict[str, Any]:
+        """The keys a preset sets, including those of the one preset it extends."""
+        preset = self.get(name)
+        if preset.extends is None:
+            return dict(preset.settings)
+        base = self.get(preset.extends)
+        if base.extends is not None:
+            raise SettingsError(
+                f"preset {name!r} extends {preset.extends!r}, which itself extends {base.extends!r}",
+                remedy="extend a preset that stands on its own: one level is allowed",
+            )
+        return {**base.settings, **preset.settings}
+
+
+class Preset(BaseModel):
+    """One entry of ``presets.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str
+    extends: str | None = None
+    settings: dict[str, Any] = {}
+
+
+PresetFile.model_rebuild()
+
+
+@cache
+def presets_path() -> Path:
+    """Where the shipped ``presets.yaml`` is: in the package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "presets.yaml"
+    return packaged if packaged.exists() else package.parent / "presets.yaml"
+
+
+def load_presets(path: Path | None = None) -> PresetFile:
+    """Read and check a preset file.
+
+    Raises:
+        SettingsError: The file is missing, not YAML, or does not follow the schema.
+    """
+    path = path or presets_path()
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return PresetFile.model_validate(data)
+    except OSError as error:
+        raise SettingsError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"is not valid YAML: {error}", where=str(path)) from error
+    except ValidationError as error:
+        raise SettingsError(_explain(error, "preset file"), where=str(path)) from error
+
+
+def load_settings(preset: str = DEFAULT_PRESET, /, *, presets_file: Path | None = None, **overrides: Any) -> Settings:
+    """Build settings from presets and overrides.
+
+    Args:
+        preset: A name from the preset file, or several joined by ``+`` (later ones win).
+        presets_file: Another file than the shipped ``presets.yaml``.
+        **overrides: Any field of ``Settings``; wins over the presets.
+
+    Raises:
+        SettingsError: An unknown preset or key, a bad value, or values that exclude each other. The
+            message names preset, key, value and what is allowed.
+    """
+    presets = load_presets(presets_file)
+    values: dict[str, Any] = {}
+    for name in preset.split("+"):
+        part = presets.values(name.strip())
+        validate_settings(part, preset=name.strip())
+        values.update(part)
+    return validate_settings({**values, **overrides}, preset=f"{preset} with overrides" if overrides else preset)
+
+
+def validate_settings(values: Mapping[str, Any], *, preset: str) -> Settings:
+    """Validate a plain mapping, turning every complaint into one readable error."""
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise SettingsError(_explain(error, f"preset {preset!r}"), remedy=_remedy(error)) from error
+
+
+def _explain(error: ValidationError, context: str) -> str:
+    return f"{context}: " + "; ".join(_unique(_complaint(item) for item in error.errors()))
+
+
+def _complaint(item: Any) -> str:
+    key = str(item["loc"][0]) if item["loc"] else ""
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {key!r} = {item['input']!r}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    allowed = _allowed(key)
+    if not allowed:
+        return f"{key}: {message}" if key else message
+    return f"{key} = {item['input']!r} is not allowed; allowed: {allowed}"
+
+
+def _remedy(error: ValidationError) -> str:
+    if any(item["type"] == "extra_forbidden" for item in error.errors()):
+        return f"known keys: {', '.join(sorted(Settings.model_fields))}"
+    return "correct the value"
+
+
+def _allowed(key: str) -> str:
+    """The values a field takes, in words: choices, ranges, and ``auto``."""
+    if key not in Settings.model_fields:
+        return ""
+    schema = Settings.model_json_schema()["properties"][key]
+    return " or ".join(_unique(_allowed_values(part) for part in schema.get("anyOf", [schema])))
+
+
+def _allowed_values(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(str(value) for value in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    if schema["type"] == "array":
+        return f"a list of {_allowed_values(schema['items'])}"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    kind = {"integer": "a whole number", "number": "a number", "boolean": "true, false"}.get(
+        schema["type"], "text"
+    )
+    limits = [f"from {low}" if low is not None else "", f"to {high}" if high is not None else ""]
+    return " ".join([kind, *filter(None, limits)])
+
+
+def _unique(items: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(items))
+
+
+def processor_names() -> tuple[str, ...]:
+    """The frame processors there are."""
+    return get_args(FrameProcessor)

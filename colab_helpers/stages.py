@@ -1,0 +1,136 @@
+"""Bounded stages in threads: every stage runs ahead of the next by a few items and no more.
+
+An error in any stage ends all of them and comes out of the last one as itself. Leaving the last stage
+early (error, break, Ctrl-C) stops the ones before it; no thread outlives its generator.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Channel(Generic[T]):
+    """A bounded queue between two threads that either end can close."""
+
+    def __init__(self, depth: int) -> None:
+        self._items: deque[T] = deque()
+        self._depth = depth
+        self._changed = threading.Condition()
+        self._finished = False
+        self._abandoned = False
+        self._error: BaseException | None = None
+
+    def put(self, item: T) -> bool:
+        """Wait for room and append; False if the reader has gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < self._depth or self._abandoned)
+            if not self._abandoned:
+                self._items.append(item)
+                self._changed.notify_all()
+            return not self._abandoned
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Say that nothing more comes, and why, if by an error."""
+        with self._changed:
+            self._finished, self._error = True, error
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Say that nothing more is wanted; waiting writers return at once."""
+        with self._changed:
+            self._abandoned = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield items until the writer finishes; raise the writer's error in its place."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._finished)
+                if not self._items:
+                    break
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error
+
+
+def run_ahead(items: Iterable[T], depth: int, *, name: str) -> Generator[T, None, None]:
+    """Yield the items, produced by a thread of their own that keeps at most ``depth`` waiting."""
+    channel: Channel[T] = Channel(depth)
+    # Daemon: a decoder stuck in a system call must not keep the process from ending.
+    thread = threading.Thread(target=_feed, args=(items, channel), name=name, daemon=True)
+    thread.start()
+    try:
+        yield from channel
+    finally:
+        channel.abandon()
+        thread.join()
+
+
+def _feed(items: Iterable[T], channel: Channel[T]) -> None:
+    try:
+        with _closing(items):
+            for item in items:
+                if not channel.put(item):
+                    break
+        channel.finish()
+    except BaseException as error:  # noqa: BLE001 - handed to the reading thread, which raises it
+        channel.finish(error)
+
+
+@contextmanager
+def _closing(items: Iterable[object]) -> Iterator[None]:
+    """Close the stage before when this one ends, in the thread that ran it.
+
+    Left to the garbage collector it would live on as long as an error's traceback refers to it.
+    """
+    try:
+        yield
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+
+
+def map_ordered(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int
+) -> Generator[R, None, None]:
+    """Apply a function with up to ``workers`` calls at a time; results come in the items' order."""
+    if workers == 1:
+        with _closing(items):
+            yield from map(function, items)
+        return
+    pending: deque[Future[R]] = deque()
+    with _closing(items), ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) == workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def in_groups(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
+    """Collect items into lists of ``size``; the last may be shorter."""
+    group: list[T] = []
+    with _closing(items):
+        for item in items:
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    if group:
+        yield group

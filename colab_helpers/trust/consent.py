@@ -1,0 +1,74 @@
+"""The statement of consent that every run makes and every report records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from colab_helpers.errors import ConsentError
+
+GROUNDS = ("self", "written consent", "synthetic", "licensed")
+"""On what ground a person may be shown: it is oneself, they agreed in writing, they do not exist, or
+the material is licensed for this use."""
+
+DEMO_CONSENT = "Only the rendered people of the demo are shown: synthetic."
+"""The statement that covers the demo and nothing else."""
+
+DEMO_MANIFEST = "demo.json"
+"""File in a demo folder that lists its sources and targets with their SHA-256."""
+
+_HOW = (
+    "say who is shown and on what ground, for example "
+    '--consent "Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
+    f"grounds are: {', '.join(GROUNDS)}"
+)
+
+
+def require_consent(statement: str, files: Iterable[Path]) -> str:
+    """Check the statement of consent before any work.
+
+    Args:
+        statement: What the user wrote.
+        files: Every source and target of the run.
+
+    Returns:
+        The statement, stripped, for the report.
+
+    Raises:
+        ConsentError: It is missing, says nothing, or is the demo's while other files are used.
+    """
+    text = " ".join(statement.split())
+    if not text:
+        raise ConsentError("no statement of consent was given, and nothing is processed without one", remedy=_HOW)
+    if len(text.split()) < 3 and not any(ground in text.lower() for ground in GROUNDS):
+        raise ConsentError(f"the statement of consent {text!r} does not say who is shown and why", remedy=_HOW)
+    if text == DEMO_CONSENT:
+        _require_demo(files)
+    return text
+
+
+def _require_demo(files: Iterable[Path]) -> None:
+    for path in files:
+        if not is_demo_file(path):
+            raise ConsentError(
+                "the demo's statement of consent covers its rendered people only", where=str(path), remedy=_HOW
+            )
+
+
+def is_demo_file(path: Path) -> bool:
+    """Whether a file is an unchanged source or target of a demo folder, by its manifest's hash."""
+    folder = path.absolute().parent.parent
+    try:
+        listed = json.loads((folder / DEMO_MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = listed[path.absolute().relative_to(folder).as_posix()]
+        return bool(expected == file_sha256(path))
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

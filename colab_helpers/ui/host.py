@@ -1,0 +1,132 @@
+"""Where a notebook runs: the only door to Google Colab and to IPython.
+
+Being on Colab does not mean that somebody is there to answer: mounting Drive waits minutes for a
+browser. Every host therefore carries one explicit switch, ``headless``, and obeys it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from colab_helpers.errors import UsageError
+
+DRIVE = Path("/content/drive")
+"""Where Colab mounts Google Drive."""
+
+COLAB_RUNS = Path("/content/runs")
+
+
+class Host(Protocol):
+    """What a notebook may ask of the place it runs in."""
+
+    @property
+    def name(self) -> str:
+        """The place, in a word or two."""
+
+    @property
+    def headless(self) -> bool:
+        """Whether nobody is there to click or answer."""
+
+    @property
+    def runs(self) -> Path:
+        """Folder under which each run gets one of its own."""
+
+    def reach(self, paths: Iterable[Path]) -> None:
+        """Make places readable that have to be opened first, such as Google Drive.
+
+        Raises:
+            UsageError: It takes somebody's consent in a browser and nobody is there, or it failed.
+        """
+
+    def show_html(self, html: str, *, text: str) -> None:
+        """Show HTML where that is possible, otherwise print ``text``."""
+
+
+@dataclass(frozen=True)
+class LocalHost:
+    """Jupyter, a plain shell, or any machine that is not a Colab VM."""
+
+    headless: bool = False
+    name: str = "this machine"
+
+    @property
+    def runs(self) -> Path:
+        """``runs`` in the checkout, or in the working folder when the package came as a wheel."""
+        root = Path(__file__).resolve().parents[2]
+        return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
+
+    def reach(self, paths: Iterable[Path]) -> None:
+        """Nothing to open: what is not there is reported by whoever reads it."""
+
+    def show_html(self, html: str, *, text: str) -> None:
+        """Show HTML in the notebook, or print ``text`` in a shell."""
+        _display(html, text)
+
+
+@dataclass(frozen=True)
+class ColabHost:
+    """A Google Colab VM."""
+
+    headless: bool = False
+    name: str = "Google Colab"
+    drive: Path = DRIVE
+    runs: Path = COLAB_RUNS
+
+    def reach(self, paths: Iterable[Path]) -> None:
+        """Mount Google Drive when one of the paths lies on it."""
+        asked = [path for path in paths if path.is_relative_to(self.drive)]
+        if asked and not self._mounted():
+            self._mount(asked[0])
+
+    def _mounted(self) -> bool:
+        return (self.drive / "MyDrive").exists()
+
+    def _mount(self, path: Path) -> None:
+        if self.headless:
+            raise UsageError(
+                "Google Drive is not mounted, and a headless session has nobody to allow it",
+                where=str(path),
+                remedy="mount Drive in the session first, or use files under /content",
+            )
+        from google.colab import drive
+
+        drive.mount(str(self.drive))
+        if not self._mounted():
+            raise UsageError(
+                "Google Drive was not mounted",
+                where=str(path),
+                remedy="run the cell again and allow access, or use files under /content",
+            )
+
+    def show_html(self, html: str, *, text: str) -> None:
+        """Show HTML in the notebook."""
+        _display(html, text)
+
+
+def this_host(*, headless: bool = False) -> Host:
+    """The host this session runs on.
+
+    Args:
+        headless: Nobody is there to click or answer (papermill, CI).
+    """
+    return ColabHost(headless=headless) if "google.colab" in sys.modules else LocalHost(headless=headless)
+
+
+def in_notebook() -> bool:
+    """Whether this code runs in a notebook's kernel, where output may be more than text."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return hasattr(shell, "kernel")
+
+
+def _display(html: str, text: str) -> None:
+    if not in_notebook():
+        print(text)
+        return
+    from IPython.display import HTML, display
+
+    display(_WithText(HTML(html), text))

@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# The one door: install, run, test, notebook. See `bash setup.sh help`.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+venv="$root/.venv"
+system=""
+
+usage() {
+  cat <<'TEXT'
+bash setup.sh [--system] install [extras]        make the environment (extras: notebook dev jupyter)
+bash setup.sh [--system] run [name=value ...]    run the batch_swap notebook headless; without values on the demo
+bash setup.sh [--system] test [pytest options]   run the test suite
+bash setup.sh [--system] notebook                open the notebooks in JupyterLab
+
+Examples:  bash setup.sh run preset=speed
+           bash setup.sh run 'sources=[me.jpg]' 'targets=[clips/]' consent='self: I am shown'
+
+--system     use the running Python and leave every installed package where it is (always so on Colab);
+             otherwise everything goes into .venv
+PYTHON=...   the Python to make .venv from, or with --system the one to use (3.11, 3.12 or 3.13)
+TEXT
+}
+
+say() { printf '[setup] %s\n' "$*"; }
+
+die() {
+  printf '[setup] The step "%s" failed: %s\nWhat to do: %s.\n' "$1" "$2" "$3" >&2
+  exit 1
+}
+
+suitable() {
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
+}
+
+# The newest Python that fits. A name may be there and still not start (pyenv's shims), so each is tried.
+find_python() {
+  local name
+  for name in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
+    if suitable "$name"; then
+      command -v "$name"
+      return
+    fi
+  done
+  die "find Python" "no Python 3.11, 3.12 or 3.13 among ${PYTHON:-python3.13, python3.12, python3.11, python3}" \
+    "install one (apt install python3.12 python3.12-venv, or: uv python install 3.12) or name it: PYTHON=/path/to/python3.12 bash setup.sh"
+}
+
+same_version() {
+  local code='import sys; print(sys.version_info[:2])'
+  [ "$("$1" -c "$code")" = "$("$2" -c "$code")" ]
+}
+
+make_venv() {
+  local base="$1"
+  say "making .venv with $("$base" --version)"
+  "$base" -m venv --clear "$venv" && return
+  # Debian leaves ensurepip out of its Python; uv does not need it.
+  if command -v uv >/dev/null && uv venv --clear --seed --python "$base" "$venv"; then return; fi
+  rm -rf "$venv"
+  die "make .venv" "$base cannot make an environment (see above)" \
+    "install its venv module (apt install python3-venv), or use the running Python: bash setup.sh --system"
+}
+
+# Sets $python to the interpreter everything runs with.
+choose_environment() {
+  if [ -n "$system" ]; then
+    python="$(find_python)"
+    return
+  fi
+  python="$venv/bin/python"
+  if ! "$python" -c '' >/dev/null 2>&1; then
+    [ ! -e "$venv" ] || say ".venv is damaged or its Python is gone: it is made anew"
+    local base
+    base="$(find_python)"
+    make_venv "$base"
+  elif ! suitable "$python" || { [ -n "${PYTHON:-}" ] && ! same_version "$PYTHON" "$python"; }; then
+    die "choose Python" ".venv already holds $("$python" --version)" \
+      "remove the folder $venv, so that it is made anew, or leave PYTHON out"
+  fi
+}
+
+join_by_comma() {
+  local IFS=,
+  echo "$*"
+}
+
+install() {
+  choose_environment
+  "$python" "$root/colab_helpers/install.py" ${system:+--system} --extras "$1"
+}
+
+run() {
+  install notebook
+  local folder
+  folder="$root/runs/$(date +%Y%m%d-%H%M%S)"
+  [ ! -e "$folder" ] || folder="$folder-$$"
+  say "running the batch_swap notebook; everything it makes goes to ${folder#"$PWD"/}"
+  "$python" -m colab_helpers.ui.headless \
+    "$root/notebooks/batch_swap.ipynb" "$folder/batch_swap.ipynb" "$@"
+}
+
+test_suite() {
+  install dev,notebook
+  cd "$root"
+  say "running the tests"
+  "$python" -m pytest -n auto "$@"
+}
+
+notebook() {
+  install notebook,jupyter
+  say "opening JupyterLab; stop it with Ctrl+C"
+  "$python" -m jupyterlab "$root/notebooks"
+}
+
+main() {
+  [ -z "${COLAB_RELEASE_TAG:-}" ] || system=yes
+  if [ "${1:-}" = "--system" ]; then
+    system=yes
+    shift
+  fi
+  local verb="${1:-help}"
+  [ $# -eq 0 ] || shift
+  if [ "${1:-}" = "--system" ]; then
+    system=yes
+    shift
+  fi
+  case "$verb" in
+    install) install "$(join_by_comma "${@:-notebook}")" ;;
+    run) run "$@" ;;
+    test) test_suite "$@" ;;
+    notebook) notebook ;;
+    help | -h | --help) usage ;;
+    *)
+      usage >&2
+      exit 2
+      ;;
+  esac
+}
+
+main "$@"

@@ -1,0 +1,2 @@
+# The part of Colab's own package that this project uses; it cannot be installed outside Colab.
+from google.colab import drive as drive
