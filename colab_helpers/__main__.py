@@ -59,7 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_swap(parser: argparse.ArgumentParser) -> None:
     _add_run_options(parser)
     parser.add_argument("-t", "--target", required=True, metavar="VIDEO_OR_IMAGE")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="result; its suffix is the container")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="result; its suffix is the container"
+    )
     parser.set_defaults(verb=_swap)
 
 
@@ -68,16 +70,26 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--targets", required=True, nargs="+", metavar="FOLDER_OR_FILE")
     parser.add_argument("-o", "--output-dir", required=True, metavar="DIR")
     parser.add_argument(
-        "--range", default="", metavar="1-30", help="which of the targets, counted from 1, such as 1-30 or 2,5-"
+        "--range",
+        default="",
+        metavar="1-30",
+        help="which of the targets, counted from 1, such as 1-30 or 2,5-",
     )
     parser.set_defaults(verb=_batch)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-s", "--source", nargs="+", default=[], metavar="FACE", help="photo(s) of the person to put in; averaged"
+        "-s",
+        "--source",
+        nargs="+",
+        default=[],
+        metavar="FACE",
+        help="photo(s) of the person to put in; averaged",
     )
-    parser.add_argument("--consent", default="", metavar="TEXT", help="who is shown, and on what ground (required)")
+    parser.add_argument(
+        "--consent", default="", metavar="TEXT", help="who is shown, and on what ground (required)"
+    )
     parser.add_argument("--models-dir", metavar="DIR", help="folder of the model files")
     parser.add_argument("--report", metavar="FILE", help="where the report goes")
     _add_settings(parser)
@@ -119,14 +131,22 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def _parse_pair(pair: str) -> tuple[str, Any]:
     key, separator, value = pair.partition("=")
     if not separator:
-        raise UsageError(f"--set takes KEY=VALUE, but got {pair!r}", remedy="write it like --set batch_size=2")
+        raise UsageError(
+            f"--set takes KEY=VALUE, but got {pair!r}", remedy="write it like --set batch_size=2"
+        )
     return key.strip().replace("-", "_"), parse_value(value)
 
 
 def parse_value(text: str) -> Any:
-    """A setting's value as YAML reads it; a list may also be written with commas alone."""
-    value = yaml.safe_load(text)
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) and "," in value else value
+    """A setting's value as YAML reads it: numbers, true and false, text.
+
+    Raises:
+        UsageError: It is not YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"the value {text!r} cannot be read", remedy="put it in quotes") from error
 
 
 def _swap(options: argparse.Namespace) -> int:
@@ -177,7 +197,8 @@ def _conclude(report: BatchReport) -> int:
     summary = report.summary
     print(
         f"{summary.succeeded} of {summary.total} done, {summary.failed} failed, {summary.skipped} skipped; "
-        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s; {summary.memory_warnings} memory warning(s)"
+        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s; "
+        f"{summary.memory_warnings} memory warning(s)"
     )
     return SUCCESS if report.ok else FAILURE
 

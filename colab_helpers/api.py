@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.runner import Batch, FileCallback, folder_lock
@@ -46,7 +48,7 @@ def swap_image(
         ConsentError: No usable statement of consent.
         ColabHelpersError: An image cannot be read, the source shows no face, or a model is missing.
     """
-    require_consent(consent, [Path(item) for item in (source, target) if _is_path(item)])
+    require_consent(consent, _paths([source, target]))
     engine = Engine.open(settings or load_settings(), models_dir=_path(models_dir))
     image, _ = process_image(engine, _source(engine, [source]), read_image(target))
     return image
@@ -76,7 +78,7 @@ def swap_video(
     Raises:
         ColabHelpersError: The file could not be done; nothing is left of the result then.
     """
-    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     task = Task(Path(target), Path(output), demanded=True)
     batch = _open(
         sources, [task], consent=consent, settings=settings, models_dir=models_dir, on_progress=on_progress
@@ -182,16 +184,19 @@ def _source(engine: Engine, sources: Sequence[ImageLike]) -> FloatArray | None:
     if engine.swapper is None:
         return None
     if not sources:
-        raise UsageError("no source photo was given", remedy="name at least one photo of the person to put in")
+        raise UsageError(
+            "no source photo was given", remedy="name at least one photo of the person to put in"
+        )
     return engine.source_embedding([(_name(source), read_image(source)) for source in sources])
 
 
 def _paths(sources: Sequence[ImageLike]) -> list[Path]:
-    return [Path(source) for source in sources if isinstance(source, (str, Path)) and _is_path(source)]
-
-
-def _is_path(source: ImageLike) -> bool:
-    return isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:"))
+    """Those of the sources that are files."""
+    return [
+        Path(source)
+        for source in sources
+        if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:"))
+    ]
 
 
 def _name(source: ImageLike) -> str:

@@ -151,7 +151,9 @@ def _encoder(settings: Settings, machine: Machine) -> Check:
         name="encoder",
         status="fail" if not good else "warn" if slow else "pass",
         detail=f"a trial encode works with {', '.join(working) or 'none'}",
-        remedy="" if good and not slow else "set output_video_encoder to libx264"
+        remedy=""
+        if good and not slow
+        else "set output_video_encoder to libx264"
         if not good
         else "this GPU has no encoder or the driver hides it; libx264 is used",
     )

@@ -75,7 +75,3 @@ class ProviderError(ColabHelpersError, RuntimeError):
 
 class NoFaceError(ColabHelpersError, ValueError):
     """A source picture without a usable face."""
-
-
-class Cancelled(ColabHelpersError, RuntimeError):
-    """The user stopped the run; finished work stays."""

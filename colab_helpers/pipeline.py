@@ -7,16 +7,16 @@ encoder as it is; in the others only the samples inside the faces' boxes are tou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-
+import numpy as np
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.compositor import FaceChanger, FaceJob
+from colab_helpers.faces.compositor import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
@@ -102,11 +102,16 @@ class FileResult:
 
 @dataclass(eq=False)
 class _Work:
-    """A frame on its way, with the faces of it that are to be changed."""
+    """A frame on its way, with the faces of it that are to be changed.
+
+    A frame repeated to keep a constant rate shares its picture with the one before, which is changed
+    once: ``repeats`` says so, and ``faces`` is empty then.
+    """
 
     frame: Frame
     picture: VideoPicture
-    faces: Sequence[Face]
+    faces: Sequence[Face] = ()
+    repeats: bool = False
 
 
 @dataclass
@@ -115,10 +120,10 @@ class _Tally:
     faces: int = 0
     without_face: int = 0
 
-    def add(self, faces: int) -> None:
+    def add(self, work: _Work) -> None:
         self.frames += 1
-        self.faces += faces
-        self.without_face += faces == 0
+        self.faces += len(work.faces)
+        self.without_face += not work.faces and not work.repeats
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +198,8 @@ class VideoRun:
             rate = None if self._settings.keep_fps else CONSTANT_RATE
             counted = _Counted(reader)
             frames: Iterator[Frame] = counted if rate is None else constant_rate(counted, rate=rate)
-            summary = self._write(info, choice, self._changed(info, frames, finder))
-            notes = (*reader.notes, *choice.notes)
+            summary, writer_notes = self._write(info, choice, self._changed(info, frames, finder))
+            notes = (*reader.notes, *choice.notes, *writer_notes)
             frames_in = counted.count
         seconds = time.monotonic() - started
         return FileResult(
@@ -241,7 +246,9 @@ class VideoRun:
             faces = analyser.embed(picture, analyser.detect(picture))
         return reference_embedding(faces, self._settings, where=str(info.path))
 
-    def _changed(self, info: VideoInfo, frames: Iterator[Frame], finder: _FaceFinder) -> Iterator[_Work]:
+    def _changed(
+        self, info: VideoInfo, frames: Iterator[Frame], finder: _FaceFinder
+    ) -> Generator[_Work, None, None]:
         """The stages between reader and writer, as one generator."""
         settings = self._settings
         threads, batch = _number(settings.execution_threads), _number(settings.batch_size)
@@ -253,47 +260,57 @@ class VideoRun:
         )
         changer = self.engine.changer(self.source)
 
-        def find(frame: Frame) -> _Work:
-            picture = VideoPicture(frame.video, rotation=info.rotation)
-            return _Work(frame, picture, finder.find(picture))
+        def find(work: _Work) -> _Work:
+            return work if work.repeats else replace(work, faces=finder.find(work.picture))
 
         def change(group: list[_Work]) -> list[_Work]:
             changer.change([FaceJob(work.picture, face) for work in group for face in work.faces])
             return group
 
-        decoded = run_ahead(frames, depth, name="decode")
+        decoded = run_ahead(_works(frames, info.rotation), depth, name="decode")
         found = run_ahead(map_ordered(find, decoded, workers=threads), depth, name="find faces")
         groups = map_ordered(change, in_groups(found, batch), workers=threads)
         with closing(run_ahead(groups, max(1, depth // batch), name="change faces")) as changed:
             for group in changed:
                 yield from group
 
-    def _write(self, info: VideoInfo, choice: EncoderChoice, works: Iterator[_Work]) -> WriteSummary:
+    def _write(
+        self, info: VideoInfo, choice: EncoderChoice, works: Generator[_Work, None, None]
+    ) -> tuple[WriteSummary, list[str]]:
         clock = _Clock(self, info)
         time_base = info.time_base if self._settings.keep_fps else 1 / CONSTANT_RATE
         writer = VideoWriter(
             self.output, info, choice=choice, time_base=time_base, copy_audio=not self._settings.skip_audio
         )
-        with closing(works), writer:  # type: ignore[type-var]
+        with closing(works), writer:
             for work in works:
                 writer.write(work.frame.video, pts=work.frame.pts, duration=work.frame.duration)
                 self._keep(work)
-                self._tally.add(len(work.faces))
+                self._tally.add(work)
                 clock.tick(self._tally.frames)
         clock.tick(self._tally.frames, last=True)
-        return writer.summary
+        return writer.summary, writer.notes
 
     def _keep(self, work: _Work) -> None:
         """Write the frame as an image too, where ``keep_frames`` asks for it."""
         settings = self._settings
         if settings.keep_frames:
             path = frames_folder(self.output) / f"{work.frame.index:06d}.{settings.temp_frame_format}"
-            write_image(path, work.frame.video.to_ndarray(format="bgr24"), quality=settings.temp_frame_quality)
+            image = np.asarray(work.frame.video.to_ndarray(format="bgr24"), np.uint8)
+            write_image(path, image, quality=max(1, settings.temp_frame_quality))
 
     def _face_notes(self) -> list[str]:
         if self._tally.faces == 0:
             return ["no face was found in any frame: the picture is unchanged"]
         return []
+
+
+def _works(frames: Iterator[Frame], rotation: int) -> Iterator[_Work]:
+    before = None
+    for frame in frames:
+        repeats = frame.video is before
+        yield _Work(frame, VideoPicture(frame.video, rotation=rotation), repeats=repeats)
+        before = frame.video
 
 
 class _Counted(Iterator[Frame]):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from colab_helpers.errors import SettingsError
 from colab_helpers.machine import Machine
@@ -69,9 +69,7 @@ class Settings(BaseModel):
         "the person shown at reference_face_position in frame reference_frame_number.",
     )
     face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
-    reference_face_position: int = Field(
-        0, ge=0, description="Which face in that order, counted from 0."
-    )
+    reference_face_position: int = Field(0, ge=0, description="Which face in that order, counted from 0.")
     reference_frame_number: int = Field(
         0, ge=0, description="Frame that shows the reference face, counted from 0."
     )
@@ -104,6 +102,12 @@ class Settings(BaseModel):
     output_image_quality: int = Field(95, ge=1, le=100, description="Quality of JPEG and WebP results.")
     keep_fps: bool = Field(True, description="Keep the timestamps of the target; otherwise 30 fps constant.")
     skip_audio: bool = Field(False, description="Leave the sound out of the result.")
+
+    @field_validator("frame_processors", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """One step, or several joined by commas, may be written as a text."""
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Settings:
@@ -144,7 +148,9 @@ class Settings(BaseModel):
                 "this machine has no more beside the 2 GB left to the system"
             )
             memory = machine.memory_budget
-        threads = (CUDA_THREADS if cuda else 1) if self.execution_threads == "auto" else self.execution_threads
+        threads = (
+            (CUDA_THREADS if cuda else 1) if self.execution_threads == "auto" else self.execution_threads
+        )
         batch = _auto_batch_size(memory, cuda=cuda) if self.batch_size == "auto" else self.batch_size
         resolved = self.with_overrides(
             max_memory=round(memory, 2), execution_threads=threads, batch_size=batch
@@ -234,7 +240,9 @@ def load_presets(path: Path | None = None) -> PresetFile:
         raise SettingsError(_explain(error, "preset file"), where=str(path)) from error
 
 
-def load_settings(preset: str = DEFAULT_PRESET, /, *, presets_file: Path | None = None, **overrides: Any) -> Settings:
+def load_settings(
+    preset: str = DEFAULT_PRESET, /, *, presets_file: Path | None = None, **overrides: Any
+) -> Settings:
     """Build settings from presets and overrides.
 
     Args:
@@ -252,7 +260,9 @@ def load_settings(preset: str = DEFAULT_PRESET, /, *, presets_file: Path | None 
         part = presets.values(name.strip())
         validate_settings(part, preset=name.strip())
         values.update(part)
-    return validate_settings({**values, **overrides}, preset=f"{preset} with overrides" if overrides else preset)
+    return validate_settings(
+        {**values, **overrides}, preset=f"{preset} with overrides" if overrides else preset
+    )
 
 
 def validate_settings(values: Mapping[str, Any], *, preset: str) -> Settings:

@@ -101,9 +101,7 @@ def _closing(items: Iterable[object]) -> Iterator[None]:
             items.close()
 
 
-def map_ordered(
-    function: Callable[[T], R], items: Iterable[T], *, workers: int
-) -> Generator[R, None, None]:
+def map_ordered(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Generator[R, None, None]:
     """Apply a function with up to ``workers`` calls at a time; results come in the items' order."""
     if workers == 1:
         with _closing(items):

@@ -98,7 +98,8 @@ def parse_range(text: str, count: int) -> list[int]:
         numbers.update(dict.fromkeys(range(low, min(high, count) + 1)))
     if not numbers:
         raise UsageError(
-            f"the range {text!r} names none of the {count} target(s)", remedy=f"choose numbers from 1 to {count}"
+            f"the range {text!r} names none of the {count} target(s)",
+            remedy=f"choose numbers from 1 to {count}",
         )
     return sorted(numbers)
 

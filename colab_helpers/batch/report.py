@@ -93,7 +93,9 @@ class BatchReport(_Model):
 
 def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) -> Summary:
     """Count and add up."""
-    counts = {status: sum(file.status == status for file in files) for status in ("done", "failed", "skipped")}
+    counts = {
+        status: sum(file.status == status for file in files) for status in ("done", "failed", "skipped")
+    }
     return Summary(
         total=len(files),
         succeeded=counts["done"],
@@ -130,5 +132,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"cannot be written ({error.strerror or error})", where=str(path), remedy="choose another folder or free space"
+        f"cannot be written ({error.strerror or error})",
+        where=str(path),
+        remedy="choose another folder or free space",
     )

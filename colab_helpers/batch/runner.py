@@ -18,9 +18,9 @@ from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputErro
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import disk_free, this_machine
+from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import read_image, write_image
 from colab_helpers.media.probe import is_image, probe
-from colab_helpers.media.containers import output_suffix
 from colab_helpers.pipeline import FileResult, ProgressCallback, VideoRun, frames_folder, process_image
 from colab_helpers.resources.sampler import process_memory, ram_percent
 
@@ -195,8 +195,8 @@ def require_disk(task: Task, target_bytes: int) -> None:
     free = disk_free(task.output.parent)
     if free < _DISK_FACTOR * target_bytes:
         raise OutputError(
-            f"{free / 1e9:.1f} GB are free, but twice the target's size ({_DISK_FACTOR * target_bytes / 1e9:.1f} GB) "
-            "is needed",
+            f"{free / 1e9:.1f} GB are free, but {_DISK_FACTOR * target_bytes / 1e9:.1f} GB are needed, "
+            "twice the target's size",
             where=str(task.output.parent),
             remedy="free space or choose another output folder",
         )

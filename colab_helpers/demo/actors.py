@@ -506,7 +506,7 @@ def torso(look: Look, pose: Pose, frame: tuple[int, int], light: Light) -> Layer
     Returns:
         The layer, or None if nothing lies in the frame.
     """
-    res = min(_texture_res(pose.scale), 192.0)
+    res = min(0.5 * _texture_res(pose.scale), 96.0)
     sprite: F32 = _STORE.get(("torso", look.body, look.skin, res), lambda: paint.torso_sprite(look, res))
     roll = np.deg2rad(pose.roll)
     # The neck bends where it meets the head: the shoulders follow a third of the tilt.

@@ -244,7 +244,7 @@ class Scene:
         out = canvas.copy()
         for (track, head, _), clear in zip(heads, seen, strict=True):
             if clear.size:
-                _add(out, head.change(track.look.wearing(look_of(who).face)), clear)
+                add_change(out, head.change(track.look.wearing(look_of(who))), clear)
         return out
 
     def _finish(self, canvas: U8, i: int) -> U8:
@@ -276,7 +276,7 @@ class Scene:
         along = along if self._cover[0] < 0.5 else 1 - along
         half = np.array([0.05 + 0.05 * self._cover[1], 0.2 + 0.12 * self._cover[2]]) * height
         centre = np.array([(-0.15 + 1.3 * along) * width, (0.5 + 0.2 * self._cover[3]) * height])
-        return _board(centre, half, 0.6 * (self._cover[4] - 0.5), float(self._cover[5]))
+        return board(centre, half, 0.6 * (self._cover[4] - 0.5), float(self._cover[5]))
 
     def sound(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the sound track a second at a time: float32 (N,), -1..1, at 48 kHz."""
@@ -398,7 +398,8 @@ def _panorama(seed: int, size: tuple[int, int]) -> U8:
     return random_background(rng, (round(size[0] * 1.25), round(size[1] * 1.25)))
 
 
-def _board(centre: npt.NDArray[np.float64], half: npt.NDArray[np.float64], angle: float, hue: float) -> Layer:
+def board(centre: npt.NDArray[np.float64], half: npt.NDArray[np.float64], angle: float, hue: float) -> Layer:
+    """Draw a striped board: half sizes in pixels, turned by ``angle`` radians."""
     reach = float(np.hypot(*half)) + 2
     left, top = math.floor(centre[0] - reach), math.floor(centre[1] - reach)
     size = math.ceil(2 * reach)
@@ -455,7 +456,7 @@ def _truth(track: _Track, head: Head, layer: Layer | None, clear: F32, mask: F32
     return FaceTruth(track.who, box.astype(np.float32), kps, visible, head.pose.roll)
 
 
-def _add(frame: U8, change: Layer, clear: F32) -> None:
+def add_change(frame: U8, change: Layer, clear: F32) -> None:
     """Add a signed change where it is seen, in place."""
     inside = _overlap(change, Layer(0, 0, np.empty(0, np.float32), np.broadcast_to(np.float32(1), frame.shape[:2])))
     if inside is None:

@@ -115,18 +115,21 @@ class Look:
         skin: The face half that paints skin outside the inner face; equal to ``face`` unless swapped.
         body: What a swap keeps.
         male: Presentation, for the gender figure.
-        years: Age in years, for the age figure.
     """
 
     face: Face
     skin: Face
     body: Body
     male: bool
-    years: int
 
-    def wearing(self, face: Face) -> Look:
-        """Return this body with another inner face: the true result of a swap."""
-        return replace(self, face=face)
+    @property
+    def years(self) -> int:
+        """Age in years, for the age figure: smooth skin is 20, deeply lined 70."""
+        return round(20 + 50 * self.face.age)
+
+    def wearing(self, other: Look) -> Look:
+        """Return this body with another's inner face: the true result of a swap."""
+        return replace(self, face=other.face, male=other.male)
 
 
 HAIR_COLOURS: tuple[Colour, ...] = (
@@ -139,9 +142,9 @@ CLOTH_COLOURS: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def _named(face: tuple[float, ...], body: Body, *, male: bool, years: int) -> Look:
+def _named(face: tuple[float, ...], body: Body, *, male: bool) -> Look:
     values = Face(**dict(zip(FACE_FIELDS, face, strict=True)))
-    return Look(face=values, skin=values, body=body, male=male, years=years)
+    return Look(face=values, skin=values, body=body, male=male)
 
 
 def _body(style: Style, hair: Colour, cloth: int, trim: int, pattern: int, **shape: float) -> Body:
@@ -160,42 +163,42 @@ IDENTITIES: dict[str, Look] = {
     "alma": _named(
         (0.08, 0.25, 0.25, 0.6, 0.42, 0.75, 0.65, 0.8, 0.75, 0.2, 0.55, 0.75, 0.0, 0.0, 0.05, 0.95),
         _body("long", HAIR_COLOURS[5], 2, 4, 0, width=0.69, jaw=0.25, volume=0.13, build=0.86),
-        male=False, years=24,
+        male=False,
     ),
     "bruno": _named(
         (0.3, 0.7, 0.9, 0.4, 0.05, 0.4, 0.45, 0.05, 0.2, 0.7, 0.35, 0.15, 0.95, 0.9, 0.3, 0.0),
         _body("short", HAIR_COLOURS[0], 5, 3, 1, width=0.76, jaw=0.8, volume=0.09, build=1.12),
-        male=True, years=36,
+        male=True,
     ),
     "chidi": _named(
         (0.95, 0.5, 0.6, 0.5, 0.02, 0.6, 0.5, 0.02, 0.25, 0.95, 0.85, 0.25, 0.0, 0.75, 0.1, 0.0),
         _body("curly", HAIR_COLOURS[0], 3, 0, 2, width=0.73, jaw=0.6, volume=0.08, build=1.08),
-        male=True, years=29,
+        male=True,
     ),
     "dalia": _named(
         (0.62, 0.85, 0.45, 0.9, 0.08, 0.95, 0.85, 0.1, 1.0, 0.45, 0.95, 0.95, 0.0, 0.0, 0.1, 0.0),
         _body("bob", HAIR_COLOURS[1], 6, 8, 0, width=0.7, jaw=0.35, volume=0.14, build=0.88),
-        male=False, years=31,
+        male=False,
     ),
     "edvin": _named(
         (0.12, 0.1, 0.85, 0.25, 0.98, 0.25, 0.3, 0.92, 0.05, 0.65, 0.15, 0.2, 0.7, 0.95, 0.95, 0.1),
         _body("receding", HAIR_COLOURS[7], 0, 4, 2, width=0.74, jaw=0.65, ears=1.15, volume=0.045),
-        male=True, years=71,
+        male=True,
     ),
     "fumiko": _named(
         (0.2, 0.95, 0.3, 0.3, 0.03, 0.3, 0.95, 0.04, 0.7, 0.35, 0.5, 0.5, 0.0, 0.0, 0.55, 0.0),
         _body("fringe", HAIR_COLOURS[0], 7, 4, 1, width=0.72, jaw=0.3, volume=0.11, build=0.84),
-        male=False, years=45,
+        male=False,
     ),
     "gustav": _named(
         (0.02, 0.6, 0.5, 0.75, 0.68, 0.65, 0.35, 0.98, 0.1, 0.3, 0.3, 0.55, 0.0, 0.05, 0.0, 0.3),
         _body("parted", HAIR_COLOURS[4], 1, 9, 0, width=0.71, jaw=0.5, volume=0.12),
-        male=True, years=22,
+        male=True,
     ),
     "hanna": _named(
         (0.45, 0.35, 0.7, 0.55, 0.85, 0.5, 0.15, 0.5, 0.5, 0.75, 0.2, 0.85, 0.0, 0.0, 1.0, 0.0),
         _body("bun", HAIR_COLOURS[6], 8, 5, 2, width=0.72, jaw=0.4, volume=0.08, build=0.92),
-        male=False, years=66,
+        male=False,
     ),
 }  # fmt: skip
 
@@ -249,5 +252,4 @@ def random_look(rng: np.random.Generator) -> Look:
     """Draw a whole person; the same generator state gives the same person."""
     male = bool(rng.random() < 0.5)
     face = random_face(rng, male=male)
-    years = round(18 + 55 * face.age)
-    return Look(face=face, skin=face, body=random_body(rng, male=male), male=male, years=years)
+    return Look(face=face, skin=face, body=random_body(rng, male=male), male=male)

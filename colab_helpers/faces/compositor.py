@@ -76,7 +76,7 @@ def _through_crops(
     *,
     template: FloatArray,
     size: int,
-    mask: ByteImage,
+    mask: FloatArray,
 ) -> None:
     """Cut one aligned crop per job, run them as one stack, and blend each back."""
     matrices = [similarity_transform(job.face.kps, template) for job in jobs]

@@ -17,6 +17,7 @@ from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.machine import this_machine
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
+from colab_helpers.resources.allocator import keep_large_buffers
 from colab_helpers.settings import Settings
 
 
@@ -47,6 +48,7 @@ class Engine:
             ModelError: A file is missing or does not keep its contract.
             ProviderError: CUDA was insisted on but does not work.
         """
+        keep_large_buffers()
         runtime = Runtime(settings.execution_provider)
         resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
         root = models_root(models_dir)
@@ -54,7 +56,9 @@ class Engine:
         return cls(
             settings=resolved,
             analyser=FaceAnalyser(resolved, models_dir=root, runtime=runtime),
-            swapper=Swapper(_open(runtime, root, resolved.swapper_model)) if "face_swapper" in steps else None,
+            swapper=Swapper(_open(runtime, root, resolved.swapper_model))
+            if "face_swapper" in steps
+            else None,
             enhancer=Enhancer(_open(runtime, root, resolved.enhancer_model))
             if "face_enhancer" in steps
             else None,

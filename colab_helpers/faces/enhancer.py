@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import cv2
-import numpy as np
 
 from colab_helpers.errors import ModelError
 from colab_helpers.faces.tensors import to_bgr
@@ -40,5 +39,4 @@ class Enhancer:
     def enhance(self, crops: Sequence[ByteImage] | ByteImage) -> ByteImage:
         """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; returns ``(N, S, S, 3)``."""
         blob = cv2.dnn.blobFromImages(list(crops), 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
-        output = self._network.run_stack(blob)
-        return to_bgr((np.clip(output, -1, 1) + 1) * 127.5)
+        return to_bgr(self._network.run_stack(blob), low=-1.0, high=1.0)

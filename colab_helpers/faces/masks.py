@@ -7,7 +7,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from colab_helpers.faces.types import ByteImage
+from colab_helpers.faces.types import FloatArray
 
 # A superellipse keeps chin and forehead, which a circle cuts, and drops the crop's corners, which show
 # background. Half-axis and softness as shares of the crop's edge.
@@ -17,11 +17,11 @@ _SOFTNESS = 0.035
 
 
 @cache
-def face_mask(size: int) -> ByteImage:
-    """Rounded square with soft edges, ``(size, size)`` uint8: 255 inside, 0 along the border."""
+def face_mask(size: int) -> FloatArray:
+    """Rounded square with soft edges, ``(size, size)`` float32: 1 inside, 0 along the border."""
     axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (_HALF_AXIS * size)
     power = np.abs(axis) ** _EXPONENT
-    inside = (power[:, None] + power[None, :] <= 1).astype(np.uint8) * 255
+    inside = (power[:, None] + power[None, :] <= 1).astype(np.float32)
     mask = cv2.GaussianBlur(inside, (0, 0), _SOFTNESS * size)
     mask[[0, -1], :] = 0
     mask[:, [0, -1]] = 0
@@ -29,6 +29,6 @@ def face_mask(size: int) -> ByteImage:
     return np.asarray(mask)
 
 
-def weighted(mask: ByteImage, percent: int) -> ByteImage:
+def weighted(mask: FloatArray, percent: int) -> FloatArray:
     """The mask at ``percent`` of its strength."""
-    return mask if percent >= 100 else np.asarray(cv2.convertScaleAbs(mask, alpha=percent / 100))
+    return mask if percent >= 100 else mask * np.float32(percent / 100)

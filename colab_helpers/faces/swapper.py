@@ -59,7 +59,7 @@ class Swapper:
         """
         blob = cv2.dnn.blobFromImages(list(crops), 1 / 255, swapRB=True)
         output = self._network.run_stack(blob, np.ascontiguousarray(latents, np.float32))
-        return to_bgr(output * 255.0)
+        return to_bgr(output, low=0.0, high=1.0)
 
 
 def read_emap(model: onnx.ModelProto, *, where: str) -> FloatArray:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from colab_helpers.faces.types import ByteImage, FloatArray
 
 
-def to_bgr(output: FloatArray) -> ByteImage:
-    """``(N, 3, S, S)`` RGB, 0 to 255, to ``(N, S, S, 3)`` uint8 BGR, rounded."""
-    pixels = np.clip(np.rint(output), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)[..., ::-1])
+def to_bgr(output: FloatArray, *, low: float, high: float) -> ByteImage:
+    """Turn RGB planes into BGR pixels: scaled, rounded and clipped.
+
+    Args:
+        output: ``(N, 3, S, S)`` float RGB.
+        low: The value that is black.
+        high: The value that is white.
+
+    Returns:
+        ``(N, S, S, 3)`` uint8 BGR.
+    """
+    scale = 255 / (high - low)
+    images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
+    for image, planes in zip(images, output, strict=True):
+        # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.
+        channels = [
+            cv2.convertScaleAbs(np.maximum(plane, low), alpha=scale, beta=-low * scale)
+            for plane in planes[::-1]
+        ]
+        cv2.merge(channels, dst=image)
+    return images

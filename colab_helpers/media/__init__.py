@@ -1,0 +1,1 @@
+"""Video and image files: reading, writing, and pictures that give out crops."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import av
 import cv2
@@ -82,14 +83,14 @@ def yuv_to_bgr_matrix(space: ColourSpace) -> _Affine:
     return np.hstack([inverse, -inverse @ forward[:, 3:]]).astype(np.float32)
 
 
-def yuv_to_bgr(yuv: npt.NDArray[np.generic], space: ColourSpace) -> npt.NDArray[np.uint8]:
+def yuv_to_bgr(yuv: npt.NDArray[Any], space: ColourSpace) -> npt.NDArray[np.uint8]:
     """Convert an interleaved ``(H, W, 3)`` uint8 or uint16 YUV 4:4:4 image to uint8 BGR."""
     samples = yuv if yuv.dtype == np.uint8 else yuv.astype(np.float32)
-    bgr = cv2.transform(samples, yuv_to_bgr_matrix(space))
+    bgr: npt.NDArray[Any] = cv2.transform(samples, yuv_to_bgr_matrix(space))
     return bgr if bgr.dtype == np.uint8 else np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
 
 
-def bgr_to_yuv(bgr: npt.NDArray[np.uint8], space: ColourSpace) -> npt.NDArray[np.generic]:
+def bgr_to_yuv(bgr: npt.NDArray[np.uint8], space: ColourSpace) -> npt.NDArray[Any]:
     """Convert a uint8 BGR ``(H, W, 3)`` image to interleaved YUV 4:4:4, uint8 or uint16 by depth."""
     matrix = bgr_to_yuv_matrix(space)
     if space.depth == 8:

@@ -144,10 +144,7 @@ def choose_encoder(
 
 def usable_encoders() -> dict[str, str | None]:
     """Every supported encoder with None if it works on this machine, else the reason why not."""
-    return {
-        name: _trial(name, "yuv420p", 640, 360, tuple(_options(name, 23, None, None).items()))
-        for name in get_args(EncoderName)
-    }
+    return {name: _usual_trial(name) for name in get_args(EncoderName)}
 
 
 def _check(wanted: str, quality: int) -> None:
@@ -167,7 +164,7 @@ def _automatic(request: _Request) -> EncoderChoice:
     chosen = _first_working(gpu, request, lossless_only=True)
     notes: tuple[str, ...] = ()
     if chosen is None:
-        if usable_encoders()[gpu] is None:
+        if _usual_trial(gpu) is None:
             notes = (f"{gpu} cannot keep {_picture(request)}: encoded on the CPU by libx264",)
         chosen = _first_working("libx264", request)
     if chosen is None:
@@ -310,6 +307,10 @@ def _size_note(request: _Request, pix_fmt: str) -> tuple[str, ...]:
     return (f"{size} is odd, which {request.pix_fmt} cannot store: encoded as {pix_fmt}",)
 
 
+def _usual_trial(name: str) -> str | None:
+    return _trial(name, "yuv420p", 640, 360, tuple(_options(name, 23, None, None).items()))
+
+
 @cache
 def _trial(
     name: str, pix_fmt: str, width: int, height: int, options: tuple[tuple[str, str], ...]
@@ -323,6 +324,8 @@ def _trial(
     context.width, context.height, context.pix_fmt = width, height, pix_fmt
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
     context.options = dict(options)
+    # One frame needs no second thread; starting them would take most of the time.
+    context.thread_count = 1
     try:
         packets = [*context.encode(_blank(pix_fmt, width, height)), *context.encode(None)]
     except av.FFmpegError as error:

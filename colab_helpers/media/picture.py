@@ -8,6 +8,7 @@ very samples.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,13 +17,14 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from colab_helpers.errors import MediaError
 from colab_helpers.media.affine import Matrix, compose, crop_corners, invert, scaling
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
 
 ByteImage = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.float32]
 Region = tuple[int, int, int, int]
 """Half-open pixel rectangle: left, top, right, bottom."""
 Box = npt.NDArray[np.float32]
@@ -64,8 +66,15 @@ class Picture(Protocol):
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp a ``(size, size, 3)`` BGR crop out of the picture; outside it is black."""
 
-    def paste(self, crop: ByteImage, matrix: Matrix, mask: ByteImage, *, box: Box) -> None:
-        """Blend a BGR crop back in place, by an 8-bit mask in crop space, only inside ``box``."""
+    def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
+        """Blend a BGR crop back in place, only inside ``box``.
+
+        Args:
+            crop: ``(S, S, 3)`` uint8.
+            matrix: From the picture's pixels to the crop's.
+            mask: ``(S, S)`` float32 weights from 0 to 1 in crop space.
+            box: xyxy in the picture's pixels; weights fade out towards its edges.
+        """
 
 
 class BgrPicture:
@@ -94,7 +103,7 @@ class BgrPicture:
         """See ``Picture.crop``."""
         return np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
 
-    def paste(self, crop: ByteImage, matrix: Matrix, mask: ByteImage, *, box: Box) -> None:
+    def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """See ``Picture.paste``."""
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         _blend_plane(self.image, crop, mask, invert(matrix), region, box)
@@ -108,6 +117,10 @@ class _Plane:
     step: tuple[int, int]
     offset: tuple[float, float]
     shift: int
+
+    @property
+    def channels(self) -> int:
+        return self.samples.shape[2] if self.samples.ndim == 3 else 1
 
     @property
     def to_luma(self) -> Matrix:
@@ -181,13 +194,18 @@ class VideoPicture:
     def detector_view(self, size: int) -> DetectorView:
         """Scale and convert in one pass of the scaler, then turn upright."""
         width, height = fit_inside(self.width, self.height, size)
-        small = self.frame.reformat(
-            width=width,
-            height=height,
-            format="bgr24",
-            src_colorspace=_swscale_matrix(self._space.matrix),
-            interpolation=Interpolation.BILINEAR,
-        ).to_ndarray()
+        small = (
+            _scaler()
+            .reformat(
+                self.frame,
+                width=width,
+                height=height,
+                format="bgr24",
+                src_colorspace=_swscale_matrix(self._space.matrix),
+                interpolation=Interpolation.BILINEAR,
+            )
+            .to_ndarray()
+        )
         turned = np.rot90(small, -(self.rotation // 90))
         scale = scaling(self.width / width, self.height / height)
         return DetectorView(
@@ -196,35 +214,33 @@ class VideoPicture:
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
-        yuv = np.empty((size, size, 3), np.uint8 if self._layout.depth == 8 else np.uint16)
+        warped: list[npt.NDArray[Any]] = []
         channel = 0
         for plane in self._planes():
-            count = plane.samples.shape[2] if plane.samples.ndim == 3 else 1
-            black = [value << plane.shift for value in self._space.black[channel : channel + count]]
-            warped = cv2.warpAffine(
-                plane.samples, compose(matrix, plane.to_luma), (size, size), borderValue=black
+            black = [value << plane.shift for value in self._space.black[channel:]]
+            part: npt.NDArray[Any] = cv2.warpAffine(
+                plane.samples,
+                compose(matrix, plane.to_luma),
+                (size, size),
+                borderValue=black[: plane.channels],
             )
-            yuv[..., channel : channel + count] = (warped >> plane.shift).reshape(size, size, count)
-            channel += count
-        return yuv_to_bgr(yuv, self._space)
+            warped.append(part >> plane.shift if plane.shift else part)
+            channel += plane.channels
+        return yuv_to_bgr(cv2.merge(warped), self._space)
 
-    def paste(self, crop: ByteImage, matrix: Matrix, mask: ByteImage, *, box: Box) -> None:
+    def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
         self._make_writable()
-        yuv = bgr_to_yuv(crop, self._space)
+        channels: list[npt.NDArray[Any]] = list(cv2.split(bgr_to_yuv(crop, self._space)))
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
-        channel = 0
-        for plane in self._planes():
-            count = plane.samples.shape[2] if plane.samples.ndim == 3 else 1
-            part = np.ascontiguousarray(yuv[..., channel : channel + count]) << plane.shift
-            part = part.astype(plane.samples.dtype, copy=False).reshape(
-                *part.shape[:2], *plane.samples.shape[2:]
-            )
+        for number, plane in enumerate(self._planes()):
+            part: npt.NDArray[Any] = cv2.merge(channels[1:]) if plane.channels == 2 else channels[number]
+            if plane.shift:
+                part = part << plane.shift
             to_samples = compose(invert(plane.to_luma), invert(matrix))
             _blend_plane(
                 plane.samples, part, mask, to_samples, _plane_region(region, plane), _plane_box(box, plane)
             )
-            channel += count
 
     def _make_writable(self) -> None:
         if not self._writable:
@@ -288,13 +304,13 @@ def _plane_region(region: Region, plane: _Plane) -> Region:
 
 def _plane_box(box: Box, plane: _Plane) -> Box:
     offset = np.array([*plane.offset, *plane.offset], np.float32)
-    return (box - offset) / np.array([*plane.step, *plane.step], np.float32)
+    return np.asarray((box - offset) / np.array([*plane.step, *plane.step], np.float32), np.float32)
 
 
 def _blend_plane(
     target: npt.NDArray[Any],
     crop: npt.NDArray[Any],
-    mask: ByteImage,
+    mask: Mask,
     to_target: Matrix,
     region: Region,
     box: Box,
@@ -306,23 +322,19 @@ def _blend_plane(
     ramp_x = _box_ramp(left, right, box[0], box[2], box)
     for start in range(top, bottom, _STRIP_ROWS):
         stop = min(start + _STRIP_ROWS, bottom)
-        ramp_y = _box_ramp(start, stop, box[1], box[3], box)
         shifted = to_target - np.array([[0, 0, left], [0, 0, start]])
         size = (right - left, stop - start)
-        weight = cv2.warpAffine(mask, shifted, size).astype(np.float32) * (1 / 255)
+        weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, size)
         weight *= ramp_x
-        weight *= ramp_y[:, None]
-        if not weight.any():
-            continue
-        strip = target[start:stop, left:right]
+        weight *= _box_ramp(start, stop, box[1], box[3], box)[:, None]
         new = cv2.warpAffine(crop, shifted, size, borderMode=cv2.BORDER_REPLICATE)
-        _blend_strip(strip, new, weight)
+        _blend_strip(target[start:stop, left:right], new, weight)
 
 
-def _blend_strip(strip: npt.NDArray[Any], new: npt.NDArray[Any], weight: npt.NDArray[np.float32]) -> None:
+def _blend_strip(strip: npt.NDArray[Any], new: npt.NDArray[Any], weight: npt.NDArray[Any]) -> None:
     """``strip += (new - strip) * weight``, rounded, in place."""
     if strip.ndim == 3:
-        weight = cv2.merge([weight] * strip.shape[2])
+        weight = cv2.merge([weight] * strip.shape[2])  # OpenCV does not broadcast
     difference = cv2.subtract(new, strip, dtype=cv2.CV_32F)
     cv2.multiply(difference, weight, dst=difference)
     depth = cv2.CV_8U if strip.dtype == np.uint8 else cv2.CV_16U
@@ -333,7 +345,19 @@ def _box_ramp(start: int, stop: int, low: float, high: float, box: Box) -> npt.N
     """Weights along one axis: 0 at the box's edges and beyond, 1 further inside than the feather."""
     feather = max(1.0, _BOX_FEATHER * float(min(box[2] - box[0], box[3] - box[1])))
     position = np.arange(start, stop, dtype=np.float32)
-    return np.clip(np.minimum(position - low, high - position) / feather, 0, 1).astype(np.float32)
+    ramp: npt.NDArray[np.float32] = np.clip(np.minimum(position - low, high - position) / feather, 0, 1)
+    return ramp.astype(np.float32)
+
+
+_thread = threading.local()
+
+
+def _scaler() -> VideoReformatter:
+    """This thread's scaler: it keeps its tables from frame to frame, which a frame's own does not."""
+    if not hasattr(_thread, "scaler"):
+        _thread.scaler = VideoReformatter()
+    scaler: VideoReformatter = _thread.scaler
+    return scaler
 
 
 def _letterbox(image: npt.NDArray[Any], size: int) -> ByteImage:
@@ -357,5 +381,5 @@ def _turn_back(rotation: int, width: int, height: int) -> Matrix:
 
 
 def _swscale_matrix(matrix: int) -> int:
-    """swscale's own number of an H.273 matrix (SWS_CS_*): they agree, but for BT.2020's two forms."""
+    """Swscale's own number of an H.273 matrix (SWS_CS_*): they agree, but for BT.2020's two forms."""
     return 9 if matrix == 10 else matrix

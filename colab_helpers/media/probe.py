@@ -223,7 +223,7 @@ def existing_file(path: str | Path) -> Path:
     except OSError as error:
         raise MediaError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
     if empty:
-        raise MediaError("the file is empty", where=str(path), remedy="copy or download it again")
+        raise MediaError("the file is empty", where=str(path), remedy=_AGAIN)
     return path
 
 
@@ -265,6 +265,7 @@ def pixel_bits(pix_fmt: str) -> int:
 
 
 _CONVERT = "convert it, e.g. to H.264 in MP4"
+_AGAIN = "copy or download it again"
 
 
 def _is_cover(stream: Stream) -> bool:
@@ -277,8 +278,10 @@ def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
         return MediaError(
             "the file is cut off: its index (moov) is missing, so nothing in it can be found",
             where=str(path),
-            remedy="copy or download it again; a recording that broke off needs a repair tool",
+            remedy=f"{_AGAIN}; a recording that broke off needs a repair tool",
         )
+    if isinstance(error, EOFError):
+        return MediaError("no frame: the file ends with its header", where=str(path), remedy=_AGAIN)
     return MediaError(
         f"this is not a video that can be read ({error.strerror})",
         where=str(path),

@@ -378,6 +378,8 @@ class _Tally:
         tolerated = max(_MISSING_FRAMES, int(_MISSING_SHARE * expected))
         if not frames or missing > tolerated:
             raise self._cut_off(frames, expected)
+        if self._indexed:
+            missing = max(missing, (self._info.frames or 0) - frames)
         if missing or self._error:
             return [f"the file is slightly damaged: about {missing} frames could not be read"]
         return []

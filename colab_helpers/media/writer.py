@@ -109,6 +109,7 @@ class VideoWriter:
         self._partial = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._span = [Fraction(0), Fraction(0)]
         self._frames = 0
+        self._last_pts: int | None = None
         self._summary: WriteSummary | None = None
         self._check_place(copy_audio)
         self._source = open_source(existing_file(info.path))
@@ -153,6 +154,7 @@ class VideoWriter:
             OutputError: The disk is full or the place has gone; the partial file is removed.
             EncoderError: The encoder failed.
         """
+        self._check_rising(pts)
         video.pts, video.time_base, video.duration = pts, self._time_base, duration
         # Decoded frames carry the type they were coded as; the encoder would take it as an order.
         video.pict_type = PictureType.NONE
@@ -264,6 +266,16 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             self.abort()
             raise _unwritable(self.path, error) from error
+
+    def _check_rising(self, pts: int) -> None:
+        if self._last_pts is not None and pts <= self._last_pts:
+            self.abort()
+            raise OutputError(
+                f"time stamp {pts} is not later than the one before ({self._last_pts})",
+                where=str(self.path),
+                remedy="give frames in the order they are shown",
+            )
+        self._last_pts = pts
 
     def _note_span(self, pts: int, duration: int) -> None:
         start, end = pts * self._time_base, (pts + duration) * self._time_base

@@ -1,0 +1,1 @@
+"""Sessions: where networks run."""

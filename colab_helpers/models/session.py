@@ -55,13 +55,13 @@ class Network:
         first = self.session.get_inputs()[0].shape[0]
         return first if isinstance(first, int) else None
 
-    def run(self, *inputs: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
+    def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Run on inputs given in the graph's own order."""
         feed = dict(zip(self.input_names, inputs, strict=True))
         outputs: list[npt.NDArray[Any]] = self.session.run(list(self.output_names), feed)
         return outputs
 
-    def run_stack(self, *inputs: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    def run_stack(self, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Run any number of samples and return the first output for each.
 
         Args:
@@ -76,7 +76,9 @@ class Network:
         while start < total:
             bucket = self.fixed_batch or _bucket(total - start)
             count = min(bucket, total - start)
-            parts.append(self.run(*(_padded(value[start : start + count], bucket) for value in inputs))[0][:count])
+            parts.append(
+                self.run(*(_padded(value[start : start + count], bucket) for value in inputs))[0][:count]
+            )
             start += count
         return np.concatenate(parts)
 
@@ -85,7 +87,7 @@ def _bucket(count: int) -> int:
     return next((size for size in BATCH_BUCKETS if size >= count), BATCH_BUCKETS[-1])
 
 
-def _padded(samples: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+def _padded(samples: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     missing = size - len(samples)
     return np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)]) if missing else samples
 
@@ -131,7 +133,7 @@ class Runtime:
     def _create(self, path: Path) -> Any:
         try:
             session = create_session(str(path), self.provider, threads=self.threads)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime raises bare and many kinds
+        except Exception as error:
             raise ModelError(
                 f"ONNX Runtime cannot load the model ({_first_line(error)})",
                 where=str(path),

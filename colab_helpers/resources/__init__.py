@@ -1,0 +1,1 @@
+"""Memory: how much is used and how much may be held."""

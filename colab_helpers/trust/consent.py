@@ -41,9 +41,13 @@ def require_consent(statement: str, files: Iterable[Path]) -> str:
     """
     text = " ".join(statement.split())
     if not text:
-        raise ConsentError("no statement of consent was given, and nothing is processed without one", remedy=_HOW)
+        raise ConsentError(
+            "no statement of consent was given, and nothing is processed without one", remedy=_HOW
+        )
     if len(text.split()) < 3 and not any(ground in text.lower() for ground in GROUNDS):
-        raise ConsentError(f"the statement of consent {text!r} does not say who is shown and why", remedy=_HOW)
+        raise ConsentError(
+            f"the statement of consent {text!r} does not say who is shown and why", remedy=_HOW
+        )
     if text == DEMO_CONSENT:
         _require_demo(files)
     return text
@@ -53,7 +57,9 @@ def _require_demo(files: Iterable[Path]) -> None:
     for path in files:
         if not is_demo_file(path):
             raise ConsentError(
-                "the demo's statement of consent covers its rendered people only", where=str(path), remedy=_HOW
+                "the demo's statement of consent covers its rendered people only",
+                where=str(path),
+                remedy=_HOW,
             )
 
 

@@ -1,0 +1,1 @@
+"""What people see: notebook cells, progress, pictures, and the one door to Colab and IPython."""

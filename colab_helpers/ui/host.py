@@ -6,11 +6,12 @@ browser. Every host therefore carries one explicit switch, ``headless``, and obe
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from colab_helpers.errors import UsageError
 
@@ -127,6 +128,5 @@ def _display(html: str, text: str) -> None:
     if not in_notebook():
         print(text)
         return
-    from IPython.display import HTML, display
-
-    display(_WithText(HTML(html), text))
+    ipython: Any = importlib.import_module("IPython.display")
+    ipython.publish_display_data({"text/html": html, "text/plain": text})

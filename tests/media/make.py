@@ -14,6 +14,8 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.stream import Disposition
+from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 BITS = 8
@@ -97,10 +99,11 @@ def frame_of(number: int, spec: Spec) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(np.stack([luma, chroma_u, chroma_v]), format="yuv444p")
     if spec.pix_fmt == "yuv444p":
         return frame
-    same = 2 if spec.range == 2 or spec.pix_fmt.startswith("yuvj") else 1
-    return frame.reformat(
-        format=spec.pix_fmt, src_color_range=same if "yuv" in spec.pix_fmt else 1, dst_color_range=same
-    )
+    full = spec.range == 2 or spec.pix_fmt.startswith("yuvj")
+    same = ColorRange.JPEG if full else ColorRange.MPEG
+    if "yuv" in spec.pix_fmt or spec.pix_fmt in ("nv12", "p010le"):
+        return frame.reformat(format=spec.pix_fmt, src_color_range=same, dst_color_range=same)
+    return frame.reformat(format=spec.pix_fmt)
 
 
 def tone(sound: Sound, seconds: float) -> Iterable[av.AudioFrame]:
@@ -290,3 +293,43 @@ def _sent(packet: Packet[Any]) -> Sent:
 
     length = seconds(packet.duration) or Fraction(0)
     return Sent(bytes(packet), seconds(packet.pts), seconds(packet.dts), length)
+
+
+def make_song(path: Path, seconds: float = 0.5) -> Path:
+    """A file with sound and nothing else."""
+    with av.open(str(path), "w") as out:
+        stream = _audio_stream(out, Sound())
+        for packet in _audio_packets(stream, Sound(), seconds):
+            out.mux(packet)
+    return path
+
+
+def make_cover_song(path: Path, seconds: float = 0.5) -> Path:
+    """Sound with an attached cover picture, which players do not show as video."""
+    with av.open(str(path), "w") as out:
+        stream = _audio_stream(out, Sound())
+        cover = add_cover(out)
+        out.start_encoding()
+        out.mux(cover)
+        for packet in _audio_packets(stream, Sound(), seconds):
+            out.mux(packet)
+    return path
+
+
+def add_cover(out: OutputContainer) -> Packet[Any]:
+    """Adds a cover-art stream and returns its one packet."""
+    context: Any = av.CodecContext.create("mjpeg", "w")
+    context.width, context.height, context.pix_fmt = 64, 64, "yuvj420p"
+    context.time_base = Fraction(1, 25)
+    frame = frame_of(5, Spec(size=(64, 64), pix_fmt="yuvj420p"))
+    frame.pts = 0
+    data = b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+    stream: Any = out.add_mux_stream("mjpeg", width=64, height=64)
+    stream.disposition = Disposition.attached_pic
+    stream.time_base = Fraction(1, 90000)
+    packet: Packet[Any] = Packet(data)
+    packet.stream = stream
+    packet.time_base = Fraction(1, 90000)
+    packet.pts = packet.dts = 0
+    packet.is_keyframe = True
+    return packet

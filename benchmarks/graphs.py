@@ -1,0 +1,110 @@
+"""Networks that cost almost nothing, with the real contracts: what is left is the pipeline itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET, IR_VERSION = 17, 10
+_STRIDES = (8, 16, 32)
+_ANCHORS = 2
+# det_10g's output names: scores, boxes and points of the three strides.
+_DETECTOR_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
+_WIDTHS = (1, 4, 10)
+# The five points of a frontal face in its box, as shares of width and height.
+_POINTS = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.35, 0.76], [0.65, 0.76]])
+
+
+def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
+    """Write a full set of models whose detector always answers one face and whose others copy.
+
+    Args:
+        folder: Where they go, laid out as ``--models-dir`` wants it.
+        box: The face (xyxy) in pixels of the detector's picture.
+        detector_size: Edge of the detector's picture.
+    """
+    (folder / "buffalo_l").mkdir(parents=True, exist_ok=True)
+    _save(_detector(box, detector_size), folder / "buffalo_l" / "det_10g.onnx")
+    _save(_recogniser(), folder / "buffalo_l" / "w600k_r50.onnx")
+    _save(_swapper(), folder / "inswapper_128.onnx")
+    _save(_enhancer(), folder / "GFPGANv1.4.onnx")
+    return folder
+
+
+def _save(graph: onnx.GraphProto, path: Path) -> None:
+    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "colab_helpers.standin", "true"
+    onnx.save(model, path)
+
+
+def _detector(box: Sequence[float], size: int) -> onnx.GraphProto:
+    tensors = []
+    for component, width in enumerate(_WIDTHS):
+        for number, stride in enumerate(_STRIDES):
+            cells = (size // stride) ** 2 * _ANCHORS
+            values = np.zeros((cells, width), np.float32)
+            if stride == _STRIDES[-1]:
+                _place(values, np.asarray(box), stride, size // stride)
+            tensors.append(numpy_helper.from_array(values, _DETECTOR_OUTPUTS[component * 3 + number]))
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width])
+        for name, width in zip(_DETECTOR_OUTPUTS, np.repeat(_WIDTHS, 3).tolist(), strict=True)
+    ]
+    picture = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "?", "?"])
+    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in tensors]
+    return helper.make_graph(nodes, "constant_detector", [picture], outputs)
+
+
+def _place(values: npt.NDArray[np.float32], box: npt.NDArray[np.float64], stride: int, cells: int) -> None:
+    """Fill in the one anchor nearest to the box's centre."""
+    centre = (box[:2] + box[2:]) / 2
+    column, row = (centre // stride).astype(int)
+    anchor = np.array([column * stride, row * stride], np.float64)
+    index = (row * cells + column) * _ANCHORS
+    points = box[:2] + _POINTS * (box[2:] - box[:2])
+    answers: dict[int, list[float]] = {
+        1: [0.9],
+        4: [*(anchor - box[:2]) / stride, *(box[2:] - anchor) / stride],
+        10: ((points - anchor) / stride).ravel().tolist(),
+    }
+    values[index] = answers[values.shape[1]]
+
+
+def _recogniser() -> onnx.GraphProto:
+    feature = np.random.default_rng(0).normal(size=(1, 512)).astype(np.float32)
+    return helper.make_graph(
+        [helper.make_node("Constant", [], ["683"], value=numpy_helper.from_array(feature, "feature"))],
+        "constant_recogniser",
+        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, ["None", 3, 112, 112])],
+        [helper.make_tensor_value_info("683", TensorProto.FLOAT, [None, 512])],
+    )
+
+
+def _swapper() -> onnx.GraphProto:
+    shape = [1, 3, 128, 128]
+    return helper.make_graph(
+        [helper.make_node("Identity", ["target"], ["output"])],
+        "constant_swapper",
+        [
+            helper.make_tensor_value_info("target", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("source", TensorProto.FLOAT, [1, 512]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.eye(512, dtype=np.float32), "buff2fs")],
+    )
+
+
+def _enhancer() -> onnx.GraphProto:
+    shape = [1, 3, 512, 512]
+    return helper.make_graph(
+        [helper.make_node("Identity", ["input"], ["output"])],
+        "constant_enhancer",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+    )

@@ -1,0 +1,88 @@
+"""Measure the stand-in models on freshly drawn scenes and print a table.
+
+``python benchmarks/standins.py [--seeds 1 2 3] [--empty 1000]``; without seeds three are drawn at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from colab_helpers.demo.clip import Scene
+from colab_helpers.demo.looks import IDENTITIES
+from colab_helpers.demo.measure import Figures, Tools, measure_detection, measure_identity, measure_swap
+from colab_helpers.demo.standins import write_standins
+
+SIZES = ((640, 360), (1280, 720), (1920, 1080))
+
+
+def _row(name: str, figures: Figures) -> str:
+    def low(values: list[float]) -> str:
+        return f"{np.mean(values):.3f} (p2 {np.percentile(values, 2):.3f}, min {min(values):.3f})" if values else "-"
+
+    def high(values: list[float]) -> str:
+        return f"{np.mean(values):.3f} (p98 {np.percentile(values, 98):.3f}, max {max(values):.3f})" if values else "-"
+
+    lines = [
+        f"{name}",
+        f"  recall {figures.recall:.4f} ({figures.found}/{figures.asked})   false {figures.false} in {figures.frames} frames",
+        f"  landmark error / eye distance  {high(figures.landmark)}",
+        f"  cosine same       {low(figures.same)}",
+        f"  cosine different  {high(figures.different)}",
+        f"  swapped to source   {low(figures.to_source)}",
+        f"  swapped to original {high(figures.to_original)}",
+        f"  PSNR to true swap {low(figures.psnr)}   gain {low(figures.gain)}",
+    ]
+    return "\n".join(lines)
+
+
+def measure(seed: int, tools: Tools, *, step: int) -> Figures:
+    """Measure one seed at three sizes."""
+    figures, portraits = Figures(), tools.portraits()
+    names = list(IDENTITIES)
+    for k, size in enumerate(SIZES):
+        for people in (2, 1):
+            scene = Scene(seed + 17 * k + people, size, Fraction(25), 4.0, people)
+            frames = range(k, scene.frames, step)
+            measure_detection(scene, frames, tools, figures)
+            measure_identity(scene, frames, tools, portraits, figures)
+            others = [name for name in names if name not in scene.cast]
+            for j, i in enumerate(frames):
+                measure_swap(scene, [i], others[(seed + j) % len(others)], tools, portraits, figures)
+    return figures
+
+
+def measure_empty(seeds: list[int], count: int, tools: Tools) -> Figures:
+    """Count false faces in frames without people."""
+    figures = Figures()
+    for k in range(count):
+        scene = Scene(seeds[k % len(seeds)] * 7919 + k // 4, SIZES[0], Fraction(25), 4.0, 0)
+        measure_detection(scene, [(k % 4) * 25], tools, figures)
+    return figures
+
+
+def main() -> None:
+    """Run from a shell."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[])
+    parser.add_argument("--step", type=int, default=8, help="look at every STEP-th frame")
+    parser.add_argument("--empty", type=int, default=1000, help="frames without people")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    seeds = options.seeds or [secrets.randbelow(1_000_000) for _ in range(3)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_standins(Path(folder))
+        tools = Tools(Path(folder))
+        for seed in seeds:
+            print(_row(f"seed {seed}", measure(seed, tools, step=options.step)), flush=True)
+        print(_row("no people", measure_empty(seeds, options.empty, tools)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""Train the stand-in models on rendered people: ``python -m colab_helpers.demo.train``.
+
+Needs torch (CPU). Draws all samples, trains four small networks one after another and writes their
+weights as float16 to ``weights.npz`` beside this file; :mod:`colab_helpers.demo.standins` builds the ONNX
+graphs from it without torch. The layer names are the contract between the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from colab_helpers.demo.samples import Composite, Crops, draw_composite, draw_crops, draw_many
+from colab_helpers.demo.standins import ANCHORS, LOOK_MEAN, LOOK_SPREAD, WEIGHTS
+
+F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+
+
+class Conv(nn.Module):
+    """Convolution with batch norm (folded at export) and leaky ReLU."""
+
+    def __init__(self, ins: int, outs: int, size: int = 3, *, stride: int = 1, dilation: int = 1,
+                 norm: bool = True, act: bool = True) -> None:  # fmt: skip
+        super().__init__()
+        padding = dilation * (size // 2)
+        self.conv = nn.Conv2d(ins, outs, size, stride, padding, dilation)
+        self.norm = nn.BatchNorm2d(outs) if norm else None
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply."""
+        y: Tensor = self.conv(x)
+        y = self.norm(y) if self.norm is not None else y
+        return functional.leaky_relu(y, 0.1) if self.act else y
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias with the norm folded in."""
+        weight, bias = self.conv.weight.data, self.conv.bias
+        assert bias is not None
+        if self.norm is None:
+            return weight, bias.data
+        variance, mean = self.norm.running_var, self.norm.running_mean
+        assert variance is not None and mean is not None
+        gain = self.norm.weight.data / torch.sqrt(variance + self.norm.eps)
+        return weight * gain[:, None, None, None], (bias.data - mean) * gain + self.norm.bias.data
+
+
+class Detector(nn.Module):
+    """Strides 8, 16, 32; for each cell two anchors of 1 score, 4 sides and 5 points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2 = Conv(3, 12, stride=2), Conv(12, 24, stride=2)
+        self.c3, self.c4 = Conv(24, 40, stride=2), Conv(40, 40)
+        self.c5, self.c6 = Conv(40, 64, stride=2), Conv(64, 64)
+        self.c7, self.c8, self.c9 = Conv(64, 96, stride=2), Conv(96, 96), Conv(96, 96, dilation=2)
+        self.l8, self.l16, self.l32 = (Conv(n, 40, 1, act=False) for n in (40, 64, 96))
+        self.h8, self.h16, self.h32 = (Conv(40, 40) for _ in range(3))
+        self.o8, self.o16, self.o32 = (Conv(40, 30, 1, norm=False, act=False) for _ in range(3))
+        for out in (self.o8, self.o16, self.o32):
+            assert out.conv.bias is not None
+            nn.init.constant_(out.conv.bias[:2], -4.0)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map RGB (x - 127.5) / 128 (B, 3, H, W) to three (B, 30, H/s, W/s)."""
+        p8 = self.c4(self.c3(self.c2(self.c1(x))))
+        p16 = self.c6(self.c5(p8))
+        p32 = self.l32(self.c9(self.c8(self.c7(p16))))
+        p16 = self.l16(p16) + functional.interpolate(p32, scale_factor=2.0)
+        p8 = self.l8(p8) + functional.interpolate(p16, scale_factor=2.0)
+        merged = (functional.leaky_relu(p, 0.1) for p in (p8, p16, p32))
+        heads = ((self.h8, self.o8), (self.h16, self.o16), (self.h32, self.o32))
+        return [out(mid(p)) for p, (mid, out) in zip(merged, heads, strict=True)]
+
+
+class Embedder(nn.Module):
+    """112 x 112 crop to the standardised face vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2, self.c3 = Conv(3, 16, stride=2), Conv(16, 32, stride=2), Conv(32, 32)
+        self.c4, self.c5, self.c6 = Conv(32, 64, stride=2), Conv(64, 64), Conv(64, 96, stride=2)
+        self.c7, self.c8 = Conv(96, 96), Conv(96, 32, 1)
+        self.f1, self.f2 = Conv(1568, 192, 1), Conv(192, 16, 1, norm=False, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map RGB (x - 127.5) / 127.5 (B, 3, 112, 112) to (B, 16)."""
+        x = self.c8(self.c7(self.c6(self.c5(self.c4(self.c3(self.c2(self.c1(x))))))))
+        out: Tensor = self.f2(self.f1(x.flatten(1)[:, :, None, None]))
+        return out.flatten(1)
+
+
+class Traits(nn.Module):
+    """96 x 96 crop by the box to female, male, years / 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2 = Conv(3, 16, stride=2), Conv(16, 32, stride=2)
+        self.c3, self.c4 = Conv(32, 48, stride=2), Conv(48, 64, stride=2)
+        self.c5 = Conv(64, 24, 1)
+        self.f1, self.f2 = Conv(864, 48, 1), Conv(48, 3, 1, norm=False, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map RGB (x - 127.5) / 127.5 (B, 3, 96, 96) to (B, 3)."""
+        x = self.c5(self.c4(self.c3(self.c2(self.c1(x)))))
+        out: Tensor = self.f2(self.f1(x.flatten(1)[:, :, None, None]))
+        return out.flatten(1)
+
+
+class Swapper(nn.Module):
+    """128 x 128 crop and face vector to the crop with that face."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        plain = partial(Conv, norm=False)
+        self.a1, self.b1, self.b2 = plain(12, 32), plain(32, 48, stride=2), plain(48, 48)
+        self.d1 = plain(48, 80, stride=2)
+        self.r1, self.r2, self.r3, self.r4 = (plain(80, 80) for _ in range(4))
+        self.u1, self.u2, self.u3 = plain(80, 48, 1), plain(48, 48), plain(48, 32, 1)
+        self.u4, self.u5 = plain(32, 32), plain(32, 16, act=False)
+        self.s1, self.s2 = plain(16, 96, 1), plain(96, 96, 1)
+        widths = {"r1": 80, "r2": 80, "r3": 80, "r4": 80, "u2": 48, "u4": 32}
+        for name, width in widths.items():
+            self.add_module(f"film_{name}", plain(96, 2 * width, 1, act=False))
+
+    def _film(self, name: str, x: Tensor, style: Tensor) -> Tensor:
+        layer = self.get_submodule(name)
+        gain, shift = self.get_submodule(f"film_{name}")(style).chunk(2, 1)
+        out: Tensor = layer(x) * (1 + gain) + shift
+        return out
+
+    def forward(self, target: Tensor, look: Tensor) -> Tensor:
+        """Map RGB 0..1 (B, 3, 128, 128) and (B, 16) to RGB 0..1."""
+        style = self.s2(self.s1(look[:, :, None, None]))
+        a = self.a1(functional.pixel_unshuffle(target * 2 - 1, 2))
+        b = self.b2(self.b1(a))
+        d = self.d1(b)
+        d = d + self._film("r2", self._film("r1", d, style), style)
+        d = d + self._film("r4", self._film("r3", d, style), style)
+        b = b + functional.interpolate(self.u1(d), scale_factor=2.0)
+        b = self._film("u2", b, style)
+        a = a + functional.interpolate(self.u3(b), scale_factor=2.0)
+        out = functional.pixel_shuffle(self.u5(self._film("u4", a, style)), 2)
+        mask = torch.sigmoid(out[:, 3:])
+        mixed: Tensor = target + mask * (torch.sigmoid(out[:, :3]) - target)
+        return mixed
+
+
+def _faster_in_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32 (AMX does)."""
+    layer = nn.Conv2d(48, 48, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    data = torch.randn(16, 48, 64, 64).to(memory_format=torch.channels_last)
+    best = [1e9, 1e9]
+    for turn in range(16):
+        enabled = turn % 2 == 1
+        start = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            layer(data).float().mean().backward()
+        best[enabled] = min(best[enabled], time.perf_counter() - start)
+    return best[1] < 0.8 * best[0]
+
+
+def _loop(model: nn.Module, batches: Iterator[tuple[Tensor, ...]], loss_of: Callable[[tuple[Tensor, ...]], Tensor],
+          *, seconds: float, rate: float, label: str, bf16: bool) -> None:  # fmt: skip
+    """Train for a time with a warm-up and a cosine to zero."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    start, step, running = time.perf_counter(), 0, 0.0
+    while (done := (time.perf_counter() - start) / seconds) < 1:
+        factor = min(1.0, 0.05 + done * 30) * 0.5 * (1 + np.cos(np.pi * done))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * factor
+        batch = next(batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = loss_of(batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        running += (0.02 if step > 1 else 1.0) * (loss.item() - running)
+        if step % 200 == 0:
+            print(f"{label}: step {step}, {100 * done:.0f} %, loss {running:.4f}", flush=True)
+    model.eval()
+
+
+def _warped(rng: np.random.Generator, sample: Composite, size: int) -> tuple[U8, F32, F32]:
+    """Turn, scale, shift, mirror and recolour a composite; cut it to ``size``."""
+    half = sample.image.shape[0] / 2
+    factor, angle = np.exp(rng.uniform(-0.25, 0.25)), np.deg2rad(rng.uniform(-8, 8))
+    c, s = factor * np.cos(angle), factor * np.sin(angle)
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    matrix = np.array([[c * flip, -s, 0], [s * flip, c, 0]])
+    goal = size / 2 + rng.uniform(-0.16, 0.16, 2) * size
+    matrix[:, 2] = goal - matrix[:, :2] @ np.array([half, half])
+    fill = (0, 0, 0) if rng.random() < 0.4 else tuple(int(v) for v in rng.integers(0, 255, 3))
+    image = cv2.warpAffine(sample.image, matrix, (size, size), borderValue=fill).astype(np.float32)
+    image = (image - 128) * rng.uniform(0.75, 1.25) + 128 + rng.uniform(-22, 22) + rng.uniform(-10, 10, 3)
+    kps = sample.kps @ matrix[:, :2].T + matrix[:, 2]
+    kps = kps[:, [1, 0, 2, 4, 3]] if flip < 0 else kps
+    x0, y0, x1, y1 = sample.boxes.T
+    corners = np.stack([np.stack([x0, y0], 1), np.stack([x1, y0], 1), np.stack([x0, y1], 1), np.stack([x1, y1], 1)], 1)
+    corners = corners @ matrix[:, :2].T + matrix[:, 2]
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
+    return np.clip(image, 0, 255).astype(np.uint8), boxes.astype(np.float32), kps.astype(np.float32)
+
+
+def _assign(boxes: F32, kps: F32, sure: npt.NDArray[np.bool_], size: int, stride: int, anchors: tuple[float, float],
+            ) -> tuple[F32, F32]:  # fmt: skip
+    """Lay targets on one level's grid.
+
+    Returns:
+        Score (2, n, n): 1 face, 0 none, -1 do not care; and sides and points over the anchor's size (2, 14, n, n).
+    """
+    n = size // stride
+    score = np.zeros((2, n, n), np.float32)
+    shape = np.zeros((2, 14, n, n), np.float32)
+    centres = (np.arange(n) * stride).astype(np.float32)
+    for box, points, certain in zip(boxes, kps, sure, strict=True):
+        extent = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
+        cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        inside = 0 <= cx < size and 0 <= cy < size
+        for k, anchor in enumerate(anchors):
+            octave = abs(float(np.log2(extent / anchor)))
+            dx, dy = np.abs(centres - cx)[None, :], np.abs(centres - cy)[:, None]
+            far = np.maximum(dx, dy)
+            near = far <= max(0.14 * extent, 0.75 * stride)
+            ring = far <= max(0.32 * extent, 1.6 * stride)
+            positive = near & (octave < 0.55) & certain & inside
+            score[k][ring & (octave < 1.1) & (score[k] < 0.5)] = -1
+            score[k][positive] = 1
+            rows, cols = np.nonzero(positive)
+            x, y = centres[cols], centres[rows]
+            sides = [x - box[0], y - box[1], box[2] - x, box[3] - y]
+            flat = [points[j // 2, j % 2] - (x, y)[j % 2] for j in range(10)]
+            shape[k][:, rows, cols] = np.stack(sides + flat) / anchor
+    return score, shape
+
+
+def _detector_batches(rng: np.random.Generator, small: list[Composite], large: list[Composite]) -> Iterator[tuple[Tensor, ...]]:
+    while True:
+        pool, size, count = (large, 448, 4) if rng.random() < 0.2 else (small, 224, 16)
+        images, targets = [], []
+        for index in rng.integers(0, len(pool), count):
+            image, boxes, kps = _warped(rng, pool[index], size)
+            images.append(image[..., ::-1])
+            sure = pool[index].sure
+            targets.append([_assign(boxes, kps, sure, size, s, a) for s, a in ANCHORS.items()])
+        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().sub(127.5).div(128)
+        batch = [x]
+        for level in range(3):
+            batch += [torch.from_numpy(np.stack([t[level][part] for t in targets])) for part in (0, 1)]
+        yield tuple(batch)
+
+
+def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
+    outs = model(batch[0].to(memory_format=torch.channels_last))
+    total = torch.zeros(())
+    positives = sum(float((batch[1 + 2 * k] == 1).sum()) for k in range(3)) + 1.0
+    for k, out in enumerate(outs):
+        out = out.float()
+        score, shape = batch[1 + 2 * k], batch[2 + 2 * k]
+        logits = out[:, :2]
+        chance = torch.sigmoid(logits)
+        hit = score == 1
+        wrong = torch.where(hit, 1 - chance, chance)
+        entropy = functional.binary_cross_entropy_with_logits(logits, hit.float(), reduction="none")
+        weight = torch.where(hit, 0.6, 0.4) * wrong**2 * (score >= 0)
+        total = total + (weight * entropy).sum() / positives
+        guess = out[:, 2:].unflatten(1, (2, 14)).permute(0, 1, 3, 4, 2)[hit]
+        truth = shape.permute(0, 1, 3, 4, 2)[hit]
+        error = functional.smooth_l1_loss(guess, truth, beta=0.03, reduction="none")
+        total = total + (0.5 * error[:, :4].sum() + 1.5 * error[:, 4:].sum()) / positives
+    return total
+
+
+def _crop_tensors(crops: list[Crops]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    faces = torch.from_numpy(np.stack([c.faces for c in crops])[..., ::-1].copy()).permute(0, 1, 4, 2, 3).contiguous()
+    boxes = torch.from_numpy(np.stack([c.boxes for c in crops])[..., ::-1].copy()).permute(0, 1, 4, 2, 3).contiguous()
+    looks = (np.stack([c.looks for c in crops]) - LOOK_MEAN) / LOOK_SPREAD
+    return faces, torch.from_numpy(looks), boxes, torch.from_numpy(np.stack([c.traits for c in crops]))
+
+
+def _recoloured(x: Tensor, amount: float) -> Tensor:
+    """Small changes of contrast and brightness, alike for all channels; range 0..255 stays."""
+    gain = 1 + amount * (torch.rand(len(x), 1, 1, 1) * 2 - 1)
+    return ((x - 128) * gain + 128 + 128 * amount * (torch.rand(len(x), 1, 1, 1) * 2 - 1)).clamp(0, 255)
+
+
+def _embedder_batches(faces: Tensor, looks: Tensor, count: int) -> Iterator[tuple[Tensor, ...]]:
+    heads, variants = faces.shape[:2]
+    while True:
+        i, k = torch.randint(heads, (count,)), torch.randint(variants, (count,))
+        dy, dx = int(torch.randint(2, ())), int(torch.randint(3, ()))
+        # The 112 crop is the middle of the 128 crop: same scale, 8 columns in (a pixel of play).
+        x = faces[i, k][:, :, dy : dy + 112, 7 + dx : 119 + dx].float()
+        yield (_recoloured(x, 0.04) - 127.5) / 127.5, looks[i, k]
+
+
+def _trait_batches(boxes: Tensor, traits: Tensor, count: int) -> Iterator[tuple[Tensor, ...]]:
+    heads, variants = boxes.shape[:2]
+    while True:
+        i, k = torch.randint(heads, (count,)), torch.randint(variants, (count,))
+        yield (_recoloured(boxes[i, k].float(), 0.06) - 127.5) / 127.5, traits[i, k]
+
+
+def _trait_loss(model: Traits, batch: tuple[Tensor, ...]) -> Tensor:
+    out = model(batch[0]).float()
+    gender = functional.cross_entropy(out[:, :2], batch[1][:, 0].long())
+    return gender + 4 * (out[:, 2] - batch[1][:, 1]).abs().mean()
+
+
+def _swap_batches(faces: Tensor, looks: Tensor, count: int) -> Iterator[tuple[Tensor, ...]]:
+    heads, variants = faces.shape[:2]
+    while True:
+        i, a, b = torch.randint(heads, (count,)), torch.randint(variants, (count,)), torch.randint(variants, (count,))
+        noise = 0.06 * torch.randn(count, looks.shape[2])
+        yield faces[i, a].float() / 255, looks[i, b] + noise, faces[i, b].float() / 255
+
+
+def _face_weight() -> Tensor:
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    radius = (((x - 64) / 50) ** 2 + ((y - 66) / 62) ** 2).sqrt()
+    return 0.15 + 0.85 * ((1.15 - radius) / 0.3).clamp(0, 1)
+
+
+def _swap_loss(model: Swapper, weight: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+    out = model(batch[0].to(memory_format=torch.channels_last), batch[1]).float()
+    error = out - batch[2]
+    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return (weight * error.abs()).mean() + (weight * error**2).mean() * 2 + 0.5 * edges
+
+
+def _export(name: str, model: nn.Module, into: dict[str, npt.NDArray[np.float16]]) -> None:
+    for path, layer in model.named_modules():
+        if isinstance(layer, Conv):
+            weight, bias = layer.folded()
+            into[f"{name}.{path}.w"] = weight.numpy().astype(np.float16)
+            into[f"{name}.{path}.b"] = bias.numpy().astype(np.float16)
+
+
+def _train_detector(budget: float, seed: int, workers: int, bf16: bool) -> Detector:
+    start = time.perf_counter()
+    small = draw_many(draw_composite, range(seed, seed + int(3.2 * budget)), workers)
+    high = partial(draw_composite, size=448, low=60, high=430)
+    large = draw_many(high, range(seed, seed + int(0.6 * budget)), workers)
+    print(f"detector samples: {time.perf_counter() - start:.0f} s", flush=True)
+    model = Detector().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches = _detector_batches(np.random.default_rng(seed), small, large)
+    _loop(model, batches, partial(_detector_loss, model), seconds=0.33 * budget, rate=4e-3, label="detector", bf16=bf16)
+    return model  # type: ignore[no-any-return]
+
+
+def train(*, seconds: float = 840.0, seed: int = 100_000, workers: int = 2, output: Path = WEIGHTS) -> None:
+    """Draw samples, train and write the weights.
+
+    Args:
+        seconds: Time for everything.
+        seed: First seed of the samples.
+        workers: Processes that draw samples.
+        output: The file to write.
+    """
+    torch.manual_seed(seed)
+    torch.set_num_threads(workers)
+    bf16 = _faster_in_bf16()
+    print(f"bfloat16: {bf16}", flush=True)
+    weights: dict[str, npt.NDArray[np.float16]] = {}
+    _export("det", _train_detector(seconds, seed, workers, bf16), weights)
+    start = time.perf_counter()
+    pairs = [c for both in draw_many(draw_crops, range(seed, seed + int(1.5 * seconds)), workers) for c in both]
+    print(f"crop samples: {time.perf_counter() - start:.0f} s", flush=True)
+    faces, looks, boxes, traits = _crop_tensors(pairs)
+    embedder, trait, swapper = Embedder(), Traits(), Swapper().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _loop(embedder, _embedder_batches(faces, looks, 64),
+          lambda b: functional.smooth_l1_loss(embedder(b[0]).float(), b[1], beta=0.3),
+          seconds=0.13 * seconds, rate=3e-3, label="embedder", bf16=bf16)  # fmt: skip
+    _loop(trait, _trait_batches(boxes, traits, 64), partial(_trait_loss, trait), seconds=0.04 * seconds, rate=3e-3,
+          label="traits", bf16=bf16)  # fmt: skip
+    _loop(swapper, _swap_batches(faces, looks, 24), partial(_swap_loss, swapper, _face_weight()),
+          seconds=0.25 * seconds, rate=2e-3, label="swapper", bf16=bf16)  # fmt: skip
+    for name, model in (("rec", embedder), ("age", trait), ("swap", swapper)):
+        _export(name, model, weights)
+    np.savez_compressed(output, **weights)  # type: ignore[arg-type]
+    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
+
+
+def main() -> None:
+    """Run from a shell."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=840.0, help="time for everything")
+    parser.add_argument("--seed", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    train(seconds=options.seconds, seed=options.seed, workers=options.workers, output=options.output)
+    print(f"{time.perf_counter() - start:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from benchmarks.graphs import write_constant_models
+
+CONSENT = "Nobody is shown, only drawn test pictures: synthetic."
+
+
+@pytest.fixture
+def consent() -> str:
+    return CONSENT
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all worker processes of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen") else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def constant_models(shared_dir: Path) -> Path:
+    """Models that always see one face, 200 to 440 by 200 to 440 of the detector's 640, and copy it."""
+    folder = shared_dir / "constant_models"
+    with FileLock(shared_dir / "constant_models.lock"):
+        if not folder.exists():
+            write_constant_models(folder, box=(200, 60, 440, 300))
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture; the constant detector sees a face in any."""
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), np.full((256, 256, 3), 120, np.uint8))
+    return path

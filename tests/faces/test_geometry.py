@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from insightface.utils import face_align
+
+from colab_helpers.faces.geometry import arcface_template, roll_degrees, similarity_transform
+from colab_helpers.media.affine import compose, crop_corners, invert, transform_points
+
+
+@pytest.mark.parametrize("size", [112, 128, 224, 256, 512, 896])
+@pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")
+def test_alignment_equals_insightface(size: int) -> None:
+    rng = np.random.default_rng(size)
+    for _ in range(20):
+        points = (rng.uniform(50, 900, 2) + rng.normal(0, 40, (5, 2))).astype(np.float32)
+        ours = similarity_transform(points, arcface_template(size))
+        np.testing.assert_allclose(ours, face_align.estimate_norm(points, size), atol=1e-3, rtol=1e-4)
+
+
+def test_odd_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="100"):
+        arcface_template(100)
+
+
+@given(
+    st.floats(-180, 180), st.floats(0.05, 20), st.floats(-2000, 2000), st.floats(-2000, 2000)
+)
+def test_a_similarity_is_found_exactly(angle: float, scale: float, x: float, y: float) -> None:
+    turn = np.radians(angle)
+    true = np.array(
+        [[scale * np.cos(turn), -scale * np.sin(turn), x], [scale * np.sin(turn), scale * np.cos(turn), y]]
+    )
+    template = arcface_template(128)
+    points = transform_points(template, invert(true))
+    found = similarity_transform(points, template)
+    moved = transform_points(points, found)
+    np.testing.assert_allclose(moved, template, atol=0.05)
+
+
+def test_points_that_coincide_do_not_divide_by_zero() -> None:
+    matrix = similarity_transform(np.full((5, 2), 7.0, np.float32), arcface_template(128))
+    assert np.isfinite(matrix).all()
+
+
+def test_compose_applies_the_inner_one_first() -> None:
+    double = np.array([[2.0, 0, 0], [0, 2, 0]])
+    shift = np.array([[1.0, 0, 5], [0, 1, 0]])
+    point = np.array([[1.0, 1.0]])
+    np.testing.assert_allclose(transform_points(point, compose(double, shift)), [[12, 2]])
+    np.testing.assert_allclose(transform_points(point, compose(shift, double)), [[7, 2]])
+
+
+def test_corners_of_the_identity_crop() -> None:
+    np.testing.assert_allclose(
+        crop_corners(np.array([[1.0, 0, 0], [0, 1, 0]]), 11), [[0, 0], [10, 0], [10, 10], [0, 10]], atol=1e-6
+    )
+
+
+def test_roll_is_clockwise() -> None:
+    kps = np.zeros((5, 2), np.float32)
+    kps[1] = (10, 10)
+    assert roll_degrees(kps) == pytest.approx(45)

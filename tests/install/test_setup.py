@@ -1,0 +1,203 @@
+"""setup.sh from a shell, in a real but empty environment whose pip only pretends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import packaging
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Writes down how it was called and, instead of downloading, leaves the metadata that pip would leave.
+FAKE_PIP = '''
+import json, os, pathlib, re, sys
+
+here = pathlib.Path(__file__).resolve().parents[1]
+arguments = sys.argv[1:]
+record = {"arguments": arguments}
+if "--constraint" in arguments:
+    record["pins"] = pathlib.Path(arguments[arguments.index("--constraint") + 1]).read_text().split()
+with open(os.environ["PIP_LOG"], "a") as log:
+    log.write(json.dumps(record) + "\\n")
+if os.environ.get("PIP_SAYS"):
+    sys.exit(os.environ["PIP_SAYS"])
+
+
+def metadata(name, version):
+    folder = here / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+    return folder
+
+
+if arguments[0] == "uninstall":
+    for word in arguments[1:]:
+        for folder in here.glob(f"{word.replace('-', '_')}-[0-9]*.dist-info"):
+            (folder / "METADATA").unlink()
+            folder.rmdir()
+else:
+    for word in arguments[1:]:
+        wanted = re.fullmatch(r"([\\w-]+)(\\[\\S+\\])?(?:.*>=([\\d.]+).*)", word)
+        if not wanted or word.startswith("--"):
+            continue
+        metadata(wanted[1], wanted[3])
+        if wanted[2]:
+            number = "-cu12" if "<1.27" in word else ""
+            metadata(f"nvidia-cuda-runtime{number}", "13.0" if not number else "12.8")
+            metadata(f"nvidia-cudnn{number or '-cu13'}", "9.1")
+    if "--editable" in arguments:
+        root = pathlib.Path(arguments[arguments.index("--editable") + 1])
+        record = {"url": root.as_uri(), "dir_info": {"editable": True}}
+        (metadata("colab-helpers", "0.1.0") / "direct_url.json").write_text(json.dumps(record))
+'''
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A copy of the door, with an environment of its own."""
+
+    root: Path
+    packages: Path
+    log: Path
+
+    def call(self, *words: str, says: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+        # Only the system's folders: no uv, and no Python but that of .venv.
+        given = {"PATH": "/usr/bin:/bin", "PIP_LOG": str(self.log), "PIP_SAYS": says, **variables}
+        return subprocess.run(
+            ["bash", str(self.root / "setup.sh"), *words],
+            env={"HOME": str(self.root), **given},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def calls(self) -> list[dict[str, list[str]]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def hold(self, name: str, version: str) -> None:
+        folder = self.packages / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.fixture
+def sandbox(tmp_path) -> Sandbox:
+    root = tmp_path / "a project"
+    (root / "colab_helpers").mkdir(parents=True)
+    shutil.copy(ROOT / "setup.sh", root)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    shutil.copy(ROOT / "colab_helpers" / "install.py", root / "colab_helpers")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
+    packages = next((root / ".venv" / "lib").glob("python3*")) / "site-packages"
+    shutil.copytree(Path(packaging.__file__).parent, packages / "packaging")
+    (packages / "pip").mkdir()
+    (packages / "pip" / "__init__.py").touch()
+    (packages / "pip" / "__main__.py").write_text(FAKE_PIP)
+    return Sandbox(root, packages, tmp_path / "pip.log")
+
+
+def test_a_second_install_makes_no_package_call(sandbox):
+    first = sandbox.call("install", "dev,notebook")
+    assert first.returncode == 0, first.stderr
+    with_dependencies, bare = sandbox.calls()
+    assert {"numpy>=2.0,<3", "papermill<3,>=2.6"} & set(with_dependencies["arguments"])
+    assert bare["arguments"][-2:] == ["--editable", str(sandbox.root)]
+    assert "insightface>=1.0,<3" in bare["arguments"]
+    assert "--no-deps" in bare["arguments"]
+    assert "--no-deps" not in with_dependencies["arguments"]
+
+    start = time.monotonic()
+    second = sandbox.call("install", "dev", "notebook")
+    assert second.returncode == 0, second.stderr
+    assert "nothing to install" in second.stdout
+    assert len(sandbox.calls()) == 2
+    assert time.monotonic() - start < 10  # about 0.3 s; room for a busy machine
+
+
+def test_an_environment_of_ones_own_is_not_pinned(sandbox):
+    sandbox.hold("numpy", "2.1.3")
+    assert sandbox.call("install").returncode == 0
+    assert "pins" not in sandbox.calls()[0]
+
+
+def test_on_colab_what_is_there_is_pinned_and_not_asked_for(sandbox):
+    held = {"numpy": "2.1.3", "opencv-contrib-python": "4.14.0.94", "protobuf": "5.29.6"}
+    for name, version in held.items():
+        sandbox.hold(name, version)
+    python = str(sandbox.root / ".venv" / "bin" / "python")
+    done = sandbox.call("install", "notebook", PYTHON=python, COLAB_RELEASE_TAG="release-colab")
+    assert done.returncode == 0, done.stderr
+    first = sandbox.calls()[0]
+    assert {f"{name}=={version}" for name, version in held.items()} <= set(first["pins"])
+    asked = {word.split(">")[0].split("<")[0] for word in first["arguments"]}
+    assert not asked & {*held, "opencv-python-headless"}
+    assert {"av", "onnx", "papermill"} <= asked
+
+
+def test_two_runtimes_go_and_one_comes_back(sandbox):
+    sandbox.hold("onnxruntime", "1.31.1")
+    sandbox.hold("onnxruntime-gpu", "1.31.1")
+    done = sandbox.call("install")
+    assert done.returncode == 0, done.stderr
+    assert "overwrite each other" in done.stdout
+    uninstall, install, _ = sandbox.calls()
+    assert uninstall["arguments"][0] == "uninstall"
+    assert {"onnxruntime", "onnxruntime-gpu"} <= set(uninstall["arguments"])
+    assert sum(word.startswith("onnxruntime") for word in install["arguments"]) == 1
+    assert "nothing to install" in sandbox.call("install").stdout
+
+
+def test_a_failure_names_step_reason_and_remedy(sandbox):
+    done = sandbox.call("install", says="ERROR: [Errno 28] No space left on device")
+    assert done.returncode == 1
+    assert "The step 'install packages' failed" in done.stderr
+    assert "[Errno 28]" in done.stderr
+    assert "What to do: free some disk space" in done.stderr
+
+
+def test_checking_installs_nothing(sandbox):
+    python = sandbox.root / ".venv" / "bin" / "python"
+    script = sandbox.root / "colab_helpers" / "install.py"
+    environment = {**os.environ, "PIP_LOG": str(sandbox.log)}
+    done = subprocess.run(
+        [python, script, "--check"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "missing: numpy" in done.stderr
+    assert sandbox.calls() == []
+
+
+def test_a_broken_environment_is_made_anew(sandbox, tmp_path):
+    python = sandbox.root / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(tmp_path / "a Python that is gone")
+    # The real Python can make an environment; the pip it brings is stopped before it downloads anything.
+    done = sandbox.call("install", PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
+    assert "made anew" in done.stdout
+    assert python.exists()
+    assert done.returncode == 1
+    assert "What to do:" in done.stderr
+
+
+def test_an_unsuitable_python_is_refused(sandbox):
+    shutil.rmtree(sandbox.root / ".venv")
+    done = sandbox.call("install", PYTHON="/bin/false")
+    assert done.returncode == 1
+    assert 'The step "find Python" failed' in done.stderr
+    assert "PYTHON=/path/to/python3.12" in done.stderr
+
+
+def test_wrong_usage_shows_the_usage(sandbox):
+    done = sandbox.call("instal")
+    assert done.returncode == 2
+    assert "bash setup.sh [--system] install" in done.stderr

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.media.make import Spec, make
+
+Clip = Callable[..., Path]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Clip:
+    """Makes a clip in the test's own folder: ``clip("name.mp4", frames=10)``."""
+
+    def build(name: str, **settings: object) -> Path:
+        return make(tmp_path / "in" / name, Spec(**settings))  # type: ignore[arg-type]
+
+    (tmp_path / "in").mkdir()
+    return build

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from av.video.reformatter import ColorRange
+
+from colab_helpers.errors import MediaError
+from colab_helpers.faces.geometry import arcface_template, similarity_transform
+from colab_helpers.faces.masks import face_mask
+from colab_helpers.media.affine import transform_points
+from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
+from colab_helpers.media.picture import PICTURE_FORMATS, BgrPicture, VideoPicture, face_region
+
+WIDTH, HEIGHT = 320, 240
+KPS = np.array([[130, 90], [175, 94], [150, 118], [132, 140], [168, 143]], np.float32)
+BOX = np.array([95, 45, 205, 175], np.float32)
+MATRIX = similarity_transform(KPS, arcface_template(128))
+
+
+def smooth_image(width: int = WIDTH, height: int = HEIGHT) -> npt.NDArray[np.uint8]:
+    """Luminance and colour change slowly, so that chroma subsampling loses little."""
+    rng = np.random.default_rng(3)
+    small = rng.integers(40, 215, (4, 5, 3), np.uint8)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def video_frame(fmt: str, width: int = WIDTH, height: int = HEIGHT, matrix: int = 1) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(smooth_image(width, height), format="bgr24")
+    full = fmt.startswith("yuvj")
+    converted = frame.reformat(
+        format=fmt, dst_colorspace=matrix, dst_color_range=ColorRange.JPEG if full else ColorRange.MPEG
+    )
+    converted.colorspace = matrix
+    converted.color_range = ColorRange.JPEG if full else ColorRange.MPEG
+    converted.pts, converted.time_base = 7, Fraction(1, 25)
+    return converted
+
+
+def planes(frame: av.VideoFrame) -> list[npt.NDArray[Any]]:
+    return [plane.samples.copy() for plane in VideoPicture(frame)._planes()]
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6, 7, 9])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("depth", [8, 10])
+def test_colours_survive_the_round_trip(matrix: int, full: bool, depth: int) -> None:
+    space = ColourSpace(matrix=matrix, full_range=full, depth=depth)
+    image = smooth_image()
+    back = yuv_to_bgr(bgr_to_yuv(image, space), space)
+    assert np.abs(back.astype(int) - image).max() <= (2 if depth == 8 else 1)
+
+
+def test_black_white_and_grey_have_the_standard_codes() -> None:
+    space = ColourSpace(matrix=1, full_range=False, depth=8)
+    greys = np.repeat(np.array([0, 128, 255], np.uint8), 3).reshape(1, 3, 3)
+    np.testing.assert_array_equal(bgr_to_yuv(greys, space)[0], [[16, 128, 128], [126, 128, 128], [235, 128, 128]])
+
+
+@pytest.mark.parametrize("fmt", PICTURE_FORMATS)
+@pytest.mark.parametrize("matrix", [1, 5, 9])
+def test_a_crop_of_a_frame_is_the_crop_of_its_image(fmt: str, matrix: int) -> None:
+    crop = VideoPicture(video_frame(fmt, matrix=matrix)).crop(MATRIX, 128)
+    expected = BgrPicture(smooth_image()).crop(MATRIX, 128)
+    difference = np.abs(crop.astype(int) - expected)
+    assert difference.mean() < 1.5
+    assert np.percentile(difference, 99) <= 5
+
+
+@pytest.mark.parametrize("fmt", PICTURE_FORMATS)
+def test_pasting_changes_the_face_and_not_one_sample_outside_its_box(fmt: str) -> None:
+    frame = video_frame(fmt)
+    before = planes(frame)
+    picture = VideoPicture(frame)
+    crop = np.full((128, 128, 3), (30, 90, 200), np.uint8)
+    picture.paste(crop, MATRIX, face_mask(128), box=BOX)
+    after = planes(picture.frame)
+    for old, new in zip(before, after, strict=True):
+        step_y, step_x = HEIGHT // old.shape[0], WIDTH // old.shape[1]
+        inside = np.zeros(old.shape[:2], bool)
+        inside[int(BOX[1]) // step_y : int(BOX[3]) // step_y + 2, int(BOX[0]) // step_x : int(BOX[2]) // step_x + 2] = True
+        np.testing.assert_array_equal(old[~inside], new[~inside])
+    middle = VideoPicture(picture.frame).crop(MATRIX, 128)[50:80, 50:80]
+    np.testing.assert_allclose(middle.reshape(-1, 3).mean(0), (30, 90, 200), atol=3)
+
+
+@pytest.mark.parametrize("fmt", ["yuv420p", "nv12", "yuv420p10le", "p010le"])
+def test_pasting_its_own_crop_changes_next_to_nothing(fmt: str) -> None:
+    frame = video_frame(fmt)
+    before = planes(frame)
+    picture = VideoPicture(frame)
+    picture.paste(picture.crop(MATRIX, 128), MATRIX, face_mask(128), box=BOX)
+    shift = 6 if fmt == "p010le" else 0
+    for old, new in zip(before, planes(picture.frame), strict=True):
+        difference = np.abs((old >> shift).astype(int) - (new >> shift).astype(int))
+        assert difference.max() <= (4 if "10" not in fmt else 16)
+
+
+def test_the_original_frame_of_the_decoder_is_not_touched() -> None:
+    frame = video_frame("yuv420p")
+    shared = frame.reformat(format="yuv420p")  # the same buffers, as a decoder's reference picture
+    before = planes(shared)
+    picture = VideoPicture(frame)
+    picture.paste(np.zeros((128, 128, 3), np.uint8), MATRIX, face_mask(128), box=BOX)
+    assert frame.pts == 7
+    if shared is not frame:
+        for old, new in zip(before, planes(shared), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("points", "box"),
+    [
+        (KPS - (130, 90), BOX - (130, 90, 130, 90)),  # half out at the top left
+        (KPS + (170, 120), BOX + (170, 120, 170, 120)),  # half out at the bottom right
+        ((KPS - KPS.mean(0)) * 8 + (160, 120), np.array([-300, -300, 600, 600])),  # larger than the frame
+        ((KPS - KPS.mean(0)) * 0.05 + (160, 120), np.array([157, 116, 163, 124])),  # a few pixels
+        ((KPS - KPS.mean(0)) * -1 + (160, 120), np.array([110, 60, 210, 180])),  # upside down
+        (KPS + 5000, BOX + 5000),  # far outside
+        (np.full((5, 2), 100.0), BOX),  # no extent at all
+        (np.full((5, 2), 100.0), np.array([100, 100, 100, 100])),  # nor a box
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("fmt", ["bgr", "yuv420p", "yuv422p10le", "nv12"])
+def test_faces_anywhere_and_of_any_size(fmt: str, points: Any, box: Any) -> None:
+    picture = BgrPicture(smooth_image()) if fmt == "bgr" else VideoPicture(video_frame(fmt))
+    points, box = np.asarray(points, np.float32), np.asarray(box, np.float32)
+    matrix = similarity_transform(points, arcface_template(128))
+    crop = picture.crop(matrix, 128)
+    assert crop.shape == (128, 128, 3)
+    picture.paste(255 - crop, matrix, face_mask(128), box=box)
+
+
+@pytest.mark.parametrize("size", [(319, 239), (321, 241), (33, 17)])
+@pytest.mark.parametrize("fmt", ["yuv420p", "yuv422p", "yuv444p"])
+def test_odd_sizes(fmt: str, size: tuple[int, int]) -> None:
+    frame = video_frame(fmt, *size)
+    picture = VideoPicture(frame)
+    box = np.array([0, 0, *size], np.float32)
+    matrix = np.array([[128 / size[0], 0, 0], [0, 128 / size[1], 0]])
+    picture.paste(np.zeros((128, 128, 3), np.uint8), matrix, face_mask(128), box=box)
+    assert picture.crop(matrix, 128)[60:68, 60:68].mean() < 12
+
+
+def test_the_region_is_that_of_crop_and_box_together() -> None:
+    identity = np.array([[1.0, 0, -10], [0, 1, -20]])  # crop of 50: x 10 to 59, y 20 to 69
+    assert face_region(identity, 50, np.array([0, 30, 40, 300], np.float32), 320, 240) == (10, 30, 41, 70)
+    left, top, right, bottom = face_region(identity, 50, np.array([200, 200, 210, 210], np.float32), 320, 240)
+    assert left >= right or top >= bottom
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_the_detector_sees_the_picture_upright_and_points_come_back(rotation: int) -> None:
+    upright = np.zeros((240, 320, 3), np.uint8)
+    cv2.circle(upright, (250, 40), 12, (255, 255, 255), -1)
+    stored = np.ascontiguousarray(np.rot90(upright, rotation // 90))
+    frame = av.VideoFrame.from_ndarray(stored, format="bgr24").reformat(format="yuv444p")
+    view = VideoPicture(frame, rotation=rotation).detector_view(160)
+    rows, columns = np.nonzero(view.image[..., 0] > 128)
+    seen = np.array([[columns.mean(), rows.mean()]])
+    np.testing.assert_allclose(seen[0], (125, 20), atol=1.5)
+    stored_rows, stored_columns = np.nonzero(stored[..., 0] > 128)
+    expected = (stored_columns.mean(), stored_rows.mean())
+    np.testing.assert_allclose(transform_points(seen, view.to_frame)[0], expected, atol=2)
+
+
+def test_formats_it_does_not_know_are_refused() -> None:
+    with pytest.raises(MediaError, match="rgb24"):
+        VideoPicture(av.VideoFrame(16, 16, "rgb24"))

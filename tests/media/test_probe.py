@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+from colab_helpers.errors import ColabHelpersError, MediaError, MissingFileError
+from colab_helpers.media.probe import ColourTags, is_image, is_video, probe
+from tests.media.conftest import Clip
+from tests.media.make import Sound, Subtitle, make_cover_song, make_song, variable_pts
+
+
+def test_describes_a_plain_clip(clip: Clip) -> None:
+    info = probe(clip("plain.mp4", frames=30, size=(96, 64), metadata={"title": "Ünïcode"}))
+    assert (info.width, info.height, info.pix_fmt, info.bit_depth, info.codec) == (96, 64, "yuv420p", 8, "h264")
+    assert (info.frames, info.frames_declared, info.average_rate) == (30, True, Fraction(25))
+    assert info.duration == Fraction(30, 25)
+    assert info.start == 0
+    assert (info.rotation, info.display_matrix, info.sample_aspect_ratio) == (0, None, None)
+    assert (info.is_vfr, info.interlaced, info.light) == (False, False, None)
+    assert info.metadata["title"] == "Ünïcode"
+    assert info.size_bytes == info.path.stat().st_size
+    assert info.audio == info.subtitles == info.others == ()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotation_is_clockwise_for_display(clip: Clip, suffix: str, rotation: int) -> None:
+    info = probe(clip(f"turned{suffix}", frames=3, rotation=rotation))
+    assert info.rotation == rotation
+    assert info.display_size == ((96, 64) if rotation == 180 else (64, 96))
+
+
+def test_ntsc_rate_and_length_are_exact(clip: Clip) -> None:
+    info = probe(clip("ntsc.mp4", frames=30, rate=Fraction(30000, 1001), container={"movie_timescale": "30000"}))
+    assert info.average_rate == Fraction(30000, 1001)
+    assert info.duration == Fraction(1001, 1000)
+
+
+def test_variable_rate_is_seen_where_the_header_tells(clip: Clip) -> None:
+    stamps = variable_pts(20)
+    base = Fraction(1, 1000)
+    assert probe(clip("vfr.mp4", frames=20, time_base=base, pts=stamps)).is_vfr is True
+    assert probe(clip("vfr.mkv", frames=20, time_base=base, pts=stamps)).is_vfr is None
+
+
+def test_colour_and_pixel_shape(clip: Clip) -> None:
+    info = probe(
+        clip(
+            "hdr.mp4",
+            frames=3,
+            pix_fmt="yuv420p10le",
+            matrix=9,
+            range=1,
+            primaries=9,
+            transfer=16,
+            sar=Fraction(4, 3),
+        )
+    )
+    assert info.colour == ColourTags(matrix=9, range=1, primaries=9, transfer=16)
+    assert (info.bit_depth, info.sample_aspect_ratio) == (10, Fraction(4, 3))
+
+
+def test_streams_beside_the_picture(clip: Clip) -> None:
+    info = probe(
+        clip(
+            "rich.mkv",
+            sounds=(Sound(language="eng", title="Main"), Sound("libopus", language="deu")),
+            subtitles=(Subtitle("srt", "fra"),),
+            attachments=(("font.ttf", "font/ttf", b"abc"),),
+        )
+    )
+    assert [(one.codec, one.language, one.title) for one in info.audio] == [
+        ("aac", "eng", "Main"),
+        ("opus", "deu", None),
+    ]
+    assert [(one.index, one.language) for one in info.subtitles] == [(3, "fra")]
+    assert [one.kind for one in info.others] == ["attachment"]
+    assert str(info.audio[1]) == "audio stream 2 (opus, deu)"
+
+
+def test_gif_is_a_video(clip: Clip) -> None:
+    info = probe(clip("anim.gif", frames=5, codec="gif", pix_fmt="rgb8", options={}, rate=Fraction(10)))
+    assert (info.frames, info.average_rate, info.duration) == (5, Fraction(10), Fraction(1, 2))
+
+
+def test_frames_hidden_by_an_edit_list_do_not_count(clip: Clip) -> None:
+    path = clip("hidden.mp4", frames=30, options={"preset": "ultrafast", "g": "100"})
+    start_edit_at(path, 10)
+    assert probe(path).frames == 20
+
+
+def start_edit_at(path: Path, frame: int) -> None:
+    """Moves the start of the first edit, so that players hide what comes before."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst")
+    _version, entries, duration, media_time = struct.unpack_from(">IIIi", data, at + 4)
+    assert entries == 1
+    step = 512
+    struct.pack_into(">Ii", data, at + 12, duration - frame * 40, media_time + frame * step)
+    path.write_bytes(data)
+
+
+def bad_files(folder: Path, whole: Path) -> dict[str, tuple[Path, type[ColabHelpersError], str]]:
+    """Every kind of unusable input with the error and a word of its message."""
+
+    def write(name: str, data: bytes) -> Path:
+        path = folder / name
+        path.write_bytes(data)
+        return path
+
+    data = whole.read_bytes()
+    return {
+        "missing": (folder / "none.mp4", MissingFileError, "no such file"),
+        "directory": (folder, MediaError, "folder"),
+        "empty": (write("empty.mp4", b""), MediaError, "empty"),
+        "text": (write("text.mp4", b"hello world, not a film\n" * 50), MediaError, "not a video"),
+        "zeros": (write("zeros.mp4", bytes(20_000)), MediaError, "not a video"),
+        "no moov": (write("cut.mp4", data[: len(data) // 2]), MediaError, "moov"),
+        "playlist": (write("list.mp4", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"), MediaError, "not a"),
+        "script": (write("list2.mp4", f"ffconcat version 1.0\nfile {whole.name}\n".encode()), MediaError, "not a"),
+        "song": (make_song(folder / "song.mp4"), MediaError, "only sound"),
+        "cover": (make_cover_song(folder / "cover.mp4"), MediaError, "cover art"),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "directory", "empty", "text", "zeros", "no moov", "playlist", "script", "song", "cover"],
+)
+def test_bad_input_is_named(clip: Clip, kind: str) -> None:
+    whole = clip("whole.mp4", frames=50, sounds=(Sound(),))
+    path, error, words = bad_files(whole.parent, whole)[kind]
+    with pytest.raises(error, match=words) as caught:
+        probe(path)
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_missing_file_is_a_builtin_error_too(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        probe(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_no_frame_at_all(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"hollow{suffix}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height = 64, 64
+        out.start_encoding()
+    with pytest.raises(MediaError, match="no (frame|video)"):
+        probe(path)
+
+
+def test_undecodable_picture(clip: Clip) -> None:
+    path = clip("noise.mp4", frames=20)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    end = data.index(b"moov") - 4
+    data[start:end] = bytes((7 * number * number + 13) % 251 for number in range(end - start))
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match="no frame"):
+        probe(path)
+
+
+def test_suffixes() -> None:
+    assert is_video("a/B.MP4")
+    assert is_video(Path("x.gif"))
+    assert is_image("photo.JPEG")
+    assert not is_image("x.gif")
+    assert not is_video("notes.txt")

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from colab_helpers.errors import MediaError, MissingFileError
+from colab_helpers.media.probe import ColourTags, VideoInfo, probe
+from colab_helpers.media.reader import (
+    SUPPORTED_FORMATS,
+    Frame,
+    read_frames,
+    working_colour,
+    working_format,
+)
+from tests.media.conftest import Clip
+from tests.media.make import Sound, number_of, variable_pts
+from tests.media.test_probe import start_edit_at
+
+LOOKAHEAD = {"preset": "veryfast", "crf": "16"}
+"""With B-frames, so that MP4 needs an edit list."""
+VP9 = {"deadline": "realtime", "cpu-used": "8"}
+BASE = Fraction(1, 90000)
+
+
+def every_frame(info: VideoInfo) -> list[Frame]:
+    with read_frames(info) as reader:
+        return list(reader)
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [number_of(frame.video) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("cfr.mp4", {"options": LOOKAHEAD}),
+        ("ntsc.mp4", {"options": LOOKAHEAD, "rate": Fraction(30000, 1001)}),
+        ("film.mkv", {"options": LOOKAHEAD, "rate": Fraction(24)}),
+        ("old.avi", {"codec": "mpeg4", "options": {"bf": "2"}}),
+        ("stream.ts", {"options": LOOKAHEAD}),
+        ("web.webm", {"codec": "libvpx-vp9", "options": VP9}),
+        ("flash.flv", {"options": LOOKAHEAD}),
+        ("anim.gif", {"codec": "gif", "pix_fmt": "rgb8", "options": {}}),
+        ("mezzanine.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "options": {}}),
+        ("fragmented.mp4", {"options": LOOKAHEAD, "container": {"movflags": "frag_keyframe+empty_moov"}}),
+    ],
+)
+def test_every_frame_once_in_order(clip: Clip, name: str, settings: dict[str, object]) -> None:
+    frames = every_frame(probe(clip(name, frames=40, **settings)))
+    assert numbers(frames) == list(range(40))
+    assert [frame.index for frame in frames] == list(range(40))
+    if name != "old.avi":
+        # That encoder starts AVI with a gap of one frame.
+        steps = {after.time - before.time for before, after in zip(frames, frames[1:], strict=False)}
+        assert steps == {1 / Fraction(settings.get("rate", 25))} or name == "film.mkv"
+
+
+@pytest.mark.parametrize(("name", "base"), [("vfr.mp4", BASE), ("vfr.mkv", Fraction(1, 1000))])
+def test_stamps_and_durations_of_variable_rate(clip: Clip, name: str, base: Fraction) -> None:
+    unit = int(Fraction(1, 1000) / base)
+    stamps = [stamp * unit + 137 * unit for stamp in variable_pts(20)]
+    frames = every_frame(probe(clip(name, frames=20, time_base=base, pts=stamps, options=LOOKAHEAD)))
+    assert [frame.time for frame in frames] == [stamp * base for stamp in stamps]
+    gaps = [after - before for before, after in zip(stamps, stamps[1:], strict=False)]
+    assert [frame.duration * frame.time_base for frame in frames[:-1]] == [gap * base for gap in gaps]
+    assert frames[-1].duration * frames[-1].time_base == Fraction(40, 1000)
+
+
+def test_picture_and_stamps_agree_with_the_object(clip: Clip) -> None:
+    frame = every_frame(probe(clip("one.mp4", frames=3)))[1]
+    assert (frame.video.pts, frame.video.time_base, frame.video.duration) == (
+        frame.pts,
+        frame.time_base,
+        frame.duration,
+    )
+
+
+def test_frames_hidden_by_an_edit_list_stay_hidden(clip: Clip) -> None:
+    path = clip("hidden.mp4", frames=30, options={"preset": "ultrafast", "g": "100"})
+    start_edit_at(path, 10)
+    frames = every_frame(probe(path))
+    assert numbers(frames) == list(range(10, 30))
+    assert frames[0].pts == 0
+
+
+def test_reading_can_stop_at_any_frame(clip: Clip) -> None:
+    info = probe(clip("long.mp4", frames=60))
+    with read_frames(info, threads=2) as reader:
+        assert [next(reader).index for _ in range(5)] == [0, 1, 2, 3, 4]
+    reader.close()
+    assert list(reader) == []
+
+
+def test_colour_tags_of_the_container_reach_the_frames(clip: Clip) -> None:
+    info = probe(clip("tagged.mp4", frames=2, matrix=9, range=1, primaries=9, transfer=16))
+    frame = every_frame(info)[0].video
+    assert (frame.colorspace, frame.color_range) == (9, 1)
+
+
+CONVERSIONS = {
+    "bgr0": "yuv444p",
+    "gbrp12le": "yuv444p10le",
+    "gray": "yuv420p",
+    "gray12le": "yuv420p10le",
+    "yuva420p": "yuv420p",
+    "yuv422p12le": "yuv422p10le",
+    "yuv440p": "yuv444p",
+    "yuv411p": "yuv422p",
+    "yuv444p": "yuv444p",
+    "yuv422p10le": "yuv422p10le",
+}
+
+
+@pytest.mark.parametrize("pix_fmt", CONVERSIONS)
+def test_other_formats_become_the_nearest_supported(clip: Clip, pix_fmt: str) -> None:
+    info = probe(clip("raw.mkv", frames=3, codec="ffv1", pix_fmt=pix_fmt, options={}))
+    assert info.pix_fmt == pix_fmt
+    target, note = working_format(info)
+    assert target == CONVERSIONS[pix_fmt]
+    assert (note is None) == (pix_fmt in SUPPORTED_FORMATS)
+    with read_frames(info) as reader:
+        frames = list(reader)
+    assert {frame.video.format.name for frame in frames} == {target}
+    assert numbers(frames) == [0, 1, 2]
+    assert reader.notes == ([note] if note else [])
+    assert_luma_kept(info.path, frames[2].video)
+
+
+def assert_luma_kept(path: Path, video: av.VideoFrame) -> None:
+    """The luma of the third frame is what the file's own samples say, at 8 bits."""
+    with av.open(str(path)) as container:
+        source = list(container.decode(video=0))[2]
+    luma = samples(video.planes[0], deep=video.format.name.endswith("10le"))
+    assert np.abs(luma - own_luma(source)).max() <= 1
+
+
+def own_luma(source: av.VideoFrame) -> np.ndarray:
+    name, depth = source.format.name, source.format.components[0].bits
+    if name in ("bgr0", "gbrp12le"):
+        # BT.709 (ITU-R BT.709-6, 3.2 and 3.3), limited range.
+        rgb = source.to_ndarray(format="rgb24").astype(np.float64)
+        return 16 + (rgb @ [0.2126, 0.7152, 0.0722]) * 219 / 255
+    return samples(source.planes[0], deep=depth > 8, scale=2.0 ** (depth - 8))
+
+
+def samples(plane: av.video.plane.VideoPlane, *, deep: bool, scale: float | None = None) -> np.ndarray:
+    rows = np.frombuffer(plane, np.uint16 if deep else np.uint8).reshape(plane.height, -1)
+    return rows[:, : plane.width] / (scale or (4 if deep else 1))
+
+
+def test_rgb_is_tagged_as_what_it_became(clip: Clip) -> None:
+    info = probe(clip("rgb.mkv", frames=1, codec="ffv1", pix_fmt="bgr0", options={}))
+    assert working_colour(info) == ColourTags(matrix=1, range=1)
+    frame = every_frame(info)[0].video
+    assert (frame.colorspace, frame.color_range) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "count"),
+    [
+        ("fast.mp4", {"container": {"movflags": "faststart"}}, r"only \d+ of 60 frames"),
+        ("a.mkv", {}, r"only \d+ of about 6\d frames"),
+        ("a.webm", {"codec": "libvpx-vp9", "options": VP9, "sounds": (Sound("libopus"),)}, r"of about 6\d"),
+        ("a.avi", {"codec": "mpeg4", "options": {}, "sounds": (Sound("mp3"),)}, r"of about 6\d"),
+        ("a.flv", {}, r"of about 6\d"),
+    ],
+)
+def test_a_truncated_file_is_an_error_with_a_count(
+    clip: Clip, name: str, settings: dict[str, object], count: str
+) -> None:
+    whole = clip(name, frames=60, **({"options": LOOKAHEAD, "sounds": (Sound(),)} | settings))
+    data = whole.read_bytes()
+    whole.write_bytes(data[: int(len(data) * 0.6)])
+    info = probe(whole)
+    frames = []
+    with pytest.raises(MediaError, match=count), read_frames(info) as reader:
+        for frame in reader:
+            frames.append(frame)
+    assert 20 <= len(frames) < 60
+
+
+def test_a_few_lost_frames_are_a_note(clip: Clip) -> None:
+    path = clip("fast.mp4", frames=60, container={"movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[:-10])
+    with read_frames(probe(path)) as reader:
+        count = len(list(reader))
+    assert count in (59, 60)
+    assert len(reader.notes) == 60 - count
+    assert all("slightly damaged" in note for note in reader.notes)
+
+
+def test_longer_sound_is_no_damage(clip: Clip) -> None:
+    for name in ("long.mkv", "long.mp4"):
+        info = probe(clip(name, frames=20, sounds=(Sound(seconds=4),)))
+        with read_frames(info) as reader:
+            assert len(list(reader)) == 20
+        assert reader.notes == []
+
+
+def test_a_file_that_went_away(clip: Clip) -> None:
+    path = clip("gone.mp4", frames=2)
+    info = probe(path)
+    path.unlink()
+    with pytest.raises(MissingFileError):
+        read_frames(info)
+
+
+def test_odd_size_is_read_as_it_is(clip: Clip) -> None:
+    info = probe(clip("odd.webm", frames=4, size=(97, 65), codec="libvpx-vp9", options=VP9))
+    frames = every_frame(info)
+    assert {(frame.video.width, frame.video.height, frame.video.format.name) for frame in frames} == {
+        (97, 65, "yuv420p")
+    }
+    assert numbers(frames) == [0, 1, 2, 3]
+
+
+def test_frames_of_another_size_are_scaled(clip: Clip, tmp_path: Path) -> None:
+    small = clip("small.ts", frames=5, size=(64, 48))
+    large = clip("large.ts", frames=5, size=(128, 96))
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(large.read_bytes() + small.read_bytes())
+    with read_frames(probe(joined)) as reader:
+        sizes = {(frame.video.width, frame.video.height) for frame in reader}
+    assert sizes == {(128, 96)}
+    assert "another size" in " ".join(reader.notes)

@@ -1,0 +1,152 @@
+"""What every notebook must be: thin, bare of outputs, alike, and in step with the package."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from colab_helpers.settings import DEFAULT_PRESET, load_presets, load_settings
+from colab_helpers.trust.consent import DEMO_CONSENT
+from colab_helpers.ui import cells
+from colab_helpers.ui.notebook import run_batch_swap
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BATCH = ROOT / "notebooks" / "batch_swap.ipynb"
+MAX_LINES = 15
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list[NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def parameters_cell(path: Path) -> NotebookNode:
+    (cell,) = [cell for cell in read(path).cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell
+
+
+def declared(path: Path) -> dict[str, tuple[str, object]]:
+    """Annotation and default of each parameter."""
+    statements = ast.parse(parameters_cell(path).source).body
+    assert all(isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) for line in statements)
+    return {
+        line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value)) for line in statements
+    }
+
+
+def test_there_are_notebooks():
+    assert BATCH in NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestEveryNotebook:
+    def test_is_valid_and_bare(self, path):
+        notebook = read(path)
+        nbformat.validate(notebook)
+        assert "widgets" not in notebook.metadata
+        assert not any(cell.outputs or cell.execution_count for cell in code_cells(path))
+
+    def test_metadata(self, path):
+        metadata = read(path).metadata
+        assert metadata.kernelspec.name == "python3"
+        assert metadata.accelerator == "GPU"
+        assert metadata.colab.gpuType == "T4"
+        assert metadata.colab.private_outputs is True
+        assert metadata.colab.name == path.name
+
+    def test_cells_are_thin_forms(self, path):
+        for cell in code_cells(path):
+            assert cell.source.startswith("#@title "), cell.id
+            assert cell.metadata.cellView == "form", cell.id
+            assert len(cell.source.splitlines()) <= MAX_LINES, cell.id
+
+    def test_order(self, path):
+        first, second, form, bootstrap = read(path).cells[:4]
+        assert first.source == cells.badge(path.name)
+        assert second.source.startswith("# ")
+        assert re.findall(r"^(\d)\. ", second.source, re.MULTILINE) == ["1", "2", "3"]
+        assert cells.NOTICE in second.source
+        assert form.metadata.tags == ["parameters"]
+        assert bootstrap.source == cells.BOOTSTRAP
+        last = read(path).cells[-1].source
+        assert last.startswith("## Troubleshooting")
+        for trouble in ("GPU not available", "Module not found", "CUDA out of memory"):
+            assert trouble in last
+
+    def test_parameters_are_annotated_literals(self, path):
+        for name, (annotation, default) in declared(path).items():
+            assert type(default).__name__ == annotation, name
+        lines = [line for line in parameters_cell(path).source.splitlines() if not line.startswith("#")]
+        assert all("#@param" in line for line in lines)
+
+    def test_runs_cold(self, path):
+        text = "\n".join(cell.source for cell in code_cells(path))
+        assert not re.search(r"\binput\(|files\.upload|userdata", text)
+        assert not re.search(r"^\s*(import|from) google", text, re.MULTILINE)
+
+
+def test_the_limits_of_colab_are_stated():
+    text = "\n".join(cell.source for cell in read(BATCH).cells if cell.cell_type == "markdown")
+    assert "12 hours" in text
+    assert "90 minutes" in text
+    assert "temporary" in text
+
+
+def test_the_form_asks_for_what_the_function_takes():
+    signature = inspect.signature(run_batch_swap).parameters
+    form = declared(BATCH)
+    assert list(form) == list(signature)
+    # The form's own defaults: an empty list for "none given", and the demo's statement of consent.
+    expected = {name: value.default for name, value in signature.items()}
+    expected |= {"sources": [], "targets": [], "overrides": {}, "consent": DEMO_CONSENT}
+    assert {name: default for name, (_, default) in form.items()} == expected
+
+
+def test_the_run_passes_on_every_answer():
+    (call,) = [
+        node
+        for cell in code_cells(BATCH)
+        if "run_batch_swap(" in cell.source
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call)
+    ]
+    passed = [argument.id for argument in call.args] + [keyword.value.id for keyword in call.keywords]
+    assert passed == list(declared(BATCH))
+    assert all(keyword.arg == keyword.value.id for keyword in call.keywords)
+
+
+def test_the_choices_are_the_presets():
+    line = next(line for line in parameters_cell(BATCH).source.splitlines() if line.startswith("preset"))
+    choices = ast.literal_eval(re.search(r"#@param (\[.*\])", line)[1])
+    assert choices == list(load_presets().presets)
+    assert choices[0] == DEFAULT_PRESET == declared(BATCH)["preset"][1]
+    for choice in choices:
+        load_settings(choice)
+
+
+def test_only_the_host_knows_colab():
+    importing = [
+        path.name
+        for path in (ROOT / "colab_helpers").rglob("*.py")
+        if re.search(r"^\s*(import|from) (google|IPython|ipywidgets)\b", path.read_text(), re.MULTILINE)
+    ]
+    assert importing == ["host.py"]
+
+
+def test_the_repository_is_named_in_one_place():
+    naming = [
+        path.relative_to(ROOT).as_posix()
+        for path in [*(ROOT / "colab_helpers").rglob("*"), ROOT / "setup.sh", ROOT / "pyproject.toml"]
+        if path.suffix in {".py", ".sh", ".toml", ".yaml"} and cells.REPOSITORY in path.read_text()
+    ]
+    assert naming == ["colab_helpers/ui/cells.py"]

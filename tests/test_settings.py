@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colab_helpers.__main__ import build_parser, option_name, settings_of
+from colab_helpers.errors import SettingsError
+from colab_helpers.machine import GIB, Gpu, Machine
+from colab_helpers.settings import Settings, load_presets, load_settings
+
+MACHINE = Machine(
+    cpus=2, memory_total=int(12.7 * GIB), gpu=None, python="3.13", system="test", on_colab=False
+)
+# The names that the requirements fix (row A6).
+REQUIRED = {
+    "similar_face_distance", "reference_face_position", "reference_frame_number", "many_faces",
+    "temp_frame_format", "temp_frame_quality", "output_video_encoder", "output_video_quality", "keep_fps",
+    "max_memory", "batch_size", "execution_threads", "keep_frames",
+}  # fmt: skip
+
+
+def test_required_names_exist() -> None:
+    assert set(Settings.model_fields) >= REQUIRED
+
+
+def test_every_preset_and_profile_loads() -> None:
+    presets = load_presets()
+    assert {"balanced", "speed", "quality", "stable", "light", "long_video"} <= set(presets.presets)
+    assert {"ram_8", "ram_16", "ram_32", "t4", "cpu"} <= set(presets.profiles)
+    for name in [*presets.presets, *presets.profiles]:
+        load_settings(name)
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("balanced", {"output_video_quality": 25, "max_memory": 10, "many_faces": True, "keep_fps": True}),
+        ("speed", {"output_video_quality": 28, "temp_frame_format": "jpg", "temp_frame_quality": 85}),
+        ("quality", {"output_video_quality": 18, "temp_frame_format": "png", "temp_frame_quality": 100}),
+        ("stable", {"max_memory": 4, "execution_threads": 2}),
+        ("light", {"frame_processors": ("face_swapper",), "temp_frame_quality": 75,
+                   "output_video_encoder": "libx264"}),
+        ("quality+ram_8", {"output_video_quality": 18, "max_memory": 6, "batch_size": 1}),
+    ],
+)  # fmt: skip
+def test_presets_say_what_the_requirements_ask(preset: str, expected: dict[str, object]) -> None:
+    settings = load_settings(preset)
+    assert {name: getattr(settings, name) for name in expected} == expected
+
+
+def test_overrides_win_and_settings_are_frozen() -> None:
+    settings = load_settings("speed", output_video_quality=30)
+    assert settings.output_video_quality == 30
+    with pytest.raises(ValueError):
+        settings.output_video_quality = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "words"),
+    [
+        ("nope", {}, ["nope", "balanced", "speed"]),
+        ("balanced", {"output_video_quality": 52}, ["balanced", "output_video_quality", "52", "0 to 51"]),
+        ("balanced", {"many_face": True}, ["many_face", "many_faces"]),
+        ("balanced", {"output_video_encoder": "av1"}, ["output_video_encoder", "av1", "h264_nvenc", "libx265"]),
+        ("balanced", {"execution_threads": "many"}, ["execution_threads", "many", "auto", "1 to 64"]),
+        ("balanced", {"frame_processors": []}, ["frame_processors"]),
+        ("balanced", {"frame_processors": "face_enhancer,face_swapper"}, ["order"]),
+        ("balanced", {"frame_processors": ["face_swapper", "face_swapper"]}, ["twice"]),
+        ("balanced", {"face_selector": "reference"}, ["many_faces"]),
+    ],
+)  # fmt: skip
+def test_errors_name_key_value_and_what_is_allowed(
+    preset: str, overrides: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(preset, **overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_one_level_of_extends(tmp_path: Path) -> None:
+    path = tmp_path / "presets.yaml"
+    path.write_text(
+        "version: 1\npresets:\n  a: {description: a}\n  b: {description: b, extends: a}\n"
+        "  c: {description: c, extends: b}\n"
+    )
+    load_settings("b", presets_file=path)
+    with pytest.raises(SettingsError, match="one level"):
+        load_settings("c", presets_file=path)
+
+
+@pytest.mark.parametrize("text", ["version: 2\npresets: {}", "presets: [", "version: 1\npresets: {}\nx: 1"])
+def test_bad_preset_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "presets.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=r"presets\.yaml"):
+        load_settings(presets_file=path)
+
+
+def test_auto_values_follow_the_machine() -> None:
+    settings = Settings()
+    cpu, notes = settings.resolve(MACHINE, cuda=False)
+    assert (cpu.execution_threads, cpu.max_memory, notes) == (1, 10.7, ())
+    gpu_machine = dataclasses.replace(MACHINE, gpu=Gpu("T4", 15 * GIB, "550"))
+    cuda, _ = settings.resolve(gpu_machine, cuda=True)
+    assert (cuda.execution_threads, cuda.batch_size) == (8, 5)
+
+
+def test_memory_beyond_the_machine_is_lowered_and_said() -> None:
+    resolved, notes = load_settings(max_memory=64).resolve(MACHINE, cuda=False)
+    assert resolved.max_memory == 10.7
+    assert "64" in notes[0]
+    assert "10.7" in notes[0]
+
+
+def test_chosen_threads_are_never_overridden() -> None:
+    for cuda in (False, True):
+        assert load_settings(execution_threads=3).resolve(MACHINE, cuda=cuda)[0].execution_threads == 3
+
+
+def test_safe_capacity_is_the_documents_formula() -> None:
+    assert MACHINE.safe_capacity == int((12.7 - 2) / 2.5)
+
+
+def _parse(*arguments: str) -> Settings:
+    return settings_of(build_parser().parse_args(["doctor", *arguments]))
+
+
+def test_every_field_is_a_command_line_option_with_the_same_default_and_validation() -> None:
+    assert _parse() == load_settings("balanced")
+    for name in Settings.model_fields:
+        value = getattr(load_settings(), name)
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        assert _parse(option_name(name), text) == load_settings("balanced")
+        assert _parse("--set", f"{name}={text}") == load_settings("balanced")
+        with pytest.raises(SettingsError):
+            _parse(option_name(name), "[[]]")
+
+
+def test_switches_may_stand_alone_as_in_roop() -> None:
+    assert _parse("--keep-frames").keep_frames
+    assert not _parse("--many-faces", "false").many_faces
+
+
+@given(st.integers(0, 51), st.integers(1, 64), st.sampled_from(["true", "false"]))
+def test_options_and_keywords_agree(quality: int, threads: int, many: str) -> None:
+    parsed = _parse(
+        "--output-video-quality", str(quality), "--execution-threads", str(threads), "--many-faces", many
+    )
+    assert parsed == load_settings(
+        "balanced", output_video_quality=quality, execution_threads=threads, many_faces=many == "true"
+    )

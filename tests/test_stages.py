@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from colab_helpers.stages import in_groups, map_ordered, run_ahead
+
+
+class Boom(Exception):
+    pass
+
+
+def failing(after: int) -> Iterator[int]:
+    yield from range(after)
+    raise Boom
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("depth", [1, 2, 50])
+def test_items_come_through_in_order(depth: int) -> None:
+    assert list(run_ahead(range(100), depth, name="t")) == list(range(100))
+
+
+def test_it_runs_ahead_by_depth_and_no_more() -> None:
+    produced: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(20):
+            produced.append(number)
+            yield number
+
+    stage = run_ahead(source(), 3, name="t")
+    assert next(stage) == 0
+    time.sleep(0.2)
+    # One handed out, three waiting, one in the producer's hand.
+    assert len(produced) <= 5
+    stage.close()
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_mapping_keeps_the_order_whatever_takes_longer(workers: int) -> None:
+    def slow_when_even(number: int) -> int:
+        time.sleep(0.01 * (number % 2 == 0))
+        return number * 2
+
+    assert list(map_ordered(slow_when_even, range(20), workers=workers)) == list(range(0, 40, 2))
+
+
+def test_workers_really_work_at_the_same_time() -> None:
+    barrier = threading.Barrier(4, timeout=5)
+    assert list(map_ordered(lambda _: barrier.wait() >= 0, range(8), workers=4)) == [True] * 8
+
+
+def test_groups() -> None:
+    assert list(in_groups(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(in_groups([], 3)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_at_the_source_comes_out_as_itself_after_the_good_items(workers: int) -> None:
+    stages = run_ahead(map_ordered(abs, run_ahead(failing(5), 2, name="a"), workers=workers), 2, name="b")
+    seen = []
+    with pytest.raises(Boom):
+        seen.extend(stages)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_in_the_middle_stops_the_endless_source(workers: int) -> None:
+    def endless() -> Iterator[int]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    def explode(number: int) -> int:
+        if number == 10:
+            raise Boom
+        return number
+
+    stages = run_ahead(map_ordered(explode, run_ahead(endless(), 2, name="a"), workers=workers), 2, name="b")
+    with pytest.raises(Boom):
+        for _ in stages:
+            pass
+
+
+def test_leaving_early_closes_the_source_in_its_own_thread() -> None:
+    closed_in: list[str] = []
+
+    def source() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    stage = run_ahead(source(), 2, name="feeder")
+    next(stage)
+    stage.close()
+    assert closed_in == ["feeder"]

@@ -1,0 +1,164 @@
+"""Running notebooks without anybody watching; tiny notebooks, one for each behaviour."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from colab_helpers.errors import UsageError
+from colab_helpers.ui import headless
+from colab_helpers.ui.headless import Parameter, main, notebook_parameters, parse_values
+
+KNOWN = {
+    name: Parameter(name, kind)
+    for name, kind in [
+        ("sources", "list"),
+        ("preset", "str"),
+        ("overrides", "dict"),
+        ("headless", "bool"),
+        ("count", "int"),
+        ("share", "float"),
+    ]
+}
+PARAMETERS = 'preset: str = "a"  #@param\ncount: int = 1\noutput_dir: str = ""\nheadless: bool = False'
+
+
+def notebook(folder: Path, *cells: str) -> Path:
+    path = folder / "small.ipynb"
+    first = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[first, *map(new_code_cell, cells)], metadata=kernel), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("preset", "007", "007"),
+        ("preset", "quality+ram_8", "quality+ram_8"),
+        ("preset", "", ""),
+        ("sources", "[a.jpg, 'b c.jpg']", ["a.jpg", "b c.jpg"]),
+        ("sources", "me.jpg", ["me.jpg"]),
+        ("sources", "[]", []),
+        ("overrides", "{batch_size: 2, keep_fps: true}", {"batch_size": 2, "keep_fps": True}),
+        ("headless", "true", True),
+        ("count", "7", 7),
+        ("share", "2", 2.0),
+    ],
+)
+def test_text_becomes_a_value_of_the_declared_type(name, text, value):
+    result = parse_values([(name, text)], KNOWN)[name]
+    assert result == value
+    assert type(result) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("headless", "maybe"),
+        ("count", "true"),
+        ("count", "1.5"),
+        ("overrides", "[1]"),
+        ("sources", "{a: b}"),
+        ("sources", "[a"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name, text):
+    with pytest.raises(UsageError, match=rf"{name} = .* is not a \w+\. What to do"):
+        parse_values([(name, text)], KNOWN)
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(UsageError, match=r"no parameter 'presett'.*sources, preset, overrides"):
+        parse_values([("presett", "x")], KNOWN)
+
+
+def test_names_and_types_come_from_the_tagged_cell(tmp_path):
+    found = notebook_parameters(notebook(tmp_path))
+    assert {name: entry.type_name for name, entry in found.items()} == {
+        "preset": "str",
+        "count": "int",
+        "output_dir": "str",
+        "headless": "bool",
+    }
+
+
+def test_a_missing_notebook_is_wrong_usage(tmp_path, capsys):
+    assert main([str(tmp_path / "none.ipynb"), str(tmp_path / "out.ipynb")]) == 2
+    assert "there is no such notebook" in capsys.readouterr().err
+
+
+def test_an_unknown_parameter_stops_before_any_work(tmp_path, capsys):
+    out = tmp_path / "run" / "out.ipynb"
+    assert main([str(notebook(tmp_path)), str(out), "colour=red"]) == 2
+    assert "no parameter 'colour'" in capsys.readouterr().err
+    assert not out.parent.exists()
+
+
+def test_a_word_without_equals_is_wrong_usage(tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(notebook(tmp_path)), str(tmp_path / "out.ipynb"), "preset"])
+
+
+def test_a_run_gets_its_values_kernel_and_places(tmp_path, capfd):
+    cell = (
+        "import json, pathlib, sys\n"
+        "values = [preset, count, headless, output_dir, sys.executable]\n"
+        "pathlib.Path(output_dir, 'values.json').write_text(json.dumps(values))\n"
+        "print('working on it')"
+    )
+    out = tmp_path / "a {run}" / "out.ipynb"
+    code = main([str(notebook(tmp_path, cell)), str(out), "preset=007", "-p", "count", "3"])
+    assert code == 0
+    values = json.loads((out.parent / "values.json").read_text())
+    assert values[:4] == ["007", 3, True, str(out.parent)]
+    assert Path(values[4]) == Path(sys.executable)
+    printed = capfd.readouterr().out
+    assert "working on it" in printed
+    assert f"notebook: {out}" in printed
+
+
+def test_results_are_named_even_when_some_failed(tmp_path, capfd):
+    files = [
+        {"status": "done", "output": "/results/a.mp4"},
+        {"status": "failed", "output": None},
+    ]
+    report = json.dumps({"files": files})
+    cells = [
+        f"import pathlib\npathlib.Path(output_dir, 'report.json').write_text({report!r})",
+        "raise RuntimeError('b.mp4 failed')",
+    ]
+    out = tmp_path / "run" / "out.ipynb"
+    assert main([str(notebook(tmp_path, *cells)), str(out)]) == 1
+    printed = capfd.readouterr()
+    assert "RuntimeError: b.mp4 failed" in printed.err
+    assert "Traceback" not in printed.err
+    assert "result:   /results/a.mp4" in printed.out
+    assert f"report:   {out.parent / 'report.json'}" in printed.out
+    assert f"notebook: {out}" in printed.out
+
+
+def test_a_refusal_in_a_cell_is_wrong_usage(tmp_path):
+    cell = "from colab_helpers.errors import ConsentError\nraise ConsentError('no statement')"
+    assert main([str(notebook(tmp_path, cell)), str(tmp_path / "out.ipynb")]) == 2
+
+
+def test_a_dead_kernel_has_its_own_code(tmp_path, capfd):
+    cell = "import os\nos._exit(9)"
+    assert main([str(notebook(tmp_path, cell)), str(tmp_path / "out.ipynb")]) == headless.EXIT_DEAD_KERNEL
+    assert "memory was used up" in capfd.readouterr().err
+
+
+def test_a_kernel_of_another_python_is_refused(tmp_path, monkeypatch, capsys):
+    kernel = tmp_path / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["/other/bin/python", "-m", "ipykernel_launcher"], "display_name": "x", "language": "x"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert main([str(notebook(tmp_path)), str(tmp_path / "out.ipynb")]) == 2
+    assert "starts /other/bin/python" in capsys.readouterr().err
