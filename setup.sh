@@ -11,7 +11,7 @@ usage() {
 bash setup.sh [--system] install [extras]        make the environment (extras: notebook dev jupyter)
 bash setup.sh [--system] run [name=value ...]    run the batch_swap notebook headless; without values on the demo
 bash setup.sh [--system] test [pytest options]   run the test suite
-bash setup.sh [--system] notebook                open the notebooks in JupyterLab
+bash setup.sh [--system] notebook [lab options]  open the notebooks in JupyterLab
 
 Examples:  bash setup.sh run preset=speed
            bash setup.sh run 'sources=[me.jpg]' 'targets=[clips/]' consent='self: I am shown'
@@ -33,16 +33,19 @@ suitable() {
   "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
 }
 
-# The newest Python that fits. A name may be there and still not start (pyenv's shims), so each is tried.
+# The Python to use: $PYTHON, the running one with --system, else the newest that fits. A name may be
+# there and still not start (pyenv's shims), so each is tried.
 find_python() {
-  local name
-  for name in ${PYTHON:+"$PYTHON"} ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
+  local name names=(python3.13 python3.12 python3.11 python3 python)
+  [ -z "$system" ] || names=(python3 python)
+  [ -z "${PYTHON:-}" ] || names=("$PYTHON")
+  for name in "${names[@]}"; do
     if suitable "$name"; then
       command -v "$name"
       return
     fi
   done
-  die "find Python" "no Python 3.11, 3.12 or 3.13 among ${PYTHON:-python3.13, python3.12, python3.11, python3}" \
+  die "find Python" "none of ${names[*]} is Python 3.11, 3.12 or 3.13" \
     "install one (apt install python3.12 python3.12-venv, or: uv python install 3.12) or name it: PYTHON=/path/to/python3.12 bash setup.sh"
 }
 
@@ -110,7 +113,7 @@ test_suite() {
 notebook() {
   install notebook,jupyter
   say "opening JupyterLab; stop it with Ctrl+C"
-  "$python" -m jupyterlab "$root/notebooks"
+  "$python" -m jupyterlab "$root/notebooks" "$@"
 }
 
 main() {
@@ -129,7 +132,7 @@ main() {
     install) install "$(join_by_comma "${@:-notebook}")" ;;
     run) run "$@" ;;
     test) test_suite "$@" ;;
-    notebook) notebook ;;
+    notebook) notebook "$@" ;;
     help | -h | --help) usage ;;
     *)
       usage >&2

@@ -24,14 +24,23 @@ SIZES = ((640, 360), (1280, 720), (1920, 1080))
 
 def _row(name: str, figures: Figures) -> str:
     def low(values: list[float]) -> str:
-        return f"{np.mean(values):.3f} (p2 {np.percentile(values, 2):.3f}, min {min(values):.3f})" if values else "-"
+        return (
+            f"{np.mean(values):.3f} (p2 {np.percentile(values, 2):.3f}, min {min(values):.3f})"
+            if values
+            else "-"
+        )
 
     def high(values: list[float]) -> str:
-        return f"{np.mean(values):.3f} (p98 {np.percentile(values, 98):.3f}, max {max(values):.3f})" if values else "-"
+        return (
+            f"{np.mean(values):.3f} (p98 {np.percentile(values, 98):.3f}, max {max(values):.3f})"
+            if values
+            else "-"
+        )
 
     lines = [
         f"{name}",
-        f"  recall {figures.recall:.4f} ({figures.found}/{figures.asked})   false {figures.false} in {figures.frames} frames",
+        f"  recall {figures.recall:.4f} ({figures.found}/{figures.asked})",
+        f"  false faces {figures.false} in {figures.frames} frames",
         f"  landmark error / eye distance  {high(figures.landmark)}",
         f"  cosine same       {low(figures.same)}",
         f"  cosine different  {high(figures.different)}",

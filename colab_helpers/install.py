@@ -38,6 +38,8 @@ PROJECT = "colab-helpers"
 ROOT = Path(__file__).resolve().parent.parent
 TAIL_LINES = 15
 """How many of the installer's last lines a failure shows."""
+KEPT_LINES = 500
+"""How many are kept to find the reason in."""
 
 # --- What is chosen here, each with its reason -----------------------------------------------------
 
@@ -103,6 +105,11 @@ REMEDIES = (
         r"ResolutionImpossible|conflicting dependencies|No solution found",
         "a package that is already installed excludes one that is needed: use an environment of its own "
         "(outside Colab: without --system; on Colab: Runtime > Disconnect and delete runtime, then Run all)",
+    ),
+    (
+        r"\(from versions: none\)",
+        "the package index offers nothing: check the network and PIP_INDEX_URL or PIP_FIND_LINKS; if they "
+        "are right, there is no build for this Python and system: use 64-bit Python 3.11, 3.12 or 3.13",
     ),
     (
         r"No matching distribution|Could not find a version|different Python|not a supported wheel",
@@ -559,8 +566,8 @@ Run = Callable[[Sequence[str]], "tuple[int, list[str]]"]
 
 
 def run_command(command: Sequence[str]) -> tuple[int, list[str]]:
-    """Run an installer, passing on the lines that show progress."""
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    """Run an installer, passing on the lines that show progress; return its exit code and last lines."""
+    tail: deque[str] = deque(maxlen=KEPT_LINES)
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -610,7 +617,12 @@ def _step(step: str, tools: Sequence[Tool], verb: str, arguments: Sequence[str],
             return
         if number + 1 < len(tools):
             _say(f"{tool.name} could not do it ({_last_words(output)}); trying {tools[number + 1].name}")
-    raise InstallError(step, "the installer said:\n  " + "\n  ".join(output), find_remedy("\n".join(output)))
+    raise _failure(step, output)
+
+
+def _failure(step: str, output: Sequence[str]) -> InstallError:
+    said = "\n  ".join(["the installer said:", *output[-TAIL_LINES:]])
+    return InstallError(step, said, find_remedy("\n".join(output)))
 
 
 def _shorten(arguments: Sequence[str]) -> str:
@@ -725,7 +737,7 @@ def _need_pip() -> None:
     code, output = run_command([sys.executable, "-m", "ensurepip", "--upgrade"])
     importlib.invalidate_caches()
     if code:
-        raise InstallError("add pip", "\n  ".join(output), find_remedy("\n".join(output)))
+        raise _failure("add pip", output)
 
 
 def _say(text: str) -> None:

@@ -5,7 +5,6 @@ Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,13 +13,16 @@ from typing import Any
 from colab_helpers.settings import Settings, load_presets
 from colab_helpers.ui import cells
 
+NOTEBOOKS = {
+    "batch_swap.ipynb": "Swaps faces in many videos and images: a form, one run, a gallery, a report",
+}
+
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def notebooks_table() -> str:
     """Every notebook with its badge."""
-    purposes = {"batch_swap.ipynb": "Swap faces in many videos and images: a form, one run, a gallery, a report"}
-    rows = [(f"`{name}`", purpose, cells.badge(name)) for name, purpose in purposes.items()]
+    rows = [(f"`{name}`", purpose, cells.badge(name)) for name, purpose in NOTEBOOKS.items()]
     return table(("Notebook", "What it does", "Open"), rows)
 
 
@@ -84,11 +86,11 @@ TABLES = {"notebooks": notebooks_table, "presets": presets_table, "settings": se
 def updated(text: str) -> str:
     """The README's text with every table as it should be."""
     for name, make in TABLES.items():
-        block = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
-        pattern = rf"<!-- {name} -->.*?<!-- /{name} -->"
-        text, count = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
-        if count != 1:
-            sys.exit(f"README.md: the marks of the table {name!r} are there {count} times, not once")
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            sys.exit(f"README.md: {start} and {end} must be there once")
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{make()}\n{end}{rest.split(end)[1]}"
     return text
 
 

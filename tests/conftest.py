@@ -42,3 +42,27 @@ def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     cv2.imwrite(str(path), np.full((256, 256, 3), 120, np.uint8))
     return path
+
+
+@pytest.fixture(scope="session")
+def standins(shared_dir: Path) -> Path:
+    """The demo's stand-in models."""
+    from colab_helpers.demo.standins import write_standins
+
+    folder = shared_dir / "standins"
+    with FileLock(shared_dir / "standins.lock"):
+        if not folder.exists():
+            write_standins(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_shapes(shared_dir: Path) -> Path:
+    """Networks of the real layer shapes with random weights."""
+    from benchmarks.realshapes import write_real_shapes
+
+    folder = shared_dir / "real_shapes"
+    with FileLock(shared_dir / "real_shapes.lock"):
+        if not folder.exists():
+            write_real_shapes(folder)
+    return folder

@@ -108,9 +108,9 @@ def _closed(y: F32, top: float, bottom: float, half: float, upper: float, lower:
 
 def _lathe(w: F32, d: F32) -> _Lathe:
     spacing = (_LUT_HIGH - _LUT_LOW) / (_LUT_SIZE - 1)
-    w, d = np.maximum(w, _CLOSED), np.maximum(d, _CLOSED)
-    dw, dd = np.gradient(w, spacing) / w, np.gradient(d, spacing) / d
-    return _Lathe(w, d, np.clip(dw, -900, 900).astype(np.float32), np.clip(dd, -900, 900).astype(np.float32))
+    w, d = np.maximum(w, np.float32(_CLOSED)), np.maximum(d, np.float32(_CLOSED))
+    slopes = (np.clip(np.gradient(axis, spacing) / axis, -900, 900).astype(np.float32) for axis in (w, d))
+    return _Lathe(w, d, *slopes)
 
 
 @lru_cache(maxsize=64)
@@ -172,9 +172,9 @@ def _rays(u: F32, v: F32, matrix: F32) -> _Rays:
 def _cast(rays: _Rays, lathe: _Lathe, height: F32 | None, res: float, steps: int) -> _Hit:
     """Meet rays with a lathe, optionally raised by a relief (whole sheet at ``res``)."""
     (ox, oy, oz), (bx, by, bz) = rays.origin, rays.direction
-    t = np.full_like(ox, 0.6)
+    t: F32 = np.full_like(ox, 0.6)
     lift: F32 | float = 0.0
-    edge = t
+    edge: F32 = t
     for turn in range(steps):
         y = oy + by * t
         w, d = _lookup(lathe.w, y), _lookup(lathe.d, y)
@@ -187,18 +187,21 @@ def _cast(rays: _Rays, lathe: _Lathe, height: F32 | None, res: float, steps: int
         b = ox * bx * iw + az * bz * idp
         c = ox * ox * iw + az * az * idp - 1
         disc = b * b - a * c
-        t = (np.sqrt(np.maximum(disc, 0)) - b) / a
+        t = np.asarray((np.sqrt(np.maximum(disc, 0)) - b) / a, np.float32)
         # Where the lathe is closed its axes are a hair's breadth, not zero: nothing is hit there.
-        edge = np.where(w > 8 * _CLOSED, disc / (a * a), np.float32(-1))
+        edge = np.asarray(np.where(w > 8 * _CLOSED, disc / (a * a), np.float32(-1)), np.float32)
     x, y, z = ox + bx * t, oy + by * t, oz + bz * t
     w, d = _lookup(lathe.w, y), _lookup(lathe.d, y)
     # Past crown and chin the refinement of nodding heads finds no fixed point: no hit there.
-    edge = np.where(np.abs((x / w) ** 2 + ((z - lift) / d) ** 2 - 1) < 0.2, edge, np.float32(-1))
+    edge = np.where(np.abs((x / w) ** 2 + ((z - lift) / d) ** 2 - 1) < 0.2, edge, np.float32(-1)).astype(
+        np.float32
+    )
     return _Hit(x, y, z, _normal(lathe, x, y, z, height, lift, res, rays.matrix), t, edge)
 
 
-def _normal(lathe: _Lathe, x: F32, y: F32, z: F32, height: F32 | None, lift: F32 | float, res: float,
-            matrix: F32) -> tuple[F32, F32, F32]:  # fmt: skip
+def _normal(
+    lathe: _Lathe, x: F32, y: F32, z: F32, height: F32 | None, lift: F32 | float, res: float, matrix: F32
+) -> tuple[F32, F32, F32]:
     w, d = _lookup(lathe.w, y), _lookup(lathe.d, y)
     up = z - lift
     # The gradient times d squared: stays of order one where the lathe closes.
@@ -230,7 +233,8 @@ def _lit(colour: F32, normal: tuple[F32, F32, F32], light: Light, gloss: float) 
     shine = shine * shine * shine * shine
     shine = np.float32(gloss) * shine * shine * shine * shine * shine
     lamp = (light.key * facing)[..., None] * np.asarray(light.tint, np.float32)
-    return np.clip(colour * (around[..., None] + lamp) + 255 * shine[..., None], 0, 255).astype(np.float32)
+    lit = np.clip(colour * (around[..., None] + lamp) + 255 * shine[..., None], 0, 255)
+    return np.asarray(lit, np.float32)
 
 
 def _texture_res(scale: float) -> float:
@@ -341,9 +345,18 @@ class _Pick:
         return out.reshape(*shape[:2], *values.shape[2:])
 
 
+def _bounds(region: F32) -> tuple[slice, slice]:
+    """Return the rows and columns in which anything is, at least one of each."""
+    rows, cols = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    if not len(rows):
+        return slice(0, 1), slice(0, 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+
 
 class Head:
-    """One head in one pose: what swaps share is computed once, :meth:`draw` paints a look onto it.
+    """One head in one pose: what swaps share is computed once.
+
+    ``inner`` holds the rows and columns of the head's square that a change of the inner face can touch.
 
     Args:
         look: Whose body it is.
@@ -366,6 +379,8 @@ class Head:
         self._over = _soften(np.asarray(over, np.float32), 0.6)
         shadow = cv2.GaussianBlur(self._over, (0, 0), max(0.05 * pose.scale, 0.5))
         self._shade = np.asarray(1 - 0.35 * shadow, np.float32)
+        self._weight = self._shade * (1 - self._over) * np.maximum(self._base.cover, self._over)
+        self.inner = _bounds(self._base.region)
 
     def _plane(self) -> tuple[F32, F32]:
         """Head units in the picture plane, roll undone, for each pixel centre."""
@@ -393,8 +408,11 @@ class Head:
         lit = _lit(np.asarray(colour, np.float32), hit.normal, self.light, gloss)
         shape = (self.size, self.size)
         solid = _opened(pick.put(shape, (hit.edge > 0).astype(np.float32)), self.pose.scale)
-        return _Shell(pick.put(shape, lit), pick.put(shape, np.asarray(cover, np.float32)) * solid,
-                      pick.put(shape, hit.depth))  # fmt: skip
+        return _Shell(
+            pick.put(shape, lit),
+            pick.put(shape, np.asarray(cover, np.float32)) * solid,
+            pick.put(shape, hit.depth),
+        )
 
     def _cast_skin(self) -> _Skin:
         """Meet skull and ears, painted as the body's own look."""
@@ -464,15 +482,17 @@ class Head:
             look: The same body with another inner face.
 
         Returns:
-            Signed RGB difference of the head's contribution to the frame, with cover 1 throughout.
+            Signed RGB difference of the head's contribution to the frame over ``inner``, cover 1 throughout.
         """
-        u, v = self._plane()
-        pick = _Pick.of(self._base.region > 0)
+        rows, cols = self.inner
+        u, v = (plane[rows, cols] for plane in self._plane())
+        inside = self._base.region[rows, cols] > 0
+        pick = _Pick.of(inside)
         _, fresh = self._paint(_rays(pick.take(u), pick.take(v), self._matrix), look)
-        weight = self._shade * (1 - self._over) * np.maximum(self._base.cover, self._over)
-        inside = (self._base.region > 0)[..., None]
-        change = np.where(inside, pick.put(u.shape, fresh) - self._base.colour, 0) * weight[..., None]
-        return Layer(self.left, self.top, np.asarray(change, np.float32), np.ones(u.shape, np.float32))
+        weight = inside * self._weight[rows, cols]
+        change = (pick.put(u.shape, fresh) - self._base.colour[rows, cols]) * weight[..., None]
+        place = self.left + cols.start, self.top + rows.start
+        return Layer(*place, np.asarray(change, np.float32), np.ones(u.shape, np.float32))
 
     def behind(self) -> Layer | None:
         """Return what hangs behind neck and shoulders (long hair), if any."""
@@ -523,9 +543,13 @@ def torso(look: Look, pose: Pose, frame: tuple[int, int], light: Light) -> Layer
     if x1 <= x0 or y1 <= y0:
         return None
     matrix[:, 2] -= (x0, y0)
-    image = cv2.warpAffine(sprite, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0, 0))
+    image = cv2.warpAffine(
+        sprite, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0, 0)
+    )
     strength = np.float32(light.fill * 0.9 + 0.62 * light.key)
-    return Layer(x0, y0, np.asarray(image[..., :3] * strength, np.float32), np.asarray(image[..., 3], np.float32))
+    return Layer(
+        x0, y0, np.asarray(image[..., :3] * strength, np.float32), np.asarray(image[..., 3], np.float32)
+    )
 
 
 def _surface(body: Body, face: Face, x: float, y: float) -> tuple[float, float, float]:
@@ -607,7 +631,7 @@ def portrait_of(look: Look, *, size: int = 512) -> U8:
     """Render a frontal portrait of any look, BGR uint8 (size, size, 3)."""
     ramp = np.linspace(0, 1, size, dtype=np.float32)
     glow = np.exp(-((ramp[None, :] - 0.5) ** 2 + (ramp[:, None] - 0.4) ** 2) * 3)[..., None]
-    frame = (np.array([150, 138, 128], np.float32) + 70 * glow).astype(np.uint8)
+    frame: U8 = (np.array([150, 138, 128], np.float32) + 70 * glow).astype(np.uint8)
     pose = Pose(x=size * 0.5, y=size * 0.45, scale=size * 0.31)
     light = Light()
     head = Head(look, pose, Expression(smile=0.7), light)

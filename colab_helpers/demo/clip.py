@@ -134,8 +134,16 @@ class Scene:
         UsageError: If a value is out of range or a name unknown.
     """
 
-    def __init__(self, seed: int = 0, size: tuple[int, int] = (640, 360), fps: Fraction = Fraction(25),
-                 seconds: float = 4.0, people: int = 2, *, cast: Sequence[str] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        seed: int = 0,
+        size: tuple[int, int] = (640, 360),
+        fps: Fraction = Fraction(25),
+        seconds: float = 4.0,
+        people: int = 2,
+        *,
+        cast: Sequence[str] | None = None,
+    ) -> None:
         _check(size, fps, seconds, people)
         self.seed, self.size, self.fps = seed, size, fps
         self.frames = max(round(seconds * fps), 1)
@@ -156,9 +164,15 @@ class Scene:
         x = width * (k + 0.5) / count
         side = 1 if x >= width / 2 and not (count == 1 and rng.random() < 0.5) else -1
         return _Track(
-            who, look_of(who), x, height * rng.uniform(0.38, 0.46), room * rng.uniform(0.78, 1.0), side,
-            k == count - 1, tuple(rng.random(10)),
-        )  # fmt: skip
+            who,
+            look_of(who),
+            x,
+            height * rng.uniform(0.38, 0.46),
+            room * rng.uniform(0.78, 1.0),
+            side,
+            k == count - 1,
+            tuple(rng.random(10)),
+        )
 
     def _pose(self, track: _Track, t: float) -> Pose:
         p, width = track.phase, self.size[0]
@@ -167,18 +181,25 @@ class Scene:
         x = track.x + 0.05 * width * _wave(t, 5.3, p[0])
         out = (width + 2 * track.scale - x) if track.side > 0 else -(x + 2 * track.scale)
         return Pose(
-            x=x + out * min(1.25 * away, 1.0), y=track.y + 0.1 * track.scale * _wave(t, 2.9, p[1]),
-            scale=track.scale * (1 + 0.08 * _wave(t, 4.1, p[2])), yaw=34 * _wave(t, 3.7, p[3]),
-            pitch=9 * _wave(t, 3.1, p[4]), roll=19 * _wave(t, 4.7, p[5]),
-        )  # fmt: skip
+            x=x + out * min(1.25 * away, 1.0),
+            y=track.y + 0.1 * track.scale * _wave(t, 2.9, p[1]),
+            scale=track.scale * (1 + 0.08 * _wave(t, 4.1, p[2])),
+            yaw=34 * _wave(t, 3.7, p[3]),
+            pitch=9 * _wave(t, 3.1, p[4]),
+            roll=19 * _wave(t, 4.7, p[5]),
+        )
 
     def _expression(self, track: _Track, t: float) -> Expression:
         p = track.phase
         talk = max(_wave(t, 0.37, p[6]), 0.0) * (0.5 + 0.5 * _wave(t, 2.3, p[7]))
         return Expression(
-            open=talk, smile=0.4 + 0.5 * _wave(t, 3.3, p[8]), blink=_bump((t / 2.1 + p[9]) % 1.0, 0.0, 0.09),
-            gaze_x=0.8 * _wave(t, 1.9, p[0]), gaze_y=0.4 * _wave(t, 2.7, p[1]), brows=0.6 * _wave(t, 2.5, p[2]),
-        )  # fmt: skip
+            open=talk,
+            smile=0.4 + 0.5 * _wave(t, 3.3, p[8]),
+            blink=_bump((t / 2.1 + p[9]) % 1.0, 0.0, 0.09),
+            gaze_x=0.8 * _wave(t, 1.9, p[0]),
+            gaze_y=0.4 * _wave(t, 2.7, p[1]),
+            brows=0.6 * _wave(t, 2.5, p[2]),
+        )
 
     def flashes(self) -> tuple[int, ...]:
         """Return the frames in which a flash begins; a click sounds at the same time."""
@@ -244,7 +265,7 @@ class Scene:
         out = canvas.copy()
         for (track, head, _), clear in zip(heads, seen, strict=True):
             if clear.size:
-                add_change(out, head.change(track.look.wearing(look_of(who))), clear)
+                add_change(out, head.change(track.look.wearing(look_of(who))), clear[head.inner])
         return out
 
     def _finish(self, canvas: U8, i: int) -> U8:
@@ -255,7 +276,7 @@ class Scene:
         tile = _noise_tile(self.size)
         dy, dx = np.random.default_rng([self.seed, i]).integers(0, 64, 2)
         noise = tile[dy : dy + self.size[1], dx : dx + self.size[0]]
-        return np.clip(canvas + noise, 0, 255).astype(np.uint8)
+        return np.asarray(cv2.add(canvas, noise, dtype=cv2.CV_8U), np.uint8)
 
     def _background(self, t: float) -> U8:
         panorama = _panorama(self.seed, self.size)
@@ -284,7 +305,9 @@ class Scene:
         clicks = np.array([round(start / self.fps * SAMPLE_RATE) for start in self.flashes()])
         for start in range(0, total, SAMPLE_RATE):
             n = np.arange(start, min(start + SAMPLE_RATE, total))
-            hum = 0.02 * np.sin(2 * np.pi * 110 * n / SAMPLE_RATE) + 0.01 * np.sin(2 * np.pi * 165 * n / SAMPLE_RATE)
+            hum = 0.02 * np.sin(2 * np.pi * 110 * n / SAMPLE_RATE) + 0.01 * np.sin(
+                2 * np.pi * 165 * n / SAMPLE_RATE
+            )
             for click in clicks[(clicks > start - SAMPLE_RATE) & (clicks < start + SAMPLE_RATE)]:
                 since = (n - click) / SAMPLE_RATE
                 tone = np.sin(2 * np.pi * 1400 * since) * np.exp(-since.clip(0) / 0.008)
@@ -309,9 +332,10 @@ def _random_light(rng: np.random.Generator) -> Light:
     warm = rng.uniform(-0.05, 0.05)
     return Light(
         direction=(float(rng.uniform(-0.7, 0.7)), float(rng.uniform(-0.7, -0.35)), 0.7),
-        key=float(rng.uniform(0.5, 0.62)), fill=float(rng.uniform(0.42, 0.5)),
+        key=float(rng.uniform(0.5, 0.62)),
+        fill=float(rng.uniform(0.42, 0.5)),
         tint=(1.0 + warm, 0.98, 0.95 - warm),
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=4)
@@ -319,7 +343,7 @@ def _noise_tile(size: tuple[int, int]) -> npt.NDArray[np.int16]:
     rng = np.random.default_rng(4711)
     # Grey noise, so that the lossless truth files stay a third of the size.
     noise = rng.standard_normal((size[1] + 64, size[0] + 64, 1), np.float32) * NOISE_DEVIATION
-    return np.rint(noise).astype(np.int16)
+    return np.repeat(np.rint(noise).astype(np.int16), 3, axis=2)
 
 
 def _skinlike(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -365,8 +389,17 @@ def _shape(rng: np.random.Generator, image: U8) -> None:
     size = int(height * rng.uniform(0.03, 0.22))
     colour, other, kind = _hue(rng), _hue(rng), rng.random()
     if kind < 0.25:
-        cv2.ellipse(image, (x, y), (size, round(size * rng.uniform(0.9, 1.4))), rng.uniform(-30, 30), 0, 360,
-                    colour, -1, cv2.LINE_AA)  # fmt: skip
+        cv2.ellipse(
+            image,
+            (x, y),
+            (size, round(size * rng.uniform(0.9, 1.4))),
+            rng.uniform(-30, 30),
+            0,
+            360,
+            colour,
+            -1,
+            cv2.LINE_AA,
+        )
         if rng.random() < 0.6:
             _dots(rng, image, x, y, size, other)
     elif kind < 0.45:
@@ -375,14 +408,22 @@ def _shape(rng: np.random.Generator, image: U8) -> None:
     elif kind < 0.7:
         for k in range(int(rng.integers(3, 9))):
             at = x + k * max(size // 3, 2)
-            cv2.line(image, (at, y), (at + int(size * rng.uniform(-0.1, 0.1)), y + 3 * size), colour,
-                     max(size // 7, 1), cv2.LINE_AA)  # fmt: skip
+            cv2.line(
+                image,
+                (at, y),
+                (at + int(size * rng.uniform(-0.1, 0.1)), y + 3 * size),
+                colour,
+                max(size // 7, 1),
+                cv2.LINE_AA,
+            )
     else:
         cv2.rectangle(image, (x, y), (x + 2 * size, y + round(size * rng.uniform(0.5, 2.5))), colour, -1)
         cv2.rectangle(image, (x, y), (x + 2 * size, y + size), other, max(size // 10, 1))
 
 
-def _dots(rng: np.random.Generator, image: U8, x: int, y: int, size: int, colour: tuple[int, int, int]) -> None:
+def _dots(
+    rng: np.random.Generator, image: U8, x: int, y: int, size: int, colour: tuple[int, int, int]
+) -> None:
     """Dots and bars on an oval, but never laid out as a face."""
     for _ in range(int(rng.integers(1, 6))):
         dx, dy = (size * rng.uniform(-0.6, 0.6, 2)).astype(int)
@@ -443,7 +484,9 @@ def _uncovered(layers: list[Layer | None], at: int, size: tuple[int, int]) -> F3
     return clear
 
 
-def _truth(track: _Track, head: Head, layer: Layer | None, clear: F32, mask: F32, size: tuple[int, int]) -> FaceTruth:
+def _truth(
+    track: _Track, head: Head, layer: Layer | None, clear: F32, mask: F32, size: tuple[int, int]
+) -> FaceTruth:
     assert layer is not None and layer.region is not None
     seen = layer.region * clear
     visible = float(seen.sum() / max(float(layer.region.sum()), 1e-6))
@@ -458,7 +501,9 @@ def _truth(track: _Track, head: Head, layer: Layer | None, clear: F32, mask: F32
 
 def add_change(frame: U8, change: Layer, clear: F32) -> None:
     """Add a signed change where it is seen, in place."""
-    inside = _overlap(change, Layer(0, 0, np.empty(0, np.float32), np.broadcast_to(np.float32(1), frame.shape[:2])))
+    inside = _overlap(
+        change, Layer(0, 0, np.empty(0, np.float32), np.broadcast_to(np.float32(1), frame.shape[:2]))
+    )
     if inside is None:
         return
     mine, theirs = inside
@@ -467,8 +512,9 @@ def add_change(frame: U8, change: Layer, clear: F32) -> None:
     part[:] = np.clip(part + delta + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def _video_stream(container: OutputContainer, codec: str, scene: Scene, pix_fmt: str,
-                  options: dict[str, str]) -> VideoStream:  # fmt: skip
+def _video_stream(
+    container: OutputContainer, codec: str, scene: Scene, pix_fmt: str, options: dict[str, str]
+) -> VideoStream:
     stream = container.add_stream(codec, rate=scene.fps, options=options)
     assert isinstance(stream, VideoStream)
     stream.width, stream.height = scene.size
@@ -535,7 +581,9 @@ class _TruthWriter:
     def __init__(self, path: Path, scene: Scene) -> None:
         self._fps = scene.fps
         self._box = av.open(str(path), "w")
-        self._video = _video_stream(self._box, "ffv1", scene, "bgr0", {"level": "3", "slices": "4", "slicecrc": "1"})
+        self._video = _video_stream(
+            self._box, "ffv1", scene, "bgr0", {"level": "3", "slices": "4", "slicecrc": "1"}
+        )
 
     def put(self, image: U8, i: int) -> None:
         """Write a frame."""
@@ -587,22 +635,50 @@ def _write_clip(job: _Job) -> int:
     return scene.frames
 
 
-def _jobs(directory: Path, seed: int, seconds: float, size: tuple[int, int], fps: Fraction, people: int,
-          clips: int, workers: int) -> list[_Job]:  # fmt: skip
+def _jobs(
+    directory: Path,
+    seed: int,
+    seconds: float,
+    size: tuple[int, int],
+    fps: Fraction,
+    people: int,
+    clips: int,
+    workers: int,
+) -> list[_Job]:
     parts = min(max(math.ceil(workers / max(clips, 1)), 1), 4)
     names = tuple(IDENTITIES)
     jobs = []
     for k in range(clips):
         count = people if k % 2 == 0 else max(people - 1, min(people, 1))
         for part in range(parts):
-            jobs.append(_Job(directory, f"clip{k + 1}", seed * 1000 + k, size, fps, seconds, count,
-                             names[part::parts], part == 0))  # fmt: skip
+            jobs.append(
+                _Job(
+                    directory,
+                    f"clip{k + 1}",
+                    seed * 1000 + k,
+                    size,
+                    fps,
+                    seconds,
+                    count,
+                    names[part::parts],
+                    part == 0,
+                )
+            )
     return jobs
 
 
-def make_demo(directory: Path, *, seed: int = 0, seconds: float = 4.0, size: tuple[int, int] = (640, 360),
-              fps: Fraction = Fraction(25), people: int = 2, clips: int = 2, workers: int | None = None,
-              on_progress: Callable[[int, int], None] | None = None) -> DemoPaths:  # fmt: skip
+def make_demo(
+    directory: Path,
+    *,
+    seed: int = 0,
+    seconds: float = 4.0,
+    size: tuple[int, int] = (640, 360),
+    fps: Fraction = Fraction(25),
+    people: int = 2,
+    clips: int = 2,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> DemoPaths:
     """Write portraits, clips, ground truth and stand-in models.
 
     Every second clip shows one person fewer, so that people are seen alone and in pairs.
@@ -642,9 +718,12 @@ def make_demo(directory: Path, *, seed: int = 0, seconds: float = 4.0, size: tup
         report(done, total)
     names = [f"clip{k + 1}" for k in range(clips)]
     return DemoPaths(
-        directory, sources, tuple(directory / "targets" / f"{name}.mp4" for name in names),
-        tuple(directory / "truth" / f"{name}.json" for name in names), directory / "models",
-    )  # fmt: skip
+        directory,
+        sources,
+        tuple(directory / "targets" / f"{name}.mp4" for name in names),
+        tuple(directory / "truth" / f"{name}.json" for name in names),
+        directory / "models",
+    )
 
 
 def _make_folders(directory: Path) -> None:
@@ -653,7 +732,9 @@ def _make_folders(directory: Path) -> None:
             (directory / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the demo cannot be written: {error.strerror}", where=str(directory), remedy="choose another folder"
+            f"the demo cannot be written: {error.strerror}",
+            where=str(directory),
+            remedy="choose another folder",
         ) from error
 
 

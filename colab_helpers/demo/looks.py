@@ -133,13 +133,27 @@ class Look:
 
 
 HAIR_COLOURS: tuple[Colour, ...] = (
-    (28, 24, 24), (54, 36, 26), (92, 58, 34), (140, 92, 48), (196, 156, 92),
-    (160, 70, 34), (150, 150, 152), (222, 220, 214),
-)  # fmt: skip
+    (28, 24, 24),
+    (54, 36, 26),
+    (92, 58, 34),
+    (140, 92, 48),
+    (196, 156, 92),
+    (160, 70, 34),
+    (150, 150, 152),
+    (222, 220, 214),
+)
 CLOTH_COLOURS: tuple[Colour, ...] = (
-    (44, 74, 112), (150, 52, 54), (52, 104, 84), (222, 190, 104), (228, 226, 218),
-    (70, 64, 78), (104, 70, 128), (64, 140, 156), (196, 110, 66), (36, 40, 48),
-)  # fmt: skip
+    (44, 74, 112),
+    (150, 52, 54),
+    (52, 104, 84),
+    (222, 190, 104),
+    (228, 226, 218),
+    (70, 64, 78),
+    (104, 70, 128),
+    (64, 140, 156),
+    (196, 110, 66),
+    (36, 40, 48),
+)
 
 
 def _named(face: tuple[float, ...], body: Body, *, male: bool) -> Look:
@@ -149,16 +163,27 @@ def _named(face: tuple[float, ...], body: Body, *, male: bool) -> Look:
 
 def _body(style: Style, hair: Colour, cloth: int, trim: int, pattern: int, **shape: float) -> Body:
     base = {
-        "width": 0.73, "jaw": 0.5, "eye_gap": 0.3, "mouth_width": 0.235, "nose_height": 0.2, "ears": 1.0,
-        "volume": 0.1, "build": 1.0,
-    }  # fmt: skip
+        "width": 0.73,
+        "jaw": 0.5,
+        "eye_gap": 0.3,
+        "mouth_width": 0.235,
+        "nose_height": 0.2,
+        "ears": 1.0,
+        "volume": 0.1,
+        "build": 1.0,
+    }
     return Body(
-        style=style, hair=hair, cloth=CLOTH_COLOURS[cloth], trim=CLOTH_COLOURS[trim], pattern=pattern,
+        style=style,
+        hair=hair,
+        cloth=CLOTH_COLOURS[cloth],
+        trim=CLOTH_COLOURS[trim],
+        pattern=pattern,
         **(base | shape),
-    )  # fmt: skip
+    )
 
 
-# tone warmth | brow: thick tilt shade | eye: size tilt iris lashes | nose | lips: full red | beard moust | age freckles
+# tone warmth, brow: thickness tilt shade, eye: size tilt iris lashes, nose, lips: fullness red,
+# beard moustache, age freckles
 IDENTITIES: dict[str, Look] = {
     "alma": _named(
         (0.08, 0.25, 0.25, 0.6, 0.42, 0.75, 0.65, 0.8, 0.75, 0.2, 0.55, 0.75, 0.0, 0.0, 0.05, 0.95),
@@ -200,7 +225,7 @@ IDENTITIES: dict[str, Look] = {
         _body("bun", HAIR_COLOURS[6], 8, 5, 2, width=0.72, jaw=0.4, volume=0.08, build=0.92),
         male=False,
     ),
-}  # fmt: skip
+}
 
 
 def look_of(who: str) -> Look:
@@ -239,13 +264,20 @@ def random_body(rng: np.random.Generator, *, male: bool) -> Body:
     """Draw a body half."""
     pool = (0, 1, 2, 5, 7, 8, 3) if male else (3, 4, 5, 6, 1, 2, 0)
     return Body(
-        width=rng.uniform(0.68, 0.77), jaw=rng.uniform(0.2, 0.85), eye_gap=rng.uniform(0.285, 0.315),
-        mouth_width=rng.uniform(0.215, 0.255), nose_height=rng.uniform(0.17, 0.23), ears=rng.uniform(0.85, 1.2),
-        style=STYLES[int(rng.choice(pool))], hair=HAIR_COLOURS[int(rng.integers(len(HAIR_COLOURS)))],
-        volume=rng.uniform(0.07, 0.14), cloth=CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))],
-        trim=CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))], pattern=int(rng.integers(3)),
+        width=rng.uniform(0.68, 0.77),
+        jaw=rng.uniform(0.2, 0.85),
+        eye_gap=rng.uniform(0.285, 0.315),
+        mouth_width=rng.uniform(0.215, 0.255),
+        nose_height=rng.uniform(0.17, 0.23),
+        ears=rng.uniform(0.85, 1.2),
+        style=STYLES[int(rng.choice(pool))],
+        hair=HAIR_COLOURS[int(rng.integers(len(HAIR_COLOURS)))],
+        volume=rng.uniform(0.07, 0.14),
+        cloth=CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))],
+        trim=CLOTH_COLOURS[int(rng.integers(len(CLOTH_COLOURS)))],
+        pattern=int(rng.integers(3)),
         build=rng.uniform(0.82, 1.15),
-    )  # fmt: skip
+    )
 
 
 def random_look(rng: np.random.Generator) -> Look:

@@ -146,7 +146,9 @@ def _cosine(a: Any, b: Any) -> float:
     return float(a.normed_embedding @ b.normed_embedding)
 
 
-def measure_identity(scene: Scene, frames: Iterable[int], tools: Tools, portraits: dict[str, Any], into: Figures) -> None:
+def measure_identity(
+    scene: Scene, frames: Iterable[int], tools: Tools, portraits: dict[str, Any], into: Figures
+) -> None:
     """Add cosines between faces in frames and all portraits."""
     for i in frames:
         image, truths = scene.render(i)
@@ -162,8 +164,9 @@ def _psnr(a: U8, b: U8, inside: npt.NDArray[np.bool_]) -> float:
     return float(10 * np.log10(255.0**2 / max(float((error**2).mean()), 1e-9)))
 
 
-def measure_swap(scene: Scene, frames: Iterable[int], source: str, tools: Tools, portraits: dict[str, Any],
-                 into: Figures) -> None:  # fmt: skip
+def measure_swap(
+    scene: Scene, frames: Iterable[int], source: str, tools: Tools, portraits: dict[str, Any], into: Figures
+) -> None:
     """Add the figures of swapping every face of some frames to ``source``."""
     for i in frames:
         result = scene.render_all(i, [source])
@@ -182,8 +185,14 @@ def measure_swap(scene: Scene, frames: Iterable[int], source: str, tools: Tools,
         _add_cosines(swapped, known, portraits, source, tools, into)
 
 
-def _add_cosines(swapped: U8, known: list[tuple[FaceTruth, Any]], portraits: dict[str, Any], source: str,
-                 tools: Tools, into: Figures) -> None:  # fmt: skip
+def _add_cosines(
+    swapped: U8,
+    known: list[tuple[FaceTruth, Any]],
+    portraits: dict[str, Any],
+    source: str,
+    tools: Tools,
+    into: Figures,
+) -> None:
     faces = tools.faces(swapped)
     for truth, _ in known:
         face = _match(truth, faces)

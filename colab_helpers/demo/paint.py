@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,8 +74,13 @@ class Sheet:
 
 
 @lru_cache(maxsize=32)
-def sheet(res: float, x0: float = -HALF_WIDTH, x1: float = HALF_WIDTH,
-          y0: float = -HALF_HEIGHT, y1: float = HALF_HEIGHT) -> Sheet:  # fmt: skip
+def sheet(
+    res: float,
+    x0: float = -HALF_WIDTH,
+    x1: float = HALF_WIDTH,
+    y0: float = -HALF_HEIGHT,
+    y1: float = HALF_HEIGHT,
+) -> Sheet:
     """Return the grid of a rectangle at ``res`` pixels per head unit; default: the whole front."""
     left, right = round((x0 + HALF_WIDTH) * res), round((x1 + HALF_WIDTH) * res)
     top, bottom = round((y0 + HALF_HEIGHT) * res), round((y1 + HALF_HEIGHT) * res)
@@ -107,13 +113,14 @@ def bump(x: F32, y: F32, cx: float, cy: float, rx: float, ry: float) -> F32:
 
 def step(value: F32, soft: float) -> F32:
     """Cover 0..1 of ``value > 0`` with an edge ``soft`` wide."""
-    return np.clip(value / np.float32(soft) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(value / np.float32(soft) + np.float32(0.5), 0, 1), np.float32)
 
 
-def even(value: F32, power: int) -> F32:
+def even(value: npt.NDArray[np.floating[Any]], power: int) -> F32:
     """Raise to 4 or 8 by squaring; numpy's general power is ten times slower."""
     square = value * value
-    return square * square if power == 4 else (square * square) ** 2
+    fourth = np.asarray(square * square, np.float32)
+    return fourth if power == 4 else np.asarray(fourth * fourth, np.float32)
 
 
 def blend(image: F32, colour: F32, alpha: F32) -> None:
@@ -130,11 +137,13 @@ def _grain(res: float, along_x: float, along_y: float, seed: int) -> F32:
     """Smooth noise over the whole sheet, mean 0 and deviation 1, stretched along the axes."""
     grid = sheet(res)
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((round(110 * HALF_HEIGHT * 2), round(110 * HALF_WIDTH * 2))).astype(np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=110 * along_x, sigmaY=110 * along_y)
+    noise = rng.standard_normal((round(110 * HALF_HEIGHT * 2), round(110 * HALF_WIDTH * 2))).astype(
+        np.float32
+    )
+    smooth = cv2.GaussianBlur(noise, (0, 0), sigmaX=110 * along_x, sigmaY=110 * along_y)
     size = (grid.x.shape[1], grid.y.shape[0])
-    noise = cv2.resize(noise, size, interpolation=cv2.INTER_LINEAR if res > 110 else cv2.INTER_AREA)
-    return np.asarray(noise / noise.std(), np.float32)
+    fitted = cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR if res > 110 else cv2.INTER_AREA)
+    return np.asarray(fitted / fitted.std(), np.float32)
 
 
 def face_window(x: F32, y: F32) -> F32:
@@ -197,7 +206,9 @@ def _freckles(res: float) -> F32:
         cx, cy = float(np.clip(rng.normal(0, 0.3), -0.7, 0.7)), rng.normal(0.16, 0.09)
         radius = rng.uniform(0.008, 0.015)
         near = sheet(res, cx - 0.06, cx + 0.06, cy - 0.06, cy + 0.06)
-        spots[near.rows, near.cols] += bump(near.x, near.y, cx, cy, max(radius, 0.6 / res), max(radius, 0.6 / res))
+        spots[near.rows, near.cols] += bump(
+            near.x, near.y, cx, cy, max(radius, 0.6 / res), max(radius, 0.6 / res)
+        )
     return np.clip(spots, 0, 1)
 
 
@@ -277,8 +288,9 @@ def paint_eye(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: E
     blend(image, skin * 0.45, np.asarray(0.55 * lower, np.float32))
 
 
-def _eyeball(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression,
-             inside: F32, below_lid: F32) -> None:  # fmt: skip
+def _eyeball(
+    image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression, inside: F32, below_lid: F32
+) -> None:
     soft = max(1.3 / grid.res, 0.010)
     cx, cy = side * body.eye_gap + 0.055 * act.gaze_x, EYE_Y - 0.008 + 0.03 * act.gaze_y
     radius = np.asarray(np.sqrt((grid.x - cx) ** 2 + (grid.y - cy) ** 2), np.float32)
@@ -396,7 +408,9 @@ def hair_map(body: Body) -> tuple[F32, F32]:
     ragged = cv2.GaussianBlur(rng.standard_normal((1, cols)).astype(np.float32), (0, 0), 4.0)
     jag = {"fringe": 0.03, "curly": 0.035, "long": 0.03}.get(body.style, 0.018)
     edge = _hairline(body.style, azimuth) + jag * ragged / ragged.std()
-    cover = step(np.asarray(edge - height + 0.02 * (strands if body.style == "curly" else 0), np.float32), 0.045)
+    cover = step(
+        np.asarray(edge - height + 0.02 * (strands if body.style == "curly" else 0), np.float32), 0.045
+    )
     if body.style == "bald":
         cover = cover * 0
     light = 1 + (0.24 if body.style == "curly" else 0.13) * strands
@@ -421,7 +435,11 @@ def _clothes(image: F32, x: F32, y: F32, body: Body, soft: float) -> None:
     cloth = np.empty_like(image)
     cloth[:] = body.cloth
     if body.pattern == 1:
-        blend(cloth, np.asarray(body.trim, np.float32), step(np.asarray(np.sin(y * 22) + 0 * x, np.float32), 0.4))
+        blend(
+            cloth,
+            np.asarray(body.trim, np.float32),
+            step(np.asarray(np.sin(y * 22) + 0 * x, np.float32), 0.4),
+        )
     folds = 1 - 0.10 * np.exp(-(((np.abs(x) - 0.95 * body.build) / 0.07) ** 2)) * np.clip(y - 0.9, 0, 1)
     cloth *= np.asarray(folds, np.float32)[..., None]
     image += dress[..., None] * (cloth - image)

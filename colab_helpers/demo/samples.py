@@ -51,7 +51,9 @@ def crop_box(image: U8, box: F32, size: int = 96) -> U8:
     """Crop one and a half times a box, as insightface's attribute models are fed."""
     centre = (box[:2] + box[2:]) / 2
     factor = size / (float(max(box[2] - box[0], box[3] - box[1])) * 1.5)
-    matrix = np.array([[factor, 0, size / 2 - factor * centre[0]], [0, factor, size / 2 - factor * centre[1]]])
+    matrix = np.array(
+        [[factor, 0, size / 2 - factor * centre[0]], [0, factor, size / 2 - factor * centre[1]]]
+    )
     return np.asarray(cv2.warpAffine(image, matrix, (size, size)), np.uint8)
 
 
@@ -76,16 +78,21 @@ def _light(rng: np.random.Generator) -> Light:
     warm = float(rng.uniform(-0.05, 0.05))
     return Light(
         direction=(float(rng.uniform(-0.75, 0.75)), float(rng.uniform(-0.75, -0.3)), 0.7),
-        key=float(rng.uniform(0.48, 0.64)), fill=float(rng.uniform(0.4, 0.52)), tint=(1 + warm, 0.98, 0.94 - warm),
-    )  # fmt: skip
+        key=float(rng.uniform(0.48, 0.64)),
+        fill=float(rng.uniform(0.4, 0.52)),
+        tint=(1 + warm, 0.98, 0.94 - warm),
+    )
 
 
 def _act(rng: np.random.Generator) -> Expression:
     return Expression(
-        open=max(float(rng.uniform(-0.7, 1.0)), 0.0), smile=float(rng.uniform(-0.15, 0.95)),
-        blink=max(float(rng.uniform(-3.5, 1.0)), 0.0), gaze_x=float(rng.uniform(-0.9, 0.9)),
-        gaze_y=float(rng.uniform(-0.5, 0.5)), brows=float(rng.uniform(-0.7, 0.7)),
-    )  # fmt: skip
+        open=max(float(rng.uniform(-0.7, 1.0)), 0.0),
+        smile=float(rng.uniform(-0.15, 0.95)),
+        blink=max(float(rng.uniform(-3.5, 1.0)), 0.0),
+        gaze_x=float(rng.uniform(-0.9, 0.9)),
+        gaze_y=float(rng.uniform(-0.5, 0.5)),
+        brows=float(rng.uniform(-0.7, 0.7)),
+    )
 
 
 def _noisy(rng: np.random.Generator, image: U8) -> U8:
@@ -99,8 +106,14 @@ def _noisy(rng: np.random.Generator, image: U8) -> U8:
 
 def _pose(rng: np.random.Generator, x: float, y: float, scale: float, roll: float) -> Pose:
     frontal = 0.15 if rng.random() < 0.2 else 1.0
-    return Pose(x=x, y=y, scale=scale, yaw=float(rng.uniform(-38, 38)) * frontal,
-                pitch=float(rng.uniform(-12, 12)) * frontal, roll=float(rng.uniform(-roll, roll)) * frontal)  # fmt: skip
+    return Pose(
+        x=x,
+        y=y,
+        scale=scale,
+        yaw=float(rng.uniform(-38, 38)) * frontal,
+        pitch=float(rng.uniform(-12, 12)) * frontal,
+        roll=float(rng.uniform(-roll, roll)) * frontal,
+    )
 
 
 def draw_crops(seed: int, variants: int = 3, poses: int = 2) -> list[Crops]:
@@ -125,7 +138,7 @@ def _draw_pose(rng: np.random.Generator, looks: list[Look], scale: float) -> Cro
     frames = [frame]
     for other in looks[1:]:
         changed = frame.copy()
-        add_change(changed, head.change(other), np.ones((head.size, head.size), np.float32))
+        add_change(changed, head.change(other), np.ones((head.size, head.size), np.float32)[head.inner])
         frames.append(changed)
     if rng.random() < 0.2:
         cover = _cover(rng, size, scale)
@@ -192,8 +205,12 @@ def draw_composite(seed: int, size: int = 256, low: float = 18.0, high: float = 
         _own(owner, layer, 99, layer.alpha > 0.5)
     for mark, total in regions:
         sure.append(float((owner == mark).sum()) >= 0.55 * total)
-    return Composite(_noisy(rng, image), np.array(boxes, np.float32).reshape(-1, 4),
-                     np.array(kps, np.float32).reshape(-1, 5, 2), np.array(sure, bool))  # fmt: skip
+    return Composite(
+        _noisy(rng, image),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(kps, np.float32).reshape(-1, 5, 2),
+        np.array(sure, bool),
+    )
 
 
 def _own(owner: npt.NDArray[np.int16], layer: actors.Layer, mark: int, mask: npt.NDArray[np.bool_]) -> None:
@@ -205,8 +222,9 @@ def _own(owner: npt.NDArray[np.int16], layer: actors.Layer, mark: int, mask: npt
         part[mask[y0 - layer.top : y1 - layer.top, x0 - layer.left : x1 - layer.left]] = mark
 
 
-def _place(rng: np.random.Generator, image: U8, owner: npt.NDArray[np.int16], mark: int, scale: float,
-           light: Light) -> tuple[F32, F32, float] | None:  # fmt: skip
+def _place(
+    rng: np.random.Generator, image: U8, owner: npt.NDArray[np.int16], mark: int, scale: float, light: Light
+) -> tuple[F32, F32, float] | None:
     size = image.shape[0]
     look, act = random_look(rng), _act(rng)
     spread = 0.62 if rng.random() < 0.15 else 0.42

@@ -70,14 +70,21 @@ class Graph:
         """Add a trained convolution."""
         return self.conv_with(x, *self.weight(layer), stride=stride, dilation=dilation, act=act)
 
-    def conv_with(self, x: str, weight: F32, bias: F32, *, stride: int = 1, dilation: int = 1,
-                  act: bool = False) -> str:  # fmt: skip
+    def conv_with(
+        self, x: str, weight: F32, bias: F32, *, stride: int = 1, dilation: int = 1, act: bool = False
+    ) -> str:
         """Add a convolution with given weights, padded to keep the size."""
         pad = dilation * (weight.shape[2] // 2)
         y = self.add(
-            "Conv", x, self.constant(weight), self.constant(bias), kernel_shape=list(weight.shape[2:]),
-            pads=[pad] * 4, strides=[stride] * 2, dilations=[dilation] * 2,
-        )  # fmt: skip
+            "Conv",
+            x,
+            self.constant(weight),
+            self.constant(bias),
+            kernel_shape=list(weight.shape[2:]),
+            pads=[pad] * 4,
+            strides=[stride] * 2,
+            dilations=[dilation] * 2,
+        )
         return self.add("LeakyRelu", y, alpha=0.1) if act else y
 
     def dense(self, x: str, layer: str, *, act: bool = True) -> str:
@@ -90,16 +97,28 @@ class Graph:
         """Add an enlargement by two, nearest neighbour."""
         scales = self.constant([1, 1, 2, 2])
         return self.add(
-            "Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+            "Resize",
+            x,
+            "",
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
         )
 
-    def model(self, name: str, inputs: Sequence[tuple[str, Sequence[int | str]]],
-              outputs: Sequence[tuple[str, Sequence[int | str]]]) -> onnx.ModelProto:  # fmt: skip
+    def model(
+        self,
+        name: str,
+        inputs: Sequence[tuple[str, Sequence[int | str]]],
+        outputs: Sequence[tuple[str, Sequence[int | str]]],
+    ) -> onnx.ModelProto:
         """Finish the model: check it and mark it as a stand-in."""
         ins = [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in inputs]
         outs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in outputs]
         graph = helper.make_graph(self.nodes, name, ins, outs, self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="colab_helpers")
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="colab_helpers"
+        )
         model.ir_version = 10
         model.doc_string = _NOTE
         helper.set_model_props(model, {"colab_helpers.standin": "true", "description": f"{name}: {_NOTE}"})
@@ -119,7 +138,9 @@ def load_weights(path: Path = WEIGHTS) -> dict[str, F32]:
     """
     if not path.is_file():
         raise ModelError(
-            "the stand-in weights are missing", where=str(path), remedy="run python -m colab_helpers.demo.train"
+            "the stand-in weights are missing",
+            where=str(path),
+            remedy="run python -m colab_helpers.demo.train",
         )
     with np.load(path) as archive:
         return {name: archive[name].astype(np.float32) for name in archive.files}
@@ -160,7 +181,7 @@ def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
 
 def _heads(g: Graph, x: str, stride: int, names: tuple[str, str, str]) -> None:
     weight, bias = g.weight(f"o{stride}")
-    scale = np.repeat(np.float32(ANCHORS[stride]) / stride, 14)
+    scale = np.repeat(np.asarray(ANCHORS[stride], np.float32) / np.float32(stride), 14)
     parts = np.arange(28).reshape(2, 14)
     sides, points = parts[:, :4].ravel(), parts[:, 4:].ravel()
     score = g.add("Sigmoid", g.conv_with(x, weight[:2], bias[:2]))
@@ -180,7 +201,16 @@ def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build w600k_r50's stand-in."""
     g = Graph(weights, "rec")
     x = "input.1"
-    for layer, stride in (("c1", 2), ("c2", 2), ("c3", 1), ("c4", 2), ("c5", 1), ("c6", 2), ("c7", 1), ("c8", 1)):
+    for layer, stride in (
+        ("c1", 2),
+        ("c2", 2),
+        ("c3", 1),
+        ("c4", 2),
+        ("c5", 1),
+        ("c6", 2),
+        ("c7", 1),
+        ("c8", 1),
+    ):
         x = g.conv(x, layer, stride=stride)
     look = g.dense(g.dense(g.add("Flatten", x), "f1"), "f2", act=False)
     look = g.add("Clip", look, g.constant(-2.0), g.constant(2.0))
@@ -224,8 +254,9 @@ def swapper(weights: Mapping[str, F32]) -> onnx.ModelProto:
     out = g.add("DepthToSpace", g.conv(a, "u5", act=False), blocksize=2, mode="CRD")
     _composite(g, g.add("Sigmoid", out))
     g.initializers.append(numpy_helper.from_array(emap, "buff2fs"))
-    return g.model("inswapper_128", [("target", (1, 3, 128, 128)), ("source", (1, 512))],
-                   [("output", (1, 3, 128, 128))])  # fmt: skip
+    return g.model(
+        "inswapper_128", [("target", (1, 3, 128, 128)), ("source", (1, 512))], [("output", (1, 3, 128, 128))]
+    )
 
 
 def _read_look(g: Graph, emap: F32) -> str:
@@ -269,8 +300,8 @@ def enhancer() -> onnx.ModelProto:
     cols = g.constant(np.broadcast_to(line[None, None, None, :], (3, 1, 1, 2 * reach + 1)))
     smooth = g.add("Conv", g.add("Conv", padded, rows, group=3), cols, group=3)
     detail = g.add("Sub", "input", smooth)
-    fine = g.add("Clip", detail, g.constant(-0.02), g.constant(0.02))
-    edges = g.add("Mul", g.add("Sub", detail, fine), g.constant(0.7))
+    fine = g.add("Clip", detail, g.constant(-0.012), g.constant(0.012))
+    edges = g.add("Mul", g.add("Sub", detail, fine), g.constant(1.0))
     g.add("Clip", g.add("Add", "input", edges), g.constant(-1.0), g.constant(1.0), out="output")
     shape = (1, 3, 512, 512)
     return g.model("GFPGANv1.4", [("input", shape)], [("output", shape)])
@@ -306,6 +337,7 @@ def write_standins(directory: Path) -> None:
             path.write_bytes(model.SerializeToString(deterministic=True))
         except OSError as error:
             raise OutputError(
-                f"a stand-in model cannot be written: {error.strerror}", where=str(path),
+                f"a stand-in model cannot be written: {error.strerror}",
+                where=str(path),
                 remedy="choose a writable folder",
-            ) from error  # fmt: skip
+            ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +31,17 @@ U8 = npt.NDArray[np.uint8]
 class Conv(nn.Module):
     """Convolution with batch norm (folded at export) and leaky ReLU."""
 
-    def __init__(self, ins: int, outs: int, size: int = 3, *, stride: int = 1, dilation: int = 1,
-                 norm: bool = True, act: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        ins: int,
+        outs: int,
+        size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        norm: bool = True,
+        act: bool = True,
+    ) -> None:
         super().__init__()
         padding = dilation * (size // 2)
         self.conv = nn.Conv2d(ins, outs, size, stride, padding, dilation)
@@ -157,40 +167,61 @@ class Swapper(nn.Module):
         return mixed
 
 
-def _faster_in_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32 (AMX does)."""
-    layer = nn.Conv2d(48, 48, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    data = torch.randn(16, 48, 64, 64).to(memory_format=torch.channels_last)
-    best = [1e9, 1e9]
-    for turn in range(16):
-        enabled = turn % 2 == 1
-        start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            layer(data).float().mean().backward()
-        best[enabled] = min(best[enabled], time.perf_counter() - start)
-    return best[1] < 0.8 * best[0]
+class _Precision:
+    """Picks float32 or bfloat16, whichever makes a step faster on this processor (AMX: bfloat16)."""
+
+    def __init__(self) -> None:
+        self._times: tuple[list[float], list[float]] = ([], [])
+
+    @property
+    def half(self) -> bool:
+        """Whether to work in bfloat16 now: in turn for twelve steps, then the faster."""
+        slow, fast = self._times
+        if len(slow) + len(fast) < 12:
+            return len(fast) < len(slow)
+        return min(fast) < 0.9 * min(slow)
+
+    def note(self, half: bool, seconds: float) -> None:
+        """Note how long a step took."""
+        if len(self._times[half]) < 6:
+            self._times[half].append(seconds)
 
 
-def _loop(model: nn.Module, batches: Iterator[tuple[Tensor, ...]], loss_of: Callable[[tuple[Tensor, ...]], Tensor],
-          *, seconds: float, rate: float, label: str, bf16: bool) -> None:  # fmt: skip
-    """Train for a time with a warm-up and a cosine to zero."""
+def _loop(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, ...]],
+    loss_of: Callable[[tuple[Tensor, ...]], Tensor],
+    *,
+    steps: int,
+    rate: float,
+    label: str,
+) -> None:
+    """Train for some steps with a warm-up and a cosine to zero."""
+    # Channels last is several times faster on a CPU with so few channels.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    start, step, running = time.perf_counter(), 0, 0.0
-    while (done := (time.perf_counter() - start) / seconds) < 1:
+    precision, start, running = _Precision(), time.perf_counter(), 0.0
+    for step in range(steps):
+        done = step / steps
         factor = min(1.0, 0.05 + done * 30) * 0.5 * (1 + np.cos(np.pi * done))
         for group in optimiser.param_groups:
             group["lr"] = rate * factor
-        batch = next(batches)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        batch = tuple(
+            part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part
+            for part in next(batches)
+        )
+        half, before = precision.half, time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = loss_of(batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
-        step += 1
-        running += (0.02 if step > 1 else 1.0) * (loss.item() - running)
-        if step % 200 == 0:
-            print(f"{label}: step {step}, {100 * done:.0f} %, loss {running:.4f}", flush=True)
+        precision.note(half, time.perf_counter() - before)
+        running += (0.02 if step else 1.0) * (loss.item() - running)
+        if (step + 1) % 200 == 0:
+            spent = time.perf_counter() - start
+            print(f"{label}: step {step + 1}, {spent:.0f} s, loss {running:.4f}, bf16 {half}", flush=True)
     model.eval()
 
 
@@ -209,18 +240,26 @@ def _warped(rng: np.random.Generator, sample: Composite, size: int) -> tuple[U8,
     kps = sample.kps @ matrix[:, :2].T + matrix[:, 2]
     kps = kps[:, [1, 0, 2, 4, 3]] if flip < 0 else kps
     x0, y0, x1, y1 = sample.boxes.T
-    corners = np.stack([np.stack([x0, y0], 1), np.stack([x1, y0], 1), np.stack([x0, y1], 1), np.stack([x1, y1], 1)], 1)
+    corners = np.stack(
+        [np.stack([x0, y0], 1), np.stack([x1, y0], 1), np.stack([x0, y1], 1), np.stack([x1, y1], 1)], 1
+    )
     corners = corners @ matrix[:, :2].T + matrix[:, 2]
     boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
     return np.clip(image, 0, 255).astype(np.uint8), boxes.astype(np.float32), kps.astype(np.float32)
 
 
-def _assign(boxes: F32, kps: F32, sure: npt.NDArray[np.bool_], size: int, stride: int, anchors: tuple[float, float],
-            ) -> tuple[F32, F32]:  # fmt: skip
+def _assign(
+    boxes: F32,
+    kps: F32,
+    sure: npt.NDArray[np.bool_],
+    size: int,
+    stride: int,
+    anchors: tuple[float, float],
+) -> tuple[F32, F32]:
     """Lay targets on one level's grid.
 
     Returns:
-        Score (2, n, n): 1 face, 0 none, -1 do not care; and sides and points over the anchor's size (2, 14, n, n).
+        Score (2, n, n): 1 face, 0 none, -1 do not care; sides and points over anchor size (2, 14, n, n).
     """
     n = size // stride
     score = np.zeros((2, n, n), np.float32)
@@ -247,7 +286,9 @@ def _assign(boxes: F32, kps: F32, sure: npt.NDArray[np.bool_], size: int, stride
     return score, shape
 
 
-def _detector_batches(rng: np.random.Generator, small: list[Composite], large: list[Composite]) -> Iterator[tuple[Tensor, ...]]:
+def _detector_batches(
+    rng: np.random.Generator, small: list[Composite], large: list[Composite]
+) -> Iterator[tuple[Tensor, ...]]:
     while True:
         pool, size, count = (large, 448, 4) if rng.random() < 0.2 else (small, 224, 16)
         images, targets = [], []
@@ -264,7 +305,7 @@ def _detector_batches(rng: np.random.Generator, small: list[Composite], large: l
 
 
 def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
-    outs = model(batch[0].to(memory_format=torch.channels_last))
+    outs = model(batch[0])
     total = torch.zeros(())
     positives = sum(float((batch[1 + 2 * k] == 1).sum()) for k in range(3)) + 1.0
     for k, out in enumerate(outs):
@@ -285,8 +326,10 @@ def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
 
 
 def _crop_tensors(crops: list[Crops]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    faces = torch.from_numpy(np.stack([c.faces for c in crops])[..., ::-1].copy()).permute(0, 1, 4, 2, 3).contiguous()
-    boxes = torch.from_numpy(np.stack([c.boxes for c in crops])[..., ::-1].copy()).permute(0, 1, 4, 2, 3).contiguous()
+    faces, boxes = (
+        torch.from_numpy(np.stack(part)[..., ::-1].copy()).permute(0, 1, 4, 2, 3).contiguous()
+        for part in ([c.faces for c in crops], [c.boxes for c in crops])
+    )
     looks = (np.stack([c.looks for c in crops]) - LOOK_MEAN) / LOOK_SPREAD
     return faces, torch.from_numpy(looks), boxes, torch.from_numpy(np.stack([c.traits for c in crops]))
 
@@ -323,7 +366,8 @@ def _trait_loss(model: Traits, batch: tuple[Tensor, ...]) -> Tensor:
 def _swap_batches(faces: Tensor, looks: Tensor, count: int) -> Iterator[tuple[Tensor, ...]]:
     heads, variants = faces.shape[:2]
     while True:
-        i, a, b = torch.randint(heads, (count,)), torch.randint(variants, (count,)), torch.randint(variants, (count,))
+        i = torch.randint(heads, (count,))
+        a, b = torch.randint(variants, (count,)), torch.randint(variants, (count,))
         noise = 0.06 * torch.randn(count, looks.shape[2])
         yield faces[i, a].float() / 255, looks[i, b] + noise, faces[i, b].float() / 255
 
@@ -335,9 +379,10 @@ def _face_weight() -> Tensor:
 
 
 def _swap_loss(model: Swapper, weight: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
-    out = model(batch[0].to(memory_format=torch.channels_last), batch[1]).float()
+    out = model(batch[0], batch[1]).float()
     error = out - batch[2]
-    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
+    edges = across.abs().mean() + down.abs().mean()
     return (weight * error.abs()).mean() + (weight * error**2).mean() * 2 + 0.5 * edges
 
 
@@ -349,47 +394,98 @@ def _export(name: str, model: nn.Module, into: dict[str, npt.NDArray[np.float16]
             into[f"{name}.{path}.b"] = bias.numpy().astype(np.float16)
 
 
-def _train_detector(budget: float, seed: int, workers: int, bf16: bool) -> Detector:
-    start = time.perf_counter()
-    small = draw_many(draw_composite, range(seed, seed + int(3.2 * budget)), workers)
+@dataclass(frozen=True)
+class Plan:
+    """How much is drawn and trained; the defaults take a quarter of an hour on two free cores.
+
+    Attributes:
+        small: Composites of 256 pixels.
+        large: Composites of 448 pixels.
+        crops: Bodies for the aligned crops, two poses and three faces each.
+        steps: Optimiser steps for detector, recogniser, attributes and swapper.
+    """
+
+    small: int = 2700
+    large: int = 450
+    crops: int = 1300
+    steps: tuple[int, int, int, int] = (2000, 900, 500, 1200)
+
+    def scaled(self, factor: float) -> Plan:
+        """Return a smaller or larger plan."""
+        small, large, crops, *steps = (
+            max(round(factor * n), 8) for n in (self.small, self.large, self.crops, *self.steps)
+        )
+        return Plan(small, large, crops, (steps[0], steps[1], steps[2], steps[3]))
+
+
+def draw_composites(plan: Plan, seed: int, workers: int) -> tuple[list[Composite], list[Composite]]:
+    """Draw the detector's samples, small and large pictures."""
+    small = draw_many(draw_composite, range(seed, seed + plan.small), workers)
     high = partial(draw_composite, size=448, low=60, high=430)
-    large = draw_many(high, range(seed, seed + int(0.6 * budget)), workers)
-    print(f"detector samples: {time.perf_counter() - start:.0f} s", flush=True)
-    model = Detector().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = _detector_batches(np.random.default_rng(seed), small, large)
-    _loop(model, batches, partial(_detector_loss, model), seconds=0.33 * budget, rate=4e-3, label="detector", bf16=bf16)
-    return model  # type: ignore[no-any-return]
+    return small, draw_many(high, range(seed, seed + plan.large), workers)
 
 
-def train(*, seconds: float = 840.0, seed: int = 100_000, workers: int = 2, output: Path = WEIGHTS) -> None:
+def draw_pairs(plan: Plan, seed: int, workers: int) -> list[Crops]:
+    """Draw the samples of the three models that see aligned crops."""
+    drawn = draw_many(draw_crops, range(seed, seed + plan.crops), workers)
+    return [crops for poses in drawn for crops in poses]
+
+
+def train_detector(samples: tuple[list[Composite], list[Composite]], steps: int, seed: int) -> Detector:
+    """Train the detector."""
+    model = Detector()
+    batches = _detector_batches(np.random.default_rng(seed), *samples)
+    _loop(model, batches, partial(_detector_loss, model), steps=steps, rate=4e-3, label="detector")
+    return model
+
+
+def train_recogniser(crops: list[Crops], steps: int) -> Embedder:
+    """Train the recogniser's trunk."""
+    model = Embedder()
+    faces, looks, _, _ = _crop_tensors(crops)
+
+    def loss(batch: tuple[Tensor, ...]) -> Tensor:
+        return functional.smooth_l1_loss(model(batch[0]).float(), batch[1], beta=0.3)
+
+    _loop(model, _embedder_batches(faces, looks, 64), loss, steps=steps, rate=3e-3, label="recogniser")
+    return model
+
+
+def train_attributes(crops: list[Crops], steps: int) -> Traits:
+    """Train age and presentation."""
+    model = Traits()
+    _, _, boxes, traits = _crop_tensors(crops)
+    batches = _trait_batches(boxes, traits, 64)
+    _loop(model, batches, partial(_trait_loss, model), steps=steps, rate=3e-3, label="attributes")
+    return model
+
+
+def train_swapper(crops: list[Crops], steps: int) -> Swapper:
+    """Train the swapper."""
+    model = Swapper()
+    faces, looks, _, _ = _crop_tensors(crops)
+    loss = partial(_swap_loss, model, _face_weight())
+    _loop(model, _swap_batches(faces, looks, 24), loss, steps=steps, rate=2e-3, label="swapper")
+    return model
+
+
+def train(plan: Plan, *, seed: int = 100_000, workers: int = 2, output: Path = WEIGHTS) -> None:
     """Draw samples, train and write the weights.
 
     Args:
-        seconds: Time for everything.
+        plan: How much.
         seed: First seed of the samples.
-        workers: Processes that draw samples.
+        workers: Processes that draw samples, threads that train.
         output: The file to write.
     """
     torch.manual_seed(seed)
     torch.set_num_threads(workers)
-    bf16 = _faster_in_bf16()
-    print(f"bfloat16: {bf16}", flush=True)
     weights: dict[str, npt.NDArray[np.float16]] = {}
-    _export("det", _train_detector(seconds, seed, workers, bf16), weights)
-    start = time.perf_counter()
-    pairs = [c for both in draw_many(draw_crops, range(seed, seed + int(1.5 * seconds)), workers) for c in both]
-    print(f"crop samples: {time.perf_counter() - start:.0f} s", flush=True)
-    faces, looks, boxes, traits = _crop_tensors(pairs)
-    embedder, trait, swapper = Embedder(), Traits(), Swapper().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _loop(embedder, _embedder_batches(faces, looks, 64),
-          lambda b: functional.smooth_l1_loss(embedder(b[0]).float(), b[1], beta=0.3),
-          seconds=0.13 * seconds, rate=3e-3, label="embedder", bf16=bf16)  # fmt: skip
-    _loop(trait, _trait_batches(boxes, traits, 64), partial(_trait_loss, trait), seconds=0.04 * seconds, rate=3e-3,
-          label="traits", bf16=bf16)  # fmt: skip
-    _loop(swapper, _swap_batches(faces, looks, 24), partial(_swap_loss, swapper, _face_weight()),
-          seconds=0.25 * seconds, rate=2e-3, label="swapper", bf16=bf16)  # fmt: skip
-    for name, model in (("rec", embedder), ("age", trait), ("swap", swapper)):
-        _export(name, model, weights)
+    _export("det", train_detector(draw_composites(plan, seed, workers), plan.steps[0], seed), weights)
+    crops = draw_pairs(plan, seed, workers)
+    _export("rec", train_recogniser(crops, plan.steps[1]), weights)
+    _export("age", train_attributes(crops, plan.steps[2]), weights)
+    _export("swap", train_swapper(crops, plan.steps[3]), weights)
     np.savez_compressed(output, **weights)  # type: ignore[arg-type]
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
 
@@ -397,13 +493,13 @@ def train(*, seconds: float = 840.0, seed: int = 100_000, workers: int = 2, outp
 def main() -> None:
     """Run from a shell."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=840.0, help="time for everything")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the samples and steps")
     parser.add_argument("--seed", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     options = parser.parse_args()
     start = time.perf_counter()
-    train(seconds=options.seconds, seed=options.seed, workers=options.workers, output=options.output)
+    train(Plan().scaled(options.scale), seed=options.seed, workers=options.workers, output=options.output)
     print(f"{time.perf_counter() - start:.0f} s in all")
 
 

@@ -17,10 +17,13 @@ from colab_helpers.media.affine import transform_points
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.models.session import Network, Runtime, models_root
 from colab_helpers.settings import Settings
+from colab_helpers.stages import in_groups
 
 _DETECTOR_FILE = Path("buffalo_l/det_10g.onnx")
 _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
 _RECOGNISER_SIZE = 112
+# A crowd must not become one huge tensor.
+_RECOGNISER_STACK = 16
 
 
 class FaceAnalyser:
@@ -84,9 +87,11 @@ class FaceAnalyser:
         ]
 
     def embed(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
-        """Return the faces with embeddings, computed in one stack."""
-        if not faces:
-            return []
+        """Return the faces with embeddings, computed in stacks of bounded size."""
+        groups = in_groups(faces, _RECOGNISER_STACK)
+        return [face for group in groups for face in self._embed_stack(picture, group)]
+
+    def _embed_stack(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
         template = arcface_template(_RECOGNISER_SIZE)
         crops = [picture.crop(similarity_transform(face.kps, template), _RECOGNISER_SIZE) for face in faces]
         features = self._recogniser.get_feat(crops)

@@ -18,7 +18,14 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 
 from colab_helpers.errors import OutputError
-from colab_helpers.media.probe import StreamInfo, VideoInfo, existing_file, open_source
+from colab_helpers.media.probe import (
+    UNKNOWN_CODEC,
+    StreamInfo,
+    VideoInfo,
+    exact,
+    existing_file,
+    open_source,
+)
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
 """Suffixes of results, and the FFmpeg muxer that writes each."""
@@ -74,8 +81,11 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
 
 
 def refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
-    """Sound and subtitle streams of the source a container does not take; all of them for GIF."""
-    beside = [*info.audio, *info.subtitles]
+    """Sound and subtitle streams of the source a container does not take; all of them for GIF.
+
+    A stream of a codec unknown to this FFmpeg fits nowhere; it is left out with a note, not counted here.
+    """
+    beside = [one for one in (*info.audio, *info.subtitles) if one.codec != UNKNOWN_CODEC]
     if not beside or suffix == ".gif":
         return beside
     with open_source(existing_file(info.path)) as source:
@@ -204,6 +214,4 @@ def _movie_scale(source: InputContainer, time_base: Fraction) -> int:
 
 
 def _start(stream: Any) -> Fraction:
-    if stream.start_time is None or stream.time_base is None:
-        return Fraction(0)
-    return Fraction(stream.start_time * stream.time_base)
+    return (stream.start_time or 0) * (exact(stream.time_base) or Fraction(0))

@@ -57,7 +57,7 @@ class StreamCopier:
 
     def start(self) -> None:
         """Begins to read; call when every stream has been added."""
-        moving = [one for one in self._source.streams if one.index in self._targets and one.type != "attachment"]
+        moving = [stream for stream in self._source.streams if self._has_packets(stream)]
         for stream in self._source.streams:
             if stream not in moving:
                 stream.discard = Discard.all
@@ -79,7 +79,11 @@ class StreamCopier:
     def finish(self) -> None:
         """Says what had to be changed."""
         if self._restamped:
-            self.notes.append(f"{self._restamped} copied packets had no rising time stamp; they were given one")
+            self.notes.append(f"{self._restamped} copied packets had no rising time stamp: given one")
+
+    def _has_packets(self, stream: Stream) -> bool:
+        """Attachments went into the header already."""
+        return stream.index in self._targets and stream.type != "attachment"
 
     def _send(self, packet: Packet[Any], output: OutputContainer) -> None:
         index = packet.stream.index
@@ -91,8 +95,10 @@ class StreamCopier:
     def _measure(self, packet: Packet[Any]) -> None:
         if packet.stream.type != "audio" or packet.pts is None:
             return
-        first, last = packet.pts * packet.time_base, (packet.pts + (packet.duration or 0)) * packet.time_base
-        self._sound = (min(self._sound[0], first), max(self._sound[1], last)) if self._sound else (first, last)
+        first = packet.pts * packet.time_base
+        last = first + (packet.duration or 0) * packet.time_base
+        known = self._sound or (first, last)
+        self._sound = min(known[0], first), max(known[1], last)
 
     def _restamp(self, packet: Packet[Any], index: int) -> None:
         """Muxers refuse decoding times that do not rise, as broken recordings have them."""

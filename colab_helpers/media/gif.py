@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import av
 from av.container import OutputContainer
@@ -31,7 +31,7 @@ class GifTrack:
         self._durations: dict[int, int] = {}
         self._graph: Graph | None = None
         width, height = info.display_size
-        self._stream = cast(VideoStream, output.add_stream("gif", rate=info.average_rate or 10))
+        self._stream: VideoStream = output.add_stream("gif", rate=info.average_rate or 10)
         context = self._stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "pal8"
         self._stream.time_base = context.time_base = CENTISECOND

@@ -310,8 +310,9 @@ def _gif_header(data: bytes) -> tuple[int, int, int]:
 
 
 def _tiff_header(data: bytes) -> tuple[int, int, int]:
+    """OpenCV turns TIFF pictures upright by itself, whatever flags it is given."""
     tags = _tiff_tags(data)
-    return tags[_WIDTH_TAG], tags[_HEIGHT_TAG], tags.get(_ORIENTATION_TAG, 1)
+    return tags[_WIDTH_TAG], tags[_HEIGHT_TAG], 1
 
 
 def _orientation(exif: bytes) -> int:

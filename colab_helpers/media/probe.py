@@ -33,6 +33,9 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 UNSPECIFIED = 2
 """ISO/IEC 23091-4 code point "unspecified" of matrix, primaries and transfer."""
 
+UNKNOWN_CODEC = "unknown"
+"""Name given to the codec of a stream this FFmpeg knows nothing about."""
+
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
 
@@ -42,6 +45,8 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,"
     "mxf,h264,hevc,m4v,ivf,mjpeg,apng,nut,y4m,yuv4mpegpipe,dv,vc1,rm,obu,av1,wtv,gxf"
 )
+# Tags in an unknown encoding must not make a video unreadable: PyAV 18 has to be told, 19 always copes.
+_TAG_DECODING: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.startswith("18.") else {}
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
 
@@ -234,9 +239,12 @@ def open_source(path: Path) -> InputContainer:
         MediaError: The file is no media file, or its index is missing because it was cut off.
     """
     try:
-        return av.open(str(path), "r", container_options=dict(_OPEN_OPTIONS), metadata_errors="replace")
+        container: InputContainer = av.open(
+            str(path), "r", container_options=dict(_OPEN_OPTIONS), **_TAG_DECODING
+        )
     except av.FFmpegError as error:
         raise _why_unopenable(path, error) from error
+    return container
 
 
 def picture_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -256,6 +264,11 @@ def picture_stream(container: InputContainer, path: Path) -> VideoStream:
     if container.streams.video:
         what = "only cover art beside its sound" if container.streams.audio else "only a still picture"
     raise MediaError(f"the file holds {what}", where=str(path), remedy="choose a file with a video stream")
+
+
+def exact(value: Any) -> Fraction | None:
+    """A rational of PyAV as a Fraction, None if unset; its own type rounds to 32 bits when it computes."""
+    return Fraction(value.numerator, value.denominator) if value else None
 
 
 def pixel_bits(pix_fmt: str) -> int:
@@ -334,8 +347,8 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
 
 
 def _describe(path: Path, container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> VideoInfo:
-    time_base = stream.time_base or Fraction(1, 1000)
-    rate = stream.average_rate or stream.guessed_rate
+    time_base = exact(stream.time_base) or Fraction(1, 1000)
+    rate = exact(stream.average_rate) or exact(stream.guessed_rate)
     duration = _duration(container, stream, time_base)
     counted = _declared_frames(container, stream)
     matrix = _display_matrix(frame)
@@ -357,7 +370,7 @@ def _describe(path: Path, container: InputContainer, stream: VideoStream, frame:
         duration=duration,
         rotation=_rotation(frame) if matrix else 0,
         display_matrix=matrix,
-        sample_aspect_ratio=stream.sample_aspect_ratio,
+        sample_aspect_ratio=exact(stream.sample_aspect_ratio),
         colour=_colour(stream, frame),
         light=_light(frame),
         interlaced=frame.interlaced_frame,
@@ -366,8 +379,18 @@ def _describe(path: Path, container: InputContainer, stream: VideoStream, frame:
         audio=tuple(info for info in beside if info.kind == "audio"),
         subtitles=tuple(info for info in beside if info.kind == "subtitle"),
         others=tuple(info for info in beside if info.kind not in ("audio", "subtitle")),
-        metadata=dict(container.metadata),
+        metadata=_tags(container.metadata),
     )
+
+
+def _tags(found: Mapping[str, str]) -> dict[str, str]:
+    """MP4 may state a tag in two places; newer FFmpeg gives both, joined by a semicolon."""
+    return {key: _once(value) for key, value in found.items()}
+
+
+def _once(value: str) -> str:
+    half = value[: len(value) // 2]
+    return half if half and value == f"{half};{half}" else value
 
 
 def _stream_info(stream: Stream) -> StreamInfo:
@@ -387,7 +410,7 @@ def _stream_info(stream: Stream) -> StreamInfo:
 def _codec_name(stream: Stream) -> str:
     if stream.codec_context is not None:
         return stream.codec_context.name
-    return (stream.name if stream.type in ("data", "attachment") else None) or "unknown"
+    return (stream.name if stream.type in ("data", "attachment") else None) or UNKNOWN_CODEC
 
 
 def _duration(container: InputContainer, stream: VideoStream, time_base: Fraction) -> Fraction:

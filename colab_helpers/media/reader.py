@@ -27,6 +27,7 @@ from colab_helpers.media.probe import (
     UNSPECIFIED,
     ColourTags,
     VideoInfo,
+    exact,
     existing_file,
     is_mov,
     open_source,
@@ -133,7 +134,7 @@ class FrameReader(Iterator[Frame]):
                 index += 1
             waiting = pts, self._shaper.shape(video)
         if waiting is not None:
-            yield self._frame(index, waiting, self._clock.last_duration(*waiting))
+            yield self._frame(index, waiting, waiting[1].duration or self._clock.step)
             index += 1
         self.notes += [*self._clock.notes(), *self._shaper.notes(), *self._tally.verdict(index)]
 
@@ -218,9 +219,8 @@ class _Clock:
     """Gives every frame a stamp that is later than the one before."""
 
     def __init__(self, info: VideoInfo) -> None:
-        self._info = info
         rate = info.average_rate or _DEFAULT_RATE
-        self._step = max(1, round(1 / rate / info.time_base))
+        self.step = max(1, round(1 / rate / info.time_base))
         self._last: int | None = None
         self._repaired = 0
 
@@ -228,17 +228,9 @@ class _Clock:
         pts = video.pts if video.pts is not None else video.dts
         if pts is None or (self._last is not None and pts <= self._last):
             self._repaired += 1
-            pts = 0 if self._last is None else self._last + (self._step if pts is None else 1)
+            pts = 0 if self._last is None else self._last + (self.step if pts is None else 1)
         self._last = pts
         return pts
-
-    def last_duration(self, pts: int, video: av.VideoFrame) -> int:
-        """What the header leaves of the stream's length, else what the frame itself says."""
-        end = (self._info.start + self._info.duration) / self._info.time_base
-        left = int(end) - pts
-        if self._info.frames_declared and 0 < left <= 4 * max(self._step, video.duration):
-            return left
-        return video.duration or self._step
 
     def notes(self) -> list[str]:
         if not self._repaired:
@@ -408,7 +400,8 @@ def _stated_length(container: InputContainer, stream: VideoStream) -> Fraction:
     if not _STATE_LENGTH & set(container.format.name.split(",")):
         return Fraction(0)
     stated = Fraction(container.duration or 0, av.time_base)
-    if container.format.name == "avi" and stream.average_rate:
+    rate = exact(stream.average_rate)
+    if container.format.name == "avi" and rate:
         # FFmpeg corrects an AVI's length to what it finds, but keeps the frame count of the header.
-        return max(stated, stream.frames / stream.average_rate)
+        return max(stated, stream.frames / rate)
     return stated

@@ -110,7 +110,6 @@ def check_kernel() -> None:
     """
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     try:
         program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
     except NoSuchKernel as error:
@@ -123,6 +122,13 @@ def check_kernel() -> None:
             f"the kernel {KERNEL!r} starts {program}, not {sys.executable}",
             remedy="run 'python -m ipykernel install --sys-prefix' in this environment",
         )
+
+
+def prepare_environment() -> None:
+    """Set what Jupyter, and the kernel it starts, read from the environment; what is set already stays."""
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    # The kernel's debugger, which nobody uses here, would print a warning on Python 3.13.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
 def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any]) -> int:
@@ -150,7 +156,8 @@ def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any]) -> int
             progress_bar=False,
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
-            extra_arguments=["--log-level=ERROR"],  # kernels warn that local TCP is not encrypted
+            # Kernels warn that local TCP is not encrypted, and call being shut down an error.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         print(f"\n{error.ename}: {error.evalue}", file=sys.stderr, flush=True)
@@ -201,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         known = notebook_parameters(arguments.notebook)
         values = parse_values([(name, value) for name, value in arguments.pairs], known)
+        prepare_environment()
         check_kernel()
     except ColabHelpersError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -201,6 +201,11 @@ def test_other_pythons_are_refused(version):
         ),
         ("error: Failed to fetch: dns error", "check the network"),
         ("ERROR: No matching distribution found for onnxruntime", "64-bit Python 3.11"),
+        (
+            "ERROR: Could not find a version that satisfies the requirement numpy (from versions: none)\n"
+            "ERROR: No matching distribution found for numpy",
+            "check the network and PIP_INDEX_URL",
+        ),
         ("ERROR: ResolutionImpossible", "environment of its own"),
         ("SSL: CERTIFICATE_VERIFY_FAILED", "PIP_CERT"),
         ("/usr/bin/python: No module named pip", "install pip"),
@@ -261,3 +266,61 @@ def test_the_list_can_come_from_an_installed_wheel(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     project = install.read_project(tmp_path)
     assert project == Project("9.9", "<3.14,>=3.11", ("numpy<3,>=2.0",), {"dev": ("ruff>=0.8",)}, None)
+
+
+class FakeNvml:
+    """NVML as ctypes shows it: functions that return 0 and write through pointers."""
+
+    def __init__(self, *, devices: int, cuda: int) -> None:
+        self.devices, self.cuda, self.closed = devices, cuda, False
+
+    def nvmlInit_v2(self) -> int:  # noqa: N802 - the library's own name
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count) -> int:  # noqa: N802
+        count._obj.value = self.devices
+        return 0
+
+    def nvmlSystemGetCudaDriverVersion_v2(self, version) -> int:  # noqa: N802
+        version._obj.value = self.cuda
+        return 0
+
+    def nvmlShutdown(self) -> int:  # noqa: N802
+        self.closed = True
+        return 0
+
+
+def load_only(monkeypatch, libraries: dict[str, object], packages: dict[str, str] | None = None) -> None:
+    monkeypatch.setattr(install, "_loads", lambda *names: next(filter(None, map(libraries.get, names)), None))
+    monkeypatch.setattr(install, "installed_versions", lambda names: packages or {})
+
+
+def test_the_driver_and_the_libraries_are_found(monkeypatch):
+    nvml = FakeNvml(devices=1, cuda=13000)
+    on_disk = {"libnvidia-ml.so.1": nvml, "libcuda.so.1": 1, "libcudart.so.12": 1, "libcudnn.so.9": 1}
+    load_only(monkeypatch, on_disk)
+    assert install.find_cuda() == COLAB_CUDA
+    assert nvml.closed
+
+
+def test_libraries_that_came_as_packages_are_found(monkeypatch):
+    load_only(
+        monkeypatch,
+        {"libnvidia-ml.so.1": FakeNvml(devices=2, cuda=12080), "libcuda.so.1": 1},
+        {"nvidia-cuda-runtime": "13.0.96", "nvidia-cuda-runtime-cu12": "12.9", "nvidia-cudnn-cu12": "9.1"},
+    )
+    assert install.find_cuda() == Cuda(12, frozenset({12, 13}), frozenset({12}))
+
+
+@pytest.mark.parametrize(
+    "libraries",
+    [
+        {},
+        {"libcuda.so.1": 1},
+        {"libnvidia-ml.so.1": FakeNvml(devices=1, cuda=12080)},  # a container without the compute part
+        {"libnvidia-ml.so.1": FakeNvml(devices=0, cuda=12080), "libcuda.so.1": 1},
+    ],
+)
+def test_without_a_working_driver_there_is_no_cuda(monkeypatch, libraries):
+    load_only(monkeypatch, libraries)
+    assert install.find_cuda() is None

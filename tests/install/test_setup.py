@@ -165,6 +165,23 @@ def test_a_failure_names_step_reason_and_remedy(sandbox):
     assert "What to do: free some disk space" in done.stderr
 
 
+def test_where_uv_fails_pip_is_tried(sandbox):
+    uv = sandbox.root / ".venv" / "bin" / "uv"
+    uv.write_text("#!/bin/sh\necho 'error: no such index'\nexit 2\n")
+    uv.chmod(0o755)
+    done = sandbox.call("install")
+    assert done.returncode == 0, done.stderr
+    assert "uv could not do it (error: no such index); trying pip" in done.stdout
+    assert len(sandbox.calls()) == 2
+
+
+def test_the_reason_is_found_beyond_the_lines_shown(sandbox):
+    words = "error: externally-managed-environment\n" + "advice\n" * 30
+    done = sandbox.call("install", says=words)
+    assert "externally-managed" not in done.stderr
+    assert "What to do: the system's Python does not take packages: leave out --system" in done.stderr
+
+
 def test_checking_installs_nothing(sandbox):
     python = sandbox.root / ".venv" / "bin" / "python"
     script = sandbox.root / "colab_helpers" / "install.py"

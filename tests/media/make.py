@@ -246,6 +246,11 @@ def _text_packets(stream: Any, subtitle: Subtitle) -> list[Packet[Any]]:
     return packets
 
 
+def samples(plane: Any, kind: type[np.uint8] | type[np.uint16] = np.uint8) -> np.ndarray[Any, Any]:
+    """The visible samples of a plane, (rows, columns), without a copy."""
+    return np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+
+
 def variable_pts(frames: int, *, step: int = 40) -> list[int]:
     """Uneven but rising stamps: steps of one, two and three halves of ``step``."""
     steps = (step, step * 2, step // 2, step * 3 // 2)
@@ -260,7 +265,8 @@ def decoded(path: Path) -> tuple[list[int], list[Fraction]]:
     numbers, times = [], []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            assert frame.pts is not None and frame.time_base is not None
+            assert frame.pts is not None
+            assert frame.time_base is not None
             numbers.append(number_of(frame))
             times.append(frame.pts * frame.time_base)
     return numbers, times

@@ -15,7 +15,7 @@ from tests.media.conftest import Clip
 
 
 def choose(wanted: Any = "auto", **changes: Any) -> EncoderChoice:
-    request = {"width": 320, "height": 240, "pix_fmt": "yuv420p", "quality": 23} | changes
+    request: dict[str, Any] = {"width": 320, "height": 240, "pix_fmt": "yuv420p", "quality": 23} | changes
     return choose_encoder(wanted, **request)
 
 
@@ -169,7 +169,7 @@ def test_an_answer_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_arguments: object) -> None:
         raise AssertionError("tried again")
 
-    monkeypatch.setattr(encoders.av.CodecContext, "create", never, raising=False)
+    monkeypatch.setattr("colab_helpers.media.encoders.av.CodecContext.create", never)
     assert choose("libx264", width=98, height=66).name == "libx264"
 
 

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 
 from colab_helpers.media.encoders import encoder_for
-from colab_helpers.media.probe import probe
+from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.media.writer import VideoWriter, output_suffix
 from tests.media.conftest import Clip
 from tests.media.make import Sound, decoded
 from tests.media.roundtrip import trip
 
-GIF = {"codec": "gif", "pix_fmt": "rgb8", "options": {}}
+GIF: dict[str, Any] = {"codec": "gif", "pix_fmt": "rgb8", "options": {}}
 UNEVEN = [0, 10, 15, 40, 41, 100]
 
 
@@ -49,8 +50,8 @@ def test_video_becomes_gif_upright_and_silent(clip: Clip, rotation: int) -> None
     assert np.abs(first_picture(there.result).astype(int) - turned).mean() < 6
 
 
-def first_picture(info: object) -> np.ndarray:
-    with read_frames(info) as reader:  # type: ignore[arg-type]
+def first_picture(info: VideoInfo) -> np.ndarray[Any, Any]:
+    with read_frames(info) as reader:
         return next(reader).video.to_ndarray(format="gray")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import pytest
@@ -21,7 +22,7 @@ THIRTY = Fraction(30)
 
 
 def frames_at(stamps: list[int], base: Fraction = MILLI, last: int = 40) -> list[Frame]:
-    gaps = [after - before for before, after in zip(stamps, stamps[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(stamps)]
     return [
         Frame(index, pts, base, duration, PICTURE)
         for index, (pts, duration) in enumerate(zip(stamps, [*gaps, last], strict=True))
@@ -31,9 +32,7 @@ def frames_at(stamps: list[int], base: Fraction = MILLI, last: int = 40) -> list
 def shown(stamps: list[int], rate: Fraction, base: Fraction = MILLI, last: int = 40) -> list[int]:
     """Which source frame each tick shows, found by the picture's place in time."""
     sources = frames_at(stamps, base, last)
-    marked = [
-        Frame(one.index, one.pts, base, one.duration, av.VideoFrame(16, 16, "gray")) for one in sources
-    ]
+    marked = [Frame(one.index, one.pts, base, one.duration, av.VideoFrame(16, 16, "gray")) for one in sources]
     names = {id(one.video): one.index for one in marked}
     return [names[id(one.video)] for one in constant_rate(marked, rate=rate)]
 

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from colab_helpers.demo.actors import portrait
+from colab_helpers.demo.clip import Scene
+from colab_helpers.demo.looks import IDENTITIES, look_of, random_look
+from colab_helpers.errors import UsageError
+
+SIZE = (320, 180)
+
+
+def _scene(seed: int, **options: object) -> Scene:
+    return Scene(seed, SIZE, Fraction(25), 4.0, **options)  # type: ignore[arg-type]
+
+
+def test_same_seed_gives_the_same_frame_in_another_scene() -> None:
+    first, faces = _scene(5).render(30)
+    second, again = _scene(5).render(30)
+    assert np.array_equal(first, second)
+    assert [f.as_json() for f in faces] == [f.as_json() for f in again]
+
+
+def test_frames_do_not_depend_on_what_was_rendered_before() -> None:
+    scene = _scene(6)
+    late = scene.render(40)[0]
+    scene.render(3)
+    assert np.array_equal(scene.render(40)[0], late)
+
+
+def test_another_seed_gives_another_picture_and_cast() -> None:
+    assert not np.array_equal(_scene(1).render(0)[0], _scene(2).render(0)[0])
+    assert len({_scene(seed).cast for seed in range(6)}) > 2
+
+
+def test_everyone_gets_cast_sooner_or_later() -> None:
+    assert {who for seed in range(40) for who in _scene(seed).cast} == set(IDENTITIES)
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_truth_is_consistent(seed: int) -> None:
+    scene = _scene(seed)
+    for i in range(0, scene.frames, 17):
+        for face in scene.render(i)[1]:
+            assert 0 < face.visible <= 1
+            assert (face.kps >= face.box[:2]).all() and (face.kps <= face.box[2:]).all()
+            left, right, nose, mouth_left, mouth_right = face.kps
+            turned = np.deg2rad(-face.roll)
+            turn = np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]])
+            upright = (face.kps - nose) @ turn.T
+            assert upright[0, 0] < upright[1, 0] and upright[3, 0] < upright[4, 0]
+            assert upright[0, 1] < 0 < upright[3, 1]
+            assert abs(np.rad2deg(np.arctan2(*(right - left)[::-1])) - face.roll) < 12
+            assert np.linalg.norm(mouth_right - mouth_left) > 3
+
+
+def test_eyes_are_where_the_points_say() -> None:
+    # The white of a light eye and its dark pupil lie within a small square around the point.
+    scene = Scene(3, (640, 360), Fraction(25), 4.0, 1, cast=["alma"])
+    for i in (0, 10):
+        image, faces = scene.render(i)
+        gap = float(np.linalg.norm(faces[0].kps[1] - faces[0].kps[0]))
+        for x, y in faces[0].kps[:2]:
+            reach = round(0.18 * gap)
+            patch = image[round(y) - reach : round(y) + reach + 1, round(x) - reach : round(x) + reach + 1]
+            assert patch.max() > 150 and patch.min() < 60
+
+
+def test_true_swap_changes_the_inner_face_and_nothing_else() -> None:
+    scene = _scene(21)
+    other = next(who for who in IDENTITIES if who not in scene.cast)
+    result = scene.render_all(5, [other])
+    changed = (result.frame != result.swapped[other]).any(2)
+    outside = np.ones(changed.shape, bool)
+    for face in result.faces:
+        x0, y0, x1, y1 = np.round(face.box + np.array([-3, -3, 3, 3])).astype(int)
+        outside[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = False
+    assert not changed[outside].any()
+    inside = result.mask > 0.9
+    assert inside.sum() > 200
+    assert changed[inside].mean() > 0.9
+
+
+def test_swap_to_oneself_changes_nothing() -> None:
+    scene = _scene(22, people=1)
+    own = scene.cast[0]
+    assert np.array_equal(scene.render(7)[0], scene.render(7, swap_to=own)[0])
+
+
+def test_swap_gives_the_sources_skin() -> None:
+    scene = Scene(4, SIZE, Fraction(25), 4.0, 1, cast=["alma"])
+    result = scene.render_all(0, ["chidi"])
+    inside = result.mask > 0.9
+    assert result.frame[inside].mean() > result.swapped["chidi"][inside].mean() + 60
+
+
+def test_people_leave_and_are_covered_now_and_then() -> None:
+    visible: list[float] = []
+    gone = 0
+    for seed in range(4):
+        scene = Scene(seed, SIZE, Fraction(10), 6.0, 1)
+        for i in range(scene.frames):
+            faces = scene.render(i)[1]
+            gone += not faces
+            visible += [face.visible for face in faces]
+    assert gone > 4
+    assert sum(0.1 < v < 0.85 for v in visible) > 8
+    assert sum(v > 0.995 for v in visible) > 0.5 * len(visible)
+
+
+def test_no_people_no_faces() -> None:
+    image, faces = _scene(9, people=0).render(0)
+    assert faces == ()
+    assert image.shape == (180, 320, 3) and image.dtype == np.uint8
+    assert image.std() > 10
+
+
+def test_mask_is_the_visible_inner_face() -> None:
+    scene = _scene(23, people=1)
+    image, faces = scene.render(0)
+    mask = scene.face_mask(0)
+    assert mask.shape == image.shape[:2] and mask.min() >= 0 and mask.max() <= 1
+    x, y = faces[0].kps[2]
+    assert mask[round(y), round(x)] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("size", "fps", "seconds", "people"),
+    [((641, 360), 25, 1.0, 1), ((32, 32), 25, 1.0, 1), ((640, 360), 0, 1.0, 1), ((640, 360), 25, 0.0, 1),
+     ((640, 360), 25, 1.0, 9), ((640, 360), 25, 1.0, -1)],
+)  # fmt: skip
+def test_impossible_values_are_refused(size: tuple[int, int], fps: int, seconds: float, people: int) -> None:
+    with pytest.raises(UsageError, match="demo"):
+        Scene(0, size, Fraction(fps), seconds, people)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(UsageError, match="alma"):
+        portrait("nobody")
+
+
+def test_portraits_differ() -> None:
+    small = {who: portrait(who, size=96).astype(int) for who in IDENTITIES}
+    for a in small:
+        for b in small:
+            assert a == b or np.abs(small[a] - small[b]).mean() > 3
+
+
+def test_identities_are_far_apart_and_random_looks_are_repeatable() -> None:
+    vectors = np.stack([look_of(who).face.vector() for who in IDENTITIES])
+    gaps = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)[np.triu_indices(len(vectors), 1)]
+    assert gaps.min() > 0.9
+    assert random_look(np.random.default_rng(3)) == random_look(np.random.default_rng(3))
+
+
+def test_swapped_look_keeps_body_and_points() -> None:
+    worn = look_of("alma").wearing(look_of("bruno"))
+    assert worn.body == look_of("alma").body
+    assert worn.face == look_of("bruno").face
+    assert worn.skin == look_of("alma").face

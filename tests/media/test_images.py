@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from colab_helpers.errors import MediaError, MissingFileError, OutputError
+from colab_helpers.media import images
+from colab_helpers.media.images import encode_image, read_image, to_data_url, write_image
+
+Bytes = np.ndarray[Any, Any]
+
+
+def quadrants(width: int = 60, height: int = 40) -> Bytes:
+    """BGR: red, green / blue, white, so that every turn and flip shows."""
+    image = np.zeros((height, width, 3), np.uint8)
+    half, middle = height // 2, width // 2
+    image[:half, :middle] = (0, 0, 255)
+    image[:half, middle:] = (0, 255, 0)
+    image[half:, :middle] = (255, 0, 0)
+    image[half:, middle:] = (255, 255, 255)
+    return image
+
+
+def pillow(image: Image.Image, kind: str, **options: Any) -> bytes:
+    memory = io.BytesIO()
+    image.save(memory, kind, **options)
+    return memory.getvalue()
+
+
+def rgb(image: Bytes) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+
+
+def with_orientation(image: Bytes, kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    extra = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    return pillow(rgb(image), kind, exif=exif.tobytes(), **extra)
+
+
+# What a viewer does to the stored picture, by EXIF orientation.
+TURNS = {
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: np.rot90(image),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    image = read_image(with_orientation(quadrants(), kind, orientation))
+    expected = TURNS[orientation](quadrants())
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).mean() < (4 if kind == "JPEG" else 0.5)
+    assert image.flags.c_contiguous
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp"])
+def test_written_pictures_read_back(tmp_path: Path, suffix: str) -> None:
+    path = write_image(tmp_path / "new" / f"a{suffix}", quadrants(), quality=100)
+    image = read_image(path)
+    assert np.abs(image.astype(int) - quadrants()).mean() < (0.01 if suffix == ".png" else 4)
+    assert [one.name for one in path.parent.iterdir()] == [f"a{suffix}"]
+    assert np.array_equal(read_image(str(path)), image)
+    assert np.array_equal(read_image(path.read_bytes()), image)
+
+
+def test_quality_changes_the_size() -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    assert len(encode_image(noise, "jpeg", quality=95)) > len(encode_image(noise, "jpeg", quality=20))
+    assert len(encode_image(noise, "webp", quality=95)) > len(encode_image(noise, "webp", quality=20))
+
+
+def test_text_forms() -> None:
+    url = to_data_url(quadrants(), "png")
+    assert url.startswith("data:image/png;base64,")
+    assert np.array_equal(read_image(url), quadrants())
+    body = url.split(",")[1]
+    assert np.array_equal(read_image(body), quadrants())
+    wrapped = "\n".join(body[start : start + 76] for start in range(0, len(body), 76))
+    assert np.array_equal(read_image(wrapped), quadrants())
+    assert np.array_equal(read_image(f"data:image/png;charset=utf-8;base64,{body}"), quadrants())
+
+
+def test_a_long_path_is_not_taken_for_base64(tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 40) / ("b" * 40)
+    path = write_image(folder / "c.png", quadrants())
+    bare = path.rename(path.with_suffix(""))
+    assert np.array_equal(read_image(str(bare)), quadrants())
+
+
+def test_arrays() -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(read_image(grey), np.dstack([grey] * 3))
+    deep = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    assert np.array_equal(read_image(deep), np.dstack([grey] * 3))
+    assert np.array_equal(read_image(np.dstack([grey] * 3) / 255), np.dstack([grey] * 3))
+    source = quadrants()
+    copy = read_image(source)
+    copy[:] = 0
+    assert source.any()
+    assert np.array_equal(read_image(source[::-1]), source[::-1])
+
+
+def test_transparency_goes_over_white() -> None:
+    image = np.dstack([quadrants(), np.full((40, 60), 255, np.uint8)])
+    image[:20, :30, 3] = 0
+    image[:20, 30:, 3] = 128
+    for form in (image, pillow(Image.fromarray(image[..., [2, 1, 0, 3]]), "PNG")):
+        flat = read_image(form)
+        assert flat[5, 5].tolist() == [255, 255, 255]
+        assert flat[5, 50].tolist() == [127, 255, 127]
+        assert flat[30, 5].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "I;16", "CMYK"])
+def test_every_mode_becomes_bgr(mode: str) -> None:
+    picture = rgb(quadrants())
+    if mode == "I;16":
+        data = pillow(Image.fromarray((np.arange(2400, dtype=np.uint16) * 27).reshape(40, 60)), "PNG")
+    else:
+        data = pillow(picture.convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+    image = read_image(data)
+    assert image.shape == (40, 60, 3)
+    assert image.dtype == np.uint8
+    if mode in ("P", "RGBA", "CMYK"):
+        assert np.abs(image.astype(int) - quadrants()).mean() < 6
+    if mode == "I;16":
+        expected = np.arange(2400).reshape(40, 60) * 27 / 257
+        assert np.abs(image[..., 0] - expected).max() <= 0.51
+
+
+def test_other_files(tmp_path: Path) -> None:
+    for kind in ("BMP", "TIFF", "GIF"):
+        assert np.abs(read_image(pillow(rgb(quadrants()), kind)).astype(int) - quadrants()).mean() < 1
+    progressive = pillow(rgb(quadrants()), "JPEG", quality=100, progressive=True)
+    assert np.abs(read_image(progressive).astype(int) - quadrants()).mean() < 4
+
+
+def test_lossy_webp_has_a_size_too() -> None:
+    assert read_image(pillow(rgb(quadrants()), "WEBP", quality=80)).shape == (40, 60, 3)
+    assert read_image(pillow(rgb(quadrants()).convert("RGBA"), "WEBP", quality=80)).shape == (40, 60, 3)
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1 << 16), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_arguments: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", never)
+    with pytest.raises(MediaError, match="too large"):
+        read_image(png_bomb(60_000, 60_000))
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image(tmp_path / "a.png", quadrants())
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    with pytest.raises(MediaError, match="too large"):
+        read_image(path)
+    with pytest.raises(MediaError, match="too large"):
+        read_image(path.read_bytes())
+
+
+def test_bad_pictures_are_named(tmp_path: Path) -> None:
+    good = encode_image(quadrants(), "png")
+    bad = {
+        "text": b"hello " * 20,
+        "cut": good[:30],
+        "no pixels": good[:33],
+        "jpeg start": b"\xff\xd8\xff\xe0",
+        "webp start": b"RIFF\x10\0\0\0WEBPVP8 ",
+        "tiff start": b"II*\0\xff\xff\xff\xff",
+        "bmp start": b"BM12",
+    }
+    for name, data in bad.items():
+        path = tmp_path / f"{name}.png"
+        path.write_bytes(data)
+        with pytest.raises(MediaError, match="not a picture") as caught:
+            read_image(path)
+        assert str(path) in str(caught.value)
+
+
+def test_no_file_or_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(MissingFileError):
+        read_image("data.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(MediaError, match="empty"):
+        read_image(tmp_path / "empty.png")
+    with pytest.raises(MediaError, match="folder"):
+        read_image(tmp_path)
+    with pytest.raises(MediaError, match="base64"):
+        read_image("data:image/png;base64,@@@")
+    with pytest.raises(MediaError, match="not a picture"):
+        read_image(b"")
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (4, 4, 5), (0, 4, 3), (2, 4, 4, 3)])
+def test_arrays_that_are_no_pictures(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MediaError, match="no picture"):
+        read_image(np.zeros(shape, np.uint8))
+
+
+def test_samples_that_are_no_levels() -> None:
+    with pytest.raises(MediaError, match="int64"):
+        read_image(np.zeros((4, 4, 3), np.int64))
+
+
+def test_places_and_formats_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"\.bmp"):
+        write_image(tmp_path / "a.bmp", quadrants())
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_image(tmp_path / "file" / "a.png", quadrants())
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_image("/proc/a.png", quadrants())
+    with pytest.raises(OutputError, match="webp"):
+        write_image(tmp_path / "a.webp", np.zeros((4, 20_000, 3), np.uint8))
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("colab_helpers.media.images.os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_image(tmp_path / "a.png", quadrants())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_base64_of_something_else_is_a_path() -> None:
+    with pytest.raises((MissingFileError, OSError)):
+        read_image(base64.b64encode(bytes(range(90))).decode())
