@@ -19,7 +19,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.images import read_image, write_image
+from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
 from colab_helpers.media.probe import is_image, probe
 from colab_helpers.pipeline import FileResult, ProgressCallback, VideoRun, frames_folder, process_image
 from colab_helpers.resources.sampler import process_memory, ram_percent
@@ -123,8 +123,9 @@ class Batch:
 
     def _do_image(self, task: Task, report: FileReport) -> None:
         image, faces = process_image(self.engine, self.source, read_image(task.target))
-        write_image(task.output, image, quality=self.engine.settings.output_image_quality)
-        report.output, report.bytes_out = str(task.output), task.output.stat().st_size
+        output = _image_output(task)
+        write_image(output, image, quality=self.engine.settings.output_image_quality)
+        report.output, report.bytes_out = str(output), output.stat().st_size
         report.frames_in = report.frames_out = 1
         report.faces_swapped, report.frames_without_face = faces, int(faces == 0)
         report.provider = self.engine.provider
@@ -162,6 +163,13 @@ def _enter(result: FileResult, report: FileReport) -> None:
     report.encoder, report.provider = result.encoder, result.provider
     report.video_seconds, report.audio_seconds = result.video_seconds, result.audio_seconds
     report.fallbacks += result.notes
+
+
+def _image_output(task: Task) -> Path:
+    """The output's final name: formats that are read but not written (BMP, TIFF) become PNG."""
+    if task.demanded or task.output.suffix.lower() in WRITTEN_SUFFIXES:
+        return task.output
+    return task.output.with_name(f"{task.output.name}.png")
 
 
 def _settle_output(task: Task) -> tuple[Path, str | None]:

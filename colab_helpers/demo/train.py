@@ -259,11 +259,12 @@ def _assign(
     """Lay targets on one level's grid.
 
     Returns:
-        Score (2, n, n): 1 face, 0 none, -1 do not care; sides and points over anchor size (2, 14, n, n).
+        Score (2, n, n): 1 face, 0 none, -1 do not care; sides and points over anchor size (2, 14, n, n),
+        NaN where there is no face.
     """
     n = size // stride
     score = np.zeros((2, n, n), np.float32)
-    shape = np.zeros((2, 14, n, n), np.float32)
+    shape = np.full((2, 14, n, n), np.nan, np.float32)
     centres = (np.arange(n) * stride).astype(np.float32)
     for box, points, certain in zip(boxes, kps, sure, strict=True):
         extent = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
@@ -275,10 +276,10 @@ def _assign(
             far = np.maximum(dx, dy)
             near = far <= max(0.14 * extent, 0.75 * stride)
             ring = far <= max(0.32 * extent, 1.6 * stride)
-            positive = near & (octave < 0.55) & certain & inside
             score[k][ring & (octave < 1.1) & (score[k] < 0.5)] = -1
-            score[k][positive] = 1
-            rows, cols = np.nonzero(positive)
+            score[k][near & (octave < 0.55) & certain & inside] = 1
+            # Sides and points are learnt on a wider patch: many more examples for each face.
+            rows, cols = np.nonzero(ring & (octave < 0.8) & inside)
             x, y = centres[cols], centres[rows]
             sides = [x - box[0], y - box[1], box[2] - x, box[3] - y]
             flat = [points[j // 2, j % 2] - (x, y)[j % 2] for j in range(10)]
@@ -308,6 +309,7 @@ def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
     outs = model(batch[0])
     total = torch.zeros(())
     positives = sum(float((batch[1 + 2 * k] == 1).sum()) for k in range(3)) + 1.0
+    shaped = sum(float((~batch[2 + 2 * k][:, :, 0].isnan()).sum()) for k in range(3)) + 1.0
     for k, out in enumerate(outs):
         out = out.float()
         score, shape = batch[1 + 2 * k], batch[2 + 2 * k]
@@ -318,10 +320,11 @@ def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
         entropy = functional.binary_cross_entropy_with_logits(logits, hit.float(), reduction="none")
         weight = torch.where(hit, 0.6, 0.4) * wrong**2 * (score >= 0)
         total = total + (weight * entropy).sum() / positives
-        guess = out[:, 2:].unflatten(1, (2, 14)).permute(0, 1, 3, 4, 2)[hit]
-        truth = shape.permute(0, 1, 3, 4, 2)[hit]
-        error = functional.smooth_l1_loss(guess, truth, beta=0.03, reduction="none")
-        total = total + (0.5 * error[:, :4].sum() + 1.5 * error[:, 4:].sum()) / positives
+        known = ~shape[:, :, 0].isnan()
+        guess = out[:, 2:].unflatten(1, (2, 14)).permute(0, 1, 3, 4, 2)[known]
+        truth = shape.permute(0, 1, 3, 4, 2)[known]
+        error = functional.smooth_l1_loss(guess, truth, beta=0.02, reduction="none")
+        total = total + (0.5 * error[:, :4].sum() + 1.5 * error[:, 4:].sum()) / shaped
     return total
 
 

@@ -27,14 +27,15 @@ class Swapper:
     def __init__(self, network: Network) -> None:
         self._network = network
         shape = network.session.get_inputs()[0].shape
-        if len(network.input_names) != 2 or len(shape) != 4 or not isinstance(shape[2], int):
+        size = shape[2] if len(shape) == 4 else None
+        if len(network.input_names) != 2 or not isinstance(size, int) or (size % 112 and size % 128):
             raise ModelError(
                 f"the swapper must take a target crop and a source latent, but its inputs are "
                 f"{', '.join(network.input_names)} with target shape {shape}",
                 where=str(network.path),
                 remedy="use inswapper_128.onnx",
             )
-        self.size: int = shape[2]
+        self.size: int = size
         self._emap = read_emap(onnx.load(network.path), where=str(network.path))
 
     @property

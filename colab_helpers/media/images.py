@@ -32,6 +32,8 @@ MAX_BYTES = 1 << 29
 """Largest picture file taken."""
 
 _SUFFIXES: dict[str, ImageFormat] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+WRITTEN_SUFFIXES = frozenset(_SUFFIXES)
+"""Suffixes of the formats pictures are written in."""
 _DATA_URL = re.compile(r"data:[^,]*;base64,(?P<body>.*)", re.DOTALL | re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
 _ORIENTATION_TAG, _WIDTH_TAG, _HEIGHT_TAG = 0x0112, 0x0100, 0x0101

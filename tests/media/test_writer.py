@@ -501,3 +501,29 @@ def test_numbers_are_read_from_pictures(clip: Clip) -> None:
     """The proof itself: a bar code read back from an encoded frame is the frame's number."""
     with av.open(str(clip("a.mp4", frames=200))) as container:
         assert [number_of(frame) for frame in container.decode(video=0)] == list(range(200))
+
+
+def test_the_source_s_keyframes_are_no_orders(clip: Clip) -> None:
+    """An all-intra source must not make an all-intra result many times the size."""
+    path = clip("intra.mp4", frames=40, options={"preset": "ultrafast", "crf": "16", "g": "1"})
+    assert keyframes(path) == 40
+    assert keyframes(trip(path).result.path) <= 2
+
+
+def keyframes(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_lies_beside_its_pictures_in_the_file(clip: Clip, suffix: str) -> None:
+    late = ((0, 300, "one"), (19_000, 300, "two"))
+    text = Subtitle("srt" if suffix == ".mkv" else "mov_text", lines=late)
+    there = trip(clip(f"long{suffix}", frames=500, sounds=(Sound("mp3"),), subtitles=(text,)))
+    reached = {"video": Fraction(0), "audio": Fraction(0)}
+    with av.open(str(there.result.path)) as container:
+        packets = [packet for packet in container.demux() if packet.size and packet.stream.type in reached]
+    # In the order of the bytes: an MP4's own order is that of its index.
+    for packet in sorted(packets, key=lambda packet: packet.pos or 0):
+        reached[packet.stream.type] = (packet.dts or 0) * Fraction(packet.time_base)
+        assert abs(reached["video"] - reached["audio"]) < 2

@@ -12,12 +12,10 @@ from colab_helpers.demo.clip import make_demo
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory, worker_id) -> Path:
+def demo(shared_dir: Path) -> Path:
     """Folder of a demo: one clip of ten frames with one person."""
-    base = tmp_path_factory.getbasetemp()  # a worker's own folder lies in that of the whole test run
-    shared = base if worker_id == "master" else base.parent
-    folder, done = shared / "small_demo", shared / "small_demo.done"
-    with FileLock(shared / "small_demo.lock"):
+    folder, done = shared_dir / "small_demo", shared_dir / "small_demo.done"
+    with FileLock(shared_dir / "small_demo.lock"):
         if not done.exists():
             make_demo(folder, seconds=0.4, size=(480, 270), fps=Fraction(25), people=1, clips=1, workers=1)
             done.touch()

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.graphs import IR_VERSION, OPSET, write_constant_models
+from colab_helpers.errors import ColabHelpersError, EncoderError, ModelError, NoFaceError, OutputError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.pipeline import Progress, VideoRun, frames_folder
+from colab_helpers.settings import Settings, load_settings
+from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
+
+SOURCE = np.ones(512, np.float32) / np.float32(512**0.5)
+FACE = (200, 60, 440, 300)
+"""The constant detector's face in its 640-pixel picture."""
+MOST = Fraction(30000, 1001)
+
+
+def settings(**overrides: Any) -> Settings:
+    base = {"output_video_quality": 0, "output_video_encoder": "libx264", "execution_provider": "cpu"}
+    return load_settings("balanced", **{**base, **overrides})
+
+
+def engine(models: Path, **overrides: Any) -> Engine:
+    return Engine.open(settings(**overrides), models_dir=models)
+
+
+def planes(path: Path) -> list[list[npt.NDArray[np.uint8]]]:
+    """The visible samples of every plane of every frame."""
+    with av.open(str(path)) as container:
+        return [
+            [
+                np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width].copy()
+                for plane in frame.planes
+            ]
+            for frame in container.decode(video=0)
+        ]
+
+
+@pytest.fixture(scope="module")
+def faceless_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The constant models, but their detector's one face is below the least score."""
+    folder = write_constant_models(tmp_path_factory.mktemp("faceless"), box=FACE)
+    model = onnx.load(folder / "buffalo_l" / "det_10g.onnx")
+    for node in model.graph.node:
+        value = node.attribute[0].t
+        if list(value.dims)[1] == 1:
+            value.CopyFrom(numpy_helper.from_array(np.zeros(list(value.dims), np.float32)))
+    onnx.save(model, folder / "buffalo_l" / "det_10g.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inverting_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The constant models, but their swapper turns a crop into its negative."""
+    folder = write_constant_models(tmp_path_factory.mktemp("inverting"), box=FACE)
+    shape = [1, 3, 128, 128]
+    one = numpy_helper.from_array(np.array(1, np.float32), "one")
+    emap = numpy_helper.from_array(np.eye(512, dtype=np.float32), "buff2fs")
+    graph = helper.make_graph(
+        [helper.make_node("Sub", ["one", "target"], ["output"])],
+        "inverting",
+        [
+            helper.make_tensor_value_info("target", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("source", TensorProto.FLOAT, [1, 512]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        [one, emap],
+    )
+    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
+    onnx.save(model, folder / "inswapper_128.onnx")
+    return folder
+
+
+SPECS = {
+    "cfr": Spec(sounds=(Sound(),)),
+    "ntsc": Spec(rate=MOST, frames=30, sounds=(Sound(),)),
+    "vfr": Spec(time_base=Fraction(1, 1000), pts=variable_pts(20), frames=20, sounds=(Sound(),)),
+    "rotated": Spec(rotation=90, sounds=(Sound(),)),
+    "ten_bit": Spec(pix_fmt="yuv420p10le", sounds=(Sound(),)),
+    "odd": Spec(size=(97, 63), pix_fmt="yuv444p", sounds=(Sound(),)),
+    "silent": Spec(),
+    "two_sounds": Spec(sounds=(Sound(language="eng"), Sound(language="spa", tone=880))),
+    "subtitled": Spec(sounds=(Sound(),), subtitles=(Subtitle(),)),
+    "b_frames": Spec(options={"preset": "medium", "bf": "3", "crf": "18"}, sounds=(Sound(),)),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("quality", [0, 25])
+def test_every_frame_comes_out_with_its_own_time_and_the_sound_untouched(
+    name: str, quality: int, tmp_path: Path, constant_models: Path
+) -> None:
+    spec = SPECS[name]
+    target = make(tmp_path / "in.mp4", spec)
+    output = tmp_path / "out.mp4"
+    result = VideoRun(engine(constant_models, output_video_quality=quality), SOURCE, target, output).run()
+    _, times_in = decoded(target)
+    _, times_out = decoded(output)
+    assert times_in == times_out
+    assert result.frames_in == result.frames_out == len(times_in) == result.faces_swapped
+    assert result.frames_without_face == 0
+    for number in range(len(spec.sounds)):
+        assert packets_of(target, which=number) == packets_of(output, which=number)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_nothing_outside_the_faces_box_changes_by_a_single_code(
+    tmp_path: Path, inverting_models: Path
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=8))
+    output = tmp_path / "out.mp4"
+    VideoRun(engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output).run()
+    left, top, right, bottom = (value // 2 for value in FACE)  # 640 -> 320
+    for before, after in zip(planes(target), planes(output), strict=True):
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            step = 1 if number == 0 else 2
+            inside = np.zeros(old.shape, bool)
+            inside[top // step : bottom // step + 1, left // step : right // step + 1] = True
+            np.testing.assert_array_equal(old[~inside], new[~inside])
+        middle = (slice(top + 45, bottom - 45), slice(left + 45, right - 45))
+        # Limited range: the negative of luma code y is 251 - y.
+        assert np.abs(after[0][middle].astype(int) - (251 - before[0][middle].astype(int))).mean() < 12
+
+
+def test_frames_without_a_face_are_passed_on_as_they_are(tmp_path: Path, faceless_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180)))
+    output = tmp_path / "out.mp4"
+    result = VideoRun(engine(faceless_models), SOURCE, target, output).run()
+    assert (result.faces_swapped, result.frames_without_face) == (0, 25)
+    assert any("no face" in note for note in result.notes)
+    for before, after in zip(planes(target), planes(output), strict=True):
+        for old, new in zip(before, after, strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_threads_and_batches_change_nothing_but_the_time(tmp_path: Path, inverting_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=23))
+    results = []
+    for threads, batch in ((1, 1), (3, 2), (8, 5)):
+        output = tmp_path / f"{threads}-{batch}.mp4"
+        models = engine(inverting_models, execution_threads=threads, batch_size=batch)
+        VideoRun(models, SOURCE, target, output).run()
+        results.append(planes(output))
+    for other in results[1:]:
+        for first, second in zip(results[0], other, strict=True):
+            for old, new in zip(first, second, strict=True):
+                np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
+def test_without_keep_fps_the_result_runs_at_thirty_and_each_picture_is_changed_once(
+    rate: Fraction, tmp_path: Path, inverting_models: Path
+) -> None:
+    frames = int(rate)
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=frames))
+    output = tmp_path / "out.mp4"
+    models = engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
+    result = VideoRun(models, SOURCE, target, output).run()
+    _, times = decoded(output)
+    assert times == [Fraction(number, 30) for number in range(30)]
+    assert (result.frames_in, result.frames_out) == (frames, 30)
+    before, after = planes(target), planes(output)
+    middle = (slice(75, 105), slice(145, 175))
+    # A face changed twice would be the negative of the negative: the original.
+    for number, frame in enumerate(after):
+        shown = int(number * rate / 30)
+        candidates = [before[min(frames - 1, near)][0][middle].astype(int) for near in (shown, shown + 1)]
+        picture = frame[0][middle].astype(int)
+        assert min(np.abs(picture - (251 - original)).mean() for original in candidates) < 20
+
+
+def test_keep_frames_writes_an_image_of_each(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=5))
+    output = tmp_path / "out.mp4"
+    models = engine(constant_models, keep_frames=True, temp_frame_format="jpg", temp_frame_quality=85)
+    VideoRun(models, SOURCE, target, output).run()
+    names = sorted(path.name for path in frames_folder(output).iterdir())
+    assert names == [f"{number:06d}.jpg" for number in range(5)]
+
+
+def test_skip_audio(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=5, sounds=(Sound(),)))
+    output = tmp_path / "out.mp4"
+    VideoRun(engine(constant_models, skip_audio=True), SOURCE, target, output).run()
+    with av.open(str(output)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+
+
+def test_progress_rises_to_the_end(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=60))
+    seen: list[Progress] = []
+    VideoRun(engine(constant_models), SOURCE, target, tmp_path / "out.mp4", on_progress=seen.append).run()
+    last = seen[-1]
+    assert (last.frame, last.frames, last.eta, last.file) == (60, 60, 0, "in.mp4")
+    assert [item.frame for item in seen] == sorted(item.frame for item in seen)
+    assert 0 < last.ram_percent < 100
+    assert (last.provider, last.threads) == ("cpu", 1)
+
+
+class Boom(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("stage", ["analyser", "swapper", "progress"])
+def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
+    stage: str, threads: int, tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=200))
+    output = tmp_path / "out.mp4"
+    models = engine(constant_models, execution_threads=threads)
+    calls = [0]
+
+    def after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[0] += 1
+            if calls[0] > count:
+                raise Boom
+            return function(*arguments)
+
+        return call
+
+    if stage == "analyser":
+        monkeypatch.setattr(models.analyser, "detect", after(20, models.analyser.detect))
+    if stage == "swapper":
+        assert models.swapper is not None
+        monkeypatch.setattr(models.swapper, "swap", after(5, models.swapper.swap))
+    progress = after(0, lambda _: None) if stage == "progress" else None
+    before = threading.active_count()
+    with pytest.raises(Boom):
+        VideoRun(models, SOURCE, target, output, on_progress=progress).run()
+    assert threading.active_count() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_the_reference_frame_must_exist(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=5))
+    follow = {"many_faces": False, "face_selector": "reference"}
+    result = VideoRun(engine(constant_models, **follow), SOURCE, target, tmp_path / "a.mp4").run()
+    assert result.faces_swapped == 5
+    with pytest.raises(NoFaceError, match="ends before"):
+        VideoRun(
+            engine(constant_models, **follow, reference_frame_number=5), SOURCE, target, tmp_path / "b.mp4"
+        ).run()
+    with pytest.raises(NoFaceError, match=r"1 face\(s\)"):
+        VideoRun(
+            engine(constant_models, **follow, reference_face_position=1), SOURCE, target, tmp_path / "b.mp4"
+        ).run()
+
+
+def test_a_named_encoder_that_does_not_work_is_an_error_and_not_replaced(
+    tmp_path: Path, constant_models: Path
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=5))
+    models = engine(constant_models, output_video_encoder="h264_nvenc")
+    if models.provider == "cuda":
+        pytest.skip("this machine has NVENC")
+    with pytest.raises(EncoderError, match="libx264"):
+        VideoRun(models, SOURCE, target, tmp_path / "out.mp4").run()
+
+
+def test_an_unwritable_place_is_an_output_error(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=5))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        VideoRun(engine(constant_models), SOURCE, target, tmp_path / "file" / "out.mp4").run()
+
+
+@pytest.mark.parametrize("missing", ["buffalo_l/det_10g.onnx", "inswapper_128.onnx", "GFPGANv1.4.onnx"])
+def test_missing_and_damaged_models_are_named(missing: str, tmp_path: Path) -> None:
+    models = write_constant_models(tmp_path / "models", box=FACE)
+    (models / missing).unlink()
+    with pytest.raises(ModelError, match="missing.*COLAB_HELPERS_MODELS"):
+        engine(models)
+    (models / missing).write_bytes(b"not a network")
+    with pytest.raises(ModelError, match="damaged"):
+        engine(models)
+
+
+def test_a_swapper_without_its_projection_is_refused(tmp_path: Path) -> None:
+    models = write_constant_models(tmp_path / "models", box=FACE)
+    model = onnx.load(models / "inswapper_128.onnx")
+    del model.graph.initializer[:]
+    onnx.save(model, models / "inswapper_128.onnx")
+    with pytest.raises(ColabHelpersError, match="buff2fs"):
+        engine(models)
