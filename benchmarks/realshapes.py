@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ class Builder:
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
-    def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Any operator."""
         self._count += 1
         name = output or f"t{self._count}"
@@ -53,7 +54,15 @@ class Builder:
         return (self._rng.standard_normal(shape, np.float32) * np.float32(scale)).astype(np.float32)
 
     def conv(
-        self, x: str, ins: int, outs: int, size: int = 3, *, stride: int = 1, pad: int | None = None, gain: float = 2.0
+        self,
+        x: str,
+        ins: int,
+        outs: int,
+        size: int = 3,
+        *,
+        stride: int = 1,
+        pad: int | None = None,
+        gain: float = 2.0,
     ) -> str:
         """A convolution, He-initialised, with a small bias."""
         weight = self.random(outs, ins, size, size, scale=(gain / (ins * size * size)) ** 0.5)
@@ -71,9 +80,13 @@ class Builder:
     def linear(self, x: str, ins: int, outs: int) -> str:
         """A fully connected layer."""
         weight = self.random(outs, ins, scale=ins**-0.5)
-        return self.node("Gemm", x, self.constant(weight), self.constant(self.random(outs, scale=0.02)), transB=1)
+        return self.node(
+            "Gemm", x, self.constant(weight), self.constant(self.random(outs, scale=0.02)), transB=1
+        )
 
-    def model(self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    def model(
+        self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
+    ) -> onnx.ModelProto:
         """The finished model."""
         graph = helper.make_graph(self._nodes, name, list(inputs), list(outputs), self.initializers)
         return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
@@ -173,7 +186,9 @@ def iresnet50(seed: int = 0) -> onnx.ModelProto:
     flat = build.node("Flatten", x)
     feature = build.linear(flat, 512 * 7 * 7, 512)
     build.node("Identity", feature, output="683")
-    return build.model("iresnet50", [_value("input.1", ["None", 3, 112, 112])], [_value("683", ["None", 512])])
+    return build.model(
+        "iresnet50", [_value("input.1", ["None", 3, 112, 112])], [_value("683", ["None", 512])]
+    )
 
 
 def _prelu(build: Builder, x: str, channels: int) -> str:
@@ -199,7 +214,11 @@ def inswapper(seed: int = 0, *, width: int = 1024) -> onnx.ModelProto:
         y = _adain(build, _reflect_conv(build, y, width, width, 3), width)
         x = build.node("Add", x, y)
     double = build.constant(np.array([1, 1, 2, 2], np.float32))
-    for ins, outs, grow in ((width, width // 2, True), (width // 2, quarter, True), (quarter, width // 8, False)):
+    for ins, outs, grow in (
+        (width, width // 2, True),
+        (width // 2, quarter, True),
+        (quarter, width // 8, False),
+    ):
         x = build.node("Resize", x, "", double, mode="linear") if grow else x
         x = build.node("LeakyRelu", build.conv(x, ins, outs, gain=1.0), alpha=0.2)
     x = build.node("Tanh", _reflect_conv(build, x, width // 8, 3, 7))

@@ -17,6 +17,7 @@ from colab_helpers.demo.clip import make_demo
 from colab_helpers.media.images import read_image, write_image
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui.gallery import Pair, telling_pair
+from colab_helpers.ui.notebook import DEMO_SOURCE
 
 Image = npt.NDArray[np.uint8]
 
@@ -29,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         demo = make_demo(Path(folder) / "demo", seconds=2.0, clips=1)
         report = run_batch(
-            demo.sources[:1],
+            [demo.sources[DEMO_SOURCE]],
             demo.targets,
             Path(folder) / "results",
             consent=DEMO_CONSENT,
@@ -40,7 +41,7 @@ def main() -> None:
         if file.output is None:
             raise SystemExit(f"the demo could not be swapped: {file.error}")
         pair = telling_pair(Path(file.target), Path(file.output))
-        write_image(PICTURE, side_by_side(read_image(demo.sources[0]), pair))
+        write_image(PICTURE, side_by_side(read_image(demo.sources[DEMO_SOURCE]), pair))
 
 
 def side_by_side(source: Image, pair: Pair) -> Image:

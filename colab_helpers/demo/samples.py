@@ -1,15 +1,11 @@
-"""Training samples for the stand-in models: random people, drawn in parallel.
+"""Training samples for the stand-in models: random people with known faces.
 
 Nothing here needs a training framework; :mod:`colab_helpers.demo.train` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +18,6 @@ from colab_helpers.demo.looks import Look, random_look
 from colab_helpers.demo.paint import F32, Expression
 
 U8 = npt.NDArray[np.uint8]
-T = TypeVar("T")
 
 # The five points of the reference 112 x 112 face crop of ArcFace (insightface, utils/face_align.py).
 ARCFACE_POINTS = np.array(
@@ -243,13 +238,3 @@ def _place(
     if not (owner == mark).any():
         return None
     return actors.face_box(look.body, pose), actors.landmarks(look.body, pose, act), float(inner.sum())
-
-
-def draw_many(draw: Callable[[int], T], seeds: Sequence[int], workers: int = 2) -> list[T]:
-    """Run ``draw`` over seeds in processes, in order."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        return list(pool.map(draw, seeds, chunksize=16))
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(1)

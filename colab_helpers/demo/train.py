@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -21,11 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from colab_helpers.demo.samples import Composite, Crops, draw_composite, draw_crops, draw_many
+from colab_helpers.demo.samples import Composite, Crops, draw_composite, draw_crops
 from colab_helpers.demo.standins import ANCHORS, LOOK_MEAN, LOOK_SPREAD, WEIGHTS
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
+Weights = dict[str, npt.NDArray[np.float16]]
 
 
 class Conv(nn.Module):
@@ -235,8 +238,9 @@ def _warped(rng: np.random.Generator, sample: Composite, size: int) -> tuple[U8,
     goal = size / 2 + rng.uniform(-0.16, 0.16, 2) * size
     matrix[:, 2] = goal - matrix[:, :2] @ np.array([half, half])
     fill = (0, 0, 0) if rng.random() < 0.4 else tuple(int(v) for v in rng.integers(0, 255, 3))
-    image = cv2.warpAffine(sample.image, matrix, (size, size), borderValue=fill).astype(np.float32)
-    image = (image - 128) * rng.uniform(0.75, 1.25) + 128 + rng.uniform(-22, 22) + rng.uniform(-10, 10, 3)
+    image = cv2.warpAffine(sample.image, matrix, (size, size), borderValue=fill)
+    levels = (np.arange(256) - 128)[:, None] * rng.uniform(0.75, 1.25) + 128 + rng.uniform(-22, 22)
+    levels = np.clip(levels + rng.uniform(-10, 10, 3), 0, 255).astype(np.uint8)
     kps = sample.kps @ matrix[:, :2].T + matrix[:, 2]
     kps = kps[:, [1, 0, 2, 4, 3]] if flip < 0 else kps
     x0, y0, x1, y1 = sample.boxes.T
@@ -245,7 +249,8 @@ def _warped(rng: np.random.Generator, sample: Composite, size: int) -> tuple[U8,
     )
     corners = corners @ matrix[:, :2].T + matrix[:, 2]
     boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
-    return np.clip(image, 0, 255).astype(np.uint8), boxes.astype(np.float32), kps.astype(np.float32)
+    image = cv2.LUT(image, levels[None])
+    return np.asarray(image, np.uint8), boxes.astype(np.float32), kps.astype(np.float32)
 
 
 def _assign(
@@ -265,26 +270,37 @@ def _assign(
     n = size // stride
     score = np.zeros((2, n, n), np.float32)
     shape = np.full((2, 14, n, n), np.nan, np.float32)
-    centres = (np.arange(n) * stride).astype(np.float32)
     for box, points, certain in zip(boxes, kps, sure, strict=True):
         extent = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
-        cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        inside = 0 <= cx < size and 0 <= cy < size
+        centre = (box[:2] + box[2:]) / 2
+        if not (centre.min() >= 0 and centre.max() < size):
+            continue
+        (near, _, _), (ring, x, y) = (
+            _patch(centre, max(part * extent, cells * stride), n, stride)
+            for part, cells in ((0.14, 0.75), (0.32, 1.6))
+        )
         for k, anchor in enumerate(anchors):
             octave = abs(float(np.log2(extent / anchor)))
-            dx, dy = np.abs(centres - cx)[None, :], np.abs(centres - cy)[:, None]
-            far = np.maximum(dx, dy)
-            near = far <= max(0.14 * extent, 0.75 * stride)
-            ring = far <= max(0.32 * extent, 1.6 * stride)
-            score[k][ring & (octave < 1.1) & (score[k] < 0.5)] = -1
-            score[k][near & (octave < 0.55) & certain & inside] = 1
-            # Sides and points are learnt on a wider patch: many more examples for each face.
-            rows, cols = np.nonzero(ring & (octave < 0.8) & inside)
-            x, y = centres[cols], centres[rows]
-            sides = [x - box[0], y - box[1], box[2] - x, box[3] - y]
-            flat = [points[j // 2, j % 2] - (x, y)[j % 2] for j in range(10)]
-            shape[k][:, rows, cols] = np.stack(sides + flat) / anchor
+            if octave < 1.1:
+                score[k][ring] = np.where(score[k][ring] > 0.5, 1, -1)
+            if octave < 0.55 and certain:
+                score[k][near] = 1
+            if octave < 0.8:
+                # Sides and points are learnt on a wider patch: many more examples for each face.
+                edges = np.concatenate([box, points.ravel()]).reshape(-1, 2)
+                away = np.stack([edges[:, :1, None] - x, edges[:, 1:, None] - y], 1).reshape(14, *x.shape)
+                away[:2] *= -1
+                shape[k][(slice(None), *ring)] = away / anchor
     return score, shape
+
+
+def _patch(centre: F32, reach: float, n: int, stride: int) -> tuple[tuple[slice, slice], F32, F32]:
+    """Return the cells within ``reach`` pixels of a point, and x and y of their centres."""
+    low = np.clip(np.ceil((centre - reach) / stride), 0, n).astype(int)
+    high = np.clip(np.floor((centre + reach) / stride) + 1, 0, n).astype(int)
+    x, y = (np.arange(low[k], high[k], dtype=np.float32) * stride for k in (0, 1))
+    grid = np.meshgrid(x, y)
+    return (slice(low[1], high[1]), slice(low[0], high[0])), grid[0], grid[1]
 
 
 def _detector_batches(
@@ -389,7 +405,7 @@ def _swap_loss(model: Swapper, weight: Tensor, batch: tuple[Tensor, ...]) -> Ten
     return (weight * error.abs()).mean() + (weight * error**2).mean() * 2 + 0.5 * edges
 
 
-def _export(name: str, model: nn.Module, into: dict[str, npt.NDArray[np.float16]]) -> None:
+def _export(name: str, model: nn.Module, into: Weights) -> None:
     for path, layer in model.named_modules():
         if isinstance(layer, Conv):
             weight, bias = layer.folded()
@@ -411,7 +427,7 @@ class Plan:
     small: int = 2700
     large: int = 450
     crops: int = 1300
-    steps: tuple[int, int, int, int] = (2000, 900, 500, 1200)
+    steps: tuple[int, int, int, int] = (3000, 1500, 500, 2000)
 
     def scaled(self, factor: float) -> Plan:
         """Return a smaller or larger plan."""
@@ -421,17 +437,15 @@ class Plan:
         return Plan(small, large, crops, (steps[0], steps[1], steps[2], steps[3]))
 
 
-def draw_composites(plan: Plan, seed: int, workers: int) -> tuple[list[Composite], list[Composite]]:
+def draw_composites(plan: Plan, seed: int) -> tuple[list[Composite], list[Composite]]:
     """Draw the detector's samples, small and large pictures."""
-    small = draw_many(draw_composite, range(seed, seed + plan.small), workers)
-    high = partial(draw_composite, size=448, low=60, high=430)
-    return small, draw_many(high, range(seed, seed + plan.large), workers)
+    small = [draw_composite(seed + k) for k in range(plan.small)]
+    return small, [draw_composite(seed + k, 448, 60, 430) for k in range(plan.large)]
 
 
-def draw_pairs(plan: Plan, seed: int, workers: int) -> list[Crops]:
+def draw_pairs(plan: Plan, seed: int) -> list[Crops]:
     """Draw the samples of the three models that see aligned crops."""
-    drawn = draw_many(draw_crops, range(seed, seed + plan.crops), workers)
-    return [crops for poses in drawn for crops in poses]
+    return [crops for k in range(plan.crops) for crops in draw_crops(seed + k)]
 
 
 def train_detector(samples: tuple[list[Composite], list[Composite]], steps: int, seed: int) -> Detector:
@@ -472,23 +486,43 @@ def train_swapper(crops: list[Crops], steps: int) -> Swapper:
     return model
 
 
-def train(plan: Plan, *, seed: int = 100_000, workers: int = 2, output: Path = WEIGHTS) -> None:
-    """Draw samples, train and write the weights.
+def _one_thread(seed: int) -> None:
+    """Networks this small train faster on one thread; the two parts fill two cores."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def train_first_part(plan: Plan, seed: int) -> Weights:
+    """Draw composites and train the detector."""
+    _one_thread(seed)
+    weights: Weights = {}
+    _export("det", train_detector(draw_composites(plan, seed), plan.steps[0], seed), weights)
+    return weights
+
+
+def train_second_part(plan: Plan, seed: int) -> Weights:
+    """Draw crops and train recogniser, attributes and swapper."""
+    _one_thread(seed)
+    weights: Weights = {}
+    crops = draw_pairs(plan, seed)
+    _export("rec", train_recogniser(crops, plan.steps[1]), weights)
+    _export("age", train_attributes(crops, plan.steps[2]), weights)
+    _export("swap", train_swapper(crops, plan.steps[3]), weights)
+    return weights
+
+
+def train(plan: Plan, *, seed: int = 100_000, output: Path = WEIGHTS) -> None:
+    """Draw samples, train in two processes and write the weights.
 
     Args:
         plan: How much.
         seed: First seed of the samples.
-        workers: Processes that draw samples, threads that train.
         output: The file to write.
     """
-    torch.manual_seed(seed)
-    torch.set_num_threads(workers)
-    weights: dict[str, npt.NDArray[np.float16]] = {}
-    _export("det", train_detector(draw_composites(plan, seed, workers), plan.steps[0], seed), weights)
-    crops = draw_pairs(plan, seed, workers)
-    _export("rec", train_recogniser(crops, plan.steps[1]), weights)
-    _export("age", train_attributes(crops, plan.steps[2]), weights)
-    _export("swap", train_swapper(crops, plan.steps[3]), weights)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        parts = [pool.submit(part, plan, seed) for part in (train_first_part, train_second_part)]
+        weights = {name: value for part in parts for name, value in part.result().items()}
     np.savez_compressed(output, **weights)  # type: ignore[arg-type]
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
 
@@ -498,11 +532,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the samples and steps")
     parser.add_argument("--seed", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     options = parser.parse_args()
     start = time.perf_counter()
-    train(Plan().scaled(options.scale), seed=options.seed, workers=options.workers, output=options.output)
+    train(Plan().scaled(options.scale), seed=options.seed, output=options.output)
     print(f"{time.perf_counter() - start:.0f} s in all")
 
 

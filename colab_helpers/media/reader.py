@@ -45,6 +45,8 @@ BT709, LIMITED, FULL = 1, 1, 2
 
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _DEFAULT_RATE = Fraction(25)
+# A header that leaves more than this many seconds to the last frame is taken for wrong.
+_LONGEST_LAST = 10
 # What may be missing before a file counts as cut off: writers disagree by a frame or two.
 _MISSING_FRAMES, _MISSING_SHARE = 2, Fraction(1, 50)
 _MISSING_SECONDS = Fraction(1, 2)
@@ -134,7 +136,7 @@ class FrameReader(Iterator[Frame]):
                 index += 1
             waiting = pts, self._shaper.shape(video)
         if waiting is not None:
-            yield self._frame(index, waiting, waiting[1].duration or self._clock.step)
+            yield self._frame(index, waiting, self._last_duration(*waiting))
             index += 1
         self.notes += [*self._clock.notes(), *self._shaper.notes(), *self._tally.verdict(index)]
 
@@ -142,6 +144,15 @@ class FrameReader(Iterator[Frame]):
         pts, video = waiting
         video.pts, video.time_base, video.duration = pts, self._info.time_base, duration
         return Frame(index, pts, self._info.time_base, duration, video)
+
+    def _last_duration(self, pts: int, video: av.VideoFrame) -> int:
+        """What the header leaves, where B-frames are stored out of order; else what the packet says."""
+        own = video.duration or self._clock.step
+        if not (self._stream.codec_context.has_b_frames and is_mov(self._container)):
+            return own
+        info = self._info
+        left = int((info.start + info.duration) / info.time_base) - pts
+        return left if 0 < left <= _LONGEST_LAST / info.time_base else own
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         try:
@@ -373,7 +384,7 @@ class _Tally:
         if self._indexed:
             missing = max(missing, (self._info.frames or 0) - frames)
         if missing or self._error:
-            return [f"the file is slightly damaged: about {missing} frames could not be read"]
+            return [f"the file is slightly damaged: about {missing} frame(s) could not be read"]
         return []
 
     def _missing(self, frames: int) -> int:

@@ -298,6 +298,9 @@ class _EncodedTrack:
         self._durations: dict[int, int] = {}
         self._converter = VideoReformatter()
         self._count = 0
+        self._adds_up = output.format.name in ("mp4", "mov")
+        self._first: tuple[int, int] | None = None
+        self._end: int | None = None
         self._stream = _new_stream(output, info, choice, time_base)
         self._stream.disposition = source.disposition
         self._stream.metadata.update(stream_tags(source, encoded=True))
@@ -310,12 +313,22 @@ class _EncodedTrack:
         """Packets that are ready after this picture."""
         assert video.pts is not None
         self._durations[video.pts] = video.duration
+        self._end = video.pts + video.duration
         self._count += 1
         return self._packets(self._fitting(video))
 
     def finish(self) -> Iterator[Packet[Any]]:
         """The packets still inside the encoder."""
-        return self._packets(None)
+        packets = list(self._packets(None))
+        if packets and self._adds_up:
+            self._stretch(packets[-1])
+        return iter(packets)
+
+    def _stretch(self, last: Packet[Any]) -> None:
+        """MP4 knows durations in coded order only: the last coded picture has to fill what is left."""
+        if last.dts is not None and self._first is not None and self._end is not None:
+            span, coded = self._end - self._first[0], last.dts - self._first[1]
+            last.duration = max(1, span - coded)
 
     def _packets(self, video: av.VideoFrame | None) -> Iterator[Packet[Any]]:
         try:
@@ -325,6 +338,8 @@ class _EncodedTrack:
         for packet in packets:
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
+                if self._first is None and packet.dts is not None:
+                    self._first = packet.pts, packet.dts
             yield packet
 
     def _fitting(self, video: av.VideoFrame) -> av.VideoFrame:

@@ -175,6 +175,8 @@ def create_session(model: str | bytes, provider: Provider, *, threads: int = 0) 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings speak of the unused emap initializer on every load
     options.intra_op_num_threads = threads or this_machine().cpus
+    # Idle threads would otherwise spin, on cores that decoder and encoder need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_PROVIDER_NAMES["cpu"]]
     if provider == "cuda":
         # Growing by exactly what is asked keeps VRAM predictable; the default doubles each time.

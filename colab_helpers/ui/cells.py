@@ -1,4 +1,4 @@
-"""The cells that every notebook shares, word for word; a test compares them with the notebooks."""
+"""Cells and texts that notebooks share, word for word; a test compares them with the notebooks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ NOTICE = """\
 Colab list "creating deepfakes" among the disallowed uses, and such sessions do get disconnected. \
 This notebook runs just as well on plain Jupyter or on any machine with a GPU."""
 """Said in the first text of every notebook."""
+
+STANDIN_NOTE = (
+    "Made with the demo's stand-in networks, which know only the demo's rendered people. "
+    "They show that everything works, not what the real networks can do."
+)
+"""Said wherever results of the stand-ins could be mistaken for those of the real networks."""
 
 BOOTSTRAP = f"""\
 #@title Get ready: on Colab installs what is missing, elsewhere only checks {{ display-mode: "form" }}

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from colab_helpers.errors import ColabHelpersError, UsageError
+from colab_helpers.ui.cells import STANDIN_NOTE
 
 KERNEL = "python3"
 EXIT_FAILED, EXIT_USAGE, EXIT_DEAD_KERNEL = 1, 2, 138
@@ -179,7 +180,11 @@ def describe_results(output: Path, values: Mapping[str, Any]) -> list[str]:
     lines = []
     report = Path(str(values.get("output_dir") or output.parent)).expanduser() / "report.json"
     if report.exists():
-        files = json.loads(report.read_text(encoding="utf-8"))["files"]
+        found = json.loads(report.read_text(encoding="utf-8"))
+        summary, files = found["summary"], found["files"]
+        if any(model["standin"] for model in found["models"]):
+            lines.append(STANDIN_NOTE)
+        lines.append(f"{summary['succeeded']} of {summary['total']} files in {summary['seconds']:.1f} s")
         lines += [f"result:   {file['output']}" for file in files if file["status"] == "done"]
         lines.append(f"report:   {report}")
     return [*lines, f"notebook: {output}"] if output.exists() else lines

@@ -12,6 +12,7 @@ from typing import Any
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
+from colab_helpers.ui.cells import STANDIN_NOTE
 from colab_helpers.ui.gallery import gallery_html
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.progress import ProgressLine
@@ -19,10 +20,8 @@ from colab_helpers.ui.progress import ProgressLine
 DEMO_FOLDER = "demo"
 """Where in the run's folder the demo is written."""
 
-STANDIN_NOTE = (
-    "Made with the demo's stand-in networks, which know only the demo's rendered people. "
-    "They show that everything works, not what the real networks can do."
-)
+DEMO_SOURCE = 2
+"""Which of the demo's portraits is put in: one who looks unlike the people of its first clips."""
 
 
 class BatchError(ColabHelpersError, RuntimeError):
@@ -152,7 +151,7 @@ def _make_demo(folder: Path, models: Path | None) -> Inputs:
 
     print(f"no sources and targets: making the rendered demo in {folder}", flush=True)
     demo = make_demo(folder)
-    return Inputs(demo.sources[:1], demo.targets, models or demo.models)
+    return Inputs([demo.sources[DEMO_SOURCE]], demo.targets, models or demo.models)
 
 
 def show_results(run: BatchRun) -> None:

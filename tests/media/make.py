@@ -33,6 +33,7 @@ class Sound:
     tone: int = 440
     title: str | None = None
     start: Fraction = Fraction(0)
+    disposition: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ def _audio_stream(out: OutputContainer, sound: Sound) -> AudioStream:
     stream = out.add_stream(sound.codec, rate=sound.rate)
     assert isinstance(stream, AudioStream)
     stream.codec_context.layout = "stereo"
+    stream.disposition = Disposition(sound.disposition)
     if sound.language:
         stream.metadata["language"] = sound.language
     if sound.title:

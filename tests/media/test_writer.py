@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from colab_helpers.errors import EncoderError, OutputError
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
@@ -123,6 +124,29 @@ def test_sound_is_copied_to_the_bit(clip: Clip, case: str) -> None:
     if case != "MP3 at 44.1 kHz":
         assert there.summary.audio_seconds == pytest.approx(longest, abs=0.07)
     assert there.notes == []
+
+
+def test_roles_of_sound_streams_survive(clip: Clip) -> None:
+    comment, default = Disposition.comment, Disposition.default
+    sounds = (Sound(disposition=comment), Sound(disposition=default), Sound("libopus"))
+    there = trip(clip("a.mkv", sounds=sounds))
+    roles = [Disposition(one.disposition) for one in there.result.audio]
+    assert roles == [comment, default, Disposition(0)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_last_frame_lasts_as_long_as_said(clip: Clip, tmp_path: Path, suffix: str) -> None:
+    info = probe(clip("a.mp4", frames=3))
+    target = tmp_path / f"x{suffix}"
+    choice = encoder_for(info, wanted="libx264", quality=20)
+    with read_frames(info) as reader, VideoWriter(target, info, choice=choice) as writer:
+        for frame in reader:
+            long = frame.duration * (10 if frame.index == 2 else 1)
+            writer.write(frame.video, pts=frame.pts, duration=long)
+    assert probe(target).duration == Fraction(12, 25)
+    with read_frames(probe(target)) as reader:
+        assert [frame.duration * frame.time_base * 25 for frame in reader] == [1, 1, 10]
+    assert writer.summary.video_seconds == pytest.approx(12 / 25)
 
 
 def test_opus_and_vorbis_from_webm(clip: Clip) -> None:
@@ -520,10 +544,14 @@ def test_sound_lies_beside_its_pictures_in_the_file(clip: Clip, suffix: str) -> 
     late = ((0, 300, "one"), (19_000, 300, "two"))
     text = Subtitle("srt" if suffix == ".mkv" else "mov_text", lines=late)
     there = trip(clip(f"long{suffix}", frames=500, sounds=(Sound("mp3"),), subtitles=(text,)))
-    reached = {"video": Fraction(0), "audio": Fraction(0)}
     with av.open(str(there.result.path)) as container:
-        packets = [packet for packet in container.demux() if packet.size and packet.stream.type in reached]
+        placed = [
+            (packet.pos or 0, packet.stream.type, (packet.dts or 0) * packet.time_base)
+            for packet in container.demux()
+            if packet.size and packet.stream.type != "subtitle"
+        ]
+    reached = {"video": Fraction(0), "audio": Fraction(0)}
     # In the order of the bytes: an MP4's own order is that of its index.
-    for packet in sorted(packets, key=lambda packet: packet.pos or 0):
-        reached[packet.stream.type] = (packet.dts or 0) * Fraction(packet.time_base)
+    for _position, kind, time in sorted(placed):
+        reached[kind] = time
         assert abs(reached["video"] - reached["audio"]) < 2

@@ -128,7 +128,8 @@ def test_results_are_named_even_when_some_failed(tmp_path, capfd):
         {"status": "done", "output": "/results/a.mp4"},
         {"status": "failed", "output": None},
     ]
-    report = json.dumps({"files": files})
+    summary = {"succeeded": 1, "total": 2, "seconds": 3.21}
+    report = json.dumps({"summary": summary, "models": [{"standin": True}], "files": files})
     cells = [
         f"import pathlib\npathlib.Path(output_dir, 'report.json').write_text({report!r})",
         "raise RuntimeError('b.mp4 failed')",
@@ -138,6 +139,8 @@ def test_results_are_named_even_when_some_failed(tmp_path, capfd):
     printed = capfd.readouterr()
     assert "RuntimeError: b.mp4 failed" in printed.err
     assert "Traceback" not in printed.err
+    assert "stand-in networks" in printed.out
+    assert "1 of 2 files in 3.2 s" in printed.out
     assert "result:   /results/a.mp4" in printed.out
     assert f"report:   {out.parent / 'report.json'}" in printed.out
     assert f"notebook: {out}" in printed.out
