@@ -160,7 +160,7 @@ def measure_clip(
 
 
 def _measurable(face: dict[str, Any]) -> bool:
-    return face["visible"] >= _LEAST_VISIBLE and face["box"][2] - face["box"][0] >= _LEAST_SIZE
+    return bool(face["visible"] >= _LEAST_VISIBLE and face["box"][2] - face["box"][0] >= _LEAST_SIZE)
 
 
 def _boxes(shape: tuple[int, ...], faces: list[dict[str, Any]]) -> npt.NDArray[np.bool_]:
