@@ -153,7 +153,7 @@ def _swap(options: argparse.Namespace) -> int:
     from colab_helpers.api import swap_file
     from colab_helpers.ui.progress import ProgressLine
 
-    with ProgressLine() as line:
+    with ProgressLine(headless=not sys.stderr.isatty()) as line:
         report = swap_file(
             options.source,
             options.target,
@@ -172,7 +172,7 @@ def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import run_batch
     from colab_helpers.ui.progress import ProgressLine
 
-    with ProgressLine() as line:
+    with ProgressLine(headless=not sys.stderr.isatty()) as line:
         report = run_batch(
             options.source,
             options.targets,

@@ -69,6 +69,10 @@ class ModelError(ColabHelpersError, RuntimeError):
     """A model that is missing, damaged or does not keep its tensor contract."""
 
 
+class LicenceError(ColabHelpersError, PermissionError):
+    """A model whose licence limits its use, and which nobody has accepted yet."""
+
+
 class ProviderError(ColabHelpersError, RuntimeError):
     """An execution provider that was asked for but does not run the model."""
 

@@ -81,9 +81,7 @@ def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str], constant_models:
     assert "stand-ins" in models["detail"]
 
 
-def test_doctor_fails_where_models_are_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_fails_where_models_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--models-dir", str(tmp_path)]) == FAILURE
     assert "det_10g.onnx" in capsys.readouterr().out
 
@@ -94,16 +92,16 @@ def test_doctor_never_claims_a_gpu_that_a_list_names(
     """The CUDA build lists its provider on every machine and falls back to the CPU without a word."""
     machine = Machine(2, 12 * GIB, Gpu("Tesla T4", 15 * GIB, "550.1"), "3.13", "test", on_colab=True)
     monkeypatch.setattr(
-        session.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        session.onnxruntime,
+        "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )
     settings = load_settings(execution_provider="auto")
     diagnosis = diagnose(settings, models_dir=constant_models, machine=machine)
     gpu = next(check for check in diagnosis.checks if check.name == "gpu")
     assert gpu.status == "warn"
     assert "run on the CPU" in gpu.detail
-    demanded = diagnose(
-        load_settings(execution_provider="cuda"), models_dir=constant_models, machine=machine
-    )
+    demanded = diagnose(load_settings(execution_provider="cuda"), models_dir=constant_models, machine=machine)
     assert not demanded.ok
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -74,10 +73,10 @@ def test_frames_times_and_sound_are_the_targets(outcomes: list[Outcome]) -> None
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     make_demo(folder, seed=3, seconds=0.8, clips=1, people=2)
-    yield folder
+    return folder
 
 
 @pytest.mark.xdist_group("main_job")

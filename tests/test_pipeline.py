@@ -208,7 +208,7 @@ def test_progress_rises_to_the_end(tmp_path: Path, constant_models: Path) -> Non
     assert (last.provider, last.threads) == ("cpu", 1)
 
 
-class Boom(RuntimeError):
+class BoomError(RuntimeError):
     pass
 
 
@@ -226,7 +226,7 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
         def call(*arguments: Any) -> Any:
             calls[0] += 1
             if calls[0] > count:
-                raise Boom
+                raise BoomError
             return function(*arguments)
 
         return call
@@ -238,7 +238,7 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
         monkeypatch.setattr(models.swapper, "swap", after(5, models.swapper.swap))
     progress = after(0, lambda _: None) if stage == "progress" else None
     before = threading.active_count()
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         VideoRun(models, SOURCE, target, output, on_progress=progress).run()
     assert threading.active_count() == before
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
@@ -281,7 +281,7 @@ def test_an_unwritable_place_is_an_output_error(tmp_path: Path, constant_models:
 def test_missing_and_damaged_models_are_named(missing: str, tmp_path: Path) -> None:
     models = write_constant_models(tmp_path / "models", box=FACE)
     (models / missing).unlink()
-    with pytest.raises(ModelError, match="missing.*COLAB_HELPERS_MODELS"):
+    with pytest.raises(ModelError, match=r"missing.*COLAB_HELPERS_MODELS"):
         engine(models)
     (models / missing).write_bytes(b"not a network")
     with pytest.raises(ModelError, match="damaged"):

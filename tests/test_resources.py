@@ -27,7 +27,9 @@ def test_the_containers_limit_counts_as_the_memory(
     assert machine.memory_total() == (expected or physical)
 
 
-@pytest.mark.parametrize(("content", "expected"), [("150000 100000", 1), ("max 100000", None), ("nonsense", None)])
+@pytest.mark.parametrize(
+    ("content", "expected"), [("150000 100000", 1), ("max 100000", None), ("nonsense", None)]
+)
 def test_the_containers_cpu_quota_counts(
     content: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,9 +62,7 @@ def test_free_disk_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert machine.disk_free(tmp_path / "a" / "b") == pytest.approx(machine.disk_free(tmp_path), rel=0.1)
 
 
-@given(
-    st.integers(1, 200 << 20), st.floats(0.5, 64), st.integers(1, 400), st.integers(1, 5)
-)
+@given(st.integers(1, 200 << 20), st.floats(0.5, 64), st.integers(1, 400), st.integers(1, 5))
 def test_queues_are_never_empty_nor_deeper_than_they_help(
     frame: int, memory: float, in_work: int, queues: int
 ) -> None:

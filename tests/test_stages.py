@@ -9,13 +9,13 @@ import pytest
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
 
 
-class Boom(Exception):
+class BoomError(Exception):
     pass
 
 
 def failing(after: int) -> Iterator[int]:
     yield from range(after)
-    raise Boom
+    raise BoomError
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_groups() -> None:
 def test_an_error_at_the_source_comes_out_as_itself_after_the_good_items(workers: int) -> None:
     stages = run_ahead(map_ordered(abs, run_ahead(failing(5), 2, name="a"), workers=workers), 2, name="b")
     seen = []
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         seen.extend(stages)
 
 
@@ -86,11 +86,11 @@ def test_an_error_in_the_middle_stops_the_endless_source(workers: int) -> None:
 
     def explode(number: int) -> int:
         if number == 10:
-            raise Boom
+            raise BoomError
         return number
 
     stages = run_ahead(map_ordered(explode, run_ahead(endless(), 2, name="a"), workers=workers), 2, name="b")
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         for _ in stages:
             pass
 

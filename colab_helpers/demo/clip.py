@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ from colab_helpers.demo.actors import Head, Layer, Light, Pose
 from colab_helpers.demo.looks import IDENTITIES, Look, look_of
 from colab_helpers.demo.paint import F32, Expression
 from colab_helpers.errors import OutputError, UsageError
+from colab_helpers.machine import cpu_count
+from colab_helpers.trust.consent import DEMO_MANIFEST, file_sha256
 
 U8 = npt.NDArray[np.uint8]
 
@@ -487,7 +488,8 @@ def _uncovered(layers: list[Layer | None], at: int, size: tuple[int, int]) -> F3
 def _truth(
     track: _Track, head: Head, layer: Layer | None, clear: F32, mask: F32, size: tuple[int, int]
 ) -> FaceTruth:
-    assert layer is not None and layer.region is not None
+    assert layer is not None
+    assert layer.region is not None
     seen = layer.region * clear
     visible = float(seen.sum() / max(float(layer.region.sum()), 1e-6))
     inside = _overlap(layer, Layer(0, 0, mask, mask))
@@ -706,7 +708,7 @@ def make_demo(
     _check(size, fps, seconds, people)
     directory = Path(directory)
     _make_folders(directory)
-    workers = workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 8)
+    workers = workers or min(cpu_count(), 8)
     jobs = _jobs(directory, seed, seconds, size, fps, people, clips, workers)
     report = on_progress or (lambda done, total: None)
     total = len(jobs) + 2
@@ -717,10 +719,12 @@ def make_demo(
     for done, _ in enumerate(_run(jobs, workers), 3):
         report(done, total)
     names = [f"clip{k + 1}" for k in range(clips)]
+    targets = tuple(directory / "targets" / f"{name}.mp4" for name in names)
+    _write_manifest(directory, (*sources, *targets))
     return DemoPaths(
         directory,
         sources,
-        tuple(directory / "targets" / f"{name}.mp4" for name in names),
+        targets,
         tuple(directory / "truth" / f"{name}.json" for name in names),
         directory / "models",
     )
@@ -736,6 +740,12 @@ def _make_folders(directory: Path) -> None:
             where=str(directory),
             remedy="choose another folder",
         ) from error
+
+
+def _write_manifest(directory: Path, files: Sequence[Path]) -> None:
+    """List the demo's sources and targets by hash: its statement of consent covers just these."""
+    hashes = {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
+    (directory / DEMO_MANIFEST).write_text(json.dumps({"files": hashes}, indent=2), encoding="utf-8")
 
 
 def _write_portrait(folder: Path, who: str) -> Path:

@@ -20,8 +20,8 @@ from colab_helpers.ui.progress import ProgressLine
 DEMO_FOLDER = "demo"
 """Where in the run's folder the demo is written."""
 
-DEMO_SOURCE = 2
-"""Which of the demo's portraits is put in: one who looks unlike the people of its first clips."""
+DEMO_SOURCE = 5
+"""Which of the demo's portraits is put in, from 0: one who looks unlike the people of its first clips."""
 
 
 class BatchError(ColabHelpersError, RuntimeError):

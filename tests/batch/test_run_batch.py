@@ -76,7 +76,11 @@ def test_bad_files_fail_with_their_own_message_and_the_good_ones_are_done(
     assert (report.summary.succeeded, report.summary.failed) == (2, len(bad))
     assert not report.ok
     # Only the two results and the report: nothing partial is left.
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first.mp4", "last.mp4", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "first.mp4",
+        "last.mp4",
+        "report.json",
+    ]
 
 
 def test_the_report_holds_what_is_promised(batch: Callable[..., BatchReport], tmp_path: Path) -> None:
@@ -125,14 +129,14 @@ def test_images_and_odd_containers_get_a_fitting_suffix(
         assert read_image(file.output or "").shape == (300, 400, 3)
 
 
-def test_a_source_without_a_face_stops_before_any_work(
-    tmp_path: Path, standins: Path, consent: str
-) -> None:
+def test_a_source_without_a_face_stops_before_any_work(tmp_path: Path, standins: Path, consent: str) -> None:
     blank = tmp_path / "blank.png"
     cv2.imwrite(str(blank), np.full((200, 200, 3), 128, np.uint8))
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     with pytest.raises(ValueError, match=r"blank\.png.*no face"):
-        run_batch([blank], [target], tmp_path / "out", consent=consent, settings=SETTINGS, models_dir=standins)
+        run_batch(
+            [blank], [target], tmp_path / "out", consent=consent, settings=SETTINGS, models_dir=standins
+        )
 
 
 @pytest.mark.parametrize("statement", ["", "   ", "ok", "I agree"])
@@ -151,20 +155,25 @@ def test_the_demos_statement_covers_the_demo_only(batch: Callable[..., BatchRepo
         batch(target, consent=DEMO_CONSENT)
 
 
-def test_missing_models_are_told_before_any_work(
-    batch: Callable[..., BatchReport], tmp_path: Path
-) -> None:
+def test_missing_models_are_told_before_any_work(batch: Callable[..., BatchReport], tmp_path: Path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     with pytest.raises(ModelError, match="missing"):
         batch(target, models_dir=tmp_path / "nowhere")
 
 
-def test_a_missing_source_is_told_before_any_work(tmp_path: Path, constant_models: Path, consent: str) -> None:
+def test_a_missing_source_is_told_before_any_work(
+    tmp_path: Path, constant_models: Path, consent: str
+) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     for sources, error in (([tmp_path / "nobody.png"], MissingFileError), ([], UsageError)):
         with pytest.raises(error):
             run_batch(
-                sources, [target], tmp_path / "out", consent=consent, settings=SETTINGS, models_dir=constant_models
+                sources,
+                [target],
+                tmp_path / "out",
+                consent=consent,
+                settings=SETTINGS,
+                models_dir=constant_models,
             )
 
 
@@ -247,9 +256,7 @@ def test_swap_video_returns_its_report_and_raises_its_error(
 def test_swap_image_takes_paths_bytes_arrays_and_data_urls(
     photo: Path, tmp_path: Path, constant_models: Path, consent: str
 ) -> None:
-    image = cv2.GaussianBlur(
-        np.random.default_rng(2).integers(0, 256, (120, 160, 3), np.uint8), (0, 0), 5
-    )
+    image = cv2.GaussianBlur(np.random.default_rng(2).integers(0, 256, (120, 160, 3), np.uint8), (0, 0), 5)
     path = tmp_path / "target.png"
     cv2.imwrite(str(path), image)
     original = image.copy()

@@ -24,7 +24,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoPaths:
         tmp_path_factory.mktemp("demo"), seed=3, seconds=1.7, size=SIZE, fps=RATE, people=1, clips=1,
         workers=1, on_progress=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
-    assert steps[-1][0] == steps[-1][1] and steps == sorted(steps)
+    assert steps[-1][0] == steps[-1][1]
+    assert steps == sorted(steps)
     return paths
 
 
@@ -47,9 +48,12 @@ def test_writes_everything(demo: DemoPaths) -> None:
     assert swaps == [f"clip1.swap-{who}.mkv" for who in sorted(IDENTITIES)]
     models = {str(p.relative_to(root / "models")) for p in (root / "models").rglob("*.onnx")}
     assert models == {
-        "buffalo_l/det_10g.onnx", "buffalo_l/w600k_r50.onnx", "buffalo_l/genderage.onnx", "inswapper_128.onnx",
+        "buffalo_l/det_10g.onnx",
+        "buffalo_l/w600k_r50.onnx",
+        "buffalo_l/genderage.onnx",
+        "inswapper_128.onnx",
         "GFPGANv1.4.onnx",
-    }  # fmt: skip
+    }
     assert all(p.is_file() for p in (*demo.sources, *demo.targets, *demo.truths))
 
 
@@ -69,8 +73,11 @@ def test_target_says_how_it_is_coded(demo: DemoPaths) -> None:
         video, audio = box.streams.video[0], box.streams.audio[0]
         assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
         assert video.average_rate == RATE
-        assert int(video.codec_context.colorspace) == 1 and int(video.codec_context.color_range) == 1
-        assert video.duration is not None and video.time_base is not None and audio.duration is not None
+        assert int(video.codec_context.colorspace) == 1
+        assert int(video.codec_context.color_range) == 1
+        assert video.duration is not None
+        assert video.time_base is not None
+        assert audio.duration is not None
         assert audio.time_base is not None
         lengths = float(video.duration * video.time_base), float(audio.duration * audio.time_base)
         assert abs(lengths[0] - lengths[1]) < 0.05
@@ -78,14 +85,16 @@ def test_target_says_how_it_is_coded(demo: DemoPaths) -> None:
 
 def test_truth_file_equals_the_scene(demo: DemoPaths) -> None:
     truth = json.loads(demo.truths[0].read_text())
-    assert truth["fps"] == "15000/1001" and truth["size"] == list(SIZE)
+    assert truth["fps"] == "15000/1001"
+    assert truth["size"] == list(SIZE)
     scene = _scene()
     assert [f["i"] for f in truth["frames"]] == list(range(scene.frames))
     for i in (0, 15):
         assert truth["frames"][i]["faces"] == [face.as_json() for face in scene.render(i)[1]]
     face = truth["frames"][0]["faces"][0]
     assert set(face) == {"who", "box", "kps", "visible", "roll"}
-    assert np.shape(face["kps"]) == (5, 2) and len(face["box"]) == 4
+    assert np.shape(face["kps"]) == (5, 2)
+    assert len(face["box"]) == 4
 
 
 @pytest.mark.parametrize("who", ["alma", "hanna"])

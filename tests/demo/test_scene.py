@@ -46,12 +46,14 @@ def test_truth_is_consistent(seed: int) -> None:
     for i in range(0, scene.frames, 17):
         for face in scene.render(i)[1]:
             assert 0 < face.visible <= 1
-            assert (face.kps >= face.box[:2]).all() and (face.kps <= face.box[2:]).all()
+            assert (face.kps >= face.box[:2]).all()
+            assert (face.kps <= face.box[2:]).all()
             left, right, nose, mouth_left, mouth_right = face.kps
             turned = np.deg2rad(-face.roll)
             turn = np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]])
             upright = (face.kps - nose) @ turn.T
-            assert upright[0, 0] < upright[1, 0] and upright[3, 0] < upright[4, 0]
+            assert upright[0, 0] < upright[1, 0]
+            assert upright[3, 0] < upright[4, 0]
             assert upright[0, 1] < 0 < upright[3, 1]
             assert abs(np.rad2deg(np.arctan2(*(right - left)[::-1])) - face.roll) < 12
             assert np.linalg.norm(mouth_right - mouth_left) > 3
@@ -66,7 +68,8 @@ def test_eyes_are_where_the_points_say() -> None:
         for x, y in faces[0].kps[:2]:
             reach = round(0.18 * gap)
             patch = image[round(y) - reach : round(y) + reach + 1, round(x) - reach : round(x) + reach + 1]
-            assert patch.max() > 150 and patch.min() < 60
+            assert patch.max() > 150
+            assert patch.min() < 60
 
 
 def test_true_swap_changes_the_inner_face_and_nothing_else() -> None:
@@ -114,7 +117,8 @@ def test_people_leave_and_are_covered_now_and_then() -> None:
 def test_no_people_no_faces() -> None:
     image, faces = _scene(9, people=0).render(0)
     assert faces == ()
-    assert image.shape == (180, 320, 3) and image.dtype == np.uint8
+    assert image.shape == (180, 320, 3)
+    assert image.dtype == np.uint8
     assert image.std() > 10
 
 
@@ -122,7 +126,9 @@ def test_mask_is_the_visible_inner_face() -> None:
     scene = _scene(23, people=1)
     image, faces = scene.render(0)
     mask = scene.face_mask(0)
-    assert mask.shape == image.shape[:2] and mask.min() >= 0 and mask.max() <= 1
+    assert mask.shape == image.shape[:2]
+    assert mask.min() >= 0
+    assert mask.max() <= 1
     x, y = faces[0].kps[2]
     assert mask[round(y), round(x)] > 0.95
 

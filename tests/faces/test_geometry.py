@@ -25,9 +25,7 @@ def test_odd_sizes_are_refused() -> None:
         arcface_template(100)
 
 
-@given(
-    st.floats(-180, 180), st.floats(0.05, 20), st.floats(-2000, 2000), st.floats(-2000, 2000)
-)
+@given(st.floats(-180, 180), st.floats(0.05, 20), st.floats(-2000, 2000), st.floats(-2000, 2000))
 def test_a_similarity_is_found_exactly(angle: float, scale: float, x: float, y: float) -> None:
     turn = np.radians(angle)
     true = np.array(

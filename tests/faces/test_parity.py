@@ -108,7 +108,9 @@ def test_swapped_crops_equal_insightface(kind: str, request: pytest.FixtureReque
     latent = engine.swapper.latent(embedding)
     swapped = engine.swapper.swap(crops, np.stack([latent, latent]))
     for ours, kps in zip(swapped, points, strict=True):
-        theirs, _ = oracle.get(image, _Reference(kps, embedding), _Reference(kps, embedding), paste_back=False)
+        theirs, _ = oracle.get(
+            image, _Reference(kps, embedding), _Reference(kps, embedding), paste_back=False
+        )
         # insightface truncates where we round: one grey level.
         assert np.abs(ours.astype(int) - theirs).max() <= 1
 

@@ -59,7 +59,9 @@ def test_colours_survive_the_round_trip(matrix: int, full: bool, depth: int) -> 
 def test_black_white_and_grey_have_the_standard_codes() -> None:
     space = ColourSpace(matrix=1, full_range=False, depth=8)
     greys = np.repeat(np.array([0, 128, 255], np.uint8), 3).reshape(1, 3, 3)
-    np.testing.assert_array_equal(bgr_to_yuv(greys, space)[0], [[16, 128, 128], [126, 128, 128], [235, 128, 128]])
+    np.testing.assert_array_equal(
+        bgr_to_yuv(greys, space)[0], [[16, 128, 128], [126, 128, 128], [235, 128, 128]]
+    )
 
 
 @pytest.mark.parametrize("fmt", PICTURE_FORMATS)
@@ -83,7 +85,10 @@ def test_pasting_changes_the_face_and_not_one_sample_outside_its_box(fmt: str) -
     for old, new in zip(before, after, strict=True):
         step_y, step_x = HEIGHT // old.shape[0], WIDTH // old.shape[1]
         inside = np.zeros(old.shape[:2], bool)
-        inside[int(BOX[1]) // step_y : int(BOX[3]) // step_y + 2, int(BOX[0]) // step_x : int(BOX[2]) // step_x + 2] = True
+        inside[
+            int(BOX[1]) // step_y : int(BOX[3]) // step_y + 2,
+            int(BOX[0]) // step_x : int(BOX[2]) // step_x + 2,
+        ] = True
         np.testing.assert_array_equal(old[~inside], new[~inside])
     middle = VideoPicture(picture.frame).crop(MATRIX, 128)[50:80, 50:80]
     np.testing.assert_allclose(middle.reshape(-1, 3).mean(0), (30, 90, 200), atol=3)
@@ -117,7 +122,7 @@ def test_the_original_frame_of_the_decoder_is_not_touched() -> None:
     ("points", "box"),
     [
         (KPS - (130, 90), BOX - (130, 90, 130, 90)),  # half out at the top left
-        (KPS + (170, 120), BOX + (170, 120, 170, 120)),  # half out at the bottom right
+        (KPS - (-170, -120), BOX - (-170, -120, -170, -120)),  # half out at the bottom right
         ((KPS - KPS.mean(0)) * 8 + (160, 120), np.array([-300, -300, 600, 600])),  # larger than the frame
         ((KPS - KPS.mean(0)) * 0.05 + (160, 120), np.array([157, 116, 163, 124])),  # a few pixels
         ((KPS - KPS.mean(0)) * -1 + (160, 120), np.array([110, 60, 210, 180])),  # upside down

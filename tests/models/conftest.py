@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from colab_helpers.models.catalog import Archive, Licence, ModelEntry, ModelFile, Source
+from colab_helpers.models.records import part_path
+from colab_helpers.models.transfer import Limits
+from tests.models.server import FaultServer
+
+FREE = Licence(name="MIT", link="https://opensource.org/license/mit", non_commercial=False, forbids="Little.")
+RESTRICTED = Licence(
+    name="Research only", link="https://example.com/terms", non_commercial=True, forbids="Selling it."
+)
+BODY = random.Random(1).randbytes(200_000)
+QUICK = Limits(
+    connect_timeout=1.0,
+    read_timeout=0.25,
+    attempts=4,
+    connect_attempts=2,
+    backoff=0.005,
+    backoff_max=0.02,
+    retry_after_max=2.0,
+    progress=32_000,
+    min_rate=50_000.0,
+    stall_seconds=0.15,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own proxies must not come between the tests and their server."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    server = FaultServer()
+    yield server
+    server.close()
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def source(
+    *urls: str,
+    body: bytes | None = BODY,
+    size: int | None = -1,
+    crc32: str | None = None,
+    archive: Archive | None = None,
+) -> Source:
+    """A source that serves ``body``; with ``body=None`` its hash is not known."""
+    known = None if body is None else len(body)
+    return Source(
+        urls=urls,
+        sha256=None if body is None else (sha256(body),),
+        bytes=known if size == -1 else size,
+        crc32=crc32,
+        archive=archive,
+    )
+
+
+def model(*sources: Source, name: str = "net", licence: Licence = FREE) -> ModelEntry:
+    return ModelEntry(
+        name=name,
+        role="swapper",
+        description="For tests.",
+        licence_id=licence.name,
+        licence=licence,
+        files=(ModelFile(path=f"{name}.onnx", sources=sources),),
+    )
+
+
+def assert_clean(root: Path) -> None:
+    """Nothing unfinished lies about."""
+    assert [path for path in root.rglob("*") if ".part" in path.name or path.suffix == ".tmp"] == []
+    assert list(root.glob(".archives/*")) == []
+
+
+def assert_right(root: Path, body: bytes = BODY, name: str = "net") -> None:
+    path = root / f"{name}.onnx"
+    assert path.read_bytes() == body
+    assert path.with_name(path.name + ".json").is_file()
+    assert not part_path(path).exists()
+    assert_clean(root)
+
+
+def assert_nothing_in_place(root: Path, name: str = "net") -> None:
+    assert not (root / f"{name}.onnx").exists()
+    assert not (root / f"{name}.onnx.json").exists()
