@@ -36,9 +36,18 @@ class Route:
         return [int(match[1]) if match else 0 for match in found]
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Any
+    server: Server
 
     def do_GET(self) -> None:
         path = re.sub(r"^http://[^/]*", "", self.path)  # a proxy is asked for whole addresses
@@ -66,10 +75,7 @@ class FaultServer:
     """Serves ``routes`` on a free port of this machine until closed."""
 
     def __init__(self) -> None:
-        self._server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.routes = {}
-        self._server.lock = threading.Lock()
+        self._server = Server()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         self.base = f"http://127.0.0.1:{self._server.server_port}"
@@ -104,11 +110,11 @@ def reply(
     *,
     route: Route | None = None,
     length: int | None = None,
-    **headers: str,
+    **headers: Any,
 ) -> None:
     handler.send_response(status)
     for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
+        handler.send_header(name.replace("_", "-"), str(value))
     if length != -1:
         handler.send_header("Content-Length", str(len(body) if length is None else length))
     handler.send_header("Connection", "close")
@@ -129,8 +135,8 @@ def asked_from(handler: Handler, route: Route) -> int:
     return int(match[1]) if match and route.ranges and same else 0
 
 
-def head(handler: Handler, route: Route, start: int) -> dict[str, str]:
-    headers = dict(route.headers)
+def head(handler: Handler, route: Route, start: int) -> dict[str, Any]:
+    headers: dict[str, Any] = dict(route.headers)
     if route.etag is not None:
         headers["ETag"] = route.etag
     if start:
@@ -143,9 +149,7 @@ def normal(handler: Handler, route: Route) -> None:
     if start and start >= len(route.body):
         reply(handler, 416, Content_Range=f"bytes */{len(route.body)}")
         return
-    reply(
-        handler, 206 if start else 200, route.body[start:], route=route, **head(handler, route, start)
-    )
+    reply(handler, 206 if start else 200, route.body[start:], route=route, **head(handler, route, start))
 
 
 def drop(after: int) -> Behaviour:
@@ -155,9 +159,7 @@ def drop(after: int) -> Behaviour:
         start = asked_from(handler, route)
         body = route.body[start:]
         status = 206 if start else 200
-        reply(
-            handler, status, body[:after], route=route, length=len(body), **head(handler, route, start)
-        )
+        reply(handler, status, body[:after], route=route, length=len(body), **head(handler, route, start))
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     return behave
@@ -178,11 +180,11 @@ def paced(block: int, pause: float) -> Behaviour:
     return behave
 
 
-def status(code: int, **headers: str) -> Behaviour:
+def status(code: int, **headers: Any) -> Behaviour:
     return lambda handler, route: reply(handler, code, b"error", **headers)
 
 
-def redirect(target: str, **headers: str) -> Behaviour:
+def redirect(target: str, **headers: Any) -> Behaviour:
     return lambda handler, route: reply(handler, 302, Location=target, **headers)
 
 

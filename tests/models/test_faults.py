@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import pytest
 from colab_helpers.errors import ModelError
 from colab_helpers.models.download import Downloader
 from tests.models import server as faults
-from tests.models.conftest import BODY, QUICK, assert_clean, assert_nothing_in_place, assert_right, model, source
+from tests.models.conftest import (
+    BODY,
+    QUICK,
+    assert_clean,
+    assert_nothing_in_place,
+    assert_right,
+    model,
+    source,
+)
 from tests.models.server import Behaviour, FaultServer
 
 HALF = len(BODY) // 2
@@ -40,7 +49,7 @@ PASSING = {
     "too slow at first": [faults.paced(500, 0.02)],
     "chunked": [faults.chunked],
     "chunked breaks": [faults.broken_chunked],
-    "claims more bytes in a header-checked world": [faults.drop(HALF), faults.wrong_range],
+    "answers with another range": [faults.drop(HALF), faults.wrong_range],
     "416 with a part": [faults.drop(HALF), faults.status(416)],
 }
 
@@ -190,7 +199,7 @@ def test_drop_is_resumed_and_not_started_over(tmp_path: Path, server: FaultServe
     assert route.requests[1]["If-Range"] == '"one"'
 
 
-def interrupted(root: Path, server: FaultServer, path: str, *, etag: str | None = '"one"', **known: object) -> None:
+def interrupted(root: Path, server: FaultServer, path: str, *, etag: str = '"one"', **known: object) -> None:
     """Leave the first half of a file, as a fetch that failed does."""
     server.add(path, BODY, faults.drop(HALF), always=faults.status(404), etag=etag)
     with pytest.raises(ModelError):
@@ -247,7 +256,10 @@ def test_without_range_support_it_starts_over(tmp_path: Path, server: FaultServe
 
 
 def test_without_validator_and_hash_it_starts_over(tmp_path: Path, server: FaultServer) -> None:
-    interrupted(tmp_path, server, "/a", etag=None, body=None, size=len(BODY))
+    interrupted(tmp_path, server, "/a")
+    (tmp_path / "net.onnx.part.json").write_text(
+        json.dumps({"url": server.url("/a"), "validator": None, "sha256": None})
+    )
     route = server.add("/a", BODY, etag=None)
     fetch(tmp_path, source(server.url("/a"), body=None, size=len(BODY)))
     assert route.starts == [0]
@@ -312,12 +324,12 @@ def test_part_that_is_too_long_is_discarded(tmp_path: Path, server: FaultServer)
 def test_repeated_416_ends(tmp_path: Path, server: FaultServer) -> None:
     interrupted(tmp_path, server, "/a")
     server.add("/a", BODY, *[faults.status(416), faults.drop(HALF)] * 10)
-    with pytest.raises(ModelError, match="416|broke"):
+    with pytest.raises(ModelError, match=r"416|broke"):
         fetch(tmp_path, source(server.url("/a")))
     assert_nothing_in_place(tmp_path)
 
 
-# --- sizes and hashes that are not known ------------------------------------------------------------------------
+# --- sizes and hashes that are not known --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -328,7 +340,7 @@ def test_repeated_416_ends(tmp_path: Path, server: FaultServer) -> None:
         (faults.disguised_html, "HTML page"),
         (faults.empty, "empty file"),
         (faults.broken_chunked, "broke"),
-        (faults.says_length(1000), "broke after 200000 of 201000"),
+        (faults.says_length(1000), "broke after 200000"),
     ],
     ids=["no length", "html", "html in disguise", "empty", "chunked breaks", "claims more"],
 )

@@ -1,0 +1,690 @@
+"""Fetching models once: verified, resumable, from whichever mirror works.
+
+A file appears under its name only after its bytes were proved to be the right ones. Until then it is
+``<file>.part``; beside it, ``<file>.json`` records what was verified. The models root also has
+``.locks`` (one per file, so that two processes never fetch the same), ``.archives`` (zips in use) and
+``quarantine`` (files that were not what they should be).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from colab_helpers.errors import LicenceError, ModelError, OutputError, UsageError
+from colab_helpers.machine import GIB, disk_free
+from colab_helpers.models.archives import ArchiveError, extract_member
+from colab_helpers.models.catalog import Archive, ModelEntry, ModelFile, Source
+from colab_helpers.models.progress import Meter, ProgressCallback
+from colab_helpers.models.records import (
+    FileSource,
+    Record,
+    accepts,
+    is_genuine,
+    now,
+    part_path,
+    put_in_place,
+    quarantine,
+    read_record,
+    record_path,
+    sha256_of,
+    write_record,
+)
+from colab_helpers.models.transfer import (
+    Cancelled,
+    Expected,
+    Limits,
+    MirrorError,
+    Transfer,
+    discard,
+    public_url,
+    size_of,
+)
+
+DISK_RESERVE = 2 * GIB
+"""Disk left free beside the models."""
+ACCEPT_COMMAND = "python -m colab_helpers preload --accept-licences"
+_BLOCK = 1 << 20
+_NOTIFY_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file and what has to be done about it.
+
+    Attributes:
+        status: ``present`` is verified; ``damaged`` has wrong bytes and will be replaced.
+        bytes: Size; of a missing file the largest its sources give, None where none does.
+        resumable: Bytes an interrupted fetch left behind.
+        sha256: Of the file on disk, None where it is missing.
+        record: What is recorded of a verified file.
+        notes: What else should be known about it.
+    """
+
+    model: ModelEntry
+    file: ModelFile
+    path: Path
+    status: Literal["present", "missing", "damaged"]
+    bytes: int | None
+    resumable: int
+    sha256: str | None
+    record: Record | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fetch would do; sizes in bytes.
+
+    Attributes:
+        bytes_missing: Sum over the files to be fetched, less what an interrupted fetch left.
+        bytes_free: On the disk of the models root.
+    """
+
+    files: tuple[PlannedFile, ...]
+    bytes_missing: int
+    bytes_free: int
+
+    @property
+    def present(self) -> tuple[PlannedFile, ...]:
+        """Files that are there and verified."""
+        return tuple(item for item in self.files if item.status == "present")
+
+    @property
+    def missing(self) -> tuple[PlannedFile, ...]:
+        """Files to be fetched, damaged ones among them."""
+        return tuple(item for item in self.files if item.status != "present")
+
+    @property
+    def bytes_needed(self) -> int:
+        """What must be free on the disk before the start."""
+        return self.bytes_missing + DISK_RESERVE if self.missing else 0
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that is in place and verified.
+
+    Attributes:
+        source: ``present``: it was there; ``copied``: from the shared cache or the user's own path.
+        origin: Address or path it came from, without query; empty if it was there.
+        pinned: No hash was published; ``sha256`` is what the server declared, or what arrived.
+        notes: What else happened, such as a damaged file that was replaced.
+    """
+
+    model: ModelEntry
+    path: Path
+    bytes: int
+    source: FileSource
+    origin: str
+    sha256: str
+    pinned: bool
+    licence_accepted_at: str | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+class _FileProblem(Exception):  # noqa: N818
+    """A file that could not be had; one line for each thing that was tried."""
+
+    def __init__(self, path: str, lines: Sequence[str]) -> None:
+        self.path = path
+        self.lines = tuple(lines)
+        super().__init__(path)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where the bytes now in ``.part`` came from."""
+
+    kind: FileSource
+    url: str
+    sha256: str
+    pinned: bool
+    accepted_at: str | None = None
+    mtime_ns: int | None = None
+    pinned_by: str = "the sha256 of what arrived"
+
+
+class Downloader:
+    """Brings models into a folder and keeps them right.
+
+    Args:
+        root: The models root; made if missing.
+        offline: Never touch the network; copies from disk are still made.
+        accept_licences: The user accepts the licences that limit use; recorded beside each file.
+        proxy: ``http://host:port`` for everything; by default the environment's proxies.
+        mirror_prefix: Put before every address, as in ``https://mirror.example/https://github.com/…``;
+            the address itself is tried after it.
+        shared_cache: A folder that outlives this machine, such as one on Google Drive: files are copied
+            from there, verified, instead of fetched, and fetched files are copied there.
+        on_progress: See ``ProgressCallback``.
+        workers: Files fetched at the same time.
+        limits: Patience with the network.
+
+    Raises:
+        UsageError: A proxy or prefix that is not an address.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        offline: bool = False,
+        accept_licences: bool = False,
+        proxy: str | None = None,
+        mirror_prefix: str | None = None,
+        shared_cache: Path | None = None,
+        on_progress: ProgressCallback | None = None,
+        workers: int = 3,
+        limits: Limits | None = None,
+    ) -> None:
+        _check_address("proxy", proxy, ("http://", "https://", "socks4", "socks5"))
+        _check_address("mirror_prefix", mirror_prefix, ("http://", "https://"))
+        self.root = root
+        self.offline = offline
+        self.accept_licences = accept_licences
+        self.mirror_prefix = mirror_prefix
+        self.shared_cache = shared_cache
+        self.on_progress = on_progress
+        self.workers = max(1, workers)
+        self._cancelled = threading.Event()
+        self._meter = Meter()
+        self._used_archives: set[Path] = set()
+        self._transfer = Transfer(
+            limits=limits or Limits(),
+            proxy=proxy,
+            mirror_prefix=mirror_prefix,
+            cancelled=self._cancelled,
+        )
+
+    # --- what there is ------------------------------------------------------------------------------
+
+    def plan(self, models: Iterable[ModelEntry], *, verify: bool = False) -> Plan:
+        """Find out what is there and what is missing; moves nothing.
+
+        Args:
+            models: What is needed; the same file may be named twice.
+            verify: Hash every file instead of trusting size and modification time.
+        """
+        unique = {file.path: (model, file) for model in models for file in model.files}
+        files = tuple(self._inspect(model, file, verify=verify) for model, file in unique.values())
+        missing = [item for item in files if item.status != "present"]
+        sizes = sum(max(0, (item.bytes or 0) - item.resumable) for item in missing)
+        return Plan(files, sizes + _archive_bytes(missing), disk_free(self.root))
+
+    def _inspect(self, model: ModelEntry, file: ModelFile, *, verify: bool) -> PlannedFile:
+        path = self.root / file.path
+        missing = PlannedFile(model, file, path, "missing", file.bytes, size_of(part_path(path)), None)
+        if not path.is_file():
+            return missing
+        record = read_record(path)
+        if record is not None and _is_outdated_copy(file, path, record):
+            return missing
+        trusted = record is not None and not verify and record.still_describes(path)
+        sha256 = record.sha256 if record is not None and trusted else sha256_of(path)
+        if not is_genuine(file, path, sha256, record):
+            return replace(missing, status="damaged", sha256=sha256)
+        present = replace(missing, status="present", bytes=path.stat().st_size, resumable=0, sha256=sha256)
+        if record is not None and trusted and not self._newly_accepted(model, record):
+            return replace(present, record=record)
+        return self._noted(present, sha256, record)
+
+    def _noted(self, item: PlannedFile, sha256: str, earlier: Record | None) -> PlannedFile:
+        """Record that a file which is there was hashed, keeping what was known about its origin."""
+        origin = _Origin("present", "", sha256, pinned=sha256 not in item.file.accepted)
+        if earlier is not None:
+            accepted = _accepted_at(item.model, earlier)
+            origin = _Origin(
+                earlier.source, earlier.url, sha256, earlier.pinned, accepted, earlier.origin_mtime_ns
+            )
+        record = self._new_record(item.model, item.path, origin)
+        try:
+            write_record(item.path, record)
+        except OSError as error:  # a folder that is read-only by intent holds models all the same
+            note = f"{record_path(item.path)} cannot be written ({error.strerror}): hashed anew next time"
+            return replace(item, record=record, notes=(note,))
+        return replace(item, record=record)
+
+    def _newly_accepted(self, model: ModelEntry, record: Record | None) -> bool:
+        asks = model.licence.non_commercial and self.accept_licences
+        return asks and not _accepted_at(model, record)
+
+    # --- fetching -----------------------------------------------------------------------------------
+
+    def fetch(self, models: Iterable[ModelEntry], *, verify: bool = False) -> list[Fetched]:
+        """Bring every file of the models into place.
+
+        Files that can be had are brought even when others cannot; what was interrupted is resumed next
+        time.
+
+        Args:
+            models: What is needed.
+            verify: Hash also the files that count as verified.
+
+        Returns:
+            One entry per file, in the order of the models.
+
+        Raises:
+            LicenceError: A missing model's licence limits its use and was not accepted.
+            ModelError: Some file cannot be had; the message lists what each address did.
+            OutputError: The disk has not enough room, or cannot be written.
+        """
+        self._cancelled.clear()
+        self._meter = Meter()
+        plan = self.plan(models, verify=verify)
+        self._check_licences(plan)
+        self._check_disk(plan)
+        for item in plan.missing:
+            self._meter.update(item.file.path, item.resumable, item.bytes)
+        try:
+            results = self._run(plan)
+        finally:
+            self._remove_archives()
+        return results
+
+    def _check_licences(self, plan: Plan) -> None:
+        refused = {
+            item.model.name: item.model
+            for item in plan.missing
+            if item.model.licence.non_commercial
+            and self._within_reach(item.file)
+            and not self._acceptance(item.model, item.file)
+        }
+        if refused:
+            raise LicenceError(
+                "these models are for non-commercial use only, and their licences have not been "
+                f"accepted:\n{licence_notice(refused.values())}",
+                remedy=f"read the licences; if you may use the models under them, run '{ACCEPT_COMMAND}'",
+            )
+
+    def _within_reach(self, file: ModelFile) -> bool:
+        """Whether a file would be brought; offline it may just be reported as missing."""
+        cached = self._cached(file)
+        return not self.offline or file.local is not None or (cached is not None and cached.is_file())
+
+    def _check_disk(self, plan: Plan) -> None:
+        if plan.missing and plan.bytes_free < plan.bytes_needed:
+            raise OutputError(
+                f"{_gb(plan.bytes_free)} are free on the disk, but {_gb(plan.bytes_needed)} are needed "
+                f"({_gb(plan.bytes_missing)} of models and {_gb(DISK_RESERVE)} reserve)",
+                where=str(self.root),
+                remedy="free space, or choose a folder on another disk with --models-dir "
+                "or COLAB_HELPERS_MODELS",
+            )
+
+    def _run(self, plan: Plan) -> list[Fetched]:
+        executor = ThreadPoolExecutor(self.workers, thread_name_prefix="fetch")
+        try:
+            # The largest first: it would otherwise be alone at the end.
+            order = sorted(plan.missing, key=lambda item: -(item.bytes or 0))
+            futures = {item.file.path: executor.submit(self._obtain_alone, item) for item in order}
+            self._watch(plan, futures.values())
+        except BaseException:
+            self._cancelled.set()
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+        _raise_problems(futures.values(), offline=self.offline)
+        return [
+            futures[item.file.path].result() if item.file.path in futures else _present(item)
+            for item in plan.files
+        ]
+
+    def _watch(self, plan: Plan, futures: Iterable[Future[Fetched]]) -> None:
+        """Report from the caller's own thread, as notebooks need it."""
+        pending = set(futures)
+        while pending:
+            _, pending = wait(pending, timeout=_NOTIFY_SECONDS, return_when=FIRST_COMPLETED)
+            if self.on_progress is not None:
+                done = len(plan.files) - len(pending)
+                self.on_progress(self._meter.progress(done, len(plan.files)))
+
+    def _obtain_alone(self, item: PlannedFile) -> Fetched:
+        """Obtain a file while no other process does."""
+        started = time.monotonic()
+        self._meter.start(item.file.path)
+        try:
+            with self._lock(item.file.path):
+                return replace(self._obtain(item), seconds=time.monotonic() - started)
+        except OutputError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written ({error.strerror})",
+                where=str(item.path),
+                remedy="free space, check the permissions, or choose another models folder",
+            ) from error
+        finally:
+            self._meter.stop(item.file.path)
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        lock = self._file_lock(name)
+        while True:
+            try:
+                lock.acquire(timeout=_NOTIFY_SECONDS)
+                break
+            except Timeout:
+                self._meter.wait(name)
+                if self._cancelled.is_set():
+                    raise Cancelled from None
+        self._meter.go_on(name)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _file_lock(self, name: str) -> FileLock:
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name.replace('/', '_')}.lock")
+
+    def _obtain(self, planned: PlannedFile) -> Fetched:
+        # Another process may have brought it while this one waited. The plan found wrong bytes only by
+        # hashing, so what is there now has to be hashed, too.
+        item = self._inspect(planned.model, planned.file, verify=planned.status == "damaged")
+        if item.status == "present":
+            discard(part_path(item.path))
+            self._meter.update(item.file.path, item.bytes or 0, item.bytes)
+            return _present(item)
+        notes: list[str] = []
+        acceptance = self._acceptance(item.model, item.file)
+        if item.status == "damaged" and item.sha256 is not None:
+            kept = quarantine(self.root, item.path, item.sha256)
+            notes.append(f"{item.file.path} had wrong bytes; it was moved to {kept}")
+        item.path.parent.mkdir(parents=True, exist_ok=True)
+        origin = self._bring(item, notes)
+        put_in_place(part_path(item.path), item.path)
+        discard(part_path(item.path))
+        record = self._new_record(item.model, item.path, replace(origin, accepted_at=acceptance))
+        write_record(item.path, record)
+        if origin.pinned and item.file.local is None:
+            notes.append(
+                f"no hash of {item.file.path} is published; pinned {origin.pinned_by}, {origin.sha256}"
+            )
+        if origin.kind == "downloaded":
+            self._share(item, record, notes)
+        return _fetched(item, record, notes)
+
+    def _bring(self, item: PlannedFile, notes: list[str]) -> _Origin:
+        """Fill ``.part`` with verified bytes."""
+        if item.file.local is not None:
+            return self._copy_local(item, item.file.local)
+        origin = self._copy_shared(item, notes)
+        if origin is not None:
+            return origin
+        if self.offline:
+            size = f" ({item.bytes} bytes)" if item.bytes else ""
+            raise _FileProblem(item.file.path, [f"missing{size}; to be had from:", *item.file.urls, *notes])
+        return self._download(item, notes)
+
+    def _download(self, item: PlannedFile, notes: Sequence[str]) -> _Origin:
+        tried = []
+        for source, url in self._addresses(item.file):
+            try:
+                return self._download_from(source, url, item)
+            except (MirrorError, ArchiveError) as problem:
+                tried.append(f"{public_url(url)}: {problem}")
+        raise _FileProblem(item.file.path, [*tried, *notes])
+
+    def _addresses(self, file: ModelFile) -> Iterator[tuple[Source, str]]:
+        for source in file.sources:
+            for url in source.urls:
+                if self.mirror_prefix:
+                    yield source, self.mirror_prefix + url
+                yield source, url
+
+    def _download_from(self, source: Source, url: str, item: PlannedFile) -> _Origin:
+        part = part_path(item.path)
+        if source.archive is not None:
+            declared, sha256 = None, self._extract(source, source.archive, url, part)
+        else:
+            arrived = self._transfer.fetch(
+                url,
+                part,
+                Expected(source.sha256, source.bytes),
+                report=lambda done, total: self._meter.update(item.file.path, done, total),
+            )
+            declared, sha256 = arrived.declared, arrived.sha256
+        if not accepts(source, part, sha256):
+            discard(part)
+            raise MirrorError(f"gives wrong bytes (sha256 {sha256})")
+        origin = _Origin("downloaded", public_url(url), sha256, pinned=source.sha256 is None)
+        return replace(origin, pinned_by="the sha256 that the server declares") if declared else origin
+
+    def _extract(self, source: Source, archive: Archive, url: str, part: Path) -> str:
+        """Take a file out of a zip, fetching the zip unless it is there.
+
+        Returns:
+            The file's SHA-256.
+        """
+        name = archive.sha256[0] if archive.sha256 else hashlib.sha256(url.encode()).hexdigest()
+        path = self.root / ".archives" / f"{name}.zip"
+        with self._lock(f".archives/{path.name}"):
+            self._used_archives.add(path)
+            if not path.exists():
+                self._fetch_archive(archive, url, path)
+            discard(part)
+            try:
+                extract_member(path, archive.member, part, expected_bytes=source.bytes)
+            except ArchiveError:
+                discard(part)
+                path.unlink()
+                raise
+        return sha256_of(part)
+
+    def _fetch_archive(self, archive: Archive, url: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._transfer.fetch(
+            url,
+            part_path(path),
+            Expected(archive.sha256, archive.bytes),
+            report=lambda done, total: self._meter.update(path.name, done, total),
+        )
+        put_in_place(part_path(path), path)
+
+    def _remove_archives(self) -> None:
+        """Remove the zips this fetch used, unless another process is using them now."""
+        for path in self._used_archives:
+            try:
+                with self._file_lock(f".archives/{path.name}").acquire(timeout=0):
+                    path.unlink(missing_ok=True)
+            except Timeout:
+                continue
+        self._used_archives.clear()
+
+    # --- copies on disk -----------------------------------------------------------------------------
+
+    def _copy_local(self, item: PlannedFile, local: Path) -> _Origin:
+        if not local.is_file():
+            raise _FileProblem(item.file.path, [f"{local}: there is no such file"])
+        sha256 = self._copy(local, item)
+        if not is_genuine(item.file, part_path(item.path), sha256, None):
+            discard(part_path(item.path))
+            raise _FileProblem(item.file.path, [f"{local}: has wrong bytes (sha256 {sha256})"])
+        pinned = item.file.sha256 is None
+        return _Origin("copied", str(local), sha256, pinned, mtime_ns=local.stat().st_mtime_ns)
+
+    def _copy_shared(self, item: PlannedFile, notes: list[str]) -> _Origin | None:
+        """Copy from the shared cache; None if it is not there or not right."""
+        cached = self._cached(item.file)
+        if cached is None or not cached.is_file():
+            return None
+        record = read_record(cached)
+        try:
+            sha256 = self._copy(cached, item)
+        except OSError as error:  # fetching tells whether it was the cache or this disk
+            notes.append(f"the shared cache could not be read ({error.strerror}): {cached}")
+            return None
+        if not is_genuine(item.file, part_path(item.path), sha256, record):
+            discard(part_path(item.path))
+            notes.append(f"the copy in the shared cache has wrong bytes and was not used: {cached}")
+            return None
+        pinned = sha256 not in item.file.accepted
+        return _Origin("copied", str(cached), sha256, pinned)
+
+    def _copy(self, source: Path, item: PlannedFile) -> str:
+        """Copy a file to ``.part`` and return its SHA-256."""
+        part, total, done = part_path(item.path), source.stat().st_size, 0
+        discard(part)
+        with source.open("rb") as reader, part.open("wb") as writer:
+            while block := reader.read(_BLOCK):
+                if self._cancelled.is_set():
+                    raise Cancelled
+                writer.write(block)
+                done += len(block)
+                self._meter.update(item.file.path, done, total)
+        return sha256_of(part)
+
+    def _share(self, item: PlannedFile, record: Record, notes: list[str]) -> None:
+        """Copy a fetched file to the shared cache. The model is usable all the same if that fails."""
+        cached = self._cached(item.file)
+        if cached is None:
+            return
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            _copy_whole(item.path, cached)
+            found = cached.stat()
+            write_record(cached, record.model_copy(update={"mtime_ns": found.st_mtime_ns}))
+        except OSError as error:
+            notes.append(f"{item.file.path} could not be copied to the shared cache ({error.strerror})")
+
+    def _cached(self, file: ModelFile) -> Path | None:
+        return None if self.shared_cache is None else self.shared_cache / file.path
+
+    # --- records ------------------------------------------------------------------------------------
+
+    def _acceptance(self, model: ModelEntry, file: ModelFile) -> str | None:
+        """When the licence of a model was accepted: earlier, beside its file or in the cache, or now."""
+        if not model.licence.non_commercial:
+            return None
+        places = [self.root / file.path, self._cached(file)]
+        earlier = [_accepted_at(model, read_record(place)) for place in places if place is not None]
+        return next(filter(None, earlier), now() if self.accept_licences else None)
+
+    def _new_record(self, model: ModelEntry, path: Path, origin: _Origin) -> Record:
+        found = path.stat()
+        accepted_now = now() if self.accept_licences and model.licence.non_commercial else None
+        return Record(
+            sha256=origin.sha256,
+            bytes=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            url=origin.url,
+            source=origin.kind,
+            pinned=origin.pinned,
+            licence=model.licence_id,
+            licence_accepted_at=origin.accepted_at or accepted_now,
+            verified_at=now(),
+            origin_mtime_ns=origin.mtime_ns,
+        )
+
+
+def licence_notice(models: Iterable[ModelEntry]) -> str:
+    """Licences in words, one line for each model."""
+    return "\n".join(
+        f"  {model.name}: {model.licence.name} ({model.licence.link}). Forbidden: {model.licence.forbids}"
+        for model in models
+    )
+
+
+def _gb(size: int) -> str:
+    return f"{size / GIB:.2f} GB"
+
+
+def _check_address(name: str, value: str | None, schemes: tuple[str, ...]) -> None:
+    if value is not None and not value.startswith(schemes):
+        raise UsageError(
+            f"must be an address such as {schemes[0]}host, but got {value!r}",
+            where=name,
+            remedy="write it with its scheme",
+        )
+
+
+def _is_outdated_copy(file: ModelFile, path: Path, record: Record) -> bool:
+    """Whether a user's own file changed since it was copied."""
+    local = file.local
+    if local is None or not local.is_file() or record.source != "copied" or local.samefile(path):
+        return False
+    return (str(local), local.stat().st_mtime_ns) != (record.url, record.origin_mtime_ns)
+
+
+def _accepted_at(model: ModelEntry, record: Record | None) -> str | None:
+    same = record is not None and record.licence == model.licence_id
+    return record.licence_accepted_at if record is not None and same else None
+
+
+def _archive_bytes(missing: Iterable[PlannedFile]) -> int:
+    """Room for the zips of files that come out of one in the first place, each zip once."""
+    first = [item.file.sources[0] for item in missing if item.file.sources]
+    sizes = {source.urls: source.archive.bytes or 0 for source in first if source.archive is not None}
+    return sum(sizes.values())
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy so that a half-written file never has the target's name."""
+    part = part_path(target)
+    try:
+        with source.open("rb") as reader, part.open("wb") as writer:
+            while block := reader.read(_BLOCK):
+                writer.write(block)
+        put_in_place(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetched(item: PlannedFile, record: Record, notes: Sequence[str]) -> Fetched:
+    return Fetched(
+        model=item.model,
+        path=item.path,
+        bytes=record.bytes,
+        source=record.source,
+        origin=record.url,
+        sha256=record.sha256,
+        pinned=record.pinned,
+        licence_accepted_at=record.licence_accepted_at,
+        seconds=0.0,
+        notes=tuple(notes),
+    )
+
+
+def _present(item: PlannedFile) -> Fetched:
+    if item.record is None:
+        raise ValueError(f"{item.path} was not verified")
+    return replace(_fetched(item, item.record, item.notes), source="present")
+
+
+def _raise_problems(futures: Iterable[Future[Fetched]], *, offline: bool) -> None:
+    problems = []
+    for future in futures:
+        error = future.exception()
+        if isinstance(error, _FileProblem):
+            problems.append(error)
+        elif error is not None:
+            raise error
+    if problems:
+        text = "\n".join("\n    ".join([f"  {problem.path}", *problem.lines]) for problem in problems)
+        what = "missing, and nothing is fetched offline" if offline else "not to be had"
+        raise ModelError(
+            f"{len(problems)} model file(s) {what}:\n{text}",
+            remedy=_OFFLINE_REMEDY if offline else _FAILED_REMEDY,
+        )
+
+
+_OFFLINE_REMEDY = (
+    "fetch them on a machine with a network ('python -m colab_helpers preload') and put them into the "
+    "models folder under these names, or run without --offline"
+)
+_FAILED_REMEDY = (
+    "check the network and try again (what arrived is kept and resumed), set a proxy or a mirror prefix, "
+    "or put the files into the models folder yourself"
+)

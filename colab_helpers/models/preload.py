@@ -1,0 +1,241 @@
+"""Getting every model a run needs: for the command line, the notebook, and runs that miss some."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from colab_helpers.errors import ModelError
+from colab_helpers.models.catalog import Catalog, ModelEntry, load_catalog, needed_models, with_requirements
+from colab_helpers.models.download import Downloader, Fetched, Plan, licence_notice
+from colab_helpers.models.progress import ProgressCallback
+from colab_helpers.models.records import FileSource
+from colab_helpers.models.session import STANDIN_KEY, models_root
+from colab_helpers.models.transfer import Limits
+from colab_helpers.settings import Settings
+
+
+class PreloadedFile(BaseModel):
+    """One file of a model, verified and in place.
+
+    Attributes:
+        bytes: Its size.
+        source: ``present``, ``copied`` (shared cache or own path) or ``downloaded``.
+        origin: Address or path it once came from, without query; empty if it was simply there.
+        pinned: No hash is published; ``sha256`` is what the server declared, or what arrived.
+        licence: Its name.
+        licence_accepted_at: In UTC; None where nothing had to be accepted or nobody did.
+        seconds: Time it took, waiting for other processes included.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    role: str
+    path: Path
+    bytes: int
+    source: FileSource
+    origin: str
+    sha256: str
+    pinned: bool
+    licence: str
+    licence_link: str
+    non_commercial: bool
+    licence_accepted_at: str | None
+    seconds: float
+
+
+class PreloadReport(BaseModel):
+    """What a preload did.
+
+    Attributes:
+        root: The models folder.
+        notes: Each thing out of the ordinary, said once.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    root: Path
+    files: tuple[PreloadedFile, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bytes_fetched(self) -> int:
+        """Bytes downloaded or copied."""
+        return sum(file.bytes for file in self.files if file.source != "present")
+
+
+class Preview(BaseModel):
+    """What a preload would do; sizes in bytes.
+
+    Attributes:
+        present: Names of the models that are there.
+        missing: Name of each other model, and its size where known.
+        bytes_missing: Less what an interrupted preload left.
+        licences: One line for each model, in words.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: Path
+    present: tuple[str, ...]
+    missing: dict[str, int | None]
+    bytes_missing: int
+    bytes_free: int
+    licences: str
+
+
+def preload(
+    settings: Settings,
+    *,
+    models_dir: Path | None = None,
+    accept_licences: bool = False,
+    offline: bool = False,
+    models: Iterable[str] = (),
+    user_models: Mapping[str, Any] | None = None,
+    catalog: Catalog | None = None,
+    proxy: str | None = None,
+    mirror_prefix: str | None = None,
+    shared_cache: Path | None = None,
+    verify: bool = False,
+    workers: int = 3,
+    on_progress: ProgressCallback | None = None,
+    limits: Limits | None = None,
+) -> PreloadReport:
+    """Bring every model that the settings ask for into the models folder.
+
+    What is there and verified is not touched; a second call reads a few small files only.
+
+    Args:
+        settings: Decide which models are needed.
+        models_dir: The models folder; see ``models.session.models_root``.
+        accept_licences: The user accepts the licences that limit use.
+        offline: Never touch the network; say what is missing.
+        models: Names of further models, such as ``bisenet_resnet_34``.
+        user_models: The ``models:`` section of a preset file.
+        catalog: Instead of the shipped one.
+        proxy: ``http://host:port``; by default the environment's.
+        mirror_prefix: Put before every address.
+        shared_cache: A folder that outlives this machine.
+        verify: Hash every file anew.
+        workers: Files fetched at the same time.
+        on_progress: See ``models.progress.ProgressCallback``.
+        limits: Patience with the network.
+
+    Raises:
+        LicenceError: A missing model's licence was not accepted.
+        ModelError: An unknown model, a file that cannot be had, or a folder of stand-ins.
+        OutputError: Too little room on the disk, or it cannot be written.
+        SettingsError: ``user_models`` does not follow the schema.
+    """
+    entries = select_models(settings, models=models, user_models=user_models, catalog=catalog)
+    root = models_root(models_dir)
+    _refuse_standins(root, entries)
+    downloader = Downloader(
+        root,
+        offline=offline,
+        accept_licences=accept_licences,
+        proxy=proxy,
+        mirror_prefix=mirror_prefix,
+        shared_cache=shared_cache,
+        on_progress=on_progress,
+        workers=workers,
+        limits=limits,
+    )
+    fetched = downloader.fetch(entries, verify=verify)
+    notes = tuple(note for item in fetched for note in item.notes)
+    return PreloadReport(root=root, files=tuple(_described(item) for item in fetched), notes=notes)
+
+
+def preview(
+    settings: Settings,
+    *,
+    models_dir: Path | None = None,
+    models: Iterable[str] = (),
+    user_models: Mapping[str, Any] | None = None,
+    catalog: Catalog | None = None,
+) -> Preview:
+    """What ``preload`` would do with the same arguments; fetches nothing.
+
+    Raises:
+        ModelError: An unknown model.
+        SettingsError: ``user_models`` does not follow the schema.
+    """
+    entries = select_models(settings, models=models, user_models=user_models, catalog=catalog)
+    plan = Downloader(models_root(models_dir)).plan(entries)
+    return _preview(models_root(models_dir), entries, plan)
+
+
+def _preview(root: Path, entries: list[ModelEntry], plan: Plan) -> Preview:
+    missing = {item.model.name: item.bytes for item in plan.missing}
+    return Preview(
+        root=root,
+        present=tuple(entry.name for entry in entries if entry.name not in missing),
+        missing=missing,
+        bytes_missing=plan.bytes_missing,
+        bytes_free=plan.bytes_free,
+        licences=licence_notice(entries),
+    )
+
+
+def select_models(
+    settings: Settings,
+    *,
+    models: Iterable[str] = (),
+    user_models: Mapping[str, Any] | None = None,
+    catalog: Catalog | None = None,
+) -> list[ModelEntry]:
+    """The models that settings and further names ask for, each once.
+
+    Raises:
+        ModelError: A name that is not in the catalogue.
+        SettingsError: ``user_models`` does not follow the schema.
+    """
+    catalog = catalog or load_catalog(user_models)
+    wanted = [*needed_models(settings, catalog), *(catalog.get(name) for name in models)]
+    return with_requirements(wanted, catalog)
+
+
+_STANDINS_UP_TO = 32 << 20
+"""The demo's networks have a few megabytes; real ones of this size are quickly searched."""
+
+
+def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
+    """A folder of the demo's stand-ins is right as it is: nothing in it is to be replaced."""
+    for path in (root / file.path for entry in entries for file in entry.files):
+        if path.is_file() and _is_standin(path):
+            raise ModelError(
+                "the folder holds the demo's stand-in models, which are not to be replaced",
+                where=str(path),
+                remedy="name another folder with --models-dir or COLAB_HELPERS_MODELS",
+            )
+
+
+def _is_standin(path: Path) -> bool:
+    if not 0 < path.stat().st_size <= _STANDINS_UP_TO:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(STANDIN_KEY.encode()) >= 0
+
+
+def _described(item: Fetched) -> PreloadedFile:
+    return PreloadedFile(
+        name=item.model.name,
+        role=item.model.role,
+        path=item.path,
+        bytes=item.bytes,
+        source=item.source,
+        origin=item.origin,
+        sha256=item.sha256,
+        pinned=item.pinned,
+        licence=item.model.licence.name,
+        licence_link=item.model.licence.link,
+        non_commercial=item.model.licence.non_commercial,
+        licence_accepted_at=item.licence_accepted_at,
+        seconds=round(item.seconds, 3),
+    )

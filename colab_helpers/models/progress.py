@@ -1,0 +1,102 @@
+"""How far a fetch of several files is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_RATE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fetch is.
+
+    Attributes:
+        bytes_total: May grow: sizes of some files become known on the way.
+        rate: Bytes per second over the last ten seconds.
+        eta: Seconds left at that rate; None while unknown.
+        active: Paths (below the models root) that are being worked on.
+        waiting: Those of them that another process is fetching.
+    """
+
+    files_done: int
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+    rate: float
+    eta: float | None
+    active: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called in the thread that called ``fetch``, about four times a second."""
+
+
+class Meter:
+    """Counts bytes of several files at once; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._active: dict[str, bool] = {}
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def update(self, name: str, done: int, total: int | None) -> None:
+        """Set how many bytes of a file are there; None leaves its total as it was."""
+        with self._lock:
+            self._done[name] = done
+            self._total[name] = max(done, total if total is not None else self._total.get(name, 0))
+
+    def start(self, name: str) -> None:
+        """A file is being worked on."""
+        with self._lock:
+            self._active[name] = False
+
+    def stop(self, name: str) -> None:
+        """A file is no longer being worked on."""
+        with self._lock:
+            self._active.pop(name, None)
+
+    def wait(self, name: str) -> None:
+        """Another process has the file."""
+        self._mark(name, waiting=True)
+
+    def go_on(self, name: str) -> None:
+        """The wait for a file is over."""
+        self._mark(name, waiting=False)
+
+    def _mark(self, name: str, *, waiting: bool) -> None:
+        with self._lock:
+            if name in self._active:
+                self._active[name] = waiting
+
+    def progress(self, files_done: int, files_total: int) -> Progress:
+        """The sums now."""
+        with self._lock:
+            done, total = sum(self._done.values()), sum(self._total.values())
+            rate = self._rate(done)
+            return Progress(
+                files_done=files_done,
+                files_total=files_total,
+                bytes_done=done,
+                bytes_total=total,
+                rate=rate,
+                eta=(total - done) / rate if rate > 0 else None,
+                active=tuple(self._active),
+                waiting=tuple(name for name, waiting in self._active.items() if waiting),
+            )
+
+    def _rate(self, done: int) -> float:
+        at = time.monotonic()
+        self._samples.append((at, done))
+        while len(self._samples) > 2 and at - self._samples[0][0] > _RATE_SECONDS:
+            self._samples.popleft()
+        since, before = self._samples[0]
+        # Starting a file over takes bytes away; that is not a negative rate.
+        return max(0.0, (done - before) / (at - since)) if at > since else 0.0

@@ -1,0 +1,166 @@
+"""What is known about a model file on this disk: hashes, the record beside it, its way into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from colab_helpers.models.catalog import ModelFile, Source
+
+FileSource = Literal["present", "copied", "downloaded"]
+QUARANTINE = "quarantine"
+_BLOCK = 1 << 20
+
+
+class Record(BaseModel):
+    """What was verified about a file; kept in ``<file>.json``.
+
+    As long as size and modification time are those of the record, the file counts as verified and half a
+    gigabyte need not be hashed at every start.
+
+    Attributes:
+        bytes: Size of the file.
+        mtime_ns: Its modification time, in nanoseconds.
+        url: Address or path it came from, without query; empty if it was simply there.
+        pinned: The hash was not published: it is what the server declared or what arrived.
+        licence: Id of the licence.
+        licence_accepted_at: When, in UTC; None where nothing had to be accepted or nobody did.
+        verified_at: When its bytes were last hashed, in UTC.
+        origin_mtime_ns: For a copy of a user's own file, that file's modification time.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: Literal[1] = 1
+    sha256: str
+    bytes: int
+    mtime_ns: int
+    url: str = ""
+    source: FileSource
+    pinned: bool = False
+    licence: str
+    licence_accepted_at: str | None = None
+    verified_at: str
+    origin_mtime_ns: int | None = None
+
+    def still_describes(self, path: Path) -> bool:
+        """Whether size and modification time of a file are the recorded ones."""
+        found = path.stat()
+        return (found.st_size, found.st_mtime_ns) == (self.bytes, self.mtime_ns)
+
+
+def record_path(path: Path) -> Path:
+    """Where the record of a file is kept."""
+    return path.with_name(path.name + ".json")
+
+
+def part_path(path: Path) -> Path:
+    """Where a file grows until it is complete and verified."""
+    return path.with_name(path.name + ".part")
+
+
+def read_record(path: Path) -> Record | None:
+    """The record of a file; None if there is none, or none that can be read (then it is hashed anew)."""
+    try:
+        return Record.model_validate_json(record_path(path).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write the record of a file, all of it or nothing."""
+    write_json(record_path(path), record.model_dump())
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a small file, all of it or nothing."""
+    # The process in the name keeps two processes from writing into the same temporary file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def now() -> str:
+    """The present time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 lower-case hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crc32_of(path: Path) -> str:
+    """CRC-32 of a file, 8 lower-case hex digits."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"
+
+
+def accepts(source: Source, path: Path, sha256: str) -> bool:
+    """Whether a file is what a source promises: by hash, or where none is known by size and CRC-32."""
+    if source.sha256 is not None:
+        return sha256 in source.sha256
+    if source.bytes is not None and path.stat().st_size != source.bytes:
+        return False
+    return source.crc32 is None or crc32_of(path) == source.crc32
+
+
+def is_genuine(file: ModelFile, path: Path, sha256: str, record: Record | None) -> bool:
+    """Whether a file on disk is one of those its sources promise.
+
+    Args:
+        file: What the catalogue knows.
+        path: The file on disk.
+        sha256: Its hash.
+        record: What was recorded when it was first verified; a pinned hash counts as known.
+    """
+    if sha256 in file.accepted:
+        return True
+    if not file.open_to_pinning:
+        return False
+    if record is not None and record.pinned:
+        return sha256 == record.sha256
+    unknown = [source for source in file.sources if source.sha256 is None]
+    return file.local is not None or any(accepts(source, path, sha256) for source in unknown)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Move a complete file to its name so that it is there entirely or not at all, even after a crash."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there, and renaming is durable
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def quarantine(root: Path, path: Path, sha256: str) -> Path:
+    """Move a file that must not be used out of the way, its hash in the name.
+
+    Returns:
+        Where it is now. The name does not end in ``.onnx``, so nothing loads it by mistake.
+    """
+    place = root / QUARANTINE / f"{path.name}.{sha256}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(place)
+    record_path(path).unlink(missing_ok=True)
+    return place

@@ -1,0 +1,660 @@
+"""What lies on disk: verified, tampered, copied, shared, accepted, refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import requests
+
+from colab_helpers.errors import LicenceError, ModelError, OutputError, UsageError
+from colab_helpers.models import download, progress, transfer
+from colab_helpers.models.catalog import ModelEntry, ModelFile
+from colab_helpers.models.download import DISK_RESERVE, Downloader
+from colab_helpers.models.progress import Meter, Progress
+from colab_helpers.models.records import read_record, record_path
+from colab_helpers.models.transfer import Limits, MirrorError, Transfer
+from tests.models import server as faults
+from tests.models.conftest import (
+    BODY,
+    FREE,
+    QUICK,
+    RESTRICTED,
+    assert_clean,
+    assert_nothing_in_place,
+    assert_right,
+    model,
+    sha256,
+    source,
+)
+from tests.models.server import FaultServer
+
+OTHER = bytes(reversed(BODY))
+
+
+@pytest.fixture
+def entry(server: FaultServer) -> ModelEntry:
+    server.add("/net", BODY)
+    return model(source(server.url("/net")))
+
+
+def put(root: Path, body: bytes = BODY, name: str = "net.onnx") -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    return path
+
+
+# --- present files ------------------------------------------------------------------------------------------
+
+
+def test_record_says_what_was_fetched(tmp_path: Path, server: FaultServer, entry: ModelEntry) -> None:
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    record = read_record(fetched.path)
+    assert record is not None
+    assert (record.sha256, record.bytes, record.url) == (sha256(BODY), len(BODY), server.url("/net"))
+    assert record.mtime_ns == fetched.path.stat().st_mtime_ns
+    assert (record.source, record.pinned, record.licence) == ("downloaded", False, "MIT")
+    assert (fetched.source, fetched.origin, fetched.sha256) == ("downloaded", record.url, record.sha256)
+    assert fetched.seconds > 0
+
+
+def test_second_fetch_neither_asks_nor_hashes(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Downloader(tmp_path, limits=QUICK).fetch([entry])
+    monkeypatch.setattr(download, "sha256_of", lambda path: pytest.fail("hashed"))
+    route = server.add("/net", BODY)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert (fetched.source, fetched.sha256, route.requests) == ("present", sha256(BODY), [])
+
+
+def test_verify_hashes(tmp_path: Path, entry: ModelEntry) -> None:
+    downloader = Downloader(tmp_path, limits=QUICK)
+    [fetched] = downloader.fetch([entry])
+    times = fetched.path.stat()
+    fetched.path.write_bytes(OTHER)
+    os.utime(fetched.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert downloader.plan([entry]).missing == ()
+    [item] = downloader.plan([entry], verify=True).missing
+    assert item.status == "damaged"
+    [again] = downloader.fetch([entry], verify=True)
+    assert again.source == "downloaded"
+    assert_right(tmp_path)
+
+
+def test_file_put_there_by_hand_is_verified_once(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry
+) -> None:
+    path = put(tmp_path)
+    route = server.add("/net", BODY)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert (fetched.source, fetched.origin, route.requests) == ("present", "", [])
+    record = read_record(path)
+    assert record is not None
+    assert (record.source, record.sha256) == ("present", sha256(BODY))
+
+
+@pytest.mark.parametrize("with_record", [True, False], ids=["changed later", "never right"])
+def test_tampered_file_is_quarantined_and_fetched_again(
+    tmp_path: Path, entry: ModelEntry, with_record: bool
+) -> None:
+    if with_record:
+        Downloader(tmp_path, limits=QUICK).fetch([entry])
+    put(tmp_path, OTHER)
+    assert [item.status for item in Downloader(tmp_path).plan([entry]).missing] == ["damaged"]
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert_right(tmp_path)
+    kept = tmp_path / "quarantine" / f"net.onnx.{sha256(OTHER)}"
+    assert kept.read_bytes() == OTHER
+    assert str(kept) in fetched.notes[0]
+
+
+def test_tampered_file_is_not_used_when_nothing_replaces_it(tmp_path: Path, server: FaultServer) -> None:
+    put(tmp_path, OTHER)
+    with pytest.raises(ModelError, match="HTTP 404"):
+        Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/gone")))])
+    assert_nothing_in_place(tmp_path)
+    assert (tmp_path / "quarantine" / f"net.onnx.{sha256(OTHER)}").exists()
+
+
+def test_touched_file_is_hashed_and_kept(tmp_path: Path, server: FaultServer, entry: ModelEntry) -> None:
+    [first] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    os.utime(first.path, (1, 1))
+    route = server.add("/net", BODY)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert (fetched.source, fetched.origin, route.requests) == ("present", first.origin, [])
+    record = read_record(first.path)
+    assert record is not None
+    assert record.mtime_ns == 1_000_000_000
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"version": 7}'])
+def test_unreadable_record_is_made_anew(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry, content: str
+) -> None:
+    [first] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    record_path(first.path).write_text(content)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert fetched.source == "present"
+    assert read_record(first.path) is not None
+
+
+def test_record_cannot_vouch_for_a_hash_that_is_not_accepted(tmp_path: Path, entry: ModelEntry) -> None:
+    [first] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    put(tmp_path, OTHER)
+    record = read_record(first.path)
+    assert record is not None
+    forged = {**record.model_dump(), "sha256": sha256(OTHER), "mtime_ns": first.path.stat().st_mtime_ns}
+    record_path(first.path).write_text(json.dumps({**forged, "pinned": True}))
+    Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert_right(tmp_path)
+
+
+def test_folder_that_cannot_be_written_is_good_enough(
+    tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path)
+
+    def refuse(path: Path, record: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(download, "write_record", refuse)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert fetched.source == "present"
+    assert "Permission denied" in fetched.notes[0]
+
+
+def test_same_file_named_twice_is_fetched_once(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry
+) -> None:
+    route = server.add("/net", BODY)
+    assert len(Downloader(tmp_path, limits=QUICK).fetch([entry, entry])) == 1
+    assert len(route.requests) == 1
+
+
+# --- no network, no licence, no room ------------------------------------------------------------------------
+
+
+def test_offline_says_what_is_missing_and_asks_nobody(
+    tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = server.add("/net", BODY)
+    monkeypatch.setattr(requests.Session, "get", lambda *_, **__: pytest.fail("asked"))
+    missing = model(source(server.url("/net"), "https://example.com/net"))
+    with pytest.raises(ModelError) as caught:
+        Downloader(tmp_path, offline=True).fetch([missing, model(source(server.url("/b")), name="b")])
+    message = str(caught.value)
+    assert "2 model file(s) missing" in message
+    for part in ("net.onnx", "200000 bytes", server.url("/net"), "https://example.com/net", server.url("/b")):
+        assert part in message
+    assert route.requests == []
+
+
+def test_offline_asks_for_no_licence_of_what_it_cannot_bring(tmp_path: Path, server: FaultServer) -> None:
+    restricted = model(source(server.url("/net")), licence=RESTRICTED)
+    with pytest.raises(ModelError, match="missing"):
+        Downloader(tmp_path / "root", offline=True, shared_cache=tmp_path / "drive").fetch([restricted])
+    put(tmp_path / "drive")
+    with pytest.raises(LicenceError):
+        Downloader(tmp_path / "root", offline=True, shared_cache=tmp_path / "drive").fetch([restricted])
+
+
+def test_offline_is_content_with_what_is_there(tmp_path: Path, entry: ModelEntry) -> None:
+    put(tmp_path)
+    [fetched] = Downloader(tmp_path, offline=True).fetch([entry])
+    assert fetched.source == "present"
+
+
+def test_offline_refuses_a_damaged_file(tmp_path: Path, entry: ModelEntry) -> None:
+    put(tmp_path, OTHER)
+    with pytest.raises(ModelError, match="quarantine"):
+        Downloader(tmp_path, offline=True).fetch([entry])
+    assert_nothing_in_place(tmp_path)
+
+
+def test_licence_must_be_accepted(tmp_path: Path, server: FaultServer) -> None:
+    route = server.add("/net", BODY)
+    restricted = model(source(server.url("/net")), licence=RESTRICTED)
+    with pytest.raises(LicenceError) as caught:
+        Downloader(tmp_path, limits=QUICK).fetch([restricted, model(source(server.url("/net")), name="free")])
+    message = str(caught.value)
+    assert "python -m colab_helpers preload --accept-licences" in message
+    for part in ("net", "Research only", "https://example.com/terms", "Selling it"):
+        assert part in message
+    assert "free" not in message.replace("'free", "")
+    assert isinstance(caught.value, PermissionError)
+    assert route.requests == []
+
+
+def test_acceptance_is_recorded_and_lasts(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/net", BODY)
+    restricted = model(source(server.url("/net")), licence=RESTRICTED)
+    [fetched] = Downloader(tmp_path, limits=QUICK, accept_licences=True).fetch([restricted])
+    record = read_record(fetched.path)
+    assert record is not None
+    assert record.licence_accepted_at is not None
+    assert fetched.licence_accepted_at == record.licence_accepted_at
+    [again] = Downloader(tmp_path, limits=QUICK).fetch([restricted])
+    assert again.licence_accepted_at == record.licence_accepted_at
+    put(tmp_path, OTHER)  # the damaged file is replaced without asking again
+    [replaced] = Downloader(tmp_path, limits=QUICK).fetch([restricted])
+    assert (replaced.source, replaced.licence_accepted_at) == ("downloaded", record.licence_accepted_at)
+
+
+def test_acceptance_of_another_licence_does_not_count(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/net", BODY)
+    restricted = model(source(server.url("/net")), licence=RESTRICTED)
+    Downloader(tmp_path, limits=QUICK, accept_licences=True).fetch([restricted])
+    put(tmp_path, OTHER)
+    changed = model(
+        source(server.url("/net")), licence=RESTRICTED.model_copy(update={"name": "Research only 2"})
+    )
+    with pytest.raises(LicenceError, match="Research only 2"):
+        Downloader(tmp_path, limits=QUICK).fetch([changed])
+
+
+def test_file_that_is_there_needs_no_acceptance_but_gets_one(tmp_path: Path, server: FaultServer) -> None:
+    restricted = model(source(server.url("/net")), licence=RESTRICTED)
+    path = put(tmp_path)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([restricted])
+    assert fetched.licence_accepted_at is None
+    [fetched] = Downloader(tmp_path, limits=QUICK, accept_licences=True).fetch([restricted])
+    assert fetched.licence_accepted_at is not None
+    record = read_record(path)
+    assert record is not None
+    assert record.licence_accepted_at == fetched.licence_accepted_at
+
+
+def test_disk_is_checked_before_the_start(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = server.add("/net", BODY)
+    monkeypatch.setattr(download, "disk_free", lambda path: DISK_RESERVE + len(BODY) - 1)
+    with pytest.raises(OutputError, match=r"2\.00 GB are free on the disk, but 2\.00 GB are needed"):
+        Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert route.requests == []
+    monkeypatch.setattr(download, "disk_free", lambda path: DISK_RESERVE + len(BODY))
+    Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert_right(tmp_path)
+
+
+def test_disk_need_counts_what_is_missing_only(
+    tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path)
+    monkeypatch.setattr(download, "disk_free", lambda path: 0)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert fetched.source == "present"
+
+
+def test_plan_adds_up(tmp_path: Path, server: FaultServer) -> None:
+    put(tmp_path, name="there.onnx")
+    plan = Downloader(tmp_path).plan(
+        [model(source("https://example.com/a"), name=name) for name in ("there", "one", "two")]
+    )
+    assert [item.model.name for item in plan.present] == ["there"]
+    assert [item.model.name for item in plan.missing] == ["one", "two"]
+    assert plan.bytes_missing == 2 * len(BODY)
+    assert plan.bytes_needed == 2 * len(BODY) + DISK_RESERVE
+
+
+def test_disk_full_in_the_middle(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transfer.Transfer, "_copy_body", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert_nothing_in_place(tmp_path)
+
+
+def test_models_folder_that_is_a_file(tmp_path: Path, entry: ModelEntry) -> None:
+    (tmp_path / "root").write_text("")
+    with pytest.raises(OutputError):
+        Downloader(tmp_path / "root", limits=QUICK).fetch([entry])
+
+
+# --- hashes that nobody published ---------------------------------------------------------------------------
+
+
+def test_declared_hash_is_pinned(tmp_path: Path, server: FaultServer) -> None:
+    linked = {"X_Linked_ETag": f'"{sha256(BODY)}"', "X_Linked_Size": str(len(BODY))}
+    server.add("/net", b"", always=faults.redirect("/store", **linked))
+    server.add("/store", BODY, etag='"store"')
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net"), body=None))])
+    assert fetched.pinned
+    assert fetched.sha256 == sha256(BODY)
+    assert "server declares" in fetched.notes[0]
+    assert sha256(BODY) in fetched.notes[0]
+
+
+def test_what_arrives_must_be_what_was_declared(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/net", b"", always=faults.redirect("/store", X_Linked_ETag=f'"{sha256(BODY)}"'))
+    server.add("/store", OTHER)
+    with pytest.raises(ModelError, match="wrong bytes"):
+        Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net"), body=None))])
+    assert_nothing_in_place(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"X_Linked_ETag": f'"{sha256(OTHER)}"'}, "declares another file"),
+        ({"X_Linked_Size": "17"}, "has 17 bytes instead of 200000"),
+    ],
+)
+def test_declaration_that_contradicts_is_refused_before_the_body(
+    tmp_path: Path, server: FaultServer, headers: dict[str, str], message: str
+) -> None:
+    server.add("/net", b"", always=faults.redirect("/store", **headers))
+    server.add("/store", BODY)
+    with pytest.raises(ModelError, match=message):
+        Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net")))])
+
+
+def test_hash_of_what_arrived_is_pinned_and_kept(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/net", BODY)
+    unknown = model(source(server.url("/net"), body=None))
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([unknown])
+    assert fetched.pinned
+    assert "what arrived" in fetched.notes[0]
+    [again] = Downloader(tmp_path, limits=QUICK).fetch([unknown], verify=True)
+    assert (again.source, again.pinned) == ("present", True)
+    put(tmp_path, OTHER)  # from now on only the pinned bytes will do
+    assert [item.status for item in Downloader(tmp_path).plan([unknown]).missing] == ["damaged"]
+
+
+def crc32(data: bytes) -> str:
+    return f"{zlib.crc32(data):08x}"
+
+
+def test_crc32_is_checked_where_only_that_is_known(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/wrong", OTHER)
+    server.add("/net", BODY)
+    unknown = source(server.url("/wrong"), server.url("/net"), body=None, crc32=crc32(BODY))
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([model(unknown)])
+    assert fetched.origin == server.url("/net")
+    assert_right(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "size", "crc", "status"),
+    [
+        (BODY, len(BODY), crc32(BODY), "present"),
+        (BODY, None, None, "present"),
+        (BODY[:-1], len(BODY), None, "damaged"),
+        (OTHER, len(BODY), crc32(BODY), "damaged"),
+    ],
+)
+def test_file_put_there_by_hand_without_known_hash(
+    tmp_path: Path, body: bytes, size: int | None, crc: str | None, status: str
+) -> None:
+    put(tmp_path, body)
+    unknown = model(source("https://example.com/a", body=None, size=size, crc32=crc))
+    [item] = Downloader(tmp_path).plan([unknown]).files
+    assert item.status == status
+
+
+# --- proxies and mirrors ------------------------------------------------------------------------------------
+
+
+def test_proxy(tmp_path: Path, server: FaultServer) -> None:
+    route = server.add("/net", BODY)
+    far = model(source("http://localhost:9/net"))
+    [fetched] = Downloader(tmp_path, limits=QUICK, proxy=server.base).fetch([far])
+    assert fetched.origin == "http://localhost:9/net"
+    assert route.requests[0]["Host"] == "localhost:9"
+
+
+def test_proxy_of_the_environment(
+    tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add("/net", BODY)
+    monkeypatch.setenv("http_proxy", server.base)
+    Downloader(tmp_path, limits=QUICK).fetch([model(source("http://localhost:9/net"))])
+    assert_right(tmp_path)
+
+
+def test_named_proxy_wins_over_the_environment(
+    tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add("/net", BODY)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    Downloader(tmp_path, limits=QUICK, proxy=server.base).fetch([model(source("http://localhost:9/net"))])
+    assert_right(tmp_path)
+
+
+def test_proxy_that_is_down(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="proxy failed"):
+        Downloader(tmp_path, limits=QUICK, proxy="http://me:secret@127.0.0.1:9").fetch(
+            [model(source("https://example.com/net"))]
+        )
+
+
+@pytest.mark.parametrize(("name", "value"), [("proxy", "host:80"), ("mirror_prefix", "mirror.example/")])
+def test_addresses_need_a_scheme(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        Downloader(tmp_path, **{name: value})  # type: ignore[arg-type]
+
+
+def test_mirror_prefix_is_asked_first(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/https://example.com/net", BODY)
+    prefixed = Downloader(tmp_path, limits=QUICK, mirror_prefix=server.url("/"))
+    [fetched] = prefixed.fetch([model(source("https://example.com/net"))])
+    assert fetched.origin == server.url("/https://example.com/net")
+    assert_right(tmp_path)
+
+
+def test_address_itself_is_asked_after_the_mirror(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/net", BODY)
+    prefixed = Downloader(tmp_path, limits=QUICK, mirror_prefix=server.url("/mirror/"))
+    [fetched] = prefixed.fetch([model(source(server.url("/net")))])
+    assert fetched.origin == server.url("/net")
+
+
+class Answers:
+    """Stands for a session that redirects from one address to another."""
+
+    def __init__(self, target: str) -> None:
+        self.asked: list[str] = []
+        self._target = target
+
+    def get(self, url: str, **_: object) -> requests.Response:
+        self.asked.append(url)
+        response = requests.Response()
+        response.status_code = 302
+        response.headers["Location"] = self._target
+        response.raw = io.BytesIO()
+        return response
+
+
+@pytest.mark.parametrize("target", ["http://example.com/net", "http://127.0.0.1/net", "//example.org/net"])
+def test_https_never_becomes_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    answers = Answers(target)
+    monkeypatch.setattr(Transfer, "_session", lambda self: answers)
+    moving = Transfer(limits=Limits(), mirror_prefix="http://mirror.example/")
+    with pytest.raises(MirrorError, match=r"not https|circle"):
+        moving.fetch(
+            "https://example.com/net",
+            tmp_path / "part",
+            transfer.Expected(None, None),
+            report=lambda done, total: None,
+        )
+    assert all(url.startswith("https://") for url in answers.asked)
+
+
+# --- shared cache and own files -----------------------------------------------------------------------------
+
+
+def test_shared_cache_is_filled_and_then_used(tmp_path: Path, server: FaultServer, entry: ModelEntry) -> None:
+    cache = tmp_path / "drive"
+    Downloader(tmp_path / "one", limits=QUICK, shared_cache=cache).fetch([entry])
+    assert_right(cache)
+    route = server.add("/net", BODY)
+    [fetched] = Downloader(tmp_path / "two", limits=QUICK, shared_cache=cache, offline=True).fetch([entry])
+    assert (fetched.source, fetched.origin) == ("copied", str(cache / "net.onnx"))
+    assert route.requests == []
+    assert_right(tmp_path / "two")
+
+
+def test_corrupted_shared_cache_is_noticed_and_repaired(tmp_path: Path, entry: ModelEntry) -> None:
+    cache = tmp_path / "drive"
+    put(cache, OTHER)
+    [fetched] = Downloader(tmp_path / "root", limits=QUICK, shared_cache=cache).fetch([entry])
+    assert fetched.source == "downloaded"
+    assert "shared cache has wrong bytes" in fetched.notes[0]
+    assert_right(tmp_path / "root")
+    assert_right(cache)
+
+
+def test_shared_cache_keeps_pins(tmp_path: Path, server: FaultServer) -> None:
+    cache = tmp_path / "drive"
+    server.add("/net", BODY)
+    unknown = model(source(server.url("/net"), body=None))
+    Downloader(tmp_path / "one", limits=QUICK, shared_cache=cache).fetch([unknown])
+    put(cache, OTHER)  # as long, so only the pin can tell
+    [fetched] = Downloader(tmp_path / "two", limits=QUICK, shared_cache=cache).fetch([unknown])
+    assert "wrong bytes" in fetched.notes[0]
+    assert_right(tmp_path / "two")
+
+
+def test_acceptance_travels_with_the_shared_cache(tmp_path: Path, server: FaultServer) -> None:
+    cache = tmp_path / "drive"
+    server.add("/net", BODY)
+    restricted = model(source(server.url("/net")), licence=RESTRICTED)
+    Downloader(tmp_path / "one", limits=QUICK, shared_cache=cache, accept_licences=True).fetch([restricted])
+    [fetched] = Downloader(tmp_path / "two", limits=QUICK, shared_cache=cache).fetch([restricted])
+    assert fetched.source == "copied"
+    assert fetched.licence_accepted_at is not None
+
+
+def test_shared_cache_that_cannot_be_written_is_noted(tmp_path: Path, entry: ModelEntry) -> None:
+    (tmp_path / "drive").write_text("not a folder")
+    root = tmp_path / "root"
+    [fetched] = Downloader(root, limits=QUICK, shared_cache=tmp_path / "drive").fetch([entry])
+    assert "could not be copied to the shared cache" in fetched.notes[0]
+    assert_right(root)
+
+
+def local_model(path: Path, hashes: tuple[str, ...] | None = None) -> ModelEntry:
+    file = ModelFile(path="own.onnx", local=path, sha256=hashes)
+    return model(source("https://example.com/a"), name="own", licence=FREE).model_copy(
+        update={"files": (file,)}
+    )
+
+
+@pytest.mark.parametrize("hashes", [None, (sha256(BODY),)], ids=["any bytes", "known hash"])
+def test_own_file_is_copied(tmp_path: Path, hashes: tuple[str, ...] | None) -> None:
+    own = local_model(put(tmp_path, name="mine.bin"), hashes)
+    [fetched] = Downloader(tmp_path / "root", offline=True).fetch([own])
+    assert (fetched.source, fetched.origin, fetched.notes) == ("copied", str(tmp_path / "mine.bin"), ())
+    assert_right(tmp_path / "root", name="own")
+    [again] = Downloader(tmp_path / "root", offline=True).fetch([own])
+    assert again.source == "present"
+
+
+def test_own_file_that_changed_is_copied_again(tmp_path: Path) -> None:
+    path = put(tmp_path, name="mine.bin")
+    Downloader(tmp_path / "root").fetch([local_model(path)])
+    put(tmp_path, OTHER, name="mine.bin")
+    os.utime(path, (5, 5))
+    [fetched] = Downloader(tmp_path / "root").fetch([local_model(path)])
+    assert fetched.source == "copied"
+    assert_right(tmp_path / "root", OTHER, name="own")
+
+
+def test_copy_outlives_the_own_file(tmp_path: Path) -> None:
+    path = put(tmp_path, name="mine.bin")
+    Downloader(tmp_path / "root").fetch([local_model(path)])
+    path.unlink()
+    [fetched] = Downloader(tmp_path / "root").fetch([local_model(path)])
+    assert fetched.source == "present"
+
+
+def test_own_file_already_in_the_models_folder(tmp_path: Path) -> None:
+    own = local_model(put(tmp_path, name="own.onnx"))
+    for _ in range(2):
+        [fetched] = Downloader(tmp_path).fetch([own])
+        assert fetched.source == "present"
+    assert_right(tmp_path, name="own")
+
+
+@pytest.mark.parametrize(
+    ("exists", "hashes", "message"),
+    [(False, None, "there is no such file"), (True, (sha256(OTHER),), "has wrong bytes")],
+)
+def test_own_file_that_will_not_do(
+    tmp_path: Path, exists: bool, hashes: tuple[str, ...] | None, message: str
+) -> None:
+    if exists:
+        put(tmp_path, name="mine.bin")
+    with pytest.raises(ModelError, match=message):
+        Downloader(tmp_path / "root").fetch([local_model(tmp_path / "mine.bin", hashes)])
+    assert_nothing_in_place(tmp_path / "root", name="own")
+    assert_clean(tmp_path / "root")
+
+
+# --- progress and interruption ------------------------------------------------------------------------------
+
+
+def test_progress(tmp_path: Path, server: FaultServer) -> None:
+    seen: list[Progress] = []
+    names = ("a", "b")
+    for name in names:
+        server.add(f"/{name}", BODY, always=faults.paced(10_000, 0.05))
+    entries = [model(source(server.url(f"/{name}")), name=name) for name in names]
+    Downloader(tmp_path, limits=Limits(min_rate=1), on_progress=seen.append).fetch(entries)
+    assert {item.bytes_total for item in seen} == {2 * len(BODY)}
+    assert [item.bytes_done for item in seen] == sorted(item.bytes_done for item in seen)
+    assert seen[-1].bytes_done == 2 * len(BODY)
+    assert (seen[-1].files_done, seen[-1].files_total, seen[-1].active) == (2, 2, ())
+    assert {name for item in seen for name in item.active} == {"a.onnx", "b.onnx"}
+    under_way = [item for item in seen[1:] if item.bytes_done < item.bytes_total]
+    assert under_way
+    assert all(item.eta is not None and item.eta > 0 for item in under_way)
+
+
+def test_rate_and_eta(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 4.0, 12.0, 20.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    meter = Meter()
+    found = []
+    for done in (0, 400, 1200, 3600):
+        meter.update("net", done, 10_000)
+        found.append(meter.progress(0, 1))
+    assert [item.rate for item in found] == [0, 100, 100, 300]  # the last over the ten seconds before
+    assert [item.eta for item in found] == [None, 96, 88, pytest.approx(6400 / 300)]
+
+
+def test_resumed_bytes_are_no_rate(tmp_path: Path) -> None:
+    meter = Meter()
+    meter.update("net", 1_000_000, 2_000_000)
+    assert meter.progress(0, 1).rate == 0
+    assert meter.progress(0, 1).eta is None
+
+
+def test_keyboard_interrupt_stops_everything_and_can_be_resumed(tmp_path: Path, server: FaultServer) -> None:
+    server.add("/net", BODY, always=faults.paced(10_000, 0.05))
+
+    def interrupt(found: Progress) -> None:
+        if found.bytes_done > 0:
+            raise KeyboardInterrupt
+
+    entry = model(source(server.url("/net")))
+    with pytest.raises(KeyboardInterrupt):
+        Downloader(tmp_path, limits=Limits(min_rate=1), on_progress=interrupt).fetch([entry])
+    assert_nothing_in_place(tmp_path)
+    there = (tmp_path / "net.onnx.part").stat().st_size
+    assert 0 < there < len(BODY)
+    route = server.add("/net", BODY)
+    Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert route.starts == [there]
+    assert_right(tmp_path)

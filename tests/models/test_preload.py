@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_helpers.errors import LicenceError, ModelError
+from colab_helpers.models.preload import PreloadReport, preload, preview, select_models
+from colab_helpers.models.session import STANDIN_KEY
+from colab_helpers.settings import Settings
+from tests.models.conftest import BODY, QUICK, assert_right, sha256
+from tests.models.server import FaultServer
+
+ROLES = {
+    "buffalo_l/det_10g": "detector",
+    "buffalo_l/w600k_r50": "recogniser",
+    "inswapper_128": "swapper",
+    "GFPGANv1.4": "enhancer",
+}
+NAMES = list(ROLES)
+RESTRICTED = {
+    "name": "Research",
+    "link": "https://x.example",
+    "non_commercial": True,
+    "forbids": "Selling.",
+}
+
+
+def body_of(name: str) -> bytes:
+    return BODY + name.encode()
+
+
+@pytest.fixture
+def models(server: FaultServer) -> dict[str, Any]:
+    """The four default models, served from this machine; inswapper with a restricted licence."""
+    entries = {}
+    for name, role in ROLES.items():
+        body = body_of(name)
+        server.add(f"/{name}", body)
+        licence = RESTRICTED if name == "inswapper_128" else "mit"
+        entries[name] = {
+            "role": role,
+            "urls": server.url(f"/{name}"),
+            "sha256": sha256(body),
+            "bytes": len(body),
+            "licence": licence,
+        }
+    return entries
+
+
+def test_preload(tmp_path: Path, models: dict[str, Any]) -> None:
+    report = preload(Settings(), models_dir=tmp_path, user_models=models, accept_licences=True, limits=QUICK)
+    assert [file.name for file in report.files] == NAMES
+    assert {file.source for file in report.files} == {"downloaded"}
+    assert report.bytes_fetched == sum(len(body_of(name)) for name in NAMES)
+    for file in report.files:
+        assert (file.path, file.sha256) == (tmp_path / f"{file.name}.onnx", sha256(body_of(file.name)))
+        assert (file.licence_accepted_at is not None) == file.non_commercial == (file.name == "inswapper_128")
+        assert_right(tmp_path, body_of(file.name), file.name)
+    assert PreloadReport.model_validate_json(report.model_dump_json()) == report
+    again = preload(Settings(), models_dir=tmp_path, user_models=models, offline=True)
+    assert {file.source for file in again.files} == {"present"}
+    assert again.bytes_fetched == 0
+
+
+def test_swapper_only_needs_no_enhancer(tmp_path: Path, models: dict[str, Any]) -> None:
+    settings = Settings(frame_processors=("face_swapper",))
+    report = preload(settings, models_dir=tmp_path, user_models=models, accept_licences=True, limits=QUICK)
+    assert [file.name for file in report.files] == NAMES[:3]
+
+
+def test_licence_is_asked_for_before_anything_is_fetched(tmp_path: Path, models: dict[str, Any]) -> None:
+    with pytest.raises(LicenceError, match="inswapper_128"):
+        preload(Settings(), models_dir=tmp_path, user_models=models, limits=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_preview(tmp_path: Path, models: dict[str, Any]) -> None:
+    (tmp_path / "inswapper_128.onnx").write_bytes(body_of("inswapper_128"))
+    found = preview(Settings(), models_dir=tmp_path, user_models=models)
+    assert found.present == ("inswapper_128",)
+    assert found.missing == {name: len(body_of(name)) for name in NAMES if name != "inswapper_128"}
+    assert found.bytes_missing == sum(size or 0 for size in found.missing.values())
+    assert len(found.licences.splitlines()) == 4
+
+
+def test_folder_of_the_environment(
+    tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAB_HELPERS_MODELS", str(tmp_path / "there"))
+    report = preload(Settings(), user_models=models, accept_licences=True, limits=QUICK)
+    assert report.root == tmp_path / "there"
+    assert_right(tmp_path / "there", body_of("inswapper_128"), "inswapper_128")
+
+
+def test_further_models_by_name() -> None:
+    names = [entry.name for entry in select_models(Settings(), models=["xseg_1", "inswapper_128"])]
+    assert names == [*NAMES, "xseg_1"]
+
+
+def test_unknown_model() -> None:
+    with pytest.raises(ModelError, match="no_such_net"):
+        select_models(Settings(), models=["no_such_net"])
+
+
+def test_offline_names_everything_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        preload(Settings(), models_dir=tmp_path, offline=True, accept_licences=True)
+    for name in NAMES:
+        assert f"{name}.onnx" in str(caught.value)
+    assert "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip" in str(
+        caught.value
+    )
+
+
+def test_stand_ins_are_left_alone(tmp_path: Path, models: dict[str, Any]) -> None:
+    path = tmp_path / "inswapper_128.onnx"
+    path.write_bytes(b"\x00" * 100 + STANDIN_KEY.encode() + b"\x00" * 100)
+    with pytest.raises(ModelError, match="stand-in"):
+        preload(Settings(), models_dir=tmp_path, user_models=models, accept_licences=True, limits=QUICK)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_preview_of_the_shipped_catalogue(tmp_path: Path) -> None:
+    found = preview(Settings(), models_dir=tmp_path)
+    assert list(found.missing) == NAMES
+    assert found.bytes_missing == 16_923_827 + 174_383_860 + 555_303_150 + 340_299_087
+    assert "InsightFace" in found.licences
