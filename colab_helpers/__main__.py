@@ -21,6 +21,7 @@ from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help, load_se
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport, FileReport
+    from colab_helpers.models.progress import Progress as Transfer
 
 SUCCESS, FAILURE, WRONG_USAGE = 0, 1, 2
 
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_swap(verbs.add_parser("swap", help="swap the faces of one video or image"))
     _add_batch(verbs.add_parser("batch", help="swap the faces of many videos and images"))
     _add_demo(verbs.add_parser("demo", help="render people to try everything on, with stand-in models"))
+    _add_preload(verbs.add_parser("preload", help="fetch the models that the settings need, verified"))
     _add_doctor(verbs.add_parser("doctor", help="find out what works on this machine"))
     return parser
 
@@ -246,6 +248,67 @@ def _demo(options: argparse.Namespace) -> int:
     )
     print(f"sources, targets, stand-in models and the truth are in {options.directory}")
     return SUCCESS
+
+
+def _add_preload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder of the model files")
+    parser.add_argument(
+        "--accept-licences",
+        action="store_true",
+        help="accept the licences shown; non-commercial models are refused without",
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="never touch the network, only say what is missing"
+    )
+    parser.add_argument(
+        "--shared-cache", type=Path, metavar="DIR", help="copy from and to this folder, say on Drive"
+    )
+    parser.add_argument("--mirror-prefix", metavar="URL", help="put before every address")
+    parser.add_argument("--proxy", metavar="URL")
+    parser.add_argument("--verify", action="store_true", help="hash files that are there already")
+    _add_settings(parser)
+    parser.set_defaults(verb=_preload)
+
+
+def _preload(options: argparse.Namespace) -> int:
+    from colab_helpers.models.preload import preload, preview
+    from colab_helpers.settings import load_presets
+
+    settings, own = settings_of(options), load_presets().models
+    outlook = preview(settings, models_dir=options.models_dir, user_models=own)
+    print(f"models folder: {outlook.root} ({outlook.bytes_free / 1e9:.1f} GB free)")
+    for name, size in outlook.missing.items():
+        print(f"missing: {name} ({'size unknown' if size is None else f'{size / 1e6:.0f} MB'})")
+    print(outlook.licences)
+    report = preload(
+        settings,
+        models_dir=options.models_dir,
+        user_models=own,
+        accept_licences=options.accept_licences,
+        offline=options.offline,
+        shared_cache=options.shared_cache,
+        mirror_prefix=options.mirror_prefix,
+        proxy=options.proxy,
+        verify=options.verify,
+        on_progress=_show_transfer if sys.stderr.isatty() else None,
+    )
+    for file in report.files:
+        print(f"{file.source}: {file.path} ({file.bytes / 1e6:.1f} MB)")
+    for note in report.notes:
+        print(f"note: {note}")
+    return SUCCESS
+
+
+def _show_transfer(progress: Transfer) -> None:
+    """One line that is written over: megabytes, rate, time left."""
+    left = "" if progress.eta is None else f", {progress.eta:.0f} s left"
+    print(
+        f"\r{progress.bytes_done / 1e6:.0f} of {progress.bytes_total / 1e6:.0f} MB at "
+        f"{progress.rate / 1e6:.1f} MB/s{left}   ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

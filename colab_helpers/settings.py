@@ -176,6 +176,8 @@ class PresetFile(BaseModel):
     version: Literal[1]
     presets: dict[str, Preset]
     profiles: dict[str, Preset] = {}
+    models: dict[str, Any] = {}
+    """The user's own models; checked by ``models.catalog.merge``."""
 
     def get(self, name: str) -> Preset:
         """Find a preset or machine profile by name."""

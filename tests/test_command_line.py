@@ -67,6 +67,20 @@ def test_errors_go_to_stderr_with_a_remedy(
     assert "What to do: " in error
 
 
+def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["preload", "--models-dir", str(tmp_path)]) == FAILURE
+    shown = capsys.readouterr()
+    for name in ("det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"):
+        assert f"{name} (" in shown.out
+    assert "non-commercial" in shown.out
+    assert "--accept-licences" in shown.err
+    assert main(["preload", "--models-dir", str(tmp_path), "--offline", "--accept-licences"]) == FAILURE
+    assert "nothing is fetched offline" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
 def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str], constant_models: Path) -> None:
     code = main(["doctor", "--json", "--models-dir", str(constant_models)])
     data = json.loads(capsys.readouterr().out)

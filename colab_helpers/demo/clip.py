@@ -646,9 +646,9 @@ def _jobs(
     people: int,
     clips: int,
     workers: int,
+    swaps: tuple[str, ...],
 ) -> list[_Job]:
-    parts = min(max(math.ceil(workers / max(clips, 1)), 1), 4)
-    names = tuple(IDENTITIES)
+    parts = min(max(math.ceil(workers / max(clips, 1)), 1), 4) if swaps else 1
     jobs = []
     for k in range(clips):
         count = people if k % 2 == 0 else max(people - 1, min(people, 1))
@@ -662,7 +662,7 @@ def _jobs(
                     fps,
                     seconds,
                     count,
-                    names[part::parts],
+                    swaps[part::parts],
                     part == 0,
                 )
             )
@@ -678,6 +678,7 @@ def make_demo(
     fps: Fraction = Fraction(25),
     people: int = 2,
     clips: int = 2,
+    true_swaps: bool = True,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DemoPaths:
@@ -693,6 +694,7 @@ def make_demo(
         fps: Frames per second, exact.
         people: Most people in a clip; 0 gives clips without people.
         clips: How many clips.
+        true_swaps: Also write the true result for every identity: most of the time, and 60 MB a clip.
         workers: Processes; default: one for each core, at most 8. 1 works in this process.
         on_progress: Called with steps done and steps in all.
 
@@ -709,7 +711,8 @@ def make_demo(
     directory = Path(directory)
     _make_folders(directory)
     workers = workers or min(cpu_count(), 8)
-    jobs = _jobs(directory, seed, seconds, size, fps, people, clips, workers)
+    swaps = tuple(IDENTITIES) if true_swaps else ()
+    jobs = _jobs(directory, seed, seconds, size, fps, people, clips, workers, swaps)
     report = on_progress or (lambda done, total: None)
     total = len(jobs) + 2
     write_standins(directory / "models")

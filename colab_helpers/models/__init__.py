@@ -1,1 +1,1 @@
-"""Sessions: where networks run."""
+"""Models: what there is, how it gets here verified, and where it runs."""

@@ -161,8 +161,9 @@ class Runtime:
 
 
 MISSING_MODEL_REMEDY = (
-    "put the file there, name another folder with --models-dir or COLAB_HELPERS_MODELS, "
-    "or try the demo, which brings its own stand-in models"
+    "fetch the models with 'python -m colab_helpers preload --accept-licences' (it shows the licences "
+    "first without that option), put the file there yourself, or name another folder with --models-dir or "
+    "COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
 )
 _CUDA_REMEDY = (
     "check the GPU with 'nvidia-smi' and the installation with 'python -m colab_helpers doctor', "

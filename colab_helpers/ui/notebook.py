@@ -150,7 +150,7 @@ def _make_demo(folder: Path, models: Path | None) -> Inputs:
     from colab_helpers.demo.clip import make_demo
 
     print(f"no sources and targets: making the rendered demo in {folder}", flush=True)
-    demo = make_demo(folder)
+    demo = make_demo(folder, true_swaps=False)
     return Inputs([demo.sources[DEMO_SOURCE]], demo.targets, models or demo.models)
 
 

@@ -12,6 +12,7 @@ import pytest
 from colab_helpers.demo.clip import DemoPaths, Scene, make_demo
 from colab_helpers.demo.looks import IDENTITIES
 from colab_helpers.errors import OutputError, UsageError
+from colab_helpers.trust.consent import DEMO_CONSENT, require_consent
 
 RATE = Fraction(15000, 1001)
 SIZE = (320, 180)
@@ -137,3 +138,12 @@ def test_unwritable_folder_and_bad_values_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="people"):
         make_demo(tmp_path / "demo", people=40)
     assert not (tmp_path / "demo").exists()
+
+
+def test_the_true_swaps_can_be_left_out(tmp_path: Path) -> None:
+    make_demo(tmp_path, seconds=0.2, size=(160, 90), clips=1, true_swaps=False, workers=1)
+    assert [path.name for path in (tmp_path / "truth").iterdir()] == ["clip1.json"]
+
+
+def test_its_files_are_covered_by_the_demos_statement_of_consent(demo: DemoPaths) -> None:
+    require_consent(DEMO_CONSENT, [*demo.sources, *demo.targets])

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import av
 import nbformat
+import numpy as np
 import pytest
 
+from benchmarks.main_job import images
+from colab_helpers import __main__ as command_line
 from colab_helpers.errors import ConsentError, SettingsError, UsageError
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import headless
@@ -64,6 +67,16 @@ def test_a_run_on_demo_files(demo, tmp_path, capfd):
     printed = capfd.readouterr().out
     for line in (f"result:   {output}", f"report:   {tmp_path / 'report.json'}", "frames/s"):
         assert line in printed
+
+
+def test_notebook_and_command_line_give_the_same_video(demo, tmp_path):
+    assert run(tmp_path / "notebook", **on_demo(demo)) == 0
+    target, source = demo / "targets" / "clip1.mp4", demo / "source" / "alma.png"
+    words = ["-s", str(source), "-t", str(target), "-o", str(tmp_path / "clip1.mp4"), "--consent", CONSENT]
+    assert command_line.main(["swap", *words, "--models-dir", str(demo / "models")]) == 0
+    pairs = zip(images(tmp_path / "notebook" / "clip1.mp4"), images(tmp_path / "clip1.mp4"), strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_failing_file_is_reported_and_ends_the_run_with_1(demo, tmp_path, capfd):
