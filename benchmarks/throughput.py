@@ -24,6 +24,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.graphs import write_constant_models
 
@@ -37,10 +38,15 @@ _TRANSCODE = "import sys; from benchmarks.throughput import transcode; transcode
 
 
 def make_clip(path: Path, *, seconds: float) -> None:
-    """Write a clip of moving texture that an encoder has to work on, at about 3 Mbit/s."""
+    """Write a clip as hard to encode as filmed material, at about 3 Mbit/s.
+
+    A pan over a picture with the spectrum of natural scenes (amplitude falls with frequency), patches that
+    move on their own, and film grain.
+    """
     rng = np.random.default_rng(1)
-    texture = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT + 400, WIDTH + 800, 3), np.uint8), (0, 0), 6)
-    texture = cv2.convertScaleAbs(texture, alpha=8, beta=128 - 8 * 128)
+    scene = _natural(rng, WIDTH + 800, HEIGHT + 400)
+    patches = [_natural(rng, 240, 200) for _ in range(8)]
+    grain = rng.normal(0, 3, (HEIGHT + 64, WIDTH + 64, 1)).astype(np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -48,11 +54,25 @@ def make_clip(path: Path, *, seconds: float) -> None:
         stream.options = {"preset": "veryfast"}
         for index in range(round(seconds * RATE)):
             x, y = int(200 + 200 * np.sin(index / 40)), int(100 + 100 * np.cos(index / 50))
-            frame = texture[y : y + HEIGHT, x : x + WIDTH].copy()
-            cv2.circle(frame, (WIDTH // 2 + index % 200, HEIGHT // 2), 140, (140, 170, 210), -1)
-            picture = av.VideoFrame.from_ndarray(np.asarray(frame, np.uint8), format="bgr24")
-            container.mux(stream.encode(picture))
+            frame = scene[y : y + HEIGHT, x : x + WIDTH].copy()
+            for number, patch in enumerate(patches):
+                left = int((number * 211 + index * (3 + number)) % (WIDTH - 240))
+                top = int(400 + 380 * np.sin(number + index / (20 + 3 * number)))
+                frame[top : top + 200, left : left + 240] = patch
+            dy, dx = rng.integers(0, 64, 2)
+            noisy = np.clip(frame + grain[dy : dy + HEIGHT, dx : dx + WIDTH], 0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noisy, format="bgr24")))
         container.mux(stream.encode(None))
+
+
+def _natural(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """Noise of all scales, each twice as strong as the next finer one, ``(height, width, 3)``."""
+    total = np.full((height, width, 3), 128, np.float32)
+    for octave in range(8):
+        size = (max(2, width >> octave), max(2, height >> octave))
+        layer = rng.normal(0, 1.6 * 2**octave, (size[1], size[0], 3)).astype(np.float32)
+        total += cv2.resize(layer, (width, height), interpolation=cv2.INTER_CUBIC) * 0.6
+    return np.clip(total, 0, 255).astype(np.uint8)
 
 
 def transcode(source: str, output: str, preset: str) -> None:

@@ -1,4 +1,8 @@
-"""Finding faces and telling them apart, with insightface's own detector and recogniser classes."""
+"""Finding faces and telling them apart, by the contracts of insightface's detector and recogniser.
+
+insightface's own classes are the yardstick: the tests hold this module to their results on the same graphs.
+They are not called in a run, because importing the package takes longer than starting everything else.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,10 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import cv2
 import numpy as np
-from insightface.model_zoo.arcface_onnx import ArcFaceONNX
-from insightface.model_zoo.scrfd import SCRFD
 
+from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.affine import transform_points
@@ -41,23 +45,16 @@ class FaceAnalyser:
         self._settings = settings
         self._root = models_root(models_dir)
         self._runtime = runtime or Runtime(settings.execution_provider)
-        self._network = self._runtime.open(self._root / _DETECTOR_FILE)
-        # Without a file name SCRFD runs every size on our session instead of creating its own.
-        self._detector = SCRFD(session=self._network.session)
+        self._detector = Detector(self._runtime.open(self._root / _DETECTOR_FILE))
 
     @property
     def networks(self) -> tuple[Network, Network]:
         """Detector and recogniser."""
-        return self._network, self._recogniser_network
+        return self._detector.network, self._recogniser
 
     @cached_property
-    def _recogniser_network(self) -> Network:
+    def _recogniser(self) -> Network:
         return self._runtime.open(self._root / _RECOGNISER_FILE)
-
-    @cached_property
-    def _recogniser(self) -> ArcFaceONNX:
-        network = self._recogniser_network
-        return ArcFaceONNX(model_file=str(network.path), session=network.session)
 
     def find(self, image: ByteImage, *, embed: bool = True) -> list[Face]:
         """Find the faces of an image, best score first.
@@ -74,9 +71,7 @@ class FaceAnalyser:
         """Find the faces of a picture, best score first, without embeddings."""
         size = self._settings.face_detector_size
         view = picture.detector_view(size)
-        boxes, kps = self._detector.detect(
-            view.image, input_size=(size, size), det_thresh=self._settings.face_detector_score
-        )
+        boxes, kps = self._detector.detect(view.image, size=size, score=self._settings.face_detector_score)
         return [
             Face(
                 box=_upright_box(transform_points(row[:4].reshape(2, 2), view.to_frame)),
@@ -94,7 +89,8 @@ class FaceAnalyser:
     def _embed_stack(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
         template = arcface_template(_RECOGNISER_SIZE)
         crops = [picture.crop(similarity_transform(face.kps, template), _RECOGNISER_SIZE) for face in faces]
-        features = self._recogniser.get_feat(crops)
+        blob = cv2.dnn.blobFromImages(crops, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
+        features = self._recogniser.run_stack(blob)
         return [
             replace(face, embedding=_unit(feature)) for face, feature in zip(faces, features, strict=True)
         ]

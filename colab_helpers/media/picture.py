@@ -41,7 +41,7 @@ class DetectorView:
     """A small upright copy of a picture for the detector.
 
     Attributes:
-        image: ``(size, size, 3)`` BGR, the picture in the top left corner, zeros elsewhere.
+        image: ``(h, w, 3)`` BGR, its longer side as long as was asked for.
         to_frame: ``(2, 3)`` matrix from points of ``image`` to pixels of the picture.
     """
 
@@ -97,7 +97,7 @@ class BgrPicture:
         """Scale with bilinear interpolation, as insightface does."""
         width, height = fit_inside(self.width, self.height, size)
         small = cv2.resize(self.image, (width, height))
-        return DetectorView(_letterbox(small, size), scaling(self.width / width, self.height / height))
+        return DetectorView(np.asarray(small, np.uint8), scaling(self.width / width, self.height / height))
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """See ``Picture.crop``."""
@@ -208,9 +208,8 @@ class VideoPicture:
         )
         turned = np.rot90(small, -(self.rotation // 90))
         scale = scaling(self.width / width, self.height / height)
-        return DetectorView(
-            _letterbox(turned, size), compose(scale, _turn_back(self.rotation, width, height))
-        )
+        upright = np.ascontiguousarray(turned, np.uint8)
+        return DetectorView(upright, compose(scale, _turn_back(self.rotation, width, height)))
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
@@ -358,12 +357,6 @@ def _scaler() -> VideoReformatter:
         _thread.scaler = VideoReformatter()
     scaler: VideoReformatter = _thread.scaler
     return scaler
-
-
-def _letterbox(image: npt.NDArray[Any], size: int) -> ByteImage:
-    canvas = np.zeros((size, size, 3), np.uint8)
-    canvas[: image.shape[0], : image.shape[1]] = image
-    return canvas
 
 
 def _turn_back(rotation: int, width: int, height: int) -> Matrix:
