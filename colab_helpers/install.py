@@ -51,7 +51,7 @@ RUNTIME_FOR_CUDA = {
     13: "onnxruntime-gpu>=1.27,<2",  # wheels from 1.27 on are built for CUDA 13
 }
 
-INSIGHTFACE = "insightface>=1.0,<3"
+INSIGHTFACE = "insightface>=2.0,<3"
 """Reference detector and recogniser; from 1.0 its classes take sessions of ours."""
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")

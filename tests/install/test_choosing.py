@@ -157,7 +157,7 @@ def test_without_any_cv2_the_headless_one_is_installed():
 
 def test_on_colab_nothing_installed_may_move():
     installed = {**COMPLETE, "torch": "2.11.0+cu128", "ipywidgets": "7.7.1", "broken": "not a version"}
-    plan = Plan(install=("papermill>=2.6,<3", "onnxruntime-gpu>=1.23,<1.27"), bare=("insightface>=1.0,<3",))
+    plan = Plan(install=("papermill>=2.6,<3", "onnxruntime-gpu>=1.23,<1.27"), bare=("insightface>=2.0,<3",))
     pins = install.constraint_lines(installed, plan)
     assert pins == [
         "ipywidgets==7.7.1",

@@ -112,7 +112,7 @@ def test_a_second_install_makes_no_package_call(sandbox):
     with_dependencies, bare = sandbox.calls()
     assert {"numpy>=2.0,<3", "papermill<3,>=2.6"} & set(with_dependencies["arguments"])
     assert bare["arguments"][-2:] == ["--editable", str(sandbox.root)]
-    assert "insightface>=1.0,<3" in bare["arguments"]
+    assert "insightface>=2.0,<3" in bare["arguments"]
     assert "--no-deps" in bare["arguments"]
     assert "--no-deps" not in with_dependencies["arguments"]
 
