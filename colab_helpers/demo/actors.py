@@ -248,18 +248,23 @@ class _Store:
     """A small cache of textures by what they depend on; oldest out first."""
 
     def __init__(self, limit: int = 96) -> None:
-        self._limit = limit
+        self.limit = limit
         self._items: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, make: Any) -> Any:
         if key not in self._items:
-            if len(self._items) >= self._limit:
+            if len(self._items) > self.limit - 1:
                 self._items.pop(next(iter(self._items)))
             self._items[key] = make()
         return self._items[key]
 
 
 _STORE = _Store()
+
+
+def keep_textures(limit: int) -> None:
+    """Let the cache hold more textures (about half a megabyte each) than a scene needs."""
+    _STORE.limit = limit
 
 
 def _window(res: float) -> F32:

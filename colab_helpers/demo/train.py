@@ -23,8 +23,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from colab_helpers.demo import actors
 from colab_helpers.demo.samples import Composite, Crops, draw_composite, draw_crops
-from colab_helpers.demo.standins import ANCHORS, LOOK_MEAN, LOOK_SPREAD, WEIGHTS
+from colab_helpers.demo.standins import (
+    ANCHORS,
+    HEAT_REACH,
+    LOOK_MEAN,
+    LOOK_SPREAD,
+    SWAP_BLOCKS,
+    WEIGHTS,
+    heat_window,
+)
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -64,7 +73,8 @@ class Conv(nn.Module):
         if self.norm is None:
             return weight, bias.data
         variance, mean = self.norm.running_var, self.norm.running_mean
-        assert variance is not None and mean is not None
+        assert variance is not None
+        assert mean is not None
         gain = self.norm.weight.data / torch.sqrt(variance + self.norm.eps)
         return weight * gain[:, None, None, None], (bias.data - mean) * gain + self.norm.bias.data
 
@@ -75,12 +85,16 @@ class Detector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.c1, self.c2 = Conv(3, 12, stride=2), Conv(12, 24, stride=2)
-        self.c3, self.c4 = Conv(24, 40, stride=2), Conv(40, 40)
-        self.c5, self.c6 = Conv(40, 64, stride=2), Conv(64, 64)
+        self.c3, self.c4 = Conv(24, 36, stride=2), Conv(36, 36)
+        self.c5, self.c6 = Conv(36, 64, stride=2), Conv(64, 64)
         self.c7, self.c8, self.c9 = Conv(64, 96, stride=2), Conv(96, 96), Conv(96, 96, dilation=2)
-        self.l8, self.l16, self.l32 = (Conv(n, 40, 1, act=False) for n in (40, 64, 96))
-        self.h8, self.h16, self.h32 = (Conv(40, 40) for _ in range(3))
-        self.o8, self.o16, self.o32 = (Conv(40, 30, 1, norm=False, act=False) for _ in range(3))
+        self.l8, self.l16, self.l32 = (Conv(n, m, 1, act=False) for n, m in ((36, 32), (64, 64), (96, 64)))
+        self.d8 = Conv(64, 32, 1, act=False)
+        self.h8, self.h16, self.h32 = Conv(32, 32), Conv(64, 64), Conv(64, 64)
+        self.k16, self.k32 = Conv(64, 64), Conv(64, 64)
+        self.o8, self.o16, self.o32 = (Conv(n, 30, 1, norm=False, act=False) for n in (32, 64, 64))
+        self.heat = Conv(32, 5, 1, norm=False, act=False)
+        self._windows = [[torch.from_numpy(part) for part in heat_window(r)] for r in HEAT_REACH]
         for out in (self.o8, self.o16, self.o32):
             assert out.conv.bias is not None
             nn.init.constant_(out.conv.bias[:2], -4.0)
@@ -91,10 +105,27 @@ class Detector(nn.Module):
         p16 = self.c6(self.c5(p8))
         p32 = self.l32(self.c9(self.c8(self.c7(p16))))
         p16 = self.l16(p16) + functional.interpolate(p32, scale_factor=2.0)
-        p8 = self.l8(p8) + functional.interpolate(p16, scale_factor=2.0)
-        merged = (functional.leaky_relu(p, 0.1) for p in (p8, p16, p32))
-        heads = ((self.h8, self.o8), (self.h16, self.o16), (self.h32, self.o32))
-        return [out(mid(p)) for p, (mid, out) in zip(merged, heads, strict=True)]
+        p8 = self.l8(p8) + self.d8(functional.interpolate(p16, scale_factor=2.0))
+        p8, p16, p32 = (functional.leaky_relu(p, 0.1) for p in (p8, p16, p32))
+        fine = self.h8(p8)
+        ends = (self.o8, fine), (self.o16, self.k16(self.h16(p16))), (self.o32, self.k32(self.h32(p32)))
+        # Positions need more digits than bfloat16 has.
+        with torch.autocast("cpu", enabled=False):
+            outs = [out(end.float()) for out, end in ends]
+            outs[1] = outs[1] + self._points(self.heat(fine.float()))
+        return outs
+
+    def _points(self, heat: Tensor) -> Tensor:
+        """Points as centres of gravity of five heat maps, as an addend to the middle level's output."""
+        warm = torch.exp(heat.clamp(-10, 10))
+        addend = []
+        for (arm, ones), anchor in zip(self._windows, ANCHORS[16], strict=True):
+            reach = arm.shape[-1] // 2
+            moment = functional.conv2d(warm, arm, stride=2, padding=reach, groups=5)
+            mass = functional.conv2d(warm, ones, stride=2, padding=reach, groups=5)
+            points = moment / (mass + 1e-6) * (16 / anchor)
+            addend.append(functional.pad(points, (0, 0, 0, 0, 4, 0)))
+        return functional.pad(torch.cat(addend, 1), (0, 0, 0, 0, 2, 0))
 
 
 class Embedder(nn.Module):
@@ -105,7 +136,7 @@ class Embedder(nn.Module):
         self.c1, self.c2, self.c3 = Conv(3, 16, stride=2), Conv(16, 32, stride=2), Conv(32, 32)
         self.c4, self.c5, self.c6 = Conv(32, 64, stride=2), Conv(64, 64), Conv(64, 96, stride=2)
         self.c7, self.c8 = Conv(96, 96), Conv(96, 32, 1)
-        self.f1, self.f2 = Conv(1568, 192, 1), Conv(192, 16, 1, norm=False, act=False)
+        self.f1, self.f2 = Conv(1568, 128, 1), Conv(128, 16, 1, norm=False, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map RGB (x - 127.5) / 127.5 (B, 3, 112, 112) to (B, 16)."""
@@ -137,37 +168,46 @@ class Swapper(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         plain = partial(Conv, norm=False)
-        self.a1, self.b1, self.b2 = plain(12, 32), plain(32, 48, stride=2), plain(48, 48)
-        self.d1 = plain(48, 80, stride=2)
-        self.r1, self.r2, self.r3, self.r4 = (plain(80, 80) for _ in range(4))
-        self.u1, self.u2, self.u3 = plain(80, 48, 1), plain(48, 48), plain(48, 32, 1)
-        self.u4, self.u5 = plain(32, 32), plain(32, 16, act=False)
+        self.a1, self.b1, self.b2 = plain(12, 32), plain(32, 64, stride=2), plain(64, 64)
+        self.d1, self.u1 = plain(64, 96, stride=2), plain(96, 64, 1)
+        self.u3, self.u4, self.u5 = plain(64, 32, 1), plain(32, 32), plain(32, 12, act=False)
         self.s1, self.s2 = plain(16, 96, 1), plain(96, 96, 1)
-        widths = {"r1": 80, "r2": 80, "r3": 80, "r4": 80, "u2": 48, "u4": 32}
-        for name, width in widths.items():
+        for name, width in SWAP_BLOCKS.items():
+            self.add_module(name, plain(width, width))
             self.add_module(f"film_{name}", plain(96, 2 * width, 1, act=False))
+        self._start()
+
+    def _start(self) -> None:
+        """Keep the signal's size through the layers; begin near "change nothing"."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=0.1)
+                if name.startswith(("film", "u5")):
+                    layer.weight.data.mul_(0.15)
 
     def _film(self, name: str, x: Tensor, style: Tensor) -> Tensor:
+        """Adaptive instance norm: forget how strong each channel was, set it by the style."""
         layer = self.get_submodule(name)
         gain, shift = self.get_submodule(f"film_{name}")(style).chunk(2, 1)
-        out: Tensor = layer(x) * (1 + gain) + shift
-        return out
+        y: Tensor = layer(x)
+        mean = y.mean((2, 3), keepdim=True)
+        spread = torch.rsqrt((y - mean).square().mean((2, 3), keepdim=True) + 1e-5)
+        return (y - mean) * (spread * (1 + gain)) + shift
 
     def forward(self, target: Tensor, look: Tensor) -> Tensor:
-        """Map RGB 0..1 (B, 3, 128, 128) and (B, 16) to RGB 0..1."""
+        """Map RGB 0..1 (B, 3, 128, 128) and (B, 16) to RGB, not yet clipped to 0..1."""
         style = self.s2(self.s1(look[:, :, None, None]))
         a = self.a1(functional.pixel_unshuffle(target * 2 - 1, 2))
         b = self.b2(self.b1(a))
         d = self.d1(b)
         d = d + self._film("r2", self._film("r1", d, style), style)
-        d = d + self._film("r4", self._film("r3", d, style), style)
         b = b + functional.interpolate(self.u1(d), scale_factor=2.0)
-        b = self._film("u2", b, style)
+        b = b + self._film("m2", self._film("m1", b, style), style)
+        b = b + self._film("m4", self._film("m3", b, style), style)
         a = a + functional.interpolate(self.u3(b), scale_factor=2.0)
-        out = functional.pixel_shuffle(self.u5(self._film("u4", a, style)), 2)
-        mask = torch.sigmoid(out[:, 3:])
-        mixed: Tensor = target + mask * (torch.sigmoid(out[:, :3]) - target)
-        return mixed
+        a = self.u4(a)
+        change = functional.pixel_shuffle(self.u5(a), 2)
+        return target + torch.tanh(change)
 
 
 class _Precision:
@@ -275,9 +315,9 @@ def _assign(
         centre = (box[:2] + box[2:]) / 2
         if not (centre.min() >= 0 and centre.max() < size):
             continue
-        (near, _, _), (ring, x, y) = (
+        (near, _, _), (ring, _, _), (inner, x, y) = (
             _patch(centre, max(part * extent, cells * stride), n, stride)
-            for part, cells in ((0.14, 0.75), (0.32, 1.6))
+            for part, cells in ((0.14, 0.75), (0.32, 1.6), (0.2, 1.0))
         )
         for k, anchor in enumerate(anchors):
             octave = abs(float(np.log2(extent / anchor)))
@@ -290,7 +330,7 @@ def _assign(
                 edges = np.concatenate([box, points.ravel()]).reshape(-1, 2)
                 away = np.stack([edges[:, :1, None] - x, edges[:, 1:, None] - y], 1).reshape(14, *x.shape)
                 away[:2] *= -1
-                shape[k][(slice(None), *ring)] = away / anchor
+                shape[k][(slice(None), *inner)] = away / anchor
     return score, shape
 
 
@@ -311,11 +351,10 @@ def _detector_batches(
         images, targets = [], []
         for index in rng.integers(0, len(pool), count):
             image, boxes, kps = _warped(rng, pool[index], size)
-            images.append(image[..., ::-1])
+            images.append(image)
             sure = pool[index].sure
             targets.append([_assign(boxes, kps, sure, size, s, a) for s, a in ANCHORS.items()])
-        x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().sub(127.5).div(128)
-        batch = [x]
+        batch = [torch.from_numpy(cv2.dnn.blobFromImages(images, 1 / 128, None, (127.5,) * 3, swapRB=True))]
         for level in range(3):
             batch += [torch.from_numpy(np.stack([t[level][part] for t in targets])) for part in (0, 1)]
         yield tuple(batch)
@@ -334,13 +373,13 @@ def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
         hit = score == 1
         wrong = torch.where(hit, 1 - chance, chance)
         entropy = functional.binary_cross_entropy_with_logits(logits, hit.float(), reduction="none")
-        weight = torch.where(hit, 0.6, 0.4) * wrong**2 * (score >= 0)
+        weight = torch.where(hit, 1.0, 0.8) * wrong**2 * (score >= 0)
         total = total + (weight * entropy).sum() / positives
         known = ~shape[:, :, 0].isnan()
         guess = out[:, 2:].unflatten(1, (2, 14)).permute(0, 1, 3, 4, 2)[known]
         truth = shape.permute(0, 1, 3, 4, 2)[known]
-        error = functional.smooth_l1_loss(guess, truth, beta=0.02, reduction="none")
-        total = total + (0.5 * error[:, :4].sum() + 1.5 * error[:, 4:].sum()) / shaped
+        error = functional.smooth_l1_loss(guess, truth, beta=0.015, reduction="none")
+        total = total + (error[:, :4].sum() + 3 * error[:, 4:].sum()) / shaped
     return total
 
 
@@ -397,12 +436,28 @@ def _face_weight() -> Tensor:
     return 0.15 + 0.85 * ((1.15 - radius) / 0.3).clamp(0, 1)
 
 
-def _swap_loss(model: Swapper, weight: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+def _paste_window() -> Tensor:
+    """Return about how much of each pixel of the crop a swap pastes back: all but a soft rim."""
+    ramp = ((torch.minimum(torch.arange(128.0), 127 - torch.arange(128.0)) - 8) / 10).clamp(0, 1)
+    return ramp[:, None] * ramp[None, :]
+
+
+def _look_error(judge: Embedder, window: Tensor, out: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+    """Return how far the recogniser's reading of the pasted face is from the look asked for."""
+    pasted = batch[0] + window * (out.clamp(0, 1) - batch[0])
+    look: Tensor = judge(pasted[:, :, :112, 8:120] * 2 - 1)
+    return functional.smooth_l1_loss(look.float(), batch[1], beta=0.3)
+
+
+def _swap_loss(
+    model: Swapper, judge: Embedder, weight: Tensor, window: Tensor, batch: tuple[Tensor, ...]
+) -> Tensor:
     out = model(batch[0], batch[1]).float()
     error = out - batch[2]
     across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
     edges = across.abs().mean() + down.abs().mean()
-    return (weight * error.abs()).mean() + (weight * error**2).mean() * 2 + 0.5 * edges
+    pixels = 4 * (weight * error.abs()).mean() + 4 * (weight * error**2).mean() + edges
+    return pixels + 0.15 * _look_error(judge, window, out, batch)
 
 
 def _export(name: str, model: nn.Module, into: Weights) -> None:
@@ -426,8 +481,8 @@ class Plan:
 
     small: int = 2700
     large: int = 450
-    crops: int = 1300
-    steps: tuple[int, int, int, int] = (3000, 1500, 500, 2000)
+    crops: int = 1200
+    steps: tuple[int, int, int, int] = (3600, 1400, 800, 1600)
 
     def scaled(self, factor: float) -> Plan:
         """Return a smaller or larger plan."""
@@ -439,8 +494,11 @@ class Plan:
 
 def draw_composites(plan: Plan, seed: int) -> tuple[list[Composite], list[Composite]]:
     """Draw the detector's samples, small and large pictures."""
+    actors.keep_textures(1500)
     small = [draw_composite(seed + k) for k in range(plan.small)]
-    return small, [draw_composite(seed + k, 448, 60, 430) for k in range(plan.large)]
+    large = [draw_composite(seed + k, 448, 60, 430) for k in range(plan.large)]
+    actors.keep_textures(96)
+    return small, large
 
 
 def draw_pairs(plan: Plan, seed: int) -> list[Crops]:
@@ -477,11 +535,12 @@ def train_attributes(crops: list[Crops], steps: int) -> Traits:
     return model
 
 
-def train_swapper(crops: list[Crops], steps: int) -> Swapper:
-    """Train the swapper."""
+def train_swapper(crops: list[Crops], steps: int, judge: Embedder) -> Swapper:
+    """Train the swapper; the recogniser, kept as it is, judges whether the look came across."""
     model = Swapper()
+    judge.requires_grad_(False)
     faces, looks, _, _ = _crop_tensors(crops)
-    loss = partial(_swap_loss, model, _face_weight())
+    loss = partial(_swap_loss, model, judge, _face_weight(), _paste_window())
     _loop(model, _swap_batches(faces, looks, 24), loss, steps=steps, rate=2e-3, label="swapper")
     return model
 
@@ -506,9 +565,10 @@ def train_second_part(plan: Plan, seed: int) -> Weights:
     _one_thread(seed)
     weights: Weights = {}
     crops = draw_pairs(plan, seed)
-    _export("rec", train_recogniser(crops, plan.steps[1]), weights)
+    judge = train_recogniser(crops, plan.steps[1])
+    _export("rec", judge, weights)
     _export("age", train_attributes(crops, plan.steps[2]), weights)
-    _export("swap", train_swapper(crops, plan.steps[3]), weights)
+    _export("swap", train_swapper(crops, plan.steps[3], judge), weights)
     return weights
 
 

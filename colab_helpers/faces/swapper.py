@@ -60,7 +60,8 @@ class Swapper:
         """
         blob = cv2.dnn.blobFromImages(list(crops), 1 / 255, swapRB=True)
         output = self._network.run_stack(blob, np.ascontiguousarray(latents, np.float32))
-        return to_bgr(output, low=0.0, high=1.0)
+        # Truncated as in insightface: with rounding, tiny differences could add up to two grey levels.
+        return to_bgr(output, low=0.0, high=1.0, truncate=True)
 
 
 def read_emap(model: onnx.ModelProto, *, where: str) -> FloatArray:

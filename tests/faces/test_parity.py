@@ -111,7 +111,7 @@ def test_swapped_crops_equal_insightface(kind: str, request: pytest.FixtureReque
         theirs, _ = oracle.get(
             image, _Reference(kps, embedding), _Reference(kps, embedding), paste_back=False
         )
-        # insightface truncates where we round: one grey level.
+        # The crops themselves may differ by a level here and there: insightface aligns in float32.
         assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
