@@ -289,7 +289,8 @@ class VideoRun:
                 self._keep(work)
                 self._tally.add(work)
                 clock.tick(self._tally.frames)
-        clock.tick(self._tally.frames, last=True)
+            # Before the result is put in its place: a stop asked for now still leaves nothing behind.
+            clock.tick(self._tally.frames, last=True)
         return writer.summary, writer.notes
 
     def _keep(self, work: _Work) -> None:

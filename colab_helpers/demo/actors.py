@@ -632,12 +632,17 @@ def portrait(who: str, *, size: int = 512) -> U8:
     return portrait_of(look_of(who), size=size)
 
 
+def portrait_pose(size: int) -> Pose:
+    """Return where the head is in a portrait: frontal, shoulders in the picture."""
+    return Pose(x=size * 0.5, y=size * 0.36, scale=size * 0.205)
+
+
 def portrait_of(look: Look, *, size: int = 512) -> U8:
     """Render a frontal portrait of any look, BGR uint8 (size, size, 3)."""
     ramp = np.linspace(0, 1, size, dtype=np.float32)
     glow = np.exp(-((ramp[None, :] - 0.5) ** 2 + (ramp[:, None] - 0.4) ** 2) * 3)[..., None]
     frame: U8 = (np.array([150, 138, 128], np.float32) + 70 * glow).astype(np.uint8)
-    pose = Pose(x=size * 0.5, y=size * 0.45, scale=size * 0.31)
+    pose = portrait_pose(size)
     light = Light()
     head = Head(look, pose, Expression(smile=0.7), light)
     for layer in (head.behind(), torso(look, pose, (size, size), light), head.draw()):

@@ -111,7 +111,7 @@ def test_embedding_is_not_normalised_and_takes_stacks(tools: Tools) -> None:
 
 
 def _points(who: str) -> F32:
-    pose = actors.Pose(x=256, y=230.4, scale=158.72)
+    pose = actors.portrait_pose(512)
     return actors.landmarks(look_of(who).body, pose, Expression(smile=0.7))
 
 
