@@ -10,6 +10,7 @@ import numpy as np
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.runner import Batch, FileCallback, folder_lock
+from colab_helpers.batch.status import STATUS_NAME, StatusWriter
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import ByteImage, FloatArray
@@ -133,6 +134,7 @@ def run_batch(
             on_progress=on_progress,
             on_file=on_file,
         )
+        batch.status = StatusWriter(folder / STATUS_NAME, tasks)
         report = batch.run()
         report.save(Path(report_path) if report_path else folder / REPORT_NAME)
     return report

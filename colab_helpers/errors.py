@@ -57,6 +57,10 @@ class MissingFileError(MediaError, FileNotFoundError):
     """A source or target that does not exist."""
 
 
+class OutOfMemoryError(ColabHelpersError, MemoryError):
+    """RAM or GPU memory ran out although the work was cut down to single pieces."""
+
+
 class OutputError(ColabHelpersError, OSError):
     """A result that cannot be written (no permission, full disk, unsuitable container)."""
 

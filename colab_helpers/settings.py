@@ -61,6 +61,13 @@ class Settings(BaseModel):
     max_memory: Annotated[float, Field(ge=0.5, le=1024)] | Auto = Field(
         "auto", description="RAM the run may hold, in GB; auto leaves 2 GB to the system."
     )
+    gpu_memory_wait: float = Field(
+        30.0,
+        ge=0.0,
+        le=600.0,
+        description="Longest wait for GPU memory that other programs hold, in seconds; it ends as soon as "
+        "enough is free.",
+    )
 
     many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")
     face_selector: Literal["one", "reference"] = Field(

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
+from colab_helpers.batch.status import StatusWriter
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import FloatArray
@@ -21,11 +22,17 @@ from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
 from colab_helpers.media.probe import is_image, probe
-from colab_helpers.pipeline import FileResult, ProgressCallback, VideoRun, frames_folder, process_image
-from colab_helpers.resources.sampler import process_memory, ram_percent
+from colab_helpers.pipeline import (
+    FileResult,
+    Progress,
+    ProgressCallback,
+    VideoRun,
+    frames_folder,
+    process_image,
+)
+from colab_helpers.resources.guard import MemoryGuard
+from colab_helpers.resources.sampler import process_memory
 
-MEMORY_WARNING_PERCENT = 85.0
-"""RAM in use above which a file counts a memory warning (requirement B2)."""
 # Room a result may need before the start: twice the target (requirement C5).
 _DISK_FACTOR = 2
 LOCK_NAME = ".colab_helpers.lock"
@@ -45,6 +52,8 @@ class Batch:
         consent: The checked statement.
         on_progress: Called while a video runs.
         on_file: Called after each file.
+        guard: Looks after RAM between the files.
+        status: Where others can read how the batch stands.
     """
 
     engine: Engine
@@ -54,19 +63,31 @@ class Batch:
     consent: str
     on_progress: ProgressCallback | None = None
     on_file: FileCallback | None = None
-    _memory_warnings: int = field(default=0, init=False)
+    status: StatusWriter | None = None
+    guard: MemoryGuard = field(default_factory=lambda: MemoryGuard())
 
     def run(self) -> BatchReport:
         """Do every task; Ctrl-C ends the current one cleanly and leaves the rest as skipped."""
         started = time.monotonic()
         files: list[FileReport] = []
+        cancelled = False
         try:
             for index, task in enumerate(self.tasks):
                 files.append(self.attempt(index, task))
+                if self.status:
+                    self.status.file(index, files[-1])
                 if self.on_file:
                     self.on_file(files[-1])
         except KeyboardInterrupt:
+            cancelled = True
             files += [self._skipped(task) for task in self.tasks[len(files) :]]
+        return self._report(files, seconds=time.monotonic() - started, cancelled=cancelled)
+
+    def _report(self, files: list[FileReport], *, seconds: float, cancelled: bool) -> BatchReport:
+        notes = list(self.engine.notes)
+        if self.status:
+            self.status.end(memory_warnings=self.guard.warnings, cancelled=cancelled)
+            notes += [self.status.problem] if self.status.problem else []
         return BatchReport(
             consent=self.consent,
             settings=self.engine.settings.model_dump(mode="json"),
@@ -75,10 +96,8 @@ class Batch:
                 ModelReport(name=network.name, path=str(network.path), standin=network.standin)
                 for network in self.engine.networks
             ],
-            notes=list(self.engine.notes),
-            summary=summarize(
-                files, seconds=time.monotonic() - started, memory_warnings=self._memory_warnings
-            ),
+            notes=notes,
+            summary=summarize(files, seconds=seconds, memory_warnings=self.guard.warnings),
             files=files,
         )
 
@@ -105,7 +124,9 @@ class Batch:
             # Cycles through frames and generators would otherwise keep whole pictures until the next file.
             gc.collect()
             report.memory_after = process_memory()
-            self._memory_warnings += ram_percent() > MEMORY_WARNING_PERCENT
+            # Before the next file is opened; after the last there is nothing to wait for.
+            remark = self.guard.check(wait=index + 1 < len(self.tasks))
+            report.fallbacks += [remark] if remark else []
 
     def new_report(self, task: Task) -> FileReport:
         """A report that says failed until the task is done."""
@@ -139,7 +160,7 @@ class Batch:
             self.source,
             task.target,
             output,
-            on_progress=self.on_progress,
+            on_progress=self._on_progress,
             file_index=index,
             file_count=len(self.tasks),
         )
@@ -148,6 +169,12 @@ class Batch:
         _enter(result, report)
         report.output, report.bytes_out = str(output), output.stat().st_size
         report.fallbacks += [suffix_note] if suffix_note else []
+
+    def _on_progress(self, progress: Progress) -> None:
+        if self.status:
+            self.status.progress(progress)
+        if self.on_progress:
+            self.on_progress(progress)
 
     def _skipped(self, task: Task) -> FileReport:
         return FileReport(

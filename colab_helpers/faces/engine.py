@@ -16,9 +16,14 @@ from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.machine import this_machine
+from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import keep_large_buffers
+from colab_helpers.resources.sampler import gpu_memory
 from colab_helpers.settings import Settings
+
+GPU_RESERVE = 512 << 20
+"""VRAM left to the encoder and to other programs, in bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,7 @@ class Engine:
         swapper: None unless ``frame_processors`` asks for it; likewise ``enhancer``.
         provider: Where the networks run.
         notes: Fall-backs and lowered values, each said once.
+        pool: Where the networks are kept on a GPU; None on the CPU, where they simply stay loaded.
     """
 
     settings: Settings
@@ -39,6 +45,7 @@ class Engine:
     enhancer: Enhancer | None
     provider: Provider
     notes: tuple[str, ...]
+    pool: SessionPool | None = None
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
@@ -50,6 +57,8 @@ class Engine:
         """
         keep_large_buffers()
         runtime = Runtime(settings.execution_provider)
+        if runtime.provider == "cuda":
+            runtime.pool = gpu_pool(wait=settings.gpu_memory_wait)
         resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
         root = models_root(models_dir)
         steps = resolved.frame_processors
@@ -64,6 +73,7 @@ class Engine:
             else None,
             provider=runtime.provider,
             notes=(*runtime.notes, *lowered),
+            pool=runtime.pool,
         )
 
     @property
@@ -71,6 +81,15 @@ class Engine:
         """Every network of the run."""
         changers = [part.network for part in (self.swapper, self.enhancer) if part is not None]
         return [*self.analyser.networks, *changers]
+
+    def take_memory_notes(self) -> list[str]:
+        """What was lowered for lack of memory since this was last asked, one sentence each."""
+        lists = [network.limit.notes for network in self.networks]
+        lists += [self.pool.notes] if self.pool else []
+        notes = [note for taken in lists for note in taken]
+        for taken in lists:
+            taken.clear()
+        return notes
 
     def source_embedding(self, images: Sequence[tuple[str, ByteImage]]) -> FloatArray:
         """The identity shown by one or more photos of the same person.
@@ -106,3 +125,21 @@ class Engine:
 
 def _open(runtime: Runtime, root: Path, name: str) -> Network:
     return runtime.open(root / f"{name}.onnx")
+
+
+def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:
+    """A pool for the first GPU: what is free there now, less a reserve; None where no driver answers."""
+    memory = gpu_memory()
+    if memory is None:
+        return None
+    used, total = memory
+
+    def now() -> tuple[int, int]:
+        return gpu_memory() or memory
+
+    return SessionPool(
+        budget=max(total - used - GPU_RESERVE, 0),
+        used=lambda: now()[0],
+        free=lambda: total - now()[0],
+        wait=wait,
+    )

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import onnx
 
 from colab_helpers.errors import ModelError
 from colab_helpers.faces.tensors import to_bgr
 from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
-
-EMAP_NAME = "buff2fs"
-"""Name of the projection matrix in inswapper's file: an initializer that no node uses."""
 
 
 class Swapper:
@@ -36,7 +33,7 @@ class Swapper:
                 remedy="use inswapper_128.onnx",
             )
         self.size: int = size
-        self._emap = read_emap(onnx.load(network.path), where=str(network.path))
+        self._emap = read_emap(network.path)
 
     @property
     def network(self) -> Network:
@@ -62,21 +59,3 @@ class Swapper:
         output = self._network.run_stack(blob, np.ascontiguousarray(latents, np.float32))
         # Truncated as in insightface: with rounding, tiny differences could add up to two grey levels.
         return to_bgr(output, low=0.0, high=1.0, truncate=True)
-
-
-def read_emap(model: onnx.ModelProto, *, where: str) -> FloatArray:
-    """Find the ``(512, 512)`` projection from ArcFace embeddings to inswapper latents.
-
-    By name first, then the only 512x512 initializer, then the last one: optimisers drop or move it.
-    """
-    initializers = list(model.graph.initializer)
-    named = [item for item in initializers if item.name == EMAP_NAME]
-    square = [item for item in initializers if list(item.dims) == [512, 512]]
-    candidates = named or (square if len(square) == 1 else initializers[-1:])
-    if not candidates or list(candidates[0].dims) != [512, 512]:
-        raise ModelError(
-            f"the swapper's projection matrix {EMAP_NAME!r} (512x512) is missing",
-            where=where,
-            remedy="use the original inswapper_128.onnx: optimised copies lose the matrix",
-        )
-    return np.asarray(onnx.numpy_helper.to_array(candidates[0]), np.float32)

@@ -208,7 +208,7 @@ _STANDINS_UP_TO = 32 << 20
 def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
     """A folder of the demo's stand-ins is right as it is: nothing in it is to be replaced."""
     for path in (root / file.path for entry in entries for file in entry.files):
-        if path.is_file() and _is_standin(path):
+        if path.is_file() and is_standin(path):
             raise ModelError(
                 "the folder holds the demo's stand-in models, which are not to be replaced",
                 where=str(path),
@@ -216,7 +216,8 @@ def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
             )
 
 
-def _is_standin(path: Path) -> bool:
+def is_standin(path: Path) -> bool:
+    """Whether a model file is marked as one of the demo's stand-ins; reads small files only."""
     if not 0 < path.stat().st_size <= _STANDINS_UP_TO:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from colab_helpers.errors import ModelError, ProviderError
+from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
 from colab_helpers.machine import Machine, this_machine
+from colab_helpers.models.pool import SessionPool, is_out_of_memory
 
 Provider = Literal["cuda", "cpu"]
 _PROVIDER_NAMES: dict[Provider, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -28,6 +29,28 @@ STANDIN_KEY = "colab_helpers.standin"
 
 # Sizes a batch is padded to where the network takes any: few distinct shapes, so that cuDNN tunes once.
 BATCH_BUCKETS = (1, 2, 4, 8, 16)
+
+
+@dataclass
+class BatchLimit:
+    """How many samples a network is given at once; lowered when memory runs out, never raised again.
+
+    Attributes:
+        largest: The largest batch that may still be tried.
+        notes: What was lowered, one sentence each.
+    """
+
+    largest: int = BATCH_BUCKETS[-1]
+    notes: list[str] = field(default_factory=list)
+
+    def lower(self, name: str, failed: int) -> bool:
+        """Halve a batch that did not fit; False if it was a single sample already."""
+        if failed == 1:
+            return False
+        if failed <= self.largest:  # else another thread has lowered it in the meantime
+            self.largest = failed // 2
+            self.notes.append(f"{name}: memory ran out with {failed} at once; going on with {self.largest}")
+        return True
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,7 @@ class Network:
         session: The ONNX Runtime session.
         provider: Where it really runs.
         standin: Whether the file is marked as one of the demo's stand-ins.
+        limit: How many samples at once memory allows.
     """
 
     name: str
@@ -48,6 +72,7 @@ class Network:
     standin: bool
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    limit: BatchLimit = field(default_factory=BatchLimit, compare=False)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -69,18 +94,37 @@ class Network:
 
         Returns:
             The first output, one row per sample. Stacks are cut and padded to the batch the graph
-            insists on, or to one of ``BATCH_BUCKETS``; padding repeats the last sample.
+            insists on, or to one of ``BATCH_BUCKETS``; padding repeats the last sample. Where memory runs
+            out, the same samples are tried again in halves, and ``limit`` keeps to that.
+
+        Raises:
+            OutOfMemoryError: A single sample does not fit.
         """
         total = len(inputs[0])
         parts, start = [], 0
         while start < total:
-            bucket = self.fixed_batch or _bucket(total - start)
+            bucket = self.fixed_batch or _bucket(min(total - start, self.limit.largest))
             count = min(bucket, total - start)
-            parts.append(
-                self.run(*(_padded(value[start : start + count], bucket) for value in inputs))[0][:count]
-            )
-            start += count
+            stack = [_padded(value[start : start + count], bucket) for value in inputs]
+            try:
+                parts.append(self.run(*stack)[0][:count])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.fixed_batch or not self.limit.lower(self.name, bucket):
+                    raise _out_of_memory(self, bucket) from error
+            else:
+                start += count
         return np.concatenate(parts)
+
+
+def _out_of_memory(network: Network, batch: int) -> OutOfMemoryError:
+    place = "GPU memory" if network.provider == "cuda" else "memory"
+    return OutOfMemoryError(
+        f"{place} ran out with a batch of {batch}",
+        where=network.name,
+        remedy="close other programs that use it, lower execution_threads, or choose a lighter preset",
+    )
 
 
 def _bucket(count: int) -> int:
@@ -99,10 +143,12 @@ class Runtime:
     Args:
         wanted: ``auto`` takes CUDA where it works, ``cuda`` insists, ``cpu`` never asks.
         threads: CPU threads of one network call; by default every core.
+        pool: Where sessions are kept; without one they stay loaded as long as their network lives.
     """
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"
     threads: int = 0
+    pool: SessionPool | None = None
     notes: list[str] = field(default_factory=list)
     provider: Provider = field(init=False)
 
@@ -118,7 +164,7 @@ class Runtime:
         """
         if not path.is_file():
             raise ModelError("the model file is missing", where=str(path), remedy=MISSING_MODEL_REMEDY)
-        session = self._create(path)
+        session = self.pool.session(path, lambda: self._create(path)) if self.pool else self._create(path)
         metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
         return Network(
             name=path.stem,
@@ -134,6 +180,8 @@ class Runtime:
         try:
             session = create_session(str(path), self.provider, threads=self.threads)
         except Exception as error:
+            if self.pool and is_out_of_memory(error):
+                raise  # the pool makes room and tries again
             raise ModelError(
                 f"ONNX Runtime cannot load the model ({_first_line(error)})",
                 where=str(path),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 
 # glibc's <malloc.h>.
@@ -28,3 +29,22 @@ def keep_large_buffers() -> bool:
         return False
     taken = mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD), mallopt(_M_TRIM_THRESHOLD, _KEPT_AT_THE_TOP)
     return all(taken)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return trim
+
+
+def return_free_memory() -> bool:
+    """Give memory that is freed but kept for reuse back to the system.
+
+    Returns:
+        Whether anything was given back; False also where the C library cannot do it.
+    """
+    trim = _malloc_trim()
+    return bool(trim is not None and trim(0))

@@ -44,15 +44,21 @@ def process_memory() -> int:
     return int(psutil.Process(os.getpid()).memory_info().rss)
 
 
-def gpu_memory_percent() -> float | None:
-    """VRAM in use on the first GPU in percent, or None without a GPU."""
+def gpu_memory() -> tuple[int, int] | None:
+    """VRAM of the first GPU in bytes, in use (by all programs) and in all; None without a GPU."""
     handle = _gpu_handle()
     if handle is None:
         return None
     import pynvml
 
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return 100.0 * float(memory.used) / float(memory.total)
+    return int(memory.used), int(memory.total)
+
+
+def gpu_memory_percent() -> float | None:
+    """VRAM in use on the first GPU in percent, or None without a GPU."""
+    memory = gpu_memory()
+    return None if memory is None else 100.0 * memory[0] / memory[1]
 
 
 @cache

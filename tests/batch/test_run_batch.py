@@ -15,6 +15,7 @@ from colab_helpers.batch import runner
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ConsentError, MissingFileError, ModelError, OutputError, UsageError
 from colab_helpers.media.images import read_image, to_data_url
+from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
 from tests.media.make import Sound, Spec, decoded, make, make_song
@@ -75,11 +76,12 @@ def test_bad_files_fail_with_their_own_message_and_the_good_ones_are_done(
     assert by_name["first.mp4"].status == by_name["last.mp4"].status == "done"
     assert (report.summary.succeeded, report.summary.failed) == (2, len(bad))
     assert not report.ok
-    # Only the two results and the report: nothing partial is left.
+    # Only the two results, report and status: nothing partial is left.
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "first.mp4",
         "last.mp4",
         "report.json",
+        "status.json",
     ]
 
 
@@ -198,8 +200,14 @@ def test_memory_warnings_are_counted(
     batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
-    monkeypatch.setattr(runner, "ram_percent", lambda: 91.0)
-    assert batch(*targets).summary.memory_warnings == 2
+    percents = iter([91.0, 70.0, 49.0, 88.0, 88.0])
+    read = lambda: next(percents)  # noqa: E731
+    monkeypatch.setattr(runner, "MemoryGuard", lambda: MemoryGuard(read=read, sleep=lambda _: None))
+    report = batch(*targets)
+    assert report.summary.memory_warnings == 2
+    assert "RAM in use was 91 %" in report.files[0].fallbacks[-1]
+    assert "49 %" in report.files[0].fallbacks[-1]
+    assert "88 %" in report.files[1].fallbacks[-1]
 
 
 def test_stopping_keeps_what_is_done_and_marks_the_rest(
@@ -213,7 +221,11 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(
 
     report = batch(*targets, on_progress=stop)
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.mp4",
+        "report.json",
+        "status.json",
+    ]
 
 
 def test_an_unwritable_output_folder_is_told(batch: Callable[..., BatchReport], tmp_path: Path) -> None:
@@ -234,7 +246,7 @@ def test_kept_frames_of_a_failed_file_are_removed(
     settings = SETTINGS.with_overrides(keep_frames=True)
     report = batch(target, settings=settings, on_progress=fail)
     assert "no more" in (report.files[0].error or "")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "status.json"}
     assert batch(target, settings=settings).ok
     assert len(list((tmp_path / "out" / "a_frames").iterdir())) == 30
 

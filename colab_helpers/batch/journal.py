@@ -1,0 +1,215 @@
+"""What a batch has finished, so that nothing is done twice and nothing half-done passes for finished.
+
+One JSON object a line, appended and synced to disk before the work counts as done. Every line carries a
+checksum: a line torn by a crash, or damaged later, is as if it had never been written, and its work is
+repeated. Entries count in the order of the file; their times are only told to readers, so a clock that
+jumps changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from colab_helpers.batch.report import FileReport
+from colab_helpers.errors import OutputError
+
+JOURNAL_NAME = "journal.jsonl"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str = Field(description="Key of the work on one target, from keys.work_key.")
+    time: float = Field(default_factory=time.time, description="Seconds since 1970, for readers only.")
+
+
+class SegmentDone(_Entry):
+    """A segment is encoded and safe on disk."""
+
+    event: Literal["segment"] = "segment"
+    number: int = Field(ge=0, description="Position in the video.")
+    start: int = Field(ge=0, description="First frame of the target in it.")
+    stop: int = Field(description="First frame after it.")
+    file: str = Field(description="Its file, relative to the work folder.")
+    bytes: int
+    sha256: str
+    faces: int = 0
+    without_face: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class FileDone(_Entry):
+    """A result is complete in its place."""
+
+    event: Literal["done"] = "done"
+    sha256: str = Field(description="Of the result.")
+    report: FileReport
+
+
+class Started(_Entry):
+    """Work on a target began or went on; without a later entry of the same key it was cut off."""
+
+    event: Literal["started"] = "started"
+    target: str
+    pid: int
+
+
+class Failed(_Entry):
+    """Work on a target ended with an error."""
+
+    event: Literal["failed"] = "failed"
+    target: str
+    error: str
+
+
+Entry = SegmentDone | FileDone | Started | Failed
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="event")])
+_HEAD = '{{"crc":"{:08x}","entry":'
+_HEAD_LENGTH = len(_HEAD.format(0))
+
+
+@dataclass
+class History:
+    """A journal as it was read.
+
+    Attributes:
+        entries: In the order they were written.
+        damaged: Lines that had to be ignored.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    damaged: int = 0
+
+    def segments(self, key: str) -> dict[int, SegmentDone]:
+        """The finished segments of a target, by number; the latest of each counts."""
+        return {e.number: e for e in self._of(key) if isinstance(e, SegmentDone)}
+
+    def result(self, key: str) -> FileDone | None:
+        """The latest finished result of a target."""
+        return next((e for e in reversed(list(self._of(key))) if isinstance(e, FileDone)), None)
+
+    def interruptions(self, key: str) -> int:
+        """How often in a row work on a target was cut off before it got any further.
+
+        A finished segment is progress: a long video that is interrupted once a day is not a bad video.
+        """
+        count = 0
+        for entry in self._of(key):
+            count = count + 1 if isinstance(entry, Started) else 0
+        return count
+
+    def _of(self, key: str) -> Iterator[Entry]:
+        return (entry for entry in self.entries if entry.key == key)
+
+
+def read_journal(path: Path) -> History:
+    """Read a journal; one that is not there yet is empty.
+
+    Raises:
+        OutputError: It is there but cannot be read.
+    """
+    history = History()
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                entry = _parse(line)
+                if entry is not None:
+                    history.entries.append(entry)
+                elif line.strip():
+                    history.damaged += 1
+    except FileNotFoundError:
+        return history
+    except OSError as error:
+        raise _failed(path, "read", error) from error
+    return history
+
+
+class Journal:
+    """A journal open for appending; a context manager.
+
+    Args:
+        path: Made if missing.
+
+    Raises:
+        OutputError: It cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+            self._torn = not _ends_a_line(self._file)
+        except OSError as error:
+            raise _failed(path, "opened", error) from error
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry; it is on disk when this returns.
+
+        Raises:
+            OutputError: It could not be written; readers will not see a part of it.
+        """
+        body = entry.model_dump_json()
+        line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
+        if self._torn:  # by a crash, or by a full disk a moment ago
+            line = b"\n" + line
+        self._torn = True
+        try:
+            while line:
+                line = line[self._file.write(line) or 0 :]
+            os.fsync(self._file.fileno())
+            self._torn = False
+        except OSError as error:
+            raise _failed(self._path, "written to", error) from error
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+
+def _ends_a_line(file: FileIO) -> bool:
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _parse(line: bytes) -> Entry | None:
+    """The entry of a line, or None if the line is empty, torn or damaged."""
+    line = line.rstrip(b"\r\n")
+    body = line[_HEAD_LENGTH:-1]
+    if line != _HEAD.format(zlib.crc32(body)).encode() + body + b"}":
+        return None
+    try:
+        return _ENTRY.validate_json(body)
+    except ValidationError:
+        return None  # of another version of this package: its work cannot be trusted
+
+
+def _failed(path: Path, what: str, error: OSError) -> OutputError:
+    return OutputError(
+        f"the journal cannot be {what} ({error.strerror or error})",
+        where=str(path),
+        remedy="free space or make the folder writable, then run again: finished work is kept",
+    )

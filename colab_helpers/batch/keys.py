@@ -1,0 +1,91 @@
+"""Keys of work: equal only where everything that decides the result is equal.
+
+A key covers the bytes of target and sources, the settings, the model files and the code itself. So a
+changed preset, a retrained model or a new version never passes old work off as its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from colab_helpers.errors import MissingFileError
+from colab_helpers.settings import Settings
+
+RESOURCE_SETTINGS = frozenset(
+    {"execution_threads", "batch_size", "max_memory", "gpu_memory_wait", "segment_seconds"}
+)
+"""Settings that say how hard to work, not what comes out: a run may go on with less memory.
+
+How a video is cut is checked segment by segment, by their frame numbers.
+"""
+
+_ROOMS = ("faces", "media", "models")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits.
+
+    Raises:
+        MissingFileError: It is not there or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingFileError(
+            f"the file cannot be read ({error.strerror or error})", where=str(path), remedy="check the path"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """SHA-256 over the version and the source files that decide what a result looks like."""
+    root = Path(__file__).parents[1]
+    files = [
+        root / "__init__.py",
+        root / "pipeline.py",
+        *(path for room in _ROOMS for path in (root / room).glob("*.py")),
+    ]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def work_key(
+    *,
+    target: str,
+    sources: Sequence[str],
+    settings: Settings,
+    models: Mapping[str, str],
+    encoder: str,
+    code: str | None = None,
+) -> str:
+    """The key of the work on one target.
+
+    Args:
+        target: Digest of the target.
+        sources: Digests of the source photos; their order does not matter, as they are averaged.
+        settings: Resolved or not: what is left to the machine is not part of the key.
+        models: Digest of each model file by name.
+        encoder: The encoder in use: segments of two encoders do not join.
+        code: Digest of the code; that of this package if None.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in RESOURCE_SETTINGS}
+    parts = {
+        "target": target,
+        "sources": sorted(sources),
+        "settings": asked,
+        "models": dict(models),
+        "encoder": encoder,
+        "code": code or code_digest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,129 @@
+"""The swapper's projection matrix, kept in a small file of its own beside the model.
+
+inswapper carries the matrix as an initializer that no node uses: ONNX Runtime drops it, and finding it in
+the file means parsing half a gigabyte. The small file's name holds size and modification time of the model
+it was taken from, so that one left over from another model is never read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from colab_helpers.errors import ModelError
+
+EMAP_NAME = "buff2fs"
+"""Name of the projection matrix in inswapper's file: an initializer that no node uses."""
+_SHAPE = (512, 512)
+
+
+def read_emap(path: Path) -> npt.NDArray[np.float32]:
+    """The ``(512, 512)`` projection from ArcFace embeddings to inswapper latents.
+
+    Args:
+        path: The swapper's model file. The matrix is taken from the small file beside it where
+            ``save_emap`` wrote one and the model has not changed since; otherwise the model is parsed.
+
+    Raises:
+        ModelError: The file is no model or has no such matrix.
+    """
+    saved = _load(emap_path(path))
+    return saved if saved is not None else _required(load_model(path), where=str(path))
+
+
+def emap_path(path: Path) -> Path:
+    """Where the matrix of a model, as the file is now, is kept (whether it is there or not).
+
+    Raises:
+        FileNotFoundError: There is no such model.
+    """
+    found = path.stat()
+    return path.with_name(f"{path.stem}.emap-{found.st_size}-{found.st_mtime_ns}.npy")
+
+
+def save_emap(path: Path, emap: npt.NDArray[np.float32]) -> Path:
+    """Write a model's ``(512, 512)`` matrix beside it, all of it or nothing, and remove outdated ones.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    place = emap_path(path)
+    # The process in the name keeps two processes from writing into the same temporary file.
+    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, np.asarray(emap, np.float32), allow_pickle=False)
+        temporary.replace(place)
+    finally:
+        temporary.unlink(missing_ok=True)
+    own = re.compile(re.escape(path.stem) + r"\.emap-\d+-\d+\.npy")
+    for other in place.parent.iterdir():
+        if own.fullmatch(other.name) and other != place:
+            other.unlink(missing_ok=True)
+    return place
+
+
+def find_emap(model: onnx.ModelProto) -> npt.NDArray[np.float32] | None:
+    """The matrix inside a model as float32 ``(512, 512)``; None if there is none.
+
+    By name first, then the only 512x512 initializer, then the last one: optimisers drop or move it.
+    """
+    initializers = list(model.graph.initializer)
+    named = [item for item in initializers if item.name == EMAP_NAME]
+    square = [item for item in initializers if tuple(item.dims) == _SHAPE]
+    candidates = named or (square if len(square) == 1 else initializers[-1:])
+    if not candidates or tuple(candidates[0].dims) != _SHAPE:
+        return None
+    return np.asarray(onnx.numpy_helper.to_array(candidates[0]), np.float32)
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Parse a model file.
+
+    Raises:
+        ModelError: It is not an ONNX model.
+    """
+    try:
+        model: onnx.ModelProto = onnx.load(path)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # protobuf's own, from a package that only the ui may import from
+        raise _not_a_model(path) from error
+    if not model.graph.node:  # to protobuf, an empty file is an empty model
+        raise _not_a_model(path)
+    return model
+
+
+def _not_a_model(path: Path) -> ModelError:
+    return ModelError(
+        "the file is not an ONNX model",
+        where=str(path),
+        remedy="the file may be damaged: fetch it again",
+    )
+
+
+def _required(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
+    emap = find_emap(model)
+    if emap is None:
+        raise ModelError(
+            f"the swapper's projection matrix {EMAP_NAME!r} (512x512) is missing",
+            where=where,
+            remedy="use the original inswapper_128.onnx: optimised copies lose the matrix",
+        )
+    return emap
+
+
+def _load(place: Path) -> npt.NDArray[np.float32] | None:
+    """A saved matrix; None if there is none, or none that can be used (the model has it, too)."""
+    try:
+        emap = np.load(place, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if not isinstance(emap, np.ndarray) or emap.shape != _SHAPE or emap.dtype != np.float32:
+        return None
+    return emap

@@ -1,0 +1,233 @@
+"""Keeps loaded networks within a memory budget (requirements D4, E2, E4).
+
+A network asked for is loaded; when it would not fit, those least recently used leave first. What a
+network takes is measured when it is loaded and again after it first ran, since that is when workspaces are
+allocated.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.errors import OutOfMemoryError
+
+_LOOK_EVERY = 0.5
+
+# How ONNX Runtime's arenas, CUDA, cuDNN, cuBLAS and the C++ library say it.
+_SIGNS = ("out of memory", "failed to allocate", "alloc_failed", "bad_alloc", "bad allocation")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory, of the GPU or the machine, ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in memory.
+
+    Attributes:
+        name: File stem.
+        bytes: What it takes, as measured.
+    """
+
+    name: str
+    bytes: int
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A network the pool knows.
+
+    Attributes:
+        needs: Bytes it takes when it runs: a guess at first, then as measured.
+        loading: Bytes that loading it took.
+        session: None while it is not in memory.
+        users: Threads that run it now.
+        measured: Whether ``needs`` is no guess any more.
+    """
+
+    path: Path
+    create: Callable[[], Any]
+    needs: int
+    loading: int = 0
+    session: Any = None
+    users: int = 0
+    measured: bool = False
+
+
+@dataclass(eq=False)
+class SessionPool:
+    """Sessions within a budget; safe to use from several threads.
+
+    Args:
+        budget: Bytes that all sessions together may take.
+        used: Bytes in use where the networks run.
+        free: Bytes free there.
+        wait: Seconds to wait at most for other programs to free memory (setting ``gpu_memory_wait``).
+        sleep: Waits for some seconds.
+        clock: Seconds that only grow.
+
+    Attributes:
+        notes: What had to be unloaded or waited for, one sentence each.
+    """
+
+    budget: int
+    used: Callable[[], int]
+    free: Callable[[], int]
+    wait: float = 0.0
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    notes: list[str] = field(default_factory=list, init=False)
+    # Least recently used first.
+    _slots: dict[Path, _Slot] = field(default_factory=dict, init=False)
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+
+    @property
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """What is in memory now, least recently used first."""
+        with self._changed:
+            return tuple(LoadedModel(s.path.stem, s.needs) for s in self._in_memory())
+
+    def session(self, path: Path, create: Callable[[], Any]) -> PooledSession:
+        """Take a network into the pool; it is loaded when it is first used.
+
+        Args:
+            path: Its file.
+            create: Makes the session; called again after it was unloaded.
+        """
+        with self._changed:
+            # Until it is measured: the weights, and as much again for what runs through them.
+            self._slots.setdefault(path, _Slot(path, create, needs=2 * path.stat().st_size))
+        return PooledSession(self, path)
+
+    @contextmanager
+    def using(self, path: Path) -> Iterator[Any]:
+        """The session of a network, which stays in memory until the block ends.
+
+        Raises:
+            OutOfMemoryError: It cannot be loaded even with every idle network unloaded.
+        """
+        with self._changed:
+            slot = self._slots.pop(path)
+            self._slots[path] = slot
+            self._load(slot)
+            slot.users += 1
+            before = self.used()
+        try:
+            yield slot.session
+        finally:
+            with self._changed:
+                if not slot.measured:
+                    slot.measured = True
+                    slot.needs = slot.loading + max(0, self.used() - before)
+                slot.users -= 1
+                self._make_room(slot, 0)
+                self._changed.notify_all()
+
+    def unload_idle(self, *, keep: Path | None = None) -> bool:
+        """Unload every network that is not in use, but ``keep``; whether there was any."""
+        with self._changed:
+            idle = [s for s in self._in_memory() if not s.users and s.path != keep]
+            for slot in idle:
+                self._unload(slot)
+            return bool(idle)
+
+    def _in_memory(self) -> list[_Slot]:
+        return [slot for slot in self._slots.values() if slot.session is not None]
+
+    def _taken(self) -> int:
+        return sum(slot.needs for slot in self._in_memory())
+
+    def _load(self, slot: _Slot) -> None:
+        # One that is larger than the budget is tried alone: only memory itself can say that it does not fit.
+        while slot.session is None and not self._make_room(slot, min(slot.needs, self.budget)):
+            self._changed.wait()
+        if slot.session is not None:  # already, or by another thread while this one waited
+            return
+        self._wait_for_others(slot)
+        before = self.used()
+        try:
+            slot.session = slot.create()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.unload_idle()
+            self.notes.append(f"{slot.path.stem}: memory ran out while it was loaded; loaded again alone")
+            slot.session = self._create_again(slot)
+        slot.loading = max(0, self.used() - before)
+
+    def _create_again(self, slot: _Slot) -> Any:
+        try:
+            return slot.create()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise _too_large(slot, self.budget) from error
+            raise
+
+    def _make_room(self, slot: _Slot, needed: int) -> bool:
+        """Unload the least recently used until ``needed`` bytes fit; False if the rest is in use."""
+        for other in self._in_memory():
+            if self._taken() + needed <= self.budget:
+                break
+            if not other.users and other is not slot:
+                self._unload(other)
+                self.notes.append(f"{other.path.stem} was unloaded to make room for {slot.path.stem}")
+        return self._taken() + needed <= self.budget
+
+    def _unload(self, slot: _Slot) -> None:
+        slot.session = None
+        # Sessions hold cycles; memory is only free when they are gone.
+        gc.collect()
+
+    def _wait_for_others(self, slot: _Slot) -> None:
+        """Wait until memory that other programs hold is free; on an end without, loading is tried anyway."""
+        started = self.clock()
+        while self.free() < slot.needs and self.clock() - started < self.wait:
+            self.sleep(_LOOK_EVERY)
+        waited = self.clock() - started
+        if waited >= _LOOK_EVERY:
+            self.notes.append(f"{slot.path.stem}: waited {waited:.1f} s for memory to become free")
+
+
+@dataclass(frozen=True)
+class PooledSession:
+    """Stands for an ONNX Runtime session that may have to be loaded first."""
+
+    pool: SessionPool
+    path: Path
+
+    def run(self, *arguments: Any) -> Any:
+        """Run it; when memory runs out, once more with every idle network unloaded."""
+        with self.pool.using(self.path) as session:
+            try:
+                return session.run(*arguments)
+            except Exception as error:
+                if not is_out_of_memory(error) or not self.pool.unload_idle(keep=self.path):
+                    raise
+            self.pool.notes.append(f"{self.path.stem}: memory ran out; the idle networks were unloaded")
+            return session.run(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is asked of a session: its inputs, outputs, metadata, providers."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with self.pool.using(self.path) as session:
+            return getattr(session, name)
+
+
+def _too_large(slot: _Slot, budget: int) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"the network does not fit into memory: it needs {slot.needs / 1e6:.0f} MB and "
+        f"{budget / 1e6:.0f} MB may be used",
+        where=slot.path.name,
+        remedy="close other programs that use the GPU, or choose a lighter preset",
+    )

@@ -1,0 +1,60 @@
+"""Watches RAM between pieces of work: warns when it runs short and waits until it is free again."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from colab_helpers.resources.allocator import return_free_memory
+from colab_helpers.resources.sampler import ram_percent
+
+WARNING_PERCENT = 85.0
+ENOUGH_PERCENT = 50.0
+LONGEST_WAIT = 120.0
+"""Seconds after which work goes on although RAM is still short: others may hold it for good."""
+
+_LOOK_EVERY = 1.0
+
+
+@dataclass
+class MemoryGuard:
+    """Counts warnings and waits.
+
+    Args:
+        read: RAM in use in percent.
+        sleep: Waits for some seconds.
+        clock: Seconds that only grow.
+
+    Attributes:
+        warnings: How often RAM was found above ``WARNING_PERCENT``.
+    """
+
+    read: Callable[[], float] = ram_percent
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    warnings: int = field(default=0, init=False)
+
+    def check(self, *, wait: bool) -> str | None:
+        """Look once; when RAM is short, give back what this process holds for nothing.
+
+        Args:
+            wait: Whether to wait for RAM to fall to ``ENOUGH_PERCENT``, ``LONGEST_WAIT`` seconds at most.
+
+        Returns:
+            What was found and done, for the report; None if there is enough.
+        """
+        before = self.read()
+        if before <= WARNING_PERCENT:
+            return None
+        self.warnings += 1
+        gc.collect()
+        return_free_memory()
+        started = self.clock()
+        now = self.read()
+        while wait and now > ENOUGH_PERCENT and self.clock() - started < LONGEST_WAIT:
+            self.sleep(_LOOK_EVERY)
+            now = self.read()
+        waited = self.clock() - started
+        return f"RAM in use was {before:.0f} %; after {waited:.0f} s of collecting and waiting {now:.0f} %"

@@ -1,0 +1,189 @@
+"""The journal: what was written is read back, what was torn or damaged never counts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from colab_helpers.batch import keys
+from colab_helpers.batch.journal import Failed, FileDone, Journal, SegmentDone, Started, read_journal
+from colab_helpers.batch.report import FileReport
+from colab_helpers.errors import MissingFileError, OutputError
+from colab_helpers.settings import Settings
+
+
+def segment(number: int, key: str = "a", **values) -> SegmentDone:
+    facts = {
+        "start": 10 * number,
+        "stop": 10 * number + 10,
+        "file": f"{number}.mp4",
+        "bytes": 7,
+        "sha256": "0",
+    }
+    return SegmentDone(key=key, number=number, **(facts | values))
+
+
+def done(key: str = "a") -> FileDone:
+    report = FileReport(source=["s.png"], target="t.mp4", output="o.mp4", status="done", frames_out=20)
+    return FileDone(key=key, sha256="1", report=report)
+
+
+def write(path: Path, *entries) -> None:
+    with Journal(path) as journal:
+        for entry in entries:
+            journal.append(entry)
+
+
+def test_entries_come_back_in_order(tmp_path):
+    path = tmp_path / "work" / "journal.jsonl"
+    written = [
+        Started(key="a", target="t.mp4", pid=3),
+        segment(0),
+        segment(1, faces=4, notes=("ü\n",)),
+        done(),
+    ]
+    write(path, *written[:2])
+    write(path, *written[2:])
+    history = read_journal(path)
+    assert history.entries == written
+    assert history.damaged == 0
+    assert [json.loads(line)["entry"]["event"] for line in path.read_text().splitlines()] == [
+        "started", "segment", "segment", "done",
+    ]  # fmt: skip
+
+
+def test_a_journal_that_is_not_there_is_empty(tmp_path):
+    assert read_journal(tmp_path / "none").entries == []
+
+
+def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path):
+    path = tmp_path / "j"
+    write(path, segment(0), segment(0, sha256="new"), segment(1, key="b"), done("b"), done("b"))
+    history = read_journal(path)
+    assert {n: e.sha256 for n, e in history.segments("a").items()} == {0: "new"}
+    assert set(history.segments("b")) == {1}
+    assert history.result("a") is None
+    assert history.result("b").report.frames_out == 20
+
+
+def test_interruptions_count_until_there_is_progress(tmp_path):
+    path = tmp_path / "j"
+    start, other = Started(key="a", target="t", pid=1), Started(key="b", target="u", pid=1)
+    write(path, start, other, start)
+    assert read_journal(path).interruptions("a") == 2
+    write(path, segment(0), start)
+    assert read_journal(path).interruptions("a") == 1
+    write(path, Failed(key="a", target="t", error="no"))
+    assert read_journal(path).interruptions("a") == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1))
+def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, share):
+    path = tmp_path_factory.mktemp("torn") / "j"
+    write(path, segment(0), segment(1))
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    cut = second + round(share * (len(whole) - second))
+    path.write_bytes(whole[:cut])
+    # A line that lost nothing but its line break is whole.
+    expected = {0, 1} if cut >= len(whole) - 1 else {0}
+    assert set(read_journal(path).segments("a")) == expected
+    write(path, segment(2))
+    history = read_journal(path)
+    assert set(history.segments("a")) == expected | {2}
+    assert history.damaged == (second < cut < len(whole) - 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1), change=st.integers(1, 255))
+def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factory, share, change):
+    path = tmp_path_factory.mktemp("changed") / "j"
+    entries = [segment(n) for n in range(4)]
+    write(path, *entries)
+    content = bytearray(path.read_bytes())
+    content[round(share * (len(content) - 1))] ^= change
+    path.write_bytes(content)
+    left = read_journal(path).entries
+    assert all(entry in entries for entry in left)
+    # A line break that changes joins two lines; any other byte hurts its own line alone.
+    assert len(left) >= 2
+
+
+def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypatch):
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.append(segment(0))
+        real = os.fsync
+
+        def full(_descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            journal.append(segment(1))
+        monkeypatch.setattr(os, "fsync", real)
+        journal.append(segment(2))
+    assert {0, 2} <= set(read_journal(path).segments("a"))
+
+
+def test_a_journal_that_cannot_be_opened_says_so(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="run again"):
+        Journal(tmp_path / "file" / "j")
+
+
+def test_an_entry_of_another_version_is_not_trusted(tmp_path):
+    path = tmp_path / "j"
+    write(path, segment(0))
+    import zlib
+
+    body = json.dumps({"event": "segment", "key": "a", "number": 1, "surprise": True})
+    with path.open("a") as file:
+        file.write(f'{{"crc":"{zlib.crc32(body.encode()):08x}","entry":{body}}}\n')
+    history = read_journal(path)
+    assert set(history.segments("a")) == {0}
+    assert history.damaged == 1
+
+
+PARTS = {
+    "target": "t", "sources": ["s", "r"], "settings": Settings(), "models": {"inswapper_128": "m"},
+    "encoder": "libx264",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": "u"},
+        {"sources": ["s"]},
+        {"settings": Settings(output_video_quality=20)},
+        {"settings": Settings(enhancer_blend=79)},
+        {"models": {"inswapper_128": "n"}},
+        {"encoder": "libx265"},
+        {"code": "other"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_decides_the_result_changes_the_key(change):
+    assert keys.work_key(**(PARTS | change)) != keys.work_key(**PARTS)
+
+
+def test_resources_and_the_order_of_photos_do_not_change_the_key():
+    lighter = Settings(batch_size=1, max_memory=1.0, execution_threads=1)
+    changed = PARTS | {"sources": ["r", "s"], "settings": lighter}
+    assert keys.work_key(**changed) == keys.work_key(**PARTS)
+
+
+def test_digest_of_a_file(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"abc")
+    assert keys.file_digest(path).startswith("ba7816bf")
+    with pytest.raises(MissingFileError):
+        keys.file_digest(tmp_path / "none")

@@ -1,0 +1,140 @@
+"""What others can read of a batch while it runs and after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_helpers.__main__ import main
+from colab_helpers.api import run_batch
+from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.status import SILENCE, STATUS_NAME, BatchStatus, StatusWriter, read_status
+from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.pipeline import Progress
+from colab_helpers.settings import load_settings
+from tests.media.make import Spec, make
+
+SETTINGS = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
+
+
+@pytest.fixture
+def batch(photo: Path, tmp_path: Path, constant_models: Path, consent: str) -> Callable[..., BatchReport]:
+    def run(*targets: Path, **options: Any) -> BatchReport:
+        given = {"consent": consent, "settings": SETTINGS, "models_dir": constant_models, **options}
+        return run_batch([photo], targets, tmp_path / "out", **given)
+
+    return run
+
+
+def progress(frame: int, *, file: int = 0) -> Progress:
+    return Progress(
+        file="a.mp4", file_index=file, file_count=2, frame=frame, frames=100, fps=25.0, eta=3.0,
+        ram_percent=40.0, gpu_percent=None, provider="cpu", threads=1, batch_size=2,
+    )  # fmt: skip
+
+
+def tasks(tmp_path: Path) -> list[Task]:
+    return [Task(tmp_path / name, tmp_path / "out" / name) for name in ("a.mp4", "b.mp4")]
+
+
+def test_a_batch_can_be_watched_while_it_runs(batch, tmp_path: Path) -> None:
+    targets = [make(tmp_path / f"{name}.mp4", Spec(frames=20)) for name in "ab"]
+    (tmp_path / "text.mp4").write_text("no video")
+    seen: list[BatchStatus] = []
+
+    def look(_: Progress) -> None:
+        seen.append(read_status(tmp_path / "out"))
+
+    batch(targets[0], tmp_path / "text.mp4", targets[1], on_progress=look)
+    assert [file.state for file in seen[0].files] == ["running", "queued", "queued"]
+    assert [file.state for file in seen[-1].files] == ["done", "failed", "running"]
+    assert all(status.alive() and status.pid == os.getpid() for status in seen)
+    assert seen[0].ram_percent > 0
+    last = read_status(tmp_path / "out")
+    assert (last.state, last.alive()) == ("failed", False)
+    assert [file.state for file in last.files] == ["done", "failed", "done"]
+    assert last.files[0].frame == last.files[0].frames == 20
+    assert "text.mp4" in last.files[1].error
+    assert Path(last.files[2].output) == tmp_path / "out" / "b.mp4"
+
+
+def test_a_stopped_batch_says_cancelled(batch, tmp_path: Path) -> None:
+    targets = [make(tmp_path / f"{name}.mp4", Spec(frames=20)) for name in "ab"]
+
+    def stop(seen: Progress) -> None:
+        if seen.file_index:
+            raise KeyboardInterrupt
+
+    batch(*targets, on_progress=stop)
+    status = read_status(tmp_path / "out")
+    assert (status.state, [file.state for file in status.files]) == ("cancelled", ["done", "cancelled"])
+
+
+def test_it_is_written_once_a_second_and_at_every_change_of_state(tmp_path: Path) -> None:
+    now = [0.0]
+    writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), clock=lambda: now[0])
+    frames = []
+    for frame in range(50):
+        now[0] += 0.1
+        writer.progress(progress(frame))
+        frames.append(read_status(tmp_path).files[0].frame)
+    assert 4 <= len(set(frames)) <= 6
+    writer.file(0, FileReport(source=[], target="a.mp4", status="done", frames_out=100))
+    assert read_status(tmp_path).files[0].state == "done"
+    writer.progress(progress(1, file=1))
+    assert read_status(tmp_path).files[1].frame == 1
+    assert json.loads((tmp_path / STATUS_NAME).read_text())["schema"] == 1
+
+
+def test_a_status_that_cannot_be_written_does_not_stop_the_work(batch, tmp_path: Path) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=5))
+    (tmp_path / "out" / STATUS_NAME).mkdir(parents=True)
+    report = batch(target)
+    assert report.ok
+    assert any("the status could not always be written" in note for note in report.notes)
+
+
+def test_a_run_that_died_is_not_alive(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    here = BatchStatus(pid=ended.pid, host=socket.gethostname(), started=0, updated=time.time(), files=[])
+    assert not here.alive()
+    assert "ended without a word" in here.lines()[0]
+    there = here.model_copy(update={"host": "another", "updated": time.time() - SILENCE / 2})
+    assert there.alive()
+    assert not there.model_copy(update={"updated": time.time() - 2 * SILENCE}).alive()
+
+
+def test_the_verb_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path))
+    writer.progress(progress(40))
+    assert main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "running: 0 of 2 files, RAM 40 %",
+        "  running    a.mp4: 40/100 frames, 25.0 frames/s, 3 s left",
+        "  queued     b.mp4",
+    ]
+    writer.file(0, FileReport(source=[], target="a.mp4", status="failed", error="it broke"))
+    writer.end(memory_warnings=1)
+    assert main(["status", str(tmp_path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["memory_warnings"]) == ("failed", 1)
+    assert [file["state"] for file in told["files"]] == ["failed", "cancelled"]
+
+
+def test_no_status_and_a_foreign_one_are_told(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="output folder of a batch"):
+        read_status(tmp_path)
+    (tmp_path / STATUS_NAME).write_text('{"schema": 99}')
+    with pytest.raises(UsageError, match="this version"):
+        read_status(tmp_path)

@@ -1,0 +1,131 @@
+"""Small networks for the tests of conversion, one for each thing that can go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.realshapes import inswapper
+
+SIZE = 32
+
+
+@cache
+def _inswapper(seed: int) -> bytes:
+    return inswapper(seed, width=32).SerializeToString()
+
+
+def small_inswapper(seed: int = 0) -> onnx.ModelProto:
+    """inswapper's layers with few channels; its matrix takes a while to make, so it is made once."""
+    return onnx.load_from_string(_inswapper(seed))
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int | str],
+    *,
+    weights: dict[str, Any] | None = None,
+    out: Sequence[int | str] | None = None,
+) -> onnx.ModelProto:
+    """A model from ``input`` to ``output``."""
+    graph = helper.make_graph(
+        list(nodes),
+        "net",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(shape))],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, list(shape if out is None else out))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.checker.check_model(model)
+    return model
+
+
+def node(kind: str, inputs: str, out: str, **attributes: Any) -> onnx.NodeProto:
+    """A node with inputs given as words; ``-`` leaves one out."""
+    return helper.make_node(kind, [name.strip("-") for name in inputs.split()], [out], **attributes)
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) / np.float32(
+        np.prod(shape[1:]) ** 0.5
+    )
+
+
+def net(kind: str) -> onnx.ModelProto:
+    """An enhancer-like network.
+
+    Args:
+        kind: ``dynamic`` takes any batch; ``mixing`` averages over the batch; ``grouped`` scales a
+            convolution's weights by each sample, as GFPGAN does; ``constant`` ignores its input; ``four``
+            insists on batches of four; ``rank 3`` takes something else than pictures.
+    """
+    shape: tuple[int | str, ...] = (1, 3, SIZE, SIZE)
+    plain = [node("Conv", "input w", "output", pads=[1] * 4)]
+    weights: dict[str, Any] = {"w": random(3, 3, 3, 3)}
+    if kind == "dynamic":
+        return build(plain, ("N", *shape[1:]), weights=weights)
+    if kind == "four":
+        return build(plain, (4, *shape[1:]), weights=weights)
+    if kind == "rank 3":
+        return build([node("Identity", "input", "output")], (1, SIZE, SIZE))
+    if kind == "constant":
+        return build([node("Mul", "input zero", "output")], shape, weights={"zero": np.float32(0)})
+    if kind == "mixing":
+        nodes = [
+            node("ReduceMean", "input", "mean", axes=[0]),
+            node("Add", "input mean", "sum"),
+            node("Mul", "sum half", "output"),
+        ]
+        return build(nodes, shape, weights={"half": np.float32(0.5)})
+    if kind == "grouped":
+        nodes = [
+            node("ReduceMean", "input", "style", axes=[2, 3]),
+            node("Reshape", "style scale", "scales"),
+            node("Mul", "scales w", "modulated"),
+            node("Reshape", "modulated groups", "kernels"),
+            node("Reshape", "input fold", "folded"),
+            node("Conv", "folded kernels", "output", pads=[1] * 4),
+        ]
+        weights = {
+            "w": random(1, 3, 3, 3, 3),
+            "scale": np.array([1, 1, 3, 1, 1]),
+            "groups": np.array([3, 3, 3, 3]),
+            "fold": np.array([1, 3, SIZE, SIZE]),
+        }
+        return build(nodes, shape, weights=weights)
+    raise ValueError(kind)
+
+
+def half_graph(kind: str) -> onnx.ModelProto:
+    """An enhancer-like network whose conversion to half precision fails.
+
+    Args:
+        kind: ``overflowing`` has intermediate values of a million; ``branching`` has an ``If``.
+    """
+    shape = (1, 3, SIZE, SIZE)
+    if kind == "overflowing":
+        nodes = [
+            node("Mul", "input large", "big"),
+            node("Conv", "big w", "mixed", pads=[1] * 4),
+            node("Mul", "mixed small", "output"),
+        ]
+        weights = {"large": np.float32(1e6), "small": np.float32(1e-6), "w": random(3, 3, 3, 3)}
+        return build(nodes, shape, weights=weights)
+    if kind == "branching":
+        branches = {
+            name: helper.make_graph(
+                [node(operator, "input", name)],
+                name,
+                [],
+                [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))],
+            )
+            for name, operator in (("then", "Relu"), ("otherwise", "Neg"))
+        }
+        chosen = node("If", "yes", "output", then_branch=branches["then"], else_branch=branches["otherwise"])
+        return build([chosen], shape, weights={"yes": np.array(True)})
+    raise ValueError(kind)

@@ -1,0 +1,252 @@
+"""The pool: never over its budget, the same results as without one, and short memory survived."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from colab_helpers.errors import OutOfMemoryError
+from colab_helpers.faces import engine
+from colab_helpers.models.pool import LoadedModel, SessionPool
+from colab_helpers.models.session import Runtime, create_session
+
+MEGABYTE = 1_000_000
+
+
+class Card:
+    """A graphics card that knows what is loaded on it."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.taken, self.peak, self.foreign, self.refusals = size, 0, 0, 0, 0
+
+    def used(self) -> int:
+        return self.taken + self.foreign
+
+    def free(self) -> int:
+        return self.size - self.used()
+
+    def take(self, count: int) -> None:
+        if self.refusals or count > self.free():
+            self.refusals = max(0, self.refusals - 1)
+            raise RuntimeError(f"Failed to allocate memory for requested buffer of size {count}")
+        self.taken += count
+        self.peak = max(self.peak, self.taken)
+
+    def give(self, count: int) -> None:
+        self.taken -= count
+
+
+class Session:
+    """Takes memory when made and more when it first runs; gives it back when it is gone."""
+
+    def __init__(self, card: Card, loading: int, working: int) -> None:
+        self.card, self.working = card, working
+        self.card.take(loading)
+        weakref.finalize(self, card.give, loading)
+
+    def run(self, _names: object, feed: int) -> int:
+        if self.working:
+            self.card.take(self.working)
+            weakref.finalize(self, self.card.give, self.working)
+            self.working = 0
+        return feed * 2
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str, int], Path]:
+    def make(name: str, size: int) -> Path:
+        path = tmp_path / f"{name}.onnx"
+        with path.open("wb") as out:
+            out.truncate(size)
+        return path
+
+    return make
+
+
+def pool_on(card: Card, budget: int, **more: Any) -> SessionPool:
+    return SessionPool(budget, card.used, card.free, **more)
+
+
+def sessions(pool: SessionPool, card: Card, file: Callable[[str, int], Path], names: str) -> list[Any]:
+    """Networks of 100 MB on disk, 120 loaded and 150 running."""
+    return [
+        pool.session(
+            file(name, 100 * MEGABYTE), lambda: Session(card, 120 * MEGABYTE, 30 * MEGABYTE)
+        )
+        for name in names
+    ]  # fmt: skip
+
+
+def test_everything_stays_loaded_where_it_fits(file) -> None:
+    card = Card(1000 * MEGABYTE)
+    pool = pool_on(card, 800 * MEGABYTE)
+    nets = sessions(pool, card, file, "abc")
+    for _ in range(3):
+        assert [net.run(None, k) for k, net in enumerate(nets)] == [0, 2, 4]
+    assert pool.loaded == tuple(LoadedModel(name, 150 * MEGABYTE) for name in "abc")
+    assert not pool.notes
+
+
+def test_taking_turns_never_exceeds_the_budget(file) -> None:
+    card = Card(1000 * MEGABYTE)
+    pool = pool_on(card, 350 * MEGABYTE)
+    nets = sessions(pool, card, file, "abc")
+    rng = np.random.default_rng(1)
+    for k in rng.integers(0, 3, 60):
+        assert nets[k].run(None, 21) == 42
+        assert card.taken <= 350 * MEGABYTE
+    assert card.peak <= 350 * MEGABYTE
+    assert len(pool.loaded) == 2
+    assert any(note == "a was unloaded to make room for b" for note in pool.notes)
+
+
+def test_the_least_recently_used_leaves(file) -> None:
+    card = Card(1000 * MEGABYTE)
+    pool = pool_on(card, 500 * MEGABYTE)
+    a, b, c, d = sessions(pool, card, file, "abcd")
+    for net in (a, b, c, a, d):
+        net.run(None, 1)
+    assert [model.name for model in pool.loaded] == ["c", "a", "d"]
+
+
+def test_several_threads_share_a_budget_for_two(file) -> None:
+    card = Card(1000 * MEGABYTE)
+    pool = pool_on(card, 400 * MEGABYTE)
+    nets = sessions(pool, card, file, "abcd")
+    results: list[int] = []
+
+    def work(seed: int) -> None:
+        for k in np.random.default_rng(seed).integers(0, 4, 50):
+            results.append(nets[k].run(None, 1))
+
+    threads = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert results == [2] * 200
+    assert card.peak <= 400 * MEGABYTE
+
+
+def test_memory_that_runs_out_while_loading_is_made_and_tried_again(file) -> None:
+    card = Card(250 * MEGABYTE)
+    pool = pool_on(card, 900 * MEGABYTE)  # more than the card has
+    a, b = sessions(pool, card, file, "ab")
+    assert a.run(None, 1) == 2
+    assert b.run(None, 1) == 2
+    assert [model.name for model in pool.loaded] == ["b"]
+    assert pool.notes == ["b: memory ran out while it was loaded; loaded again alone"]
+
+
+def test_memory_that_runs_out_while_running_is_made_and_tried_again(file) -> None:
+    card = Card(280 * MEGABYTE)
+    pool = pool_on(card, 900 * MEGABYTE)
+    a, b = sessions(pool, card, file, "ab")
+    assert a.run(None, 1) == 2
+    assert b.run(None, 1) == 2
+    assert [model.name for model in pool.loaded] == ["b"]
+    assert pool.notes == ["b: memory ran out; the idle networks were unloaded"]
+
+
+def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(file) -> None:
+    card = Card(100 * MEGABYTE)
+    (net,) = sessions(pool_on(card, 90 * MEGABYTE), card, file, "a")
+    with pytest.raises(OutOfMemoryError, match=r"a\.onnx: the network does not fit.*lighter preset"):
+        net.run(None, 1)
+    assert card.taken == 0
+
+
+def test_a_fault_that_is_not_about_memory_is_not_retried(file) -> None:
+    card = Card(1000 * MEGABYTE)
+    tries = []
+
+    def broken() -> Any:
+        tries.append(1)
+        raise RuntimeError("Invalid model")
+
+    net = pool_on(card, 900 * MEGABYTE).session(file("a", 1), broken)
+    with pytest.raises(RuntimeError, match="Invalid model"):
+        net.run(None, 1)
+    assert len(tries) == 1
+
+
+def test_waits_for_other_programs_as_long_as_allowed(file) -> None:
+    card, now = Card(500 * MEGABYTE), [0.0]
+    card.foreign = 450 * MEGABYTE
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if now[0] >= 3:
+            card.foreign = 0
+
+    pool = pool_on(card, 400 * MEGABYTE, wait=30.0, sleep=sleep, clock=lambda: now[0])
+    a, b = sessions(pool, card, file, "ab")
+    assert a.run(None, 1) == 2
+    assert pool.notes == ["a: waited 3.0 s for memory to become free"]
+    card.foreign, now[0] = 400 * MEGABYTE, -100.0
+    with pytest.raises(OutOfMemoryError):
+        b.run(None, 1)
+    assert now[0] == -70
+
+
+def test_real_networks_give_the_same_with_and_without_a_budget(standins: Path) -> None:
+    names = ["buffalo_l/w600k_r50.onnx", "buffalo_l/genderage.onnx", "inswapper_128.onnx"]
+    paths = [standins / name for name in names]
+    live = {"count": 0, "peak": 0}
+
+    def counted(path: Path) -> Callable[[], Any]:
+        def create() -> Any:
+            session = create_session(str(path), "cpu", threads=1)
+            live["count"] += 1
+            live["peak"] = max(live["peak"], live["count"])
+            weakref.finalize(session, lambda: live.update(count=live["count"] - 1))
+            return session
+
+        return create
+
+    largest = 2 * sum(sorted(path.stat().st_size for path in paths)[-2:])
+    pool = SessionPool(largest, lambda: 0, lambda: 1 << 40)
+    pooled = [pool.session(path, counted(path)) for path in paths]
+    # The meter above sees nothing, so the guesses by file size hold: two of three fit.
+    for slot in pool._slots.values():
+        slot.measured = True
+    rng = np.random.default_rng(0)
+    for k in [0, 1, 2, 2, 0, 1, 0, 2, 1]:
+        direct = onnxruntime.InferenceSession(str(paths[k]), providers=["CPUExecutionProvider"])
+        feed = {
+            item.name: rng.random([n if isinstance(n, int) else 1 for n in item.shape], np.float32)
+            for item in direct.get_inputs()
+        }
+        for ours, theirs in zip(pooled[k].run(None, feed), direct.run(None, feed), strict=True):
+            assert np.allclose(ours, theirs, atol=1e-5)
+    assert live["peak"] <= 3
+    assert len(pool.loaded) <= 2
+
+
+def test_a_runtime_opens_its_networks_through_the_pool(standins: Path) -> None:
+    pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40)
+    network = Runtime("cpu", pool=pool).open(standins / "inswapper_128.onnx")
+    assert network.standin
+    assert network.fixed_batch == 1
+    assert [model.name for model in pool.loaded] == ["inswapper_128"]
+    pool.unload_idle()
+    assert not pool.loaded
+    blob, latent = np.zeros((2, 3, 128, 128), np.float32), np.ones((2, 512), np.float32)
+    assert network.run_stack(blob, latent).shape == (2, 3, 128, 128)
+    assert [model.name for model in pool.loaded] == ["inswapper_128"]
+
+
+def test_the_gpus_pool_takes_what_is_free_but_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "gpu_memory", lambda: (2 << 30, 15 << 30))
+    pool = engine.gpu_pool(wait=5.0)
+    assert pool.budget == (13 << 30) - (512 << 20)
+    assert (pool.used(), pool.free(), pool.wait) == (2 << 30, 13 << 30, 5.0)
+    monkeypatch.setattr(engine, "gpu_memory", lambda: None)
+    assert engine.gpu_pool() is None

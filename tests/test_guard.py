@@ -1,0 +1,68 @@
+"""RAM running short between files: a warning, and a wait with an end."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from colab_helpers.resources import allocator
+from colab_helpers.resources.guard import ENOUGH_PERCENT, LONGEST_WAIT, MemoryGuard
+from colab_helpers.resources.sampler import process_memory
+
+
+class Machine:
+    """Plays RAM in use over time."""
+
+    def __init__(self, *percents: float) -> None:
+        self.percents, self.time = list(percents), 0.0
+
+    def read(self) -> float:
+        return self.percents.pop(0) if len(self.percents) > 1 else self.percents[0]
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+    def guard(self) -> MemoryGuard:
+        return MemoryGuard(read=self.read, sleep=self.sleep, clock=lambda: self.time)
+
+
+@pytest.mark.parametrize("percent", [0.0, 49.0, 85.0])
+def test_enough_ram_is_no_event(percent: float) -> None:
+    machine = Machine(percent)
+    guard = machine.guard()
+    assert guard.check(wait=True) is None
+    assert (guard.warnings, machine.time) == (0, 0.0)
+
+
+def test_waits_until_half_is_free() -> None:
+    machine = Machine(91.0, 90.0, 80.0, 60.0, ENOUGH_PERCENT)
+    guard = machine.guard()
+    assert guard.check(wait=True) == "RAM in use was 91 %; after 3 s of collecting and waiting 50 %"
+    assert guard.warnings == 1
+
+
+def test_goes_on_after_two_minutes() -> None:
+    machine = Machine(95.0)
+    guard = machine.guard()
+    assert guard.check(wait=True).endswith("95 %")
+    assert machine.time == LONGEST_WAIT == 120
+
+
+def test_nothing_is_waited_for_at_the_end_but_it_is_counted() -> None:
+    machine = Machine(86.0)
+    guard = machine.guard()
+    assert guard.check(wait=False)
+    assert guard.check(wait=False)
+    assert (guard.warnings, machine.time) == (2, 0.0)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library cannot trim")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    allocator.keep_large_buffers()
+    pieces = [np.ones(4 << 20, np.uint8) for _ in range(24)]
+    del pieces
+    before = process_memory()
+    assert allocator.return_free_memory()
+    assert process_memory() < before - (60 << 20)
