@@ -52,8 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_swap(verbs.add_parser("swap", help="swap the faces of one video or image"))
     _add_batch(verbs.add_parser("batch", help="swap the faces of many videos and images"))
+    _add_status(verbs.add_parser("status", help="tell how the batch in an output folder stands"))
     _add_demo(verbs.add_parser("demo", help="render people to try everything on, with stand-in models"))
     _add_preload(verbs.add_parser("preload", help="fetch the models that the settings need, verified"))
+    _add_convert(verbs.add_parser("convert", help="make checked any-batch or half-precision model copies"))
     _add_doctor(verbs.add_parser("doctor", help="find out what works on this machine"))
     return parser
 
@@ -78,6 +80,12 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         help="which of the targets, counted from 1, such as 1-30 or 2,5-",
     )
     parser.set_defaults(verb=_batch)
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="output folder of the batch")
+    parser.add_argument("--json", action="store_true", help="the whole status, for machines")
+    parser.set_defaults(verb=_status)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +176,14 @@ def _swap(options: argparse.Namespace) -> int:
     if options.report:
         report.save(Path(options.report))
     return _conclude(report)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from colab_helpers.batch.status import read_status
+
+    status = read_status(Path(options.folder))
+    print(status.model_dump_json(by_alias=True, indent=2) if options.json else "\n".join(status.lines()))
+    return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 
 def _batch(options: argparse.Namespace) -> int:
@@ -311,6 +327,28 @@ def _show_transfer(progress: Transfer) -> None:
     )
 
 
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "models", nargs="+", type=Path, metavar="FILE", help="swapper or enhancer, .onnx or .pth"
+    )
+    parser.add_argument("--half", action="store_true", help="compute in float16, too")
+    _add_settings(parser)
+    parser.set_defaults(verb=_convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from colab_helpers.models.convert import prepared
+    from colab_helpers.models.session import Runtime
+
+    runtime = Runtime(settings_of(options).execution_provider)
+    results = [prepared(path, batch=True, half=options.half, runtime=runtime) for path in options.models]
+    for result in results:
+        print(result.path)
+    for note in (*runtime.notes, *(note for result in results for note in result.notes)):
+        print(f"note: {note}")
+    return SUCCESS
+
+
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder of the model files")
@@ -320,15 +358,13 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     from colab_helpers.diagnosis import diagnose
+    from colab_helpers.ui.host import mounted_drive
 
-    diagnosis = diagnose(settings_of(options), models_dir=options.models_dir)
+    diagnosis = diagnose(settings_of(options), models_dir=options.models_dir, drive=mounted_drive())
     if options.json:
         print(json.dumps(diagnosis.model_dump(), indent=2))
     else:
-        for check in diagnosis.checks:
-            print(f"{check.status.upper():5}{check.name:12}{check.detail}")
-            if check.remedy:
-                print(f"{'':17}what to do: {check.remedy}")
+        print("\n".join(diagnosis.lines()))
     return SUCCESS if diagnosis.ok else FAILURE
 
 

@@ -417,7 +417,7 @@ def make_plan(project: Project, environment: Environment, extras: Iterable[str] 
     """Decide what has to be removed and installed."""
     installed = environment.installed
     lines = [line for line in project.wanted(extras) if applies(line)]
-    missing = [_with_own_cv2(line, environment) for line in lines if not _met(line, environment)]
+    missing = [_with_own_cv2(line, environment) for line in lines if not met(line, environment)]
     remove, runtime, notes = plan_runtime(environment)
     return Plan(
         remove=remove,
@@ -428,7 +428,8 @@ def make_plan(project: Project, environment: Environment, extras: Iterable[str] 
     )
 
 
-def _met(line: str, environment: Environment) -> bool:
+def met(line: str, environment: Environment) -> bool:
+    """Whether a requirement is met, be it by another distribution of the same ``cv2``."""
     if canonical(requirement(line).name) in CV2_PROVIDERS:
         return cv2_satisfied(line, environment)
     return satisfied(line, environment.installed)

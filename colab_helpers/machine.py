@@ -23,6 +23,7 @@ _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),  # cgroup v2
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),  # cgroup v1
 )
+_CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -62,6 +63,15 @@ def cpu_count() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = _cgroup_cpu_quota()
     return max(1, min(allowed, quota) if quota else allowed)
+
+
+@cache
+def has_avx512() -> bool:
+    """Whether the processor computes in AVX-512; False also where Linux does not tell."""
+    try:
+        return "avx512bw" in _CPU_INFO.read_text().split()
+    except OSError:
+        return False
 
 
 def _cgroup_cpu_quota() -> int | None:

@@ -14,6 +14,8 @@ from colab_helpers.settings import Settings, load_presets
 from colab_helpers.ui import cells
 
 NOTEBOOKS = {
+    "setup.ipynb": "Examines the machine: what works, what does not, and what to do about it",
+    "preload.ipynb": "Shows the models a preset needs with their licences, fetches, verifies and tries them",
     "batch_swap.ipynb": "Swaps faces in many videos and images: a form, one run, a gallery, a report",
 }
 

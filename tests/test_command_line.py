@@ -85,14 +85,12 @@ def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str], constant_models:
     code = main(["doctor", "--json", "--models-dir", str(constant_models)])
     data = json.loads(capsys.readouterr().out)
     assert code == (SUCCESS if data["ok"] else FAILURE)
-    names = {check["name"] for check in data["checks"]}
-    assert names == {"python", "onnxruntime", "memory", "disk", "gpu", "encoder", "models"}
     for check in data["checks"]:
-        assert check.keys() == {"name", "status", "detail", "remedy"}
+        assert check.keys() == {"name", "status", "detail", "remedy", "figures"}
         assert check["remedy"] or check["status"] == "pass"
-    models = next(check for check in data["checks"] if check["name"] == "models")
-    assert models["status"] == "warn"
-    assert "stand-ins" in models["detail"]
+    models = [check for check in data["checks"] if check["name"].startswith("model ")]
+    assert {check["status"] for check in models} == {"warn"}
+    assert all("a stand-in" in check["detail"] for check in models)
 
 
 def test_doctor_fails_where_models_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +114,7 @@ def test_doctor_never_claims_a_gpu_that_a_list_names(
     assert gpu.status == "warn"
     assert "run on the CPU" in gpu.detail
     demanded = diagnose(load_settings(execution_provider="cuda"), models_dir=constant_models, machine=machine)
-    assert not demanded.ok
+    assert "gpu" in {check.name for check in demanded.failures()}
 
 
 def test_cuda_asked_for_but_missing_is_an_error_and_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

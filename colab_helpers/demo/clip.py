@@ -31,6 +31,7 @@ from colab_helpers.demo.looks import IDENTITIES, Look, look_of
 from colab_helpers.demo.paint import F32, Expression
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.machine import cpu_count
+from colab_helpers.media.encoders import repeatable_x264
 from colab_helpers.trust.consent import DEMO_MANIFEST, file_sha256
 
 U8 = npt.NDArray[np.uint8]
@@ -544,6 +545,8 @@ class _TargetWriter:
         self._scene = scene
         self._box = av.open(str(path), "w")
         options = {"crf": "16", "preset": "veryfast"}
+        if parameters := list(repeatable_x264(scene.size[0])):
+            options["x264-params"] = ":".join(parameters)
         self._video = _video_stream(self._box, "libx264", scene, "yuv420p", options)
         context = self._video.codec_context
         context.color_range, context.colorspace = 1, 1  # limited range, BT.709

@@ -15,6 +15,7 @@ linear part over the length of the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,13 @@ F32 = npt.NDArray[np.float32]
 WEIGHTS = Path(__file__).with_name("weights.npz")
 # Sizes of the two anchors of each stride, in pixels of the detector's input.
 ANCHORS: dict[int, tuple[float, float]] = {8: (20.0, 40.0), 16: (80.0, 160.0), 32: (320.0, 520.0)}
-# Half sides of the windows, in cells of 8 pixels, in which the two anchors of stride 16 seek their points.
-HEAT_REACH = (7, 13)
-# The trained network's score that becomes 0.5: faces lie well above it, look-alikes well below.
-SCORE_CUT = 0.77
+# The second look: how many of the first look's best places get one, and the crop's side in pixels and
+# over the longer side of the box found first.
+PLACES, CROP_SIZE, CROP_REACH = 16, 64, 1.15
+# Taken off the second look's logit: look-alikes of the backgrounds reach 4, whole faces more than 10.
+CAUTION = 6.0
+# What remains of the first look's score where there was no second: below any usual threshold.
+UNSEEN_SCORE = 0.4
 LOOK_MEAN = np.float32(0.5)
 LOOK_SPREAD = np.float32(0.3)
 
@@ -44,9 +48,10 @@ SWAP_BLOCKS = {"r1": 96, "r2": 96, "m1": 64, "m2": 64, "m3": 64, "m4": 64}
 LINEAR_GAIN = 1.1  # alpha: large enough to read p back, small beside the Fourier part
 EMBEDDING_NORM = 20.0
 _DIMENSIONS, _WAVES = 16, 248
-# How finely each number tells faces apart (deviation of W's rows): 0.11 over the trunk's error in it.
+# How finely each number tells faces apart (deviation of W's rows): 0.155 over the error with which the
+# swapper brings the number across, read by the recogniser off swapped frames.
 BANDWIDTH = np.array(
-    [0.47, 0.47, 0.25, 0.23, 0.39, 0.25, 0.43, 0.28, 0.34, 0.41, 0.30, 0.17, 0.29, 0.39, 0.36, 0.32],
+    [0.73, 0.62, 0.28, 0.19, 0.39, 0.23, 0.24, 0.38, 0.37, 0.4, 0.26, 0.35, 0.19, 0.33, 0.2, 0.31],
     np.float32,
 )
 
@@ -71,6 +76,28 @@ class Graph:
         name = f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [out or f"{name}_out"], name=name, **attributes))
         return out or f"{name}_out"
+
+    def use(self, prefix: str) -> None:
+        """Take the layers of another trained network from here on."""
+        self._prefix = prefix
+
+    def top(self, values: str, count: int) -> tuple[str, str]:
+        """Add a search for the largest of (N,) values; return names of values and places, both (count,)."""
+        names = f"top_{len(self.nodes)}", f"top_at_{len(self.nodes)}"
+        inputs = [values, self.constant([count], integers=True)]
+        self.nodes.append(helper.make_node("TopK", inputs, names, name=f"TopK_{len(self.nodes)}"))
+        return names
+
+    def split(self, x: str, sizes: str, outs: Sequence[str], *, axis: int = 0) -> None:
+        """Add a cut of ``x`` into named parts."""
+        name = f"Split_{len(self.nodes)}"
+        self.nodes.append(helper.make_node("Split", [x, sizes], list(outs), name=name, axis=axis))
+
+    def cut(self, x: str, widths: Sequence[int]) -> list[str]:
+        """Add a cut of (K, sum of widths) by columns; return the parts' names."""
+        names = [f"cut_{len(self.nodes)}_{k}" for k in range(len(widths))]
+        self.split(x, self.constant(widths, integers=True), names, axis=1)
+        return names
 
     def weight(self, layer: str) -> tuple[F32, F32]:
         """Return a trained layer's weight and bias."""
@@ -169,8 +196,75 @@ def _waves() -> tuple[F32, F32]:
 
 
 def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
-    """Build det_10g's stand-in: SCRFD heads at strides 8, 16 and 32, two anchors a cell."""
+    """Build det_10g's stand-in: SCRFD heads at strides 8, 16 and 32, two anchors a cell.
+
+    A small network finds candidates on the whole picture; a second one looks at the best of them in a crop
+    of their own, decides, and measures box and points. Only candidates seen twice score above
+    ``UNSEEN_SCORE``.
+    """
     g = Graph(weights, "det")
+    first = _first_look(g)
+    chosen = _best_places(g, first)
+    g.use("fine")
+    scores, places = _second_look(g, first, chosen)
+    names = ("448", "471", "494"), ("451", "474", "497"), ("454", "477", "500")
+    for rows, outputs in zip((scores, *places), names, strict=True):
+        g.split(rows, first.counts, outputs)
+    contract: list[tuple[str, Sequence[int | str]]] = [
+        (name, (f"cells_{s}", width))
+        for part, width in zip(names, (1, 4, 10), strict=True)
+        for name, s in zip(part, ANCHORS, strict=True)
+    ]
+    return g.model("det_10g", [_PICTURE], contract)
+
+
+def proposer(weights: Mapping[str, F32]) -> onnx.ModelProto:
+    """Build the detector's first half, from which the second is trained.
+
+    Returns:
+        A model from ``input.1`` to ``scores`` (PLACES,) in 0..1 and ``boxes`` (PLACES, 4) in pixels.
+    """
+    g = Graph(weights, "det")
+    chosen = _best_places(g, _first_look(g))
+    g.add("Identity", chosen.scores, out="scores")
+    g.add("Identity", chosen.boxes, out="boxes")
+    return g.model("proposer", [_PICTURE], [("scores", (PLACES,)), ("boxes", (PLACES, 4))])
+
+
+_PICTURE = ("input.1", (1, 3, "?", "?"))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Names of the first look's results, one row for each cell and anchor of all levels.
+
+    Attributes:
+        scores: (N, 1), 0..1.
+        peaks: The same, 0 where a neighbouring cell scores higher.
+        sides: (N, 4), left, top, right, bottom of the centre, pixels.
+        centres: (N, 2), pixels.
+        strides: (N, 1), pixels.
+        counts: (3,) int64, rows of each level.
+    """
+
+    scores: str
+    peaks: str
+    sides: str
+    centres: str
+    strides: str
+    counts: str
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Names of the best places: row numbers (PLACES,), scores (PLACES,), boxes (PLACES, 4) in pixels."""
+
+    rows: str
+    scores: str
+    boxes: str
+
+
+def _first_look(g: Graph) -> _Rows:
     x = "input.1"
     for layer in ("c1", "c2", "c3"):
         x = g.conv(x, layer, stride=2)
@@ -180,67 +274,111 @@ def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
     p32 = g.conv(deep, "l32", act=False)
     p16 = g.add("Add", g.conv(p16, "l16", act=False), g.double(p32))
     p8 = g.add("Add", g.conv(p8, "l8", act=False), g.conv(g.double(p16), "d8", act=False))
-    names = {8: ("448", "451", "454"), 16: ("471", "474", "477"), 32: ("494", "497", "500")}
-    fine = g.conv(g.add("LeakyRelu", p8, alpha=0.1), "h8")
-    _heads(g, fine, 8, names[8])
-    for stride, level in ((16, p16), (32, p32)):
-        end = g.conv(g.conv(g.add("LeakyRelu", level, alpha=0.1), f"h{stride}"), f"k{stride}")
-        _heads(g, end, stride, names[stride], _heat_points(g, fine) if stride == 16 else "")
-    order = [names[s][k] for k in range(3) for s in (8, 16, 32)]
-    widths = {name: width for parts in names.values() for name, width in zip(parts, (1, 4, 10), strict=True)}
-    outputs = [(name, (f"cells_{name}", widths[name])) for name in order]
-    return g.model("det_10g", [("input.1", (1, 3, "?", "?"))], outputs)
-
-
-def heat_window(reach: int) -> tuple[F32, F32]:
-    """Return kernels that weigh a heat map around a cell, for five maps as channel groups.
-
-    Args:
-        reach: Half side in cells of 8 pixels.
-
-    Returns:
-        float32 (10, 1, n, n) each: offsets x and y in cells of 16 pixels times the window, and the window.
-    """
-    offset = np.arange(-reach, reach + 1)
-    x, y = np.meshgrid(offset, offset)
-    window = np.exp(-((np.hypot(x, y) / (0.85 * reach)) ** 4))
-    arm = np.stack([x / 2 * window, y / 2 * window])[:, None]
-    ones = np.stack([window, window])[:, None]
-    return np.tile(arm, (5, 1, 1, 1)).astype(np.float32), np.tile(ones, (5, 1, 1, 1)).astype(np.float32)
-
-
-def _heat_points(g: Graph, fine: str) -> str:
-    """Five points for both anchors as centres of gravity of heat maps, (N, 20, H/16, W/16)."""
-    warm = g.add("Exp", g.add("Clip", g.conv(fine, "heat", act=False), g.constant(-10.0), g.constant(10.0)))
-    both = []
-    for reach in HEAT_REACH:
-        moment, mass = (
-            g.add("Conv", warm, g.constant(part), group=5, strides=[2, 2], pads=[reach] * 4)
-            for part in heat_window(reach)
-        )
-        both.append(g.add("Div", moment, g.add("Add", mass, g.constant(1e-6))))
-    return g.add("Concat", *both, axis=1)
-
-
-def _heads(g: Graph, x: str, stride: int, names: tuple[str, str, str], addend: str = "") -> None:
-    weight, bias = g.weight(f"o{stride}")
-    scale = np.repeat(np.asarray(ANCHORS[stride], np.float32) / np.float32(stride), 14)
-    parts = np.arange(28).reshape(2, 14)
-    sides, points = parts[:, :4].ravel(), parts[:, 4:].ravel()
-    score = g.add(
-        "Sigmoid", g.conv_with(x, weight[:2], bias[:2] - np.float32(np.log(SCORE_CUT / (1 - SCORE_CUT))))
+    levels = [
+        _head(g, g.conv(g.add("LeakyRelu", level, alpha=0.1), f"h{stride}"), stride)
+        for stride, level in ((8, p8), (16, p16), (32, p32))
+    ]
+    scores, peaks, sides, centres, strides = (
+        g.add("Concat", *parts, axis=0) for parts in zip(*levels, strict=True)
     )
-    _rows(g, score, 1, names[0])
-    for pick, width, name in ((sides, 4, names[1]), (points, 10, names[2])):
-        chosen = weight[2:][pick] * scale[pick, None, None, None], bias[2:][pick] * scale[pick]
-        out = g.conv_with(x, *chosen)
-        _rows(g, g.add("Add", out, addend) if addend and width == 10 else out, width, name)
+    counts = g.add("Concat", *(g.add("Shape", level[0], start=0, end=1) for level in levels), axis=0)
+    return _Rows(scores, peaks, sides, centres, strides, counts)
 
 
-def _rows(g: Graph, x: str, width: int, name: str) -> None:
+def _head(g: Graph, x: str, stride: int) -> tuple[str, str, str, str, str]:
+    """Rows of one level: scores, peaks, sides, centres, strides."""
+    weight, bias = g.weight(f"o{stride}")
+    parts = np.arange(10).reshape(2, 5)
+    scores, sides = parts[:, 0], parts[:, 1:].ravel()
+    sizes = np.repeat(np.asarray(ANCHORS[stride], np.float32), 4)
+    score = g.add("Sigmoid", g.conv_with(x, weight[scores], bias[scores]))
+    side = g.conv_with(x, weight[sides] * sizes[:, None, None, None], bias[sides] * sizes)
+    highest = g.add("MaxPool", score, kernel_shape=[3, 3], pads=[1] * 4)
+    peak = g.add("Where", g.add("Less", score, highest), g.constant(0.0), score)
+    nothing = g.add("Mul", score, g.constant(0.0))
+    steps = g.add("Add", nothing, g.constant(float(stride)))
+    x_of, y_of = (g.add("CumSum", steps, g.constant(axis, integers=True), exclusive=1) for axis in (3, 2))
+    order = g.constant([0, 2, 1, 3], integers=True)
+    centre = g.add("Gather", g.add("Concat", x_of, y_of, axis=1), order, axis=1)
+    return (
+        _rows(g, score, 1),
+        _rows(g, peak, 1),
+        _rows(g, side, 4),
+        _rows(g, centre, 2),
+        _rows(g, steps, 1),
+    )
+
+
+def _rows(g: Graph, x: str, width: int) -> str:
     """One row for each cell and anchor, without a batch axis."""
-    last = g.add("Transpose", x, perm=[0, 2, 3, 1])
-    g.add("Reshape", last, g.constant([-1, width], integers=True), out=name)
+    return g.add("Reshape", g.add("Transpose", x, perm=[0, 2, 3, 1]), g.constant([-1, width], integers=True))
+
+
+def _best_places(g: Graph, first: _Rows) -> _Chosen:
+    flat = g.add("Reshape", first.peaks, g.constant([-1], integers=True))
+    scores, rows = g.top(flat, PLACES)
+    centres, sides = (g.add("Gather", part, rows, axis=0) for part in (first.centres, first.sides))
+    signs = g.constant([-1, -1, 1, 1])
+    boxes = g.add("Add", g.add("Concat", centres, centres, axis=1), g.add("Mul", sides, signs))
+    return _Chosen(rows, scores, boxes)
+
+
+def _squares(g: Graph, boxes: str) -> tuple[str, str]:
+    """Names of the squares' corners (K, 2) and sides (K, 1) around boxes (K, 4), all in pixels."""
+    low, high = (
+        g.add("Slice", boxes, g.constant([k], integers=True), g.constant([k + 2], integers=True),
+              g.constant([1], integers=True))
+        for k in (0, 2)
+    )  # fmt: skip
+    longer = g.add("ReduceMax", g.add("Sub", high, low), axes=[1], keepdims=1)
+    side = g.add("Max", g.add("Mul", longer, g.constant(CROP_REACH)), g.constant(4.0))
+    middle = g.add("Mul", g.add("Add", low, high), g.constant(0.5))
+    return g.add("Sub", middle, g.add("Mul", side, g.constant(0.5))), side
+
+
+def _second_look(g: Graph, first: _Rows, chosen: _Chosen) -> tuple[str, tuple[str, str]]:
+    """Rows of all levels: scores, then sides and points, in strides as det_10g gives them."""
+    corner, side = _squares(g, chosen.boxes)
+    crops = g.add(
+        "RoiAlign",
+        "input.1",
+        g.add("Concat", corner, g.add("Add", corner, side), axis=1),
+        g.constant(np.zeros(PLACES), integers=True),
+        coordinate_transformation_mode="half_pixel",
+        output_height=CROP_SIZE,
+        output_width=CROP_SIZE,
+        sampling_ratio=2,
+    )
+    x = crops
+    for layer, stride in (("c1", 2), ("c2", 2), ("c3", 1), ("c4", 2), ("c5", 1), ("c6", 1)):
+        x = g.conv(x, layer, stride=stride)
+    out = g.dense(g.dense(g.add("Flatten", x), "f1"), "f2", act=False)
+    verdict, places = g.cut(out, (1, 14))
+    # Where the first look saw nothing at all the second is not to be trusted: it never saw such crops.
+    column = g.constant([1], integers=True)
+    seen = g.add("Clip", g.add("Mul", chosen.scores, g.constant(4.0)), g.constant(0.0), g.constant(1.0))
+    verdict = g.add("Sigmoid", g.add("Sub", verdict, g.constant(CAUTION)))
+    verdict = g.add("Mul", verdict, g.add("Unsqueeze", seen, column))
+    inside = g.add("Mul", g.add("Add", g.add("Mul", places, g.constant(0.25)), g.constant(0.5)), side)
+    centre = g.add("Gather", first.centres, chosen.rows, axis=0)
+    unit = g.add("Gather", first.strides, chosen.rows, axis=0)
+    away = g.add("Tile", g.add("Sub", corner, centre), g.constant([1, 7], integers=True))
+    away = g.add("Div", g.add("Add", inside, away), unit)
+    box, points = g.cut(away, (4, 10))
+    index = g.add("Unsqueeze", chosen.rows, column)
+    nothing = g.add("Mul", first.scores, g.constant(0.0))
+    return (
+        g.add("ScatterND", g.add("Mul", first.scores, g.constant(UNSEEN_SCORE)), index, verdict),
+        (
+            g.add(
+                "ScatterND",
+                g.add("Div", first.sides, first.strides),
+                index,
+                g.add("Mul", box, g.constant([-1, -1, 1, 1])),
+            ),
+            g.add("ScatterND", g.add("Tile", nothing, g.constant([1, 10], integers=True)), index, points),
+        ),
+    )
 
 
 def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,20 +24,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from colab_helpers.demo import actors
+from colab_helpers.demo.clip import random_background
 from colab_helpers.demo.samples import Composite, Crops, draw_composite, draw_crops
 from colab_helpers.demo.standins import (
     ANCHORS,
-    HEAT_REACH,
+    CROP_REACH,
+    CROP_SIZE,
     LOOK_MEAN,
     LOOK_SPREAD,
     SWAP_BLOCKS,
     WEIGHTS,
-    heat_window,
+    proposer,
 )
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Weights = dict[str, npt.NDArray[np.float16]]
+LEAST_SCORE = 0.04  # of the first look, for a candidate worth learning from
+# A picture to scores (K,) and boxes (K, 4) in pixels.
+Finder = Callable[[U8], tuple[F32, F32]]
 
 
 class Conv(nn.Module):
@@ -79,53 +84,55 @@ class Conv(nn.Module):
         return weight * gain[:, None, None, None], (bias.data - mean) * gain + self.norm.bias.data
 
 
-class Detector(nn.Module):
-    """Strides 8, 16, 32; for each cell two anchors of 1 score, 4 sides and 5 points."""
+class FirstLook(nn.Module):
+    """Whole picture to candidates: strides 8, 16, 32; for each cell two anchors of 1 score and 4 sides."""
 
     def __init__(self) -> None:
         super().__init__()
         self.c1, self.c2 = Conv(3, 12, stride=2), Conv(12, 24, stride=2)
         self.c3, self.c4 = Conv(24, 36, stride=2), Conv(36, 36)
         self.c5, self.c6 = Conv(36, 64, stride=2), Conv(64, 64)
-        self.c7, self.c8, self.c9 = Conv(64, 96, stride=2), Conv(96, 96), Conv(96, 96, dilation=2)
-        self.l8, self.l16, self.l32 = (Conv(n, m, 1, act=False) for n, m in ((36, 32), (64, 64), (96, 64)))
+        self.c7, self.c8, self.c9 = Conv(64, 80, stride=2), Conv(80, 80), Conv(80, 80, dilation=2)
+        self.l8, self.l16, self.l32 = (Conv(n, m, 1, act=False) for n, m in ((36, 32), (64, 64), (80, 64)))
         self.d8 = Conv(64, 32, 1, act=False)
         self.h8, self.h16, self.h32 = Conv(32, 32), Conv(64, 64), Conv(64, 64)
-        self.k16, self.k32 = Conv(64, 64), Conv(64, 64)
-        self.o8, self.o16, self.o32 = (Conv(n, 30, 1, norm=False, act=False) for n in (32, 64, 64))
-        self.heat = Conv(32, 5, 1, norm=False, act=False)
-        self._windows = [[torch.from_numpy(part) for part in heat_window(r)] for r in HEAT_REACH]
+        self.o8, self.o16, self.o32 = (Conv(n, 10, 1, norm=False, act=False) for n in (32, 64, 64))
         for out in (self.o8, self.o16, self.o32):
             assert out.conv.bias is not None
-            nn.init.constant_(out.conv.bias[:2], -4.0)
+            nn.init.constant_(out.conv.bias[::5], -4.0)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map RGB (x - 127.5) / 128 (B, 3, H, W) to three (B, 30, H/s, W/s)."""
+        """Map RGB (x - 127.5) / 128 (B, 3, H, W) to three (B, 10, H/s, W/s)."""
         p8 = self.c4(self.c3(self.c2(self.c1(x))))
         p16 = self.c6(self.c5(p8))
         p32 = self.l32(self.c9(self.c8(self.c7(p16))))
         p16 = self.l16(p16) + functional.interpolate(p32, scale_factor=2.0)
         p8 = self.l8(p8) + self.d8(functional.interpolate(p16, scale_factor=2.0))
         p8, p16, p32 = (functional.leaky_relu(p, 0.1) for p in (p8, p16, p32))
-        fine = self.h8(p8)
-        ends = (self.o8, fine), (self.o16, self.k16(self.h16(p16))), (self.o32, self.k32(self.h32(p32)))
+        return [self.o8(self.h8(p8)), self.o16(self.h16(p16)), self.o32(self.h32(p32))]
+
+
+class SecondLook(nn.Module):
+    """A candidate's crop to the verdict "face", its box and its five points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c2, self.c3 = Conv(3, 24, stride=2), Conv(24, 40, stride=2), Conv(40, 40)
+        self.c4, self.c5, self.c6 = Conv(40, 64, stride=2), Conv(64, 64), Conv(64, 20, 1)
+        self.f1 = Conv(20 * (CROP_SIZE // 8) ** 2, 80, 1)
+        self.f2 = Conv(80, 15, 1, norm=False, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map RGB (x - 127.5) / 128 (B, 3, 64, 64) to (B, 15).
+
+        The columns are the verdict's logit, then left, top, right, bottom and five x, y as
+        4 * (position over the crop's side - 0.5).
+        """
+        x = self.c6(self.c5(self.c4(self.c3(self.c2(self.c1(x))))))
         # Positions need more digits than bfloat16 has.
         with torch.autocast("cpu", enabled=False):
-            outs = [out(end.float()) for out, end in ends]
-            outs[1] = outs[1] + self._points(self.heat(fine.float()))
-        return outs
-
-    def _points(self, heat: Tensor) -> Tensor:
-        """Points as centres of gravity of five heat maps, as an addend to the middle level's output."""
-        warm = torch.exp(heat.clamp(-10, 10))
-        addend = []
-        for (arm, ones), anchor in zip(self._windows, ANCHORS[16], strict=True):
-            reach = arm.shape[-1] // 2
-            moment = functional.conv2d(warm, arm, stride=2, padding=reach, groups=5)
-            mass = functional.conv2d(warm, ones, stride=2, padding=reach, groups=5)
-            points = moment / (mass + 1e-6) * (16 / anchor)
-            addend.append(functional.pad(points, (0, 0, 0, 0, 4, 0)))
-        return functional.pad(torch.cat(addend, 1), (0, 0, 0, 0, 2, 0))
+            out: Tensor = self.f2(self.f1(x.float().flatten(1)[:, :, None, None]))
+        return out.flatten(1)
 
 
 class Embedder(nn.Module):
@@ -294,23 +301,18 @@ def _warped(rng: np.random.Generator, sample: Composite, size: int) -> tuple[U8,
 
 
 def _assign(
-    boxes: F32,
-    kps: F32,
-    sure: npt.NDArray[np.bool_],
-    size: int,
-    stride: int,
-    anchors: tuple[float, float],
+    boxes: F32, sure: npt.NDArray[np.bool_], size: int, stride: int, anchors: tuple[float, float]
 ) -> tuple[F32, F32]:
     """Lay targets on one level's grid.
 
     Returns:
-        Score (2, n, n): 1 face, 0 none, -1 do not care; sides and points over anchor size (2, 14, n, n),
-        NaN where there is no face.
+        Score (2, n, n): 1 face, 0 none, -1 do not care; sides over anchor size (2, 4, n, n), NaN where
+        there is no face.
     """
     n = size // stride
     score = np.zeros((2, n, n), np.float32)
-    shape = np.full((2, 14, n, n), np.nan, np.float32)
-    for box, points, certain in zip(boxes, kps, sure, strict=True):
+    shape = np.full((2, 4, n, n), np.nan, np.float32)
+    for box, certain in zip(boxes, sure, strict=True):
         extent = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
         centre = (box[:2] + box[2:]) / 2
         if not (centre.min() >= 0 and centre.max() < size):
@@ -326,11 +328,10 @@ def _assign(
             if octave < 0.55 and certain:
                 score[k][near] = 1
             if octave < 0.8:
-                # Sides and points are learnt on a wider patch: many more examples for each face.
-                edges = np.concatenate([box, points.ravel()]).reshape(-1, 2)
-                away = np.stack([edges[:, :1, None] - x, edges[:, 1:, None] - y], 1).reshape(14, *x.shape)
-                away[:2] *= -1
-                shape[k][(slice(None), *inner)] = away / anchor
+                # Sides are learnt on a wider patch: many more examples for each face.
+                shape[k][(slice(None), *inner)] = (
+                    np.stack([x - box[0], y - box[1], box[2] - x, box[3] - y]) / anchor
+                )
     return score, shape
 
 
@@ -343,32 +344,34 @@ def _patch(centre: F32, reach: float, n: int, stride: int) -> tuple[tuple[slice,
     return (slice(low[1], high[1]), slice(low[0], high[0])), grid[0], grid[1]
 
 
-def _detector_batches(
+def _first_batches(
     rng: np.random.Generator, small: list[Composite], large: list[Composite]
 ) -> Iterator[tuple[Tensor, ...]]:
     while True:
         pool, size, count = (large, 448, 4) if rng.random() < 0.2 else (small, 224, 16)
         images, targets = [], []
         for index in rng.integers(0, len(pool), count):
-            image, boxes, kps = _warped(rng, pool[index], size)
+            image, boxes, _ = _warped(rng, pool[index], size)
             images.append(image)
-            sure = pool[index].sure
-            targets.append([_assign(boxes, kps, sure, size, s, a) for s, a in ANCHORS.items()])
-        batch = [torch.from_numpy(cv2.dnn.blobFromImages(images, 1 / 128, None, (127.5,) * 3, swapRB=True))]
+            targets.append([_assign(boxes, pool[index].sure, size, s, a) for s, a in ANCHORS.items()])
+        batch = [_blob(images)]
         for level in range(3):
             batch += [torch.from_numpy(np.stack([t[level][part] for t in targets])) for part in (0, 1)]
         yield tuple(batch)
 
 
-def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
-    outs = model(batch[0])
+def _blob(images: list[U8]) -> Tensor:
+    return torch.from_numpy(cv2.dnn.blobFromImages(images, 1 / 128, None, (127.5,) * 3, swapRB=True))
+
+
+def _first_loss(model: FirstLook, batch: tuple[Tensor, ...]) -> Tensor:
     total = torch.zeros(())
     positives = sum(float((batch[1 + 2 * k] == 1).sum()) for k in range(3)) + 1.0
     shaped = sum(float((~batch[2 + 2 * k][:, :, 0].isnan()).sum()) for k in range(3)) + 1.0
-    for k, out in enumerate(outs):
-        out = out.float()
+    for k, out in enumerate(model(batch[0])):
         score, shape = batch[1 + 2 * k], batch[2 + 2 * k]
-        logits = out[:, :2]
+        parts = out.float().unflatten(1, (2, 5))
+        logits = parts[:, :, 0]
         chance = torch.sigmoid(logits)
         hit = score == 1
         wrong = torch.where(hit, 1 - chance, chance)
@@ -376,11 +379,151 @@ def _detector_loss(model: Detector, batch: tuple[Tensor, ...]) -> Tensor:
         weight = torch.where(hit, 1.0, 0.8) * wrong**2 * (score >= 0)
         total = total + (weight * entropy).sum() / positives
         known = ~shape[:, :, 0].isnan()
-        guess = out[:, 2:].unflatten(1, (2, 14)).permute(0, 1, 3, 4, 2)[known]
-        truth = shape.permute(0, 1, 3, 4, 2)[known]
-        error = functional.smooth_l1_loss(guess, truth, beta=0.015, reduction="none")
-        total = total + (error[:, :4].sum() + 3 * error[:, 4:].sum()) / shaped
+        guess, truth = (p.permute(0, 1, 3, 4, 2)[known] for p in (parts[:, :, 1:], shape))
+        total = total + functional.smooth_l1_loss(guess, truth, beta=0.03, reduction="sum") / shaped
     return total
+
+
+@dataclass
+class Candidates:
+    """What the first look found, for the second to learn from.
+
+    Attributes:
+        crops: uint8 BGR (64, 64, 3) each.
+        places: float32 (14,) each, box and points over the crop's side; NaN where there is no face.
+        faces: 1 face, 0 none, -1 too little of one to ask for it.
+        scores: The first look's, 0..1.
+    """
+
+    crops: list[U8] = field(default_factory=list)
+    places: list[F32] = field(default_factory=list)
+    faces: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def gather(
+        self, rng: np.random.Generator, image: U8, boxes: F32, kps: F32, sure: Sequence[bool], find: Finder
+    ) -> None:
+        """Add the candidates of a picture, faces twice and a little shaken."""
+        scores, found = find(image)
+        for box, score in zip(found, scores, strict=True):
+            if score < LEAST_SCORE:
+                continue
+            overlaps = [_overlap(box, true) for true in boxes] or [0.0]
+            best = int(np.argmax(overlaps))
+            if overlaps[best] > 0.5:
+                for _ in range(2 if sure[best] else 1):
+                    shaken = _square(box, rng.normal(0, (0.04, 0.04, 0.07)))
+                    places = np.concatenate([boxes[best], kps[best].ravel()]).reshape(7, 2)
+                    self._add(image, shaken, places, 1 if sure[best] else -1, score)
+            elif overlaps[best] < 0.3:
+                self._add(image, _square(box, np.zeros(3)), np.full((7, 2), np.nan), 0, score)
+
+    def _add(self, image: U8, square: tuple[F32, float], places: F32, face: int, score: float) -> None:
+        corner, side = square
+        self.crops.append(_crop_square(image, corner, side))
+        self.places.append(((places - corner) / side).ravel().astype(np.float32))
+        self.faces.append(face)
+        self.scores.append(score)
+
+
+def _overlap(a: F32, b: F32) -> float:
+    """Intersection over union of two boxes."""
+    shared = float(np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)))
+    return shared / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared)
+
+
+def _square(box: F32, shake: npt.NDArray[np.float64]) -> tuple[F32, float]:
+    """Corner and side of a candidate's crop, moved by shares of the side and scaled by e^shake[2]."""
+    side = max(float((box[2:] - box[:2]).max()) * CROP_REACH, 4.0)
+    centre = (box[:2] + box[2:]) / 2 + shake[:2] * side
+    side *= float(np.exp(shake[2]))
+    return np.asarray(centre - side / 2, np.float32), side
+
+
+def _crop_square(image: U8, corner: F32, side: float) -> U8:
+    """What RoiAlign with half pixels and two samples a bin and axis gives."""
+    fine = 2 * CROP_SIZE
+    zoom = fine / side
+    matrix = np.array(
+        [[zoom, 0, -(corner[0] - 0.5) * zoom - 0.5], [0, zoom, -(corner[1] - 0.5) * zoom - 0.5]]
+    )
+    # RoiAlign reads zero outside the picture, which is this grey before normalisation.
+    large = cv2.warpAffine(image, matrix, (fine, fine), borderValue=(127, 127, 127))
+    return np.asarray(cv2.resize(large, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _finder(weights: Weights) -> Finder:
+    """The first look as the finished detector runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    single = {name: value.astype(np.float32) for name, value in weights.items()}
+    model = proposer(single).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def find(image: U8) -> tuple[F32, F32]:
+        scores, boxes = session.run(None, {"input.1": _blob([image]).numpy()})
+        return scores, boxes
+
+    return find
+
+
+def find_candidates(
+    samples: tuple[list[Composite], list[Composite]], empty: int, first: Weights, seed: int
+) -> Candidates:
+    """Run the first look over the samples and over ``empty`` backgrounds without people."""
+    rng, find = np.random.default_rng([seed, 7]), _finder(first)
+    into = Candidates()
+    for pool, size in zip(samples, (224, 448), strict=True):
+        for sample in pool * 2:
+            image, boxes, kps = _warped(rng, sample, size)
+            into.gather(rng, image, boxes, kps, sample.sure.tolist(), find)
+    nobody, no_points = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32)
+    for _ in range(empty):
+        image = np.zeros((640, 640, 3), np.uint8)
+        image[:360] = random_background(rng, (640, 360))
+        into.gather(rng, image, nobody, no_points, [], find)
+    return into
+
+
+def _second_batches(
+    rng: np.random.Generator, candidates: Candidates, count: int
+) -> Iterator[tuple[Tensor, ...]]:
+    crops, places, faces = np.stack(candidates.crops), np.stack(candidates.places), np.array(candidates.faces)
+    are, are_not = np.flatnonzero(faces == 1), np.flatnonzero(faces != 1)
+    # What fooled the first look most is asked about most.
+    doubt = np.array(candidates.scores)[are_not]
+    doubt /= doubt.sum()
+    while True:
+        index = np.concatenate([rng.choice(are, 2 * count // 3), rng.choice(are_not, count // 3, p=doubt)])
+        x = torch.from_numpy(crops[index][..., ::-1].copy()).permute(0, 3, 1, 2).float()
+        place = torch.from_numpy(places[index])
+        mirror = torch.rand(len(index)) < 0.5
+        x[mirror] = x[mirror].flip(3)
+        place[mirror] = _mirrored(place[mirror])
+        tint = (torch.rand(len(index), 3, 1, 1) - 0.5) * 20
+        x = (_recoloured(x, 0.08) + tint).clamp(0, 255)
+        yield (x - 127.5) / 128, (place - 0.5) * 4, torch.from_numpy(faces[index])
+
+
+def _mirrored(place: Tensor) -> Tensor:
+    """Box and points of a crop seen in a mirror: right and left change places."""
+    pairs = place.unflatten(1, (7, 2))
+    pairs = torch.stack([1 - pairs[..., 0], pairs[..., 1]], 2)
+    left, right = pairs[:, 1, 0].clone(), pairs[:, 0, 0].clone()
+    pairs[:, 0, 0], pairs[:, 1, 0] = left, right
+    return pairs[:, [0, 1, 3, 2, 4, 6, 5]].flatten(1)
+
+
+def _second_loss(model: SecondLook, batch: tuple[Tensor, ...]) -> Tensor:
+    out = model(batch[0]).float()
+    face = batch[2]
+    error = functional.smooth_l1_loss(out[face == 1, 1:], batch[1][face == 1], beta=0.04, reduction="none")
+    places = 0.3 * error[:, :4].mean() + error[:, 4:].mean()
+    asked = face >= 0
+    verdict = functional.binary_cross_entropy_with_logits(out[asked, 0], face[asked].float())
+    return 10 * places + verdict
 
 
 def _crop_tensors(crops: list[Crops]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -457,7 +600,7 @@ def _swap_loss(
     across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
     edges = across.abs().mean() + down.abs().mean()
     pixels = 4 * (weight * error.abs()).mean() + 4 * (weight * error**2).mean() + edges
-    return pixels + 0.15 * _look_error(judge, window, out, batch)
+    return pixels + 0.3 * _look_error(judge, window, out, batch)
 
 
 def _export(name: str, model: nn.Module, into: Weights) -> None:
@@ -475,21 +618,28 @@ class Plan:
     Attributes:
         small: Composites of 256 pixels.
         large: Composites of 448 pixels.
+        empty: Backgrounds without people.
         crops: Bodies for the aligned crops, two poses and three faces each.
-        steps: Optimiser steps for detector, recogniser, attributes and swapper.
+        first: Optimiser steps for the detector's first look.
+        second: The same for its second look.
+        recogniser: The same for the recogniser.
+        attributes: The same for age and presentation.
+        swapper: The same for the swapper.
     """
 
-    small: int = 2700
-    large: int = 450
+    small: int = 2100
+    large: int = 400
+    empty: int = 1200
     crops: int = 1200
-    steps: tuple[int, int, int, int] = (3600, 1400, 800, 1600)
+    first: int = 2200
+    second: int = 4000
+    recogniser: int = 1400
+    attributes: int = 1600
+    swapper: int = 2200
 
     def scaled(self, factor: float) -> Plan:
         """Return a smaller or larger plan."""
-        small, large, crops, *steps = (
-            max(round(factor * n), 8) for n in (self.small, self.large, self.crops, *self.steps)
-        )
-        return Plan(small, large, crops, (steps[0], steps[1], steps[2], steps[3]))
+        return Plan(**{name: max(round(factor * n), 8) for name, n in asdict(self).items()})
 
 
 def draw_composites(plan: Plan, seed: int) -> tuple[list[Composite], list[Composite]]:
@@ -506,12 +656,18 @@ def draw_pairs(plan: Plan, seed: int) -> list[Crops]:
     return [crops for k in range(plan.crops) for crops in draw_crops(seed + k)]
 
 
-def train_detector(samples: tuple[list[Composite], list[Composite]], steps: int, seed: int) -> Detector:
-    """Train the detector."""
-    model = Detector()
-    batches = _detector_batches(np.random.default_rng(seed), *samples)
-    _loop(model, batches, partial(_detector_loss, model), steps=steps, rate=4e-3, label="detector")
-    return model
+def train_detector(
+    samples: tuple[list[Composite], list[Composite]], plan: Plan, seed: int, weights: Weights
+) -> None:
+    """Train both looks of the detector and add their weights."""
+    rng = np.random.default_rng(seed)
+    first, second = FirstLook(), SecondLook()
+    batches = _first_batches(rng, *samples)
+    _loop(first, batches, partial(_first_loss, first), steps=plan.first, rate=4e-3, label="first look")
+    _export("det", first, weights)
+    batches = _second_batches(rng, find_candidates(samples, plan.empty, weights, seed), 72)
+    _loop(second, batches, partial(_second_loss, second), steps=plan.second, rate=4e-3, label="second look")
+    _export("fine", second, weights)
 
 
 def train_recogniser(crops: list[Crops], steps: int) -> Embedder:
@@ -541,7 +697,7 @@ def train_swapper(crops: list[Crops], steps: int, judge: Embedder) -> Swapper:
     judge.requires_grad_(False)
     faces, looks, _, _ = _crop_tensors(crops)
     loss = partial(_swap_loss, model, judge, _face_weight(), _paste_window())
-    _loop(model, _swap_batches(faces, looks, 24), loss, steps=steps, rate=2e-3, label="swapper")
+    _loop(model, _swap_batches(faces, looks, 24), loss, steps=steps, rate=4e-3, label="swapper")
     return model
 
 
@@ -556,7 +712,7 @@ def train_first_part(plan: Plan, seed: int) -> Weights:
     """Draw composites and train the detector."""
     _one_thread(seed)
     weights: Weights = {}
-    _export("det", train_detector(draw_composites(plan, seed), plan.steps[0], seed), weights)
+    train_detector(draw_composites(plan, seed), plan, seed, weights)
     return weights
 
 
@@ -565,10 +721,10 @@ def train_second_part(plan: Plan, seed: int) -> Weights:
     _one_thread(seed)
     weights: Weights = {}
     crops = draw_pairs(plan, seed)
-    judge = train_recogniser(crops, plan.steps[1])
+    judge = train_recogniser(crops, plan.recogniser)
     _export("rec", judge, weights)
-    _export("age", train_attributes(crops, plan.steps[2]), weights)
-    _export("swap", train_swapper(crops, plan.steps[3], judge), weights)
+    _export("age", train_attributes(crops, plan.attributes), weights)
+    _export("swap", train_swapper(crops, plan.swapper, judge), weights)
     return weights
 
 

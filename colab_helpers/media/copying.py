@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,23 @@ _KINDS = ("audio", "subtitle", "attachment", "video")
 _MOV_SUFFIXES = (".mp4", ".m4v", ".mov")
 
 
+@dataclass
+class CopiedStream:
+    """A stream of the output and what has been written to it.
+
+    Attributes:
+        kind: ``audio``, ``subtitle``, ``attachment``, ``video`` or ``data``.
+        codec: FFmpeg's codec name; empty where there is no codec.
+        packets: Packets written.
+        bytes: Their payload as it stands in the source.
+    """
+
+    kind: str
+    codec: str
+    packets: int = 0
+    bytes: int = 0
+
+
 class StreamCopier:
     """Copies streams from an open source into an open output, as far as the picture has come.
 
@@ -24,12 +42,14 @@ class StreamCopier:
 
     Attributes:
         notes: Streams that could not be carried over, one sentence each.
+        copied: The streams carried over, in the output's order, by their number in the source.
     """
 
     def __init__(self, source: InputContainer, info: VideoInfo) -> None:
         self.notes: list[str] = []
         self._source = source
         self._info = info
+        self.copied: dict[int, CopiedStream] = {}
         self._targets: dict[int, Stream] = {}
         self._last: dict[int, int] = {}
         self._sound: tuple[Fraction, Fraction] | None = None
@@ -41,6 +61,11 @@ class StreamCopier:
     def sound_seconds(self) -> Fraction:
         """Span from the first to the last copied sample of sound, in seconds."""
         return self._sound[1] - self._sound[0] if self._sound else Fraction(0)
+
+    @property
+    def sound_start(self) -> Fraction:
+        """When the first copied sample of sound is heard, in seconds; 0 without sound."""
+        return self._sound[0] if self._sound else Fraction(0)
 
     def add(self, stream: Stream, output: OutputContainer, suffix: str) -> None:
         """Makes room for a stream in the output, or notes that its container has none."""
@@ -54,6 +79,8 @@ class StreamCopier:
         target.metadata.clear()
         target.metadata.update(stream_tags(stream, encoded=False))
         self._targets[stream.index] = target
+        codec = stream.codec_context.name if stream.codec_context is not None else ""
+        self.copied[stream.index] = CopiedStream(stream.type, codec)
 
     def start(self) -> None:
         """Begins to read; call when every stream has been added."""
@@ -90,6 +117,8 @@ class StreamCopier:
         self._measure(packet)
         self._restamp(packet, index)
         packet.stream = self._targets[index]
+        self.copied[index].packets += 1
+        self.copied[index].bytes += packet.size
         output.mux_one(packet)
 
     def _measure(self, packet: Packet[Any]) -> None:

@@ -7,6 +7,7 @@ once; the answer is remembered for the life of the process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,6 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
 from colab_helpers.errors import EncoderError, SettingsError
+from colab_helpers.machine import has_avx512
 from colab_helpers.media.probe import LightLevels, VideoInfo, pixel_bits
 from colab_helpers.media.reader import working_format
 
@@ -185,7 +187,7 @@ def _named(name: str, request: _Request) -> EncoderChoice:
 
 def _first_working(name: str, request: _Request, *, lossless_only: bool = False) -> EncoderChoice | None:
     preset, preset_note = _fitting_preset(name, request.preset)
-    options = _options(name, request.quality, preset, request.light)
+    options = _options(name, request.quality, preset, request.light, request.width)
     for pix_fmt in _formats(name, request):
         loss = _loss(request, pix_fmt)
         if loss and lossless_only:
@@ -201,7 +203,7 @@ def _with_notes(choice: EncoderChoice, notes: tuple[str, ...]) -> EncoderChoice:
 
 
 def _failure(name: str, request: _Request) -> EncoderError:
-    options = tuple(_options(name, request.quality, request.preset, request.light).items())
+    options = tuple(_options(name, request.quality, request.preset, request.light, request.width).items())
     formats = list(_formats(name, request))
     reason: str | None = "none of its formats fits"
     if formats:
@@ -228,7 +230,9 @@ def _fitting_preset(name: str, preset: str | None) -> tuple[str | None, tuple[st
     return default, (f"{name} has no preset {preset!r}: {default} used",)
 
 
-def _options(name: str, quality: int, preset: str | None, light: LightLevels | None) -> dict[str, str]:
+def _options(
+    name: str, quality: int, preset: str | None, light: LightLevels | None, width: int
+) -> dict[str, str]:
     options = {"preset": preset or DEFAULT_PRESETS[name]}
     if name.endswith("_nvenc"):
         # Constant quality: variable rate without a target. CQ 0 would mean "automatic".
@@ -236,9 +240,20 @@ def _options(name: str, quality: int, preset: str | None, light: LightLevels | N
     options["crf"] = str(quality)
     if name == "libx265":
         options["x265-params"] = ":".join(["log-level=error", *_light_x265(light)])
-    elif light is not None:
-        options["x264-params"] = ":".join(_light_x264(light))
+    elif parameters := [*_light_x264(light), *repeatable_x264(width)]:
+        options["x264-params"] = ":".join(parameters)
     return options
+
+
+def repeatable_x264(width: int) -> Iterator[str]:
+    """Keep x264 from AVX-512 where it would make the result depend on what lay in memory before.
+
+    Its macroblock tree, in AVX-512, reads past the end of a row that is no multiple of eight macroblocks
+    (seen with x264's core 165: MALLOC_PERTURB_ changes the pictures at 480 and 720 wide, not at 640). A
+    segment encoded again must equal the first. Costs about 7 % of the encoder's speed, at such widths.
+    """
+    if math.ceil(width / 16) % 8 and has_avx512():
+        yield "asm=AVX2,FMA3,BMI2"
 
 
 def _light_x265(light: LightLevels | None) -> Iterator[str]:
@@ -248,10 +263,10 @@ def _light_x265(light: LightLevels | None) -> Iterator[str]:
         yield "max-cll={},{}".format(*light.content)
 
 
-def _light_x264(light: LightLevels) -> Iterator[str]:
-    if light.primaries and light.luminance:
+def _light_x264(light: LightLevels | None) -> Iterator[str]:
+    if light is not None and light.primaries and light.luminance:
         yield f"mastering-display={_mastering(light)}"
-    if light.content:
+    if light is not None and light.content:
         yield "cll={},{}".format(*light.content)
 
 
@@ -308,7 +323,7 @@ def _size_note(request: _Request, pix_fmt: str) -> tuple[str, ...]:
 
 
 def _usual_trial(name: str) -> str | None:
-    return _trial(name, "yuv420p", 640, 360, tuple(_options(name, 23, None, None).items()))
+    return _trial(name, "yuv420p", 640, 360, tuple(_options(name, 23, None, None, 640).items()))
 
 
 @cache

@@ -7,9 +7,10 @@ to 10 bits, no depth.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from types import TracebackType
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ from av.video.format import VideoFormat
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from colab_helpers.errors import MediaError
+from colab_helpers.errors import MediaError, UsageError
+from colab_helpers.media.index import FrameIndex, IntArray, KeyFrame, index_frames
 from colab_helpers.media.probe import (
     UNSPECIFIED,
     ColourTags,
@@ -86,14 +88,26 @@ class FrameReader(Iterator[Frame]):
         notes: What was repaired or converted so far, one sentence each.
     """
 
-    def __init__(self, info: VideoInfo, *, threads: Literal["AUTO"] | int = "AUTO") -> None:
+    def __init__(
+        self,
+        info: VideoInfo,
+        *,
+        threads: Literal["AUTO"] | int = "AUTO",
+        start: int = 0,
+        index: FrameIndex | None = None,
+        previous_pts: int | None = None,
+    ) -> None:
+        if start < 0:
+            raise UsageError(f"frames count from 0: there is no frame {start}", where=str(info.path))
         self.notes: list[str] = []
         self._info = info
+        self._threads = threads
+        self._start = start
+        self._index = index
+        self._previous_pts = previous_pts
+        self._met = 0
         existing_file(info.path)
-        self._container = open_source(info.path)
-        self._stream = _picture(self._container, info)
-        _set_threads(self._stream, threads)
-        self._tally = _Tally(info, self._container, self._stream)
+        self._open()
         self._clock = _Clock(info)
         self._shaper = _Shaper(info)
         self._frames = self._read()
@@ -125,20 +139,101 @@ class FrameReader(Iterator[Frame]):
         self._frames.close()
         self._container.close()
 
+    def _open(self) -> None:
+        self._container = open_source(self._info.path)
+        self._stream = _picture(self._container, self._info)
+        _set_threads(self._stream, self._threads)
+        self._tally = _Tally(self._info, self._container, self._stream)
+
     def _read(self) -> Generator[Frame, None, None]:
         """Frames one step late: a frame lasts until the next one is shown."""
         waiting: tuple[int, av.VideoFrame] | None = None
-        index = 0
-        for video in self._decoded():
-            pts = self._clock.stamp(video)
+        index = self._start
+        for pts, video in self._wanted():
             if waiting is not None:
                 yield self._frame(index, waiting, pts - waiting[0])
                 index += 1
             waiting = pts, self._shaper.shape(video)
         if waiting is not None:
             yield self._frame(index, waiting, self._last_duration(*waiting))
-            index += 1
-        self.notes += [*self._clock.notes(), *self._shaper.notes(), *self._tally.verdict(index)]
+        self.notes += [*self._clock.notes(), *self._shaper.notes(), *self._tally.verdict(self._met)]
+        if self._met < self._start:
+            raise self._changed(f"it has {self._met} frames, so none has number {self._start}")
+
+    def _wanted(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Stamps and pictures from the first wanted frame on."""
+        for number, video in self._numbered():
+            pts = self._clock.stamp(video)
+            self._met = number + 1
+            if number == self._start - 1 and self._previous_pts not in (None, pts):
+                raise self._changed(f"frame {number} is shown at {pts}, not at {self._previous_pts}")
+            if number >= self._start:
+                yield pts, video
+
+    def _numbered(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Pictures and their numbers, from the first frame or the one before the first wanted."""
+        jumped = self._jump() if self._start else None
+        if jumped is not None:
+            yield from enumerate(jumped, self._start - 1)
+        else:
+            yield from enumerate(self._decoded(self._tally.watch(self._container)))
+
+    def _jump(self) -> Iterator[av.VideoFrame] | None:
+        """Pictures from the one before the first wanted, reached by seeking; None: decode from the start."""
+        index = self._index or index_frames(self._info)
+        doubt = index.doubt or self._disagreement(index)
+        keys = index.keys_before(self._start)
+        if not doubt and (not keys or keys[0].packets == 0):
+            return None
+        landed = None if doubt else self._land(index, keys)
+        if landed is not None:
+            key, packets = landed
+            pictures = self._decoded(packets)
+            before = _approach(pictures, index.stamps[key.number : self._start])
+            if before is not None:
+                return chain([before], pictures)
+        self.notes.append(
+            f"frame {self._start} was reached by decoding from the start: "
+            + (doubt or ("seeking does not work" if landed is None else "frames are missing after a seek"))
+        )
+        self._container.close()
+        self._open()
+        return None
+
+    def _disagreement(self, index: FrameIndex) -> str:
+        """Why the index does not fit what is asked for; empty if it does."""
+        before = self._start - 1
+        if before >= len(index.stamps):
+            return "its packets are fewer"
+        if self._previous_pts not in (None, int(index.stamps[before])):
+            return "its packets give its frames other numbers"
+        return ""
+
+    def _land(self, index: FrameIndex, keys: list[KeyFrame]) -> tuple[KeyFrame, Iterator[Packet[Any]]] | None:
+        """A key frame before the first wanted frame, and the packets from it on.
+
+        Formats search by presentation or by decoding time, and some end up a little early or late.
+        """
+        before = int(index.stamps[self._start - 1])
+        for stamp in dict.fromkeys((before, *(stamp for key in keys for stamp in (key.pts, key.dts)))):
+            try:
+                self._container.seek(stamp, stream=self._stream)
+                packets = self._tally.watch(self._container)
+                first = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
+            except av.FFmpegError:
+                continue
+            key = None if first is None or first.pts is None else index.key_at(first.pts)
+            if first is not None and key is not None and key.number < self._start:
+                self._tally.skip(key.packets)
+                return key, chain([first], packets)
+        return None
+
+    def _changed(self, what: str) -> MediaError:
+        return MediaError(
+            f"the video is not what it was: {what}",
+            where=str(self._info.path),
+            remedy="begin again from the first frame",
+        )
 
     def _frame(self, index: int, waiting: tuple[int, av.VideoFrame], duration: int) -> Frame:
         pts, video = waiting
@@ -154,9 +249,9 @@ class FrameReader(Iterator[Frame]):
         left = int((info.start + info.duration) / info.time_base) - pts
         return left if 0 < left <= _LONGEST_LAST / info.time_base else own
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
+    def _decoded(self, packets: Iterable[Packet[Any]]) -> Iterator[av.VideoFrame]:
         try:
-            for packet in self._tally.watch(self._container):
+            for packet in packets:
                 yield from self._decode(packet)
         except av.FFmpegError as error:
             # The demuxer gave up; the tally decides whether what came before is the whole video.
@@ -172,22 +267,39 @@ class FrameReader(Iterator[Frame]):
             return []
 
 
-def read_frames(info: VideoInfo, *, threads: Literal["AUTO"] | int = "AUTO") -> FrameReader:
-    """Opens a video for reading every frame in presentation order.
+def read_frames(
+    info: VideoInfo,
+    *,
+    threads: Literal["AUTO"] | int = "AUTO",
+    start: int = 0,
+    index: FrameIndex | None = None,
+    previous_pts: int | None = None,
+) -> FrameReader:
+    """Opens a video for reading its frames in presentation order.
+
+    A ``start`` in the middle is reached by seeking to a key frame, and is proved by the stamps of the
+    frames met from there on. Where the file does not allow that, all frames before it are decoded, which
+    a note says. Either way the frames are those that reading from the first one gives.
 
     Args:
         info: What `probe` said of the file.
         threads: Decoder threads; ``AUTO`` lets FFmpeg choose by the number of processors.
+        start: Number of the first frame wanted, from 0.
+        index: What `index_frames` said of the file, if that is known already; only used to seek.
+        previous_pts: Stamp of frame ``start - 1`` as an earlier reading gave it, in ticks. Only with it
+            are frame numbers certain in a file that has damaged pictures before ``start``.
 
     Returns:
         An iterator of frames; use it in a ``with`` statement or close it. After the last frame its
         ``notes`` say what was repaired.
 
     Raises:
+        UsageError: ``start`` is negative.
         MissingFileError: The file has gone.
-        MediaError: At once if the file cannot be opened; while iterating if it ends early.
+        MediaError: At once if the file cannot be opened; while iterating if it ends early or is not the
+            one ``start`` and ``previous_pts`` were found in.
     """
-    return FrameReader(info, threads=threads)
+    return FrameReader(info, threads=threads, start=start, index=index, previous_pts=previous_pts)
 
 
 def working_format(info: VideoInfo) -> tuple[str, str | None]:
@@ -209,6 +321,28 @@ def working_colour(info: VideoInfo) -> ColourTags:
     if info.pix_fmt.startswith("yuvj"):
         return replace(info.colour, range=FULL)
     return info.colour
+
+
+def _approach(pictures: Iterator[av.VideoFrame], expected: IntArray) -> av.VideoFrame | None:
+    """The last of the expected pictures; None unless each comes, whole and in turn.
+
+    Args:
+        pictures: What the decoder gives after a seek; left standing behind the picture returned.
+        expected: Stamps from the key frame on.
+    """
+    met = 0
+    for picture in pictures:
+        if picture.pts is None or picture.is_corrupt:
+            return None
+        if met == 0 and picture.pts < expected[0]:
+            # Shown before the key frame but coded after it: part of the group before.
+            continue
+        if picture.pts != expected[met]:
+            return None
+        met += 1
+        if met == len(expected):
+            return picture
+    return None
 
 
 def _picture(container: InputContainer, info: VideoInfo) -> VideoStream:
@@ -366,6 +500,10 @@ class _Tally:
             if packet.stream.index == picture:
                 self._packets += packet.size > 0
                 yield packet
+
+    def skip(self, packets: int) -> None:
+        """The packet just watched is the first wanted of the file; ``packets`` stand before it."""
+        self._packets = packets + 1
 
     def broke_off(self, error: av.FFmpegError) -> None:
         self._error = error.strerror or type(error).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -40,6 +40,7 @@ from colab_helpers.media.probe import VideoInfo, existing_file, open_source
 from colab_helpers.media.reader import FULL, working_colour
 
 _DEFAULT_RATE = Fraction(25)
+_MOV_FAMILY = ("mp4", "mov")
 _CONVERTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 _INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
 """FFmpeg's AV_CODEC_FLAG_INTERLACED_DCT and _ME."""
@@ -62,12 +63,16 @@ class WriteSummary:
     video_seconds: float
 
 
-class _Track(Protocol):
-    """Turns pictures into packets."""
+class Track(Protocol):
+    """Turns pictures into packets of an output's stream."""
 
-    def encode(self, video: av.VideoFrame) -> Iterator[Packet[Any]]: ...
+    def encode(self, video: av.VideoFrame) -> Iterator[Packet[Any]]:
+        """Packets that are ready after this picture."""
+        ...
 
-    def finish(self) -> Iterator[Packet[Any]]: ...
+    def finish(self) -> Iterator[Packet[Any]]:
+        """The packets still inside the encoder."""
+        ...
 
 
 class VideoWriter:
@@ -81,9 +86,6 @@ class VideoWriter:
         time_base: Seconds per tick of the stamps given to `write`; the source's if None.
         copy_audio: Whether sound, subtitles and all other streams are copied.
         metadata: Tags to add to the source's, or to replace them.
-
-    Attributes:
-        notes: What the container could not keep, one sentence each.
 
     Raises:
         OutputError: The place cannot be written, is the source itself, or the container cannot hold a
@@ -101,24 +103,24 @@ class VideoWriter:
         copy_audio: bool = True,
         metadata: dict[str, str] | None = None,
     ) -> None:
-        self.path = Path(path).expanduser().absolute()
-        self.notes: list[str] = []
-        self._info = info
         self._time_base = time_base or info.time_base
-        self._suffix = self.path.suffix.lower()
-        self._partial = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._span = [Fraction(0), Fraction(0)]
         self._frames = 0
         self._last_pts: int | None = None
         self._summary: WriteSummary | None = None
-        self._check_place(copy_audio)
-        self._source = open_source(existing_file(info.path))
-        self._copier = StreamCopier(self._source, info)
-        try:
-            self._output, self._track = self._open(choice, copy_audio, metadata)
-        except BaseException:
-            self._discard()
-            raise
+        self._file = ResultFile(
+            path, info, choice=choice, time_base=self._time_base, copy_audio=copy_audio, metadata=metadata
+        )
+
+    @property
+    def path(self) -> Path:
+        """The result, absolute."""
+        return self._file.path
+
+    @property
+    def notes(self) -> list[str]:
+        """What the container could not keep, one sentence each."""
+        return self._file.notes
 
     @property
     def summary(self) -> WriteSummary:
@@ -154,13 +156,15 @@ class VideoWriter:
             OutputError: The disk is full or the place has gone; the partial file is removed.
             EncoderError: The encoder failed.
         """
-        self._check_rising(pts)
+        try:
+            check_rising(pts, self._last_pts, self.path)
+        except OutputError:
+            self.abort()
+            raise
+        self._last_pts = pts
         video.pts, video.time_base, video.duration = pts, self._time_base, duration
-        # Decoded frames carry the type they were coded as; the encoder would take it as an order.
-        video.pict_type = PictureType.NONE
-        self._mux(self._track.encode(video))
+        self._file.put(self._file.track.encode(video), until=pts * self._time_base)
         self._note_span(pts, duration)
-        self._copy(pts * self._time_base)
 
     def close(self) -> None:
         """Finishes the file and puts it in its place; harmless when done twice.
@@ -171,20 +175,109 @@ class VideoWriter:
         """
         if self._summary is not None:
             return
-        self._mux(self._track.finish())
-        self._copy(None)
-        self._copier.finish()
-        with self._cleaning_up():
-            self._output.close()
-            _settle(self._partial, self.path)
-        self._source.close()
-        self.notes += self._copier.notes
+        self._file.finish(self._file.track.finish())
         self._summary = WriteSummary(
             frames=self._frames,
             bytes=self.path.stat().st_size,
-            audio_seconds=float(self._copier.sound_seconds),
+            audio_seconds=float(self._file.copier.sound_seconds),
             video_seconds=float(self._span[1] - self._span[0]),
         )
+
+    def abort(self) -> None:
+        """Gives up: closes everything and removes the partial file."""
+        self._file.abort()
+
+    def _note_span(self, pts: int, duration: int) -> None:
+        start, end = pts * self._time_base, (pts + duration) * self._time_base
+        self._span = [start if not self._frames else self._span[0], end]
+        self._frames += 1
+
+
+class ResultFile:
+    """A result while it is made: opened under a hidden name, filled with packets, put in its place.
+
+    The picture's stream is set up for an encoder; its packets may come from that encoder or, encoded by
+    the same one earlier, from segments. All other streams are copied here.
+
+    Args:
+        path: The result; see `VideoWriter`.
+        info: The source.
+        choice: The encoder; not used for GIF.
+        time_base: Seconds per tick of the picture's packets.
+        copy_audio: Whether sound, subtitles and all other streams are copied.
+        metadata: Tags to add to the source's, or to replace them.
+
+    Attributes:
+        path: The result, absolute.
+        notes: What the container could not keep, one sentence each.
+        track: The picture's encoder and stream.
+        copier: The streams beside the picture.
+
+    Raises:
+        OutputError: The place cannot be written, is the source itself, or the container cannot hold a
+            stream; nothing has been written then.
+        EncoderError: The encoder does not open.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: VideoInfo,
+        *,
+        choice: EncoderChoice,
+        time_base: Fraction,
+        copy_audio: bool,
+        metadata: dict[str, str] | None,
+    ) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.notes: list[str] = []
+        self._info = info
+        self._time_base = time_base
+        self._suffix = self.path.suffix.lower()
+        self._partial = hidden_name(self.path)
+        self._check_place(copy_audio)
+        self._source = open_source(existing_file(info.path))
+        self.copier = StreamCopier(self._source, info)
+        try:
+            self._output, self.track = self._open(choice, copy_audio, metadata)
+        except BaseException:
+            self._discard()
+            raise
+
+    def put(self, packets: Iterable[Packet[Any]], *, until: Fraction) -> None:
+        """Writes packets of the picture, then copies what is due beside it up to ``until`` seconds.
+
+        Raises:
+            OutputError: The disk is full or the place has gone; the partial file is removed.
+            EncoderError: The encoder the packets come from failed; likewise.
+        """
+        with self._cleaning_up():
+            for packet in packets:
+                self._output.mux_one(packet)
+            self.copier.pump(self._output, until)
+
+    def finish(self, packets: Iterable[Packet[Any]], *, check: Callable[[Path], None] | None = None) -> None:
+        """Writes the last packets, copies all that is left, and puts the file in its place.
+
+        Args:
+            packets: The picture's last packets.
+            check: Looks at the complete file before it gets its name; raises if it is not right.
+
+        Raises:
+            OutputError: It cannot be completed, or did not pass; the partial file is removed.
+            EncoderError: The encoder failed on its last frames; likewise.
+        """
+        with self._cleaning_up():
+            for packet in packets:
+                self._output.mux_one(packet)
+            self.copier.pump(self._output, None)
+            self.copier.finish()
+            self._output.close()
+            if check is not None:
+                check(self._partial)
+            settle(self._partial, self.path)
+        self._source.close()
+        self.notes += self.copier.notes
 
     def abort(self) -> None:
         """Gives up: closes everything and removes the partial file."""
@@ -208,11 +301,11 @@ class VideoWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._partial.unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
     def _open(
         self, choice: EncoderChoice, copy_audio: bool, metadata: dict[str, str] | None
-    ) -> tuple[OutputContainer, _Track]:
+    ) -> tuple[OutputContainer, Track]:
         tags = file_tags(dict(self._info.metadata), metadata)
         options = muxer_options(self._source, self._suffix, time_base=self._time_base, tags=tags)
         output = av.open(str(self._partial), "w", format=MUXERS[self._suffix], container_options=options)
@@ -223,94 +316,87 @@ class VideoWriter:
         try:
             output.start_encoding()
         except (av.FFmpegError, OSError) as error:
-            raise _unwritable(self.path, error) from error
-        self._copier.start()
+            raise unwritable(self.path, error) from error
+        self.copier.start()
         return output, track
 
-    def _add_streams(self, output: OutputContainer, choice: EncoderChoice, copy_all: bool) -> _Track:
+    def _add_streams(self, output: OutputContainer, choice: EncoderChoice, copy_all: bool) -> Track:
         """In the source's order, so that stream numbers stay what they were."""
-        track: _Track | None = None
+        track: Track | None = None
         for stream in self._source.streams:
             if stream.index == self._info.video_index:
                 track = self._add_picture(output, choice, cast(VideoStream, stream))
             elif copy_all:
-                self._copier.add(stream, output, self._suffix)
+                self.copier.add(stream, output, self._suffix)
         assert track is not None
         return track
 
-    def _add_picture(self, output: OutputContainer, choice: EncoderChoice, source: VideoStream) -> _Track:
+    def _add_picture(self, output: OutputContainer, choice: EncoderChoice, source: VideoStream) -> Track:
         if self._suffix == ".gif":
             self.notes += GifTrack.losses(self._info)
             return GifTrack(output, self._info, self._time_base)
         note = timing_note(self._time_base, self._suffix)
         self.notes += [note] if note else []
-        return _EncodedTrack(output, self._info, choice, self._time_base, source)
-
-    def _mux(self, packets: Iterator[Packet[Any]]) -> None:
-        with self._cleaning_up():
-            for packet in packets:
-                self._output.mux_one(packet)
-
-    def _copy(self, until: Fraction | None) -> None:
-        with self._cleaning_up():
-            self._copier.pump(self._output, until)
+        track = EncodedTrack(output, self._info, choice, self._time_base)
+        track.stream.disposition = source.disposition
+        track.stream.metadata.update(stream_tags(source, encoded=True))
+        return track
 
     @contextlib.contextmanager
     def _cleaning_up(self) -> Iterator[None]:
         """Whatever fails while writing leaves no partial file and says why."""
         try:
             yield
-        except EncoderError:
+        except (EncoderError, OutputError):
             self.abort()
             raise
         except (av.FFmpegError, OSError) as error:
             self.abort()
-            raise _unwritable(self.path, error) from error
-
-    def _check_rising(self, pts: int) -> None:
-        if self._last_pts is not None and pts <= self._last_pts:
-            self.abort()
-            raise OutputError(
-                f"time stamp {pts} is not later than the one before ({self._last_pts})",
-                where=str(self.path),
-                remedy="give frames in the order they are shown",
-            )
-        self._last_pts = pts
-
-    def _note_span(self, pts: int, duration: int) -> None:
-        start, end = pts * self._time_base, (pts + duration) * self._time_base
-        self._span = [start if not self._frames else self._span[0], end]
-        self._frames += 1
+            raise unwritable(self.path, error) from error
 
 
-class _EncodedTrack:
-    """The picture through a video encoder."""
+class EncodedTrack:
+    """The picture through a video encoder.
+
+    Args:
+        output: The file its stream is added to.
+        info: The source, for size, rate, colour and rotation.
+        choice: The encoder.
+        time_base: Seconds per tick of the frames' stamps.
+
+    Attributes:
+        adds_up: Whether the container's readers take the picture's length as the sum of its coded
+            durations (MP4).
+
+    Raises:
+        EncoderError: The encoder does not open.
+    """
 
     def __init__(
-        self,
-        output: OutputContainer,
-        info: VideoInfo,
-        choice: EncoderChoice,
-        time_base: Fraction,
-        source: VideoStream,
+        self, output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
     ) -> None:
         self._choice = choice
         self._durations: dict[int, int] = {}
         self._converter = VideoReformatter()
         self._count = 0
-        self._adds_up = output.format.name in ("mp4", "mov")
+        self.adds_up = output.format.name in _MOV_FAMILY
         self._first: tuple[int, int] | None = None
         self._end: int | None = None
         self._stream = _new_stream(output, info, choice, time_base)
-        self._stream.disposition = source.disposition
-        self._stream.metadata.update(stream_tags(source, encoded=True))
         try:
             self._stream.codec_context.open()
         except av.FFmpegError as error:
             raise self._failed("does not open", error) from error
 
+    @property
+    def stream(self) -> VideoStream:
+        """The stream of the output."""
+        return self._stream
+
     def encode(self, video: av.VideoFrame) -> Iterator[Packet[Any]]:
         """Packets that are ready after this picture."""
+        # Decoded frames carry the type they were coded as; the encoder would take it as an order.
+        video.pict_type = PictureType.NONE
         assert video.pts is not None
         self._durations[video.pts] = video.duration
         self._end = video.pts + video.duration
@@ -320,7 +406,7 @@ class _EncodedTrack:
     def finish(self) -> Iterator[Packet[Any]]:
         """The packets still inside the encoder."""
         packets = list(self._packets(None))
-        if packets and self._adds_up:
+        if packets and self.adds_up:
             self._stretch(packets[-1])
         return iter(packets)
 
@@ -377,7 +463,7 @@ def _new_stream(
     context.color_primaries, context.color_trc = colour.primaries, colour.transfer
     if info.interlaced:
         context.flags |= _INTERLACED_DCT | _INTERLACED_ME
-    if "hevc" in choice.name or "265" in choice.name:
+    if output.format.name in _MOV_FAMILY and ("hevc" in choice.name or "265" in choice.name):
         # Apple's players take HEVC under this name only; others take both.
         context.codec_tag = "hvc1"
     if info.display_matrix:
@@ -385,7 +471,22 @@ def _new_stream(
     return stream
 
 
-def _settle(partial: Path, path: Path) -> None:
+def check_rising(pts: int, last: int | None, path: Path) -> None:
+    """Raises OutputError, naming ``path``, if a stamp is not later than the one before (None: first)."""
+    if last is not None and pts <= last:
+        raise OutputError(
+            f"time stamp {pts} is not later than the one before ({last})",
+            where=str(path),
+            remedy="give frames in the order they are shown",
+        )
+
+
+def hidden_name(path: Path) -> Path:
+    """Where a file is written until it is complete."""
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+def settle(partial: Path, path: Path) -> None:
     """On disk first, then in place: a name never stands for a torn file."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
@@ -411,7 +512,8 @@ _REMEDIES = {
 }
 
 
-def _unwritable(path: Path, error: OSError | av.FFmpegError) -> OutputError:
+def unwritable(path: Path, error: OSError | av.FFmpegError) -> OutputError:
+    """The error to raise for a file that cannot be written, with a remedy where the cause is known."""
     code = error.errno or 0
     return OutputError(
         f"the result cannot be written ({error.strerror or error})",

@@ -30,6 +30,10 @@ STANDIN_NOTE = (
 )
 """Said wherever results of the stand-ins could be mistaken for those of the real networks."""
 
+DOCTOR_REPORT = "doctor.json"
+PRELOAD_REPORT = "preload.json"
+"""Names of what the notebooks setup and preload leave in their output folder."""
+
 BOOTSTRAP = f"""\
 #@title Get ready: on Colab installs what is missing, elsewhere only checks {{ display-mode: "form" }}
 import importlib.util, pathlib, runpy, subprocess, sys

@@ -84,7 +84,7 @@ class ColabHost:
             self._mount(asked[0])
 
     def _mounted(self) -> bool:
-        return (self.drive / "MyDrive").exists()
+        return mounted_drive(self.drive) is not None
 
     def _mount(self, path: Path) -> None:
         if self.headless:
@@ -106,6 +106,15 @@ class ColabHost:
     def show_html(self, html: str, *, text: str) -> None:
         """Show HTML in the notebook."""
         _display(html, text)
+
+
+def mounted_drive(mountpoint: Path = DRIVE) -> Path | None:
+    """The user's folder on Google Drive where it is mounted, found by its folder.
+
+    A shell on a Colab VM sees it, too, although ``google.colab`` is not loaded there.
+    """
+    folder = mountpoint / "MyDrive"
+    return folder if folder.exists() else None
 
 
 def this_host(*, headless: bool = False) -> Host:

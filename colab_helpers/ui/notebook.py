@@ -85,7 +85,7 @@ def run_batch_swap(
     from colab_helpers.trust.consent import require_consent
 
     require_consent(consent, [])
-    settings = _settings(preset, overrides or {})
+    settings = settings_of_form(preset, overrides or {})
     host = this_host(headless=headless)
     inputs, folder = _places(host, _listed(sources), _listed(targets), output_dir, models_dir)
     with ProgressLine(headless=headless) as line:
@@ -102,7 +102,13 @@ def run_batch_swap(
     return BatchRun(report, folder, host)
 
 
-def _settings(preset: str, overrides: Mapping[str, Any]) -> Settings:
+def settings_of_form(preset: str, overrides: Mapping[str, Any]) -> Settings:
+    """The settings that a form's preset and overrides ask for.
+
+    Raises:
+        SettingsError: An unknown preset or key, or a bad value.
+        UsageError: ``overrides`` is no mapping.
+    """
     if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
         raise UsageError(
             f"overrides = {overrides!r} is not a mapping of settings",

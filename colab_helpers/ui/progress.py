@@ -79,9 +79,7 @@ def progress_text(progress: Progress) -> str:
     """The whole progress line as plain text."""
     frames = f"{progress.frame}/{progress.frames}" if progress.frames else str(progress.frame)
     eta = f", ETA {_clock_text(progress.eta)}" if progress.eta is not None else ""
-    return (
-        f"{_title(progress)}: {frames} frames, {progress.fps:.1f} frames/s{eta}, {machine_text(progress)}"
-    )
+    return f"{_title(progress)}: {frames} frames, {progress.fps:.1f} frames/s{eta}, {machine_text(progress)}"
 
 
 def machine_text(progress: Progress) -> str:

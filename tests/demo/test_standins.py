@@ -20,14 +20,6 @@ from colab_helpers.demo.samples import crop_face
 from colab_helpers.demo.standins import WEIGHTS, load_weights, write_standins
 from colab_helpers.errors import ModelError, OutputError
 
-# What the weights reach today: never to be loosened. A test that reaches less than is wanted says so as an
-# expected failure, with the figure.
-REACHED = {
-    "landmark": 0.07, "false": 3, "found of 8": 6, "same": 0.35, "to source": 0.55, "presentation of 8": 5,
-    "years": 20,
-    "gain": 3.5,
-}  # fmt: skip
-
 CONTRACTS = {
     "buffalo_l/det_10g.onnx": (
         [("input.1", [1, 3, "?", "?"])],
@@ -124,17 +116,12 @@ def test_finds_the_people_and_nobody_else(tools: Tools, size: tuple[int, int], s
     assert figures.asked >= 4
     assert figures.recall >= 0.98
     assert figures.false == 0
-    assert np.mean(figures.landmark) <= REACHED["landmark"]
-    if np.mean(figures.landmark) > 0.05:
-        pytest.xfail(f"points are off by {np.mean(figures.landmark):.3f} of the eye distance, wanted 0.05")
+    assert np.mean(figures.landmark) <= 0.05
 
 
 def test_no_face_where_no_people_are(tools: Tools) -> None:
     rng = np.random.default_rng(8)
-    false = sum(len(tools.faces(random_background(rng, (640, 360)), embed=False)) for _ in range(60))
-    assert false <= REACHED["false"]
-    if false:
-        pytest.xfail(f"{false} false face(s) in 60 backgrounds, wanted none")
+    assert not any(tools.faces(random_background(rng, (640, 360)), embed=False) for _ in range(250))
 
 
 @pytest.mark.parametrize(("height", "roll"), [(26, 0), (40, 25), (60, -30), (120, 30), (300, -25), (480, 10)])
@@ -152,9 +139,7 @@ def test_finds_small_large_and_tilted_faces(tools: Tools, height: int, roll: int
         truth = actors.landmarks(look_of(who).body, pose, head.act)
         faces = tools.faces(frame, embed=False)
         found += any(np.linalg.norm(f.kps - truth, axis=1).mean() < 0.12 * height for f in faces)
-    assert found >= REACHED["found of 8"]
-    if found < 7:
-        pytest.xfail(f"{found} of 8 found, wanted 7")
+    assert found >= 7
 
 
 def test_embedding_tells_people_apart(tools: Tools) -> None:
@@ -167,9 +152,8 @@ def test_embedding_tells_people_apart(tools: Tools) -> None:
     assert len(figures.same) >= 10
     assert np.mean(figures.different) <= 0.2
     assert np.percentile(figures.different, 95) <= 0.4
-    assert np.mean(figures.same) >= REACHED["same"]
-    if np.mean(figures.same) < 0.7 or np.percentile(figures.same, 10) < 0.6:
-        pytest.xfail(f"cosine {np.mean(figures.same):.2f} between portrait and clip, wanted 0.7")
+    assert np.mean(figures.same) >= 0.85
+    assert np.percentile(figures.same, 10) >= 0.7
 
 
 def test_swapper_gives_the_true_swap(tools: Tools) -> None:
@@ -181,12 +165,9 @@ def test_swapper_gives_the_true_swap(tools: Tools) -> None:
             measure_swap(scene, [i], others[k % len(others)], tools, portraits, figures)
     assert len(figures.psnr) >= 6
     assert np.mean(figures.psnr) >= 20
-    assert np.mean(figures.gain) >= REACHED["gain"]
+    assert np.mean(figures.gain) >= 5
     assert np.mean(figures.to_original) <= 0.4
-    assert np.mean(figures.to_source) >= REACHED["to source"]
-    if np.mean(figures.to_source) < 0.7 or np.mean(figures.gain) < 5:
-        reached = f"cosine {np.mean(figures.to_source):.2f} to the source, {np.mean(figures.gain):+.1f} dB"
-        pytest.xfail(f"{reached}; wanted 0.7 and +5 dB")
+    assert np.mean(figures.to_source) >= 0.7
 
 
 def test_attributes_know_age_and_presentation(tools: Tools) -> None:
@@ -195,10 +176,8 @@ def test_attributes_know_age_and_presentation(tools: Tools) -> None:
         gender, years = tools.attributes.get(portrait(who), face)
         right += gender == int(look_of(who).male)
         errors.append(abs(years - look_of(who).years))
-    assert right >= REACHED["presentation of 8"]
-    assert np.mean(errors) < REACHED["years"]
-    if right < 7 or np.mean(errors) >= 10:
-        pytest.xfail(f"{right} of 8 right and {np.mean(errors):.0f} years off, wanted 7 and 10")
+    assert right >= 7
+    assert np.mean(errors) < 10
 
 
 def test_enhancer_sharpens_and_keeps_the_picture(models: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Writes down how it was called and, instead of downloading, leaves the metadata that pip would leave.
-FAKE_PIP = '''
+FAKE_PIP = """
 import json, os, pathlib, re, sys
 
 here = pathlib.Path(__file__).resolve().parents[1]
@@ -57,7 +57,7 @@ else:
         root = pathlib.Path(arguments[arguments.index("--editable") + 1])
         record = {"url": root.as_uri(), "dir_info": {"editable": True}}
         (metadata("colab-helpers", "0.1.0") / "direct_url.json").write_text(json.dumps(record))
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,12 @@ from tests.media.conftest import Clip
 def choose(wanted: Any = "auto", **changes: Any) -> EncoderChoice:
     request: dict[str, Any] = {"width": 320, "height": 240, "pix_fmt": "yuv420p", "quality": 23} | changes
     return choose_encoder(wanted, **request)
+
+
+@pytest.fixture(autouse=True)
+def no_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same options on every processor."""
+    monkeypatch.setattr(encoders, "has_avx512", lambda: False)
 
 
 @pytest.fixture
@@ -211,3 +220,54 @@ def test_what_was_chosen_encodes(name: Any, tmp_path: Path) -> None:
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     assert probe(path).codec == ("h264" if "264" in name else "hevc")
+
+
+_ENCODE = """
+import hashlib, sys
+from fractions import Fraction
+import av
+import numpy as np
+from colab_helpers.media.encoders import choose_encoder
+
+for width in (64, 480, 640, 720):
+    choice = choose_encoder("libx264", width=width, height=64, pix_fmt="yuv420p", quality=25)
+    context = av.CodecContext.create("libx264", "w")
+    context.width, context.height, context.pix_fmt = width, 64, choice.pix_fmt
+    context.time_base, context.framerate, context.options = Fraction(1, 25), 25, dict(choice.options)
+    rng, digest = np.random.default_rng(0), hashlib.sha256()
+    texture = np.kron(rng.integers(0, 255, (20, width // 8 + 20), np.uint8), np.ones((8, 8), np.uint8))
+    for k in range(8):
+        planes = np.full((96, width), 128, np.uint8)
+        planes[:64] = texture[3 * k : 3 * k + 64, 5 * k : 5 * k + width]
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        frame.pts = k
+        digest.update(b"".join(map(bytes, context.encode(frame))))
+    digest.update(b"".join(map(bytes, context.encode(None))))
+    print(width, digest.hexdigest())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
+def test_the_result_does_not_depend_on_what_lay_in_memory_before() -> None:
+    """x264 reads memory it never wrote at some widths; segments done again would differ."""
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", _ENCODE],
+            env={**os.environ, "MALLOC_PERTURB_": str(fill)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for fill in (0, 1, 85, 170)
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop().splitlines()) == 4
+
+
+def test_only_widths_and_processors_that_need_it_go_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "has_avx512", lambda: True)
+    assert list(encoders.repeatable_x264(1920)) == list(encoders.repeatable_x264(640)) == []
+    assert list(encoders.repeatable_x264(720)) == ["asm=AVX2,FMA3,BMI2"]
+    assert choose("libx264", width=720).options["x264-params"] == "asm=AVX2,FMA3,BMI2"
+    monkeypatch.setattr(encoders, "has_avx512", lambda: False)
+    assert list(encoders.repeatable_x264(720)) == []

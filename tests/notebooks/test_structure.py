@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -14,12 +15,17 @@ from nbformat import NotebookNode
 from colab_helpers.settings import DEFAULT_PRESET, load_presets, load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import cells
+from colab_helpers.ui.doctor import run_setup
+from colab_helpers.ui.models import fetch_models, show_models
 from colab_helpers.ui.notebook import run_batch_swap
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BATCH = ROOT / "notebooks" / "batch_swap.ipynb"
 MAX_LINES = 15
+
+CALLED = {"batch_swap": [run_batch_swap], "preload": [show_models, fetch_models], "setup": [run_setup]}
+"""Who takes the answers of each notebook's form."""
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def read(path: Path) -> NotebookNode:
@@ -44,11 +50,28 @@ def declared(path: Path) -> dict[str, tuple[str, object]]:
     }
 
 
+def answers(function: Callable[..., object]) -> dict[str, object]:
+    """What a function takes from the form, and its defaults."""
+    parameters = inspect.signature(function).parameters
+    return {name: value.default for name, value in parameters.items() if value.default is not value.empty}
+
+
+def calls(path: Path) -> list[ast.Call]:
+    """The calls that take answers of the form, in the notebook's order."""
+    names = {function.__name__ for function in CALLED[path.stem]}
+    return [
+        node
+        for cell in code_cells(path)
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+    ]
+
+
 def test_there_are_notebooks():
-    assert BATCH in NOTEBOOKS
+    assert [path.stem for path in NOTEBOOKS] == sorted(CALLED)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@every_notebook
 class TestEveryNotebook:
     def test_is_valid_and_bare(self, path):
         notebook = read(path)
@@ -95,41 +118,58 @@ class TestEveryNotebook:
         assert not re.search(r"^\s*(import|from) google", text, re.MULTILINE)
 
 
-def test_the_limits_of_colab_are_stated():
-    text = "\n".join(cell.source for cell in read(BATCH).cells if cell.cell_type == "markdown")
+@every_notebook
+def test_the_limits_of_colab_are_stated(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     assert "12 hours" in text
     assert "90 minutes" in text
     assert "temporary" in text
 
 
-def test_the_form_asks_for_what_the_function_takes():
-    signature = inspect.signature(run_batch_swap).parameters
-    form = declared(BATCH)
-    assert list(form) == list(signature)
-    # The form's own defaults: an empty list for "none given", and the demo's statement of consent.
-    expected = {name: value.default for name, value in signature.items()}
-    expected |= {"sources": [], "targets": [], "overrides": {}, "consent": DEMO_CONSENT}
-    assert {name: default for name, (_, default) in form.items()} == expected
+@every_notebook
+def test_the_form_asks_for_what_the_functions_take(path):
+    expected = {
+        name: default for function in CALLED[path.stem] for name, default in answers(function).items()
+    }
+    if path.stem == "batch_swap":
+        expected = {"sources": (), "targets": (), **expected}
+    # The form's own defaults: an empty list or mapping for "none given", and the demo's consent.
+    own = {"sources": [], "targets": [], "overrides": {}, "consent": DEMO_CONSENT}
+    expected |= {name: value for name, value in own.items() if name in expected}
+    assert {name: default for name, (_, default) in declared(path).items()} == expected
 
 
-def test_the_run_passes_on_every_answer():
-    (call,) = [
-        node
-        for cell in code_cells(BATCH)
-        if "run_batch_swap(" in cell.source
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Call)
-    ]
-    passed = [argument.id for argument in call.args] + [keyword.value.id for keyword in call.keywords]
-    assert passed == list(declared(BATCH))
-    assert all(keyword.arg == keyword.value.id for keyword in call.keywords)
+@every_notebook
+def test_every_answer_is_passed_on_once(path):
+    found = calls(path)
+    assert [call.func.id for call in found] == [function.__name__ for function in CALLED[path.stem]]
+    results = {"needed"}  # what one cell gives to the next
+    passed = [argument.id for call in found for argument in call.args if argument.id not in results]
+    keywords = [keyword for call in found for keyword in call.keywords]
+    assert all(keyword.arg == keyword.value.id for keyword in keywords)
+    passed += [keyword.arg for keyword in keywords]
+    assert sorted(passed) == sorted(declared(path))
 
 
-def test_the_choices_are_the_presets():
-    line = next(line for line in parameters_cell(BATCH).source.splitlines() if line.startswith("preset"))
+@every_notebook
+def test_cells_hold_no_logic(path):
+    """Beside form and bootstrap a cell imports and calls, once."""
+    for cell in code_cells(path):
+        if cell.id in ("parameters", "bootstrap"):
+            continue
+        first, second = ast.parse(cell.source).body
+        assert isinstance(first, ast.ImportFrom), cell.id
+        assert first.module.startswith("colab_helpers.ui."), cell.id
+        assert isinstance(second, (ast.Expr, ast.Assign)), cell.id
+        assert isinstance(second.value, ast.Call), cell.id
+
+
+@every_notebook
+def test_the_choices_are_the_presets(path):
+    line = next(line for line in parameters_cell(path).source.splitlines() if line.startswith("preset"))
     choices = ast.literal_eval(re.search(r"#@param (\[.*\])", line)[1])
     assert choices == list(load_presets().presets)
-    assert choices[0] == DEFAULT_PRESET == declared(BATCH)["preset"][1]
+    assert choices[0] == DEFAULT_PRESET == declared(path)["preset"][1]
     for choice in choices:
         load_settings(choice)
 

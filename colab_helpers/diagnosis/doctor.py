@@ -1,0 +1,79 @@
+"""Asks every question about a machine and gathers the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from colab_helpers.diagnosis import gpu, networks, packages, surroundings, video
+from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis
+from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.machine import Machine
+from colab_helpers.settings import Settings, load_settings
+
+Question = Callable[[Subject], Iterable[Check]]
+
+QUESTIONS: Mapping[str, Question] = {
+    "place": surroundings.place,
+    "python": packages.python,
+    "packages": packages.ranges,
+    "onnxruntime": packages.runtime,
+    "memory": surroundings.memory,
+    "disk": surroundings.disk,
+    "models folder": surroundings.models_folder,
+    "drive": surroundings.drive,
+    "cuda": gpu.agreement,
+    "gpu": gpu.card,
+    "encoder": video.encoder,
+    "decoder": video.decoder,
+    "models": networks.models,
+}
+"""In the order of the table, by the name a finding has that the question could not come to."""
+
+
+def diagnose(
+    settings: Settings | None = None,
+    *,
+    models_dir: Path | None = None,
+    folder: Path = Path(),
+    machine: Machine | None = None,
+    drive: Path | None = None,
+) -> Diagnosis:
+    """Check this machine for a run with these settings.
+
+    Every network of the settings is run; real weights of a few hundred megabytes take some seconds.
+
+    Args:
+        settings: As from ``load_settings``; the default preset if None.
+        models_dir: Folder of the model files.
+        folder: Where results would go.
+        machine: Describes another machine than this one, for tests.
+        drive: Google Drive, where it is mounted.
+    """
+    subject = Subject.here(
+        settings or load_settings(),
+        models_dir=models_dir,
+        folder=folder,
+        machine=machine,
+        drive=drive,
+    )
+    return examine(subject)
+
+
+def examine(subject: Subject, questions: Mapping[str, Question] = QUESTIONS) -> Diagnosis:
+    """Ask questions about a subject; one that breaks down becomes a finding itself."""
+    return Diagnosis.of(check for name, ask in questions.items() for check in _answers(name, ask, subject))
+
+
+def _answers(name: str, ask: Question, subject: Subject) -> Iterator[Check]:
+    try:
+        yield from ask(subject)
+    except ColabHelpersError as error:
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        yield Check(name=name, status="fail", detail=what, remedy=error.remedy or INSTALL_REMEDY)
+    except ImportError as error:
+        yield Check(name=name, status="fail", detail=f"cannot be examined: {error}", remedy=INSTALL_REMEDY)
+    except Exception as error:  # noqa: BLE001 - a broken installation may fail in any way
+        detail = f"cannot be examined: {type(error).__name__}: {error}"
+        yield Check(name=name, status="fail", detail=detail, remedy=INSTALL_REMEDY)

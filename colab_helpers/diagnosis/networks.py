@@ -1,0 +1,224 @@
+"""Every network of the settings, run on the CPU and on the GPU, timed, and the results compared."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from colab_helpers.diagnosis.findings import Check, CheckStatus
+from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.settings import Settings, load_presets
+
+if TYPE_CHECKING:
+    from colab_helpers.models.session import Network, Provider
+
+Role = Literal["detector", "recogniser", "swapper", "enhancer"]
+
+SAME_RESULT = 0.01
+"""How far GPU and CPU may lie apart, as a share of the output's length: TensorFloat-32 rounds to 1/2048."""
+_REFETCH = "fetch it again: python -m colab_helpers preload --accept-licences --verify"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a network.
+
+    Attributes:
+        outputs: In the graph's order.
+        milliseconds: Of the second run; the first one sets things up.
+    """
+
+    outputs: Sequence[Any]
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a network."""
+
+    status: CheckStatus
+    what: str
+    remedy: str
+
+
+def wanted_networks(settings: Settings) -> list[tuple[Role, str]]:
+    """Role and name of each network a run with these settings opens."""
+    from colab_helpers.models.catalog import ANALYSIS_MODELS
+
+    found: list[tuple[Role, str]] = [("detector", ANALYSIS_MODELS[0]), ("recogniser", ANALYSIS_MODELS[1])]
+    if "face_swapper" in settings.frame_processors:
+        found.append(("swapper", settings.swapper_model))
+    if "face_enhancer" in settings.frame_processors:
+        found.append(("enhancer", settings.enhancer_model))
+    return found
+
+
+def models(subject: Subject) -> Iterator[Check]:
+    """One finding for each network, and one more where insightface can be held against it."""
+    for role, name in wanted_networks(subject.settings):
+        try:
+            yield from _examine(subject, role, name)
+        except ColabHelpersError as error:
+            yield _failed(name, f"{error.where}: {error.what}", error.remedy)
+        except ImportError:  # the installation's fault, and the same for every network
+            raise
+        except Exception as error:  # noqa: BLE001 - a damaged network may fail in any way
+            yield _failed(name, f"it does not run: {type(error).__name__}: {error}", _REFETCH)
+
+
+def _failed(name: str, detail: str, remedy: str) -> Check:
+    return Check(name=f"model {Path(name).name}", status="fail", detail=detail, remedy=remedy)
+
+
+def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
+    path = subject.models / f"{name}.onnx"
+    network = open_network(path, "cpu")
+    check_contract(role, network)
+    inputs = sample_inputs(role, network, subject.settings)
+    on_cpu = trial(network, inputs)
+    facts, figures = [f"CPU {on_cpu.milliseconds:.1f} ms"], {"cpu_ms": on_cpu.milliseconds}
+    problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, path)]
+    if subject.runs_on_gpu:
+        on_gpu = trial(open_network(path, "cuda"), inputs)
+        apart = difference(on_cpu.outputs, on_gpu.outputs)
+        facts += [f"GPU {on_gpu.milliseconds:.1f} ms", f"{apart:.2%} apart"]
+        figures |= {"cuda_ms": on_gpu.milliseconds, "difference": apart}
+        problems += [*_values_problem(on_gpu, "GPU"), *_difference_problem(apart)]
+    yield _finding(name, facts, figures, problems)
+    if not network.standin and role != "enhancer" and not any(found.status == "fail" for found in problems):
+        from colab_helpers.diagnosis import oracle
+
+        yield oracle.parity(role, network, subject.settings, subject.models)
+
+
+def _finding(name: str, facts: list[str], figures: dict[str, float], problems: Iterable[Problem]) -> Check:
+    worst: list[Problem] = sorted(problems, key=lambda problem: problem.status)  # "fail" before "warn"
+    return Check(
+        name=f"model {Path(name).name}",
+        status=worst[0].status if worst else "pass",
+        detail="; ".join([", ".join(facts), *(problem.what for problem in worst)]),
+        remedy=worst[0].remedy if worst else "",
+        # JSON knows neither infinity nor "not a number".
+        figures={key: value for key, value in figures.items() if math.isfinite(value)},
+    )
+
+
+def open_network(path: Path, provider: Provider) -> Network:
+    """Load a network on one provider.
+
+    Raises:
+        ColabHelpersError: It is missing or damaged, or does not run there.
+    """
+    from colab_helpers.models.session import Runtime
+
+    return Runtime(provider).open(path)
+
+
+def check_contract(role: Role, network: Network) -> None:
+    """Make sure that a network takes and gives what its role asks for.
+
+    Raises:
+        ModelError: It does not.
+    """
+    from colab_helpers.faces.detector import Detector
+    from colab_helpers.faces.enhancer import Enhancer
+    from colab_helpers.faces.swapper import Swapper
+
+    makers = {"detector": Detector, "swapper": Swapper, "enhancer": Enhancer}
+    if role in makers:
+        makers[role](network)
+
+
+def sample_inputs(role: Role, network: Network, settings: Settings) -> list[Any]:
+    """A made-up picture (and identity) as the network of a role takes it, float32, always the same."""
+    import numpy as np
+
+    size = network.session.get_inputs()[0].shape[2]
+    edge = settings.face_detector_size if role == "detector" else size if isinstance(size, int) else 112
+    picture = soft_picture(edge).transpose(2, 0, 1)[None].astype(np.float32) / 255
+    if role != "swapper":
+        return [2 * picture - 1]
+    identity = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
+    return [picture, identity / np.linalg.norm(identity)]
+
+
+def soft_picture(size: int, *, seed: int = 0) -> Any:
+    """A picture of large soft patches, ``(size, size, 3)`` uint8: like a photo, and like nobody."""
+    import cv2
+    import numpy as np
+
+    patches = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return cv2.resize(patches, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def trial(network: Network, inputs: Sequence[Any]) -> Trial:
+    """Run a network twice and time the second run."""
+    network.run(*inputs)
+    start = time.perf_counter()
+    outputs = network.run(*inputs)
+    return Trial(outputs, 1000 * (time.perf_counter() - start))
+
+
+def difference(reference: Sequence[Any], candidate: Sequence[Any]) -> float:
+    """How far outputs lie apart: length of the difference by length of the reference, the worst output's."""
+    import numpy as np
+
+    apart = []
+    for ours, theirs in zip(reference, candidate, strict=True):
+        if ours.shape != theirs.shape:
+            return float("inf")
+        length = float(np.linalg.norm(ours.astype(np.float64)))
+        error = float(np.linalg.norm(ours.astype(np.float64) - theirs))
+        apart.append(error / length if length > 0 else error)
+    return float(np.max(apart))  # a NaN wins
+
+
+def _values_problem(found: Trial, where: str) -> Iterator[Problem]:
+    import numpy as np
+
+    if not all(np.isfinite(output).all() for output in found.outputs):
+        yield Problem(
+            "fail",
+            f"on the {where} it gives values that are not numbers",
+            f"{_REFETCH}; a model in half precision: use the one in single precision",
+        )
+
+
+def _difference_problem(apart: float) -> Iterator[Problem]:
+    if not apart <= SAME_RESULT:  # written so that NaN is a problem
+        yield Problem(
+            "fail",
+            f"GPU and CPU give different results ({SAME_RESULT:.0%} is allowed)",
+            "run with execution_provider=cpu; update driver and ONNX Runtime: bash setup.sh install",
+        )
+
+
+def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
+    """Whether the file is one that was published: a flipped bit in the weights may still load and run."""
+    if network.standin:
+        yield Problem(
+            "warn",
+            "a stand-in, not the real network",
+            "stand-ins know the demo's rendered people only; for others run "
+            "'python -m colab_helpers preload --accept-licences'",
+        )
+        return
+    from colab_helpers.models.catalog import load_catalog
+    from colab_helpers.models.records import is_genuine, read_record, sha256_of
+
+    entry = load_catalog(load_presets().models).models.get(name)
+    file = next((file for file in entry.files if f"{name}.onnx" == file.path), None) if entry else None
+    if file is None:
+        yield Problem("warn", "the catalogue does not know it", "use it only if you know where it is from")
+        return
+    record = read_record(path)
+    # Hashed anew each time: what a failing disk does to a file leaves its size and time as they were.
+    if not is_genuine(file, path, sha256_of(path), record):
+        # A file that was verified once and has changed since is damaged; another one may be the user's own.
+        what = "its bytes have changed since it was verified" if record else "its SHA-256 is none published"
+        yield Problem("fail" if record else "warn", what, _REFETCH)

@@ -1,0 +1,152 @@
+"""Our results held against insightface's own classes, on the same file, on the CPU.
+
+Only for real weights: importing insightface takes longer than all other checks, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check
+from colab_helpers.diagnosis.networks import soft_picture
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.detector import Detector
+from colab_helpers.faces.geometry import arcface_template
+from colab_helpers.faces.swapper import Swapper
+from colab_helpers.faces.types import Face
+from colab_helpers.media.affine import transform_points
+from colab_helpers.media.picture import BgrPicture
+from colab_helpers.models.session import Network, Runtime
+from colab_helpers.settings import Settings
+
+BOXES = 20
+"""How many of the best boxes are compared; a made-up picture has no face that would stand out."""
+LIMITS = {"detector": 0.05, "recogniser": 0.001, "swapper": 2.0}
+UNITS = {"detector": "pixels", "recogniser": "of the cosine", "swapper": "grey levels"}
+
+# The made-up face: ArcFace's reference points, turned a little and three times as large as in a crop.
+_TURNED = np.array([[2.9, -0.4, 150.0], [0.4, 2.9, 100.0]])
+_PICTURE = 640
+
+
+def parity(role: str, network: Network, settings: Settings, models: Path) -> Check:
+    """How far our result lies from insightface's on a made-up picture.
+
+    Args:
+        role: ``detector``, ``recogniser`` or ``swapper``.
+        network: On the CPU.
+        settings: For the detector's size.
+        models: The models folder.
+    """
+    name = f"parity {network.name}"
+    try:
+        oracle = _insightface(network.path)
+    except ImportError as error:
+        detail = f"insightface cannot be imported: {error}"
+        return Check(name=name, status="warn", detail=detail, remedy=INSTALL_REMEDY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # insightface aligns with a function that is to go
+        apart = _MEASURES[role](oracle, network, settings, models)
+    good = apart <= LIMITS[role]
+    return Check(
+        name=name,
+        status="pass" if good else "fail",
+        detail=f"{apart:.3g} {UNITS[role]} from insightface's own result ({LIMITS[role]:g} allowed)",
+        remedy=""
+        if good
+        else f"remove files beside {network.path} that were made from it, fetch it again with 'python -m "
+        "colab_helpers preload --accept-licences --verify', and report it if that does not help",
+        figures={"difference": apart} if np.isfinite(apart) else {},
+    )
+
+
+def _insightface(path: Path) -> Any:
+    """The class insightface takes for a file, with a session of its own."""
+    import onnxruntime
+    from insightface.model_zoo import get_model
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # as in our own sessions
+    # It prints while it loads, into what may be JSON.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return get_model(str(path), providers=["CPUExecutionProvider"], sess_options=options)
+
+
+def _detector(oracle: Any, network: Network, settings: Settings, _: Path) -> float:
+    """Largest distance of a box or point in pixels; infinite where not the same faces are found."""
+    size = settings.face_detector_size
+    # Wide as most videos, and exactly as large as the network's picture: nobody resizes anything.
+    image = np.ascontiguousarray(soft_picture(size)[: size * 9 // 16])
+    score = _score_of_the_best(network, image, size)
+    boxes, points = Detector(network).detect(image, size=size, score=score)
+    oracle.prepare(ctx_id=-1, input_size=(size, size), det_thresh=score, nms_thresh=0.4)
+    expected_boxes, expected_points = oracle.detect(image)
+    if len(boxes) != len(expected_boxes) or not len(boxes):
+        return float("inf")
+    # Equal scores come in any order.
+    ours, theirs = (np.lexsort(found[:, :4].T.round(2)) for found in (boxes, expected_boxes))
+    off = [boxes[ours] - expected_boxes[theirs], points[ours] - expected_points[theirs]]
+    return float(max(np.abs(values).max() for values in off))
+
+
+def _score_of_the_best(network: Network, image: Any, size: int) -> float:
+    """A score that about ``BOXES`` anchors reach, between two scores so that rounding decides nothing."""
+    canvas = np.zeros((size, size, 3), np.float32)
+    canvas[: image.shape[0]] = image[..., ::-1]
+    outputs = network.run(((canvas - 127.5) / 128).transpose(2, 0, 1)[None].astype(np.float32))
+    scores = np.sort(np.concatenate([output.ravel() for output in outputs[:3]]))[::-1]
+    return float(scores[BOXES - 1] + scores[BOXES]) / 2
+
+
+def _recogniser(oracle: Any, network: Network, settings: Settings, models: Path) -> float:
+    """How far the cosine of both embeddings is from one."""
+    image, points = soft_picture(_PICTURE), _points(112)
+    analyser = FaceAnalyser(settings, models_dir=models, runtime=Runtime("cpu"))
+    (face,) = analyser.embed(BgrPicture(image), [Face(_around(points), points, 1.0)])
+    expected = np.asarray(oracle.get(image, _Answer(points)), np.float64)
+    assert face.embedding is not None
+    return float(1 - face.embedding @ expected / np.linalg.norm(expected))
+
+
+def _swapper(oracle: Any, network: Network, settings: Settings, _: Path) -> float:
+    """Largest difference of a swapped crop, in grey levels."""
+    swapper = Swapper(network)
+    image, points = soft_picture(_PICTURE), _points(swapper.size)
+    identity = np.random.default_rng(1).standard_normal(512).astype(np.float32)
+    identity /= np.float32(np.linalg.norm(identity))
+    expected, matrix = oracle.get(
+        image, SimpleNamespace(kps=points), SimpleNamespace(normed_embedding=identity), paste_back=False
+    )
+    crop = BgrPicture(image).crop(np.asarray(matrix, np.float64), swapper.size)
+    (ours,) = swapper.swap([crop], swapper.latent(identity)[None])
+    return float(np.abs(ours.astype(int) - expected).max())
+
+
+_MEASURES: Mapping[str, Callable[[Any, Network, Settings, Path], float]] = {
+    "detector": _detector,
+    "recogniser": _recogniser,
+    "swapper": _swapper,
+}
+
+
+class _Answer(SimpleNamespace):
+    """What insightface's recogniser reads and writes: points in, embedding out."""
+
+    def __init__(self, kps: Any) -> None:
+        super().__init__(kps=kps, embedding=None)
+
+
+def _points(size: int) -> Any:
+    return transform_points(arcface_template(size), _TURNED).astype(np.float32)
+
+
+def _around(points: Any) -> Any:
+    return np.concatenate([points.min(0), points.max(0)]).astype(np.float32)

@@ -1,0 +1,147 @@
+"""Where this runs, and what memory, disk and folders there are."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from colab_helpers.diagnosis.findings import Check
+from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.errors import ModelError
+from colab_helpers.machine import GIB, disk_free
+from colab_helpers.resources.sampler import ram_used
+from colab_helpers.settings import load_presets
+
+LEAST_MEMORY = 4 * GIB
+LEAST_DISK = 2 * GIB
+"""What stays free beside models and results."""
+
+COLAB_SESSION = 12 * 3600.0
+"""Longest life of a Colab session, in seconds."""
+_SHORT_SESSION = 3600.0
+
+
+def place(subject: Subject) -> Iterator[Check]:
+    """Colab or not, and there the time left."""
+    if not subject.machine.on_colab:
+        yield Check(name="place", status="pass", detail=f"not Colab: {subject.machine.system}")
+        return
+    if subject.uptime is None:
+        detail = "Google Colab; how much of the session's 12 hours is left is not known"
+        yield Check(name="place", status="pass", detail=detail)
+        return
+    left = max(0.0, COLAB_SESSION - subject.uptime)
+    short = left < _SHORT_SESSION
+    yield Check(
+        name="place",
+        status="warn" if short else "pass",
+        detail=f"Google Colab; at most {left / 3600:.1f} hours of the session are left",
+        remedy="start a new session before a long batch (Runtime > Disconnect and delete)" if short else "",
+        figures={"session_left_s": left},
+    )
+
+
+def memory(subject: Subject) -> Iterator[Check]:
+    """RAM, the container's limit honoured."""
+    total = subject.machine.memory_total
+    free = max(0, total - ram_used())
+    enough = total >= LEAST_MEMORY
+    yield Check(
+        name="memory",
+        status="pass" if enough else "warn",
+        detail=f"{total / GIB:.1f} GB RAM, {free / GIB:.1f} GB free; safe for "
+        f"{subject.machine.safe_capacity} video(s) at once",
+        remedy="" if enough else "use the preset 'stable' or a machine with more RAM",
+        figures={"ram_total_bytes": float(total), "ram_free_bytes": float(free)},
+    )
+
+
+def disk(subject: Subject) -> Iterator[Check]:
+    """Room for results, and whether they can be written."""
+    free = disk_free(subject.folder)
+    problem = write_problem(subject.folder)
+    enough = free >= LEAST_DISK
+    if problem:
+        detail, remedy = f"{subject.folder.absolute()} cannot be written: {problem}", "choose another folder"
+    else:
+        detail = f"{free / GIB:.1f} GB free for results"
+        remedy = "" if enough else "free space: 2 GB are kept free, and a result needs up to twice its target"
+    yield Check(
+        name="disk",
+        status="fail" if problem or not enough else "pass",
+        detail=detail,
+        remedy=remedy,
+        figures={"disk_free_bytes": float(free)},
+    )
+
+
+def models_folder(subject: Subject) -> Iterator[Check]:
+    """Whether the models folder can be written, and has room for what is missing."""
+    root = subject.models
+    free, missing = disk_free(root), bytes_missing(subject)
+    problem = write_problem(root)
+    figures = {"disk_free_bytes": float(free), "missing_bytes": float(missing)}
+    if problem:
+        yield Check(
+            name="models folder",
+            # What is there already can be used as it is.
+            status="fail" if missing else "warn",
+            detail=f"{root} cannot be written: {problem}",
+            remedy="name a writable folder with --models-dir or COLAB_HELPERS_MODELS; until then no model is "
+            "fetched or converted",
+            figures=figures,
+        )
+        return
+    short = missing > 0 and free < missing + LEAST_DISK
+    yield Check(
+        name="models folder",
+        status="fail" if short else "pass",
+        detail=f"{root} can be written, {free / GIB:.1f} GB free"
+        + (f"; {missing / GIB:.2f} GB of models are to be fetched" if missing else ""),
+        remedy="free space (2 GB are kept free), or name a folder on another disk with --models-dir"
+        if short
+        else "",
+        figures=figures,
+    )
+
+
+def bytes_missing(subject: Subject) -> int:
+    """Sizes of the models the settings need and the folder lacks, where the catalogue knows them."""
+    from colab_helpers.models.preload import select_models
+
+    try:
+        entries = select_models(subject.settings, user_models=load_presets().models)
+    except ModelError:  # a model under a name of its own; that it is missing is said with the models
+        return 0
+    files = [file for entry in entries for file in entry.files]
+    return sum(file.bytes or 0 for file in files if not (subject.models / file.path).is_file())
+
+
+def write_problem(folder: Path) -> str:
+    """Why nothing can be written into a folder (or made below its nearest parent); empty if it can.
+
+    Found by writing: permissions say nothing of read-only disks, quotas and root.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def drive(subject: Subject) -> Iterator[Check]:
+    """Google Drive, where it is mounted; where it is not, there is nothing to say."""
+    if subject.drive is None:
+        return
+    problem = write_problem(subject.drive)
+    yield Check(
+        name="drive",
+        status="warn" if problem else "pass",
+        detail=f"Google Drive is mounted at {subject.drive}" + (f", but: {problem}" if problem else ""),
+        remedy="free space on Drive, or mount it again" if problem else "",
+    )

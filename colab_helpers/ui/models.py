@@ -1,0 +1,379 @@
+"""What the cells of ``preload.ipynb`` call: which models a preset needs, getting them, proving them."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+from tqdm.auto import tqdm
+
+from colab_helpers.diagnosis import Diagnosis
+from colab_helpers.diagnosis.doctor import QUESTIONS, examine
+from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.errors import ColabHelpersError, LicenceError
+from colab_helpers.models.catalog import Licence, ModelEntry
+from colab_helpers.models.preload import PreloadReport, is_standin, preload, select_models
+from colab_helpers.models.progress import Progress
+from colab_helpers.models.session import Runtime, models_root
+from colab_helpers.settings import DEFAULT_PRESET, Settings, load_presets
+from colab_helpers.ui.cells import PRELOAD_REPORT
+from colab_helpers.ui.doctor import failure_text, models_folder, prepare_folder, show, show_diagnosis
+from colab_helpers.ui.host import Host, this_host
+from colab_helpers.ui.notebook import settings_of_form
+from colab_helpers.ui.progress import TEXT_INTERVAL
+
+State = Literal["there", "missing", "damaged", "stand-in"]
+CONVERTED_ROLES = ("swapper", "enhancer")
+_STANDIN_LICENCE = Licence(
+    name="Apache-2.0", link="", non_commercial=False, forbids="Nothing beyond its terms; part of the demo."
+)
+
+_STANDIN_HINT = (
+    "The demo's stand-in networks know the demo's rendered people only: for the real ones untick demo, or "
+    "name another folder in models_dir."
+)
+
+
+class PreloadError(ColabHelpersError, RuntimeError):
+    """A network is in place but does not run as it should."""
+
+
+class NeededModel(BaseModel):
+    """A model of the preset and what is on the disk.
+
+    Attributes:
+        bytes: Size of what is there, else of what would be fetched; None if unknown.
+        forbids: What its licence forbids, in one sentence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    role: str
+    licence: str
+    licence_link: str
+    non_commercial: bool
+    forbids: str
+    bytes: int | None
+    state: State
+
+
+class PreloadResult(BaseModel):
+    """What ``preload.json`` holds.
+
+    Attributes:
+        models: As they are when all is done.
+        fetched: What was fetched or found; None where nothing was tried or it failed.
+        converted: Files made to fit this machine.
+        notes: What was refused or replaced while converting, and where the comparison ran.
+        diagnosis: Each network run; None where it did not come to that.
+        error: Why it ended early; empty if it did not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    ok: bool
+    root: Path
+    models: tuple[NeededModel, ...]
+    fetched: PreloadReport | None = None
+    converted: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    diagnosis: Diagnosis | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a form asks for: the models of its preset, in their folder."""
+
+    settings: Settings
+    root: Path
+    folder: Path
+    host: Host
+    entries: Sequence[ModelEntry]
+
+    @property
+    def report(self) -> Path:
+        """Where the result is written down."""
+        return self.folder / PRELOAD_REPORT
+
+    def models(self) -> tuple[NeededModel, ...]:
+        """Every model and its state on the disk now."""
+        return tuple(_described(entry, self.root) for entry in self.entries)
+
+
+def show_models(
+    *,
+    preset: str = DEFAULT_PRESET,
+    overrides: Mapping[str, Any] | None = None,
+    models_dir: str = "",
+    demo: bool = True,
+    output_dir: str = "",
+    headless: bool = False,
+) -> Needed:
+    """Show which models a preset needs, with licence, size and state; fetches nothing.
+
+    Args:
+        preset: A preset, or several joined by ``+``.
+        overrides: Any field of ``Settings``; wins over the preset.
+        models_dir: Folder of the model files.
+        demo: With ``models_dir`` empty, take the demo's stand-in networks, not those of the usual place.
+        output_dir: Where the report goes; empty for a new folder under the host's ``runs``.
+        headless: Nobody watches.
+
+    Raises:
+        ColabHelpersError: Wrong settings, an unknown model, or a folder that cannot be reached or written.
+    """
+    settings = settings_of_form(preset, overrides or {})
+    host = this_host(headless=headless)
+    folder = prepare_folder(host, output_dir, models_dir)
+    root = models_root(models_folder(models_dir, demo=demo, folder=folder))
+    entries = select_models(settings, user_models=load_presets().models)
+    needed = Needed(settings, root, folder, host, entries)
+    models = needed.models()
+    show(host, models_html(models, root), models_text(models, root))
+    return needed
+
+
+def fetch_models(
+    needed: Needed,
+    *,
+    accept_licences: bool = False,
+    convert: bool = False,
+    offline: bool = False,
+    shared_cache: str = "",
+) -> PreloadResult:
+    """Fetch and verify what is missing, convert if asked, and run every network once.
+
+    Stand-ins are complete as they are: nothing is fetched for them. ``preload.json`` in the output folder
+    holds the result, also where this fails.
+
+    Args:
+        needed: From ``show_models``.
+        accept_licences: The user accepts the licences shown.
+        convert: Make swapper and enhancer take any batch size, where that proves equal.
+        offline: Never touch the network.
+        shared_cache: A folder that outlives this machine, such as one on Drive, to copy from and to.
+
+    Raises:
+        LicenceError: Something is missing and its licence was not accepted.
+        ColabHelpersError: A model cannot be had, or not be written.
+    """
+    try:
+        result = _fetched(needed, accept_licences, convert, offline, shared_cache)
+    except ColabHelpersError as error:
+        _save(needed, PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)))
+        raise
+    _save(needed, result)
+    return result
+
+
+def _fetched(
+    needed: Needed, accept_licences: bool, convert: bool, offline: bool, shared_cache: str
+) -> PreloadResult:
+    fetched = None
+    if any(model.state != "stand-in" for model in needed.models()):
+        shared = Path(shared_cache).expanduser() if shared_cache else None
+        needed.host.reach([needed.root, *([shared] if shared else [])])
+        fetched = _preload(needed, accept_licences=accept_licences, offline=offline, shared_cache=shared)
+    converted, notes = _converted(needed) if convert else ((), ())
+    diagnosis = _prove(needed)
+    return PreloadResult(
+        ok=diagnosis.ok,
+        root=needed.root,
+        models=needed.models(),
+        fetched=fetched,
+        converted=converted,
+        notes=notes,
+        diagnosis=diagnosis,
+    )
+
+
+def _preload(
+    needed: Needed, *, accept_licences: bool, offline: bool, shared_cache: Path | None
+) -> PreloadReport:
+    with TransferLine(headless=needed.host.headless) as line:
+        try:
+            return preload(
+                needed.settings,
+                models_dir=needed.root,
+                user_models=load_presets().models,
+                accept_licences=accept_licences,
+                offline=offline,
+                shared_cache=shared_cache,
+                on_progress=line,
+            )
+        except LicenceError as error:
+            missing = [model.name for model in needed.models() if model.state != "there"]
+            raise LicenceError(
+                f"nothing was fetched; missing are {', '.join(missing)}. {error.what}",
+                where=str(needed.root),
+                remedy="read the licences; if you may use the models under them, tick accept_licences "
+                "(accept_licences=true) and run again",
+            ) from error
+
+
+def _converted(needed: Needed) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    from colab_helpers.models.convert import prepared
+
+    runtime = Runtime(needed.settings.execution_provider)
+    files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
+    results = [prepared(path, batch=True, half=False, runtime=runtime) for path in files]
+    made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
+    return made, (*runtime.notes, *(note for result in results for note in result.notes))
+
+
+def _prove(needed: Needed) -> Diagnosis:
+    subject = Subject.here(needed.settings, models_dir=needed.root, folder=needed.folder)
+    return examine(subject, {name: QUESTIONS[name] for name in ("gpu", "models")})
+
+
+def _save(needed: Needed, result: PreloadResult) -> None:
+    needed.report.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def show_preload(needed: Needed, result: PreloadResult) -> None:
+    """Show what was fetched and converted, and what came of running each network.
+
+    Raises:
+        PreloadError: A network does not run as it should; so a headless run ends with an error.
+    """
+    notes = [*(result.fetched.notes if result.fetched else ()), *result.notes]
+    lines = [*(f"converted: {path}" for path in result.converted), *(f"note: {note}" for note in notes)]
+    page = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    text = "\n".join(lines)
+    if result.fetched is not None:  # else the table above still holds
+        page = models_html(result.models, result.root) + page
+        text = "\n".join([models_text(result.models, result.root), *lines])
+    if text:
+        show(needed.host, page, text)
+    if result.diagnosis is None:
+        return
+    show_diagnosis(needed.host, result.diagnosis)
+    failures = result.diagnosis.failures()
+    if failures:
+        raise PreloadError(failure_text(failures), where=str(needed.report), remedy=failures[0].remedy)
+
+
+def _described(entry: ModelEntry, root: Path) -> NeededModel:
+    state = _state(entry, root)
+    licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
+    found = [root / file.path for file in entry.files]
+    there = sum(path.stat().st_size for path in found) if state in ("there", "stand-in") else None
+    return NeededModel(
+        name=entry.name,
+        role=entry.role,
+        licence=licence.name,
+        licence_link=licence.link,
+        non_commercial=licence.non_commercial,
+        forbids=licence.forbids,
+        bytes=entry.bytes if there is None else there,
+        state=state,
+    )
+
+
+def _state(entry: ModelEntry, root: Path) -> State:
+    from colab_helpers.models.download import Downloader
+
+    paths = [root / file.path for file in entry.files]
+    if all(path.is_file() and is_standin(path) for path in paths):
+        return "stand-in"
+    found = {item.status for item in Downloader(root).plan([entry]).files}
+    return "damaged" if "damaged" in found else "missing" if "missing" in found else "there"
+
+
+def models_text(models: Sequence[NeededModel], root: Path) -> str:
+    """The models as plain text: state, size and licence of each, and what follows from it."""
+    lines = [
+        f"  {model.state:9}{model.name} ({model.role}, {_size(model.bytes)}): {model.licence}"
+        f"{f' ({model.licence_link})' if model.licence_link else ''}. Forbidden: {model.forbids}"
+        for model in models
+    ]
+    return "\n".join([f"models folder: {root}", *lines, summary_text(models)])
+
+
+def summary_text(models: Sequence[NeededModel]) -> str:
+    """What is missing, in one sentence."""
+    missing = [model for model in models if model.state in ("missing", "damaged")]
+    if missing:
+        size = sum(model.bytes or 0 for model in missing)
+        return f"To be fetched: {', '.join(model.name for model in missing)}; {_size(size)} in all."
+    standins = any(model.state == "stand-in" for model in models)
+    return f"Nothing is missing. {_STANDIN_HINT}" if standins else "Nothing is missing."
+
+
+def models_html(models: Sequence[NeededModel], root: Path) -> str:
+    """The models as an HTML table."""
+    head = "".join(f"<th>{name}</th>" for name in ("model", "role", "state", "size", "licence", "forbidden"))
+    rows = "".join(_row(model) for model in models)
+    words = (f"models folder: {root}", summary_text(models))
+    before, after = (f"<p>{html.escape(text)}</p>" for text in words)
+    return f"{before}<table><tr>{head}</tr>{rows}</table>{after}"
+
+
+def _row(model: NeededModel) -> str:
+    licence = html.escape(model.licence)
+    if model.licence_link:
+        licence = f'<a href="{html.escape(model.licence_link)}">{licence}</a>'
+    texts = [html.escape(text) for text in (model.name, model.role, model.state, _size(model.bytes))]
+    cells = [*texts, licence, html.escape(model.forbids)]
+    return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "size unknown"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+class TransferLine:
+    """Shows how far a fetch is: a bar where somebody watches, else at most one line every five seconds.
+
+    Use it as a context manager and give it to ``preload`` as its ``on_progress``.
+
+    Args:
+        headless: Print plain lines.
+        clock: Seconds that only ever grow.
+    """
+
+    def __init__(self, *, headless: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._headless = headless
+        self._clock = clock
+        self._printed_at = clock() - TEXT_INTERVAL
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show where the fetch stands."""
+        if not self._headless:
+            self._draw(progress)
+        elif self._clock() - self._printed_at >= TEXT_INTERVAL:
+            print(transfer_text(progress), flush=True)
+            self._printed_at = self._clock()
+
+    def _draw(self, progress: Progress) -> None:
+        if self._bar is None:
+            self._bar = tqdm(desc="models", unit="B", unit_scale=True, dynamic_ncols=True)
+        self._bar.total = progress.bytes_total
+        self._bar.update(progress.bytes_done - self._bar.n)
+
+
+def transfer_text(progress: Progress) -> str:
+    """How far a fetch is, in one line."""
+    left = "" if progress.eta is None else f", {progress.eta:.0f} s left"
+    return (
+        f"{progress.files_done} of {progress.files_total} files, {progress.bytes_done / 1e6:.0f} of "
+        f"{progress.bytes_total / 1e6:.0f} MB at {progress.rate / 1e6:.1f} MB/s{left}"
+    )

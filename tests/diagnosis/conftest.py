@@ -1,0 +1,121 @@
+"""A machine to break: the doctor runs for real, and single facts about the machine are replaced."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+import pytest
+from filelock import FileLock
+
+from colab_helpers import install
+from colab_helpers.__main__ import main
+from colab_helpers.diagnosis import subject
+from colab_helpers.diagnosis.findings import Check
+from colab_helpers.machine import GIB, Gpu, Machine
+from colab_helpers.models import session
+
+T4 = Machine(2, 12 * GIB, Gpu("Tesla T4", 15 * GIB, "550.1"), "3.11.7", "test", on_colab=False)
+NO_GPU = Machine(2, 12 * GIB, None, "3.11.7", "test", on_colab=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What ``doctor --json`` said."""
+
+    code: int
+    checks: Mapping[str, Check]
+
+    def __getitem__(self, name: str) -> Check:
+        return self.checks[name]
+
+    def names(self, status: str) -> list[str]:
+        return [name for name, check in self.checks.items() if check.status == status]
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Calls the command line, and checks what must hold for every answer."""
+
+    capsys: pytest.CaptureFixture[str]
+    models: Path
+
+    def __call__(self, *words: str, models: Path | None = None) -> Answer:
+        code = main(["doctor", "--json", "--models-dir", str(models or self.models), *words])
+        data = json.loads(self.capsys.readouterr().out)
+        checks = [Check.model_validate(item) for item in data["checks"]]
+        assert len({check.name for check in checks}) == len(checks)
+        for check in checks:
+            assert check.remedy or check.status == "pass", check
+            assert check.detail
+        assert data["ok"] == (code == 0) == all(check.status != "fail" for check in checks)
+        return Answer(code, {check.name: check for check in checks})
+
+
+@pytest.fixture
+def doctor(capsys: pytest.CaptureFixture[str], standins: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    """The doctor on a machine without a GPU, whatever this one has, with the stand-ins."""
+    monkeypatch.setattr(subject, "this_machine", lambda: NO_GPU)
+    monkeypatch.setattr(install, "find_cuda", lambda: None)
+    Pretend(monkeypatch).installed(without=("onnxruntime-gpu",), onnxruntime="1.26.0")
+    return Doctor(capsys, standins)
+
+
+@dataclass(frozen=True)
+class Pretend:
+    """Replaces facts."""
+
+    monkeypatch: pytest.MonkeyPatch
+
+    def installed(self, without: tuple[str, ...] = (), **versions: str) -> None:
+        """Other versions of packages; underscores in names are hyphens."""
+        real = install.installed_versions
+        others = {name.replace("_", "-"): version for name, version in versions.items()}
+
+        def changed(names: object) -> dict[str, str]:
+            found = {**real(names), **others}  # type: ignore[arg-type]
+            return {name: version for name, version in found.items() if name not in without}
+
+        self.monkeypatch.setattr(install, "installed_versions", changed)
+
+    def gpu(self, cuda: install.Cuda, *, problem: str | None, wheel: str | None = "1.26.0") -> None:
+        """A T4 whose driver and libraries are these, and on which a network runs or has a problem.
+
+        Args:
+            cuda: Driver and libraries.
+            problem: What running a network ends with; None if it works.
+            wheel: Version of onnxruntime-gpu; None for the CPU build.
+        """
+        self.monkeypatch.setattr(subject, "this_machine", lambda: T4)
+        self.monkeypatch.setattr(install, "find_cuda", lambda: cuda)
+        self.monkeypatch.setattr(session, "cuda_problem", lambda _: problem)
+        name = "onnxruntime.capi.build_and_package_info"
+        self.monkeypatch.setitem(sys.modules, name, ModuleType(name))  # says nothing of CUDA
+        if wheel:
+            self.installed(without=("onnxruntime",), onnxruntime_gpu=wheel)
+
+
+@pytest.fixture
+def pretend(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    """Replaces facts about the doctor's machine."""
+    return Pretend(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def unmarked(standins: Path, shared_dir: Path) -> Path:
+    """The stand-ins without their mark: to the doctor, real weights that nobody published."""
+    folder = shared_dir / "unmarked"
+    with FileLock(shared_dir / "unmarked.lock"):
+        if not folder.exists():
+            for path in standins.rglob("*.onnx"):
+                model = onnx.load(path)
+                del model.metadata_props[:]
+                place = folder / path.relative_to(standins)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                onnx.save(model, place)
+    return folder

@@ -1,0 +1,375 @@
+"""Broken installations and machines: each is recognised, with its remedy and the right exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from colab_helpers import install
+from colab_helpers.__main__ import FAILURE, SUCCESS, main
+from colab_helpers.diagnosis import Diagnosis, packages, subject, surroundings
+from colab_helpers.diagnosis.doctor import QUESTIONS, examine
+from colab_helpers.diagnosis.findings import Check
+from colab_helpers.machine import GIB
+from colab_helpers.settings import load_settings
+from tests.diagnosis.conftest import NO_GPU, T4, Doctor, Pretend
+
+INSTALL = "bash setup.sh install"
+
+
+def test_a_machine_without_a_gpu_works_and_claims_none(doctor: Doctor) -> None:
+    answer = doctor()
+    assert answer.code == SUCCESS
+    assert answer.names("fail") == []
+    assert answer["gpu"].status == "warn"
+    assert answer["gpu"].detail == "networks run on the CPU: no NVIDIA GPU is visible"
+    assert "everything runs on the CPU" in answer["gpu"].remedy
+    assert answer["cuda"].status == "pass"
+    assert "no working NVIDIA driver" in answer["cuda"].detail
+    for check in answer.checks.values():
+        assert "a network ran" not in check.detail
+        assert "GPU " not in check.detail or check.name == "gpu"
+        assert "cuda_ms" not in check.figures
+
+
+def test_a_demanded_gpu_that_is_not_there_fails(doctor: Doctor) -> None:
+    answer = doctor("--execution-provider", "cuda")
+    assert answer.code == FAILURE
+    assert answer.names("fail") == ["gpu"]
+
+
+def test_every_package_of_the_project_has_its_line(doctor: Doctor) -> None:
+    answer = doctor()
+    project = install.read_project()
+    lines = [line for line in project.wanted(("notebook",)) if install.applies(line)]
+    names = {install.canonical(install.requirement(line).name) for line in lines}
+    assert {"numpy", "onnx", "papermill"} <= names
+    assert names | {"python", "insightface", "onnxruntime"} <= set(answer.checks)
+    assert all(answer[name].status == "pass" for name in names)
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "status"),
+    [("numpy", "1.26.4", "fail"), ("pydantic", "3.0", "fail"), ("papermill", "2.1", "warn")],
+)
+def test_a_package_outside_its_range(
+    doctor: Doctor, pretend: Pretend, package: str, version: str, status: str
+) -> None:
+    pretend.installed(**{package: version})
+    answer = doctor()
+    assert answer[package].status == status
+    assert answer[package].detail.startswith(f"{version}; wanted is ")
+    assert INSTALL in answer[package].remedy
+    assert answer.code == (FAILURE if status == "fail" else SUCCESS)
+
+
+def test_a_missing_package(doctor: Doctor, pretend: Pretend) -> None:
+    pretend.installed(without=("av", "insightface"))
+    answer = doctor()
+    assert answer.names("fail") == ["av"]
+    assert answer["av"].detail.startswith("not installed")
+    assert answer["insightface"].status == "warn"
+
+
+def test_any_cv2_of_a_fitting_version_will_do(doctor: Doctor, pretend: Pretend) -> None:
+    pretend.installed(without=("opencv-python-headless",), opencv_python="4.12.0")
+    assert doctor()["opencv-python-headless"].status == "pass"
+
+
+def test_an_unsuitable_python(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, python="3.10.4"))
+    answer = doctor()
+    assert answer.code == FAILURE
+    assert answer["python"].detail == "3.10.4, but >=3.11,<3.14 is needed"
+    assert "PYTHON=" in answer["python"].remedy
+
+
+def test_both_onnxruntimes(doctor: Doctor, pretend: Pretend) -> None:
+    pretend.installed(onnxruntime="1.26.0", onnxruntime_gpu="1.26.0")
+    answer = doctor()
+    assert answer.code == FAILURE
+    assert answer["onnxruntime"].status == "fail"
+    assert (
+        answer["onnxruntime"].detail
+        == "onnxruntime and onnxruntime-gpu are installed and overwrite each other"
+    )
+    assert INSTALL in answer["onnxruntime"].remedy
+
+
+@pytest.mark.parametrize(
+    ("versions", "detail"),
+    [
+        ({}, "not installed"),
+        ({"onnxruntime": "1.12.0"}, "onnxruntime 1.12.0: wanted is onnxruntime>=1.20,<2"),
+        ({"onnxruntime_directml": "1.24.0"}, "onnxruntime-directml 1.24.0: it is not one of those"),
+    ],
+)
+def test_no_or_another_onnxruntime(
+    doctor: Doctor, pretend: Pretend, versions: dict[str, str], detail: str
+) -> None:
+    pretend.installed(
+        without=() if "onnxruntime" in versions else ("onnxruntime", "onnxruntime-gpu"), **versions
+    )
+    answer = doctor()
+    assert answer.code == FAILURE
+    assert answer["onnxruntime"].detail.startswith(detail)
+
+
+def test_an_empty_shell_of_a_removed_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
+    found = subject.Subject.here(load_settings(), models_dir=None, folder=Path(), machine=NO_GPU)
+    (check,) = packages.runtime(found)
+    assert check.status == "fail"
+    assert "its files are gone" in check.detail
+
+
+def test_an_onnxruntime_that_cannot_be_imported_does_not_stop_the_doctor() -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from colab_helpers.__main__ import main; sys.exit(main(['doctor', '--json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == FAILURE, done.stderr
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["python"]["status"] == checks["numpy"]["status"] == "pass"
+    assert "it cannot be imported" in checks["onnxruntime"]["detail"]
+    assert "cannot be imported" in checks["gpu"]["detail"]
+    assert checks["models"]["status"] == "fail"
+    assert INSTALL in checks["models"]["remedy"]
+
+
+# --- driver, CUDA, cuDNN, ONNX Runtime ----------------------------------------------------------------
+
+CUDA_12 = install.Cuda(12, frozenset({12}), frozenset({12}))
+CUDA_13 = install.Cuda(13, frozenset({13}), frozenset({13}))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "wheel", "detail", "remedy"),
+    [
+        (
+            CUDA_12,
+            "1.27.0",
+            "is built for CUDA 13, but the driver only offers CUDA 12",
+            "the build for CUDA 12",
+        ),
+        (replace(CUDA_12, cudnn=frozenset()), "1.26.0", "but cuDNN 9 for it cannot be found", "as packages"),
+        (
+            install.Cuda(12),
+            "1.26.0",
+            "wants CUDA 12, but its runtime library and cuDNN 9 for it cannot be found",
+            "as packages",
+        ),
+        (CUDA_13, "1.26.0", "wants CUDA 12, but its runtime library and cuDNN 9", "as packages"),
+        (CUDA_12, None, "offers CUDA 12, but ONNX Runtime is the CPU build", INSTALL),
+        (CUDA_12, "1.26.0", "but no network runs: CUDA failure 35", "nvidia-smi"),
+    ],
+)
+def test_what_does_not_agree_is_named(
+    doctor: Doctor, pretend: Pretend, cuda: install.Cuda, wheel: str | None, detail: str, remedy: str
+) -> None:
+    pretend.gpu(cuda, problem="CUDA failure 35", wheel=wheel)
+    answer = doctor()
+    assert answer.code == FAILURE
+    assert answer["cuda"].status == "fail"
+    assert detail in answer["cuda"].detail
+    assert remedy in answer["cuda"].remedy
+    assert answer["gpu"].status == "warn"
+    assert answer["gpu"].detail == "networks run on the CPU: CUDA failure 35"
+    assert doctor("--execution-provider", "cpu")["cuda"].status == "warn"
+
+
+def test_a_network_that_ran_proves_more_than_what_is_found(doctor: Doctor, pretend: Pretend) -> None:
+    """PyTorch brings CUDA's libraries where nobody looks for them."""
+    pretend.gpu(install.Cuda(12), problem=None)
+    found = subject.Subject.here(load_settings(), models_dir=doctor.models, folder=Path())
+    cuda, gpu = (check for name in ("cuda", "gpu") for check in QUESTIONS[name](found))
+    assert cuda.status == gpu.status == "pass"
+    assert cuda.detail == "onnxruntime-gpu for CUDA 12, driver for CUDA 12: a network ran with them"
+    assert gpu.detail.startswith("Tesla T4, 15.0 GB, driver 550.1; a network ran on it")
+    assert gpu.figures["vram_total_bytes"] == 15 * GIB
+
+
+def test_a_listed_gpu_without_libcuda(
+    doctor: Doctor, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend.gpu(CUDA_12, problem="libcuda.so.1: cannot open shared object file")
+    monkeypatch.setattr(install, "find_cuda", lambda: None)
+    answer = doctor()
+    assert answer.code == FAILURE
+    assert "libcuda.so.1 cannot be loaded" in answer["cuda"].detail
+    assert "--gpus all" in answer["cuda"].remedy
+
+
+def test_a_gpu_build_without_a_gpu_only_warns(doctor: Doctor, pretend: Pretend) -> None:
+    pretend.installed(without=("onnxruntime",), onnxruntime_gpu="1.26.0")
+    answer = doctor()
+    assert answer.code == SUCCESS
+    assert answer["cuda"].status == "warn"
+    assert "wants CUDA 12, but there is no working NVIDIA driver" in answer["cuda"].detail
+
+
+@pytest.mark.parametrize(("built", "expected"), [("13.0", 13), ("12.8", 12), ("", 12), (None, 12)])
+def test_the_wheel_itself_says_what_it_was_built_for(
+    pretend: Pretend, built: str | None, expected: int
+) -> None:
+    pretend.gpu(CUDA_12, problem=None)
+    if built is not None:
+        sys.modules["onnxruntime.capi.build_and_package_info"].cuda_version = built  # type: ignore[attr-defined]
+    assert subject.wheel_cuda("1.26.0") == expected
+    assert subject.wheel_cuda(None) is None
+
+
+# --- memory, disk, folders, place ---------------------------------------------------------------------
+
+
+def test_little_memory_warns(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, memory_total=3 * GIB))
+    answer = doctor()
+    assert answer["memory"].status == "warn"
+    assert "'stable'" in answer["memory"].remedy
+    assert answer["memory"].figures["ram_total_bytes"] == 3 * GIB
+
+
+def test_a_disk_of_one_gigabyte(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(surroundings, "disk_free", lambda _: GIB)
+    answer = doctor()
+    assert answer.code == FAILURE
+    assert answer.names("fail") == ["disk"]
+    assert answer["disk"].detail == "1.0 GB free for results"
+    assert answer["disk"].remedy.startswith("free space")
+    missing = doctor(models=tmp_path)["models folder"]
+    assert missing.status == "fail"
+    assert "1.01 GB of models are to be fetched" in missing.detail
+    assert "--models-dir" in missing.remedy
+
+
+def test_a_models_folder_that_cannot_be_made(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    answer = doctor(models=tmp_path / "file" / "models")
+    assert answer.code == FAILURE
+    assert answer["models folder"].status == "fail"
+    assert "cannot be written: Not a directory" in answer["models folder"].detail
+
+
+def test_a_read_only_cache_fails_only_where_something_is_missing(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = tempfile.TemporaryFile
+
+    def read_only(*, dir: Path):
+        if Path(dir) in (tmp_path, doctor.models):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    complete = doctor()
+    assert complete.code == SUCCESS
+    assert complete["models folder"].status == "warn"
+    empty = doctor(models=tmp_path)
+    assert empty.code == FAILURE
+    assert empty["models folder"].status == "fail"
+    assert "Read-only file system" in empty["models folder"].detail
+    assert "COLAB_HELPERS_MODELS" in empty["models folder"].remedy
+
+
+def test_nothing_is_left_behind(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    doctor(models=tmp_path / "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uptime", "status", "detail"),
+    [
+        (3600.0, "pass", "at most 11.0 hours"),
+        (11.5 * 3600, "warn", "at most 0.5 hours"),
+        (None, "pass", "is not known"),
+    ],
+)
+def test_on_colab_the_time_left_is_told(
+    standins: Path, tmp_path: Path, uptime: float | None, status: str, detail: str
+) -> None:
+    on_colab = replace(T4, on_colab=True)
+    found = subject.Subject.here(load_settings(), models_dir=standins, folder=tmp_path, machine=on_colab)
+    (check,) = surroundings.place(replace(found, uptime=uptime))
+    assert check.status == status
+    assert check.detail.startswith("Google Colab")
+    assert detail in check.detail
+
+
+def test_drive_is_told_only_where_it_is_mounted(doctor: Doctor, standins: Path, tmp_path: Path) -> None:
+    assert "drive" not in doctor().checks
+    found = subject.Subject.here(load_settings(), models_dir=standins, folder=tmp_path, drive=tmp_path)
+    (check,) = surroundings.drive(found)
+    assert (check.status, str(tmp_path) in check.detail) == ("pass", True)
+
+
+# --- the doctor itself --------------------------------------------------------------------------------
+
+
+def test_a_question_that_breaks_down_becomes_a_finding(standins: Path) -> None:
+    def broken(_: subject.Subject) -> list[Check]:
+        raise ZeroDivisionError("nobody expected it")
+
+    found = subject.Subject.here(load_settings(), models_dir=standins, folder=Path())
+    result = examine(found, {"oddity": broken, "python": packages.python})
+    assert [check.name for check in result.checks] == ["oddity", "python"]
+    assert not result.ok
+    assert "ZeroDivisionError: nobody expected it" in result.checks[0].detail
+
+
+def test_the_table(standins: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor", "--models-dir", str(standins), "--execution-provider", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == SUCCESS
+    assert lines[-1].endswith("0 failed")
+    found = [line for line in lines[:-1] if not line.startswith(" ")]
+    assert {line[:4] for line in found} == {"PASS", "WARN"}
+    for index, line in enumerate(lines[:-1]):
+        if line.startswith("WARN"):
+            assert lines[index + 1].strip().startswith("what to do: ")
+
+
+def test_findings_are_summed_up() -> None:
+    checks = [
+        Check(name="a", status="pass", detail="good"),
+        Check(name="bb", status="fail", detail="bad", remedy="mend it"),
+    ]
+    result = Diagnosis.of(checks)
+    assert not result.ok
+    assert result.failures() == [checks[1]]
+    assert result.lines() == [
+        "PASS a   good",
+        "FAIL bb  bad",
+        "         what to do: mend it",
+        "1 passed, 0 warning(s), 1 failed",
+    ]
+
+
+def test_without_a_package_of_its_own_the_doctor_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'pynvml'")
+
+    monkeypatch.setattr(subject, "this_machine", missing)
+    assert main(["doctor"]) == FAILURE
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: packages: No module named 'pynvml'. What to do: run 'bash setup.sh install'"
+    )

@@ -1,0 +1,229 @@
+"""Networks on CPU and GPU, damaged ones, and insightface as the yardstick of unmarked weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from colab_helpers import install
+from colab_helpers.__main__ import FAILURE, SUCCESS
+from colab_helpers.diagnosis import networks, oracle
+from colab_helpers.diagnosis.networks import difference
+from colab_helpers.faces.detector import Detector
+from colab_helpers.models.emap import save_emap
+from colab_helpers.models.records import Record, sha256_of, write_record
+from tests.diagnosis.conftest import Doctor, Pretend
+
+NAMES = ["det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"]
+
+
+@pytest.fixture
+def copied(standins: Path, tmp_path: Path) -> Path:
+    """Stand-ins to damage."""
+    return Path(shutil.copytree(standins, tmp_path / "models"))
+
+
+def write_enhancer(path: Path, factor: float, *, root: bool = False) -> Path:
+    """An enhancer that multiplies by a number, and with ``root`` takes the root (of negative values, too)."""
+    shape = [1, 3, 512, 512]
+    nodes = [helper.make_node("Mul", ["input", "factor"], ["y" if root else "output"])]
+    if root:
+        nodes.append(helper.make_node("Sqrt", ["y"], ["output"]))
+    graph = helper.make_graph(
+        nodes,
+        "enhancer",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.float32(factor), "factor")],
+    )
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+def test_each_network_of_the_preset_is_run_and_timed(doctor: Doctor) -> None:
+    answer = doctor()
+    assert [name for name in answer.checks if name.startswith("model ")] == [
+        f"model {name}" for name in NAMES
+    ]
+    for name in NAMES:
+        check = answer[f"model {name}"]
+        assert check.status == "warn"
+        assert "a stand-in, not the real network" in check.detail
+        assert check.figures["cpu_ms"] > 0
+    assert not [name for name in answer.checks if name.startswith("parity ")]
+
+
+def test_only_what_the_settings_ask_for_is_run(doctor: Doctor) -> None:
+    answer = doctor("--preset", "light")
+    assert "model GFPGANv1.4" not in answer.checks
+    assert "model inswapper_128" in answer.checks
+
+
+def test_missing_models(doctor: Doctor, tmp_path: Path) -> None:
+    answer = doctor(models=tmp_path)
+    assert answer.code == FAILURE
+    assert answer.names("fail") == [f"model {name}" for name in NAMES]
+    assert "preload --accept-licences" in answer["model det_10g"].remedy
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "text"])
+def test_a_damaged_file(doctor: Doctor, copied: Path, damage: str) -> None:
+    path = copied / "inswapper_128.onnx"
+    content = path.read_bytes()
+    path.write_bytes({"short": content[: len(content) // 2], "empty": b"", "text": b"<html>"}[damage])
+    answer = doctor(models=copied)
+    assert answer.code == FAILURE
+    assert answer.names("fail") == ["model inswapper_128"]
+    assert str(path) in answer["model inswapper_128"].detail
+    assert "fetch it again" in answer["model inswapper_128"].remedy
+
+
+def test_a_network_in_the_wrong_place(doctor: Doctor, copied: Path) -> None:
+    shutil.copy(copied / "GFPGANv1.4.onnx", copied / "inswapper_128.onnx")
+    answer = doctor(models=copied)
+    assert answer.names("fail") == ["model inswapper_128"]
+    assert "must take a target crop and a source latent" in answer["model inswapper_128"].detail
+
+
+def test_values_that_are_not_numbers(doctor: Doctor, copied: Path) -> None:
+    write_enhancer(copied / "GFPGANv1.4.onnx", 1.0, root=True)
+    answer = doctor(models=copied)
+    assert answer.code == FAILURE
+    assert answer.names("fail") == ["model GFPGANv1.4"]
+    assert "on the CPU it gives values that are not numbers" in answer["model GFPGANv1.4"].detail
+    assert "half precision" in answer["model GFPGANv1.4"].remedy
+
+
+def test_a_file_that_changed_since_it_was_verified(doctor: Doctor, copied: Path) -> None:
+    path = write_enhancer(copied / "GFPGANv1.4.onnx", 1.0)
+    found = path.stat()
+    record = Record(
+        sha256=sha256_of(path),
+        bytes=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        source="present",
+        licence="own",
+        verified_at="2026-01-01T00:00:00+00:00",
+    )
+    write_record(path, record)
+    write_enhancer(path, 1.0 + 2**-10)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))  # as a failing disk leaves it
+    assert record.still_describes(path)
+    check = doctor(models=copied)["model GFPGANv1.4"]
+    assert check.status == "fail"
+    assert "its bytes have changed since it was verified" in check.detail
+
+
+# --- on a GPU, with the CPU in its place --------------------------------------------------------------
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch, pretend: Pretend, copied: Path) -> Path:
+    """A GPU on which every network runs, but the enhancer from a file of its own."""
+    pretend.gpu(install.Cuda(12, frozenset({12}), frozenset({12})), problem=None)
+    real, other = networks.open_network, copied / "on_gpu.onnx"
+
+    def opened(path: Path, provider: str):
+        on_gpu = provider == "cuda" and path.stem == "GFPGANv1.4"
+        return real(other if on_gpu else path, "cpu")
+
+    monkeypatch.setattr(networks, "open_network", opened)
+    write_enhancer(copied / "GFPGANv1.4.onnx", 1.0)
+    return other
+
+
+def test_equal_results_of_gpu_and_cpu(doctor: Doctor, copied: Path, second: Path) -> None:
+    write_enhancer(second, 1.001)
+    answer = doctor(models=copied)
+    assert answer.code == SUCCESS
+    figures = answer["model GFPGANv1.4"].figures
+    assert figures["difference"] == pytest.approx(0.001, rel=0.01)
+    assert figures["cuda_ms"] > 0
+    assert "0.10% apart" in answer["model GFPGANv1.4"].detail
+    assert answer["gpu"].status == answer["cuda"].status == "pass"
+
+
+def test_other_results_on_the_gpu(doctor: Doctor, copied: Path, second: Path) -> None:
+    write_enhancer(second, 1.02)
+    answer = doctor(models=copied)
+    assert answer.names("fail") == ["model GFPGANv1.4"]
+    assert "GPU and CPU give different results (1% is allowed)" in answer["model GFPGANv1.4"].detail
+    assert "execution_provider=cpu" in answer["model GFPGANv1.4"].remedy
+
+
+def test_no_numbers_on_the_gpu(doctor: Doctor, copied: Path, second: Path) -> None:
+    write_enhancer(second, 1.0, root=True)
+    answer = doctor(models=copied)
+    assert answer.names("fail") == ["model GFPGANv1.4"]
+    assert "on the GPU it gives values that are not numbers" in answer["model GFPGANv1.4"].detail
+
+
+def test_with_the_cpu_asked_for_nothing_runs_on_the_gpu(doctor: Doctor, copied: Path, second: Path) -> None:
+    write_enhancer(second, 3.0)
+    answer = doctor("--execution-provider", "cpu", models=copied)
+    assert answer.code == SUCCESS
+    assert "cuda_ms" not in answer["model GFPGANv1.4"].figures
+
+
+def test_how_far_outputs_lie_apart() -> None:
+    ones = np.ones((1, 4), np.float32)
+    assert difference([ones], [ones]) == 0
+    assert difference([ones, ones], [ones, ones * np.float32(1.5)]) == pytest.approx(0.5)
+    assert difference([ones], [np.ones((2, 4), np.float32)]) == np.inf
+    assert np.isnan(difference([ones, ones], [ones * np.nan, ones]))
+    assert difference([0 * ones], [ones]) == pytest.approx(2.0)
+
+
+# --- insightface --------------------------------------------------------------------------------------
+
+
+def test_unmarked_weights_are_held_against_insightface(doctor: Doctor, unmarked: Path) -> None:
+    # What insightface prints while it loads would keep the answer from being JSON.
+    answer = doctor(models=unmarked)
+    assert answer.code == SUCCESS
+    for name in NAMES[:3]:
+        assert answer[f"parity {name}"].status == "pass"
+    assert answer["parity det_10g"].figures["difference"] < 0.01
+    assert "its SHA-256 is none published" in answer["model det_10g"].detail
+
+
+def test_a_matrix_of_another_model_is_found_out(doctor: Doctor, unmarked: Path, tmp_path: Path) -> None:
+    models = Path(shutil.copytree(unmarked, tmp_path / "models"))
+    save_emap(models / "inswapper_128.onnx", np.random.default_rng(0).standard_normal((512, 512)))
+    answer = doctor("--preset", "light", models=models)
+    assert answer.code == FAILURE
+    assert answer.names("fail") == ["parity inswapper_128"]
+    assert "remove files beside" in answer["parity inswapper_128"].remedy
+
+
+def test_a_detector_that_is_a_pixel_off_is_found_out(
+    doctor: Doctor, unmarked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Detector.detect
+
+    def shifted(self, image, *, size, score):
+        boxes, points = real(self, image, size=size, score=score)
+        return boxes, points + 1
+
+    monkeypatch.setattr(Detector, "detect", shifted)
+    check = doctor("--preset", "light", models=unmarked)["parity det_10g"]
+    assert check.status == "fail"
+    assert check.figures["difference"] == pytest.approx(1, abs=0.01)
+
+
+def test_without_insightface_the_proof_is_missed(
+    doctor: Doctor, unmarked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_: Path) -> None:
+        raise ImportError("No module named 'insightface'")
+
+    monkeypatch.setattr(oracle, "_insightface", missing)
+    answer = doctor("--preset", "light", models=unmarked)
+    assert answer.code == SUCCESS
+    assert answer["parity det_10g"].status == "warn"

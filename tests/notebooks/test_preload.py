@@ -1,0 +1,217 @@
+"""preload.ipynb run as papermill runs it, and what its cells call; nothing is fetched from a network."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from colab_helpers.diagnosis import networks, surroundings
+from colab_helpers.errors import LicenceError, ModelError
+from colab_helpers.models.progress import Progress
+from colab_helpers.settings import PresetFile
+from colab_helpers.ui import headless
+from colab_helpers.ui import models as page
+from colab_helpers.ui.models import (
+    PreloadError,
+    PreloadResult,
+    TransferLine,
+    fetch_models,
+    models_html,
+    show_models,
+    show_preload,
+    transfer_text,
+)
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "preload.ipynb"
+ROLES = {
+    "buffalo_l/det_10g": "detector",
+    "buffalo_l/w600k_r50": "recogniser",
+    "inswapper_128": "swapper",
+    "GFPGANv1.4": "enhancer",
+}
+RESEARCH = {
+    "name": "Research",
+    "link": "https://licence.example",
+    "non_commercial": True,
+    "forbids": "Selling <it>.",
+}
+
+
+def run(folder: Path, *words: str) -> int:
+    return headless.main([str(NOTEBOOK), str(folder / "preload.ipynb"), *words])
+
+
+def result_of(folder: Path) -> PreloadResult:
+    return PreloadResult.model_validate_json((folder / "preload.json").read_bytes())
+
+
+def states(result: PreloadResult) -> list[str]:
+    return [model.state for model in result.models]
+
+
+def test_an_empty_form_shows_and_runs_the_demos_networks(tmp_path, capfd):
+    assert run(tmp_path) == 0
+    result = result_of(tmp_path)
+    assert result.ok
+    assert states(result) == ["stand-in"] * 4
+    assert result.fetched is None
+    assert len([check for check in result.diagnosis.checks if check.name.startswith("model ")]) == 4
+    printed = capfd.readouterr().out
+    assert "stand-in inswapper_128 (swapper, " in printed
+    assert "Nothing is missing. The demo's stand-in networks" in printed
+    assert f"report:   {tmp_path / 'preload.json'}" in printed
+
+
+def test_the_models_of_a_demo_are_converted_when_asked(standins, tmp_path):
+    models = shutil.copytree(standins, tmp_path / "models")
+    assert run(tmp_path / "run", f"models_dir={models}", "preset=light", "convert=true") == 0
+    result = result_of(tmp_path / "run")
+    assert [model.name for model in result.models] == list(ROLES)[:3]
+    assert result.root == models
+    (converted,) = result.converted
+    assert converted.name.startswith("inswapper_128-batch-")
+    assert onnx.load(converted).graph.input[0].type.tensor_type.shape.dim[0].dim_param
+
+
+def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_1(tmp_path, capfd):
+    models = tmp_path / "models"
+    assert run(tmp_path / "run", f"models_dir={models}") == 1
+    result = result_of(tmp_path / "run")
+    assert not result.ok
+    assert states(result) == ["missing"] * 4
+    assert "tick accept_licences" in result.error
+    printed = capfd.readouterr()
+    assert "missing  inswapper_128 (swapper, 555.3 MB): " in printed.out
+    assert "To be fetched: buffalo_l/det_10g, " in printed.out
+    assert "LicenceError" in printed.err
+    assert "nothing was fetched; missing are buffalo_l/det_10g, " in printed.err
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_an_unknown_parameter_is_refused_before_any_work(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(folder, "accept_licenses=true") == headless.EXIT_USAGE
+    assert "no parameter 'accept_licenses'" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.fixture
+def own(standins, tmp_path, monkeypatch) -> Path:
+    """A catalogue whose models lie in a folder of the user's, all but the enhancer under a strict licence."""
+    place = tmp_path / "own"
+    entries = {}
+    for name, role in ROLES.items():
+        model = onnx.load(standins / f"{name}.onnx")
+        del model.metadata_props[:]
+        path = place / f"{name}.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, path)
+        entries[name] = {
+            "role": role,
+            "path": str(path),
+            "licence": "mit" if role == "enhancer" else RESEARCH,
+        }
+    known = PresetFile(version=1, presets={}, models=entries)
+    for module in (page, networks, surroundings):
+        monkeypatch.setattr(module, "load_presets", lambda: known)
+    return place
+
+
+def needed(folder: Path, **values: object) -> page.Needed:
+    options = {"models_dir": str(folder / "models"), "output_dir": str(folder / "run"), "headless": True}
+    return show_models(**{**options, **values})
+
+
+def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
+    wanted = needed(tmp_path)
+    assert {model.state for model in wanted.models()} == {"missing"}
+    assert "Research (https://licence.example). Forbidden: Selling <it>." in capsys.readouterr().out
+    result = fetch_models(wanted, accept_licences=True)
+    assert result.ok
+    assert result == result_of(tmp_path / "run")
+    assert states(result) == ["there"] * 4
+    assert {file.source for file in result.fetched.files} == {"copied"}
+    accepted = {file.name for file in result.fetched.files if file.licence_accepted_at}
+    assert accepted == set(ROLES) - {"GFPGANv1.4"}
+    passed = {check.name for check in result.diagnosis.checks if check.status == "pass"}
+    assert {"model GFPGANv1.4", "parity det_10g", "parity w600k_r50", "parity inswapper_128"} <= passed
+    show_preload(wanted, result)
+    assert "Nothing is missing." in capsys.readouterr().out
+    # What is there needs no licence accepted anew, and nothing is fetched twice.
+    again = fetch_models(wanted, offline=True)
+    assert {file.source for file in again.fetched.files} == {"present"}
+
+
+def test_a_licence_that_is_not_accepted_keeps_everything_out(own, tmp_path):
+    with pytest.raises(LicenceError, match="nothing was fetched") as caught:
+        fetch_models(needed(tmp_path))
+    assert "accept_licences=true" in caught.value.remedy
+    assert "Selling <it>." in caught.value.what
+    assert not list((tmp_path / "models").rglob("*.onnx"))
+    assert result_of(tmp_path / "run").error == str(caught.value)
+
+
+def test_offline_says_what_is_missing(tmp_path):
+    with pytest.raises(ModelError, match="nothing is fetched offline"):
+        fetch_models(needed(tmp_path), accept_licences=True, offline=True)
+    assert states(result_of(tmp_path / "run")) == ["missing"] * 4
+
+
+def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
+    shape = [1, 3, 512, 512]
+    graph = helper.make_graph(
+        [helper.make_node("Div", ["input", "zero"], ["output"])],
+        "enhancer",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.float32(0), "zero")],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, own / "GFPGANv1.4.onnx")
+    wanted = needed(tmp_path, overrides={"frame_processors": ["face_enhancer"]})
+    result = fetch_models(wanted, accept_licences=True)
+    assert not result.ok
+    with pytest.raises(PreloadError, match=r"model GFPGANv1\.4: .*not numbers"):
+        show_preload(wanted, result)
+    assert "FAIL model GFPGANv1.4" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_told(own, tmp_path):
+    wanted = needed(tmp_path)
+    fetch_models(wanted, accept_licences=True)
+    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"short")
+    assert "damaged" in [model.state for model in wanted.models()]
+
+
+def test_the_table_is_escaped(own, tmp_path):
+    models = needed(tmp_path).models()
+    text = models_html(models, tmp_path)
+    assert text.count("<tr>") == 5
+    assert "Selling &lt;it&gt;." in text
+    assert '<a href="https://licence.example">Research</a>' in text
+
+
+def progress(done: int, *, eta: float | None = None) -> Progress:
+    return Progress(1, 4, done, 2_000_000, 500_000, eta, (), ())
+
+
+def test_a_fetch_is_told_in_plain_lines_that_do_not_flood(capsys):
+    times = iter([0.0, 0.0, 0.0, 1.0, 6.0, 6.0])
+    with TransferLine(headless=True, clock=lambda: next(times)) as line:
+        for done in (0, 500_000, 1_000_000):
+            line(progress(done))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [transfer_text(progress(0)), transfer_text(progress(1_000_000))]
+    assert transfer_text(progress(1_000_000, eta=2)) == "1 of 4 files, 1 of 2 MB at 0.5 MB/s, 2 s left"
+
+
+def test_where_somebody_watches_there_is_a_bar(capsys):
+    with TransferLine() as line:
+        line(progress(0))
+        line(progress(2_000_000))
+    assert "2.00M/2.00M" in capsys.readouterr().err
