@@ -1,10 +1,10 @@
 """Peak memory of a run by the length of its clip.
 
-    python -m benchmarks.memory [--short 30] [--long 300] [--models-dir DIR]
+    python -m benchmarks.memory [--short 30] [--long 300] [--standins]
 
 Runs ``python -m colab_helpers swap`` on 1080p clips of two lengths, each in a process of its own, and prints
-the peak resident memory of each. Without ``--models-dir`` the networks cost nothing and see one face in
-every frame; with the demo's stand-ins (``python -m colab_helpers demo DIR``) name ``DIR/models``.
+the peak resident memory of each. The networks cost nothing and see one face in every frame; with
+``--standins`` they are the demo's, and so are the two people in the picture.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import numpy as np
 
 from benchmarks.graphs import write_constant_models
 from benchmarks.throughput import CONSENT, HEIGHT, RATE, WIDTH, make_clip
+from colab_helpers.demo.clip import make_demo
+from colab_helpers.ui.notebook import DEMO_SOURCE
 
 _BLOCK_SECONDS = 6
 MIB = 1024**2
@@ -56,24 +59,41 @@ def peak_memory(command: list[str]) -> int:
     return usage.ru_maxrss * 1024
 
 
+def _drawn(folder: Path) -> tuple[Path, Path, Path]:
+    """Clip, models and source of drawn pictures and networks that cost nothing."""
+    make_clip(folder / "block.mp4", seconds=_BLOCK_SECONDS)
+    cv2.imwrite(str(folder / "source.png"), np.full((512, 512, 3), 128, np.uint8))
+    models = write_constant_models(folder / "models", box=(200, 60, 440, 300))
+    return folder / "block.mp4", models, folder / "source.png"
+
+
+def _demo(folder: Path) -> tuple[Path, Path, Path]:
+    """The same of two rendered people and the stand-ins."""
+    demo = make_demo(
+        folder / "demo",
+        size=(WIDTH, HEIGHT),
+        fps=Fraction(RATE),
+        seconds=_BLOCK_SECONDS,
+        people=2,
+        clips=1,
+        true_swaps=False,
+    )
+    return demo.targets[0], demo.models, demo.sources[DEMO_SOURCE]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--short", type=int, default=30, help="seconds")
     parser.add_argument("--long", type=int, default=300, help="seconds")
-    parser.add_argument("--models-dir", type=Path)
-    parser.add_argument("--source", type=Path, help="photo of the source, with --models-dir")
+    parser.add_argument("--standins", action="store_true", help="the demo's people and networks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_clip(folder / "block.mp4", seconds=_BLOCK_SECONDS)
-        models = options.models_dir or write_constant_models(folder / "models", box=(200, 60, 440, 300))
-        source = options.source or folder / "source.png"
-        if options.source is None:
-            cv2.imwrite(str(source), np.full((512, 512, 3), 128, np.uint8))
+        block, models, source = _demo(folder) if options.standins else _drawn(folder)
         peaks = []
         for seconds in (options.short, options.long):
             clip = folder / "clip.mp4"
-            make_long_clip(clip, folder / "block.mp4", seconds=seconds)
+            make_long_clip(clip, block, seconds=seconds)
             command = [
                 *(sys.executable, "-m", "colab_helpers", "swap", "-s", str(source), "-t", str(clip)),
                 *("-o", str(folder / "out.mp4"), "--models-dir", str(models), "--consent", CONSENT),

@@ -1,6 +1,6 @@
 """What the pipeline costs beside the networks: frames per second against a plain transcode.
 
-    python -m benchmarks.throughput [--seconds 12] [--repeat 3]
+    python -m benchmarks.throughput [--seconds 40] [--repeat 3]
 
 A 1080p24 clip at about 3 Mbit/s with one 300-pixel face goes through ``python -m colab_helpers swap``
 with networks that cost nothing, and through a plain transcode at the same encoder settings: by PyAV
@@ -131,7 +131,7 @@ def measure(programs: dict[str, list[str]], *, repeat: int) -> dict[str, tuple[f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=12.0)
+    parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

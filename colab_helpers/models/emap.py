@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from colab_helpers.errors import ModelError
+
+# Slow to import and needed only until the matrix has been saved once.
+if TYPE_CHECKING:
+    import onnx
 
 EMAP_NAME = "buff2fs"
 """Name of the projection matrix in inswapper's file: an initializer that no node uses."""
@@ -26,14 +31,20 @@ def read_emap(path: Path) -> npt.NDArray[np.float32]:
     """The ``(512, 512)`` projection from ArcFace embeddings to inswapper latents.
 
     Args:
-        path: The swapper's model file. The matrix is taken from the small file beside it where
-            ``save_emap`` wrote one and the model has not changed since; otherwise the model is parsed.
+        path: The swapper's model file. The matrix is taken from the small file beside it where one was
+            written and the model has not changed since. Otherwise the model is parsed, which for the real
+            one takes half a second and a gigabyte, and the matrix is kept for the next time.
 
     Raises:
         ModelError: The file is no model or has no such matrix.
     """
     saved = _load(emap_path(path))
-    return saved if saved is not None else _required(load_model(path), where=str(path))
+    if saved is not None:
+        return saved
+    emap = _required(load_model(path), where=str(path))
+    with suppress(OSError):  # a folder that is only read from: parsed again next time
+        save_emap(path, emap)
+    return emap
 
 
 def emap_path(path: Path) -> Path:
@@ -79,6 +90,8 @@ def find_emap(model: onnx.ModelProto) -> npt.NDArray[np.float32] | None:
     candidates = named or (square if len(square) == 1 else initializers[-1:])
     if not candidates or tuple(candidates[0].dims) != _SHAPE:
         return None
+    import onnx
+
     return np.asarray(onnx.numpy_helper.to_array(candidates[0]), np.float32)
 
 
@@ -88,6 +101,8 @@ def load_model(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: It is not an ONNX model.
     """
+    import onnx
+
     try:
         model: onnx.ModelProto = onnx.load(path)
     except (OSError, MemoryError):

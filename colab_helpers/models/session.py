@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 
 from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
@@ -260,6 +259,8 @@ def cuda_problem(machine: Machine) -> str | None:
 
 def _trial_model() -> bytes:
     """A one-convolution graph: small, but it needs cuDNN to run."""
+    import onnx  # slow, and on a machine without a GPU not needed at all
+
     weight = onnx.numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")
     node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
     shape = onnx.helper.make_tensor_value_info
