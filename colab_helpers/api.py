@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
+from colab_helpers.batch.keys import file_digest
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.results import Results, model_digest
 from colab_helpers.batch.runner import Batch, FileCallback, folder_lock
 from colab_helpers.batch.status import STATUS_NAME, StatusWriter
 from colab_helpers.errors import UsageError
@@ -104,6 +108,9 @@ def run_batch(
 ) -> BatchReport:
     """Put one person's face on the faces of many videos and images.
 
+    Results that an earlier run left in the folder are kept where target, sources, settings, models and
+    code are the same and the file is unchanged.
+
     Args:
         sources: Photos of the person who is put in; several are averaged.
         targets: Files and folders.
@@ -135,7 +142,16 @@ def run_batch(
             on_file=on_file,
         )
         batch.status = StatusWriter(folder / STATUS_NAME, tasks)
-        report = batch.run()
+        history = read_journal(folder / JOURNAL_NAME)
+        with Journal(folder / JOURNAL_NAME) as journal:
+            batch.results = Results(
+                journal,
+                history,
+                sources=[_digest(source) for source in sources],
+                settings=batch.engine.settings,
+                models={net.name: model_digest(net.path) for net in batch.engine.networks},
+            )
+            report = batch.run()
         report.save(Path(report_path) if report_path else folder / REPORT_NAME)
     return report
 
@@ -206,6 +222,17 @@ def _name(source: ImageLike) -> str:
     if isinstance(source, str) and source.startswith("data:"):
         return f"{source[:40]}…"
     return str(source) if isinstance(source, (str, Path)) else f"image in memory ({type(source).__name__})"
+
+
+def _digest(source: ImageLike) -> str:
+    """What tells a source photo from another."""
+    if isinstance(source, str) and source.startswith("data:"):
+        return hashlib.sha256(source.encode()).hexdigest()
+    if isinstance(source, (str, Path)):
+        return file_digest(Path(source))
+    shape = str(source.shape) if isinstance(source, np.ndarray) else ""
+    content = source if isinstance(source, bytes) else source.tobytes()
+    return hashlib.sha256(shape.encode() + content).hexdigest()
 
 
 def _path(value: str | Path | None) -> Path | None:

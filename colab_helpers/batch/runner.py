@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
+from colab_helpers.batch.results import Results
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
 from colab_helpers.faces.engine import Engine
@@ -54,6 +55,7 @@ class Batch:
         on_file: Called after each file.
         guard: Looks after RAM between the files.
         status: Where others can read how the batch stands.
+        results: What earlier runs have left in the folder.
     """
 
     engine: Engine
@@ -64,6 +66,7 @@ class Batch:
     on_progress: ProgressCallback | None = None
     on_file: FileCallback | None = None
     status: StatusWriter | None = None
+    results: Results | None = None
     guard: MemoryGuard = field(default_factory=lambda: MemoryGuard())
 
     def run(self) -> BatchReport:
@@ -85,6 +88,8 @@ class Batch:
 
     def _report(self, files: list[FileReport], *, seconds: float, cancelled: bool) -> BatchReport:
         notes = list(self.engine.notes)
+        if self.results and self.results.history.damaged:
+            notes.append(f"{self.results.history.damaged} damaged line(s) of the journal were ignored")
         if self.status:
             self.status.end(memory_warnings=self.guard.warnings, cancelled=cancelled)
             notes += [self.status.problem] if self.status.problem else []
@@ -102,10 +107,15 @@ class Batch:
         )
 
     def attempt(self, index: int, task: Task) -> FileReport:
-        """Do one task; a failure ends up in its report."""
+        """Do one task, unless an earlier run did; a failure ends up in its report."""
         report = self.new_report(task)
         try:
+            earlier = self.results.find(task) if self.results else None
+            if earlier is not None:
+                return earlier
             self.work_on(index, task, report)
+            problem = self.results.keep(task, report) if self.results else None
+            report.fallbacks += [problem] if problem else []
         except ColabHelpersError as error:
             report.error = str(error)
         except Exception as error:  # noqa: BLE001 - one bad file must not stop the others

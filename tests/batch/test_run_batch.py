@@ -76,9 +76,10 @@ def test_bad_files_fail_with_their_own_message_and_the_good_ones_are_done(
     assert by_name["first.mp4"].status == by_name["last.mp4"].status == "done"
     assert (report.summary.succeeded, report.summary.failed) == (2, len(bad))
     assert not report.ok
-    # Only the two results, report and status: nothing partial is left.
+    # Only the two results, journal, report and status: nothing partial is left.
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "first.mp4",
+        "journal.jsonl",
         "last.mp4",
         "report.json",
         "status.json",
@@ -223,6 +224,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.mp4",
+        "journal.jsonl",
         "report.json",
         "status.json",
     ]
@@ -246,7 +248,11 @@ def test_kept_frames_of_a_failed_file_are_removed(
     settings = SETTINGS.with_overrides(keep_frames=True)
     report = batch(target, settings=settings, on_progress=fail)
     assert "no more" in (report.files[0].error or "")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "status.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "journal.jsonl",
+        "report.json",
+        "status.json",
+    }
     assert batch(target, settings=settings).ok
     assert len(list((tmp_path / "out" / "a_frames").iterdir())) == 30
 
