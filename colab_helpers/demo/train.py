@@ -613,7 +613,7 @@ def _export(name: str, model: nn.Module, into: Weights) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is drawn and trained; the defaults take a quarter of an hour on two free cores.
+    """How much is drawn and trained; the defaults take 15 to 18 minutes on two cores.
 
     Attributes:
         small: Composites of 256 pixels.
