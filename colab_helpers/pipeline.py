@@ -211,7 +211,7 @@ class VideoRun:
             seconds=seconds,
             encoder=choice.name,
             provider=self.engine.provider,
-            notes=tuple(dict.fromkeys((*notes, *self.engine.take_memory_notes(), *self._face_notes()))),
+            notes=tuple(dict.fromkeys((*notes, *self._face_notes()))),
             video_seconds=summary.video_seconds,
             audio_seconds=summary.audio_seconds,
         )

@@ -13,15 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from colab_helpers.errors import MissingFileError
+from colab_helpers.files import sha256_of
 from colab_helpers.settings import Settings
 
-RESOURCE_SETTINGS = frozenset(
-    {"execution_threads", "batch_size", "max_memory", "gpu_memory_wait", "segment_seconds"}
-)
-"""Settings that say how hard to work, not what comes out: a run may go on with less memory.
-
-How a video is cut is checked segment by segment, by their frame numbers.
-"""
+RESOURCE_SETTINGS = frozenset({"execution_threads", "batch_size", "max_memory", "gpu_memory_wait"})
+"""Settings that say how hard to work, not what comes out: a run may go on with less memory."""
 
 _ROOMS = ("faces", "media", "models")
 
@@ -33,8 +29,7 @@ def file_digest(path: Path) -> str:
         MissingFileError: It is not there or cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise MissingFileError(
             f"the file cannot be read ({error.strerror or error})", where=str(path), remedy="check the path"

@@ -11,6 +11,7 @@ from colab_helpers.batch.keys import file_digest, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
+from colab_helpers.media.probe import is_image
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import frames_folder
 from colab_helpers.settings import Settings
@@ -51,7 +52,8 @@ class Results:
         output = Path(done.report.output)
         # The name alone: the folder may be mounted elsewhere today.
         output = task.output.with_name(output.name)
-        frames = frames_folder(output).is_dir() or not self.settings.keep_frames
+        wants_frames = self.settings.keep_frames and not is_image(task.target)
+        frames = frames_folder(output).is_dir() or not wants_frames
         if not (frames and output.is_file() and file_digest(output) == done.sha256):
             return None
         remarks = [note for note in done.report.fallbacks if note != KEPT]

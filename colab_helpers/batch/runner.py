@@ -131,6 +131,7 @@ class Batch:
             report.status = "done"
         finally:
             report.seconds = time.monotonic() - started
+            report.fallbacks += self.engine.take_memory_notes()
             # Cycles through frames and generators would otherwise keep whole pictures until the next file.
             gc.collect()
             report.memory_after = process_memory()

@@ -69,9 +69,8 @@ class BatchStatus(_Model):
     def lines(self) -> list[str]:
         """The status in words."""
         ended = sum(file.state not in ("queued", "running") for file in self.files)
-        state = (
-            self.state if self.state != "running" or self.alive() else "ended without a word (see journal)"
-        )
+        lost = self.state == "running" and not self.alive()
+        state = "ended without a word; run again to go on" if lost else self.state
         machine = [f"RAM {self.ram_percent:.0f} %"] if self.ram_percent is not None else []
         machine += [f"VRAM {self.gpu_percent:.0f} %"] if self.gpu_percent is not None else []
         head = ", ".join([f"{state}: {ended} of {len(self.files)} files", *machine])

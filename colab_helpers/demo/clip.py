@@ -30,9 +30,10 @@ from colab_helpers.demo.actors import Head, Layer, Light, Pose
 from colab_helpers.demo.looks import IDENTITIES, Look, look_of
 from colab_helpers.demo.paint import F32, Expression
 from colab_helpers.errors import OutputError, UsageError
+from colab_helpers.files import sha256_of
 from colab_helpers.machine import cpu_count
 from colab_helpers.media.encoders import repeatable_x264
-from colab_helpers.trust.consent import DEMO_MANIFEST, file_sha256
+from colab_helpers.trust.consent import DEMO_MANIFEST
 
 U8 = npt.NDArray[np.uint8]
 
@@ -750,7 +751,7 @@ def _make_folders(directory: Path) -> None:
 
 def _write_manifest(directory: Path, files: Sequence[Path]) -> None:
     """List the demo's sources and targets by hash: its statement of consent covers just these."""
-    hashes = {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
+    hashes = {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
     (directory / DEMO_MANIFEST).write_text(json.dumps({"files": hashes}, indent=2), encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from colab_helpers.diagnosis.findings import Check, CheckStatus
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.files import sha256_of
 from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         )
         return
     from colab_helpers.models.catalog import load_catalog
-    from colab_helpers.models.records import is_genuine, read_record, sha256_of
+    from colab_helpers.models.records import is_genuine, read_record
 
     entry = load_catalog(load_presets().models).models.get(name)
     file = next((file for file in entry.files if f"{name}.onnx" == file.path), None) if entry else None

@@ -8,7 +8,6 @@ written in segments; its pictures cost too little to be worth it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from array import array
 from bisect import bisect_left
@@ -18,8 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
@@ -27,6 +25,7 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from colab_helpers.errors import EncoderError, MediaError, MissingFileError, OutputError, UsageError
+from colab_helpers.files import sha256_of
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.copying import CopiedStream
 from colab_helpers.media.encoders import EncoderChoice
@@ -34,6 +33,7 @@ from colab_helpers.media.index import IntArray
 from colab_helpers.media.probe import VideoInfo, open_source, picture_stream, probe
 from colab_helpers.media.writer import (
     EncodedTrack,
+    Finishable,
     ResultFile,
     WriteSummary,
     check_rising,
@@ -100,7 +100,7 @@ class JoinedVideo:
     notes: tuple[str, ...]
 
 
-class SegmentWriter:
+class SegmentWriter(Finishable):
     """Writes one segment; a context manager that leaves a complete file or none.
 
     Args:
@@ -154,19 +154,6 @@ class SegmentWriter:
             raise UsageError("the segment is not finished yet", where=str(self.path))
         return self._segment
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finishes the segment, or removes it if the block was left by an exception."""
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
         """Encodes one frame, which may be changed or reused once this returns.
 
@@ -208,7 +195,7 @@ class SegmentWriter:
             for packet in self._track.finish():
                 self._output.mux_one(packet)
             self._output.close()
-            digest, size = _hash(self._partial), self._partial.stat().st_size
+            digest, size = sha256_of(self._partial), self._partial.stat().st_size
             settle(self._partial, self.path)
         self._segment = Segment(
             path=self.path,
@@ -241,7 +228,7 @@ class SegmentWriter:
             raise unwritable(self.path, error) from error
 
 
-class SegmentedWriter:
+class SegmentedWriter(Finishable):
     """Writes consecutive frames into consecutive segments; used like `writer.VideoWriter`.
 
     A context manager: left by an exception, the segment at work is removed and the finished ones stay.
@@ -286,19 +273,6 @@ class SegmentedWriter:
         self._last_pts: int | None = None
         self._writer: SegmentWriter | None = None
 
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finishes the last segment, or removes it if the block was left by an exception."""
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
         """Encodes one frame; see `SegmentWriter.write`."""
         if self._writer is None:
@@ -339,7 +313,7 @@ def check_segment(segment: Segment) -> None:
         MediaError: It has other bytes, or cannot be read.
     """
     try:
-        same = segment.path.stat().st_size == segment.bytes and _hash(segment.path) == segment.sha256
+        same = segment.path.stat().st_size == segment.bytes and sha256_of(segment.path) == segment.sha256
     except FileNotFoundError as error:
         raise MissingFileError(
             f"the file of {segment} is missing", where=str(segment.path), remedy="run again"
@@ -665,11 +639,6 @@ def _removed(segments: Sequence[Segment]) -> list[str]:
         except OSError as error:
             notes.append(f"{segment.path} could not be removed ({error.strerror}): it is no longer needed")
     return notes
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(segment: Segment, what: str) -> MediaError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -75,7 +76,32 @@ class Track(Protocol):
         ...
 
 
-class VideoWriter:
+class Finishable(ABC):
+    """A context manager that is closed at its end, or aborted if the block was left by an exception."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finishes the work; harmless when done twice."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Gives up and removes what is not finished."""
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes, or aborts."""
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+class VideoWriter(Finishable):
     """Writes one video; a context manager that leaves a complete file or none.
 
     Args:
@@ -128,19 +154,6 @@ class VideoWriter:
         if self._summary is None:
             raise OutputError("the file is not finished yet", where=str(self.path))
         return self._summary
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finishes the file, or removes it if the block was left by an exception."""
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
         """Encodes one frame and copies what is due beside it.

@@ -29,6 +29,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
+from colab_helpers.files import sha256_of
 from colab_helpers.machine import this_machine
 from colab_helpers.models.convert_graph import (
     computes_in_half,
@@ -38,13 +39,13 @@ from colab_helpers.models.convert_graph import (
     to_half,
 )
 from colab_helpers.models.emap import emap_path, find_emap, load_model, read_emap, save_emap
+from colab_helpers.models.pool import is_out_of_memory
 from colab_helpers.models.records import (
     now,
     part_path,
     put_in_place,
     read_record,
     record_path,
-    sha256_of,
     write_json,
 )
 from colab_helpers.models.session import MISSING_MODEL_REMEDY, Network, Runtime
@@ -314,7 +315,7 @@ class _Graph:
         try:
             expected = reference.run_stack(*inputs)
         except Exception as error:
-            if _is_shortage(error):
+            if is_out_of_memory(error):
                 raise
             raise ModelError(
                 f"the model loads but does not run ({_first_line(error)})",
@@ -326,7 +327,7 @@ class _Graph:
             network = self._runtime.open(target)
             found = self._outputs(network, inputs)
         except Exception as error:  # any failure to load or run means that it cannot be used
-            if _is_shortage(error):
+            if is_out_of_memory(error):
                 raise
             raise _Refused(f"it does not run: {_first_line(error)}") from error
         return compare(expected, found, self._limits, value_range=width)
@@ -378,14 +379,6 @@ def _place(runtime: Runtime) -> str:
     return f"{runtime.provider}, {device}, onnxruntime {onnxruntime.__version__}"
 
 
-_SHORTAGE = re.compile("failed to allocate|bad_alloc|bad allocation|out of memory", re.IGNORECASE)
-
-
-def _is_shortage(error: Exception) -> bool:
-    """Whether memory ran out: that says nothing about the model."""
-    return isinstance(error, MemoryError) or _SHORTAGE.search(str(error)) is not None
-
-
 def _first_line(error: Exception) -> str:
     text = error.what if isinstance(error, ColabHelpersError) else str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
@@ -434,7 +427,7 @@ def prepared(
             remedy="free space, check the permissions, or name another folder",
         ) from error
     except Exception as error:
-        if not _is_shortage(error):
+        if not is_out_of_memory(error):
             raise
         raise ModelError(
             f"memory ran out while the model was converted ({_first_line(error)})",

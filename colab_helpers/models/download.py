@@ -21,6 +21,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, UsageError
+from colab_helpers.files import sha256_of
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.archives import ArchiveError, extract_member
 from colab_helpers.models.catalog import Archive, ModelEntry, ModelFile, Source
@@ -36,7 +37,6 @@ from colab_helpers.models.records import (
     quarantine,
     read_record,
     record_path,
-    sha256_of,
     write_record,
 )
 from colab_helpers.models.transfer import (

@@ -25,8 +25,9 @@ import urllib3
 from urllib3.util import Retry
 
 from colab_helpers.errors import OutputError
+from colab_helpers.files import sha256_of
 from colab_helpers.models.catalog import LOOPBACK
-from colab_helpers.models.records import sha256_of, write_json
+from colab_helpers.models.records import write_json
 
 _BLOCK = 1 << 18
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from colab_helpers.errors import ConsentError
+from colab_helpers.files import sha256_of
 
 GROUNDS = ("self", "written consent", "synthetic", "licensed")
 """On what ground a person may be shown: it is oneself, they agreed in writing, they do not exist, or
@@ -69,12 +69,6 @@ def is_demo_file(path: Path) -> bool:
     try:
         listed = json.loads((folder / DEMO_MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = listed[path.absolute().relative_to(folder).as_posix()]
-        return bool(expected == file_sha256(path))
+        return bool(expected == sha256_of(path))
     except (OSError, KeyError, TypeError, ValueError):
         return False
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

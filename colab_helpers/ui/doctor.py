@@ -10,7 +10,7 @@ from typing import Any
 
 from colab_helpers.diagnosis import Check, Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError
-from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, mounted_drive, this_host
 from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, settings_of_form
@@ -54,14 +54,45 @@ def run_setup(
     Raises:
         ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
     """
+    form = read_form(preset, overrides, models_dir, demo=demo, output_dir=output_dir, headless=headless)
+    diagnosis = diagnose(form.settings, models_dir=form.models, folder=form.folder, drive=mounted_drive())
+    report = form.folder / DOCTOR_REPORT
+    report.write_text(diagnosis.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return Setup(diagnosis, report, form.host)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a notebook's form asks for, with its folders made.
+
+    Attributes:
+        models: Folder of the model files; None for the usual one.
+    """
+
+    settings: Settings
+    host: Host
+    folder: Path
+    models: Path | None
+
+
+def read_form(
+    preset: str,
+    overrides: Mapping[str, Any] | None,
+    models_dir: str,
+    *,
+    demo: bool,
+    output_dir: str,
+    headless: bool,
+) -> Form:
+    """Read what ``run_setup`` and ``show_models`` ask for alike.
+
+    Raises:
+        ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
+    """
     settings = settings_of_form(preset, overrides or {})
     host = this_host(headless=headless)
     folder = prepare_folder(host, output_dir, models_dir)
-    models = models_folder(models_dir, demo=demo, folder=folder)
-    diagnosis = diagnose(settings, models_dir=models, folder=folder, drive=mounted_drive())
-    report = folder / DOCTOR_REPORT
-    report.write_text(diagnosis.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Setup(diagnosis, report, host)
+    return Form(settings, host, folder, models_folder(models_dir, demo=demo, folder=folder))
 
 
 def prepare_folder(host: Host, output_dir: str, *others: str) -> Path:

@@ -22,9 +22,8 @@ from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, models_root
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_presets
 from colab_helpers.ui.cells import PRELOAD_REPORT
-from colab_helpers.ui.doctor import failure_text, models_folder, prepare_folder, show, show_diagnosis
-from colab_helpers.ui.host import Host, this_host
-from colab_helpers.ui.notebook import settings_of_form
+from colab_helpers.ui.doctor import failure_text, read_form, show, show_diagnosis
+from colab_helpers.ui.host import Host
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
 State = Literal["there", "missing", "damaged", "stand-in"]
@@ -130,14 +129,12 @@ def show_models(
     Raises:
         ColabHelpersError: Wrong settings, an unknown model, or a folder that cannot be reached or written.
     """
-    settings = settings_of_form(preset, overrides or {})
-    host = this_host(headless=headless)
-    folder = prepare_folder(host, output_dir, models_dir)
-    root = models_root(models_folder(models_dir, demo=demo, folder=folder))
-    entries = select_models(settings, user_models=load_presets().models)
-    needed = Needed(settings, root, folder, host, entries)
+    form = read_form(preset, overrides, models_dir, demo=demo, output_dir=output_dir, headless=headless)
+    root = models_root(form.models)
+    entries = select_models(form.settings, user_models=load_presets().models)
+    needed = Needed(form.settings, root, form.folder, form.host, entries)
     models = needed.models()
-    show(host, models_html(models, root), models_text(models, root))
+    show(form.host, models_html(models, root), models_text(models, root))
     return needed
 
 

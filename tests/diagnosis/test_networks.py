@@ -16,8 +16,9 @@ from colab_helpers.__main__ import FAILURE, SUCCESS
 from colab_helpers.diagnosis import networks, oracle
 from colab_helpers.diagnosis.networks import difference
 from colab_helpers.faces.detector import Detector
+from colab_helpers.files import sha256_of
 from colab_helpers.models.emap import save_emap
-from colab_helpers.models.records import Record, sha256_of, write_record
+from colab_helpers.models.records import Record, write_record
 from tests.diagnosis.conftest import Doctor, Pretend
 
 NAMES = ["det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"]
