@@ -19,7 +19,8 @@ from colab_helpers.errors import UsageError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.media.images import read_image
-from colab_helpers.pipeline import ProgressCallback, process_image
+from colab_helpers.pipeline import process_image
+from colab_helpers.progress import ProgressCallback
 from colab_helpers.settings import Settings, load_settings
 from colab_helpers.trust.consent import require_consent
 

@@ -29,6 +29,7 @@ from colab_helpers.media.reader import Frame, read_frames
 from colab_helpers.media.retime import constant_rate
 from colab_helpers.media.writer import VideoWriter, WriteSummary
 from colab_helpers.models.session import Provider
+from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.budget import queue_depth
 from colab_helpers.resources.sampler import gpu_memory_percent, ram_percent
 from colab_helpers.settings import Settings
@@ -38,40 +39,6 @@ CONSTANT_RATE = Fraction(30)
 """Frames per second of a result whose settings do not keep the target's timing (as in roop)."""
 _QUEUES = 3
 _PROGRESS_INTERVAL = 0.25
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        file: Name of the target.
-        file_index: Its number in the run, from 0; ``file_count`` files in all.
-        frame: Frames written so far, of ``frames`` (None if the file does not say).
-        fps: Frames per second since the file began.
-        eta: Seconds until the file is done, or None.
-        ram_percent: RAM in use on the machine, in percent.
-        gpu_percent: VRAM in use in percent, or None without a GPU.
-        provider: Where the networks run.
-        threads: Groups of frames worked on at a time.
-        batch_size: Frames whose faces go through a network together.
-    """
-
-    file: str
-    file_index: int
-    file_count: int
-    frame: int
-    frames: int | None
-    fps: float
-    eta: float | None
-    ram_percent: float
-    gpu_percent: float | None
-    provider: Provider
-    threads: int
-    batch_size: int
-
-
-ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

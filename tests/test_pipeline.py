@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.graphs import IR_VERSION, OPSET, write_constant_models
 from colab_helpers.errors import ColabHelpersError, EncoderError, ModelError, NoFaceError, OutputError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.pipeline import Progress, VideoRun, frames_folder
+from colab_helpers.pipeline import VideoRun, frames_folder
+from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings, load_settings
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
 

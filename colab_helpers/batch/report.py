@@ -17,6 +17,26 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
+class Quality(_Model):
+    """How well a video came out, as far as numbers tell."""
+
+    similarity_mean: float | None = Field(
+        None, description="Cosine between the result's faces and the source, averaged over samples."
+    )
+    similarity_p5: float | None = Field(
+        None, description="The cosine that 95 % of the samples reach or exceed."
+    )
+    similarity_samples: int = Field(0, description="Faces that were compared: about one a second.")
+    flicker: float | None = Field(
+        None,
+        description="Root mean square, in grey levels, of how much the change of the face's mean "
+        "brightness differs from one frame to the next; 0 is perfectly steady.",
+    )
+    missed_spans: list[tuple[int, int]] = Field(
+        [], description="Frames without a changed face: first frame, and the one after the last."
+    )
+
+
 class FileReport(_Model):
     """One target. Sizes and memory in bytes, times in seconds."""
 
@@ -39,6 +59,12 @@ class FileReport(_Model):
     bytes_out: int = 0
     video_seconds: float | None = None
     audio_seconds: float | None = None
+    times_kept: bool | None = Field(
+        None, description="Whether every frame is shown exactly when the target's is; None for images."
+    )
+    segments: int = Field(0, description="Segments the result was joined from; 0 if written in one go.")
+    segments_kept: int = Field(0, description="Those of them that an earlier, interrupted run had finished.")
+    quality: Quality | None = None
     error: str | None = None
 
     @property
@@ -58,6 +84,7 @@ class Summary(_Model):
     bytes: int = Field(description="Size of all results.")
     seconds: float
     memory_warnings: int = Field(description="How often RAM in use was found above 85 %.")
+    restarts: int = Field(0, description="How often the worker process died and was started again.")
 
 
 class ModelReport(_Model):
@@ -72,6 +99,7 @@ class BatchReport(_Model):
     """Everything about one run; written as ``report.json``."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
+    run: str = Field("", description="Names the run; a continued run keeps it.")
     consent: str
     settings: dict[str, Any]
     machine: dict[str, Any]

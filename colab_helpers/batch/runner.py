@@ -25,12 +25,11 @@ from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
 from colab_helpers.media.probe import is_image, probe
 from colab_helpers.pipeline import (
     FileResult,
-    Progress,
-    ProgressCallback,
     VideoRun,
     frames_folder,
     process_image,
 )
+from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.resources.sampler import process_memory
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
-from colab_helpers.pipeline import Progress
+from colab_helpers.progress import Progress
 
 STATUS_NAME = "status.json"
 SILENCE = 30.0

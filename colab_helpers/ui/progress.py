@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
-    from colab_helpers.pipeline import Progress
+    from colab_helpers.progress import Progress
 
 TEXT_INTERVAL = 5.0
 """Seconds between two plain lines, so that a log of a long run stays readable."""

@@ -20,7 +20,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.status import SILENCE, STATUS_NAME, BatchStatus, StatusWriter, read_status
 from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.pipeline import Progress
+from colab_helpers.progress import Progress
 from colab_helpers.settings import load_settings
 from tests.media.make import Spec, make
 

@@ -1,0 +1,40 @@
+"""Where a run stands: what the pipeline tells and every display shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        file: Name of the target.
+        file_index: Its number in the run, from 0; ``file_count`` files in all.
+        frame: Frames written so far, of ``frames`` (None if the file does not say).
+        fps: Frames per second since the file began.
+        eta: Seconds until the file is done, or None.
+        ram_percent: RAM in use on the machine, in percent.
+        gpu_percent: VRAM in use in percent, or None without a GPU.
+        provider: Where the networks run.
+        threads: Groups of frames worked on at a time.
+        batch_size: Frames whose faces go through a network together.
+    """
+
+    file: str
+    file_index: int
+    file_count: int
+    frame: int
+    frames: int | None
+    fps: float
+    eta: float | None
+    ram_percent: float
+    gpu_percent: float | None
+    provider: str
+    threads: int
+    batch_size: int
+
+
+ProgressCallback = Callable[[Progress], None]
