@@ -2,8 +2,9 @@
 
 They cost what the real ones cost and keep the same contracts, so loading, parity and speed can be tested
 without the weights. Architectures: SCRFD-10GF with key points (ResNet with 56-88-88-224 channels, PAFPN,
-group-normalised heads shared over the strides), IResNet-50 of ArcFace, and inswapper's style-transfer network
-(six AdaIN blocks of 1024 channels). Batch norms are folded into the convolutions, as the exports have them.
+group-normalised heads shared over the strides), IResNet-50 of ArcFace, inswapper's style-transfer network
+(six AdaIN blocks of 1024 channels), and GFPGAN (a U-Net whose features steer a style-based decoder). Batch
+norms are folded into the convolutions, as the exports have them.
 """
 
 from __future__ import annotations
@@ -251,6 +252,100 @@ def _adain(build: Builder, x: str, channels: int) -> str:
     scale = build.node("Slice", style, edges[0], edges[1], one)
     shift = build.node("Slice", style, edges[1], edges[2], one)
     return build.node("Add", build.node("Mul", normed, scale), shift)
+
+
+def gfpgan(seed: int = 0, *, width: int = 64, size: int = 512) -> onnx.ModelProto:
+    """GFPGAN v1.4: ``input (N, 3, size, size)`` to ``output``, with any batch as our export has it.
+
+    A Tanh at the end, which the real network lacks, keeps random weights within its range.
+
+    Args:
+        seed: Chooses the weights.
+        width: Channels of the decoder at the full size; 64 in the real network.
+        size: Edge of the picture, a power of two.
+    """
+    build = Builder(seed)
+    steps = [2**k for k in range(3, size.bit_length())]  # 8, 16, … size
+    planes = {edge: min(8 * width, width * size // edge) for edge in (4, *steps)}
+    x = build.node("LeakyRelu", build.conv("input", 3, planes[size] // 2, 1), alpha=0.2)
+    skips = {}
+    for edge in reversed(steps):
+        skips[edge] = x
+        x = _scaled_block(build, x, planes[edge] // 2, planes[edge // 2] // 2, scale=0.5)
+    bottom = planes[4] // 2
+    x = build.node("LeakyRelu", build.conv(x, bottom, bottom), alpha=0.2)
+    flat = build.node("Flatten", x)
+    styles = iter([build.linear(flat, 16 * bottom, 512) for _ in range(2 * len(steps) + 2)])
+    zeros = build.constant(np.zeros((1, planes[4], 4, 4), np.float32))
+    constant = build.constant(build.random(1, planes[4], 4, 4, scale=1.0))
+    first = next(styles)
+    batch = build.node("Mul", _as_map(build, build.linear(first, 512, planes[4])), zeros)
+    image = _style_conv(build, build.node("Add", batch, constant), planes[4], planes[4], first, edge=4)
+    picture = _to_rgb(build, image, planes[4], next(styles))
+    for edge in steps:
+        ins, outs, half = planes[edge // 2], planes[edge], planes[edge] // 2
+        x = _scaled_block(build, x, ins // 2, half, scale=2.0, skip=skips[edge // 2] if edge > 8 else None)
+        image = _style_conv(build, _resized(build, image, 2.0), ins, outs, next(styles), edge=edge)
+        image = _steered(build, image, x, half)
+        image = _style_conv(build, image, outs, outs, style := next(styles), edge=edge)
+        rgb = _to_rgb(build, image, outs, style)
+        picture = build.node("Add", _resized(build, picture, 2.0), rgb)
+    build.node("Tanh", picture, output="output")
+    shape: list[int | str | None] = ["N", 3, size, size]
+    return build.model("gfpgan", [_value("input", shape)], [_value("output", shape)])
+
+
+def _resized(build: Builder, x: str, scale: float) -> str:
+    factors = build.constant(np.array([1, 1, scale, scale], np.float32))
+    return build.node("Resize", x, "", factors, mode="linear")
+
+
+def _scaled_block(
+    build: Builder, x: str, ins: int, outs: int, *, scale: float, skip: str | None = None
+) -> str:
+    """A residual block of the U-Net that halves or doubles the size."""
+    x = x if skip is None else build.node("Add", x, skip)
+    y = build.node("LeakyRelu", build.conv(x, ins, ins), alpha=0.2)
+    y = build.node("LeakyRelu", build.conv(_resized(build, y, scale), ins, outs, gain=1.0), alpha=0.2)
+    return build.node("Add", y, build.conv(_resized(build, x, scale), ins, outs, 1, gain=1.0))
+
+
+def _as_map(build: Builder, vector: str) -> str:
+    return build.node("Unsqueeze", vector, build.constant(np.array([2, 3], np.int64)))
+
+
+def _style_conv(build: Builder, x: str, ins: int, outs: int, style: str, *, edge: int) -> str:
+    """A convolution whose channels a style scales, its output brought back to unit variance."""
+    weight = build.random(outs, ins, 3, 3, scale=(9 * ins) ** -0.5)
+    scale = build.node("Add", build.linear(style, 512, ins), build.constant(np.ones(ins, np.float32)))
+    power = build.constant(np.square(weight).sum((2, 3)).T.copy())
+    total = build.node("MatMul", build.node("Mul", scale, scale), power)
+    total = build.node("Add", total, build.constant(np.array(1e-8, np.float32)))
+    level = build.node("Reciprocal", build.node("Sqrt", total))
+    x = build.node("Mul", x, _as_map(build, scale))
+    x = build.node("Conv", x, build.constant(weight), kernel_shape=[3, 3], pads=[1] * 4)
+    x = build.node("Mul", x, _as_map(build, level))
+    noise = build.constant(build.random(1, 1, edge, edge, scale=0.1))
+    bias = build.constant(build.random(1, outs, 1, 1, scale=0.02))
+    return build.node("LeakyRelu", build.node("Add", build.node("Add", x, noise), bias), alpha=0.2)
+
+
+def _steered(build: Builder, image: str, features: str, half: int) -> str:
+    """Scale and shift the second half of the channels by the U-Net's features."""
+    maps = []
+    for _ in range(2):
+        y = build.node("LeakyRelu", build.conv(features, half, half), alpha=0.2)
+        maps.append(build.conv(y, half, half, gain=0.1))
+    axis = build.constant(np.array([1], np.int64))
+    edges = [build.constant(np.array([edge], np.int64)) for edge in (0, half, 2 * half)]
+    kept = build.node("Slice", image, edges[0], edges[1], axis)
+    steered = build.node("Mul", build.node("Slice", image, edges[1], edges[2], axis), maps[0])
+    return build.node("Concat", kept, build.node("Add", steered, maps[1]), axis=1)
+
+
+def _to_rgb(build: Builder, x: str, ins: int, style: str) -> str:
+    scaled = build.node("Mul", x, _as_map(build, build.linear(style, 512, ins)))
+    return build.conv(scaled, ins, 3, 1, gain=0.1)
 
 
 def write_real_shapes(folder: Path, *, seed: int = 0) -> Path:

@@ -1,12 +1,13 @@
 """The package's verbs from a shell: ``python -m colab_helpers <verb>``.
 
-Exit code 0: everything succeeded; 1: some file or check failed; 2: wrong usage.
+Exit code 0: everything succeeded; 1: some file or check failed; 2: wrong usage; 130: interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport, FileReport
     from colab_helpers.models.progress import Progress as Transfer
 
-SUCCESS, FAILURE, WRONG_USAGE = 0, 1, 2
+SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, WRONG_USAGE)
     except ColabHelpersError as error:
         return _complain(error, FAILURE)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is finished", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _complain(error: Exception, code: int) -> int:
@@ -53,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_swap(verbs.add_parser("swap", help="swap the faces of one video or image"))
     _add_batch(verbs.add_parser("batch", help="swap the faces of many videos and images"))
     _add_status(verbs.add_parser("status", help="tell how the batch in an output folder stands"))
+    _add_stop(
+        verbs.add_parser("stop", help="stop the batch in an output folder; a later run goes on with it")
+    )
     _add_demo(verbs.add_parser("demo", help="render people to try everything on, with stand-in models"))
     _add_preload(verbs.add_parser("preload", help="fetch the models that the settings need, verified"))
     _add_convert(verbs.add_parser("convert", help="make checked any-batch or half-precision model copies"))
@@ -79,6 +86,22 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         metavar="1-30",
         help="which of the targets, counted from 1, such as 1-30 or 2,5-",
     )
+    parser.add_argument(
+        "--work-dir", metavar="DIR", help="a folder on a local disk for unfinished work; chosen if not given"
+    )
+    parser.add_argument(
+        "--session-minutes",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="how long this machine can be used: some frames are measured, and you are told what fits",
+    )
+    parser.add_argument(
+        "--shortest-first", action="store_true", help="measure likewise, and begin with what takes least"
+    )
+    parser.add_argument(
+        "--in-process", action="store_true", help="work in this process: a crash takes everything with it"
+    )
     parser.set_defaults(verb=_batch)
 
 
@@ -86,6 +109,11 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="output folder of the batch")
     parser.add_argument("--json", action="store_true", help="the whole status, for machines")
     parser.set_defaults(verb=_status)
+
+
+def _add_stop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="output folder of the batch")
+    parser.set_defaults(verb=_stop)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -186,10 +214,23 @@ def _status(options: argparse.Namespace) -> int:
     return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 
+def _stop(options: argparse.Namespace) -> int:
+    from colab_helpers.batch.status import ask_to_stop
+
+    folder = Path(options.folder)
+    if not ask_to_stop(folder):
+        print("no batch is at work there")
+        return FAILURE
+    print("asked to stop; what is finished is kept, and the same command goes on with it")
+    return SUCCESS
+
+
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import run_batch
     from colab_helpers.ui.progress import ProgressLine
 
+    # Whoever ends this process politely means the batch; only a kill leaves the worker to itself.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         report = run_batch(
             options.source,
@@ -200,7 +241,12 @@ def _batch(options: argparse.Namespace) -> int:
             models_dir=options.models_dir,
             video_range=options.range,
             report_path=options.report,
+            work_dir=options.work_dir,
+            session_minutes=options.session_minutes,
+            shortest_first=options.shortest_first,
+            in_process=options.in_process,
             on_progress=line,
+            on_note=line.note,
         )
     return _conclude(report)
 

@@ -1,33 +1,29 @@
-"""The package's verbs for Python, the command line and the notebooks."""
+"""The package's verbs for Python, the command line and the notebooks.
+
+What loads the networks is imported where it is used: whoever only starts a batch's worker process, or watches
+it, need not wait for that.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
-from colab_helpers.batch.keys import file_digest
+from colab_helpers.batch.job import ImageLike, Job, Source
+from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.results import Results, model_digest
-from colab_helpers.batch.runner import Batch, FileCallback, folder_lock
-from colab_helpers.batch.status import STATUS_NAME, StatusWriter
-from colab_helpers.errors import UsageError
-from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.types import ByteImage, FloatArray
-from colab_helpers.media.images import read_image
-from colab_helpers.pipeline import process_image
+from colab_helpers.batch.supervisor import NoteCallback, Supervisor
+from colab_helpers.faces.types import ByteImage
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.settings import Settings, load_settings
 from colab_helpers.trust.consent import require_consent
 
-ImageLike = str | Path | bytes | ByteImage
-"""A path, an encoded image, a ``data:`` URL, or a ``(H, W, 3)`` uint8 BGR array."""
-
-REPORT_NAME = "report.json"
+if TYPE_CHECKING:
+    from colab_helpers.batch.runner import Batch
 
 
 def swap_image(
@@ -55,8 +51,13 @@ def swap_image(
         ColabHelpersError: An image cannot be read, the source shows no face, or a model is missing.
     """
     require_consent(consent, _paths([source, target]))
+    from colab_helpers.batch.runner import source_embedding
+    from colab_helpers.faces.engine import Engine
+    from colab_helpers.media.images import read_image
+    from colab_helpers.pipeline import process_image
+
     engine = Engine.open(settings or load_settings(), models_dir=_path(models_dir))
-    image, _ = process_image(engine, _source(engine, [source]), read_image(target))
+    image, _ = process_image(engine, source_embedding(engine, [Source.of(source)]), read_image(target))
     return image
 
 
@@ -104,13 +105,18 @@ def run_batch(
     models_dir: str | Path | None = None,
     video_range: str = "",
     report_path: str | Path | None = None,
+    work_dir: str | Path | None = None,
+    session_minutes: float = 0.0,
+    shortest_first: bool = False,
+    in_process: bool = False,
     on_progress: ProgressCallback | None = None,
-    on_file: FileCallback | None = None,
+    on_note: NoteCallback | None = None,
 ) -> BatchReport:
     """Put one person's face on the faces of many videos and images.
 
-    Results that an earlier run left in the folder are kept where target, sources, settings, models and
-    code are the same and the file is unchanged.
+    The work is done by a process of its own, which outlives this one and is started again if it dies. The
+    same call again, from anywhere, watches it, or goes on where it ended: results and segments of videos
+    are kept where target, sources, settings, models and code are the same and the files are unchanged.
 
     Args:
         sources: Photos of the person who is put in; several are averaged.
@@ -120,41 +126,42 @@ def run_batch(
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
         video_range: Which of the targets, counted from 1, such as ``1-30``.
-        report_path: Where the report goes; ``report.json`` in the output folder if None.
-        on_progress: Called up to four times a second while a video runs.
-        on_file: Called after each file.
+        report_path: Where the report goes; ``report.json`` in the output folder if None. ``report.html``
+            goes beside it.
+        work_dir: A folder on a local disk for unfinished work; chosen if None.
+        session_minutes: How long this machine can be used; if given, some frames of each size of video are
+            done first, and the notes tell how many files fit.
+        shortest_first: Do the files in the order of the time they take, measured likewise.
+        in_process: Do the work in this very process: a crash then takes everything with it.
+        on_progress: Called while a video runs.
+        on_note: Called with each remark on the whole run.
 
     Returns:
         The report. Failed files are in it with their error; they do not raise.
 
     Raises:
         ColabHelpersError: Nothing could be started: consent, settings, models, sources or folders.
+        KeyboardInterrupt: Interrupted twice; what is finished is kept.
     """
     folder = Path(output_dir)
     tasks = plan_batch(targets, folder, video_range=video_range)
-    with folder_lock(folder):
-        batch = _open(
-            sources,
-            tasks,
-            consent=consent,
-            settings=settings,
-            models_dir=models_dir,
-            on_progress=on_progress,
-            on_file=on_file,
-        )
-        batch.status = StatusWriter(folder / STATUS_NAME, tasks)
-        history = read_journal(folder / JOURNAL_NAME)
-        with Journal(folder / JOURNAL_NAME) as journal:
-            batch.results = Results(
-                journal,
-                history,
-                sources=[_digest(source) for source in sources],
-                settings=batch.engine.settings,
-                models={net.name: model_digest(net.path) for net in batch.engine.networks},
-            )
-            report = batch.run()
-        report.save(Path(report_path) if report_path else folder / REPORT_NAME)
-    return report
+    job = Job.of(
+        sources,
+        tasks,
+        folder,
+        consent=require_consent(consent, [*_paths(sources), *(task.target for task in tasks)]),
+        settings=settings or load_settings(),
+        models_dir=_path(models_dir),
+        report_path=Path(report_path) if report_path else folder / REPORT_NAME,
+        work_dir=_path(work_dir),
+        session_minutes=session_minutes,
+        shortest_first=shortest_first,
+    )
+    if in_process:
+        from colab_helpers.batch.worker import run_job
+
+        return run_job(job, on_progress=on_progress)
+    return Supervisor(job, on_progress=on_progress, on_note=on_note).run()
 
 
 def swap_file(
@@ -182,31 +189,22 @@ def _open(
     settings: Settings | None,
     models_dir: str | Path | None,
     on_progress: ProgressCallback | None,
-    on_file: FileCallback | None = None,
 ) -> Batch:
     """Check consent, load the networks and the source: everything before the first file."""
+    from colab_helpers.batch.runner import Batch, source_embedding
+    from colab_helpers.faces.engine import Engine
+
     statement = require_consent(consent, [*_paths(sources), *(task.target for task in tasks)])
     engine = Engine.open(settings or load_settings(), models_dir=_path(models_dir))
+    photos = [Source.of(source) for source in sources]
     return Batch(
         engine=engine,
-        sources=[_name(source) for source in sources],
-        source=_source(engine, sources),
+        sources=[photo.name for photo in photos],
+        source=source_embedding(engine, photos),
         tasks=tasks,
         consent=statement,
         on_progress=on_progress,
-        on_file=on_file,
     )
-
-
-def _source(engine: Engine, sources: Sequence[ImageLike]) -> FloatArray | None:
-    """The source's embedding, or None where no face is swapped."""
-    if engine.swapper is None:
-        return None
-    if not sources:
-        raise UsageError(
-            "no source photo was given", remedy="name at least one photo of the person to put in"
-        )
-    return engine.source_embedding([(_name(source), read_image(source)) for source in sources])
 
 
 def _paths(sources: Sequence[ImageLike]) -> list[Path]:
@@ -216,24 +214,6 @@ def _paths(sources: Sequence[ImageLike]) -> list[Path]:
         for source in sources
         if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:"))
     ]
-
-
-def _name(source: ImageLike) -> str:
-    """How a source is called in messages and reports; raw pixels have no name."""
-    if isinstance(source, str) and source.startswith("data:"):
-        return f"{source[:40]}…"
-    return str(source) if isinstance(source, (str, Path)) else f"image in memory ({type(source).__name__})"
-
-
-def _digest(source: ImageLike) -> str:
-    """What tells a source photo from another."""
-    if isinstance(source, str) and source.startswith("data:"):
-        return hashlib.sha256(source.encode()).hexdigest()
-    if isinstance(source, (str, Path)):
-        return file_digest(Path(source))
-    shape = str(source.shape) if isinstance(source, np.ndarray) else ""
-    content = source if isinstance(source, bytes) else source.tobytes()
-    return hashlib.sha256(shape.encode() + content).hexdigest()
 
 
 def _path(value: str | Path | None) -> Path | None:

@@ -83,3 +83,7 @@ class ProviderError(ColabHelpersError, RuntimeError):
 
 class NoFaceError(ColabHelpersError, ValueError):
     """A source picture without a usable face."""
+
+
+class WorkerError(ColabHelpersError, RuntimeError):
+    """The process that does the work died or could not be started."""

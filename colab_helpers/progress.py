@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class Progress:
         provider: Where the networks run.
         threads: Groups of frames worked on at a time.
         batch_size: Frames whose faces go through a network together.
+        stage: What is being done: ``frames``, or ``joining`` the segments at the end.
+        waiting: Items waiting behind each stage of the pipeline, by its name: an empty queue waits for
+            the stage before it, a full one for the stage after it.
     """
 
     file: str
@@ -35,6 +38,8 @@ class Progress:
     provider: str
     threads: int
     batch_size: int
+    stage: str = "frames"
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
 
 ProgressCallback = Callable[[Progress], None]

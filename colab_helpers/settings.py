@@ -52,6 +52,16 @@ class Settings(BaseModel):
         "auto",
         description="Where networks run: auto takes CUDA when a trial proves it, cuda insists on it.",
     )
+    half_precision: bool | Auto = Field(
+        "auto",
+        description="Compute swapper and enhancer in float16: about twice the speed and half the memory on a "
+        "GPU; auto uses it on CUDA where a comparison on this machine accepted it.",
+    )
+    tensorrt: bool = Field(
+        False,
+        description="Run swapper and enhancer through TensorRT where it is installed; the first run builds "
+        "engines, which takes minutes, later ones load them.",
+    )
     execution_threads: Annotated[int, Field(ge=1, le=64)] | Auto = Field(
         "auto", description="Groups of frames worked on at the same time; auto: 8 on CUDA, 1 on the CPU."
     )
@@ -67,6 +77,26 @@ class Settings(BaseModel):
         le=600.0,
         description="Longest wait for GPU memory that other programs hold, in seconds; it ends as soon as "
         "enough is free.",
+    )
+
+    segment_seconds: float = Field(
+        20.0,
+        ge=1.0,
+        le=3600.0,
+        description="Length of the pieces a video is encoded in, in seconds: the most an interruption costs.",
+    )
+    stall_timeout: float = Field(
+        300.0,
+        ge=10.0,
+        le=7200.0,
+        description="Seconds without any progress after which the worker process counts as hung and is "
+        "started again.",
+    )
+    output_wait: float = Field(
+        600.0,
+        ge=0.0,
+        le=86400.0,
+        description="Longest wait for an output folder that is full or has gone, such as Drive, in seconds.",
     )
 
     many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -50,6 +50,10 @@ class Channel(Generic[T]):
             self._items.clear()
             self._changed.notify_all()
 
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._items)
+
     def __iter__(self) -> Iterator[T]:
         """Yield items until the writer finishes; raise the writer's error in its place."""
         while True:
@@ -64,9 +68,20 @@ class Channel(Generic[T]):
             raise self._error
 
 
-def run_ahead(items: Iterable[T], depth: int, *, name: str) -> Generator[T, None, None]:
-    """Yield the items, produced by a thread of their own that keeps at most ``depth`` waiting."""
+def run_ahead(
+    items: Iterable[T], depth: int, *, name: str, gauges: dict[str, Sized] | None = None
+) -> Generator[T, None, None]:
+    """Yield the items, produced by a thread of their own that keeps at most ``depth`` waiting.
+
+    Args:
+        items: What the thread takes one after the other.
+        depth: How many may wait.
+        name: Of the thread.
+        gauges: Gets an entry under this name whose length is the number waiting at any time.
+    """
     channel: Channel[T] = Channel(depth)
+    if gauges is not None:
+        gauges[name] = channel
     # Daemon: a decoder stuck in a system call must not keep the process from ending.
     thread = threading.Thread(target=_feed, args=(items, channel), name=name, daemon=True)
     thread.start()

@@ -22,8 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
-
-JOURNAL_NAME = "journal.jsonl"
+from colab_helpers.faces.quality import Measured
 
 
 class _Entry(BaseModel):
@@ -34,18 +33,20 @@ class _Entry(BaseModel):
 
 
 class SegmentDone(_Entry):
-    """A segment is encoded and safe on disk."""
+    """A segment is encoded and safe on disk. Times in ticks of the segment's own time base."""
 
     event: Literal["segment"] = "segment"
-    number: int = Field(ge=0, description="Position in the video.")
-    start: int = Field(ge=0, description="First frame of the target in it.")
+    number: int = Field(ge=0, description="Position in the video; names the file.")
+    start: int = Field(ge=0, description="First frame of the result in it.")
     stop: int = Field(description="First frame after it.")
-    file: str = Field(description="Its file, relative to the work folder.")
+    first_pts: int
+    last_pts: int
+    end_pts: int
     bytes: int
     sha256: str
-    faces: int = 0
-    without_face: int = 0
-    seconds: float = 0.0
+    encoder: str = Field(description="What it was encoded with; segments of different ones do not join.")
+    provider: str = Field(description="Where the networks ran.")
+    measured: Measured
     notes: tuple[str, ...] = ()
 
 
@@ -53,6 +54,7 @@ class FileDone(_Entry):
     """A result is complete in its place."""
 
     event: Literal["done"] = "done"
+    run: str = ""
     sha256: str = Field(description="Of the result.")
     report: FileReport
 
@@ -61,6 +63,7 @@ class Started(_Entry):
     """Work on a target began or went on; without a later entry of the same key it was cut off."""
 
     event: Literal["started"] = "started"
+    run: str
     target: str
     pid: int
 
@@ -69,8 +72,8 @@ class Failed(_Entry):
     """Work on a target ended with an error."""
 
     event: Literal["failed"] = "failed"
-    target: str
-    error: str
+    run: str
+    report: FileReport
 
 
 Entry = SegmentDone | FileDone | Started | Failed
@@ -99,14 +102,20 @@ class History:
         """The latest finished result of a target."""
         return next((e for e in reversed(list(self._of(key))) if isinstance(e, FileDone)), None)
 
-    def interruptions(self, key: str) -> int:
-        """How often in a row work on a target was cut off before it got any further.
+    def failure(self, key: str, run: str) -> Failed | None:
+        """How work on a target failed in this run; None if it did not, or was taken up again since."""
+        last = next((e for e in reversed(list(self._of(key)))), None)
+        return last if isinstance(last, Failed) and last.run == run else None
+
+    def interruptions(self, key: str, run: str) -> int:
+        """How often in a row work on a target was cut off in this run before it got any further.
 
         A finished segment is progress: a long video that is interrupted once a day is not a bad video.
+        Whoever runs a batch anew gives every file another chance.
         """
         count = 0
         for entry in self._of(key):
-            count = count + 1 if isinstance(entry, Started) else 0
+            count = count + 1 if isinstance(entry, Started) and entry.run == run else 0
         return count
 
     def _of(self, key: str) -> Iterator[Entry]:

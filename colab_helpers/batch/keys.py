@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,20 +16,26 @@ from colab_helpers.errors import MissingFileError
 from colab_helpers.files import sha256_of
 from colab_helpers.settings import Settings
 
-RESOURCE_SETTINGS = frozenset({"execution_threads", "batch_size", "max_memory", "gpu_memory_wait"})
+RESOURCE_SETTINGS = frozenset(
+    {"execution_threads", "batch_size", "max_memory", "gpu_memory_wait", "stall_timeout", "output_wait"}
+)
 """Settings that say how hard to work, not what comes out: a run may go on with less memory."""
 
 _ROOMS = ("faces", "media", "models")
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits.
+
+    Args:
+        path: The file.
+        on_chunk: Called every few megabytes; may raise to give up.
 
     Raises:
         MissingFileError: It is not there or cannot be read.
     """
     try:
-        return sha256_of(path)
+        return sha256_of(path, on_chunk=on_chunk)
     except OSError as error:
         raise MissingFileError(
             f"the file cannot be read ({error.strerror or error})", where=str(path), remedy="check the path"
@@ -68,7 +74,7 @@ def work_key(
         sources: Digests of the source photos; their order does not matter, as they are averaged.
         settings: Resolved or not: what is left to the machine is not part of the key.
         models: Digest of each model file by name.
-        encoder: The encoder in use: segments of two encoders do not join.
+        encoder: The encoder asked for; which one ``auto`` took is noted with each segment.
         code: Digest of the code; that of this package if None.
 
     Returns:

@@ -60,7 +60,8 @@ class FileReport(_Model):
     video_seconds: float | None = None
     audio_seconds: float | None = None
     times_kept: bool | None = Field(
-        None, description="Whether every frame is shown exactly when the target's is; None for images."
+        None,
+        description="Whether every frame is shown exactly when the target's is; None for images and GIFs.",
     )
     segments: int = Field(0, description="Segments the result was joined from; 0 if written in one go.")
     segments_kept: int = Field(0, description="Those of them that an earlier, interrupted run had finished.")

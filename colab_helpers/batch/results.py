@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from colab_helpers.batch.journal import FileDone, History, Journal
+from colab_helpers.batch.journal import Failed, FileDone, History, Journal, Started
 from colab_helpers.batch.keys import file_digest, work_key
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import OutputError
 from colab_helpers.media.probe import is_image
 from colab_helpers.models.records import read_record
@@ -25,10 +26,12 @@ class Results:
 
     Attributes:
         journal: Open for appending.
-        history: The journal as it was when this run began.
+        history: The journal as it was when this process began.
+        run: Names the run; a worker started again goes on with it.
         sources: Digests of the source photos.
         settings: Resolved settings of this run.
         models: Digest of each model file by name.
+        digests: Finds out the digest of a target or result.
     """
 
     journal: Journal
@@ -36,6 +39,8 @@ class Results:
     sources: Sequence[str]
     settings: Settings
     models: Mapping[str, str]
+    run: str = ""
+    digests: Callable[[Path], str] = file_digest
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
 
     def find(self, task: Task) -> FileReport | None:
@@ -46,7 +51,7 @@ class Results:
         """
         if not task.target.exists():
             return None
-        done = self.history.result(self._key(task))
+        done = self.history.result(self.key(task))
         if done is None or done.report.output is None:
             return None
         output = Path(done.report.output)
@@ -54,37 +59,118 @@ class Results:
         output = task.output.with_name(output.name)
         wants_frames = self.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output).is_dir() or not wants_frames
-        if not (frames and output.is_file() and file_digest(output) == done.sha256):
+        if not (frames and output.is_file() and self.digests(output) == done.sha256):
             return None
         remarks = [note for note in done.report.fallbacks if note != KEPT]
+        remarks += [] if self.run and done.run == self.run else [KEPT]
         return done.report.model_copy(
-            update={"output": str(output), "target": str(task.target), "fallbacks": [*remarks, KEPT]}
+            update={"output": str(output), "target": str(task.target), "fallbacks": remarks}
         )
 
-    def keep(self, task: Task, report: FileReport) -> str | None:
-        """Note a finished result.
+    def failure(self, task: Task) -> FileReport | None:
+        """The report of a file that an earlier worker of this very run could not do."""
+        failed = self.history.failure(self.key(task), self.run) if self.run else None
+        return failed.report if failed else None
 
-        Returns:
-            Why it could not be noted, for the report: the result itself is complete; None if it was.
+    def interruptions(self, task: Task) -> int:
+        """How many workers of this run died on a file without getting on."""
+        return self.history.interruptions(self.key(task), self.run)
+
+    def start(self, task: Task, pid: int) -> None:
+        """Note that work begins, so that a death on it is noticed.
+
+        Raises:
+            OutputError: The journal cannot be written to.
+        """
+        self.journal.append(Started(key=self.key(task), run=self.run, target=str(task.target), pid=pid))
+
+    def keep(self, task: Task, report: FileReport, digest: str | None = None) -> None:
+        """Note a finished result; ``digest`` is its SHA-256, if known already.
+
+        Raises:
+            OutputError: The journal cannot be written to.
         """
         assert report.output is not None
-        try:
-            digest = file_digest(Path(report.output))
-            self.journal.append(FileDone(key=self._key(task), sha256=digest, report=report))
-        except OutputError as error:
-            return f"a later run will do this file again: {error}"
-        return None
+        digest = digest or self.digests(Path(report.output))
+        self.journal.append(FileDone(key=self.key(task), run=self.run, sha256=digest, report=report))
 
-    def _key(self, task: Task) -> str:
+    def give_up(self, task: Task, report: FileReport) -> None:
+        """Note that a file could not be done.
+
+        Raises:
+            OutputError: The journal cannot be written to.
+        """
+        self.journal.append(Failed(key=self.key(task), run=self.run, report=report))
+
+    def key(self, task: Task) -> str:
+        """Key of the work on a task.
+
+        Raises:
+            MissingFileError: The target cannot be read.
+        """
         if task.target not in self._keys:
             self._keys[task.target] = work_key(
-                target=file_digest(task.target),
+                target=self.digests(task.target),
                 sources=self.sources,
                 settings=self.settings,
                 models=self.models,
                 encoder=self.settings.output_video_encoder,
             )
         return self._keys[task.target]
+
+
+@dataclass(eq=False)
+class Digests:
+    """SHA-256 of files, computed once as long as their size and time of change stay the same.
+
+    Attributes:
+        path: Where they are remembered from run to run.
+        beat: Called every few megabytes; may raise to give up.
+    """
+
+    path: Path
+    beat: Callable[[], None] = lambda: None
+    _known: dict[str, list[int | str]] | None = field(default=None, init=False)
+
+    def __call__(self, path: Path) -> str:
+        """The digest of a file.
+
+        Raises:
+            MissingFileError: It cannot be read.
+        """
+        known, name = self._load(), str(path.absolute())
+        before = _state(path)
+        if before is None or known.get(name, [])[:2] != before:
+            digest = file_digest(path, on_chunk=self.beat)
+            self.remember(path, digest)
+            return digest
+        return str(known[name][2])
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Note a digest that was found out on the way."""
+        state = _state(path)
+        if state is not None:
+            self._load()[str(path.absolute())] = [*state, digest]
+            try:
+                write_text(self.path, json.dumps(self._known))
+            except OutputError:
+                return  # it only saves time
+
+    def _load(self) -> dict[str, list[int | str]]:
+        if self._known is None:
+            try:
+                self._known = dict(json.loads(self.path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError):
+                self._known = {}
+        return self._known
+
+
+def _state(path: Path) -> list[int | str] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def model_digest(path: Path) -> str:

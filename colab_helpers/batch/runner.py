@@ -3,41 +3,76 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, remove_folder
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality, summarize
 from colab_helpers.batch.results import Results
 from colab_helpers.batch.status import StatusWriter
-from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
+from colab_helpers.batch.work import FileWork
+from colab_helpers.errors import (
+    ColabHelpersError,
+    MediaError,
+    MissingFileError,
+    OutputError,
+    UsageError,
+    WorkerError,
+)
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
 from colab_helpers.media.probe import is_image, probe
-from colab_helpers.pipeline import (
-    FileResult,
-    VideoRun,
-    frames_folder,
-    process_image,
-)
+from colab_helpers.media.writer import unwritable
+from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_image
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.resources.sampler import process_memory
+from colab_helpers.resources.sampler import gpu_memory, process_memory
+from colab_helpers.settings import Settings
 
-# Room a result may need before the start: twice the target (requirement C5).
-_DISK_FACTOR = 2
-LOCK_NAME = ".colab_helpers.lock"
+MOST_DEATHS = 3
+"""Workers that may die on a file before it is given up: the first, and two with less memory."""
+# Room needed before the start: twice the target (requirement C5), and once more for its segments.
+_DISK_FACTOR = 3
+# A process that holds so much more than after its first video gives it back by being replaced (B6).
+_GROWTH = 1.25
+_GROWTH_BYTES = 256 << 20
+_GPU_GROWTH_BYTES = 1 << 30
+_LOOK_EVERY = 1.0
 
-FileCallback = Callable[[FileReport], None]
+
+class RecycleError(Exception):
+    """The process holds more memory than it should: another one is to go on."""
+
+
+@dataclass(eq=False)
+class Resumption:
+    """What lets a batch go on where it was interrupted.
+
+    Attributes:
+        results: What earlier runs have left in the folder.
+        places: Where unfinished work lies.
+        patience: Waits for the output folder.
+        stop_file: Whoever makes this file asks the batch to stop.
+        cause: What the worker before this one died of.
+        recyclable: Whether the process may be replaced between two files.
+    """
+
+    results: Results
+    places: WorkPlaces
+    patience: Patience
+    stop_file: Path
+    cause: str | None = None
+    recyclable: bool = False
 
 
 @dataclass(eq=False)
@@ -51,10 +86,10 @@ class Batch:
         tasks: What to do.
         consent: The checked statement.
         on_progress: Called while a video runs.
-        on_file: Called after each file.
-        guard: Looks after RAM between the files.
         status: Where others can read how the batch stands.
-        results: What earlier runs have left in the folder.
+        resumption: What lets it go on after an interruption; None does every file in one go.
+        order: Positions of the tasks in the order they are done; None: as they stand.
+        guard: Looks after RAM between the files.
     """
 
     engine: Engine
@@ -63,36 +98,76 @@ class Batch:
     tasks: Sequence[Task]
     consent: str
     on_progress: ProgressCallback | None = None
-    on_file: FileCallback | None = None
     status: StatusWriter | None = None
-    results: Results | None = None
+    resumption: Resumption | None = None
+    order: Sequence[int] | None = None
     guard: MemoryGuard = field(default_factory=lambda: MemoryGuard())
+    _memory: list[tuple[int, int]] = field(default_factory=list, init=False)
+    _worked: bool = field(default=False, init=False)
+    _looked: float = field(default=float("-inf"), init=False)
 
     def run(self) -> BatchReport:
-        """Do every task; Ctrl-C ends the current one cleanly and leaves the rest as skipped."""
+        """Do every task; Ctrl-C ends the current one cleanly and leaves the rest as skipped.
+
+        Raises:
+            RecycleError: The process has grown too much; what is done is noted.
+        """
         started = time.monotonic()
-        files: list[FileReport] = []
+        files: dict[int, FileReport] = {}
         cancelled = False
         try:
-            for index, task in enumerate(self.tasks):
-                files.append(self.attempt(index, task))
+            for index in self.order or range(len(self.tasks)):
+                self.beat()
+                files[index] = self.attempt(index, self.tasks[index])
                 if self.status:
-                    self.status.file(index, files[-1])
-                if self.on_file:
-                    self.on_file(files[-1])
+                    self.status.file(index, files[index])
+                if self._worked and len(files) < len(self.tasks):
+                    self._recycle()
         except KeyboardInterrupt:
             cancelled = True
-            files += [self._skipped(task) for task in self.tasks[len(files) :]]
-        return self._report(files, seconds=time.monotonic() - started, cancelled=cancelled)
+        reports = [files.get(n) or self._skipped(task) for n, task in enumerate(self.tasks)]
+        return self._report(reports, seconds=time.monotonic() - started, cancelled=cancelled)
+
+    def beat(self) -> None:
+        """Say that the work gets on.
+
+        Raises:
+            KeyboardInterrupt: Somebody asks the batch to stop.
+        """
+        if self.status:
+            self.status.tick()
+        now = time.monotonic()
+        if self.resumption and now - self._looked >= _LOOK_EVERY:
+            self._looked = now
+            if self.resumption.stop_file.exists():
+                raise KeyboardInterrupt
+
+    def _recycle(self) -> None:
+        """Leave the rest to a fresh process where this one has grown since its first video."""
+        self._worked = False
+        self._memory.append((process_memory(), (gpu_memory() or (0, 0))[0]))
+        (ram, vram), (ram_now, vram_now) = self._memory[0], self._memory[-1]
+        grown = ram_now > ram * _GROWTH + _GROWTH_BYTES or vram_now > vram + _GPU_GROWTH_BYTES
+        if self.resumption and self.resumption.recyclable and grown:
+            raise RecycleError(
+                f"{(ram_now - ram) / 1e6:.0f} MB of RAM and {(vram_now - vram) / 1e6:.0f} MB of VRAM more "
+                "than after the first file"
+            )
 
     def _report(self, files: list[FileReport], *, seconds: float, cancelled: bool) -> BatchReport:
         notes = list(self.engine.notes)
-        if self.results and self.results.history.damaged:
-            notes.append(f"{self.results.history.damaged} damaged line(s) of the journal were ignored")
+        if self.resumption and self.resumption.results.history.damaged:
+            damaged = self.resumption.results.history.damaged
+            notes.append(f"{damaged} damaged line(s) of the journal were ignored")
+        restarts = 0
         if self.status:
             self.status.end(memory_warnings=self.guard.warnings, cancelled=cancelled)
+            restarts = self.status.status.restarts
+            notes += self.status.status.notes
             notes += [self.status.problem] if self.status.problem else []
+        summary = summarize(files, seconds=seconds, memory_warnings=self.guard.warnings)
         return BatchReport(
+            run=self.resumption.results.run if self.resumption else "",
             consent=self.consent,
             settings=self.engine.settings.model_dump(mode="json"),
             machine=asdict(this_machine()),
@@ -101,7 +176,7 @@ class Batch:
                 for network in self.engine.networks
             ],
             notes=notes,
-            summary=summarize(files, seconds=seconds, memory_warnings=self.guard.warnings),
+            summary=summary.model_copy(update={"restarts": restarts}),
             files=files,
         )
 
@@ -109,24 +184,100 @@ class Batch:
         """Do one task, unless an earlier run did; a failure ends up in its report."""
         report = self.new_report(task)
         try:
-            earlier = self.results.find(task) if self.results else None
-            if earlier is not None:
-                return earlier
-            self.work_on(index, task, report)
-            problem = self.results.keep(task, report) if self.results else None
-            report.fallbacks += [problem] if problem else []
+            if not task.target.exists():
+                raise MissingFileError(
+                    "there is no such file", where=str(task.target), remedy="check the path"
+                )
+            if self.resumption is None:
+                self.work_on(index, task, report)
+                return report
+            return self._attempt_once(index, task, report, self.resumption)
         except ColabHelpersError as error:
             report.error = str(error)
         except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
             report.error = f"unexpected {type(error).__name__}: {error}"
+        report.status = "failed"
+        self._note_failure(task, report)
         return report
 
-    def work_on(self, index: int, task: Task, report: FileReport) -> None:
-        """Do one task and fill its report; errors are raised."""
-        started = time.monotonic()
-        report.memory_before = process_memory()
+    def _attempt_once(self, index: int, task: Task, report: FileReport, resumption: Resumption) -> FileReport:
+        """Do one task, going on where an earlier attempt ended."""
+        results = resumption.results
+        earlier = results.find(task) or results.failure(task)
+        if earlier is not None:
+            return earlier
+        deaths = results.interruptions(task)
+        if deaths >= MOST_DEATHS:
+            raise WorkerError(
+                f"the worker process died {deaths} times on this file, last: {resumption.cause or 'unknown'}",
+                where=str(task.target),
+                remedy="free memory, choose the preset stable, or leave this file out",
+            )
+        work = self._work(task, resumption)
         try:
-            self._do(index, task, report)
+            results.start(task, os.getpid())
+        except OutputError as error:
+            report.fallbacks.append(f"a death of the worker on this file would go unnoticed: {error}")
+        try:
+            digest = self.work_on(index, task, report, work=work, deaths=deaths)
+        except MediaError:
+            work.discard()  # nothing of an unreadable video is of use to a later run
+            raise
+        except BaseException:
+            work.discard_unless_begun()
+            raise
+        try:
+            resumption.patience.attempt(lambda: results.keep(task, report, digest))
+        except OutputError as error:
+            report.fallbacks.append(f"a later run will do this file again: {error}")
+        work.discard()
+        return report
+
+    def _work(self, task: Task, resumption: Resumption) -> FileWork:
+        key = resumption.results.key(task)
+        mirror = resumption.places.mirror
+        return FileWork(
+            key=key,
+            place=resumption.places.local / key[:24],
+            mirror=mirror / key[:24] if mirror else None,
+            journal=resumption.results.journal,
+            history=resumption.results.history,
+            patience=resumption.patience,
+            beat=self.beat,
+        )
+
+    def _note_failure(self, task: Task, report: FileReport) -> None:
+        if self.resumption is None:
+            return
+        try:
+            self.resumption.results.give_up(task, report)
+        except ColabHelpersError as error:
+            report.fallbacks.append(f"the failure could not be noted: {error}")
+
+    def work_on(
+        self, index: int, task: Task, report: FileReport, *, work: FileWork | None = None, deaths: int = 0
+    ) -> str | None:
+        """Do one task and fill its report; errors are raised.
+
+        Args:
+            index: Its number in the batch.
+            task: What to do.
+            report: What is filled in.
+            work: Where segments are kept; None writes a video in one go.
+            deaths: How many processes have died on it: less memory is used then.
+
+        Returns:
+            SHA-256 of the result where it is known already.
+        """
+        started = time.monotonic()
+        self._worked = True
+        report.memory_before = process_memory()
+        engine = self.engine
+        if deaths:
+            engine, note = weakened(engine, deaths)
+            report.fallbacks.append(note)
+        try:
+            digest = self._do(index, task, report, engine, work)
             report.status = "done"
         finally:
             report.seconds = time.monotonic() - started
@@ -137,54 +288,84 @@ class Batch:
             # Before the next file is opened; after the last there is nothing to wait for.
             remark = self.guard.check(wait=index + 1 < len(self.tasks))
             report.fallbacks += [remark] if remark else []
+        return digest
 
     def new_report(self, task: Task) -> FileReport:
         """A report that says failed until the task is done."""
         return FileReport(source=self.sources, target=str(task.target), status="failed")
 
-    def _do(self, index: int, task: Task, report: FileReport) -> None:
+    def _do(
+        self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
+    ) -> str | None:
         if not task.target.exists():
             raise MissingFileError("there is no such file", where=str(task.target), remedy="check the path")
         report.bytes_in = task.target.stat().st_size
-        require_disk(task, report.bytes_in)
+        require_disk(task, report.bytes_in, work.place if work and work.mirror else None)
         if is_image(task.target):
-            self._do_image(task, report)
-        else:
-            self._do_video(index, task, report)
+            self._do_image(task, report, engine)
+            return None
+        output, suffix_note = _settle_output(task)
+        report.fallbacks += [suffix_note] if suffix_note else []
+        if work is not None and work.mirror is not None:
+            return self._do_video_away(index, task, output, report, engine, work)
+        self._do_video(index, task, task.target, output, report, engine, work)
+        report.output, report.bytes_out = str(output), output.stat().st_size
+        return None
 
-    def _do_image(self, task: Task, report: FileReport) -> None:
-        image, faces = process_image(self.engine, self.source, read_image(task.target))
+    def _do_image(self, task: Task, report: FileReport, engine: Engine) -> None:
+        image, faces = process_image(engine, self.source, read_image(task.target))
         output = _image_output(task)
-        write_image(output, image, quality=self.engine.settings.output_image_quality)
+        write_image(output, image, quality=engine.settings.output_image_quality)
         report.output, report.bytes_out = str(output), output.stat().st_size
         report.frames_in = report.frames_out = 1
         report.faces_swapped, report.frames_without_face = faces, int(faces == 0)
-        report.provider = self.engine.provider
+        report.provider = engine.provider
         if not faces:
             report.fallbacks.append("no face was found: the picture is unchanged")
 
-    def _do_video(self, index: int, task: Task, report: FileReport) -> None:
-        output, suffix_note = _settle_output(task)
+    def _do_video_away(
+        self, index: int, task: Task, output: Path, report: FileReport, engine: Engine, work: FileWork
+    ) -> str:
+        """Do a video whose result goes to a mounted drive: all work is done on the local disk."""
+        target, result = work.place / "in" / task.target.name, work.place / "out" / output.name
+        work.patience.attempt(lambda: copy_in(task.target, target, beat=self.beat))
+        self._do_video(index, task, target, result, report, engine, work)
+        digest = work.patience.attempt(lambda: copy_out(result, output, beat=self.beat))
+        if engine.settings.keep_frames:
+            work.patience.attempt(lambda: _copy_frames(frames_folder(result), frames_folder(output)))
+        report.output, report.bytes_out = str(output), result.stat().st_size
+        return digest
+
+    def _do_video(
+        self,
+        index: int,
+        task: Task,
+        target: Path,
+        output: Path,
+        report: FileReport,
+        engine: Engine,
+        work: FileWork | None,
+    ) -> None:
         run = VideoRun(
-            self.engine,
+            engine,
             self.source,
-            task.target,
+            target,
             output,
             on_progress=self._on_progress,
             file_index=index,
             file_count=len(self.tasks),
+            store=work,
         )
         with _frames_removed_on_error(output):
             result = run.run()
         _enter(result, report)
-        report.output, report.bytes_out = str(output), output.stat().st_size
-        report.fallbacks += [suffix_note] if suffix_note else []
 
     def _on_progress(self, progress: Progress) -> None:
         if self.status:
             self.status.progress(progress)
         if self.on_progress:
             self.on_progress(progress)
+        self.beat()
 
     def _skipped(self, task: Task) -> FileReport:
         return FileReport(
@@ -192,13 +373,52 @@ class Batch:
         )
 
 
+def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | None:
+    """The source's embedding, or None where no face is swapped.
+
+    Raises:
+        UsageError: No photo was given.
+        NoFaceError: A photo shows no face.
+    """
+    if engine.swapper is None:
+        return None
+    if not sources:
+        raise UsageError(
+            "no source photo was given", remedy="name at least one photo of the person to put in"
+        )
+    return engine.source_embedding([(source.name, read_image(source.image)) for source in sources])
+
+
+def weakened(engine: Engine, times: int) -> tuple[Engine, str]:
+    """The same networks, used with less memory, and a note on it."""
+    before: Settings = engine.settings
+    memory = max(0.5, float(before.max_memory) / 2**times)
+    threads = max(1, int(before.execution_threads) // 2**times)
+    settings = before.with_overrides(max_memory=round(memory, 2), batch_size=1, execution_threads=threads)
+    note = (
+        f"a worker process died on this file: max_memory lowered to {memory:.1f} GB, batch_size to 1, "
+        f"execution_threads to {threads}"
+    )
+    return replace(engine, settings=settings), note
+
+
 def _enter(result: FileResult, report: FileReport) -> None:
     """Copy what the pipeline measured into the report."""
     report.frames_in, report.frames_out = result.frames_in, result.frames_out
+    measured = result.measured
     report.faces_swapped, report.frames_without_face = result.faces_swapped, result.frames_without_face
     report.fps = result.frames_out / result.seconds if result.seconds else 0.0
     report.encoder, report.provider = result.encoder, result.provider
     report.video_seconds, report.audio_seconds = result.video_seconds, result.audio_seconds
+    report.times_kept = result.times_kept
+    report.segments, report.segments_kept = result.segments, result.segments_kept
+    report.quality = Quality(
+        similarity_mean=measured.similarity_mean,
+        similarity_p5=measured.similarity_p5,
+        similarity_samples=len(measured.similarities),
+        flicker=measured.flicker_rms,
+        missed_spans=measured.spans,
+    )
     report.fallbacks += result.notes
 
 
@@ -231,48 +451,38 @@ def _frames_removed_on_error(output: Path) -> Iterator[None]:
         raise
 
 
-def require_disk(task: Task, target_bytes: int) -> None:
+def _copy_frames(source: Path, target: Path) -> None:
+    """Copy kept frames to a mounted drive.
+
+    Raises:
+        OutputError: They cannot be written there.
+    """
+    try:
+        remove_folder(target)
+        shutil.copytree(source, target)
+    except (OSError, shutil.Error) as error:
+        cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
+        raise unwritable(target, cause) from error
+
+
+def require_disk(task: Task, target_bytes: int, work: Path | None = None) -> None:
     """Refuse a task whose result may not fit.
 
-    Raises:
-        OutputError: Less than twice the target's size is free where the result goes.
-    """
-    free = disk_free(task.output.parent)
-    if free < _DISK_FACTOR * target_bytes:
-        raise OutputError(
-            f"{free / 1e9:.1f} GB are free, but {_DISK_FACTOR * target_bytes / 1e9:.1f} GB are needed, "
-            "twice the target's size",
-            where=str(task.output.parent),
-            remedy="free space or choose another output folder",
-        )
-
-
-@contextmanager
-def folder_lock(output_dir: Path) -> Iterator[None]:
-    """Hold a folder against a second run.
+    Args:
+        task: What to do.
+        target_bytes: Size of the target.
+        work: Where the work is done, if that is not where the result goes.
 
     Raises:
-        UsageError: Another run works in it.
-        OutputError: The folder cannot be made or written to.
+        OutputError: Less than three times the target's size is free: twice for the result, once for its
+            segments.
     """
-    lock = FileLock(output_dir / LOCK_NAME, timeout=0)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise UsageError(
-            "another run is working in this folder",
-            where=str(output_dir),
-            remedy="wait for it or choose another output folder",
-        ) from error
-    except OSError as error:
-        raise OutputError(
-            f"the output folder cannot be written to ({error.strerror or error})",
-            where=str(output_dir),
-            remedy="choose another output folder",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        (output_dir / LOCK_NAME).unlink(missing_ok=True)
+    for folder in [task.output.parent, *([work] if work else [])]:
+        free = disk_free(folder)
+        if free < _DISK_FACTOR * target_bytes:
+            raise OutputError(
+                f"{free / 1e9:.1f} GB are free, but {_DISK_FACTOR * target_bytes / 1e9:.1f} GB are needed: "
+                "twice the target's size for the result and once for its segments",
+                where=str(folder),
+                remedy="free space or choose another output folder",
+            )

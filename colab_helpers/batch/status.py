@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from colab_helpers.batch.names import STATUS_NAME, STOP_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.progress import Progress
+from colab_helpers.resources.samples import Sample
 
-STATUS_NAME = "status.json"
 SILENCE = 30.0
 """Seconds without news after which a run on another machine counts as ended."""
-_INTERVAL = 1.0
+_INTERVAL = 0.5
+_SAME_START = 2.0
 
 State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
 
@@ -37,6 +40,7 @@ class FileStatus(_Model):
     output: str | None = None
     frame: int = Field(0, description="Frames written so far.")
     frames: int | None = Field(None, description="Frames in all, where the file says so.")
+    stage: str = Field("", description="What is being done with it: frames, or joining.")
     fps: float = Field(0.0, description="Frames per second since the file began.")
     eta: float | None = Field(None, description="Seconds until the file is done.")
     fallbacks: list[str] = []
@@ -48,14 +52,25 @@ class BatchStatus(_Model):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     state: Literal["running", "done", "failed", "cancelled"] = "running"
+    run: str = Field("", description="Names the run; a worker started again goes on with it.")
+    job: str = Field("", description="Digest of what was asked for.")
     pid: int
+    pid_started: float = Field(0.0, description="When that process began, so that no other is taken for it.")
     host: str
     started: float
     updated: float
+    ticks: int = Field(0, description="Grows whenever the work itself gets on; not while it hangs.")
+    restarts: int = Field(0, description="How often the worker process died and was started again.")
     ram_percent: float | None = None
     gpu_percent: float | None = None
     provider: str | None = None
+    threads: int = 0
+    batch_size: int = 0
+    waiting: dict[str, int] = Field({}, description="Items waiting behind each stage of the pipeline.")
     memory_warnings: int = 0
+    pause: str | None = Field(None, description="What the work is waiting for, if anything.")
+    notes: list[str] = Field([], description="What concerns the whole run, one sentence each.")
+    sample: Sample | None = Field(None, description="The machine at the last look.")
     files: list[FileStatus]
 
     def alive(self) -> bool:
@@ -63,7 +78,7 @@ class BatchStatus(_Model):
         if self.state != "running":
             return False
         if self.host == socket.gethostname():
-            return psutil.pid_exists(self.pid)
+            return process_lives(self.pid, self.pid_started)
         return abs(time.time() - self.updated) < SILENCE
 
     def lines(self) -> list[str]:
@@ -74,7 +89,18 @@ class BatchStatus(_Model):
         machine = [f"RAM {self.ram_percent:.0f} %"] if self.ram_percent is not None else []
         machine += [f"VRAM {self.gpu_percent:.0f} %"] if self.gpu_percent is not None else []
         head = ", ".join([f"{state}: {ended} of {len(self.files)} files", *machine])
-        return [head, *(_line(file) for file in self.files)]
+        pause = [f"  {self.pause}"] if self.pause and self.alive() else []
+        return [head, *pause, *(f"  note: {note}" for note in self.notes), *map(_line, self.files)]
+
+
+def process_lives(pid: int, started: float) -> bool:
+    """Whether a process of this machine is still there, and the one that began then (0: any)."""
+    try:
+        process = psutil.Process(pid)
+        same = not started or abs(process.create_time() - started) < _SAME_START
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _line(file: FileStatus) -> str:
@@ -88,11 +114,16 @@ def _line(file: FileStatus) -> str:
 
 
 class StatusWriter:
-    """Keeps ``status.json`` up to date, at most once a second while a file runs.
+    """Keeps ``status.json`` up to date: from the thread that works, and by ``beat`` from one that watches.
+
+    A writer that finds the status of an earlier worker of the same run goes on with it.
 
     Args:
         path: The file.
         tasks: What the batch will do.
+        near: A second place for the same, on a local disk, where ``path`` may be out of reach.
+        run: Names the run.
+        job: Digest of what was asked for.
         clock: Seconds that only grow.
 
     Attributes:
@@ -100,59 +131,137 @@ class StatusWriter:
     """
 
     def __init__(
-        self, path: Path, tasks: Sequence[Task], *, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        tasks: Sequence[Task],
+        *,
+        near: Path | None = None,
+        run: str = "",
+        job: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path, self._clock = path, clock
+        self._path, self._near, self._clock = path, near, clock
         self._written = float("-inf")
+        self._lock = threading.Lock()
         self.problem: str | None = None
         now = time.time()
+        before = _earlier(path, run)
         self.status = BatchStatus(
+            run=run,
+            job=job,
             pid=os.getpid(),
+            pid_started=psutil.Process().create_time(),
             host=socket.gethostname(),
-            started=now,
+            started=before.started if before else now,
             updated=now,
+            restarts=before.restarts if before else 0,
+            notes=before.notes if before else [],
             files=[FileStatus(target=str(task.target)) for task in tasks],
         )
-        self._write()
+        with self._lock:
+            self._write()
+
+    def tick(self) -> None:
+        """Note that the work got on, where there is nothing else to tell."""
+        self.status.ticks += 1
 
     def progress(self, progress: Progress) -> None:
         """Note where the running file stands."""
-        status, file = self.status, self.status.files[progress.file_index]
-        news = file.state != "running"
-        file.state = "running"
-        file.frame, file.frames = progress.frame, progress.frames
-        file.fps, file.eta = progress.fps, progress.eta
-        status.ram_percent, status.gpu_percent = progress.ram_percent, progress.gpu_percent
-        status.provider = progress.provider
-        if news or self._clock() - self._written >= _INTERVAL:
+        with self._lock:
+            status, file = self.status, self.status.files[progress.file_index]
+            news = file.state != "running" or file.stage != progress.stage
+            file.state, file.stage = "running", progress.stage
+            file.frame, file.frames = progress.frame, progress.frames
+            file.fps, file.eta = progress.fps, progress.eta
+            status.ram_percent, status.gpu_percent = progress.ram_percent, progress.gpu_percent
+            status.provider, status.threads = progress.provider, progress.threads
+            status.batch_size, status.waiting = progress.batch_size, dict(progress.waiting)
+            status.ticks += 1
+            if news or self._clock() - self._written >= _INTERVAL:
+                self._write()
+
+    def beat(self, sample: Sample | None = None) -> None:
+        """Say that the process lives, and how the machine does; from any thread."""
+        with self._lock:
+            if self.status.state == "running":
+                self.status.sample = sample or self.status.sample
+                self._write()
+
+    def note(self, text: str) -> None:
+        """Tell something that concerns the whole run."""
+        with self._lock:
+            self.status.notes = [*self.status.notes, text]
             self._write()
+
+    def restarted(self, cause: str) -> None:
+        """Note that the worker before this one died."""
+        self.status.restarts += 1
+        self.note(f"the worker process {cause}; a new one goes on with what is finished")
+
+    def pause(self, reason: str | None) -> None:
+        """Note that the work waits, or goes on (None)."""
+        self.tick()
+        if reason != self.status.pause:
+            with self._lock:
+                self.status.pause = reason
+                self._write()
 
     def file(self, index: int, report: FileReport) -> None:
         """Note what became of a file."""
-        file = self.status.files[index]
-        file.state, file.output, file.error = report.status, report.output, report.error
-        file.frame, file.frames, file.fps = report.frames_out, report.frames_out, report.fps
-        file.eta, file.fallbacks = None, list(report.fallbacks)
-        self._write()
+        with self._lock:
+            file = self.status.files[index]
+            file.state, file.output, file.error = report.status, report.output, report.error
+            file.frame, file.frames, file.fps = report.frames_out, report.frames_out, report.fps
+            file.eta, file.fallbacks, file.stage = None, list(report.fallbacks), ""
+            self.status.ticks += 1
+            self._write()
 
     def end(self, *, memory_warnings: int, cancelled: bool = False) -> None:
         """Note that nothing more is done."""
-        for file in self.status.files:
-            if file.state in ("queued", "running"):
-                file.state = "cancelled"
-        failed = any(file.state != "done" for file in self.status.files)
-        self.status.state = "cancelled" if cancelled else "failed" if failed else "done"
-        self.status.memory_warnings = memory_warnings
-        self._write()
+        with self._lock:
+            for file in self.status.files:
+                if file.state in ("queued", "running"):
+                    file.state = "cancelled"
+            failed = any(file.state != "done" for file in self.status.files)
+            self.status.state = "cancelled" if cancelled else "failed" if failed else "done"
+            self.status.memory_warnings = memory_warnings
+            self._write()
 
     def _write(self) -> None:
         self.status.updated = time.time()
         self._written = self._clock()
+        text = self.status.model_dump_json(by_alias=True, indent=1) + "\n"
         try:
-            write_text(self._path, self.status.model_dump_json(by_alias=True, indent=1) + "\n")
+            if self._near is not None:
+                write_text(self._near, text)
+            write_text(self._path, text)
         except OutputError as error:
             # The work itself goes on: it will say for itself whether it can still write.
             self.problem = f"the status could not always be written: {error}"
+
+
+def _earlier(path: Path, run: str) -> BatchStatus | None:
+    """What an earlier worker of this run has written."""
+    try:
+        found = BatchStatus.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return found if run and found.run == run else None
+
+
+def ask_to_stop(folder: Path) -> bool:
+    """Ask the batch in an output folder to stop; False if none is at work there.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    try:
+        if not read_status(folder).alive():
+            return False
+    except MissingFileError:
+        return False
+    write_text(folder / STOP_NAME, "")
+    return True
 
 
 def read_status(folder: Path) -> BatchStatus:

@@ -25,6 +25,7 @@ QUESTIONS: Mapping[str, Question] = {
     "drive": surroundings.drive,
     "cuda": gpu.agreement,
     "gpu": gpu.card,
+    "tensorrt": gpu.tensorrt,
     "encoder": video.encoder,
     "decoder": video.decoder,
     "models": networks.models,

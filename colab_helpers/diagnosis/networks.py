@@ -16,7 +16,8 @@ from colab_helpers.files import sha256_of
 from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
-    from colab_helpers.models.session import Network, Provider
+    from colab_helpers.models.choice import Choice
+    from colab_helpers.models.session import Network, Provider, Usage
 
 Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
@@ -77,24 +78,50 @@ def _failed(name: str, detail: str, remedy: str) -> Check:
 
 
 def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
-    path = subject.models / f"{name}.onnx"
-    network = open_network(path, "cpu")
+    choice = _choice(subject, role, name)
+    # What a run loads is held against what it was made from; exported weights stand for themselves.
+    plain = choice.original if choice.original.suffix == ".onnx" else choice.path
+    network = open_network(plain, "cpu")
     check_contract(role, network)
     inputs = sample_inputs(role, network, subject.settings)
     on_cpu = trial(network, inputs)
     facts, figures = [f"CPU {on_cpu.milliseconds:.1f} ms"], {"cpu_ms": on_cpu.milliseconds}
-    problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, path)]
+    problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, plain)]
+    if choice.path != plain:
+        facts.insert(0, f"a run loads {choice.words}")
     if subject.runs_on_gpu:
-        on_gpu = trial(open_network(path, "cuda"), inputs)
+        through = choice.usage if subject.settings.tensorrt and role in ("swapper", "enhancer") else None
+        there = open_network(choice.path, "cuda", through=through)
+        on_gpu = trial(there, inputs)
         apart = difference(on_cpu.outputs, on_gpu.outputs)
-        facts += [f"GPU {on_gpu.milliseconds:.1f} ms", f"{apart:.2%} apart"]
+        way = "GPU through TensorRT" if there.tensorrt else "GPU"
+        facts += [f"{way} {on_gpu.milliseconds:.1f} ms", f"{apart:.2%} apart"]
         figures |= {"cuda_ms": on_gpu.milliseconds, "difference": apart}
         problems += [*_values_problem(on_gpu, "GPU"), *_difference_problem(apart)]
-    yield _finding(name, facts, figures, problems)
+    elif choice.path != plain:
+        made = trial(open_network(choice.path, "cpu"), inputs)
+        apart = difference(on_cpu.outputs, made.outputs)
+        facts.append(f"{apart:.2%} apart from the original")
+        figures["difference"] = apart
+        problems += _conversion_problem(apart, choice.path)
+    yield _finding(name, [", ".join(facts), *choice.notes], figures, problems)
     if not network.standin and role != "enhancer" and not any(found.status == "fail" for found in problems):
         from colab_helpers.diagnosis import oracle
 
         yield oracle.parity(role, network, subject.settings, subject.models)
+
+
+def _choice(subject: Subject, role: Role, name: str) -> Choice:
+    """The file a run would load; nothing is made."""
+    from colab_helpers.models.choice import Choice, choose
+    from colab_helpers.models.session import Runtime
+
+    if role in ("detector", "recogniser"):
+        path = subject.models / f"{name}.onnx"
+        return Choice(name, path, path)
+    runtime = Runtime("cuda" if subject.runs_on_gpu else "cpu")
+    half = subject.settings.half_precision
+    return choose(subject.models, name, half=half, runtime=runtime, make=False)
 
 
 def _finding(name: str, facts: list[str], figures: dict[str, float], problems: Iterable[Problem]) -> Check:
@@ -102,22 +129,29 @@ def _finding(name: str, facts: list[str], figures: dict[str, float], problems: I
     return Check(
         name=f"model {Path(name).name}",
         status=worst[0].status if worst else "pass",
-        detail="; ".join([", ".join(facts), *(problem.what for problem in worst)]),
+        detail="; ".join([*facts, *(problem.what for problem in worst)]),
         remedy=worst[0].remedy if worst else "",
         # JSON knows neither infinity nor "not a number".
         figures={key: value for key, value in figures.items() if math.isfinite(value)},
     )
 
 
-def open_network(path: Path, provider: Provider) -> Network:
+def open_network(path: Path, provider: Provider, *, through: Usage | None = None) -> Network:
     """Load a network on one provider.
+
+    Args:
+        path: Its file.
+        provider: Where it must run.
+        through: Use TensorRT there if it works, with this usage; the first time builds engines for minutes.
 
     Raises:
         ColabHelpersError: It is missing or damaged, or does not run there.
     """
     from colab_helpers.models.session import Runtime
 
-    return Runtime(provider).open(path)
+    if through is None:
+        return Runtime(provider).open(path)
+    return Runtime(provider, tensorrt=True).open(path, usage=through)
 
 
 def check_contract(role: Role, network: Network) -> None:
@@ -196,6 +230,15 @@ def _difference_problem(apart: float) -> Iterator[Problem]:
             "fail",
             f"GPU and CPU give different results ({SAME_RESULT:.0%} is allowed)",
             "run with execution_provider=cpu; update driver and ONNX Runtime: bash setup.sh install",
+        )
+
+
+def _conversion_problem(apart: float, path: Path) -> Iterator[Problem]:
+    if not apart <= SAME_RESULT:  # written so that NaN is a problem
+        yield Problem(
+            "fail",
+            f"the file made of it gives different results ({SAME_RESULT:.0%} is allowed)",
+            f"remove the folder {path.parent}: it is made anew when needed",
         )
 
 

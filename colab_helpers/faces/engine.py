@@ -16,6 +16,7 @@ from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.machine import this_machine
+from colab_helpers.models.choice import changing_models, choose, wants_half
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import keep_large_buffers
@@ -49,30 +50,35 @@ class Engine:
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
-        """Load the networks that the settings ask for.
+        """Load the networks that the settings ask for; see ``models.choice`` for which files.
 
         Raises:
             ModelError: A file is missing or does not keep its contract.
             ProviderError: CUDA was insisted on but does not work.
         """
         keep_large_buffers()
-        runtime = Runtime(settings.execution_provider)
+        runtime = Runtime(settings.execution_provider, tensorrt=settings.tensorrt)
+        root = models_root(models_dir)
+        # Before the pool measures what is free: making a copy takes memory, which is given back.
+        choices = {
+            step: choose(root, name, half=settings.half_precision, runtime=runtime, make=True)
+            for step, name in changing_models(settings).items()
+        }
         if runtime.provider == "cuda":
             runtime.pool = gpu_pool(wait=settings.gpu_memory_wait)
         resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
-        root = models_root(models_dir)
-        steps = resolved.frame_processors
+        half = wants_half(settings.half_precision, runtime.provider)
+        resolved = resolved.with_overrides(half_precision=half)
+        analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
+        networks = {step: choice.open(runtime) for step, choice in choices.items()}
+        chosen = [note for choice in choices.values() for note in choice.notes]
         return cls(
             settings=resolved,
-            analyser=FaceAnalyser(resolved, models_dir=root, runtime=runtime),
-            swapper=Swapper(_open(runtime, root, resolved.swapper_model))
-            if "face_swapper" in steps
-            else None,
-            enhancer=Enhancer(_open(runtime, root, resolved.enhancer_model))
-            if "face_enhancer" in steps
-            else None,
+            analyser=analyser,
+            swapper=Swapper(networks["face_swapper"]) if "face_swapper" in networks else None,
+            enhancer=Enhancer(networks["face_enhancer"]) if "face_enhancer" in networks else None,
             provider=runtime.provider,
-            notes=(*runtime.notes, *lowered),
+            notes=(*runtime.notes, *lowered, *chosen),
             pool=runtime.pool,
         )
 
@@ -123,10 +129,6 @@ class Engine:
         return FaceChanger(self.swapper, latent, self.enhancer, self.settings.enhancer_blend)
 
 
-def _open(runtime: Runtime, root: Path, name: str) -> Network:
-    return runtime.open(root / f"{name}.onnx")
-
-
 def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:
     """A pool for the first GPU: what is free there now, less a reserve; None where no driver answers."""
     memory = gpu_memory()
@@ -142,4 +144,6 @@ def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:
         used=lambda: now()[0],
         free=lambda: total - now()[0],
         wait=wait,
+        # Not the budget: what others hold now may be free by the time it is needed.
+        ceiling=total - GPU_RESERVE,
     )

@@ -333,12 +333,13 @@ def join_segments(
     time_base: Fraction | None = None,
     copy_audio: bool = True,
     metadata: dict[str, str] | None = None,
+    on_frame: Callable[[int], None] | None = None,
 ) -> JoinedVideo:
     """Makes the result from its segments: packets are copied, nothing is decoded or encoded.
 
     The result is what `writer.VideoWriter` makes of the same frames, but for a key frame at each
-    segment's start. It is read once and compared with the segments before it gets its name; then the
-    segments' files are removed. If anything fails, nothing is left of the result and the segments stay.
+    segment's start. It is read once and compared with the segments before it gets its name. If anything
+    fails, nothing is left of the result; the segments stay in any case.
 
     Args:
         segments: All segments of the video, in order.
@@ -348,6 +349,7 @@ def join_segments(
         time_base: Seconds per tick of the segments' stamps; the source's if None.
         copy_audio: Whether sound, subtitles and all other streams are copied.
         metadata: Tags to add to the source's, or to replace them.
+        on_frame: Called with the count of frames joined so far, after each; may raise to give up.
 
     Raises:
         UsageError: The segments do not follow on one another, or the result is to be a GIF.
@@ -370,9 +372,11 @@ def join_segments(
     try:
         assert isinstance(file.track, EncodedTrack)
         _check_same_encoder(segments, surveys, file.track)
-        for packet in _joined(segments, surveys, timeline, file.track):
+        for count, packet in enumerate(_joined(segments, surveys, timeline, file.track), 1):
             assert packet.pts is not None
             file.put((packet,), until=packet.pts * time_base)
+            if on_frame is not None:
+                on_frame(count)
         file.finish((), check=_Check(file, timeline, info).run)
     except BaseException:
         file.abort()
@@ -383,7 +387,7 @@ def join_segments(
         audio_seconds=float(file.copier.sound_seconds),
         video_seconds=float(timeline.span * time_base),
     )
-    return JoinedVideo(summary, (*file.notes, *_removed(segments)))
+    return JoinedVideo(summary, tuple(file.notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -628,17 +632,6 @@ class _Check:
             where=str(self.file.path),
             remedy="run again; if it happens twice, check the disk",
         )
-
-
-def _removed(segments: Sequence[Segment]) -> list[str]:
-    """Removes the segments' files; notes on those that stay."""
-    notes = []
-    for segment in segments:
-        try:
-            segment.path.unlink(missing_ok=True)
-        except OSError as error:
-            notes.append(f"{segment.path} could not be removed ({error.strerror}): it is no longer needed")
-    return notes
 
 
 def _damaged(segment: Segment, what: str) -> MediaError:

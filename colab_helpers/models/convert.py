@@ -8,7 +8,6 @@ in use.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -24,13 +23,26 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
 from colab_helpers.files import sha256_of
-from colab_helpers.machine import this_machine
+from colab_helpers.models.conversions import (
+    CONVERTER,
+    EXPORT_PLACE,
+    FOLDER,
+    WEIGHTS,
+    Chain,
+    Conversion,
+    Kind,
+    Limits,
+    Origin,
+    Parity,
+    Verdict,
+    origin_path,
+    place_of,
+    read_origin,
+)
 from colab_helpers.models.convert_graph import (
     computes_in_half,
     dynamic_batch,
@@ -50,68 +62,18 @@ from colab_helpers.models.records import (
 )
 from colab_helpers.models.session import MISSING_MODEL_REMEDY, Network, Runtime
 
-CONVERTER = 1
-"""Raised whenever the same input would give another file: earlier conversions then no longer count."""
-FOLDER = "converted"
 SAMPLES = 3
 GFPGAN_PACKAGE = "gfpgan==1.3.8"
-WEIGHTS = ".pth"
 
 FloatArray = npt.NDArray[np.float32]
 
 # --- comparing ----------------------------------------------------------------------------------------
 
 
-class Limits(BaseModel):
-    """How far outputs may lie apart, in grey levels of 255."""
-
-    model_config = ConfigDict(frozen=True)
-
-    mean: float
-    max: float
-
-
 SAME = Limits(mean=0.1, max=1.0)
 """The same arithmetic in another order (TensorFloat-32 on GPUs included): nothing 8 bits could show."""
 NEARLY_SAME = Limits(mean=1.0, max=4.0)
 """Half precision."""
-
-
-class Parity(BaseModel):
-    """How far two networks' outputs lie apart, in grey levels of 255.
-
-    Attributes:
-        mean: Mean absolute difference.
-        max: Largest absolute difference.
-        spread: Mean absolute difference between the outputs of different samples.
-        samples: How many were compared.
-        limits: What was allowed.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    mean: float
-    max: float
-    spread: float
-    samples: int
-    limits: Limits
-
-    @property
-    def problem(self) -> str:
-        """Why this is no proof that both compute the same; empty if it is."""
-        # Written so that NaN fails.
-        if not (self.mean <= self.limits.mean and self.max <= self.limits.max):
-            return (
-                f"the output differs by {self.mean:.3g} grey levels on average and {self.max:.3g} at most "
-                f"({self.limits.mean:g} and {self.limits.max:g} are allowed)"
-            )
-        # Samples that got mixed would lie about as far off as they lie apart.
-        if not self.spread > 10 * self.mean:
-            return (
-                f"the output differs by {self.mean:.3g} grey levels on average where those of different "
-                f"samples lie only {self.spread:.3g} apart, which proves nothing"
-            )
-        return ""
 
 
 def compare(reference: FloatArray, candidate: FloatArray, limits: Limits, *, value_range: float) -> Parity:
@@ -181,62 +143,6 @@ def _picture(rng: np.random.Generator, channels: int, height: int, width: int) -
     return np.asarray(np.clip(soft + 0.05 * rng.standard_normal(soft.shape), 0, 1))
 
 
-# --- records ------------------------------------------------------------------------------------------
-
-
-class Verdict(BaseModel):
-    """Whether a converted model is used at one place.
-
-    Attributes:
-        outcome: ``needless``: the model already is as it was to be made.
-        reason: Why it was refused; empty otherwise.
-        parity: What was measured; None where it did not come to that.
-        checked_at: In UTC.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    outcome: Literal["accepted", "refused", "needless"]
-    reason: str = ""
-    parity: Parity | None = None
-    checked_at: str
-
-
-class Conversion(BaseModel):
-    """The record beside a converted model, in ``<file>.json``; the file is absent if nobody accepted it.
-
-    Attributes:
-        kind: ``export`` (weights to ONNX), ``batch`` (any batch size) or ``half`` (float16).
-        source: Name of the file it was made from.
-        sha256: Of the result; empty if there is none. Likewise ``bytes`` and ``mtime_ns``.
-        verdicts: By place: provider, device and ONNX Runtime's version.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    version: Literal[1] = 1
-    kind: Literal["export", "batch", "half"]
-    source: str
-    source_sha256: str
-    converter: int
-    made_at: str
-    sha256: str = ""
-    bytes: int = 0
-    mtime_ns: int = 0
-    verdicts: dict[str, Verdict]
-
-
-class _Origin(BaseModel):
-    """What is known about a model that was to be converted, so that it is read only once."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    bytes: int
-    mtime_ns: int
-    sha256: str
-    has_emap: bool
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A model as it is to be used here.
@@ -272,7 +178,7 @@ class _Refused(Exception):  # noqa: N818
 class _Step(Protocol):
     """One conversion."""
 
-    kind: Literal["export", "batch", "half"]
+    kind: Kind
     place: str
 
     def make(self, source: Path, target: Path) -> None: ...
@@ -296,8 +202,8 @@ class _Graph:
         limits: Limits,
         runtime: Runtime,
     ) -> None:
-        self.kind: Literal["export", "batch", "half"] = kind
-        self.place = _place(runtime)
+        self.kind: Kind = kind
+        self.place = place_of(runtime)
         self._rewrite = rewrite
         self._limits = limits
         self._runtime = runtime
@@ -342,8 +248,8 @@ class _Graph:
 class _Export:
     """GFPGAN's weights to ONNX, compared with torch in the process that makes it."""
 
-    kind: Literal["export", "batch", "half"] = "export"
-    place = "torch"
+    kind: Kind = "export"
+    place = EXPORT_PLACE
 
     def __init__(self) -> None:
         self._parity: Parity | None = None
@@ -370,13 +276,6 @@ def _halved(model: onnx.ModelProto) -> onnx.ModelProto:
     if computes_in_half(model):
         raise _Needless
     return to_half(model)
-
-
-def _place(runtime: Runtime) -> str:
-    """Where a comparison holds: provider, device and ONNX Runtime's version."""
-    gpu = this_machine().gpu
-    device = gpu.name if runtime.provider == "cuda" and gpu is not None else "CPU"
-    return f"{runtime.provider}, {device}, onnxruntime {onnxruntime.__version__}"
 
 
 def _first_line(error: Exception) -> str:
@@ -442,47 +341,40 @@ class _Workshop:
     def __init__(self, path: Path, cache: Path) -> None:
         self.path = path
         self.cache = cache
-        self._current, self._sha256 = path, ""
-        self._labels: list[str] = []
         self._notes: list[str] = []
-        self._records: list[Path] = []
 
     def prepare(self, *, batch: bool, half: bool, runtime: Runtime) -> Prepared:
         locks = self.cache / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{self.path.name}.lock"):
             origin = self._origin()
-            self._sha256 = origin.sha256
+            chain = Chain(self.path, self.cache, origin.sha256, CONVERTER)
             if self.path.suffix == WEIGHTS:
-                self._export()
+                self._export(chain)
             elif batch:
-                self._apply(_Graph("batch", _freed_batch, SAME, runtime))
+                self._apply(chain, _Graph("batch", _freed_batch, SAME, runtime))
             if half:
-                self._apply(_Graph("half", _halved, NEARLY_SAME, runtime))
-            emap = self._keep_emap() if origin.has_emap else None
+                self._apply(chain, _Graph("half", _halved, NEARLY_SAME, runtime))
+            emap = self._keep_emap(chain.current) if origin.has_emap else None
         return Prepared(
-            path=self._current,
+            path=chain.current,
             emap=emap,
-            any_batch="batch" in self._labels or "export" in self._labels,
-            half="half" in self._labels,
-            notes=tuple(self._notes),
-            records=tuple(self._records),
+            any_batch=chain.any_batch,
+            half=chain.half,
+            notes=(*self._notes, *chain.notes),
+            records=tuple(chain.records),
         )
 
-    def _origin(self) -> _Origin:
+    def _origin(self) -> Origin:
         """Hash the model and look for its matrix, unless that was done since it last changed."""
-        place = self.cache / f"{self.path.name}.origin.json"
-        found = self.path.stat()
-        try:
-            origin = _Origin.model_validate_json(place.read_bytes())
-        except (OSError, ValidationError):
-            origin = None
-        if origin is not None and (origin.bytes, origin.mtime_ns) == (found.st_size, found.st_mtime_ns):
+        origin = read_origin(self.path, self.cache)
+        if origin is not None:
             return origin
+        found = self.path.stat()
         record = read_record(self.path)
         known = record is not None and record.still_describes(self.path)
         emap = None if self.path.suffix == WEIGHTS else _swapper_emap(load_model(self.path))
-        origin = _Origin(
+        origin = Origin(
             bytes=found.st_size,
             mtime_ns=found.st_mtime_ns,
             sha256=record.sha256 if record is not None and known else sha256_of(self.path),
@@ -490,7 +382,7 @@ class _Workshop:
         )
         if emap is not None:
             self._save_beside_original(emap)
-        write_json(place, origin.model_dump())
+        write_json(origin_path(self.path, self.cache), origin.model_dump())
         return origin
 
     def _save_beside_original(self, emap: FloatArray) -> None:
@@ -502,18 +394,18 @@ class _Workshop:
                 "so the whole file is read at each start"
             )
 
-    def _keep_emap(self) -> Path | None:
+    def _keep_emap(self, current: Path) -> Path | None:
         """See to it that the matrix lies beside the model that is used."""
-        if not emap_path(self._current).is_file():
+        if not emap_path(current).is_file():
             emap = read_emap(self.path)
-            if self._current == self.path:
+            if current == self.path:
                 self._save_beside_original(emap)
             else:
-                save_emap(self._current, emap)
-        return emap_path(self._current) if emap_path(self._current).is_file() else None
+                save_emap(current, emap)
+        return emap_path(current) if emap_path(current).is_file() else None
 
-    def _export(self) -> None:
-        verdict = self._apply(_Export())
+    def _export(self, chain: Chain) -> None:
+        verdict = self._apply(chain, _Export())
         if verdict.outcome != "accepted":
             raise ModelError(
                 f"the exported network does not compute what the weights do: {verdict.reason}",
@@ -521,94 +413,68 @@ class _Workshop:
                 remedy="use the ready-made GFPGANv1.4.onnx",
             )
 
-    def _apply(self, step: _Step) -> Verdict:
+    def _apply(self, chain: Chain, step: _Step) -> Verdict:
         """Take one step, or what the record says about it; if it is accepted, its result is used on."""
-        target = self._target(step)
-        record = self._read(step, target)
+        record = chain.read(step.kind)
         verdict = record.verdicts.get(step.place) if record is not None else None
-        if record is None or verdict is None or not _keeps_its_word(record, verdict, target):
-            record, verdict = self._take(step, target, record)
-        self._records.append(record_path(target))
-        if verdict.outcome == "accepted":
-            self._current, self._sha256 = target, record.sha256
-        if verdict.outcome != "refused":
-            self._labels.append(step.kind)
-        else:
-            self._notes.append(f"{self.path.name}: {_WHAT[step.kind]} is not used, because {verdict.reason}")
+        if record is None or verdict is None or not _keeps_its_word(record, verdict, chain.target(step.kind)):
+            record, verdict = self._take(chain, step, record)
+        chain.follow(step.kind, record, verdict)
         return verdict
 
-    def _target(self, step: _Step) -> Path:
-        key = hashlib.sha256(f"{self._sha256} {step.kind} {CONVERTER}".encode()).hexdigest()[:16]
-        return self.cache / f"{self._prefix(step)}{key}.onnx"
-
-    def _prefix(self, step: _Step) -> str:
-        return f"{self.path.stem}-{'-'.join([*self._labels, step.kind])}-"
-
-    def _read(self, step: _Step, target: Path) -> Conversion | None:
-        """The record of a step; None if there is none that fits."""
-        try:
-            record = Conversion.model_validate_json(record_path(target).read_bytes())
-        except (OSError, ValidationError):
-            return None
-        wanted = (self._sha256, step.kind, CONVERTER)
-        return record if (record.source_sha256, record.kind, record.converter) == wanted else None
-
-    def _take(self, step: _Step, target: Path, known: Conversion | None) -> tuple[Conversion, Verdict]:
+    def _take(self, chain: Chain, step: _Step, known: Conversion | None) -> tuple[Conversion, Verdict]:
         """Make the result unless it is there and right, compare it, keep it if accepted, and record it."""
+        target = chain.target(step.kind)
         there = known is not None and _is_intact(known, target)
         part = part_path(target)
         try:
-            verdict = self._judge(step, target if there else part, make=not there)
+            verdict = _judge(step, chain.current, target if there else part, make=not there)
             if verdict.outcome == "accepted" and not there:
                 put_in_place(part, target)
         finally:
             part.unlink(missing_ok=True)
-        record = self._recorded(step, target, known if there else None, verdict)
+        record = _recorded(chain, step, known if there else None, verdict)
         write_json(record_path(target), record.model_dump())
-        self._remove_outdated(step, target)
+        self._remove_outdated(chain.prefix(step.kind), target)
         return record, verdict
 
-    def _judge(self, step: _Step, file: Path, *, make: bool) -> Verdict:
-        try:
-            if make:
-                step.make(self._current, file)
-            parity = step.check(self._current, file)
-        except _Needless:
-            return Verdict(outcome="needless", checked_at=now())
-        except _Refused as refusal:
-            return Verdict(outcome="refused", reason=str(refusal), checked_at=now())
-        outcome: Literal["refused", "accepted"] = "refused" if parity.problem else "accepted"
-        return Verdict(outcome=outcome, reason=parity.problem, parity=parity, checked_at=now())
-
-    def _recorded(self, step: _Step, target: Path, known: Conversion | None, verdict: Verdict) -> Conversion:
-        if known is not None:
-            return known.model_copy(update={"verdicts": {**known.verdicts, step.place: verdict}})
-        found = target.stat() if verdict.outcome == "accepted" else None
-        return Conversion(
-            kind=step.kind,
-            source=self._current.name,
-            source_sha256=self._sha256,
-            converter=CONVERTER,
-            made_at=now(),
-            sha256=sha256_of(target) if found else "",
-            bytes=found.st_size if found else 0,
-            mtime_ns=found.st_mtime_ns if found else 0,
-            verdicts={step.place: verdict},
-        )
-
-    def _remove_outdated(self, step: _Step, target: Path) -> None:
+    def _remove_outdated(self, prefix: str, target: Path) -> None:
         """Remove what the same step made of an earlier file, or an earlier converter of this one."""
-        own = re.compile(re.escape(self._prefix(step)) + r"[0-9a-f]{16}\b.*")
+        own = re.compile(re.escape(prefix) + r"[0-9a-f]{16}\b.*")
         for other in self.cache.iterdir():
             if own.fullmatch(other.name) and not other.name.startswith(target.stem):
                 other.unlink(missing_ok=True)
 
 
-_WHAT = {
-    "export": "the exported network",
-    "batch": "a batch axis of any size",
-    "half": "half precision",
-}
+def _judge(step: _Step, source: Path, file: Path, *, make: bool) -> Verdict:
+    try:
+        if make:
+            step.make(source, file)
+        parity = step.check(source, file)
+    except _Needless:
+        return Verdict(outcome="needless", checked_at=now())
+    except _Refused as refusal:
+        return Verdict(outcome="refused", reason=str(refusal), checked_at=now())
+    outcome: Literal["refused", "accepted"] = "refused" if parity.problem else "accepted"
+    return Verdict(outcome=outcome, reason=parity.problem, parity=parity, checked_at=now())
+
+
+def _recorded(chain: Chain, step: _Step, known: Conversion | None, verdict: Verdict) -> Conversion:
+    if known is not None:
+        return known.model_copy(update={"verdicts": {**known.verdicts, step.place: verdict}})
+    target = chain.target(step.kind)
+    found = target.stat() if verdict.outcome == "accepted" else None
+    return Conversion(
+        kind=step.kind,
+        source=chain.current.name,
+        source_sha256=chain.sha256,
+        converter=chain.converter,
+        made_at=now(),
+        sha256=sha256_of(target) if found else "",
+        bytes=found.st_size if found else 0,
+        mtime_ns=found.st_mtime_ns if found else 0,
+        verdicts={step.place: verdict},
+    )
 
 
 def _keeps_its_word(record: Conversion, verdict: Verdict, target: Path) -> bool:
@@ -620,7 +486,7 @@ def _is_intact(record: Conversion, target: Path) -> bool:
     """Whether a result is the recorded file: by size and time, or by hash where it was moved."""
     if not record.sha256 or not target.is_file() or target.stat().st_size != record.bytes:
         return False
-    return target.stat().st_mtime_ns == record.mtime_ns or sha256_of(target) == record.sha256
+    return record.is_untouched(target) or sha256_of(target) == record.sha256
 
 
 # --- GFPGAN -------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from colab_helpers.models.convert import SAME, Parity, compare, sample_inputs, value_range
+from colab_helpers.models.conversions import Parity
+from colab_helpers.models.convert import SAME, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 
 OPSET = 17

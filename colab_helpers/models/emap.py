@@ -7,7 +7,7 @@ it was taken from, so that one left over from another model is never read.
 
 from __future__ import annotations
 
-import os
+import io
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.errors import ModelError
+from colab_helpers.files import write_atomically
 
 # Slow to import and needed only until the matrix has been saved once.
 if TYPE_CHECKING:
@@ -64,14 +65,9 @@ def save_emap(path: Path, emap: npt.NDArray[np.float32]) -> Path:
         OSError: The folder cannot be written.
     """
     place = emap_path(path)
-    # The process in the name keeps two processes from writing into the same temporary file.
-    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, np.asarray(emap, np.float32), allow_pickle=False)
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.save(content, np.asarray(emap, np.float32), allow_pickle=False)
+    write_atomically(place, content.getvalue())
     own = re.compile(re.escape(path.stem) + r"\.emap-\d+-\d+\.npy")
     for other in place.parent.iterdir():
         if own.fullmatch(other.name) and other != place:

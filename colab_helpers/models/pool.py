@@ -35,7 +35,7 @@ class LoadedModel:
     """A network in memory.
 
     Attributes:
-        name: File stem.
+        name: The network's name.
         bytes: What it takes, as measured.
     """
 
@@ -44,10 +44,11 @@ class LoadedModel:
 
 
 @dataclass(eq=False)
-class _Slot:
+class Slot:
     """A network the pool knows.
 
     Attributes:
+        name: For messages.
         needs: Bytes it takes when it runs: a guess at first, then as measured.
         loading: Bytes that loading it took.
         session: None while it is not in memory.
@@ -56,6 +57,7 @@ class _Slot:
     """
 
     path: Path
+    name: str
     create: Callable[[], Any]
     needs: int
     loading: int = 0
@@ -73,6 +75,7 @@ class SessionPool:
         used: Bytes in use where the networks run.
         free: Bytes free there.
         wait: Seconds to wait at most for other programs to free memory (setting ``gpu_memory_wait``).
+        ceiling: Bytes that a single session may grow to, whatever is free; 0 for no such limit.
         sleep: Waits for some seconds.
         clock: Seconds that only grow.
 
@@ -84,34 +87,40 @@ class SessionPool:
     used: Callable[[], int]
     free: Callable[[], int]
     wait: float = 0.0
+    ceiling: int = 0
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     notes: list[str] = field(default_factory=list, init=False)
     # Least recently used first.
-    _slots: dict[Path, _Slot] = field(default_factory=dict, init=False)
+    _slots: dict[Path, Slot] = field(default_factory=dict, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
 
     @property
     def loaded(self) -> tuple[LoadedModel, ...]:
         """What is in memory now, least recently used first."""
         with self._changed:
-            return tuple(LoadedModel(s.path.stem, s.needs) for s in self._in_memory())
+            return tuple(LoadedModel(s.name, s.needs) for s in self._in_memory())
 
-    def session(self, path: Path, create: Callable[[], Any]) -> PooledSession:
+    def session(self, path: Path, create: Callable[[], Any], *, name: str = "") -> PooledSession:
         """Take a network into the pool; it is loaded when it is first used.
 
         Args:
             path: Its file.
             create: Makes the session; called again after it was unloaded.
+            name: For messages; by default the file's stem.
         """
+        name = name or path.stem
         with self._changed:
             # Until it is measured: the weights, and as much again for what runs through them.
-            self._slots.setdefault(path, _Slot(path, create, needs=2 * path.stat().st_size))
-        return PooledSession(self, path)
+            self._slots.setdefault(path, Slot(path, name, create, needs=2 * path.stat().st_size))
+        return PooledSession(self, path, name)
 
     @contextmanager
-    def using(self, path: Path) -> Iterator[Any]:
-        """The session of a network, which stays in memory until the block ends.
+    def using(self, path: Path) -> Iterator[Slot]:
+        """The slot of a network whose session stays in memory until the block ends.
+
+        Take the session from the slot for each call and keep no reference to it: one that outlives the
+        block would hold the memory that the next network counts on.
 
         Raises:
             OutOfMemoryError: It cannot be loaded even with every idle network unloaded.
@@ -123,7 +132,7 @@ class SessionPool:
             slot.users += 1
             before = self.used()
         try:
-            yield slot.session
+            yield slot
         finally:
             with self._changed:
                 if not slot.measured:
@@ -141,13 +150,13 @@ class SessionPool:
                 self._unload(slot)
             return bool(idle)
 
-    def _in_memory(self) -> list[_Slot]:
+    def _in_memory(self) -> list[Slot]:
         return [slot for slot in self._slots.values() if slot.session is not None]
 
     def _taken(self) -> int:
         return sum(slot.needs for slot in self._in_memory())
 
-    def _load(self, slot: _Slot) -> None:
+    def _load(self, slot: Slot) -> None:
         # One that is larger than the budget is tried alone: only memory itself can say that it does not fit.
         while slot.session is None and not self._make_room(slot, min(slot.needs, self.budget)):
             self._changed.wait()
@@ -161,11 +170,11 @@ class SessionPool:
             if not is_out_of_memory(error):
                 raise
             self.unload_idle()
-            self.notes.append(f"{slot.path.stem}: memory ran out while it was loaded; loaded again alone")
+            self.notes.append(f"{slot.name}: memory ran out while it was loaded; loaded again alone")
             slot.session = self._create_again(slot)
         slot.loading = max(0, self.used() - before)
 
-    def _create_again(self, slot: _Slot) -> Any:
+    def _create_again(self, slot: Slot) -> Any:
         try:
             return slot.create()
         except Exception as error:
@@ -173,29 +182,29 @@ class SessionPool:
                 raise _too_large(slot, self.budget) from error
             raise
 
-    def _make_room(self, slot: _Slot, needed: int) -> bool:
+    def _make_room(self, slot: Slot, needed: int) -> bool:
         """Unload the least recently used until ``needed`` bytes fit; False if the rest is in use."""
         for other in self._in_memory():
             if self._taken() + needed <= self.budget:
                 break
             if not other.users and other is not slot:
                 self._unload(other)
-                self.notes.append(f"{other.path.stem} was unloaded to make room for {slot.path.stem}")
+                self.notes.append(f"{other.name} was unloaded to make room for {slot.name}")
         return self._taken() + needed <= self.budget
 
-    def _unload(self, slot: _Slot) -> None:
+    def _unload(self, slot: Slot) -> None:
         slot.session = None
         # Sessions hold cycles; memory is only free when they are gone.
         gc.collect()
 
-    def _wait_for_others(self, slot: _Slot) -> None:
+    def _wait_for_others(self, slot: Slot) -> None:
         """Wait until memory that other programs hold is free; on an end without, loading is tried anyway."""
         started = self.clock()
         while self.free() < slot.needs and self.clock() - started < self.wait:
             self.sleep(_LOOK_EVERY)
         waited = self.clock() - started
         if waited >= _LOOK_EVERY:
-            self.notes.append(f"{slot.path.stem}: waited {waited:.1f} s for memory to become free")
+            self.notes.append(f"{slot.name}: waited {waited:.1f} s for memory to become free")
 
 
 @dataclass(frozen=True)
@@ -204,27 +213,28 @@ class PooledSession:
 
     pool: SessionPool
     path: Path
+    name: str
 
     def run(self, *arguments: Any) -> Any:
         """Run it; when memory runs out, once more with every idle network unloaded."""
-        with self.pool.using(self.path) as session:
+        with self.pool.using(self.path) as slot:
             try:
-                return session.run(*arguments)
+                return slot.session.run(*arguments)
             except Exception as error:
                 if not is_out_of_memory(error) or not self.pool.unload_idle(keep=self.path):
                     raise
-            self.pool.notes.append(f"{self.path.stem}: memory ran out; the idle networks were unloaded")
-            return session.run(*arguments)
+            self.pool.notes.append(f"{self.name}: memory ran out; the idle networks were unloaded")
+            return slot.session.run(*arguments)
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of a session: its inputs, outputs, metadata, providers."""
         if name.startswith("__"):
             raise AttributeError(name)
-        with self.pool.using(self.path) as session:
-            return getattr(session, name)
+        with self.pool.using(self.path) as slot:
+            return getattr(slot.session, name)
 
 
-def _too_large(slot: _Slot, budget: int) -> OutOfMemoryError:
+def _too_large(slot: Slot, budget: int) -> OutOfMemoryError:
     return OutOfMemoryError(
         f"the network does not fit into memory: it needs {slot.needs / 1e6:.0f} MB and "
         f"{budget / 1e6:.0f} MB may be used",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +9,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
-from colab_helpers.models.catalog import Catalog, ModelEntry, load_catalog, needed_models, with_requirements
+from colab_helpers.models.catalog import (
+    Catalog,
+    ModelEntry,
+    load_catalog,
+    merge,
+    needed_models,
+    with_requirements,
+)
+from colab_helpers.models.choice import changing_models, choose
 from colab_helpers.models.download import Downloader, Fetched, Plan, licence_notice
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.records import FileSource
-from colab_helpers.models.session import STANDIN_KEY, models_root
+from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import Limits
 from colab_helpers.settings import Settings
 
@@ -109,7 +116,8 @@ def preload(
 ) -> PreloadReport:
     """Bring every model that the settings ask for into the models folder.
 
-    What is there and verified is not touched; a second call reads a few small files only.
+    What is there and verified is not touched; a second call reads a few small files only. On a machine whose
+    GPU works, swapper and enhancer are also made to fit it, see ``models.choice``.
 
     Args:
         settings: Decide which models are needed.
@@ -133,8 +141,9 @@ def preload(
         OutputError: Too little room on the disk, or it cannot be written.
         SettingsError: ``user_models`` does not follow the schema.
     """
-    entries = select_models(settings, models=models, user_models=user_models, catalog=catalog)
     root = models_root(models_dir)
+    catalog = catalog or load_catalog(user_models)
+    entries = select_models(settings, models=models, catalog=catalog, root=root)
     _refuse_standins(root, entries)
     downloader = Downloader(
         root,
@@ -148,8 +157,29 @@ def preload(
         limits=limits,
     )
     fetched = downloader.fetch(entries, verify=verify)
-    notes = tuple(note for item in fetched for note in item.notes)
-    return PreloadReport(root=root, files=tuple(_described(item) for item in fetched), notes=notes)
+    notes = [note for item in fetched for note in item.notes]
+    notes += [_UNLISTED.format(entry.name) for entry in entries if entry.name not in catalog.models]
+    notes += _prepared_for_gpu(settings, root)
+    return PreloadReport(root=root, files=tuple(_described(item) for item in fetched), notes=tuple(notes))
+
+
+_UNLISTED = "{}: not in the catalogue; the file that is there is used, its origin and licence are not known"
+
+
+def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
+    """Make swapper and enhancer fit the GPU, if networks run on one; what was done and what was refused."""
+    if settings.execution_provider == "cpu":
+        return []
+    runtime = Runtime(
+        "auto"
+    )  # a GPU that does not work is the doctor's subject, not a reason to fetch nothing
+    if runtime.provider == "cpu":
+        return []
+    choices = [
+        choose(root, name, half=settings.half_precision, runtime=runtime, make=True)
+        for name in changing_models(settings).values()
+    ]
+    return [*runtime.notes, *(note for choice in choices for note in choice.notes)]
 
 
 def preview(
@@ -166,9 +196,9 @@ def preview(
         ModelError: An unknown model.
         SettingsError: ``user_models`` does not follow the schema.
     """
-    entries = select_models(settings, models=models, user_models=user_models, catalog=catalog)
-    plan = Downloader(models_root(models_dir)).plan(entries)
-    return _preview(models_root(models_dir), entries, plan)
+    root = models_root(models_dir)
+    entries = select_models(settings, models=models, user_models=user_models, catalog=catalog, root=root)
+    return _preview(root, entries, Downloader(root).plan(entries))
 
 
 def _preview(root: Path, entries: list[ModelEntry], plan: Plan) -> Preview:
@@ -189,20 +219,40 @@ def select_models(
     models: Iterable[str] = (),
     user_models: Mapping[str, Any] | None = None,
     catalog: Catalog | None = None,
+    root: Path | None = None,
 ) -> list[ModelEntry]:
     """The models that settings and further names ask for, each once.
 
+    Args:
+        settings: Decide which models are needed.
+        models: Names of further ones.
+        user_models: The ``models:`` section of a preset file.
+        catalog: Instead of the shipped one.
+        root: The models folder. A swapper or enhancer that lies there needs no entry in the catalogue: it
+            counts as the user's own file.
+
     Raises:
-        ModelError: A name that is not in the catalogue.
+        ModelError: A name that is neither in the catalogue nor a file in the models folder.
         SettingsError: ``user_models`` does not follow the schema.
     """
     catalog = catalog or load_catalog(user_models)
+    if root is not None:
+        catalog = merge(catalog, _unlisted(settings, catalog, root))
     wanted = [*needed_models(settings, catalog), *(catalog.get(name) for name in models)]
     return with_requirements(wanted, catalog)
 
 
-_STANDINS_UP_TO = 32 << 20
-"""The demo's networks have a few megabytes; real ones of this size are quickly searched."""
+def _unlisted(settings: Settings, catalog: Catalog, root: Path) -> dict[str, dict[str, str]]:
+    """Entries for the files of the settings that are there without being in the catalogue."""
+    files = {
+        name: (step.removeprefix("face_"), (root / f"{name}.onnx").absolute())
+        for step, name in changing_models(settings).items()
+    }
+    return {
+        name: {"role": role, "path": str(path)}
+        for name, (role, path) in files.items()
+        if name not in catalog.models and path.is_file()
+    }
 
 
 def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
@@ -214,14 +264,6 @@ def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
                 where=str(path),
                 remedy="name another folder with --models-dir or COLAB_HELPERS_MODELS",
             )
-
-
-def is_standin(path: Path) -> bool:
-    """Whether a model file is marked as one of the demo's stand-ins; reads small files only."""
-    if not 0 < path.stat().st_size <= _STANDINS_UP_TO:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(STANDIN_KEY.encode()) >= 0
 
 
 def _described(item: Fetched) -> PreloadedFile:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from colab_helpers.files import write_atomically
 from colab_helpers.models.catalog import ModelFile, Source
 
 FileSource = Literal["present", "copied", "downloaded"]
@@ -80,10 +81,7 @@ def write_record(path: Path, record: Record) -> None:
 
 def write_json(path: Path, data: object) -> None:
     """Write a small file, all of it or nothing."""
-    # The process in the name keeps two processes from writing into the same temporary file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def now() -> str:

@@ -7,9 +7,12 @@ to the CPU without a word.
 
 from __future__ import annotations
 
+import importlib.util
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +23,17 @@ import onnxruntime
 from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
 from colab_helpers.machine import Machine, this_machine
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
+from colab_helpers.models.providers import TENSORRT_FOLDER, cuda_options, tensorrt_options
 
 Provider = Literal["cuda", "cpu"]
 _PROVIDER_NAMES: dict[Provider, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+_TENSORRT = "TensorrtExecutionProvider"
 STANDIN_KEY = "colab_helpers.standin"
 """Key in a model's metadata that marks a stand-in, so that no report mistakes it for the real network."""
+_STANDINS_UP_TO = 32 << 20
+"""The demo's networks have a few megabytes; real ones of this size are quickly searched."""
 
-# Sizes a batch is padded to where the network takes any: few distinct shapes, so that cuDNN tunes once.
+# Sizes a batch is padded to where the network takes any: few distinct shapes, so that little is planned anew.
 BATCH_BUCKETS = (1, 2, 4, 8, 16)
 
 
@@ -57,9 +64,11 @@ class Network:
     """One loaded network.
 
     Attributes:
-        name: File stem, for messages.
+        name: The model's name, for messages and reports.
+        path: The file that was loaded; a converted one has another name than the model.
         session: The ONNX Runtime session.
         provider: Where it really runs.
+        tensorrt: Whether TensorRT runs it there.
         standin: Whether the file is marked as one of the demo's stand-ins.
         limit: How many samples at once memory allows.
     """
@@ -72,6 +81,7 @@ class Network:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     limit: BatchLimit = field(default_factory=BatchLimit, compare=False)
+    tensorrt: bool = False
 
     @property
     def fixed_batch(self) -> int | None:
@@ -135,6 +145,24 @@ def _padded(samples: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     return np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)]) if missing else samples
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What a session must be told about how its network is used.
+
+    Attributes:
+        one_shape: Its inputs have one shape as long as it is loaded.
+        tensorrt: It is to run through TensorRT where the runtime does.
+        half: It computes in float16.
+    """
+
+    one_shape: bool = False
+    tensorrt: bool = False
+    half: bool = False
+
+
+_PLAIN = Usage()
+
+
 @dataclass
 class Runtime:
     """Where networks run in this process, decided by trial.
@@ -143,19 +171,29 @@ class Runtime:
         wanted: ``auto`` takes CUDA where it works, ``cuda`` insists, ``cpu`` never asks.
         threads: CPU threads of one network call; by default every core.
         pool: Where sessions are kept; without one they stay loaded as long as their network lives.
+        tensorrt: Use TensorRT for networks whose usage asks for it; switched off, with a note, where a trial
+            fails.
     """
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"
     threads: int = 0
     pool: SessionPool | None = None
+    tensorrt: bool = False
     notes: list[str] = field(default_factory=list)
     provider: Provider = field(init=False)
 
     def __post_init__(self) -> None:
         self.provider = self._decide(this_machine())
+        if self.tensorrt:
+            self._try_tensorrt()
 
-    def open(self, path: Path) -> Network:
+    def open(self, path: Path, *, name: str = "", usage: Usage = _PLAIN) -> Network:
         """Load a network.
+
+        Args:
+            path: Its file.
+            name: The model's name; by default the file's stem.
+            usage: How it is used.
 
         Raises:
             ModelError: The file is missing or not a network ONNX Runtime can load.
@@ -163,21 +201,31 @@ class Runtime:
         """
         if not path.is_file():
             raise ModelError("the model file is missing", where=str(path), remedy=MISSING_MODEL_REMEDY)
-        session = self.pool.session(path, lambda: self._create(path)) if self.pool else self._create(path)
+        name = name or path.stem
+        create = partial(self._create, path, name, usage)
+        session = self.pool.session(path, create, name=name) if self.pool else create()
         metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
         return Network(
-            name=path.stem,
+            name=name,
             path=path,
             session=session,
             provider=self.provider,
             standin=metadata.get(STANDIN_KEY) == "true",
             input_names=tuple(item.name for item in session.get_inputs()),
             output_names=tuple(item.name for item in session.get_outputs()),
+            tensorrt=_TENSORRT in session.get_providers(),
         )
 
-    def _create(self, path: Path) -> Any:
+    def _create(self, path: Path, name: str, usage: Usage) -> Any:
+        limit = self.pool.ceiling if self.pool else 0
+        if self.tensorrt and usage.tensorrt:
+            session = self._through_tensorrt(path, name, usage, limit)
+            if session is not None:
+                return session
         try:
-            session = create_session(str(path), self.provider, threads=self.threads)
+            session = create_session(
+                str(path), self.provider, threads=self.threads, one_shape=usage.one_shape, memory_limit=limit
+            )
         except Exception as error:
             if self.pool and is_out_of_memory(error):
                 raise  # the pool makes room and tries again
@@ -193,6 +241,35 @@ class Runtime:
                 remedy=_CUDA_REMEDY,
             )
         return session
+
+    def _through_tensorrt(self, path: Path, name: str, usage: Usage, limit: int) -> Any:
+        """A session that TensorRT runs, with CUDA behind it; None, with a note, where it does not."""
+        cache = path.parent / TENSORRT_FOLDER
+        try:
+            cache.mkdir(exist_ok=True)
+            tensorrt = tensorrt_options(cache, half=usage.half, inputs=_inputs(path), batches=BATCH_BUCKETS)
+            session = create_session(
+                str(path), self.provider, threads=self.threads, memory_limit=limit, tensorrt=tensorrt
+            )
+        except Exception as error:
+            if self.pool and is_out_of_memory(error):
+                raise  # the pool makes room and tries again
+            self._note(f"{name}: TensorRT cannot run it ({_first_line(error)}); it runs on CUDA without")
+            return None
+        if session.get_providers()[0] == _TENSORRT:
+            return session
+        self._note(f"{name}: ONNX Runtime left TensorRT out; it runs on CUDA without")
+        return None
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:  # a pool may load a network several times
+            self.notes.append(text)
+
+    def _try_tensorrt(self) -> None:
+        problem = "networks run on the CPU" if self.provider == "cpu" else tensorrt_problem()
+        if problem:
+            self.tensorrt = False
+            self._note(f"TensorRT was asked for but is not used: {problem}")
 
     def _decide(self, machine: Machine) -> Provider:
         if self.wanted == "cpu":
@@ -218,8 +295,27 @@ _CUDA_REMEDY = (
 )
 
 
-def create_session(model: str | bytes, provider: Provider, *, threads: int = 0) -> Any:
-    """Create an ONNX Runtime session on one provider, with the CPU behind it for unsupported nodes."""
+def create_session(
+    model: str | bytes,
+    provider: Provider,
+    *,
+    threads: int = 0,
+    one_shape: bool = False,
+    memory_limit: int = 0,
+    tensorrt: Mapping[str, str] | None = None,
+    cuda: Mapping[str, str] | None = None,
+) -> Any:
+    """Create an ONNX Runtime session on one provider, with the CPU behind it for unsupported nodes.
+
+    Args:
+        model: A file's path, or its bytes.
+        provider: Where it is to run; whether it does is told by ``runs_on``.
+        threads: CPU threads of one call; by default every core.
+        one_shape: See ``providers.cuda_options``; likewise ``memory_limit``.
+        memory_limit: In bytes; 0 for none.
+        tensorrt: Options of TensorRT, which is then asked before CUDA.
+        cuda: Options of CUDA that win over the usual ones, for measurements.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings speak of the unused emap initializer on every load
     options.intra_op_num_threads = threads or this_machine().cpus
@@ -227,10 +323,22 @@ def create_session(model: str | bytes, provider: Provider, *, threads: int = 0) 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_PROVIDER_NAMES["cpu"]]
     if provider == "cuda":
-        # Growing by exactly what is asked keeps VRAM predictable; the default doubles each time.
-        cuda = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
-        providers.insert(0, (_PROVIDER_NAMES["cuda"], cuda))
-    return onnxruntime.InferenceSession(model, options, providers=providers)
+        usual = cuda_options(one_shape=one_shape, memory_limit=memory_limit)
+        providers.insert(0, (_PROVIDER_NAMES["cuda"], {**usual, **(cuda or {})}))
+    if tensorrt is not None:
+        providers.insert(0, (_TENSORRT, dict(tensorrt)))
+    # On an error ONNX Runtime would try again with other providers and its own options, and print on stdout:
+    # memory that ran out while loading would put a network on the CPU.
+    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+
+def _inputs(path: Path) -> dict[str, Sequence[int | str | None]]:
+    """Names and shapes of a network's inputs, without preparing it to run."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER_NAMES["cpu"]])
+    return {item.name: item.shape for item in session.get_inputs()}
 
 
 def runs_on(session: Any, provider: Provider) -> bool:
@@ -253,6 +361,22 @@ def cuda_problem(machine: Machine) -> str | None:
             return "ONNX Runtime fell back to the CPU (CUDA or cuDNN libraries of another version?)"
         session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
     except Exception as error:  # noqa: BLE001 - any failure means CUDA is not usable here
+        return _first_line(error)
+    return None
+
+
+def tensorrt_problem() -> str | None:
+    """Why TensorRT cannot be used, or None if a small network was created and run by it; needs CUDA."""
+    if _TENSORRT not in onnxruntime.get_available_providers():
+        return "the installed onnxruntime was built without it"
+    try:
+        if importlib.util.find_spec("tensorrt") is not None:
+            importlib.import_module("tensorrt")  # loads the libraries from its wheels, where nobody looks
+        session = create_session(_trial_model(), "cuda", tensorrt={})
+        if session.get_providers()[0] != _TENSORRT:
+            return "its libraries cannot be loaded (pip install tensorrt-cu12, or -cu13 for CUDA 13)"
+        session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
+    except Exception as error:  # noqa: BLE001 - any failure means that it is not usable here
         return _first_line(error)
     return None
 
@@ -280,6 +404,14 @@ def _trial_model() -> bytes:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def is_standin(path: Path) -> bool:
+    """Whether a model file is marked as one of the demo's stand-ins; reads small files only."""
+    if not 0 < path.stat().st_size <= _STANDINS_UP_TO:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(STANDIN_KEY.encode()) >= 0
 
 
 def models_root(models_dir: Path | None) -> Path:

@@ -1,8 +1,9 @@
-"""How much memory is in use, on the machine, in this process and on the GPU."""
+"""What is in use: memory on the machine and in this process, and the GPU."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import psutil
 
 from colab_helpers.machine import this_machine
+from colab_helpers.resources.samples import GpuSample
 
 _CGROUP_CURRENT = Path("/sys/fs/cgroup/memory.current")
 _CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
@@ -59,6 +61,51 @@ def gpu_memory_percent() -> float | None:
     """VRAM in use on the first GPU in percent, or None without a GPU."""
     memory = gpu_memory()
     return None if memory is None else 100.0 * memory[0] / memory[1]
+
+
+def gpu_sample(processes: Collection[int]) -> GpuSample | None:
+    """The first GPU as it is now; None without one.
+
+    Args:
+        processes: Process ids whose VRAM counts as the run's. Inside a container NVML may list other
+            numbers than the container knows; ``process_memory`` is None then.
+    """
+    handle = _gpu_handle()
+    if handle is None:
+        return None
+    import pynvml
+
+    def ask(query: Callable[..., Any], *args: Any) -> Any:
+        # Every card answers another set of questions, and one that fell off the bus answers none.
+        try:
+            return query(handle, *args)
+        except pynvml.NVMLError:
+            return None
+
+    memory = ask(pynvml.nvmlDeviceGetMemoryInfo)
+    rates = ask(pynvml.nvmlDeviceGetUtilizationRates)
+    encoder, decoder = (
+        ask(pynvml.nvmlDeviceGetEncoderUtilization),
+        ask(pynvml.nvmlDeviceGetDecoderUtilization),
+    )
+    power = ask(pynvml.nvmlDeviceGetPowerUsage)
+    return GpuSample(
+        utilisation=None if rates is None else rates.gpu,
+        memory_used=None if memory is None else memory.used,
+        memory_total=None if memory is None else memory.total,
+        process_memory=_memory_of(processes, ask(pynvml.nvmlDeviceGetComputeRunningProcesses) or []),
+        encoder=None if encoder is None else encoder[0],
+        decoder=None if decoder is None else decoder[0],
+        temperature=ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
+        power=None if power is None else power / 1000,
+    )
+
+
+def _memory_of(processes: Collection[int], running: Collection[Any]) -> int | None:
+    """VRAM of those of NVML's running processes that are ours; None if it lists none of them."""
+    ours = [process.usedGpuMemory for process in running if process.pid in processes]
+    known = [memory for memory in ours if memory is not None]
+    return sum(known) if known else None
 
 
 @cache

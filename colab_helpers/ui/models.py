@@ -17,9 +17,10 @@ from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError
 from colab_helpers.models.catalog import Licence, ModelEntry
-from colab_helpers.models.preload import PreloadReport, is_standin, preload, select_models
+from colab_helpers.models.choice import wants_half
+from colab_helpers.models.preload import PreloadReport, preload, select_models
 from colab_helpers.models.progress import Progress
-from colab_helpers.models.session import Runtime, models_root
+from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_presets
 from colab_helpers.ui.cells import PRELOAD_REPORT
 from colab_helpers.ui.doctor import failure_text, read_form, show, show_diagnosis
@@ -131,7 +132,7 @@ def show_models(
     """
     form = read_form(preset, overrides, models_dir, demo=demo, output_dir=output_dir, headless=headless)
     root = models_root(form.models)
-    entries = select_models(form.settings, user_models=load_presets().models)
+    entries = select_models(form.settings, user_models=load_presets().models, root=root)
     needed = Needed(form.settings, root, form.folder, form.host, entries)
     models = needed.models()
     show(form.host, models_html(models, root), models_text(models, root))
@@ -154,7 +155,8 @@ def fetch_models(
     Args:
         needed: From ``show_models``.
         accept_licences: The user accepts the licences shown.
-        convert: Make swapper and enhancer take any batch size, where that proves equal.
+        convert: Make swapper and enhancer take any batch size and, where ``half_precision`` wants it,
+            compute in float16, as far as that proves equal.
         offline: Never touch the network.
         shared_cache: A folder that outlives this machine, such as one on Drive, to copy from and to.
 
@@ -220,8 +222,9 @@ def _converted(needed: Needed) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     from colab_helpers.models.convert import prepared
 
     runtime = Runtime(needed.settings.execution_provider)
+    half = wants_half(needed.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
-    results = [prepared(path, batch=True, half=False, runtime=runtime) for path in files]
+    results = [prepared(path, batch=True, half=half, runtime=runtime) for path in files]
     made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
     return made, (*runtime.notes, *(note for result in results for note in result.notes))
 

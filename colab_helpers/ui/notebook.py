@@ -98,6 +98,7 @@ def run_batch_swap(
             models_dir=inputs.models,
             video_range=video_range,
             on_progress=line,
+            on_note=line.note,
         )
     return BatchRun(report, folder, host)
 

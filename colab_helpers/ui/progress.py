@@ -51,6 +51,13 @@ class ProgressLine:
         else:
             self._draw(progress)
 
+    def note(self, text: str) -> None:
+        """Say something on the whole run, without disturbing the bar."""
+        if self._headless:
+            print(text, flush=True)
+        else:
+            tqdm.write(text)
+
     def _report(self, progress: Progress) -> None:
         self._unprinted = progress
         if self._clock() - self._printed_at >= TEXT_INTERVAL:

@@ -15,6 +15,7 @@ from colab_helpers.batch import keys
 from colab_helpers.batch.journal import Failed, FileDone, Journal, SegmentDone, Started, read_journal
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import MissingFileError, OutputError
+from colab_helpers.faces.quality import Measured
 from colab_helpers.settings import Settings
 
 
@@ -22,9 +23,14 @@ def segment(number: int, key: str = "a", **values) -> SegmentDone:
     facts = {
         "start": 10 * number,
         "stop": 10 * number + 10,
-        "file": f"{number}.mp4",
+        "first_pts": 100 * number,
+        "last_pts": 100 * number + 90,
+        "end_pts": 100 * number + 100,
         "bytes": 7,
         "sha256": "0",
+        "encoder": "libx264",
+        "provider": "cpu",
+        "measured": Measured(faces=10),
     }
     return SegmentDone(key=key, number=number, **(facts | values))
 
@@ -43,9 +49,9 @@ def write(path: Path, *entries) -> None:
 def test_entries_come_back_in_order(tmp_path):
     path = tmp_path / "work" / "journal.jsonl"
     written = [
-        Started(key="a", target="t.mp4", pid=3),
+        Started(key="a", run="r", target="t.mp4", pid=3),
         segment(0),
-        segment(1, faces=4, notes=("ü\n",)),
+        segment(1, measured=Measured(spans=[(10, 12)]), notes=("ü\n",)),
         done(),
     ]
     write(path, *written[:2])
@@ -74,13 +80,26 @@ def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path):
 
 def test_interruptions_count_until_there_is_progress(tmp_path):
     path = tmp_path / "j"
-    start, other = Started(key="a", target="t", pid=1), Started(key="b", target="u", pid=1)
-    write(path, start, other, start)
-    assert read_journal(path).interruptions("a") == 2
+    start = Started(key="a", run="r", target="t", pid=1)
+    write(path, start, start.model_copy(update={"key": "b"}), start)
+    assert read_journal(path).interruptions("a", "r") == 2
     write(path, segment(0), start)
-    assert read_journal(path).interruptions("a") == 1
-    write(path, Failed(key="a", target="t", error="no"))
-    assert read_journal(path).interruptions("a") == 0
+    assert read_journal(path).interruptions("a", "r") == 1
+    write(path, start.model_copy(update={"run": "s"}))
+    assert read_journal(path).interruptions("a", "r") == 0
+    assert read_journal(path).interruptions("a", "s") == 1
+    write(path, Failed(key="a", run="s", report=done().report))
+    assert read_journal(path).interruptions("a", "s") == 0
+
+
+def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path):
+    path = tmp_path / "j"
+    failed = Failed(key="a", run="r", report=done().report.model_copy(update={"error": "it broke"}))
+    write(path, Started(key="a", run="r", target="t", pid=1), failed)
+    assert read_journal(path).failure("a", "r").report.error == "it broke"
+    assert read_journal(path).failure("a", "s") is None
+    write(path, Started(key="a", run="s", target="t", pid=1))
+    assert read_journal(path).failure("a", "r") is None
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch.journal import JOURNAL_NAME, Journal
+from colab_helpers.batch.journal import Journal, SegmentDone
+from colab_helpers.batch.names import JOURNAL_NAME
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import OutputError
@@ -38,7 +39,9 @@ def batch(
     photo: Path, folder: Path, tmp_path: Path, constant_models: Path, consent: str
 ) -> Callable[..., Any]:
     def run(**options: Any) -> BatchReport:
-        given: dict[str, Any] = {"consent": consent, "settings": SETTINGS, "models_dir": constant_models}
+        given: dict[str, Any] = {
+            "consent": consent, "settings": SETTINGS, "models_dir": constant_models, "in_process": True
+        }  # fmt: skip
         out = options.pop("out", tmp_path / "out")
         return run_batch(options.pop("sources", [photo]), [folder], out, **(given | options))
 
@@ -120,17 +123,23 @@ def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path: Pat
     batch()
     path = tmp_path / "out" / JOURNAL_NAME
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + lines[1][:40] + b"\n" + lines[2] + b"torn")
+    second = [line for line in lines if b'"event":"done"' in line][1]
+    path.write_bytes(b"".join(lines).replace(second, second[:40] + b"\n") + b"torn")
     report = batch()
     assert kept(report) == ["a", "c"]
     assert "2 damaged line(s) of the journal were ignored" in report.notes
 
 
 def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OutputError("the journal cannot be written to (No space left on device)")
+    genuine = Journal.append
+
+    def full(self: Journal, entry: Any) -> None:
+        if not isinstance(entry, SegmentDone):
+            raise OutputError("the journal cannot be written to (No space left on device)")
+        genuine(self, entry)
 
     monkeypatch.setattr(Journal, "append", full)
-    report = batch()
+    report = batch(settings=SETTINGS.with_overrides(output_wait=0.0))
     assert report.ok
+    assert "would go unnoticed" in report.files[0].fallbacks[0]
     assert all("a later run will do this file again" in file.fallbacks[-1] for file in report.files)

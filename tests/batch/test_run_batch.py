@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from colab_helpers.api import run_batch, swap_image, swap_video
 from colab_helpers.batch import runner
+from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ConsentError, MissingFileError, ModelError, OutputError, UsageError
 from colab_helpers.media.images import read_image, to_data_url
@@ -29,7 +30,7 @@ def batch(photo: Path, tmp_path: Path, constant_models: Path, consent: str) -> C
 
     def run(*targets: Path, **options: Any) -> BatchReport:
         given = {"consent": consent, "settings": SETTINGS, "models_dir": constant_models, **options}
-        return run_batch([photo], targets, tmp_path / "out", **given)
+        return run_batch([photo], targets, tmp_path / "out", in_process=True, **given)
 
     return run
 
@@ -81,7 +82,9 @@ def test_bad_files_fail_with_their_own_message_and_the_good_ones_are_done(
         "first.mp4",
         "journal.jsonl",
         "last.mp4",
+        "report.html",
         "report.json",
+        "samples.jsonl",
         "status.json",
     ]
 
@@ -183,7 +186,7 @@ def test_a_missing_source_is_told_before_any_work(
 def test_one_batch_per_folder(batch: Callable[..., BatchReport], tmp_path: Path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / runner.LOCK_NAME), pytest.raises(UsageError, match="another run"):
+    with FileLock(tmp_path / "out" / LOCK_NAME), pytest.raises(UsageError, match="another run"):
         batch(target)
     assert batch(target).ok
 
@@ -225,7 +228,9 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.mp4",
         "journal.jsonl",
+        "report.html",
         "report.json",
+        "samples.jsonl",
         "status.json",
     ]
 
@@ -250,7 +255,9 @@ def test_kept_frames_of_a_failed_file_are_removed(
     assert "no more" in (report.files[0].error or "")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "journal.jsonl",
+        "report.html",
         "report.json",
+        "samples.jsonl",
         "status.json",
     }
     assert batch(target, settings=settings).ok

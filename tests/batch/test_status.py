@@ -16,9 +16,10 @@ import pytest
 
 from colab_helpers.__main__ import main
 from colab_helpers.api import run_batch
+from colab_helpers.batch.names import STATUS_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.status import SILENCE, STATUS_NAME, BatchStatus, StatusWriter, read_status
+from colab_helpers.batch.status import SILENCE, BatchStatus, StatusWriter, read_status
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.progress import Progress
 from colab_helpers.settings import load_settings
@@ -31,7 +32,7 @@ SETTINGS = load_settings("balanced", output_video_encoder="libx264", execution_p
 def batch(photo: Path, tmp_path: Path, constant_models: Path, consent: str) -> Callable[..., BatchReport]:
     def run(*targets: Path, **options: Any) -> BatchReport:
         given = {"consent": consent, "settings": SETTINGS, "models_dir": constant_models, **options}
-        return run_batch([photo], targets, tmp_path / "out", **given)
+        return run_batch([photo], targets, tmp_path / "out", in_process=True, **given)
 
     return run
 
@@ -80,7 +81,7 @@ def test_a_stopped_batch_says_cancelled(batch, tmp_path: Path) -> None:
     assert (status.state, [file.state for file in status.files]) == ("cancelled", ["done", "cancelled"])
 
 
-def test_it_is_written_once_a_second_and_at_every_change_of_state(tmp_path: Path) -> None:
+def test_it_is_written_twice_a_second_and_at_every_change_of_state(tmp_path: Path) -> None:
     now = [0.0]
     writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), clock=lambda: now[0])
     frames = []
@@ -88,7 +89,7 @@ def test_it_is_written_once_a_second_and_at_every_change_of_state(tmp_path: Path
         now[0] += 0.1
         writer.progress(progress(frame))
         frames.append(read_status(tmp_path).files[0].frame)
-    assert 4 <= len(set(frames)) <= 6
+    assert 9 <= len(set(frames)) <= 11
     writer.file(0, FileReport(source=[], target="a.mp4", status="done", frames_out=100))
     assert read_status(tmp_path).files[0].state == "done"
     writer.progress(progress(1, file=1))

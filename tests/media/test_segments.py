@@ -594,7 +594,7 @@ def test_the_segmented_result_is_the_unsegmented_one(tmp_path: Path, seed: int) 
         pieces = [frame[4] for one in segments for frame in shown(read_frames(probe(one.path)))]
         joined = join_segments(segments, info, tmp_path / f"joined{suffix}", choice=choice)
         result = probe(tmp_path / f"joined{suffix}")
-        assert list((tmp_path / "work").iterdir()) == []
+        assert sorted((tmp_path / "work").iterdir()) == [one.path for one in segments]
         found, wanted = shown(read_frames(result)), shown(read_frames(whole))
         assert [frame[:3] for frame in found] == [frame[:3] for frame in wanted]
         if suffix != ".mkv":
@@ -914,23 +914,6 @@ def test_a_stop_while_joining_leaves_the_segments(
 
     monkeypatch.setattr(ResultFile, "put", stop)
     assert_refused(parts, tmp_path, KeyboardInterrupt, "")
-
-
-def test_segments_that_cannot_be_removed_are_a_note(
-    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    info, segments = parts
-    genuine = Path.unlink
-
-    def unlink(self: Path, missing_ok: bool = False) -> None:
-        if self == segments[1].path:
-            raise PermissionError(13, "Permission denied")
-        genuine(self, missing_ok)
-
-    monkeypatch.setattr(Path, "unlink", unlink)
-    joined = join_segments(segments, info, tmp_path / "x.mp4", choice=LOSSY)
-    assert [one.path.exists() for one in segments] == [False, True, False]
-    assert any("000001.nut could not be removed" in note for note in joined.notes)
 
 
 FULL_DISK = """

@@ -19,23 +19,14 @@ from colab_helpers.demo.standins import enhancer, load_weights
 from colab_helpers.demo.standins import swapper as standin_swapper
 from colab_helpers.errors import ModelError, OutputError
 from colab_helpers.models import convert
-from colab_helpers.models.convert import (
-    NEARLY_SAME,
-    SAME,
-    Conversion,
-    Limits,
-    Parity,
-    Prepared,
-    compare,
-    prepared,
-    sample_inputs,
-)
+from colab_helpers.models.conversions import Conversion, Limits, Parity, place_of
+from colab_helpers.models.convert import NEARLY_SAME, SAME, Prepared, compare, prepared, sample_inputs
 from colab_helpers.models.emap import emap_path
 from colab_helpers.models.session import Network, Runtime
 from tests.models.graphs import half_graph, net, small_inswapper
 
 CPU = Runtime("cpu", threads=1)
-PLACE = convert._place(CPU)
+PLACE = place_of(CPU)
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = Parity(mean=0.001, max=0.01, spread=30.0, samples=2, limits=SAME)
 
@@ -267,7 +258,7 @@ def test_other_place_checks_the_same_file(
     swapper: Path, made: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = make(swapper)
-    monkeypatch.setattr(convert, "_place", lambda _: "cuda, Tesla T4, onnxruntime 1.26")
+    monkeypatch.setattr(convert, "place_of", lambda _: "cuda, Tesla T4, onnxruntime 1.26")
     there = make(swapper)
     assert there == here
     assert made == ["make batch", "check batch", "check batch"]

@@ -14,7 +14,7 @@ import pytest
 
 from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.faces import engine
-from colab_helpers.models.pool import LoadedModel, SessionPool
+from colab_helpers.models.pool import LoadedModel, SessionPool, Slot
 from colab_helpers.models.session import Runtime, create_session
 
 MEGABYTE = 1_000_000
@@ -114,6 +114,23 @@ def test_the_least_recently_used_leaves(file) -> None:
     for net in (a, b, c, a, d):
         net.run(None, 1)
     assert [model.name for model in pool.loaded] == ["c", "a", "d"]
+
+
+def test_nothing_holds_a_session_once_its_call_is_over(file, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(1000 * MEGABYTE)
+    pool = pool_on(card, 400 * MEGABYTE)
+    (net,) = sessions(pool, card, file, "a")
+    left: list[int] = []
+
+    def unloaded(slot: Slot, _needed: int) -> bool:
+        """What another thread may do as soon as the call is over, before its function has returned."""
+        pool._unload(slot)
+        left.append(card.taken)
+        return True
+
+    monkeypatch.setattr(pool, "_make_room", unloaded)
+    assert net.run(None, 1) == 2
+    assert left == [0, 0]  # before loading and after the call
 
 
 def test_several_threads_share_a_budget_for_two(file) -> None:
@@ -248,5 +265,6 @@ def test_the_gpus_pool_takes_what_is_free_but_a_reserve(monkeypatch: pytest.Monk
     pool = engine.gpu_pool(wait=5.0)
     assert pool.budget == (13 << 30) - (512 << 20)
     assert (pool.used(), pool.free(), pool.wait) == (2 << 30, 13 << 30, 5.0)
+    assert pool.ceiling == (15 << 30) - (512 << 20)
     monkeypatch.setattr(engine, "gpu_memory", lambda: None)
     assert engine.gpu_pool() is None

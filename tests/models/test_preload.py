@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from colab_helpers.errors import LicenceError, ModelError
@@ -10,6 +11,8 @@ from colab_helpers.models.preload import PreloadReport, preload, preview, select
 from colab_helpers.models.session import STANDIN_KEY
 from colab_helpers.settings import Settings
 from tests.models.conftest import BODY, QUICK, assert_right, sha256
+from tests.models.graphs import small_inswapper
+from tests.models.pretend import pretend_gpu
 from tests.models.server import FaultServer
 
 ROLES = {
@@ -127,3 +130,50 @@ def test_preview_of_the_shipped_catalogue(tmp_path: Path) -> None:
     assert list(found.missing) == NAMES
     assert found.bytes_missing == 16_923_827 + 174_383_860 + 555_303_150 + 340_299_087
     assert "InsightFace" in found.licences
+
+
+# --- files that are there without being in the catalogue ----------------------------------------------
+
+
+def own_swapper(folder: Path) -> Settings:
+    (folder / "my_swapper.onnx").write_bytes(BODY)
+    return Settings(swapper_model="my_swapper", frame_processors=("face_swapper",))
+
+
+def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path, models: dict[str, Any]) -> None:
+    settings = own_swapper(tmp_path)
+    report = preload(settings, models_dir=tmp_path, user_models=models, limits=QUICK)
+    own = report.files[-1]
+    assert (own.name, own.role, own.source, own.sha256) == ("my_swapper", "swapper", "present", sha256(BODY))
+    assert (own.licence, own.origin) == ("your own file", "")
+    assert report.notes == (
+        "my_swapper: not in the catalogue; the file that is there is used, its origin and licence are "
+        "not known",
+    )
+    assert_right(tmp_path, BODY, "my_swapper")
+    found = preview(settings, models_dir=tmp_path, user_models=models)
+    assert "my_swapper" in found.present
+    assert "Whatever the maker of the weights forbids" in found.licences
+
+
+def test_a_name_that_is_neither_there_nor_known_is_refused(tmp_path: Path, models: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="my_swapper"):
+        preload(Settings(swapper_model="my_swapper"), models_dir=tmp_path, user_models=models, limits=QUICK)
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", ["auto", "cpu"])
+def test_models_are_made_to_fit_a_gpu(
+    tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    pretend_gpu(monkeypatch)
+    settings = Settings(
+        swapper_model="my_swapper", frame_processors=("face_swapper",), execution_provider=provider
+    )
+    onnx.save(small_inswapper(), tmp_path / "my_swapper.onnx")
+    report = preload(settings, models_dir=tmp_path, user_models=models, limits=QUICK)
+    made = list((tmp_path / "converted").glob("my_swapper-batch-half-*.onnx"))
+    assert len(made) == (provider == "auto")
+    assert any("compared on this GPU, once" in note for note in report.notes) == (provider == "auto")

@@ -78,6 +78,22 @@ def test_the_models_of_a_demo_are_converted_when_asked(standins, tmp_path):
     assert onnx.load(converted).graph.input[0].type.tensor_type.shape.dim[0].dim_param
 
 
+def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(standins, tmp_path):
+    models = Path(shutil.copytree(standins, tmp_path / "models"))
+    (models / "inswapper_128.onnx").rename(models / "mine.onnx")
+    own = {"swapper_model": "mine", "frame_processors": ["face_swapper"], "half_precision": True}
+    wanted = needed(tmp_path, overrides=own)
+    swapper = wanted.models()[-1]
+    assert (swapper.name, swapper.role, swapper.state) == ("mine", "swapper", "stand-in")
+    result = fetch_models(wanted, convert=True)
+    assert result.ok
+    (made,) = result.converted
+    assert made.name.startswith("mine-batch-half-")
+    assert f"a run loads {made.name}" in next(
+        check.detail for check in result.diagnosis.checks if check.name == "model mine"
+    )
+
+
 def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_1(tmp_path, capfd):
     models = tmp_path / "models"
     assert run(tmp_path / "run", f"models_dir={models}") == 1

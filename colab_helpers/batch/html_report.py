@@ -1,0 +1,264 @@
+"""The report of a run as one page: no script, no other file, nothing from the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.batch.html_charts import charts_html
+from colab_helpers.batch.html_files import files_html, overview_html
+from colab_helpers.batch.html_parts import STYLE, bullets, duration, facts_table, memory, size, text
+from colab_helpers.batch.report import BatchReport, FileReport, write_text
+from colab_helpers.resources.samples import Sample
+from colab_helpers.settings import Settings, field_help
+from colab_helpers.svg import number
+
+_MAX_NAMES = 5
+# Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
+_SOUND_DIFFERENCE = 0.1
+
+
+class _Words:
+    """Everything this part of the page says, apart from what the report itself holds."""
+
+    TITLE = "Batch report"
+    STATE_ALL, STATE_SOME = "all {total} done", "{succeeded} of {total} done"
+    NO_FILES = "no files"
+    RUN, BEGAN, ENDED, WRITTEN, CONSENT = "Run", "Began", "Last sample", "Report written", "Consent"
+    MACHINE, GPU, NO_GPU, SOFTWARE = "Machine", "GPU", "none", "Software"
+    CORES = "{cpus} processor cores, {memory} RAM"
+    COLAB = "on Google Colab"
+    NUMBERS, CHARTS, OVERVIEW, EACH = "In numbers", "Over time", "Files", "Each file"
+    NO_SAMPLES = "No figures over time were kept of this run."
+    NOTES, MODELS, SETTINGS = "Notes and fall-backs of the whole run", "Models", "Settings"
+    STANDIN, REAL = "stand-in: knows the demo's rendered people only", "network as published"
+    TILE_FILES, TILE_SUCCESS, TILE_SIZE = "files", "succeeded", "size of all results"
+    TILE_FAILED, TILE_SKIPPED = "failed", "skipped"
+    TILE_TIME, TILE_SPEED = "time", "frames/s over all"
+    TILE_MEMORY, TILE_RESTARTS = "memory warnings", "restarts"
+    SETTING, VALUE, DEFAULT, MEANING = "Setting", "Value", "Default", "What it does"
+    CHANGED = "{changed} of {total} differ from the defaults"
+    AND_MORE = "and {count} more"
+    FAILED, SKIPPED = "Failed ({count} of {total})", "Skipped ({count})"
+    STANDINS_USED = "Stand-in models were used; they know the demo's rendered people only: this was a trial"
+    MEMORY_SHORT = "RAM ran short (more than 85 % in use), {count} time(s)"
+    RESTARTED = "The worker process died and was started again, {count} time(s)"
+    FACELESS = "No face was changed in any frame"
+    FRAMES_LOST = "Frames went in that did not come out"
+    RETIMED = "Frames are not shown exactly when the target's are"
+    SOUND_DIFFERS = "Picture and sound differ in length by more than 0.1 s"
+    ON_CPU = "There is a GPU, but the networks ran on the CPU"
+
+
+def write_html_report(report: BatchReport, samples: Sequence[Sample], path: Path) -> None:
+    """Write the page: to a temporary file first, then renamed.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    write_text(path, html_report(report, samples))
+
+
+def html_report(
+    report: BatchReport,
+    samples: Sequence[Sample],
+    *,
+    now: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """The whole page.
+
+    Args:
+        report: What a run returned. Files that are no longer where it says go without a picture.
+        samples: Of the run, in the order of time; may be empty.
+        now: When the report was written, in seconds since 1970; by default now.
+        clock: Seconds that only grow, for the time that pictures may take.
+
+    Returns:
+        HTML that needs no other file.
+    """
+    sections = [
+        _heading(report),
+        _warnings(report),
+        _about(report, samples, time.time() if now is None else now),
+        _section(_Words.NUMBERS, _tiles(report)),
+        _section(_Words.CHARTS, charts_html(samples) or f'<p class="soft">{_Words.NO_SAMPLES}</p>'),
+        _section(_Words.OVERVIEW, overview_html(report.files)),
+        _section(_Words.EACH, files_html(report.files, clock=clock)),
+        _section(_Words.NOTES, bullets(report.notes)),
+        _section(_Words.MODELS, _models(report)),
+        _section(_Words.SETTINGS, _settings(report.settings)),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_Words.TITLE}: {text(_state(report))}</title>\n"
+        f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n"
+        + "\n".join(filter(None, sections))
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{title}</h2>\n{content}" if content else ""
+
+
+def _state(report: BatchReport) -> str:
+    summary = report.summary
+    if not summary.total:
+        return _Words.NO_FILES
+    form = _Words.STATE_ALL if report.ok else _Words.STATE_SOME
+    return form.format(succeeded=summary.succeeded, total=summary.total)
+
+
+def _heading(report: BatchReport) -> str:
+    summary = report.summary
+    mood = "good" if report.ok else "warn" if summary.succeeded else "bad"
+    return f'<h1>{_Words.TITLE} <span class="badge {mood}">{text(_state(report))}</span></h1>'
+
+
+def _warnings(report: BatchReport) -> str:
+    lines = [*_run_warnings(report), *_file_warnings(report)]
+    return bullets(lines, kind="warnings")
+
+
+def _run_warnings(report: BatchReport) -> list[str]:
+    summary, words = report.summary, _Words
+    failed = [file for file in report.files if file.status == "failed"]
+    skipped = [file for file in report.files if file.status == "skipped"]
+    lines = []
+    if failed:
+        head = words.FAILED.format(count=len(failed), total=summary.total)
+        lines.append(f"{head}: {_names(failed)}")
+    if skipped:
+        lines.append(f"{words.SKIPPED.format(count=len(skipped))}: {_names(skipped)}")
+    if any(model.standin for model in report.models):
+        lines.append(words.STANDINS_USED)
+    if summary.memory_warnings:
+        lines.append(words.MEMORY_SHORT.format(count=summary.memory_warnings))
+    if summary.restarts:
+        lines.append(words.RESTARTED.format(count=summary.restarts))
+    return lines
+
+
+def _file_warnings(report: BatchReport) -> list[str]:
+    retimed = report.settings.get("keep_fps") is False
+    gpu = bool(report.machine.get("gpu"))
+    signs: dict[str, Callable[[FileReport], bool]] = {
+        _Words.FACELESS: lambda file: file.faces_swapped == 0,
+        _Words.FRAMES_LOST: lambda file: file.frames_in != file.frames_out and not retimed,
+        _Words.RETIMED: lambda file: file.times_kept is False and not retimed,
+        _Words.SOUND_DIFFERS: lambda file: abs(_sound_difference(file)) > _SOUND_DIFFERENCE,
+        _Words.ON_CPU: lambda file: gpu and file.provider == "cpu",
+    }
+    done = [file for file in report.files if file.status == "done"]
+    found = {line: [file for file in done if sign(file)] for line, sign in signs.items()}
+    return [f"{line}: {_names(files)}" for line, files in found.items() if files]
+
+
+def _sound_difference(file: FileReport) -> float:
+    """Seconds by which the sound is longer than the picture; 0 without either."""
+    if not file.audio_seconds or not file.video_seconds:
+        return 0.0
+    return file.audio_seconds - file.video_seconds
+
+
+def _names(files: Sequence[FileReport]) -> str:
+    names = [Path(file.target).name for file in files]
+    more = [_Words.AND_MORE.format(count=len(names) - _MAX_NAMES)] if len(names) > _MAX_NAMES else []
+    return ", ".join([*names[:_MAX_NAMES], *more])
+
+
+def _about(report: BatchReport, samples: Sequence[Sample], now: float) -> str:
+    machine, words = report.machine, _Words
+    gpu = machine.get("gpu")
+    hardware = words.CORES.format(
+        cpus=machine.get("cpus", "?"), memory=memory(machine.get("memory_total", 0))
+    )
+    system = [machine.get("system"), f"Python {machine['python']}" if machine.get("python") else None]
+    colab = words.COLAB if machine.get("on_colab") else None
+    return facts_table(
+        [
+            (words.RUN, text(report.run)),
+            (words.BEGAN, _date(samples[0].time) if samples else None),
+            (words.ENDED, _date(samples[-1].time) if samples else None),
+            (words.WRITTEN, _date(now)),
+            (words.CONSENT, text(report.consent)),
+            (words.MACHINE, text(hardware) if machine else None),
+            (words.GPU, text(_gpu(gpu) if gpu else words.NO_GPU)),
+            (words.SOFTWARE, text(", ".join(filter(None, [*system, colab])))),
+        ]
+    )
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    parts = [gpu.get("name", "?"), memory(gpu.get("memory_total", 0)), f"driver {gpu.get('driver', '?')}"]
+    return ", ".join(parts)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def _tiles(report: BatchReport) -> str:
+    summary, words = report.summary, _Words
+    frames = sum(file.frames_out for file in report.files)
+    tiles = [
+        (words.TILE_FILES, str(summary.total)),
+        (words.TILE_SUCCESS, f"{summary.succeeded} ({100 * summary.success_rate:.0f} %)"),
+        (words.TILE_FAILED, str(summary.failed)),
+        (words.TILE_SKIPPED, str(summary.skipped)),
+        (words.TILE_SIZE, size(summary.bytes)),
+        (words.TILE_TIME, duration(summary.seconds)),
+        (words.TILE_SPEED, number(frames / summary.seconds) if summary.seconds else "–"),
+        (words.TILE_MEMORY, str(summary.memory_warnings)),
+        (words.TILE_RESTARTS, str(summary.restarts)),
+    ]
+    return f'<dl class="tiles">{"".join(f"<div><dt>{n}</dt><dd>{v}</dd></div>" for n, v in tiles)}</dl>'
+
+
+def _models(report: BatchReport) -> str:
+    rows = [
+        (text(model.name), f"{_model_kind(standin=model.standin)}<br>{text(model.path)}")
+        for model in report.models
+    ]
+    return facts_table(rows) if rows else ""
+
+
+def _model_kind(*, standin: bool) -> str:
+    return f'<strong class="warn">{text(_Words.STANDIN)}</strong>' if standin else _Words.REAL
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    """All settings, those that differ from the defaults first."""
+    if not settings:
+        return ""
+    defaults = Settings().model_dump(mode="json")
+    changed = [name for name, value in settings.items() if name in defaults and value != defaults[name]]
+    names = [*changed, *(name for name in settings if name not in changed)]
+    words = _Words
+    heads = (words.SETTING, words.VALUE, words.DEFAULT, words.MEANING)
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    rows = "".join(_setting(name, settings[name], defaults, differs=name in changed) for name in names)
+    title = words.CHANGED.format(changed=len(changed), total=len(settings))
+    return (
+        f"<details><summary>{text(title)}</summary>"
+        f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div></details>'
+    )
+
+
+def _setting(name: str, value: object, defaults: dict[str, Any], *, differs: bool) -> str:
+    shown = f"<strong>{_plain(value)}</strong>" if differs else _plain(value)
+    known = name in defaults
+    default, meaning = (_plain(defaults[name]), text(field_help(name))) if known else ("–", "")
+    return f"<tr><td>{text(name)}</td><td>{shown}</td><td>{default}</td><td>{meaning}</td></tr>"
+
+
+def _plain(value: object) -> str:
+    """A setting's value as it would be written on the command line."""
+    if isinstance(value, list | tuple):
+        return text(", ".join(map(str, value)))
+    return text(str(value).lower() if isinstance(value, bool) else value)

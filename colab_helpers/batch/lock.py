@@ -1,0 +1,81 @@
+"""One batch at a time in a folder."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from colab_helpers.batch.names import LOCK_NAME
+from colab_helpers.batch.status import read_status
+from colab_helpers.errors import MissingFileError, OutputError, UsageError
+
+
+class FolderBusyError(UsageError):
+    """Another batch works in the folder."""
+
+
+@contextmanager
+def folder_lock(output_dir: Path, lock_dir: Path | None = None) -> Iterator[None]:
+    """Hold a folder against a second batch.
+
+    Args:
+        output_dir: The folder; made if missing.
+        lock_dir: Where the lock lies; mounted drives know no locks, so theirs lies on a local disk.
+
+    Raises:
+        FolderBusyError: Another batch works in it, on this machine or, as its status tells, on another.
+        OutputError: The folder cannot be made or written to.
+    """
+    path = (lock_dir or output_dir) / LOCK_NAME
+    lock = FileLock(path, timeout=0)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise FolderBusyError(
+            f"another run is working in this folder{holder(output_dir)}",
+            where=str(output_dir),
+            remedy="wait for it, stop it with 'python -m colab_helpers stop', or choose another folder",
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"the output folder cannot be written to ({error.strerror or error})",
+            where=str(output_dir),
+            remedy="choose another output folder",
+        ) from error
+    try:
+        _check_elsewhere(output_dir)
+        yield
+    finally:
+        # While it is held: removed later, it might already be another's.
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(output_dir: Path) -> str:
+    """Who works in a folder, as its status tells, to be put behind a sentence; empty if it does not."""
+    try:
+        status = read_status(output_dir)
+    except (MissingFileError, UsageError):
+        return ""
+    since = time.strftime("%H:%M", time.localtime(status.started))
+    return f" (process {status.pid} on {status.host}, since {since})"
+
+
+def _check_elsewhere(output_dir: Path) -> None:
+    try:
+        status = read_status(output_dir)
+    except (MissingFileError, UsageError):
+        return
+    if status.host != socket.gethostname() and status.alive():
+        raise FolderBusyError(
+            f"another machine is working in this folder{holder(output_dir)}",
+            where=str(output_dir),
+            remedy="wait until it has been silent for half a minute, or choose another output folder",
+        )

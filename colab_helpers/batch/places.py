@@ -1,0 +1,197 @@
+"""Copying between a local disk and a mounted one, such as Google Drive, that may be slow, full or gone.
+
+Video is never decoded from or encoded to a mounted drive: files are copied whole, compared by their
+SHA-256, and only then get their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from colab_helpers.batch.names import WORK_NAME
+from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
+from colab_helpers.files import sha256_of
+from colab_helpers.media.writer import unwritable
+
+T = TypeVar("T")
+
+_CHUNK = 4 << 20
+_LOOK_EVERY = 2.0
+# File systems that programs or other machines stand behind.
+_REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
+
+
+def is_remote(folder: Path) -> bool:
+    """Whether a folder lies on a mounted drive rather than on a disk of this machine."""
+    folder = folder.expanduser().absolute()
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    home = next((mounts[place] for place in (folder, *folder.parents) if place in mounts), "")
+    # Container file systems are local, whatever they are made with.
+    return home.startswith(_REMOTE) and home not in ("fuse.overlayfs", "fuseblk")
+
+
+@dataclass(frozen=True)
+class WorkPlaces:
+    """Where the unfinished work of a batch lies.
+
+    Attributes:
+        local: Folder on a local disk; segments are written here.
+        mirror: Folder beside the results that gets a copy of each segment, because the local disk may be
+            gone tomorrow; None where ``local`` is beside the results already.
+    """
+
+    local: Path
+    mirror: Path | None
+
+    @classmethod
+    def of(cls, output_dir: Path, work_dir: Path | None = None) -> WorkPlaces:
+        """The same places for the same folders, so that a later run finds them.
+
+        Args:
+            output_dir: Folder of the results.
+            work_dir: A folder on a local disk to work in; by default the system's folder for temporary
+                files if the results go to a mounted drive, else a folder beside them.
+        """
+        beside = output_dir / WORK_NAME
+        if work_dir is None and not is_remote(output_dir):
+            return cls(beside, None)
+        name = hashlib.sha256(str(output_dir.expanduser().absolute()).encode()).hexdigest()[:16]
+        return cls((work_dir or Path(tempfile.gettempdir())) / "colab_helpers" / name, beside)
+
+    def tidy(self) -> None:
+        """Remove what is there only for unfinished work, if no video's segments are left."""
+        for place in (self.local, self.mirror):
+            if place is not None and place.is_dir() and not any(path.is_dir() for path in place.iterdir()):
+                remove_folder(place)
+
+
+@dataclass(eq=False)
+class Patience:
+    """Tries again while a place is full or gone.
+
+    Args:
+        longest: Seconds after which it gives up (setting ``output_wait``).
+        tell: Called with what is waited for, and with None when it goes on; may raise to give up.
+        sleep: Waits for some seconds.
+        clock: Seconds that only grow.
+    """
+
+    longest: float
+    tell: Callable[[str | None], None] = lambda _what: None
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+    def attempt(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns, once it no longer raises an OutputError.
+
+        Raises:
+            OutputError: It still does after the longest wait.
+        """
+        started = self.clock()
+        while True:
+            try:
+                result = action()
+            except OutputError as error:
+                if self.clock() - started >= self.longest:
+                    raise
+                self.tell(f"waiting for room or access: {error}")
+                self.sleep(_LOOK_EVERY)
+            else:
+                self.tell(None)
+                return result
+
+
+def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
+    """Copy a file to where it may get lost, read it back, and only then give it its name.
+
+    Args:
+        source: A complete file.
+        target: Where it goes; an older file is replaced. Missing folders are made.
+        beat: Called every few megabytes; may raise to give up.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        OutputError: The place is full or gone, or does not give back what was written; nothing is left.
+    """
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = _copy(source, partial, beat)
+        if sha256_of(partial, on_chunk=beat) != digest:
+            raise OutputError(
+                "the copy is not what was written", where=str(target), remedy="check the disk or the mount"
+            )
+        partial.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise error if isinstance(error, ColabHelpersError) else unwritable(target, error) from error
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    return digest
+
+
+def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
+    """Copy a file to the local disk; what is there already in full is not copied again.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        MissingFileError: The source cannot be read.
+        OutputError: The local disk is full.
+    """
+    try:
+        found = source.stat()
+        same = target.is_file() and target.stat().st_size == found.st_size
+        if same and target.stat().st_mtime_ns == found.st_mtime_ns:
+            return sha256_of(target, on_chunk=beat)
+    except OSError as error:
+        raise MissingFileError(
+            f"the file cannot be read ({error.strerror or error})",
+            where=str(source),
+            remedy="check the path; on Drive, mount it again",
+        ) from error
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = _copy(source, partial, beat)
+        os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
+        partial.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise unwritable(target, error) from error
+    return digest
+
+
+def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with source.open("rb") as reading, target.open("wb") as writing:
+        while chunk := reading.read(_CHUNK):
+            digest.update(chunk)
+            writing.write(chunk)
+            beat()
+        writing.flush()
+        os.fsync(writing.fileno())
+    return digest.hexdigest()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it; one that is not there is fine."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""Pictures of a result: the same moment before and after, small enough to stand inside a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.container
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from colab_helpers.errors import MediaError
+from colab_helpers.media.images import read_image
+from colab_helpers.media.probe import is_image, probe
+
+Image = npt.NDArray[np.uint8]
+
+HEIGHT = 200
+"""Height of a picture in a page, in pixels; keeps one near 10 kB."""
+MOMENTS = (0.5, 0.25, 0.75, 0.1, 0.9)
+"""Where in a video to look for a telling frame, as shares of its length."""
+JPEG_QUALITY = 85
+# Time stamps of the two files may differ by a container's rounding (Matroska counts milliseconds).
+_SAME_TIME = 0.002
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same moment of a target and of its result; ``(H, W, 3)`` uint8 BGR."""
+
+    before: Image
+    after: Image
+
+    @property
+    def change(self) -> float:
+        """How much was changed: mean absolute difference in grey levels."""
+        if self.before.shape != self.after.shape:
+            return 0.0
+        return float(np.mean(cv2.absdiff(self.before, self.after)))
+
+
+def telling_pair(target: Path, output: Path) -> Pair:
+    """The moment, of a few, at which most was changed: likely one with a face.
+
+    Raises:
+        MediaError: One of the files cannot be read.
+    """
+    pairs = _image_pair(target, output) if is_image(target) else _video_pairs(target, output)
+    return max(pairs, key=lambda pair: pair.change)
+
+
+def _image_pair(target: Path, output: Path) -> Iterator[Pair]:
+    yield Pair(read_image(target), read_image(output))
+
+
+def _video_pairs(target: Path, output: Path) -> Iterator[Pair]:
+    duration = float(probe(target).duration)
+    for moment in MOMENTS:
+        yield Pair(frame_at(target, moment * duration), frame_at(output, moment * duration))
+
+
+def frame_at(path: Path, seconds: float) -> Image:
+    """The frame shown at a time after the first frame, upright.
+
+    Args:
+        path: A video.
+        seconds: Time; beyond the end the last frame is taken.
+
+    Returns:
+        ``(H, W, 3)`` uint8 BGR.
+
+    Raises:
+        MediaError: The file cannot be decoded there.
+    """
+    info = probe(path)
+    wanted = float(info.start) + seconds
+    try:
+        with av.open(path) as container:
+            stream = container.streams.video[_video_number(container, info.video_index)]
+            container.seek(int(wanted / info.time_base), stream=stream)
+            frame = _first_frame_from(container.decode(stream), wanted)
+            image = frame.to_ndarray(format="bgr24")
+    except (av.FFmpegError, StopIteration) as error:
+        raise MediaError("no frame could be decoded for a picture", where=str(path)) from error
+    return np.ascontiguousarray(np.rot90(image, -info.rotation // 90))
+
+
+def _video_number(container: av.container.InputContainer, index: int) -> int:
+    """Which of the container's video streams is the one at ``index`` among all streams."""
+    return [stream.index for stream in container.streams.video].index(index)
+
+
+def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float) -> av.VideoFrame:
+    frame = next(frames)
+    for later in frames:
+        if frame.time is not None and frame.time >= wanted - _SAME_TIME:
+            break
+        frame = later
+    return frame
+
+
+def data_url(image: Image, *, height: int = HEIGHT) -> str:
+    """A picture as a JPEG ``data:`` URL, made smaller if it is higher than ``height``.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 BGR.
+        height: Greatest height in pixels.
+    """
+    scale = min(1.0, height / image.shape[0])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"

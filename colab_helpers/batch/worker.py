@@ -1,0 +1,247 @@
+"""The process that does a batch: ``python -m colab_helpers.batch.worker JOB``.
+
+It belongs to nobody: whoever started it may go, and whoever comes later reads its status. A crash, an
+out-of-memory kill or a closed browser costs the segment at work; all memory is really free afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from colab_helpers.batch.forecast import forecast
+from colab_helpers.batch.job import Job, Source
+from colab_helpers.batch.journal import Journal, read_journal
+from colab_helpers.batch.lock import FolderBusyError, folder_lock
+from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
+from colab_helpers.batch.places import Patience, WorkPlaces
+from colab_helpers.batch.protocol import (
+    BUSY,
+    RECYCLE,
+    REFUSED,
+    Refusal,
+    refusal_path,
+)
+from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.results import Digests, Results, model_digest
+from colab_helpers.batch.runner import Batch, RecycleError, Resumption, source_embedding
+from colab_helpers.batch.status import StatusWriter
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.files import sha256_of
+from colab_helpers.machine import disk_free, this_machine
+from colab_helpers.progress import ProgressCallback
+from colab_helpers.resources.recorder import Recorder
+from colab_helpers.resources.samples import SAMPLES_NAME, RunState, read_samples
+from colab_helpers.settings import Settings
+from colab_helpers.trust.consent import require_consent
+
+_CHART_POINTS = 2000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do a job; returns the exit code, see ``protocol``."""
+    parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
+    parser.add_argument("job", type=Path)
+    parser.add_argument("--cause", help="what the worker before this one died of")
+    options = parser.parse_args(argv)
+    job = Job.load(options.job)
+    with _one_stop_signal():
+        try:
+            run_job(job, cause=options.cause, recyclable=True)
+        except RecycleError as reason:
+            print(f"replaced: {reason}", flush=True)
+            return RECYCLE
+        except FolderBusyError as error:
+            Refusal.of(error).save(refusal_path(options.job))
+            return BUSY
+        except ColabHelpersError as error:
+            Refusal.of(error).save(refusal_path(options.job))
+            return REFUSED
+    return 0
+
+
+def run_job(
+    job: Job,
+    *,
+    cause: str | None = None,
+    recyclable: bool = False,
+    on_progress: ProgressCallback | None = None,
+) -> BatchReport:
+    """Do a batch in this process.
+
+    Args:
+        job: What to do.
+        cause: What the worker before this one died of, if it did.
+        recyclable: Whether the process may be replaced between two files; see ``Batch.run``.
+        on_progress: Called up to four times a second while a video runs.
+
+    Returns:
+        The report, which is also written.
+
+    Raises:
+        FolderBusyError: Another batch works in the folder.
+        RecycleError: The process is to be replaced.
+        ColabHelpersError: Nothing could be started: consent, models, sources or folders.
+    """
+    folder, settings = job.folder, Settings.model_validate(job.settings)
+    tasks = job.plan
+    consent = require_consent(
+        job.consent, [*(s.path for s in job.sources if s.path), *(t.target for t in tasks)]
+    )
+    places = WorkPlaces.of(folder, Path(job.work_dir) if job.work_dir else None)
+    with folder_lock(folder, places.local if places.mirror else None):
+        _remove_torn(folder)
+        near = places.local / STATUS_NAME if places.mirror else None
+        status = StatusWriter(folder / STATUS_NAME, tasks, near=near, run=job.run, job=job.digest)
+        if cause:
+            status.restarted(cause)
+        recorder = Recorder(
+            folder / SAMPLES_NAME, folder, run_state=lambda: _run_state(status), on_sample=status.beat
+        )
+        with recorder, _refusals_told(status), Journal(folder / JOURNAL_NAME) as journal:
+            engine = Engine.open(settings, models_dir=Path(job.models_dir) if job.models_dir else None)
+            status.tick()
+            batch = Batch(
+                engine=engine,
+                sources=[source.name for source in job.sources],
+                source=source_embedding(engine, job.sources),
+                tasks=tasks,
+                consent=consent,
+                on_progress=on_progress,
+                status=status,
+            )
+            results = Results(
+                journal,
+                read_journal(folder / JOURNAL_NAME),
+                sources=[_digest(source) for source in job.sources],
+                settings=engine.settings,
+                models={net.name: model_digest(net.path) for net in engine.networks},
+                run=job.run,
+                digests=Digests(places.local / "digests.json", beat=batch.beat),
+            )
+            batch.resumption = Resumption(
+                results=results,
+                places=places,
+                patience=Patience(longest=engine.settings.output_wait, tell=_waiting(batch, status)),
+                stop_file=folder / STOP_NAME,
+                cause=cause,
+                recyclable=recyclable,
+            )
+            _announce(batch, job, status)
+            report = batch.run()
+        _save(report, job)
+        (folder / STOP_NAME).unlink(missing_ok=True)
+        places.tidy()
+    return report
+
+
+@contextmanager
+def _refusals_told(status: StatusWriter) -> Iterator[None]:
+    """Whoever only reads the status learns why nothing was done."""
+    try:
+        yield
+    except ColabHelpersError as error:
+        status.note(str(error))
+        status.end(memory_warnings=0)
+        raise
+
+
+def _digest(source: Source) -> str:
+    return sha256_of(source.path) if source.path else source.image
+
+
+def _announce(batch: Batch, job: Job, status: StatusWriter) -> None:
+    """Say before the start what is to be done, whether there is room for it, and how long it will take."""
+    machine, tasks = this_machine(), batch.tasks
+    targets = [task.target for task in tasks]
+    size = sum(target.stat().st_size for target in targets if target.is_file())
+    free = disk_free(job.folder)
+    if not status.status.restarts:
+        status.note(
+            f"{len(tasks)} file(s), {size / 1e9:.1f} GB; {free / 1e9:.0f} GB are free. This machine could "
+            f"safely work on {machine.safe_capacity} video(s) at once; one is worked on at a time"
+        )
+        if free < 2 * size:
+            status.note(
+                f"all results may need {2 * size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: later "
+                "files may find no room"
+            )
+    if job.session_minutes or job.shortest_first:
+        found = forecast(batch.engine, batch.source, targets, beat=batch.beat)
+        batch.order = found.shortest_first(targets) if job.shortest_first else None
+        in_order = [targets[n] for n in batch.order] if batch.order else targets
+        status.note(found.line(in_order, job.session_minutes))
+
+
+def _waiting(batch: Batch, status: StatusWriter) -> Callable[[str | None], None]:
+    def tell(reason: str | None) -> None:
+        status.pause(reason)
+        batch.beat()
+
+    return tell
+
+
+def _run_state(status: StatusWriter) -> RunState:
+    now = status.status
+    running = next((file for file in now.files if file.state == "running"), None)
+    if running is None:
+        return RunState(stage=now.pause or ("loading models" if not now.provider else "between files"))
+    return RunState(
+        file=Path(running.target).name,
+        frame=running.frame,
+        fps=running.fps,
+        queues=dict(now.waiting),
+        stage=running.stage,
+    )
+
+
+def _save(report: BatchReport, job: Job) -> None:
+    """Write the report for machines, and the one for people beside it."""
+    from colab_helpers.batch.html_report import write_html_report  # not needed before the end
+
+    path = Path(job.report_path)
+    samples = read_samples(job.folder / SAMPLES_NAME, most=_CHART_POINTS)
+    try:
+        write_html_report(report, samples, path.with_name(HTML_REPORT_NAME))
+    except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
+        report.notes.append(f"{HTML_REPORT_NAME} could not be written: {type(error).__name__}: {error}")
+    report.save(path)
+
+
+def _remove_torn(folder: Path) -> None:
+    """Remove what a killed process left of files it was about to replace."""
+    for name in (STATUS_NAME, REPORT_NAME, HTML_REPORT_NAME):
+        for torn in folder.glob(f".{name}.*.part"):
+            with suppress(OSError):
+                torn.unlink()
+
+
+@contextmanager
+def _one_stop_signal() -> Iterator[None]:
+    """SIGINT or SIGTERM ends the work cleanly; more of them do not disturb the cleaning up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    # Threads of drivers and libraries may hold up a normal exit; everything is on disk already.
+    os._exit(code)

@@ -1,0 +1,128 @@
+"""Why a run is not faster: what the newest samples show, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from colab_helpers.resources.guard import WARNING_PERCENT
+from colab_helpers.resources.samples import Sample
+
+RECENT = 30.0
+"""Seconds of samples that are looked at."""
+BUSY_PERCENT = 80.0
+"""Load from which a GPU or the processors count as the limit."""
+UNUSED_PERCENT = 5.0
+"""Load up to which a GPU counts as not used for the networks."""
+# A queue before the slowest stage is hardly ever empty, one behind it hardly ever anything else, however
+# deep the queues are.
+_OFTEN = 0.5
+
+DECODE, FIND, CHANGE = "decode", "find faces", "change faces"
+"""Stages of the pipeline; each has a queue behind it."""
+
+_WORDS = {
+    "no samples": "Nothing is known yet",
+    "idle": "Idle: no file is in work",
+    "memory": "Waiting for memory: no frame was finished while RAM ran short",
+    "no frames": "No frame was finished",
+    "encode": "Encode-bound: frames wait for the video encoder",
+    "encoder busy": "Encode-bound: the GPU's video encoder is busy",
+    "decode": "Decode-bound: the networks wait for the video decoder",
+    "decoder busy": "Decode-bound: the GPU's video decoder is busy",
+    "gpu": "GPU-bound: the networks keep the GPU busy",
+    "cpu networks": "The networks run on the CPU, and the rest waits for them",
+    "fed slowly": "The networks are the limit, though the GPU is not full: its work is prepared too slowly",
+    "cpu": "CPU-bound: the processors are busy",
+    "none": "Nothing stands out as the limit",
+}
+
+
+def bottleneck(samples: Sequence[Sample]) -> str:
+    """What keeps the run from going faster, with the evidence in brackets.
+
+    Args:
+        samples: In the order of time; those of the last 30 seconds count.
+
+    Returns:
+        One sentence, such as ``GPU-bound: the networks keep the GPU busy (GPU 97 %, CPU 31 %, waiting:
+        decode 8.0, find faces 7.4, change faces 0.1).``
+    """
+    recent = [sample for sample in samples if samples[-1].time - sample.time <= RECENT]
+    if not recent:
+        return f"{_WORDS['no samples']}."
+    evidence = _evidence(recent)
+    return f"{_WORDS[_limit(recent)]} ({evidence})."
+
+
+def _limit(recent: Sequence[Sample]) -> str:
+    """Key of the sentence that fits."""
+    if not _moving(recent):
+        return _why_still(recent)
+    counted = [sample for sample in recent if sample.queues]
+    if counted:
+        return _limit_by_queues(counted)
+    return _limit_by_load(recent)
+
+
+def _moving(recent: Sequence[Sample]) -> bool:
+    """Whether frames were finished; a single sample is taken at its word."""
+    newest = recent[-1]
+    if len(recent) == 1:
+        return newest.file is not None and newest.fps > 0
+    return len({(sample.file, sample.frame) for sample in recent if sample.file is not None}) > 1
+
+
+def _why_still(recent: Sequence[Sample]) -> str:
+    if recent[-1].ram_percent > WARNING_PERCENT:
+        return "memory"
+    return "idle" if recent[-1].file is None and not recent[-1].stage else "no frames"
+
+
+def _limit_by_queues(recent: Sequence[Sample]) -> str:
+    if _waits(recent, CHANGE):
+        return "encode"
+    if not _waits(recent, DECODE) and not _waits(recent, FIND):
+        return "decode"
+    load = _mean(sample.gpu.utilisation for sample in recent if sample.gpu)
+    if load is None or load <= UNUSED_PERCENT:
+        return "cpu networks"
+    return "gpu" if load >= BUSY_PERCENT else "fed slowly"
+
+
+def _limit_by_load(recent: Sequence[Sample]) -> str:
+    gpus = [sample.gpu for sample in recent if sample.gpu]
+    loads = {
+        "encoder busy": _mean(gpu.encoder for gpu in gpus),
+        "decoder busy": _mean(gpu.decoder for gpu in gpus),
+        "gpu": _mean(gpu.utilisation for gpu in gpus),
+        "cpu": _mean(sample.cpu_percent for sample in recent),
+    }
+    return next((key for key, load in loads.items() if load is not None and load >= BUSY_PERCENT), "none")
+
+
+def _waits(recent: Sequence[Sample], stage: str) -> bool:
+    """Whether something usually waits behind a stage."""
+    return sum(sample.queues.get(stage, 0) > 0 for sample in recent) >= _OFTEN * len(recent)
+
+
+def _evidence(recent: Sequence[Sample]) -> str:
+    gpus = [sample.gpu for sample in recent if sample.gpu]
+    loads = {
+        "GPU": _mean(gpu.utilisation for gpu in gpus),
+        "encoder": _mean(gpu.encoder for gpu in gpus),
+        "CPU": _mean(sample.cpu_percent for sample in recent),
+        "RAM": _mean(sample.ram_percent for sample in recent),
+    }
+    parts = [f"{name} {load:.0f} %" for name, load in loads.items() if load is not None]
+    counted = [sample.queues for sample in recent if sample.queues]
+    names = dict.fromkeys(name for queues in counted for name in queues)
+    waiting = [f"{name} {_mean(queues.get(name, 0) for queues in counted):.1f}" for name in names]
+    parts += [f"waiting: {', '.join(waiting)}"] if waiting else []
+    parts += [recent[-1].stage] if recent[-1].stage else []
+    return ", ".join(parts)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,254 @@
+"""Notes every few seconds how machine and run stand, in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import psutil
+
+from colab_helpers.machine import disk_free, this_machine
+from colab_helpers.resources.sampler import gpu_sample, ram_used
+from colab_helpers.resources.samples import SAMPLES_NAME, GpuSample, RunState, Sample, read_samples
+
+__all__ = ["SAMPLES_NAME", "GpuSample", "Recorder", "RunState", "Sample", "read_samples"]
+
+INTERVAL = 2.0
+"""Seconds between two samples."""
+# A folder on a network that hangs must not hold up the end of a run.
+_LONGEST_GOODBYE = 5.0
+# Windows counts handles in place of file descriptors.
+_COUNT_FILES = "num_fds" if hasattr(psutil.Process, "num_fds") else "num_handles"
+
+
+class Recorder:
+    """Takes samples from its start to its end and appends each to a file, one JSON object a line.
+
+    Use it as a context manager around the work, or call ``start`` and ``close``. The first sample is taken
+    at once and the last at the end. Nothing that goes wrong here ever reaches the work: it is remembered in
+    ``problem``, and sampling goes on.
+
+    Args:
+        path: The file; what it holds already is kept.
+        folder: Where the results go, for the free space there.
+        interval: Seconds between two samples.
+        pid: The process whose figures are taken, with its children; None for this one.
+        run_state: Says where the run stands; called from the recorder's thread.
+        on_sample: Called with each sample, from the recorder's thread.
+        clock: Seconds since 1970.
+        sleep: Waits for some seconds; by default ``close`` ends the wait.
+
+    Attributes:
+        pid: May be changed while it runs, such as when a worker process is started again.
+        latest: The newest sample; None before the first.
+        problem: What went wrong last; None if nothing did.
+        cpu_seconds: Processor time that the recorder itself has used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        *,
+        interval: float = INTERVAL,
+        pid: int | None = None,
+        run_state: Callable[[], RunState] = RunState,
+        on_sample: Callable[[Sample], None] | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        self._folder, self._interval = folder, interval
+        self._run_state, self._on_sample, self._clock = run_state, on_sample, clock
+        self._stop = threading.Event()
+        self._sleep = sleep or self._stop.wait
+        self._file = _LineFile(path)
+        self._machine, self._processes = _MachineLoad(), _ProcessTree()
+        # Daemon: it may hang in a network folder, which must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self.pid = os.getpid() if pid is None else pid
+        self.latest: Sample | None = None
+        self.problem: str | None = None
+        self.cpu_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Self:
+        """Begin; the first sample is taken at once."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Take the last sample and end; returns after five seconds at the latest. May be called twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(_LONGEST_GOODBYE)
+
+    def _run(self) -> None:
+        started = time.thread_time()
+        while not self._stop.is_set():
+            self._record()
+            self.cpu_seconds = time.thread_time() - started
+            self._sleep(self._interval)
+        self._record()
+
+    def _record(self) -> None:
+        try:
+            sample = self._take()
+        except Exception as error:  # noqa: BLE001 - whatever a driver or system does, the work goes on
+            self.problem = f"a sample could not be taken: {type(error).__name__}: {error}"
+            return
+        self.latest = sample
+        try:
+            self._file.append(sample.model_dump_json().encode())
+        except OSError as error:
+            self.problem = f"samples could not always be written: {error.strerror or error}"
+        try:
+            if self._on_sample:
+                self._on_sample(sample)
+        except Exception as error:  # noqa: BLE001 - a display that fails must end neither work nor sampling
+            self.problem = f"a display of the samples failed: {type(error).__name__}: {error}"
+
+    def _take(self) -> Sample:
+        process = self._processes.read(self.pid)
+        state = self._state()
+        return Sample(
+            time=round(self._clock(), 3),
+            cpu_percent=self._machine.read(),
+            ram_used=ram_used(),
+            ram_total=this_machine().memory_total,
+            disk_free=_disk_free(self._folder),
+            gpu=gpu_sample(self._processes.pids),
+            file=state.file,
+            frame=state.frame,
+            fps=round(state.fps, 2),
+            queues=state.queues,
+            stage=state.stage,
+            **process,
+        )
+
+    def _state(self) -> RunState:
+        try:
+            return self._run_state()
+        except Exception as error:  # noqa: BLE001 - the machine's figures are worth having all the same
+            self.problem = f"the run did not say where it stands: {type(error).__name__}: {error}"
+            return RunState()
+
+
+class _LineFile:
+    """Appends whole lines to a file that it opens anew each time.
+
+    A folder may go and come back while the run goes on, and Drive uploads a file only once it is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ends_well = False
+
+    def append(self, line: bytes) -> None:
+        """Append a line; one that was cut short before, by a crash or a full disk, is ended first.
+
+        Raises:
+            OSError: It could not be written, or only in part.
+        """
+        ends_well, self._ends_well = self._ends_well, False
+        with self._path.open("ab+") as file:
+            file.write((b"" if ends_well or _ends_with_a_line(file) else b"\n") + line + b"\n")
+        self._ends_well = True
+
+
+def _ends_with_a_line(file: BinaryIO) -> bool:
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+class _MachineLoad:
+    """The load of all processors between two readings."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, float] | None = None
+
+    def read(self) -> float | None:
+        """Percent since the last call; None at the first, or if no time has passed."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # Linux counts the guests' time within user and nice already.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        before, self._before = self._before, (total, idle)
+        if before is None or total <= before[0]:
+            return None
+        busy = 1.0 - (idle - before[1]) / (total - before[0])
+        return round(100.0 * min(1.0, max(0.0, busy)), 1)
+
+
+class _ProcessTree:
+    """A process and its children; those that end between two looks are left out.
+
+    Attributes:
+        pids: The processes of the last reading.
+    """
+
+    def __init__(self) -> None:
+        self.pids: set[int] = set()
+        self._cpu: dict[psutil.Process, float] = {}
+        self._read_at = 0.0
+
+    def read(self, pid: int) -> dict[str, Any]:
+        """The process fields of a ``Sample``; empty if there is no such process."""
+        figures = {process: figure for process in _family(pid) if (figure := _figures(process)) is not None}
+        self.pids = {process.pid for process in figures}
+        cpu = self._cpu_percent({process: figure[0] for process, figure in figures.items()})
+        if not figures:
+            return {}
+        _, memory, threads, files = zip(*figures.values(), strict=True)
+        return {
+            "process_cpu": cpu,
+            "process_memory": sum(memory),
+            "threads": sum(threads),
+            "open_files": sum(files),
+        }
+
+    def _cpu_percent(self, now: dict[psutil.Process, float]) -> float | None:
+        """Percent of one core since the last call; None at the first."""
+        read_at, before = time.monotonic(), self._cpu
+        seconds, self._read_at, self._cpu = read_at - self._read_at, read_at, now
+        if not before or seconds <= 0:
+            return None
+        # A process that was not there before has used all its time since.
+        used = sum(cpu - before.get(process, 0.0) for process, cpu in now.items())
+        return round(100.0 * used / seconds, 1)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _figures(process: psutil.Process) -> tuple[float, int, int, int] | None:
+    """Processor seconds, resident bytes, threads and open files; None if it has ended meanwhile."""
+    try:
+        with process.oneshot():
+            times = process.cpu_times()
+            files = int(getattr(process, _COUNT_FILES)())
+            return times.user + times.system, process.memory_info().rss, process.num_threads(), files
+    except psutil.Error:
+        return None
+
+
+def _disk_free(folder: Path) -> int | None:
+    try:
+        return disk_free(folder)
+    except OSError:
+        return None

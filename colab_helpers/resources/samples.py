@@ -1,0 +1,135 @@
+"""What is noted of the machine and the run every few seconds, and how it is read back from its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SAMPLES_NAME = "samples.jsonl"
+# Far longer than any sample; a file that is something else altogether is read in pieces of this size.
+_LONGEST_LINE = 1 << 16
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What the run says about itself.
+
+    Attributes:
+        file: Name of the target in work; None between files.
+        frame: Frames of it written so far.
+        fps: Frames per second.
+        queues: Items that wait after each stage, by the stage's name.
+        stage: What is being done, in a word or two, such as ``frames`` or ``loading models``.
+    """
+
+    file: str | None = None
+    frame: int = 0
+    fps: float = 0.0
+    queues: dict[str, int] = field(default_factory=dict)
+    stage: str = ""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GpuSample(_Model):
+    """The first GPU at one moment; None stands for what its driver does not tell."""
+
+    utilisation: float | None = Field(None, description="Share of the time in which it computed, in percent.")
+    memory_used: int | None = Field(None, description="VRAM in use by all programs, in bytes.")
+    memory_total: int | None = Field(None, description="VRAM in all, in bytes.")
+    process_memory: int | None = Field(None, description="VRAM in use by the run's processes, in bytes.")
+    encoder: float | None = Field(None, description="Load of the video encoder, in percent.")
+    decoder: float | None = Field(None, description="Load of the video decoder, in percent.")
+    temperature: float | None = Field(None, description="Temperature in degrees Celsius.")
+    power: float | None = Field(None, description="Power drawn, in watts.")
+
+
+class Sample(_Model):
+    """Machine, process and run at one moment; None stands for what could not be read."""
+
+    time: float = Field(description="When it was taken, in seconds since 1970.")
+    cpu_percent: float | None = Field(
+        None,
+        description="Load of all the machine's processors since the sample before, 0 to 100 percent; "
+        "None in the first sample.",
+    )
+    ram_used: int = Field(description="RAM in use, of the container where it has a limit, in bytes.")
+    ram_total: int = Field(description="RAM of the machine or container, in bytes.")
+    process_memory: int | None = Field(
+        None, description="Resident memory of the run's process and its children, in bytes."
+    )
+    process_cpu: float | None = Field(
+        None,
+        description="Processor time of the same since the sample before, in percent of one core; None in "
+        "the first sample.",
+    )
+    threads: int | None = Field(None, description="Threads of the same.")
+    open_files: int | None = Field(None, description="File descriptors that the same hold open.")
+    disk_free: int | None = Field(None, description="Free space where the results go, in bytes.")
+    gpu: GpuSample | None = Field(None, description="The first GPU; None without one.")
+    file: str | None = Field(None, description="Target in work; None between files.")
+    frame: int = Field(0, description="Frames of it written so far.")
+    fps: float = Field(0.0, description="Frames per second, as the run counts them.")
+    queues: dict[str, int] = Field({}, description="Items that wait after each stage, by the stage's name.")
+    stage: str = Field("", description="What the run is doing, in a word or two.")
+
+    @property
+    def ram_percent(self) -> float:
+        """RAM in use in percent of what there is."""
+        return 100.0 * self.ram_used / self.ram_total if self.ram_total else 0.0
+
+
+def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
+    """Samples from a file of one JSON object a line, in the file's order.
+
+    Lines that are no sample are passed over: a last one cut short by a crash, or anything foreign.
+
+    Args:
+        path: The file; one that does not exist or cannot be read holds no samples.
+        most: Thin evenly to at most so many, keeping the first and the last; the memory needed depends on
+            this number then and not on the file's size.
+
+    Raises:
+        ValueError: ``most`` is below 2.
+    """
+    if most is not None and most < 2:
+        raise ValueError("most must be 2 or more: the first sample and the last are always kept")
+    try:
+        with path.open("rb") as file:
+            samples = _samples(file)
+            return list(samples) if most is None else _thinned(samples, most)
+    except OSError:
+        return []
+
+
+def _samples(file: BinaryIO) -> Iterator[Sample]:
+    while line := file.readline(_LONGEST_LINE):
+        try:
+            yield Sample.model_validate_json(line)
+        except ValidationError:
+            continue
+
+
+def _thinned(samples: Iterator[Sample], most: int) -> list[Sample]:
+    """At most ``most`` of the samples; never holds more than twice as many."""
+    kept: list[Sample] = []
+    step, last = 1, None
+    for number, sample in enumerate(samples):
+        last = sample
+        if number % step:
+            continue
+        kept.append(sample)
+        if len(kept) == 2 * most:
+            del kept[1::2]
+            step *= 2
+    if last is not None and kept[-1] is not last:
+        kept.append(last)
+    if len(kept) <= most:
+        return kept
+    return [kept[round(index * (len(kept) - 1) / (most - 1))] for index in range(most)]

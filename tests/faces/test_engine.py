@@ -1,0 +1,163 @@
+"""The networks of a run: which files they come from, what they are called, and that the pictures agree."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from colab_helpers.batch.results import model_digest
+from colab_helpers.faces import engine
+from colab_helpers.faces.engine import Engine
+from colab_helpers.models.convert import prepared
+from colab_helpers.models.session import Runtime
+from colab_helpers.settings import Settings, load_settings
+from tests.models.graphs import net, small_inswapper
+from tests.models.pretend import CUDA, TENSORRT, PretendedGpu, pretend_gpu
+
+CPU = Runtime("cpu", threads=1)
+DETECTOR, SWAPPER = "det_10g.onnx", "inswapper_128.onnx"
+
+
+@pytest.fixture
+def models(constant_models: Path, tmp_path: Path) -> Path:
+    """The constant networks, but a swapper of the real layers that is no stand-in, and no enhancer."""
+    folder = Path(shutil.copytree(constant_models, tmp_path / "models"))
+    onnx.save(small_inswapper(), folder / SWAPPER)
+    (folder / "GFPGANv1.4.onnx").unlink()
+    return folder
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    monkeypatch.setattr(engine, "gpu_memory", lambda: (1 << 30, 15 << 30))
+    return pretend_gpu(monkeypatch)
+
+
+def settings(**more: object) -> Settings:
+    return load_settings(**{"frame_processors": ["face_swapper"], "execution_provider": "cpu", **more})
+
+
+def swapped(opened: Engine, count: int = 5) -> np.ndarray:
+    """Crops through the engine's swapper."""
+    rng = np.random.default_rng(7)
+    crops = rng.integers(0, 256, (count, 128, 128, 3), np.uint8)
+    identity = rng.standard_normal(512).astype(np.float32)
+    assert opened.swapper is not None
+    latent = opened.swapper.latent(identity / np.linalg.norm(identity))
+    return opened.swapper.swap(crops, np.stack([latent] * count))
+
+
+def swapper_network(opened: Engine):  # type: ignore[no-untyped-def]
+    return next(network for network in opened.networks if network.name == "inswapper_128")
+
+
+def test_an_accepted_copy_gives_the_same_pictures(models: Path) -> None:
+    plain = Engine.open(settings(), models_dir=models)
+    assert swapper_network(plain).path == models / SWAPPER
+    assert plain.notes == ()
+    assert plain.settings.half_precision is False
+    made = prepared(models / SWAPPER, batch=True, half=False, runtime=CPU)
+    quick = Engine.open(settings(), models_dir=models)
+    network = swapper_network(quick)
+    assert (network.path, network.fixed_batch, quick.notes) == (made.path, None, ())
+    expected, found = swapped(plain), swapped(quick)
+    assert expected.std() > 10
+    assert np.abs(expected.astype(int) - found).max() <= 1  # truncated: a hair may cost a grey level
+    # Work done with one file is not passed off as done with the other.
+    assert model_digest(network.path) != model_digest(models / SWAPPER)
+
+
+def test_a_copy_in_half_precision(models: Path) -> None:
+    plain = Engine.open(settings(), models_dir=models)
+    made = prepared(models / SWAPPER, batch=True, half=True, runtime=CPU)
+    half = Engine.open(settings(half_precision=True), models_dir=models)
+    assert swapper_network(half).path == made.path
+    assert half.notes == ("inswapper_128: computes in float16 as asked; on the CPU that is no faster",)
+    difference = np.abs(swapped(plain).astype(int) - swapped(half))
+    assert difference.max() <= 4 + 1  # the limit of an accepted copy, and one for truncating
+    assert difference.mean() < 1
+
+
+def test_a_refused_copy_is_not_used(models: Path) -> None:
+    onnx.save(net("mixing"), models / "GFPGANv1.4.onnx")
+    prepared(models / "GFPGANv1.4.onnx", batch=True, half=False, runtime=CPU)
+    opened = Engine.open(settings(frame_processors=["face_enhancer"]), models_dir=models)
+    assert opened.enhancer is not None
+    assert opened.enhancer.network.path == models / "GFPGANv1.4.onnx"
+    (note,) = opened.notes
+    assert note.startswith(
+        "GFPGANv1.4.onnx: a batch axis of any size is not used, because the output differs"
+    )
+
+
+def test_a_changed_model_is_not_swapped_by_the_old_copy(models: Path) -> None:
+    prepared(models / SWAPPER, batch=True, half=False, runtime=CPU)
+    onnx.save(small_inswapper(5), models / SWAPPER)
+    opened = Engine.open(settings(), models_dir=models)
+    assert swapper_network(opened).path == models / SWAPPER
+
+
+def test_the_first_run_on_a_gpu(models: Path, gpu: PretendedGpu) -> None:
+    plain = Engine.open(settings(half_precision=False), models_dir=models)
+    opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
+    network = swapper_network(opened)
+    assert "-batch-half-" in network.path.name
+    assert (network.fixed_batch, opened.provider) == (None, "cuda")
+    assert opened.settings.half_precision is True
+    (note,) = opened.notes
+    assert "compared on this GPU, once" in note
+    assert np.abs(swapped(plain).astype(int) - swapped(opened)).max() <= 5
+    assert opened.pool is not None
+    # As in every report: the model's name, whatever the file is called.
+    assert [model.name for model in opened.pool.loaded][-1] == "inswapper_128"
+    assert Engine.open(settings(execution_provider="cuda"), models_dir=models).notes == ()
+
+
+def test_what_sessions_on_a_gpu_are_told(models: Path, gpu: PretendedGpu) -> None:
+    opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
+    limit = str((15 << 30) - (512 << 20))
+    common = {"arena_extend_strategy": "kSameAsRequested", "gpu_mem_limit": limit}
+    assert gpu.options(DETECTOR, CUDA) == [{**common, "cudnn_conv_algo_search": "EXHAUSTIVE"}]
+    copies = gpu.options(swapper_network(opened).path.name, CUDA)
+    assert copies[-1] == {**common, "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def test_a_swapper_that_insists_on_one_face_is_searched_thoroughly(models: Path, gpu: PretendedGpu) -> None:
+    (models / "converted").write_text("a file where the folder should be")
+    opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
+    assert swapper_network(opened).path == models / SWAPPER
+    assert "cannot be made to fit this GPU" in opened.notes[-1]
+    assert gpu.options(SWAPPER, CUDA)[-1]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+
+
+def test_tensorrt_runs_the_swapper_and_nothing_else(models: Path, gpu: PretendedGpu) -> None:
+    opened = Engine.open(settings(execution_provider="cuda", tensorrt=True), models_dir=models)
+    network = swapper_network(opened)
+    assert network.tensorrt
+    (options,) = gpu.options(network.path.name, TENSORRT)
+    assert options["trt_fp16_enable"] == "1"
+    assert options["trt_profile_max_shapes"] == "target:16x3x128x128,source:16x512"
+    assert gpu.options(DETECTOR, TENSORRT) == []
+
+
+def test_without_tensorrt_cuda_does_it_and_says_so(models: Path, gpu: PretendedGpu) -> None:
+    gpu.missing.add(TENSORRT)
+    opened = Engine.open(settings(execution_provider="cuda", tensorrt=True), models_dir=models)
+    assert opened.provider == "cuda"
+    assert opened.notes[0].startswith("TensorRT was asked for but is not used: its libraries")
+
+
+def test_stand_ins_work_as_before(constant_models: Path, gpu: PretendedGpu) -> None:
+    opened = Engine.open(load_settings(execution_provider="cuda"), models_dir=constant_models)
+    assert [network.name for network in opened.networks] == [
+        "det_10g",
+        "w600k_r50",
+        "inswapper_128",
+        "GFPGANv1.4",
+    ]
+    assert all(network.standin and network.path.parent.name != "converted" for network in opened.networks)
+    assert opened.notes == ()

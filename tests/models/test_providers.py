@@ -1,0 +1,166 @@
+"""What ONNX Runtime is told on CUDA and TensorRT, and what happens where TensorRT is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from colab_helpers.errors import ProviderError
+from colab_helpers.models.pool import SessionPool
+from colab_helpers.models.providers import cuda_options, tensorrt_options
+from colab_helpers.models.session import BATCH_BUCKETS, Runtime, Usage, create_session
+from tests.models.graphs import net
+from tests.models.pretend import CPU, CUDA, TENSORRT, PretendedGpu, pretend_gpu
+
+QUICK = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+THOROUGH = {**QUICK, "cudnn_conv_algo_search": "EXHAUSTIVE"}
+THROUGH_TENSORRT = Usage(tensorrt=True)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    return pretend_gpu(monkeypatch)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(net("dynamic"), path)
+    return path
+
+
+def test_cuda() -> None:
+    assert cuda_options(one_shape=False) == QUICK
+    assert cuda_options(one_shape=True) == THOROUGH
+    assert cuda_options(one_shape=True, memory_limit=14 << 30) == {**THOROUGH, "gpu_mem_limit": "15032385536"}
+
+
+def test_tensorrt() -> None:
+    inputs = {"target": ["N", 3, 128, 128], "source": ["N", 512]}
+    assert tensorrt_options(Path("/m/tensorrt"), half=True, inputs=inputs, batches=BATCH_BUCKETS) == {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": "/m/tensorrt",
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": "/m/tensorrt",
+        "trt_fp16_enable": "1",
+        "trt_profile_min_shapes": "target:1x3x128x128,source:1x512",
+        "trt_profile_opt_shapes": "target:4x3x128x128,source:4x512",
+        "trt_profile_max_shapes": "target:16x3x128x128,source:16x512",
+    }
+
+
+def test_tensorrt_with_a_fixed_batch_has_no_range() -> None:
+    options = tensorrt_options(Path("/m"), half=False, inputs={"x": [1, 3, 512, 512]}, batches=BATCH_BUCKETS)
+    assert options["trt_fp16_enable"] == "0"
+    assert not [name for name in options if "profile" in name]
+
+
+def test_every_session_is_asked_for_with_them(gpu: PretendedGpu, model: Path) -> None:
+    runtime = Runtime("cuda")
+    runtime.open(model)
+    runtime.open(model, usage=Usage(one_shape=True))
+    runtime.pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40, ceiling=2 << 30)
+    runtime.open(model)
+    limited = {**QUICK, "gpu_mem_limit": str(2 << 30)}
+    assert gpu.options("net.onnx", CUDA) == [QUICK, THOROUGH, limited]
+    assert [providers[-1] for _, providers in gpu.asked] == [CPU] * 4
+
+
+def test_the_options_are_known_to_nobody_on_the_cpu(model: Path) -> None:
+    assert create_session(str(model), "cpu", one_shape=True, memory_limit=5).get_providers() == [CPU]
+
+
+def test_onnxruntime_never_tries_again_with_other_options(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "net.onnx"
+    broken.write_bytes(b"no network")
+    with pytest.raises(Exception, match="Protobuf"):
+        create_session(str(broken), "cpu")
+    assert capfd.readouterr().out == ""
+
+
+def test_memory_that_runs_out_while_loading_is_no_reason_for_the_cpu(
+    gpu: PretendedGpu, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40)
+    runtime = Runtime("cuda", pool=pool)
+    real, refusals = gpu.create, [True]
+
+    def create(*words: object, **more: object) -> object:
+        if refusals:
+            refusals.pop()
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+        return real(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", create)
+    assert runtime.open(model).session.get_providers()[0] == CUDA
+    assert pool.notes == ["net: memory ran out while it was loaded; loaded again alone"]
+
+
+def test_a_gpu_that_onnxruntime_leaves_out_is_no_gpu(gpu: PretendedGpu) -> None:
+    gpu.missing.add(CUDA)
+    assert Runtime().provider == "cpu"
+    with pytest.raises(ProviderError, match="fell back to the CPU"):
+        Runtime("cuda")
+
+
+def test_tensorrt_runs_what_asks_for_it(gpu: PretendedGpu, model: Path) -> None:
+    runtime = Runtime("cuda", tensorrt=True)
+    network = runtime.open(model, usage=THROUGH_TENSORRT)
+    assert (network.provider, network.tensorrt, runtime.notes) == ("cuda", True, [])
+    (options,) = gpu.options("net.onnx", TENSORRT)
+    assert options["trt_engine_cache_path"] == str(model.parent / "tensorrt")
+    assert (model.parent / "tensorrt").is_dir()
+    assert options["trt_profile_max_shapes"] == "input:16x3x32x32"
+    assert gpu.options("net.onnx", CUDA) == [QUICK]  # behind it, for what it cannot do
+    plain = runtime.open(model)
+    assert not plain.tensorrt
+    assert network.run_stack(np.ones((3, 3, 32, 32), np.float32)).shape == (3, 3, 32, 32)
+
+
+def test_tensorrt_that_is_not_installed(gpu: PretendedGpu, model: Path) -> None:
+    gpu.missing.add(TENSORRT)
+    runtime = Runtime("cuda", tensorrt=True)
+    network = runtime.open(model, usage=THROUGH_TENSORRT)
+    assert (network.provider, network.tensorrt) == ("cuda", False)
+    (note,) = runtime.notes
+    assert note.startswith("TensorRT was asked for but is not used: its libraries cannot be loaded")
+    assert gpu.options("net.onnx", TENSORRT) == []
+
+
+def test_tensorrt_of_an_onnxruntime_without_it(
+    gpu: PretendedGpu, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, CPU])
+    runtime = Runtime("cuda", tensorrt=True)
+    assert runtime.notes == [
+        "TensorRT was asked for but is not used: the installed onnxruntime was built without it"
+    ]
+
+
+def test_tensorrt_on_the_cpu() -> None:
+    runtime = Runtime("cpu", tensorrt=True)
+    assert runtime.notes == ["TensorRT was asked for but is not used: networks run on the CPU"]
+
+
+def test_one_network_that_tensorrt_cannot_run(gpu: PretendedGpu, model: Path) -> None:
+    gpu.failing.add("net.onnx")
+    runtime = Runtime("cuda", tensorrt=True)
+    network = runtime.open(model, name="GFPGANv1.4", usage=THROUGH_TENSORRT)
+    assert (network.provider, network.tensorrt) == ("cuda", False)
+    assert runtime.notes == [
+        "GFPGANv1.4: TensorRT cannot run it (TensorRT EP failed to create engine from network.); "
+        "it runs on CUDA without"
+    ]
+
+
+def test_one_network_that_tensorrt_is_left_out_of(gpu: PretendedGpu, model: Path) -> None:
+    runtime = Runtime("cuda", tensorrt=True)
+    gpu.missing.add(TENSORRT)
+    for _ in range(2):  # a pool may load it again; it is said once
+        assert not runtime.open(model, usage=THROUGH_TENSORRT).tensorrt
+    assert runtime.notes == ["net: ONNX Runtime left TensorRT out; it runs on CUDA without"]

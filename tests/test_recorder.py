@@ -1,0 +1,471 @@
+"""The recorder: what it notes, that it never disturbs the work, and how its file is read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from colab_helpers.machine import GIB, this_machine
+from colab_helpers.resources import recorder, sampler
+from colab_helpers.resources.bottleneck import bottleneck
+from colab_helpers.resources.recorder import GpuSample, Recorder, RunState, Sample, read_samples
+
+
+class Steps:
+    """A wait that ends when the test says so: every sample is asked for."""
+
+    def __init__(self) -> None:
+        self.waiting = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+        self.asked: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.asked.append(seconds)
+        self.waiting.release()
+        assert self.go_on.acquire(timeout=20)
+
+    def after(self, samples: int) -> None:
+        """Let it go until so many more samples are taken."""
+        for _ in range(samples):
+            self.go_on.release()
+            assert self.waiting.acquire(timeout=20)
+
+
+@pytest.fixture
+def steps() -> Steps:
+    return Steps()
+
+
+@dataclass
+class Running:
+    recorder: Recorder
+    steps: Steps
+    path: Path
+
+    def end(self) -> list[Sample]:
+        self.steps.go_on.release()
+        self.recorder.close()
+        return read_samples(self.path)
+
+
+@pytest.fixture
+def start(tmp_path: Path, steps: Steps) -> Iterator[Callable[..., Running]]:
+    """Starts a recorder that has taken its first sample."""
+    started: list[Recorder] = []
+
+    def begin(path: Path | None = None, **options: Any) -> Running:
+        path = path or tmp_path / "samples.jsonl"
+        started.append(Recorder(path, tmp_path, sleep=steps.sleep, **options).start())
+        assert steps.waiting.acquire(timeout=20)
+        return Running(started[-1], steps, path)
+
+    yield begin
+    for each in started:
+        steps.go_on.release()
+        each.close()
+
+
+def a_sample(**values: Any) -> Sample:
+    return Sample(**{"time": 1000.0, "ram_used": 2 * GIB, "ram_total": 8 * GIB, **values})
+
+
+def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) -> None:
+    clock = iter([100.0, 102.5, 104.0])
+    state = RunState("clip.mp4", 12, 24.125, {"decode": 3, "find faces": 1}, "frames")
+    running = start(clock=lambda: next(clock), run_state=lambda: state, interval=2.5)
+    (first,) = read_samples(running.path)
+    assert running.recorder.latest == first
+    running.steps.after(1)
+    samples = running.end()
+    assert [sample.time for sample in samples] == [100.0, 102.5, 104.0]
+    assert running.recorder.latest == samples[-1]
+    assert running.steps.asked == [2.5, 2.5]
+    assert running.recorder.problem is None
+    assert first.cpu_percent is None
+    assert first.process_cpu is None
+    assert 0 <= samples[1].cpu_percent <= 100
+    assert samples[1].process_cpu >= 0
+    assert first.ram_total == this_machine().memory_total
+    assert 0 < first.ram_used < first.ram_total
+    assert first.disk_free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    assert (first.file, first.frame, first.fps) == ("clip.mp4", 12, 24.12)
+    assert first.queues == {"decode": 3, "find faces": 1}
+    assert first.stage == "frames"
+    assert all(line.count(b"{") >= 1 for line in running.path.read_bytes().splitlines())
+
+
+def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
+    code = (
+        "import subprocess, sys, time\n"
+        "child = 'import time; held = bytearray(120 << 20); print(flush=True); t = time.time()\\n'\n"
+        "child += 'while time.time() - t < 30: pass'\n"
+        "p = subprocess.Popen([sys.executable, '-c', child], stdout=subprocess.PIPE)\n"
+        'p.stdout.readline(); files = [open(__import__("os").devnull) for _ in range(40)]\n'
+        "print(p.pid, flush=True); sys.stdin.readline(); p.kill(); p.wait()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
+    try:
+        child = int(parent.stdout.readline())
+        running = start(pid=parent.pid)
+        time.sleep(0.5)
+        running.steps.after(1)
+        sample = running.recorder.latest
+        assert sample.process_memory > 120 << 20
+        assert sample.process_cpu > 10  # the child is busy; two cores are shared with other tests
+        assert sample.threads >= 2
+        assert sample.open_files >= 46  # three of each process, and forty
+        assert running.recorder._processes.pids == {parent.pid, child}
+    finally:
+        parent.communicate("\n", timeout=20)
+    running.steps.after(1)
+    gone = running.recorder.latest
+    assert gone.process_memory is gone.process_cpu is gone.threads is gone.open_files is None
+    assert gone.ram_used > 0
+    running.recorder.pid = os.getpid()
+    running.steps.after(1)
+    assert running.recorder.latest.process_memory > 10 << 20
+
+
+def test_a_file_that_cannot_be_written_is_remembered_and_sampling_goes_on(start, tmp_path) -> None:
+    folder, seen = tmp_path / "drive", []
+    running = start(folder / "samples.jsonl", on_sample=seen.append)
+    assert "No such file" in running.recorder.problem
+    running.steps.after(1)
+    folder.mkdir()
+    running.steps.after(1)
+    shutil.rmtree(folder)
+    running.steps.after(1)
+    folder.mkdir()
+    assert len(running.end()) == 1
+    assert len(seen) == 5
+    assert seen[-1] == running.recorder.latest
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_a_full_disk_is_remembered(start, tmp_path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    running = start(tmp_path / "full")
+    assert "No space left" in running.recorder.problem
+    assert running.recorder.latest is not None
+
+
+def test_errors_of_the_run_and_of_a_display_end_nothing(start) -> None:
+    def fail(*_: object) -> RunState:
+        raise RuntimeError("bad state")
+
+    running = start(run_state=fail, on_sample=fail)
+    running.steps.after(1)
+    assert "bad state" in running.recorder.problem
+    samples = running.end()
+    assert len(samples) == 3
+    assert samples[-1].file is None
+
+
+def test_a_driver_that_fails_ends_nothing(start, monkeypatch) -> None:
+    def fail(_: object) -> None:
+        raise OSError("driver gone")
+
+    monkeypatch.setattr(recorder, "gpu_sample", fail)
+    running = start()
+    assert "driver gone" in running.recorder.problem
+    assert running.recorder.latest is None
+    monkeypatch.undo()
+    running.steps.after(1)
+    assert running.recorder.latest is not None
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"time": 5, "ram_us'])
+def test_a_resumed_run_goes_on_in_the_same_file(start, tmp_path, torn) -> None:
+    path = tmp_path / "samples.jsonl"
+    earlier = a_sample(time=5.0)
+    path.write_bytes(earlier.model_dump_json().encode() + b"\n" + torn)
+    samples = start(path).end()
+    assert samples[0] == earlier
+    assert len(samples) == 3
+
+
+def test_close_is_prompt_may_be_called_twice_and_leaves_no_thread(tmp_path) -> None:
+    with Recorder(tmp_path / "s.jsonl", tmp_path, interval=600) as running:
+        while running.latest is None:
+            time.sleep(0.01)
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+    running.close()
+    assert not running._thread.is_alive()
+    assert len(read_samples(tmp_path / "s.jsonl")) == 2
+
+
+def test_close_before_start_is_harmless(tmp_path) -> None:
+    Recorder(tmp_path / "s.jsonl", tmp_path).close()
+    assert read_samples(tmp_path / "s.jsonl") == []
+
+
+def test_it_costs_little(tmp_path) -> None:
+    """A sample may take 20 ms of one core: 1 % at two seconds."""
+    with Recorder(tmp_path / "s.jsonl", tmp_path, interval=0.02) as running:
+        time.sleep(1.5)
+    samples = len(read_samples(tmp_path / "s.jsonl"))
+    assert samples > 10
+    assert 0 < running.cpu_seconds / samples < 0.02
+
+
+# --- the GPU
+
+
+class NVMLError(Exception):
+    pass
+
+
+class NotSupportedError(NVMLError):
+    pass
+
+
+def fake_nvml(*, missing: tuple[str, ...] = ()) -> types.ModuleType:
+    """NVML with one card; queries named in ``missing`` are not supported by it."""
+    Record = types.SimpleNamespace
+    answers: dict[str, Any] = {
+        "nvmlInit": None,
+        "nvmlShutdown": None,
+        "nvmlDeviceGetHandleByIndex": "handle",
+        "nvmlDeviceGetName": b"Test Card",
+        "nvmlSystemGetDriverVersion": "1.0",
+        "nvmlDeviceGetMemoryInfo": Record(used=3 * GIB, total=16 * GIB),
+        "nvmlDeviceGetUtilizationRates": Record(gpu=87, memory=40),
+        "nvmlDeviceGetEncoderUtilization": [31, 167000],
+        "nvmlDeviceGetDecoderUtilization": [0, 167000],
+        "nvmlDeviceGetTemperature": 64,
+        "nvmlDeviceGetPowerUsage": 71_250,
+        "nvmlDeviceGetComputeRunningProcesses": [
+            Record(pid=os.getpid(), usedGpuMemory=2 * GIB),
+            Record(pid=1, usedGpuMemory=GIB),
+        ],
+    }
+    module = types.ModuleType("pynvml")
+    for name, answer in answers.items():
+
+        def query(*_: object, name: str = name, answer: Any = answer) -> Any:
+            if name in missing:
+                raise NotSupportedError(name)
+            return answer
+
+        setattr(module, name, query)
+    module.NVMLError, module.NVML_TEMPERATURE_GPU = NVMLError, 0
+    return module
+
+
+@pytest.fixture
+def install_nvml(monkeypatch) -> Iterator[Callable[[types.ModuleType], None]]:
+    def install(module: types.ModuleType) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", module)
+        this_machine.cache_clear()
+        sampler._gpu_handle.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    this_machine.cache_clear()
+    sampler._gpu_handle.cache_clear()
+
+
+def test_the_gpu_is_read(install_nvml, start) -> None:
+    install_nvml(fake_nvml())
+    gpu = start().recorder.latest.gpu
+    assert gpu == GpuSample(
+        utilisation=87,
+        memory_used=3 * GIB,
+        memory_total=16 * GIB,
+        process_memory=2 * GIB,
+        encoder=31,
+        decoder=0,
+        temperature=64,
+        power=71.25,
+    )
+
+
+def test_what_the_card_does_not_tell_is_none_and_the_rest_is_there(install_nvml) -> None:
+    install_nvml(
+        fake_nvml(
+            missing=(
+                "nvmlDeviceGetEncoderUtilization",
+                "nvmlDeviceGetPowerUsage",
+                "nvmlDeviceGetComputeRunningProcesses",
+            )
+        )
+    )
+    gpu = sampler.gpu_sample({os.getpid()})
+    assert (gpu.encoder, gpu.power, gpu.process_memory) == (None, None, None)
+    assert (gpu.utilisation, gpu.temperature, gpu.decoder) == (87, 64, 0)
+
+
+def test_a_card_that_fell_off_the_bus_tells_nothing_and_breaks_nothing(install_nvml) -> None:
+    module = fake_nvml()
+    install_nvml(module)
+    assert sampler.gpu_sample(()).memory_used == 3 * GIB
+    for name in [name for name in vars(module) if name.startswith("nvmlDeviceGet")]:
+        monkey = fake_nvml(missing=(name,))
+        setattr(module, name, getattr(monkey, name))
+    assert sampler.gpu_sample(()) == GpuSample()
+
+
+def test_memory_of_processes_nvml_knows_by_other_numbers_is_unknown(install_nvml) -> None:
+    install_nvml(fake_nvml())
+    assert sampler.gpu_sample({999_999_999}).process_memory is None
+
+
+def test_no_driver_no_gpu(install_nvml) -> None:
+    install_nvml(fake_nvml(missing=("nvmlInit",)))
+    assert sampler.gpu_sample(()) is None
+
+
+# --- reading back
+
+
+def write(path: Path, samples: list[Sample]) -> Path:
+    path.write_text("".join(f"{sample.model_dump_json()}\n" for sample in samples))
+    return path
+
+
+def test_damaged_and_foreign_lines_are_passed_over(tmp_path) -> None:
+    whole = [a_sample(time=float(i), gpu=GpuSample(encoder=1.5)) for i in range(3)]
+    lines = [sample.model_dump_json().encode() for sample in whole]
+    foreign = [b"", b"\xff\xfe\x00", b"[]", b'{"time": 1}', lines[0][:-1] + b', "new": 1}', b"x" * 200_000]
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(b"\n".join([foreign[1], lines[0], *foreign, lines[1], lines[2], lines[0][:40]]))
+    assert read_samples(path) == whole
+
+
+def test_no_file_no_samples(tmp_path) -> None:
+    assert read_samples(tmp_path / "none.jsonl") == []
+    (tmp_path / "empty.jsonl").touch()
+    assert read_samples(tmp_path / "empty.jsonl", most=5) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 11, 19, 20, 21, 57, 1000])
+def test_thinning_is_even_and_keeps_both_ends(tmp_path, count) -> None:
+    path = write(tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(count)])
+    times = [sample.time for sample in read_samples(path, most=10)]
+    assert len(times) == min(count, 10)
+    assert times[0] == 0
+    assert times[-1] == count - 1
+    distances = [after - before for before, after in pairwise(times)]
+    assert all(0 < distance <= max(1.0, 2.5 * count / 10) for distance in distances)
+
+
+def test_a_thinned_list_of_one_makes_no_sense(tmp_path) -> None:
+    with pytest.raises(ValueError, match="2 or more"):
+        read_samples(tmp_path / "s.jsonl", most=1)
+
+
+def test_a_long_file_is_not_held_in_memory_at_once(tmp_path, monkeypatch) -> None:
+    """Counted in samples that live at the same time, as a weak set would."""
+    path = write(tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(5000)])
+    alive, most = [0], [0]
+
+    class Counted(Sample):
+        def __init__(self, **values: Any) -> None:
+            super().__init__(**values)
+
+        @classmethod
+        def model_validate_json(cls, data: Any, **options: Any) -> Any:
+            sample = cls(**json.loads(data))
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+            return sample
+
+        def __del__(self) -> None:
+            alive[0] -= 1
+
+    monkeypatch.setattr("colab_helpers.resources.samples.Sample", Counted)
+    assert len(read_samples(path, most=50)) == 50
+    assert most[0] <= 2 * 50 + 2
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        a_sample(colour="red")
+
+
+# --- the bottleneck
+
+
+def run_of(count: int = 10, *, moving: bool = True, **values: Any) -> list[Sample]:
+    base = {"file": "a.mp4", "fps": 20.0, "cpu_percent": 50.0}
+    return [
+        a_sample(time=1000.0 + 2 * i, frame=40 * i if moving else 7, **base | values) for i in range(count)
+    ]
+
+
+def queues(decode: int, find: int, change: int) -> dict[str, int]:
+    return {"decode": decode, "find faces": find, "change faces": change}
+
+
+@pytest.mark.parametrize(
+    ("samples", "beginning", "evidence"),
+    [
+        ([], "Nothing is known", ""),
+        (run_of(file=None, fps=0.0, moving=False), "Idle", "CPU 50 %"),
+        (run_of(moving=False, stage="loading models"), "No frame was finished", "loading models"),
+        (run_of(moving=False, ram_used=7 * GIB), "Waiting for memory", "RAM 88 %"),
+        (run_of(queues=queues(8, 8, 8)), "Encode-bound", "change faces 8.0"),
+        (run_of(queues=queues(0, 0, 0)), "Decode-bound", "decode 0.0"),
+        (run_of(queues=queues(8, 8, 0)), "The networks run on the CPU", "waiting: decode 8.0"),
+        (run_of(queues=queues(8, 0, 0)), "The networks run on the CPU", "find faces 0.0"),
+        (run_of(queues=queues(8, 8, 0), gpu=GpuSample(utilisation=97)), "GPU-bound", "GPU 97 %"),
+        (
+            run_of(queues=queues(8, 8, 0), gpu=GpuSample(utilisation=40)),
+            "The networks are the limit",
+            "GPU 40",
+        ),
+        (
+            run_of(queues=queues(8, 8, 0), gpu=GpuSample(utilisation=1)),
+            "The networks run on the CPU",
+            "GPU 1 %",
+        ),
+        (run_of(gpu=GpuSample(utilisation=97)), "GPU-bound", "GPU 97 %"),
+        (run_of(gpu=GpuSample(utilisation=97, encoder=99)), "Encode-bound", "encoder 99 %"),
+        (run_of(gpu=GpuSample(utilisation=20, decoder=95)), "Decode-bound", "GPU 20 %"),
+        (run_of(cpu_percent=99.0), "CPU-bound", "CPU 99 %"),
+        (run_of(), "Nothing stands out", "RAM 25 %"),
+        (run_of(1), "Nothing stands out", "RAM 25 %"),
+    ],
+)
+def test_why_it_is_not_faster(samples: list[Sample], beginning: str, evidence: str) -> None:
+    sentence = bottleneck(samples)
+    assert sentence.startswith(beginning)
+    assert evidence in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+def test_only_the_newest_samples_count() -> None:
+    old = [a_sample(time=100.0 + i, file="a.mp4", frame=i, queues=queues(8, 8, 8)) for i in range(100)]
+    assert bottleneck(old + run_of(queues=queues(0, 0, 0))).startswith("Decode-bound")
+
+
+def test_a_queue_that_is_empty_now_and_then_counts_as_waiting() -> None:
+    samples = [
+        sample.model_copy(update={"queues": queues(5, 5, i % 3)}) for i, sample in enumerate(run_of(12))
+    ]
+    assert bottleneck(samples).startswith("Encode-bound")
+
+
+def test_samples_between_files_do_not_count_for_the_queues() -> None:
+    between = a_sample(time=1021.0, cpu_percent=50.0)
+    sentence = bottleneck([*run_of(4, queues=queues(8, 8, 2)), *run_of(6), between])
+    assert sentence.startswith("Encode-bound")
+    assert "change faces 2.0" in sentence
