@@ -98,6 +98,7 @@ class FinishedSegment:
 
     Attributes:
         segment: The file.
+        length: Frames that every segment but the last one was to have.
         measured: What was counted over its frames.
         encoder: What it was encoded with; segments of different encoders do not join.
         provider: Where the networks ran.
@@ -105,6 +106,7 @@ class FinishedSegment:
     """
 
     segment: Segment
+    length: int
     measured: Measured
     encoder: str
     provider: str
@@ -305,7 +307,7 @@ class VideoRun:
 
         def finish(segment: Segment) -> None:
             notes = tuple(frames.notes)
-            part = FinishedSegment(segment, self._tally.take(), encoder, self.engine.provider, notes)
+            part = FinishedSegment(segment, length, self._tally.take(), encoder, self.engine.provider, notes)
             store.keep(part)
             parts.append(part)
 
@@ -359,7 +361,7 @@ class VideoRun:
         usable = []
         for number, part in enumerate(store.finished()):
             segment = part.segment
-            fits = (segment.number, segment.start) == (number, number * length) and segment.frames <= length
+            fits = (segment.number, segment.start, part.length) == (number, number * length, length)
             if not fits or part.encoder != encoder or not self._has_frames(store, segment):
                 break
             usable.append(part)

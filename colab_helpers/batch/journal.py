@@ -39,6 +39,7 @@ class SegmentDone(_Entry):
     number: int = Field(ge=0, description="Position in the video; names the file.")
     start: int = Field(ge=0, description="First frame of the result in it.")
     stop: int = Field(description="First frame after it.")
+    length: int = Field(gt=0, description="Frames that every segment but the last one was to have.")
     first_pts: int
     last_pts: int
     end_pts: int

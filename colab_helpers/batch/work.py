@@ -67,6 +67,7 @@ class FileWork:
             number=segment.number,
             start=segment.start,
             stop=segment.stop,
+            length=done.length,
             first_pts=segment.first_pts,
             last_pts=segment.last_pts,
             end_pts=segment.end_pts,
@@ -110,4 +111,6 @@ class FileWork:
             check_segment(segment)
         except (MediaError, OutputError):
             return None
-        return FinishedSegment(segment, entry.measured, entry.encoder, entry.provider, entry.notes)
+        return FinishedSegment(
+            segment, entry.length, entry.measured, entry.encoder, entry.provider, entry.notes
+        )

@@ -95,8 +95,9 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
         name: The model's name.
         half: The setting ``half_precision``.
         runtime: Where it is to run: what another place accepted does not count here. Its notes get nothing.
-        make: On CUDA, make and compare what is missing. It takes seconds, once, and without it every face
-            would cross the GPU alone. On the CPU a batch of one costs nothing, so nothing is made there.
+        make: On CUDA, make and compare what is missing. It takes half a minute for each model, once, and
+            without it every face would cross the GPU alone. On the CPU a batch of one costs nothing, so
+            nothing is made there.
 
     Raises:
         ModelError: There are only weights that were not exported yet.

@@ -23,6 +23,7 @@ def segment(number: int, key: str = "a", **values) -> SegmentDone:
     facts = {
         "start": 10 * number,
         "stop": 10 * number + 10,
+        "length": 10,
         "first_pts": 100 * number,
         "last_pts": 100 * number + 90,
         "end_pts": 100 * number + 100,

@@ -1,0 +1,262 @@
+"""A video done in segments, in one run or several, is the video done in one go."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.quality import Brightness, Measured
+from colab_helpers.pipeline import FileResult, FinishedSegment, VideoRun, frames_folder
+from colab_helpers.progress import Progress
+from colab_helpers.settings import load_settings
+from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
+from tests.test_pipeline import SOURCE, faceless_models, inverting_models, planes  # noqa: F401
+
+
+class Store:
+    """Keeps segments in memory, as a run that was interrupted finds them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: list[FinishedSegment] = []
+
+    def finished(self) -> list[FinishedSegment]:
+        return list(self.parts)
+
+    def keep(self, done: FinishedSegment) -> None:
+        assert done.segment.path.is_file()
+        self.parts.append(done)
+
+
+def engine(models: Path, **overrides: Any) -> Engine:
+    base = {
+        "output_video_quality": 0,
+        "output_video_encoder": "libx264",
+        "execution_provider": "cpu",
+        "segment_seconds": 1.0,
+    }
+    return Engine.open(load_settings("balanced", **{**base, **overrides}), models_dir=models)
+
+
+def stop_at(frame: int) -> Any:
+    def stop(progress: Progress) -> None:
+        if progress.frame >= frame:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.fixture(autouse=True)
+def every_frame_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colab_helpers.pipeline._PROGRESS_INTERVAL", 0.0)
+
+
+def in_pieces(models: Engine, target: Path, output: Path, stops: list[int]) -> tuple[FileResult, Store]:
+    """Interrupted at each of the given frames, then taken up to the end."""
+    store = Store(output.parent / f"work-{output.stem}")
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            VideoRun(models, SOURCE, target, output, on_progress=stop_at(stop), store=store).run()
+        assert not output.exists()
+        assert not list(store.folder.glob(".*"))
+    return VideoRun(models, SOURCE, target, output, store=store).run(), store
+
+
+def same(one: FileResult, other: FileResult) -> None:
+    left, right = one.measured, other.measured
+    assert (left.faces, left.without_face, left.spans) == (right.faces, right.without_face, right.spans)
+    assert left.similarities == pytest.approx(right.similarities)
+    facts = ("frames_in", "frames_out", "encoder", "audio_seconds", "times_kept")
+    assert [getattr(one, name) for name in facts] == [getattr(other, name) for name in facts]
+
+
+SPECS = {
+    "cfr": Spec(sounds=(Sound(),)),
+    "ntsc": Spec(rate=Fraction(30000, 1001), sounds=(Sound(),)),
+    "vfr": Spec(time_base=Fraction(1, 1000), pts=variable_pts(90)),
+    "rotated": Spec(rotation=90, sounds=(Sound(),)),
+    "odd": Spec(size=(97, 63), pix_fmt="yuv444p"),
+    "subtitled": Spec(sounds=(Sound(), Sound(language="spa")), subtitles=(Subtitle(),)),
+    "b_frames": Spec(options={"preset": "medium", "bf": "3", "crf": "18"}, sounds=(Sound(),)),
+    "one_group": Spec(options={"preset": "ultrafast", "g": "300", "crf": "18"}),
+    "open_groups": Spec(options={"preset": "medium", "bf": "3", "g": "12", "x264-params": "open-gop=1"}),
+}
+
+
+CASES = [
+    (name, suffix) for name in SPECS for suffix in (".mp4", ".mkv") if (name, suffix) != ("subtitled", ".mkv")
+]
+
+
+@pytest.mark.parametrize(("name", "suffix"), CASES)
+def test_in_segments_and_interrupted_anywhere(
+    name: str,
+    suffix: str,
+    tmp_path: Path,
+    inverting_models: Path,  # noqa: F811
+) -> None:
+    chance = random.Random(f"{name}{suffix}")
+    target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=90))
+    models = engine(inverting_models, execution_threads=2, batch_size=2)
+    plain = tmp_path / f"plain{suffix}"
+    whole = VideoRun(models, SOURCE, target, plain).run()
+    stops = sorted(chance.sample(range(1, 90), 3))
+    result, store = in_pieces(models, target, tmp_path / f"joined{suffix}", stops)
+    for old, new in zip(planes(plain), planes(tmp_path / f"joined{suffix}"), strict=True):
+        for first, second in zip(old, new, strict=True):
+            np.testing.assert_array_equal(first, second)
+    assert decoded(plain)[1] == decoded(tmp_path / f"joined{suffix}")[1]
+    for number in range(len(SPECS[name].sounds)):
+        assert packets_of(plain, which=number) == packets_of(tmp_path / f"joined{suffix}", which=number)
+    same(whole, result)
+    numbers = [part.segment.number for part in store.parts]
+    assert numbers == list(range(len(numbers))), "a finished segment was done again"
+    assert (result.segments, whole.segments) == (len(numbers), 0)
+    length = store.parts[0].segment.frames
+    assert result.segments_kept >= max(0, stops[-1] // length - 1)
+
+
+def test_a_run_that_ended_before_joining_reads_nothing_again(
+    tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=60, sounds=(Sound(),)))
+    models = engine(constant_models)
+    store = Store(tmp_path / "work")
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("colab_helpers.pipeline.join_segments", fail)
+        with pytest.raises(KeyboardInterrupt):
+            VideoRun(models, SOURCE, target, tmp_path / "out.mp4", store=store).run()
+    assert [part.segment.frames for part in store.parts] == [25, 25, 10]
+    monkeypatch.setattr(models.analyser, "detect", fail)
+    result = VideoRun(models, SOURCE, target, tmp_path / "out.mp4", store=store).run()
+    assert (result.frames_in, result.frames_out, result.segments_kept) == (60, 60, 3)
+    assert result.faces_swapped == 60
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
+def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:  # noqa: F811
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=int(3 * rate)))
+    models = engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
+    whole = VideoRun(models, SOURCE, target, tmp_path / "plain.mp4").run()
+    result, store = in_pieces(models, target, tmp_path / "joined.mp4", [10, 50, 61])
+    for old, new in zip(planes(tmp_path / "plain.mp4"), planes(tmp_path / "joined.mp4"), strict=True):
+        np.testing.assert_array_equal(old[0], new[0])
+    assert decoded(tmp_path / "joined.mp4")[1] == [Fraction(number, 30) for number in range(90)]
+    assert [part.segment.start for part in store.parts] == [0, 30, 60]
+    assert (result.frames_in, result.frames_out) == (whole.frames_in, whole.frames_out)
+
+
+def test_kept_frames_go_on_too_and_segments_without_theirs_are_done_again(
+    tmp_path: Path, constant_models: Path
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=60))
+    models = engine(constant_models, keep_frames=True)
+    result, store = in_pieces(models, target, tmp_path / "a.mp4", [30])
+    assert result.segments_kept == 1
+    names = sorted(path.name for path in frames_folder(tmp_path / "a.mp4").iterdir())
+    assert names == [f"{number:06d}.png" for number in range(60)]
+    assert not (store.folder / "frames").exists()
+    again = VideoRun(models, SOURCE, target, tmp_path / "b.mp4", store=store).run()
+    assert again.segments_kept == 0
+
+
+def test_segments_of_another_encoder_or_length_are_done_again(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=60))
+    _, store = in_pieces(engine(constant_models), target, tmp_path / "a.mp4", [30])
+    finer = VideoRun(
+        engine(constant_models, output_video_quality=10), SOURCE, target, tmp_path / "b.mp4", store=store
+    )
+    assert finer.run().segments_kept == 0
+    store.parts = store.parts[3:]
+    longer = VideoRun(
+        engine(constant_models, output_video_quality=10, segment_seconds=2.0),
+        SOURCE,
+        target,
+        tmp_path / "c.mp4",
+        store=store,
+    )
+    assert longer.run().segments_kept == 0
+
+
+def test_a_gif_is_written_in_one_go(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=30))
+    store = Store(tmp_path / "work")
+    result = VideoRun(engine(constant_models), SOURCE, target, tmp_path / "a.gif", store=store).run()
+    assert (result.segments, store.parts, result.times_kept) == (0, [], None)
+
+
+def test_a_video_begun_on_another_provider_says_so(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=60))
+    models = engine(constant_models)
+    _, store = in_pieces(models, target, tmp_path / "a.mp4", [])
+    store.parts = [replace(store.parts[0], provider="cuda")]
+    result = VideoRun(models, SOURCE, target, tmp_path / "b.mp4", store=store).run()
+    assert any("cuda up to segment 0, cpu up to segment 2" in note for note in result.notes)
+
+
+# --- what is measured on the way ------------------------------------------------------------------------
+
+
+def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:  # noqa: F811
+    target = make(tmp_path / "in.mp4", Spec(frames=60))
+    result, _ = in_pieces(engine(faceless_models), target, tmp_path / "a.mp4", [30])
+    assert result.measured.spans == [(0, 60)]
+    assert result.frames_without_face == 60
+    assert any("no face was found" in note for note in result.notes)
+
+
+def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
+    tmp_path: Path, constant_models: Path
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50))
+    models = engine(constant_models, frame_processors="face_swapper")
+    measured = VideoRun(models, SOURCE, target, tmp_path / "a.mp4").run().measured
+    assert measured.pairs == 49
+    assert measured.flicker_rms == pytest.approx(0.0, abs=0.5)
+    assert len(measured.similarities) == 2
+    assert measured.similarity_p5 is not None
+    assert -1.0 <= measured.similarity_p5 <= (measured.similarity_mean or 0) <= 1.0
+
+
+def test_a_swapper_that_turns_brightness_over_flickers_where_the_picture_moves(
+    tmp_path: Path,
+    inverting_models: Path,  # noqa: F811
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50))
+    models = engine(inverting_models, frame_processors="face_swapper")
+    measured = VideoRun(models, SOURCE, target, tmp_path / "a.mp4").run().measured
+    assert measured.flicker_rms is not None
+    assert measured.flicker_rms > 0.5
+
+
+def test_flicker_is_the_step_in_what_the_change_added() -> None:
+    before = Brightness(3, 100.0, (50.0, 50.0), 40.0)
+    assert Brightness(4, 100.0, (60.0, 50.0), 40.0).follows(before)
+    assert not Brightness(5, 100.0, (50.0, 50.0), 40.0).follows(before)
+    assert not Brightness(4, 100.0, (80.0, 50.0), 40.0).follows(before)
+
+
+def test_measurements_of_parts_add_up() -> None:
+    first, second = Measured(), Measured()
+    for index, faces in enumerate([1, 0, 0]):
+        first.add_frame(index, faces)
+    for index, faces in enumerate([0, 2], 3):
+        second.add_frame(index, faces)
+    first.similarities, second.similarities = [0.5], [0.9]
+    first.flicker, first.pairs, second.flicker, second.pairs = 8.0, 1, 1.0, 3
+    first.add(second)
+    assert (first.faces, first.without_face, first.spans) == (3, 3, [(1, 4)])
+    assert (first.similarity_mean, first.flicker_rms) == (pytest.approx(0.7), 1.5)
+    assert Measured().flicker_rms is None
+    assert Measured().similarity_mean is None
