@@ -1,0 +1,487 @@
+"""How machine and run stand, as one piece of HTML with small charts, and the same in words.
+
+Nothing is loaded from elsewhere and nothing needs a script, so it shows in any ``HTML`` widget; text takes
+the page's own colour, for light pages and dark ones.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from colab_helpers.batch.status import BatchStatus, FileStatus
+from colab_helpers.machine import GIB
+from colab_helpers.resources.bottleneck import bottleneck
+from colab_helpers.resources.guard import WARNING_PERCENT
+from colab_helpers.resources.samples import GpuSample, Sample
+from colab_helpers.svg import ALARM, AMBER, BLUE, GREEN, clock_text, number, sparkline
+
+WINDOW = 600.0
+"""Seconds that the charts go back."""
+POINTS = 120
+"""Values in one chart at most: about one for each pixel of its width."""
+MOST_FILES = 12
+"""Files that are named; the others are counted."""
+MOST_NOTES = 8
+"""Notes on the whole run that are shown, the newest."""
+OLD_NEWS = 10.0
+"""Seconds without news from which they stand out; a run writes its status every two."""
+
+NO_GPU = "There is no GPU on the machine that is watched: everything runs on its CPU."
+NO_SAMPLES = "Nothing has been measured yet."
+LOST = "ended without a word"
+GO_ON = "run the same batch again, into the same folder: it goes on with what is finished"
+RETRY = "correct what is said of the failed files and run the same batch again: what is done stays"
+
+GB = 1_000_000_000
+_WIDTH, _HEIGHT = 200, 34
+_COLOURS = {"running": BLUE, "done": GREEN, "failed": ALARM, "lost": ALARM, "cancelled": AMBER}
+_ORDER = ("running", "failed", "cancelled", "skipped", "queued", "done")
+_FAINT = "opacity:.75"
+_LEFT = "text-align:left;vertical-align:top;padding:1px 12px 1px 0"
+
+Reading = Callable[[Sample], float | None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One thing that is measured, and how it is shown.
+
+    Attributes:
+        name: Its key in ``monitor.json``.
+        title: Its heading.
+        unit: Of its values.
+        read: Its value in a sample; None if that does not tell.
+        total: What there is of it, in the same unit; the value is also shown as a share of that.
+        high: Upper edge of its chart, where that is fixed.
+        limit: From here on it is shown as an alarm; in percent where there is a ``total``.
+        least: Below this it is shown as an alarm.
+        remedy: What to do then.
+    """
+
+    name: str
+    title: str
+    unit: str
+    read: Reading
+    total: Reading | None = None
+    high: float | None = None
+    limit: float | None = None
+    least: float | None = None
+    remedy: str = ""
+
+    def share(self, sample: Sample) -> float | None:
+        """Percent of the total; None without one."""
+        value, total = self.read(sample), self.total(sample) if self.total else None
+        return None if value is None or not total else 100.0 * value / total
+
+    def strain(self, sample: Sample) -> float:
+        """How far it is over the edge: from 1 on it is an alarm; 0 where nothing is known."""
+        value = self.share(sample) if self.total else self.read(sample)
+        if value is None:
+            return 0.0
+        if self.limit is not None:
+            return value / self.limit
+        # The least allowed is no alarm itself.
+        return self.least / value * (1 - 1e-9) if self.least and value > 0 else 2.0 * bool(self.least)
+
+    def warning(self, sample: Sample) -> str:
+        """What is wrong, and what to do about it, in one sentence."""
+        if self.total:
+            found, edge = f"{self.share(sample) or 0.0:.0f} %", f"{number(self.limit or 0.0)} %"
+        else:
+            edge = f"{number(self.limit or self.least or 0.0)} {self.unit}"
+            found = f"{number(self.read(sample) or 0.0)} {self.unit}"
+        side = "below" if self.least else "from"
+        return f"{self.title} {found} (a warning {side} {edge}): {self.remedy}."
+
+    def text(self, sample: Sample) -> str:
+        """Title and value in words; empty if the value is not known."""
+        value = self.read(sample)
+        return "" if value is None else f"{self.title} {_amount(self, sample, value)}"
+
+
+def _amount(figure: Figure, sample: Sample, value: float) -> str:
+    total, share = figure.total(sample) if figure.total else None, figure.share(sample)
+    if total is None or share is None:
+        return f"{number(value)} {figure.unit}"
+    return f"{number(value)} of {number(total)} {figure.unit} ({share:.0f} %)"
+
+
+def _gpu(read: Callable[[GpuSample], float | None], unit: float = 1.0) -> Reading:
+    def value(sample: Sample) -> float | None:
+        found = None if sample.gpu is None else read(sample.gpu)
+        return None if found is None else found / unit
+
+    return value
+
+
+def _of(read: Reading, unit: float) -> Reading:
+    def value(sample: Sample) -> float | None:
+        found = read(sample)
+        return None if found is None else found / unit
+
+    return value
+
+
+FIGURES = (
+    Figure("gpu", "GPU", "%", _gpu(lambda gpu: gpu.utilisation), high=100.0),
+    Figure(
+        "vram",
+        "VRAM",
+        "GiB",
+        _gpu(lambda gpu: gpu.memory_used, GIB),
+        total=_gpu(lambda gpu: gpu.memory_total, GIB),
+        limit=90.0,
+        remedy='choose the preset stable or overrides = {"batch_size": 1}, and close other notebooks that '
+        "use the GPU",
+    ),
+    Figure("vram_run", "VRAM of this run", "GiB", _gpu(lambda gpu: gpu.process_memory, GIB)),
+    Figure("encoder", "Video encoder", "%", _gpu(lambda gpu: gpu.encoder), high=100.0),
+    Figure("decoder", "Video decoder", "%", _gpu(lambda gpu: gpu.decoder), high=100.0),
+    Figure(
+        "temperature",
+        "GPU temperature",
+        "°C",
+        _gpu(lambda gpu: gpu.temperature),
+        high=100.0,
+        limit=83.0,
+        remedy="the card may slow itself down; on a machine of your own see to its cooling",
+    ),
+    Figure("power", "GPU power", "W", _gpu(lambda gpu: gpu.power)),
+    Figure("cpu", "CPU", "%", lambda sample: sample.cpu_percent, high=100.0),
+    Figure(
+        "ram",
+        "RAM",
+        "GiB",
+        _of(lambda sample: sample.ram_used, GIB),
+        total=_of(lambda sample: sample.ram_total, GIB),
+        limit=WARNING_PERCENT,
+        remedy="choose the preset stable or a smaller max_memory, and close what else runs",
+    ),
+    Figure("process_memory", "Process memory", "GiB", _of(lambda sample: sample.process_memory, GIB)),
+    Figure(
+        "disk_free",
+        "Disk free",
+        "GB",
+        _of(lambda sample: sample.disk_free, GB),
+        least=2.0,
+        remedy="delete what is not needed where the results go, or the next file finds no room",
+    ),
+    Figure("fps", "Speed", "frames/s", lambda sample: None if sample.file is None else sample.fps),
+)
+"""Everything that is measured, in the order in which it is shown."""
+
+
+def charts_html(
+    samples: Sequence[Sample],
+    status: BatchStatus | None,
+    *,
+    now: float,
+    lost: bool = False,
+    facts: Sequence[str] = (),
+) -> str:
+    """Machine and run as one piece of HTML.
+
+    Args:
+        samples: In the order of time; the charts show the last ten minutes of them.
+        status: The batch; None where only a machine is watched.
+        now: Seconds since 1970, by the clock of whoever wrote samples and status.
+        lost: The batch died: nothing more is to be expected, whatever its status says.
+        facts: Sentences on the machine that stand below the charts.
+    """
+    shown = _in_window(samples, status)
+    return (
+        '<div style="font-family:sans-serif;font-size:13px;line-height:1.5;max-width:920px">'
+        f"{_heading(status, now, lost) if status else ''}"
+        f"{_running(status) if status and not lost else ''}"
+        f"{''.join(_line(text) for text in _state_lines(status))}"
+        f"{_why(shown, status)}"
+        f"{''.join(_alarm(text) for text in warnings(shown[-1:]))}"
+        f"{_tiles(shown)}"
+        f"{''.join(_line(text, _FAINT) for text in facts)}"
+        f"{_files(status) if status else ''}"
+        "</div>"
+    )
+
+
+def charts_text(
+    samples: Sequence[Sample],
+    status: BatchStatus | None,
+    *,
+    now: float,
+    lost: bool = False,
+    facts: Sequence[str] = (),
+    files: bool = True,
+) -> list[str]:
+    """The same in words, line by line; ``files`` says whether to name the files and notes, too."""
+    shown = _in_window(samples, status)
+    lines = []
+    if status:
+        lines += [_headline(status, now, lost)]
+        lines += [_running_text(file) for file in _at_work(status) if not lost]
+        lines += _state_lines(status)
+    lines += [_machine_text(shown[-1])] if shown else [NO_SAMPLES]
+    lines += [NO_GPU] if shown and not _has_gpu(shown) else []
+    lines += [bottleneck(shown)] if _is_run(shown, status) else []
+    lines += [f"warning: {text}" for text in warnings(shown[-1:])]
+    if not files:
+        return lines
+    lines += facts
+    if status:
+        named, rest = _named(status)
+        lines += ["  ".join(filter(None, ["", f"{state:9}", *words])) for state, *words in map(_words, named)]
+        lines += [f"  {rest}"] if rest else []
+        lines += [f"note: {note}" for note in status.notes[-MOST_NOTES:]]
+    return lines
+
+
+def warnings(samples: Sequence[Sample]) -> list[str]:
+    """One sentence for each figure that was over its limit, at its worst."""
+    found = []
+    for figure in FIGURES:
+        worst = max(samples, key=figure.strain, default=None)
+        if worst is not None and figure.strain(worst) >= 1:
+            found.append(figure.warning(worst))
+    return found
+
+
+# --- which samples ------------------------------------------------------------------------------------
+
+
+def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sample]:
+    """The newest, with the status's own where it is newer: Drive brings one file before the other."""
+    own = status.sample if status else None
+    found = [*samples, own] if own and (not samples or own.time > samples[-1].time) else list(samples)
+    found.sort(key=lambda sample: sample.time)
+    return [sample for sample in found if found[-1].time - sample.time <= WINDOW]
+
+
+def _at_even_times(samples: Sequence[Sample]) -> list[Sample | None]:
+    """At most ``POINTS`` of them at even distances in time; None where nothing was noted."""
+    times = [sample.time for sample in samples]
+    count = min(POINTS, len(times))
+    if count < 3:
+        return list(samples)
+    step = (times[-1] - times[0]) / (count - 1)
+    longest = max(step, 3 * median(after - before for before, after in pairwise(times)))
+    return [_nearest(samples, times, times[0] + step * index, longest) for index in range(count)]
+
+
+def _nearest(samples: Sequence[Sample], times: Sequence[float], time: float, longest: float) -> Sample | None:
+    after = min(bisect_left(times, time), len(times) - 1)
+    index = after - 1 if after and time - times[after - 1] < abs(times[after] - time) else after
+    return samples[index] if abs(times[index] - time) <= longest else None
+
+
+def _has_gpu(samples: Sequence[Sample]) -> bool:
+    return any(sample.gpu is not None for sample in samples)
+
+
+def _is_run(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
+    """Whether the samples are a run's, so that there is something to be slow."""
+    return bool(samples) and (status is not None or any(sample.file or sample.stage for sample in samples))
+
+
+# --- the machine --------------------------------------------------------------------------------------
+
+
+def _tiles(samples: Sequence[Sample]) -> str:
+    if not samples:
+        return _line(NO_SAMPLES)
+    even = _at_even_times(samples)
+    tiles = "".join(_tile(figure, samples[-1], even) for figure in [*FIGURES, *_queues(samples)])
+    head = "" if _has_gpu(samples) else _line(NO_GPU)
+    span = clock_text(samples[-1].time - samples[0].time)
+    return (
+        f'{head}<div style="display:flex;flex-wrap:wrap;gap:10px 24px;margin:8px 0">{tiles}</div>'
+        f"{_line(f'The charts show the last {span} (min:s).', _FAINT)}"
+    )
+
+
+def _tile(figure: Figure, newest: Sample, samples: Sequence[Sample | None]) -> str:
+    values = tuple(None if sample is None else figure.read(sample) for sample in samples)
+    if all(value is None for value in values):
+        return ""
+    total, share = figure.total(newest) if figure.total else None, figure.share(newest)
+    limit = figure.limit
+    if limit is not None and figure.total:
+        limit = limit / 100 * total if total else None
+    strained = figure.strain(newest) >= 1
+    aside = f"of {number(total)} {figure.unit}, {share:.0f} %" if total and share is not None else ""
+    style = f"color:{ALARM};font-weight:600" if strained else _FAINT
+    picture = _picture(
+        values,
+        high=total or figure.high,
+        limit=limit,
+        colour=ALARM if figure.least and strained else BLUE,
+        label=figure.title,
+        unit=figure.unit,
+    )
+    return (
+        f'<div style="width:{_WIDTH}px"><div><b>{escape(figure.title)}</b> '
+        f'<span style="{style}">{escape(aside)}</span></div>{picture}</div>'
+    )
+
+
+@lru_cache(maxsize=64)
+def _picture(
+    values: tuple[float | None, ...],
+    *,
+    high: float | None,
+    limit: float | None,
+    colour: str,
+    label: str,
+    unit: str,
+) -> str:
+    """Kept from one look to the next: samples are fewer than looks, and much stays as it is."""
+    return sparkline(
+        values,
+        width=_WIDTH,
+        height=_HEIGHT,
+        high=high,
+        colour=colour,
+        label=label,
+        unit=unit,
+        alarm=limit,
+    )
+
+
+def _queues(samples: Sequence[Sample]) -> Iterator[Figure]:
+    """A figure for each stage of the pipeline that has a queue behind it."""
+    for name in dict.fromkeys(name for sample in samples for name in sample.queues):
+        yield Figure(f"queue {name}", f"After {name}", "waiting", _queue(name))
+
+
+def _queue(name: str) -> Reading:
+    return lambda sample: sample.queues.get(name)
+
+
+def _machine_text(sample: Sample) -> str:
+    texts = [figure.text(sample) for figure in (*FIGURES, *_queues([sample]))]
+    return ", ".join(filter(None, texts))
+
+
+def _why(samples: Sequence[Sample], status: BatchStatus | None) -> str:
+    if not _is_run(samples, status) or (status and status.state != "running"):
+        return ""
+    return f"<div><b>Why is it not faster?</b> {escape(bottleneck(samples))}</div>"
+
+
+# --- the batch ----------------------------------------------------------------------------------------
+
+
+def _heading(status: BatchStatus, now: float, lost: bool) -> str:
+    state, rest = _headline(status, now, lost).split(": ", 1)
+    colour = _COLOURS["lost" if lost else status.state]
+    return f'<div><b style="color:{colour}">{escape(state)}</b>: {escape(rest)}</div>'
+
+
+def _headline(status: BatchStatus, now: float, lost: bool) -> str:
+    count = Counter(file.state for file in status.files)
+    ended = sum(count.values()) - count["queued"] - count["running"]
+    kinds = ", ".join(f"{count[state]} {state}" for state in _ORDER if count[state])
+    running = status.state == "running"
+    took = max(0.0, (now if running and not lost else status.updated) - status.started)
+    news = f", last news {_ago(now - status.updated)}" if running else ""
+    advice = (
+        f". What to do: {GO_ON}" if lost else f". What to do: {RETRY}" if status.state == "failed" else ""
+    )
+    state = LOST if lost else status.state
+    return f"{state}: {ended} of {len(status.files)} files ended ({kinds}), {clock_text(took)}{news}{advice}"
+
+
+def _ago(seconds: float) -> str:
+    """How long ago; news from the future, by a clock that is ahead, are new."""
+    text = f"{max(0.0, seconds):.0f} s ago" if seconds < 120 else f"{clock_text(seconds)} ago"
+    return f"{text}: no news for a while" if seconds >= OLD_NEWS else text
+
+
+def _at_work(status: BatchStatus) -> list[FileStatus]:
+    return [file for file in status.files if file.state == "running"]
+
+
+def _running(status: BatchStatus) -> str:
+    return "".join(_bar(file) + _line(_running_text(file)) for file in _at_work(status))
+
+
+def _running_text(file: FileStatus) -> str:
+    frames = f"{file.frame} of {file.frames} frames" if file.frames else f"{file.frame} frames"
+    eta = f", ETA {clock_text(file.eta)}" if file.eta is not None else ""
+    stage = f", {file.stage}" if file.stage and file.stage != "frames" else ""
+    return f"{Path(file.target).name}: {frames}, {file.fps:.1f} frames/s{eta}{stage}"
+
+
+def _bar(file: FileStatus) -> str:
+    if not file.frames:
+        return ""
+    share = min(100.0, 100.0 * file.frame / file.frames)
+    return (
+        f'<div role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100" '
+        'style="background:rgba(128,128,128,.3);height:8px;border-radius:4px;margin:4px 0">'
+        f'<div style="background:{BLUE};width:{share:.1f}%;height:8px;border-radius:4px"></div></div>'
+    )
+
+
+def _state_lines(status: BatchStatus | None) -> list[str]:
+    """Where and how the networks run, and what is worth knowing of the run itself."""
+    if status is None:
+        return []
+    parts = [f"networks on {status.provider}"] if status.provider else []
+    parts += [f"threads {status.threads}"] if status.threads else []
+    parts += [f"batch size {status.batch_size}"] if status.batch_size else []
+    parts += [f"worker restarts {status.restarts}"] if status.restarts else []
+    parts += [f"memory warnings {status.memory_warnings}"] if status.memory_warnings else []
+    pause = [f"waiting: {status.pause}"] if status.pause and status.state == "running" else []
+    return [*([", ".join(parts)] if parts else []), *pause]
+
+
+def _files(status: BatchStatus) -> str:
+    named, rest = _named(status)
+    head = "".join(f'<th style="{_LEFT}">{name}</th>' for name in ("", "file", "frames", "remarks"))
+    rows = "".join(_row(file) for file in named)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in status.notes[-MOST_NOTES:])
+    return (
+        f'<table style="border-collapse:collapse;margin:8px 0"><tr>{head}</tr>{rows}</table>'
+        f"{_line(rest, _FAINT) if rest else ''}"
+        f"{f'<b>Notes</b><ul style="margin:0 0 0 18px">{notes}</ul>' if notes else ''}"
+    )
+
+
+def _named(status: BatchStatus) -> tuple[list[FileStatus], str]:
+    """The files to name, what needs a look first, and a sentence on the others."""
+    # What was done last tells most of all that is done.
+    newest_first = sorted(status.files[::-1], key=lambda file: _ORDER.index(file.state))
+    queued = iter([file for file in status.files if file.state == "queued"])
+    files = [next(queued) if file.state == "queued" else file for file in newest_first]
+    count = Counter(file.state for file in files[MOST_FILES:])
+    others = ", ".join(f"{count[state]} {state}" for state in _ORDER if count[state])
+    return files[:MOST_FILES], f"and {sum(count.values())} more: {others}" if count else ""
+
+
+def _words(file: FileStatus) -> list[str]:
+    """State, name, frames and remarks of a file."""
+    frames = f"{file.frame}/{file.frames}" if file.frames else f"{file.frame}" if file.frame else ""
+    remarks = "; ".join([*([file.error] if file.error else []), *file.fallbacks])
+    return [file.state, Path(file.target).name, frames, remarks]
+
+
+def _row(file: FileStatus) -> str:
+    state, *others = _words(file)
+    colour = f' style="color:{_COLOURS[state]}"' if state in _COLOURS else ""
+    cells = [f"<b{colour}>{state}</b>", *map(escape, others)]
+    return "<tr>" + "".join(f'<td style="{_LEFT}">{cell}</td>' for cell in cells) + "</tr>"
+
+
+def _line(text: str, style: str = "") -> str:
+    return f'<div style="{style}">{escape(text)}</div>' if style else f"<div>{escape(text)}</div>"
+
+
+def _alarm(text: str) -> str:
+    return f'<div><b style="color:{ALARM}">Warning.</b> {escape(text)}</div>'

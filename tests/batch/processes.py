@@ -1,0 +1,149 @@
+"""Batches in processes of their own, to be killed, stopped and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import psutil
+
+from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
+from tests.media.make import packets_of
+
+PATIENCE = 60.0
+Content = tuple[list[str], list[Fraction], object]
+
+
+class Shell:
+    """Runs one and the same batch from a command line, again and again."""
+
+    def __init__(
+        self, targets: Path, photo: Path, models: Path, consent: str, out: Path, *options: str
+    ) -> None:
+        self.out = out
+        self.command = [
+            sys.executable, "-m", "colab_helpers", "batch", "-s", str(photo), "-t", str(targets),
+            "-o", str(out), "--models-dir", str(models), "--consent", consent,
+            "--segment-seconds", "1", "--output-video-encoder", "libx264", "--execution-provider", "cpu",
+            *options,
+        ]  # fmt: skip
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *options: str, **keywords: Any) -> subprocess.Popen[str]:
+        """Begin, or go on."""
+        process = subprocess.Popen(
+            [*self.command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **keywords
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *options: str) -> tuple[int, str]:
+        """Exit code and everything printed."""
+        process = self.start(*options)
+        text, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, text
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes of this folder, whoever has started them."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            words = process.info["cmdline"] or []
+            ended = process.info["status"] == psutil.STATUS_ZOMBIE
+            if (
+                "colab_helpers.batch.worker" in words
+                and str(self.out) in words[-1 - 2 * ("--cause" in words)]
+            ):
+                found += [] if ended else [process]
+        return found
+
+    def kill_workers(self) -> None:
+        """SIGKILL, and wait until they are gone."""
+        workers = self.workers()
+        for worker in workers:
+            worker.kill()
+        psutil.wait_procs(workers, timeout=PATIENCE)
+
+    def clean(self) -> None:
+        """Leave no process behind, whatever the test did."""
+        for process in self.started:
+            process.kill()
+            process.wait()
+        self.kill_workers()
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says; empty while there is none."""
+        try:
+            found: dict[str, Any] = json.loads((self.out / STATUS_NAME).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def until(self, reached: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """The first status of which that is true."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            status = self.status()
+            if status and reached(status):
+                return status
+            time.sleep(0.02)
+        raise AssertionError(f"not reached: {self.status()}")
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C."""
+    os.kill(process.pid, signal.SIGINT)
+
+
+def content(path: Path) -> Content:
+    """A hash of each decoded picture, the time of each, and the packets of the sound."""
+    pictures, times = [], []
+    with av.open(str(path)) as container:
+        has_sound = bool(container.streams.audio)
+        for frame in container.decode(video=0):
+            assert frame.pts is not None
+            assert frame.time_base is not None
+            planes = b"".join(bytes(plane) for plane in frame.planes)
+            pictures.append(hashlib.sha256(planes).hexdigest())
+            times.append(frame.pts * frame.time_base)
+    return pictures, times, packets_of(path) if has_sound else None
+
+
+def contents(out: Path) -> dict[str, Content]:
+    """Of all results in a folder."""
+    return {path.name: content(path) for path in sorted(out.glob("*.mp4"))}
+
+
+def entries(out: Path, event: str) -> Iterator[dict[str, Any]]:
+    """The journal's entries of one kind."""
+    for line in (out / JOURNAL_NAME).read_text().splitlines():
+        try:
+            entry = json.loads(line)["entry"]
+        except ValueError:
+            continue  # torn by a kill
+        if entry["event"] == event:
+            yield entry
+
+
+def repeated(out: Path) -> dict[tuple[str, int], int]:
+    """Segments that were noted more than once."""
+    counts = Counter((entry["key"], entry["number"]) for entry in entries(out, "segment"))
+    return {which: count for which, count in counts.items() if count > 1}
+
+
+KEPT = {JOURNAL_NAME, STATUS_NAME, "report.json", "report.html", "samples.jsonl"}
+
+
+def litter(out: Path, *results: str) -> set[str]:
+    """What lies in the folder beside results and records."""
+    return {path.name for path in out.iterdir()} - KEPT - set(results)

@@ -1,0 +1,107 @@
+"""Killed at any moment, whatever was killed: the batch ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.batch.processes import PATIENCE, Content, Shell, contents, litter, repeated
+from tests.media.make import Sound, Spec, make, variable_pts
+
+SPECS = {
+    "a.mp4": Spec(size=(320, 180), frames=70, sounds=(Sound(),)),
+    "b.mp4": Spec(size=(320, 180), frames=110, options={"preset": "medium", "bf": "3", "crf": "20"}),
+    "c.mp4": Spec(size=(160, 90), frames=80, pts=variable_pts(80), sounds=(Sound(), Sound(language="spa"))),
+}
+CHAINS, KILLS = 10, 5
+"""Fifty moments in all."""
+LATEST = 3.0
+"""Seconds after a start until when it is killed: from its first import to its report."""
+
+_expected: dict[str, Content] = {}
+
+
+@pytest.fixture(scope="session")
+def targets(shared_dir: Path) -> Path:
+    folder = shared_dir / "kill_targets"
+    with FileLock(shared_dir / "kill_targets.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            for name, spec in SPECS.items():
+                make(folder / name, spec)
+    return folder
+
+
+@pytest.fixture
+def shell(
+    targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path
+) -> Callable[[str], Shell]:
+    return lambda name: Shell(targets, photo, constant_models, consent, tmp_path / name)
+
+
+@pytest.fixture
+def expected(shell: Callable[[str], Shell]) -> dict[str, Content]:
+    """What an uninterrupted run gives."""
+    if not _expected:
+        undisturbed = shell("undisturbed")
+        code, text = undisturbed.run()
+        assert code == 0, text
+        _expected.update(contents(undisturbed.out))
+        assert {name: len(found[0]) for name, found in _expected.items()} == {
+            name: spec.frames for name, spec in SPECS.items()
+        }
+    return _expected
+
+
+@pytest.mark.parametrize("seed", range(CHAINS))
+def test_killed_at_random_moments(
+    seed: int, shell: Callable[[str], Shell], expected: dict[str, Content], tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    # Never three workers in one run: that would be the file's fault, as far as anyone can tell.
+    kinds = ["worker", "worker", "parent", "both", "both"]
+    chance.shuffle(kinds)
+    batches = 0
+    batch = shell(f"out{batches}")
+    process = batch.start()
+    try:
+        for kind in kinds:
+            if process.poll() is not None:
+                finish(batch, process, expected)
+                batches += 1
+                batch = shell(f"out{batches}")
+                process = batch.start()
+            wait(process, chance.uniform(0.0, LATEST))
+            if kind != "worker":
+                process.kill()
+                process.communicate()
+            if kind != "parent":
+                batch.kill_workers()
+            if kind != "worker":
+                process = batch.start()
+        finish(batch, process, expected)
+    finally:
+        batch.clean()
+
+
+def wait(process: subprocess.Popen[str], seconds: float) -> None:
+    """Wait, but not beyond the process's end."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+
+
+def finish(batch: Shell, process: subprocess.Popen[str], expected: dict[str, Content]) -> None:
+    """Let it end, and compare what there is with what there should be."""
+    text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, text
+    assert contents(batch.out) == expected
+    assert repeated(batch.out) == {}, "a finished segment was done again"
+    assert litter(batch.out, *SPECS) == set()
+    assert batch.workers() == []

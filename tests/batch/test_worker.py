@@ -1,0 +1,413 @@
+"""The worker process: started, watched, killed, hung, stopped, taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from colab_helpers import api
+from colab_helpers.api import run_batch
+from colab_helpers.batch import runner, supervisor
+from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.names import JOURNAL_NAME, STOP_NAME
+from colab_helpers.batch.results import KEPT
+from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
+from colab_helpers.settings import load_settings
+from tests.batch.processes import PATIENCE, Shell, contents, entries, interrupt, litter, repeated
+from tests.media.make import Sound, Spec, make
+
+SETTINGS = load_settings(
+    "balanced", output_video_encoder="libx264", execution_provider="cpu", segment_seconds=1.0
+)
+NAMES = ("a.mp4", "b.mp4", "c.mp4")
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("targets")
+    for k, name in enumerate(NAMES):
+        make(folder / name, Spec(size=(320, 180), frames=60 + 30 * k, sounds=(Sound(),)))
+    return folder
+
+
+@pytest.fixture
+def shell(
+    targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path
+) -> Iterator[Callable[..., Shell]]:
+    shells = []
+
+    def make_shell(*options: str, out: str = "out") -> Shell:
+        shells.append(Shell(targets, photo, constant_models, consent, tmp_path / out, *options))
+        return shells[-1]
+
+    yield make_shell
+    for each in shells:
+        each.clean()
+
+
+@pytest.fixture
+def batch(targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path) -> Any:
+    def run(*files: Path, **options: Any) -> Any:
+        given = {"consent": consent, "settings": SETTINGS, "models_dir": constant_models, **options}
+        return run_batch([photo], files or [targets], tmp_path / "out", **given)
+
+    return run
+
+
+def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path: Path) -> None:
+    progress: list[Any] = []
+    notes: list[str] = []
+    report = batch(on_progress=progress.append, on_note=notes.append)
+    assert report.ok
+    assert {Path(seen.file).name for seen in progress} <= set(NAMES)
+    assert progress
+    assert any("could safely work on" in note for note in notes)
+    assert report.run
+    assert [file.segments for file in report.files] == [3, 4, 5]
+    assert all(file.times_kept for file in report.files)
+    assert litter(tmp_path / "out", *NAMES) == set()
+    found = contents(tmp_path / "out")
+    for path in (tmp_path / "out").glob("*"):
+        path.unlink()
+    assert batch(in_process=True).ok
+    assert contents(tmp_path / "out") == found
+
+
+def test_what_cannot_be_started_is_said_here_as_the_same_error(
+    batch, targets: Path, constant_models: Path, tmp_path: Path, consent: str
+) -> None:
+    with pytest.raises(ModelError, match=r"det_10g\.onnx.*missing.*What to do"):
+        batch(models_dir=tmp_path / "none")
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "missing" in status["notes"][-1]
+    assert not (tmp_path / "out" / ".work").exists()
+    with pytest.raises(MissingFileError, match="no such file"):
+        run_batch(
+            [tmp_path / "none.png"], [targets], tmp_path / "out",
+            consent=consent, settings=SETTINGS, models_dir=constant_models,
+        )  # fmt: skip
+
+
+def test_a_killed_worker_is_replaced_and_its_segments_are_kept(shell, tmp_path: Path) -> None:
+    plain = shell(out="plain")
+    assert plain.run()[0] == 0
+    killed = shell()
+    process = killed.start()
+    killed.until(lambda status: any(file["frame"] >= 40 for file in status["files"]))
+    killed.kill_workers()
+    text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, text
+    assert "was killed" in text
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+    assert repeated(tmp_path / "out") == {}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["summary"]["restarts"] == 1
+    assert not any(KEPT in file["fallbacks"] for file in report["files"])
+    weakened = [file for file in report["files"] if any("max_memory lowered" in n for n in file["fallbacks"])]
+    assert len(weakened) <= 1
+    assert litter(tmp_path / "out", *NAMES) == set()
+
+
+def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
+    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        at_start(patch, tmp_path, DEADLY)
+        report = batch()
+    assert [file.status for file in report.files] == ["done", "failed", "done"]
+    assert "died 3 times on this file, last: was killed" in (report.files[1].error or "")
+    assert "What to do" in (report.files[1].error or "")
+    assert report.summary.restarts == 3
+    assert [Path(e["target"]).name for e in entries(tmp_path / "out", "started")] == [
+        "a.mp4", "b.mp4", "b.mp4", "b.mp4", "c.mp4",
+    ]  # fmt: skip
+    assert litter(tmp_path / "out", *NAMES) == set()
+    # Whoever runs it again gives it another chance.
+    assert batch().ok
+
+
+def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    """Have every worker process run something before it begins."""
+    site = tmp_path / "site"
+    site.mkdir()
+    guard = 'import sys\nif "colab_helpers.batch.worker" in sys.orig_argv:\n'
+    (site / "sitecustomize.py").write_text(guard + code)
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(api.__file__).parents[1]}")
+
+
+DEADLY = """
+    import os, signal
+    import colab_helpers.batch.runner as runner
+    genuine = runner.Batch._do_video
+    def do(self, index, *rest):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        genuine(self, index, *rest)
+    runner.Batch._do_video = do
+"""
+
+
+def test_a_worker_that_dies_before_it_begins_is_not_tried_for_ever(
+    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor.sys, "executable", "/bin/false")
+    with pytest.raises(WorkerError, match="3 worker processes in a row"):
+        batch()
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path: Path) -> None:
+    hung = shell("--stall-timeout", "10", "--gpu-memory-wait", "0")
+    process = hung.start()
+    hung.until(lambda status: status["files"][1]["state"] == "running")
+    (worker,) = hung.workers()
+    worker.suspend()
+    text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, text
+    assert "made no progress for 10 seconds" in text
+    assert repeated(tmp_path / "out") == {}
+    assert hung.workers() == []
+
+
+def test_the_same_batch_asked_for_again_is_only_watched(shell, tmp_path: Path) -> None:
+    watched = shell()
+    first = watched.start()
+    watched.until(lambda status: status["files"][0]["frame"] > 0)
+    second = watched.start()
+    results = [process.communicate(timeout=PATIENCE)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), results
+    assert len({entry["pid"] for entry in entries(tmp_path / "out", "started")}) == 1
+    assert "3 of 3 done" in results[1]
+
+
+def test_another_batch_into_the_same_folder_is_refused_with_the_holders_name(shell) -> None:
+    holder = shell()
+    process = holder.start()
+    status = holder.until(lambda status: status["files"][0]["frame"] > 0)
+    code, text = shell("--output-video-quality", "30").run()
+    assert code == 2
+    assert f"process {status['pid']} on" in text
+    assert "What to do" in text
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path: Path) -> None:
+    left = shell()
+    process = left.start()
+    left.until(lambda status: status["files"][0]["frame"] > 0)
+    process.kill()
+    process.communicate()
+    assert len(left.workers()) == 1
+    left.until(lambda status: status["state"] == "done")
+    psutil.wait_procs(left.workers(), timeout=PATIENCE)
+    code, text = left.run()
+    assert code == 0
+    assert text.count(KEPT) == 3
+    assert litter(tmp_path / "out", *NAMES) == set()
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "terminate", "file", "verb"])
+def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path: Path, how: str) -> None:
+    stopped = shell()
+    process = stopped.start()
+    stopped.until(lambda status: status["files"][1]["frame"] >= 30)
+    if how == "ctrl-c":
+        interrupt(process)
+    elif how == "terminate":
+        process.terminate()
+    elif how == "file":
+        (tmp_path / "out" / STOP_NAME).touch()
+    else:
+        subprocess.run(
+            [sys.executable, "-m", "colab_helpers", "stop", str(tmp_path / "out")],
+            check=True,
+            timeout=PATIENCE,
+        )
+    text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, text
+    assert stopped.workers() == []
+    status = stopped.status()
+    assert status["state"] == "cancelled"
+    assert status["files"][0]["state"] == "done"
+    assert litter(tmp_path / "out", *NAMES) <= {".work"}
+    assert not list((tmp_path / "out").rglob(".*.part*"))
+    code, text = stopped.run()
+    assert code == 0, text
+    assert repeated(tmp_path / "out") == {}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["files"][1]["segments_kept"] >= 1 or KEPT in report["files"][1]["fallbacks"]
+    assert litter(tmp_path / "out", *NAMES) == set()
+
+
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path: Path) -> None:
+    stopped = shell()
+    process = stopped.start()
+    stopped.until(lambda status: status["files"][1]["frame"] >= 30)
+    (worker,) = stopped.workers()
+    worker.suspend()  # it cannot clean up in time
+    interrupt(process)
+    time.sleep(0.5)
+    assert process.poll() is None
+    interrupt(process)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert stopped.workers() == []
+    assert stopped.run()[0] == 0
+    assert repeated(tmp_path / "out") == {}
+    assert litter(tmp_path / "out", *NAMES) == set()
+
+
+def test_signals_to_the_worker_itself(shell, tmp_path: Path) -> None:
+    stopped = shell()
+    process = stopped.start()
+    stopped.until(lambda status: status["files"][0]["frame"] > 0)
+    (worker,) = stopped.workers()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+        worker.send_signal(number)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert stopped.status()["state"] == "cancelled"
+    assert stopped.run()[0] == 0
+    assert repeated(tmp_path / "out") == {}
+
+
+def test_the_systems_out_of_memory_killer(shell, tmp_path: Path, memory_group: Callable[[int], None]) -> None:
+    killed = shell()
+    process = killed.start()
+    killed.until(lambda status: status["files"][1]["state"] == "running")
+    (worker,) = killed.workers()
+    memory_group(worker.pid)
+    text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, text
+    assert "was killed, as the system does when memory runs out" in text
+    assert repeated(tmp_path / "out") == {}
+    assert litter(tmp_path / "out", *NAMES) == set()
+
+
+@pytest.fixture
+def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
+    """Puts a process where the kernel gives it two megabytes more, and kills it for the third."""
+    root = Path("/sys/fs/cgroup")
+    old = root / "memory" / "memory.limit_in_bytes"
+    name = f"colab_helpers-{tmp_path.parent.name}-{os.getpid()}"
+    group = old.with_name(name) if old.exists() else root / name
+    limit = "memory.limit_in_bytes" if old.exists() else "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(2 << 20))
+    except OSError as error:
+        pytest.skip(f"no memory group can be made here: {error}")
+
+    def put(pid: int) -> None:
+        (group / "cgroup.procs").write_text(str(pid))
+
+    yield put
+    for _ in range(50):
+        try:
+            group.rmdir()
+            return
+        except OSError:
+            time.sleep(0.1)
+
+
+def test_a_worker_that_has_grown_is_replaced_between_files(
+    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes = iter([100 << 20, 500 << 20])
+    monkeypatch.setattr(runner, "process_memory", lambda: next(sizes))
+    work = runner.Batch(None, [], None, [], "")  # type: ignore[arg-type]
+    work.resumption = type("R", (), {"recyclable": True})()  # type: ignore[assignment]
+    work._recycle()
+    with pytest.raises(runner.RecycleError, match="419 MB of RAM"):
+        work._recycle()
+
+
+def test_a_replaced_worker_goes_on_with_the_same_run(
+    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One worker for each file."""
+    spy: list[int] = []
+    genuine = supervisor.Supervisor._started
+
+    def started(self: Any, path: Path, cause: str | None) -> Any:
+        end = genuine(self, path, cause)
+        spy.append(end.code)
+        return end
+
+    monkeypatch.setattr(supervisor.Supervisor, "_started", started)
+    at_start(monkeypatch, tmp_path, GROWING)
+    report = batch()
+    assert report.ok
+    assert spy == [75, 75, 0]
+    assert report.summary.restarts == 0
+    assert not any(KEPT in file.fallbacks for file in report.files)
+    assert [file.segments for file in report.files] == [3, 4, 5]
+
+
+GROWING = """
+    import colab_helpers.batch.runner as runner
+    runner._GROWTH, runner._GROWTH_BYTES = 0.0, 0
+"""
+
+
+def test_deaths_of_other_runs_do_not_count(batch, targets: Path, tmp_path: Path) -> None:
+    assert batch().ok
+    (done, *_) = entries(tmp_path / "out", "done")
+    (tmp_path / "out" / "a.mp4").unlink()
+    with Journal(tmp_path / "out" / JOURNAL_NAME) as journal:
+        for _ in range(5):
+            journal.append(Started(key=done["key"], run="another", target="a.mp4", pid=1))
+    assert batch().ok
+
+
+def test_a_status_of_a_dead_process_is_not_attached_to(batch, tmp_path: Path) -> None:
+    assert batch().ok
+    path = tmp_path / "out" / "status.json"
+    status = json.loads(path.read_text())
+    path.write_text(json.dumps({**status, "state": "running", "pid": os.getpid()}))
+    # Another process has that number now: it began later.
+    assert batch().ok
+
+
+def test_the_session_is_reckoned_with(batch, tmp_path: Path) -> None:
+    notes: list[str] = []
+    report = batch(session_minutes=60, shortest_first=True, on_note=notes.append)
+    assert report.ok
+    assert any("3 of 3 file(s) fit the 60 minutes" in note for note in notes)
+    assert [Path(e["target"]).name for e in entries(tmp_path / "out", "started")] == list(NAMES)
+
+
+def test_bytes_and_pixels_reach_the_worker(
+    targets: Path, constant_models: Path, consent: str, tmp_path: Path
+) -> None:
+    import cv2
+    import numpy as np
+
+    image = np.full((64, 64, 3), 90, np.uint8)
+    encoded = cv2.imencode(".jpg", image)[1].tobytes()
+    report = run_batch(
+        [image, encoded], [targets / "a.mp4"], tmp_path / "out",
+        consent=consent, settings=SETTINGS, models_dir=constant_models,
+    )  # fmt: skip
+    assert report.ok
+    assert report.files[0].source == ["image in memory (ndarray)", "image in memory (bytes)"]
+
+
+def test_usage_errors_come_before_any_process(
+    batch, monkeypatch: pytest.MonkeyPatch, targets: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor.subprocess, "Popen", None)
+    with pytest.raises(UsageError, match="names none"):
+        batch(video_range="9-12")
+    assert not (tmp_path / "out").exists()
