@@ -17,6 +17,7 @@ NOTEBOOKS = {
     "setup.ipynb": "Examines the machine: what works, what does not, and what to do about it",
     "preload.ipynb": "Shows the models a preset needs with their licences, fetches, verifies and tries them",
     "batch_swap.ipynb": "Swaps faces in many videos and images: a form, one run, a gallery, a report",
+    "monitor.ipynb": "Shows live how machine and batch do: GPU, memory, files, rate, and what limits it",
 }
 
 README = Path(__file__).resolve().parents[1] / "README.md"

@@ -60,7 +60,7 @@ def test_nothing_is_waited_for_at_the_end_but_it_is_counted() -> None:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library cannot trim")
 def test_freed_memory_goes_back_to_the_system() -> None:
-    allocator.keep_large_buffers()
+    allocator.tune_allocator()
     pieces = [np.ones(4 << 20, np.uint8) for _ in range(24)]
     del pieces
     before = process_memory()

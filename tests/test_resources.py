@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from colab_helpers import errors, machine
 from colab_helpers.machine import GIB, Machine
 from colab_helpers.resources import sampler
-from colab_helpers.resources.allocator import keep_large_buffers
+from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.budget import queue_depth
 
 
@@ -75,7 +75,7 @@ def test_queues_are_never_empty_nor_deeper_than_they_help(
 
 
 def test_the_allocator_setting_is_harmless_to_repeat() -> None:
-    assert keep_large_buffers() == keep_large_buffers()
+    assert tune_allocator() == tune_allocator()
 
 
 def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:

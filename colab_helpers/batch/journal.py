@@ -99,14 +99,17 @@ class History:
         """The finished segments of a target, by number; the latest of each counts."""
         return {e.number: e for e in self._of(key) if isinstance(e, SegmentDone)}
 
-    def result(self, key: str) -> FileDone | None:
-        """The latest finished result of a target."""
-        return next((e for e in reversed(list(self._of(key))) if isinstance(e, FileDone)), None)
+    def result(self, key: str, name: str | None = None) -> FileDone | None:
+        """The latest finished result of a target; a copy of it under another name has one of its own."""
+        done = (entry for entry in reversed(list(self._of(key))) if isinstance(entry, FileDone))
+        return next((e for e in done if name in (None, Path(e.report.target).name)), None)
 
-    def failure(self, key: str, run: str) -> Failed | None:
+    def failure(self, key: str, run: str, name: str | None = None) -> Failed | None:
         """How work on a target failed in this run; None if it did not, or was taken up again since."""
         last = next((e for e in reversed(list(self._of(key)))), None)
-        return last if isinstance(last, Failed) and last.run == run else None
+        if not isinstance(last, Failed) or last.run != run:
+            return None
+        return last if name in (None, Path(last.report.target).name) else None
 
     def interruptions(self, key: str, run: str) -> int:
         """How often in a row work on a target was cut off in this run before it got any further.

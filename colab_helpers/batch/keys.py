@@ -34,6 +34,10 @@ def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> st
     Raises:
         MissingFileError: It is not there or cannot be read.
     """
+    if path.exists() and not path.is_file():  # reading a pipe might wait for ever
+        raise MissingFileError(
+            "this is a folder, pipe or device, not a file", where=str(path), remedy="name a file"
+        )
     try:
         return sha256_of(path, on_chunk=on_chunk)
     except OSError as error:

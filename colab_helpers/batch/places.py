@@ -22,6 +22,7 @@ import psutil
 from colab_helpers.batch.names import WORK_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
 from colab_helpers.files import sha256_of
+from colab_helpers.media.names import hidden_name
 from colab_helpers.media.writer import unwritable
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
     """
-    partial = target.with_name(f".{target.name}.part")
+    partial = hidden_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = _copy(source, partial, beat)
@@ -167,7 +168,7 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
             where=str(source),
             remedy="check the path; on Drive, mount it again",
         ) from error
-    partial = target.with_name(f".{target.name}.part")
+    partial = hidden_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = _copy(source, partial, beat)

@@ -51,7 +51,7 @@ class Results:
         """
         if not task.target.exists():
             return None
-        done = self.history.result(self.key(task))
+        done = self.history.result(self.key(task), task.target.name)
         if done is None or done.report.output is None:
             return None
         output = Path(done.report.output)
@@ -69,7 +69,9 @@ class Results:
 
     def failure(self, task: Task) -> FileReport | None:
         """The report of a file that an earlier worker of this very run could not do."""
-        failed = self.history.failure(self.key(task), self.run) if self.run else None
+        if not self.run:
+            return None
+        failed = self.history.failure(self.key(task), self.run, task.target.name)
         return failed.report if failed else None
 
     def interruptions(self, task: Task) -> int:

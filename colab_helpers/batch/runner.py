@@ -35,6 +35,7 @@ from colab_helpers.media.probe import is_image, probe
 from colab_helpers.media.writer import unwritable
 from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_image
 from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.resources.sampler import gpu_memory, process_memory
 from colab_helpers.settings import Settings
@@ -282,8 +283,10 @@ class Batch:
         finally:
             report.seconds = time.monotonic() - started
             report.fallbacks += self.engine.take_memory_notes()
-            # Cycles through frames and generators would otherwise keep whole pictures until the next file.
+            # Cycles through frames and generators would otherwise keep whole pictures until the next file,
+            # and the allocator the most that any file ever needed.
             gc.collect()
+            return_free_memory()
             report.memory_after = process_memory()
             # Before the next file is opened; after the last there is nothing to wait for.
             remark = self.guard.check(wait=index + 1 < len(self.tasks))

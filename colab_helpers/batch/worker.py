@@ -37,6 +37,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import ProgressCallback
+from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, RunState, read_samples
 from colab_helpers.settings import Settings
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cause", help="what the worker before this one died of")
     options = parser.parse_args(argv)
     job = Job.load(options.job)
+    tune_allocator()
     with _one_stop_signal():
         try:
             run_job(job, cause=options.cause, recyclable=True)

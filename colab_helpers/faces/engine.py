@@ -19,7 +19,7 @@ from colab_helpers.machine import this_machine
 from colab_helpers.models.choice import changing_models, choose, wants_half
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
-from colab_helpers.resources.allocator import keep_large_buffers
+from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.sampler import gpu_memory
 from colab_helpers.settings import Settings
 
@@ -56,7 +56,7 @@ class Engine:
             ModelError: A file is missing or does not keep its contract.
             ProviderError: CUDA was insisted on but does not work.
         """
-        keep_large_buffers()
+        tune_allocator()
         runtime = Runtime(settings.execution_provider, tensorrt=settings.tensorrt)
         root = models_root(models_dir)
         # Before the pool measures what is free: making a copy takes memory, which is given back.

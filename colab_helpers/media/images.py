@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.errors import MediaError, OutputError
-from colab_helpers.media.probe import existing_file
+from colab_helpers.media.names import hidden_name
+from colab_helpers.media.probe import SHOWN, existing_file, foreign_kind
 
 ByteImage = npt.NDArray[np.uint8]
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -193,11 +194,12 @@ def _too_large(what: str, where: str) -> MediaError:
     return MediaError(f"the picture is too large ({what})", where=where, remedy="scale it down first")
 
 
-def _unreadable(where: str) -> MediaError:
+def _unreadable(where: str, kind: str = "", remedy: str = "") -> MediaError:
+    what = f" ({kind})" if kind else ", or it is damaged"
     return MediaError(
-        "this is not a picture that can be read, or it is damaged",
+        f"this is not a picture that can be read{what}",
         where=where,
-        remedy="open it in an image program and save it as PNG or JPEG",
+        remedy=remedy or "open it in an image program and save it as PNG or JPEG",
     )
 
 
@@ -220,7 +222,7 @@ def _header(data: bytes, where: str) -> tuple[int, int, int]:
     """Width, height and EXIF orientation, read without decoding."""
     kind = _kind(data)
     if kind is None:
-        raise _unreadable(where)
+        raise _unreadable(where, *foreign_kind(data[:SHOWN]))
     readers = {
         "png": _png_header,
         "jpeg": _jpeg_header,
@@ -340,7 +342,7 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.stem}.part{path.suffix}")
+    partial = hidden_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

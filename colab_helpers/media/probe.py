@@ -5,6 +5,9 @@ Nothing here decodes more than one frame, so probing costs milliseconds whatever
 
 from __future__ import annotations
 
+import codecs
+import errno
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +35,9 @@ IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 
 UNSPECIFIED = 2
 """ISO/IEC 23091-4 code point "unspecified" of matrix, primaries and transfer."""
+
+SHOWN = 4096
+"""Bytes at the start of a file that tell what it is."""
 
 UNKNOWN_CODEC = "unknown"
 """Name given to the codec of a stream this FFmpeg knows nothing about."""
@@ -213,23 +219,38 @@ def existing_file(path: str | Path) -> Path:
 
     Raises:
         MissingFileError: There is no such file.
-        MediaError: It is a folder, empty, or may not be read.
+        MediaError: It is a folder or a pipe, empty, or cannot be read.
     """
     path = Path(path).expanduser().absolute()
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise _unreadable(path, error) from error
+        what = "the link leads nowhere" if path.is_symlink() else "there is no such file"
         raise MissingFileError(
-            "there is no such file", where=str(path), remedy="check the name, the folder and the suffix"
-        )
-    if not path.is_file():
+            what, where=str(path), remedy="check the name, the folder and the suffix"
+        ) from error
+    if stat.S_ISDIR(mode):
         raise MediaError("this is a folder, not a file", where=str(path), remedy="name a file inside it")
+    if not stat.S_ISREG(mode):  # reading a pipe might wait for ever
+        raise MediaError("this is a pipe or device, not a file", where=str(path), remedy="name a file")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
-        raise MediaError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
+        raise _unreadable(path, error) from error
     if empty:
         raise MediaError("the file is empty", where=str(path), remedy=_AGAIN)
     return path
+
+
+def _unreadable(path: Path, error: OSError) -> MediaError:
+    return MediaError(
+        f"the file cannot be read ({error.strerror or error})",
+        where=str(path),
+        remedy="check your rights to it and the disk it lies on",
+    )
 
 
 def open_source(path: Path) -> InputContainer:
@@ -279,6 +300,18 @@ def pixel_bits(pix_fmt: str) -> int:
 
 _CONVERT = "convert it, e.g. to H.264 in MP4"
 _AGAIN = "copy or download it again"
+_PICTURE = "give it the suffix of its kind, or choose another file"
+_UNPACK = "unpack it and choose the file inside"
+# How files begin that are often given a video's name by mistake.
+_FOREIGN = (
+    (b"\x89PNG\r\n\x1a\n", "it is a PNG picture", _PICTURE),
+    (b"\xff\xd8\xff", "it is a JPEG picture", _PICTURE),
+    (b"PK\x03\x04", "it is a ZIP archive", _UNPACK),
+    (b"Rar!", "it is a RAR archive", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive", _UNPACK),
+    (b"\x1f\x8b", "it is a gzip archive", _UNPACK),
+    (b"%PDF", "it is a PDF document", "choose another file"),
+)
 
 
 def _is_cover(stream: Stream) -> bool:
@@ -286,30 +319,56 @@ def _is_cover(stream: Stream) -> bool:
 
 
 def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
-    boxes = set(_boxes(path))
-    if boxes & {b"ftyp", b"mdat"} and b"moov" not in boxes:
+    boxes = dict(_boxes(path))
+    if boxes.keys() & {b"ftyp", b"mdat"} and (b"moov" not in boxes or boxes[b"moov"] > path.stat().st_size):
+        what = "is missing" if b"moov" not in boxes else "is not complete"
         return MediaError(
-            "the file is cut off: its index (moov) is missing, so nothing in it can be found",
+            f"the file is cut off: its index (moov) {what}, so nothing in it can be found",
             where=str(path),
             remedy=f"{_AGAIN}; a recording that broke off needs a repair tool",
         )
     if isinstance(error, EOFError):
         return MediaError("no frame: the file ends with its header", where=str(path), remedy=_AGAIN)
+    with path.open("rb") as file:
+        kind, remedy = foreign_kind(file.read(SHOWN))
     return MediaError(
-        f"this is not a video that can be read ({error.strerror})",
+        f"this is not a video that can be read ({kind or error.strerror})",
         where=str(path),
-        remedy=f"check that the file is complete and really a video, or {_CONVERT}",
+        remedy=remedy or f"check that the file is complete and really a video, or {_CONVERT}",
     )
 
 
-def _boxes(path: Path) -> Iterator[bytes]:
-    """Types of the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2)."""
+def foreign_kind(start: bytes) -> tuple[str, str]:
+    """What a file is that was taken for something else, and what to do; empty if that is not known.
+
+    Args:
+        start: Its first bytes, `SHOWN` of them if it has so many.
+    """
+    for signature, what, remedy in _FOREIGN:
+        if start.startswith(signature):
+            return what, remedy
+    if not start.strip(b"\0"):
+        return "it begins with nothing but zeros", _AGAIN
+    try:
+        # A letter may be cut in two where this ends.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
+    except UnicodeDecodeError:
+        return "", ""
+    if not all(letter.isprintable() or letter.isspace() for letter in text):
+        return "", ""
+    if text.lstrip()[:1] == "<":
+        return "it is a web page or a drawing", f"{_AGAIN}; a link may have asked for a login"
+    return "it is text", _AGAIN
+
+
+def _boxes(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Types and ends of the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2)."""
     size = path.stat().st_size
     with path.open("rb") as file:
         position = 0
         while position + 8 <= size:
             length, kind = _box_header(file, position)
-            yield kind
+            yield kind, position + length
             if length < 8:
                 return
             position += length

@@ -30,6 +30,7 @@ from colab_helpers.media.containers import timing_note
 from colab_helpers.media.copying import CopiedStream
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.index import IntArray
+from colab_helpers.media.names import hidden_name
 from colab_helpers.media.probe import VideoInfo, open_source, picture_stream, probe
 from colab_helpers.media.writer import (
     EncodedTrack,
@@ -37,7 +38,6 @@ from colab_helpers.media.writer import (
     ResultFile,
     WriteSummary,
     check_rising,
-    hidden_name,
     settle,
     unwritable,
 )

@@ -37,6 +37,7 @@ from colab_helpers.media.containers import (
 from colab_helpers.media.copying import StreamCopier
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.gif import GifTrack
+from colab_helpers.media.names import hidden_name
 from colab_helpers.media.probe import VideoInfo, existing_file, open_source
 from colab_helpers.media.reader import FULL, working_colour
 
@@ -492,11 +493,6 @@ def check_rising(pts: int, last: int | None, path: Path) -> None:
             where=str(path),
             remedy="give frames in the order they are shown",
         )
-
-
-def hidden_name(path: Path) -> Path:
-    """Where a file is written until it is complete."""
-    return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
 def settle(partial: Path, path: Path) -> None:

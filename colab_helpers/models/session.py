@@ -25,6 +25,9 @@ from colab_helpers.machine import Machine, this_machine
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
 from colab_helpers.models.providers import TENSORRT_FOLDER, cuda_options, tensorrt_options
 
+# Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
+onnxruntime.disable_telemetry_events()
+
 Provider = Literal["cuda", "cpu"]
 _PROVIDER_NAMES: dict[Provider, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 _TENSORRT = "TensorrtExecutionProvider"

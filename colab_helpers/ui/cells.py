@@ -32,7 +32,8 @@ STANDIN_NOTE = (
 
 DOCTOR_REPORT = "doctor.json"
 PRELOAD_REPORT = "preload.json"
-"""Names of what the notebooks setup and preload leave in their output folder."""
+MONITOR_REPORT = "monitor.json"
+"""Names of what the notebooks setup, preload and monitor leave in their output folder."""
 
 BOOTSTRAP = f"""\
 #@title Get ready: on Colab installs what is missing, elsewhere only checks {{ display-mode: "form" }}

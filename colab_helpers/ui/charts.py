@@ -16,17 +16,17 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from colab_helpers.batch.status import BatchStatus, FileStatus
+from colab_helpers.batch.status import BatchStatus, FileStatus, State
 from colab_helpers.machine import GIB
-from colab_helpers.resources.bottleneck import bottleneck
+from colab_helpers.resources.bottleneck import CHANGE, DECODE, FIND, bottleneck
 from colab_helpers.resources.guard import WARNING_PERCENT
 from colab_helpers.resources.samples import GpuSample, Sample
 from colab_helpers.svg import ALARM, AMBER, BLUE, GREEN, clock_text, number, sparkline
 
 WINDOW = 600.0
 """Seconds that the charts go back."""
-POINTS = 120
-"""Values in one chart at most: about one for each pixel of its width."""
+POINTS = 100
+"""Values in one chart at most; more would cost time and hardly show."""
 MOST_FILES = 12
 """Files that are named; the others are counted."""
 MOST_NOTES = 8
@@ -43,7 +43,8 @@ RETRY = "correct what is said of the failed files and run the same batch again: 
 GB = 1_000_000_000
 _WIDTH, _HEIGHT = 200, 34
 _COLOURS = {"running": BLUE, "done": GREEN, "failed": ALARM, "lost": ALARM, "cancelled": AMBER}
-_ORDER = ("running", "failed", "cancelled", "skipped", "queued", "done")
+# What needs a look comes first.
+_ORDER: tuple[State, ...] = ("running", "failed", "cancelled", "skipped", "queued", "done")
 _FAINT = "opacity:.75"
 _LEFT = "text-align:left;vertical-align:top;padding:1px 12px 1px 0"
 
@@ -202,11 +203,11 @@ def charts_html(
         f"{_heading(status, now, lost) if status else ''}"
         f"{_running(status) if status and not lost else ''}"
         f"{''.join(_line(text) for text in _state_lines(status))}"
-        f"{_why(shown, status)}"
+        f"{'' if lost else _why(shown, status)}"
         f"{''.join(_alarm(text) for text in warnings(shown[-1:]))}"
         f"{_tiles(shown)}"
         f"{''.join(_line(text, _FAINT) for text in facts)}"
-        f"{_files(status) if status else ''}"
+        f"{_files(status, lost) if status else ''}"
         "</div>"
     )
 
@@ -229,14 +230,14 @@ def charts_text(
         lines += _state_lines(status)
     lines += [_machine_text(shown[-1])] if shown else [NO_SAMPLES]
     lines += [NO_GPU] if shown and not _has_gpu(shown) else []
-    lines += [bottleneck(shown)] if _is_run(shown, status) else []
+    lines += [bottleneck(shown)] if not lost and _is_slow(shown, status) else []
     lines += [f"warning: {text}" for text in warnings(shown[-1:])]
     if not files:
         return lines
     lines += facts
     if status:
         named, rest = _named(status)
-        lines += ["  ".join(filter(None, ["", f"{state:9}", *words])) for state, *words in map(_words, named)]
+        lines += [_file_text(*_words(file, lost)) for file in named]
         lines += [f"  {rest}"] if rest else []
         lines += [f"note: {note}" for note in status.notes[-MOST_NOTES:]]
     return lines
@@ -284,9 +285,11 @@ def _has_gpu(samples: Sequence[Sample]) -> bool:
     return any(sample.gpu is not None for sample in samples)
 
 
-def _is_run(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
-    """Whether the samples are a run's, so that there is something to be slow."""
-    return bool(samples) and (status is not None or any(sample.file or sample.stage for sample in samples))
+def _is_slow(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
+    """Whether the samples are those of a run that goes on, so that there is something to be slow."""
+    if not samples or (status and status.state != "running"):
+        return False
+    return status is not None or any(sample.file or sample.stage for sample in samples)
 
 
 # --- the machine --------------------------------------------------------------------------------------
@@ -314,7 +317,9 @@ def _tile(figure: Figure, newest: Sample, samples: Sequence[Sample | None]) -> s
     if limit is not None and figure.total:
         limit = limit / 100 * total if total else None
     strained = figure.strain(newest) >= 1
-    aside = f"of {number(total)} {figure.unit}, {share:.0f} %" if total and share is not None else ""
+    aside = "warning" if strained else ""
+    if total and share is not None:
+        aside = f"of {number(total)} {figure.unit}, {share:.0f} %"
     style = f"color:{ALARM};font-weight:600" if strained else _FAINT
     picture = _picture(
         values,
@@ -355,7 +360,10 @@ def _picture(
 
 def _queues(samples: Sequence[Sample]) -> Iterator[Figure]:
     """A figure for each stage of the pipeline that has a queue behind it."""
-    for name in dict.fromkeys(name for sample in samples for name in sample.queues):
+    names = {name for sample in samples for name in sample.queues}
+    # In the order in which a frame passes them, whatever the order in which they were noted.
+    stages = [name for name in (DECODE, FIND, CHANGE) if name in names]
+    for name in [*stages, *sorted(names.difference(stages))]:
         yield Figure(f"queue {name}", f"After {name}", "waiting", _queue(name))
 
 
@@ -369,7 +377,7 @@ def _machine_text(sample: Sample) -> str:
 
 
 def _why(samples: Sequence[Sample], status: BatchStatus | None) -> str:
-    if not _is_run(samples, status) or (status and status.state != "running"):
+    if not _is_slow(samples, status):
         return ""
     return f"<div><b>Why is it not faster?</b> {escape(bottleneck(samples))}</div>"
 
@@ -386,21 +394,21 @@ def _heading(status: BatchStatus, now: float, lost: bool) -> str:
 def _headline(status: BatchStatus, now: float, lost: bool) -> str:
     count = Counter(file.state for file in status.files)
     ended = sum(count.values()) - count["queued"] - count["running"]
-    kinds = ", ".join(f"{count[state]} {state}" for state in _ORDER if count[state])
+    kinds = ", ".join(f"{count[state]} {_word(state, lost)}" for state in reversed(_ORDER) if count[state])
     running = status.state == "running"
     took = max(0.0, (now if running and not lost else status.updated) - status.started)
-    news = f", last news {_ago(now - status.updated)}" if running else ""
-    advice = (
-        f". What to do: {GO_ON}" if lost else f". What to do: {RETRY}" if status.state == "failed" else ""
-    )
+    news = f", last news {_ago(now - status.updated, lost)}" if running else ""
+    remedy = GO_ON if lost else RETRY if status.state == "failed" else ""
+    advice = f". What to do: {remedy}" if remedy else ""
     state = LOST if lost else status.state
-    return f"{state}: {ended} of {len(status.files)} files ended ({kinds}), {clock_text(took)}{news}{advice}"
+    files = f"{ended} of {len(status.files)} files ended ({kinds})"
+    return f"{state}: {files}, at work for {clock_text(took)}{news}{advice}"
 
 
-def _ago(seconds: float) -> str:
+def _ago(seconds: float, lost: bool) -> str:
     """How long ago; news from the future, by a clock that is ahead, are new."""
     text = f"{max(0.0, seconds):.0f} s ago" if seconds < 120 else f"{clock_text(seconds)} ago"
-    return f"{text}: no news for a while" if seconds >= OLD_NEWS else text
+    return f"{text} (it hangs, or its news are late)" if seconds >= OLD_NEWS and not lost else text
 
 
 def _at_work(status: BatchStatus) -> list[FileStatus]:
@@ -442,38 +450,48 @@ def _state_lines(status: BatchStatus | None) -> list[str]:
     return [*([", ".join(parts)] if parts else []), *pause]
 
 
-def _files(status: BatchStatus) -> str:
+def _files(status: BatchStatus, lost: bool) -> str:
     named, rest = _named(status)
     head = "".join(f'<th style="{_LEFT}">{name}</th>' for name in ("", "file", "frames", "remarks"))
-    rows = "".join(_row(file) for file in named)
+    rows = "".join(_row(file, lost) for file in named)
     notes = "".join(f"<li>{escape(note)}</li>" for note in status.notes[-MOST_NOTES:])
+    notes = f'<b>Notes</b><ul style="margin:0 0 0 18px">{notes}</ul>' if notes else ""
     return (
-        f'<table style="border-collapse:collapse;margin:8px 0"><tr>{head}</tr>{rows}</table>'
+        '<table style="font-size:inherit;border-collapse:collapse;margin:8px 0">'
+        f"<tr>{head}</tr>{rows}</table>"
         f"{_line(rest, _FAINT) if rest else ''}"
-        f"{f'<b>Notes</b><ul style="margin:0 0 0 18px">{notes}</ul>' if notes else ''}"
+        f"{notes}"
     )
 
 
 def _named(status: BatchStatus) -> tuple[list[FileStatus], str]:
     """The files to name, what needs a look first, and a sentence on the others."""
+    groups = {state: [file for file in status.files if file.state == state] for state in _ORDER}
     # What was done last tells most of all that is done.
-    newest_first = sorted(status.files[::-1], key=lambda file: _ORDER.index(file.state))
-    queued = iter([file for file in status.files if file.state == "queued"])
-    files = [next(queued) if file.state == "queued" else file for file in newest_first]
+    groups["done"].reverse()
+    files = [file for group in groups.values() for file in group]
     count = Counter(file.state for file in files[MOST_FILES:])
     others = ", ".join(f"{count[state]} {state}" for state in _ORDER if count[state])
     return files[:MOST_FILES], f"and {sum(count.values())} more: {others}" if count else ""
 
 
-def _words(file: FileStatus) -> list[str]:
+def _word(state: State, lost: bool) -> str:
+    return "stopped" if lost and state == "running" else state
+
+
+def _words(file: FileStatus, lost: bool) -> list[str]:
     """State, name, frames and remarks of a file."""
     frames = f"{file.frame}/{file.frames}" if file.frames else f"{file.frame}" if file.frame else ""
     remarks = "; ".join([*([file.error] if file.error else []), *file.fallbacks])
-    return [file.state, Path(file.target).name, frames, remarks]
+    return [_word(file.state, lost), Path(file.target).name, frames, remarks]
 
 
-def _row(file: FileStatus) -> str:
-    state, *others = _words(file)
+def _file_text(state: str, *others: str) -> str:
+    return "  " + "  ".join([f"{state:9}", *filter(None, others)])
+
+
+def _row(file: FileStatus, lost: bool) -> str:
+    state, *others = _words(file, lost)
     colour = f' style="color:{_COLOURS[state]}"' if state in _COLOURS else ""
     cells = [f"<b{colour}>{state}</b>", *map(escape, others)]
     return "<tr>" + "".join(f'<td style="{_LEFT}">{cell}</td>' for cell in cells) + "</tr>"

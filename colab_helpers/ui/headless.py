@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.ui.cells import DOCTOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
+from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
 
 KERNEL = "python3"
 EXIT_FAILED, EXIT_USAGE, EXIT_DEAD_KERNEL = 1, 2, 138
@@ -187,7 +187,7 @@ def describe_results(output: Path, values: Mapping[str, Any]) -> list[str]:
         lines.append(f"{summary['succeeded']} of {summary['total']} files in {summary['seconds']:.1f} s")
         lines += [f"result:   {file['output']}" for file in files if file["status"] == "done"]
         lines.append(f"report:   {report}")
-    others = (report.with_name(name) for name in (DOCTOR_REPORT, PRELOAD_REPORT))
+    others = (report.with_name(name) for name in (DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT))
     lines += [f"report:   {path}" for path in others if path.exists()]
     return [*lines, f"notebook: {output}"] if output.exists() else lines
 

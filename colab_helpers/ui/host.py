@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,6 +131,29 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return hasattr(shell, "kernel")
+
+
+def open_panel() -> Callable[[str], None] | None:
+    """Make a place below the notebook's cell whose HTML can be replaced.
+
+    Returns:
+        Replaces it; call it from the main thread and at most once a second. None outside notebooks and
+        where there are no widgets.
+    """
+    if not in_notebook():
+        return None
+    try:
+        widgets: Any = importlib.import_module("ipywidgets")
+    except ImportError:
+        return None
+    display: Any = importlib.import_module("IPython.display")
+    panel = widgets.HTML()
+    display.display(panel)
+
+    def replace(html: str) -> None:
+        panel.value = html
+
+    return replace
 
 
 def _display(html: str, text: str) -> None:

@@ -17,15 +17,24 @@ from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import cells
 from colab_helpers.ui.doctor import run_setup
 from colab_helpers.ui.models import fetch_models, show_models
+from colab_helpers.ui.monitor import watch
 from colab_helpers.ui.notebook import run_batch_swap
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_LINES = 15
 
-CALLED = {"batch_swap": [run_batch_swap], "preload": [show_models, fetch_models], "setup": [run_setup]}
+CALLED = {
+    "batch_swap": [run_batch_swap],
+    "monitor": [watch],
+    "preload": [show_models, fetch_models],
+    "setup": [run_setup],
+}
 """Who takes the answers of each notebook's form."""
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+with_presets = pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem != "monitor"], ids=lambda path: path.stem
+)
 
 
 def read(path: Path) -> NotebookNode:
@@ -164,7 +173,7 @@ def test_cells_hold_no_logic(path):
         assert isinstance(second.value, ast.Call), cell.id
 
 
-@every_notebook
+@with_presets
 def test_the_choices_are_the_presets(path):
     line = next(line for line in parameters_cell(path).source.splitlines() if line.startswith("preset"))
     choices = ast.literal_eval(re.search(r"#@param (\[.*\])", line)[1])

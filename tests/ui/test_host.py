@@ -102,3 +102,32 @@ def test_a_notebook_gets_html_and_text(place, monkeypatch, capsys):
     place.show_html("<b>bold</b>", text="plain")
     assert shown == [{"text/html": "<b>bold</b>", "text/plain": "plain"}]
     assert capsys.readouterr().out == ""
+
+
+class Kernel:
+    """What IPython's shell is inside a notebook."""
+
+    kernel = object()
+
+
+def test_a_panel_is_shown_once_and_replaced(monkeypatch):
+    shown: list[object] = []
+    display, widgets, ipython = ModuleType("IPython.display"), ModuleType("ipywidgets"), ModuleType("IPython")
+    display.display = shown.append
+    widgets.HTML = SimpleNamespace
+    ipython.get_ipython = Kernel
+    for module in (display, widgets, ipython):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    replace = host.open_panel()
+    replace("<b>1</b>")
+    replace("<b>2</b>")
+    (panel,) = shown
+    assert panel.value == "<b>2</b>"
+    # Without widgets there is no panel; None in sys.modules stands for what cannot be imported.
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert host.open_panel() is None
+
+
+def test_outside_a_notebook_there_is_no_panel(monkeypatch):
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert host.open_panel() is None

@@ -1,0 +1,501 @@
+"""What the cells of ``monitor.ipynb`` call: a batch watched by its folder, or this machine by itself.
+
+The batch may be at work on another machine that shares the folder through Google Drive: what is read is
+late then, and its times are those of the other machine's clock.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import socket
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
+from colab_helpers.diagnosis import Diagnosis
+from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
+from colab_helpers.files import write_atomically
+from colab_helpers.machine import GIB, this_machine
+from colab_helpers.resources.bottleneck import bottleneck
+from colab_helpers.resources.recorder import INTERVAL, Recorder
+from colab_helpers.resources.samples import SAMPLES_NAME, Sample
+from colab_helpers.svg import clock_text, number
+from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
+from colab_helpers.ui.charts import FIGURES, GO_ON, RETRY, WINDOW, Figure, charts_html, charts_text
+from colab_helpers.ui.doctor import prepare_folder, show
+from colab_helpers.ui.host import Host, open_panel, this_host
+from colab_helpers.ui.progress import TEXT_INTERVAL
+
+HEADLESS_SECONDS = 10.0
+"""How long this machine is watched where nobody watches and nothing else is said."""
+FAR_SILENCE = 180.0
+"""Seconds without news after which a run on another machine counts as dead: Drive may be minutes late."""
+_FASTEST = 1.0
+# Before a run elsewhere is called dead by old news alone, the folder gets time to show newer ones.
+_FIRST_LOOK = 5.0
+# More samples than ten minutes hold; only foreign files have so many.
+_MOST_SAMPLES = 2000
+_CHUNK = 1 << 20
+_MARK = 256
+
+State = Literal["running", "done", "failed", "cancelled", "lost", "no run"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class FigureSummary(_Model):
+    """One figure over all that was measured, in its unit."""
+
+    unit: str
+    mean: float
+    least: float
+    most: float
+
+
+class MonitorSummary(_Model):
+    """What was seen; written as ``monitor.json``. Times in seconds since 1970, by this machine's clock."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    state: State = Field(description="How the run stood at the end; lost: it died without a word.")
+    ended_by: Literal["end of run", "time", "interrupt"] = Field(description="Why the watching ended.")
+    folder: str = Field("", description="Output folder of the run; empty where only a machine was watched.")
+    host: str = Field(description="The machine that the figures belong to.")
+    started: float = Field(description="When the watching began.")
+    seconds: float = Field(description="How long was watched.")
+    samples: int = Field(description="Samples of the run, or of this machine, that the figures come from.")
+    figures: dict[str, FigureSummary]
+    files: dict[str, int] = Field({}, description="How many files are in which state.")
+    failures: dict[str, str] = Field({}, description="Files that failed, and why.")
+    restarts: int = 0
+    bottleneck: str = Field("", description="What kept the run from going faster, at the last look.")
+    warnings: list[str] = Field([], description="Limits that were passed, one sentence each.")
+    advice: str = Field("", description="What to do next, if anything.")
+
+
+@dataclass(frozen=True)
+class MonitorResult:
+    """What was seen, and where it is written down (None: nowhere)."""
+
+    summary: MonitorSummary
+    report: Path | None
+    host: Host
+
+
+def watch(
+    folder: str = "",
+    *,
+    seconds: float = 0,
+    refresh: float = 1.0,
+    headless: bool = False,
+    output_dir: str = "",
+) -> MonitorResult:
+    """Show live how a batch and its machine do; interrupt it to end it sooner, the batch goes on.
+
+    Args:
+        folder: Output folder of the batch, at work or ended; empty for this machine by itself.
+        seconds: How long; 0: until the run ends, and without a run until the interrupt, headless for ten
+            seconds.
+        refresh: Seconds between two looks; less than one counts as one.
+        headless: Nobody watches: plain lines at most every five seconds, and ``monitor.json`` at the end.
+        output_dir: Where ``monitor.json`` goes; empty for nowhere, headless for a new folder under the
+            host's ``runs``.
+
+    Raises:
+        MissingFileError: No batch has begun in the folder.
+        ColabHelpersError: Wrong times, or a folder that cannot be reached, read or written.
+    """
+    seconds = _checked("seconds", seconds)
+    pause = max(_FASTEST, _checked("refresh", refresh))
+    host = this_host(headless=headless)
+    place = Path(folder).expanduser() if folder else None
+    if place is not None:
+        host.reach([place])
+    started, begun = time.time(), time.monotonic()
+    with _opened(place, pause) as source:
+        keep = prepare_folder(host, output_dir) if headless or output_dir else None
+        limit = seconds or (HEADLESS_SECONDS if headless and place is None else math.inf)
+        ended_by = _follow(source, _Screen(headless=headless), begun + limit, pause)
+    summary = _summary(source, ended_by, started, time.monotonic() - begun)
+    return MonitorResult(summary, _written(summary, keep) if keep else None, host)
+
+
+def show_result(result: MonitorResult) -> None:
+    """Show how the run stood and each figure's least, mean and most."""
+    show(result.host, summary_html(result.summary), "\n".join(summary_text(result)))
+
+
+def summary_html(summary: MonitorSummary) -> str:
+    """What was seen, as an HTML table."""
+    head = "".join(f"<th>{name}</th>" for name in ("", "least", "mean", "most", ""))
+    rows = "".join(
+        f"<tr><td>{html.escape(_title(name))}</td><td>{number(found.least)}</td>"
+        f"<td>{number(found.mean)}</td><td>{number(found.most)}</td><td>{html.escape(found.unit)}</td></tr>"
+        for name, found in summary.figures.items()
+    )
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in _remarks(summary))
+    return f"<p><b>{html.escape(_headline(summary))}</b></p>{lines}<table><tr>{head}</tr>{rows}</table>"
+
+
+def summary_text(result: MonitorResult) -> list[str]:
+    """The same in words, and where it is written down."""
+    found = result.summary
+    figures = [
+        f"  {_title(name):18}least {number(row.least)}, mean {number(row.mean)}, most {number(row.most)} "
+        f"{row.unit}"
+        for name, row in found.figures.items()
+    ]
+    return [_headline(found), *_remarks(found), *figures]
+
+
+def _headline(summary: MonitorSummary) -> str:
+    what = f"the run in {summary.folder}" if summary.folder else "this machine"
+    state = "" if summary.state == "no run" else f": {_STATES[summary.state]}"
+    return f"Watched {what} for {clock_text(summary.seconds)} (min:s), {summary.samples} samples{state}"
+
+
+_STATES: dict[State, str] = {
+    "running": "it is still running",
+    "done": "it is done",
+    "failed": "it ended, but not all files succeeded",
+    "cancelled": "it was cancelled",
+    "lost": "it ended without a word",
+}
+
+
+def _remarks(summary: MonitorSummary) -> list[str]:
+    """What went wrong and what to do, one sentence each."""
+    failures = [f"{name} failed: {reason}" for name, reason in summary.failures.items()]
+    advice = [f"What to do: {summary.advice}."] if summary.advice else []
+    return [*failures, *summary.warnings, *advice]
+
+
+def _title(name: str) -> str:
+    return next((figure.title for figure in FIGURES if figure.name == name), name)
+
+
+def _checked(name: str, value: float) -> float:
+    if not math.isfinite(value) or value < 0:
+        raise UsageError(f"{name} = {value} is no time", remedy="give seconds, 0 or more")
+    return float(value)
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+class SampleTail:
+    """The samples that were added to a file since the last look.
+
+    A file that was cut or replaced meanwhile is read from its start again; whoever reads must know samples
+    seen before by their times.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._mark = b""
+
+    def read(self) -> Iterator[Sample]:
+        """New samples, in the file's order; what is no sample, or not yet a whole line, is passed over."""
+        try:
+            with self._path.open("rb") as file:
+                # What stands before the place is compared, not the file's number: Drive gives a new one
+                # with every version of the same file.
+                file.seek(self._offset - len(self._mark))
+                if file.read(len(self._mark)) != self._mark:
+                    self._offset, self._mark = file.seek(0), b""
+                while chunk := file.read(_CHUNK):
+                    # A megabyte without an end of line is no sample.
+                    used = chunk.rfind(b"\n") + 1 or (len(chunk) if len(chunk) == _CHUNK else 0)
+                    if not used:
+                        break
+                    self._mark, self._offset = (self._mark + chunk[:used])[-_MARK:], self._offset + used
+                    file.seek(self._offset)
+                    yield from _samples(chunk[:used])
+        except OSError:
+            return
+
+
+def _samples(text: bytes) -> Iterator[Sample]:
+    for line in text.splitlines():
+        try:
+            yield Sample.model_validate_json(line)
+        except ValidationError:
+            continue
+
+
+@dataclass
+class _Tally:
+    """A figure's least, most and mean, without its values."""
+
+    count: int = 0
+    total: float = 0.0
+    least: float = math.inf
+    most: float = -math.inf
+
+    def add(self, value: float) -> None:
+        self.count, self.total = self.count + 1, self.total + value
+        self.least, self.most = min(self.least, value), max(self.most, value)
+
+    def summary(self, unit: str) -> FigureSummary:
+        mean = round(self.total / self.count, 3)
+        return FigureSummary(unit=unit, mean=mean, least=round(self.least, 3), most=round(self.most, 3))
+
+
+@dataclass
+class History:
+    """The samples of the last ten minutes, and the figures of all; as small after hours as before.
+
+    Attributes:
+        since: Earlier samples are those of another run.
+    """
+
+    since: float = 0.0
+    recent: deque[Sample] = field(default_factory=lambda: deque(maxlen=_MOST_SAMPLES))
+    count: int = 0
+    tallies: dict[str, _Tally] = field(default_factory=dict)
+    worst: dict[str, Sample] = field(default_factory=dict)
+
+    def add(self, samples: Iterator[Sample]) -> None:
+        """Take what is new."""
+        for sample in samples:
+            if sample.time >= self.since and (not self.recent or sample.time > self.recent[-1].time):
+                self._add(sample)
+
+    def _add(self, sample: Sample) -> None:
+        self.count += 1
+        self.recent.append(sample)
+        while sample.time - self.recent[0].time > WINDOW:
+            self.recent.popleft()
+        for figure in FIGURES:
+            value = figure.read(sample)
+            if value is not None:
+                self.tallies.setdefault(figure.name, _Tally()).add(value)
+            if figure.strain(sample) >= 1:
+                self.worst[figure.name] = self._worse(figure, sample)
+
+    def _worse(self, figure: Figure, sample: Sample) -> Sample:
+        before = self.worst.get(figure.name)
+        return before if before and figure.strain(before) >= figure.strain(sample) else sample
+
+    def figures(self) -> dict[str, FigureSummary]:
+        """Every figure that was known at some time."""
+        units = {figure.name: figure.unit for figure in FIGURES if figure.name in self.tallies}
+        return {name: self.tallies[name].summary(unit) for name, unit in units.items()}
+
+    def warnings(self) -> list[str]:
+        """Limits that were passed, each at its worst."""
+        return [figure.warning(self.worst[figure.name]) for figure in FIGURES if figure.name in self.worst]
+
+
+# --- what is watched ----------------------------------------------------------------------------------
+
+
+class _Source:
+    """What is watched: this machine, by samples of our own.
+
+    Args:
+        samples: Their file.
+        since: Earlier samples don't count.
+
+    Attributes:
+        folder: Output folder of the run; None without one.
+        facts: Sentences on the machine.
+        now: Seconds since 1970 by the clock of whoever writes.
+        lost: The run died.
+        over: Nothing more is to be expected.
+    """
+
+    folder: Path | None = None
+    status: BatchStatus | None = None
+    lost = over = False
+
+    def __init__(self, samples: Path, *, since: float = 0.0) -> None:
+        self.history, self._tail = History(since=since), SampleTail(samples)
+        self.host, self.facts, self.now = socket.gethostname(), _machine_facts(), time.time()
+
+    def look(self) -> None:
+        """Read what is new."""
+        self.history.add(self._tail.read())
+        self.now = time.time()
+
+
+class _RunSource(_Source):
+    """A run, by what it writes into its output folder.
+
+    Raises:
+        MissingFileError: No run has begun there.
+        UsageError: What is there is of another version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._seen = self.status = _first_status(folder)
+        super().__init__(folder / SAMPLES_NAME, since=self._seen.started)
+        self.folder = self._folder = folder
+        self.host, self.facts = self._seen.host, _doctor_facts(folder)
+        # Clocks may differ: after the first look only this one counts.
+        self._age_at_first = max(0.0, time.time() - self._seen.updated)
+        self._first = self._changed = time.monotonic()
+
+    def look(self) -> None:
+        """Read what is new, and judge whether more will come."""
+        self._read_status()
+        super().look()
+        quiet = self._quiet()
+        self.now = self._seen.updated + quiet
+        self.lost = self._seen.state == "running" and self._is_dead(quiet)
+        self.over = self.lost or self._seen.state != "running"
+
+    def _read_status(self) -> None:
+        try:
+            found = read_status(self._folder)
+        except ColabHelpersError:
+            # Drive may be away for a while, or show half a file: no news, nothing worse.
+            return
+        if (found.updated, found.pid) != (self._seen.updated, self._seen.pid):
+            self._changed, self._age_at_first = time.monotonic(), 0.0
+        if found.started > self._seen.started:
+            self.history = History(since=found.started)
+        self._seen = self.status = found
+
+    def _quiet(self) -> float:
+        """Seconds since the last news."""
+        return self._age_at_first + time.monotonic() - self._changed
+
+    def _is_dead(self, quiet: float) -> bool:
+        if self.host == socket.gethostname():
+            # A worker that died is started again within seconds.
+            return not self._seen.alive() and quiet >= SILENCE
+        return quiet >= FAR_SILENCE and time.monotonic() - self._first >= _FIRST_LOOK
+
+
+def _first_status(folder: Path) -> BatchStatus:
+    try:
+        return read_status(folder)
+    except MissingFileError as error:
+        there = folder.is_dir()
+        raise MissingFileError(
+            "no batch has begun in this folder" if there else "there is no such folder",
+            where=str(folder),
+            remedy="name the output_dir of batch_swap.ipynb and start that first; on Colab, where each "
+            "notebook has a machine of its own, both need the same folder on Google Drive",
+        ) from error
+
+
+def _machine_facts() -> list[str]:
+    gpu = this_machine().gpu
+    if gpu is None:
+        return []
+    return [f"{gpu.name}, {number(gpu.memory_total / GIB)} GiB, driver {gpu.driver}"]
+
+
+def _doctor_facts(folder: Path) -> list[str]:
+    """What the doctor found of GPU, CUDA and models, where its report lies beside the results."""
+    try:
+        found = Diagnosis.model_validate_json((folder / DOCTOR_REPORT).read_bytes())
+    except (OSError, ValidationError):
+        return []
+    told = [check for check in found.checks if check.name.split()[0] in ("gpu", "cuda", "model")]
+    return [f"{check.name}: {check.detail} ({DOCTOR_REPORT})" for check in told]
+
+
+@contextmanager
+def _opened(place: Path | None, pause: float) -> Iterator[_Source]:
+    if place is not None:
+        yield _RunSource(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="monitor-") as name:
+        path = Path(name) / SAMPLES_NAME
+        with Recorder(path, Path.cwd(), interval=max(INTERVAL, pause)):
+            yield _Source(path)
+
+
+# --- watching -----------------------------------------------------------------------------------------
+
+
+class _Screen:
+    """Where it is shown: one panel in a notebook, elsewhere lines of text."""
+
+    def __init__(self, *, headless: bool) -> None:
+        self._panel: Callable[[str], None] | None = None if headless else open_panel()
+        self._printed = -math.inf
+
+    def show(self, source: _Source, *, last: bool = False) -> None:
+        samples = list(source.history.recent)
+        if self._panel is not None:
+            self._panel(
+                charts_html(samples, source.status, now=source.now, lost=source.lost, facts=source.facts)
+            )
+        elif last or time.monotonic() - self._printed >= TEXT_INTERVAL:
+            self._printed = time.monotonic()
+            lines = charts_text(
+                samples, source.status, now=source.now, lost=source.lost, facts=source.facts, files=last
+            )
+            print("\n".join(lines), flush=True)
+
+
+def _follow(
+    source: _Source, screen: _Screen, until: float, pause: float
+) -> Literal["end of run", "time", "interrupt"]:
+    """Look and show until there is nothing more to see, time is up, or somebody interrupts."""
+    try:
+        while True:
+            source.look()
+            left = until - time.monotonic()
+            screen.show(source, last=source.over or left <= 0)
+            if source.over or left <= 0:
+                return "end of run" if source.over else "time"
+            time.sleep(min(pause, max(0.0, left)))
+    except KeyboardInterrupt:
+        # The way to end it: not an error, and the run that is watched goes on.
+        screen.show(source, last=True)
+        return "interrupt"
+
+
+def _summary(
+    source: _Source, ended_by: Literal["end of run", "time", "interrupt"], started: float, seconds: float
+) -> MonitorSummary:
+    status, history = source.status, source.history
+    state: State = "no run" if status is None else "lost" if source.lost else status.state
+    files = status.files if status else []
+    is_run = status is not None and history.recent
+    return MonitorSummary(
+        state=state,
+        ended_by=ended_by,
+        folder=str(source.folder or ""),
+        host=source.host,
+        started=round(started, 3),
+        seconds=round(seconds, 3),
+        samples=history.count,
+        figures=history.figures(),
+        files=dict(Counter(file.state for file in files)),
+        failures={Path(file.target).name: file.error for file in files if file.error},
+        restarts=status.restarts if status else 0,
+        bottleneck=bottleneck(history.recent) if is_run else "",
+        warnings=history.warnings(),
+        advice=GO_ON if state == "lost" else RETRY if state == "failed" else "",
+    )
+
+
+def _written(summary: MonitorSummary, folder: Path) -> Path:
+    path = folder / MONITOR_REPORT
+    text = summary.model_dump_json(by_alias=True, indent=2) + "\n"
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise OutputError(
+            f"the result cannot be written ({error.strerror or error})",
+            where=str(path),
+            remedy="name another folder in output_dir",
+        ) from error
+    return path

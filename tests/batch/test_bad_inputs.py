@@ -1,0 +1,655 @@
+"""Whatever lies in a folder of targets: the odd is done, the malformed told, and nothing stops the batch."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from colab_helpers.api import run_batch
+from colab_helpers.batch.names import REPORT_NAME
+from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.results import KEPT as KEPT_NOTE
+from colab_helpers.errors import MediaError
+from colab_helpers.media.images import read_image
+from colab_helpers.media.probe import existing_file, is_image
+from colab_helpers.settings import load_settings
+from tests.batch.processes import KEPT
+from tests.conftest import CONSENT
+from tests.media.make import (
+    Sound,
+    Spec,
+    Subtitle,
+    add_cover,
+    decoded,
+    make,
+    make_cover_song,
+    make_song,
+    packets_of,
+    variable_pts,
+)
+from tests.media.test_probe import start_edit_at
+
+SETTINGS = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
+FAST = {"preset": "ultrafast", "crf": "16"}
+PNG_CODED: dict[str, Any] = {"codec": "png", "pix_fmt": "rgb24", "options": {}}
+Make = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A target that is unusual but whole.
+
+    Attributes:
+        name: Of the file.
+        make: Makes it.
+        frames: What the result must have; 1 for a picture.
+        size: Width and height of the result.
+        sound: Whether it has sound, which then must be the target's to the byte.
+        said: What the report must say of it.
+        rough: Whether it is so harsh that scaling a face to and fro shows.
+    """
+
+    name: str
+    make: Make
+    frames: int = 5
+    size: tuple[int, int] = (96, 64)
+    sound: bool = False
+    said: str = ""
+    rough: bool = False
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A target that cannot be done: its message must hold one of the words."""
+
+    name: str
+    make: Make
+    words: str
+
+
+def clip(frames: int = 5, **given: Any) -> Make:
+    return lambda path: make(path, Spec(frames=frames, **given))
+
+
+def bytes_of(path: Path, spec: Spec) -> bytes:
+    """A clip of another name, as bytes."""
+    other = path.with_name(f".making{path.suffix}")
+    try:
+        return make(other, spec).read_bytes()
+    finally:
+        other.unlink()
+
+
+def cut(share: float, **given: Any) -> Make:
+    """The first part of a clip."""
+
+    def write(path: Path) -> None:
+        whole = bytes_of(path, Spec(frames=50, **given))
+        path.write_bytes(whole[: int(len(whole) * share)])
+
+    return write
+
+
+def holding(data: bytes) -> Make:
+    return lambda path: path.write_bytes(data)
+
+
+def changed(change: Callable[[bytearray], bytes | bytearray], **given: Any) -> Make:
+    """A clip whose bytes are tampered with."""
+    return lambda path: path.write_bytes(
+        change(bytearray(bytes_of(path.with_suffix(".mp4"), Spec(frames=50, **given))))
+    )
+
+
+def without_index(data: bytearray) -> bytes:
+    at = data.index(b"moov") - 4
+    (length,) = struct.unpack_from(">I", data, at)
+    return bytes(data[:at] + data[at + length :])
+
+
+def broken_middle(data: bytearray) -> bytearray:
+    at = data.index(b"mdat") + 4
+    (length,) = struct.unpack_from(">I", data, at - 8)
+    low, high = at + length // 4, at + length * 3 // 4
+    data[low:high] = np.random.default_rng(5).bytes(high - low)
+    return data
+
+
+def as_another_kind(data: bytearray) -> bytes:
+    """The start of a Matroska file in front of an MP4's middle."""
+    return b"\x1a\x45\xdf\xa3\x93\x42\x82\x88matroska" + bytes(data[2000:])
+
+
+def hollow(path: Path) -> None:
+    """A header that promises a video, and no frame."""
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=25)
+        stream.width, stream.height = 64, 64
+        out.start_encoding()
+
+
+def archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("clip.mp4", b"no clip")
+
+
+def picture_of(width: int = 96, height: int = 64) -> np.ndarray[Any, Any]:
+    noise = np.random.default_rng(width).integers(40, 200, (height, width, 3), np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 3), np.uint8)
+
+
+def picture(
+    mode: str = "RGB", size: tuple[int, int] = (96, 64), kind: str | None = None, **save: Any
+) -> Make:
+    """A picture file as Pillow writes it."""
+
+    def write(path: Path) -> None:
+        image = Image.fromarray(picture_of(*size))
+        if mode == "I;16":
+            image = Image.fromarray((picture_of(*size)[..., 0].astype(np.uint16)) * 257)
+        elif mode == "P":
+            image = image.quantize(16)
+        else:
+            image = image.convert(mode)
+        image.save(path, kind, **save)
+
+    return write
+
+
+def animated(kind: str) -> Make:
+    def write(path: Path) -> None:
+        frames = [Image.fromarray(picture_of() // (k + 1)) for k in range(3)]
+        frames[0].save(path, kind, save_all=True, append_images=frames[1:], duration=100)
+
+    return write
+
+
+def turned(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture_of()).save(path, exif=exif.tobytes())
+
+
+def encoded_picture(kind: str) -> bytes:
+    memory = io.BytesIO()
+    Image.fromarray(picture_of(200, 150)).save(memory, kind)
+    return memory.getvalue()
+
+
+def tampered_picture(kind: str, change: Callable[[bytes], bytes]) -> Make:
+    return lambda path: path.write_bytes(change(encoded_picture(kind)))
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def wrong_checksum(data: bytes) -> bytes:
+    """A bit of the pixels is flipped, and their checksums tell."""
+    at = data.index(b"IDAT") + 40
+    return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
+
+
+def bomb(path: Path) -> None:
+    """A few bytes that say they are 60000 by 60000 pixels: 10 GB when decoded."""
+    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def linked(path: Path) -> None:
+    """A link to a clip in another folder."""
+    elsewhere = path.parent.parent / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    path.symlink_to(make(elsewhere / "clip.mp4", Spec(frames=5)))
+
+
+def remuxed(
+    path: Path, spec: Spec, keep: Callable[[int, Any], bool] = lambda _n, _p: True, more: int = 0
+) -> None:
+    """A clip whose packets are passed on one by one, if they are to be kept, to one or more streams."""
+    other = path.with_name(f".making{path.suffix}")
+    make(other, spec)
+    with av.open(str(other)) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        copies = [out.add_stream_from_template(stream, opaque=True) for _ in range(1 + more)]
+        out.start_encoding()
+        for number, packet in enumerate(p for p in source.demux(stream) if p.size):
+            if keep(number, packet):
+                pts, dts, base = packet.pts, packet.dts, packet.time_base
+                for copy in copies:
+                    packet.stream, packet.pts, packet.dts, packet.time_base = copy, pts, dts, base
+                    out.mux_one(packet)
+    other.unlink()
+
+
+def covered(path: Path) -> None:
+    """A clip with cover art as its second video stream."""
+    other = make(path.with_name(".plain.mp4"), Spec(frames=5))
+    with av.open(str(other)) as source, av.open(str(path), "w") as out:
+        copy = out.add_stream_from_template(source.streams.video[0], opaque=True)
+        cover = add_cover(out)
+        out.start_encoding()
+        out.mux(cover)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                out.mux(packet)
+    other.unlink()
+
+
+def hidden_start(path: Path) -> None:
+    """Its edit list hides the first ten frames."""
+    make(path, Spec(frames=30, options={"preset": "ultrafast", "g": "100"}))
+    start_edit_at(path, 10)
+
+
+def no_first_key(path: Path) -> None:
+    """The recording began in the middle of a group of pictures."""
+    options = {"preset": "ultrafast", "g": "10", "bf": "0"}
+    remuxed(path, Spec(frames=40, options=options), keep=lambda number, _packet: number >= 4)
+
+
+SOUND = {"sounds": (Sound(),)}
+GOOD: tuple[Odd, ...] = (
+    Odd("good 1.mp4", clip(**SOUND), sound=True),
+    Odd("good 2.mkv", clip(6, **SOUND), 6, sound=True),
+    Odd("good 3.mov", clip(7, **SOUND), 7, sound=True),
+    Odd("good 4.m4v", clip(8, **SOUND), 8, sound=True),
+    Odd("good 5.mp4", clip(9, sounds=(Sound(tone=300), Sound(tone=500))), 9, sound=True),
+)
+ODD: tuple[Odd, ...] = (
+    Odd("  name with   spaces .mp4", clip()),
+    Odd("ünïcödé 日本語 ñ.mp4", clip()),
+    Odd("emoji 🎬👩‍🦰🏳️‍🌈.mp4", clip()),
+    Odd("quotes '\" $HOME `ls` & ; <b> %20 #.mp4", clip()),
+    Odd("-starts-with-a-dash.mp4", clip()),
+    Odd("long " + "x" * 190 + ".mp4", clip()),
+    Odd("longest " + "ü" * 118 + ".mp4", clip()),
+    Odd("longest picture " + "z" * 235 + ".png", picture(), 1),
+    Odd("UPPER.MP4", clip()),
+    Odd("several.dots.in.the.name.mp4", clip()),
+    Odd("link.mp4", linked),
+    Odd("sound of no length.mp4", clip(sounds=(Sound(seconds=1e-9),))),
+    Odd("sound longer.mp4", clip(sounds=(Sound(seconds=2),)), sound=True),
+    Odd("sound shorter.mp4", clip(30, sounds=(Sound(seconds=0.2),)), 30, sound=True),
+    Odd("sound later.mp4", clip(30, sounds=(Sound(seconds=0.5, start=Fraction(1, 2)),)), 30, sound=True),
+    Odd("one frame.mp4", clip(1), 1),
+    Odd("one pixel.mkv", clip(size=(1, 1), pix_fmt="yuv444p"), size=(1, 1)),
+    Odd("odd size.mp4", clip(size=(97, 65), pix_fmt="yuv444p"), size=(97, 65)),
+    Odd("one row.mkv", clip(size=(64, 2)), size=(64, 2)),
+    Odd("thousand a second.mp4", clip(20, rate=Fraction(1000)), 20),
+    Odd("one in ten seconds.mp4", clip(3, rate=Fraction(1, 10), **SOUND), 3, sound=True),
+    Odd("times below zero.mp4", clip(8, pts=range(-3, 5)), 5),
+    Odd("starts after 100 hours.mkv", clip(pts=range(9_000_000, 9_000_005))),
+    Odd("turned.mp4", clip(rotation=90)),
+    Odd("interlaced.mp4", clip(options=FAST | {"flags": "+ildct+ilme"})),
+    Odd("ten bit.mp4", clip(pix_fmt="yuv420p10le")),
+    Odd("grey.mkv", clip(pix_fmt="gray")),
+    Odd("alpha.mov", clip(codec="qtrle", pix_fmt="argb", options={}), said="transparency"),
+    Odd("palette.mov", clip(codec="qtrle", pix_fmt="rgb555be", options={})),
+    Odd("uneven times.mkv", clip(8, pts=variable_pts(8), time_base=Fraction(1, 1000)), 8),
+    Odd("edit list.mp4", hidden_start, 20),
+    Odd("no first key frame.mkv", no_first_key, 30),
+    Odd("two videos.mkv", lambda path: remuxed(path, Spec(frames=5), more=1)),
+    Odd("cover art.mp4", covered),
+    Odd("time code.mov", clip(metadata={"timecode": "01:02:03:04"})),
+    Odd("chapters.mkv", clip(25, chapters=((0, 500, "one"), (500, 1000, "two"))), 25),
+    Odd("subtitles.mkv", clip(25, subtitles=(Subtitle("subrip"),)), 25),
+    Odd("transport stream.ts", clip(sounds=(Sound("mp2"),)), sound=True, said=".ts"),
+    Odd("windows.avi", clip(codec="mpeg4", options={}, sounds=(Sound("libmp3lame"),)),
+        sound=True, said=".avi"),
+    Odd("flash.flv", clip(codec="flv1", options={}, time_base=Fraction(1, 25)), said=".flv"),
+    Odd("web.webm", clip(codec="libvpx-vp9", options={"deadline": "realtime"}, sounds=(Sound("libopus"),)),
+        sound=True, said=".webm"),
+    Odd("disc.mpg", clip(codec="mpeg2video", options={}), said=".mpg"),
+    Odd("media.wmv", clip(codec="wmv2", options={}), said=".wmv"),
+    Odd("prores.mov", clip(codec="prores_ks", pix_fmt="yuv422p10le", options={})),
+    Odd("ffv1.mkv", clip(codec="ffv1", options={})),
+    Odd("motion jpeg.mov", clip(codec="mjpeg", pix_fmt="yuvj420p", options={})),
+    Odd("animation.gif", clip(codec="gif", pix_fmt="rgb8", options={}, rate=Fraction(10))),
+    Odd("really mp4.avi", lambda path: path.write_bytes(bytes_of(path.with_suffix(".mp4"), Spec(frames=5)))),
+    Odd("cut stream.ts", cut(0.9), 44),
+    Odd("cmyk.jpg", picture("CMYK"), 1),
+    Odd("sixteen bit.png", picture("I;16"), 1),
+    Odd("turned.jpg", turned, 1, (64, 96)),
+    Odd("grey.png", picture("L"), 1),
+    Odd("two colours.png", picture("1"), 1, rough=True),
+    Odd("palette.png", picture("P"), 1),
+    Odd("alpha.png", picture("RGBA"), 1),
+    Odd("grey and alpha.png", picture("LA"), 1),
+    Odd("one pixel.png", picture(size=(1, 1)), 1, (1, 1)),
+    Odd("one row.jpg", picture(size=(300, 1)), 1, (300, 1)),
+    Odd("really png.jpg", picture(kind="PNG"), 1),
+    Odd("deflated.tif", picture(compression="tiff_adobe_deflate"), 1),
+    Odd("progressive.jpeg", picture(progressive=True), 1),
+    Odd("animated.png", animated("PNG"), 1),
+    Odd("animated.webp", animated("WEBP"), 1),
+)  # fmt: skip
+BAD: tuple[Bad, ...] = (
+    Bad("no bytes.mp4", holding(b""), "empty"),
+    Bad("no bytes.png", holding(b""), "empty"),
+    Bad("one byte.mp4", holding(b"\0"), "not a video"),
+    Bad("cut in the header.mp4", holding(b"\0\0\0\x20ftypisom"), "index|not a video"),
+    Bad("cut at a tenth.mp4", cut(0.1), "index"),
+    Bad("cut in half.mp4", cut(0.5), "index"),
+    Bad("cut before its end.mp4", cut(0.97), "index .moov. is not complete"),
+    Bad("cut in half.mkv", cut(0.5), "cut off"),
+    Bad("cut in half.avi", cut(0.5, codec="mjpeg", pix_fmt="yuvj420p", options={}), "cut off"),
+    Bad("cut in half.webm", cut(0.5, codec="libvpx-vp9", options={"deadline": "realtime"}), "cut off"),
+    Bad("index first, cut in half.mp4", cut(0.5, container={"movflags": "faststart"}), "cut off"),
+    Bad("index first, cut at a tenth.mp4", cut(0.13, container={"movflags": "faststart"}),
+        "index .moov. is not complete"),
+    Bad("no index.mp4", changed(without_index), "index"),
+    Bad("broken middle.mov", changed(broken_middle, **PNG_CODED), "cut off or damaged"),
+    Bad("another kind.mp4", changed(as_another_kind), "not a video|no video|no frame"),
+    Bad("random.mp4", holding(np.random.default_rng(1).bytes(50_000)), "not a video"),
+    Bad("random.mkv", holding(np.random.default_rng(2).bytes(50_000)), "not a video"),
+    Bad("random.ts", holding(np.random.default_rng(3).bytes(50_000)), "not a video"),
+    Bad("random.gif", holding(np.random.default_rng(4).bytes(5_000)), "not a video"),
+    Bad("zeros.mp4", holding(bytes(50_000)), "nothing but zeros"),
+    Bad("text.mp4", holding(b"Das ist kein Film.\n" * 100), "it is text"),
+    Bad("archive.mp4", archive, "ZIP archive"),
+    Bad("page.mp4", holding(b"<!DOCTYPE html><html><body>404 Not Found</body></html>"), "web page"),
+    Bad("playlist.mp4", holding(b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"), "it is text"),
+    Bad("no frames.mp4", hollow, "no frame|no video|not a video"),
+    Bad("no frames.mkv", hollow, "no frame|no video|not a video"),
+    Bad("only sound.mp4", make_song, "only sound"),
+    Bad("only sound and cover.mp4", make_cover_song, "cover art"),
+    Bad("really png.mp4", picture(kind="PNG"), "PNG picture"),
+    Bad("really mp4.png", lambda path: path.write_bytes(bytes_of(path.with_suffix(".mp4"), Spec())),
+        "not a picture"),
+    Bad("head alone.gif", holding(b"GIF89a\x10\0\x10\0\x80\0\0"), "not a video|no frame"),
+    Bad("wrong checksum.png", tampered_picture("PNG", wrong_checksum), "damaged"),
+    Bad("cut in half.png", tampered_picture("PNG", half), "damaged|cut off"),
+    Bad("cut in half.jpg", tampered_picture("JPEG", half), "damaged|cut off"),
+    Bad("cut in half.webp", tampered_picture("WEBP", half), "damaged|cut off"),
+    Bad("cut in half.bmp", tampered_picture("BMP", half), "damaged|cut off"),
+    Bad("cut in half.tiff", tampered_picture("TIFF", half), "damaged|cut off"),
+    Bad("head alone.jpg", holding(b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"), "damaged"),
+    Bad("bomb.png", bomb, "too large"),
+    Bad("bomb.gif", holding(b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\1\0;"),
+        "no frame"),
+    Bad("drawing.png", holding(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "drawing"),
+    Bad("document.jpg", holding(b"%PDF-1.7\n" + b"0" * 500), "PDF"),
+)  # fmt: skip
+IGNORED = {
+    ".hidden.mp4",
+    "._left by a mac.mp4",
+    "notes.txt",
+    "no suffix",
+    "folder.mp4",
+    "pipe.mp4",
+    "lost link.mp4",
+}
+pytestmark = [
+    pytest.mark.xdist_group("bad_inputs"),
+    # There is no bar code to be read where the picture is a few pixels wide.
+    pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value encountered"),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One batch over everything."""
+
+    folder: Path
+    out: Path
+    photo: Path
+    report: BatchReport
+
+    def file(self, name: str) -> FileReport:
+        (found,) = [file for file in self.report.files if Path(file.target).name == name]
+        return found
+
+
+def fill(folder: Path) -> None:
+    folder.mkdir()
+    for one in (*GOOD, *ODD, *BAD):
+        one.make(folder / one.name)
+    for name in (".hidden.mp4", "._left by a mac.mp4", "notes.txt", "no suffix"):
+        (folder / name).write_bytes(b"not to be touched")
+    (folder / "folder.mp4").mkdir()
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "lost link.mp4").symlink_to(folder / "nothing.mp4")
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> Outcome:
+    place = tmp_path_factory.mktemp("bad_inputs")
+    fill(place / "in")
+    photo = place / "photo.png"
+    cv2.imwrite(str(photo), np.full((256, 256, 3), 120, np.uint8))
+    report = run_batch(
+        [photo], [place / "in"], place / "out", in_process=True,
+        consent=CONSENT, settings=SETTINGS, models_dir=constant_models,
+    )  # fmt: skip
+    return Outcome(place / "in", place / "out", photo, report)
+
+
+def test_everything_is_tried_and_counted(outcome: Outcome) -> None:
+    names = {Path(file.target).name for file in outcome.report.files}
+    assert names == {one.name for one in (*GOOD, *ODD, *BAD)}
+    assert not names & IGNORED
+    summary = outcome.report.summary
+    assert (summary.succeeded, summary.failed, summary.skipped) == (len(GOOD) + len(ODD), len(BAD), 0)
+    assert len(ODD) + len(BAD) >= 60
+    assert not outcome.report.ok
+
+
+@pytest.mark.parametrize("one", [*GOOD, *ODD], ids=lambda one: ascii(one.name[:30]))
+def test_what_is_whole_is_done(outcome: Outcome, one: Odd) -> None:
+    file = outcome.file(one.name)
+    assert file.status == "done", file.error
+    assert (file.frames_in, file.frames_out) == (one.frames, one.frames)
+    assert one.said in " ".join(file.fallbacks)
+    target, result = outcome.folder / one.name, Path(file.output or "")
+    if is_image(target):
+        before, after = read_image(target), read_image(result)
+        assert after.shape == (one.size[1], one.size[0], 3)
+        assert np.abs(before.astype(int) - after).mean() < (20 if one.rough else 3)
+    else:
+        assert_same_video(target, result, one)
+
+
+def assert_same_video(target: Path, result: Path, one: Odd) -> None:
+    """Every frame with its own bar code, shown when it was, and every packet of sound."""
+    with av.open(str(result)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == one.size
+    (numbers, times), (found, shown) = (decoded(path) for path in (target, result))
+    assert len(found) == one.frames
+    assert found == numbers
+    exact = {".mkv": 0.001, ".gif": 0.01}.get(result.suffix, 0)
+    for one_time, other in zip(times, shown, strict=True):
+        assert abs((one_time - times[0]) - (other - shown[0])) <= exact
+    if one.sound:
+        assert sounds(result) == sounds(target)
+        for which in range(sounds(target)):
+            before, after = packets_of(target, which=which), packets_of(result, which=which)
+            assert [packet.data for packet in after] == [packet.data for packet in before]
+
+
+def sounds(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return len(container.streams.audio)
+
+
+@pytest.mark.parametrize("one", BAD, ids=lambda one: ascii(one.name[:30]))
+def test_what_is_malformed_is_told_in_plain_words(outcome: Outcome, one: Bad) -> None:
+    file = outcome.file(one.name)
+    assert file.status == "failed"
+    error = file.error or ""
+    assert str(outcome.folder / one.name) in error
+    assert re.search(one.words, error), error
+    assert "What to do: " in error
+    assert "unexpected" not in error
+    assert "Errno" not in error
+    assert file.output is None
+    assert file.bytes_out == 0
+
+
+def test_nothing_is_left_but_the_results(outcome: Outcome) -> None:
+    results = {Path(file.output).name for file in outcome.report.files if file.output}
+    assert len(results) == len(GOOD) + len(ODD)
+    assert {path.name for path in outcome.out.iterdir()} == results | KEPT
+    # And nothing beside the targets.
+    assert {path.name for path in outcome.folder.iterdir()} == (
+        {one.name for one in (*GOOD, *ODD, *BAD)} | IGNORED
+    )
+
+
+def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_models: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "colab_helpers", "batch", "-s", str(outcome.photo),
+            "-t", str(outcome.folder), "-o", str(outcome.out), "--models-dir", str(constant_models),
+            "--consent", CONSENT, "--preset", "balanced", "--output-video-encoder", "libx264",
+            "--execution-provider", "cpu",
+        ],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for one in BAD:
+        assert str(outcome.folder / one.name) in done.stdout + done.stderr
+    data = json.loads((outcome.out / REPORT_NAME).read_text())
+    assert (data["summary"]["succeeded"], data["summary"]["failed"]) == (len(GOOD) + len(ODD), len(BAD))
+    # What was done is kept.
+    after = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
+    assert after == before
+
+
+def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
+    tmp_path: Path, photo: Path, constant_models: Path, consent: str
+) -> None:
+    pipe, lost, good = (
+        tmp_path / "pipe.mp4",
+        tmp_path / "lost.mp4",
+        make(tmp_path / "good.mp4", Spec(frames=5)),
+    )
+    os.mkfifo(pipe)
+    lost.symlink_to(tmp_path / "nothing.mp4")
+    # Whoever reads the pipe after all gets nothing after a while, so that the test fails and does not hang.
+    safety = threading.Timer(20, lambda: os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)))
+    safety.daemon = True
+    safety.start()
+    report = run_batch(
+        [photo], [pipe, lost, good], tmp_path / "out", in_process=True,
+        consent=consent, settings=SETTINGS, models_dir=constant_models,
+    )  # fmt: skip
+    assert safety.is_alive()
+    safety.cancel()
+    assert [file.status for file in report.files] == ["failed", "failed", "done"]
+    for file, words in zip(report.files, ("pipe or device", "no such file"), strict=False):
+        assert words in (file.error or "")
+        assert file.target in (file.error or "")
+        assert "What to do" in (file.error or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pipe", "pipe or device"),
+        ("link", "the link leads nowhere"),
+        ("folder", "a folder"),
+        ("long", "cannot be read .File name too long"),
+    ],
+)
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str, words: str) -> None:
+    path = tmp_path / ("x" * 300 if kind == "long" else kind)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(tmp_path / "nowhere")
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(MediaError, match=words) as caught:
+        existing_file(path)
+    assert "What to do" in str(caught.value)
+
+
+def test_a_file_one_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path / "secret.mp4", Spec(frames=2))
+
+    def refuse(*_given: Any, **_named: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(MediaError, match=r"secret\.mp4.*Permission denied.*What to do: check your rights"):
+        existing_file(path)
+
+
+def huge(kind: str) -> bytes:
+    """The start of a picture of 60000 by 60000 pixels."""
+    side, tag = 60000, lambda number, value: struct.pack("<HHII", number, 4, 1, value)
+    return {
+        "jpeg": b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, side, side, 1) + b"\1\x11\0",
+        "bmp": b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, side, side, 1, 24, 0) + bytes(60),
+        "tiff": b"II*\0" + struct.pack("<IH", 8, 2) + tag(0x0100, side) + tag(0x0101, side) + bytes(4),
+        "gif": b"GIF89a" + struct.pack("<HH", side, side) + bytes(20),
+        "webp": b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)
+        + (side - 1).to_bytes(3, "little") * 2,
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "bmp", "tiff", "gif", "webp"])
+def test_a_picture_of_absurd_size_is_refused_by_its_header(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*_given: Any) -> Any:
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", allocate)
+    with pytest.raises(MediaError, match=r"too large \(60000x60000 pixels\)"):
+        read_image(huge(kind))
+
+
+def test_copies_of_one_target_each_have_their_own_result(
+    tmp_path: Path, photo: Path, constant_models: Path, consent: str
+) -> None:
+    """The journal knows work by what a file holds, but results by name."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        make(folder / name, Spec(frames=5))
+
+    def run() -> list[FileReport]:
+        report = run_batch(
+            [photo], [folder], out, in_process=True,
+            consent=consent, settings=SETTINGS, models_dir=constant_models,
+        )  # fmt: skip
+        assert report.ok, [file.error for file in report.files]
+        return report.files
+
+    run()
+    make(folder / "c.mp4", Spec(frames=5))
+    (out / "a.mp4").unlink()
+    files = run()
+    assert [Path(file.output or "").name for file in files] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert [KEPT_NOTE in file.fallbacks for file in files] == [False, True, False]
+    assert sorted(path.name for path in out.glob("*.mp4")) == ["a.mp4", "b.mp4", "c.mp4"]

@@ -1,0 +1,88 @@
+"""Nothing grows: not over sixty-five videos, and not over an hour."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from colab_helpers.batch.report import BatchReport
+from colab_helpers.resources.samples import Sample, read_samples
+from tests.batch.processes import Shell, litter
+from tests.media.make import Sound, Spec, make
+
+VIDEOS = 65
+RATE = Fraction(2)
+"""Few frames a second, but as many segments as any video of that length has."""
+
+
+@pytest.fixture
+def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files that nobody else uses."""
+    folder = tmp_path / "temp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield folder
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def run(shell: Shell) -> tuple[BatchReport, list[Sample]]:
+    process = shell.start()
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    report = BatchReport.model_validate_json((shell.out / "report.json").read_bytes())
+    return report, read_samples(shell.out / "samples.jsonl")
+
+
+def test_sixty_five_videos_leave_memory_as_two_do(
+    photo: Path, constant_models: Path, consent: str, tmp_path: Path, own_temp: Path
+) -> None:
+    targets = tmp_path / "in"
+    targets.mkdir()
+    first = make(targets / "clip1.mp4", Spec(size=(640, 360), frames=25, sounds=(Sound(),))).read_bytes()
+    for number in range(2, VIDEOS + 1):
+        # A box that players skip: the same video, but another file.
+        (targets / f"clip{number}.mp4").write_bytes(first + b"\0\0\0\x0cfree%04d" % number)
+    report, samples = run(Shell(targets, photo, constant_models, consent, tmp_path / "out"))
+    assert report.summary.succeeded == VIDEOS
+    assert report.summary.restarts == 0
+    memory = [file.memory_after for file in report.files]
+    assert memory[-1] <= 1.02 * memory[1], [size >> 20 for size in memory]
+    assert all(file.memory_before > 0 for file in report.files)
+    working = samples[1:-1]
+    assert len(working) >= 4
+    half = len(working) // 2
+    for figure in ("threads", "open_files"):
+        early = max(getattr(sample, figure) for sample in working[:half])
+        late = max(getattr(sample, figure) for sample in working[half:])
+        assert late <= early + 2, figure
+    # ONNX Runtime leaves one small file of its own.
+    assert {path.name for path in own_temp.iterdir()} <= {".ses"}
+    assert litter(tmp_path / "out", *(path.name for path in targets.iterdir())) == set()
+
+
+def test_an_hour_needs_the_memory_of_a_minute(
+    photo: Path, constant_models: Path, consent: str, tmp_path: Path
+) -> None:
+    after = {}
+    for name, seconds in (("minute", 60), ("hour", 3600)):
+        targets = tmp_path / name
+        targets.mkdir()
+        make(targets / "a.mp4", Spec(rate=RATE, frames=int(RATE * seconds)))
+        shell = Shell(
+            targets, photo, constant_models, consent, tmp_path / f"out-{name}", "--segment-seconds", "20",
+            "--frame-processors", "face_swapper", "--face-detector-size", "320",
+        )  # fmt: skip
+        report, samples = run(shell)
+        assert report.files[0].frames_out == RATE * seconds
+        assert report.files[0].segments == seconds // 20
+        after[name] = report.files[0].memory_after
+    assert after["hour"] <= 1.05 * after["minute"], {name: size >> 20 for name, size in after.items()}
+    working = [sample.process_memory or 0 for sample in samples if sample.stage == "frames"]
+    assert len(working) >= 4
+    assert max(working) <= 1.05 * max(working[:2]), [size >> 20 for size in working]
+    assert (tmp_path / "out-hour" / "status.json").stat().st_size < 10_000

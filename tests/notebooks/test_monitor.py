@@ -1,0 +1,484 @@
+"""monitor.ipynb run as papermill runs it, and what its cells call."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from colab_helpers.batch.names import STATUS_NAME
+from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
+from colab_helpers.diagnosis import Check, Diagnosis
+from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.progress import Progress
+from colab_helpers.resources.samples import SAMPLES_NAME, Sample
+from colab_helpers.ui import headless, monitor
+from colab_helpers.ui.charts import GO_ON, RETRY
+from colab_helpers.ui.monitor import History, MonitorSummary, SampleTail, show_result, watch
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "monitor.ipynb"
+NO_PROCESS = 2**22 + 1
+"""Above the greatest process id that Linux gives out."""
+
+
+def sample(when: float, **values: Any) -> Sample:
+    given = {"ram_used": 40, "ram_total": 100, "file": "a.mp4", "fps": 25.0, "stage": "frames"}
+    return Sample(**{**given, **values}, time=when)
+
+
+def append(folder: Path, *samples: Sample) -> None:
+    with (folder / SAMPLES_NAME).open("a") as file:
+        file.writelines(item.model_dump_json() + "\n" for item in samples)
+
+
+def progress(frame: int) -> Progress:
+    return Progress(
+        file="a.mp4", file_index=0, file_count=2, frame=frame, frames=100, fps=25.0, eta=3.0,
+        ram_percent=40.0, gpu_percent=None, provider="cpu", threads=1, batch_size=2,
+    )  # fmt: skip
+
+
+def file_report(state: str, **values: Any) -> FileReport:
+    return FileReport(source=["x.jpg"], target="/in/a.mp4", status=state, **values)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def writer(folder: Path) -> StatusWriter:
+    """A run of two files that this very process does, and that has begun."""
+    tasks = [Task(Path("/in") / name, folder / name) for name in ("a.mp4", "b.mp4")]
+    return StatusWriter(folder / STATUS_NAME, tasks, run="r")
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks follow each other at once, and every one is printed."""
+    monkeypatch.setattr(monitor, "_FASTEST", 0.02)
+    monkeypatch.setattr(monitor, "TEXT_INTERVAL", 0.0)
+
+
+def rewrite(folder: Path, **values: Any) -> BatchStatus:
+    """Change what the status says, as another machine would have written it."""
+    changed = read_status(folder).model_copy(update=values)
+    (folder / STATUS_NAME).write_text(changed.model_dump_json(by_alias=True))
+    return changed
+
+
+def look(folder: Path, **options: Any) -> monitor.MonitorResult:
+    return watch(str(folder), refresh=0, headless=True, output_dir=str(folder.parent / "seen"), **options)
+
+
+# --- following a run ----------------------------------------------------------------------------------
+
+
+def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
+    looked, written = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work() -> None:
+        for number in range(1, 11):
+            looked.acquire(timeout=20)
+            append(folder, sample(time.time(), frame=10 * number, ram_used=40 + number))
+            writer.progress(progress(10 * number))
+            writer.beat()
+            written.release()
+        looked.acquire(timeout=20)
+        writer.file(0, file_report("done", frames_out=100))
+        writer.file(1, file_report("failed", error="no face was found"))
+        writer.end(memory_warnings=0)
+        written.release()
+
+    def wait(_: float) -> None:
+        looked.release()
+        assert written.acquire(timeout=20)
+
+    monkeypatch.setattr(monitor.time, "sleep", wait)
+    thread = threading.Thread(target=work)
+    thread.start()
+    result = look(folder, seconds=30)
+    thread.join()
+    found = result.summary
+    assert (found.state, found.ended_by, found.samples) == ("failed", "end of run", 10)
+    assert found.seconds < 30
+    assert found.files == {"done": 1, "failed": 1}
+    assert found.failures == {"b.mp4": "no face was found"}
+    assert found.advice == RETRY
+    assert (found.figures["fps"].mean, found.figures["fps"].unit) == (25.0, "frames/s")
+    assert found.host == socket.gethostname()
+    assert MonitorSummary.model_validate_json(result.report.read_bytes()) == found
+    printed = capsys.readouterr().out
+    assert "a.mp4: 10 of 100 frames" in printed
+    assert "a.mp4: 100 of 100 frames" in printed
+    assert "  failed     b.mp4  no face was found" in printed
+
+
+def test_a_run_that_has_ended_is_read_at_once(folder, writer):
+    append(folder, *(sample(writer.status.started + n, cpu_percent=10.0 * n) for n in range(5)))
+    writer.file(0, file_report("done"))
+    writer.file(1, file_report("done"))
+    writer.end(memory_warnings=0)
+    found = look(folder).summary
+    assert (found.state, found.ended_by, found.advice) == ("done", "end of run", "")
+    cpu = found.figures["cpu"]
+    assert (cpu.least, cpu.mean, cpu.most) == (0.0, 20.0, 40.0)
+    assert found.bottleneck.endswith(".")
+
+
+def test_monitor_json_says_what_it_is(folder, writer):
+    append(folder, sample(time.time(), ram_used=91))
+    writer.end(memory_warnings=1)
+    text = json.loads(look(folder).report.read_text())
+    assert text["schema"] == 1
+    assert text["folder"] == str(folder)
+    assert set(text["figures"]) == {"ram", "fps"}
+    assert set(text["figures"]["ram"]) == {"unit", "mean", "least", "most"}
+    (warning,) = text["warnings"]
+    assert warning.startswith("RAM 91 %")
+
+
+def test_time_limits_the_watching_and_the_run_goes_on(folder, writer):
+    found = look(folder, seconds=0.1).summary
+    assert (found.state, found.ended_by) == ("running", "time")
+    assert 0.1 <= found.seconds < 5
+    assert read_status(folder).alive()
+
+
+def test_an_interrupt_ends_it_without_an_error(folder, writer, monkeypatch, capsys):
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(monitor.time, "sleep", interrupt)
+    result = look(folder)
+    assert (result.summary.state, result.summary.ended_by) == ("running", "interrupt")
+    assert result.report.exists()
+    assert "queued     b.mp4" in capsys.readouterr().out
+
+
+def test_what_a_run_before_this_one_noted_does_not_count(folder, writer):
+    began = writer.status.started
+    append(folder, sample(began - 100, ram_used=99), sample(began + 1, ram_used=30))
+    writer.end(memory_warnings=0)
+    found = look(folder).summary
+    assert found.samples == 1
+    assert found.warnings == []
+
+
+# --- runs that died, and runs elsewhere -----------------------------------------------------------------
+
+
+def test_a_run_that_died_says_what_to_do(folder, writer, capsys):
+    writer.progress(progress(10))
+    rewrite(folder, pid=NO_PROCESS, updated=time.time() - monitor.SILENCE)
+    found = look(folder).summary
+    assert (found.state, found.ended_by, found.advice) == ("lost", "end of run", GO_ON)
+    printed = capsys.readouterr().out
+    assert f"What to do: {GO_ON}" in printed
+    assert "ended without a word" in printed
+
+
+def test_a_worker_that_died_just_now_may_be_started_again(folder, writer):
+    rewrite(folder, pid=NO_PROCESS)
+    found = look(folder, seconds=0.1).summary
+    assert (found.state, found.ended_by) == ("running", "time")
+
+
+@pytest.mark.parametrize(("age", "state"), [(60.0, "running"), (170.0, "running"), (190.0, "lost")])
+def test_a_run_elsewhere_is_judged_by_its_last_news(folder, writer, monkeypatch, age, state):
+    monkeypatch.setattr(monitor, "_FIRST_LOOK", 0.05)
+    rewrite(folder, host="elsewhere", pid=NO_PROCESS, updated=time.time() - age)
+    found = look(folder, seconds=0.3).summary
+    assert (found.state, found.host) == (state, "elsewhere")
+
+
+def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkeypatch):
+    """Its times are hours old, but they go on."""
+    monkeypatch.setattr(monitor, "_FIRST_LOOK", 0.1)
+    behind = [time.time() - 7200]
+    rewrite(folder, host="elsewhere", pid=NO_PROCESS, started=behind[0] - 50, updated=behind[0])
+    real_sleep = time.sleep
+
+    def go_on(_: float) -> None:
+        real_sleep(0.02)
+        behind[0] += 1
+        rewrite(folder, updated=behind[0])
+
+    monkeypatch.setattr(monitor.time, "sleep", go_on)
+    found = look(folder, seconds=0.4).summary
+    assert found.state == "running"
+    lines = [line for line in capsys.readouterr().out.splitlines() if "last news" in line]
+    assert "last news 2:00:0" in lines[0]
+    assert "last news 0 s ago" in lines[-1]
+
+
+def test_a_status_that_cannot_be_read_for_a_while_is_no_news(folder, writer, monkeypatch):
+    looks: list[float] = []
+
+    def tear(_: float) -> None:
+        looks.append(0)
+        if len(looks) == 1:
+            (folder / STATUS_NAME).write_text('{"schema": 1, "st')
+        elif len(looks) == 2:
+            (folder / STATUS_NAME).unlink()
+        else:
+            writer.end(memory_warnings=0)
+
+    monkeypatch.setattr(monitor.time, "sleep", tear)
+    assert look(folder).summary.state == "failed"
+    assert len(looks) == 3
+
+
+def test_a_folder_without_a_run(folder):
+    with pytest.raises(MissingFileError, match=r"no batch has begun in this folder.*output_dir of"):
+        watch(str(folder), headless=True)
+    with pytest.raises(MissingFileError, match="there is no such folder"):
+        watch(str(folder / "none"), headless=True)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_status_of_another_version_is_refused(folder):
+    (folder / STATUS_NAME).write_text('{"schema": 99}')
+    with pytest.raises(UsageError, match="no status that this version can read"):
+        watch(str(folder), headless=True)
+
+
+@pytest.mark.parametrize("values", [{"seconds": -1}, {"refresh": -0.1}, {"seconds": float("nan")}])
+def test_times_must_be_times(values, folder):
+    with pytest.raises(UsageError, match="is no time"):
+        watch(str(folder), headless=True, **values)
+
+
+def test_a_result_that_cannot_be_written_is_an_error(folder, writer):
+    writer.end(memory_warnings=0)
+    (folder.parent / "seen" / "monitor.json").mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot be written"):
+        look(folder)
+
+
+# --- the tail of the samples ----------------------------------------------------------------------------
+
+
+def times(tail: SampleTail) -> list[float]:
+    return [item.time for item in tail.read()]
+
+
+def test_only_what_is_new_is_read(folder, monkeypatch):
+    tail = SampleTail(folder / SAMPLES_NAME)
+    assert times(tail) == []
+    append(folder, sample(1), sample(2))
+    assert times(tail) == [1, 2]
+    parsed: list[bytes] = []
+    parse = monitor._samples
+    monkeypatch.setattr(monitor, "_samples", lambda text: parsed.append(text) or parse(text))
+    assert times(tail) == []
+    append(folder, sample(3))
+    assert times(tail) == [3]
+    assert b"".join(parsed).count(b"\n") == 1
+
+
+def test_a_line_that_is_not_whole_yet_waits(folder):
+    path, line = folder / SAMPLES_NAME, sample(2).model_dump_json() + "\n"
+    append(folder, sample(1))
+    tail = SampleTail(path)
+    with path.open("a") as file:
+        file.write(line[:20])
+    assert times(tail) == [1]
+    with path.open("a") as file:
+        file.write(line[20:] + "nonsense\n{}\n")
+    append(folder, sample(3))
+    assert times(tail) == [2, 3]
+
+
+@pytest.mark.parametrize("lines", [1, 3, 9])
+def test_a_file_that_was_cut_or_replaced_is_read_again(folder, lines):
+    append(folder, *(sample(number) for number in range(4)))
+    tail, history = SampleTail(folder / SAMPLES_NAME), History()
+    history.add(tail.read())
+    (folder / SAMPLES_NAME).unlink()
+    append(folder, *(sample(number, fps=30.0) for number in range(3, 3 + lines)))
+    history.add(tail.read())
+    # The sample that was there before is not counted twice.
+    assert history.count == 4 + lines - 1
+    assert [item.time for item in history.recent] == [float(number) for number in range(3 + lines)]
+
+
+def test_the_same_file_under_another_number_is_not_read_again(folder):
+    """Drive may put a copy in its place."""
+    append(folder, sample(1))
+    tail, path = SampleTail(folder / SAMPLES_NAME), folder / SAMPLES_NAME
+    assert times(tail) == [1]
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+    append(folder, sample(2))
+    assert times(tail) == [2]
+
+
+def test_a_file_larger_than_a_piece_and_one_without_lines(folder, monkeypatch):
+    append(folder, *(sample(number) for number in range(50)))
+    length = (folder / SAMPLES_NAME).stat().st_size // 50
+    monkeypatch.setattr(monitor, "_CHUNK", 3 * length)
+    assert times(SampleTail(folder / SAMPLES_NAME)) == [float(number) for number in range(50)]
+    (folder / SAMPLES_NAME).write_text("x" * 20 * length + "\n")
+    append(folder, sample(7))
+    assert times(SampleTail(folder / SAMPLES_NAME)) == [7]
+
+
+def test_the_history_stays_small():
+    history = History()
+    history.add(sample(2.0 * number, ram_used=number % 100) for number in range(5000))
+    assert history.count == 5000
+    assert len(history.recent) == monitor.WINDOW / 2 + 1
+    ram = history.figures()["ram"]
+    assert (ram.least, ram.unit) == (0.0, "GiB")
+    assert [text.split(" (")[0] for text in history.warnings()] == ["RAM 99 %"]
+
+
+# --- where it is shown ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def panel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a notebook's panel was given, one page after the other."""
+    pages: list[str] = []
+    monkeypatch.setattr(monitor, "open_panel", lambda: pages.append)
+    return pages
+
+
+def test_in_a_notebook_one_panel_is_painted_anew(folder, writer, panel, monkeypatch, capsys):
+    append(folder, sample(time.time()))
+    monkeypatch.setattr(monitor.time, "sleep", lambda _: writer.end(memory_warnings=0))
+    result = watch(str(folder), refresh=0)
+    assert len(panel) == 2
+    assert "running" in panel[0].split("</b>")[0]
+    assert "failed" in panel[-1].split("</b>")[0]
+    assert panel[0].count("<svg") >= 1
+    assert capsys.readouterr().out == ""
+    assert result.report is None
+    assert sorted(path.name for path in folder.iterdir()) == [SAMPLES_NAME, STATUS_NAME]
+
+
+def test_headless_no_panel_is_made(folder, writer, panel):
+    writer.end(memory_warnings=0)
+    look(folder)
+    assert panel == []
+
+
+def test_plain_lines_come_every_five_seconds_at_most(folder, writer, monkeypatch, capsys):
+    monkeypatch.setattr(monitor, "TEXT_INTERVAL", 5.0)
+    look(folder, seconds=0.3)
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("running: ")]
+    assert len(heads) == 2
+
+
+def test_this_machine_by_itself(tmp_path, panel):
+    found = watch(seconds=0.3, output_dir=str(tmp_path)).summary
+    assert (found.state, found.ended_by, found.folder, found.bottleneck) == ("no run", "time", "", "")
+    assert found.figures["ram"].most > 0
+    assert found.figures["process_memory"].most > 0
+    assert "<svg" in panel[-1]
+    assert (tmp_path / "monitor.json").exists()
+
+
+def test_headless_this_machine_is_watched_for_ten_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(monitor, "HEADLESS_SECONDS", 0.1)
+    found = watch(headless=True, output_dir=str(tmp_path)).summary
+    assert found.ended_by == "time"
+    assert found.samples >= 1
+
+
+def test_what_the_doctor_found_stands_beside_the_charts(folder, writer, capsys):
+    checks = [
+        Check(name="cuda", status="pass", detail="CUDA 12.8 with cuDNN 9"),
+        Check(name="model inswapper_128", status="pass", detail="runs on cuda"),
+        Check(name="python", status="pass", detail="3.11"),
+    ]
+    (folder / "doctor.json").write_text(Diagnosis.of(checks).model_dump_json())
+    writer.end(memory_warnings=0)
+    look(folder)
+    printed = capsys.readouterr().out
+    assert "cuda: CUDA 12.8 with cuDNN 9 (doctor.json)" in printed
+    assert "model inswapper_128: runs on cuda (doctor.json)" in printed
+    assert "python: 3.11" not in printed
+
+
+def test_the_summary_is_a_table_where_there_is_a_front_end(folder, writer, panel):
+    append(folder, sample(time.time(), ram_used=95))
+    writer.file(0, file_report("failed", error="<none>"))
+    writer.end(memory_warnings=0)
+    result = watch(str(folder))
+    page = monitor.summary_html(result.summary)
+    for text in ("it ended, but not all files succeeded", "a.mp4 failed: &lt;none&gt;", "RAM 95 %", RETRY):
+        assert text in page
+    assert page.count("<tr>") == 1 + len(result.summary.figures)
+
+
+def test_the_summary_in_words(folder, writer, capsys):
+    append(folder, sample(time.time()))
+    writer.end(memory_warnings=0)
+    result = look(folder)
+    capsys.readouterr()
+    show_result(result)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"Watched the run in {folder} for 0:0")
+    assert "  Speed             least 25, mean 25, most 25 frames/s" in lines
+
+
+# --- the notebook -----------------------------------------------------------------------------------------
+
+
+def run(folder: Path, *words: str) -> int:
+    return headless.main([str(NOTEBOOK), str(folder / "monitor.ipynb"), *words])
+
+
+def test_an_empty_form_watches_this_machine(tmp_path, capfd):
+    assert run(tmp_path, "seconds=1") == 0
+    found = MonitorSummary.model_validate_json((tmp_path / "monitor.json").read_bytes())
+    assert (found.state, found.ended_by) == ("no run", "time")
+    printed = capfd.readouterr().out
+    assert "Watched this machine for 0:01" in printed
+    for line in (f"report:   {tmp_path / 'monitor.json'}", f"notebook: {tmp_path / 'monitor.ipynb'}"):
+        assert line in printed
+    executed = nbformat.read(tmp_path / "monitor.ipynb", as_version=4)
+    assert "widgets" not in executed.metadata
+
+
+def test_the_form_names_a_run_that_has_ended(tmp_path, folder, writer, capfd):
+    append(folder, sample(time.time()))
+    writer.file(0, file_report("done"))
+    writer.file(1, file_report("done"))
+    writer.end(memory_warnings=0)
+    assert run(tmp_path / "seen", f"folder={folder}") == 0
+    found = MonitorSummary.model_validate_json((tmp_path / "seen" / "monitor.json").read_bytes())
+    assert (found.state, found.samples) == ("done", 1)
+    assert "it is done" in capfd.readouterr().out
+
+
+def test_a_folder_without_a_run_ends_with_1(tmp_path, capfd):
+    assert run(tmp_path / "seen", f"folder={tmp_path}") == 1
+    printed = capfd.readouterr().err
+    assert "MissingFileError" in printed
+    assert "no batch has begun in this folder" in printed
+    assert "What to do: name the output_dir" in printed
+    assert not (tmp_path / "seen" / "monitor.json").exists()
+
+
+def test_an_unknown_parameter_is_refused(tmp_path, capsys):
+    assert run(tmp_path / "seen", "output=x") == headless.EXIT_USAGE
+    assert "no parameter 'output'" in capsys.readouterr().err
+    assert not (tmp_path / "seen").exists()
+
+
+def test_a_time_that_is_none_is_refused(tmp_path):
+    assert run(tmp_path / "seen", "seconds=-3") == headless.EXIT_USAGE
