@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers import load_settings, run_batch
-from colab_helpers.batch.thumbnails import Pair, telling_pair
+from colab_helpers.batch.thumbnails import Pair, pair_of
 from colab_helpers.demo.clip import make_demo
 from colab_helpers.media.images import read_image, write_image
 from colab_helpers.trust.consent import DEMO_CONSENT
@@ -40,7 +40,7 @@ def main() -> None:
         file = report.files[0]
         if file.output is None:
             raise SystemExit(f"the demo could not be swapped: {file.error}")
-        pair = telling_pair(Path(file.target), Path(file.output))
+        pair = pair_of(file)
         write_image(PICTURE, side_by_side(read_image(demo.sources[DEMO_SOURCE]), pair))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from colab_helpers.batch.html_parts import bullets, duration, facts_table, memory, size, text
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.thumbnails import Image, data_url, telling_pair
+from colab_helpers.batch.thumbnails import Image, data_url, pair_of
 from colab_helpers.svg import clock_text, number
 
 MAX_PICTURES = 24
@@ -225,7 +225,7 @@ def _memory_course(file: FileReport) -> str | None:
 def _pictures(file: FileReport) -> str:
     """The most changed of a few moments before and after, or the reason why there is no picture."""
     try:
-        pair = telling_pair(Path(file.target), Path(file.output or ""))
+        pair = pair_of(file)
         before = _picture(pair.before, file, _Words.BEFORE)
         return f'<div class="pictures">{before}{_picture(pair.after, file, _Words.AFTER)}</div>'
     except Exception as error:  # noqa: BLE001 - files change after a run; a picture is never worth the report

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import psutil
 
@@ -137,12 +137,10 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
             )
         partial.replace(target)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        _remove(partial)
         raise error if isinstance(error, ColabHelpersError) else unwritable(target, error) from error
     except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        _remove(partial)
         raise
     return digest
 
@@ -154,8 +152,8 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
         SHA-256 of the file.
 
     Raises:
-        MissingFileError: The source cannot be read.
-        OutputError: The local disk is full.
+        MissingFileError: The source is not there.
+        OutputError: The local disk is full, or the source broke off; nothing is left.
     """
     try:
         found = source.stat()
@@ -175,22 +173,52 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
         partial.replace(target)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise unwritable(target, error) from error
+        _remove(partial)
+        raise error if isinstance(error, ColabHelpersError) else unwritable(target, error) from error
+    except BaseException:
+        _remove(partial)
+        raise
     return digest
 
 
 def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
     digest = hashlib.sha256()
-    with source.open("rb") as reading, target.open("wb") as writing:
-        while chunk := reading.read(_CHUNK):
+    with _opened(source) as reading, target.open("wb") as writing:
+        while chunk := _read(reading, source):
             digest.update(chunk)
             writing.write(chunk)
             beat()
         writing.flush()
         os.fsync(writing.fileno())
     return digest.hexdigest()
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise _broken_off(source, error) from error
+
+
+def _read(file: BinaryIO, source: Path) -> bytes:
+    try:
+        return file.read(_CHUNK)
+    except OSError as error:
+        raise _broken_off(source, error) from error
+
+
+def _broken_off(source: Path, error: OSError) -> OutputError:
+    """Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back."""
+    return OutputError(
+        f"the file cannot be read ({error.strerror or error})",
+        where=str(source),
+        remedy="check the disk or the mount",
+    )
+
+
+def _remove(partial: Path) -> None:
+    with suppress(OSError):
+        partial.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:

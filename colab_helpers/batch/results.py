@@ -58,7 +58,7 @@ class Results:
         # The name alone: the folder may be mounted elsewhere today.
         output = task.output.with_name(output.name)
         wants_frames = self.settings.keep_frames and not is_image(task.target)
-        frames = frames_folder(output).is_dir() or not wants_frames
+        frames = not wants_frames or frames_folder(output).is_dir()
         if not (frames and output.is_file() and self.digests(output) == done.sha256):
             return None
         remarks = [note for note in done.report.fallbacks if note != KEPT]

@@ -34,7 +34,7 @@ from colab_helpers.progress import Progress, ProgressCallback
 
 NoteCallback = Callable[[str], None]
 
-_LOOK_EVERY = 0.2
+_LOOK_EVERY = 0.1
 _LOG_NAME = "worker.log"
 _LOG_LINES = 15
 # Workers in a row that may die without a line in the journal: something is wrong with all files.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.thumbnails import HEIGHT, Image, data_url, telling_pair
+from colab_helpers.batch.thumbnails import HEIGHT, Image, data_url, pair_of
 from colab_helpers.errors import MediaError
 from colab_helpers.media.images import read_image
 
@@ -37,7 +37,7 @@ def _heading() -> str:
 def _row(file: FileReport) -> str:
     name = html.escape(Path(file.target).name)
     try:
-        pair = telling_pair(Path(file.target), Path(file.output or ""))
+        pair = pair_of(file)
         cells = [_source_picture(file.source), _picture(pair.before), _picture(pair.after)]
     except (MediaError, OSError) as error:
         return f'<tr><td colspan="3">{name}: no picture ({html.escape(str(error))})</td></tr>'

@@ -413,13 +413,13 @@ def test_no_files_at_all() -> None:
 
 
 def test_hundreds_of_files_stay_a_page(clips, monkeypatch) -> None:
-    asked: list[Path] = []
+    asked: list[str] = []
 
-    def instead(target: Path, output: Path) -> None:
-        asked.append(target)
+    def instead(file: FileReport) -> None:
+        asked.append(file.target)
         raise OSError("not looked at")
 
-    monkeypatch.setattr("colab_helpers.batch.html_files.telling_pair", instead)
+    monkeypatch.setattr("colab_helpers.batch.html_files.pair_of", instead)
     files = [a_file(f"{number:03d}.mp4", "o") for number in range(300)] + [a_file("bad.mp4", error="no")]
     text = html_report(a_report(*files), samples())
     page = Page(text)

@@ -1,0 +1,576 @@
+"""Whatever fails, and wherever: what is finished stays, what is not leaves nothing, and a later run ends
+with what an undisturbed one gives.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers import pipeline
+from colab_helpers.api import run_batch
+from colab_helpers.batch import worker
+from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, WORK_NAME
+from colab_helpers.batch.report import BatchReport
+from colab_helpers.errors import OutputError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.media import reader as reading
+from colab_helpers.models import session as sessions
+from colab_helpers.settings import load_settings
+from tests.batch.processes import Content, contents, entries, litter, repeated
+from tests.conftest import CONSENT
+from tests.media.make import Sound, Spec, make
+
+# Three frames a second: a segment, of one second at least, has three frames.
+SETTINGS = load_settings(
+    "balanced", output_video_encoder="libx264", execution_provider="cpu", segment_seconds=1.0, output_wait=0.0
+)
+FRAMES, SEGMENTS = 11, 4
+pytestmark = pytest.mark.xdist_group("faults")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults_in")
+    options = {"preset": "ultrafast", "crf": "16", "g": "5"}
+    return make(folder / "a.mp4", Spec(frames=FRAMES, rate=Fraction(3), options=options, sounds=(Sound(),)))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("faults_source") / "photo.png"
+    cv2.imwrite(str(path), np.full((256, 256, 3), 120, np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(
+    target: Path, source: Path, constant_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Content]:
+    """What an undisturbed batch gives."""
+    out = tmp_path_factory.mktemp("faults_plain") / "out"
+    assert do(source, target, out, constant_models).ok
+    assert len(contents(out)["a.mp4"][0]) == FRAMES
+    return contents(out)
+
+
+def do(source: Path, target: Path, out: Path, models: Path, **given: Any) -> BatchReport:
+    settings = SETTINGS.with_overrides(**given.pop("overrides", {}))
+    return run_batch(
+        [source], [target], out, in_process=True,
+        consent=CONSENT, settings=settings, models_dir=models, **given,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def batch(
+    source: Path, target: Path, constant_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., BatchReport]:
+    monkeypatch.setattr(pipeline, "_PROGRESS_INTERVAL", 0.0)  # every frame is told
+
+    def run(out: str = "out", *, target: Path = target, **given: Any) -> BatchReport:
+        return do(source, target, tmp_path / out, constant_models, **given)
+
+    return run
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Path:
+    """Two segments."""
+    return make(tmp_path / "a.mp4", Spec(frames=5, rate=Fraction(3), sounds=(Sound(seconds=0.5),)))
+
+
+def stop_at(frame: int) -> Callable[[Any], None]:
+    def stop(progress: Any) -> None:
+        if progress.frame >= frame:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def kept(report: BatchReport) -> int:
+    return report.files[0].segments_kept
+
+
+def assert_as_undisturbed(report: BatchReport, out: Path, plain: dict[str, Content]) -> None:
+    assert report.ok, report.files[0].error
+    assert contents(out) == plain
+    assert litter(out, "a.mp4") == set()
+
+
+class Faults:
+    """Lets the n-th write, or every one from the n-th on, fail in a folder.
+
+    Opening for writing, each write to the journal, syncing, renaming and making folders count. Only the
+    thread that works is disturbed, since the other one writes whenever it likes, unless ``everyone`` is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        *,
+        lasting: bool,
+        code: int = errno.ENOSPC,
+        everyone: bool = False,
+    ) -> None:
+        self.folder, self.number, self.lasting, self.code = folder, number, lasting, code
+        self.everyone = everyone
+        self.calls: list[str] = []
+        self.thread = threading.current_thread()
+
+    @property
+    def reached(self) -> bool:
+        return len(self.calls) > self.number
+
+    @property
+    def concerned(self) -> bool:
+        return self.everyone or threading.current_thread() is self.thread
+
+    def check(self, what: str) -> None:
+        if not self.concerned:
+            return
+        self.calls.append(what)
+        number = len(self.calls) - 1
+        if number == self.number or (self.lasting and number > self.number):
+            raise OSError(self.code, os.strerror(self.code))
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened, replace, sync, mkdir = Path.open, Path.replace, os.fsync, Path.mkdir
+
+        def inside(path: Path) -> bool:
+            return self.folder in Path(path).absolute().parents
+
+        def bad_open(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
+            writes = bool(set("wax+") & set(mode)) and inside(path)
+            if writes:
+                self.check(f"open {path.name} {mode}")
+            file = opened(path, mode, *given, **named)
+            return Torn(file, self) if writes and "a" in mode and self.concerned else file
+
+        def bad_replace(path: Path, new: Path) -> Path:
+            if inside(path):
+                self.check(f"replace {path.name}")
+            return replace(path, new)
+
+        def bad_sync(number: int) -> None:
+            self.check("sync")
+            sync(number)
+
+        def bad_mkdir(path: Path, *given: Any, **named: Any) -> None:
+            if inside(path) and not path.exists():
+                self.check(f"mkdir {path.name}")
+            mkdir(path, *given, **named)
+
+        monkeypatch.setattr(Path, "open", bad_open)
+        monkeypatch.setattr(Path, "replace", bad_replace)
+        monkeypatch.setattr(os, "fsync", bad_sync)
+        monkeypatch.setattr(Path, "mkdir", bad_mkdir)
+
+
+class Torn:
+    """A file of which a failing write still writes the first half."""
+
+    def __init__(self, file: Any, faults: Faults) -> None:
+        self._file, self._faults = file, faults
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._faults.check("write")
+        except OSError:
+            self._file.write(data[: len(data) // 2])
+            raise
+        return int(self._file.write(data))
+
+
+@pytest.fixture
+def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are loaded once for many batches."""
+    genuine, engines = Engine.open, {}
+
+    def opened(settings: Any, *, models_dir: Any = None) -> Engine:
+        key = settings.model_dump_json()
+        if key not in engines:
+            engines[key] = genuine(settings, models_dir=models_dir)
+        return engines[key]
+
+    monkeypatch.setattr(worker.Engine, "open", opened)
+
+
+@pytest.mark.parametrize(
+    ("lasting", "away", "step"),
+    [(False, False, 1), (True, False, 4), (False, True, 3), (True, True, 5)],
+    ids=["once, beside", "for good, beside", "once, mirrored", "for good, mirrored"],
+)
+@pytest.mark.usefixtures("one_engine")
+def test_a_disk_that_is_full_at_any_write(
+    batch: Callable[..., BatchReport],
+    tmp_path: Path,
+    short: Path,
+    lasting: bool,
+    away: bool,
+    step: int,
+) -> None:
+    assert batch("plain", target=short).ok
+    plain, outcomes = contents(tmp_path / "plain"), set()
+    for number in range(0, 600, step):
+        out = tmp_path / f"out{number}"
+        given: dict[str, Any] = {"target": short} | ({"work_dir": tmp_path / "local"} if away else {})
+        faults = Faults(out, number, lasting=lasting)
+        with pytest.MonkeyPatch.context() as patching:
+            faults.install(patching)
+            outcome = attempt(partial(batch, out.name, **given), out)
+        outcomes.add(outcome)
+        noted = (out / JOURNAL_NAME).exists()
+        done = {entry["number"] for entry in entries(out, "segment")} if noted else set()
+        report = batch(out.name, **given)
+        assert_as_undisturbed(report, out, plain)
+        where = f"{number}: {faults.calls[number : number + 1]}"
+        if outcome != "done, but not noted":
+            assert repeated(out) == {}, where
+            assert "kept from an earlier run" in report.files[0].fallbacks or kept(report) == len(done), where
+        if not faults.reached:
+            break
+    assert not faults.reached, "a batch of two segments does not write that often"
+    assert number > 30
+    assert outcomes >= {"done", "failed", "refused"}
+
+
+def attempt(run: Callable[[], BatchReport], out: Path) -> str:
+    """How a disturbed batch ends: never with an error nobody has thought of."""
+    try:
+        report = run()
+    except OutputError as error:
+        message = str(error)
+        file = None
+    else:
+        file = report.files[0]
+        message = file.error or ""
+    if file is not None and file.status == "done":
+        later = any("a later run will do this file again" in note for note in file.fallbacks)
+        return "done, but not noted" if later else "done"
+    assert "No space left on device" in message
+    assert "What to do" in message
+    assert "unexpected" not in message
+    assert not [path for path in out.rglob(".*") if path.suffix in (".nut", ".mp4")]
+    if file is None:
+        return "refused"
+    assert not (out / "a.mp4").exists()
+    return "failed"
+
+
+FULL_DISK = """
+    import pickle, resource, signal, sys
+
+    from colab_helpers.api import run_batch
+
+    order, limit = pickle.load(sys.stdin.buffer)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    report = run_batch(**order)
+    print(report.files[0].status, report.files[0].error)
+"""
+
+
+@pytest.mark.parametrize("place", ["segment", "result"])
+def test_a_disk_that_is_full_while_a_video_is_written(
+    source: Path, constant_models: Path, tmp_path: Path, place: str
+) -> None:
+    """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
+    target = make(tmp_path / "a.mp4", Spec(frames=60, size=(640, 360), sounds=(Sound(),)))
+    settings = SETTINGS.with_overrides(output_video_quality=1)
+    order = {
+        "sources": [source], "targets": [target], "consent": CONSENT, "settings": settings,
+        "models_dir": constant_models, "in_process": True,
+    }  # fmt: skip
+    assert run_batch(output_dir=tmp_path / "plain", **order).ok
+    out, sizes = tmp_path / "out", [entry["bytes"] for entry in entries(tmp_path / "plain", "segment")]
+    # Journal, status and report are smaller than any segment, and the result is larger than each.
+    assert max(sizes) > 30_000
+    limit = max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL_DISK)],
+        input=pickle.dumps((order | {"output_dir": out}, limit)),
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        timeout=120,
+    )
+    text = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert text.startswith("failed")
+    assert "cannot be written (File too large)" in text
+    assert "What to do: choose a disk that takes larger files" in text
+    assert not list(out.glob("*.mp4")) + list(out.glob(".*.mp4")) + list(out.rglob(".*.nut"))
+    finished = len(list(entries(out, "segment")))
+    assert finished == (3 if place == "result" else 0)
+    report = run_batch(output_dir=out, **order)
+    assert report.files[0].segments_kept == finished
+    assert_as_undisturbed(report, out, contents(tmp_path / "plain"))
+    assert repeated(out) == {}
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_folder_one_may_not_write_to_is_told_before_any_work(
+    batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_given: Any, **_named: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.MonkeyPatch.context() as patching:
+        Faults(tmp_path / "out", 0, lasting=True, code=code, everyone=True).install(patching)
+        patching.setattr(worker.Batch, "run", refuse)
+        with pytest.raises(
+            OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another folder|free)"
+        ):
+            batch()
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
+    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], code: int
+) -> None:
+    out, faults = tmp_path / "out", None
+
+    def disturb(progress: Any) -> None:
+        nonlocal faults
+        if faults is None and progress.frame > 7:
+            faults = Faults(out, 0, lasting=True, code=code)
+            faults.install(patching)
+
+    with (
+        pytest.MonkeyPatch.context() as patching,
+        pytest.raises(OutputError, match=rf"{os.strerror(code)}.*What to do"),
+    ):
+        batch(on_progress=disturb)
+    assert not [path for path in out.rglob(".*") if path.suffix in (".nut", ".mp4")]
+    assert not list(out.glob("*.mp4"))
+    report = batch()
+    assert kept(report) == 2
+    assert_as_undisturbed(report, out, plain)
+
+
+def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(
+    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content]
+) -> None:
+    genuine = reading._Tally.watch
+
+    def watch(self: Any, container: Any) -> Iterator[Any]:
+        yield from islice(genuine(self, container), 7)
+        raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(reading._Tally, "watch", watch)
+        report = batch()
+    error = report.files[0].error or ""
+    assert report.files[0].status == "failed"
+    assert "only 7 of 11 frames could be read (Input/output error)" in error
+    assert "What to do" in error
+    assert litter(tmp_path / "out") == set()
+    assert_as_undisturbed(batch(), tmp_path / "out", plain)
+
+
+def test_a_target_that_cannot_be_read_at_all_fails_with_the_cause(
+    batch: Callable[..., BatchReport], target: Path, tmp_path: Path, plain: dict[str, Content]
+) -> None:
+    genuine = Path.open
+
+    def opened(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
+        if path == target:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return genuine(path, mode, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(Path, "open", opened)
+        report = batch()
+    error = report.files[0].error or ""
+    assert f"{target}: the file cannot be read (Input/output error)" in error
+    assert "What to do" in error
+    assert_as_undisturbed(batch(), tmp_path / "out", plain)
+
+
+def intact_segments(journal: Path) -> int:
+    """Segments noted in whole lines, up to the first gap; read here as the format is described."""
+    numbers = set()
+    for line in journal.read_bytes().split(b"\n"):
+        if line.startswith(b'{"crc":"') and line.endswith(b"}"):
+            body = line[line.index(b'"entry":') + 8 : -1]
+            if line[8:16] == b"%08x" % zlib.crc32(body) and b'"event":"segment"' in body:
+                numbers.add(json.loads(body)["number"])
+    return next(number for number in range(SEGMENTS + 1) if number not in numbers)
+
+
+@pytest.mark.usefixtures("one_engine")
+@pytest.mark.parametrize("harm", ["cut", "flipped", "zeros", "noise"])
+def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
+    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], harm: str
+) -> None:
+    random = np.random.default_rng(list(harm.encode()))
+    found = set()
+    for trial in range(6):
+        name = f"out{trial}"
+        journal = tmp_path / name / JOURNAL_NAME
+        batch(name, on_progress=stop_at(10))
+        data = bytearray(journal.read_bytes())
+        at = int(random.integers(len(data) // 8, len(data)))
+        if harm == "flipped":
+            data[at] ^= 1 << int(random.integers(8))
+        else:
+            rest = len(data) - at
+            del data[at:]
+            data += {"cut": b"", "zeros": bytes(rest), "noise": random.bytes(rest)}[harm]
+        journal.write_bytes(data)
+        expected = intact_segments(journal)
+        report = batch(name)
+        assert kept(report) == expected
+        assert_as_undisturbed(report, tmp_path / name, plain)
+        assert any("damaged line" in note for note in report.notes) or data.endswith(b"}\n")
+        found.add(expected)
+    assert len(found) > 1
+
+
+@pytest.mark.usefixtures("one_engine")
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "empty", "another"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_damaged_segment_is_done_again_and_those_after_it(
+    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], harm: str, number: int
+) -> None:
+    out = tmp_path / "out"
+    batch(on_progress=stop_at(10))
+    parts = sorted((out / WORK_NAME).rglob("[!.]*.nut"))
+    assert len(parts) == 3
+    data = bytearray(parts[number].read_bytes())
+    data[len(data) * 2 // 3] ^= 16
+    if harm == "gone":
+        parts[number].unlink()
+    else:
+        other = parts[(number + 1) % 3].read_bytes()
+        parts[number].write_bytes(
+            {"flipped": bytes(data), "cut": bytes(data[:-1]), "empty": b"", "another": other}[harm]
+        )
+    report = batch()
+    assert kept(report) == number
+    assert_as_undisturbed(report, out, plain)
+    counts = {n: sum(entry["number"] == n for entry in entries(out, "segment")) for n in range(SEGMENTS)}
+    assert counts == {n: 2 if number <= n < 3 else 1 for n in range(SEGMENTS)}
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 86400.0 * 365])
+def test_a_clock_that_jumps_changes_nothing(
+    batch: Callable[..., BatchReport],
+    tmp_path: Path,
+    plain: dict[str, Content],
+    monkeypatch: pytest.MonkeyPatch,
+    jump: float,
+) -> None:
+    genuine, shift = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: genuine() + shift[0])
+
+    def stop(progress: Any) -> None:
+        if progress.frame >= 5:
+            shift[0] = jump
+        if progress.frame >= 10:
+            raise KeyboardInterrupt
+
+    assert batch(on_progress=stop).files[0].status == "skipped"
+    status = json.loads((tmp_path / "out" / STATUS_NAME).read_text())
+    assert abs(status["updated"] - status["started"] - jump) < 60
+    shift[0] = jump * 2
+    report = batch()
+    assert kept(report) == 3
+    assert 0 <= report.summary.seconds < 60
+    assert_as_undisturbed(report, tmp_path / "out", plain)
+    shift[0] = 0.0
+    assert "kept from an earlier run" in batch().files[0].fallbacks
+
+
+class SmallGpu:
+    """A session that holds ``fits`` samples; the runtime words its refusal like this."""
+
+    def __init__(self, session: Any, fits: int) -> None:
+        self._session, self._fits = session, fits
+        self.asked: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: Any, feed: dict[str, Any]) -> Any:
+        count = len(next(iter(feed.values())))
+        self.asked.append(count)
+        if count > self._fits:
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
+        return self._session.run(names, feed)
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_memory_that_runs_out_in_the_middle_of_a_video_lowers_the_batch_and_is_told(
+    batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    one = batch("one", overrides={"batch_size": 1})
+    assert one.ok
+    assert not any("memory ran out" in note for note in one.files[0].fallbacks)
+    genuine, made = sessions.create_session, []
+
+    def create(*given: Any, **named: Any) -> SmallGpu:
+        made.append(SmallGpu(genuine(*given, **named), fits))
+        return made[-1]
+
+    monkeypatch.setattr(sessions, "create_session", create)
+    report = batch("out", overrides={"batch_size": 4})
+    told = [note for note in report.files[0].fallbacks if "memory ran out" in note]
+    assert max(count for each in made for count in each.asked) == 4
+    expected = {1: [4, 2], 2: [4], 3: [4]}[fits]
+    for size in expected:
+        assert any(f"memory ran out with {size} at once; going on with {size // 2}" in note for note in told)
+    # Each network is refused each size once, and never asks for it again.
+    for each in made:
+        refused = [count for count in each.asked if count > fits]
+        assert len(refused) == len(set(refused))
+    assert_as_undisturbed(report, tmp_path / "out", contents(tmp_path / "one"))
+
+
+def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(
+    batch: Callable[..., BatchReport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plain: dict[str, Content],
+) -> None:
+    genuine = sessions.create_session
+
+    def create(model: str, *given: Any, **named: Any) -> Any:
+        session = genuine(model, *given, **named)
+        return SmallGpu(session, 0) if "inswapper" in str(model) else session
+
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(sessions, "create_session", create)
+        report = batch()
+    error = report.files[0].error or ""
+    assert report.files[0].status == "failed"
+    assert "memory ran out with a batch of 1" in error
+    assert "What to do" in error
+    assert "lighter preset" in error
+    assert not list((tmp_path / "out").glob("*.mp4"))
+    assert_as_undisturbed(batch(), tmp_path / "out", plain)
