@@ -16,7 +16,7 @@ from colab_helpers.batch.job import ImageLike, Job, Source
 from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.supervisor import NoteCallback, Supervisor
+from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.settings import Settings, load_settings
@@ -111,6 +111,7 @@ def run_batch(
     in_process: bool = False,
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
+    on_status: StatusCallback | None = None,
 ) -> BatchReport:
     """Put one person's face on the faces of many videos and images.
 
@@ -135,6 +136,7 @@ def run_batch(
         in_process: Do the work in this very process: a crash then takes everything with it.
         on_progress: Called while a video runs.
         on_note: Called with each remark on the whole run.
+        on_status: Called with every new status of the worker process.
 
     Returns:
         The report. Failed files are in it with their error; they do not raise.
@@ -161,7 +163,7 @@ def run_batch(
         from colab_helpers.batch.worker import run_job
 
         return run_job(job, on_progress=on_progress)
-    return Supervisor(job, on_progress=on_progress, on_note=on_note).run()
+    return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
 
 
 def swap_file(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -48,6 +48,7 @@ _USUAL_RATE = Fraction(25)
 _FRAMES = "frames"
 _QUEUES = 3
 _PROGRESS_INTERVAL = 0.25
+_PICTURE_INTERVAL = 2.0
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,7 @@ class VideoRun:
         file_index: Number of this file in the run, for progress; ``file_count`` in all.
         store: Where finished segments are kept; None writes the result in one go, as does a GIF.
         excerpt: Do only a part of the video, in one go.
+        on_picture: Called with the frame just written, every two seconds; it must not keep it.
     """
 
     engine: Engine
@@ -253,6 +255,7 @@ class VideoRun:
     file_count: int = 1
     store: SegmentStore | None = None
     excerpt: Excerpt | None = None
+    on_picture: Callable[[VideoPicture], None] | None = None
     gauges: dict[str, Sized] = field(default_factory=dict, init=False)
     _tally: _Tally = field(default_factory=_Tally, init=False)
 
@@ -504,6 +507,8 @@ class VideoRun:
                 self._keep(work, images)
                 writer.write(work.frame.video, pts=work.frame.pts, duration=work.frame.duration)
                 clock.tick(self._tally.frames)
+                if self.on_picture is not None and clock.picture_is_due():
+                    self.on_picture(work.picture)
             # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
             clock.tick(self._tally.frames, last=True)
 
@@ -616,6 +621,7 @@ class _Clock:
         self._start = start
         self._done = start
         self._started = self._last = time.monotonic()
+        self._pictured = float("-inf")
         self._rate = 0.0
 
     def tick(self, written: int, *, last: bool = False) -> None:
@@ -632,6 +638,13 @@ class _Clock:
         now = time.monotonic()
         if self._is_due(now):
             self._tell(now, "joining", 0.0)
+
+    def picture_is_due(self) -> bool:
+        """Whether it is time to show a frame; then the next one is due after the interval."""
+        now = time.monotonic()
+        due = now - self._pictured >= _PICTURE_INTERVAL
+        self._pictured = now if due else self._pictured
+        return due
 
     def _is_due(self, now: float) -> bool:
         return now - self._last >= _PROGRESS_INTERVAL

@@ -17,6 +17,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality, summarize
 from colab_helpers.batch.results import Results
 from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.batch.work import FileWork
 from colab_helpers.errors import (
     ColabHelpersError,
@@ -31,6 +32,7 @@ from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
+from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import is_image, probe
 from colab_helpers.media.writer import unwritable
 from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_image
@@ -49,6 +51,7 @@ _GROWTH = 1.25
 _GROWTH_BYTES = 256 << 20
 _GPU_GROWTH_BYTES = 1 << 30
 _LOOK_EVERY = 1.0
+_PICTURE_EDGE = 240
 
 
 class RecycleError(Exception):
@@ -358,6 +361,7 @@ class Batch:
             file_index=index,
             file_count=len(self.tasks),
             store=work,
+            on_picture=self._on_picture if self.status else None,
         )
         with _frames_removed_on_error(output):
             result = run.run()
@@ -369,6 +373,10 @@ class Batch:
         if self.on_progress:
             self.on_progress(progress)
         self.beat()
+
+    def _on_picture(self, picture: VideoPicture) -> None:
+        assert self.status is not None
+        self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
 
     def _skipped(self, task: Task) -> FileReport:
         return FileReport(

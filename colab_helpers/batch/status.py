@@ -23,6 +23,8 @@ from colab_helpers.resources.samples import Sample
 SILENCE = 30.0
 """Seconds without news after which a run on another machine counts as ended."""
 _INTERVAL = 0.5
+_FAR_INTERVAL = 5.0
+"""Seconds between two versions of the file on a mounted drive, which has to upload each."""
 _SAME_START = 2.0
 
 State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
@@ -70,6 +72,7 @@ class BatchStatus(_Model):
     memory_warnings: int = 0
     pause: str | None = Field(None, description="What the work is waiting for, if anything.")
     notes: list[str] = Field([], description="What concerns the whole run, one sentence each.")
+    picture: str | None = Field(None, description="A frame just written, as a small JPEG data: URL.")
     sample: Sample | None = Field(None, description="The machine at the last look.")
     files: list[FileStatus]
 
@@ -141,7 +144,7 @@ class StatusWriter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path, self._near, self._clock = path, near, clock
-        self._written = float("-inf")
+        self._written = self._written_far = float("-inf")
         self._lock = threading.Lock()
         self.problem: str | None = None
         now = time.time()
@@ -178,14 +181,18 @@ class StatusWriter:
             status.batch_size, status.waiting = progress.batch_size, dict(progress.waiting)
             status.ticks += 1
             if news or self._clock() - self._written >= _INTERVAL:
-                self._write()
+                self._write(urgent=news)
 
     def beat(self, sample: Sample | None = None) -> None:
         """Say that the process lives, and how the machine does; from any thread."""
         with self._lock:
             if self.status.state == "running":
                 self.status.sample = sample or self.status.sample
-                self._write()
+                self._write(urgent=False)
+
+    def picture(self, url: str) -> None:
+        """Show a frame just written; it is told with the next news."""
+        self.status.picture = url
 
     def note(self, text: str) -> None:
         """Tell something that concerns the whole run."""
@@ -213,6 +220,7 @@ class StatusWriter:
             file.state, file.output, file.error = report.status, report.output, report.error
             file.frame, file.frames, file.fps = report.frames_out, report.frames_out, report.fps
             file.eta, file.fallbacks, file.stage = None, list(report.fallbacks), ""
+            self.status.picture = None
             self.status.ticks += 1
             self._write()
 
@@ -227,14 +235,16 @@ class StatusWriter:
             self.status.memory_warnings = memory_warnings
             self._write()
 
-    def _write(self) -> None:
+    def _write(self, *, urgent: bool = True) -> None:
         self.status.updated = time.time()
-        self._written = self._clock()
+        self._written = now = self._clock()
         text = self.status.model_dump_json(by_alias=True, indent=1) + "\n"
         try:
             if self._near is not None:
                 write_text(self._near, text)
-            write_text(self._path, text)
+            if self._near is None or urgent or now - self._written_far >= _FAR_INTERVAL:
+                self._written_far = now
+                write_text(self._path, text)
         except OutputError as error:
             # The work itself goes on: it will say for itself whether it can still write.
             self.problem = f"the status could not always be written: {error}"

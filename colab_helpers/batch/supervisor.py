@@ -33,6 +33,7 @@ from colab_helpers.errors import ColabHelpersError, OutputError, UsageError, Wor
 from colab_helpers.progress import Progress, ProgressCallback
 
 NoteCallback = Callable[[str], None]
+StatusCallback = Callable[[BatchStatus], None]
 
 _LOOK_EVERY = 0.1
 _LOG_NAME = "worker.log"
@@ -51,15 +52,18 @@ class Supervisor:
         job: What is asked for.
         on_progress: Called with every new state of a running file.
         on_note: Called once for each remark on the whole run, and for each pause.
+        on_status: Called with every new status.
         clock: Seconds that only grow.
     """
 
     job: Job
     on_progress: ProgressCallback | None = None
     on_note: NoteCallback | None = None
+    on_status: StatusCallback | None = None
     clock: Callable[[], float] = time.monotonic
     _places: WorkPlaces = field(init=False)
     _told: set[str] = field(default_factory=set, init=False)
+    _seen: float = field(default=0.0, init=False)
     _shown: object = field(default=None, init=False)
     _interrupts: int = field(default=0, init=False)
     _interrupted_at: float = field(default=0.0, init=False)
@@ -209,6 +213,9 @@ class Supervisor:
             if note not in self._told and self.on_note:
                 self.on_note(note)
             self._told.add(note)
+        if self.on_status is not None and status.updated != self._seen:
+            self._seen = status.updated
+            self.on_status(status)
         for index, file in enumerate(status.files):
             state = (index, file.frame, file.stage)
             if file.state != "running" or state == self._shown or self.on_progress is None:

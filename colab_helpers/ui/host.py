@@ -7,6 +7,7 @@ browser. Every host therefore carries one explicit switch, ``headless``, and obe
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ DRIVE = Path("/content/drive")
 """Where Colab mounts Google Drive."""
 
 COLAB_RUNS = Path("/content/runs")
+_HOME = "COLAB_HELPERS_HOME"
 
 
 class Host(Protocol):
@@ -35,6 +37,10 @@ class Host(Protocol):
     @property
     def runs(self) -> Path:
         """Folder under which each run gets one of its own."""
+
+    @property
+    def home(self) -> Path:
+        """Folder for what outlives a run: saved people and presets."""
 
     def reach(self, paths: Iterable[Path]) -> None:
         """Make places readable that have to be opened first, such as Google Drive.
@@ -60,6 +66,11 @@ class LocalHost:
         root = Path(__file__).resolve().parents[2]
         return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
 
+    @property
+    def home(self) -> Path:
+        """``COLAB_HELPERS_HOME``, or a folder of the user's own."""
+        return Path(os.environ.get(_HOME) or Path.home() / ".colab_helpers")
+
     def reach(self, paths: Iterable[Path]) -> None:
         """Nothing to open: what is not there is reported by whoever reads it."""
 
@@ -76,6 +87,13 @@ class ColabHost:
     name: str = "Google Colab"
     drive: Path = DRIVE
     runs: Path = COLAB_RUNS
+
+    @property
+    def home(self) -> Path:
+        """``COLAB_HELPERS_HOME``, or Drive where it is mounted: the disk ends with the session."""
+        drive = mounted_drive(self.drive)
+        usual = drive / "colab_helpers" if drive else self.runs.with_name("colab_helpers_home")
+        return Path(os.environ.get(_HOME) or usual)
 
     def reach(self, paths: Iterable[Path]) -> None:
         """Mount Google Drive when one of the paths lies on it."""
@@ -140,20 +158,32 @@ def open_panel() -> Callable[[str], None] | None:
         Replaces it; call it from the main thread and at most once a second. None outside notebooks and
         where there are no widgets.
     """
-    if not in_notebook():
+    widgets = widget_library()
+    if widgets is None:
         return None
-    try:
-        widgets: Any = importlib.import_module("ipywidgets")
-    except ImportError:
-        return None
-    display: Any = importlib.import_module("IPython.display")
     panel = widgets.HTML()
-    display.display(panel)
+    show_widget(panel)
 
     def replace(html: str) -> None:
         panel.value = html
 
     return replace
+
+
+def widget_library() -> Any | None:
+    """ipywidgets, where a notebook can show them; None outside notebooks and where there are no widgets."""
+    if not in_notebook():
+        return None
+    try:
+        return importlib.import_module("ipywidgets")
+    except ImportError:
+        return None
+
+
+def show_widget(widget: Any) -> None:
+    """Show a widget below the notebook's cell."""
+    display: Any = importlib.import_module("IPython.display")
+    display.display(widget)
 
 
 def _display(html: str, text: str) -> None:

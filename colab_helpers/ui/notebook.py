@@ -14,8 +14,9 @@ from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 from colab_helpers.ui.cells import STANDIN_NOTE
 from colab_helpers.ui.gallery import gallery_html
-from colab_helpers.ui.host import Host, this_host
+from colab_helpers.ui.host import Host, open_panel, this_host
 from colab_helpers.ui.progress import ProgressLine
+from colab_helpers.ui.run_view import RunView
 
 DEMO_FOLDER = "demo"
 """Where in the run's folder the demo is written."""
@@ -61,6 +62,8 @@ def run_batch_swap(
     video_range: str = "",
     consent: str = "",
     models_dir: str = "",
+    session_minutes: float = 0.0,
+    shortest_first: bool = False,
     headless: bool = False,
 ) -> BatchRun:
     """Swap faces in a batch, from the values of the notebook's form.
@@ -75,6 +78,9 @@ def run_batch_swap(
         video_range: Which targets, counted from 1, such as ``1-30``.
         consent: Who is shown, and on what ground.
         models_dir: Folder of the model files; empty for the usual place.
+        session_minutes: How long this machine can be used; some frames are measured then, and it is told
+            how many files fit. 0: not known.
+        shortest_first: Do the files in the order of the time they take.
         headless: Nobody watches: plain progress lines, no questions.
 
     Raises:
@@ -88,6 +94,8 @@ def run_batch_swap(
     settings = settings_of_form(preset, overrides or {})
     host = this_host(headless=headless)
     inputs, folder = _places(host, _listed(sources), _listed(targets), output_dir, models_dir)
+    paint = None if headless else open_panel()
+    view = None if paint is None else RunView(folder, paint)
     with ProgressLine(headless=headless) as line:
         report = run_batch(
             inputs.sources,
@@ -97,8 +105,11 @@ def run_batch_swap(
             settings=settings,
             models_dir=inputs.models,
             video_range=video_range,
-            on_progress=line,
+            session_minutes=session_minutes,
+            shortest_first=shortest_first,
+            on_progress=line if view is None else None,
             on_note=line.note,
+            on_status=view,
         )
     return BatchRun(report, folder, host)
 

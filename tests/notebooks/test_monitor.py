@@ -22,7 +22,8 @@ from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
 from colab_helpers.ui import headless, monitor
 from colab_helpers.ui.charts import GO_ON, RETRY
-from colab_helpers.ui.monitor import History, MonitorSummary, SampleTail, show_result, watch
+from colab_helpers.ui.history import History, SampleTail
+from colab_helpers.ui.monitor import MonitorSummary, show_result, watch
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "monitor.ipynb"
 NO_PROCESS = 2**22 + 1

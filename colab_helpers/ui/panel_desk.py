@@ -1,0 +1,84 @@
+"""What the tabs of the panel share: the widgets, the place, the networks, and what is chosen now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from colab_helpers.settings import Settings
+from colab_helpers.ui.host import Host
+from colab_helpers.ui.panel_choice import Answers
+from colab_helpers.ui.panel_presets import settings_of
+from colab_helpers.ui.panel_studio import Studio
+
+Part = Literal["sources", "targets", "settings", "consent"]
+
+
+@dataclass(eq=False)
+class Desk:
+    """Shared by all tabs.
+
+    Attributes:
+        widgets: The module ipywidgets, 7 or 8.
+        host: Where the notebook runs.
+        studio: The networks.
+        read: What is chosen now; set when all tabs are there.
+        listeners: Told which part of the choice has changed.
+    """
+
+    widgets: Any
+    host: Host
+    studio: Studio = field(default_factory=Studio)
+    read: Callable[[], Answers] = Answers
+    listeners: list[Callable[[Part], None]] = field(default_factory=list)
+
+    def tell(self, part: Part) -> None:
+        """Tell everybody that a part has changed."""
+        for listener in self.listeners:
+            listener(part)
+
+    def settings(self) -> Settings:
+        """The settings chosen now.
+
+        Raises:
+            SettingsError: They cannot be used.
+        """
+        answers = self.read()
+        return settings_of(answers.preset, answers.overrides, self.host.home)
+
+    def models(self) -> Path | None:
+        """The models folder chosen now; None for the usual one."""
+        answers = self.read()
+        return Path(answers.models_dir).expanduser() if answers.models_dir else None
+
+    def html(self, value: str = "") -> Any:
+        """A place for HTML."""
+        return self.widgets.HTML(value, layout={"width": "auto"})
+
+    def text(self, label: str, value: str = "", *, hint: str = "", width: str = "60%") -> Any:
+        """A line to write in, with its label beside it."""
+        return self.widgets.Text(
+            value,
+            description=label,
+            placeholder=hint,
+            continuous_update=False,
+            style={"description_width": "110px"},
+            layout={"width": width},
+        )
+
+    def button(self, label: str, action: Callable[[], None], *, hint: str = "", width: str = "auto") -> Any:
+        """A button that does something."""
+        made = self.widgets.Button(description=label, tooltip=hint, layout={"width": width})
+        made.on_click(lambda _: action())
+        return made
+
+    def row(self, *children: Any) -> Any:
+        """Widgets side by side, on as many lines as it takes."""
+        layout = {"flex_flow": "row wrap", "align_items": "center"}
+        return self.widgets.HBox(children, layout=layout)
+
+    def column(self, *children: Any) -> Any:
+        """Widgets below each other."""
+        return self.widgets.VBox(children)

@@ -1,0 +1,186 @@
+"""Presets of one's own beside the shipped ones, and what a preset means in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from colab_helpers.errors import OutputError, SettingsError
+from colab_helpers.files import write_atomically
+from colab_helpers.settings import (
+    Preset,
+    PresetFile,
+    Settings,
+    load_presets,
+    load_settings,
+    validate_settings,
+)
+
+PRESETS_NAME = "presets.yaml"
+"""The user's presets, in the host's home folder."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# x264 and x265: six steps of CRF about halve or double the size.
+_USUAL_QUALITY, _STEPS = 25, 6
+
+
+def all_presets(home: Path) -> PresetFile:
+    """The shipped presets and the user's; where names are equal the shipped one counts.
+
+    Raises:
+        SettingsError: The user's file does not follow the schema.
+    """
+    shipped, own = load_presets(), _own_presets(home)
+    if own is None:
+        return shipped
+    return PresetFile(
+        version=1,
+        presets={**shipped.presets, **_others(own.presets, shipped)},
+        profiles={**shipped.profiles, **_others(own.profiles, shipped)},
+        models={**own.models, **shipped.models},
+    )
+
+
+def _own_presets(home: Path) -> PresetFile | None:
+    path = home / PRESETS_NAME
+    return load_presets(path) if path.is_file() else None
+
+
+def _others(found: Mapping[str, Preset], shipped: PresetFile) -> dict[str, Preset]:
+    known = {**shipped.presets, **shipped.profiles}
+    return {name: preset for name, preset in found.items() if name not in known}
+
+
+def preset_values(presets: PresetFile, preset: str) -> dict[str, Any]:
+    """The keys that a preset, or several joined by ``+``, set.
+
+    Raises:
+        SettingsError: There is no preset of that name, or it holds a bad value.
+    """
+    values: dict[str, Any] = {}
+    for name in preset.split("+"):
+        part = presets.values(name.strip())
+        validate_settings(part, preset=name.strip())
+        values.update(part)
+    return values
+
+
+def settings_of(preset: str, overrides: Mapping[str, Any], home: Path) -> Settings:
+    """The settings that a preset, shipped or the user's own, and overrides give.
+
+    Raises:
+        SettingsError: An unknown preset or key, or a bad value.
+    """
+    shipped = load_presets()
+    known = {**shipped.presets, **shipped.profiles}
+    if all(name.strip() in known for name in preset.split("+")):
+        # A damaged file of the user's stops nobody who does not need it.
+        return load_settings(preset, **overrides)
+    values = preset_values(all_presets(home), preset)
+    label = f"{preset} with overrides" if overrides else preset
+    return validate_settings({**values, **overrides}, preset=label)
+
+
+def save_preset(home: Path, name: str, settings: Settings, *, description: str = "") -> None:
+    """Add a preset to the user's file, or replace the one of that name there.
+
+    Raises:
+        SettingsError: The name cannot be used, or the file there is damaged.
+        OutputError: The file cannot be written.
+    """
+    own = _own_presets(home) or PresetFile(version=1, presets={})
+    shipped = load_presets()
+    if not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{name!r} is no name for a preset",
+            remedy="use up to 40 lower-case letters, digits and _, beginning with a letter",
+        )
+    if name in {**shipped.presets, **shipped.profiles}:
+        raise SettingsError(f"{name!r} is a preset that comes with the program", remedy="choose another name")
+    preset = Preset(description=description or "Saved from the panel.", settings=_kept(settings))
+    saved = own.model_copy(update={"presets": {**own.presets, name: preset}})
+    text = yaml.safe_dump(saved.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        write_atomically(home / PRESETS_NAME, text.encode())
+    except OSError as error:
+        raise OutputError(
+            f"the preset cannot be saved ({error.strerror or error})",
+            where=str(home / PRESETS_NAME),
+            remedy="check your rights to the folder, or name another in COLAB_HELPERS_HOME",
+        ) from error
+
+
+def _kept(settings: Settings) -> dict[str, Any]:
+    """The fields that are not at their defaults, as YAML takes them."""
+    usual, values = Settings().model_dump(mode="json"), settings.model_dump(mode="json")
+    return {name: value for name, value in values.items() if value != usual[name]}
+
+
+def differences(settings: Settings, base: Settings) -> list[str]:
+    """What settings have different from a preset's, one line each."""
+    ours, theirs = settings.model_dump(), base.model_dump()
+    return [
+        f"{name}: {value_text(ours[name])} instead of {value_text(theirs[name])}"
+        for name in ours
+        if ours[name] != theirs[name]
+    ]
+
+
+def value_text(value: object) -> str:
+    """A setting's value as a person writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def meaning(settings: Settings) -> list[str]:
+    """What settings mean for work, speed, memory and size, one sentence each; nothing here is measured."""
+    return [_work(settings), _speed(settings), _memory(settings), _size(settings)]
+
+
+def _work(settings: Settings) -> str:
+    steps = {"face_swapper": "swapped", "face_enhancer": "restored in detail"}
+    which = "Every face is" if settings.many_faces else "One person's face is"
+    return f"Work: {which} {', then '.join(steps[step] for step in settings.frame_processors)}."
+
+
+def _speed(settings: Settings) -> str:
+    enhanced = "face_enhancer" in settings.frame_processors
+    word = (
+        "the slowest network, the enhancer, is in use"
+        if enhanced
+        else "fast, because the enhancer, the slowest network, is left out"
+    )
+    encoder = {"auto": "the GPU's encoder is used where it works", "libx264": "the CPU encodes"}
+    coding = encoder.get(settings.output_video_encoder, f"{settings.output_video_encoder} encodes")
+    slower = "; the detector looks closer, which takes longer" if settings.face_detector_size > 640 else ""
+    return f"Speed: {word}; {coding}{slower}."
+
+
+def _memory(settings: Settings) -> str:
+    ram = "all RAM but 2 GB" if settings.max_memory == "auto" else f"at most {settings.max_memory:g} GB of RAM"
+    count = settings.batch_size
+    batch = (
+        "frames at once as memory allows"
+        if count == "auto"
+        else f"{count} frame{'s' if count != 1 else ''} at once"
+    )
+    enhanced = "face_enhancer" in settings.frame_processors
+    gpu = "the enhancer, the largest network, needs most of the VRAM" if enhanced else "little VRAM is needed"
+    more = "" if count in (1, "auto") else "; each frame at once takes more of it"
+    return f"Memory: {ram}; {batch}; {gpu}{more}."
+
+
+def _size(settings: Settings) -> str:
+    steps = (settings.output_video_quality - _USUAL_QUALITY) / _STEPS
+    if abs(steps) < 0.1:
+        word = "usual size"
+    else:
+        word = f"files about {2 ** abs(steps):.1f} times {'smaller' if steps > 0 else 'larger'} than usual"
+    quality = settings.output_video_quality
+    return f"Size: {word} (quality {quality} of 0 to 51, lower is better)."

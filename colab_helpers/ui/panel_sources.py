@@ -1,0 +1,249 @@
+"""The tab of the photos: a card for each with what speaks against it, and the library of people."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
+from colab_helpers.faces.photos import PhotoReport, strangers
+from colab_helpers.media.images import read_image
+from colab_helpers.media.probe import is_image
+from colab_helpers.ui.panel_desk import Desk
+from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, bullets, fitted, paragraph, picture, with_boxes, words
+from colab_helpers.ui.panel_people import PeopleLibrary
+
+MOST_CARDS = 24
+"""More photos than anybody compares by eye are used, too, but not shown."""
+STRANGER = "This looks like somebody else than most of the other photos do."
+NOBODY = "(nobody chosen)"
+UPLOADS = "uploads"
+"""Folder for uploaded photos, under the host's runs."""
+
+_THUMB_WIDTH, _THUMB_HEIGHT = 220, 180
+
+
+class SourcesTab:
+    """Photos of the person who is put in.
+
+    Args:
+        desk: Shared by all tabs.
+        paths: The first photos: paths or data URLs.
+    """
+
+    def __init__(self, desk: Desk, paths: Iterable[str] = ()) -> None:
+        self._desk = desk
+        self.paths = list(paths)
+        self._seen: dict[object, PhotoReport | str] = {}
+        self._library = PeopleLibrary(desk.host.home)
+        self._make()
+
+    def _make(self) -> None:
+        desk, w = self._desk, self._desk.widgets
+        self.path = desk.text("Photo or folder", hint="/path/to/photo.jpg")
+        self.add_button = desk.button("Add", lambda: self._try(self._add_written))
+        self.upload = w.FileUpload(accept="image/*", multiple=True, description="Upload")
+        self.upload.observe(self._uploaded, "value")
+        self.person = w.Dropdown(options=[NOBODY], description="Library", style={"description_width": "110px"})
+        self.use_button = desk.button("Use", lambda: self._try(self._use_person))
+        self.forget_button = desk.button("Delete", lambda: self._try(self._forget), hint="Delete the copies")
+        self.name = desk.text("Save these as", hint="name in the library", width="auto")
+        self.save_button = desk.button("Save", lambda: self._try(self._save))
+        self.message, self.summary = desk.html(), desk.html()
+        self.cards = desk.row()
+        self.box = desk.column(
+            desk.row(self.path, self.add_button, self.upload),
+            desk.row(self.person, self.use_button, self.forget_button, self.name, self.save_button),
+            self.message,
+            self.summary,
+            self.cards,
+        )
+        self._list_people()
+
+    def refresh(self) -> None:
+        """Show the photos chosen now."""
+        shown = self._desk.read().sources
+        found = [(path, self._report(path)) for path in shown[:MOST_CARDS]]
+        alien = _aliens(found)
+        self.cards.children = [
+            self._card(path, report, path in alien, own=path in self.paths) for path, report in found
+        ]
+        self.summary.value = self._summary_html(shown, [report for _, report in found])
+
+    def _try(self, action: Callable[[], None]) -> None:
+        self.message.value = ""
+        try:
+            action()
+        except (ColabHelpersError, OSError) as error:
+            self.message.value = paragraph(words(error), RED)
+
+    def _set(self, paths: Iterable[str]) -> None:
+        self.paths = list(dict.fromkeys(paths))
+        self._desk.tell("sources")
+
+    # --- adding and the library -----------------------------------------------------------------------
+
+    def _add_written(self) -> None:
+        written = self.path.value.strip()
+        if not written:
+            raise UsageError("nothing is written there", remedy="write the path of a photo or of a folder")
+        self._set([*self.paths, *photos_at(written)])
+        self.path.value = ""
+
+    def _uploaded(self, _: object) -> None:
+        self._try(self._add_uploads)
+
+    def _add_uploads(self) -> None:
+        folder = self._desk.host.runs / UPLOADS
+        paths = []
+        for name, data in uploaded_files(self.upload.value):
+            read_image(data)  # raises where it is no picture
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / Path(name).name
+            path.write_bytes(data)
+            paths.append(str(path))
+        if paths:
+            self._set([*self.paths, *paths])
+
+    def _list_people(self, chosen: str = NOBODY) -> None:
+        names = [person.name for person in self._library.people()]
+        self.person.options = [NOBODY, *names]
+        self.person.value = chosen if chosen in names else NOBODY
+
+    def _use_person(self) -> None:
+        name = self._chosen_person()
+        self._set([str(path) for path in self._library.photos(name)])
+        person = next(person for person in self._library.people() if person.name == name)
+        consent = f" Consent noted then: {person.consent}" if person.consent else ""
+        self.message.value = paragraph(f"{name}, saved on {person.saved}.{consent}")
+
+    def _chosen_person(self) -> str:
+        if self.person.value == NOBODY:
+            raise UsageError("nobody is chosen in the library", remedy="choose a name first")
+        return str(self.person.value)
+
+    def _save(self) -> None:
+        answers = self._desk.read()
+        person = self._library.save(self.name.value.strip(), answers.sources, consent=answers.consent)
+        self._list_people(person.name)
+        self.message.value = paragraph(f"{len(person.photos)} photo(s) saved as {person.name}.", GREEN)
+
+    def _forget(self) -> None:
+        name = self._chosen_person()
+        self._library.remove(name)
+        folder = self._library.folder / name
+        self._list_people()
+        self.message.value = paragraph(f"{name} is deleted from the library.")
+        kept = [path for path in self.paths if Path(path).parent != folder]
+        if kept != self.paths:
+            self._set(kept)
+
+    # --- cards ----------------------------------------------------------------------------------------
+
+    def _report(self, path: str) -> PhotoReport | str:
+        """What a photo shows, or why that is not known."""
+        try:
+            key = (path, _changed(path), self._desk.models(), self._desk.settings())
+            if key not in self._seen:
+                image = read_image(path if path.startswith("data:") else Path(path).expanduser())
+                self._seen[key] = self._desk.studio.examine(key[3], key[2], image)
+            return self._seen[key]
+        except (ColabHelpersError, OSError) as error:
+            # Not remembered: the next look may find the file, or the models.
+            return words(error)
+
+    def _card(self, path: str, report: PhotoReport | str, alien: bool, *, own: bool) -> Any:
+        desk = self._desk
+        page = desk.widgets.HTML(card_html(path, report, alien=alien), layout={"width": "230px"})
+        if not own:
+            return desk.widgets.VBox([page], layout=_CARD_LAYOUT)
+        remove = desk.button("Remove", lambda: self._set([other for other in self.paths if other != path]))
+        return desk.widgets.VBox([page, remove], layout=_CARD_LAYOUT)
+
+    def _summary_html(self, shown: tuple[str, ...], reports: list[PhotoReport | str]) -> str:
+        if not shown:
+            return paragraph("No photo yet: add one or more of the person who is put in.", AMBER)
+        demo = "" if self.paths else "The demo is used: one of its rendered portraits is put in. "
+        several = f"{len(shown)} photos of one person are averaged." if len(shown) > 1 else ""
+        more = f" {len(shown) - len(reports)} of them are not shown." if len(shown) > len(reports) else ""
+        faceless = sum(isinstance(report, PhotoReport) and not report.faces for report in reports)
+        wrong = f"The run would refuse {faceless} photo(s) without a face: remove them." if faceless else ""
+        return paragraph(f"{demo}{several}{more}") + paragraph(wrong, RED)
+
+
+_CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "1px solid #9999"}
+
+
+def card_html(path: str, report: PhotoReport | str, *, alien: bool = False) -> str:
+    """A photo with its faces marked, and what there is to say about it."""
+    name = "(picture as data)" if path.startswith("data:") else Path(path).name
+    title = f'<b style="overflow-wrap:anywhere">{html.escape(name)}</b>'
+    thumbnail = _thumbnail(path, report)
+    if isinstance(report, str):
+        return f"{thumbnail}<br>{title}{paragraph(f'Not examined: {report}', AMBER)}"
+    hints = [*([STRANGER] if alien else []), *report.hints]
+    facts = f"{report.size[0]} x {report.size[1]} pixels"
+    facts += f", face {report.face_width:.0f} pixels wide" if report.faces else ""
+    verdict = bullets(hints, AMBER if report.faces else RED) or paragraph("Good.", GREEN)
+    return f"{thumbnail}<br>{title}{paragraph(facts)}{verdict}"
+
+
+def _thumbnail(path: str, report: PhotoReport | str) -> str:
+    try:
+        image = read_image(path if path.startswith("data:") else Path(path).expanduser())
+    except (ColabHelpersError, OSError):
+        return ""
+    faces = () if isinstance(report, str) else report.faces
+    return picture(fitted(with_boxes(image, faces), _THUMB_WIDTH, _THUMB_HEIGHT), alt="photo")
+
+
+def _aliens(found: list[tuple[str, PhotoReport | str]]) -> set[str]:
+    """Photos that seem to show somebody else."""
+    known = [(path, report.embedding) for path, report in found if isinstance(report, PhotoReport)]
+    paths = [path for path, embedding in known if embedding is not None]
+    marks = strangers([embedding for _, embedding in known if embedding is not None])
+    return {path for path, mark in zip(paths, marks, strict=True) if mark}
+
+
+def photos_at(written: str) -> list[str]:
+    """The photos that a person means: a file, those of a folder in natural order, or a data URL.
+
+    Raises:
+        MissingFileError: There is nothing.
+    """
+    if written.startswith("data:"):
+        return [written]
+    path = Path(written).expanduser()
+    if path.is_file():
+        return [str(path)]
+    if not path.is_dir():
+        raise MissingFileError("there is no such file or folder", where=written, remedy="check the path")
+    found = sorted((item for item in path.iterdir() if item.is_file() and is_image(item)), key=_natural)
+    if not found:
+        raise MissingFileError("the folder holds no photo", where=written, remedy="name another")
+    return [str(item) for item in found]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    parts = re.findall(r"\d+|\D+", path.name.lower())
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of what a ``FileUpload`` holds: a mapping in ipywidgets 7, a tuple in 8."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield str(name), bytes(entry["content"])
+        return
+    for entry in value:
+        yield str(entry["name"]), bytes(entry["content"])
+
+
+def _changed(path: str) -> object:
+    if path.startswith("data:"):
+        return None
+    found = Path(path).expanduser().stat()
+    return found.st_mtime_ns, found.st_size

@@ -1,0 +1,235 @@
+"""The tab of the videos and images: what each is, who is in it, how long it takes."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from colab_helpers.batch.plan import plan_batch
+from colab_helpers.batch.thumbnails import frame_at
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.machine import this_machine
+from colab_helpers.media.images import read_image
+from colab_helpers.media.probe import existing_file, is_image, probe
+from colab_helpers.svg import clock_text
+from colab_helpers.ui.panel_choice import Answers
+from colab_helpers.ui.panel_desk import Desk
+from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, fitted, paragraph, picture, with_boxes, words
+from colab_helpers.ui.panel_studio import frames_of
+
+FIRST_LOOK = 4.0
+"""Seconds that looking at targets may take by itself; a button looks at the rest."""
+NOT_MEASURED = "not measured"
+NOT_SEEN = "not looked at yet"
+
+_THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
+_HEAD = ("", "", "file", "length", "size", "frames", "picture", "faces", "time", "fits")
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was seen of a target.
+
+    Attributes:
+        thumbnail: HTML.
+        faces: Faces in the middle, or why that is not known.
+    """
+
+    thumbnail: str
+    length: str
+    size: str
+    frames: int
+    picture: str
+    faces: str
+
+
+class TargetsTab:
+    """Videos and images to change.
+
+    Args:
+        desk: Shared by all tabs.
+        answers: What stands there first.
+    """
+
+    def __init__(self, desk: Desk, answers: Answers) -> None:
+        self._desk = desk
+        self._seen: dict[object, Sight | str] = {}
+        self._seconds: Mapping[Path, float] = {}
+        self.tasks: list[Path] = []
+        self._make(answers)
+
+    def _make(self, answers: Answers) -> None:
+        desk, w = self._desk, self._desk.widgets
+        style = {"description_width": "110px"}
+        self.paths = w.Textarea(
+            "\n".join(answers.targets),
+            description="Files, folders",
+            placeholder="one path a line",
+            continuous_update=False,
+            style=style,
+            layout={"width": "80%", "height": "70px"},
+        )
+        self.range = desk.text("Range", answers.video_range, hint="all, or 1-30, or 1,4-6,9-", width="auto")
+        self.minutes = w.FloatText(
+            answers.session_minutes, description="Minutes left", style=style, layout={"width": "200px"}
+        )
+        self.shortest = w.Checkbox(answers.shortest_first, description="Shortest first", indent=False)
+        self.output = desk.text("Output folder", answers.output_dir, hint="a new one under runs", width="80%")
+        self.look_button = desk.button("Look at all", self.look, hint="Find faces in the middle of each")
+        self.measure_button = desk.button("Measure", self.measure, hint="Do some frames of each size, to tell")
+        self.message, self.table = desk.html(), desk.html()
+        for widget in (self.paths, self.range, self.minutes, self.shortest, self.output):
+            widget.observe(lambda _: desk.tell("targets"), "value")
+        self.box = desk.column(
+            self.paths,
+            desk.row(self.range, self.minutes, self.shortest),
+            self.output,
+            desk.row(self.look_button, self.measure_button),
+            self.message,
+            self.table,
+        )
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """What stands in the box, a path a line."""
+        return tuple(line.strip() for line in self.paths.value.splitlines() if line.strip())
+
+    def refresh(self, *, limit: float = FIRST_LOOK) -> None:
+        """Show the targets chosen now; within so many seconds."""
+        answers = self._desk.read()
+        self.message.value = ""
+        self.tasks = []
+        if not answers.targets:
+            self.table.value = paragraph("No video or image yet: write the paths of files or folders.", AMBER)
+            return
+        try:
+            self.tasks = chosen_targets(answers)
+        except (ColabHelpersError, OSError) as error:
+            self.table.value = paragraph(words(error), RED)
+            return
+        until = time.monotonic() + limit
+        sights = [self._sight(path, until) for path in self.tasks]
+        demo = "" if self.listed else paragraph("The demo is used: clips of rendered people.")
+        self.table.value = demo + self._table_html(sights, answers) + self._totals_html(answers)
+
+    def look(self) -> None:
+        """Look at every target, however long it takes."""
+        self.refresh(limit=float("inf"))
+
+    def forget_times(self) -> None:
+        """What was measured no longer holds."""
+        self._seconds = {}
+
+    def measure(self) -> None:
+        """Measure on some frames of each size how long the targets will take."""
+        self.message.value = paragraph("Measuring: up to 20 seconds for each size of video ...")
+        try:
+            desk = self._desk
+            found = desk.studio.forecast(
+                desk.settings(), desk.models(), desk.read().sources, self.tasks, beat=lambda: None
+            )
+        except (ColabHelpersError, OSError) as error:
+            self.message.value = paragraph(words(error), RED)
+            return
+        self._seconds = dict(found.seconds)
+        self.refresh()
+        self.message.value = paragraph(found.line(self.tasks, self._desk.read().session_minutes) + ".")
+
+    # --- seeing ---------------------------------------------------------------------------------------
+
+    def _sight(self, path: Path, until: float) -> Sight | str:
+        """What a target is, or why that is not known."""
+        try:
+            found = existing_file(path).stat()
+            key = (path, found.st_mtime_ns, found.st_size, self._desk.models(), self._desk.settings())
+            if key not in self._seen:
+                if time.monotonic() > until:
+                    return NOT_SEEN
+                self._seen[key] = self._look_at(path, found.st_size)
+            return self._seen[key]
+        except (ColabHelpersError, OSError) as error:
+            return words(error)
+
+    def _look_at(self, path: Path, size: int) -> Sight:
+        if is_image(path):
+            image, length, frames = read_image(path), "", 1
+        else:
+            info = probe(path)
+            image, length = frame_at(path, float(info.duration) / 2), clock_text(float(info.duration))
+            frames = frames_of(info)
+        try:
+            faces = self._desk.studio.faces(self._desk.settings(), self._desk.models(), image)
+            count = str(len(faces))
+        except ColabHelpersError as error:
+            faces, count = [], f"unknown: {error.what}"
+        return Sight(
+            thumbnail=picture(fitted(with_boxes(image, faces), _THUMB_WIDTH, _THUMB_HEIGHT), alt=path.name),
+            length=length,
+            size=f"{size / 1e6:.1f} MB",
+            frames=frames,
+            picture=f"{image.shape[1]} x {image.shape[0]}",
+            faces=count,
+        )
+
+    # --- showing --------------------------------------------------------------------------------------
+
+    def _table_html(self, sights: list[Sight | str], answers: Answers) -> str:
+        head = "".join(f"<th>{name}</th>" for name in _HEAD)
+        fits = fitting(self.tasks, self._seconds, answers)
+        rows = [
+            _row_html(number, path, sight, self._seconds.get(path), fits.get(path))
+            for number, (path, sight) in enumerate(zip(self.tasks, sights, strict=True), 1)
+        ]
+        return f'<table style="line-height:1.3"><tr>{head}</tr>{"".join(rows)}</table>'
+
+    def _totals_html(self, answers: Answers) -> str:
+        count, known = len(self.tasks), [self._seconds[path] for path in self.tasks if path in self._seconds]
+        time_text = f"about {clock_text(sum(known))} in all" if known else "time not measured"
+        line = f"{count} file(s), {time_text}."
+        capacity = this_machine().safe_capacity
+        return paragraph(line) + paragraph(
+            f"This machine's memory would bear {capacity} video(s) at once; they are done one after another."
+        )
+
+
+def chosen_targets(answers: Answers) -> list[Path]:
+    """The files that a run would take, in order.
+
+    Raises:
+        MissingFileError: A folder holds nothing to work on.
+        UsageError: A bad range, or two results of one name.
+    """
+    targets = [Path(path).expanduser() for path in answers.targets]
+    # Without an output folder a new one is made, in which no target lies.
+    output = Path(answers.output_dir).expanduser() if answers.output_dir else Path("/nowhere/results")
+    return [task.target for task in plan_batch(targets, output, video_range=answers.video_range)]
+
+
+def fitting(targets: Iterable[Path], seconds: Mapping[Path, float], answers: Answers) -> dict[Path, bool]:
+    """Which measured targets will be done within the session, in the order of the run; empty if not known."""
+    if answers.session_minutes <= 0 or not seconds:
+        return {}
+    known = [path for path in targets if path in seconds]
+    order = sorted(known, key=lambda path: seconds[path]) if answers.shortest_first else known
+    left, found = answers.session_minutes * 60, {}
+    for path in order:
+        left -= seconds[path]
+        found[path] = left >= 0
+    return found
+
+
+def _row_html(
+    number: int, path: Path, sight: Sight | str, seconds: float | None, fits: bool | None
+) -> str:
+    name = f'<span title="{html.escape(str(path), quote=True)}">{html.escape(path.name)}</span>'
+    if isinstance(sight, str):
+        colour = AMBER if sight == NOT_SEEN else RED
+        return f'<tr><td>{number}</td><td></td><td>{name}</td><td colspan="7">{paragraph(sight, colour)}</td></tr>'
+    taken = NOT_MEASURED if seconds is None else clock_text(max(1.0, seconds))
+    told = "" if fits is None else paragraph("yes", GREEN) if fits else paragraph("no", RED)
+    texts = (sight.length, sight.size, str(sight.frames), sight.picture, sight.faces, taken)
+    cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
+    return f"<tr><td>{number}</td><td>{sight.thumbnail}</td><td>{name}</td>{cells}<td>{told}</td></tr>"
