@@ -41,11 +41,12 @@ def plan_batch(targets: Sequence[str | Path], output_dir: Path, *, video_range: 
 
     Raises:
         MissingFileError: A target does not exist, or a folder holds nothing to work on.
-        UsageError: Nothing is left to do, two results would have one name, or a result would
-            overwrite its own target.
+        UsageError: Nothing is left to do, a target is named twice, two results would have one name, or a
+            result would overwrite its own target.
     """
     found = [path for target in targets for path in _expand(Path(target))]
-    chosen = _choose(_without_repeats(found), video_range)
+    _check_repeats(found)
+    chosen = _choose(found, video_range)
     if not chosen:
         raise UsageError("there is no target to work on", remedy="name at least one video, image or folder")
     tasks = [Task(path, output_dir / path.name) for path in chosen]
@@ -73,11 +74,15 @@ def _natural_key(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _without_repeats(paths: Sequence[Path]) -> list[Path]:
-    unique: dict[Path, Path] = {}
+def _check_repeats(paths: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
     for path in paths:
-        unique.setdefault(path.resolve(), path)
-    return list(unique.values())
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:
+            raise UsageError(
+                f"the same target is named twice, as {first} and as {path}",
+                remedy="name each file once; a folder stands for all the videos and images in it",
+            )
 
 
 def _choose(paths: list[Path], video_range: str) -> list[Path]:

@@ -99,11 +99,11 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
         highlights=highlights,
         burnt=burnt,
         hints=(
-                *_count_hints(len(faces)),
-                *_detail_hints(_width(face), sharpness),
-                *_pose_hints(turned),
-                *_light_hints(highlights, burnt),
-            ),
+            *_count_hints(len(faces)),
+            *_detail_hints(_width(face), sharpness),
+            *_pose_hints(turned),
+            *_light_hints(highlights, burnt),
+        ),
     )
 
 

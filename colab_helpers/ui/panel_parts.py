@@ -42,7 +42,9 @@ def fitted(image: ByteImage, width: int, height: int) -> ByteImage:
     """The image, made smaller where it does not fit."""
     scale = min(1.0, width / image.shape[1], height / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    return image if scale == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return (
+        image if scale == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    )
 
 
 def with_boxes(image: ByteImage, faces: Sequence[Face]) -> ByteImage:

@@ -163,7 +163,9 @@ def _speed(settings: Settings) -> str:
 
 
 def _memory(settings: Settings) -> str:
-    ram = "all RAM but 2 GB" if settings.max_memory == "auto" else f"at most {settings.max_memory:g} GB of RAM"
+    ram = (
+        "all RAM but 2 GB" if settings.max_memory == "auto" else f"at most {settings.max_memory:g} GB of RAM"
+    )
     count = settings.batch_size
     batch = (
         "frames at once as memory allows"

@@ -13,7 +13,17 @@ from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import is_image
 from colab_helpers.ui.panel_desk import Desk
-from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, bullets, fitted, paragraph, picture, with_boxes, words
+from colab_helpers.ui.panel_parts import (
+    AMBER,
+    GREEN,
+    RED,
+    bullets,
+    fitted,
+    paragraph,
+    picture,
+    with_boxes,
+    words,
+)
 from colab_helpers.ui.panel_people import PeopleLibrary
 
 MOST_CARDS = 24
@@ -47,7 +57,9 @@ class SourcesTab:
         self.add_button = desk.button("Add", lambda: self._try(self._add_written))
         self.upload = w.FileUpload(accept="image/*", multiple=True, description="Upload")
         self.upload.observe(self._uploaded, "value")
-        self.person = w.Dropdown(options=[NOBODY], description="Library", style={"description_width": "110px"})
+        self.person = w.Dropdown(
+            options=[NOBODY], description="Library", style={"description_width": "110px"}
+        )
         self.use_button = desk.button("Use", lambda: self._try(self._use_person))
         self.forget_button = desk.button("Delete", lambda: self._try(self._forget), hint="Delete the copies")
         self.name = desk.text("Save these as", hint="name in the library", width="auto")

@@ -79,7 +79,9 @@ class TargetsTab:
         self.shortest = w.Checkbox(answers.shortest_first, description="Shortest first", indent=False)
         self.output = desk.text("Output folder", answers.output_dir, hint="a new one under runs", width="80%")
         self.look_button = desk.button("Look at all", self.look, hint="Find faces in the middle of each")
-        self.measure_button = desk.button("Measure", self.measure, hint="Do some frames of each size, to tell")
+        self.measure_button = desk.button(
+            "Measure", self.measure, hint="Do some frames of each size, to tell"
+        )
         self.message, self.table = desk.html(), desk.html()
         for widget in (self.paths, self.range, self.minutes, self.shortest, self.output):
             widget.observe(lambda _: desk.tell("targets"), "value")
@@ -221,9 +223,7 @@ def fitting(targets: Iterable[Path], seconds: Mapping[Path, float], answers: Ans
     return found
 
 
-def _row_html(
-    number: int, path: Path, sight: Sight | str, seconds: float | None, fits: bool | None
-) -> str:
+def _row_html(number: int, path: Path, sight: Sight | str, seconds: float | None, fits: bool | None) -> str:
     name = f'<span title="{html.escape(str(path), quote=True)}">{html.escape(path.name)}</span>'
     if isinstance(sight, str):
         colour = AMBER if sight == NOT_SEEN else RED

@@ -50,10 +50,14 @@ def test_any_set_of_numbers_can_be_written_as_a_range(numbers: set[int]) -> None
     assert parse_range(text, 200) == sorted(numbers)
 
 
-def test_a_target_named_twice_is_done_once(tmp_path: Path) -> None:
+def test_a_target_named_twice_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
-    tasks = plan_batch([tmp_path / "b.mp4", tmp_path, tmp_path / "." / "b.mp4"], tmp_path / "out")
-    assert [task.target.name for task in tasks] == ["b.mp4", "a.mp4"]
+    for twice in ([tmp_path / "b.mp4", tmp_path], [tmp_path / "b.mp4", tmp_path / "." / "b.mp4"]):
+        with pytest.raises(UsageError, match=r"named twice.*b\.mp4.*name each file once"):
+            plan_batch(twice, tmp_path / "out")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
+    with pytest.raises(UsageError, match=r"a\.mp4 and as .*link\.mp4"):
+        plan_batch([tmp_path], tmp_path / "out")
 
 
 def test_two_results_of_one_name_are_refused(tmp_path: Path) -> None:

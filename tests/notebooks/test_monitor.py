@@ -20,7 +20,7 @@ from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
-from colab_helpers.ui import headless, monitor
+from colab_helpers.ui import headless, history, monitor
 from colab_helpers.ui.charts import GO_ON, RETRY
 from colab_helpers.ui.history import History, SampleTail
 from colab_helpers.ui.monitor import MonitorSummary, show_result, watch
@@ -280,8 +280,8 @@ def test_only_what_is_new_is_read(folder, monkeypatch):
     append(folder, sample(1), sample(2))
     assert times(tail) == [1, 2]
     parsed: list[bytes] = []
-    parse = monitor._samples
-    monkeypatch.setattr(monitor, "_samples", lambda text: parsed.append(text) or parse(text))
+    parse = history._samples
+    monkeypatch.setattr(history, "_samples", lambda text: parsed.append(text) or parse(text))
     assert times(tail) == []
     append(folder, sample(3))
     assert times(tail) == [3]
@@ -329,7 +329,7 @@ def test_the_same_file_under_another_number_is_not_read_again(folder):
 def test_a_file_larger_than_a_piece_and_one_without_lines(folder, monkeypatch):
     append(folder, *(sample(number) for number in range(50)))
     length = (folder / SAMPLES_NAME).stat().st_size // 50
-    monkeypatch.setattr(monitor, "_CHUNK", 3 * length)
+    monkeypatch.setattr(history, "_CHUNK", 3 * length)
     assert times(SampleTail(folder / SAMPLES_NAME)) == [float(number) for number in range(50)]
     (folder / SAMPLES_NAME).write_text("x" * 20 * length + "\n")
     append(folder, sample(7))
@@ -337,13 +337,13 @@ def test_a_file_larger_than_a_piece_and_one_without_lines(folder, monkeypatch):
 
 
 def test_the_history_stays_small():
-    history = History()
-    history.add(sample(2.0 * number, ram_used=number % 100) for number in range(5000))
-    assert history.count == 5000
-    assert len(history.recent) == monitor.WINDOW / 2 + 1
-    ram = history.figures()["ram"]
+    seen = History()
+    seen.add(sample(2.0 * number, ram_used=number % 100) for number in range(5000))
+    assert seen.count == 5000
+    assert len(seen.recent) == history.WINDOW / 2 + 1
+    ram = seen.figures()["ram"]
     assert (ram.least, ram.unit) == (0.0, "GiB")
-    assert [text.split(" (")[0] for text in history.warnings()] == ["RAM 99 %"]
+    assert [text.split(" (")[0] for text in seen.warnings()] == ["RAM 99 %"]
 
 
 # --- where it is shown ----------------------------------------------------------------------------------

@@ -1,0 +1,262 @@
+"""The panel of ``batch_swap.ipynb``: what to do, chosen by looking; the next cell reads it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.trust.consent import GROUNDS, is_demo_file, require_consent
+from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
+from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE
+from colab_helpers.ui.panel_choice import Answers, Choice
+from colab_helpers.ui.panel_desk import Desk, Part
+from colab_helpers.ui.panel_parts import GREEN, RED, paragraph, words
+from colab_helpers.ui.panel_preview import PreviewTab
+from colab_helpers.ui.panel_settings import SettingsTab
+from colab_helpers.ui.panel_sources import SourcesTab
+from colab_helpers.ui.panel_targets import TargetsTab
+
+_TITLES = ("Sources", "Targets", "Settings", "Preview")
+_PREVIEW = _TITLES.index("Preview")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The rendered demo, used where nothing else is named."""
+
+    source: str
+    targets: tuple[str, ...]
+    models: str
+
+
+def show_panel(
+    sources: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    *,
+    output_dir: str = "",
+    preset: str = DEFAULT_PRESET,
+    overrides: Mapping[str, Any] | None = None,
+    video_range: str = "",
+    consent: str = "",
+    models_dir: str = "",
+    session_minutes: float = 0.0,
+    shortest_first: bool = False,
+    headless: bool = False,
+) -> Choice:
+    """Show the panel, filled with the answers of the notebook's form.
+
+    Headless, outside notebooks and without ipywidgets nothing is shown, and the answers stand as they are.
+
+    Args:
+        sources: Photos of the person who is put in.
+        targets: Videos, images, or folders of them. Without sources and targets the rendered demo is made
+            and shown.
+        output_dir: Folder of the results; empty for a new one under the host's ``runs``.
+        preset: A preset, or several joined by ``+``.
+        overrides: Any field of ``Settings``; wins over the preset.
+        video_range: Which targets, counted from 1, such as ``1-30``.
+        consent: Who is shown, and on what ground.
+        models_dir: Folder of the model files; empty for the usual place.
+        session_minutes: How long this machine can be used; 0: not known.
+        shortest_first: Do the files in the order of the time they take.
+        headless: Nobody watches.
+
+    Returns:
+        What is chosen, read when the run begins.
+    """
+    answers = Answers(
+        sources=_listed(sources),
+        targets=_listed(targets),
+        output_dir=output_dir,
+        preset=preset,
+        overrides={} if overrides is None else overrides,
+        video_range=video_range,
+        consent=consent,
+        models_dir=models_dir,
+        session_minutes=session_minutes,
+        shortest_first=shortest_first,
+        headless=headless,
+    )
+    widgets = None if headless else widget_library()
+    if widgets is None or not isinstance(answers.overrides, Mapping):
+        # What is no mapping is refused by the run, in its own words.
+        return Choice(answers)
+    panel = Panel(Desk(widgets, this_host()), answers)
+    show_widget(panel.box)
+    panel.fill()
+    return panel.choice
+
+
+def _listed(value: Sequence[str] | str) -> tuple[str, ...]:
+    """A tuple, also of the single path that somebody writes without brackets."""
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+class Panel:
+    """Consent, and below it the tabs.
+
+    Args:
+        desk: Shared by all tabs.
+        answers: What stands there first.
+
+    Attributes:
+        box: The whole of it, to be shown.
+        choice: What is chosen, whenever it is asked.
+    """
+
+    def __init__(self, desk: Desk, answers: Answers) -> None:
+        self._desk, self._first = desk, answers
+        self._demo: Demo | None = None
+        self.choice = Choice(answers, read=self.answers, release=self._release)
+        desk.read = self.answers
+        self.settings = SettingsTab(desk, answers)
+        self.sources = SourcesTab(desk, answers.sources)
+        self.targets = TargetsTab(desk, answers)
+        self.preview = PreviewTab(desk)
+        self._make()
+        desk.listeners.append(self._changed)
+
+    def _make(self) -> None:
+        desk, w = self._desk, self._desk.widgets
+        self.consent = w.Textarea(
+            self._first.consent,
+            description="Consent",
+            placeholder="Who is shown, and on what ground",
+            continuous_update=False,
+            style={"description_width": "110px"},
+            layout={"width": "80%", "height": "52px"},
+        )
+        self.consent.observe(lambda _: desk.tell("consent"), "value")
+        self.consent_hint, self.status = desk.html(), desk.html()
+        parts = (self.sources.box, self.targets.box, self.settings.box, self.preview.box)
+        self.tabs = w.Tab(children=parts)
+        for number, title in enumerate(_TITLES):
+            self.tabs.set_title(number, title)
+        self.tabs.selected_index = 0
+        self.tabs.observe(lambda change: self.preview.opened(change["new"] == _PREVIEW), "selected_index")
+        self.box = desk.column(self.consent, self.consent_hint, self.status, self.tabs)
+
+    def answers(self) -> Answers:
+        """What is chosen now; where nothing is named, the demo that is shown."""
+        sources, targets = tuple(self.sources.paths), self.targets.listed
+        chosen = replace(
+            self._first,
+            sources=sources,
+            targets=targets,
+            output_dir=self.targets.output.value.strip(),
+            preset=self.settings.preset_text,
+            overrides=dict(self.settings.overrides),
+            video_range=self.targets.range.value.strip(),
+            consent=self.consent.value,
+            models_dir=self.settings.models.value.strip(),
+            session_minutes=self.targets.minutes.value,
+            shortest_first=self.targets.shortest.value,
+        )
+        demo = self._demo
+        if demo is None or sources or targets:
+            return chosen
+        models = chosen.models_dir or demo.models
+        return replace(chosen, sources=(demo.source,), targets=demo.targets, models_dir=models)
+
+    def fill(self) -> None:
+        """Show everything; makes the demo where it is needed."""
+        if not self.sources.paths and not self.targets.listed:
+            self._make_demo()
+        self._reach()
+        self._refresh_all()
+
+    def _make_demo(self) -> None:
+        self.status.value = paragraph("No sources and targets: making the rendered demo ...")
+        try:
+            self._demo = ready_demo(self._desk.host)
+            self.status.value = paragraph(
+                "No sources and targets are named: the demo with rendered people and its own small networks "
+                "is used. Add photos and targets of your own to leave it."
+            )
+        except (ColabHelpersError, OSError) as error:
+            self.status.value = paragraph(words(error), RED)
+
+    def _reach(self) -> None:
+        """Open what the answers name and what has to be opened first, such as Google Drive."""
+        answers = self.answers()
+        named = [*answers.sources, *answers.targets, answers.models_dir, answers.output_dir]
+        try:
+            self._desk.host.reach([Path(path) for path in named if path and not path.startswith("data:")])
+        except ColabHelpersError as error:
+            self.status.value = paragraph(words(error), RED)
+
+    def _changed(self, part: Part) -> None:
+        """Bring the tabs in step with what was chosen in one of them."""
+        if part == "consent":
+            self._show_consent()
+            return
+        if part in ("sources", "targets") and self._demo is not None:
+            self._tell_demo()
+        if part != "targets":
+            self.targets.forget_times()
+        self._refresh_all()
+
+    def _tell_demo(self) -> None:
+        if self.sources.paths or self.targets.listed:
+            self.status.value = ""
+
+    def _refresh_all(self) -> None:
+        self._show_consent()
+        self.sources.refresh()
+        self.targets.refresh()
+        self.preview.set_targets(self.targets.tasks)
+        self.preview.mark_stale()
+
+    def _show_consent(self) -> None:
+        """Say whether the statement would do, in the words of whoever checks it."""
+        answers = self.answers()
+        files = [Path(path) for path in answers.sources if not path.startswith("data:")]
+        try:
+            require_consent(answers.consent, [*files, *self.targets.tasks])
+        except ColabHelpersError as error:
+            self.consent_hint.value = paragraph(words(error), RED)
+            return
+        self.consent_hint.value = paragraph(f"Noted in the report. Grounds are: {', '.join(GROUNDS)}.", GREEN)
+
+    def _release(self) -> None:
+        self._desk.studio.close()
+
+
+def ready_demo(host: Host) -> Demo:
+    """The demo under the host's runs; made if it is not there or not whole.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    folder = host.runs / DEMO_FOLDER
+    found = _found_demo(folder)
+    if found is not None:
+        return found
+    from colab_helpers.demo.clip import make_demo
+
+    fresh = folder.with_name(f".{DEMO_FOLDER}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    make_demo(fresh, true_swaps=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    found = _found_demo(folder)
+    assert found is not None
+    return found
+
+
+def _found_demo(folder: Path) -> Demo | None:
+    from colab_helpers.demo.looks import IDENTITIES
+    from colab_helpers.demo.standins import write_standins
+
+    source = folder / "source" / f"{list(IDENTITIES)[DEMO_SOURCE]}.png"
+    targets = sorted((folder / "targets").glob("*.mp4"))
+    if not targets or not all(is_demo_file(path) for path in (source, *targets)):
+        return None
+    models = folder / "models"
+    write_standins(models)
+    return Demo(str(source), tuple(map(str, targets)), str(models))

@@ -1,0 +1,211 @@
+"""The tab of the settings: a preset, what it means, every field, and what differs from the preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from colab_helpers.errors import ColabHelpersError, SettingsError
+from colab_helpers.settings import PresetFile, Settings, load_presets, validate_settings
+from colab_helpers.ui.panel_choice import Answers
+from colab_helpers.ui.panel_desk import Desk
+from colab_helpers.ui.panel_fields import GROUPS, FieldEditor, complaint, group_of, schemas
+from colab_helpers.ui.panel_parts import GREEN, RED, bullets, paragraph, words
+from colab_helpers.ui.panel_presets import (
+    all_presets,
+    differences,
+    meaning,
+    preset_values,
+    save_preset,
+)
+
+NO_PROFILE = "(as it comes)"
+
+
+class SettingsTab:
+    """Preset, profile of the machine, and any single setting.
+
+    Args:
+        desk: Shared by all tabs.
+        answers: What stands there first.
+
+    Attributes:
+        overrides: What was changed by hand, by name; wins over the preset. Also holds what no widget can.
+    """
+
+    def __init__(self, desk: Desk, answers: Answers) -> None:
+        self._desk = desk
+        self._filling = False
+        self.overrides = dict(answers.overrides)
+        self._presets, self._damage = _presets_of(desk)
+        self._make(answers)
+        self._fill()
+
+    def _make(self, answers: Answers) -> None:
+        desk, w = self._desk, self._desk.widgets
+        preset, profile = _split(answers.preset, self._presets)
+        style, width = {"description_width": "110px"}, {"width": "330px"}
+        names = list(dict.fromkeys([*self._presets.presets, preset]))
+        profiles = [NO_PROFILE, *self._presets.profiles]
+        self.preset = w.Dropdown(options=names, value=preset, description="Preset", style=style, layout=width)
+        self.profile = w.Dropdown(
+            options=profiles, value=profile, description="Machine", style=style, layout=width
+        )
+        self.models = desk.text("Models folder", answers.models_dir, hint="the usual place", width="80%")
+        self.editors = {name: FieldEditor(desk, name, schema) for name, schema in schemas().items()}
+        self.advanced = self._accordion()
+        self.description, self.changes, self.message = desk.html(), desk.html(), desk.html()
+        self.reset_button = desk.button("Back to the preset", self._reset)
+        self.name = desk.text("Save as preset", hint="my_preset", width="auto")
+        self.save_button = desk.button("Save", self._save)
+        self.preset.observe(self._preset_chosen, "value")
+        self.profile.observe(self._preset_chosen, "value")
+        self.models.observe(lambda _: desk.tell("settings"), "value")
+        for editor in self.editors.values():
+            editor.widget.observe(self._edited(editor), "value")
+        self.box = desk.column(
+            desk.row(self.preset, self.profile),
+            self.description,
+            self.changes,
+            desk.row(self.reset_button, self.name, self.save_button),
+            self.message,
+            self.models,
+            self.advanced,
+        )
+
+    def _accordion(self) -> Any:
+        w = self._desk.widgets
+        layout = {"flex_flow": "row wrap"}
+        boxes = []
+        for group in GROUPS:
+            members = [editor for name, editor in self.editors.items() if group_of(name) == group]
+            for editor in members:
+                editor.box.layout = {"width": "480px", "margin": "4px 12px 8px 0"}
+            boxes.append(w.HBox([editor.box for editor in members], layout=layout))
+        accordion = w.Accordion(children=boxes)
+        for number, title in enumerate(GROUPS.values()):
+            accordion.set_title(number, f"Advanced: {title}")
+        accordion.selected_index = None
+        return accordion
+
+    @property
+    def preset_text(self) -> str:
+        """The preset and the profile, joined as ``load_settings`` takes them."""
+        chosen = str(self.preset.value)
+        return chosen if self.profile.value == NO_PROFILE else f"{chosen}+{self.profile.value}"
+
+    # --- what was clicked -----------------------------------------------------------------------------
+
+    def _preset_chosen(self, _: object) -> None:
+        if not self._filling:
+            self._fill()
+            self._desk.tell("settings")
+
+    def _edited(self, editor: FieldEditor) -> Callable[[object], None]:
+        def take(_: object) -> None:
+            if not self._filling:
+                self.overrides[editor.name] = editor.value
+                self._fill(but=editor)
+                self._desk.tell("settings")
+
+        return take
+
+    def _reset(self) -> None:
+        self.overrides.clear()
+        self._fill()
+        self._desk.tell("settings")
+
+    def _save(self) -> None:
+        name = self.name.value.strip()
+        try:
+            settings = validate_settings({**self._base(), **self.overrides}, preset=self.preset_text)
+            save_preset(self._desk.host.home, name, settings, description=f"From {self.preset_text}.")
+            self._presets, self._damage = _presets_of(self._desk)
+        except ColabHelpersError as error:
+            self.message.value = paragraph(words(error), RED)
+            return
+        with self._quietly():
+            self.preset.options = list(dict.fromkeys([*self._presets.presets, str(self.preset.value)]))
+            self.preset.value, self.profile.value = name, NO_PROFILE
+        self.overrides.clear()
+        self._fill()
+        self.message.value = paragraph(f"Saved as the preset {name}.", GREEN)
+        self._desk.tell("settings")
+
+    # --- showing --------------------------------------------------------------------------------------
+
+    def _base(self) -> dict[str, Any]:
+        return preset_values(self._presets, self.preset_text)
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Set widgets without hearing of it."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+
+    def _fill(self, *, but: FieldEditor | None = None) -> None:
+        """Bring everything shown in step with preset and overrides."""
+        self.message.value = paragraph(self._damage, RED)
+        try:
+            base = validate_settings(self._base(), preset=self.preset_text)
+        except SettingsError as error:
+            self.description.value, self.changes.value = paragraph(words(error), RED), ""
+            return
+        usual = base.model_dump()
+        self._drop_usual(usual)
+        with self._quietly():
+            for name, editor in self.editors.items():
+                if editor is not but:
+                    editor.show(self.overrides.get(name, usual[name]))
+                editor.complain(complaint(name, self.overrides[name]) if name in self.overrides else "")
+        self._explain(base)
+
+    def _drop_usual(self, usual: dict[str, Any]) -> None:
+        """An override that says what the preset says is none."""
+        for name in [name for name in self.overrides if name in usual]:
+            if _same(self.overrides[name], usual[name]):
+                del self.overrides[name]
+
+    def _explain(self, base: Settings) -> None:
+        text = self.preset_text
+        try:
+            settings = validate_settings({**self._base(), **self.overrides}, preset=text)
+        except SettingsError as error:
+            told = paragraph("The run would refuse these settings.", RED) + paragraph(error.what, RED)
+            self.changes.value = told
+            self.description.value = self._description(base)
+            return
+        self.description.value = self._description(settings)
+        changed = differences(settings, base)
+        head = f"Different from {text}:" if changed else f"Nothing differs from {text}."
+        self.changes.value = paragraph(head) + bullets(changed)
+
+    def _description(self, settings: Settings) -> str:
+        chosen = [self._presets.get(name.strip()).description for name in self.preset_text.split("+")]
+        return paragraph(" ".join(chosen)) + bullets(meaning(settings))
+
+
+def _presets_of(desk: Desk) -> tuple[PresetFile, str]:
+    """All presets; where the user's file is damaged, the shipped ones and what is wrong with it."""
+    try:
+        return all_presets(desk.host.home), ""
+    except SettingsError as error:
+        return load_presets(), words(error)
+
+
+def _split(preset: str, presets: PresetFile) -> tuple[str, str]:
+    """A preset's name, and the profile that stands last in it."""
+    first, plus, last = preset.rpartition("+")
+    return (
+        (first.strip(), last.strip()) if plus and last.strip() in presets.profiles else (preset, NO_PROFILE)
+    )
+
+
+def _same(ours: object, theirs: object) -> bool:
+    if isinstance(ours, bool) != isinstance(theirs, bool):
+        return False
+    return (tuple(ours) if isinstance(ours, list) else ours) == theirs
