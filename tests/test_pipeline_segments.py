@@ -55,7 +55,7 @@ def stop_at(frame: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def every_frame_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colab_helpers.pipeline._PROGRESS_INTERVAL", 0.0)
+    monkeypatch.setattr("colab_helpers.pipeline.clock.PROGRESS_INTERVAL", 0.0)
 
 
 def in_pieces(models: Engine, target: Path, output: Path, stops: list[int]) -> tuple[FileResult, Store]:
@@ -134,7 +134,7 @@ def test_a_run_that_ended_before_joining_reads_nothing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("colab_helpers.pipeline.join_segments", fail)
+        patch.setattr("colab_helpers.pipeline.video.join_segments", fail)
         with pytest.raises(KeyboardInterrupt):
             VideoRun(models, SOURCE, target, tmp_path / "out.mp4", store=store).run()
     assert [part.segment.frames for part in store.parts] == [25, 25, 10]

@@ -11,10 +11,12 @@ from typing import Any
 
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
+from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.cells import STANDIN_NOTE
 from colab_helpers.ui.gallery import gallery_html
 from colab_helpers.ui.host import Host, open_panel, this_host
+from colab_helpers.ui.panel_choice import Choice
+from colab_helpers.ui.panel_presets import settings_of
 from colab_helpers.ui.progress import ProgressLine
 from colab_helpers.ui.run_view import RunView
 
@@ -53,7 +55,7 @@ class BatchRun:
 
 
 def run_batch_swap(
-    sources: Sequence[str] = (),
+    sources: Sequence[str] | Choice = (),
     targets: Sequence[str] = (),
     *,
     output_dir: str = "",
@@ -70,7 +72,8 @@ def run_batch_swap(
 
     Args:
         sources: Photos of the person who is put in. Without sources and targets the rendered demo is
-            made in the run's folder and used, with its stand-in models.
+            made in the run's folder and used, with its stand-in models. A choice, as ``show_panel`` returns
+            it, stands for all arguments; its preview's networks are released.
         targets: Videos, images, or folders of them.
         output_dir: Folder of the results; empty for a new one under the host's ``runs``.
         preset: A preset, or several joined by ``+``.
@@ -87,6 +90,9 @@ def run_batch_swap(
         ConsentError: No usable statement of consent; nothing was done.
         ColabHelpersError: The run could not be started.
     """
+    if isinstance(sources, Choice):
+        sources.close()
+        return run_batch_swap(**sources.values())
     from colab_helpers.api import run_batch
     from colab_helpers.trust.consent import require_consent
 
@@ -126,7 +132,7 @@ def settings_of_form(preset: str, overrides: Mapping[str, Any]) -> Settings:
             f"overrides = {overrides!r} is not a mapping of settings",
             remedy='write it like {"batch_size": 2, "keep_fps": True}',
         )
-    return load_settings(preset, **overrides)
+    return settings_of(preset, overrides, this_host().home)
 
 
 def _listed(value: Sequence[str] | str) -> list[str]:

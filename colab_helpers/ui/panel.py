@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,8 +84,8 @@ def show_panel(
         headless=headless,
     )
     widgets = None if headless else widget_library()
-    if widgets is None or not isinstance(answers.overrides, Mapping):
-        # What is no mapping is refused by the run, in its own words.
+    if widgets is None or not _are_settings(answers.overrides):
+        # What is no mapping of names is refused by the run, in its own words.
         return Choice(answers)
     panel = Panel(Desk(widgets, this_host()), answers)
     show_widget(panel.box)
@@ -95,6 +96,10 @@ def show_panel(
 def _listed(value: Sequence[str] | str) -> tuple[str, ...]:
     """A tuple, also of the single path that somebody writes without brackets."""
     return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+def _are_settings(overrides: object) -> bool:
+    return isinstance(overrides, Mapping) and all(isinstance(key, str) for key in overrides)
 
 
 class Panel:
@@ -239,7 +244,7 @@ def ready_demo(host: Host) -> Demo:
         return found
     from colab_helpers.demo.clip import make_demo
 
-    fresh = folder.with_name(f".{DEMO_FOLDER}.new")
+    fresh = folder.with_name(f".{DEMO_FOLDER}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     make_demo(fresh, true_swaps=False)
     shutil.rmtree(folder, ignore_errors=True)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from colab_helpers.errors import SettingsError
+from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.settings import Settings
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.panel_choice import Answers
 from colab_helpers.ui.panel_presets import settings_of
-from colab_helpers.ui.panel_studio import Studio
+from colab_helpers.ui.panel_studio import Studio, finding_key
+
+if TYPE_CHECKING:
+    from colab_helpers.faces.photos import PhotoReport
 
 Part = Literal["sources", "targets", "settings", "consent"]
 
@@ -52,6 +57,33 @@ class Desk:
         """The models folder chosen now; None for the usual one."""
         answers = self.read()
         return Path(answers.models_dir).expanduser() if answers.models_dir else None
+
+    def finding_key(self) -> object:
+        """Equal while the same faces would be found."""
+        return finding_key(self._finding(), self.models())
+
+    def faces(self, image: ByteImage) -> list[Face]:
+        """The faces in a picture, found as the run would.
+
+        Raises:
+            ColabHelpersError: The networks cannot be had.
+        """
+        return self.studio.faces(self._finding(), self.models(), image)
+
+    def examine(self, image: ByteImage) -> PhotoReport:
+        """Measure a photo of the person who is put in.
+
+        Raises:
+            ColabHelpersError: The networks cannot be had.
+        """
+        return self.studio.examine(self._finding(), self.models(), image)
+
+    def _finding(self) -> Settings:
+        """Settings to find faces with; the usual ones while those chosen cannot be used."""
+        try:
+            return self.settings()
+        except SettingsError:
+            return Settings()
 
     def html(self, value: str = "") -> Any:
         """A place for HTML."""

@@ -62,7 +62,8 @@ def wipe(before: ByteImage, after: ByteImage, share: float) -> ByteImage:
     """One image of two: ``before`` left of the cut, ``after`` right of it, and a white line between.
 
     Args:
-        before: ``(H, W, 3)``; ``after`` of the same size.
+        before: ``(H, W, 3)`` uint8 BGR.
+        after: Of the same size.
         share: Where the cut is, from 0 (all ``after``) to 1 (all ``before``).
     """
     cut = round(before.shape[1] * min(1.0, max(0.0, share)))

@@ -139,7 +139,7 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name) or ".." in name or _RESERVED.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be a name in the library",
-            remedy="use up to 60 letters, digits, blanks, dots and dashes, with a letter or digit at both ends",
+            remedy="use letters, digits, blanks, dots and dashes, at most 60; a letter or digit at both ends",
         )
     return name
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
+from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import is_image
 from colab_helpers.ui.panel_desk import Desk
@@ -47,7 +49,7 @@ class SourcesTab:
     def __init__(self, desk: Desk, paths: Iterable[str] = ()) -> None:
         self._desk = desk
         self.paths = list(paths)
-        self._seen: dict[object, PhotoReport | str] = {}
+        self._seen: dict[object, Sight] = {}
         self._library = PeopleLibrary(desk.host.home)
         self._make()
 
@@ -78,12 +80,10 @@ class SourcesTab:
     def refresh(self) -> None:
         """Show the photos chosen now."""
         shown = self._desk.read().sources
-        found = [(path, self._report(path)) for path in shown[:MOST_CARDS]]
-        alien = _aliens(found)
-        self.cards.children = [
-            self._card(path, report, path in alien, own=path in self.paths) for path, report in found
-        ]
-        self.summary.value = self._summary_html(shown, [report for _, report in found])
+        sights = [self._sight(path) for path in shown[:MOST_CARDS]]
+        alien = _aliens(sights)
+        self.cards.children = [self._card(sight, alien=sight.path in alien) for sight in sights]
+        self.summary.value = self._summary_html(shown, sights)
 
     def _try(self, action: Callable[[], None]) -> None:
         self.message.value = ""
@@ -155,33 +155,36 @@ class SourcesTab:
 
     # --- cards ----------------------------------------------------------------------------------------
 
-    def _report(self, path: str) -> PhotoReport | str:
+    def _sight(self, path: str) -> Sight:
         """What a photo shows, or why that is not known."""
+        thumbnail = ""
         try:
-            key = (path, _changed(path), self._desk.models(), self._desk.settings())
+            key = (path, _changed(path), self._desk.finding_key())
             if key not in self._seen:
                 image = read_image(path if path.startswith("data:") else Path(path).expanduser())
-                self._seen[key] = self._desk.studio.examine(key[3], key[2], image)
+                thumbnail = _thumbnail(image, ())
+                report = self._desk.examine(image)
+                self._seen[key] = Sight(path, _thumbnail(image, report.faces), report)
             return self._seen[key]
         except (ColabHelpersError, OSError) as error:
             # Not remembered: the next look may find the file, or the models.
-            return words(error)
+            return Sight(path, thumbnail, None, words(error))
 
-    def _card(self, path: str, report: PhotoReport | str, alien: bool, *, own: bool) -> Any:
-        desk = self._desk
-        page = desk.widgets.HTML(card_html(path, report, alien=alien), layout={"width": "230px"})
-        if not own:
+    def _card(self, sight: Sight, *, alien: bool) -> Any:
+        desk, path = self._desk, sight.path
+        page = desk.widgets.HTML(card_html(sight, alien=alien), layout={"width": "230px"})
+        if path not in self.paths:
             return desk.widgets.VBox([page], layout=_CARD_LAYOUT)
         remove = desk.button("Remove", lambda: self._set([other for other in self.paths if other != path]))
         return desk.widgets.VBox([page, remove], layout=_CARD_LAYOUT)
 
-    def _summary_html(self, shown: tuple[str, ...], reports: list[PhotoReport | str]) -> str:
+    def _summary_html(self, shown: Sequence[str], sights: Sequence[Sight]) -> str:
         if not shown:
             return paragraph("No photo yet: add one or more of the person who is put in.", AMBER)
         demo = "" if self.paths else "The demo is used: one of its rendered portraits is put in. "
         several = f"{len(shown)} photos of one person are averaged." if len(shown) > 1 else ""
-        more = f" {len(shown) - len(reports)} of them are not shown." if len(shown) > len(reports) else ""
-        faceless = sum(isinstance(report, PhotoReport) and not report.faces for report in reports)
+        more = f" {len(shown) - len(sights)} of them are not shown." if len(shown) > len(sights) else ""
+        faceless = sum(sight.report is not None and not sight.report.faces for sight in sights)
         wrong = f"The run would refuse {faceless} photo(s) without a face: remove them." if faceless else ""
         return paragraph(f"{demo}{several}{more}") + paragraph(wrong, RED)
 
@@ -189,35 +192,45 @@ class SourcesTab:
 _CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "1px solid #9999"}
 
 
-def card_html(path: str, report: PhotoReport | str, *, alien: bool = False) -> str:
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What was seen of a photo.
+
+    Attributes:
+        thumbnail: HTML; empty where there is no picture.
+        report: None where it could not be examined; ``reason`` says why.
+    """
+
+    path: str
+    thumbnail: str
+    report: PhotoReport | None
+    reason: str = ""
+
+
+def card_html(sight: Sight, *, alien: bool = False) -> str:
     """A photo with its faces marked, and what there is to say about it."""
-    name = "(picture as data)" if path.startswith("data:") else Path(path).name
-    title = f'<b style="overflow-wrap:anywhere">{html.escape(name)}</b>'
-    thumbnail = _thumbnail(path, report)
-    if isinstance(report, str):
-        return f"{thumbnail}<br>{title}{paragraph(f'Not examined: {report}', AMBER)}"
+    name = "(picture as data)" if sight.path.startswith("data:") else Path(sight.path).name
+    head = f'{sight.thumbnail}<br><b style="overflow-wrap:anywhere">{html.escape(name)}</b>'
+    report = sight.report
+    if report is None:
+        return head + paragraph(f"Not examined: {sight.reason}", AMBER)
     hints = [*([STRANGER] if alien else []), *report.hints]
     facts = f"{report.size[0]} x {report.size[1]} pixels"
     facts += f", face {report.face_width:.0f} pixels wide" if report.faces else ""
     verdict = bullets(hints, AMBER if report.faces else RED) or paragraph("Good.", GREEN)
-    return f"{thumbnail}<br>{title}{paragraph(facts)}{verdict}"
+    return f"{head}{paragraph(facts)}{verdict}"
 
 
-def _thumbnail(path: str, report: PhotoReport | str) -> str:
-    try:
-        image = read_image(path if path.startswith("data:") else Path(path).expanduser())
-    except (ColabHelpersError, OSError):
-        return ""
-    faces = () if isinstance(report, str) else report.faces
+def _thumbnail(image: ByteImage, faces: Sequence[Face]) -> str:
     return picture(fitted(with_boxes(image, faces), _THUMB_WIDTH, _THUMB_HEIGHT), alt="photo")
 
 
-def _aliens(found: list[tuple[str, PhotoReport | str]]) -> set[str]:
+def _aliens(sights: Iterable[Sight]) -> set[str]:
     """Photos that seem to show somebody else."""
-    known = [(path, report.embedding) for path, report in found if isinstance(report, PhotoReport)]
-    paths = [path for path, embedding in known if embedding is not None]
-    marks = strangers([embedding for _, embedding in known if embedding is not None])
-    return {path for path, mark in zip(paths, marks, strict=True) if mark}
+    known = [(sight.path, sight.report.embedding) for sight in sights if sight.report is not None]
+    embedded = [(path, embedding) for path, embedding in known if embedding is not None]
+    marks = strangers([embedding for _, embedding in embedded])
+    return {path for (path, _), mark in zip(embedded, marks, strict=True) if mark}
 
 
 def photos_at(written: str) -> list[str]:

@@ -59,6 +59,9 @@ class Studio:
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._engine: Engine | None = None
         self._engine_key: object = None
         self._analyser: FaceAnalyser | None = None
@@ -73,7 +76,7 @@ class Studio:
 
     def close(self) -> None:
         """Release all networks; the next need loads them again."""
-        self.__init__()  # type: ignore[misc]
+        self._forget()
         gc.collect()
 
     def examine(self, settings: Settings, models: Path | None, image: ByteImage) -> PhotoReport:
@@ -115,7 +118,7 @@ class Studio:
         return forecast(engine, self._source(engine, sources), targets, beat=beat)
 
     def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:
-        key = _key(settings, models, _FINDING)
+        key = finding_key(settings, models)
         if self._analyser is None or self._analyser_key != key:
             from colab_helpers.faces.analyser import FaceAnalyser
 
@@ -132,7 +135,7 @@ class Studio:
             self._engine, self._engine_key = Engine.open(settings, models_dir=models), key
             self._identity = None
             # One pair of networks finds faces for all.
-            self._analyser, self._analyser_key = self._engine.analyser, _key(settings, models, _FINDING)
+            self._analyser, self._analyser_key = self._engine.analyser, finding_key(settings, models)
         now = {name: getattr(settings, name) for name in _AT_ONCE}
         return replace(self._engine, settings=self._engine.settings.with_overrides(**now))
 
@@ -169,6 +172,11 @@ def rate_of(info: VideoInfo) -> float:
 def frames_of(info: VideoInfo) -> int:
     """How many frames a video has, as its header says or its length tells."""
     return max(1, info.frames or round(float(info.duration) * rate_of(info)))
+
+
+def finding_key(settings: Settings, models: Path | None) -> object:
+    """Equal where the same faces are found."""
+    return _key(settings, models, _FINDING)
 
 
 def _key(settings: Settings, models: Path | None, names: Sequence[str]) -> object:

@@ -138,7 +138,9 @@ class TargetsTab:
             return
         self._seconds = dict(found.seconds)
         self.refresh()
-        self.message.value = paragraph(found.line(self.tasks, self._desk.read().session_minutes) + ".")
+        minutes = self._desk.read().session_minutes
+        told = found.line(self.tasks, minutes) if minutes > 0 else "Measured"
+        self.message.value = paragraph(f"{told}.")
 
     # --- seeing ---------------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class TargetsTab:
         """What a target is, or why that is not known."""
         try:
             found = existing_file(path).stat()
-            key = (path, found.st_mtime_ns, found.st_size, self._desk.models(), self._desk.settings())
+            key = (path, found.st_mtime_ns, found.st_size, self._desk.finding_key())
             if key not in self._seen:
                 if time.monotonic() > until:
                     return NOT_SEEN
@@ -163,7 +165,7 @@ class TargetsTab:
             image, length = frame_at(path, float(info.duration) / 2), clock_text(float(info.duration))
             frames = frames_of(info)
         try:
-            faces = self._desk.studio.faces(self._desk.settings(), self._desk.models(), image)
+            faces = self._desk.faces(image)
             count = str(len(faces))
         except ColabHelpersError as error:
             faces, count = [], f"unknown: {error.what}"
@@ -227,7 +229,8 @@ def _row_html(number: int, path: Path, sight: Sight | str, seconds: float | None
     name = f'<span title="{html.escape(str(path), quote=True)}">{html.escape(path.name)}</span>'
     if isinstance(sight, str):
         colour = AMBER if sight == NOT_SEEN else RED
-        return f'<tr><td>{number}</td><td></td><td>{name}</td><td colspan="7">{paragraph(sight, colour)}</td></tr>'
+        told = f'<td colspan="7">{paragraph(sight, colour)}</td>'
+        return f"<tr><td>{number}</td><td></td><td>{name}</td>{told}</tr>"
     taken = NOT_MEASURED if seconds is None else clock_text(max(1.0, seconds))
     told = "" if fits is None else paragraph("yes", GREEN) if fits else paragraph("no", RED)
     texts = (sight.length, sight.size, str(sight.frames), sight.picture, sight.faces, taken)

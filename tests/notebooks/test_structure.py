@@ -19,13 +19,14 @@ from colab_helpers.ui.doctor import run_setup
 from colab_helpers.ui.models import fetch_models, show_models
 from colab_helpers.ui.monitor import watch
 from colab_helpers.ui.notebook import run_batch_swap
+from colab_helpers.ui.panel import show_panel
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAX_LINES = 15
 
 CALLED = {
-    "batch_swap": [run_batch_swap],
+    "batch_swap": [show_panel, run_batch_swap],
     "monitor": [watch],
     "preload": [show_models, fetch_models],
     "setup": [run_setup],
@@ -152,7 +153,7 @@ def test_the_form_asks_for_what_the_functions_take(path):
 def test_every_answer_is_passed_on_once(path):
     found = calls(path)
     assert [call.func.id for call in found] == [function.__name__ for function in CALLED[path.stem]]
-    results = {"needed"}  # what one cell gives to the next
+    results = {"needed", "choice"}  # what one cell gives to the next
     passed = [argument.id for call in found for argument in call.args if argument.id not in results]
     keywords = [keyword for call in found for keyword in call.keywords]
     assert all(keyword.arg == keyword.value.id for keyword in keywords)

@@ -1,8 +1,4 @@
-"""One file from end to end: read, find faces, change them, write, as bounded stages in threads.
-
-Frames are decoded once and detected once. A frame without a face to change goes from the decoder to the
-encoder as it is; in the others only the samples inside the faces' boxes are touched.
-"""
+"""A video from end to end."""
 
 from __future__ import annotations
 
@@ -13,9 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from itertools import islice, takewhile
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -23,211 +17,29 @@ import numpy as np
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.compositor import FaceJob
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.quality import Brightness, Measured, brightness, likeness
-from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.quality import Measured, brightness, likeness
+from colab_helpers.faces.selection import needs_embeddings, reference_embedding
+from colab_helpers.faces.types import FloatArray
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.images import write_image
-from colab_helpers.media.picture import BgrPicture, Picture, VideoPicture
+from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import Frame, read_frames
-from colab_helpers.media.retime import constant_rate
 from colab_helpers.media.segments import Segment, SegmentedWriter, join_segments
 from colab_helpers.media.writer import VideoWriter, unwritable
-from colab_helpers.models.session import Provider
-from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.pipeline.clock import Clock
+from colab_helpers.pipeline.frames import CONSTANT_RATE, Frames, Tally, Work, as_work
+from colab_helpers.pipeline.image import FaceFinder
+from colab_helpers.pipeline.outcome import Excerpt, FileResult, FinishedSegment, SegmentStore
+from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.budget import queue_depth
-from colab_helpers.resources.sampler import gpu_memory_percent, ram_percent
 from colab_helpers.settings import Settings
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
 
-CONSTANT_RATE = Fraction(30)
-"""Frames per second of a result whose settings do not keep the target's timing (as in roop)."""
 _USUAL_RATE = Fraction(25)
 _FRAMES = "frames"
 _QUEUES = 3
-_PROGRESS_INTERVAL = 0.25
-_PICTURE_INTERVAL = 2.0
-
-
-@dataclass(frozen=True)
-class FileResult:
-    """What became of one file.
-
-    Attributes:
-        frames_in: Frames read; ``frames_out`` frames written.
-        measured: Faces changed, and how well they came out.
-        seconds: Wall time.
-        encoder: Encoder of the result; None for an image.
-        provider: Where the networks ran.
-        notes: Every fall-back and conversion, one sentence each.
-        video_seconds: Length of the result's picture; ``audio_seconds`` that of its sound, 0 without.
-        times_kept: Whether every frame is shown exactly when the target's is; None for a GIF, whose
-            pictures have times of their own.
-        segments: How many the result was joined from; 0 if it was written in one go.
-        segments_kept: How many of them an earlier run had finished.
-    """
-
-    frames_in: int
-    frames_out: int
-    measured: Measured
-    seconds: float
-    encoder: str | None
-    provider: Provider
-    notes: tuple[str, ...]
-    video_seconds: float | None = None
-    audio_seconds: float | None = None
-    times_kept: bool | None = None
-    segments: int = 0
-    segments_kept: int = 0
-
-    @property
-    def faces_swapped(self) -> int:
-        """Faces changed, counted over all frames."""
-        return self.measured.faces
-
-    @property
-    def frames_without_face(self) -> int:
-        """Frames in which no face was changed."""
-        return self.measured.without_face
-
-
-@dataclass(frozen=True)
-class FinishedSegment:
-    """A segment that is safe on disk, and what is known of its frames.
-
-    Attributes:
-        segment: The file.
-        length: Frames that every segment but the last one was to have.
-        measured: What was counted over its frames.
-        encoder: What it was encoded with; segments of different encoders do not join.
-        provider: Where the networks ran.
-        notes: What was repaired or converted, one sentence each.
-    """
-
-    segment: Segment
-    length: int
-    measured: Measured
-    encoder: str
-    provider: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """A part from the middle of a video, without its sound: at most so many frames, begun within so long.
-
-    Attributes:
-        frames: How many at most.
-        seconds: Time after which no further frame is begun.
-    """
-
-    frames: int
-    seconds: float
-
-
-class SegmentStore(Protocol):
-    """Keeps a video's finished segments, so that a later run goes on after the last of them."""
-
-    @property
-    def folder(self) -> Path:
-        """Where segments are written; made if missing."""
-
-    def finished(self) -> list[FinishedSegment]:
-        """Those that still stand as they were noted: the first, the second, … up to the first gap."""
-
-    def keep(self, done: FinishedSegment) -> None:
-        """Note a segment; it counts as finished when this returns."""
-
-
-@dataclass(eq=False)
-class _Work:
-    """A frame on its way, with the faces of it that are to be changed.
-
-    A frame repeated to keep a constant rate shares its picture with the one before, which is changed
-    once: ``repeats`` says so, and ``faces`` is empty then.
-    """
-
-    frame: Frame
-    picture: VideoPicture
-    faces: Sequence[Face] = ()
-    repeats: bool = False
-    before: Brightness | None = None
-    after: Brightness | None = None
-    similarity: float | None = None
-
-    @property
-    def largest(self) -> Face:
-        """The face that is measured."""
-        return max(self.faces, key=lambda face: face.area)
-
-
-class _Tally:
-    """Adds up what was measured, frame after frame."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self._measured = Measured()
-        self._last: tuple[Brightness, float] | None = None
-
-    def add(self, work: _Work) -> None:
-        """Count a frame that has been written."""
-        self.frames += 1
-        if not work.repeats:
-            self._measured.add_frame(work.frame.index, len(work.faces))
-        if work.similarity is not None:
-            self._measured.similarities.append(work.similarity)
-        self._add_step(work)
-
-    def _add_step(self, work: _Work) -> None:
-        if work.before is None or work.after is None:
-            return
-        added = work.after.level - work.before.level
-        if self._last is not None and work.before.follows(self._last[0]):
-            self._measured.flicker += (added - self._last[1]) ** 2
-            self._measured.pairs += 1
-        self._last = work.before, added
-
-    def take(self) -> Measured:
-        """What was measured since this was last asked."""
-        measured, self._measured = self._measured, Measured()
-        return measured
-
-
-@dataclass(frozen=True, eq=False)
-class _FaceFinder:
-    """Finds and selects the faces of a picture; the reference stays that of its first frame asked for."""
-
-    engine: Engine
-    reference: FloatArray | None
-
-    def find(self, picture: Picture) -> list[Face]:
-        analyser, settings = self.engine.analyser, self.engine.settings
-        faces = analyser.detect(picture)
-        if needs_embeddings(settings):
-            faces = analyser.embed(picture, faces)
-        return select_faces(faces, settings, reference=self.reference)
-
-
-def process_image(engine: Engine, source: FloatArray | None, image: ByteImage) -> tuple[ByteImage, int]:
-    """Change the faces of one image.
-
-    Args:
-        engine: The loaded networks.
-        source: Unit embedding of the source; None where nothing is swapped.
-        image: ``(H, W, 3)`` uint8 BGR; not changed.
-
-    Returns:
-        The new image and how many faces were changed.
-    """
-    picture = BgrPicture(image.copy())
-    reference = None
-    if needs_embeddings(engine.settings):
-        reference = reference_embedding(engine.analyser.find(image), engine.settings, where="image")
-    faces = _FaceFinder(engine, reference).find(picture)
-    engine.changer(source).change([FaceJob(picture, face) for face in faces])
-    return picture.image, len(faces)
 
 
 @dataclass(eq=False)
@@ -257,7 +69,7 @@ class VideoRun:
     excerpt: Excerpt | None = None
     on_picture: Callable[[VideoPicture], None] | None = None
     gauges: dict[str, Sized] = field(default_factory=dict, init=False)
-    _tally: _Tally = field(default_factory=_Tally, init=False)
+    _tally: Tally = field(default_factory=Tally, init=False)
 
     def run(self) -> FileResult:
         """Do it.
@@ -282,7 +94,7 @@ class VideoRun:
         )
 
     def _in_one_go(self, info: VideoInfo, choice: EncoderChoice) -> FileResult:
-        clock = _Clock(self, info)
+        clock = Clock(self, info)
         writer = VideoWriter(
             self.output, info, choice=choice, time_base=self._time_base(info), copy_audio=self._copy_audio
         )
@@ -306,7 +118,7 @@ class VideoRun:
         encoder = _signature(choice)
         parts = self._usable(store, encoder, length)
         kept = len(parts)
-        clock = _Clock(self, info, start=parts[-1].segment.stop if parts else 0)
+        clock = Clock(self, info, start=parts[-1].segment.stop if parts else 0)
 
         def finish(segment: Segment) -> None:
             notes = tuple(frames.notes)
@@ -410,26 +222,26 @@ class VideoRun:
     @contextmanager
     def _reading(
         self, info: VideoInfo, parts: Sequence[FinishedSegment] = (), *, complete: bool = False
-    ) -> Iterator[_Frames]:
+    ) -> Iterator[Frames]:
         """The frames after the finished segments; none where those are ``complete``."""
         if self.excerpt is not None:
             with read_frames(info, start=max(0, (info.frames or 0) - self.excerpt.frames) // 2) as reader:
-                frames = _Frames(reader, reader.notes, start=0)
+                frames = Frames(reader, reader.notes, start=0)
                 frames.limit(self.excerpt)
                 yield frames
             return
         last = parts[-1].segment if parts else None
         if last is not None and complete:
-            yield _Frames(iter(()), [], start=0, count=last.stop)
+            yield Frames(iter(()), [], start=0, count=last.stop)
             return
         start = last.stop if last else 0
         if self._settings.keep_fps:
             with read_frames(info, start=start, previous_pts=last.last_pts if last else None) as reader:
-                yield _Frames(reader, reader.notes, start=start)
+                yield Frames(reader, reader.notes, start=start)
         else:
             # Which of the target's frames comes next follows from all before it.
             with read_frames(info) as reader:
-                frames = _Frames(reader, reader.notes, start=start)
+                frames = Frames(reader, reader.notes, start=start)
                 frames.retime()
                 yield frames
 
@@ -451,26 +263,26 @@ class VideoRun:
             faces = analyser.embed(picture, analyser.detect(picture))
         return reference_embedding(faces, self._settings, where=str(info.path))
 
-    def _changed(self, info: VideoInfo, frames: Iterator[Frame]) -> Generator[_Work, None, None]:
+    def _changed(self, info: VideoInfo, frames: Iterator[Frame]) -> Generator[Work, None, None]:
         """The stages between reader and writer, as one generator."""
         settings = self._settings
-        threads, batch = _number(settings.execution_threads), _number(settings.batch_size)
+        threads, batch = int(settings.execution_threads), int(settings.batch_size)
         depth = queue_depth(
             info.width * info.height * 3 * (2 if info.bit_depth > 8 else 1),
             max_memory=float(settings.max_memory),
             in_work=threads * (batch + 1),
             queues=_QUEUES,
         )
-        finder = _FaceFinder(self.engine, self._reference(info))
+        finder = FaceFinder(self.engine, self._reference(info))
         changer = self.engine.changer(self.source)
         every = max(1, round(self._rate(info)))
 
-        def find(work: _Work) -> _Work:
+        def find(work: Work) -> Work:
             if not work.repeats:
                 work.faces = finder.find(work.picture)
             return work
 
-        def change(group: list[_Work]) -> list[_Work]:
+        def change(group: list[Work]) -> list[Work]:
             shown = [work for work in group if work.faces]
             for work in shown:
                 work.before = brightness(work.picture, work.largest, work.frame.index)
@@ -482,7 +294,7 @@ class VideoRun:
             return group
 
         ahead = partial(run_ahead, gauges=self.gauges)
-        decoded = ahead(_works(frames, info.rotation), depth, name="decode")
+        decoded = ahead(as_work(frames, info.rotation), depth, name="decode")
         found = ahead(map_ordered(find, decoded, workers=threads), depth, name="find faces")
         groups = map_ordered(change, in_groups(found, batch), workers=threads)
         with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
@@ -496,8 +308,8 @@ class VideoRun:
     def _write(
         self,
         writer: VideoWriter | SegmentedWriter,
-        works: Generator[_Work, None, None],
-        clock: _Clock,
+        works: Generator[Work, None, None],
+        clock: Clock,
         images: Path,
     ) -> None:
         with closing(works), writer:
@@ -512,7 +324,7 @@ class VideoRun:
             # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
             clock.tick(self._tally.frames, last=True)
 
-    def _keep(self, work: _Work, folder: Path) -> None:
+    def _keep(self, work: Work, folder: Path) -> None:
         """Write the frame as an image too, where ``keep_frames`` asks for it."""
         settings = self._settings
         if settings.keep_frames:
@@ -522,42 +334,6 @@ class VideoRun:
 
     def _frame_path(self, folder: Path, number: int) -> Path:
         return folder / f"{number:06d}.{self._settings.temp_frame_format}"
-
-
-class _Frames(Iterator[Frame]):
-    """Frames of the target still to be done, counted as they are read.
-
-    Args:
-        frames: From the reader.
-        notes: The reader's, which grow while it reads.
-        start: Number of the first frame to come out.
-        count: Frames read so far.
-    """
-
-    def __init__(self, frames: Iterator[Frame], notes: list[str], *, start: int, count: int = 0) -> None:
-        self.notes = notes
-        self.start = start
-        self.count = count
-        self._wanted = self._counted(frames)
-
-    def retime(self) -> None:
-        """Bring the frames to the constant rate; ``start`` counts in that rate, too."""
-        evened = constant_rate(self._wanted, rate=CONSTANT_RATE)
-        self._wanted = (frame for frame in evened if frame.index >= self.start)
-
-    def limit(self, excerpt: Excerpt) -> None:
-        """End after so many frames, or so much time."""
-        deadline = time.monotonic() + excerpt.seconds
-        wanted = islice(self._wanted, excerpt.frames)
-        self._wanted = takewhile(lambda _frame: time.monotonic() < deadline, wanted)
-
-    def _counted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        for frame in frames:
-            self.count += 1
-            yield frame
-
-    def __next__(self) -> Frame:
-        return next(self._wanted)
 
 
 def segment_length(info: VideoInfo, settings: Settings) -> int:
@@ -590,14 +366,6 @@ def _face_notes(measured: Measured) -> list[str]:
     return [] if measured.faces else ["no face was found in any frame: the picture is unchanged"]
 
 
-def _works(frames: Iterator[Frame], rotation: int) -> Iterator[_Work]:
-    before = None
-    for frame in frames:
-        repeats = frame.video is before
-        yield _Work(frame, VideoPicture(frame.video, rotation=rotation), repeats=repeats)
-        before = frame.video
-
-
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
     """Keep OpenCV from splitting its small jobs: the stages already use every core.
@@ -612,77 +380,6 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-class _Clock:
-    """Reports progress at most every quarter of a second."""
-
-    def __init__(self, run: VideoRun, info: VideoInfo, *, start: int = 0) -> None:
-        self._run = run
-        self._frames = info.frames if run.engine.settings.keep_fps else _constant_count(info)
-        self._start = start
-        self._done = start
-        self._started = self._last = time.monotonic()
-        self._pictured = float("-inf")
-        self._rate = 0.0
-
-    def tick(self, written: int, *, last: bool = False) -> None:
-        """Tell how many frames were written in this run."""
-        now = time.monotonic()
-        self._done = self._start + written
-        if self._is_due(now) or last:
-            self._rate = written / max(now - self._started, 1e-6)
-            left = max(0, self._frames - self._done) / self._rate if self._frames and self._rate else None
-            self._tell(now, "frames", left)
-
-    def tick_joining(self, _joined: int) -> None:
-        """Tell that the segments are being joined."""
-        now = time.monotonic()
-        if self._is_due(now):
-            self._tell(now, "joining", 0.0)
-
-    def picture_is_due(self) -> bool:
-        """Whether it is time to show a frame; then the next one is due after the interval."""
-        now = time.monotonic()
-        due = now - self._pictured >= _PICTURE_INTERVAL
-        self._pictured = now if due else self._pictured
-        return due
-
-    def _is_due(self, now: float) -> bool:
-        return now - self._last >= _PROGRESS_INTERVAL
-
-    def _tell(self, now: float, stage: str, left: float | None) -> None:
-        self._last = now
-        run, settings = self._run, self._run.engine.settings
-        if run.on_progress is None:
-            return
-        run.on_progress(
-            Progress(
-                file=run.target.name,
-                file_index=run.file_index,
-                file_count=run.file_count,
-                frame=self._done,
-                frames=self._frames,
-                fps=self._rate,
-                eta=left,
-                ram_percent=ram_percent(),
-                gpu_percent=gpu_memory_percent(),
-                provider=run.engine.provider,
-                threads=_number(settings.execution_threads),
-                batch_size=_number(settings.batch_size),
-                stage=stage,
-                waiting={name: len(queue) for name, queue in run.gauges.items()},
-            )
-        )
-
-
 def frames_folder(output: Path) -> Path:
     """Where the kept frames of a result lie: ``<name>_frames`` beside it."""
     return output.with_name(f"{output.stem}_frames")
-
-
-def _constant_count(info: VideoInfo) -> int | None:
-    return round(info.duration * CONSTANT_RATE) or None
-
-
-def _number(value: int | str) -> int:
-    """A setting that ``Settings.resolve`` has turned from ``auto`` into a number."""
-    return int(value)

@@ -1,0 +1,21 @@
+"""One file from end to end: read, find faces, change them, write, as bounded stages in threads.
+
+Frames are decoded once and detected once. A frame without a face to change goes from the decoder to the
+encoder as it is; in the others only the samples inside the faces' boxes are touched.
+"""
+
+from __future__ import annotations
+
+from colab_helpers.pipeline.image import process_image
+from colab_helpers.pipeline.outcome import Excerpt, FileResult, FinishedSegment, SegmentStore
+from colab_helpers.pipeline.video import VideoRun, frames_folder
+
+__all__ = [
+    "Excerpt",
+    "FileResult",
+    "FinishedSegment",
+    "SegmentStore",
+    "VideoRun",
+    "frames_folder",
+    "process_image",
+]

@@ -1,0 +1,101 @@
+"""What goes into a video's run beside the video, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from colab_helpers.faces.quality import Measured
+from colab_helpers.media.segments import Segment
+from colab_helpers.models.session import Provider
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one file.
+
+    Attributes:
+        frames_in: Frames read; ``frames_out`` frames written.
+        measured: Faces changed, and how well they came out.
+        seconds: Wall time.
+        encoder: Encoder of the result; None for an image.
+        provider: Where the networks ran.
+        notes: Every fall-back and conversion, one sentence each.
+        video_seconds: Length of the result's picture; ``audio_seconds`` that of its sound, 0 without.
+        times_kept: Whether every frame is shown exactly when the target's is; None for a GIF, whose
+            pictures have times of their own.
+        segments: How many the result was joined from; 0 if it was written in one go.
+        segments_kept: How many of them an earlier run had finished.
+    """
+
+    frames_in: int
+    frames_out: int
+    measured: Measured
+    seconds: float
+    encoder: str | None
+    provider: Provider
+    notes: tuple[str, ...]
+    video_seconds: float | None = None
+    audio_seconds: float | None = None
+    times_kept: bool | None = None
+    segments: int = 0
+    segments_kept: int = 0
+
+    @property
+    def faces_swapped(self) -> int:
+        """Faces changed, counted over all frames."""
+        return self.measured.faces
+
+    @property
+    def frames_without_face(self) -> int:
+        """Frames in which no face was changed."""
+        return self.measured.without_face
+
+
+@dataclass(frozen=True)
+class FinishedSegment:
+    """A segment that is safe on disk, and what is known of its frames.
+
+    Attributes:
+        segment: The file.
+        length: Frames that every segment but the last one was to have.
+        measured: What was counted over its frames.
+        encoder: What it was encoded with; segments of different encoders do not join.
+        provider: Where the networks ran.
+        notes: What was repaired or converted, one sentence each.
+    """
+
+    segment: Segment
+    length: int
+    measured: Measured
+    encoder: str
+    provider: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A part from the middle of a video, without its sound: at most so many frames, begun within so long.
+
+    Attributes:
+        frames: How many at most.
+        seconds: Time after which no further frame is begun.
+    """
+
+    frames: int
+    seconds: float
+
+
+class SegmentStore(Protocol):
+    """Keeps a video's finished segments, so that a later run goes on after the last of them."""
+
+    @property
+    def folder(self) -> Path:
+        """Where segments are written; made if missing."""
+
+    def finished(self) -> list[FinishedSegment]:
+        """Those that still stand as they were noted: the first, the second, … up to the first gap."""
+
+    def keep(self, done: FinishedSegment) -> None:
+        """Note a segment; it counts as finished when this returns."""

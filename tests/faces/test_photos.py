@@ -1,0 +1,128 @@
+"""Photos of the person who is put in: what is measured, and what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers.demo.actors import Pose, landmarks, portrait
+from colab_helpers.demo.looks import IDENTITIES, look_of
+from colab_helpers.demo.paint import Expression
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.photos import BLURRED, DARK, SMALLEST, TURNED, examine, strangers, yaw_degrees
+from colab_helpers.settings import Settings
+
+PEOPLE = list(IDENTITIES)
+everybody = pytest.mark.parametrize("who", PEOPLE)
+
+
+@pytest.fixture(scope="module")
+def analyser(standins: Path) -> FaceAnalyser:
+    return FaceAnalyser(Settings(), models_dir=standins)
+
+
+def blurred(image: np.ndarray, pixels: float) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), pixels)
+
+
+def scaled(image: np.ndarray, size: int) -> np.ndarray:
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+
+
+@everybody
+def test_a_good_portrait_has_no_hints(analyser, who):
+    report = examine(analyser, portrait(who))
+    assert report.hints == ()
+    assert report.size == (512, 512)
+    assert len(report.faces) == 1
+    assert report.face_width > SMALLEST
+    assert np.linalg.norm(report.embedding) == pytest.approx(1, abs=1e-4)
+    assert abs(report.yaw) < 12
+    assert report.highlights > 2 * DARK
+
+
+@everybody
+def test_the_threshold_tells_sharp_from_blurred(analyser, who):
+    """One pixel of blur is nothing that anybody notices, two are; the figure falls with every step."""
+    image = portrait(who)
+    figures = [examine(analyser, blurred(image, pixels)).sharpness for pixels in (0.5, 1, 2, 3)]
+    assert figures == sorted(figures, reverse=True)
+    assert figures[1] > 1.2 * BLURRED
+    assert figures[2] < BLURRED / 1.2
+    assert examine(analyser, blurred(image, 1)).hints == ()
+    assert [hint for hint in examine(analyser, blurred(image, 2)).hints if "blurred" in hint]
+
+
+def test_a_dark_photo_is_not_called_blurred(analyser):
+    image = portrait("alma")
+    report = examine(analyser, (image * 0.2).astype(np.uint8))
+    (hint,) = report.hints
+    assert "too dark" in hint
+    assert report.sharpness == pytest.approx(examine(analyser, image).sharpness, rel=0.2)
+
+
+def test_a_burnt_photo(analyser):
+    report = examine(analyser, cv2.add(cv2.convertScaleAbs(portrait("bruno"), alpha=1.9), (60, 60, 60, 0)))
+    assert any("too bright" in hint for hint in report.hints)
+    assert report.burnt > 0.2
+
+
+def test_a_small_face(analyser):
+    report = examine(analyser, scaled(portrait("chidi"), 256))
+    assert report.face_width < SMALLEST
+    (hint,) = report.hints
+    assert f"small: {report.face_width:.0f} pixels" in hint
+
+
+def test_no_face(analyser):
+    report = examine(analyser, np.full((300, 400, 3), 120, np.uint8))
+    assert report.face is None
+    assert report.embedding is None
+    assert report.face_width == 0
+    assert report.size == (400, 300)
+    assert "No face" in report.hints[0]
+
+
+def test_of_several_faces_the_largest_counts(analyser):
+    image = np.full((512, 900, 3), 120, np.uint8)
+    image[:, :512] = portrait("alma")
+    image[:350, 540:890] = scaled(portrait("bruno"), 350)
+    report = examine(analyser, image)
+    assert len(report.faces) == 2
+    assert "2 faces were found: the largest counts." in report.hints
+    assert report.face.centre[0] < 512
+    alone = examine(analyser, portrait("alma"))
+    assert float(report.embedding @ alone.embedding) > 0.8
+
+
+@pytest.mark.parametrize("yaw", [-45, -30, -15, 0, 15, 30, 45])
+@pytest.mark.parametrize("roll", [-20, 0, 20])
+def test_the_turn_of_a_head_from_its_true_points(yaw, roll):
+    for who in PEOPLE:
+        pose = Pose(x=256, y=256, scale=120, yaw=yaw, pitch=0, roll=roll)
+        points = landmarks(look_of(who).body, pose, Expression())
+        assert yaw_degrees(points) == pytest.approx(yaw, abs=4)
+
+
+def test_points_that_coincide_count_as_turned_away():
+    assert yaw_degrees(np.zeros((5, 2), np.float32)) > TURNED
+
+
+def test_one_photo_is_nobodys_stranger(analyser):
+    assert strangers([]) == []
+    assert strangers([examine(analyser, portrait("alma")).embedding]) == [False]
+
+
+def test_the_odd_one_out(analyser):
+    names = ["alma", "bruno", "alma", "alma"]
+    images = [portrait(name) for name in names]
+    images[2] = blurred(images[2], 1)
+    images[3] = scaled(images[3], 400)
+    embeddings = [examine(analyser, image).embedding for image in images]
+    assert strangers(embeddings) == [False, True, False, False]
+    assert strangers(embeddings[:3]) == [False, True, False]
+    assert strangers(embeddings[:2]) == [True, True]
+    assert strangers(embeddings[2:]) == [False, False]
