@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from itertools import permutations
 from typing import Any, Literal, get_args, get_origin
@@ -18,6 +19,7 @@ from colab_helpers.ui.panel_presets import value_text
 _LABEL = {"description_width": "190px"}
 _WIDTH = {"width": "430px"}
 _LONGEST_SLIDER = 100
+_MOST_CHOICES = 10
 
 Schema = Mapping[str, Any]
 
@@ -63,7 +65,7 @@ class FieldEditor:
         (part, *others) = parts
         if part["type"] == "boolean":
             return w.Checkbox(description=self.name, indent=True, style=_LABEL)
-        if part["type"] == "integer" and not others and _is_short(part):
+        if part["type"] == "integer" and not others and _span(part) <= _LONGEST_SLIDER:
             return w.IntSlider(min=part["minimum"], max=part["maximum"], continuous_update=False, **common)
         self._written = True
         return w.Text(continuous_update=False, **common)
@@ -110,6 +112,8 @@ def _choices(name: str, parts: list[Schema]) -> list[Any]:
             found.append(part["const"])
         elif part["type"] == "boolean" and len(parts) > 1:
             found += [True, False]
+        elif part["type"] == "integer" and _span(part) <= _MOST_CHOICES:
+            found += range(part["minimum"], part["maximum"] + 1)
         else:
             return []
     return found
@@ -120,8 +124,9 @@ def _orders() -> list[tuple[str, ...]]:
     return [order for count in range(len(names), 0, -1) for order in permutations(names, count)]
 
 
-def _is_short(part: Schema) -> bool:
-    return "minimum" in part and "maximum" in part and part["maximum"] - part["minimum"] <= _LONGEST_SLIDER
+def _span(part: Schema) -> float:
+    """How far a number may go from its least value; endless without limits."""
+    return float(part["maximum"] - part["minimum"]) if {"minimum", "maximum"} <= part.keys() else math.inf
 
 
 def _is_within(value: object, low: float, high: float) -> bool:

@@ -39,6 +39,8 @@ class Shell:
             *options,
         ]  # fmt: skip
         self.started: list[subprocess.Popen[str]] = []
+        self.near = out
+        """Where the newest status is."""
 
     def start(self, *options: str, **keywords: Any) -> subprocess.Popen[str]:
         """Begin, or go on."""
@@ -60,11 +62,9 @@ class Shell:
         for process in psutil.process_iter(["cmdline", "status"]):
             words = process.info["cmdline"] or []
             ended = process.info["status"] == psutil.STATUS_ZOMBIE
-            if (
-                "colab_helpers.batch.worker" in words
-                and str(self.out) in words[-1 - 2 * ("--cause" in words)]
-            ):
-                found += [] if ended else [process]
+            job = words[-1 - 2 * ("--cause" in words)] if "colab_helpers.batch.worker" in words else ""
+            if not ended and (str(self.out) in job or str(self.near) in job):
+                found.append(process)
         return found
 
     def kill_workers(self) -> None:
@@ -82,9 +82,10 @@ class Shell:
         self.kill_workers()
 
     def status(self) -> dict[str, Any]:
-        """What ``status.json`` says; empty while there is none."""
+        """What the newest ``status.json`` says; empty while there is none."""
         try:
-            found: dict[str, Any] = json.loads((self.out / STATUS_NAME).read_text())
+            (path,) = self.near.rglob(STATUS_NAME)
+            found: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
             return {}
         return found

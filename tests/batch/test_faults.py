@@ -28,7 +28,6 @@ import numpy as np
 import onnx
 import pytest
 
-from colab_helpers import pipeline
 from colab_helpers.api import run_batch
 from colab_helpers.batch import worker
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, WORK_NAME
@@ -37,6 +36,7 @@ from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media import reader as reading
 from colab_helpers.models import session as sessions
+from colab_helpers.pipeline import clock
 from colab_helpers.settings import load_settings
 from tests.batch.processes import Content, contents, entries, litter, repeated
 from tests.conftest import CONSENT
@@ -87,7 +87,7 @@ def do(source: Path, target: Path, out: Path, models: Path, **given: Any) -> Bat
 def batch(
     source: Path, target: Path, constant_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., BatchReport]:
-    monkeypatch.setattr(pipeline, "_PROGRESS_INTERVAL", 0.0)  # every frame is told
+    monkeypatch.setattr(clock, "PROGRESS_INTERVAL", 0.0)  # every frame is told
 
     def run(
         out: str = "out", *, target: Path = target, models: Path = constant_models, **given: Any

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from colab_helpers import pipeline
 from colab_helpers.api import run_batch
 from colab_helpers.batch import places, worker
 from colab_helpers.batch.names import STATUS_NAME, WORK_NAME
@@ -23,6 +22,7 @@ from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, 
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
+from colab_helpers.pipeline import clock
 from colab_helpers.settings import load_settings
 from tests.batch.processes import Content, contents, entries, litter, repeated
 from tests.conftest import CONSENT
@@ -289,7 +289,10 @@ def test_a_copy_in_is_not_made_twice(source: Path, tmp_path: Path, monkeypatch: 
     target.write_bytes(bytes(found.st_size))
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert copy_in(source, target) != digest
-    # A source that changed is copied anew.
+    # A source that changed is copied anew, also where its size is the same.
+    source.write_bytes(os.urandom(found.st_size))
+    os.utime(source, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
+    assert copy_in(source, target) == sha256_of(source) == sha256_of(target)
     source.write_bytes(b"other")
     copy_in(source, target)
     assert target.read_bytes() == b"other"
@@ -420,7 +423,7 @@ class Away:
 
 @pytest.fixture
 def away(tmp_path: Path, targets: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
-    monkeypatch.setattr(pipeline, "_PROGRESS_INTERVAL", 0.0)  # every frame is told
+    monkeypatch.setattr(clock, "PROGRESS_INTERVAL", 0.0)  # every frame is told
     return Away(tmp_path, targets, constant_models)
 
 

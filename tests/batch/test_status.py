@@ -139,3 +139,65 @@ def test_no_status_and_a_foreign_one_are_told(tmp_path: Path) -> None:
     (tmp_path / STATUS_NAME).write_text('{"schema": 99}')
     with pytest.raises(UsageError, match="this version"):
         read_status(tmp_path)
+
+
+def test_a_mounted_drive_gets_news_less_often_than_the_local_disk(tmp_path: Path) -> None:
+    now = [0.0]
+    near, far = tmp_path / "near.json", tmp_path / STATUS_NAME
+    writer = StatusWriter(far, tasks(tmp_path), near=near, clock=lambda: now[0])
+    writer.progress(progress(1))
+    versions: dict[Path, set[int]] = {near: set(), far: set()}
+    for frame in range(2, 102):
+        now[0] += 0.1
+        writer.progress(progress(frame))
+        for path, seen in versions.items():
+            seen.add(json.loads(path.read_text())["files"][0]["frame"])
+    assert 18 <= len(versions[near]) <= 21
+    assert 2 <= len(versions[far]) <= 4
+    writer.file(0, FileReport(source=[], target="a.mp4", status="done", frames_out=100))
+    assert read_status(tmp_path).files[0].state == "done"
+
+
+def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path: Path) -> None:
+    first = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
+    first.note("something to know")
+    second = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
+    second.restarted("was killed")
+    assert second.status.started == first.status.started
+    assert second.status.restarts == 1
+    assert second.status.notes == [
+        "something to know",
+        "the worker process was killed; a new one goes on with what is finished",
+    ]
+    other = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="s")
+    assert (other.status.restarts, other.status.notes) == (0, [])
+
+
+def test_ticks_come_from_the_work_and_not_from_the_heart(tmp_path: Path) -> None:
+    writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path))
+    writer.beat()
+    assert read_status(tmp_path).ticks == 0
+    writer.tick()
+    writer.beat()
+    assert read_status(tmp_path).ticks == 1
+
+
+def test_a_pause_is_told_while_it_lasts(tmp_path: Path) -> None:
+    writer = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path))
+    writer.pause("waiting for room")
+    assert "  waiting for room" in read_status(tmp_path).lines()
+    writer.pause(None)
+    assert read_status(tmp_path).pause is None
+
+
+def test_a_folder_where_another_machine_works_is_refused(batch, tmp_path: Path) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=5))
+    assert batch(target).ok
+    path = tmp_path / "out" / STATUS_NAME
+    status = json.loads(path.read_text())
+    news = {"state": "running", "host": "elsewhere", "pid": 7, "updated": time.time()}
+    path.write_text(json.dumps({**status, **news}))
+    with pytest.raises(UsageError, match=r"another machine .*process 7 on elsewhere.*What to do"):
+        batch(target)
+    path.write_text(json.dumps({**status, **news, "updated": time.time() - 2 * SILENCE}))
+    assert batch(target).ok

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,3 +412,22 @@ def test_usage_errors_come_before_any_process(
     with pytest.raises(UsageError, match="names none"):
         batch(video_range="9-12")
     assert not (tmp_path / "out").exists()
+
+
+def test_with_the_work_on_another_disk_that_is_lost(shell, tmp_path: Path) -> None:
+    plain = shell(out="plain")
+    assert plain.run()[0] == 0
+    away = shell("--work-dir", str(tmp_path / "local"))
+    away.near = tmp_path / "local"
+    process = away.start()
+    away.until(lambda status: list((tmp_path / "out").rglob("000001.nut")))
+    process.kill()
+    process.communicate()
+    away.kill_workers()
+    shutil.rmtree(tmp_path / "local")
+    code, text = away.run()
+    assert code == 0, text
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+    assert repeated(tmp_path / "out") == {}
+    assert litter(tmp_path / "out", *NAMES) == set()
+    assert not list((tmp_path / "local").rglob("*.*"))

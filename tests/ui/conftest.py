@@ -1,0 +1,99 @@
+"""A panel without a browser: its widgets are set, clicked and read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from html import unescape
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from colab_helpers.demo.clip import make_demo
+from colab_helpers.media.images import read_image
+from colab_helpers.trust.consent import DEMO_CONSENT
+from colab_helpers.ui.panel import Panel
+from colab_helpers.ui.panel_choice import Answers
+from colab_helpers.ui.panel_desk import Desk
+
+
+@dataclass(frozen=True)
+class Place:
+    """A host whose folders are the test's."""
+
+    home: Path
+    runs: Path
+    headless: bool = False
+    name: str = "a test"
+
+    def reach(self, paths: object) -> None:
+        """Nothing to open."""
+
+    def show_html(self, html: str, *, text: str) -> None:
+        raise AssertionError("the panel shows widgets")
+
+
+@pytest.fixture(scope="session")
+def demo(shared_dir: Path) -> Path:
+    """Folder of a demo: one clip of ten frames with one person (the notebooks' tests use the same)."""
+    folder, done = shared_dir / "small_demo", shared_dir / "small_demo.done"
+    with FileLock(shared_dir / "small_demo.lock"):
+        if not done.exists():
+            make_demo(folder, seconds=0.4, size=(480, 270), fps=Fraction(25), people=1, clips=1, workers=1)
+            done.touch()
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "home", tmp_path / "runs")
+
+
+@pytest.fixture
+def desk(place: Place) -> Desk:
+    return Desk(ipywidgets, place)
+
+
+@pytest.fixture
+def on_demo(demo: Path) -> Answers:
+    return Answers(
+        sources=(str(demo / "source" / "alma.png"),),
+        targets=(str(demo / "targets" / "clip1.mp4"),),
+        models_dir=str(demo / "models"),
+        consent=DEMO_CONSENT,
+    )
+
+
+@pytest.fixture
+def make_panel(desk: Desk) -> Callable[[Answers], Panel]:
+    def make(answers: Answers) -> Panel:
+        panel = Panel(desk, answers)
+        panel.fill()
+        return panel
+
+    return make
+
+
+@pytest.fixture
+def text_of() -> Callable[[object], str]:
+    """What a person reads in a widget of HTML."""
+
+    def read(widget: object) -> str:
+        return " ".join(unescape(re.sub(r"<[^>]*>", " ", widget.value)).split())
+
+    return read
+
+
+@pytest.fixture
+def pictures_of() -> Callable[[object], list[np.ndarray]]:
+    """The pictures in a widget of HTML."""
+
+    def read(widget: object) -> list[np.ndarray]:
+        return [read_image(url) for url in re.findall(r'src="(data:[^"]*)"', widget.value)]
+
+    return read
