@@ -70,10 +70,18 @@ class WorkPlaces:
         name = hashlib.sha256(str(output_dir.expanduser().absolute()).encode()).hexdigest()[:16]
         return cls((work_dir or Path(tempfile.gettempdir())) / "colab_helpers" / name, beside)
 
-    def tidy(self) -> None:
-        """Remove what is there only for unfinished work, if no video's segments are left."""
+    def tidy(self, run: str) -> None:
+        """Remove what is there only for unfinished work, if no video's segments are left.
+
+        Args:
+            run: The run that ends; another's job, waiting for the folder, keeps it.
+        """
         for place in (self.local, self.mirror):
-            if place is not None and place.is_dir() and not any(path.is_dir() for path in place.iterdir()):
+            if (
+                place is not None
+                and place.is_dir()
+                and not any(_is_needed(path, run) for path in place.iterdir())
+            ):
                 remove_folder(place)
 
 
@@ -219,6 +227,15 @@ def _broken_off(source: Path, error: OSError) -> OutputError:
 def _remove(partial: Path) -> None:
     with suppress(OSError):
         partial.unlink(missing_ok=True)
+
+
+def job_name(run: str) -> str:
+    """Name of the file that tells a worker what to do."""
+    return f"job-{run}.json"
+
+
+def _is_needed(path: Path, run: str) -> bool:
+    return path.is_dir() or (path.match(job_name("*")) and not path.name.startswith(f"job-{run}."))
 
 
 def remove_folder(folder: Path) -> None:

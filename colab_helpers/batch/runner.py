@@ -22,7 +22,6 @@ from colab_helpers.batch.work import FileWork
 from colab_helpers.errors import (
     ColabHelpersError,
     MediaError,
-    MissingFileError,
     OutputError,
     UsageError,
     WorkerError,
@@ -32,8 +31,9 @@ from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
+from colab_helpers.media.names import shortened
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.probe import is_image, probe
+from colab_helpers.media.probe import existing_file, is_image, probe
 from colab_helpers.media.writer import unwritable
 from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_image
 from colab_helpers.progress import Progress, ProgressCallback
@@ -188,10 +188,7 @@ class Batch:
         """Do one task, unless an earlier run did; a failure ends up in its report."""
         report = self.new_report(task)
         try:
-            if not task.target.exists():
-                raise MissingFileError(
-                    "there is no such file", where=str(task.target), remedy="check the path"
-                )
+            existing_file(task.target)
             if self.resumption is None:
                 self.work_on(index, task, report)
                 return report
@@ -207,7 +204,12 @@ class Batch:
     def _attempt_once(self, index: int, task: Task, report: FileReport, resumption: Resumption) -> FileReport:
         """Do one task, going on where an earlier attempt ended."""
         results = resumption.results
-        earlier = results.find(task) or results.failure(task)
+        work = self._work(task, resumption)
+        earlier = results.find(task)
+        if earlier is not None:
+            work.discard()  # an earlier run may have died between noting the result and this
+            return earlier
+        earlier = results.failure(task)
         if earlier is not None:
             return earlier
         deaths = results.interruptions(task)
@@ -217,24 +219,22 @@ class Batch:
                 where=str(task.target),
                 remedy="free memory, choose the preset stable, or leave this file out",
             )
-        work = self._work(task, resumption)
         try:
             results.start(task, os.getpid())
         except OutputError as error:
             report.fallbacks.append(f"a death of the worker on this file would go unnoticed: {error}")
         try:
             digest = self.work_on(index, task, report, work=work, deaths=deaths)
-        except MediaError:
-            work.discard()  # nothing of an unreadable video is of use to a later run
-            raise
         except BaseException:
             work.discard_unless_begun()
             raise
         try:
             resumption.patience.attempt(lambda: results.keep(task, report, digest))
         except OutputError as error:
+            # Its segments stay: a later run need only join them again.
             report.fallbacks.append(f"a later run will do this file again: {error}")
-        work.discard()
+        else:
+            work.discard()
         return report
 
     def _work(self, task: Task, resumption: Resumption) -> FileWork:
@@ -255,6 +255,8 @@ class Batch:
             return
         try:
             self.resumption.results.give_up(task, report)
+        except MediaError:
+            return  # what cannot be read has no key; a later look costs nothing
         except ColabHelpersError as error:
             report.fallbacks.append(f"the failure could not be noted: {error}")
 
@@ -303,14 +305,13 @@ class Batch:
     def _do(
         self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
     ) -> str | None:
-        if not task.target.exists():
-            raise MissingFileError("there is no such file", where=str(task.target), remedy="check the path")
-        report.bytes_in = task.target.stat().st_size
+        report.bytes_in = existing_file(task.target).stat().st_size
         require_disk(task, report.bytes_in, work.place if work and work.mirror else None)
         if is_image(task.target):
             self._do_image(task, report, engine)
             return None
         output, suffix_note = _settle_output(task)
+        self._check_free(task, output)
         report.fallbacks += [suffix_note] if suffix_note else []
         if work is not None and work.mirror is not None:
             return self._do_video_away(index, task, output, report, engine, work)
@@ -318,9 +319,21 @@ class Batch:
         report.output, report.bytes_out = str(output), output.stat().st_size
         return None
 
+    def _check_free(self, task: Task, output: Path) -> None:
+        """A changed suffix must not make two results one: ``x.avi`` beside ``x.avi.mp4``."""
+        others = (other for other in self.tasks if other is not task)
+        clash = next((other for other in others if other.output == output), None)
+        if clash is not None:
+            raise OutputError(
+                f"its result would be called like that of {clash.target.name}",
+                where=str(output),
+                remedy="rename one of the two targets",
+            )
+
     def _do_image(self, task: Task, report: FileReport, engine: Engine) -> None:
         image, faces = process_image(engine, self.source, read_image(task.target))
         output = _image_output(task)
+        self._check_free(task, output)
         write_image(output, image, quality=engine.settings.output_image_quality)
         report.output, report.bytes_out = str(output), output.stat().st_size
         report.frames_in = report.frames_out = 1
@@ -437,7 +450,7 @@ def _image_output(task: Task) -> Path:
     """The output's final name: formats that are read but not written (BMP, TIFF) become PNG."""
     if task.demanded or task.output.suffix.lower() in WRITTEN_SUFFIXES:
         return task.output
-    return task.output.with_name(f"{task.output.name}.png")
+    return task.output.with_name(shortened("", task.output.name, ".png"))
 
 
 def _settle_output(task: Task) -> tuple[Path, str | None]:
@@ -447,7 +460,7 @@ def _settle_output(task: Task) -> tuple[Path, str | None]:
     suffix, note = output_suffix(probe(task.target))
     if suffix == task.output.suffix.lower():
         return task.output, note
-    return task.output.with_name(task.output.name + suffix), note
+    return task.output.with_name(shortened("", task.output.name, suffix)), note
 
 
 @contextmanager

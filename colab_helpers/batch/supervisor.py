@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, STOP_NAME
-from colab_helpers.batch.places import WorkPlaces
+from colab_helpers.batch.places import WorkPlaces, job_name
 from colab_helpers.batch.protocol import (
     BUSY,
     RECYCLE,
@@ -96,14 +96,14 @@ class Supervisor:
         job, cause, barren = self._living(), None, 0
         if job is None:
             (folder / STOP_NAME).unlink(missing_ok=True)
-        path = places.local / f"job-{self.job.run}.json"
+        path = places.local / job_name(self.job.run)
         self.job.save(path)
         while True:
             journal = _size(folder / JOURNAL_NAME)
             end = self._attached(job) if job else self._started(path, cause)
             if end.code == 0:
                 _tidy(path)
-                places.tidy()
+                places.tidy(self.job.run)
                 return self._report(end.run)
             if self._interrupts:
                 raise KeyboardInterrupt
@@ -111,7 +111,7 @@ class Supervisor:
                 job = self._living() if end.code == BUSY else None
                 if job is None:
                     refusal = _refusal(path)
-                    places.tidy()
+                    places.tidy(self.job.run)
                     raise refusal
                 continue
             job = None

@@ -140,7 +140,7 @@ def run_job(
             report = batch.run()
         _save(report, job)
         (folder / STOP_NAME).unlink(missing_ok=True)
-        places.tidy()
+        places.tidy(job.run)
     return report
 
 

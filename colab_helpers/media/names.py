@@ -1,4 +1,4 @@
-"""Names of files that are being written."""
+"""Names of files, made so that every usual file system takes them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _LONGEST = 255
 
 def hidden_name(path: Path) -> Path:
     """Where a file is written until it is complete: beside its place, with the same suffix."""
-    return path.with_name(_shortened(".", path.stem, f".part{path.suffix}"))
+    return path.with_name(shortened(".", path.stem, f".part{path.suffix}"))
 
 
-def _shortened(before: str, stem: str, after: str) -> str:
-    """The three in a row; a stem that makes it too long is cut and told apart by its hash."""
+def shortened(before: str, stem: str, after: str) -> str:
+    """A file's name from three parts; a stem that makes it too long is cut and told apart by its hash."""
     name = f"{before}{stem}{after}"
     if len(name.encode(errors="surrogateescape")) <= _LONGEST:
         return name

@@ -23,6 +23,7 @@ from colab_helpers.faces.types import FloatArray
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.images import write_image
+from colab_helpers.media.names import shortened
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import Frame, read_frames
@@ -382,4 +383,4 @@ def _one_opencv_thread() -> Iterator[None]:
 
 def frames_folder(output: Path) -> Path:
     """Where the kept frames of a result lie: ``<name>_frames`` beside it."""
-    return output.with_name(f"{output.stem}_frames")
+    return output.with_name(shortened("", output.stem, "_frames"))

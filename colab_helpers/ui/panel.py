@@ -211,9 +211,9 @@ class Panel:
             self.status.value = ""
 
     def _refresh_all(self) -> None:
-        self._show_consent()
         self.sources.refresh()
         self.targets.refresh()
+        self._show_consent()
         self.preview.set_targets(self.targets.tasks)
         self.preview.mark_stale()
 

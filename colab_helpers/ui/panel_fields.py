@@ -16,8 +16,9 @@ from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import RED, paragraph
 from colab_helpers.ui.panel_presets import value_text
 
-_LABEL = {"description_width": "190px"}
-_WIDTH = {"width": "430px"}
+_LABEL = {"description_width": "170px"}
+_WIDTH = {"width": "350px"}
+_HELP = "margin:0;line-height:1.3;opacity:.75"
 _LONGEST_SLIDER = 100
 _MOST_CHOICES = 10
 
@@ -52,7 +53,7 @@ class FieldEditor:
         self.name = name
         self._written = False
         self.widget = self._make(desk.widgets, schema)
-        self.help = desk.html(f'<span style="opacity:.8">{html.escape(field_help(name))}</span>')
+        self.help = desk.html(f'<p style="{_HELP}">{html.escape(field_help(name))}</p>')
         self.error = desk.html()
         self.box = desk.column(self.widget, self.help, self.error)
 

@@ -16,6 +16,7 @@ RED, AMBER, GREEN = "#c62828", "#b26a00", "#2e7d32"
 
 PREVIEW_WIDTH, PREVIEW_HEIGHT = 960, 540
 _BOX_COLOURS = ((80, 220, 80), (0, 170, 255))
+_STROKE = 2
 _JPEG = 90
 
 
@@ -47,15 +48,14 @@ def fitted(image: ByteImage, width: int, height: int) -> ByteImage:
     )
 
 
-def with_boxes(image: ByteImage, faces: Sequence[Face]) -> ByteImage:
-    """A copy with the faces' boxes drawn: the first green, the others orange."""
-    drawn = image.copy()
-    stroke = max(1, round(max(image.shape[:2]) / 160))
-    for number, face in enumerate(faces):
-        left, top, right, bottom = (round(float(value)) for value in face.box)
-        colour = _BOX_COLOURS[min(number, 1)]
-        cv2.rectangle(drawn, (left, top), (right, bottom), colour, stroke, cv2.LINE_AA)
-    return drawn
+def thumbnail(image: ByteImage, faces: Sequence[Face], width: int, height: int) -> ByteImage:
+    """A small copy with the faces' boxes drawn: the first green, the others orange."""
+    small = fitted(image, width, height).copy()
+    scale = small.shape[1] / image.shape[1]
+    for number, face in reversed(list(enumerate(faces))):
+        left, top, right, bottom = (round(float(value) * scale) for value in face.box)
+        cv2.rectangle(small, (left, top), (right, bottom), _BOX_COLOURS[min(number, 1)], _STROKE)
+    return small
 
 
 def wipe(before: ByteImage, after: ByteImage, share: float) -> ByteImage:

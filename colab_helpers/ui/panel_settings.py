@@ -81,7 +81,7 @@ class SettingsTab:
         for group in GROUPS:
             members = [editor for name, editor in self.editors.items() if group_of(name) == group]
             for editor in members:
-                editor.box.layout = {"width": "480px", "margin": "4px 12px 8px 0"}
+                editor.box.layout = {"width": "370px", "margin": "2px 10px 8px 0"}
             boxes.append(w.HBox([editor.box for editor in members], layout=layout))
         accordion = w.Accordion(children=boxes)
         for number, title in enumerate(GROUPS.values()):

@@ -13,17 +13,16 @@ from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import is_image
+from colab_helpers.media.probe import existing_file, is_image
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,
     GREEN,
     RED,
     bullets,
-    fitted,
     paragraph,
     picture,
-    with_boxes,
+    thumbnail,
     words,
 )
 from colab_helpers.ui.panel_people import PeopleLibrary
@@ -222,7 +221,7 @@ def card_html(sight: Sight, *, alien: bool = False) -> str:
 
 
 def _thumbnail(image: ByteImage, faces: Sequence[Face]) -> str:
-    return picture(fitted(with_boxes(image, faces), _THUMB_WIDTH, _THUMB_HEIGHT), alt="photo")
+    return picture(thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT), alt="photo")
 
 
 def _aliens(sights: Iterable[Sight]) -> set[str]:
@@ -270,5 +269,5 @@ def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:
 def _changed(path: str) -> object:
     if path.startswith("data:"):
         return None
-    found = Path(path).expanduser().stat()
+    found = existing_file(path).stat()
     return found.st_mtime_ns, found.st_size

@@ -160,8 +160,8 @@ def picture_of(target: Path, frame: int) -> ByteImage:
     if is_image(target):
         return read_image(target)
     info = probe(target)
-    # Between two frames, so that no rounding of time stamps takes the one before.
-    return frame_at(target, (frame + 0.5) / rate_of(info))
+    # A little before the frame: the first one from there on is taken, and time stamps are rounded.
+    return frame_at(target, max(0.0, frame - 0.25) / rate_of(info))
 
 
 def rate_of(info: VideoInfo) -> float:

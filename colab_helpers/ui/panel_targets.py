@@ -17,7 +17,7 @@ from colab_helpers.media.probe import existing_file, is_image, probe
 from colab_helpers.svg import clock_text
 from colab_helpers.ui.panel_choice import Answers
 from colab_helpers.ui.panel_desk import Desk
-from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, fitted, paragraph, picture, with_boxes, words
+from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, paragraph, picture, thumbnail, words
 from colab_helpers.ui.panel_studio import frames_of
 
 FIRST_LOOK = 4.0
@@ -26,6 +26,7 @@ NOT_MEASURED = "not measured"
 NOT_SEEN = "not looked at yet"
 
 _THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
+_CELL = "text-align:left;padding:2px 10px 2px 0"
 _HEAD = ("", "", "file", "length", "size", "frames", "picture", "faces", "time", "fits")
 
 
@@ -170,7 +171,7 @@ class TargetsTab:
         except ColabHelpersError as error:
             faces, count = [], f"unknown: {error.what}"
         return Sight(
-            thumbnail=picture(fitted(with_boxes(image, faces), _THUMB_WIDTH, _THUMB_HEIGHT), alt=path.name),
+            thumbnail=picture(thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT), alt=path.name),
             length=length,
             size=f"{size / 1e6:.1f} MB",
             frames=frames,
@@ -181,7 +182,7 @@ class TargetsTab:
     # --- showing --------------------------------------------------------------------------------------
 
     def _table_html(self, sights: list[Sight | str], answers: Answers) -> str:
-        head = "".join(f"<th>{name}</th>" for name in _HEAD)
+        head = "".join(f'<th style="{_CELL}">{name}</th>' for name in _HEAD)
         fits = fitting(self.tasks, self._seconds, answers)
         rows = [
             _row_html(number, path, sight, self._seconds.get(path), fits.get(path))
@@ -229,10 +230,14 @@ def _row_html(number: int, path: Path, sight: Sight | str, seconds: float | None
     name = f'<span title="{html.escape(str(path), quote=True)}">{html.escape(path.name)}</span>'
     if isinstance(sight, str):
         colour = AMBER if sight == NOT_SEEN else RED
-        told = f'<td colspan="7">{paragraph(sight, colour)}</td>'
-        return f"<tr><td>{number}</td><td></td><td>{name}</td>{told}</tr>"
+        told = f'<td colspan="7" style="{_CELL}">{paragraph(sight, colour)}</td>'
+        return f"<tr>{_cell(str(number))}{_cell('')}{_cell(name)}{told}</tr>"
     taken = NOT_MEASURED if seconds is None else clock_text(max(1.0, seconds))
     told = "" if fits is None else paragraph("yes", GREEN) if fits else paragraph("no", RED)
     texts = (sight.length, sight.size, str(sight.frames), sight.picture, sight.faces, taken)
-    cells = "".join(f"<td>{html.escape(text)}</td>" for text in texts)
-    return f"<tr><td>{number}</td><td>{sight.thumbnail}</td><td>{name}</td>{cells}<td>{told}</td></tr>"
+    cells = [str(number), sight.thumbnail, name, *map(html.escape, texts), told]
+    return f"<tr>{''.join(map(_cell, cells))}</tr>"
+
+
+def _cell(content: str) -> str:
+    return f'<td style="{_CELL}">{content}</td>'

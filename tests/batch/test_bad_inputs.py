@@ -565,7 +565,7 @@ def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
     assert safety.is_alive()
     safety.cancel()
     assert [file.status for file in report.files] == ["failed", "failed", "done"]
-    for file, words in zip(report.files, ("pipe or device", "no such file"), strict=False):
+    for file, words in zip(report.files, ("pipe or device", "leads nowhere"), strict=False):
         assert words in (file.error or "")
         assert file.target in (file.error or "")
         assert "What to do" in (file.error or "")

@@ -400,7 +400,8 @@ def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(
     assert report.files[0].status == "failed"
     assert "only 7 of 11 frames could be read (Input/output error)" in error
     assert "What to do" in error
-    assert litter(tmp_path / "out") == set()
+    # A disk may have failed for a moment: what is finished waits for the next run.
+    assert litter(tmp_path / "out") <= {WORK_NAME}
     assert_as_undisturbed(batch(), tmp_path / "out", plain)
 
 
@@ -458,7 +459,7 @@ def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
         report = batch(name)
         assert kept(report) == expected
         assert_as_undisturbed(report, tmp_path / name, plain)
-        assert any("damaged line" in note for note in report.notes) or data.endswith(b"}\n")
+        assert any("damaged line" in note for note in report.notes) or data.endswith((b"}\n", b"}}"))
         found.add(expected)
     assert len(found) > 1
 

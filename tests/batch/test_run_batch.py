@@ -293,3 +293,14 @@ def test_swap_image_takes_paths_bytes_arrays_and_data_urls(
     for result in results:
         assert result.shape == image.shape
         np.testing.assert_array_equal(result, results[0])
+
+
+def test_a_changed_suffix_does_not_make_two_results_one(
+    batch: Callable[..., BatchReport], tmp_path: Path
+) -> None:
+    first = make(tmp_path / "x.avi", Spec(frames=5, codec="mpeg4", options={}))
+    second = make(tmp_path / "x.avi.mp4", Spec(frames=7))
+    report = batch(first, second)
+    assert [file.status for file in report.files] == ["failed", "done"]
+    assert "called like that of x.avi.mp4" in (report.files[0].error or "")
+    assert len(decoded(tmp_path / "out" / "x.avi.mp4")[1]) == 7

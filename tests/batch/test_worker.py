@@ -21,6 +21,7 @@ from colab_helpers.api import run_batch
 from colab_helpers.batch import runner, supervisor
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.names import JOURNAL_NAME, STOP_NAME
+from colab_helpers.batch.places import WorkPlaces
 from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.settings import load_settings
@@ -195,7 +196,10 @@ def test_another_batch_into_the_same_folder_is_refused_with_the_holders_name(she
     holder = shell()
     process = holder.start()
     status = holder.until(lambda status: status["files"][0]["frame"] > 0)
+    (worker,) = holder.workers()
+    worker.suspend()  # so that it does not end before the other has begun
     code, text = shell("--output-video-quality", "30").run()
+    worker.resume()
     assert code == 2
     assert f"process {status['pid']} on" in text
     assert "What to do" in text
@@ -431,3 +435,19 @@ def test_with_the_work_on_another_disk_that_is_lost(shell, tmp_path: Path) -> No
     assert repeated(tmp_path / "out") == {}
     assert litter(tmp_path / "out", *NAMES) == set()
     assert not list((tmp_path / "local").rglob("*.*"))
+
+
+def test_a_batch_that_ends_leaves_the_job_of_one_that_waits(tmp_path: Path) -> None:
+    places = WorkPlaces.of(tmp_path)
+    places.local.mkdir()
+    for name in ("job-mine.json", "job-theirs.json", "worker.log"):
+        (places.local / name).write_text("")
+    places.tidy("mine")
+    assert (places.local / "job-theirs.json").exists()
+    (places.local / "job-theirs.json").unlink()
+    (places.local / "segments").mkdir()
+    places.tidy("mine")
+    assert places.local.exists()
+    (places.local / "segments").rmdir()
+    places.tidy("mine")
+    assert not places.local.exists()

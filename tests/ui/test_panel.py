@@ -41,7 +41,12 @@ def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
     made = make_panel(answers)
     assert made.choice.answers == answers
     assert made.choice.values() == {item.name: getattr(answers, item.name) for item in fields(answers)}
-    assert [made.tabs.get_title(number) for number in range(4)] == ["Sources", "Targets", "Settings", "Preview"]
+    assert [made.tabs.get_title(number) for number in range(4)] == [
+        "Sources",
+        "Targets",
+        "Settings",
+        "Preview",
+    ]
     assert made.tabs.selected_index == 0
 
 
@@ -94,7 +99,9 @@ def test_wrong_overrides_are_left_to_the_run(in_notebook, on_demo):
 
 
 def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
-    small = Demo(str(demo / "source" / "bruno.png"), (str(demo / "targets" / "clip1.mp4"),), str(demo / "models"))
+    small = Demo(
+        str(demo / "source" / "bruno.png"), (str(demo / "targets" / "clip1.mp4"),), str(demo / "models")
+    )
     monkeypatch.setattr(panel, "ready_demo", lambda host: small)
     made = make_panel(Answers(consent=DEMO_CONSENT))
     assert "the demo with rendered people" in text_of(made.status)
@@ -102,11 +109,19 @@ def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
     assert "bruno.png" in text_of(made.sources.cards.children[0].children[0])
     assert "clip1.mp4" in text_of(made.targets.table)
     chosen = made.choice.answers
-    assert (chosen.sources, chosen.targets, chosen.models_dir) == ((small.source,), small.targets, small.models)
+    assert (chosen.sources, chosen.targets, chosen.models_dir) == (
+        (small.source,),
+        small.targets,
+        small.models,
+    )
     made.sources.path.value = str(demo / "source" / "alma.png")
     made.sources.add_button.click()
     chosen = made.choice.answers
-    assert (chosen.sources, chosen.targets, chosen.models_dir) == ((str(demo / "source" / "alma.png"),), (), "")
+    assert (chosen.sources, chosen.targets, chosen.models_dir) == (
+        (str(demo / "source" / "alma.png"),),
+        (),
+        "",
+    )
     assert text_of(made.status) == ""
 
 
@@ -183,12 +198,17 @@ def test_a_run_of_the_panels_choice(make_panel, on_demo, tmp_path):
 
 def test_a_preset_of_ones_own_runs_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
-    text = "version: 1\npresets:\n  mine: {description: Mine., extends: balanced, settings: {output_video_quality: 28}}\n"
+    mine = "{description: Mine., extends: balanced, settings: {output_video_quality: 28}}"
     with pytest.raises(SettingsError, match="there is no preset 'mine'"):
         notebook.settings_of_form("mine", {})
-    (tmp_path / "presets.yaml").write_text(text)
+    (tmp_path / "presets.yaml").write_text(f"version: 1\npresets:\n  mine: {mine}\n")
     found = notebook.settings_of_form("mine+ram_8", {"keep_fps": False})
-    assert (found.output_video_quality, found.batch_size, found.max_memory, found.keep_fps) == (28, 1, 6, False)
+    assert (found.output_video_quality, found.batch_size, found.max_memory, found.keep_fps) == (
+        28,
+        1,
+        6,
+        False,
+    )
     (tmp_path / "presets.yaml").write_text("version: 2")
     assert notebook.settings_of_form("speed", {}).output_video_quality == 28
     with pytest.raises(SettingsError, match=r"presets\.yaml"):

@@ -90,8 +90,16 @@ def test_what_differs_is_listed_and_outlives_another_preset(tab, text_of):
 @pytest.mark.parametrize(
     ("name", "written", "said"),
     [
-        ("execution_threads", "99", "execution_threads = 99 is not allowed; allowed: a whole number from 1 to 64"),
-        ("max_memory", "much", "max_memory = 'much' is not allowed; allowed: a number from 0.5 to 1024 or auto"),
+        (
+            "execution_threads",
+            "99",
+            "execution_threads = 99 is not allowed; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "max_memory",
+            "much",
+            "max_memory = 'much' is not allowed; allowed: a number from 0.5 to 1024 or auto",
+        ),
         ("stall_timeout", "1", "stall_timeout = 1 is not allowed; allowed: a number from 10.0"),
         ("output_video_preset", "very fast!", "output_video_preset = 'very fast!' is not allowed"),
     ],
@@ -203,7 +211,9 @@ def test_presets_of_ones_own_stand_beside_the_shipped_ones(tmp_path):
 
 
 def test_the_words_follow_from_the_settings():
-    work, speed, memory, size = meaning(load_settings("quality", batch_size=3, output_video_encoder="libx264"))
+    work, speed, memory, size = meaning(
+        load_settings("quality", batch_size=3, output_video_encoder="libx264")
+    )
     assert work == "Work: Every face is swapped, then restored in detail."
     assert "the CPU encodes" in speed
     assert "at most 10 GB of RAM; 3 frames at once" in memory

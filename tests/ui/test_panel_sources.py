@@ -1,0 +1,268 @@
+"""The tab of the photos: cards, hints, and the library of people."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers.demo.actors import portrait
+from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.media.images import read_image, to_data_url
+from colab_helpers.ui.panel_people import PeopleLibrary, checked_name
+from colab_helpers.ui.panel_sources import NOBODY, STRANGER, photos_at, uploaded_files
+
+NAMES = [
+    "",
+    ".",
+    "..",
+    "../x",
+    "a/b",
+    "a\\b",
+    "/etc",
+    ".hidden",
+    "a..b",
+    "con",
+    "NUL.txt",
+    "x" * 61,
+    "a\n",
+    "a ",
+]
+
+
+@pytest.fixture
+def panel(make_panel, on_demo):
+    return make_panel(on_demo)
+
+
+def cards(panel):
+    return [card.children[0] for card in panel.sources.cards.children]
+
+
+def write(path: Path, image: np.ndarray) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+    return str(path)
+
+
+def add(panel, text):
+    panel.sources.path.value = str(text)
+    panel.sources.add_button.click()
+
+
+def test_a_card_shows_the_photo_with_its_face_marked(panel, text_of, pictures_of, demo):
+    (card,) = cards(panel)
+    assert text_of(card).startswith("alma.png 512 x 512 pixels, face 15")
+    assert text_of(card).endswith("Good.")
+    (picture,) = pictures_of(card)
+    assert picture.shape == (180, 180, 3)
+    plain = cv2.resize(read_image(demo / "source" / "alma.png"), (180, 180), interpolation=cv2.INTER_AREA)
+    green = (picture[..., 1].astype(int) - picture[..., 2] > 90) & (picture[..., 1] > 150)
+    marked = np.argwhere(green)
+    assert len(marked) > 60
+    # The mark goes around a face in the picture's upper half; the rest is the photo.
+    assert np.all(marked.min(0) > 20)
+    assert np.all(marked.max(0) < 140)
+    assert np.mean(cv2.absdiff(picture, plain)[150:]) < 3
+
+
+def test_hints_in_plain_words(panel, tmp_path, text_of):
+    image = portrait("bruno")
+    bad = {
+        "soft.png": (cv2.GaussianBlur(image, (0, 0), 3), "The face is blurred"),
+        "tiny.png": (cv2.resize(image, (200, 200), interpolation=cv2.INTER_AREA), "The face is small"),
+        "wall.png": (np.full((200, 200, 3), 90, np.uint8), "No face was found"),
+        "night.png": ((image * 0.2).astype(np.uint8), "The face is too dark"),
+    }
+    for name, (picture, _) in bad.items():
+        write(tmp_path / "p" / name, picture)
+    add(panel, tmp_path / "p")
+    told = {text_of(card).split()[0]: text_of(card) for card in cards(panel)}
+    assert list(told) == ["alma.png", *sorted(bad)]
+    for name, (_, hint) in bad.items():
+        assert hint in told[name]
+    assert "refuse 1 photo(s) without a face" in text_of(panel.sources.summary)
+    assert "5 photos of one person are averaged" in text_of(panel.sources.summary)
+
+
+def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
+    add(panel, write(tmp_path / "alma2.png", cv2.resize(portrait("alma"), (450, 450))))
+    assert not any(STRANGER in text_of(card) for card in cards(panel))
+    add(panel, write(tmp_path / "other.png", portrait("hanna")))
+    assert [STRANGER in text_of(card) for card in cards(panel)] == [False, False, True]
+    panel.sources.cards.children[2].children[1].click()
+    assert [Path(path).name for path in panel.choice.answers.sources] == ["alma.png", "alma2.png"]
+    assert len(cards(panel)) == 2
+
+
+def test_two_people_cannot_be_told_which_is_wrong(panel, demo, text_of):
+    add(panel, demo / "source" / "hanna.png")
+    assert [STRANGER in text_of(card) for card in cards(panel)] == [True, True]
+
+
+def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of, pictures_of):
+    made = make_panel(replace(on_demo, models_dir=str(tmp_path / "none")))
+    (card,) = cards(made)
+    assert "Not examined" in text_of(card)
+    assert str(tmp_path / "none") in text_of(card)
+    assert len(pictures_of(card)) == 1
+    made.settings.models.value = on_demo.models_dir
+    assert "Good." in text_of(cards(made)[0])
+
+
+def test_a_photo_that_is_gone_or_damaged(make_panel, on_demo, tmp_path, text_of):
+    damaged = tmp_path / "text.png"
+    damaged.write_text("no picture")
+    made = make_panel(replace(on_demo, sources=(str(damaged), str(tmp_path / "gone.png"))))
+    first, second = (text_of(card) for card in cards(made))
+    assert "not a picture" in first
+    assert "there is no such file" in second
+
+
+@pytest.mark.parametrize("written", ["", "/nowhere/a.png"])
+def test_what_cannot_be_added_is_told(panel, text_of, written):
+    add(panel, written)
+    assert "What to do" in text_of(panel.sources.message)
+    assert len(panel.sources.paths) == 1
+
+
+def test_a_changed_photo_is_examined_again(make_panel, on_demo, tmp_path, text_of):
+    path = write(tmp_path / "a.png", portrait("alma"))
+    made = make_panel(replace(on_demo, sources=(path,)))
+    assert "Good." in text_of(cards(made)[0])
+    write(tmp_path / "a.png", np.full((50, 50, 3), 9, np.uint8))
+    made.sources.refresh()
+    assert "No face" in text_of(cards(made)[0])
+
+
+def test_names_are_no_markup(panel, tmp_path):
+    add(panel, write(tmp_path / "<b onclick=x>.png", portrait("alma")))
+    assert "<b onclick" not in cards(panel)[1].value
+    assert "&lt;b onclick=x&gt;.png" in cards(panel)[1].value
+
+
+def test_a_picture_given_as_data(make_panel, on_demo, text_of):
+    made = make_panel(replace(on_demo, sources=(to_data_url(portrait("alma")),)))
+    assert "(picture as data)" in text_of(cards(made)[0])
+    assert "Good." in text_of(cards(made)[0])
+
+
+def test_photos_of_a_folder_come_in_natural_order(tmp_path):
+    for name in ("b10.png", "b9.png", "note.txt", "A1.JPG"):
+        (tmp_path / name).touch()
+    assert [Path(path).name for path in photos_at(str(tmp_path))] == ["A1.JPG", "b9.png", "b10.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingFileError, match="holds no photo"):
+        photos_at(str(tmp_path / "empty"))
+
+
+def test_uploads_of_both_versions_of_ipywidgets():
+    old = {"a.png": {"metadata": {"name": "a.png"}, "content": b"1"}}
+    new = ({"name": "a.png", "content": memoryview(b"1")},)
+    assert list(uploaded_files(old)) == list(uploaded_files(new)) == [("a.png", b"1")]
+
+
+def test_uploaded_photos_are_kept_and_used(panel, place, monkeypatch):
+    data = base64.b64decode(to_data_url(portrait("hanna")).partition(",")[2])
+    monkeypatch.setattr(
+        "colab_helpers.ui.panel_sources.uploaded_files", lambda value: [("../../h.png", data)]
+    )
+    panel.sources._uploaded(None)
+    path = place.runs / "uploads" / "h.png"
+    assert path.read_bytes() == data
+    assert panel.choice.answers.sources[1] == str(path)
+    assert len(cards(panel)) == 2
+
+
+# --- the library --------------------------------------------------------------------------------------
+
+
+def test_a_person_is_saved_listed_and_used_again(panel, make_panel, on_demo, place, demo, text_of):
+    add(panel, demo / "source" / "hanna.png")
+    panel.sources.name.value = "Ana R."[:5]
+    panel.sources.save_button.click()
+    assert "2 photo(s) saved as Ana R" in text_of(panel.sources.message)
+    folder = place.home / "people" / "Ana R"
+    card = json.loads((folder / "person.json").read_text())
+    assert (card["name"], card["consent"]) == ("Ana R", on_demo.consent)
+    assert len(card["saved"]) == 10
+    again = make_panel(on_demo)
+    assert again.sources.person.options == (NOBODY, "Ana R")
+    again.sources.person.value = "Ana R"
+    again.sources.use_button.click()
+    assert again.choice.answers.sources == (str(folder / "01.png"), str(folder / "02.png"))
+    assert (folder / "02.png").read_bytes() == (demo / "source" / "hanna.png").read_bytes()
+    assert on_demo.consent in text_of(again.sources.message)
+    again.sources.forget_button.click()
+    assert not folder.exists()
+    assert again.sources.person.options == (NOBODY,)
+    assert again.choice.answers.sources == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_could_escape_are_refused(place, demo, name):
+    library = PeopleLibrary(place.home)
+    with pytest.raises(UsageError, match="cannot be a name"):
+        library.save(name, [str(demo / "source" / "alma.png")], consent="")
+    with pytest.raises(UsageError, match="cannot be a name"):
+        library.photos(name)
+    with pytest.raises(UsageError, match="cannot be a name"):
+        library.remove(name)
+    assert not place.home.exists()
+
+
+@pytest.mark.parametrize("name", ["Ana", "Ana Ruiz 2", "Łukasz O'Hara", "x", "a.b-c_d", "李"])
+def test_names_that_may_be(name):
+    assert checked_name(name) == name
+
+
+def test_a_bad_name_is_told_in_the_panel(panel, text_of, place):
+    panel.sources.name.value = "../../etc"
+    panel.sources.save_button.click()
+    assert "cannot be a name in the library" in text_of(panel.sources.message)
+    panel.sources.use_button.click()
+    assert "nobody is chosen" in text_of(panel.sources.message)
+    assert not place.home.exists()
+
+
+def test_all_photos_are_saved_or_none(place, demo, tmp_path):
+    library, alma = PeopleLibrary(place.home), str(demo / "source" / "alma.png")
+    library.save("Ana", [alma], consent="c")
+    bad = tmp_path / "bad.png"
+    bad.write_text("x")
+    with pytest.raises(ValueError, match="not a picture"):
+        library.save("Ana", [alma, str(bad)], consent="c")
+    assert len(library.photos("Ana")) == 1
+    with pytest.raises(UsageError, match="no photos"):
+        library.save("Ana", [], consent="c")
+    library.save("Ana", [alma, to_data_url(portrait("hanna"))], consent="d")
+    assert [path.name for path in library.photos("Ana")] == ["01.png", "02.png"]
+    assert library.people()[0].consent == "d"
+    assert [path.name for path in library.folder.iterdir()] == ["Ana"]
+
+
+def test_changed_or_foreign_files_in_the_library(place, demo):
+    library = PeopleLibrary(place.home)
+    library.save("Ana", [str(demo / "source" / "alma.png")], consent="c")
+    (library.folder / "noise").mkdir()
+    (library.folder / "noise" / "person.json").write_text("{}")
+    (library.folder / "Eve").mkdir()
+    card = (library.folder / "Ana" / "person.json").read_text()
+    (library.folder / "Eve" / "person.json").write_text(card)  # a card that says it is another's
+    assert [person.name for person in library.people()] == ["Ana"]
+    (library.folder / "Ana" / "01.png").write_bytes(b"other")
+    with pytest.raises(MissingFileError, match="gone or was changed"):
+        library.photos("Ana")
+    with pytest.raises(MissingFileError, match="nobody called"):
+        library.photos("Eve")
+
+
+def test_a_library_that_cannot_be_written(tmp_path, demo):
+    (tmp_path / "people").touch()
+    with pytest.raises(OutputError, match="cannot be saved"):
+        PeopleLibrary(tmp_path).save("Ana", [str(demo / "source" / "alma.png")], consent="c")
