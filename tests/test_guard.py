@@ -48,6 +48,10 @@ def test_goes_on_after_two_minutes() -> None:
     guard = machine.guard()
     assert guard.check(wait=True).endswith("95 %")
     assert machine.time == LONGEST_WAIT == 120
+    assert guard.short
+    machine.percents = [60.0]
+    assert guard.check(wait=True) is None
+    assert not guard.short
 
 
 def test_nothing_is_waited_for_at_the_end_but_it_is_counted() -> None:

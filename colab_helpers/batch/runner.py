@@ -279,8 +279,9 @@ class Batch:
         self._worked = True
         report.memory_before = process_memory()
         engine = self.engine
-        if deaths:
-            engine, note = weakened(engine, deaths)
+        if deaths or self.guard.short:
+            reason = "a worker process died on this file" if deaths else "RAM is short"
+            engine, note = weakened(engine, deaths or 1, reason=reason)
             report.fallbacks.append(note)
         try:
             digest = self._do(index, task, report, engine, work)
@@ -413,16 +414,13 @@ def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | 
     return engine.source_embedding([(source.name, read_image(source.image)) for source in sources])
 
 
-def weakened(engine: Engine, times: int) -> tuple[Engine, str]:
+def weakened(engine: Engine, times: int, *, reason: str) -> tuple[Engine, str]:
     """The same networks, used with less memory, and a note on it."""
     before: Settings = engine.settings
     memory = max(0.5, float(before.max_memory) / 2**times)
     threads = max(1, int(before.execution_threads) // 2**times)
     settings = before.with_overrides(max_memory=round(memory, 2), batch_size=1, execution_threads=threads)
-    note = (
-        f"a worker process died on this file: max_memory lowered to {memory:.1f} GB, batch_size to 1, "
-        f"execution_threads to {threads}"
-    )
+    note = f"{reason}: max_memory lowered to {memory:.1f} GB, batch_size to 1, execution_threads to {threads}"
     return replace(engine, settings=settings), note
 
 

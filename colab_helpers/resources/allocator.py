@@ -35,7 +35,8 @@ def tune_allocator() -> bool:
         _M_MMAP_THRESHOLD: _LARGEST_MMAP_THRESHOLD,
         _M_TRIM_THRESHOLD: _KEPT_AT_THE_TOP,
     }
-    return all([mallopt(key, value) for key, value in wanted.items()])
+    taken = [mallopt(key, value) for key, value in wanted.items()]
+    return all(taken)
 
 
 @cache

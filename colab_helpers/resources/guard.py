@@ -29,12 +29,14 @@ class MemoryGuard:
 
     Attributes:
         warnings: How often RAM was found above ``WARNING_PERCENT``.
+        short: Whether it still was after the last wait: what comes next had better need less.
     """
 
     read: Callable[[], float] = ram_percent
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     warnings: int = field(default=0, init=False)
+    short: bool = field(default=False, init=False)
 
     def check(self, *, wait: bool) -> str | None:
         """Look once; when RAM is short, give back what this process holds for nothing.
@@ -46,6 +48,7 @@ class MemoryGuard:
             What was found and done, for the report; None if there is enough.
         """
         before = self.read()
+        self.short = False
         if before <= WARNING_PERCENT:
             return None
         self.warnings += 1
@@ -57,4 +60,5 @@ class MemoryGuard:
             self.sleep(_LOOK_EVERY)
             now = self.read()
         waited = self.clock() - started
+        self.short = now > WARNING_PERCENT
         return f"RAM in use was {before:.0f} %; after {waited:.0f} s of collecting and waiting {now:.0f} %"

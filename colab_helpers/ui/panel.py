@@ -24,6 +24,7 @@ from colab_helpers.ui.panel_targets import TargetsTab
 
 _TITLES = ("Sources", "Targets", "Settings", "Preview")
 _PREVIEW = _TITLES.index("Preview")
+_shown: list[Choice] = []
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ def show_panel(
         # What is no mapping of names is refused by the run, in its own words.
         return Choice(answers)
     panel = Panel(Desk(widgets, this_host()), answers)
+    while _shown:
+        # ipywidgets keeps every widget alive, and an earlier panel would keep its networks.
+        _shown.pop().close()
+    _shown.append(panel.choice)
     show_widget(panel.box)
     panel.fill()
     return panel.choice
@@ -214,7 +219,7 @@ class Panel:
         self.sources.refresh()
         self.targets.refresh()
         self._show_consent()
-        self.preview.set_targets(self.targets.tasks)
+        self.preview.set_targets(self.targets.tasks, first=self.targets.first_good)
         self.preview.mark_stale()
 
     def _show_consent(self) -> None:

@@ -16,8 +16,8 @@ from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import RED, paragraph
 from colab_helpers.ui.panel_presets import value_text
 
-_LABEL = {"description_width": "170px"}
-_WIDTH = {"width": "350px"}
+_LABEL = {"description_width": "165px"}
+_WIDTH = {"width": "372px"}
 _HELP = "margin:0;line-height:1.3;opacity:.75"
 _LONGEST_SLIDER = 100
 _MOST_CHOICES = 10

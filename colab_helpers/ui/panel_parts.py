@@ -15,7 +15,7 @@ RED, AMBER, GREEN = "#c62828", "#b26a00", "#2e7d32"
 """Of words that say fails, warning, works: the doctor's colours."""
 
 PREVIEW_WIDTH, PREVIEW_HEIGHT = 960, 540
-_BOX_COLOURS = ((80, 220, 80), (0, 170, 255))
+_GREEN, _ORANGE = (80, 220, 80), (0, 170, 255)
 _STROKE = 2
 _JPEG = 90
 
@@ -36,7 +36,8 @@ def bullets(texts: Sequence[str], colour: str = "") -> str:
 def picture(image: ByteImage, *, alt: str, style: str = "") -> str:
     """An image inside the HTML itself, as a JPEG."""
     url = to_data_url(image, "jpeg", quality=_JPEG)
-    return f'<img src="{url}" alt="{html.escape(alt, quote=True)}" style="max-width:100%;{style}">'
+    look = style or "max-width:100%"
+    return f'<img src="{url}" alt="{html.escape(alt, quote=True)}" style="{look}">'
 
 
 def fitted(image: ByteImage, width: int, height: int) -> ByteImage:
@@ -48,13 +49,17 @@ def fitted(image: ByteImage, width: int, height: int) -> ByteImage:
     )
 
 
-def thumbnail(image: ByteImage, faces: Sequence[Face], width: int, height: int) -> ByteImage:
-    """A small copy with the faces' boxes drawn: the first green, the others orange."""
+def thumbnail(
+    image: ByteImage, faces: Sequence[Face], width: int, height: int, *, first_counts: bool = False
+) -> ByteImage:
+    """A small copy with the faces' boxes drawn in green; in orange where only the first one counts."""
     small = fitted(image, width, height).copy()
     scale = small.shape[1] / image.shape[1]
     for number, face in reversed(list(enumerate(faces))):
         left, top, right, bottom = (round(float(value) * scale) for value in face.box)
-        cv2.rectangle(small, (left, top), (right, bottom), _BOX_COLOURS[min(number, 1)], _STROKE)
+        cv2.rectangle(
+            small, (left, top), (right, bottom), _ORANGE if first_counts and number else _GREEN, _STROKE
+        )
     return small
 
 

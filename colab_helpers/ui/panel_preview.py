@@ -69,14 +69,14 @@ class PreviewTab:
             layout={"width": "60%"},
         )
 
-    def set_targets(self, targets: Sequence[Path]) -> None:
-        """Offer other targets."""
+    def set_targets(self, targets: Sequence[Path], *, first: int = 0) -> None:
+        """Offer other targets; the one of number ``first`` is shown."""
         if list(targets) == self._targets:
             return
         self._targets, self._filling = list(targets), True
         options = [(f"{number}: {path.name}", number - 1) for number, path in enumerate(targets, 1)]
         self.target.options = options or [(NOTHING, -1)]
-        self.target.value = 0 if options else -1
+        self.target.value = first if options else -1
         self._filling = False
         self._measure_slider()
         self.mark_stale()

@@ -81,7 +81,7 @@ class SettingsTab:
         for group in GROUPS:
             members = [editor for name, editor in self.editors.items() if group_of(name) == group]
             for editor in members:
-                editor.box.layout = {"width": "370px", "margin": "2px 10px 8px 0"}
+                editor.box.layout = {"width": "376px", "margin": "2px 6px 8px 0"}
             boxes.append(w.HBox([editor.box for editor in members], layout=layout))
         accordion = w.Accordion(children=boxes)
         for number, title in enumerate(GROUPS.values()):
@@ -171,18 +171,31 @@ class SettingsTab:
                 del self.overrides[name]
 
     def _explain(self, base: Settings) -> None:
-        text = self.preset_text
+        text, refused = self.preset_text, ""
         try:
             settings = validate_settings({**self._base(), **self.overrides}, preset=text)
         except SettingsError as error:
-            told = paragraph("The run would refuse these settings.", RED) + paragraph(error.what, RED)
-            self.changes.value = told
-            self.description.value = self._description(base)
-            return
+            settings = self._as_far_as_good(base)
+            refused = paragraph(f"The run would refuse these settings: {error.what}.", RED)
+            self._complain_together(error.what)
         self.description.value = self._description(settings)
         changed = differences(settings, base)
         head = f"Different from {text}:" if changed else f"Nothing differs from {text}."
-        self.changes.value = paragraph(head) + bullets(changed)
+        self.changes.value = refused + (paragraph(head) if changed or not refused else "") + bullets(changed)
+
+    def _complain_together(self, what: str) -> None:
+        """Say beside each changed field what keeps it from going with the others."""
+        for name in self.overrides.keys() & self.editors.keys():
+            if name in what and not complaint(name, self.overrides[name]):
+                self.editors[name].complain(what.partition(": ")[2] or what)
+
+    def _as_far_as_good(self, base: Settings) -> Settings:
+        """The settings without what is wrong in itself; the preset's where the rest does not go together."""
+        good = {name: value for name, value in self.overrides.items() if not complaint(name, value)}
+        try:
+            return validate_settings({**self._base(), **good}, preset=self.preset_text)
+        except SettingsError:
+            return base
 
     def _description(self, settings: Settings) -> str:
         chosen = [self._presets.get(name.strip()).description for name in self.preset_text.split("+")]

@@ -66,7 +66,7 @@ class SourcesTab:
         self.name = desk.text("Save these as", hint="name in the library", width="auto")
         self.save_button = desk.button("Save", lambda: self._try(self._save))
         self.message, self.summary = desk.html(), desk.html()
-        self.cards = desk.row()
+        self.cards = w.HBox(layout={"flex_flow": "row wrap", "align_items": "flex-start"})
         self.box = desk.column(
             desk.row(self.path, self.add_button, self.upload),
             desk.row(self.person, self.use_button, self.forget_button, self.name, self.save_button),
@@ -79,7 +79,8 @@ class SourcesTab:
     def refresh(self) -> None:
         """Show the photos chosen now."""
         shown = self._desk.read().sources
-        sights = [self._sight(path) for path in shown[:MOST_CARDS]]
+        finding = self._desk.finding_key()
+        sights = [self._sight(path, finding) for path in shown[:MOST_CARDS]]
         alien = _aliens(sights)
         self.cards.children = [self._card(sight, alien=sight.path in alien) for sight in sights]
         self.summary.value = self._summary_html(shown, sights)
@@ -154,11 +155,11 @@ class SourcesTab:
 
     # --- cards ----------------------------------------------------------------------------------------
 
-    def _sight(self, path: str) -> Sight:
+    def _sight(self, path: str, finding: object) -> Sight:
         """What a photo shows, or why that is not known."""
         thumbnail = ""
         try:
-            key = (path, _changed(path), self._desk.finding_key())
+            key = (path, _changed(path), finding)
             if key not in self._seen:
                 image = read_image(path if path.startswith("data:") else Path(path).expanduser())
                 thumbnail = _thumbnail(image, ())
@@ -221,7 +222,8 @@ def card_html(sight: Sight, *, alien: bool = False) -> str:
 
 
 def _thumbnail(image: ByteImage, faces: Sequence[Face]) -> str:
-    return picture(thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT), alt="photo")
+    small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT, first_counts=True)
+    return picture(small, alt="photo")
 
 
 def _aliens(sights: Iterable[Sight]) -> set[str]:

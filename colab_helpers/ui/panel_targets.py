@@ -53,6 +53,10 @@ class TargetsTab:
     Args:
         desk: Shared by all tabs.
         answers: What stands there first.
+
+    Attributes:
+        tasks: The files that the run would take, as they were at the last look.
+        first_good: Which of them is the first that can be read, from 0.
     """
 
     def __init__(self, desk: Desk, answers: Answers) -> None:
@@ -60,6 +64,7 @@ class TargetsTab:
         self._seen: dict[object, Sight | str] = {}
         self._seconds: Mapping[Path, float] = {}
         self.tasks: list[Path] = []
+        self.first_good = 0
         self._make(answers)
 
     def _make(self, answers: Answers) -> None:
@@ -114,7 +119,9 @@ class TargetsTab:
             self.table.value = paragraph(words(error), RED)
             return
         until = time.monotonic() + limit
-        sights = [self._sight(path, until) for path in self.tasks]
+        finding = self._desk.finding_key()
+        sights = [self._sight(path, until, finding) for path in self.tasks]
+        self.first_good = next((n for n, sight in enumerate(sights) if _is_good(sight)), 0)
         demo = "" if self.listed else paragraph("The demo is used: clips of rendered people.")
         self.table.value = demo + self._table_html(sights, answers) + self._totals_html(answers)
 
@@ -145,11 +152,11 @@ class TargetsTab:
 
     # --- seeing ---------------------------------------------------------------------------------------
 
-    def _sight(self, path: Path, until: float) -> Sight | str:
+    def _sight(self, path: Path, until: float, finding: object) -> Sight | str:
         """What a target is, or why that is not known."""
         try:
             found = existing_file(path).stat()
-            key = (path, found.st_mtime_ns, found.st_size, self._desk.finding_key())
+            key = (path, found.st_mtime_ns, found.st_size, finding)
             if key not in self._seen:
                 if time.monotonic() > until:
                     return NOT_SEEN
@@ -170,8 +177,9 @@ class TargetsTab:
             count = str(len(faces))
         except ColabHelpersError as error:
             faces, count = [], f"unknown: {error.what}"
+        small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT)
         return Sight(
-            thumbnail=picture(thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT), alt=path.name),
+            thumbnail=picture(small, alt=path.name, style="max-width:none;"),
             length=length,
             size=f"{size / 1e6:.1f} MB",
             frames=frames,
@@ -198,6 +206,11 @@ class TargetsTab:
         return paragraph(line) + paragraph(
             f"This machine's memory would bear {capacity} video(s) at once; they are done one after another."
         )
+
+
+def _is_good(sight: Sight | str) -> bool:
+    """Whether a target can be read, as far as is known."""
+    return sight == NOT_SEEN or isinstance(sight, Sight)
 
 
 def chosen_targets(answers: Answers) -> list[Path]:
@@ -235,7 +248,8 @@ def _row_html(number: int, path: Path, sight: Sight | str, seconds: float | None
     taken = NOT_MEASURED if seconds is None else clock_text(max(1.0, seconds))
     told = "" if fits is None else paragraph("yes", GREEN) if fits else paragraph("no", RED)
     texts = (sight.length, sight.size, str(sight.frames), sight.picture, sight.faces, taken)
-    cells = [str(number), sight.thumbnail, name, *map(html.escape, texts), told]
+    facts = [f'<span style="white-space:nowrap">{html.escape(text)}</span>' for text in texts[:4]]
+    cells = [str(number), sight.thumbnail, name, *facts, *map(html.escape, texts[4:]), told]
     return f"<tr>{''.join(map(_cell, cells))}</tr>"
 
 

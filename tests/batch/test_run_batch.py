@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -204,14 +205,16 @@ def test_memory_warnings_are_counted(
     batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
-    percents = iter([91.0, 70.0, 49.0, 88.0, 88.0])
-    read = lambda: next(percents)  # noqa: E731
-    monkeypatch.setattr(runner, "MemoryGuard", lambda: MemoryGuard(read=read, sleep=lambda _: None))
+    clock = count().__next__
+    monkeypatch.setattr(
+        runner, "MemoryGuard", lambda: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
+    )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
-    assert "RAM in use was 91 %" in report.files[0].fallbacks[-1]
-    assert "49 %" in report.files[0].fallbacks[-1]
-    assert "88 %" in report.files[1].fallbacks[-1]
+    assert "RAM in use was 90 %" in report.files[0].fallbacks[-1]
+    assert "waiting 90 %" in report.files[0].fallbacks[-1]
+    assert "RAM is short: max_memory lowered" in report.files[1].fallbacks[0]
+    assert report.files[1].frames_out == 3
 
 
 def test_stopping_keeps_what_is_done_and_marks_the_rest(

@@ -20,6 +20,7 @@ from colab_helpers.ui import notebook as cells
 from colab_helpers.ui.notebook import BatchError, run_batch_swap, show_results
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "batch_swap.ipynb"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
 
 
@@ -47,6 +48,17 @@ def pages(folder: Path) -> str:
     return "".join("".join(output.get("data", {}).get("text/html", "")) for output in outputs)
 
 
+def shown_types(folder: Path) -> set[str]:
+    """Kinds of output of the executed notebook."""
+    executed = nbformat.read(folder / "batch_swap.ipynb", as_version=4)
+    return {
+        kind
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
+    }
+
+
 def frame_count(path: Path) -> int:
     with av.open(path) as container:
         return sum(1 for _ in container.decode(video=0))
@@ -65,6 +77,7 @@ def test_a_run_on_demo_files(demo, tmp_path, capfd):
     page = pages(tmp_path)
     assert page.count("data:image/jpeg;base64,") == 3
     assert "stand-in networks" in page
+    assert shown_types(tmp_path).isdisjoint({WIDGET, "application/vnd.jupyter.widget-state+json"})
     printed = capfd.readouterr().out
     for line in (f"result:   {output}", f"report:   {tmp_path / 'report.json'}", "frames/s"):
         assert line in printed

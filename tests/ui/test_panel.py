@@ -91,6 +91,15 @@ def test_in_a_notebook_it_is_shown(in_notebook, on_demo):
     assert choice.answers == on_demo
 
 
+def test_a_second_panel_takes_the_networks_of_the_first(in_notebook, on_demo):
+    first = show_panel(**Choice(on_demo).values())
+    released = []
+    first._release = lambda: released.append(first)
+    second = show_panel(**Choice(on_demo).values())
+    assert released == [first]
+    assert second.answers == on_demo
+
+
 def test_wrong_overrides_are_left_to_the_run(in_notebook, on_demo):
     choice = show_panel(**{**Choice(on_demo).values(), "overrides": ["batch_size"]})
     assert not in_notebook

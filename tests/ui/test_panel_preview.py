@@ -202,3 +202,12 @@ def test_following_one_person_is_explained(make_panel, on_demo, text_of):
     made = make_panel(replace(on_demo, overrides=overrides))
     made.tabs.selected_index = PREVIEW
     assert "The person to follow is taken from this frame" in text_of(made.preview.message)
+
+
+def test_it_begins_with_a_target_that_can_be_read(make_panel, on_demo, tmp_path):
+    (tmp_path / "a.mp4").write_text("not a video")
+    write_image(tmp_path / "b.png", portrait("bruno"))
+    made = make_panel(replace(on_demo, targets=(str(tmp_path),)))
+    made.tabs.selected_index = PREVIEW
+    assert made.preview.target.value == 1
+    assert made.preview.shown.faces == 1

@@ -121,8 +121,10 @@ def test_a_bad_value_is_told_beside_its_field(tab, text_of, name, written, said)
 def test_values_that_exclude_each_other_are_told(tab, text_of):
     tab.editors["face_selector"].widget.value = "reference"
     assert "set many_faces to false" in text_of(tab.changes)
+    assert "set many_faces to false" in text_of(tab.editors["face_selector"].error)
     tab.editors["many_faces"].widget.value = False
     assert "refuse" not in text_of(tab.changes)
+    assert text_of(tab.editors["face_selector"].error) == ""
     assert "One person's face is swapped" in text_of(tab.description)
 
 
@@ -134,6 +136,13 @@ def test_wrong_answers_of_the_form_stand_until_they_are_corrected(desk, text_of)
     tab.editors["output_video_quality"].widget.value = 30
     assert tab.overrides == {"output_video_quality": 30, "batchsize": 2}
     assert text_of(tab.editors["output_video_quality"].error) == ""
+
+
+def test_what_is_right_is_listed_beside_what_is_wrong(desk, text_of):
+    tab = SettingsTab(desk, Answers(overrides={"output_video_quality": 20, "max_memory": "much"}))
+    assert "max_memory = 'much' is not allowed" in text_of(tab.changes)
+    assert "output_video_quality: 20 instead of 25" in text_of(tab.changes)
+    assert "1.8 times larger" in text_of(tab.description)
 
 
 def test_an_unknown_preset_is_told(desk, text_of):
