@@ -93,14 +93,14 @@ class Supervisor:
                 where=str(folder),
                 remedy="choose another output folder",
             ) from error
-        job, cause, barren = self._living(), None, 0
-        if job is None:
+        living, cause, barren = self._living(), None, 0
+        if living is None:
             (folder / STOP_NAME).unlink(missing_ok=True)
         path = places.local / job_name(self.job.run)
         self.job.save(path)
         while True:
             journal = _size(folder / JOURNAL_NAME)
-            end = self._attached(job) if job else self._started(path, cause)
+            end = self._attached(living) if living else self._started(path, cause)
             if end.code == 0:
                 _tidy(path)
                 places.tidy(self.job.run)
@@ -108,13 +108,13 @@ class Supervisor:
             if self._interrupts:
                 raise KeyboardInterrupt
             if end.code in (BUSY, REFUSED):
-                job = self._living() if end.code == BUSY else None
-                if job is None:
+                living = self._living() if end.code == BUSY else None
+                if living is None:
                     refusal = _refusal(path)
                     places.tidy(self.job.run)
                     raise refusal
                 continue
-            job = None
+            living = None
             if end.code == RECYCLE:
                 cause = None
                 continue

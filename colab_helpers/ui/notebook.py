@@ -114,7 +114,7 @@ def run_batch_swap(
             session_minutes=session_minutes,
             shortest_first=shortest_first,
             on_progress=line if view is None else None,
-            on_note=line.note,
+            on_note=line.note if view is None else None,
             on_status=view,
         )
     return BatchRun(report, folder, host)

@@ -9,6 +9,7 @@ from itertools import permutations
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import ValidationError
 
 from colab_helpers.errors import SettingsError
 from colab_helpers.settings import FrameProcessor, Settings, field_help, validate_settings
@@ -32,11 +33,13 @@ def schemas() -> dict[str, Schema]:
 
 
 def complaint(name: str, value: object) -> str:
-    """What ``Settings`` says of a single value; empty if it takes it."""
+    """What ``Settings`` says of a value by itself, whatever the others are; empty if it takes it."""
     try:
         validate_settings({name: value}, preset="panel")
     except SettingsError as error:
-        return error.what.partition(": ")[2] or error.what
+        cause = error.__cause__
+        by_itself = isinstance(cause, ValidationError) and any(item["loc"] for item in cause.errors())
+        return error.what.partition(": ")[2] if by_itself else ""
     return ""
 
 
@@ -104,7 +107,7 @@ class FieldEditor:
 def _choices(name: str, parts: list[Schema]) -> list[Any]:
     """The values of a field that has but few; empty for others."""
     if name == "frame_processors":
-        return [steps for steps in _orders() if not complaint(name, steps)]
+        return _orders()
     found: list[Any] = []
     for part in parts:
         if "enum" in part:
@@ -121,8 +124,18 @@ def _choices(name: str, parts: list[Schema]) -> list[Any]:
 
 
 def _orders() -> list[tuple[str, ...]]:
+    """The steps in every order that ``Settings`` takes."""
     names = get_args(FrameProcessor)
-    return [order for count in range(len(names), 0, -1) for order in permutations(names, count)]
+    orders = [order for count in range(len(names), 0, -1) for order in permutations(names, count)]
+    return [order for order in orders if _is_taken({"frame_processors": order})]
+
+
+def _is_taken(values: Mapping[str, object]) -> bool:
+    try:
+        validate_settings(values, preset="panel")
+    except SettingsError:
+        return False
+    return True
 
 
 def _span(part: Schema) -> float:

@@ -128,6 +128,16 @@ def test_values_that_exclude_each_other_are_told(tab, text_of):
     assert "One person's face is swapped" in text_of(tab.description)
 
 
+def test_an_order_that_makes_no_sense_is_told_and_not_offered(desk, text_of):
+    tab = SettingsTab(desk, Answers(overrides={"frame_processors": ["face_enhancer", "face_swapper"]}))
+    assert "enhances before it swaps" in text_of(tab.editors["frame_processors"].error)
+    assert [choice for _, choice in tab.editors["frame_processors"].widget.options] == [
+        ("face_swapper", "face_enhancer"),
+        ("face_swapper",),
+        ("face_enhancer",),
+    ]
+
+
 def test_wrong_answers_of_the_form_stand_until_they_are_corrected(desk, text_of):
     tab = SettingsTab(desk, Answers(overrides={"output_video_quality": 99, "batchsize": 2}))
     assert "output_video_quality = 99 is not allowed" in text_of(tab.editors["output_video_quality"].error)

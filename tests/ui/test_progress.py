@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from colab_helpers.pipeline import Progress
+from colab_helpers.progress import Progress
 from colab_helpers.ui.progress import ProgressLine, progress_text
 
 START = Progress(
