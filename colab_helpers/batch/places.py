@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,6 +29,7 @@ from colab_helpers.media.writer import unwritable
 T = TypeVar("T")
 
 _CHUNK = 4 << 20
+_JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
 _LOOK_EVERY = 2.0
 # File systems that programs or other machines stand behind.
 _REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
@@ -230,12 +232,16 @@ def _remove(partial: Path) -> None:
 
 
 def job_name(run: str) -> str:
-    """Name of the file that tells a worker what to do."""
-    return f"job-{run}.json"
+    """Name of the file in which this process tells its workers what to do."""
+    return f"job-{run}-{os.getpid()}.json"
 
 
 def _is_needed(path: Path, run: str) -> bool:
-    return path.is_dir() or (path.match(job_name("*")) and not path.name.startswith(f"job-{run}."))
+    """Whether something in a folder of unfinished work is a video's, or the job of another that waits."""
+    if path.is_dir():
+        return True
+    match = _JOB_NAME.fullmatch(path.name)
+    return match is not None and match["run"] != run and psutil.pid_exists(int(match["pid"]))
 
 
 def remove_folder(folder: Path) -> None:

@@ -106,6 +106,7 @@ class Supervisor:
                 places.tidy(self.job.run)
                 return self._report(end.run)
             if self._interrupts:
+                _tidy(path)
                 raise KeyboardInterrupt
             if end.code in (BUSY, REFUSED):
                 living = self._living() if end.code == BUSY else None

@@ -93,6 +93,9 @@ class SessionPool:
     notes: list[str] = field(default_factory=list, init=False)
     # Least recently used first.
     _slots: dict[Path, Slot] = field(default_factory=dict, init=False)
+    _measuring: bool = field(default=False, init=False)
+    # How many wait for a first run; nobody else may begin then, or they would wait for ever.
+    _first_runs: int = field(default=0, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
 
     @property
@@ -116,31 +119,58 @@ class SessionPool:
         return PooledSession(self, path, name)
 
     @contextmanager
-    def using(self, path: Path) -> Iterator[Slot]:
+    def using(self, path: Path, *, running: bool = False) -> Iterator[Slot]:
         """The slot of a network whose session stays in memory until the block ends.
 
         Take the session from the slot for each call and keep no reference to it: one that outlives the
         block would hold the memory that the next network counts on.
 
+        Args:
+            path: The network's file.
+            running: Whether it will run, not only be asked about itself. The first time is measured.
+
         Raises:
             OutOfMemoryError: It cannot be loaded even with every idle network unloaded.
         """
         with self._changed:
-            slot = self._slots.pop(path)
-            self._slots[path] = slot
-            self._load(slot)
-            slot.users += 1
+            slot = self._slots[path]
+            measuring = self._enter(slot, running=running)
             before = self.used()
         try:
             yield slot
         finally:
             with self._changed:
-                if not slot.measured:
-                    slot.measured = True
+                if measuring:
+                    slot.measured, self._measuring = True, False
                     slot.needs = slot.loading + max(0, self.used() - before)
                 slot.users -= 1
                 self._make_room(slot, 0)
                 self._changed.notify_all()
+
+    def _enter(self, slot: Slot, *, running: bool) -> bool:
+        """Load a network for one more user; True if this is the run that is measured.
+
+        Nobody else is at work then: what others take or give back meanwhile would count as this one's.
+        """
+        first = running and not slot.measured
+        self._first_runs += first
+        try:
+            while True:
+                self._changed.wait_for(lambda: not self._measuring and (first or not self._first_runs))
+                self._slots[slot.path] = self._slots.pop(slot.path)
+                self._load(slot)
+                # Loading may have waited, and much may have happened meanwhile.
+                free = not self._measuring and (first or not self._first_runs)
+                alone = not any(other.users for other in self._slots.values())
+                if free and (slot.measured or not first or alone):
+                    slot.users += 1
+                    self._measuring = first and not slot.measured
+                    return self._measuring
+                if free:
+                    self._changed.wait()
+        finally:
+            self._first_runs -= first
+            self._changed.notify_all()
 
     def unload_idle(self, *, keep: Path | None = None) -> bool:
         """Unload every network that is not in use, but ``keep``; whether there was any."""
@@ -217,7 +247,7 @@ class PooledSession:
 
     def run(self, *arguments: Any) -> Any:
         """Run it; when memory runs out, once more with every idle network unloaded."""
-        with self.pool.using(self.path) as slot:
+        with self.pool.using(self.path, running=True) as slot:
             try:
                 return slot.session.run(*arguments)
             except Exception as error:

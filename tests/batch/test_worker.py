@@ -440,11 +440,14 @@ def test_with_the_work_on_another_disk_that_is_lost(shell, tmp_path: Path) -> No
 def test_a_batch_that_ends_leaves_the_job_of_one_that_waits(tmp_path: Path) -> None:
     places = WorkPlaces.of(tmp_path)
     places.local.mkdir()
-    for name in ("job-mine.json", "job-theirs.json", "worker.log"):
-        (places.local / name).write_text("")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    waiting = places.local / f"job-theirs-{os.getpid()}.json"
+    for path in (waiting, waiting.with_name(f"job-killed-{dead.pid}.json"), waiting.with_name("worker.log")):
+        path.write_text("")
     places.tidy("mine")
-    assert (places.local / "job-theirs.json").exists()
-    (places.local / "job-theirs.json").unlink()
+    assert waiting.exists()
+    waiting.unlink()
     (places.local / "segments").mkdir()
     places.tidy("mine")
     assert places.local.exists()

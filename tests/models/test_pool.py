@@ -25,6 +25,7 @@ class Card:
 
     def __init__(self, size: int) -> None:
         self.size, self.taken, self.peak, self.foreign, self.refusals = size, 0, 0, 0, 0
+        self._lock = threading.RLock()  # a session may be collected while another is made
 
     def used(self) -> int:
         return self.taken + self.foreign
@@ -36,11 +37,13 @@ class Card:
         if self.refusals or count > self.free():
             self.refusals = max(0, self.refusals - 1)
             raise RuntimeError(f"Failed to allocate memory for requested buffer of size {count}")
-        self.taken += count
-        self.peak = max(self.peak, self.taken)
+        with self._lock:
+            self.taken += count
+            self.peak = max(self.peak, self.taken)
 
     def give(self, count: int) -> None:
-        self.taken -= count
+        with self._lock:
+            self.taken -= count
 
 
 class Session:
@@ -150,6 +153,35 @@ def test_several_threads_share_a_budget_for_two(file) -> None:
         thread.join(timeout=60)
     assert results == [2] * 200
     assert card.peak <= 400 * MEGABYTE
+
+
+def test_only_a_run_is_measured_and_with_nobody_else_at_work(file) -> None:
+    card = Card(1000 * MEGABYTE)
+    pool = pool_on(card, 900 * MEGABYTE)
+    a, b = sessions(pool, card, file, "ab")
+    assert a.card is card  # asked about itself, as when it is opened
+    assert pool.loaded == (LoadedModel("a", 200 * MEGABYTE),)  # still a guess
+    begun, gone_on = threading.Event(), threading.Event()
+    genuine = Session.run
+
+    def slow(self: Session, names: object, feed: int) -> int:
+        begun.set()
+        gone_on.wait(1.0 if feed == 1 else 0.0)
+        return genuine(self, names, feed)
+
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(Session, "run", slow)
+        first = threading.Thread(target=a.run, args=(None, 1))
+        first.start()
+        begun.wait(5)
+        second = threading.Thread(target=b.run, args=(None, 2))
+        second.start()
+        second.join(0.2)
+        assert [model.name for model in pool.loaded] == ["a"]
+        gone_on.set()
+        first.join(5)
+        second.join(5)
+    assert pool.loaded == (LoadedModel("a", 150 * MEGABYTE), LoadedModel("b", 150 * MEGABYTE))
 
 
 def test_memory_that_runs_out_while_loading_is_made_and_tried_again(file) -> None:
