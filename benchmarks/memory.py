@@ -59,7 +59,7 @@ def peak_memory(command: list[str]) -> int:
     return usage.ru_maxrss * 1024
 
 
-def _drawn(folder: Path) -> tuple[Path, Path, Path]:
+def drawn(folder: Path) -> tuple[Path, Path, Path]:
     """Clip, models and source of drawn pictures and networks that cost nothing."""
     make_clip(folder / "block.mp4", seconds=_BLOCK_SECONDS)
     cv2.imwrite(str(folder / "source.png"), np.full((512, 512, 3), 128, np.uint8))
@@ -67,7 +67,7 @@ def _drawn(folder: Path) -> tuple[Path, Path, Path]:
     return folder / "block.mp4", models, folder / "source.png"
 
 
-def _demo(folder: Path) -> tuple[Path, Path, Path]:
+def rendered(folder: Path) -> tuple[Path, Path, Path]:
     """The same of two rendered people and the stand-ins."""
     demo = make_demo(
         folder / "demo",
@@ -89,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        block, models, source = _demo(folder) if options.standins else _drawn(folder)
+        block, models, source = rendered(folder) if options.standins else drawn(folder)
         peaks = []
         for seconds in (options.short, options.long):
             clip = folder / "clip.mp4"

@@ -1,11 +1,12 @@
 """What segments, journal, recorder and worker process cost beside the plain pipeline.
 
-    python -m benchmarks.overhead [--seconds 60] [--repeat 3]
+    python -m benchmarks.overhead [--seconds 60] [--repeat 3] [--standins]
 
 The same 1080p24 clip goes through ``python -m colab_helpers swap``, which writes in one go, and through
 ``batch``, which does everything that a batch does: another process, segments, journal, copies of figures,
-verification, reports. Networks cost nothing, so the pipeline's own work counts in full. Whole processes are
-timed; runs alternate and medians count.
+verification, reports. Networks cost nothing, so that what is added weighs most; with ``--standins`` they are
+the demo's, and so are the two people in the picture. Whole processes are timed; runs alternate and medians
+count.
 """
 
 from __future__ import annotations
@@ -19,29 +20,27 @@ import tempfile
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from benchmarks.graphs import write_constant_models
-from benchmarks.throughput import CONSENT, FACE, make_clip
+from benchmarks.memory import drawn, make_long_clip, rendered
+from benchmarks.throughput import CONSENT
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Overhead of a batch against the plain pipeline.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the clip")
+    parser.add_argument("--seconds", type=int, default=60, help="length of the clip, a multiple of 6")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--standins", action="store_true", help="the demo's people and networks")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), seconds=options.seconds, repeat=options.repeat)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        block, models, source = rendered(folder) if options.standins else drawn(folder)
+        (folder / "in").mkdir()
+        make_long_clip(folder / "in" / "clip.mp4", block, seconds=options.seconds)
+        measure(folder, models, source, repeat=options.repeat)
 
 
-def measure(folder: Path, *, seconds: float, repeat: int) -> None:
+def measure(folder: Path, models: Path, source: Path, *, repeat: int) -> None:
     """Time both ways in turn and print the ratio of their medians."""
-    models = write_constant_models(folder / "models", box=(270, 130, 270 + FACE / 3, 130 + FACE / 3))
-    cv2.imwrite(str(folder / "face.png"), np.full((256, 256, 3), 120, np.uint8))
-    (folder / "in").mkdir()
-    make_clip(folder / "in" / "clip.mp4", seconds=seconds)
-    common = ["-s", str(folder / "face.png"), "--consent", CONSENT, "--models-dir", str(models)]
+    common = ["-s", str(source), "--consent", CONSENT, "--models-dir", str(models)]
     common += ["--output-video-encoder", "libx264", "--execution-provider", "cpu"]
     ways = {
         "swap": ["swap", "-t", str(folder / "in" / "clip.mp4"), "-o", str(folder / "plain.mp4"), *common],
@@ -55,7 +54,7 @@ def measure(folder: Path, *, seconds: float, repeat: int) -> None:
             print(f"{name:<6} {times[name][-1]:7.2f} s", flush=True)
     medians = {name: statistics.median(found) for name, found in times.items()}
     ratio = medians["batch"] / medians["swap"]
-    print(f"batch / swap = {ratio:.3f} (medians of {repeat}, {seconds:g} s clip)")
+    print(f"batch / swap = {ratio:.3f} (medians of {repeat})")
 
 
 def _seconds(arguments: list[str]) -> float:
