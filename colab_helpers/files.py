@@ -30,15 +30,18 @@ def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file, all of it or nothing; its folder must be there.
+    """Write a small file, all of it or nothing, safe on disk; its folder must be there.
 
     Raises:
         OSError: It cannot be written; a file that was there stays as it was.
     """
-    # The process in the name keeps two processes from writing into the same temporary file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # The process in the name keeps two writers apart; not mkstemp, whose files nobody else may read.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

@@ -12,8 +12,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -137,21 +137,13 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
     """
-    partial = hidden_name(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(target) as partial:
         digest = _copy(source, partial, beat)
         if sha256_of(partial, on_chunk=beat) != digest:
             raise OutputError(
                 "the copy is not what was written", where=str(target), remedy="check the disk or the mount"
             )
         partial.replace(target)
-    except OSError as error:
-        _remove(partial)
-        raise error if isinstance(error, ColabHelpersError) else unwritable(target, error) from error
-    except BaseException:
-        _remove(partial)
-        raise
     return digest
 
 
@@ -176,18 +168,10 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
             where=str(source),
             remedy="check the path; on Drive, mount it again",
         ) from error
-    partial = hidden_name(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(target) as partial:
         digest = _copy(source, partial, beat)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
         partial.replace(target)
-    except OSError as error:
-        _remove(partial)
-        raise error if isinstance(error, ColabHelpersError) else unwritable(target, error) from error
-    except BaseException:
-        _remove(partial)
-        raise
     return digest
 
 
@@ -226,9 +210,19 @@ def _broken_off(source: Path, error: OSError) -> OutputError:
     )
 
 
-def _remove(partial: Path) -> None:
-    with suppress(OSError):
-        partial.unlink(missing_ok=True)
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """Where a copy lies until it is complete; whatever fails or stops it leaves nothing there."""
+    partial = hidden_name(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, ColabHelpersError):
+            raise unwritable(target, error) from error
+        raise
 
 
 def job_name(run: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.errors import OutputError
+from colab_helpers.files import write_atomically
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -137,30 +137,17 @@ def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: temporary file, fsync, rename.
+    """Write a text file, all of it or nothing; missing folders are made.
 
     Raises:
         OutputError: The folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The process id keeps two writers apart; not mkstemp, whose files nobody else may read.
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, text.encode())
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot be written ({error.strerror or error})",
-        where=str(path),
-        remedy="choose another folder or free space",
-    )
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(path),
+            remedy="choose another folder or free space",
+        ) from error

@@ -94,6 +94,7 @@ class Batch:
         resumption: What lets it go on after an interruption; None does every file in one go.
         order: Positions of the tasks in the order they are done; None: as they stand.
         guard: Looks after RAM between the files.
+        cancelled: Whether somebody stopped it.
     """
 
     engine: Engine
@@ -106,6 +107,7 @@ class Batch:
     resumption: Resumption | None = None
     order: Sequence[int] | None = None
     guard: MemoryGuard = field(default_factory=lambda: MemoryGuard())
+    cancelled: bool = field(default=False, init=False)
     _memory: list[tuple[int, int]] = field(default_factory=list, init=False)
     _worked: bool = field(default=False, init=False)
     _looked: float = field(default=float("-inf"), init=False)
@@ -116,9 +118,8 @@ class Batch:
         Raises:
             RecycleError: The process has grown too much; what is done is noted.
         """
-        started = time.monotonic()
+        started = time.monotonic() - self._seconds_before()
         files: dict[int, FileReport] = {}
-        cancelled = False
         try:
             for index in self.order or range(len(self.tasks)):
                 self.beat()
@@ -128,9 +129,13 @@ class Batch:
                 if self._worked and len(files) < len(self.tasks):
                     self._recycle()
         except KeyboardInterrupt:
-            cancelled = True
+            self.cancelled = True
         reports = [files.get(n) or self._skipped(task) for n, task in enumerate(self.tasks)]
-        return self._report(reports, seconds=time.monotonic() - started, cancelled=cancelled)
+        return self._report(reports, seconds=time.monotonic() - started)
+
+    def _seconds_before(self) -> float:
+        """How long earlier workers of this run were at work, by the clock on the wall."""
+        return max(0.0, time.time() - self.status.status.started) if self.status else 0.0
 
     def beat(self) -> None:
         """Say that the work gets on.
@@ -158,18 +163,18 @@ class Batch:
                 "than after the first file"
             )
 
-    def _report(self, files: list[FileReport], *, seconds: float, cancelled: bool) -> BatchReport:
+    def _report(self, files: list[FileReport], *, seconds: float) -> BatchReport:
         notes = list(self.engine.notes)
         if self.resumption and self.resumption.results.history.damaged:
             damaged = self.resumption.results.history.damaged
             notes.append(f"{damaged} damaged line(s) of the journal were ignored")
-        restarts = 0
+        restarts, warnings = 0, self.guard.warnings
         if self.status:
-            self.status.end(memory_warnings=self.guard.warnings, cancelled=cancelled)
+            warnings = self.status.status.memory_warnings
             restarts = self.status.status.restarts
             notes += self.status.status.notes
             notes += [self.status.problem] if self.status.problem else []
-        summary = summarize(files, seconds=seconds, memory_warnings=self.guard.warnings)
+        summary = summarize(files, seconds=seconds, memory_warnings=warnings)
         return BatchReport(
             run=self.resumption.results.run if self.resumption else "",
             consent=self.consent,
@@ -297,6 +302,8 @@ class Batch:
             # Before the next file is opened; after the last there is nothing to wait for.
             remark = self.guard.check(wait=index + 1 < len(self.tasks))
             report.fallbacks += [remark] if remark else []
+            if remark and self.status:
+                self.status.status.memory_warnings += 1
         return digest
 
     def new_report(self, task: Task) -> FileReport:

@@ -159,6 +159,7 @@ class StatusWriter:
             updated=now,
             restarts=before.restarts if before else 0,
             notes=before.notes if before else [],
+            memory_warnings=before.memory_warnings if before else 0,
             files=[FileStatus(target=str(task.target)) for task in tasks],
         )
         with self._lock:
@@ -224,7 +225,7 @@ class StatusWriter:
             self.status.ticks += 1
             self._write()
 
-    def end(self, *, memory_warnings: int, cancelled: bool = False) -> None:
+    def end(self, *, cancelled: bool = False) -> None:
         """Note that nothing more is done."""
         with self._lock:
             for file in self.status.files:
@@ -232,7 +233,6 @@ class StatusWriter:
                     file.state = "cancelled"
             failed = any(file.state != "done" for file in self.status.files)
             self.status.state = "cancelled" if cancelled else "failed" if failed else "done"
-            self.status.memory_warnings = memory_warnings
             self._write()
 
     def _write(self, *, urgent: bool = True) -> None:

@@ -107,38 +107,41 @@ def run_job(
         recorder = Recorder(
             folder / SAMPLES_NAME, folder, run_state=lambda: _run_state(status), on_sample=status.beat
         )
-        with recorder, _refusals_told(status), Journal(folder / JOURNAL_NAME) as journal:
-            engine = Engine.open(settings, models_dir=Path(job.models_dir) if job.models_dir else None)
-            status.tick()
-            batch = Batch(
-                engine=engine,
-                sources=[source.name for source in job.sources],
-                source=source_embedding(engine, job.sources),
-                tasks=tasks,
-                consent=consent,
-                on_progress=on_progress,
-                status=status,
-            )
-            results = Results(
-                journal,
-                read_journal(folder / JOURNAL_NAME),
-                sources=[_digest(source) for source in job.sources],
-                settings=engine.settings,
-                models={net.name: model_digest(net.path) for net in engine.networks},
-                run=job.run,
-                digests=Digests(places.local / "digests.json", beat=batch.beat),
-            )
-            batch.resumption = Resumption(
-                results=results,
-                places=places,
-                patience=Patience(longest=engine.settings.output_wait, tell=_waiting(batch, status)),
-                stop_file=folder / STOP_NAME,
-                cause=cause,
-                recyclable=recyclable,
-            )
-            _announce(batch, job, status)
-            report = batch.run()
-        _save(report, job)
+        with _refusals_told(status):
+            with recorder, Journal(folder / JOURNAL_NAME) as journal:
+                engine = Engine.open(settings, models_dir=Path(job.models_dir) if job.models_dir else None)
+                status.tick()
+                batch = Batch(
+                    engine=engine,
+                    sources=[source.name for source in job.sources],
+                    source=source_embedding(engine, job.sources),
+                    tasks=tasks,
+                    consent=consent,
+                    on_progress=on_progress,
+                    status=status,
+                )
+                results = Results(
+                    journal,
+                    read_journal(folder / JOURNAL_NAME),
+                    sources=[_digest(source) for source in job.sources],
+                    settings=engine.settings,
+                    models={net.name: model_digest(net.path) for net in engine.networks},
+                    run=job.run,
+                    digests=Digests(places.local / "digests.json", beat=batch.beat),
+                )
+                batch.resumption = Resumption(
+                    results=results,
+                    places=places,
+                    patience=Patience(longest=engine.settings.output_wait, tell=_waiting(batch, status)),
+                    stop_file=folder / STOP_NAME,
+                    cause=cause,
+                    recyclable=recyclable,
+                )
+                _announce(batch, job, status)
+                report = batch.run()
+            _save(report, job)
+        # Not before: whoever reads that the run has ended reads its report next.
+        status.end(cancelled=batch.cancelled)
         (folder / STOP_NAME).unlink(missing_ok=True)
         places.tidy(job.run)
     return report
@@ -151,7 +154,7 @@ def _refusals_told(status: StatusWriter) -> Iterator[None]:
         yield
     except ColabHelpersError as error:
         status.note(str(error))
-        status.end(memory_warnings=0)
+        status.end()
         raise
 
 

@@ -233,7 +233,8 @@ class VideoRun:
             return
         last = parts[-1].segment if parts else None
         if last is not None and complete:
-            yield Frames(iter(()), [], start=0, count=last.stop)
+            read = last.stop if self._settings.keep_fps else info.frames or last.stop
+            yield Frames(iter(()), [], start=0, count=read)
             return
         start = last.stop if last else 0
         if self._settings.keep_fps:

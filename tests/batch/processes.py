@@ -17,7 +17,9 @@ from typing import Any
 
 import av
 import psutil
+import pytest
 
+import colab_helpers
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
 from tests.media.make import packets_of
 
@@ -99,6 +101,15 @@ class Shell:
                 return status
             time.sleep(0.02)
         raise AssertionError(f"not reached: {self.status()}")
+
+
+def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    """Have every worker process run something before it begins."""
+    site = tmp_path / "site"
+    site.mkdir()
+    guard = 'import sys\nif "colab_helpers.batch.worker" in sys.orig_argv:\n'
+    (site / "sitecustomize.py").write_text(guard + code)
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(colab_helpers.__file__).parents[1]}")
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

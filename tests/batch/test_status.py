@@ -126,7 +126,8 @@ def test_the_verb_tells_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "  queued     b.mp4",
     ]
     writer.file(0, FileReport(source=[], target="a.mp4", status="failed", error="it broke"))
-    writer.end(memory_warnings=1)
+    writer.status.memory_warnings = 1
+    writer.end()
     assert main(["status", str(tmp_path), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["state"], told["memory_warnings"]) == ("failed", 1)
@@ -161,10 +162,14 @@ def test_a_mounted_drive_gets_news_less_often_than_the_local_disk(tmp_path: Path
 def test_a_worker_started_again_goes_on_with_the_status_of_its_run(tmp_path: Path) -> None:
     first = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
     first.note("something to know")
+    first.status.memory_warnings = 2
+    first.tick()
+    first.beat()
     second = StatusWriter(tmp_path / STATUS_NAME, tasks(tmp_path), run="r")
     second.restarted("was killed")
     assert second.status.started == first.status.started
     assert second.status.restarts == 1
+    assert second.status.memory_warnings == 2
     assert second.status.notes == [
         "something to know",
         "the worker process was killed; a new one goes on with what is finished",

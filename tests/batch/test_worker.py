@@ -16,7 +16,6 @@ from typing import Any
 import psutil
 import pytest
 
-from colab_helpers import api
 from colab_helpers.api import run_batch
 from colab_helpers.batch import runner, supervisor
 from colab_helpers.batch.journal import Journal, Started
@@ -25,7 +24,7 @@ from colab_helpers.batch.places import WorkPlaces
 from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.settings import load_settings
-from tests.batch.processes import PATIENCE, Shell, contents, entries, interrupt, litter, repeated
+from tests.batch.processes import PATIENCE, Shell, at_start, contents, entries, interrupt, litter, repeated
 from tests.media.make import Sound, Spec, make
 
 SETTINGS = load_settings(
@@ -139,15 +138,6 @@ def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
     assert batch().ok
 
 
-def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
-    """Have every worker process run something before it begins."""
-    site = tmp_path / "site"
-    site.mkdir()
-    guard = 'import sys\nif "colab_helpers.batch.worker" in sys.orig_argv:\n'
-    (site / "sitecustomize.py").write_text(guard + code)
-    monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(api.__file__).parents[1]}")
-
-
 DEADLY = """
     import os, signal
     import colab_helpers.batch.runner as runner
@@ -219,6 +209,45 @@ def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path: Path) -> None
     code, text = left.run()
     assert code == 0
     assert text.count(KEPT) == 3
+    assert litter(tmp_path / "out", *NAMES) == set()
+
+
+DIES_REPORTING = """
+    import os, signal, time
+    from pathlib import Path
+    from colab_helpers.batch.report import BatchReport
+    genuine = BatchReport.save
+    def save(report, path):
+        go = path.parents[1] / "go"
+        if not go.exists():
+            (path.parents[1] / "reporting").touch()
+            while not go.exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        genuine(report, path)
+    BatchReport.save = save
+"""
+
+
+def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_start(monkeypatch, tmp_path, DIES_REPORTING)
+    batch = shell()
+    first = batch.start()
+    batch.until(lambda _: (tmp_path / "reporting").exists())
+    assert batch.status()["state"] == "running"
+    first.kill()
+    first.communicate()
+    second = batch.start()
+    assert second.stdout is not None
+    assert "could safely work on" in second.stdout.readline()  # it watches
+    (tmp_path / "go").touch()
+    text, _ = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0, text
+    assert "ended without a word" in text
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["succeeded"] == len(NAMES)
+    assert batch.status()["state"] == "done"
     assert litter(tmp_path / "out", *NAMES) == set()
 
 
@@ -354,6 +383,7 @@ def test_a_replaced_worker_goes_on_with_the_same_run(
     at_start(monkeypatch, tmp_path, GROWING)
     report = batch()
     assert report.ok
+    assert report.summary.seconds >= sum(file.seconds for file in report.files)
     assert spy == [75, 75, 0]
     assert report.summary.restarts == 0
     assert not any(KEPT in file.fallbacks for file in report.files)

@@ -98,7 +98,7 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
         looked.acquire(timeout=20)
         writer.file(0, file_report("done", frames_out=100))
         writer.file(1, file_report("failed", error="no face was found"))
-        writer.end(memory_warnings=0)
+        writer.end()
         written.release()
 
     def wait(_: float) -> None:
@@ -129,7 +129,7 @@ def test_a_run_that_has_ended_is_read_at_once(folder, writer):
     append(folder, *(sample(writer.status.started + n, cpu_percent=10.0 * n) for n in range(5)))
     writer.file(0, file_report("done"))
     writer.file(1, file_report("done"))
-    writer.end(memory_warnings=0)
+    writer.end()
     found = look(folder).summary
     assert (found.state, found.ended_by, found.advice) == ("done", "end of run", "")
     cpu = found.figures["cpu"]
@@ -139,7 +139,8 @@ def test_a_run_that_has_ended_is_read_at_once(folder, writer):
 
 def test_monitor_json_says_what_it_is(folder, writer):
     append(folder, sample(time.time(), ram_used=91))
-    writer.end(memory_warnings=1)
+    writer.status.memory_warnings = 1
+    writer.end()
     text = json.loads(look(folder).report.read_text())
     assert text["schema"] == 1
     assert text["folder"] == str(folder)
@@ -170,7 +171,7 @@ def test_an_interrupt_ends_it_without_an_error(folder, writer, monkeypatch, caps
 def test_what_a_run_before_this_one_noted_does_not_count(folder, writer):
     began = writer.status.started
     append(folder, sample(began - 100, ram_used=99), sample(began + 1, ram_used=30))
-    writer.end(memory_warnings=0)
+    writer.end()
     found = look(folder).summary
     assert found.samples == 1
     assert found.warnings == []
@@ -233,7 +234,7 @@ def test_a_status_that_cannot_be_read_for_a_while_is_no_news(folder, writer, mon
         elif len(looks) == 2:
             (folder / STATUS_NAME).unlink()
         else:
-            writer.end(memory_warnings=0)
+            writer.end()
 
     monkeypatch.setattr(monitor.time, "sleep", tear)
     assert look(folder).summary.state == "failed"
@@ -261,7 +262,7 @@ def test_times_must_be_times(values, folder):
 
 
 def test_a_result_that_cannot_be_written_is_an_error(folder, writer):
-    writer.end(memory_warnings=0)
+    writer.end()
     (folder.parent / "seen" / "monitor.json").mkdir(parents=True)
     with pytest.raises(OutputError, match="cannot be written"):
         look(folder)
@@ -359,7 +360,7 @@ def panel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_in_a_notebook_one_panel_is_painted_anew(folder, writer, panel, monkeypatch, capsys):
     append(folder, sample(time.time()))
-    monkeypatch.setattr(monitor.time, "sleep", lambda _: writer.end(memory_warnings=0))
+    monkeypatch.setattr(monitor.time, "sleep", lambda _: writer.end())
     result = watch(str(folder), refresh=0)
     assert len(panel) == 2
     assert "running" in panel[0].split("</b>")[0]
@@ -371,7 +372,7 @@ def test_in_a_notebook_one_panel_is_painted_anew(folder, writer, panel, monkeypa
 
 
 def test_headless_no_panel_is_made(folder, writer, panel):
-    writer.end(memory_warnings=0)
+    writer.end()
     look(folder)
     assert panel == []
 
@@ -406,7 +407,7 @@ def test_what_the_doctor_found_stands_beside_the_charts(folder, writer, capsys):
         Check(name="python", status="pass", detail="3.11"),
     ]
     (folder / "doctor.json").write_text(Diagnosis.of(checks).model_dump_json())
-    writer.end(memory_warnings=0)
+    writer.end()
     look(folder)
     printed = capsys.readouterr().out
     assert "cuda: CUDA 12.8 with cuDNN 9 (doctor.json)" in printed
@@ -417,7 +418,7 @@ def test_what_the_doctor_found_stands_beside_the_charts(folder, writer, capsys):
 def test_the_summary_is_a_table_where_there_is_a_front_end(folder, writer, panel):
     append(folder, sample(time.time(), ram_used=95))
     writer.file(0, file_report("failed", error="<none>"))
-    writer.end(memory_warnings=0)
+    writer.end()
     result = watch(str(folder))
     page = monitor.summary_html(result.summary)
     for text in ("it ended, but not all files succeeded", "a.mp4 failed: &lt;none&gt;", "RAM 95 %", RETRY):
@@ -427,7 +428,7 @@ def test_the_summary_is_a_table_where_there_is_a_front_end(folder, writer, panel
 
 def test_the_summary_in_words(folder, writer, capsys):
     append(folder, sample(time.time()))
-    writer.end(memory_warnings=0)
+    writer.end()
     result = look(folder)
     capsys.readouterr()
     show_result(result)
@@ -459,7 +460,7 @@ def test_the_form_names_a_run_that_has_ended(tmp_path, folder, writer, capfd):
     append(folder, sample(time.time()))
     writer.file(0, file_report("done"))
     writer.file(1, file_report("done"))
-    writer.end(memory_warnings=0)
+    writer.end()
     assert run(tmp_path / "seen", f"folder={folder}") == 0
     found = MonitorSummary.model_validate_json((tmp_path / "seen" / "monitor.json").read_bytes())
     assert (found.state, found.samples) == ("done", 1)

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
 from colab_helpers.batch.report import BatchReport, FileReport, summarize
 from colab_helpers.ui.gallery import gallery_html
-
-FRAMES, FPS, SIZE = 36, 20, (96, 64)
-
-
-def grey_ramp(path: Path, *, marked: range = range(0)) -> Path:
-    """Frame i is grey 6·i + 20; marked frames carry a white square."""
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "10", "g": "12"})
-        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for i in range(FRAMES):
-            image = np.full((SIZE[1], SIZE[0], 3), 6 * i + 20, np.uint8)
-            if i in marked:
-                image[16:48, 32:64] = 255
-            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-            frame.pts, frame.time_base = i, Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+from tests.batch.test_thumbnails import FRAMES, grey_ramp
 
 
 def file_report(target: Path, output: Path, source: list[str], status: str = "done") -> FileReport:

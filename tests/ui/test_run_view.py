@@ -39,7 +39,7 @@ def test_it_is_painted_once_a_second_and_at_the_end(tmp_path: Path) -> None:
     view(writer.status)
     assert f'src="{PICTURE}"' in pages[-1]
     writer.file(0, FileReport(source=[], target="a<b.mp4", status="done"))
-    writer.end(memory_warnings=0)
+    writer.end()
     view(writer.status)
     assert len(pages) == 7
     assert "<img" not in pages[-1]
