@@ -1,0 +1,86 @@
+"""The language people read: every text meant for them goes through ``tr``.
+
+English stands in the code and is also the key of each translation, as gettext has it. The catalogue
+is ``locale/<language>/LC_MESSAGES/colab_helpers.po``; ``python docs/words.py`` brings it up to date.
+What machines read (names of settings, states in JSON files) is never translated.
+"""
+
+from __future__ import annotations
+
+import gettext
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+Language = Literal["en", "es"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+VARIABLE = "COLAB_HELPERS_LANGUAGE"
+"""Environment variable that names the language where nothing else does."""
+
+DOMAIN = "colab_helpers"
+LOCALE = Path(__file__).with_name("locale")
+
+_spoken: Language | None = None
+
+
+def tr(text: str, /, **values: object) -> str:
+    """A text in the language spoken now.
+
+    Args:
+        text: English, written out where ``tr`` is called (or where ``mark`` is), so that it can be collected.
+            Values stand in braces, with a format where need be: ``"{free:.1f} GB are free"``.
+        **values: What is put into the braces; without any, braces stay as they are.
+    """
+    found = _translations(language()).gettext(text) if text else ""
+    return found.format(**values) if values else found
+
+
+def mark(text: str, /) -> str:
+    """The same text: marks a constant for the catalogue that ``tr`` translates when it is shown."""
+    return text
+
+
+def language() -> Language:
+    """The language spoken now: the one set by ``speak``, else the environment's, else English."""
+    return _spoken or _preferred(os.environ.get(VARIABLE, ""))
+
+
+def speak(chosen: Language | Literal["auto"]) -> None:
+    """Set the language of this process; ``auto`` leaves it to the environment."""
+    global _spoken
+    _spoken = None if chosen == "auto" else chosen
+
+
+@contextmanager
+def spoken(chosen: Language | Literal["auto"]) -> Iterator[None]:
+    """Speak a language for a while; ``auto`` keeps the one that is spoken already."""
+    global _spoken
+    before = _spoken
+    if chosen != "auto":
+        _spoken = chosen
+    try:
+        yield
+    finally:
+        _spoken = before
+
+
+@cache
+def _preferred(name: str) -> Language:
+    for known in LANGUAGES:
+        if name == known:
+            return known
+    if name:
+        warnings.warn(f"{VARIABLE}={name} is none of {', '.join(LANGUAGES)}: English is used", stacklevel=3)
+    return "en"
+
+
+@cache
+def _translations(chosen: Language) -> gettext.NullTranslations:
+    if chosen == "en":
+        return gettext.NullTranslations()
+    return gettext.translation(DOMAIN, LOCALE, [chosen])
