@@ -10,60 +10,85 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 
 from colab_helpers import __version__
 from colab_helpers.errors import ColabHelpersError, ConsentError, SettingsError, UsageError
+from colab_helpers.language import spoken, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help, load_settings
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport, FileReport
     from colab_helpers.models.progress import Progress as Transfer
 
+Asked = Literal["auto", "en", "es"]
+
 SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
-    options = build_parser().parse_args(arguments)
-    verb: Callable[[argparse.Namespace], int] = options.verb
+    with spoken(_language_asked(sys.argv[1:] if arguments is None else arguments)):
+        return _run(build_parser().parse_args(arguments))
+
+
+def _language_asked(arguments: Sequence[str]) -> Asked:
+    """The language that a command line names, for the parser itself; ``auto`` without a known one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--language", choices=get_args(Asked), default="auto")
     try:
-        return verb(options)
-    except (SettingsError, UsageError, ConsentError) as error:
-        return _complain(error, WRONG_USAGE)
-    except ColabHelpersError as error:
-        return _complain(error, FAILURE)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on with what is finished", file=sys.stderr)
-        return INTERRUPTED
+        asked: Asked = parser.parse_known_args(arguments)[0].language
+    except (argparse.ArgumentError, SystemExit):
+        return "auto"  # whoever reads the whole command line will complain
+    return asked
+
+
+def _run(options: argparse.Namespace) -> int:
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    with ExitStack() as language:
+        try:
+            # Presets and --set may name one, too.
+            asked = settings_of(options).language if hasattr(options, "preset") else options.language
+            language.enter_context(spoken(asked))
+            return verb(options)
+        except (SettingsError, UsageError, ConsentError) as error:
+            return _complain(error, WRONG_USAGE)
+        except ColabHelpersError as error:
+            return _complain(error, FAILURE)
+        except KeyboardInterrupt:
+            print(tr("stopped; the same command goes on with what is finished"), file=sys.stderr)
+            return INTERRUPTED
 
 
 def _complain(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(tr("error: {error}", error=error), file=sys.stderr)
     return code
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="colab_helpers", description="Batch face swap for consented, lawful use."
+        prog="colab_helpers", description=tr("Batch face swap for consented, lawful use.")
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    _add_swap(verbs.add_parser("swap", help="swap the faces of one video or image"))
-    _add_batch(verbs.add_parser("batch", help="swap the faces of many videos and images"))
-    _add_status(verbs.add_parser("status", help="tell how the batch in an output folder stands"))
+    _add_swap(verbs.add_parser("swap", help=tr("swap the faces of one video or image")))
+    _add_batch(verbs.add_parser("batch", help=tr("swap the faces of many videos and images")))
+    _add_status(verbs.add_parser("status", help=tr("tell how the batch in an output folder stands")))
     _add_stop(
-        verbs.add_parser("stop", help="stop the batch in an output folder; a later run goes on with it")
+        verbs.add_parser("stop", help=tr("stop the batch in an output folder; a later run goes on with it"))
     )
-    _add_demo(verbs.add_parser("demo", help="render people to try everything on, with stand-in models"))
-    _add_preload(verbs.add_parser("preload", help="fetch the models that the settings need, verified"))
-    _add_convert(verbs.add_parser("convert", help="make checked any-batch or half-precision model copies"))
-    _add_doctor(verbs.add_parser("doctor", help="find out what works on this machine"))
+    _add_demo(verbs.add_parser("demo", help=tr("render people to try everything on, with stand-in models")))
+    _add_preload(verbs.add_parser("preload", help=tr("fetch the models that the settings need, verified")))
+    _add_convert(
+        verbs.add_parser("convert", help=tr("make checked any-batch or half-precision model copies"))
+    )
+    _add_doctor(verbs.add_parser("doctor", help=tr("find out what works on this machine")))
     return parser
 
 
@@ -71,7 +96,7 @@ def _add_swap(parser: argparse.ArgumentParser) -> None:
     _add_run_options(parser)
     parser.add_argument("-t", "--target", required=True, metavar="VIDEO_OR_IMAGE")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="result; its suffix is the container"
+        "-o", "--output", required=True, metavar="FILE", help=tr("result; its suffix is the container")
     )
     parser.set_defaults(verb=_swap)
 
@@ -84,35 +109,39 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         "--range",
         default="",
         metavar="1-30",
-        help="which of the targets, counted from 1, such as 1-30 or 2,5-",
+        help=tr("which of the targets, counted from 1, such as 1-30 or 2,5-"),
     )
     parser.add_argument(
-        "--work-dir", metavar="DIR", help="a folder on a local disk for unfinished work; chosen if not given"
+        "--work-dir",
+        metavar="DIR",
+        help=tr("a folder on a local disk for unfinished work; chosen if not given"),
     )
     parser.add_argument(
         "--session-minutes",
         type=float,
         default=0.0,
         metavar="N",
-        help="how long this machine can be used: some frames are measured, and you are told what fits",
+        help=tr("how long this machine can be used: some frames are measured, and you are told what fits"),
     )
     parser.add_argument(
-        "--shortest-first", action="store_true", help="measure likewise, and begin with what takes least"
+        "--shortest-first", action="store_true", help=tr("measure likewise, and begin with what takes least")
     )
     parser.add_argument(
-        "--in-process", action="store_true", help="work in this process: a crash takes everything with it"
+        "--in-process", action="store_true", help=tr("work in this process: a crash takes everything with it")
     )
     parser.set_defaults(verb=_batch)
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="output folder of the batch")
-    parser.add_argument("--json", action="store_true", help="the whole status, for machines")
+    parser.add_argument("folder", metavar="DIR", help=tr("output folder of the batch"))
+    parser.add_argument("--json", action="store_true", help=tr("the whole status, for machines"))
+    _add_language(parser)
     parser.set_defaults(verb=_status)
 
 
 def _add_stop(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="output folder of the batch")
+    parser.add_argument("folder", metavar="DIR", help=tr("output folder of the batch"))
+    _add_language(parser)
     parser.set_defaults(verb=_stop)
 
 
@@ -123,23 +152,36 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FACE",
-        help="photo(s) of the person to put in; averaged",
+        help=tr("photo(s) of the person to put in; averaged"),
     )
     parser.add_argument(
-        "--consent", default="", metavar="TEXT", help="who is shown, and on what ground (required)"
+        "--consent", default="", metavar="TEXT", help=tr("who is shown, and on what ground (required)")
     )
-    parser.add_argument("--models-dir", metavar="DIR", help="folder of the model files")
-    parser.add_argument("--report", metavar="FILE", help="where the report goes")
+    parser.add_argument("--models-dir", metavar="DIR", help=tr("folder of the model files"))
+    parser.add_argument("--report", metavar="FILE", help=tr("where the report goes"))
     _add_settings(parser)
 
 
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    """The one setting that concerns verbs without settings, too."""
+    parser.add_argument(
+        "--language",
+        choices=get_args(Asked),
+        default="auto",
+        help=field_help("language").replace("%", "%%"),
+    )
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings", "a preset, and any setting on top of it")
+    group = parser.add_argument_group(tr("settings"), tr("a preset, and any setting on top of it"))
     group.add_argument(
-        "--preset", default=DEFAULT_PRESET, metavar="NAME", help="name(s) from presets.yaml, joined by '+'"
+        "--preset",
+        default=DEFAULT_PRESET,
+        metavar="NAME",
+        help=tr("name(s) from presets.yaml, joined by '+'"),
     )
     group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, also those below"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=tr("any setting, also those below")
     )
     for name, field in Settings.model_fields.items():
         # A switch may stand alone, as in roop: --many-faces is --many-faces true.
@@ -170,7 +212,8 @@ def _parse_pair(pair: str) -> tuple[str, Any]:
     key, separator, value = pair.partition("=")
     if not separator:
         raise UsageError(
-            f"--set takes KEY=VALUE, but got {pair!r}", remedy="write it like --set batch_size=2"
+            tr("--set takes KEY=VALUE, but got {pair!r}", pair=pair),
+            remedy=tr("write it like --set batch_size=2"),
         )
     return key.strip().replace("-", "_"), parse_value(value)
 
@@ -184,7 +227,9 @@ def parse_value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"the value {text!r} cannot be read", remedy="put it in quotes") from error
+        raise UsageError(
+            tr("the value {text!r} cannot be read", text=text), remedy=tr("put it in quotes")
+        ) from error
 
 
 def _swap(options: argparse.Namespace) -> int:
@@ -219,9 +264,9 @@ def _stop(options: argparse.Namespace) -> int:
 
     folder = Path(options.folder)
     if not ask_to_stop(folder):
-        print("no batch is at work there")
+        print(tr("no batch is at work there"))
         return FAILURE
-    print("asked to stop; what is finished is kept, and the same command goes on with it")
+    print(tr("asked to stop; what is finished is kept, and the same command goes on with it"))
     return SUCCESS
 
 
@@ -255,26 +300,41 @@ def _conclude(report: BatchReport) -> int:
     for file in report.files:
         print(_line(file))
     for note in report.notes:
-        print(f"note: {note}")
+        print(tr("note: {note}", note=note))
     if any(model.standin for model in report.models):
-        print("note: stand-in models were used; they know the demo's rendered people only")
+        print(tr("note: stand-in models were used; they know the demo's rendered people only"))
     summary = report.summary
     print(
-        f"{summary.succeeded} of {summary.total} done, {summary.failed} failed, {summary.skipped} skipped; "
-        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s; "
-        f"{summary.memory_warnings} memory warning(s)"
+        tr(
+            "{succeeded} of {total} done, {failed} failed, {skipped} skipped; "
+            "{size:.1f} MB in {seconds:.1f} s; "
+            "{warnings} memory warning(s)",
+            succeeded=summary.succeeded,
+            total=summary.total,
+            failed=summary.failed,
+            skipped=summary.skipped,
+            size=summary.bytes / 1e6,
+            seconds=summary.seconds,
+            warnings=summary.memory_warnings,
+        )
     )
     return SUCCESS if report.ok else FAILURE
 
 
 def _line(file: FileReport) -> str:
+    from colab_helpers.batch.status import STATE_WORDS
+
     if file.status != "done":
-        return f"{file.status}: {file.target}: {file.error}"
-    notes = "".join(f"\n      note: {note}" for note in file.fallbacks)
-    return (
-        f"done: {file.target} -> {file.output} ({file.frames_out} frames, {file.faces_swapped} faces, "
-        f"{file.fps:.1f} fps){notes}"
+        return f"{tr(STATE_WORDS[file.status])}: {file.target}: {file.error}"
+    done = tr(
+        "done: {target} -> {output} ({frames} frames, {faces} faces, {fps:.1f} fps)",
+        target=file.target,
+        output=file.output,
+        frames=file.frames_out,
+        faces=file.faces_swapped,
+        fps=file.fps,
     )
+    return "\n      ".join([done, *(tr("note: {note}", note=note) for note in file.fallbacks)])
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -283,8 +343,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--size", type=_size, default=(640, 360), metavar="WxH")
     parser.add_argument("--fps", type=Fraction, default=Fraction(25), metavar="30000/1001")
-    parser.add_argument("--people", type=int, default=2, help="at most so many at once; 0 for none")
+    parser.add_argument("--people", type=int, default=2, help=tr("at most so many at once; 0 for none"))
     parser.add_argument("--clips", type=int, default=2)
+    _add_language(parser)
     parser.set_defaults(verb=_demo)
 
 
@@ -292,7 +353,9 @@ def _size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.lower().split("x"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a size is written like 640x360, but got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            tr("a size is written like 640x360, but got {text!r}", text=text)
+        ) from None
     return width, height
 
 
@@ -308,39 +371,45 @@ def _demo(options: argparse.Namespace) -> int:
         people=options.people,
         clips=options.clips,
     )
-    print(f"sources, targets, stand-in models and the truth are in {options.directory}")
+    print(tr("sources, targets, stand-in models and the truth are in {folder}", folder=options.directory))
     return SUCCESS
 
 
 def _add_preload(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder of the model files")
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help=tr("folder of the model files"))
     parser.add_argument(
         "--accept-licences",
         action="store_true",
-        help="accept the licences shown; non-commercial models are refused without",
+        help=tr("accept the licences shown; non-commercial models are refused without"),
     )
     parser.add_argument(
-        "--offline", action="store_true", help="never touch the network, only say what is missing"
+        "--offline", action="store_true", help=tr("never touch the network, only say what is missing")
     )
     parser.add_argument(
-        "--shared-cache", type=Path, metavar="DIR", help="copy from and to this folder, say on Drive"
+        "--shared-cache", type=Path, metavar="DIR", help=tr("copy from and to this folder, say on Drive")
     )
-    parser.add_argument("--mirror-prefix", metavar="URL", help="put before every address")
+    parser.add_argument("--mirror-prefix", metavar="URL", help=tr("put before every address"))
     parser.add_argument("--proxy", metavar="URL")
-    parser.add_argument("--verify", action="store_true", help="hash files that are there already")
+    parser.add_argument("--verify", action="store_true", help=tr("hash files that are there already"))
     _add_settings(parser)
     parser.set_defaults(verb=_preload)
 
 
 def _preload(options: argparse.Namespace) -> int:
     from colab_helpers.models.preload import preload, preview
+    from colab_helpers.models.records import SOURCE_WORDS
     from colab_helpers.settings import load_presets
 
     settings, own = settings_of(options), load_presets().models
     outlook = preview(settings, models_dir=options.models_dir, user_models=own)
-    print(f"models folder: {outlook.root} ({outlook.bytes_free / 1e9:.1f} GB free)")
+    print(
+        tr("models folder: {folder} ({free:.1f} GB free)", folder=outlook.root, free=outlook.bytes_free / 1e9)
+    )
     for name, size in outlook.missing.items():
-        print(f"missing: {name} ({'size unknown' if size is None else f'{size / 1e6:.0f} MB'})")
+        if size is None:
+            print(tr("missing: {name} (size unknown)", name=name))
+        else:
+            print(tr("missing: {name} ({size:.0f} MB)", name=name, size=size / 1e6))
     print(outlook.licences)
     report = preload(
         settings,
@@ -355,18 +424,23 @@ def _preload(options: argparse.Namespace) -> int:
         on_progress=_show_transfer if sys.stderr.isatty() else None,
     )
     for file in report.files:
-        print(f"{file.source}: {file.path} ({file.bytes / 1e6:.1f} MB)")
+        print(f"{tr(SOURCE_WORDS[file.source])}: {file.path} ({file.bytes / 1e6:.1f} MB)")
     for note in report.notes:
-        print(f"note: {note}")
+        print(tr("note: {note}", note=note))
     return SUCCESS
 
 
 def _show_transfer(progress: Transfer) -> None:
     """One line that is written over: megabytes, rate, time left."""
-    left = "" if progress.eta is None else f", {progress.eta:.0f} s left"
+    line = tr(
+        "{done:.0f} of {total:.0f} MB at {rate:.1f} MB/s",
+        done=progress.bytes_done / 1e6,
+        total=progress.bytes_total / 1e6,
+        rate=progress.rate / 1e6,
+    )
+    left = "" if progress.eta is None else tr(", {eta:.0f} s left", eta=progress.eta)
     print(
-        f"\r{progress.bytes_done / 1e6:.0f} of {progress.bytes_total / 1e6:.0f} MB at "
-        f"{progress.rate / 1e6:.1f} MB/s{left}   ",
+        f"\r{line}{left}   ",
         end="",
         file=sys.stderr,
         flush=True,
@@ -375,9 +449,9 @@ def _show_transfer(progress: Transfer) -> None:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "models", nargs="+", type=Path, metavar="FILE", help="swapper or enhancer, .onnx or .pth"
+        "models", nargs="+", type=Path, metavar="FILE", help=tr("swapper or enhancer, .onnx or .pth")
     )
-    parser.add_argument("--half", action="store_true", help="compute in float16, too")
+    parser.add_argument("--half", action="store_true", help=tr("compute in float16, too"))
     _add_settings(parser)
     parser.set_defaults(verb=_convert)
 
@@ -391,13 +465,13 @@ def _convert(options: argparse.Namespace) -> int:
     for result in results:
         print(result.path)
     for note in (*runtime.notes, *(note for result in results for note in result.notes)):
-        print(f"note: {note}")
+        print(tr("note: {note}", note=note))
     return SUCCESS
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
-    parser.add_argument("--models-dir", type=Path, metavar="DIR", help="folder of the model files")
+    parser.add_argument("--json", action="store_true", help=tr("print JSON for machines"))
+    parser.add_argument("--models-dir", type=Path, metavar="DIR", help=tr("folder of the model files"))
     _add_settings(parser)
     parser.set_defaults(verb=_doctor)
 

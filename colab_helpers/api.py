@@ -6,9 +6,10 @@ it, need not wait for that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
 from colab_helpers.faces.types import ByteImage
+from colab_helpers.language import spoken
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.settings import Settings, load_settings
 from colab_helpers.trust.consent import require_consent
@@ -26,6 +28,23 @@ if TYPE_CHECKING:
     from colab_helpers.batch.runner import Batch
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_its_language(verb: Callable[P, R]) -> Callable[P, R]:
+    """Speak the language that a verb's settings name for as long as the verb works."""
+
+    @wraps(verb)
+    def speaking(*args: P.args, **kwargs: P.kwargs) -> R:
+        settings = kwargs.get("settings")
+        with spoken(settings.language if isinstance(settings, Settings) else "auto"):
+            return verb(*args, **kwargs)
+
+    return speaking
+
+
+@_in_its_language
 def swap_image(
     source: ImageLike,
     target: ImageLike,
@@ -61,6 +80,7 @@ def swap_image(
     return image
 
 
+@_in_its_language
 def swap_video(
     source: ImageLike | Sequence[ImageLike],
     target: str | Path,
@@ -95,6 +115,7 @@ def swap_video(
     return report
 
 
+@_in_its_language
 def run_batch(
     sources: Sequence[ImageLike],
     targets: Sequence[str | Path],
@@ -166,6 +187,7 @@ def run_batch(
     return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
 
 
+@_in_its_language
 def swap_file(
     sources: Sequence[ImageLike],
     target: str | Path,

@@ -6,6 +6,8 @@ and ``except SettingsError`` both work.
 
 from __future__ import annotations
 
+from colab_helpers.language import tr
+
 
 class ColabHelpersError(Exception):
     """Base of every error this package raises on purpose.
@@ -25,7 +27,7 @@ class ColabHelpersError(Exception):
     def __str__(self) -> str:
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.remedy:
-            parts.append(f"What to do: {self.remedy}")
+            parts.append(tr("What to do: {remedy}", remedy=self.remedy))
         return ". ".join(part.rstrip(".") for part in parts) + "."
 
     def __reduce__(self) -> tuple[object, ...]:

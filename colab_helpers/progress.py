@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from colab_helpers.language import mark
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -38,7 +40,7 @@ class Progress:
     provider: str
     threads: int
     batch_size: int
-    stage: str = "frames"
+    stage: str = mark("frames")
     waiting: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from colab_helpers.errors import SettingsError
+from colab_helpers.language import tr
 from colab_helpers.machine import Machine
 
 Auto = Literal["auto"]
@@ -140,6 +141,12 @@ class Settings(BaseModel):
     keep_fps: bool = Field(True, description="Keep the timestamps of the target; otherwise 30 fps constant.")
     skip_audio: bool = Field(False, description="Leave the sound out of the result.")
 
+    language: Literal["auto", "en", "es"] = Field(
+        "auto",
+        description="Language of messages, reports and notebooks: auto takes that of the environment "
+        "variable COLAB_HELPERS_LANGUAGE, else English.",
+    )
+
     @field_validator("frame_processors", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -149,22 +156,26 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_combinations(self) -> Settings:
         if len(set(self.frame_processors)) != len(self.frame_processors):
-            raise ValueError("frame_processors names a step twice")
+            raise ValueError(tr("frame_processors names a step twice"))
         if self.frame_processors[0] == "face_enhancer" and "face_swapper" in self.frame_processors:
             raise ValueError(
-                "frame_processors enhances before it swaps, which undoes the enhancement; "
-                "allowed order: face_swapper, face_enhancer"
+                tr(
+                    "frame_processors enhances before it swaps, which undoes the enhancement; "
+                    "allowed order: face_swapper, face_enhancer"
+                )
             )
         if self.many_faces and self.face_selector == "reference":
             raise ValueError(
-                "many_faces changes every face and face_selector=reference only one; "
-                "set many_faces to false to follow the reference"
+                tr(
+                    "many_faces changes every face and face_selector=reference only one; "
+                    "set many_faces to false to follow the reference"
+                )
             )
         return self
 
     def with_overrides(self, **overrides: object) -> Settings:
         """Return a validated copy with some fields replaced."""
-        return validate_settings({**self.model_dump(), **overrides}, preset="overrides")
+        return validate_settings({**self.model_dump(), **overrides}, preset=tr("overrides"))
 
     def resolve(self, machine: Machine, *, cuda: bool) -> tuple[Settings, tuple[str, ...]]:
         """Replace every ``auto`` that depends on the machine.
@@ -181,8 +192,12 @@ class Settings(BaseModel):
         memory = machine.memory_budget if self.max_memory == "auto" else float(self.max_memory)
         if memory > machine.memory_budget:
             notes.append(
-                f"max_memory lowered from {memory:g} to {machine.memory_budget:.1f} GB: "
-                "this machine has no more beside the 2 GB left to the system"
+                tr(
+                    "max_memory lowered from {memory:g} to {budget:.1f} GB: "
+                    "this machine has no more beside the 2 GB left to the system",
+                    memory=memory,
+                    budget=machine.memory_budget,
+                )
             )
             memory = machine.memory_budget
         threads = (
@@ -201,8 +216,8 @@ def _auto_batch_size(memory: float, *, cuda: bool) -> int:
 
 
 def field_help(name: str) -> str:
-    """One-line description of a setting, for forms and ``--help``."""
-    return Settings.model_fields[name].description or ""
+    """One-line description of a setting in the language spoken, for forms and ``--help``."""
+    return tr(Settings.model_fields[name].description or "")
 
 
 class PresetFile(BaseModel):
@@ -222,8 +237,11 @@ class PresetFile(BaseModel):
             return {**self.profiles, **self.presets}[name]
         except KeyError:
             raise SettingsError(
-                f"there is no preset {name!r}",
-                remedy=f"choose one of {', '.join([*self.presets, *self.profiles])}; join several with '+'",
+                tr("there is no preset {name!r}", name=name),
+                remedy=tr(
+                    "choose one of {names}; join several with '+'",
+                    names=", ".join([*self.presets, *self.profiles]),
+                ),
             ) from None
 
     def values(self, name: str) -> dict[str, Any]:
@@ -234,8 +252,13 @@ class PresetFile(BaseModel):
         base = self.get(preset.extends)
         if base.extends is not None:
             raise SettingsError(
-                f"preset {name!r} extends {preset.extends!r}, which itself extends {base.extends!r}",
-                remedy="extend a preset that stands on its own: one level is allowed",
+                tr(
+                    "preset {name!r} extends {base!r}, which itself extends {further!r}",
+                    name=name,
+                    base=preset.extends,
+                    further=base.extends,
+                ),
+                remedy=tr("extend a preset that stands on its own: one level is allowed"),
             )
         return {**base.settings, **preset.settings}
 
@@ -272,11 +295,13 @@ def load_presets(path: Path | None = None) -> PresetFile:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         return PresetFile.model_validate(data)
     except OSError as error:
-        raise SettingsError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        raise SettingsError(
+            tr("cannot be read ({reason})", reason=error.strerror), where=str(path)
+        ) from error
     except yaml.YAMLError as error:
-        raise SettingsError(f"is not valid YAML: {error}", where=str(path)) from error
+        raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
     except ValidationError as error:
-        raise SettingsError(_explain(error, "preset file"), where=str(path)) from error
+        raise SettingsError(_explain(error, tr("preset file")), where=str(path)) from error
 
 
 def load_settings(
@@ -300,7 +325,7 @@ def load_settings(
         validate_settings(part, preset=name.strip())
         values.update(part)
     return validate_settings(
-        {**values, **overrides}, preset=f"{preset} with overrides" if overrides else preset
+        {**values, **overrides}, preset=tr("{preset} with overrides", preset=preset) if overrides else preset
     )
 
 
@@ -309,28 +334,33 @@ def validate_settings(values: Mapping[str, Any], *, preset: str) -> Settings:
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError(_explain(error, f"preset {preset!r}"), remedy=_remedy(error)) from error
+        raise SettingsError(
+            _explain(error, tr("preset {preset!r}", preset=preset)), remedy=_remedy(error)
+        ) from error
 
 
 def _explain(error: ValidationError, context: str) -> str:
-    return f"{context}: " + "; ".join(_unique(_complaint(item) for item in error.errors()))
+    complaints = "; ".join(_unique(_complaint(item) for item in error.errors()))
+    return tr("{context}: {complaints}", context=context, complaints=complaints)
 
 
 def _complaint(item: Any) -> str:
     key = str(item["loc"][0]) if item["loc"] else ""
     if item["type"] == "extra_forbidden":
-        return f"unknown key {key!r} = {item['input']!r}"
+        return tr("unknown key {key!r} = {value!r}", key=key, value=item["input"])
     message = str(item["msg"]).removeprefix("Value error, ")
     allowed = _allowed(key)
     if not allowed:
         return f"{key}: {message}" if key else message
-    return f"{key} = {item['input']!r} is not allowed; allowed: {allowed}"
+    return tr(
+        "{key} = {value!r} is not allowed; allowed: {allowed}", key=key, value=item["input"], allowed=allowed
+    )
 
 
 def _remedy(error: ValidationError) -> str:
     if any(item["type"] == "extra_forbidden" for item in error.errors()):
-        return f"known keys: {', '.join(sorted(Settings.model_fields))}"
-    return "correct the value"
+        return tr("known keys: {keys}", keys=", ".join(sorted(Settings.model_fields)))
+    return tr("correct the value")
 
 
 def _allowed(key: str) -> str:
@@ -338,7 +368,7 @@ def _allowed(key: str) -> str:
     if key not in Settings.model_fields:
         return ""
     schema = Settings.model_json_schema()["properties"][key]
-    return " or ".join(_unique(_allowed_values(part) for part in schema.get("anyOf", [schema])))
+    return tr(" or ").join(_unique(_allowed_values(part) for part in schema.get("anyOf", [schema])))
 
 
 def _allowed_values(schema: Mapping[str, Any]) -> str:
@@ -347,13 +377,15 @@ def _allowed_values(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if schema["type"] == "array":
-        return f"a list of {_allowed_values(schema['items'])}"
+        return tr("a list of {values}", values=_allowed_values(schema["items"]))
     low, high = schema.get("minimum"), schema.get("maximum")
-    kind = {"integer": "a whole number", "number": "a number", "boolean": "true, false"}.get(
-        schema["type"], "text"
-    )
-    limits = [f"from {low}" if low is not None else "", f"to {high}" if high is not None else ""]
-    return " ".join([kind, *filter(None, limits)])
+    kinds = {"integer": tr("a whole number"), "number": tr("a number"), "boolean": "true, false"}
+    kind = kinds.get(schema["type"], tr("text"))
+    if low is not None and high is not None:
+        return tr("{kind} from {low} to {high}", kind=kind, low=low, high=high)
+    if low is not None:
+        return tr("{kind} from {low}", kind=kind, low=low)
+    return kind if high is None else tr("{kind} to {high}", kind=kind, high=high)
 
 
 def _unique(items: Iterable[str]) -> list[str]:

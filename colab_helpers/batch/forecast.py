@@ -10,6 +10,7 @@ from pathlib import Path
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.language import tr
 from colab_helpers.media.probe import VideoInfo, is_image, probe
 from colab_helpers.pipeline import Excerpt, VideoRun
 
@@ -46,12 +47,16 @@ class Forecast:
     def line(self, targets: list[Path], minutes: float) -> str:
         """The forecast in a sentence."""
         total = sum(self.seconds.get(target, 0.0) for target in targets) / 60
-        text = f"{len(targets)} file(s) will take about {total:.0f} minutes"
+        text = tr("{files} file(s) will take about {minutes:.0f} minutes", files=len(targets), minutes=total)
         if not minutes:
             return text
-        return (
-            f"{self.fitting(targets, minutes)} of {len(targets)} file(s) fit the {minutes:.0f} minutes that "
-            f"are left; all will take about {total:.0f}. What is not done then is taken up by the next run"
+        return tr(
+            "{fitting} of {files} file(s) fit the {minutes:.0f} minutes that "
+            "are left; all will take about {total:.0f}. What is not done then is taken up by the next run",
+            fitting=self.fitting(targets, minutes),
+            files=len(targets),
+            minutes=minutes,
+            total=total,
         )
 
 

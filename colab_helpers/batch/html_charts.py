@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB
 from colab_helpers.resources.samples import GpuSample, Sample
 from colab_helpers.svg import Series, line_chart, number
@@ -16,8 +17,6 @@ from colab_helpers.svg import Series, line_chart, number
 # the machine slept, or the run was continued later.
 _PAUSE_DISTANCES, _PAUSE_SECONDS = 5.0, 20.0
 _WIDTH, _HEIGHT = 460, 190
-_TIME_LABEL = "time at work (min:s)"
-_FIGURES = "{name}: mean {mean}, most {most} {unit}"
 
 Reading = Callable[[Sample], float | None]
 
@@ -42,33 +41,37 @@ def _gib(size: float | None) -> float | None:
 
 _CHARTS = (
     _Chart(
-        "GPU load",
+        mark("GPU load"),
         "%",
         {
-            "networks": _of_gpu(lambda gpu: gpu.utilisation),
-            "encoder": _of_gpu(lambda gpu: gpu.encoder),
-            "decoder": _of_gpu(lambda gpu: gpu.decoder),
+            mark("networks"): _of_gpu(lambda gpu: gpu.utilisation),
+            mark("encoder"): _of_gpu(lambda gpu: gpu.encoder),
+            mark("decoder"): _of_gpu(lambda gpu: gpu.decoder),
         },
         high=100.0,
     ),
     _Chart(
-        "GPU memory",
+        mark("GPU memory"),
         "GiB",
         {
-            "all programs": _of_gpu(lambda gpu: _gib(gpu.memory_used)),
-            "this run": _of_gpu(lambda gpu: _gib(gpu.process_memory)),
+            mark("all programs"): _of_gpu(lambda gpu: _gib(gpu.memory_used)),
+            mark("this run"): _of_gpu(lambda gpu: _gib(gpu.process_memory)),
         },
     ),
     _Chart(
-        "Memory",
+        mark("Memory"),
         "GiB",
         {
-            "machine": lambda sample: _gib(sample.ram_used),
-            "this run": lambda sample: _gib(sample.process_memory),
+            mark("machine"): lambda sample: _gib(sample.ram_used),
+            mark("this run"): lambda sample: _gib(sample.process_memory),
         },
     ),
-    _Chart("Processors", "%", {"machine": lambda sample: sample.cpu_percent}, high=100.0),
-    _Chart("Speed", "frames/s", {"frames": lambda sample: None if sample.file is None else sample.fps}),
+    _Chart(mark("Processors"), "%", {mark("machine"): lambda sample: sample.cpu_percent}, high=100.0),
+    _Chart(
+        mark("Speed"),
+        mark("frames/s"),
+        {mark("frames"): lambda sample: None if sample.file is None else sample.fps},
+    ),
 )
 
 
@@ -89,22 +92,22 @@ def _figure(chart: _Chart, parts: Sequence[_Part]) -> str:
     if not known:
         return ""
     picture = line_chart(
-        [Series(name, points) for name, points in known.items()],
+        [Series(tr(name), points) for name, points in known.items()],
         width=_WIDTH,
         height=_HEIGHT,
-        title=chart.title,
-        x_label=_TIME_LABEL,
-        y_unit=chart.unit,
+        title=tr(chart.title),
+        x_label=tr("time at work (min:s)"),
+        y_unit=tr(chart.unit),
         high=chart.high,
     )
-    figures = "; ".join(_figures(name, points, chart.unit) for name, points in known.items())
+    figures = "; ".join(_figures(tr(name), points, tr(chart.unit)) for name, points in known.items())
     return f"<figure>{picture}<figcaption>{html.escape(figures)}</figcaption></figure>"
 
 
 def _figures(name: str, points: Sequence[tuple[float, float | None]], unit: str) -> str:
     known = [value for _, value in points if value is not None]
     mean, most = number(sum(known) / len(known)), number(max(known))
-    return _FIGURES.format(name=name, mean=mean, most=most, unit=unit)
+    return tr("{name}: mean {mean}, most {most} {unit}", name=name, mean=mean, most=most, unit=unit)
 
 
 @dataclass

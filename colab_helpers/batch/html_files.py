@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from colab_helpers.batch.html_parts import bullets, duration, facts_table, memory, size, text
+from colab_helpers.batch.html_parts import bullets, duration, facts_table, memory, size, soft, text
 from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.status import STATE_WORDS
 from colab_helpers.batch.thumbnails import Image, data_url, pair_of
+from colab_helpers.language import tr
 from colab_helpers.svg import clock_text, number
 
 MAX_PICTURES = 24
@@ -18,46 +20,22 @@ PICTURE_SECONDS = 60.0
 _MAX_SPANS = 12
 # Up to so many files, each is shown opened.
 _OPEN_FILES = 8
-# What a status is called, and its CSS class.
-_STATUS = {"done": ("done", "good"), "failed": ("failed", "bad"), "skipped": ("skipped", "warn")}
-
-
-class _Words:
-    """Everything this part of the page says, apart from what the report itself holds."""
-
-    AND_MORE = "and {count} more"
-    BEFORE, AFTER = "before", "after"
-    ALT = "a frame of {name}, {which}"
-    NO_PICTURE = "No picture: {reason}"
-    LATE = "No picture: those of the files before took too long to find."
-    OTHER_FILES = "Only the first {count} finished files are shown with pictures."
-    YES, NO, NO_SOUND = "yes", "no", "no sound"
-    FRAMES, FPS = "{count} frames", "{fps} frames/s"
-    SPAN, SPANS_NOTE = "{first}–{last} ({begin}–{end})", "frames counted from 0, times approximate"
-    SIMILARITY = "mean {mean:.3f}, 95 % of {count} reach {low:.3f}"
-    FLICKER = "{value} grey levels"
-    KEPT = "{count}, of which {kept} were kept from an earlier run"
-    MEMORY = "{before} / {after} ({difference})"
-
-
-class _Facts:
-    """Names of columns and of the rows of a file's table."""
-
-    RESULT, TARGET, OUTPUT, SOURCE, ERROR = "Result", "Target", "Output", "Source", "Error"
-    FRAMES, FACES, FACELESS = "Frames in / out", "Faces changed", "Frames without a face"
-    SPANS, TIMES, LENGTHS = "Where no face was changed", "Times of frames kept", "Length of picture / sound"
-    SIZES, SIMILARITY, FLICKER = "Size in / out", "Similarity to the source", "Flicker"
-    ENCODER, PROVIDER, SPEED = "Encoder", "Networks ran on", "Speed"
-    SEGMENTS, MEMORY, FALLBACKS = "Segments", "Memory before / after", "Fall-backs"
+# CSS class of a status.
+_MOODS = {"done": "good", "failed": "bad", "skipped": "warn"}
 
 
 def overview_html(files: Sequence[FileReport]) -> str:
     """One row of figures for each file, which leads to the file's own part of the page."""
     if not files:
         return ""
-    facts = _Facts
-    heads = [facts.FRAMES, "frames/s", facts.FACES, facts.SIMILARITY, facts.FLICKER]
-    head = f"<tr><th>{facts.TARGET}</th><th>{facts.RESULT}</th>"
+    heads = [
+        tr("Frames in / out"),
+        tr("frames/s"),
+        tr("Faces changed"),
+        tr("Similarity to the source"),
+        tr("Flicker"),
+    ]
+    head = "<tr>" + "".join(f"<th>{name}</th>" for name in (tr("Target"), tr("Result")))
     head += "".join(f'<th class="figure">{name}</th>' for name in heads) + "</tr>"
     rows = "".join(_overview_row(index, file) for index, file in enumerate(files))
     return f'<div class="wide"><table class="overview">{head}{rows}</table></div>'
@@ -80,8 +58,7 @@ def _overview_row(index: int, file: FileReport) -> str:
 
 
 def _badge(file: FileReport) -> str:
-    word, mood = _STATUS[file.status]
-    return f'<span class="{mood}">{word}</span>'
+    return f'<span class="{_MOODS[file.status]}">{tr(STATE_WORDS[file.status])}</span>'
 
 
 def files_html(files: Sequence[FileReport], *, clock: Callable[[], float] = time.monotonic) -> str:
@@ -96,17 +73,18 @@ def files_html(files: Sequence[FileReport], *, clock: Callable[[], float] = time
     shown = set(pictured[:MAX_PICTURES])
     sections = []
     for index, file in enumerate(files):
-        late = f'<p class="soft">{_Words.LATE}</p>' if clock() > until else None
-        pictures = (late or _pictures(file)) if index in shown else ""
+        late = tr("No picture: those of the files before took too long to find.") if clock() > until else ""
+        pictures = (soft(late) if late else _pictures(file)) if index in shown else ""
         sections.append(_file(index, file, pictures, opened=len(files) <= _OPEN_FILES))
     if len(pictured) > MAX_PICTURES:
-        sections.insert(0, f'<p class="soft">{_Words.OTHER_FILES.format(count=MAX_PICTURES)}</p>')
+        only = tr("Only the first {count} finished files are shown with pictures.", count=MAX_PICTURES)
+        sections.insert(0, soft(only))
     return "\n".join(sections)
 
 
 def _file(index: int, file: FileReport, pictures: str, *, opened: bool) -> str:
     attribute = " open" if opened or file.status == "failed" else ""
-    figures = [_Words.FRAMES.format(count=file.frames_out)] if file.frames_out else []
+    figures = [tr("{count} frames", count=file.frames_out)] if file.frames_out else []
     tail = ", ".join([*figures, duration(file.seconds)])
     return (
         f'<details id="file-{index + 1}"{attribute}><summary>{text(_name(file))} '
@@ -116,28 +94,27 @@ def _file(index: int, file: FileReport, pictures: str, *, opened: bool) -> str:
 
 
 def _file_facts(file: FileReport) -> list[tuple[str, str | None]]:
-    facts = _Facts
     return [
-        (facts.RESULT, _badge(file)),
-        (facts.ERROR, f'<span class="bad">{text(file.error)}</span>' if file.error else None),
-        (facts.FALLBACKS, bullets(file.fallbacks)),
-        (facts.FRAMES, f"{file.frames_in} / {file.frames_out}"),
-        (facts.TIMES, _times_kept(file)),
-        (facts.LENGTHS, _lengths(file)),
-        (facts.FACES, str(file.faces_swapped)),
-        (facts.FACELESS, str(file.frames_without_face)),
-        (facts.SPANS, _spans(file)),
-        (facts.SIMILARITY, _similarity(file)),
-        (facts.FLICKER, _flicker(file)),
-        (facts.SPEED, _speed(file)),
-        (facts.PROVIDER, text(file.provider) if file.provider else None),
-        (facts.ENCODER, text(file.encoder) if file.encoder else None),
-        (facts.SEGMENTS, _segments(file)),
-        (facts.MEMORY, _memory_course(file)),
-        (facts.SIZES, f"{size(file.bytes_in)} / {size(file.bytes_out)}" if file.bytes_in else None),
-        (facts.SOURCE, "<br>".join(map(text, file.source))),
-        (facts.TARGET, text(file.target)),
-        (facts.OUTPUT, text(file.output) if file.output else None),
+        (tr("Result"), _badge(file)),
+        (tr("Error"), f'<span class="bad">{text(file.error)}</span>' if file.error else None),
+        (tr("Fall-backs"), bullets(file.fallbacks)),
+        (tr("Frames in / out"), f"{file.frames_in} / {file.frames_out}"),
+        (tr("Times of frames kept"), _times_kept(file)),
+        (tr("Length of picture / sound"), _lengths(file)),
+        (tr("Faces changed"), str(file.faces_swapped)),
+        (tr("Frames without a face"), str(file.frames_without_face)),
+        (tr("Where no face was changed"), _spans(file)),
+        (tr("Similarity to the source"), _similarity(file)),
+        (tr("Flicker"), _flicker(file)),
+        (tr("Speed"), _speed(file)),
+        (tr("Networks ran on"), text(file.provider) if file.provider else None),
+        (tr("Encoder"), text(file.encoder) if file.encoder else None),
+        (tr("Segments"), _segments(file)),
+        (tr("Memory before / after"), _memory_course(file)),
+        (tr("Size in / out"), f"{size(file.bytes_in)} / {size(file.bytes_out)}" if file.bytes_in else None),
+        (tr("Source"), "<br>".join(map(text, file.source))),
+        (tr("Target"), text(file.target)),
+        (tr("Output"), text(file.output) if file.output else None),
     ]
 
 
@@ -148,13 +125,16 @@ def _name(file: FileReport) -> str:
 def _times_kept(file: FileReport) -> str | None:
     if file.times_kept is None:
         return None
-    return _Words.YES if file.times_kept else f'<span class="warn">{_Words.NO}</span>'
+    if file.times_kept:
+        return tr("yes")
+    no = tr("no")
+    return f'<span class="warn">{no}</span>'
 
 
 def _lengths(file: FileReport) -> str | None:
     if file.video_seconds is None:
         return None
-    sound = f"{file.audio_seconds:.3f} s" if file.audio_seconds else _Words.NO_SOUND
+    sound = f"{file.audio_seconds:.3f} s" if file.audio_seconds else tr("no sound")
     return f"{file.video_seconds:.3f} s / {sound}"
 
 
@@ -166,15 +146,16 @@ def _spans(file: FileReport) -> str | None:
     rate = file.frames_out / file.video_seconds if file.video_seconds else 0.0
     lines = [_span(first, end, rate) for first, end in spans[:_MAX_SPANS]]
     if len(spans) > _MAX_SPANS:
-        lines.append(_Words.AND_MORE.format(count=len(spans) - _MAX_SPANS))
-    return f'{text(", ".join(lines))} <span class="soft">({_Words.SPANS_NOTE})</span>'
+        lines.append(tr("and {count} more", count=len(spans) - _MAX_SPANS))
+    note = tr("frames counted from 0, times approximate")
+    return f'{text(", ".join(lines))} <span class="soft">({note})</span>'
 
 
 def _span(first: int, end: int, rate: float) -> str:
     if not rate:
         return f"{first}–{end - 1}"
     begin, finish = _moment(first / rate), _moment(end / rate)
-    return _Words.SPAN.format(first=first, last=end - 1, begin=begin, end=finish)
+    return f"{first}–{end - 1} ({begin}–{finish})"
 
 
 def _moment(seconds: float) -> str:
@@ -187,27 +168,33 @@ def _similarity(file: FileReport) -> str | None:
     quality = file.quality
     if quality is None or quality.similarity_mean is None or quality.similarity_p5 is None:
         return None
-    return _Words.SIMILARITY.format(
-        mean=quality.similarity_mean, count=quality.similarity_samples, low=quality.similarity_p5
+    return tr(
+        "mean {mean:.3f}, 95 % of {count} reach {low:.3f}",
+        mean=quality.similarity_mean,
+        count=quality.similarity_samples,
+        low=quality.similarity_p5,
     )
 
 
 def _flicker(file: FileReport) -> str | None:
     if file.quality is None or file.quality.flicker is None:
         return None
-    return _Words.FLICKER.format(value=number(file.quality.flicker))
+    return tr("{value} grey levels", value=number(file.quality.flicker))
 
 
 def _speed(file: FileReport) -> str | None:
     if not file.fps:
         return None
-    return f"{_Words.FPS.format(fps=number(file.fps))}, {duration(file.seconds)}"
+    speed = tr("{fps} frames/s", fps=number(file.fps))
+    return f"{speed}, {duration(file.seconds)}"
 
 
 def _segments(file: FileReport) -> str | None:
     if not file.segments:
         return None
-    return _Words.KEPT.format(count=file.segments, kept=file.segments_kept)
+    return tr(
+        "{count}, of which {kept} were kept from an earlier run", count=file.segments, kept=file.segments_kept
+    )
 
 
 def _memory_course(file: FileReport) -> str | None:
@@ -215,23 +202,20 @@ def _memory_course(file: FileReport) -> str | None:
         return None
     difference = file.memory_difference
     sign = "+" if difference >= 0 else "−"
-    return _Words.MEMORY.format(
-        before=memory(file.memory_before),
-        after=memory(file.memory_after),
-        difference=sign + memory(abs(difference)),
-    )
+    before, after = memory(file.memory_before), memory(file.memory_after)
+    return f"{before} / {after} ({sign}{memory(abs(difference))})"
 
 
 def _pictures(file: FileReport) -> str:
     """The most changed of a few moments before and after, or the reason why there is no picture."""
     try:
         pair = pair_of(file)
-        before = _picture(pair.before, file, _Words.BEFORE)
-        return f'<div class="pictures">{before}{_picture(pair.after, file, _Words.AFTER)}</div>'
+        before, after = _picture(pair.before, file, tr("before")), _picture(pair.after, file, tr("after"))
+        return f'<div class="pictures">{before}{after}</div>'
     except Exception as error:  # noqa: BLE001 - files change after a run; a picture is never worth the report
-        return f'<p class="soft">{text(_Words.NO_PICTURE.format(reason=error))}</p>'
+        return soft(tr("No picture: {reason}", reason=error))
 
 
 def _picture(image: Image, file: FileReport, which: str) -> str:
-    alt = text(_Words.ALT.format(name=_name(file), which=which))
+    alt = text(tr("a frame of {name}, {which}", name=_name(file), which=which))
     return f'<figure><img src="{data_url(image)}" alt="{alt}"><figcaption>{which}</figcaption></figure>'

@@ -65,6 +65,11 @@ def bullets(lines: Iterable[str], *, kind: str = "") -> str:
     return f"<ul{attribute}>{items}</ul>" if items else ""
 
 
+def soft(line: str) -> str:
+    """A line of plain text that is less important than others."""
+    return f'<p class="soft">{text(line)}</p>'
+
+
 def facts_table(rows: Iterable[tuple[str, str | None]]) -> str:
     """A table of names and values, which are HTML already; rows without a value are left out."""
     lines = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows if value)

@@ -10,8 +10,9 @@ from typing import Any
 
 from colab_helpers.batch.html_charts import charts_html
 from colab_helpers.batch.html_files import files_html, overview_html
-from colab_helpers.batch.html_parts import STYLE, bullets, duration, facts_table, memory, size, text
+from colab_helpers.batch.html_parts import STYLE, bullets, duration, facts_table, memory, size, soft, text
 from colab_helpers.batch.report import BatchReport, FileReport, write_text
+from colab_helpers.language import language, tr
 from colab_helpers.resources.samples import Sample
 from colab_helpers.settings import Settings, field_help
 from colab_helpers.svg import number
@@ -19,38 +20,6 @@ from colab_helpers.svg import number
 _MAX_NAMES = 5
 # Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
 _SOUND_DIFFERENCE = 0.1
-
-
-class _Words:
-    """Everything this part of the page says, apart from what the report itself holds."""
-
-    TITLE = "Batch report"
-    STATE_ALL, STATE_SOME = "all {total} done", "{succeeded} of {total} done"
-    NO_FILES = "no files"
-    RUN, BEGAN, ENDED, WRITTEN, CONSENT = "Run", "Began", "Last sample", "Report written", "Consent"
-    MACHINE, GPU, NO_GPU, SOFTWARE = "Machine", "GPU", "none", "Software"
-    CORES = "{cpus} processor cores, {memory} RAM"
-    COLAB = "on Google Colab"
-    NUMBERS, CHARTS, OVERVIEW, EACH = "In numbers", "Over time", "Files", "Each file"
-    NO_SAMPLES = "No figures over time were kept of this run."
-    NOTES, MODELS, SETTINGS = "Notes and fall-backs of the whole run", "Models", "Settings"
-    STANDIN, REAL = "stand-in: knows the demo's rendered people only", "network as published"
-    TILE_FILES, TILE_SUCCESS, TILE_SIZE = "files", "succeeded", "size of all results"
-    TILE_FAILED, TILE_SKIPPED = "failed", "skipped"
-    TILE_TIME, TILE_SPEED = "time", "frames/s over all"
-    TILE_MEMORY, TILE_RESTARTS = "memory warnings", "restarts"
-    SETTING, VALUE, DEFAULT, MEANING = "Setting", "Value", "Default", "What it does"
-    CHANGED = "{changed} of {total} differ from the defaults"
-    AND_MORE = "and {count} more"
-    FAILED, SKIPPED = "Failed ({count} of {total})", "Skipped ({count})"
-    STANDINS_USED = "Stand-in models were used; they know the demo's rendered people only: this was a trial"
-    MEMORY_SHORT = "RAM ran short (more than 85 % in use), {count} time(s)"
-    RESTARTED = "The worker process died and was started again, {count} time(s)"
-    FACELESS = "No face was changed in any frame"
-    FRAMES_LOST = "Frames went in that did not come out"
-    RETIMED = "Frames are not shown exactly when the target's are"
-    SOUND_DIFFERS = "Picture and sound differ in length by more than 0.1 s"
-    ON_CPU = "There is a GPU, but the networks ran on the CPU"
 
 
 def write_html_report(report: BatchReport, samples: Sequence[Sample], path: Path) -> None:
@@ -84,18 +53,22 @@ def html_report(
         _heading(report),
         _warnings(report),
         _about(report, samples, time.time() if now is None else now),
-        _section(_Words.NUMBERS, _tiles(report)),
-        _section(_Words.CHARTS, charts_html(samples) or f'<p class="soft">{_Words.NO_SAMPLES}</p>'),
-        _section(_Words.OVERVIEW, overview_html(report.files)),
-        _section(_Words.EACH, files_html(report.files, clock=clock)),
-        _section(_Words.NOTES, bullets(report.notes)),
-        _section(_Words.MODELS, _models(report)),
-        _section(_Words.SETTINGS, _settings(report.settings)),
+        _section(tr("In numbers"), _tiles(report)),
+        _section(
+            tr("Over time"),
+            charts_html(samples) or soft(tr("No figures over time were kept of this run.")),
+        ),
+        _section(tr("Files"), overview_html(report.files)),
+        _section(tr("Each file"), files_html(report.files, clock=clock)),
+        _section(tr("Notes and fall-backs of the whole run"), bullets(report.notes)),
+        _section(tr("Models"), _models(report)),
+        _section(tr("Settings"), _settings(report.settings)),
     ]
+    title = tr("Batch report")
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!DOCTYPE html>\n<html lang="{language()}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_Words.TITLE}: {text(_state(report))}</title>\n"
+        f"<title>{title}: {text(_state(report))}</title>\n"
         f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n"
         + "\n".join(filter(None, sections))
         + "\n</body>\n</html>\n"
@@ -109,15 +82,17 @@ def _section(title: str, content: str) -> str:
 def _state(report: BatchReport) -> str:
     summary = report.summary
     if not summary.total:
-        return _Words.NO_FILES
-    form = _Words.STATE_ALL if report.ok else _Words.STATE_SOME
-    return form.format(succeeded=summary.succeeded, total=summary.total)
+        return tr("no files")
+    if report.ok:
+        return tr("all {total} done", total=summary.total)
+    return tr("{succeeded} of {total} done", succeeded=summary.succeeded, total=summary.total)
 
 
 def _heading(report: BatchReport) -> str:
     summary = report.summary
     mood = "good" if report.ok else "warn" if summary.succeeded else "bad"
-    return f'<h1>{_Words.TITLE} <span class="badge {mood}">{text(_state(report))}</span></h1>'
+    title = tr("Batch report")
+    return f'<h1>{title} <span class="badge {mood}">{text(_state(report))}</span></h1>'
 
 
 def _warnings(report: BatchReport) -> str:
@@ -126,21 +101,28 @@ def _warnings(report: BatchReport) -> str:
 
 
 def _run_warnings(report: BatchReport) -> list[str]:
-    summary, words = report.summary, _Words
+    summary = report.summary
     failed = [file for file in report.files if file.status == "failed"]
     skipped = [file for file in report.files if file.status == "skipped"]
     lines = []
     if failed:
-        head = words.FAILED.format(count=len(failed), total=summary.total)
+        head = tr("Failed ({count} of {total})", count=len(failed), total=summary.total)
         lines.append(f"{head}: {_names(failed)}")
     if skipped:
-        lines.append(f"{words.SKIPPED.format(count=len(skipped))}: {_names(skipped)}")
+        head = tr("Skipped ({count})", count=len(skipped))
+        lines.append(f"{head}: {_names(skipped)}")
     if any(model.standin for model in report.models):
-        lines.append(words.STANDINS_USED)
+        lines.append(
+            tr("Stand-in models were used; they know the demo's rendered people only: this was a trial")
+        )
     if summary.memory_warnings:
-        lines.append(words.MEMORY_SHORT.format(count=summary.memory_warnings))
+        lines.append(
+            tr("RAM ran short (more than 85 % in use), {count} time(s)", count=summary.memory_warnings)
+        )
     if summary.restarts:
-        lines.append(words.RESTARTED.format(count=summary.restarts))
+        lines.append(
+            tr("The worker process died and was started again, {count} time(s)", count=summary.restarts)
+        )
     return lines
 
 
@@ -148,11 +130,17 @@ def _file_warnings(report: BatchReport) -> list[str]:
     retimed = report.settings.get("keep_fps") is False
     gpu = bool(report.machine.get("gpu"))
     signs: dict[str, Callable[[FileReport], bool]] = {
-        _Words.FACELESS: lambda file: file.faces_swapped == 0,
-        _Words.FRAMES_LOST: lambda file: file.frames_in != file.frames_out and not retimed,
-        _Words.RETIMED: lambda file: file.times_kept is False and not retimed,
-        _Words.SOUND_DIFFERS: lambda file: abs(_sound_difference(file)) > _SOUND_DIFFERENCE,
-        _Words.ON_CPU: lambda file: gpu and file.provider == "cpu",
+        tr("No face was changed in any frame"): lambda file: file.faces_swapped == 0,
+        tr("Frames went in that did not come out"): lambda file: (
+            file.frames_in != file.frames_out and not retimed
+        ),
+        tr("Frames are not shown exactly when the target's are"): lambda file: (
+            file.times_kept is False and not retimed
+        ),
+        tr("Picture and sound differ in length by more than 0.1 s"): lambda file: (
+            abs(_sound_difference(file)) > _SOUND_DIFFERENCE
+        ),
+        tr("There is a GPU, but the networks ran on the CPU"): lambda file: gpu and file.provider == "cpu",
     }
     done = [file for file in report.files if file.status == "done"]
     found = {line: [file for file in done if sign(file)] for line, sign in signs.items()}
@@ -168,35 +156,37 @@ def _sound_difference(file: FileReport) -> float:
 
 def _names(files: Sequence[FileReport]) -> str:
     names = [Path(file.target).name for file in files]
-    more = [_Words.AND_MORE.format(count=len(names) - _MAX_NAMES)] if len(names) > _MAX_NAMES else []
+    more = [tr("and {count} more", count=len(names) - _MAX_NAMES)] if len(names) > _MAX_NAMES else []
     return ", ".join([*names[:_MAX_NAMES], *more])
 
 
 def _about(report: BatchReport, samples: Sequence[Sample], now: float) -> str:
-    machine, words = report.machine, _Words
+    machine = report.machine
     gpu = machine.get("gpu")
-    hardware = words.CORES.format(
-        cpus=machine.get("cpus", "?"), memory=memory(machine.get("memory_total", 0))
+    hardware = tr(
+        "{cpus} processor cores, {memory} RAM",
+        cpus=machine.get("cpus", "?"),
+        memory=memory(machine.get("memory_total", 0)),
     )
     system = [machine.get("system"), f"Python {machine['python']}" if machine.get("python") else None]
-    colab = words.COLAB if machine.get("on_colab") else None
+    colab = tr("on Google Colab") if machine.get("on_colab") else None
     return facts_table(
         [
-            (words.RUN, text(report.run)),
-            (words.BEGAN, _date(samples[0].time) if samples else None),
-            (words.ENDED, _date(samples[-1].time) if samples else None),
-            (words.WRITTEN, _date(now)),
-            (words.CONSENT, text(report.consent)),
-            (words.MACHINE, text(hardware) if machine else None),
-            (words.GPU, text(_gpu(gpu) if gpu else words.NO_GPU)),
-            (words.SOFTWARE, text(", ".join(filter(None, [*system, colab])))),
+            (tr("Run"), text(report.run)),
+            (tr("Began"), _date(samples[0].time) if samples else None),
+            (tr("Last sample"), _date(samples[-1].time) if samples else None),
+            (tr("Report written"), _date(now)),
+            (tr("Consent"), text(report.consent)),
+            (tr("Machine"), text(hardware) if machine else None),
+            (tr("GPU"), text(_gpu(gpu) if gpu else tr("none"))),
+            (tr("Software"), text(", ".join(filter(None, [*system, colab])))),
         ]
     )
 
 
 def _gpu(gpu: dict[str, Any]) -> str:
-    parts = [gpu.get("name", "?"), memory(gpu.get("memory_total", 0)), f"driver {gpu.get('driver', '?')}"]
-    return ", ".join(parts)
+    driver = tr("driver {version}", version=gpu.get("driver", "?"))
+    return ", ".join([gpu.get("name", "?"), memory(gpu.get("memory_total", 0)), driver])
 
 
 def _date(seconds: float) -> str:
@@ -204,18 +194,18 @@ def _date(seconds: float) -> str:
 
 
 def _tiles(report: BatchReport) -> str:
-    summary, words = report.summary, _Words
+    summary = report.summary
     frames = sum(file.frames_out for file in report.files)
     tiles = [
-        (words.TILE_FILES, str(summary.total)),
-        (words.TILE_SUCCESS, f"{summary.succeeded} ({100 * summary.success_rate:.0f} %)"),
-        (words.TILE_FAILED, str(summary.failed)),
-        (words.TILE_SKIPPED, str(summary.skipped)),
-        (words.TILE_SIZE, size(summary.bytes)),
-        (words.TILE_TIME, duration(summary.seconds)),
-        (words.TILE_SPEED, number(frames / summary.seconds) if summary.seconds else "–"),
-        (words.TILE_MEMORY, str(summary.memory_warnings)),
-        (words.TILE_RESTARTS, str(summary.restarts)),
+        (tr("files"), str(summary.total)),
+        (tr("succeeded"), f"{summary.succeeded} ({100 * summary.success_rate:.0f} %)"),
+        (tr("failed"), str(summary.failed)),
+        (tr("skipped"), str(summary.skipped)),
+        (tr("size of all results"), size(summary.bytes)),
+        (tr("time"), duration(summary.seconds)),
+        (tr("frames/s over all"), number(frames / summary.seconds) if summary.seconds else "–"),
+        (tr("memory warnings"), str(summary.memory_warnings)),
+        (tr("restarts"), str(summary.restarts)),
     ]
     return f'<dl class="tiles">{"".join(f"<div><dt>{n}</dt><dd>{v}</dd></div>" for n, v in tiles)}</dl>'
 
@@ -229,7 +219,10 @@ def _models(report: BatchReport) -> str:
 
 
 def _model_kind(*, standin: bool) -> str:
-    return f'<strong class="warn">{text(_Words.STANDIN)}</strong>' if standin else _Words.REAL
+    if not standin:
+        return tr("network as published")
+    line = tr("stand-in: knows the demo's rendered people only")
+    return f'<strong class="warn">{text(line)}</strong>'
 
 
 def _settings(settings: dict[str, Any]) -> str:
@@ -239,11 +232,10 @@ def _settings(settings: dict[str, Any]) -> str:
     defaults = Settings().model_dump(mode="json")
     changed = [name for name, value in settings.items() if name in defaults and value != defaults[name]]
     names = [*changed, *(name for name in settings if name not in changed)]
-    words = _Words
-    heads = (words.SETTING, words.VALUE, words.DEFAULT, words.MEANING)
+    heads = (tr("Setting"), tr("Value"), tr("Default"), tr("What it does"))
     head = "".join(f"<th>{name}</th>" for name in heads)
     rows = "".join(_setting(name, settings[name], defaults, differs=name in changed) for name in names)
-    title = words.CHANGED.format(changed=len(changed), total=len(settings))
+    title = tr("{changed} of {total} differ from the defaults", changed=len(changed), total=len(settings))
     return (
         f"<details><summary>{text(title)}</summary>"
         f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div></details>'

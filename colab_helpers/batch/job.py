@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.language import Language, language, tr
 from colab_helpers.settings import Settings
 
 ImageLike = str | Path | bytes | npt.NDArray[np.uint8]
@@ -43,7 +44,7 @@ class Source(BaseModel):
         if isinstance(image, (str, Path)):
             path = Path(image).expanduser().absolute()
             return cls(name=str(image), image=str(path))
-        name = f"image in memory ({type(image).__name__})"
+        name = tr("image in memory ({kind})", kind=type(image).__name__)
         if isinstance(image, bytes):
             return cls(name=name, image=_data_url(image, "application/octet-stream"))
         import cv2  # slow, and seldom needed here
@@ -72,6 +73,7 @@ class Job(BaseModel):
     work_dir: str | None = Field(None, description="Local disk for unfinished work; by default chosen.")
     session_minutes: float = Field(0.0, ge=0, description="Time the session has left; 0: not known.")
     shortest_first: bool = False
+    language: Language = Field(default_factory=language, description="What the worker speaks.")
 
     @classmethod
     def of(
@@ -114,8 +116,8 @@ class Job(BaseModel):
 
     @property
     def digest(self) -> str:
-        """What tells this batch from another; asking for the same again gives the same."""
-        text = self.model_dump_json(exclude={"run"})
+        """What tells this batch from another; asking for the same again, in any language, gives the same."""
+        text = self.model_dump_json(exclude={"run": True, "language": True, "settings": {"language"}})
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -138,11 +140,15 @@ class Job(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise MissingFileError(
-                f"the job cannot be read ({error.strerror})", where=str(path), remedy="start the batch again"
+                tr("the job cannot be read ({reason})", reason=error.strerror),
+                where=str(path),
+                remedy=tr("start the batch again"),
             ) from error
         except ValidationError as error:
             raise UsageError(
-                "this is no job that this version can read", where=str(path), remedy="start the batch again"
+                tr("this is no job that this version can read"),
+                where=str(path),
+                remedy=tr("start the batch again"),
             ) from error
 
 

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.quality import Measured
+from colab_helpers.language import tr
 
 
 class _Entry(BaseModel):
@@ -144,7 +145,7 @@ def read_journal(path: Path) -> History:
     except FileNotFoundError:
         return history
     except OSError as error:
-        raise _failed(path, "read", error) from error
+        raise _failed(path, tr("the journal cannot be read ({reason})", reason=_reason(error))) from error
     return history
 
 
@@ -165,7 +166,9 @@ class Journal:
             self._file = path.open("a+b", buffering=0)
             self._torn = not _ends_a_line(self._file)
         except OSError as error:
-            raise _failed(path, "opened", error) from error
+            raise _failed(
+                path, tr("the journal cannot be opened ({reason})", reason=_reason(error))
+            ) from error
 
     def append(self, entry: Entry) -> None:
         """Add an entry; it is on disk when this returns.
@@ -184,7 +187,8 @@ class Journal:
             os.fsync(self._file.fileno())
             self._torn = False
         except OSError as error:
-            raise _failed(self._path, "written to", error) from error
+            what = tr("the journal cannot be written to ({reason})", reason=_reason(error))
+            raise _failed(self._path, what) from error
 
     def close(self) -> None:
         """Close it."""
@@ -220,9 +224,10 @@ def _parse(line: bytes) -> Entry | None:
         return None  # of another version of this package: its work cannot be trusted
 
 
-def _failed(path: Path, what: str, error: OSError) -> OutputError:
-    return OutputError(
-        f"the journal cannot be {what} ({error.strerror or error})",
-        where=str(path),
-        remedy="free space or make the folder writable, then run again: finished work is kept",
-    )
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _failed(path: Path, what: str) -> OutputError:
+    remedy = tr("free space or make the folder writable, then run again: finished work is kept")
+    return OutputError(what, where=str(path), remedy=remedy)

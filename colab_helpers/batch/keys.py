@@ -14,12 +14,24 @@ from pathlib import Path
 
 from colab_helpers.errors import MissingFileError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import tr
 from colab_helpers.settings import Settings
 
-RESOURCE_SETTINGS = frozenset(
-    {"execution_threads", "batch_size", "max_memory", "gpu_memory_wait", "stall_timeout", "output_wait"}
+NEUTRAL_SETTINGS = frozenset(
+    {
+        "execution_threads",
+        "batch_size",
+        "max_memory",
+        "gpu_memory_wait",
+        "stall_timeout",
+        "output_wait",
+        "language",
+    }
 )
-"""Settings that say how hard to work, not what comes out: a run may go on with less memory."""
+"""Settings that never change what comes out: how hard to work, and what is said about it.
+
+So a run may go on with less memory, or in another language.
+"""
 
 _ROOMS = ("faces", "media", "models", "pipeline")
 
@@ -36,13 +48,15 @@ def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> st
     """
     if path.exists() and not path.is_file():  # reading a pipe might wait for ever
         raise MissingFileError(
-            "this is a folder, pipe or device, not a file", where=str(path), remedy="name a file"
+            tr("this is a folder, pipe or device, not a file"), where=str(path), remedy=tr("name a file")
         )
     try:
         return sha256_of(path, on_chunk=on_chunk)
     except OSError as error:
         raise MissingFileError(
-            f"the file cannot be read ({error.strerror or error})", where=str(path), remedy="check the path"
+            tr("the file cannot be read ({reason})", reason=error.strerror or error),
+            where=str(path),
+            remedy=tr("check the path"),
         ) from error
 
 
@@ -83,7 +97,7 @@ def work_key(
     Returns:
         64 hexadecimal digits.
     """
-    asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in RESOURCE_SETTINGS}
+    asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NEUTRAL_SETTINGS}
     parts = {
         "target": target,
         "sources": sorted(sources),

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.status import read_status
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.language import tr
 
 
 class FolderBusyError(UsageError):
@@ -39,15 +40,15 @@ def folder_lock(output_dir: Path, lock_dir: Path | None = None) -> Iterator[None
         lock.acquire()
     except Timeout as error:
         raise FolderBusyError(
-            f"another run is working in this folder{holder(output_dir)}",
+            tr("another run is working in this folder{holder}", holder=holder(output_dir)),
             where=str(output_dir),
-            remedy="wait for it, stop it with 'python -m colab_helpers stop', or choose another folder",
+            remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
         ) from error
     except OSError as error:
         raise OutputError(
-            f"the output folder cannot be written to ({error.strerror or error})",
+            tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
             where=str(output_dir),
-            remedy="choose another output folder",
+            remedy=tr("choose another output folder"),
         ) from error
     try:
         _check_elsewhere(output_dir)
@@ -65,7 +66,7 @@ def holder(output_dir: Path) -> str:
     except (MissingFileError, UsageError):
         return ""
     since = time.strftime("%H:%M", time.localtime(status.started))
-    return f" (process {status.pid} on {status.host}, since {since})"
+    return tr(" (process {pid} on {host}, since {since})", pid=status.pid, host=status.host, since=since)
 
 
 def _check_elsewhere(output_dir: Path) -> None:
@@ -75,7 +76,7 @@ def _check_elsewhere(output_dir: Path) -> None:
         return
     if status.host != socket.gethostname() and status.alive():
         raise FolderBusyError(
-            f"another machine is working in this folder{holder(output_dir)}",
+            tr("another machine is working in this folder{holder}", holder=holder(output_dir)),
             where=str(output_dir),
-            remedy="wait until it has been silent for half a minute, or choose another output folder",
+            remedy=tr("wait until it has been silent for half a minute, or choose another output folder"),
         )

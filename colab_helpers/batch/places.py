@@ -23,6 +23,7 @@ import psutil
 from colab_helpers.batch.names import WORK_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import tr
 from colab_helpers.media.names import hidden_name
 from colab_helpers.media.writer import unwritable
 
@@ -116,7 +117,7 @@ class Patience:
             except OutputError as error:
                 if self.clock() - started >= self.longest:
                     raise
-                self.tell(f"waiting for room or access: {error}")
+                self.tell(tr("waiting for room or access: {error}", error=error))
                 self.sleep(_LOOK_EVERY)
             else:
                 self.tell(None)
@@ -141,7 +142,9 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
         digest = _copy(source, partial, beat)
         if sha256_of(partial, on_chunk=beat) != digest:
             raise OutputError(
-                "the copy is not what was written", where=str(target), remedy="check the disk or the mount"
+                tr("the copy is not what was written"),
+                where=str(target),
+                remedy=tr("check the disk or the mount"),
             )
         partial.replace(target)
     return digest
@@ -164,9 +167,9 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
             return sha256_of(target, on_chunk=beat)
     except OSError as error:
         raise MissingFileError(
-            f"the file cannot be read ({error.strerror or error})",
+            tr("the file cannot be read ({reason})", reason=error.strerror or error),
             where=str(source),
-            remedy="check the path; on Drive, mount it again",
+            remedy=tr("check the path; on Drive, mount it again"),
         ) from error
     with _partial(target) as partial:
         digest = _copy(source, partial, beat)
@@ -204,9 +207,9 @@ def _read(file: BinaryIO, source: Path) -> bytes:
 def _broken_off(source: Path, error: OSError) -> OutputError:
     """Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back."""
     return OutputError(
-        f"the file cannot be read ({error.strerror or error})",
+        tr("the file cannot be read ({reason})", reason=error.strerror or error),
         where=str(source),
-        remedy="check the disk or the mount",
+        remedy=tr("check the disk or the mount"),
     )
 
 

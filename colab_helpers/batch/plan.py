@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.language import tr
 from colab_helpers.media.probe import is_image, is_video
 
 _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
@@ -48,7 +49,9 @@ def plan_batch(targets: Sequence[str | Path], output_dir: Path, *, video_range: 
     _check_repeats(found)
     chosen = _choose(found, video_range)
     if not chosen:
-        raise UsageError("there is no target to work on", remedy="name at least one video, image or folder")
+        raise UsageError(
+            tr("there is no target to work on"), remedy=tr("name at least one video, image or folder")
+        )
     tasks = [Task(path, output_dir / path.name) for path in chosen]
     _check_outputs(tasks)
     return tasks
@@ -60,7 +63,9 @@ def _expand(path: Path) -> list[Path]:
     files = sorted((item for item in path.iterdir() if _is_target(item)), key=_natural_key)
     if not files:
         raise MissingFileError(
-            "the folder holds no video or image", where=str(path), remedy="name another folder or the files"
+            tr("the folder holds no video or image"),
+            where=str(path),
+            remedy=tr("name another folder or the files"),
         )
     return files
 
@@ -80,8 +85,8 @@ def _check_repeats(paths: Sequence[Path]) -> None:
         first = seen.setdefault(path.resolve(), path)
         if first is not path:
             raise UsageError(
-                f"the same target is named twice, as {first} and as {path}",
-                remedy="name each file once; a folder stands for all the videos and images in it",
+                tr("the same target is named twice, as {first} and as {path}", first=first, path=path),
+                remedy=tr("name each file once; a folder stands for all the videos and images in it"),
             )
 
 
@@ -103,8 +108,8 @@ def parse_range(text: str, count: int) -> list[int]:
         numbers.update(dict.fromkeys(range(low, min(high, count) + 1)))
     if not numbers:
         raise UsageError(
-            f"the range {text!r} names none of the {count} target(s)",
-            remedy=f"choose numbers from 1 to {count}",
+            tr("the range {text!r} names none of the {count} target(s)", text=text, count=count),
+            remedy=tr("choose numbers from 1 to {count}", count=count),
         )
     return sorted(numbers)
 
@@ -116,7 +121,7 @@ def _bounds(part: str, count: int, text: str) -> tuple[int, int]:
         high = int(match[3] or (count if match[2] else low))
         if 1 <= low <= high or (match[1] and not match[3] and low > count):
             return low, high
-    raise UsageError(f"{text!r} is not a range", remedy="write it like 1-30 or 1,4-6,9-")
+    raise UsageError(tr("{text!r} is not a range", text=text), remedy=tr("write it like 1-30 or 1,4-6,9-"))
 
 
 def _check_outputs(tasks: Sequence[Task]) -> None:
@@ -125,13 +130,18 @@ def _check_outputs(tasks: Sequence[Task]) -> None:
         key = str(task.output).lower()  # some file systems do not tell A.mp4 from a.mp4
         if key in seen:
             raise UsageError(
-                f"{seen[key]} and {task.target} would both be written to {task.output.name}",
-                remedy="rename one of them or give them different output folders",
+                tr(
+                    "{first} and {second} would both be written to {output}",
+                    first=seen[key],
+                    second=task.target,
+                    output=task.output.name,
+                ),
+                remedy=tr("rename one of them or give them different output folders"),
             )
         seen[key] = task.target
         if task.output.resolve() == task.target.resolve():
             raise UsageError(
-                "the result would overwrite its own target",
+                tr("the result would overwrite its own target"),
                 where=str(task.target),
-                remedy="choose another output folder",
+                remedy=tr("choose another output folder"),
             )

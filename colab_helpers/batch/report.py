@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.errors import OutputError
 from colab_helpers.files import write_atomically
+from colab_helpers.language import tr
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -147,7 +148,7 @@ def write_text(path: Path, text: str) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         raise OutputError(
-            f"cannot be written ({error.strerror or error})",
+            tr("cannot be written ({reason})", reason=error.strerror or error),
             where=str(path),
-            remedy="choose another folder or free space",
+            remedy=tr("choose another folder or free space"),
         ) from error

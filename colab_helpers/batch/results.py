@@ -12,12 +12,13 @@ from colab_helpers.batch.keys import file_digest, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import OutputError
+from colab_helpers.language import mark, tr
 from colab_helpers.media.probe import is_image
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import frames_folder
 from colab_helpers.settings import Settings
 
-KEPT = "kept from an earlier run"
+KEPT = mark("kept from an earlier run")
 
 
 @dataclass(eq=False)
@@ -61,8 +62,7 @@ class Results:
         frames = not wants_frames or frames_folder(output).is_dir()
         if not (frames and output.is_file() and self.digests(output) == done.sha256):
             return None
-        remarks = [note for note in done.report.fallbacks if note != KEPT]
-        remarks += [] if self.run and done.run == self.run else [KEPT]
+        remarks = [*done.report.fallbacks, *([] if self.run and done.run == self.run else [tr(KEPT)])]
         return done.report.model_copy(
             update={"output": str(output), "target": str(task.target), "fallbacks": remarks}
         )

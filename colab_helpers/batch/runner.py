@@ -28,6 +28,7 @@ from colab_helpers.errors import (
 )
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
@@ -167,7 +168,7 @@ class Batch:
         notes = list(self.engine.notes)
         if self.resumption and self.resumption.results.history.damaged:
             damaged = self.resumption.results.history.damaged
-            notes.append(f"{damaged} damaged line(s) of the journal were ignored")
+            notes.append(tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged))
         restarts, warnings = 0, self.guard.warnings
         if self.status:
             warnings = self.status.status.memory_warnings
@@ -201,7 +202,7 @@ class Batch:
         except ColabHelpersError as error:
             report.error = str(error)
         except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
-            report.error = f"unexpected {type(error).__name__}: {error}"
+            report.error = tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
         report.status = "failed"
         self._note_failure(task, report)
         return report
@@ -220,14 +221,20 @@ class Batch:
         deaths = results.interruptions(task)
         if deaths >= MOST_DEATHS:
             raise WorkerError(
-                f"the worker process died {deaths} times on this file, last: {resumption.cause or 'unknown'}",
+                tr(
+                    "the worker process died {deaths} times on this file, last: {cause}",
+                    deaths=deaths,
+                    cause=resumption.cause or tr("unknown"),
+                ),
                 where=str(task.target),
-                remedy="free memory, choose the preset stable, or leave this file out",
+                remedy=tr("free memory, choose the preset stable, or leave this file out"),
             )
         try:
             results.start(task, os.getpid())
         except OutputError as error:
-            report.fallbacks.append(f"a death of the worker on this file would go unnoticed: {error}")
+            report.fallbacks.append(
+                tr("a death of the worker on this file would go unnoticed: {error}", error=error)
+            )
         try:
             digest = self.work_on(index, task, report, work=work, deaths=deaths)
         except BaseException:
@@ -237,7 +244,7 @@ class Batch:
             resumption.patience.attempt(lambda: results.keep(task, report, digest))
         except OutputError as error:
             # Its segments stay: a later run need only join them again.
-            report.fallbacks.append(f"a later run will do this file again: {error}")
+            report.fallbacks.append(tr("a later run will do this file again: {error}", error=error))
         else:
             work.discard()
         return report
@@ -263,7 +270,7 @@ class Batch:
         except MediaError:
             return  # what cannot be read has no key; a later look costs nothing
         except ColabHelpersError as error:
-            report.fallbacks.append(f"the failure could not be noted: {error}")
+            report.fallbacks.append(tr("the failure could not be noted: {error}", error=error))
 
     def work_on(
         self, index: int, task: Task, report: FileReport, *, work: FileWork | None = None, deaths: int = 0
@@ -285,7 +292,7 @@ class Batch:
         report.memory_before = process_memory()
         engine = self.engine
         if deaths or self.guard.short:
-            reason = "a worker process died on this file" if deaths else "RAM is short"
+            reason = tr("a worker process died on this file") if deaths else tr("RAM is short")
             engine, note = weakened(engine, deaths or 1, reason=reason)
             report.fallbacks.append(note)
         try:
@@ -333,9 +340,9 @@ class Batch:
         clash = next((other for other in others if other.output == output), None)
         if clash is not None:
             raise OutputError(
-                f"its result would be called like that of {clash.target.name}",
+                tr("its result would be called like that of {name}", name=clash.target.name),
                 where=str(output),
-                remedy="rename one of the two targets",
+                remedy=tr("rename one of the two targets"),
             )
 
     def _do_image(self, task: Task, report: FileReport, engine: Engine) -> None:
@@ -348,7 +355,7 @@ class Batch:
         report.faces_swapped, report.frames_without_face = faces, int(faces == 0)
         report.provider = engine.provider
         if not faces:
-            report.fallbacks.append("no face was found: the picture is unchanged")
+            report.fallbacks.append(tr("no face was found: the picture is unchanged"))
 
     def _do_video_away(
         self, index: int, task: Task, output: Path, report: FileReport, engine: Engine, work: FileWork
@@ -401,7 +408,7 @@ class Batch:
 
     def _skipped(self, task: Task) -> FileReport:
         return FileReport(
-            source=self.sources, target=str(task.target), status="skipped", error="stopped by the user"
+            source=self.sources, target=str(task.target), status="skipped", error=tr("stopped by the user")
         )
 
 
@@ -416,7 +423,7 @@ def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | 
         return None
     if not sources:
         raise UsageError(
-            "no source photo was given", remedy="name at least one photo of the person to put in"
+            tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
         )
     return engine.source_embedding([(source.name, read_image(source.image)) for source in sources])
 
@@ -427,7 +434,12 @@ def weakened(engine: Engine, times: int, *, reason: str) -> tuple[Engine, str]:
     memory = max(0.5, float(before.max_memory) / 2**times)
     threads = max(1, int(before.execution_threads) // 2**times)
     settings = before.with_overrides(max_memory=round(memory, 2), batch_size=1, execution_threads=threads)
-    note = f"{reason}: max_memory lowered to {memory:.1f} GB, batch_size to 1, execution_threads to {threads}"
+    note = tr(
+        "{reason}: max_memory lowered to {memory:.1f} GB, batch_size to 1, execution_threads to {threads}",
+        reason=reason,
+        memory=memory,
+        threads=threads,
+    )
     return replace(engine, settings=settings), note
 
 
@@ -510,8 +522,12 @@ def require_disk(task: Task, target_bytes: int, work: Path | None = None) -> Non
         free = disk_free(folder)
         if free < _DISK_FACTOR * target_bytes:
             raise OutputError(
-                f"{free / 1e9:.1f} GB are free, but {_DISK_FACTOR * target_bytes / 1e9:.1f} GB are needed: "
-                "twice the target's size for the result and once for its segments",
+                tr(
+                    "{free:.1f} GB are free, but {needed:.1f} GB are needed: "
+                    "twice the target's size for the result and once for its segments",
+                    free=free / 1e9,
+                    needed=_DISK_FACTOR * target_bytes / 1e9,
+                ),
                 where=str(folder),
-                remedy="free space or choose another output folder",
+                remedy=tr("free space or choose another output folder"),
             )

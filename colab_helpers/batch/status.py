@@ -17,6 +17,7 @@ from colab_helpers.batch.names import STATUS_NAME, STOP_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.language import mark, tr
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
 
@@ -28,6 +29,15 @@ _FAR_INTERVAL = 5.0
 _SAME_START = 2.0
 
 State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
+STATE_WORDS: dict[State, str] = {
+    "queued": mark("queued"),
+    "running": mark("running"),
+    "done": mark("done"),
+    "failed": mark("failed"),
+    "skipped": mark("skipped"),
+    "cancelled": mark("cancelled"),
+}
+"""What each state is called; ``tr`` of it is shown."""
 
 
 class _Model(BaseModel):
@@ -88,12 +98,13 @@ class BatchStatus(_Model):
         """The status in words."""
         ended = sum(file.state not in ("queued", "running") for file in self.files)
         lost = self.state == "running" and not self.alive()
-        state = "ended without a word; run again to go on" if lost else self.state
+        state = tr("ended without a word; run again to go on") if lost else tr(STATE_WORDS[self.state])
         machine = [f"RAM {self.ram_percent:.0f} %"] if self.ram_percent is not None else []
         machine += [f"VRAM {self.gpu_percent:.0f} %"] if self.gpu_percent is not None else []
-        head = ", ".join([f"{state}: {ended} of {len(self.files)} files", *machine])
+        count = tr("{state}: {ended} of {total} files", state=state, ended=ended, total=len(self.files))
         pause = [f"  {self.pause}"] if self.pause and self.alive() else []
-        return [head, *pause, *(f"  note: {note}" for note in self.notes), *map(_line, self.files)]
+        notes = ["  " + tr("note: {note}", note=note) for note in self.notes]
+        return [", ".join([count, *machine]), *pause, *notes, *map(_line, self.files)]
 
 
 def process_lives(pid: int, started: float) -> bool:
@@ -110,10 +121,11 @@ def _line(file: FileStatus) -> str:
     name = Path(file.target).name
     if file.state == "running":
         frames = f"{file.frame}/{file.frames}" if file.frames else str(file.frame)
-        eta = f", {file.eta:.0f} s left" if file.eta is not None else ""
-        return f"  running    {name}: {frames} frames, {file.fps:.1f} frames/s{eta}"
-    tail = f": {file.error}" if file.error else ""
-    return f"  {file.state:<10} {name}{tail}"
+        tail = tr(": {frames} frames, {fps:.1f} frames/s", frames=frames, fps=file.fps)
+        tail += tr(", {eta:.0f} s left", eta=file.eta) if file.eta is not None else ""
+    else:
+        tail = f": {file.error}" if file.error else ""
+    return f"  {tr(STATE_WORDS[file.state]):<10} {name}{tail}"
 
 
 class StatusWriter:
@@ -204,7 +216,7 @@ class StatusWriter:
     def restarted(self, cause: str) -> None:
         """Note that the worker before this one died."""
         self.status.restarts += 1
-        self.note(f"the worker process {cause}; a new one goes on with what is finished")
+        self.note(tr("the worker process {cause}; a new one goes on with what is finished", cause=cause))
 
     def pause(self, reason: str | None) -> None:
         """Note that the work waits, or goes on (None)."""
@@ -247,7 +259,7 @@ class StatusWriter:
                 write_text(self._path, text)
         except OutputError as error:
             # The work itself goes on: it will say for itself whether it can still write.
-            self.problem = f"the status could not always be written: {error}"
+            self.problem = tr("the status could not always be written: {error}", error=error)
 
 
 def _earlier(path: Path, run: str) -> BatchStatus | None:
@@ -286,13 +298,13 @@ def read_status(folder: Path) -> BatchStatus:
         return BatchStatus.model_validate_json(path.read_bytes())
     except OSError as error:
         raise MissingFileError(
-            "no batch has written its status here",
+            tr("no batch has written its status here"),
             where=str(path),
-            remedy="name the output folder of a batch",
+            remedy=tr("name the output folder of a batch"),
         ) from error
     except ValidationError as error:
         raise UsageError(
-            "this is no status that this version can read",
+            tr("this is no status that this version can read"),
             where=str(path),
-            remedy="use the version of the package that runs the batch",
+            remedy=tr("use the version of the package that runs the batch"),
         ) from error

@@ -30,6 +30,7 @@ from colab_helpers.batch.protocol import (
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import BatchStatus, process_lives
 from colab_helpers.errors import ColabHelpersError, OutputError, UsageError, WorkerError
+from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 
 NoteCallback = Callable[[str], None]
@@ -89,9 +90,9 @@ class Supervisor:
             places.local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"the output folder cannot be written to ({error.strerror or error})",
+                tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
                 where=str(folder),
-                remedy="choose another output folder",
+                remedy=tr("choose another output folder"),
             ) from error
         living, cause, barren = self._living(), None, 0
         if living is None:
@@ -123,10 +124,17 @@ class Supervisor:
             barren = barren + 1 if _size(folder / JOURNAL_NAME) == journal else 0
             if barren >= _MOST_BARREN:
                 raise WorkerError(
-                    f"{barren} worker processes in a row died before they did anything, the last one "
-                    f"{cause}{_log_tail(path)}",
+                    tr(
+                        "{number} worker processes in a row died before they did anything, the last one "
+                        "{cause}{log}",
+                        number=barren,
+                        cause=cause,
+                        log=_log_tail(path),
+                    ),
                     where=str(folder),
-                    remedy="run 'python -m colab_helpers doctor'; free memory or choose the preset stable",
+                    remedy=tr(
+                        "run 'python -m colab_helpers doctor'; free memory or choose the preset stable"
+                    ),
                 )
 
     # --- one worker ---------------------------------------------------------------------------------
@@ -148,12 +156,12 @@ class Supervisor:
         """Watch a worker that somebody else has started to its end."""
         status = self._status()
         if status is None:
-            return _End(1, run, "left no status")
+            return _End(1, run, tr("left no status"))
         stalled = self._watch(lambda: process_lives(status.pid, status.pid_started), status.pid)
         last = self._status()
         if last is not None and last.run == run and last.state != "running":
             return _End(0, run, "")
-        return _End(1, run, stalled or "ended without a word")
+        return _End(1, run, stalled or tr("ended without a word"))
 
     def _watch(self, lives: Callable[[], bool], pid: int) -> str | None:
         """Show how it stands until it ends; what it was killed for, if it was."""
@@ -168,7 +176,7 @@ class Supervisor:
                     seen, since = signs, self.clock()
                 elif self.clock() - since > limit:
                     _kill(pid)
-                    return f"made no progress for {limit:.0f} seconds and was killed"
+                    return tr("made no progress for {limit:.0f} seconds and was killed", limit=limit)
                 if status is not None and known:
                     self._show(status)
                 if self._interrupts and self.clock() - self._interrupted_at > _GRACE:
@@ -253,15 +261,15 @@ class Supervisor:
             report = BatchReport.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise WorkerError(
-                "the worker has ended, but its report cannot be read",
+                tr("the worker has ended, but its report cannot be read"),
                 where=str(path),
-                remedy="run again: finished work is kept",
+                remedy=tr("run again: finished work is kept"),
             ) from error
         if report.run != run:
             raise UsageError(
-                "the report is of another run",
+                tr("the report is of another run"),
                 where=str(path),
-                remedy="run again: finished work is kept",
+                remedy=tr("run again: finished work is kept"),
             )
         return report
 
@@ -271,7 +279,9 @@ def _refusal(job: Path) -> ColabHelpersError:
     try:
         refusal = Refusal.model_validate_json(refusal_path(job).read_bytes())
     except (OSError, ValidationError):
-        return WorkerError(f"the worker did not begin and left no reason{_log_tail(job)}", where=str(job))
+        return WorkerError(
+            tr("the worker did not begin and left no reason{log}", log=_log_tail(job)), where=str(job)
+        )
     _tidy(job)
     return refusal.error()
 
@@ -294,10 +304,10 @@ class _End:
 def _cause(code: int) -> str:
     """What a process died of, from its exit code."""
     if code == -signal.SIGKILL:
-        return "was killed, as the system does when memory runs out (signal 9)"
+        return tr("was killed, as the system does when memory runs out (signal 9)")
     if code < 0:
-        return f"died of {signal.Signals(-code).name} (signal {-code})"
-    return f"ended with exit code {code}"
+        return tr("died of {name} (signal {number})", name=signal.Signals(-code).name, number=-code)
+    return tr("ended with exit code {code}", code=code)
 
 
 def _kill(pid: int) -> None:
@@ -333,4 +343,5 @@ def _log_tail(job: Path) -> str:
         lines = job.with_name(_LOG_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    return "; it said: " + " | ".join(line for line in lines[-_LOG_LINES:] if line.strip()) if lines else ""
+    said = " | ".join(line for line in lines[-_LOG_LINES:] if line.strip())
+    return tr("; it said: {lines}", lines=said) if lines else ""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import MediaError
+from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import is_image, probe
 
@@ -128,7 +129,7 @@ def _frame(path: Path, seconds: float, *, earliest: float) -> tuple[Image, float
             frame = _first_frame_from(container.decode(stream), start + seconds, start + earliest)
             image = frame.to_ndarray(format="bgr24")
     except (av.FFmpegError, StopIteration) as error:
-        raise MediaError("no frame could be decoded for a picture", where=str(path)) from error
+        raise MediaError(tr("no frame could be decoded for a picture"), where=str(path)) from error
     upright = np.ascontiguousarray(np.rot90(image, -info.rotation // 90), np.uint8)
     return upright, (frame.time if frame.time is not None else start + seconds) - start
 

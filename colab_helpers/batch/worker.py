@@ -35,6 +35,7 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
+from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import tune_allocator
@@ -76,7 +77,7 @@ def run_job(
     recyclable: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> BatchReport:
-    """Do a batch in this process.
+    """Do a batch in this process, speaking the job's language.
 
     Args:
         job: What to do.
@@ -92,6 +93,13 @@ def run_job(
         RecycleError: The process is to be replaced.
         ColabHelpersError: Nothing could be started: consent, models, sources or folders.
     """
+    with spoken(job.language):
+        return _run_job(job, cause=cause, recyclable=recyclable, on_progress=on_progress)
+
+
+def _run_job(
+    job: Job, *, cause: str | None, recyclable: bool, on_progress: ProgressCallback | None
+) -> BatchReport:
     folder, settings = job.folder, Settings.model_validate(job.settings)
     tasks = job.plan
     consent = require_consent(
@@ -170,13 +178,23 @@ def _announce(batch: Batch, job: Job, status: StatusWriter) -> None:
     free = disk_free(job.folder)
     if not status.status.restarts:
         status.note(
-            f"{len(tasks)} file(s), {size / 1e9:.1f} GB; {free / 1e9:.0f} GB are free. This machine could "
-            f"safely work on {machine.safe_capacity} video(s) at once; one is worked on at a time"
+            tr(
+                "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine could "
+                "safely work on {videos} video(s) at once; one is worked on at a time",
+                files=len(tasks),
+                size=size / 1e9,
+                free=free / 1e9,
+                videos=machine.safe_capacity,
+            )
         )
         if free < 2 * size:
             status.note(
-                f"all results may need {2 * size / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: later "
-                "files may find no room"
+                tr(
+                    "all results may need {needed:.1f} GB, but {free:.1f} GB are free: later "
+                    "files may find no room",
+                    needed=2 * size / 1e9,
+                    free=free / 1e9,
+                )
             )
     if job.session_minutes or job.shortest_first:
         found = forecast(batch.engine, batch.source, targets, beat=batch.beat)
@@ -197,7 +215,9 @@ def _run_state(status: StatusWriter) -> RunState:
     now = status.status
     running = next((file for file in now.files if file.state == "running"), None)
     if running is None:
-        return RunState(stage=now.pause or ("loading models" if not now.provider else "between files"))
+        return RunState(
+            stage=now.pause or (mark("loading models") if not now.provider else mark("between files"))
+        )
     return RunState(
         file=Path(running.target).name,
         frame=running.frame,
@@ -216,7 +236,14 @@ def _save(report: BatchReport, job: Job) -> None:
     try:
         write_html_report(report, samples, path.with_name(HTML_REPORT_NAME))
     except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
-        report.notes.append(f"{HTML_REPORT_NAME} could not be written: {type(error).__name__}: {error}")
+        report.notes.append(
+            tr(
+                "{file} could not be written: {kind}: {error}",
+                file=HTML_REPORT_NAME,
+                kind=type(error).__name__,
+                error=error,
+            )
+        )
     report.save(path)
 
 

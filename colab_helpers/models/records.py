@@ -12,9 +12,16 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from colab_helpers.files import write_atomically
+from colab_helpers.language import mark
 from colab_helpers.models.catalog import ModelFile, Source
 
 FileSource = Literal["present", "copied", "downloaded"]
+SOURCE_WORDS: dict[FileSource, str] = {
+    "present": mark("present"),
+    "copied": mark("copied"),
+    "downloaded": mark("downloaded"),
+}
+"""What each way is called; ``tr`` of it is shown."""
 QUARANTINE = "quarantine"
 _BLOCK = 1 << 20
 

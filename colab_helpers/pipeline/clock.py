@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from colab_helpers.language import mark
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.pipeline.frames import CONSTANT_RATE
 from colab_helpers.progress import Progress
@@ -42,7 +43,7 @@ class Clock:
         """Tell that the segments are being joined."""
         now = time.monotonic()
         if self._is_due(now):
-            self._tell(now, "joining", 0.0)
+            self._tell(now, mark("joining"), 0.0)
 
     def picture_is_due(self) -> bool:
         """Whether it is time to show a frame; then the next one is due after the interval."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from colab_helpers.language import mark, tr
 from colab_helpers.resources.guard import WARNING_PERCENT
 from colab_helpers.resources.samples import Sample
 
@@ -17,23 +18,25 @@ UNUSED_PERCENT = 5.0
 # deep the queues are.
 _OFTEN = 0.5
 
-DECODE, FIND, CHANGE = "decode", "find faces", "change faces"
+DECODE, FIND, CHANGE = mark("decode"), mark("find faces"), mark("change faces")
 """Stages of the pipeline; each has a queue behind it."""
 
 _WORDS = {
-    "no samples": "Nothing is known yet",
-    "idle": "Idle: no file is in work",
-    "memory": "Waiting for memory: no frame was finished while RAM ran short",
-    "no frames": "No frame was finished",
-    "encode": "Encode-bound: frames wait for the video encoder",
-    "encoder busy": "Encode-bound: the GPU's video encoder is busy",
-    "decode": "Decode-bound: the networks wait for the video decoder",
-    "decoder busy": "Decode-bound: the GPU's video decoder is busy",
-    "gpu": "GPU-bound: the networks keep the GPU busy",
-    "cpu networks": "The networks run on the CPU, and the rest waits for them",
-    "fed slowly": "The networks are the limit, though the GPU is not full: its work is prepared too slowly",
-    "cpu": "CPU-bound: the processors are busy",
-    "none": "Nothing stands out as the limit",
+    "no samples": mark("Nothing is known yet"),
+    "idle": mark("Idle: no file is in work"),
+    "memory": mark("Waiting for memory: no frame was finished while RAM ran short"),
+    "no frames": mark("No frame was finished"),
+    "encode": mark("Encode-bound: frames wait for the video encoder"),
+    "encoder busy": mark("Encode-bound: the GPU's video encoder is busy"),
+    "decode": mark("Decode-bound: the networks wait for the video decoder"),
+    "decoder busy": mark("Decode-bound: the GPU's video decoder is busy"),
+    "gpu": mark("GPU-bound: the networks keep the GPU busy"),
+    "cpu networks": mark("The networks run on the CPU, and the rest waits for them"),
+    "fed slowly": mark(
+        "The networks are the limit, though the GPU is not full: its work is prepared too slowly"
+    ),
+    "cpu": mark("CPU-bound: the processors are busy"),
+    "none": mark("Nothing stands out as the limit"),
 }
 
 
@@ -49,9 +52,9 @@ def bottleneck(samples: Sequence[Sample]) -> str:
     """
     recent = [sample for sample in samples if samples[-1].time - sample.time <= RECENT]
     if not recent:
-        return f"{_WORDS['no samples']}."
+        return f"{tr(_WORDS['no samples'])}."
     evidence = _evidence(recent)
-    return f"{_WORDS[_limit(recent)]} ({evidence})."
+    return f"{tr(_WORDS[_limit(recent)])} ({evidence})."
 
 
 def _limit(recent: Sequence[Sample]) -> str:
@@ -109,16 +112,16 @@ def _evidence(recent: Sequence[Sample]) -> str:
     gpus = [sample.gpu for sample in recent if sample.gpu]
     loads = {
         "GPU": _mean(gpu.utilisation for gpu in gpus),
-        "encoder": _mean(gpu.encoder for gpu in gpus),
+        tr("encoder"): _mean(gpu.encoder for gpu in gpus),
         "CPU": _mean(sample.cpu_percent for sample in recent),
         "RAM": _mean(sample.ram_percent for sample in recent),
     }
     parts = [f"{name} {load:.0f} %" for name, load in loads.items() if load is not None]
     counted = [sample.queues for sample in recent if sample.queues]
     names = dict.fromkeys(name for queues in counted for name in queues)
-    waiting = [f"{name} {_mean(queues.get(name, 0) for queues in counted):.1f}" for name in names]
-    parts += [f"waiting: {', '.join(waiting)}"] if waiting else []
-    parts += [recent[-1].stage] if recent[-1].stage else []
+    waiting = [f"{tr(name)} {_mean(queues.get(name, 0) for queues in counted):.1f}" for name in names]
+    parts += [tr("waiting: {stages}", stages=", ".join(waiting))] if waiting else []
+    parts += [tr(recent[-1].stage)] if recent[-1].stage else []
     return ", ".join(parts)
 
 

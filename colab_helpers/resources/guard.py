@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from colab_helpers.language import tr
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.sampler import ram_percent
 
@@ -61,4 +62,9 @@ class MemoryGuard:
             now = self.read()
         waited = self.clock() - started
         self.short = now > WARNING_PERCENT
-        return f"RAM in use was {before:.0f} %; after {waited:.0f} s of collecting and waiting {now:.0f} %"
+        return tr(
+            "RAM in use was {before:.0f} %; after {waited:.0f} s of collecting and waiting {now:.0f} %",
+            before=before,
+            waited=waited,
+            now=now,
+        )

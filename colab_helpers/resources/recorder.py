@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Self
 
 import psutil
 
+from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.resources.sampler import gpu_sample, ram_used
 from colab_helpers.resources.samples import SAMPLES_NAME, GpuSample, RunState, Sample, read_samples
@@ -103,18 +104,22 @@ class Recorder:
         try:
             sample = self._take()
         except Exception as error:  # noqa: BLE001 - whatever a driver or system does, the work goes on
-            self.problem = f"a sample could not be taken: {type(error).__name__}: {error}"
+            self.problem = tr(
+                "a sample could not be taken: {kind}: {error}", kind=type(error).__name__, error=error
+            )
             return
         self.latest = sample
         try:
             self._file.append(sample.model_dump_json().encode())
         except OSError as error:
-            self.problem = f"samples could not always be written: {error.strerror or error}"
+            self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
         try:
             if self._on_sample:
                 self._on_sample(sample)
         except Exception as error:  # noqa: BLE001 - a display that fails must end neither work nor sampling
-            self.problem = f"a display of the samples failed: {type(error).__name__}: {error}"
+            self.problem = tr(
+                "a display of the samples failed: {kind}: {error}", kind=type(error).__name__, error=error
+            )
 
     def _take(self) -> Sample:
         process = self._processes.read(self.pid)
@@ -138,7 +143,9 @@ class Recorder:
         try:
             return self._run_state()
         except Exception as error:  # noqa: BLE001 - the machine's figures are worth having all the same
-            self.problem = f"the run did not say where it stands: {type(error).__name__}: {error}"
+            self.problem = tr(
+                "the run did not say where it stands: {kind}: {error}", kind=type(error).__name__, error=error
+            )
             return RunState()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from colab_helpers.errors import ConsentError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import tr
 
 GROUNDS = ("self", "written consent", "synthetic", "licensed")
 """On what ground a person may be shown: it is oneself, they agreed in writing, they do not exist, or
@@ -18,12 +19,6 @@ DEMO_CONSENT = "Only the rendered people of the demo are shown: synthetic."
 
 DEMO_MANIFEST = "demo.json"
 """File in a demo folder that lists its sources and targets with their SHA-256."""
-
-_HOW = (
-    "say who is shown and on what ground, for example "
-    '--consent "Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
-    f"grounds are: {', '.join(GROUNDS)}"
-)
 
 
 def require_consent(statement: str, files: Iterable[Path]) -> str:
@@ -42,11 +37,12 @@ def require_consent(statement: str, files: Iterable[Path]) -> str:
     text = " ".join(statement.split())
     if not text:
         raise ConsentError(
-            "no statement of consent was given, and nothing is processed without one", remedy=_HOW
+            tr("no statement of consent was given, and nothing is processed without one"), remedy=_how()
         )
     if len(text.split()) < 3 and not any(ground in text.lower() for ground in GROUNDS):
         raise ConsentError(
-            f"the statement of consent {text!r} does not say who is shown and why", remedy=_HOW
+            tr("the statement of consent {text!r} does not say who is shown and why", text=text),
+            remedy=_how(),
         )
     if text == DEMO_CONSENT:
         _require_demo(files)
@@ -57,10 +53,19 @@ def _require_demo(files: Iterable[Path]) -> None:
     for path in files:
         if not is_demo_file(path):
             raise ConsentError(
-                "the demo's statement of consent covers its rendered people only",
+                tr("the demo's statement of consent covers its rendered people only"),
                 where=str(path),
-                remedy=_HOW,
+                remedy=_how(),
             )
+
+
+def _how() -> str:
+    return tr(
+        "say who is shown and on what ground, for example "
+        '--consent "Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
+        "grounds are: {grounds}",
+        grounds=", ".join(GROUNDS),
+    )
 
 
 def is_demo_file(path: Path) -> bool:
