@@ -6,6 +6,7 @@ browser. Every host therefore carries one explicit switch, ``headless``, and obe
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from colab_helpers.errors import UsageError
+from colab_helpers.language import tr
 
 DRIVE = Path("/content/drive")
 """Where Colab mounts Google Drive."""
 
 COLAB_RUNS = Path("/content/runs")
 _HOME = "COLAB_HELPERS_HOME"
+_beats: set[asyncio.Task[None]] = set()
 
 
 class Host(Protocol):
@@ -42,6 +45,17 @@ class Host(Protocol):
     def home(self) -> Path:
         """Folder for what outlives a run: saved people and presets."""
 
+    @property
+    def has_cells(self) -> bool:
+        """Whether somebody runs cells; where nobody does, everything is done with buttons."""
+
+    @property
+    def has_buttons(self) -> bool:
+        """Whether buttons answer, and widgets are painted, while no cell runs."""
+
+    def keeping(self, folder: Path) -> str:
+        """How to keep what lies in a folder, in a sentence; empty where it stays anyway."""
+
     def reach(self, paths: Iterable[Path]) -> None:
         """Make places readable that have to be opened first, such as Google Drive.
 
@@ -59,6 +73,8 @@ class LocalHost:
 
     headless: bool = False
     name: str = "this machine"
+    has_cells: bool = True
+    has_buttons: bool = True
 
     @property
     def runs(self) -> Path:
@@ -71,6 +87,10 @@ class LocalHost:
         """``COLAB_HELPERS_HOME``, or a folder of the user's own."""
         return Path(os.environ.get(_HOME) or Path.home() / ".colab_helpers")
 
+    def keeping(self, folder: Path) -> str:
+        """Nothing: a disk of one's own stays."""
+        return ""
+
     def reach(self, paths: Iterable[Path]) -> None:
         """Nothing to open: what is not there is reported by whoever reads it."""
 
@@ -80,13 +100,22 @@ class LocalHost:
 
 
 @dataclass(frozen=True)
+class VoilaHost(LocalHost):
+    """Voila, which runs all cells before it shows a page and none after."""
+
+    has_cells: bool = False
+
+
+@dataclass(frozen=True)
 class ColabHost:
-    """A Google Colab VM."""
+    """A Google Colab VM. What changes after a cell has ended is not painted there (colabtools #3373)."""
 
     headless: bool = False
     name: str = "Google Colab"
     drive: Path = DRIVE
     runs: Path = COLAB_RUNS
+    has_cells: bool = True
+    has_buttons: bool = False
 
     @property
     def home(self) -> Path:
@@ -100,6 +129,16 @@ class ColabHost:
         asked = [path for path in paths if path.is_relative_to(self.drive)]
         if asked and not self._mounted():
             self._mount(asked[0])
+
+    def keeping(self, folder: Path) -> str:
+        """Say that the VM's disk ends with the session."""
+        if folder.is_relative_to(self.drive):
+            return tr("The results are on Google Drive and stay there.")
+        return tr(
+            "This disk ends with the session. To keep the results, download them (folder icon at the left, "
+            "then the file's menu), or name an output folder under {drive}.",
+            drive=self.drive / "MyDrive",
+        )
 
     def _mounted(self) -> bool:
         return mounted_drive(self.drive) is not None
@@ -141,7 +180,11 @@ def this_host(*, headless: bool = False) -> Host:
     Args:
         headless: Nobody is there to click or answer (papermill, CI).
     """
-    return ColabHost(headless=headless) if "google.colab" in sys.modules else LocalHost(headless=headless)
+    if "google.colab" in sys.modules:
+        return ColabHost(headless=headless)
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+        return VoilaHost(headless=headless)
+    return LocalHost(headless=headless)
 
 
 def in_notebook() -> bool:
@@ -178,6 +221,22 @@ def widget_library() -> Any | None:
         return importlib.import_module("ipywidgets")
     except ImportError:
         return None
+
+
+def repeat(action: Callable[[], bool], seconds: float) -> None:
+    """Call something again and again in the kernel's main thread, while no cell runs, until it says False.
+
+    What is painted from another thread may be lost.
+    """
+
+    async def beat() -> None:
+        while action():
+            await asyncio.sleep(seconds)
+
+    task = asyncio.get_running_loop().create_task(beat())
+    # The loop itself does not keep it.
+    _beats.add(task)
+    task.add_done_callback(_beats.discard)
 
 
 def show_widget(widget: Any) -> None:

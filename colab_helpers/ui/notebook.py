@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.settings import DEFAULT_PRESET, Settings
-from colab_helpers.ui.cells import STANDIN_NOTE
-from colab_helpers.ui.gallery import gallery_html
 from colab_helpers.ui.host import Host, open_panel, this_host
-from colab_helpers.ui.panel_choice import Choice
+from colab_helpers.ui.panel_choice import Answers, Choice
 from colab_helpers.ui.panel_presets import settings_of
 from colab_helpers.ui.progress import ProgressLine
+from colab_helpers.ui.results import failure_text, results_html, results_text
 from colab_helpers.ui.run_view import RunView
+
+if TYPE_CHECKING:
+    from colab_helpers.batch.supervisor import NoteCallback, StatusCallback
+    from colab_helpers.progress import ProgressCallback
 
 DEMO_FOLDER = "demo"
 """Where in the run's folder the demo is written."""
@@ -38,6 +40,47 @@ class Inputs:
     sources: Sequence[str | Path]
     targets: Sequence[str | Path]
     models: Path | None
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """A batch that may begin: what it works on, how, and where."""
+
+    answers: Answers
+    inputs: Inputs
+    settings: Settings
+    folder: Path
+    host: Host
+
+    def run(
+        self,
+        *,
+        on_progress: ProgressCallback | None = None,
+        on_note: NoteCallback | None = None,
+        on_status: StatusCallback | None = None,
+    ) -> BatchRun:
+        """Have it done, or watch it where it is at work already.
+
+        Raises:
+            ColabHelpersError: It could not be started.
+        """
+        from colab_helpers.api import run_batch
+
+        report = run_batch(
+            self.inputs.sources,
+            self.inputs.targets,
+            self.folder,
+            consent=self.answers.consent,
+            settings=self.settings,
+            models_dir=self.inputs.models,
+            video_range=self.answers.video_range,
+            session_minutes=self.answers.session_minutes,
+            shortest_first=self.answers.shortest_first,
+            on_progress=on_progress,
+            on_note=on_note,
+            on_status=on_status,
+        )
+        return BatchRun(report, self.folder, self.host)
 
 
 @dataclass(frozen=True)
@@ -67,13 +110,14 @@ def run_batch_swap(
     session_minutes: float = 0.0,
     shortest_first: bool = False,
     headless: bool = False,
-) -> BatchRun:
+) -> BatchRun | None:
     """Swap faces in a batch, from the values of the notebook's form.
 
     Args:
         sources: Photos of the person who is put in. Without sources and targets the rendered demo is
             made in the run's folder and used, with its stand-in models. A choice, as ``show_panel`` returns
-            it, stands for all arguments; its preview's networks are released.
+            it, stands for all arguments; its preview's networks are released. A batch that the panel's button
+            has begun is watched.
         targets: Videos, images, or folders of them.
         output_dir: Folder of the results; empty for a new one under the host's ``runs``.
         preset: A preset, or several joined by ``+``.
@@ -86,38 +130,67 @@ def run_batch_swap(
         shortest_first: Do the files in the order of the time they take.
         headless: Nobody watches: plain progress lines, no questions.
 
+    Returns:
+        The finished run; None where it is left to the panel's button, because nobody runs cells.
+
     Raises:
         ConsentError: No usable statement of consent; nothing was done.
         ColabHelpersError: The run could not be started.
     """
     if isinstance(sources, Choice):
-        sources.close()
-        return run_batch_swap(**sources.values())
-    from colab_helpers.api import run_batch
+        return _run_in_cell(sources)
+    answers = Answers(
+        tuple(_listed(sources)),
+        tuple(_listed(targets)),
+        output_dir=output_dir,
+        preset=preset,
+        overrides={} if overrides is None else overrides,
+        video_range=video_range,
+        consent=consent,
+        models_dir=models_dir,
+        session_minutes=session_minutes,
+        shortest_first=shortest_first,
+        headless=headless,
+    )
+    return _run_in_cell(Choice(answers))
+
+
+def _run_in_cell(choice: Choice) -> BatchRun | None:
+    answers, ledger = choice.answers, choice.ledger
+    host = this_host(headless=answers.headless)
+    if choice.has_panel and not host.has_cells:
+        return None
+    choice.close()
+    order = order_of(answers, host, ledger.folder_of(answers))
+    with ledger.in_cell(answers, order.folder) as entry, ProgressLine(headless=host.headless) as line:
+        paint = None if host.headless else open_panel()
+        if paint is None:
+            entry.result = order.run(on_progress=line, on_note=line.note)
+        else:
+            entry.result = order.run(on_status=RunView(order.folder, paint))
+        return entry.result
+
+
+def order_of(answers: Answers, host: Host, folder: Path | None = None) -> BatchOrder:
+    """What answers ask for, with every folder known; makes the demo where nothing is named.
+
+    Args:
+        answers: What is chosen.
+        host: Where the notebook runs.
+        folder: Where it was begun before; None for the folder that is chosen, or a new one.
+
+    Raises:
+        ConsentError: No usable statement of consent; nothing was done.
+        SettingsError: An unknown preset or key, or a bad value.
+        UsageError: Sources or targets are missing, or a place cannot be reached.
+    """
     from colab_helpers.trust.consent import require_consent
 
-    require_consent(consent, [])
-    settings = settings_of_form(preset, overrides or {})
-    host = this_host(headless=headless)
-    inputs, folder = _places(host, _listed(sources), _listed(targets), output_dir, models_dir)
-    paint = None if headless else open_panel()
-    view = None if paint is None else RunView(folder, paint)
-    with ProgressLine(headless=headless) as line:
-        report = run_batch(
-            inputs.sources,
-            inputs.targets,
-            folder,
-            consent=consent,
-            settings=settings,
-            models_dir=inputs.models,
-            video_range=video_range,
-            session_minutes=session_minutes,
-            shortest_first=shortest_first,
-            on_progress=line if view is None else None,
-            on_note=line.note if view is None else None,
-            on_status=view,
-        )
-    return BatchRun(report, folder, host)
+    require_consent(answers.consent, [])
+    settings = settings_of_form(answers.preset, answers.overrides)
+    wanted = answers.output_dir or str(folder or "")
+    places = _places(host, list(answers.sources), list(answers.targets), wanted, answers.models_dir)
+    return BatchOrder(answers, places[0], settings, places[1], host)
 
 
 def settings_of_form(preset: str, overrides: Mapping[str, Any]) -> Settings:
@@ -178,12 +251,17 @@ def _make_demo(folder: Path, models: Path | None) -> Inputs:
     return Inputs([demo.sources[DEMO_SOURCE]], demo.targets, models or demo.models)
 
 
-def show_results(run: BatchRun) -> None:
-    """Show what became of every file, and pictures of the results.
+def show_results(run: BatchRun | None) -> None:
+    """Show what became of every file, pictures of the results, and players for videos.
+
+    Args:
+        run: As ``run_batch_swap`` returns it; None shows nothing: the panel does.
 
     Raises:
         BatchError: Some file failed; so a headless run ends with an error, after everything was shown.
     """
+    if run is None:
+        return
     run.host.show_html(results_html(run), text=results_text(run))
     if not run.report.ok:
         raise BatchError(
@@ -191,55 +269,3 @@ def show_results(run: BatchRun) -> None:
             where=str(run.folder / "report.json"),
             remedy="correct what the report names and run again",
         )
-
-
-def failure_text(report: BatchReport) -> str:
-    """The failed files and why, in one line."""
-    wrong = [file for file in report.files if file.status != "done"]
-    reasons = "; ".join(f"{Path(file.target).name}: {file.error or file.status}" for file in wrong)
-    return f"{len(wrong)} of {len(report.files)} files did not succeed: {reasons}"
-
-
-def results_html(run: BatchRun) -> str:
-    """Table of files, notes and gallery of a run."""
-    head = "".join(f"<th>{name}</th>" for name in ("file", "result", "frames", "faces", "seconds", "remarks"))
-    rows = "".join(_file_row(file) for file in run.report.files)
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in _notes(run))
-    summary = f"<p><b>{html.escape(summary_text(run))}</b></p>"
-    return f"{summary}{notes}<table><tr>{head}</tr>{rows}</table>{gallery_html(run.report)}"
-
-
-def _file_row(file: FileReport) -> str:
-    remarks = "; ".join([*([file.error] if file.error else []), *file.fallbacks])
-    values = [
-        Path(file.target).name,
-        file.status,
-        f"{file.frames_out}",
-        f"{file.faces_swapped}",
-        f"{file.seconds:.1f}",
-        remarks,
-    ]
-    return "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in values) + "</tr>"
-
-
-def results_text(run: BatchRun) -> str:
-    """The results for places that cannot show HTML."""
-    files = [
-        f"  {file.status:8}{Path(file.target).name}: {file.frames_out} frames, "
-        f"{file.faces_swapped} faces{', ' + file.error if file.error else ''}"
-        for file in run.report.files
-    ]
-    return "\n".join([summary_text(run), *_notes(run), *files])
-
-
-def summary_text(run: BatchRun) -> str:
-    """The run in one line."""
-    summary = run.report.summary
-    return (
-        f"{summary.succeeded} of {summary.total} files in {summary.seconds:.1f} s, "
-        f"{summary.bytes / 1e6:.1f} MB, memory warnings: {summary.memory_warnings}; results in {run.folder}"
-    )
-
-
-def _notes(run: BatchRun) -> list[str]:
-    return [*([STANDIN_NOTE] if run.uses_standins else []), *run.report.notes]

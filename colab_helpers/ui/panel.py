@@ -10,21 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.language import mark, tr
 from colab_helpers.settings import DEFAULT_PRESET
 from colab_helpers.trust.consent import GROUNDS, is_demo_file, require_consent
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
+from colab_helpers.ui.ledger import Entry, Ledger
 from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE
 from colab_helpers.ui.panel_choice import Answers, Choice
 from colab_helpers.ui.panel_desk import Desk, Part
 from colab_helpers.ui.panel_parts import GREEN, RED, paragraph, words
 from colab_helpers.ui.panel_preview import PreviewTab
+from colab_helpers.ui.panel_results import ResultsTab
+from colab_helpers.ui.panel_run import RunTab
 from colab_helpers.ui.panel_settings import SettingsTab
 from colab_helpers.ui.panel_sources import SourcesTab
 from colab_helpers.ui.panel_targets import TargetsTab
 
-_TITLES = ("Sources", "Targets", "Settings", "Preview")
-_PREVIEW = _TITLES.index("Preview")
+_TITLES = (
+    mark("Sources"),
+    mark("Targets"),
+    mark("Settings"),
+    mark("Preview"),
+    mark("Run"),
+    mark("Results"),
+)
+_PREVIEW, _RUN, _RESULTS = (_TITLES.index(name) for name in ("Preview", "Run", "Results"))
 _shown: list[Choice] = []
+_ledger = Ledger()
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ def show_panel(
     if widgets is None or not _are_settings(answers.overrides):
         # What is no mapping of names is refused by the run, in its own words.
         return Choice(answers)
-    panel = Panel(Desk(widgets, this_host()), answers)
+    _ledger.renew()
+    panel = Panel(Desk(widgets, this_host(), ledger=_ledger), answers)
     while _shown:
         # ipywidgets keeps every widget alive, and an earlier panel would keep its networks.
         _shown.pop().close()
@@ -122,14 +135,17 @@ class Panel:
     def __init__(self, desk: Desk, answers: Answers) -> None:
         self._desk, self._first = desk, answers
         self._demo: Demo | None = None
-        self.choice = Choice(answers, read=self.answers, release=self._release)
+        self.choice = Choice(answers, read=self.answers, release=self._release, ledger=desk.ledger)
         desk.read = self.answers
         self.settings = SettingsTab(desk, answers)
         self.sources = SourcesTab(desk, answers.sources)
         self.targets = TargetsTab(desk, answers)
         self.preview = PreviewTab(desk)
+        self.run = RunTab(desk, count=lambda: len(self.targets.tasks))
+        self.results = ResultsTab(desk)
         self._make()
         desk.listeners.append(self._changed)
+        desk.ledger.listeners.append(self._run_changed)
 
     def _make(self) -> None:
         desk, w = self._desk, self._desk.widgets
@@ -143,10 +159,11 @@ class Panel:
         )
         self.consent.observe(lambda _: desk.tell("consent"), "value")
         self.consent_hint, self.status = desk.html(), desk.html()
-        parts = (self.sources.box, self.targets.box, self.settings.box, self.preview.box)
+        each = (self.sources, self.targets, self.settings, self.preview, self.run, self.results)
+        parts = [tab.box for tab in each]
         self.tabs = w.Tab(children=parts)
         for number, title in enumerate(_TITLES):
-            self.tabs.set_title(number, title)
+            self.tabs.set_title(number, tr(title))
         self.tabs.selected_index = 0
         self.tabs.observe(lambda change: self.preview.opened(change["new"] == _PREVIEW), "selected_index")
         self.box = desk.column(self.consent, self.consent_hint, self.status, self.tabs)
@@ -179,6 +196,7 @@ class Panel:
             self._make_demo()
         self._reach()
         self._refresh_all()
+        self.run.take_over()
 
     def _make_demo(self) -> None:
         self.status.value = paragraph("No sources and targets: making the rendered demo ...")
@@ -204,6 +222,7 @@ class Panel:
         """Bring the tabs in step with what was chosen in one of them."""
         if part == "consent":
             self._show_consent()
+            self.run.refresh()
             return
         if part in ("sources", "targets") and self._demo is not None:
             self._tell_demo()
@@ -221,6 +240,16 @@ class Panel:
         self._show_consent()
         self.preview.set_targets(self.targets.tasks, first=self.targets.first_good)
         self.preview.mark_stale()
+        self.run.refresh()
+
+    def _run_changed(self, entry: Entry) -> None:
+        """A batch has begun or ended."""
+        self.run.changed(entry)
+        if entry.is_working or entry.result is None:
+            return
+        self.results.show(entry.result)
+        if self.tabs.selected_index == _RUN and entry.result.report.ok:
+            self.tabs.selected_index = _RESULTS
 
     def _show_consent(self) -> None:
         """Say whether the statement would do, in the words of whoever checks it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.ui.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Choice:
         answers: The form's.
         read: Reads the answers anew, from widgets.
         release: Gives back what previews hold.
+        ledger: Remembers which batch is at work.
     """
 
     def __init__(
@@ -41,8 +43,15 @@ class Choice:
         *,
         read: Callable[[], Answers] | None = None,
         release: Callable[[], None] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._answers, self._read, self._release = answers, read, release
+        self.ledger = ledger or Ledger()
+
+    @property
+    def has_panel(self) -> bool:
+        """Whether there is a panel, with a button that begins the run."""
+        return self._read is not None
 
     @property
     def answers(self) -> Answers:

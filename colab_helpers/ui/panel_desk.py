@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from colab_helpers.errors import SettingsError
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.settings import Settings
-from colab_helpers.ui.host import Host
+from colab_helpers.ui.host import Host, repeat
+from colab_helpers.ui.ledger import Ledger
 from colab_helpers.ui.panel_choice import Answers
 from colab_helpers.ui.panel_presets import settings_of
 from colab_helpers.ui.panel_studio import Studio, finding_key
@@ -29,6 +30,8 @@ class Desk:
         widgets: The module ipywidgets, 7 or 8.
         host: Where the notebook runs.
         studio: The networks.
+        ledger: Remembers which batch is at work.
+        repeat: Calls something every so many seconds until it says False, while no cell runs.
         read: What is chosen now; set when all tabs are there.
         listeners: Told which part of the choice has changed.
     """
@@ -36,6 +39,8 @@ class Desk:
     widgets: Any
     host: Host
     studio: Studio = field(default_factory=Studio)
+    ledger: Ledger = field(default_factory=Ledger)
+    repeat: Callable[[Callable[[], bool], float], None] = repeat
     read: Callable[[], Answers] = Answers
     listeners: list[Callable[[Part], None]] = field(default_factory=list)
 

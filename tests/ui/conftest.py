@@ -30,6 +30,11 @@ class Place:
     runs: Path
     headless: bool = False
     name: str = "a test"
+    has_cells: bool = True
+    has_buttons: bool = True
+
+    def keeping(self, folder: Path) -> str:
+        return ""
 
     def reach(self, paths: object) -> None:
         """Nothing to open."""
