@@ -31,6 +31,7 @@ from colab_helpers.demo.looks import IDENTITIES, Look, look_of
 from colab_helpers.demo.paint import F32, Expression
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import tr
 from colab_helpers.machine import cpu_count
 from colab_helpers.media.encoders import repeatable_x264
 from colab_helpers.trust.consent import DEMO_MANIFEST
@@ -321,13 +322,13 @@ class Scene:
 def _check(size: tuple[int, int], fps: Fraction, seconds: float, people: int) -> None:
     bad = ""
     if min(size) < 64 or size[0] % 2 or size[1] % 2:
-        bad = f"size {size[0]}x{size[1]} is not even or below 64"
+        bad = tr("size {width}x{height} is not even or below 64", width=size[0], height=size[1])
     elif fps <= 0 or seconds <= 0:
-        bad = f"{seconds} seconds at {fps} frames per second is no clip"
+        bad = tr("{seconds} seconds at {fps} frames per second is no clip", seconds=seconds, fps=fps)
     elif not 0 <= people <= len(IDENTITIES):
-        bad = f"{people} people were asked for"
+        bad = tr("{people} people were asked for", people=people)
     if bad:
-        remedy = f"even sizes from 64, positive fps and seconds, 0 to {len(IDENTITIES)} people"
+        remedy = tr("even sizes from 64, positive fps and seconds, 0 to {most} people", most=len(IDENTITIES))
         raise UsageError(bad, where="demo", remedy=remedy)
 
 
@@ -743,9 +744,9 @@ def _make_folders(directory: Path) -> None:
             (directory / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the demo cannot be written: {error.strerror}",
+            tr("the demo cannot be written: {reason}", reason=error.strerror),
             where=str(directory),
-            remedy="choose another folder",
+            remedy=tr("choose another folder"),
         ) from error
 
 

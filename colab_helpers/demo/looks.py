@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.errors import UsageError
+from colab_helpers.language import tr
 
 Style = Literal["short", "fringe", "parted", "long", "bob", "curly", "bun", "receding", "bald"]
 STYLES: tuple[Style, ...] = ("short", "fringe", "parted", "long", "bob", "curly", "bun", "receding", "bald")
@@ -236,7 +237,9 @@ def look_of(who: str) -> Look:
     """
     if who not in IDENTITIES:
         raise UsageError(
-            f"there is no demo character '{who}'", where="demo", remedy=f"use one of {', '.join(IDENTITIES)}"
+            tr("there is no demo character '{name}'", name=who),
+            where="demo",
+            remedy=tr("use one of {names}", names=", ".join(IDENTITIES)),
         )
     return IDENTITIES[who]
 

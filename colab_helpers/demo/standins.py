@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.errors import ModelError, OutputError
+from colab_helpers.language import tr
 
 F32 = npt.NDArray[np.float32]
 
@@ -175,9 +176,9 @@ def load_weights(path: Path = WEIGHTS) -> dict[str, F32]:
     """
     if not path.is_file():
         raise ModelError(
-            "the stand-in weights are missing",
+            tr("the stand-in weights are missing"),
             where=str(path),
-            remedy="run python -m colab_helpers.demo.train",
+            remedy=tr("run python -m colab_helpers.demo.train"),
         )
     with np.load(path) as archive:
         return {name: archive[name].astype(np.float32) for name in archive.files}
@@ -517,7 +518,7 @@ def write_standins(directory: Path) -> None:
             path.write_bytes(model.SerializeToString(deterministic=True))
         except OSError as error:
             raise OutputError(
-                f"a stand-in model cannot be written: {error.strerror}",
+                tr("a stand-in model cannot be written: {reason}", reason=error.strerror),
                 where=str(path),
-                remedy="choose a writable folder",
+                remedy=tr("choose a writable folder"),
             ) from error

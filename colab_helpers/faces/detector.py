@@ -15,6 +15,7 @@ import numpy as np
 
 from colab_helpers.errors import ModelError
 from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
+from colab_helpers.language import tr
 from colab_helpers.models.session import Network
 
 STRIDES = (8, 16, 32)
@@ -39,10 +40,15 @@ class Detector:
     def __init__(self, network: Network) -> None:
         if len(network.output_names) != _OUTPUTS or len(network.input_names) != 1:
             raise ModelError(
-                f"the detector must have one input and {_OUTPUTS} outputs (scores, boxes and points at three "
-                f"strides), but has {len(network.input_names)} and {len(network.output_names)}",
+                tr(
+                    "the detector must have one input and {outputs} outputs "
+                    "(scores, boxes and points at three strides), but has {found_inputs} and {found_outputs}",
+                    outputs=_OUTPUTS,
+                    found_inputs=len(network.input_names),
+                    found_outputs=len(network.output_names),
+                ),
                 where=str(network.path),
-                remedy="use det_10g.onnx of buffalo_l",
+                remedy=tr("use det_10g.onnx of buffalo_l"),
             )
         self.network = network
         self._buffers = threading.local()

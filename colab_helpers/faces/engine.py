@@ -15,6 +15,7 @@ from colab_helpers.faces.enhancer import Enhancer
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.choice import changing_models, choose, wants_half
 from colab_helpers.models.pool import SessionPool
@@ -117,9 +118,9 @@ class Engine:
         faces = order_faces(self.analyser.find(image), "largest")
         if not faces or faces[0].embedding is None:
             raise NoFaceError(
-                "no face was found in the source picture",
+                tr("no face was found in the source picture"),
                 where=name,
-                remedy="use a photo that shows the face from the front, at least 100 pixels wide",
+                remedy=tr("use a photo that shows the face from the front, at least 100 pixels wide"),
             )
         return faces[0].embedding
 

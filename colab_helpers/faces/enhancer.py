@@ -9,6 +9,7 @@ import cv2
 from colab_helpers.errors import ModelError
 from colab_helpers.faces.tensors import to_bgr
 from colab_helpers.faces.types import ByteImage
+from colab_helpers.language import tr
 from colab_helpers.models.session import Network
 
 
@@ -24,10 +25,13 @@ class Enhancer:
         shape = network.session.get_inputs()[0].shape
         if len(network.input_names) != 1 or len(shape) != 4 or not isinstance(shape[2], int):
             raise ModelError(
-                f"the enhancer must take one square crop, but its inputs are "
-                f"{', '.join(network.input_names)} with shape {shape}",
+                tr(
+                    "the enhancer must take one square crop, but its inputs are {names} with shape {shape}",
+                    names=", ".join(network.input_names),
+                    shape=shape,
+                ),
                 where=str(network.path),
-                remedy="use GFPGANv1.4.onnx",
+                remedy=tr("use GFPGANv1.4.onnx"),
             )
         self.size: int = shape[2]
 

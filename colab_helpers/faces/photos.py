@@ -12,6 +12,7 @@ from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.selection import face_distance, order_faces
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.language import tr
 from colab_helpers.media.picture import BgrPicture
 
 SMALLEST = 100.0
@@ -84,7 +85,7 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
     picture = BgrPicture(image)
     faces = order_faces(analyser.detect(picture), "largest")
     if not faces:
-        hints = ("No face was found: take a photo that shows the face from the front.",)
+        hints = (tr("No face was found: take a photo that shows the face from the front."),)
         return PhotoReport((width, height), (), None, 0.0, 0.0, 0.0, 0.0, hints)
     face = analyser.embed(picture, faces[:1])[0]
     grey = _grey_crop(image, face)
@@ -159,22 +160,33 @@ def _grey_crop(image: ByteImage, face: Face) -> ByteImage:
 
 
 def _count_hints(count: int) -> list[str]:
-    return [] if count == 1 else [f"{count} faces were found: the largest counts."]
+    return [] if count == 1 else [tr("{count} faces were found: the largest counts.", count=count)]
 
 
 def _detail_hints(width: float, sharpness: float) -> list[str]:
     # A small face, enlarged, is blurred as well: that need not be said twice.
     if width < SMALLEST:
-        return [f"The face is small: {width:.0f} pixels wide; {SMALLEST:.0f} or more are better."]
-    return ["The face is blurred: a sharper photo is better."] if sharpness < BLURRED else []
+        return [
+            tr(
+                "The face is small: {width:.0f} pixels wide; {least:.0f} or more are better.",
+                width=width,
+                least=SMALLEST,
+            )
+        ]
+    return [tr("The face is blurred: a sharper photo is better.")] if sharpness < BLURRED else []
 
 
 def _pose_hints(yaw: float) -> list[str]:
     if abs(yaw) <= TURNED:
         return []
-    return [f"The face is turned away, by about {abs(yaw):.0f} degrees: one from the front is better."]
+    return [
+        tr(
+            "The face is turned away, by about {degrees:.0f} degrees: one from the front is better.",
+            degrees=abs(yaw),
+        )
+    ]
 
 
 def _light_hints(highlights: float, burnt: float) -> list[str]:
-    dark = ["The face is too dark: little can be told apart."] if highlights < DARK else []
-    return dark + (["The face is too bright: parts of it are plain white."] if burnt > BURNT else [])
+    dark = [tr("The face is too dark: little can be told apart.")] if highlights < DARK else []
+    return dark + ([tr("The face is too bright: parts of it are plain white.")] if burnt > BURNT else [])

@@ -8,6 +8,7 @@ import numpy as np
 
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.language import tr
 from colab_helpers.settings import FaceOrder, Settings
 
 _KEYS: dict[FaceOrder, Callable[[Face], float]] = {
@@ -77,10 +78,14 @@ def reference_embedding(faces: Sequence[Face], settings: Settings, *, where: str
     position = settings.reference_face_position
     if position >= len(ordered) or ordered[position].embedding is None:
         raise NoFaceError(
-            f"frame {settings.reference_frame_number} shows {len(ordered)} face(s), "
-            f"but reference_face_position is {position}",
+            tr(
+                "frame {frame} shows {faces} face(s), but reference_face_position is {position}",
+                frame=settings.reference_frame_number,
+                faces=len(ordered),
+                position=position,
+            ),
             where=where,
-            remedy="choose another reference_frame_number or reference_face_position",
+            remedy=tr("choose another reference_frame_number or reference_face_position"),
         )
     embedding = ordered[position].embedding
     assert embedding is not None

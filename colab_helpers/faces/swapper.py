@@ -10,6 +10,7 @@ import numpy as np
 from colab_helpers.errors import ModelError
 from colab_helpers.faces.tensors import to_bgr
 from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.language import tr
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
 
@@ -27,10 +28,14 @@ class Swapper:
         size = shape[2] if len(shape) == 4 else None
         if len(network.input_names) != 2 or not isinstance(size, int) or (size % 112 and size % 128):
             raise ModelError(
-                f"the swapper must take a target crop and a source latent, but its inputs are "
-                f"{', '.join(network.input_names)} with target shape {shape}",
+                tr(
+                    "the swapper must take a target crop and a source latent, but its inputs are "
+                    "{names} with target shape {shape}",
+                    names=", ".join(network.input_names),
+                    shape=shape,
+                ),
                 where=str(network.path),
-                remedy="use inswapper_128.onnx",
+                remedy=tr("use inswapper_128.onnx"),
             )
         self.size: int = size
         self._emap = read_emap(network.path)

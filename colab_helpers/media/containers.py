@@ -18,6 +18,7 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 
 from colab_helpers.errors import OutputError
+from colab_helpers.language import tr
 from colab_helpers.media.probe import (
     UNKNOWN_CODEC,
     StreamInfo,
@@ -72,11 +73,11 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
         refused = refused_streams(info, suffix)
         if not refused:
             return suffix, _suffix_note(own, suffix, refusals)
-        refusals += [f"{suffix} cannot hold {refused[0]}"]
+        refusals += [tr("{suffix} cannot hold {stream}", suffix=suffix, stream=refused[0])]
     raise OutputError(
-        f"no container holds all its streams: {'; '.join(refusals)}",
+        tr("no container holds all its streams: {refusals}", refusals="; ".join(refusals)),
         where=str(info.path),
-        remedy="remove that stream from the source, or leave the sound out",
+        remedy=tr("remove that stream from the source, or leave the sound out"),
     )
 
 
@@ -148,22 +149,24 @@ def timing_note(time_base: Fraction, suffix: str) -> str | None:
     """A note if the container rounds this time base; Matroska counts milliseconds."""
     if MUXERS[suffix] != "matroska" or (time_base / _MATROSKA_TICK).denominator == 1:
         return None
-    return "Matroska stores times in milliseconds: time stamps were rounded to them"
+    return tr("Matroska stores times in milliseconds: time stamps were rounded to them")
 
 
 def _demanded(info: VideoInfo, suffix: str) -> str:
     if suffix not in MUXERS:
         raise OutputError(
-            f"results cannot be written as {suffix or 'a file without suffix'}",
+            tr("results cannot be written as {suffix}", suffix=suffix)
+            if suffix
+            else tr("results cannot be written as a file without suffix"),
             where=str(info.path),
-            remedy=f"use one of {', '.join(MUXERS)}",
+            remedy=tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
         )
     refused = refused_streams(info, suffix) if suffix != ".gif" else []
     if refused:
         raise OutputError(
-            f"{suffix} cannot hold {refused[0]} of the source",
+            tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0]),
             where=str(info.path),
-            remedy=f"write {_first_fitting(info)} instead",
+            remedy=tr("write {suffix} instead", suffix=_first_fitting(info)),
         )
     return suffix
 
@@ -185,8 +188,13 @@ def _candidates(info: VideoInfo, own: str) -> Iterator[str]:
 def _suffix_note(own: str, suffix: str, refusals: list[str]) -> str | None:
     if own == suffix:
         return None
-    because = f", since {'; '.join(refusals)}" if refusals else ""
-    return f"the result is a {suffix} file, the source a {own or 'nameless'} one{because}"
+    because = tr(", since {reasons}", reasons="; ".join(refusals)) if refusals else ""
+    return tr(
+        "the result is a {suffix} file, the source a {own} one{because}",
+        suffix=suffix,
+        own=own or tr("nameless"),
+        because=because,
+    )
 
 
 def _refused(stream: Stream, about: StreamInfo, suffix: str, info: VideoInfo) -> bool:

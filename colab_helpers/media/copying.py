@@ -11,6 +11,7 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Stream
 
+from colab_helpers.language import tr
 from colab_helpers.media.containers import stream_tags, takes, takes_data
 from colab_helpers.media.probe import VideoInfo
 
@@ -72,7 +73,9 @@ class StreamCopier:
         if self._is_rewritten(stream, suffix):
             return
         if not self._fits(stream, suffix):
-            self.notes.append(f"{suffix} cannot hold {self._name(stream)}: left out")
+            self.notes.append(
+                tr("{suffix} cannot hold {stream}: left out", suffix=suffix, stream=self._name(stream))
+            )
             return
         target = output.add_stream_from_template(stream, opaque=True)
         target.disposition = stream.disposition
@@ -106,7 +109,9 @@ class StreamCopier:
     def finish(self) -> None:
         """Says what had to be changed."""
         if self._restamped:
-            self.notes.append(f"{self._restamped} copied packets had no rising time stamp: given one")
+            self.notes.append(
+                tr("{number} copied packets had no rising time stamp: given one", number=self._restamped)
+            )
 
     def _has_packets(self, stream: Stream) -> bool:
         """Attachments went into the header already."""
@@ -156,7 +161,10 @@ class StreamCopier:
 
     def _name(self, stream: Stream) -> str:
         beside = (*self._info.audio, *self._info.subtitles, *self._info.others)
-        return next((str(one) for one in beside if one.index == stream.index), f"stream {stream.index}")
+        return next(
+            (str(one) for one in beside if one.index == stream.index),
+            tr("stream {index}", index=stream.index),
+        )
 
 
 def _holds_data(packet: Packet[Any]) -> bool:

@@ -20,6 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
 from colab_helpers.errors import EncoderError, SettingsError
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import has_avx512
 from colab_helpers.media.probe import LightLevels, VideoInfo, pixel_bits
 from colab_helpers.media.reader import working_format
@@ -146,18 +147,25 @@ def choose_encoder(
 
 def usable_encoders() -> dict[str, str | None]:
     """Every supported encoder with None if it works on this machine, else the reason why not."""
-    return {name: _usual_trial(name) for name in get_args(EncoderName)}
+    problems = {name: _usual_trial(name) for name in get_args(EncoderName)}
+    return {name: tr(problem) if problem else None for name, problem in problems.items()}
 
 
 def _check(wanted: str, quality: int) -> None:
     if wanted not in get_args(WantedEncoder):
         raise SettingsError(
-            f"unknown encoder {wanted!r}", remedy=f"use one of {', '.join(get_args(WantedEncoder))}"
+            tr("unknown encoder {encoder!r}", encoder=wanted),
+            remedy=tr("use one of {names}", names=", ".join(get_args(WantedEncoder))),
         )
     if not BEST_QUALITY <= quality <= WORST_QUALITY:
         raise SettingsError(
-            f"the quality must be {BEST_QUALITY} to {WORST_QUALITY}, but is {quality}",
-            remedy="lower is better; 18 is near lossless, 23 usual",
+            tr(
+                "the quality must be {best} to {worst}, but is {quality}",
+                best=BEST_QUALITY,
+                worst=WORST_QUALITY,
+                quality=quality,
+            ),
+            remedy=tr("lower is better; 18 is near lossless, 23 usual"),
         )
 
 
@@ -167,7 +175,13 @@ def _automatic(request: _Request) -> EncoderChoice:
     notes: tuple[str, ...] = ()
     if chosen is None:
         if _usual_trial(gpu) is None:
-            notes = (f"{gpu} cannot keep {_picture(request)}: encoded on the CPU by libx264",)
+            notes = (
+                tr(
+                    "{encoder} cannot keep {picture}: encoded on the CPU by libx264",
+                    encoder=gpu,
+                    picture=_picture(request),
+                ),
+            )
         chosen = _first_working("libx264", request)
     if chosen is None:
         raise _failure("libx264", request)
@@ -177,7 +191,8 @@ def _automatic(request: _Request) -> EncoderChoice:
 def _named(name: str, request: _Request) -> EncoderChoice:
     if request.preset is not None and request.preset not in _presets(name):
         raise EncoderError(
-            f"{name} has no preset {request.preset!r}", remedy=f"use one of {', '.join(_presets(name))}"
+            tr("{name} has no preset {preset!r}", name=name, preset=request.preset),
+            remedy=tr("use one of {names}", names=", ".join(_presets(name))),
         )
     chosen = _first_working(name, request)
     if chosen is None:
@@ -205,13 +220,22 @@ def _with_notes(choice: EncoderChoice, notes: tuple[str, ...]) -> EncoderChoice:
 def _failure(name: str, request: _Request) -> EncoderError:
     options = tuple(_options(name, request.quality, request.preset, request.light, request.width).items())
     formats = list(_formats(name, request))
-    reason: str | None = "none of its formats fits"
+    reason: str | None = mark("none of its formats fits")
     if formats:
         reason = _trial(name, formats[0], request.width, request.height, options)
-    remedy = "choose the encoder auto or libx264"
+    remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
-        remedy += "; NVENC needs an NVIDIA GPU with its driver and a free encoding session"
-    return EncoderError(f"{name} cannot encode {_picture(request)} here: {reason}", remedy=remedy)
+        remedy = tr(
+            "choose the encoder auto or libx264; "
+            "NVENC needs an NVIDIA GPU with its driver and a free encoding session"
+        )
+    what = tr(
+        "{name} cannot encode {picture} here: {reason}",
+        name=name,
+        picture=_picture(request),
+        reason=tr(reason or ""),
+    )
+    return EncoderError(what, remedy=remedy)
 
 
 def _picture(request: _Request) -> str:
@@ -227,7 +251,9 @@ def _fitting_preset(name: str, preset: str | None) -> tuple[str | None, tuple[st
     if preset is None or preset in _presets(name):
         return preset, ()
     default = DEFAULT_PRESETS[name]
-    return default, (f"{name} has no preset {preset!r}: {default} used",)
+    return default, (
+        tr("{name} has no preset {preset!r}: {default} used", name=name, preset=preset, default=default),
+    )
 
 
 def _options(
@@ -309,9 +335,17 @@ def _size_fits(pix_fmt: str, width: int, height: int) -> bool:
 def _loss(request: _Request, pix_fmt: str) -> tuple[str, ...]:
     notes = []
     if pixel_bits(pix_fmt) < pixel_bits(request.pix_fmt):
-        notes.append(f"{pixel_bits(request.pix_fmt)} bits per sample became {pixel_bits(pix_fmt)}")
+        notes.append(
+            tr(
+                "{before} bits per sample became {after}",
+                before=pixel_bits(request.pix_fmt),
+                after=pixel_bits(pix_fmt),
+            )
+        )
     if chroma_of(pix_fmt) < chroma_of(request.pix_fmt):
-        notes.append(f"chroma {chroma_of(request.pix_fmt)} became {chroma_of(pix_fmt)}")
+        notes.append(
+            tr("chroma {before} became {after}", before=chroma_of(request.pix_fmt), after=chroma_of(pix_fmt))
+        )
     return tuple(notes)
 
 
@@ -319,7 +353,14 @@ def _size_note(request: _Request, pix_fmt: str) -> tuple[str, ...]:
     if _size_fits(request.pix_fmt, request.width, request.height):
         return ()
     size = f"{request.width}x{request.height}"
-    return (f"{size} is odd, which {request.pix_fmt} cannot store: encoded as {pix_fmt}",)
+    return (
+        tr(
+            "{size} is odd, which {format} cannot store: encoded as {used}",
+            size=size,
+            format=request.pix_fmt,
+            used=pix_fmt,
+        ),
+    )
 
 
 def _usual_trial(name: str) -> str | None:
@@ -330,11 +371,11 @@ def _usual_trial(name: str) -> str | None:
 def _trial(
     name: str, pix_fmt: str, width: int, height: int, options: tuple[tuple[str, str], ...]
 ) -> str | None:
-    """None if one frame goes through, else the reason it does not."""
+    """None if one frame goes through, else the reason it does not; ``tr`` of it is shown."""
     try:
         context = av.CodecContext.create(name, "w")
     except (av.FFmpegError, ValueError):
-        return "this build of FFmpeg does not contain it"
+        return mark("this build of FFmpeg does not contain it")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, pix_fmt
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
@@ -345,7 +386,7 @@ def _trial(
         packets = [*context.encode(_blank(pix_fmt, width, height)), *context.encode(None)]
     except av.FFmpegError as error:
         return error.strerror or type(error).__name__
-    return None if packets else "it gave nothing back"
+    return None if packets else mark("it gave nothing back")
 
 
 def _blank(pix_fmt: str, width: int, height: int) -> av.VideoFrame:

@@ -12,6 +12,7 @@ from av.filter import Graph
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from colab_helpers.language import tr
 from colab_helpers.media.probe import VideoInfo
 
 CENTISECOND = Fraction(1, 100)
@@ -39,8 +40,8 @@ class GifTrack:
     @staticmethod
     def losses(info: VideoInfo) -> list[str]:
         """What GIF cannot hold of this source, one sentence each."""
-        silent = [f"GIF holds no sound: {info.audio[0]} left out"] if info.audio else []
-        timing = ["GIF stores times in hundredths of a second: time stamps were rounded to them"]
+        silent = [tr("GIF holds no sound: {stream} left out", stream=info.audio[0])] if info.audio else []
+        timing = [tr("GIF stores times in hundredths of a second: time stamps were rounded to them")]
         exact = (info.time_base / CENTISECOND).denominator == 1
         return [*silent, *([] if exact else timing)]
 

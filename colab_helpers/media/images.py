@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.language import tr
 from colab_helpers.media.names import hidden_name
 from colab_helpers.media.probe import SHOWN, existing_file, foreign_kind
 
@@ -72,10 +73,10 @@ def read_image(source: str | Path | bytes | npt.NDArray[Any]) -> ByteImage:
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode(bytes(source), where="bytes")
     if isinstance(source, str) and (data := _from_text(source)) is not None:
-        return _decode(data, where="base64 text")
+        return _decode(data, where=tr("base64 text"))
     path = existing_file(source)
     if path.stat().st_size > MAX_BYTES:
-        raise _too_large(f"{path.stat().st_size} bytes", str(path))
+        raise _too_large(tr("{size} bytes", size=path.stat().st_size), str(path))
     return _decode(path.read_bytes(), where=str(path))
 
 
@@ -97,9 +98,11 @@ def write_image(path: str | Path, bgr: ByteImage, *, quality: int = 95) -> Path:
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise OutputError(
-            f"pictures cannot be written as {path.suffix or 'a file without suffix'}",
+            tr("pictures cannot be written as {suffix}", suffix=path.suffix)
+            if path.suffix
+            else tr("pictures cannot be written as a file without suffix"),
             where=str(path),
-            remedy=f"use one of {', '.join(_SUFFIXES)}",
+            remedy=tr("use one of {names}", names=", ".join(_SUFFIXES)),
         )
     _write_whole(path, encode_image(bgr, kind, quality=quality))
     return path
@@ -120,9 +123,11 @@ def encode_image(bgr: ByteImage, kind: ImageFormat = "png", *, quality: int = 95
     try:
         done, data = cv2.imencode(f".{kind}", bgr, [flag, quality] if flag is not None else [])
     except cv2.error as error:
-        raise OutputError(f"the picture cannot be stored as {kind} ({error.err})") from error
+        raise OutputError(
+            tr("the picture cannot be stored as {kind} ({reason})", kind=kind, reason=error.err)
+        ) from error
     if not done:
-        raise OutputError(f"the picture cannot be stored as {kind}", remedy="use png")
+        raise OutputError(tr("the picture cannot be stored as {kind}", kind=kind), remedy=tr("use png"))
     return data.tobytes()
 
 
@@ -142,16 +147,16 @@ def _from_text(text: str) -> bytes | None:
     except binascii.Error as error:
         if url is None:
             return None
-        raise MediaError("the data URL is not valid base64", where=text[:40]) from error
+        raise MediaError(tr("the data URL is not valid base64"), where=text[:40]) from error
     return data if url or _kind(data) else None
 
 
 def _decode(data: bytes, *, where: str) -> ByteImage:
     if len(data) > MAX_BYTES:
-        raise _too_large(f"{len(data)} bytes", where)
+        raise _too_large(tr("{size} bytes", size=len(data)), where)
     width, height, orientation = _header(data, where)
     if width * height > MAX_PIXELS:
-        raise _too_large(f"{width}x{height} pixels", where)
+        raise _too_large(tr("{width}x{height} pixels", width=width, height=height), where)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -166,7 +171,7 @@ def _decode(data: bytes, *, where: str) -> ByteImage:
 def _to_bgr(image: npt.NDArray[Any], *, where: str) -> ByteImage:
     """8-bit BGR of any array that is a picture; always a new array."""
     if image.ndim not in (2, 3) or not image.size or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
-        raise MediaError(f"an array of shape {image.shape} is no picture", where=where)
+        raise MediaError(tr("an array of shape {shape} is no picture", shape=image.shape), where=where)
     flat = _to_bytes(image, where).reshape(*image.shape[:2], -1)
     if flat.shape[2] == 4:
         return _over_white(flat)
@@ -181,7 +186,9 @@ def _to_bytes(image: npt.NDArray[Any], where: str) -> ByteImage:
         return np.asarray((image.astype(np.uint32) + 128) // 257, np.uint8)
     if image.dtype.kind == "f":
         return np.asarray(np.clip(np.nan_to_num(image), 0, 1) * 255 + 0.5, np.uint8)
-    raise MediaError(f"samples of type {image.dtype} are not supported", where=where, remedy="use uint8")
+    raise MediaError(
+        tr("samples of type {kind} are not supported", kind=image.dtype), where=where, remedy=tr("use uint8")
+    )
 
 
 def _over_white(bgra: ByteImage) -> ByteImage:
@@ -191,15 +198,18 @@ def _over_white(bgra: ByteImage) -> ByteImage:
 
 
 def _too_large(what: str, where: str) -> MediaError:
-    return MediaError(f"the picture is too large ({what})", where=where, remedy="scale it down first")
+    return MediaError(
+        tr("the picture is too large ({what})", what=what), where=where, remedy=tr("scale it down first")
+    )
 
 
 def _unreadable(where: str, kind: str = "", remedy: str = "") -> MediaError:
-    what = f" ({kind})" if kind else ", or it is damaged"
     return MediaError(
-        f"this is not a picture that can be read{what}",
+        tr("this is not a picture that can be read ({kind})", kind=tr(kind))
+        if kind
+        else tr("this is not a picture that can be read, or it is damaged"),
         where=where,
-        remedy=remedy or "open it in an image program and save it as PNG or JPEG",
+        remedy=tr(remedy) or tr("open it in an image program and save it as PNG or JPEG"),
     )
 
 
@@ -354,7 +364,7 @@ def _write_whole(path: Path, data: bytes) -> None:
         if partial.parent.is_dir():
             partial.unlink(missing_ok=True)
         raise OutputError(
-            f"the picture cannot be written ({error.strerror})",
+            tr("the picture cannot be written ({reason})", reason=error.strerror),
             where=str(path),
-            remedy="check the folder, your rights and the free space",
+            remedy=tr("check the folder, your rights and the free space"),
         ) from error

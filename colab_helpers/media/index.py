@@ -17,6 +17,7 @@ from av.packet import Packet
 from av.stream import Discard
 from numpy.typing import NDArray
 
+from colab_helpers.language import tr
 from colab_helpers.media.probe import VideoInfo, existing_file, open_source, picture_stream
 
 IntArray = NDArray[np.int64]
@@ -102,13 +103,15 @@ def index_frames(info: VideoInfo) -> FrameIndex:
                 other.discard = Discard.all
         codec = stream.codec_context.codec
         if codec.canonical_name not in _PLAIN_CODECS and not codec.intra_only:
-            pass_.doubt = f"key frames of {codec.canonical_name} may need what comes before them"
+            pass_.doubt = tr(
+                "key frames of {codec} may need what comes before them", codec=codec.canonical_name
+            )
         try:
             for packet in container.demux(stream):
                 if packet.size:
                     pass_.add(packet)
         except av.FFmpegError as error:
-            pass_.doubt = f"the file cannot be read to its end ({error.strerror})"
+            pass_.doubt = tr("the file cannot be read to its end ({reason})", reason=error.strerror)
     return pass_.index(int(info.start / info.time_base))
 
 
@@ -124,14 +127,14 @@ class _Pass:
 
     def add(self, packet: Packet[Any]) -> None:
         if packet.pts is None or packet.is_corrupt:
-            self.doubt = "packets without time stamp" if packet.pts is None else "damaged packets"
+            self.doubt = tr("packets without time stamp") if packet.pts is None else tr("damaged packets")
         elif not packet.is_discard:
             if packet.is_keyframe:
                 dts = packet.pts if packet.dts is None else packet.dts
                 self._keys.extend((len(self._stamps), packet.pts, dts, self._packets))
             self._stamps.append(packet.pts)
         if not self._packets and not packet.is_keyframe:
-            self.doubt = "it does not begin with a key frame"
+            self.doubt = tr("it does not begin with a key frame")
         self._packets += 1
 
     def index(self, start: int) -> FrameIndex:
@@ -146,7 +149,7 @@ class _Pass:
         # Pictures before the first key frame that need an earlier one are left out by decoders.
         lost = int(np.searchsorted(stamps, start))
         if not doubt and (lost == len(stamps) or stamps[lost] != start):
-            doubt = "its first frame is not among its packets"
+            doubt = tr("its first frame is not among its packets")
         keys[:, 0] = numbers[keys[:, 0]] - lost
         return FrameIndex(stamps[lost:], doubt, keys[keys[:, 0] >= 0])
 
@@ -160,13 +163,13 @@ def _contradiction(coded: IntArray, numbers: IntArray, keys: IntArray) -> str:
         keys: Places of the key frames in ``coded``.
     """
     if len(np.unique(coded)) < len(coded):
-        return "several frames have one time stamp"
+        return tr("several frames have one time stamp")
     latest = np.maximum.accumulate(coded)
     later_keys = keys[keys > 0]
     if (latest[later_keys - 1] >= coded[later_keys]).any():
-        return "time stamps go back"
+        return tr("time stamps go back")
     if len(coded) and (np.arange(len(coded)) - numbers).max() > _MOST_WAITING:
-        return "time stamps are out of order"
+        return tr("time stamps are out of order")
     return ""
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from colab_helpers.errors import MediaError
+from colab_helpers.language import tr
 from colab_helpers.media.affine import Matrix, compose, crop_corners, invert, scaling
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
 
@@ -167,8 +168,8 @@ class VideoPicture:
     def __init__(self, frame: av.VideoFrame, *, rotation: int = 0) -> None:
         if frame.format.name not in _LAYOUTS:
             raise MediaError(
-                f"pixel format {frame.format.name} cannot be worked on directly",
-                remedy="read the video through media.reader, which converts it",
+                tr("pixel format {format} cannot be worked on directly", format=frame.format.name),
+                remedy=tr("read the video through media.reader, which converts it"),
             )
         self.frame = frame
         self.rotation = rotation % 360

@@ -23,6 +23,7 @@ from av.video.format import VideoFormat
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError, MissingFileError
+from colab_helpers.language import mark, tr
 
 VIDEO_SUFFIXES = frozenset((
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
@@ -73,6 +74,15 @@ class ColourTags:
     transfer: int = UNSPECIFIED
 
 
+_KINDS = {
+    "audio": mark("audio"),
+    "subtitle": mark("subtitle"),
+    "data": mark("data"),
+    "attachment": mark("attachment"),
+    "video": mark("video"),
+}
+
+
 @dataclass(frozen=True)
 class StreamInfo:
     """A stream beside the picture: sound, subtitles, data or an attached file.
@@ -99,8 +109,9 @@ class StreamInfo:
 
     def __str__(self) -> str:
         """Stream number, kind, codec and language, for messages."""
-        language = f", {self.language}" if self.language else ""
-        return f"{self.kind} stream {self.index} ({self.codec}{language})"
+        codec = f"{self.codec}, {self.language}" if self.language else self.codec
+        kind = tr(_KINDS.get(self.kind, self.kind))
+        return tr("{kind} stream {index} ({codec})", kind=kind, index=self.index, codec=codec)
 
 
 @dataclass(frozen=True)
@@ -227,29 +238,33 @@ def existing_file(path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise _unreadable(path, error) from error
-        what = "the link leads nowhere" if path.is_symlink() else "there is no such file"
+        what = tr("the link leads nowhere") if path.is_symlink() else tr("there is no such file")
         raise MissingFileError(
-            what, where=str(path), remedy="check the name, the folder and the suffix"
+            what, where=str(path), remedy=tr("check the name, the folder and the suffix")
         ) from error
     if stat.S_ISDIR(mode):
-        raise MediaError("this is a folder, not a file", where=str(path), remedy="name a file inside it")
+        raise MediaError(
+            tr("this is a folder, not a file"), where=str(path), remedy=tr("name a file inside it")
+        )
     if not stat.S_ISREG(mode):  # reading a pipe might wait for ever
-        raise MediaError("this is a pipe or device, not a file", where=str(path), remedy="name a file")
+        raise MediaError(
+            tr("this is a pipe or device, not a file"), where=str(path), remedy=tr("name a file")
+        )
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
     except OSError as error:
         raise _unreadable(path, error) from error
     if empty:
-        raise MediaError("the file is empty", where=str(path), remedy=_AGAIN)
+        raise MediaError(tr("the file is empty"), where=str(path), remedy=tr(_AGAIN))
     return path
 
 
 def _unreadable(path: Path, error: OSError) -> MediaError:
     return MediaError(
-        f"the file cannot be read ({error.strerror or error})",
+        tr("the file cannot be read ({reason})", reason=error.strerror or error),
         where=str(path),
-        remedy="check your rights to it and the disk it lies on",
+        remedy=tr("check your rights to it and the disk it lies on"),
     )
 
 
@@ -279,12 +294,18 @@ def picture_stream(container: InputContainer, path: Path) -> VideoStream:
         marked = [stream for stream in pictures if stream.disposition & Disposition.default]
         chosen = (marked or pictures)[0]
         if chosen.codec_context is None:
-            raise MediaError("no decoder for this kind of video", where=str(path), remedy=_CONVERT)
+            raise MediaError(tr("no decoder for this kind of video"), where=str(path), remedy=tr(_CONVERT))
         return chosen
-    what = "only sound" if container.streams.audio else "no video"
+    raise MediaError(_instead(container), where=str(path), remedy=tr("choose a file with a video stream"))
+
+
+def _instead(container: InputContainer) -> str:
+    """What a file holds that has no video."""
+    if container.streams.video and container.streams.audio:
+        return tr("the file holds only cover art beside its sound")
     if container.streams.video:
-        what = "only cover art beside its sound" if container.streams.audio else "only a still picture"
-    raise MediaError(f"the file holds {what}", where=str(path), remedy="choose a file with a video stream")
+        return tr("the file holds only a still picture")
+    return tr("the file holds only sound") if container.streams.audio else tr("the file holds no video")
 
 
 def exact(value: Any) -> Fraction | None:
@@ -298,19 +319,19 @@ def pixel_bits(pix_fmt: str) -> int:
     return 8 if kind.has_palette else max(component.bits for component in kind.components)
 
 
-_CONVERT = "convert it, e.g. to H.264 in MP4"
-_AGAIN = "copy or download it again"
-_PICTURE = "give it the suffix of its kind, or choose another file"
-_UNPACK = "unpack it and choose the file inside"
+_CONVERT = mark("convert it, e.g. to H.264 in MP4")
+_AGAIN = mark("copy or download it again")
+_PICTURE = mark("give it the suffix of its kind, or choose another file")
+_UNPACK = mark("unpack it and choose the file inside")
 # How files begin that are often given a video's name by mistake.
 _FOREIGN = (
-    (b"\x89PNG\r\n\x1a\n", "it is a PNG picture", _PICTURE),
-    (b"\xff\xd8\xff", "it is a JPEG picture", _PICTURE),
-    (b"PK\x03\x04", "it is a ZIP archive", _UNPACK),
-    (b"Rar!", "it is a RAR archive", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive", _UNPACK),
-    (b"\x1f\x8b", "it is a gzip archive", _UNPACK),
-    (b"%PDF", "it is a PDF document", "choose another file"),
+    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), _PICTURE),
+    (b"\xff\xd8\xff", mark("it is a JPEG picture"), _PICTURE),
+    (b"PK\x03\x04", mark("it is a ZIP archive"), _UNPACK),
+    (b"Rar!", mark("it is a RAR archive"), _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", mark("it is a 7z archive"), _UNPACK),
+    (b"\x1f\x8b", mark("it is a gzip archive"), _UNPACK),
+    (b"%PDF", mark("it is a PDF document"), mark("choose another file")),
 )
 
 
@@ -321,25 +342,29 @@ def _is_cover(stream: Stream) -> bool:
 def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
     boxes = dict(_boxes(path))
     if boxes.keys() & {b"ftyp", b"mdat"} and (b"moov" not in boxes or boxes[b"moov"] > path.stat().st_size):
-        what = "is missing" if b"moov" not in boxes else "is not complete"
         return MediaError(
-            f"the file is cut off: its index (moov) {what}, so nothing in it can be found",
+            tr("the file is cut off: its index (moov) is missing, so nothing in it can be found")
+            if b"moov" not in boxes
+            else tr("the file is cut off: its index (moov) is not complete, so nothing in it can be found"),
             where=str(path),
-            remedy=f"{_AGAIN}; a recording that broke off needs a repair tool",
+            remedy=tr("copy or download it again; a recording that broke off needs a repair tool"),
         )
     if isinstance(error, EOFError):
-        return MediaError("no frame: the file ends with its header", where=str(path), remedy=_AGAIN)
+        return MediaError(tr("no frame: the file ends with its header"), where=str(path), remedy=tr(_AGAIN))
     with path.open("rb") as file:
         kind, remedy = foreign_kind(file.read(SHOWN))
     return MediaError(
-        f"this is not a video that can be read ({kind or error.strerror})",
+        tr("this is not a video that can be read ({kind})", kind=tr(kind) or error.strerror),
         where=str(path),
-        remedy=remedy or f"check that the file is complete and really a video, or {_CONVERT}",
+        remedy=tr(remedy)
+        or tr("check that the file is complete and really a video, or convert it, e.g. to H.264 in MP4"),
     )
 
 
 def foreign_kind(start: bytes) -> tuple[str, str]:
     """What a file is that was taken for something else, and what to do; empty if that is not known.
+
+    ``tr`` of both is shown.
 
     Args:
         start: Its first bytes, `SHOWN` of them if it has so many.
@@ -348,7 +373,7 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
         if start.startswith(signature):
             return what, remedy
     if not start.strip(b"\0"):
-        return "it begins with nothing but zeros", _AGAIN
+        return mark("it begins with nothing but zeros"), _AGAIN
     try:
         # A letter may be cut in two where this ends.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
@@ -357,8 +382,10 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
     if not all(letter.isprintable() or letter.isspace() for letter in text):
         return "", ""
     if text.lstrip()[:1] == "<":
-        return "it is a web page or a drawing", f"{_AGAIN}; a link may have asked for a login"
-    return "it is text", _AGAIN
+        return mark("it is a web page or a drawing"), mark(
+            "copy or download it again; a link may have asked for a login"
+        )
+    return mark("it is text"), _AGAIN
 
 
 def _boxes(path: Path) -> Iterator[tuple[bytes, int]]:
@@ -399,9 +426,9 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
     except av.FFmpegError as error:
         last_error = f" ({error.strerror})"
     raise MediaError(
-        f"no frame of the video can be decoded{last_error}",
+        tr("no frame of the video can be decoded{error}", error=last_error),
         where=str(path),
-        remedy=f"check that the file is complete, or {_CONVERT}",
+        remedy=tr("check that the file is complete, or convert it, e.g. to H.264 in MP4"),
     )
 
 

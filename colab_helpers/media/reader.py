@@ -24,6 +24,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError, UsageError
+from colab_helpers.language import tr
 from colab_helpers.media.index import FrameIndex, IntArray, KeyFrame, index_frames
 from colab_helpers.media.probe import (
     UNSPECIFIED,
@@ -98,7 +99,9 @@ class FrameReader(Iterator[Frame]):
         previous_pts: int | None = None,
     ) -> None:
         if start < 0:
-            raise UsageError(f"frames count from 0: there is no frame {start}", where=str(info.path))
+            raise UsageError(
+                tr("frames count from 0: there is no frame {start}", start=start), where=str(info.path)
+            )
         self.notes: list[str] = []
         self._info = info
         self._threads = threads
@@ -158,7 +161,9 @@ class FrameReader(Iterator[Frame]):
             yield self._frame(index, waiting, self._last_duration(*waiting))
         self.notes += [*self._clock.notes(), *self._shaper.notes(), *self._tally.verdict(self._met)]
         if self._met < self._start:
-            raise self._changed(f"it has {self._met} frames, so none has number {self._start}")
+            raise self._changed(
+                tr("it has {frames} frames, so none has number {start}", frames=self._met, start=self._start)
+            )
 
     def _wanted(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Stamps and pictures from the first wanted frame on."""
@@ -166,7 +171,14 @@ class FrameReader(Iterator[Frame]):
             pts = self._clock.stamp(video)
             self._met = number + 1
             if number == self._start - 1 and self._previous_pts not in (None, pts):
-                raise self._changed(f"frame {number} is shown at {pts}, not at {self._previous_pts}")
+                raise self._changed(
+                    tr(
+                        "frame {number} is shown at {pts}, not at {previous}",
+                        number=number,
+                        pts=pts,
+                        previous=self._previous_pts,
+                    )
+                )
             if number >= self._start:
                 yield pts, video
 
@@ -192,9 +204,14 @@ class FrameReader(Iterator[Frame]):
             before = _approach(pictures, index.stamps[key.number : self._start])
             if before is not None:
                 return chain([before], pictures)
+        if not doubt:
+            doubt = tr("seeking does not work") if landed is None else tr("frames are missing after a seek")
         self.notes.append(
-            f"frame {self._start} was reached by decoding from the start: "
-            + (doubt or ("seeking does not work" if landed is None else "frames are missing after a seek"))
+            tr(
+                "frame {number} was reached by decoding from the start: {reason}",
+                number=self._start,
+                reason=doubt,
+            )
         )
         self._container.close()
         self._open()
@@ -204,9 +221,9 @@ class FrameReader(Iterator[Frame]):
         """Why the index does not fit what is asked for; empty if it does."""
         before = self._start - 1
         if before >= len(index.stamps):
-            return "its packets are fewer"
+            return tr("its packets are fewer")
         if self._previous_pts not in (None, int(index.stamps[before])):
-            return "its packets give its frames other numbers"
+            return tr("its packets give its frames other numbers")
         return ""
 
     def _land(self, index: FrameIndex, keys: list[KeyFrame]) -> tuple[KeyFrame, Iterator[Packet[Any]]] | None:
@@ -230,9 +247,9 @@ class FrameReader(Iterator[Frame]):
 
     def _changed(self, what: str) -> MediaError:
         return MediaError(
-            f"the video is not what it was: {what}",
+            tr("the video is not what it was: {what}", what=what),
             where=str(self._info.path),
-            remedy="begin again from the first frame",
+            remedy=tr("begin again from the first frame"),
         )
 
     def _frame(self, index: int, waiting: tuple[int, av.VideoFrame], duration: int) -> Frame:
@@ -311,7 +328,12 @@ def working_format(info: VideoInfo) -> tuple[str, str | None]:
     if info.pix_fmt in SUPPORTED_FORMATS:
         return info.pix_fmt, None
     target = _nearest(info.pix_fmt)
-    return target, f"{info.pix_fmt} is worked on as {target}{_what_is_lost(info.pix_fmt)}"
+    return target, tr(
+        "{format} is worked on as {target}{lost}",
+        format=info.pix_fmt,
+        target=target,
+        lost=_what_is_lost(info.pix_fmt),
+    )
 
 
 def working_colour(info: VideoInfo) -> ColourTags:
@@ -380,7 +402,9 @@ class _Clock:
     def notes(self) -> list[str]:
         if not self._repaired:
             return []
-        return [f"{self._repaired} frames had no or no rising time stamp; they were given one"]
+        return [
+            tr("{frames} frames had no or no rising time stamp; they were given one", frames=self._repaired)
+        ]
 
 
 class _Shaper:
@@ -404,7 +428,9 @@ class _Shaper:
         return video
 
     def notes(self) -> list[str]:
-        changed = [f"{self._resized} frames of another size were scaled"] if self._resized else []
+        changed = (
+            [tr("{frames} frames of another size were scaled", frames=self._resized)] if self._resized else []
+        )
         return [*([self._note] if self._note else []), *changed]
 
     def _convert(self, video: av.VideoFrame) -> av.VideoFrame:
@@ -462,9 +488,9 @@ def _what_is_lost(pix_fmt: str) -> str:
     kind = VideoFormat(pix_fmt)
     lost = []
     if any(part.is_alpha for part in kind.components) or kind.has_palette:
-        lost.append("transparency is dropped")
+        lost.append(tr("transparency is dropped"))
     if not kind.has_palette and max(part.bits for part in kind.components) > 10:
-        lost.append("depth reduced to 10 bits")
+        lost.append(tr("depth reduced to 10 bits"))
     return f" ({', '.join(lost)})" if lost else ""
 
 
@@ -522,7 +548,9 @@ class _Tally:
         if self._indexed:
             missing = max(missing, (self._info.frames or 0) - frames)
         if missing or self._error:
-            return [f"the file is slightly damaged: about {missing} frame(s) could not be read"]
+            return [
+                tr("the file is slightly damaged: about {frames} frame(s) could not be read", frames=missing)
+            ]
         return []
 
     def _missing(self, frames: int) -> int:
@@ -535,12 +563,24 @@ class _Tally:
         return max(_MISSING_FRAMES + 1, (self._info.frames or 0) - frames, int(lacking * rate))
 
     def _cut_off(self, frames: int, expected: int) -> MediaError:
-        count = f"{frames} of {expected}" if self._indexed else f"{frames} of about {expected}"
         reason = f" ({self._error})" if self._error else ""
         return MediaError(
-            f"the file is cut off or damaged: only {count} frames could be read{reason}",
+            tr(
+                "the file is cut off or damaged: only {frames} of {expected} frames could be read{reason}",
+                frames=frames,
+                expected=expected,
+                reason=reason,
+            )
+            if self._indexed
+            else tr(
+                "the file is cut off or damaged: "
+                "only {frames} of about {expected} frames could be read{reason}",
+                frames=frames,
+                expected=expected,
+                reason=reason,
+            ),
             where=str(self._info.path),
-            remedy="copy or download it again, or cut it to the readable part",
+            remedy=tr("copy or download it again, or cut it to the readable part"),
         )
 
 

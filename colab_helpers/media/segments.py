@@ -26,6 +26,7 @@ from av.packet import Packet
 
 from colab_helpers.errors import EncoderError, MediaError, MissingFileError, OutputError, UsageError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.copying import CopiedStream
 from colab_helpers.media.encoders import EncoderChoice
@@ -45,7 +46,7 @@ from colab_helpers.media.writer import (
 SUFFIX = ".nut"
 """Suffix of segment files."""
 
-_AGAIN = "delete it and run again: it is encoded anew"
+_AGAIN = mark("delete it and run again: it is encoded anew")
 _MILLISECOND = Fraction(1, 1000)
 # Supplemental enhancement information (ITU-T H.264, 7.4.1; H.265, 7.4.2.2): names the encoder, its threads.
 _REMARKS = {"h264": frozenset((6,)), "hevc": frozenset((39, 40))}
@@ -84,7 +85,12 @@ class Segment:
 
     def __str__(self) -> str:
         """Number and frames, for messages."""
-        return f"segment {self.number} (frames {self.start} to {self.stop - 1})"
+        return tr(
+            "segment {number} (frames {first} to {last})",
+            number=self.number,
+            first=self.start,
+            last=self.stop - 1,
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ class SegmentWriter(Finishable):
             UsageError: It is not closed yet.
         """
         if self._segment is None:
-            raise UsageError("the segment is not finished yet", where=str(self.path))
+            raise UsageError(tr("the segment is not finished yet"), where=str(self.path))
         return self._segment
 
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
@@ -190,7 +196,7 @@ class SegmentWriter(Finishable):
             return
         if not self.frames:
             self.abort()
-            raise UsageError("a segment needs at least one frame", where=str(self.path))
+            raise UsageError(tr("a segment needs at least one frame"), where=str(self.path))
         with self._cleaning_up():
             for packet in self._track.finish():
                 self._output.mux_one(packet)
@@ -259,9 +265,9 @@ class SegmentedWriter(Finishable):
     ) -> None:
         if length < 1 or start < 0 or start % length:
             raise UsageError(
-                f"segments of {length} frames cannot start at frame {start}",
+                tr("segments of {length} frames cannot start at frame {start}", length=length, start=start),
                 where=str(folder),
-                remedy="start at a multiple of the segment's length",
+                remedy=tr("start at a multiple of the segment's length"),
             )
         self._folder = folder
         self._info = info
@@ -316,12 +322,15 @@ def check_segment(segment: Segment) -> None:
         same = segment.path.stat().st_size == segment.bytes and sha256_of(segment.path) == segment.sha256
     except FileNotFoundError as error:
         raise MissingFileError(
-            f"the file of {segment} is missing", where=str(segment.path), remedy="run again"
+            tr("the file of {segment} is missing", segment=segment),
+            where=str(segment.path),
+            remedy=tr("run again"),
         ) from error
     except OSError as error:
-        raise _damaged(segment, f"cannot be read ({error.strerror})") from error
+        raise _damaged(segment, _unreadable(segment, error)) from error
     if not same:
-        raise _damaged(segment, "has changed since it was written")
+        what = tr("the file of {segment} has changed since it was written", segment=segment)
+        raise _damaged(segment, what)
 
 
 def join_segments(
@@ -360,7 +369,9 @@ def join_segments(
     """
     if output.suffix.lower() == ".gif":
         raise UsageError(
-            "a GIF is not made from segments", where=str(output), remedy="write it in one go with VideoWriter"
+            tr("a GIF is not made from segments"),
+            where=str(output),
+            remedy=tr("write it in one go with VideoWriter"),
         )
     _check_order(segments, output)
     time_base = time_base or info.time_base
@@ -447,16 +458,18 @@ class _Timeline:
 
 def _check_order(segments: Sequence[Segment], output: Path) -> None:
     if not segments:
-        raise UsageError("there is no segment to join", where=str(output))
+        raise UsageError(tr("there is no segment to join"), where=str(output))
     if (segments[0].number, segments[0].start) != (0, 0):
-        raise UsageError(f"the first one to join is {segments[0]}, not segment 0", where=str(output))
+        raise UsageError(
+            tr("the first one to join is {segments}, not segment 0", segments=segments[0]), where=str(output)
+        )
     for one, after in pairwise(segments):
         follows = (after.number, after.start) == (one.number + 1, one.stop)
         if not follows or after.first_pts <= one.last_pts:
             raise UsageError(
-                f"{after} does not follow {one}",
+                tr("{after} does not follow {one}", after=after, one=one),
                 where=str(output),
-                remedy="run again: what is missing is encoded anew",
+                remedy=tr("run again: what is missing is encoded anew"),
             )
 
 
@@ -474,11 +487,12 @@ def _survey(segment: Segment, time_base: Fraction) -> _Survey:
                 _parameter_sets(context.codec.canonical_name, context.extradata or b""),
             )
     except (av.FFmpegError, OSError) as error:
-        raise _damaged(segment, f"cannot be read ({error.strerror})") from error
+        raise _damaged(segment, _unreadable(segment, error)) from error
     order = np.argsort(coded, kind="stable")
     stamps = coded[order]
     if len(stamps) != segment.frames or int(stamps[-1] - stamps[0]) != segment.last_pts - segment.first_pts:
-        raise _damaged(segment, "does not hold the frames that were recorded")
+        what = tr("the file of {segment} does not hold the frames that were recorded", segment=segment)
+        raise _damaged(segment, what)
     numbers = np.empty_like(order)
     numbers[order] = np.arange(len(order))
     delay = int((np.arange(len(order)) - numbers).max())
@@ -513,9 +527,13 @@ def _check_same_encoder(segments: Sequence[Segment], surveys: Sequence[_Survey],
     for segment, survey in zip(segments, surveys, strict=True):
         if survey.kind != kind:
             raise MediaError(
-                f"{segment} was encoded by another encoder, or with other settings, than the result is to be",
+                tr(
+                    "{segment} was encoded by another encoder, or with other settings, "
+                    "than the result is to be",
+                    segment=segment,
+                ),
                 where=str(segment.path),
-                remedy=_AGAIN,
+                remedy=tr(_AGAIN),
             )
 
 
@@ -538,7 +556,7 @@ def _joined(
                             packet.duration = timeline.last_duration
                         yield packet
         except (av.FFmpegError, OSError) as error:
-            raise _damaged(segment, f"cannot be read ({error.strerror})") from error
+            raise _damaged(segment, _unreadable(segment, error)) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -557,19 +575,23 @@ class _Check:
                 difference = self._describes(found) or self._holds(container, path)
         except (MediaError, av.FFmpegError) as error:
             what = error.what if isinstance(error, MediaError) else error.strerror
-            raise self._wrong(f"it cannot be read ({what})") from error
+            raise self._wrong(tr("it cannot be read ({reason})", reason=what)) from error
         if difference:
             raise self._wrong(difference)
 
     def _describes(self, found: VideoInfo) -> str:
         """What its header says wrongly; empty if nothing."""
         if (found.width, found.height) != (self.info.width, self.info.height):
-            return f"its pictures are {found.width}x{found.height}"
+            return tr("its pictures are {width}x{height}", width=found.width, height=found.height)
         # MP4 says how long the pictures last, Matroska when the last one ends.
         first = found.start if "matroska" in found.container else 0
         length = self.timeline.span * self.timeline.time_base
         if abs(found.duration - first - length) > _MILLISECOND:
-            return f"it lasts {float(found.duration - first)} seconds, not {float(length)}"
+            return tr(
+                "it lasts {found} seconds, not {expected}",
+                found=float(found.duration - first),
+                expected=float(length),
+            )
         return ""
 
     def _holds(self, container: InputContainer, path: Path) -> str:
@@ -578,7 +600,7 @@ class _Check:
         kinds = Counter[str](stream.type for stream in container.streams)
         missing = Counter(["video", *(one.kind for one in self.file.copier.copied.values())]) - kinds
         if missing:
-            return f"streams are missing: {', '.join(missing)}"
+            return tr("streams are missing: {streams}", streams=", ".join(missing))
         sounds = {stream.index: CopiedStream("audio", "") for stream in container.streams.audio}
         stamps = array("q")
         tick = container.streams[picture].time_base or Fraction(0)
@@ -596,7 +618,9 @@ class _Check:
     def _shows(self, stamps: IntArray, tick: Fraction, suffix: str) -> str:
         """Compares presentation times, exactly but for what containers do to them."""
         if len(stamps) != len(self.timeline.stamps):
-            return f"it has {len(stamps)} frames, not {len(self.timeline.stamps)}"
+            return tr(
+                "it has {found} frames, not {expected}", found=len(stamps), expected=len(self.timeline.stamps)
+            )
         time_base = self.timeline.time_base
         pairs = zip(stamps, self.timeline.stamps, strict=True)
         shifts = {int(found) * tick - int(wanted) * time_base for found, wanted in pairs}
@@ -604,7 +628,7 @@ class _Check:
         rounds = timing_note(time_base, suffix.lower()) is not None
         same = len(shifts) == 1 or (rounds and max(shifts) - min(shifts) <= _MILLISECOND)
         if not same or min(abs(shift - min(shifts)) for shift in self._usual_shifts(suffix)) > _MILLISECOND:
-            return "its frames have other time stamps"
+            return tr("its frames have other time stamps")
         return ""
 
     def _usual_shifts(self, suffix: str) -> tuple[Fraction, ...]:
@@ -623,19 +647,27 @@ class _Check:
                 else one.packets == wanted.packets
             )
             if not same:
-                return f"it has {one.packets} packets of sound, not {wanted.packets}"
+                return tr(
+                    "it has {found} packets of sound, not {expected}",
+                    found=one.packets,
+                    expected=wanted.packets,
+                )
         return ""
 
     def _wrong(self, what: str) -> OutputError:
         return OutputError(
-            f"the joined file is not what was joined: {what}",
+            tr("the joined file is not what was joined: {what}", what=what),
             where=str(self.file.path),
-            remedy="run again; if it happens twice, check the disk",
+            remedy=tr("run again; if it happens twice, check the disk"),
         )
 
 
+def _unreadable(segment: Segment, error: OSError | av.FFmpegError) -> str:
+    return tr("the file of {segment} cannot be read ({reason})", segment=segment, reason=error.strerror)
+
+
 def _damaged(segment: Segment, what: str) -> MediaError:
-    return MediaError(f"the file of {segment} {what}", where=str(segment.path), remedy=_AGAIN)
+    return MediaError(what, where=str(segment.path), remedy=tr(_AGAIN))
 
 
 __all__ = [

@@ -26,6 +26,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import EncoderError, OutputError
+from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import (
     MUXERS,
     file_tags,
@@ -153,7 +154,7 @@ class VideoWriter(Finishable):
     def summary(self) -> WriteSummary:
         """What was written; available once the file is closed."""
         if self._summary is None:
-            raise OutputError("the file is not finished yet", where=str(self.path))
+            raise OutputError(tr("the file is not finished yet"), where=str(self.path))
         return self._summary
 
     def write(self, video: av.VideoFrame, *, pts: int, duration: int) -> None:
@@ -307,7 +308,9 @@ class ResultFile:
     def _check_place(self, copy_audio: bool) -> None:
         if self.path == self._info.path:
             raise OutputError(
-                "the result would replace its own source", where=str(self.path), remedy="choose another name"
+                tr("the result would replace its own source"),
+                where=str(self.path),
+                remedy=tr("choose another name"),
             )
         if self._suffix not in MUXERS or (copy_audio and self._suffix != ".gif"):
             output_suffix(self._info, self._suffix)
@@ -400,7 +403,8 @@ class EncodedTrack:
         try:
             self._stream.codec_context.open()
         except av.FFmpegError as error:
-            raise self._failed("does not open", error) from error
+            what = tr("{name} does not open ({reason})", name=choice.name, reason=error.strerror)
+            raise _failed(what) from error
 
     @property
     def stream(self) -> VideoStream:
@@ -434,7 +438,13 @@ class EncodedTrack:
         try:
             packets = self._stream.encode(video)
         except av.FFmpegError as error:
-            raise self._failed(f"failed at frame {self._count}", error) from error
+            what = tr(
+                "{name} failed at frame {number} ({reason})",
+                name=self._choice.name,
+                number=self._count,
+                reason=error.strerror,
+            )
+            raise _failed(what) from error
         for packet in packets:
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
@@ -456,10 +466,9 @@ class EncodedTrack:
             dst_color_range=same,
         )
 
-    def _failed(self, what: str, error: av.FFmpegError) -> EncoderError:
-        return EncoderError(
-            f"{self._choice.name} {what} ({error.strerror})", remedy="choose the encoder libx264"
-        )
+
+def _failed(what: str) -> EncoderError:
+    return EncoderError(what, remedy=tr("choose the encoder libx264"))
 
 
 def _new_stream(
@@ -489,9 +498,9 @@ def check_rising(pts: int, last: int | None, path: Path) -> None:
     """Raises OutputError, naming ``path``, if a stamp is not later than the one before (None: first)."""
     if last is not None and pts <= last:
         raise OutputError(
-            f"time stamp {pts} is not later than the one before ({last})",
+            tr("time stamp {pts} is not later than the one before ({last})", pts=pts, last=last),
             where=str(path),
-            remedy="give frames in the order they are shown",
+            remedy=tr("give frames in the order they are shown"),
         )
 
 
@@ -510,14 +519,14 @@ def settle(partial: Path, path: Path) -> None:
 
 
 _REMEDIES = {
-    errno.ENOSPC: "free some space or choose another disk",
-    errno.EDQUOT: "free some space or choose another disk",
-    errno.EFBIG: "choose a disk that takes larger files",
-    errno.EACCES: "choose a folder you may write to",
-    errno.EPERM: "choose a folder you may write to",
-    errno.EROFS: "choose a folder you may write to",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
-    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
+    errno.ENOSPC: mark("free some space or choose another disk"),
+    errno.EDQUOT: mark("free some space or choose another disk"),
+    errno.EFBIG: mark("choose a disk that takes larger files"),
+    errno.EACCES: mark("choose a folder you may write to"),
+    errno.EPERM: mark("choose a folder you may write to"),
+    errno.EROFS: mark("choose a folder you may write to"),
+    errno.ENOTDIR: mark("a part of the path is a file, not a folder: choose another folder"),
+    errno.EEXIST: mark("a part of the path is a file, not a folder: choose another folder"),
 }
 
 
@@ -525,9 +534,9 @@ def unwritable(path: Path, error: OSError | av.FFmpegError) -> OutputError:
     """The error to raise for a file that cannot be written, with a remedy where the cause is known."""
     code = error.errno or 0
     return OutputError(
-        f"the result cannot be written ({error.strerror or error})",
+        tr("the result cannot be written ({reason})", reason=error.strerror or error),
         where=str(path),
-        remedy=_REMEDIES.get(code, "check the folder and the free space"),
+        remedy=tr(_REMEDIES.get(code, mark("check the folder and the free space"))),
     )
 
 

@@ -6,6 +6,8 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from colab_helpers.language import tr
+
 MAX_MEMBERS = 10_000
 MAX_MEMBER_BYTES = 8 * 1024**3
 MAX_RATIO = 200
@@ -41,20 +43,22 @@ def extract_member(archive: Path, member: str, destination: Path, *, expected_by
             _refuse_bomb(info, expected_bytes)
             _write(opened, info, destination)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, ValueError) as error:
-        raise ArchiveError(f"the zip is damaged ({error})") from error
+        raise ArchiveError(tr("the zip is damaged ({error})", error=error)) from error
 
 
 def _refuse_dangerous(infos: list[zipfile.ZipInfo]) -> None:
     if len(infos) > MAX_MEMBERS:
-        raise ArchiveError(f"the zip has {len(infos)} members")
+        raise ArchiveError(tr("the zip has {count} members", count=len(infos)))
     for info in infos:
         # zipfile turns backslashes into slashes on Windows only; the name as stored counts.
         name = info.orig_filename.replace("\\", "/")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name:
-            raise ArchiveError(f"the zip holds a path that leads outside: {info.orig_filename!r}")
+            raise ArchiveError(
+                tr("the zip holds a path that leads outside: {name!r}", name=info.orig_filename)
+            )
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise ArchiveError(f"the zip holds a link: {info.filename!r}")
+            raise ArchiveError(tr("the zip holds a link: {name!r}", name=info.filename))
 
 
 def _find(infos: list[zipfile.ZipInfo], member: str) -> zipfile.ZipInfo:
@@ -62,19 +66,36 @@ def _find(infos: list[zipfile.ZipInfo], member: str) -> zipfile.ZipInfo:
     exact = [info for info in files if info.filename == member]
     found = exact or [info for info in files if info.filename.endswith("/" + member)]
     if len(found) != 1:
-        raise ArchiveError(f"the zip holds {member!r} {len(found)} times instead of once")
+        raise ArchiveError(
+            tr("the zip holds {member!r} {count} times instead of once", member=member, count=len(found))
+        )
     return found[0]
 
 
 def _refuse_bomb(info: zipfile.ZipInfo, expected_bytes: int | None) -> None:
     if info.flag_bits & 0x1:
-        raise ArchiveError(f"{info.filename!r} is encrypted")
+        raise ArchiveError(tr("{name!r} is encrypted", name=info.filename))
     if expected_bytes is not None and info.file_size != expected_bytes:
-        raise ArchiveError(f"{info.filename!r} has {info.file_size} bytes instead of {expected_bytes}")
+        raise ArchiveError(
+            tr(
+                "{name!r} has {size} bytes instead of {expected}",
+                name=info.filename,
+                size=info.file_size,
+                expected=expected_bytes,
+            )
+        )
     if info.file_size > MAX_MEMBER_BYTES:
-        raise ArchiveError(f"{info.filename!r} would unpack to {info.file_size} bytes")
+        raise ArchiveError(
+            tr("{name!r} would unpack to {size} bytes", name=info.filename, size=info.file_size)
+        )
     if info.file_size > max(_RATIO_MATTERS_FROM, MAX_RATIO * info.compress_size):
-        raise ArchiveError(f"{info.filename!r} unpacks to {MAX_RATIO} times its size and more: a zip bomb")
+        raise ArchiveError(
+            tr(
+                "{name!r} unpacks to {ratio} times its size and more: a zip bomb",
+                name=info.filename,
+                ratio=MAX_RATIO,
+            )
+        )
 
 
 def _write(opened: zipfile.ZipFile, info: zipfile.ZipInfo, destination: Path) -> None:

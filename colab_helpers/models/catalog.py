@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from colab_helpers.errors import ModelError, SettingsError
+from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings
 
 Role = Literal[
@@ -64,7 +65,7 @@ def _tuple_of_one(value: object) -> object:
 def _inside_root(value: str) -> str:
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in value:
-        raise ValueError("must be a relative path with forward slashes and without '..'")
+        raise ValueError(tr("must be a relative path with forward slashes and without '..'"))
     return value
 
 
@@ -73,7 +74,7 @@ def _fetchable(value: str) -> str:
     if not parts.hostname or not (
         parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
     ):
-        raise ValueError("must start with https:// (http only for this machine itself)")
+        raise ValueError(tr("must start with https:// (http only for this machine itself)"))
     return value
 
 
@@ -156,7 +157,7 @@ class ModelFile(_Frozen):
     @model_validator(mode="after")
     def _comes_from_somewhere(self) -> ModelFile:
         if bool(self.sources) == bool(self.local):
-            raise ValueError("must have either sources or a local path")
+            raise ValueError(tr("must have either sources or a local path"))
         return self
 
     @property
@@ -282,7 +283,13 @@ class Catalog(_Frozen):
         for entry in self.models.values():
             for other in (*entry.requires, *([entry.converts_to] if entry.converts_to else [])):
                 if other not in self.models:
-                    raise ValueError(f"{entry.name} refers to {other!r}, which is not in the catalogue")
+                    raise ValueError(
+                        tr(
+                            "{name} refers to {other!r}, which is not in the catalogue",
+                            name=entry.name,
+                            other=other,
+                        )
+                    )
         return self
 
     def get(self, name: str, *, role: Role | None = None) -> ModelEntry:
@@ -297,9 +304,14 @@ class Catalog(_Frozen):
         if name in suitable:
             return suitable[name]
         raise ModelError(
-            f"there is no {role or 'model'} of that name in the catalogue",
+            tr("there is no {role} of that name in the catalogue", role=role)
+            if role
+            else tr("there is no model of that name in the catalogue"),
             where=name,
-            remedy=f"choose one of {', '.join(suitable)}, or add yours under 'models:' in presets.yaml",
+            remedy=tr(
+                "choose one of {names}, or add yours under 'models:' in presets.yaml",
+                names=", ".join(suitable),
+            ),
         )
 
     def conversion_source(self, name: str) -> ModelEntry | None:
@@ -312,7 +324,9 @@ def _named(name: str, entry: Any, licences: Mapping[str, Any]) -> Any:
         return entry
     licence_id = entry["licence"]
     if licence_id not in licences:
-        raise ValueError(f"{name} names the licence {licence_id!r}, which is not described")
+        raise ValueError(
+            tr("{name} names the licence {licence!r}, which is not described", name=name, licence=licence_id)
+        )
     return {**entry, "name": name, "licence_id": licence_id, "licence": licences[licence_id]}
 
 
@@ -340,9 +354,9 @@ class UserModel(_Frozen):
     @model_validator(mode="after")
     def _check_origin(self) -> UserModel:
         if (self.path is None) == (not self.urls):
-            raise ValueError("give either path or urls")
+            raise ValueError(tr("give either path or urls"))
         if self.urls and self.licence is None:
-            raise ValueError("give the licence of a model that is fetched")
+            raise ValueError(tr("give the licence of a model that is fetched"))
         return self
 
 
@@ -390,7 +404,7 @@ def _user_entry(catalog: Catalog, name: str, values: Any, folder: Path) -> Model
         return ModelEntry(
             name=name,
             role=model.role,
-            description=model.description or "Added by the user.",
+            description=model.description or mark("Added by the user."),
             licence_id=licence_id,
             licence=licence,
             files=(_user_file(name, model, folder),),
@@ -399,10 +413,12 @@ def _user_entry(catalog: Catalog, name: str, values: Any, folder: Path) -> Model
         )
     except ValidationError as error:
         complaints = "; ".join(_complaint(item) for item in error.errors())
-        raise SettingsError(complaints, where=f"models: {name}", remedy=_USER_REMEDY) from error
+        raise SettingsError(complaints, where=f"models: {name}", remedy=tr(_USER_REMEDY)) from error
 
 
-_USER_REMEDY = "an entry has a role, and either a path or urls with a licence; sha256 and bytes are optional"
+_USER_REMEDY = mark(
+    "an entry has a role, and either a path or urls with a licence; sha256 and bytes are optional"
+)
 
 
 def _complaint(item: Any) -> str:
@@ -417,10 +433,12 @@ def _user_licence(catalog: Catalog, name: str, given: str | Licence | None) -> t
     key = given or OWN_LICENCE
     if key not in catalog.licences:
         raise SettingsError(
-            f"there is no licence {key!r}",
+            tr("there is no licence {licence!r}", licence=key),
             where=f"models: {name}",
-            remedy=f"write it in full (name, link, non_commercial, forbids) or name one of "
-            f"{', '.join(catalog.licences)}",
+            remedy=tr(
+                "write it in full (name, link, non_commercial, forbids) or name one of {names}",
+                names=", ".join(catalog.licences),
+            ),
         )
     return key, catalog.licences[key]
 

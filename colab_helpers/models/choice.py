@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from colab_helpers.errors import ColabHelpersError, ModelError
+from colab_helpers.language import tr
 from colab_helpers.models.conversions import (
     CONVERTER,
     EXPORT_PLACE,
@@ -69,7 +70,7 @@ class Choice:
     @property
     def words(self) -> str:
         """What kind of file it is, for people."""
-        kinds = [*(["any batch"] if self.any_batch else []), *(["float16"] if self.half else [])]
+        kinds = [*([tr("any batch")] if self.any_batch else []), *(["float16"] if self.half else [])]
         return f"{self.path.name} ({', '.join(kinds)})" if kinds else self.path.name
 
 
@@ -111,9 +112,9 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
     command = _command(source, runtime.provider, half=wanted)
     if "export" in found.unmade:
         raise ModelError(
-            "there are only weights, which were not made into a network yet",
+            tr("there are only weights, which were not made into a network yet"),
             where=str(source),
-            remedy=f"run '{command}', or fetch {name}.onnx",
+            remedy=tr("run '{command}', or fetch {name}.onnx", command=command, name=name),
         )
     if runtime.provider == "cpu":
         return replace(found, notes=(*found.notes, *_on_the_cpu(found, command, wanted=wanted)))
@@ -121,7 +122,11 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
         return found
     if make:
         return _made(found, half=wanted, runtime=runtime)
-    note = f"{name}: nothing was made of it for this GPU yet; the first run does it, or '{command}'"
+    note = tr(
+        "{name}: nothing was made of it for this GPU yet; the first run does it, or '{command}'",
+        name=name,
+        command=command,
+    )
     return replace(found, notes=(*found.notes, note))
 
 
@@ -167,9 +172,15 @@ def _on_the_cpu(found: Choice, command: str, *, wanted: bool) -> list[str]:
     if not wanted:
         return []
     if found.half:
-        return [f"{found.name}: computes in float16 as asked; on the CPU that is no faster"]
+        return [tr("{name}: computes in float16 as asked; on the CPU that is no faster", name=found.name)]
     if "half" in found.unmade:
-        return [f"{found.name}: float16 was asked for but nothing was made yet; run '{command}'"]
+        return [
+            tr(
+                "{name}: float16 was asked for but nothing was made yet; run '{command}'",
+                name=found.name,
+                command=command,
+            )
+        ]
     return []  # refused: said with its reason
 
 
@@ -182,13 +193,23 @@ def _made(found: Choice, *, half: bool, runtime: Runtime) -> Choice:
         result = prepared(found.original, batch=True, half=half, runtime=runtime)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the copy, the original still runs
         what = error.what if isinstance(error, ColabHelpersError) else f"{type(error).__name__}: {error}"
-        note = f"{found.name}: it cannot be made to fit this GPU ({what}); used is {found.words}"
+        note = tr(
+            "{name}: it cannot be made to fit this GPU ({reason}); used is {used}",
+            name=found.name,
+            reason=what,
+            used=found.words,
+        )
         return replace(found, notes=(*found.notes, note))
     finally:
         gc.collect()  # sessions hold cycles; their memory is wanted now
     choice = Choice(found.name, result.path, found.original, result.any_batch, result.half)
-    took = f"{found.name}: compared on this GPU, once, in {time.monotonic() - started:.1f} s"
-    return replace(choice, notes=(f"{took}; used is {choice.words}", *result.notes))
+    note = tr(
+        "{name}: compared on this GPU, once, in {seconds:.1f} s; used is {used}",
+        name=found.name,
+        seconds=time.monotonic() - started,
+        used=choice.words,
+    )
+    return replace(choice, notes=(note, *result.notes))
 
 
 def _command(source: Path, provider: Provider, *, half: bool) -> str:

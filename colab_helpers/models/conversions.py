@@ -14,6 +14,7 @@ from typing import Literal
 import onnxruntime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.records import record_path
 from colab_helpers.models.session import Runtime
@@ -61,15 +62,21 @@ class Parity(BaseModel):
         """Why this is no proof that both compute the same; empty if it is."""
         # Written so that NaN fails.
         if not (self.mean <= self.limits.mean and self.max <= self.limits.max):
-            return (
-                f"the output differs by {self.mean:.3g} grey levels on average and {self.max:.3g} at most "
-                f"({self.limits.mean:g} and {self.limits.max:g} are allowed)"
+            return tr(
+                "the output differs by {mean:.3g} grey levels on average and {max:.3g} at most "
+                "({mean_limit:g} and {max_limit:g} are allowed)",
+                mean=self.mean,
+                max=self.max,
+                mean_limit=self.limits.mean,
+                max_limit=self.limits.max,
             )
         # Samples that got mixed would lie about as far off as they lie apart.
         if not self.spread > 10 * self.mean:
-            return (
-                f"the output differs by {self.mean:.3g} grey levels on average where those of different "
-                f"samples lie only {self.spread:.3g} apart, which proves nothing"
+            return tr(
+                "the output differs by {mean:.3g} grey levels on average where those of different "
+                "samples lie only {spread:.3g} apart, which proves nothing",
+                mean=self.mean,
+                spread=self.spread,
             )
         return ""
 
@@ -212,7 +219,13 @@ class Chain:
         if verdict.outcome != "refused":
             self.labels.append(kind)
         else:
-            self.notes.append(f"{self.path.name}: {WHAT[kind]} is not used, because {verdict.reason}")
+            # Figures say it in the language of today; a reason that was written down has that of its day.
+            reason = (verdict.parity.problem if verdict.parity else "") or verdict.reason
+            what = tr(WHAT[kind])
+            note = tr(
+                "{file}: {what} is not used, because {reason}", file=self.path.name, what=what, reason=reason
+            )
+            self.notes.append(note)
 
     @property
     def any_batch(self) -> bool:
@@ -226,8 +239,8 @@ class Chain:
 
 
 WHAT: dict[Kind, str] = {
-    "export": "the exported network",
-    "batch": "a batch axis of any size",
-    "half": "half precision",
+    "export": mark("the exported network"),
+    "batch": mark("a batch axis of any size"),
+    "half": mark("half precision"),
 }
-"""What a step makes, in words."""
+"""What a step makes, in words; ``tr`` of it is shown."""

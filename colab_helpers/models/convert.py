@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import VARIABLE, language, tr
 from colab_helpers.models.conversions import (
     CONVERTER,
     EXPORT_PLACE,
@@ -117,9 +118,13 @@ def sample_inputs(network: Network, count: int = SAMPLES, *, seed: int = 0) -> l
         shape = item.shape[1:]
         if len(shape) not in (1, 3) or not all(isinstance(size, int) for size in shape):
             raise ModelError(
-                f"the input {item.name!r} has the shape {item.shape}, neither pictures nor vectors",
+                tr(
+                    "the input {name!r} has the shape {shape}, neither pictures nor vectors",
+                    name=item.name,
+                    shape=item.shape,
+                ),
                 where=str(network.path),
-                remedy="only swappers and enhancers can be converted",
+                remedy=tr("only swappers and enhancers can be converted"),
             )
         if len(shape) == 1:
             vectors = rng.standard_normal((count, *shape))
@@ -224,9 +229,9 @@ class _Graph:
             if is_out_of_memory(error):
                 raise
             raise ModelError(
-                f"the model loads but does not run ({_first_line(error)})",
+                tr("the model loads but does not run ({reason})", reason=_first_line(error)),
                 where=str(source),
-                remedy="the file may be damaged: fetch it again",
+                remedy=tr("the file may be damaged: fetch it again"),
             ) from error
         del reference  # half a gigabyte, and as much again for the other
         try:
@@ -235,7 +240,7 @@ class _Graph:
         except Exception as error:  # any failure to load or run means that it cannot be used
             if is_out_of_memory(error):
                 raise
-            raise _Refused(f"it does not run: {_first_line(error)}") from error
+            raise _Refused(tr("it does not run: {reason}", reason=_first_line(error))) from error
         return compare(expected, found, self._limits, value_range=width)
 
     def _outputs(self, network: Network, inputs: Sequence[FloatArray]) -> FloatArray:
@@ -313,7 +318,7 @@ def prepared(
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelError("the model file is missing", where=str(path), remedy=MISSING_MODEL_REMEDY)
+        raise ModelError(tr("the model file is missing"), where=str(path), remedy=tr(MISSING_MODEL_REMEDY))
     workshop = _Workshop(path, cache or path.parent / FOLDER)
     try:
         return workshop.prepare(batch=batch, half=half, runtime=runtime or Runtime())
@@ -321,17 +326,17 @@ def prepared(
         raise
     except OSError as error:
         raise OutputError(
-            f"a converted model cannot be written ({error.strerror or error})",
+            tr("a converted model cannot be written ({reason})", reason=error.strerror or error),
             where=str(workshop.cache),
-            remedy="free space, check the permissions, or name another folder",
+            remedy=tr("free space, check the permissions, or name another folder"),
         ) from error
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise ModelError(
-            f"memory ran out while the model was converted ({_first_line(error)})",
+            tr("memory ran out while the model was converted ({reason})", reason=_first_line(error)),
             where=str(path),
-            remedy="close other programs and try again, or use the model as it is",
+            remedy=tr("close other programs and try again, or use the model as it is"),
         ) from error
 
 
@@ -390,8 +395,12 @@ class _Workshop:
             save_emap(self.path, emap)
         except OSError as error:  # a models folder may be read-only by intent
             self._notes.append(
-                f"{self.path.name}: its projection matrix cannot be saved beside it ({error.strerror}), "
-                "so the whole file is read at each start"
+                tr(
+                    "{name}: its projection matrix cannot be saved beside it ({reason}), "
+                    "so the whole file is read at each start",
+                    name=self.path.name,
+                    reason=error.strerror,
+                )
             )
 
     def _keep_emap(self, current: Path) -> Path | None:
@@ -408,9 +417,12 @@ class _Workshop:
         verdict = self._apply(chain, _Export())
         if verdict.outcome != "accepted":
             raise ModelError(
-                f"the exported network does not compute what the weights do: {verdict.reason}",
+                tr(
+                    "the exported network does not compute what the weights do: {reason}",
+                    reason=verdict.reason,
+                ),
                 where=str(self.path),
-                remedy="use the ready-made GFPGANv1.4.onnx",
+                remedy=tr("use the ready-made GFPGANv1.4.onnx"),
             )
 
     def _apply(self, chain: Chain, step: _Step) -> Verdict:
@@ -516,18 +528,21 @@ def gfpgan_to_onnx(weights: Path, out: Path, *, architecture: Mapping[str, objec
         parity = _export(weights, part, architecture)
         if parity.problem:
             raise ModelError(
-                f"the exported network does not compute what the weights do: {parity.problem}",
+                tr(
+                    "the exported network does not compute what the weights do: {reason}",
+                    reason=parity.problem,
+                ),
                 where=str(weights),
-                remedy="use the ready-made GFPGANv1.4.onnx",
+                remedy=tr("use the ready-made GFPGANv1.4.onnx"),
             )
         put_in_place(part, out)
     except ColabHelpersError:
         raise
     except OSError as error:
         raise OutputError(
-            f"cannot be written ({error.strerror or error})",
+            tr("cannot be written ({reason})", reason=error.strerror or error),
             where=str(out),
-            remedy="free space, check the permissions, or name another folder",
+            remedy=tr("free space, check the permissions, or name another folder"),
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -544,10 +559,12 @@ def _export(weights: Path, out: Path, architecture: Mapping[str, object] | None 
     missing = [name for name in commands if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(
-            f"exporting the weights needs {' and '.join(missing)}, not installed here",
+            tr("exporting the weights needs {names}, not installed here", names=tr(" and ").join(missing)),
             where=str(weights),
-            remedy=f"run '{' && '.join(commands[name] for name in missing)}', "
-            "or use the ready-made GFPGANv1.4.onnx",
+            remedy=tr(
+                "run '{commands}', or use the ready-made GFPGANv1.4.onnx",
+                commands=" && ".join(commands[name] for name in missing),
+            ),
         )
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
@@ -556,16 +573,18 @@ def _export(weights: Path, out: Path, architecture: Mapping[str, object] | None 
             *(sys.executable, "-m", "colab_helpers.models.convert_gfpgan"),
             *(str(weights), str(out), json.dumps(dict(architecture or {}))),
         ],
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": paths, VARIABLE: language()},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"the exporting process ended with {done.returncode}"]
+        said = done.stderr.strip().splitlines() or [
+            tr("the exporting process ended with {code}", code=done.returncode)
+        ]
         raise ModelError(
-            f"the weights cannot be exported ({said[-1]})",
+            tr("the weights cannot be exported ({reason})", reason=said[-1]),
             where=str(weights),
-            remedy="use the official GFPGANv1.4.pth, or the ready-made GFPGANv1.4.onnx",
+            remedy=tr("use the official GFPGANv1.4.pth, or the ready-made GFPGANv1.4.onnx"),
         )
     return Parity.model_validate_json(done.stdout.strip().splitlines()[-1])

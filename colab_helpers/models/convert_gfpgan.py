@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from colab_helpers.language import tr
 from colab_helpers.models.conversions import Parity
 from colab_helpers.models.convert import SAME, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
@@ -72,7 +73,7 @@ def load_architecture() -> tuple[ModuleType, ModuleType]:
     """
     spec = importlib.util.find_spec("gfpgan")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError("gfpgan is not installed")
+        raise ImportError(tr("gfpgan is not installed"))
     folders = list(spec.submodule_search_locations)
     # Empty packages with the real folders: their own __init__ would import all of basicsr and facexlib.
     _stand_in("gfpgan", path=folders)
@@ -137,11 +138,13 @@ def read_weights(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"the file holds no plain weights: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(
+            tr("the file holds no plain weights: {reason}", reason=str(error).strip().splitlines()[0])
+        ) from error
     for key in ("params_ema", "params"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return dict(content[key])
-    raise ValueError("the file has neither 'params_ema' nor 'params'")
+    raise ValueError(tr("the file has neither 'params_ema' nor 'params'"))
 
 
 def export(weights: Path, out: Path, **architecture: Any) -> Parity:
@@ -161,7 +164,7 @@ def export(weights: Path, out: Path, **architecture: Any) -> Parity:
     try:
         network.load_state_dict(read_weights(weights), strict=True)
     except RuntimeError as error:
-        raise ValueError(f"the weights are not GFPGAN's: {_lines(error)[-1]}") from error
+        raise ValueError(tr("the weights are not GFPGAN's: {reason}", reason=_lines(error)[-1])) from error
     model = Picture(network).eval()
     size = {**ARCHITECTURE, **architecture}["out_size"]
     with torch.no_grad():

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.errors import ModelError
+from colab_helpers.language import tr
 
 BATCH_AXIS = "N"
 
@@ -47,9 +48,13 @@ def dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     for item in fed_inputs(graph):
         if _leading(item) not in (None, 1):
             raise ModelError(
-                f"the input {item.name!r} insists on batches of {_leading(item)}, not of 1",
+                tr(
+                    "the input {name!r} insists on batches of {size}, not of 1",
+                    name=item.name,
+                    size=_leading(item),
+                ),
                 where=graph.name,
-                remedy="use an export with a batch of 1 or of any size",
+                remedy=tr("use an export with a batch of 1 or of any size"),
             )
     known = _Shapes(model)
     for item in (*fed_inputs(graph), *graph.output):
@@ -219,7 +224,9 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if computes_in_half(model):
         raise ModelError(
-            "the network has float16 weights already", where=model.graph.name, remedy="use it as it is"
+            tr("the network has float16 weights already"),
+            where=model.graph.name,
+            remedy=tr("use it as it is"),
         )
     if any(
         attribute.HasField("g") or attribute.graphs
@@ -227,9 +234,9 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         for attribute in node.attribute
     ):
         raise ModelError(
-            "the network has subgraphs, whose types cannot be followed",
+            tr("the network has subgraphs, whose types cannot be followed"),
             where=model.graph.name,
-            remedy="use it in float32",
+            remedy=tr("use it in float32"),
         )
     convert, unsupported = _half_converter()
     named = onnx.ModelProto()
@@ -240,9 +247,9 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = _kept(named.graph, {*KEPT_OPERATORS, *unsupported})
     if len(kept) == len(named.graph.node):
         raise ModelError(
-            "the network has no operator that could compute in half precision",
+            tr("the network has no operator that could compute in half precision"),
             where=model.graph.name,
-            remedy="use it in float32",
+            remedy=tr("use it in float32"),
         )
     half: onnx.ModelProto = convert(
         named, keep_io_types=True, op_block_list=list(unsupported), node_block_list=sorted(kept)

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, UsageError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.archives import ArchiveError, extract_member
 from colab_helpers.models.catalog import Archive, ModelEntry, ModelFile, Source
@@ -152,7 +153,7 @@ class _Origin:
     pinned: bool
     accepted_at: str | None = None
     mtime_ns: int | None = None
-    pinned_by: str = "the sha256 of what arrived"
+    pinned_by: str = mark("the sha256 of what arrived")
 
 
 class Downloader:
@@ -251,7 +252,11 @@ class Downloader:
         try:
             write_record(item.path, record)
         except OSError as error:  # a folder that is read-only by intent holds models all the same
-            note = f"{record_path(item.path)} cannot be written ({error.strerror}): hashed anew next time"
+            note = tr(
+                "{path} cannot be written ({reason}): hashed anew next time",
+                path=record_path(item.path),
+                reason=error.strerror,
+            )
             return replace(item, record=record, notes=(note,))
         return replace(item, record=record)
 
@@ -302,9 +307,15 @@ class Downloader:
         }
         if refused:
             raise LicenceError(
-                "these models are for non-commercial use only, and their licences have not been "
-                f"accepted:\n{licence_notice(refused.values())}",
-                remedy=f"read the licences; if you may use the models under them, run '{ACCEPT_COMMAND}'",
+                tr(
+                    "these models are for non-commercial use only, and their licences have not been "
+                    "accepted:\n{licences}",
+                    licences=licence_notice(refused.values()),
+                ),
+                remedy=tr(
+                    "read the licences; if you may use the models under them, run '{command}'",
+                    command=ACCEPT_COMMAND,
+                ),
             )
 
     def _within_reach(self, file: ModelFile) -> bool:
@@ -315,11 +326,18 @@ class Downloader:
     def _check_disk(self, plan: Plan) -> None:
         if plan.missing and plan.bytes_free < plan.bytes_needed:
             raise OutputError(
-                f"{_gb(plan.bytes_free)} are free on the disk, but {_gb(plan.bytes_needed)} are needed "
-                f"({_gb(plan.bytes_missing)} of models and {_gb(DISK_RESERVE)} reserve)",
+                tr(
+                    "{free} are free on the disk, but {needed} are needed "
+                    "({missing} of models and {reserve} reserve)",
+                    free=_gb(plan.bytes_free),
+                    needed=_gb(plan.bytes_needed),
+                    missing=_gb(plan.bytes_missing),
+                    reserve=_gb(DISK_RESERVE),
+                ),
                 where=str(self.root),
-                remedy="free space, or choose a folder on another disk with --models-dir "
-                "or COLAB_HELPERS_MODELS",
+                remedy=tr(
+                    "free space, or choose a folder on another disk with --models-dir or COLAB_HELPERS_MODELS"
+                ),
             )
 
     def _run(self, plan: Plan) -> list[Fetched]:
@@ -360,9 +378,9 @@ class Downloader:
             raise
         except OSError as error:
             raise OutputError(
-                f"cannot be written ({error.strerror})",
+                tr("cannot be written ({reason})", reason=error.strerror),
                 where=str(item.path),
-                remedy="free space, check the permissions, or choose another models folder",
+                remedy=tr("free space, check the permissions, or choose another models folder"),
             ) from error
         finally:
             self._meter.stop(item.file.path)
@@ -401,7 +419,7 @@ class Downloader:
         acceptance = self._acceptance(item.model, item.file)
         if item.status == "damaged" and item.sha256 is not None:
             kept = quarantine(self.root, item.path, item.sha256)
-            notes.append(f"{item.file.path} had wrong bytes; it was moved to {kept}")
+            notes.append(tr("{path} had wrong bytes; it was moved to {kept}", path=item.file.path, kept=kept))
         item.path.parent.mkdir(parents=True, exist_ok=True)
         origin = self._bring(item, notes)
         put_in_place(part_path(item.path), item.path)
@@ -410,7 +428,12 @@ class Downloader:
         write_record(item.path, record)
         if origin.pinned and item.file.local is None:
             notes.append(
-                f"no hash of {item.file.path} is published; pinned {origin.pinned_by}, {origin.sha256}"
+                tr(
+                    "no hash of {path} is published; pinned {what}, {sha256}",
+                    path=item.file.path,
+                    what=tr(origin.pinned_by),
+                    sha256=origin.sha256,
+                )
             )
         if origin.kind == "downloaded":
             self._share(item, record, notes)
@@ -424,8 +447,12 @@ class Downloader:
         if origin is not None:
             return origin
         if self.offline:
-            size = f" ({item.bytes} bytes)" if item.bytes else ""
-            raise _FileProblem(item.file.path, [f"missing{size}; to be had from:", *item.file.urls, *notes])
+            line = (
+                tr("missing ({size} bytes); to be had from:", size=item.bytes)
+                if item.bytes
+                else tr("missing; to be had from:")
+            )
+            raise _FileProblem(item.file.path, [line, *item.file.urls, *notes])
         return self._download(item, notes)
 
     def _download(self, item: PlannedFile, notes: Sequence[str]) -> _Origin:
@@ -458,9 +485,9 @@ class Downloader:
             declared, sha256 = arrived.declared, arrived.sha256
         if not accepts(source, part, sha256):
             discard(part)
-            raise MirrorError(f"gives wrong bytes (sha256 {sha256})")
+            raise MirrorError(tr("gives wrong bytes (sha256 {sha256})", sha256=sha256))
         origin = _Origin("downloaded", public_url(url), sha256, pinned=source.sha256 is None)
-        return replace(origin, pinned_by="the sha256 that the server declares") if declared else origin
+        return replace(origin, pinned_by=mark("the sha256 that the server declares")) if declared else origin
 
     def _extract(self, source: Source, archive: Archive, url: str, part: Path) -> str:
         """Take a file out of a zip, fetching the zip unless it is there.
@@ -507,11 +534,13 @@ class Downloader:
 
     def _copy_local(self, item: PlannedFile, local: Path) -> _Origin:
         if not local.is_file():
-            raise _FileProblem(item.file.path, [f"{local}: there is no such file"])
+            raise _FileProblem(item.file.path, [tr("{local}: there is no such file", local=local)])
         sha256 = self._copy(local, item)
         if not is_genuine(item.file, part_path(item.path), sha256, None):
             discard(part_path(item.path))
-            raise _FileProblem(item.file.path, [f"{local}: has wrong bytes (sha256 {sha256})"])
+            raise _FileProblem(
+                item.file.path, [tr("{local}: has wrong bytes (sha256 {sha256})", local=local, sha256=sha256)]
+            )
         pinned = item.file.sha256 is None
         return _Origin("copied", str(local), sha256, pinned, mtime_ns=local.stat().st_mtime_ns)
 
@@ -524,11 +553,19 @@ class Downloader:
         try:
             sha256 = self._copy(cached, item)
         except OSError as error:  # fetching tells whether it was the cache or this disk
-            notes.append(f"the shared cache could not be read ({error.strerror}): {cached}")
+            notes.append(
+                tr(
+                    "the shared cache could not be read ({reason}): {path}",
+                    reason=error.strerror,
+                    path=cached,
+                )
+            )
             return None
         if not is_genuine(item.file, part_path(item.path), sha256, record):
             discard(part_path(item.path))
-            notes.append(f"the copy in the shared cache has wrong bytes and was not used: {cached}")
+            notes.append(
+                tr("the copy in the shared cache has wrong bytes and was not used: {path}", path=cached)
+            )
             return None
         pinned = sha256 not in item.file.accepted
         return _Origin("copied", str(cached), sha256, pinned)
@@ -557,7 +594,13 @@ class Downloader:
             found = cached.stat()
             write_record(cached, record.model_copy(update={"mtime_ns": found.st_mtime_ns}))
         except OSError as error:
-            notes.append(f"{item.file.path} could not be copied to the shared cache ({error.strerror})")
+            notes.append(
+                tr(
+                    "{path} could not be copied to the shared cache ({reason})",
+                    path=item.file.path,
+                    reason=error.strerror,
+                )
+            )
 
     def _cached(self, file: ModelFile) -> Path | None:
         return None if self.shared_cache is None else self.shared_cache / file.path
@@ -592,7 +635,13 @@ class Downloader:
 def licence_notice(models: Iterable[ModelEntry]) -> str:
     """Licences in words, one line for each model."""
     return "\n".join(
-        f"  {model.name}: {model.licence.name} ({model.licence.link}). Forbidden: {model.licence.forbids}"
+        tr(
+            "  {model}: {licence} ({link}). Forbidden: {forbidden}",
+            model=model.name,
+            licence=tr(model.licence.name),
+            link=model.licence.link,
+            forbidden=tr(model.licence.forbids),
+        )
         for model in models
     )
 
@@ -604,9 +653,11 @@ def _gb(size: int) -> str:
 def _check_address(name: str, value: str | None, schemes: tuple[str, ...]) -> None:
     if value is not None and not value.startswith(schemes):
         raise UsageError(
-            f"must be an address such as {schemes[0]}host, but got {value!r}",
+            tr(
+                "must be an address such as {example}host, but got {value!r}", example=schemes[0], value=value
+            ),
             where=name,
-            remedy="write it with its scheme",
+            remedy=tr("write it with its scheme"),
         )
 
 
@@ -673,18 +724,27 @@ def _raise_problems(futures: Iterable[Future[Fetched]], *, offline: bool) -> Non
             raise error
     if problems:
         text = "\n".join("\n    ".join([f"  {problem.path}", *problem.lines]) for problem in problems)
-        what = "missing, and nothing is fetched offline" if offline else "not to be had"
+        count = len(problems)
+        if offline:
+            raise ModelError(
+                tr(
+                    "{count} model file(s) missing, and nothing is fetched offline:\n{files}",
+                    count=count,
+                    files=text,
+                ),
+                remedy=tr(_OFFLINE_REMEDY),
+            )
         raise ModelError(
-            f"{len(problems)} model file(s) {what}:\n{text}",
-            remedy=_OFFLINE_REMEDY if offline else _FAILED_REMEDY,
+            tr("{count} model file(s) not to be had:\n{files}", count=count, files=text),
+            remedy=tr(_FAILED_REMEDY),
         )
 
 
-_OFFLINE_REMEDY = (
+_OFFLINE_REMEDY = mark(
     "fetch them on a machine with a network ('python -m colab_helpers preload') and put them into the "
     "models folder under these names, or run without --offline"
 )
-_FAILED_REMEDY = (
+_FAILED_REMEDY = mark(
     "check the network and try again (what arrived is kept and resumed), set a proxy or a mirror prefix, "
     "or put the files into the models folder yourself"
 )

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from colab_helpers.errors import ModelError
 from colab_helpers.files import write_atomically
+from colab_helpers.language import tr
 
 # Slow to import and needed only until the matrix has been saved once.
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 def _not_a_model(path: Path) -> ModelError:
     return ModelError(
-        "the file is not an ONNX model",
+        tr("the file is not an ONNX model"),
         where=str(path),
-        remedy="the file may be damaged: fetch it again",
+        remedy=tr("the file may be damaged: fetch it again"),
     )
 
 
@@ -122,9 +123,9 @@ def _required(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
     emap = find_emap(model)
     if emap is None:
         raise ModelError(
-            f"the swapper's projection matrix {EMAP_NAME!r} (512x512) is missing",
+            tr("the swapper's projection matrix {name!r} (512x512) is missing", name=EMAP_NAME),
             where=where,
-            remedy="use the original inswapper_128.onnx: optimised copies lose the matrix",
+            remedy=tr("use the original inswapper_128.onnx: optimised copies lose the matrix"),
         )
     return emap
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.errors import OutOfMemoryError
+from colab_helpers.language import tr
 
 _LOOK_EVERY = 0.5
 
@@ -200,7 +201,9 @@ class SessionPool:
             if not is_out_of_memory(error):
                 raise
             self.unload_idle()
-            self.notes.append(f"{slot.name}: memory ran out while it was loaded; loaded again alone")
+            self.notes.append(
+                tr("{name}: memory ran out while it was loaded; loaded again alone", name=slot.name)
+            )
             slot.session = self._create_again(slot)
         slot.loading = max(0, self.used() - before)
 
@@ -219,7 +222,9 @@ class SessionPool:
                 break
             if not other.users and other is not slot:
                 self._unload(other)
-                self.notes.append(f"{other.name} was unloaded to make room for {slot.name}")
+                self.notes.append(
+                    tr("{name} was unloaded to make room for {other}", name=other.name, other=slot.name)
+                )
         return self._taken() + needed <= self.budget
 
     def _unload(self, slot: Slot) -> None:
@@ -234,7 +239,9 @@ class SessionPool:
             self.sleep(_LOOK_EVERY)
         waited = self.clock() - started
         if waited >= _LOOK_EVERY:
-            self.notes.append(f"{slot.name}: waited {waited:.1f} s for memory to become free")
+            self.notes.append(
+                tr("{name}: waited {waited:.1f} s for memory to become free", name=slot.name, waited=waited)
+            )
 
 
 @dataclass(frozen=True)
@@ -253,7 +260,9 @@ class PooledSession:
             except Exception as error:
                 if not is_out_of_memory(error) or not self.pool.unload_idle(keep=self.path):
                     raise
-            self.pool.notes.append(f"{self.name}: memory ran out; the idle networks were unloaded")
+            self.pool.notes.append(
+                tr("{name}: memory ran out; the idle networks were unloaded", name=self.name)
+            )
             return slot.session.run(*arguments)
 
     def __getattr__(self, name: str) -> Any:
@@ -266,8 +275,11 @@ class PooledSession:
 
 def _too_large(slot: Slot, budget: int) -> OutOfMemoryError:
     return OutOfMemoryError(
-        f"the network does not fit into memory: it needs {slot.needs / 1e6:.0f} MB and "
-        f"{budget / 1e6:.0f} MB may be used",
+        tr(
+            "the network does not fit into memory: it needs {needed:.0f} MB and {budget:.0f} MB may be used",
+            needed=slot.needs / 1e6,
+            budget=budget / 1e6,
+        ),
         where=slot.path.name,
-        remedy="close other programs that use the GPU, or choose a lighter preset",
+        remedy=tr("close other programs that use the GPU, or choose a lighter preset"),
     )

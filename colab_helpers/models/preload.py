@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
+from colab_helpers.language import tr
 from colab_helpers.models.catalog import (
     Catalog,
     ModelEntry,
@@ -158,12 +159,16 @@ def preload(
     )
     fetched = downloader.fetch(entries, verify=verify)
     notes = [note for item in fetched for note in item.notes]
-    notes += [_UNLISTED.format(entry.name) for entry in entries if entry.name not in catalog.models]
+    notes += [_unlisted_note(entry.name) for entry in entries if entry.name not in catalog.models]
     notes += _prepared_for_gpu(settings, root)
     return PreloadReport(root=root, files=tuple(_described(item) for item in fetched), notes=tuple(notes))
 
 
-_UNLISTED = "{}: not in the catalogue; the file that is there is used, its origin and licence are not known"
+def _unlisted_note(name: str) -> str:
+    return tr(
+        "{name}: not in the catalogue; the file that is there is used, its origin and licence are not known",
+        name=name,
+    )
 
 
 def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
@@ -260,9 +265,9 @@ def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
     for path in (root / file.path for entry in entries for file in entry.files):
         if path.is_file() and is_standin(path):
             raise ModelError(
-                "the folder holds the demo's stand-in models, which are not to be replaced",
+                tr("the folder holds the demo's stand-in models, which are not to be replaced"),
                 where=str(path),
-                remedy="name another folder with --models-dir or COLAB_HELPERS_MODELS",
+                remedy=tr("name another folder with --models-dir or COLAB_HELPERS_MODELS"),
             )
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
 from colab_helpers.models.providers import TENSORRT_FOLDER, cuda_options, tensorrt_options
@@ -58,7 +59,14 @@ class BatchLimit:
             return False
         if failed <= self.largest:  # else another thread has lowered it in the meantime
             self.largest = failed // 2
-            self.notes.append(f"{name}: memory ran out with {failed} at once; going on with {self.largest}")
+            self.notes.append(
+                tr(
+                    "{name}: memory ran out with {failed} at once; going on with {largest}",
+                    name=name,
+                    failed=failed,
+                    largest=self.largest,
+                )
+            )
         return True
 
 
@@ -131,11 +139,13 @@ class Network:
 
 
 def _out_of_memory(network: Network, batch: int) -> OutOfMemoryError:
-    place = "GPU memory" if network.provider == "cuda" else "memory"
+    gpu = network.provider == "cuda"
     return OutOfMemoryError(
-        f"{place} ran out with a batch of {batch}",
+        tr("GPU memory ran out with a batch of {batch}", batch=batch)
+        if gpu
+        else tr("memory ran out with a batch of {batch}", batch=batch),
         where=network.name,
-        remedy="close other programs that use it, lower execution_threads, or choose a lighter preset",
+        remedy=tr("close other programs that use it, lower execution_threads, or choose a lighter preset"),
     )
 
 
@@ -203,7 +213,9 @@ class Runtime:
             ProviderError: It was to run on CUDA but does not.
         """
         if not path.is_file():
-            raise ModelError("the model file is missing", where=str(path), remedy=MISSING_MODEL_REMEDY)
+            raise ModelError(
+                tr("the model file is missing"), where=str(path), remedy=tr(MISSING_MODEL_REMEDY)
+            )
         name = name or path.stem
         create = partial(self._create, path, name, usage)
         session = self.pool.session(path, create, name=name) if self.pool else create()
@@ -233,15 +245,15 @@ class Runtime:
             if self.pool and is_out_of_memory(error):
                 raise  # the pool makes room and tries again
             raise ModelError(
-                f"ONNX Runtime cannot load the model ({_first_line(error)})",
+                tr("ONNX Runtime cannot load the model ({reason})", reason=_first_line(error)),
                 where=str(path),
-                remedy="the file may be damaged: fetch it again",
+                remedy=tr("the file may be damaged: fetch it again"),
             ) from error
         if not runs_on(session, self.provider):
             raise ProviderError(
-                "the model was to run on CUDA, but ONNX Runtime put it on the CPU",
+                tr("the model was to run on CUDA, but ONNX Runtime put it on the CPU"),
                 where=path.name,
-                remedy=_CUDA_REMEDY,
+                remedy=tr(_CUDA_REMEDY),
             )
         return session
 
@@ -257,11 +269,17 @@ class Runtime:
         except Exception as error:
             if self.pool and is_out_of_memory(error):
                 raise  # the pool makes room and tries again
-            self._note(f"{name}: TensorRT cannot run it ({_first_line(error)}); it runs on CUDA without")
+            self._note(
+                tr(
+                    "{name}: TensorRT cannot run it ({reason}); it runs on CUDA without",
+                    name=name,
+                    reason=_first_line(error),
+                )
+            )
             return None
         if session.get_providers()[0] == _TENSORRT:
             return session
-        self._note(f"{name}: ONNX Runtime left TensorRT out; it runs on CUDA without")
+        self._note(tr("{name}: ONNX Runtime left TensorRT out; it runs on CUDA without", name=name))
         return None
 
     def _note(self, text: str) -> None:
@@ -269,10 +287,10 @@ class Runtime:
             self.notes.append(text)
 
     def _try_tensorrt(self) -> None:
-        problem = "networks run on the CPU" if self.provider == "cpu" else tensorrt_problem()
+        problem = tr("networks run on the CPU") if self.provider == "cpu" else tensorrt_problem()
         if problem:
             self.tensorrt = False
-            self._note(f"TensorRT was asked for but is not used: {problem}")
+            self._note(tr("TensorRT was asked for but is not used: {problem}", problem=problem))
 
     def _decide(self, machine: Machine) -> Provider:
         if self.wanted == "cpu":
@@ -281,18 +299,20 @@ class Runtime:
         if reason is None:
             return "cuda"
         if self.wanted == "cuda":
-            raise ProviderError(f"CUDA was asked for but does not work: {reason}", remedy=_CUDA_REMEDY)
+            raise ProviderError(
+                tr("CUDA was asked for but does not work: {reason}", reason=reason), remedy=tr(_CUDA_REMEDY)
+            )
         if machine.gpu is not None:
-            self.notes.append(f"networks run on the CPU although there is a GPU: {reason}")
+            self.notes.append(tr("networks run on the CPU although there is a GPU: {reason}", reason=reason))
         return "cpu"
 
 
-MISSING_MODEL_REMEDY = (
+MISSING_MODEL_REMEDY = mark(
     "fetch the models with 'python -m colab_helpers preload --accept-licences' (it shows the licences "
     "first without that option), put the file there yourself, or name another folder with --models-dir or "
     "COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
 )
-_CUDA_REMEDY = (
+_CUDA_REMEDY = mark(
     "check the GPU with 'nvidia-smi' and the installation with 'python -m colab_helpers doctor', "
     "or set execution_provider to auto or cpu"
 )
@@ -353,15 +373,15 @@ def runs_on(session: Any, provider: Provider) -> bool:
 def cuda_problem(machine: Machine) -> str | None:
     """Why CUDA cannot be used, or None if a small network was created and run on it."""
     if machine.gpu is None:
-        return "no NVIDIA GPU is visible"
+        return tr("no NVIDIA GPU is visible")
     if _PROVIDER_NAMES["cuda"] not in onnxruntime.get_available_providers():
-        return "the installed onnxruntime is the CPU build; install onnxruntime-gpu"
+        return tr("the installed onnxruntime is the CPU build; install onnxruntime-gpu")
     try:
         # Loads CUDA and cuDNN from the wheels beside us where the system has none.
         onnxruntime.preload_dlls()
         session = create_session(_trial_model(), "cuda")
         if not runs_on(session, "cuda"):
-            return "ONNX Runtime fell back to the CPU (CUDA or cuDNN libraries of another version?)"
+            return tr("ONNX Runtime fell back to the CPU (CUDA or cuDNN libraries of another version?)")
         session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
     except Exception as error:  # noqa: BLE001 - any failure means CUDA is not usable here
         return _first_line(error)
@@ -371,13 +391,13 @@ def cuda_problem(machine: Machine) -> str | None:
 def tensorrt_problem() -> str | None:
     """Why TensorRT cannot be used, or None if a small network was created and run by it; needs CUDA."""
     if _TENSORRT not in onnxruntime.get_available_providers():
-        return "the installed onnxruntime was built without it"
+        return tr("the installed onnxruntime was built without it")
     try:
         if importlib.util.find_spec("tensorrt") is not None:
             importlib.import_module("tensorrt")  # loads the libraries from its wheels, where nobody looks
         session = create_session(_trial_model(), "cuda", tensorrt={})
         if session.get_providers()[0] != _TENSORRT:
-            return "its libraries cannot be loaded (pip install tensorrt-cu12, or -cu13 for CUDA 13)"
+            return tr("its libraries cannot be loaded (pip install tensorrt-cu12, or -cu13 for CUDA 13)")
         session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
     except Exception as error:  # noqa: BLE001 - any failure means that it is not usable here
         return _first_line(error)

@@ -26,6 +26,7 @@ from urllib3.util import Retry
 
 from colab_helpers.errors import OutputError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import tr
 from colab_helpers.models.catalog import LOOPBACK
 from colab_helpers.models.records import write_json
 
@@ -220,9 +221,13 @@ class Transfer:
     def _give_up_or_pause(self, problem: _Temporary, failures: int) -> None:
         limits = self._limits
         if failures >= (limits.attempts if problem.connected else limits.connect_attempts):
-            raise MirrorError(f"{problem} (tried {failures} times)") from problem
+            raise MirrorError(
+                tr("{problem} (tried {failures} times)", problem=problem, failures=failures)
+            ) from problem
         if problem.wait is not None and problem.wait > limits.retry_after_max:
-            raise MirrorError(f"{problem}, and asks to wait {problem.wait:.0f} s") from problem
+            raise MirrorError(
+                tr("{problem}, and asks to wait {wait:.0f} s", problem=problem, wait=problem.wait)
+            ) from problem
         pause = min(limits.backoff * 2 ** (failures - 1), limits.backoff_max) * random.uniform(0.5, 1)
         if self._cancelled.wait(max(pause, problem.wait or 0)):
             raise Cancelled
@@ -277,7 +282,7 @@ class Transfer:
                 return response
             current = urljoin(current, response.headers["Location"])
             response.close()
-        raise MirrorError("redirects in a circle" if current in seen else "redirects too often")
+        raise MirrorError(tr("redirects in a circle") if current in seen else tr("redirects too often"))
 
     def _check_scheme(self, url: str, *, previous: str | None) -> None:
         parts = urlsplit(url)
@@ -286,7 +291,7 @@ class Transfer:
         named = self._mirror_prefix is not None and self._mirror_prefix.startswith("http://")
         downgraded = previous is not None and not previous.startswith("http://")
         if parts.scheme != "http" or downgraded or not (parts.hostname in LOOPBACK or named):
-            raise MirrorError(f"leads to an address that is not https ({public_url(url)})")
+            raise MirrorError(tr("leads to an address that is not https ({url})", url=public_url(url)))
 
     def _send(self, url: str, headers: Mapping[str, str]) -> requests.Response:
         limits = self._limits
@@ -303,18 +308,22 @@ class Transfer:
                 allow_redirects=False,
             )
         except requests.exceptions.SSLError as error:
-            raise MirrorError(f"no secure connection ({_innermost(error)})") from error
+            raise MirrorError(tr("no secure connection ({reason})", reason=_innermost(error))) from error
         except requests.exceptions.ReadTimeout as error:
-            raise _Temporary(f"no answer within {limits.read_timeout:g} s") from error
+            raise _Temporary(tr("no answer within {seconds:g} s", seconds=limits.read_timeout)) from error
         except requests.exceptions.ConnectTimeout as error:
-            reason = f"no connection within {limits.connect_timeout:g} s"
+            reason = tr("no connection within {seconds:g} s", seconds=limits.connect_timeout)
             raise _Temporary(reason, connected=False) from error
         except requests.exceptions.ProxyError as error:
-            raise _Temporary(f"the proxy failed ({_innermost(error)})", connected=False) from error
+            raise _Temporary(
+                tr("the proxy failed ({reason})", reason=_innermost(error)), connected=False
+            ) from error
         except requests.exceptions.ConnectionError as error:
-            raise _Temporary(f"no connection ({_innermost(error)})", connected=False) from error
+            raise _Temporary(
+                tr("no connection ({reason})", reason=_innermost(error)), connected=False
+            ) from error
         except (requests.exceptions.RequestException, ValueError) as error:
-            raise MirrorError(f"cannot be asked ({_innermost(error)})") from error
+            raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
 
     def _session(self) -> requests.Session:
         # A session is not safe to share between threads.
@@ -328,7 +337,7 @@ class Transfer:
     ) -> _Answer:
         if response.status_code == 416:
             discard(part)
-            raise _Temporary("HTTP 416: it has less than what had arrived")
+            raise _Temporary(tr("HTTP 416: it has less than what had arrived"))
         _refuse_failure(response)
         _refuse_other_content(response)
         if response.status_code == 206:
@@ -349,7 +358,9 @@ class Transfer:
                 self._copy_body(answer, file, total, report)
         except OSError as error:
             raise OutputError(
-                f"cannot be written ({error.strerror})", where=str(part), remedy="free space on this disk"
+                tr("cannot be written ({reason})", reason=error.strerror),
+                where=str(part),
+                remedy=tr("free space on this disk"),
             ) from error
 
     def _copy_body(self, answer: _Answer, file: BinaryIO, total: int | None, report: Report) -> None:
@@ -357,15 +368,17 @@ class Transfer:
         report(there, total)
         while block := self._read(answer.response, there):
             if there == 0 and block.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-                raise MirrorError("gives an HTML page instead of the file")
+                raise MirrorError(tr("gives an HTML page instead of the file"))
             file.write(block)
             there += len(block)
             report(there, total)
             if total is not None and there > total:
-                raise MirrorError(f"gives more than the {total} bytes it should")
+                raise MirrorError(tr("gives more than the {total} bytes it should", total=total))
             pace.check(there)
         if total is not None and there < total:
-            raise _Temporary(f"the connection broke after {there} of {total} bytes")
+            raise _Temporary(
+                tr("the connection broke after {there} of {total} bytes", there=there, total=total)
+            )
 
     def _read(self, response: requests.Response, there: int) -> bytes:
         if self._cancelled.is_set():
@@ -374,9 +387,15 @@ class Transfer:
             # read1 hands over what is there; read would wait for a whole block on a slow line.
             return response.raw.read1(_BLOCK, decode_content=False) or b""
         except urllib3.exceptions.ReadTimeoutError as error:
-            raise _Temporary(f"no data for {self._limits.read_timeout:g} s after {there} bytes") from error
+            raise _Temporary(
+                tr(
+                    "no data for {seconds:g} s after {there} bytes",
+                    seconds=self._limits.read_timeout,
+                    there=there,
+                )
+            ) from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise _Temporary(f"the connection broke after {there} bytes") from error
+            raise _Temporary(tr("the connection broke after {there} bytes", there=there)) from error
 
 
 class _Pace:
@@ -395,7 +414,7 @@ class _Pace:
             return
         rate = (there - self._bytes) / elapsed
         if rate < self._limits.min_rate:
-            raise _Temporary(f"too slow ({rate:.0f} bytes/s after {there} bytes)")
+            raise _Temporary(tr("too slow ({rate:.0f} bytes/s after {there} bytes)", rate=rate, there=there))
         self._since, self._bytes = time.monotonic(), there
 
 
@@ -410,7 +429,11 @@ def _verified(part: Path, expected: Expected, declared: str | None, *, resumed: 
     problem = _problem(part, expected)
     sha256 = sha256_of(part)
     if problem is None and expected.sha256 is not None and sha256 not in expected.sha256:
-        problem = f"gives wrong bytes (sha256 {sha256}, expected {' or '.join(expected.sha256)})"
+        problem = tr(
+            "gives wrong bytes (sha256 {sha256}, expected {expected})",
+            sha256=sha256,
+            expected=tr(" or ").join(expected.sha256),
+        )
     if problem is None:
         _part_record(part).unlink(missing_ok=True)
         return Arrived(sha256, declared)
@@ -422,8 +445,8 @@ def _verified(part: Path, expected: Expected, declared: str | None, *, resumed: 
 def _problem(part: Path, expected: Expected) -> str | None:
     there = size_of(part)
     if expected.bytes is not None and there != expected.bytes:
-        return f"gives {there} bytes instead of {expected.bytes}"
-    return None if there else "gives an empty file"
+        return tr("gives {there} bytes instead of {expected}", there=there, expected=expected.bytes)
+    return None if there else tr("gives an empty file")
 
 
 def _nothing_left(response: requests.Response, start: int) -> bool:
@@ -435,7 +458,7 @@ def _nothing_left(response: requests.Response, start: int) -> bool:
 def _refuse_failure(response: requests.Response) -> None:
     if response.status_code in (200, 206):
         return
-    reason = f"HTTP {response.status_code} ({response.reason})"
+    reason = tr("HTTP {code} ({reason})", code=response.status_code, reason=response.reason)
     if response.status_code in _WORTH_RETRYING:
         raise _Temporary(reason, wait=_retry_after(response))
     raise MirrorError(reason)
@@ -453,10 +476,10 @@ def _retry_after(response: requests.Response) -> float | None:
 
 def _refuse_other_content(response: requests.Response) -> None:
     if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise MirrorError("gives an HTML page instead of the file")
+        raise MirrorError(tr("gives an HTML page instead of the file"))
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
-        raise MirrorError(f"insists on Content-Encoding {encoding}")
+        raise MirrorError(tr("insists on Content-Encoding {encoding}", encoding=encoding))
 
 
 def _resumed_total(response: requests.Response, url: str, part: Path, start: int) -> int | None:
@@ -471,7 +494,7 @@ def _resumed_total(response: requests.Response, url: str, part: Path, start: int
     )
     if match is None or match[1] is None or int(match[1]) != start or changed:
         discard(part)
-        raise _Temporary("the file changed meanwhile" if changed else "answers with another range")
+        raise _Temporary(tr("the file changed meanwhile") if changed else tr("answers with another range"))
     return None if match[3] == "*" else int(match[3])
 
 
@@ -501,14 +524,18 @@ def _refuse_other_file(answer: _Answer, expected: Expected) -> None:
     sizes = [answer.total, int(linked) if linked.isdigit() else None]
     for size in sizes:
         if expected.bytes is not None and size is not None and size != expected.bytes:
-            raise MirrorError(f"has {size} bytes instead of {expected.bytes}")
+            raise MirrorError(
+                tr("has {size} bytes instead of {expected}", size=size, expected=expected.bytes)
+            )
     declared = _declared_hash(answer.response)
     if expected.sha256 is not None and declared is not None and declared not in expected.sha256:
-        raise MirrorError(f"declares another file (sha256 {declared})")
+        raise MirrorError(tr("declares another file (sha256 {sha256})", sha256=declared))
     chunked = answer.response.headers.get("Transfer-Encoding", "").lower() == "chunked"
     nothing_known = expected.sha256 is None and expected.bytes is None and declared is None
     if nothing_known and answer.total is None and not chunked:
-        raise MirrorError("tells no length, and neither size nor hash is known: it could break off unnoticed")
+        raise MirrorError(
+            tr("tells no length, and neither size nor hash is known: it could break off unnoticed")
+        )
 
 
 def _innermost(error: BaseException) -> str:

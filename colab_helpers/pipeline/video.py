@@ -20,6 +20,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.quality import Measured, brightness, likeness
 from colab_helpers.faces.selection import needs_embeddings, reference_embedding
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.language import tr
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.images import write_image
@@ -256,9 +257,9 @@ class VideoRun:
             frame = next((frame for frame in reader if frame.index == number), None)
             if frame is None:
                 raise NoFaceError(
-                    f"reference_frame_number is {number}, but the video ends before it",
+                    tr("reference_frame_number is {number}, but the video ends before it", number=number),
                     where=str(info.path),
-                    remedy="choose an earlier frame",
+                    remedy=tr("choose an earlier frame"),
                 )
             picture = VideoPicture(frame.video, rotation=info.rotation)
             analyser = self.engine.analyser
@@ -360,12 +361,14 @@ def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
     providers = {part.provider: part.segment.number for part in parts}
     if len(providers) < 2:
         return []
-    where = ", ".join(f"{name} up to segment {last}" for name, last in providers.items())
-    return [f"the networks ran on {where}: pictures may differ by a rounding"]
+    where = ", ".join(
+        tr("{name} up to segment {last}", name=name, last=last) for name, last in providers.items()
+    )
+    return [tr("the networks ran on {where}: pictures may differ by a rounding", where=where)]
 
 
 def _face_notes(measured: Measured) -> list[str]:
-    return [] if measured.faces else ["no face was found in any frame: the picture is unchanged"]
+    return [] if measured.faces else [tr("no face was found in any frame: the picture is unchanged")]
 
 
 @contextmanager
