@@ -9,6 +9,7 @@ from colab_helpers.diagnosis import gpu, networks, packages, surroundings, video
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.language import tr
 from colab_helpers.machine import Machine
 from colab_helpers.settings import Settings, load_settings
 
@@ -72,9 +73,14 @@ def _answers(name: str, ask: Question, subject: Subject) -> Iterator[Check]:
         yield from ask(subject)
     except ColabHelpersError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
-        yield Check(name=name, status="fail", detail=what, remedy=error.remedy or INSTALL_REMEDY)
+        yield Check(name=name, status="fail", detail=what, remedy=error.remedy or tr(INSTALL_REMEDY))
     except ImportError as error:
-        yield Check(name=name, status="fail", detail=f"cannot be examined: {error}", remedy=INSTALL_REMEDY)
+        yield Check(
+            name=name,
+            status="fail",
+            detail=tr("cannot be examined: {error}", error=error),
+            remedy=tr(INSTALL_REMEDY),
+        )
     except Exception as error:  # noqa: BLE001 - a broken installation may fail in any way
-        detail = f"cannot be examined: {type(error).__name__}: {error}"
-        yield Check(name=name, status="fail", detail=detail, remedy=INSTALL_REMEDY)
+        detail = tr("cannot be examined: {kind}: {error}", kind=type(error).__name__, error=error)
+        yield Check(name=name, status="fail", detail=detail, remedy=tr(INSTALL_REMEDY))

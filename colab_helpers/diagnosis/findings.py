@@ -8,15 +8,33 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from colab_helpers.language import mark, tr
+
 CheckStatus = Literal["pass", "warn", "fail"]
-INSTALL_REMEDY = "run 'bash setup.sh install' (on Colab: run the cell \"Get ready\" again)"
+INSTALL_REMEDY = mark("run 'bash setup.sh install' (on Colab: run the cell \"Get ready\" again)")
+
+
+_STATUS_WORDS: dict[CheckStatus, str] = {"pass": mark("PASS"), "warn": mark("WARN"), "fail": mark("FAIL")}
+# Findings whose names are words, not those of packages; and of models, by what their names begin with.
+_NAMES = {
+    "place": mark("place"),
+    "memory": mark("memory"),
+    "disk": mark("disk"),
+    "models folder": mark("models folder"),
+    "drive": mark("drive"),
+    "packages": mark("packages"),
+    "encoder": mark("encoder"),
+    "decoder": mark("decoder"),
+    "models": mark("models"),
+}
+_TITLES = {"model": mark("model {name}"), "parity": mark("parity {name}")}
 
 
 class Check(BaseModel):
     """One finding.
 
     Attributes:
-        name: What was examined, in a word or two.
+        name: What was examined, in a word or two of English: the same in every language.
         status: ``warn``: a run works, but with something less; ``fail``: it does not, or not rightly.
         detail: What was found.
         remedy: What to do about it; empty only if the status is ``pass``.
@@ -30,6 +48,14 @@ class Check(BaseModel):
     detail: str
     remedy: str = ""
     figures: dict[str, float] = {}
+
+    @property
+    def title(self) -> str:
+        """The name as it is shown."""
+        kind, _, subject = self.name.partition(" ")
+        if subject and kind in _TITLES:
+            return tr(_TITLES[kind], name=subject)
+        return tr(_NAMES.get(self.name, self.name))
 
 
 class Diagnosis(BaseModel):
@@ -53,16 +79,23 @@ class Diagnosis(BaseModel):
 
     def lines(self) -> list[str]:
         """The table as plain text, each remedy below its finding, the count last."""
-        width = max((len(check.name) for check in self.checks), default=0) + 2
+        width = max((len(check.title) for check in self.checks), default=0) + 2
         found = [line for check in self.checks for line in _lines(check, width)]
         return [*found, self.summary()]
 
     def summary(self) -> str:
         """How many findings of each kind, in one line."""
         count = Counter(check.status for check in self.checks)
-        return f"{count['pass']} passed, {count['warn']} warning(s), {count['fail']} failed"
+        return tr(
+            "{passed} passed, {warnings} warning(s), {failed} failed",
+            passed=count["pass"],
+            warnings=count["warn"],
+            failed=count["fail"],
+        )
 
 
 def _lines(check: Check, width: int) -> list[str]:
-    line = f"{check.status.upper():5}{check.name:{width}}{check.detail}"
-    return [line, *([f"{'':{width + 5}}what to do: {check.remedy}"] if check.remedy else [])]
+    margin = max(len(tr(word)) for word in _STATUS_WORDS.values()) + 1
+    line = f"{tr(_STATUS_WORDS[check.status]):{margin}}{check.title:{width}}{check.detail}"
+    remedy = " " * (margin + width) + tr("what to do: {remedy}", remedy=check.remedy)
+    return [line, *([remedy] if check.remedy else [])]

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, CheckStatus
 from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB
 
-_NO_GPU_REMEDY = (
+_NO_GPU_REMEDY = mark(
     "on Colab choose Runtime > Change runtime type > T4 GPU, then Run all; elsewhere check nvidia-smi and "
     "run 'bash setup.sh install' again; without a GPU everything runs on the CPU"
 )
@@ -21,8 +22,12 @@ def agreement(subject: Subject) -> Iterator[Check]:
     none did are they looked at for the reason.
     """
     if subject.cuda_problem is None:
-        detail = f"onnxruntime-gpu for CUDA {subject.wheel_cuda}, driver for CUDA {_driver(subject)}"
-        yield Check(name="cuda", status="pass", detail=f"{detail}: a network ran with them")
+        detail = tr(
+            "onnxruntime-gpu for CUDA {wheel}, driver for CUDA {driver}: a network ran with them",
+            wheel=subject.wheel_cuda,
+            driver=_driver(subject),
+        )
+        yield Check(name="cuda", status="pass", detail=detail)
     elif subject.environment.cuda is None:
         yield _without_driver(subject)
     else:
@@ -41,18 +46,22 @@ def _without_driver(subject: Subject) -> Check:
         return Check(
             name="cuda",
             status="warn" if subject.settings.execution_provider == "cpu" else "fail",
-            detail="the GPU is listed, but the driver's libcuda.so.1 cannot be loaded",
-            remedy="start the container with its GPU (docker run --gpus all), or install the driver again",
+            detail=tr("the GPU is listed, but the driver's libcuda.so.1 cannot be loaded"),
+            remedy=tr(
+                "start the container with its GPU (docker run --gpus all), or install the driver again"
+            ),
         )
     if subject.wheel_cuda is None:
-        detail = "no working NVIDIA driver; ONNX Runtime for the CPU fits"
+        detail = tr("no working NVIDIA driver; ONNX Runtime for the CPU fits")
         return Check(name="cuda", status="pass", detail=detail)
     return Check(
         name="cuda",
         status="fail" if subject.settings.execution_provider == "cuda" else "warn",
-        detail=f"onnxruntime-gpu wants CUDA {subject.wheel_cuda}, but there is no working NVIDIA driver: "
-        "it runs on the CPU",
-        remedy=_NO_GPU_REMEDY,
+        detail=tr(
+            "onnxruntime-gpu wants CUDA {cuda}, but there is no working NVIDIA driver: it runs on the CPU",
+            cuda=subject.wheel_cuda,
+        ),
+        remedy=tr(_NO_GPU_REMEDY),
     )
 
 
@@ -61,25 +70,42 @@ def _disagreement(subject: Subject) -> tuple[str, str]:
     cuda, wheel = subject.environment.cuda, subject.wheel_cuda
     assert cuda is not None
     if wheel is None:
-        return f"the driver offers CUDA {cuda.driver}, but ONNX Runtime is the CPU build", INSTALL_REMEDY
+        what = tr("the driver offers CUDA {cuda}, but ONNX Runtime is the CPU build", cuda=cuda.driver)
+        return what, tr(INSTALL_REMEDY)
     if wheel > cuda.driver:
         return (
-            f"onnxruntime-gpu is built for CUDA {wheel}, but the driver only offers CUDA {cuda.driver}",
-            f"{INSTALL_REMEDY}: the build for CUDA {cuda.driver} is installed; or install a newer driver",
+            tr(
+                "onnxruntime-gpu is built for CUDA {cuda}, but the driver only offers CUDA {driver}",
+                cuda=wheel,
+                driver=cuda.driver,
+            ),
+            tr(
+                "{install}: the build for CUDA {cuda} is installed; or install a newer driver",
+                install=tr(INSTALL_REMEDY),
+                cuda=cuda.driver,
+            ),
         )
     missing = [
         what
-        for what, found in (("its runtime library", cuda.runtimes), ("cuDNN 9", cuda.cudnn))
+        for what, found in ((tr("its runtime library"), cuda.runtimes), ("cuDNN 9", cuda.cudnn))
         if wheel not in found
     ]
     if missing:
         return (
-            f"onnxruntime-gpu wants CUDA {wheel}, but {' and '.join(missing)} for it cannot be found",
-            f"{INSTALL_REMEDY}: the libraries come as packages",
+            tr(
+                "onnxruntime-gpu wants CUDA {cuda}, but {missing} for it cannot be found",
+                cuda=wheel,
+                missing=tr(" and ").join(missing),
+            ),
+            tr("{install}: the libraries come as packages", install=tr(INSTALL_REMEDY)),
         )
     return (
-        f"driver and libraries for CUDA {wheel} are there, but no network runs: {subject.cuda_problem}",
-        "restart the session or machine, check nvidia-smi, then run 'bash setup.sh install'",
+        tr(
+            "driver and libraries for CUDA {cuda} are there, but no network runs: {problem}",
+            cuda=wheel,
+            problem=subject.cuda_problem,
+        ),
+        tr("restart the session or machine, check nvidia-smi, then run 'bash setup.sh install'"),
     )
 
 
@@ -90,15 +116,20 @@ def card(subject: Subject) -> Iterator[Check]:
         yield Check(
             name="gpu",
             status="fail" if subject.settings.execution_provider == "cuda" else "warn",
-            detail=f"networks run on the CPU: {problem}",
-            remedy=_NO_GPU_REMEDY,
+            detail=tr("networks run on the CPU: {problem}", problem=problem),
+            remedy=tr(_NO_GPU_REMEDY),
         )
         return
     used = _vram_used()
-    detail = f"{gpu.name}, {gpu.memory_total / GIB:.1f} GB, driver {gpu.driver}; a network ran on it"
+    detail = tr(
+        "{gpu}, {memory:.1f} GB, driver {driver}; a network ran on it",
+        gpu=gpu.name,
+        memory=gpu.memory_total / GIB,
+        driver=gpu.driver,
+    )
     figures = {"vram_total_bytes": float(gpu.memory_total)}
     if used is not None:
-        detail += f"; {used / GIB:.1f} GB in use"
+        detail += tr("; {used:.1f} GB in use", used=used / GIB)
         figures["vram_used_bytes"] = float(used)
     yield Check(name="gpu", status="pass", detail=detail, figures=figures)
 
@@ -119,10 +150,12 @@ def tensorrt(subject: Subject) -> Iterator[Check]:
 
         problem = tensorrt_problem()
     else:
-        problem = "networks run on the CPU"
+        problem = tr("networks run on the CPU")
     yield Check(
         name="tensorrt",
         status="pass" if problem is None else "warn",
-        detail="a network ran through it" if problem is None else f"it is not used: {problem}",
-        remedy="" if problem is None else "set tensorrt to false, or install it for this CUDA version",
+        detail=tr("a network ran through it")
+        if problem is None
+        else tr("it is not used: {problem}", problem=problem),
+        remedy="" if problem is None else tr("set tensorrt to false, or install it for this CUDA version"),
     )

@@ -13,6 +13,7 @@ from colab_helpers.diagnosis.findings import Check, CheckStatus
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
 SAME_RESULT = 0.01
 """How far GPU and CPU may lie apart, as a share of the output's length: TensorFloat-32 rounds to 1/2048."""
-_REFETCH = "fetch it again: python -m colab_helpers preload --accept-licences --verify"
+_REFETCH = mark("fetch it again: python -m colab_helpers preload --accept-licences --verify")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,11 @@ def models(subject: Subject) -> Iterator[Check]:
         except ImportError:  # the installation's fault, and the same for every network
             raise
         except Exception as error:  # noqa: BLE001 - a damaged network may fail in any way
-            yield _failed(name, f"it does not run: {type(error).__name__}: {error}", _REFETCH)
+            yield _failed(
+                name,
+                tr("it does not run: {kind}: {error}", kind=type(error).__name__, error=error),
+                tr(_REFETCH),
+            )
 
 
 def _failed(name: str, detail: str, remedy: str) -> Check:
@@ -88,20 +93,24 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     facts, figures = [f"CPU {on_cpu.milliseconds:.1f} ms"], {"cpu_ms": on_cpu.milliseconds}
     problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, plain)]
     if choice.path != plain:
-        facts.insert(0, f"a run loads {choice.words}")
+        facts.insert(0, tr("a run loads {what}", what=choice.words))
     if subject.runs_on_gpu:
         through = choice.usage if subject.settings.tensorrt and role in ("swapper", "enhancer") else None
         there = open_network(choice.path, "cuda", through=through)
         on_gpu = trial(there, inputs)
         apart = difference(on_cpu.outputs, on_gpu.outputs)
-        way = "GPU through TensorRT" if there.tensorrt else "GPU"
-        facts += [f"{way} {on_gpu.milliseconds:.1f} ms", f"{apart:.2%} apart"]
+        took = (
+            tr("GPU through TensorRT {ms:.1f} ms", ms=on_gpu.milliseconds)
+            if there.tensorrt
+            else f"GPU {on_gpu.milliseconds:.1f} ms"
+        )
+        facts += [took, tr("{apart:.2%} apart", apart=apart)]
         figures |= {"cuda_ms": on_gpu.milliseconds, "difference": apart}
         problems += [*_values_problem(on_gpu, "GPU"), *_difference_problem(apart)]
     elif choice.path != plain:
         made = trial(open_network(choice.path, "cpu"), inputs)
         apart = difference(on_cpu.outputs, made.outputs)
-        facts.append(f"{apart:.2%} apart from the original")
+        facts.append(tr("{apart:.2%} apart from the original", apart=apart))
         figures["difference"] = apart
         problems += _conversion_problem(apart, choice.path)
     yield _finding(name, [", ".join(facts), *choice.notes], figures, problems)
@@ -219,8 +228,8 @@ def _values_problem(found: Trial, where: str) -> Iterator[Problem]:
     if not all(np.isfinite(output).all() for output in found.outputs):
         yield Problem(
             "fail",
-            f"on the {where} it gives values that are not numbers",
-            f"{_REFETCH}; a model in half precision: use the one in single precision",
+            tr("on the {where} it gives values that are not numbers", where=where),
+            tr("{remedy}; a model in half precision: use the one in single precision", remedy=tr(_REFETCH)),
         )
 
 
@@ -228,8 +237,8 @@ def _difference_problem(apart: float) -> Iterator[Problem]:
     if not apart <= SAME_RESULT:  # written so that NaN is a problem
         yield Problem(
             "fail",
-            f"GPU and CPU give different results ({SAME_RESULT:.0%} is allowed)",
-            "run with execution_provider=cpu; update driver and ONNX Runtime: bash setup.sh install",
+            tr("GPU and CPU give different results ({allowed:.0%} is allowed)", allowed=SAME_RESULT),
+            tr("run with execution_provider=cpu; update driver and ONNX Runtime: bash setup.sh install"),
         )
 
 
@@ -237,8 +246,8 @@ def _conversion_problem(apart: float, path: Path) -> Iterator[Problem]:
     if not apart <= SAME_RESULT:  # written so that NaN is a problem
         yield Problem(
             "fail",
-            f"the file made of it gives different results ({SAME_RESULT:.0%} is allowed)",
-            f"remove the folder {path.parent}: it is made anew when needed",
+            tr("the file made of it gives different results ({allowed:.0%} is allowed)", allowed=SAME_RESULT),
+            tr("remove the folder {folder}: it is made anew when needed", folder=path.parent),
         )
 
 
@@ -247,9 +256,11 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
     if network.standin:
         yield Problem(
             "warn",
-            "a stand-in, not the real network",
-            "stand-ins know the demo's rendered people only; for others run "
-            "'python -m colab_helpers preload --accept-licences'",
+            tr("a stand-in, not the real network"),
+            tr(
+                "stand-ins know the demo's rendered people only; for others run "
+                "'python -m colab_helpers preload --accept-licences'"
+            ),
         )
         return
     from colab_helpers.models.catalog import load_catalog
@@ -258,11 +269,17 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
     entry = load_catalog(load_presets().models).models.get(name)
     file = next((file for file in entry.files if f"{name}.onnx" == file.path), None) if entry else None
     if file is None:
-        yield Problem("warn", "the catalogue does not know it", "use it only if you know where it is from")
+        yield Problem(
+            "warn", tr("the catalogue does not know it"), tr("use it only if you know where it is from")
+        )
         return
     record = read_record(path)
     # Hashed anew each time: what a failing disk does to a file leaves its size and time as they were.
     if not is_genuine(file, path, sha256_of(path), record):
         # A file that was verified once and has changed since is damaged; another one may be the user's own.
-        what = "its bytes have changed since it was verified" if record else "its SHA-256 is none published"
-        yield Problem("fail" if record else "warn", what, _REFETCH)
+        what = (
+            tr("its bytes have changed since it was verified")
+            if record
+            else tr("its SHA-256 is none published")
+        )
+        yield Problem("fail" if record else "warn", what, tr(_REFETCH))

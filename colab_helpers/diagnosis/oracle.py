@@ -22,6 +22,7 @@ from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template
 from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import Face
+from colab_helpers.language import mark, tr
 from colab_helpers.media.affine import transform_points
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.models.session import Network, Runtime
@@ -30,7 +31,11 @@ from colab_helpers.settings import Settings
 BOXES = 20
 """How many of the best boxes are compared; a made-up picture has no face that would stand out."""
 LIMITS = {"detector": 0.05, "recogniser": 0.001, "swapper": 2.0}
-UNITS = {"detector": "pixels", "recogniser": "of the cosine", "swapper": "grey levels"}
+_DETAILS = {
+    "detector": mark("{apart:.3g} pixels from insightface's own result ({limit:g} allowed)"),
+    "recogniser": mark("{apart:.3g} of the cosine from insightface's own result ({limit:g} allowed)"),
+    "swapper": mark("{apart:.3g} grey levels from insightface's own result ({limit:g} allowed)"),
+}
 
 # The made-up face: ArcFace's reference points, turned a little and three times as large as in a crop.
 _TURNED = np.array([[2.9, -0.4, 150.0], [0.4, 2.9, 100.0]])
@@ -50,8 +55,8 @@ def parity(role: str, network: Network, settings: Settings, models: Path) -> Che
     try:
         oracle = _insightface(network.path)
     except ImportError as error:
-        detail = f"insightface cannot be imported: {error}"
-        return Check(name=name, status="warn", detail=detail, remedy=INSTALL_REMEDY)
+        detail = tr("insightface cannot be imported: {error}", error=error)
+        return Check(name=name, status="warn", detail=detail, remedy=tr(INSTALL_REMEDY))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # insightface aligns with a function that is to go
         apart = _MEASURES[role](oracle, network, settings, models)
@@ -59,11 +64,14 @@ def parity(role: str, network: Network, settings: Settings, models: Path) -> Che
     return Check(
         name=name,
         status="pass" if good else "fail",
-        detail=f"{apart:.3g} {UNITS[role]} from insightface's own result ({LIMITS[role]:g} allowed)",
+        detail=tr(_DETAILS[role], apart=apart, limit=LIMITS[role]),
         remedy=""
         if good
-        else f"remove files beside {network.path} that were made from it, fetch it again with 'python -m "
-        "colab_helpers preload --accept-licences --verify', and report it if that does not help",
+        else tr(
+            "remove files beside {path} that were made from it, fetch it again with 'python -m "
+            "colab_helpers preload --accept-licences --verify', and report it if that does not help",
+            path=network.path,
+        ),
         figures={"difference": apart} if np.isfinite(apart) else {},
     )
 

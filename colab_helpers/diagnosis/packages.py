@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from colab_helpers import install
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check
 from colab_helpers.diagnosis.subject import EXTRAS, Subject
+from colab_helpers.language import tr
 
 
 def python(subject: Subject) -> Iterator[Check]:
@@ -18,8 +19,12 @@ def python(subject: Subject) -> Iterator[Check]:
         yield Check(
             name="python",
             status="fail",
-            detail=f"{subject.machine.python}, but {subject.project.requires_python} is needed",
-            remedy="use Python 3.11, 3.12 or 3.13: PYTHON=/path/to/python3.12 bash setup.sh install",
+            detail=tr(
+                "{version}, but {needed} is needed",
+                version=subject.machine.python,
+                needed=subject.project.requires_python,
+            ),
+            remedy=tr("use Python 3.11, 3.12 or 3.13: PYTHON=/path/to/python3.12 bash setup.sh install"),
         )
     else:
         yield Check(name="python", status="pass", detail=subject.machine.python)
@@ -41,13 +46,15 @@ def _package(line: str, subject: Subject, *, needed: bool) -> Check:
     name = install.canonical(wanted.name)
     version = subject.environment.installed.get(name)
     if install.met(line, subject.environment):
-        detail = version or "another build of the same module is used"
+        detail = version or tr("another build of the same module is used")
         return Check(name=name, status="pass", detail=detail)
     return Check(
         name=name,
         status="fail" if needed else "warn",
-        detail=f"{version or 'not installed'}; wanted is {wanted.specifier}",
-        remedy=INSTALL_REMEDY,
+        detail=tr(
+            "{version}; wanted is {wanted}", version=version or tr("not installed"), wanted=wanted.specifier
+        ),
+        remedy=tr(INSTALL_REMEDY),
     )
 
 
@@ -56,8 +63,14 @@ def runtime(subject: Subject) -> Iterator[Check]:
     installed = subject.environment.installed
     found = [name for name in install.RUNTIMES if name in installed]
     if len(found) != 1:
-        detail = f"{' and '.join(found)} are installed and overwrite each other" if found else "not installed"
-        remedy = f"{INSTALL_REMEDY}: exactly the one that fits this machine is installed"
+        detail = (
+            tr("{names} are installed and overwrite each other", names=tr(" and ").join(found))
+            if found
+            else tr("not installed")
+        )
+        remedy = tr(
+            "{install}: exactly the one that fits this machine is installed", install=tr(INSTALL_REMEDY)
+        )
         yield Check(name="onnxruntime", status="fail", detail=detail, remedy=remedy)
         return
     name, version = found[0], installed[found[0]]
@@ -66,7 +79,7 @@ def runtime(subject: Subject) -> Iterator[Check]:
         name="onnxruntime",
         status="fail" if problem else "pass",
         detail=f"{name} {version}{f': {problem}' if problem else ''}",
-        remedy=INSTALL_REMEDY if problem else "",
+        remedy=tr(INSTALL_REMEDY) if problem else "",
     )
 
 
@@ -75,7 +88,9 @@ def _range_problem(name: str, version: str) -> str:
     wanted = [line for line in lines if install.requirement(line).name == name]
     if any(install.satisfied(line, {name: version}) for line in wanted):
         return ""
-    return f"wanted is {' or '.join(wanted)}" if wanted else "it is not one of those that are supported"
+    if not wanted:
+        return tr("it is not one of those that are supported")
+    return tr("wanted is {packages}", packages=tr(" or ").join(wanted))
 
 
 def _import_problem() -> str:
@@ -83,5 +98,5 @@ def _import_problem() -> str:
     try:
         module = importlib.import_module("onnxruntime")
     except Exception as error:  # noqa: BLE001 - a native library may fail to load in any way
-        return f"it cannot be imported ({error})"
-    return "" if hasattr(module, "InferenceSession") else "its files are gone: the module is empty"
+        return tr("it cannot be imported ({error})", error=error)
+    return "" if hasattr(module, "InferenceSession") else tr("its files are gone: the module is empty")

@@ -13,6 +13,7 @@ import psutil
 from colab_helpers import install
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.language import tr
 from colab_helpers.machine import Machine, this_machine
 from colab_helpers.settings import Settings
 
@@ -66,7 +67,7 @@ class Subject:
             project = install.read_project()
             environment = install.look(project, EXTRAS, shared=install.on_shared_environment())
         except ImportError as error:
-            raise ColabHelpersError(str(error), where="packages", remedy=INSTALL_REMEDY) from error
+            raise ColabHelpersError(str(error), where="packages", remedy=tr(INSTALL_REMEDY)) from error
         except install.InstallError as error:
             raise ColabHelpersError(error.what, where=error.step, remedy=error.remedy) from error
         return cls(
@@ -95,7 +96,7 @@ class Subject:
             # Not at the top: the doctor must get as far as saying that a package cannot be imported.
             from colab_helpers.models.session import cuda_problem
         except ImportError as error:
-            return f"ONNX Runtime cannot be imported ({error})"
+            return tr("ONNX Runtime cannot be imported ({error})", error=error)
         return cuda_problem(self.machine)
 
     @property

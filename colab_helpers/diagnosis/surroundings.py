@@ -9,6 +9,7 @@ from pathlib import Path
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ModelError
+from colab_helpers.language import tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.resources.sampler import ram_used
 from colab_helpers.settings import load_presets
@@ -25,10 +26,12 @@ _SHORT_SESSION = 3600.0
 def place(subject: Subject) -> Iterator[Check]:
     """Colab or not, and there the time left."""
     if not subject.machine.on_colab:
-        yield Check(name="place", status="pass", detail=f"not Colab: {subject.machine.system}")
+        yield Check(
+            name="place", status="pass", detail=tr("not Colab: {system}", system=subject.machine.system)
+        )
         return
     if subject.uptime is None:
-        detail = "Google Colab; how much of the session's 12 hours is left is not known"
+        detail = tr("Google Colab; how much of the session's 12 hours is left is not known")
         yield Check(name="place", status="pass", detail=detail)
         return
     left = max(0.0, COLAB_SESSION - subject.uptime)
@@ -36,8 +39,10 @@ def place(subject: Subject) -> Iterator[Check]:
     yield Check(
         name="place",
         status="warn" if short else "pass",
-        detail=f"Google Colab; at most {left / 3600:.1f} hours of the session are left",
-        remedy="start a new session before a long batch (Runtime > Disconnect and delete)" if short else "",
+        detail=tr("Google Colab; at most {hours:.1f} hours of the session are left", hours=left / 3600),
+        remedy=tr("start a new session before a long batch (Runtime > Disconnect and delete)")
+        if short
+        else "",
         figures={"session_left_s": left},
     )
 
@@ -50,9 +55,13 @@ def memory(subject: Subject) -> Iterator[Check]:
     yield Check(
         name="memory",
         status="pass" if enough else "warn",
-        detail=f"{total / GIB:.1f} GB RAM, {free / GIB:.1f} GB free; safe for "
-        f"{subject.machine.safe_capacity} video(s) at once",
-        remedy="" if enough else "use the preset 'stable' or a machine with more RAM",
+        detail=tr(
+            "{total:.1f} GB RAM, {free:.1f} GB free; safe for {videos} video(s) at once",
+            total=total / GIB,
+            free=free / GIB,
+            videos=subject.machine.safe_capacity,
+        ),
+        remedy="" if enough else tr("use the preset 'stable' or a machine with more RAM"),
         figures={"ram_total_bytes": float(total), "ram_free_bytes": float(free)},
     )
 
@@ -63,10 +72,15 @@ def disk(subject: Subject) -> Iterator[Check]:
     problem = write_problem(subject.folder)
     enough = free >= LEAST_DISK
     if problem:
-        detail, remedy = f"{subject.folder.absolute()} cannot be written: {problem}", "choose another folder"
+        detail, remedy = (
+            tr("{folder} cannot be written: {problem}", folder=subject.folder.absolute(), problem=problem),
+            tr("choose another folder"),
+        )
     else:
-        detail = f"{free / GIB:.1f} GB free for results"
-        remedy = "" if enough else "free space: 2 GB are kept free, and a result needs up to twice its target"
+        detail = tr("{free:.1f} GB free for results", free=free / GIB)
+        remedy = (
+            "" if enough else tr("free space: 2 GB are kept free, and a result needs up to twice its target")
+        )
     yield Check(
         name="disk",
         status="fail" if problem or not enough else "pass",
@@ -87,9 +101,11 @@ def models_folder(subject: Subject) -> Iterator[Check]:
             name="models folder",
             # What is there already can be used as it is.
             status="fail" if missing else "warn",
-            detail=f"{root} cannot be written: {problem}",
-            remedy="name a writable folder with --models-dir or COLAB_HELPERS_MODELS; until then no model is "
-            "fetched or converted",
+            detail=tr("{folder} cannot be written: {problem}", folder=root, problem=problem),
+            remedy=tr(
+                "name a writable folder with --models-dir or COLAB_HELPERS_MODELS; until then no model is "
+                "fetched or converted"
+            ),
             figures=figures,
         )
         return
@@ -97,9 +113,9 @@ def models_folder(subject: Subject) -> Iterator[Check]:
     yield Check(
         name="models folder",
         status="fail" if short else "pass",
-        detail=f"{root} can be written, {free / GIB:.1f} GB free"
-        + (f"; {missing / GIB:.2f} GB of models are to be fetched" if missing else ""),
-        remedy="free space (2 GB are kept free), or name a folder on another disk with --models-dir"
+        detail=tr("{folder} can be written, {free:.1f} GB free", folder=root, free=free / GIB)
+        + (tr("; {missing:.2f} GB of models are to be fetched", missing=missing / GIB) if missing else ""),
+        remedy=tr("free space (2 GB are kept free), or name a folder on another disk with --models-dir")
         if short
         else "",
         figures=figures,
@@ -142,6 +158,10 @@ def drive(subject: Subject) -> Iterator[Check]:
     yield Check(
         name="drive",
         status="warn" if problem else "pass",
-        detail=f"Google Drive is mounted at {subject.drive}" + (f", but: {problem}" if problem else ""),
-        remedy="free space on Drive, or mount it again" if problem else "",
+        detail=tr(
+            "Google Drive is mounted at {folder}, but: {problem}", folder=subject.drive, problem=problem
+        )
+        if problem
+        else tr("Google Drive is mounted at {folder}", folder=subject.drive),
+        remedy=tr("free space on Drive, or mount it again") if problem else "",
     )

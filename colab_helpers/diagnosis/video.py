@@ -9,12 +9,13 @@ from typing import Any
 
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.language import mark, tr
 
 WIDTH, HEIGHT, FRAMES = 640, 352, 8
 """Of the trial video; whole macroblocks, and above every chip's least size."""
 _TOLERANCE = 2.0
 """Grey levels on average between two decoders' pictures: H.264 is exact, format conversions are not."""
-_GPU_REMEDY = (
+_GPU_REMEDY = mark(
     "nothing fails without it, the CPU does the work; in a container the driver shows its video parts with "
     "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
 )
@@ -29,15 +30,19 @@ def encoder(subject: Subject) -> Iterator[Check]:
     wanted = subject.settings.output_video_encoder
     good = bool(working) if wanted == "auto" else wanted in working
     slow = subject.machine.gpu is not None and "h264_nvenc" not in working
-    detail = f"a trial encode works with {', '.join(working) or 'none'}"
+    detail = (
+        tr("a trial encode works with {names}", names=", ".join(working))
+        if working
+        else tr("a trial encode works with none")
+    )
     if "h264_nvenc" not in working:
-        detail += f"; NVENC is not usable ({problems['h264_nvenc']})"
-    remedy = "" if good else "set output_video_encoder to auto or libx264"
+        detail += tr("; NVENC is not usable ({problem})", problem=problems["h264_nvenc"])
+    remedy = "" if good else tr("set output_video_encoder to auto or libx264")
     yield Check(
         name="encoder",
         status="fail" if not good else "warn" if slow else "pass",
         detail=detail,
-        remedy=remedy or (_GPU_REMEDY if slow else ""),
+        remedy=remedy or (tr(_GPU_REMEDY) if slow else ""),
     )
 
 
@@ -49,21 +54,31 @@ def decoder(subject: Subject) -> Iterator[Check]:
         yield Check(
             name="decoder",
             status="fail",
-            detail=f"of {FRAMES} frames of a trial video {len(reference)} were decoded",
-            remedy="install av again: python -m pip install --force-reinstall --no-deps av",
+            detail=tr(
+                "of {frames} frames of a trial video {decoded} were decoded",
+                frames=FRAMES,
+                decoded=len(reference),
+            ),
+            remedy=tr("install av again: python -m pip install --force-reinstall --no-deps av"),
         )
         return
     problem = nvdec_problem(video, reference)
-    detail = f"{FRAMES} frames of H.264 decoded on the CPU"
     if problem is None:
-        yield Check(name="decoder", status="pass", detail=f"{detail} and by NVDEC, with equal pictures")
+        detail = tr(
+            "{frames} frames of H.264 decoded on the CPU and by NVDEC, with equal pictures", frames=FRAMES
+        )
+        yield Check(name="decoder", status="pass", detail=detail)
         return
     missed = subject.machine.gpu is not None
     yield Check(
         name="decoder",
         status="warn" if missed else "pass",
-        detail=f"{detail}; NVDEC is not usable ({problem})",
-        remedy=_GPU_REMEDY if missed else "",
+        detail=tr(
+            "{frames} frames of H.264 decoded on the CPU; NVDEC is not usable ({problem})",
+            frames=FRAMES,
+            problem=problem,
+        ),
+        remedy=tr(_GPU_REMEDY) if missed else "",
     )
 
 
@@ -108,6 +123,8 @@ def nvdec_problem(video: bytes, reference: list[Any]) -> str | None:
     except (av.FFmpegError, RuntimeError, ValueError, NotImplementedError) as error:
         return str(getattr(error, "strerror", None) or error or type(error).__name__)
     if len(frames) != len(reference):
-        return f"of {len(reference)} frames it gave {len(frames)}"
+        return tr("of {frames} frames it gave {decoded}", frames=len(reference), decoded=len(frames))
     off = max(np.abs(a.astype(int) - b).mean() for a, b in zip(frames, reference, strict=True))
-    return None if off <= _TOLERANCE else f"its pictures are off by {off:.1f} grey levels on average"
+    return (
+        None if off <= _TOLERANCE else tr("its pictures are off by {off:.1f} grey levels on average", off=off)
+    )
