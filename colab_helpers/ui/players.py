@@ -20,44 +20,48 @@ from colab_helpers.media.probe import is_image, probe
 
 ROOM = 1_500_000
 """Bytes of video in one page at most: Jupyter drops what comes faster than some megabytes in seconds."""
+MOST = 6
+"""Players in one page."""
 CLIP_SECONDS = 4.0
 _CLIP_EDGE = 480
 _RATE = 30
+# No clip takes more than its share of the room, whatever it shows.
+_ENCODING = {"preset": "veryfast", "crf": "26", "maxrate": "400k", "bufsize": "400k"}
 _TICK = Fraction(1, 1000)
 _PLAYABLE = (".mp4", ".m4v", ".mov")
 
 
 def players_html(results: list[Path], *, room: int = ROOM) -> str:
-    """A player for each video among some results, as long as there is room.
+    """A player for each of the first videos among some results.
 
     Args:
         results: Files that are there.
         room: Bytes that all of them may take together.
 
     Returns:
-        HTML that needs no other file; it names the videos for which no room was left.
+        HTML that needs no other file; it names the videos that are not shown.
     """
     videos = [path for path in results if not is_image(path) and path.suffix.lower() != ".gif"]
-    players, left_out = [], []
-    for path in videos:
+    players, left_out = [], [path.name for path in videos[MOST:]]
+    for path in videos[:MOST]:
+        share = room // min(len(videos), MOST)
         try:
-            content, told = _content(path, room)
-        except (MediaError, OSError, av.FFmpegError) as error:
+            content, told = _content(path, share)
+        except (MediaError, OSError) as error:
             left_out.append(f"{path.name} ({error})")
             continue
-        if len(content) > room:
+        if len(content) <= share:
+            players.append(_player(path, content, told))
+        else:
             left_out.append(path.name)
-            continue
-        room -= len(content)
-        players.append(_player(path, content, told))
     row = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{"".join(players)}</div>' if players else ""
     rest = tr("Not shown here: {names}", names=", ".join(left_out)) if left_out else ""
     return row + (f"<p>{html.escape(rest)}</p>" if rest else "")
 
 
-def _content(path: Path, room: int) -> tuple[bytes, str]:
+def _content(path: Path, share: int) -> tuple[bytes, str]:
     """The file itself where a browser can play it and it is small; else a clip, and a word on that."""
-    if path.suffix.lower() in _PLAYABLE and path.stat().st_size <= room and probe(path).codec == "h264":
+    if path.suffix.lower() in _PLAYABLE and path.stat().st_size <= share and probe(path).codec == "h264":
         return path.read_bytes(), ""
     return clip_of(path), tr("the first {seconds:.0f} seconds, made smaller", seconds=CLIP_SECONDS)
 
@@ -81,11 +85,11 @@ def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
     info, made = probe(path), io.BytesIO()
     try:
         with av.open(path) as source, av.open(made, "w", format="mp4") as clip:
-            track = clip.add_stream("libx264", rate=_RATE, options={"preset": "veryfast", "crf": "26"})
+            track = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
             track.pix_fmt, track.codec_context.time_base = "yuv420p", _TICK
             for image, passed in _images(source, seconds, info.rotation):
-                # The first one tells the size: it takes effect when the encoder opens.
-                track.height, track.width = image.shape[:2]
+                if not track.codec_context.is_open:
+                    track.height, track.width = image.shape[:2]
                 frame = av.VideoFrame.from_ndarray(image, format="bgr24")
                 frame.pts, frame.time_base = round(passed / _TICK), _TICK
                 clip.mux(track.encode(frame))
