@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from colab_helpers.batch.status import BatchStatus, FileStatus, State
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB
 from colab_helpers.resources.bottleneck import CHANGE, DECODE, FIND, bottleneck
 from colab_helpers.resources.guard import WARNING_PERCENT
@@ -34,17 +35,27 @@ MOST_NOTES = 8
 OLD_NEWS = 10.0
 """Seconds without news from which they stand out; a run writes its status every two."""
 
-NO_GPU = "There is no GPU on the machine that is watched: everything runs on its CPU."
-NO_SAMPLES = "Nothing has been measured yet."
-LOST = "ended without a word"
-GO_ON = "run the same batch again, into the same folder: it goes on with what is finished"
-RETRY = "correct what is said of the failed files and run the same batch again: what is done stays"
+NO_GPU = mark("There is no GPU on the machine that is watched: everything runs on its CPU.")
+NO_SAMPLES = mark("Nothing has been measured yet.")
+LOST = mark("ended without a word")
+GO_ON = mark("run the same batch again, into the same folder: it goes on with what is finished")
+RETRY = mark("correct what is said of the failed files and run the same batch again: what is done stays")
 
 GB = 1_000_000_000
 _WIDTH, _HEIGHT = 200, 34
 _COLOURS = {"running": BLUE, "done": GREEN, "failed": ALARM, "lost": ALARM, "cancelled": AMBER}
 # What needs a look comes first.
 _ORDER: tuple[State, ...] = ("running", "failed", "cancelled", "skipped", "queued", "done")
+STATES = {
+    "running": mark("running"),
+    "failed": mark("failed"),
+    "cancelled": mark("cancelled"),
+    "skipped": mark("skipped"),
+    "queued": mark("queued"),
+    "done": mark("done"),
+    "stopped": mark("stopped"),
+}
+"""Words for the states of files and runs."""
 _FAINT = "opacity:.75"
 _LEFT = "text-align:left;vertical-align:top;padding:1px 12px 1px 0"
 
@@ -57,14 +68,15 @@ class Figure:
 
     Attributes:
         name: Its key in ``monitor.json``.
-        title: Its heading.
+        title: Its heading, in English; ``name_of`` tells it in the reader's language.
         unit: Of its values.
         read: Its value in a sample; None if that does not tell.
         total: What there is of it, in the same unit; the value is also shown as a share of that.
         high: Upper edge of its chart, where that is fixed.
         limit: From here on it is shown as an alarm; in percent where there is a ``total``.
         least: Below this it is shown as an alarm.
-        remedy: What to do then.
+        remedy: What to do then, in English.
+        stage: The stage of the pipeline that its values wait behind; empty for all others.
     """
 
     name: str
@@ -76,6 +88,12 @@ class Figure:
     limit: float | None = None
     least: float | None = None
     remedy: str = ""
+    stage: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Its title in the reader's language."""
+        return tr("After {stage}", stage=tr(self.stage)) if self.stage else tr(self.title)
 
     def share(self, sample: Sample) -> float | None:
         """Percent of the total; None without one."""
@@ -97,22 +115,30 @@ class Figure:
         if self.total:
             found, edge = f"{self.share(sample) or 0.0:.0f} %", f"{number(self.limit or 0.0)} %"
         else:
-            edge = f"{number(self.limit or self.least or 0.0)} {self.unit}"
-            found = f"{number(self.read(sample) or 0.0)} {self.unit}"
-        side = "below" if self.least else "from"
-        return f"{self.title} {found} (a warning {side} {edge}): {self.remedy}."
+            edge = f"{number(self.limit or self.least or 0.0)} {tr(self.unit)}"
+            found = f"{number(self.read(sample) or 0.0)} {tr(self.unit)}"
+        values = {"title": self.heading, "found": found, "edge": edge, "remedy": tr(self.remedy)}
+        if self.least:
+            return tr("{title} {found} (a warning below {edge}): {remedy}.", **values)
+        return tr("{title} {found} (a warning from {edge}): {remedy}.", **values)
 
     def text(self, sample: Sample) -> str:
         """Title and value in words; empty if the value is not known."""
         value = self.read(sample)
-        return "" if value is None else f"{self.title} {_amount(self, sample, value)}"
+        return "" if value is None else f"{self.heading} {_amount(self, sample, value)}"
 
 
 def _amount(figure: Figure, sample: Sample, value: float) -> str:
     total, share = figure.total(sample) if figure.total else None, figure.share(sample)
     if total is None or share is None:
-        return f"{number(value)} {figure.unit}"
-    return f"{number(value)} of {number(total)} {figure.unit} ({share:.0f} %)"
+        return f"{number(value)} {tr(figure.unit)}"
+    return tr(
+        "{value} of {total} {unit} ({share:.0f} %)",
+        value=number(value),
+        total=number(total),
+        unit=tr(figure.unit),
+        share=share,
+    )
 
 
 def _gpu(read: Callable[[GpuSample], float | None], unit: float = 1.0) -> Reading:
@@ -140,22 +166,24 @@ FIGURES = (
         _gpu(lambda gpu: gpu.memory_used, GIB),
         total=_gpu(lambda gpu: gpu.memory_total, GIB),
         limit=90.0,
-        remedy='choose the preset stable or overrides = {"batch_size": 1}, and close other notebooks that '
-        "use the GPU",
+        remedy=mark(
+            'choose the preset stable or overrides = {"batch_size": 1}, and close other notebooks that '
+            "use the GPU"
+        ),
     ),
-    Figure("vram_run", "VRAM of this run", "GiB", _gpu(lambda gpu: gpu.process_memory, GIB)),
-    Figure("encoder", "Video encoder", "%", _gpu(lambda gpu: gpu.encoder), high=100.0),
-    Figure("decoder", "Video decoder", "%", _gpu(lambda gpu: gpu.decoder), high=100.0),
+    Figure("vram_run", mark("VRAM of this run"), "GiB", _gpu(lambda gpu: gpu.process_memory, GIB)),
+    Figure("encoder", mark("Video encoder"), "%", _gpu(lambda gpu: gpu.encoder), high=100.0),
+    Figure("decoder", mark("Video decoder"), "%", _gpu(lambda gpu: gpu.decoder), high=100.0),
     Figure(
         "temperature",
-        "GPU temperature",
+        mark("GPU temperature"),
         "°C",
         _gpu(lambda gpu: gpu.temperature),
         high=100.0,
         limit=83.0,
-        remedy="the card may slow itself down; on a machine of your own see to its cooling",
+        remedy=mark("the card may slow itself down; on a machine of your own see to its cooling"),
     ),
-    Figure("power", "GPU power", "W", _gpu(lambda gpu: gpu.power)),
+    Figure("power", mark("GPU power"), "W", _gpu(lambda gpu: gpu.power)),
     Figure("cpu", "CPU", "%", lambda sample: sample.cpu_percent, high=100.0),
     Figure(
         "ram",
@@ -164,18 +192,20 @@ FIGURES = (
         _of(lambda sample: sample.ram_used, GIB),
         total=_of(lambda sample: sample.ram_total, GIB),
         limit=WARNING_PERCENT,
-        remedy="choose the preset stable or a smaller max_memory, and close what else runs",
+        remedy=mark("choose the preset stable or a smaller max_memory, and close what else runs"),
     ),
-    Figure("process_memory", "Process memory", "GiB", _of(lambda sample: sample.process_memory, GIB)),
+    Figure("process_memory", mark("Process memory"), "GiB", _of(lambda sample: sample.process_memory, GIB)),
     Figure(
         "disk_free",
-        "Disk free",
+        mark("Disk free"),
         "GB",
         _of(lambda sample: sample.disk_free, GB),
         least=2.0,
-        remedy="delete what is not needed where the results go, or the next file finds no room",
+        remedy=mark("delete what is not needed where the results go, or the next file finds no room"),
     ),
-    Figure("fps", "Speed", "frames/s", lambda sample: None if sample.file is None else sample.fps),
+    Figure(
+        "fps", mark("Speed"), mark("frames/s"), lambda sample: None if sample.file is None else sample.fps
+    ),
 )
 """Everything that is measured, in the order in which it is shown."""
 
@@ -225,13 +255,13 @@ def charts_text(
     shown = _in_window(samples, status)
     lines = []
     if status:
-        lines += [_headline(status, now, lost)]
+        lines += [": ".join(_headline(status, now, lost))]
         lines += [_running_text(file) for file in _at_work(status) if not lost]
         lines += _state_lines(status)
-    lines += [_machine_text(shown[-1])] if shown else [NO_SAMPLES]
-    lines += [NO_GPU] if shown and not _has_gpu(shown) else []
+    lines += [_machine_text(shown[-1])] if shown else [tr(NO_SAMPLES)]
+    lines += [tr(NO_GPU)] if shown and not _has_gpu(shown) else []
     lines += [bottleneck(shown)] if not lost and _is_slow(shown, status) else []
-    lines += [f"warning: {text}" for text in warnings(shown[-1:])]
+    lines += [tr("warning: {text}", text=text) for text in warnings(shown[-1:])]
     if not files:
         return lines
     lines += facts
@@ -239,7 +269,7 @@ def charts_text(
         named, rest = _named(status)
         lines += [_file_text(*_words(file, lost)) for file in named]
         lines += [f"  {rest}"] if rest else []
-        lines += [f"note: {note}" for note in status.notes[-MOST_NOTES:]]
+        lines += [tr("note: {note}", note=note) for note in status.notes[-MOST_NOTES:]]
     return lines
 
 
@@ -297,14 +327,14 @@ def _is_slow(samples: Sequence[Sample], status: BatchStatus | None) -> bool:
 
 def _tiles(samples: Sequence[Sample]) -> str:
     if not samples:
-        return _line(NO_SAMPLES)
+        return _line(tr(NO_SAMPLES))
     even = _at_even_times(samples)
     tiles = "".join(_tile(figure, samples[-1], even) for figure in [*FIGURES, *_queues(samples)])
-    head = "" if _has_gpu(samples) else _line(NO_GPU)
-    span = clock_text(samples[-1].time - samples[0].time)
+    head = "" if _has_gpu(samples) else _line(tr(NO_GPU))
+    span = tr("The charts show the last {span} (min:s).", span=clock_text(samples[-1].time - samples[0].time))
     return (
         f'{head}<div style="display:flex;flex-wrap:wrap;gap:10px 24px;margin:8px 0">{tiles}</div>'
-        f"{_line(f'The charts show the last {span} (min:s).', _FAINT)}"
+        f"{_line(span, _FAINT)}"
     )
 
 
@@ -317,20 +347,20 @@ def _tile(figure: Figure, newest: Sample, samples: Sequence[Sample | None]) -> s
     if limit is not None and figure.total:
         limit = limit / 100 * total if total else None
     strained = figure.strain(newest) >= 1
-    aside = "warning" if strained else ""
+    aside = tr("warning") if strained else ""
     if total and share is not None:
-        aside = f"of {number(total)} {figure.unit}, {share:.0f} %"
+        aside = tr("of {total} {unit}, {share:.0f} %", total=number(total), unit=tr(figure.unit), share=share)
     style = f"color:{ALARM};font-weight:600" if strained else _FAINT
     picture = _picture(
         values,
         high=total or figure.high,
         limit=limit,
         colour=ALARM if figure.least and strained else BLUE,
-        label=figure.title,
-        unit=figure.unit,
+        label=figure.heading,
+        unit=tr(figure.unit),
     )
     return (
-        f'<div style="width:{_WIDTH}px"><div><b>{escape(figure.title)}</b> '
+        f'<div style="width:{_WIDTH}px"><div><b>{escape(figure.heading)}</b> '
         f'<span style="{style}">{escape(aside)}</span></div>{picture}</div>'
     )
 
@@ -364,7 +394,7 @@ def _queues(samples: Sequence[Sample]) -> Iterator[Figure]:
     # In the order in which a frame passes them, whatever the order in which they were noted.
     stages = [name for name in (DECODE, FIND, CHANGE) if name in names]
     for name in [*stages, *sorted(names.difference(stages))]:
-        yield Figure(f"queue {name}", f"After {name}", "waiting", _queue(name))
+        yield Figure(f"queue {name}", f"After {name}", mark("waiting"), _queue(name), stage=name)
 
 
 def _queue(name: str) -> Reading:
@@ -379,36 +409,47 @@ def _machine_text(sample: Sample) -> str:
 def _why(samples: Sequence[Sample], status: BatchStatus | None) -> str:
     if not _is_slow(samples, status):
         return ""
-    return f"<div><b>Why is it not faster?</b> {escape(bottleneck(samples))}</div>"
+    question = escape(tr("Why is it not faster?"))
+    return f"<div><b>{question}</b> {escape(bottleneck(samples))}</div>"
 
 
 # --- the batch ----------------------------------------------------------------------------------------
 
 
 def _heading(status: BatchStatus, now: float, lost: bool) -> str:
-    state, rest = _headline(status, now, lost).split(": ", 1)
+    state, rest = _headline(status, now, lost)
     colour = _COLOURS["lost" if lost else status.state]
     return f'<div><b style="color:{colour}">{escape(state)}</b>: {escape(rest)}</div>'
 
 
-def _headline(status: BatchStatus, now: float, lost: bool) -> str:
+def _headline(status: BatchStatus, now: float, lost: bool) -> tuple[str, str]:
+    """The run's state, and what is to be said of it."""
     count = Counter(file.state for file in status.files)
     ended = sum(count.values()) - count["queued"] - count["running"]
     kinds = ", ".join(f"{count[state]} {_word(state, lost)}" for state in reversed(_ORDER) if count[state])
     running = status.state == "running"
     took = max(0.0, (now if running and not lost else status.updated) - status.started)
-    news = f", last news {_ago(now - status.updated, lost)}" if running else ""
+    text = tr(
+        "{ended} of {count} files ended ({kinds}), at work for {time}",
+        ended=ended,
+        count=len(status.files),
+        kinds=kinds,
+        time=clock_text(took),
+    )
+    if running:
+        text += tr(", last news {ago}", ago=_ago(now - status.updated, lost))
     remedy = GO_ON if lost else RETRY if status.state == "failed" else ""
-    advice = f". What to do: {remedy}" if remedy else ""
-    state = LOST if lost else status.state
-    files = f"{ended} of {len(status.files)} files ended ({kinds})"
-    return f"{state}: {files}, at work for {clock_text(took)}{news}{advice}"
+    if remedy:
+        text += tr(". What to do: {remedy}", remedy=tr(remedy))
+    return tr(LOST) if lost else tr(STATES[status.state]), text
 
 
 def _ago(seconds: float, lost: bool) -> str:
     """How long ago; news from the future, by a clock that is ahead, are new."""
-    text = f"{max(0.0, seconds):.0f} s ago" if seconds < 120 else f"{clock_text(seconds)} ago"
-    return f"{text} (it hangs, or its news are late)" if seconds >= OLD_NEWS and not lost else text
+    span = f"{max(0.0, seconds):.0f} s" if seconds < 120 else clock_text(seconds)
+    if seconds >= OLD_NEWS and not lost:
+        return tr("{span} ago (it hangs, or its news are late)", span=span)
+    return tr("{span} ago", span=span)
 
 
 def _at_work(status: BatchStatus) -> list[FileStatus]:
@@ -420,10 +461,14 @@ def _running(status: BatchStatus) -> str:
 
 
 def _running_text(file: FileStatus) -> str:
-    frames = f"{file.frame} of {file.frames} frames" if file.frames else f"{file.frame} frames"
-    eta = f", ETA {clock_text(file.eta)}" if file.eta is not None else ""
-    stage = f", {file.stage}" if file.stage and file.stage != "frames" else ""
-    return f"{Path(file.target).name}: {frames}, {file.fps:.1f} frames/s{eta}{stage}"
+    values = {"name": Path(file.target).name, "frame": file.frame, "frames": file.frames, "fps": file.fps}
+    if file.frames:
+        text = tr("{name}: {frame} of {frames} frames, {fps:.1f} frames/s", **values)
+    else:
+        text = tr("{name}: {frame} frames, {fps:.1f} frames/s", **values)
+    eta = tr(", ETA {time}", time=clock_text(file.eta)) if file.eta is not None else ""
+    stage = f", {tr(file.stage)}" if file.stage and file.stage != "frames" else ""
+    return f"{text}{eta}{stage}"
 
 
 def _bar(file: FileStatus) -> str:
@@ -441,21 +486,27 @@ def _state_lines(status: BatchStatus | None) -> list[str]:
     """Where and how the networks run, and what is worth knowing of the run itself."""
     if status is None:
         return []
-    parts = [f"networks on {status.provider}"] if status.provider else []
-    parts += [f"threads {status.threads}"] if status.threads else []
-    parts += [f"batch size {status.batch_size}"] if status.batch_size else []
-    parts += [f"worker restarts {status.restarts}"] if status.restarts else []
-    parts += [f"memory warnings {status.memory_warnings}"] if status.memory_warnings else []
-    pause = [f"waiting: {status.pause}"] if status.pause and status.state == "running" else []
+    told = [
+        (tr("networks on {value}", value=status.provider), status.provider),
+        (tr("threads {value}", value=status.threads), status.threads),
+        (tr("batch size {value}", value=status.batch_size), status.batch_size),
+        (tr("worker restarts {value}", value=status.restarts), status.restarts),
+        (tr("memory warnings {value}", value=status.memory_warnings), status.memory_warnings),
+    ]
+    parts = [text for text, value in told if value]
+    paused = status.pause and status.state == "running"
+    pause = [tr("waiting: {reason}", reason=status.pause)] if paused else []
     return [*([", ".join(parts)] if parts else []), *pause]
 
 
 def _files(status: BatchStatus, lost: bool) -> str:
     named, rest = _named(status)
-    head = "".join(f'<th style="{_LEFT}">{name}</th>' for name in ("", "file", "frames", "remarks"))
+    titles = ("", tr("file"), tr("frames"), tr("remarks"))
+    head = "".join(f'<th style="{_LEFT}">{escape(title)}</th>' for title in titles)
     rows = "".join(_row(file, lost) for file in named)
     notes = "".join(f"<li>{escape(note)}</li>" for note in status.notes[-MOST_NOTES:])
-    notes = f'<b>Notes</b><ul style="margin:0 0 0 18px">{notes}</ul>' if notes else ""
+    heading = escape(tr("Notes"))
+    notes = f'<b>{heading}</b><ul style="margin:0 0 0 18px">{notes}</ul>' if notes else ""
     return (
         '<table style="font-size:inherit;border-collapse:collapse;margin:8px 0">'
         f"<tr>{head}</tr>{rows}</table>"
@@ -471,12 +522,13 @@ def _named(status: BatchStatus) -> tuple[list[FileStatus], str]:
     groups["done"].reverse()
     files = [file for group in groups.values() for file in group]
     count = Counter(file.state for file in files[MOST_FILES:])
-    others = ", ".join(f"{count[state]} {state}" for state in _ORDER if count[state])
-    return files[:MOST_FILES], f"and {sum(count.values())} more: {others}" if count else ""
+    others = ", ".join(f"{count[state]} {_word(state, lost=False)}" for state in _ORDER if count[state])
+    rest = tr("and {count} more: {others}", count=sum(count.values()), others=others) if count else ""
+    return files[:MOST_FILES], rest
 
 
 def _word(state: State, lost: bool) -> str:
-    return "stopped" if lost and state == "running" else state
+    return tr(STATES["stopped" if lost and state == "running" else state])
 
 
 def _words(file: FileStatus, lost: bool) -> list[str]:
@@ -491,9 +543,10 @@ def _file_text(state: str, *others: str) -> str:
 
 
 def _row(file: FileStatus, lost: bool) -> str:
-    state, *others = _words(file, lost)
-    colour = f' style="color:{_COLOURS[state]}"' if state in _COLOURS else ""
-    cells = [f"<b{colour}>{state}</b>", *map(escape, others)]
+    word, *others = _words(file, lost)
+    stopped = lost and file.state == "running"
+    colour = f' style="color:{_COLOURS[file.state]}"' if file.state in _COLOURS and not stopped else ""
+    cells = [f"<b{colour}>{escape(word)}</b>", *map(escape, others)]
     return "<tr>" + "".join(f'<td style="{_LEFT}">{cell}</td>' for cell in cells) + "</tr>"
 
 
@@ -502,4 +555,5 @@ def _line(text: str, style: str = "") -> str:
 
 
 def _alarm(text: str) -> str:
-    return f'<div><b style="color:{ALARM}">Warning.</b> {escape(text)}</div>'
+    word = escape(tr("Warning."))
+    return f'<div><b style="color:{ALARM}">{word}</b> {escape(text)}</div>'

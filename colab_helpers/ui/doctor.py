@@ -10,13 +10,14 @@ from typing import Any
 
 from colab_helpers.diagnosis import Check, Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError
+from colab_helpers.language import mark, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, mounted_drive, this_host
 from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, settings_of_form
 
 _COLOURS = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#c62828"}
-_WORDS = {"pass": "works", "warn": "warning", "fail": "fails"}
+_WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
 
 
 class SetupError(ColabHelpersError, RuntimeError):
@@ -108,9 +109,9 @@ def prepare_folder(host: Host, output_dir: str, *others: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the folder cannot be made ({error.strerror})",
+            tr("the folder cannot be made ({reason})", reason=error.strerror),
             where=str(folder),
-            remedy="name another folder in output_dir",
+            remedy=tr("name another folder in output_dir"),
         ) from error
     return folder
 
@@ -156,17 +157,18 @@ def show(host: Host, page: str, text: str) -> None:
 def failure_text(failures: Iterable[Check]) -> str:
     """What failed, in one line."""
     found = list(failures)
-    return f"{len(found)} finding(s) failed: " + "; ".join(f"{item.name}: {item.detail}" for item in found)
+    told = "; ".join(f"{item.name}: {item.detail}" for item in found)
+    return tr("{count} finding(s) failed: {told}", count=len(found), told=told)
 
 
 def diagnosis_html(diagnosis: Diagnosis) -> str:
     """Findings as an HTML table."""
-    head = "".join(f"<th>{name}</th>" for name in ("", "what", "found", "what to do"))
+    head = "".join(f"<th>{name}</th>" for name in ("", tr("what"), tr("found"), tr("what to do")))
     rows = "".join(_row(check) for check in diagnosis.checks)
     return f"<p><b>{html.escape(diagnosis.summary())}</b></p><table><tr>{head}</tr>{rows}</table>"
 
 
 def _row(check: Check) -> str:
-    word = f'<b style="color:{_COLOURS[check.status]}">{_WORDS[check.status]}</b>'
+    word = f'<b style="color:{_COLOURS[check.status]}">{tr(_WORDS[check.status])}</b>'
     cells = [word, *(html.escape(text) for text in (check.name, check.detail, check.remedy))]
     return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"

@@ -9,6 +9,7 @@ from pathlib import Path
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.thumbnails import HEIGHT, Image, data_url, pair_of
 from colab_helpers.errors import MediaError
+from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 
 MAX_ROWS = 6
@@ -26,12 +27,14 @@ def gallery_html(report: BatchReport, *, rows: int = MAX_ROWS) -> str:
     """
     done = [file for file in report.files if file.status == "done" and file.output]
     shown = "".join(_row(file) for file in done[:rows])
-    more = f"<p>and {len(done) - rows} more in the output folder</p>" if len(done) > rows else ""
+    rest = tr("and {count} more in the output folder", count=len(done) - rows)
+    more = f"<p>{html.escape(rest)}</p>" if len(done) > rows else ""
     return f"<table>{_heading()}{shown}</table>{more}" if done else ""
 
 
 def _heading() -> str:
-    return "<tr><th>source</th><th>before</th><th>after</th></tr>"
+    heads = (tr("source"), tr("before"), tr("after"))
+    return "<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>"
 
 
 def _row(file: FileReport) -> str:
@@ -40,7 +43,8 @@ def _row(file: FileReport) -> str:
         pair = pair_of(file)
         cells = [_source_picture(file.source), _picture(pair.before), _picture(pair.after)]
     except (MediaError, OSError) as error:
-        return f'<tr><td colspan="3">{name}: no picture ({html.escape(str(error))})</td></tr>'
+        reason = html.escape(tr("{name}: no picture ({error})", name=Path(file.target).name, error=error))
+        return f'<tr><td colspan="3">{reason}</td></tr>'
     pictures = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr>{pictures}</tr><tr><td colspan="3">{name}</td></tr>'
 
@@ -48,7 +52,7 @@ def _row(file: FileReport) -> str:
 def _source_picture(sources: Sequence[str]) -> str:
     """The first source photo; photos given as data or arrays have no file to show again."""
     if not sources or not Path(sources[0]).is_file():
-        return "(given in memory)"
+        return tr("(given in memory)")
     return _picture(read_image(sources[0]))
 
 

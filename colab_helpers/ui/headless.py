@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from colab_helpers.errors import ColabHelpersError, UsageError
+from colab_helpers.language import tr
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
 
 KERNEL = "python3"
@@ -51,7 +52,9 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
     from papermill.inspection import inspect_notebook
 
     if not path.is_file():
-        raise UsageError("there is no such notebook", where=str(path), remedy="name a file of notebooks/")
+        raise UsageError(
+            tr("there is no such notebook"), where=str(path), remedy=tr("name a file of notebooks/")
+        )
     found = inspect_notebook(str(path))
     return {name: Parameter(name, str(entry["inferred_type_name"])) for name, entry in found.items()}
 
@@ -69,7 +72,8 @@ def parse_values(pairs: Iterable[tuple[str, str]], known: Mapping[str, Parameter
     for name, text in pairs:
         if name not in known:
             raise UsageError(
-                f"the notebook has no parameter {name!r}", remedy=f"choose from {', '.join(known)}"
+                tr("the notebook has no parameter {name!r}", name=name),
+                remedy=tr("choose from {names}", names=", ".join(known)),
             )
         values[name] = _parse(known[name], text)
     return values
@@ -93,11 +97,18 @@ def _parse(parameter: Parameter, text: str) -> Any:
 
 
 def _wrong_value(parameter: Parameter, text: str) -> UsageError:
-    examples = {"list": "[a.jpg, b.jpg]", "dict": "{batch_size: 2}", "bool": "true or false"}
+    examples = {"list": "[a.jpg, b.jpg]", "dict": "{batch_size: 2}", "bool": tr("true or false")}
     example = examples.get(parameter.type_name, "")
     return UsageError(
-        f"{parameter.name} = {text!r} is not a {parameter.type_name}",
-        remedy=f"write it like {example}" if example else f"give a {parameter.type_name}",
+        tr(
+            "{name} = {text!r} is not a {type_name}",
+            name=parameter.name,
+            text=text,
+            type_name=parameter.type_name,
+        ),
+        remedy=tr("write it like {example}", example=example)
+        if example
+        else tr("give a {type_name}", type_name=parameter.type_name),
     )
 
 
@@ -115,13 +126,19 @@ def check_kernel() -> None:
         program = KernelSpecManager().get_kernel_spec(KERNEL).argv[0]
     except NoSuchKernel as error:
         raise UsageError(
-            f"there is no Jupyter kernel {KERNEL!r}", remedy="run 'bash setup.sh install notebook'"
+            tr("there is no Jupyter kernel {KERNEL!r}", KERNEL=KERNEL),
+            remedy=tr("run 'bash setup.sh install notebook'"),
         ) from error
     # A bare "python" means the interpreter that starts the kernel: this one.
     if Path(program).name != program and Path(program).parent != Path(sys.executable).parent:
         raise UsageError(
-            f"the kernel {KERNEL!r} starts {program}, not {sys.executable}",
-            remedy="run 'python -m ipykernel install --sys-prefix' in this environment",
+            tr(
+                "the kernel {KERNEL!r} starts {program}, not {executable}",
+                KERNEL=KERNEL,
+                program=program,
+                executable=sys.executable,
+            ),
+            remedy=tr("run 'python -m ipykernel install --sys-prefix' in this environment"),
         )
 
 
@@ -164,8 +181,8 @@ def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any]) -> int
         print(f"\n{error.ename}: {error.evalue}", file=sys.stderr, flush=True)
         return EXIT_USAGE if error.ename in REFUSALS else EXIT_FAILED
     except DeadKernelError:
-        print("\nThe notebook's kernel died; most often the memory was used up.", file=sys.stderr)
-        print("What to do: run again with preset=stable or a smaller max_memory.", file=sys.stderr)
+        print(tr("\nThe notebook's kernel died; most often the memory was used up."), file=sys.stderr)
+        print(tr("What to do: run again with preset=stable or a smaller max_memory."), file=sys.stderr)
         return EXIT_DEAD_KERNEL
     return 0
 
@@ -183,28 +200,35 @@ def describe_results(output: Path, values: Mapping[str, Any]) -> list[str]:
         found = json.loads(report.read_text(encoding="utf-8"))
         summary, files = found["summary"], found["files"]
         if any(model["standin"] for model in found["models"]):
-            lines.append(STANDIN_NOTE)
-        lines.append(f"{summary['succeeded']} of {summary['total']} files in {summary['seconds']:.1f} s")
-        lines += [f"result:   {file['output']}" for file in files if file["status"] == "done"]
-        lines.append(f"report:   {report}")
+            lines.append(tr(STANDIN_NOTE))
+        lines.append(
+            tr(
+                "{succeeded} of {total} files in {seconds:.1f} s",
+                succeeded=summary["succeeded"],
+                total=summary["total"],
+                seconds=summary["seconds"],
+            )
+        )
+        lines += [tr("result:   {path}", path=file["output"]) for file in files if file["status"] == "done"]
+        lines.append(tr("report:   {report}", report=report))
     others = (report.with_name(name) for name in (DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT))
-    lines += [f"report:   {path}" for path in others if path.exists()]
-    return [*lines, f"notebook: {output}"] if output.exists() else lines
+    lines += [tr("report:   {path}", path=path) for path in others if path.exists()]
+    return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; ``NAME=VALUE`` words are joined to the ``-p`` pairs."""
     prog = "python -m colab_helpers.ui.headless"
-    parser = argparse.ArgumentParser(prog=prog, description="Run a notebook.")
+    parser = argparse.ArgumentParser(prog=prog, description=tr("Run a notebook."))
     parser.add_argument("notebook", type=Path)
-    parser.add_argument("output", type=Path, help="where the executed notebook goes")
+    parser.add_argument("output", type=Path, help=tr("where the executed notebook goes"))
     parser.add_argument("-p", dest="pairs", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[])
-    parser.add_argument("words", nargs="*", metavar="NAME=VALUE", help="the same, shorter")
+    parser.add_argument("words", nargs="*", metavar="NAME=VALUE", help=tr("the same, shorter"))
     arguments = parser.parse_intermixed_args(argv)
     for word in arguments.words:
         name, equals, value = word.partition("=")
         if not equals:
-            parser.error(f"{word!r} is not NAME=VALUE")
+            parser.error(tr("{word!r} is not NAME=VALUE", word=word))
         arguments.pairs.append([name, value])
     return arguments
 

@@ -146,18 +146,18 @@ class ColabHost:
     def _mount(self, path: Path) -> None:
         if self.headless:
             raise UsageError(
-                "Google Drive is not mounted, and a headless session has nobody to allow it",
+                tr("Google Drive is not mounted, and a headless session has nobody to allow it"),
                 where=str(path),
-                remedy="mount Drive in the session first, or use files under /content",
+                remedy=tr("mount Drive in the session first, or use files under /content"),
             )
         from google.colab import drive
 
         drive.mount(str(self.drive))
         if not self._mounted():
             raise UsageError(
-                "Google Drive was not mounted",
+                tr("Google Drive was not mounted"),
                 where=str(path),
-                remedy="run the cell again and allow access, or use files under /content",
+                remedy=tr("run the cell again and allow access, or use files under /content"),
             )
 
     def show_html(self, html: str, *, text: str) -> None:

@@ -16,6 +16,7 @@ from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError
+from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import Licence, ModelEntry
 from colab_helpers.models.choice import wants_half
 from colab_helpers.models.preload import PreloadReport, preload, select_models
@@ -28,12 +29,21 @@ from colab_helpers.ui.host import Host
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
 State = Literal["there", "missing", "damaged", "stand-in"]
+_STATES: dict[State, str] = {
+    "there": mark("there"),
+    "missing": mark("missing"),
+    "damaged": mark("damaged"),
+    "stand-in": mark("stand-in"),
+}
 CONVERTED_ROLES = ("swapper", "enhancer")
 _STANDIN_LICENCE = Licence(
-    name="Apache-2.0", link="", non_commercial=False, forbids="Nothing beyond its terms; part of the demo."
+    name="Apache-2.0",
+    link="",
+    non_commercial=False,
+    forbids=mark("Nothing beyond its terms; part of the demo."),
 )
 
-_STANDIN_HINT = (
+_STANDIN_HINT = mark(
     "The demo's stand-in networks know the demo's rendered people only: for the real ones untick demo, or "
     "name another folder in models_dir."
 )
@@ -211,10 +221,16 @@ def _preload(
         except LicenceError as error:
             missing = [model.name for model in needed.models() if model.state != "there"]
             raise LicenceError(
-                f"nothing was fetched; missing are {', '.join(missing)}. {error.what}",
+                tr(
+                    "nothing was fetched; missing are {names}. {what}",
+                    names=", ".join(missing),
+                    what=error.what,
+                ),
                 where=str(needed.root),
-                remedy="read the licences; if you may use the models under them, tick accept_licences "
-                "(accept_licences=true) and run again",
+                remedy=tr(
+                    "read the licences; if you may use the models under them, tick accept_licences "
+                    "(accept_licences=true) and run again"
+                ),
             ) from error
 
 
@@ -245,7 +261,10 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
         PreloadError: A network does not run as it should; so a headless run ends with an error.
     """
     notes = [*(result.fetched.notes if result.fetched else ()), *result.notes]
-    lines = [*(f"converted: {path}" for path in result.converted), *(f"note: {note}" for note in notes)]
+    lines = [
+        *(tr("converted: {path}", path=path) for path in result.converted),
+        *(tr("note: {note}", note=note) for note in notes),
+    ]
     page = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     text = "\n".join(lines)
     if result.fetched is not None:  # else the table above still holds
@@ -291,11 +310,15 @@ def _state(entry: ModelEntry, root: Path) -> State:
 def models_text(models: Sequence[NeededModel], root: Path) -> str:
     """The models as plain text: state, size and licence of each, and what follows from it."""
     lines = [
-        f"  {model.state:9}{model.name} ({model.role}, {_size(model.bytes)}): {model.licence}"
-        f"{f' ({model.licence_link})' if model.licence_link else ''}. Forbidden: {model.forbids}"
+        f"  {tr(_STATES[model.state]):9}{model.name} ({model.role}, {_size(model.bytes)}): "
+        + tr(
+            "{licence}. Forbidden: {forbids}",
+            licence=tr(model.licence) + (f" ({model.licence_link})" if model.licence_link else ""),
+            forbids=tr(model.forbids),
+        )
         for model in models
     ]
-    return "\n".join([f"models folder: {root}", *lines, summary_text(models)])
+    return "\n".join([tr("models folder: {root}", root=root), *lines, summary_text(models)])
 
 
 def summary_text(models: Sequence[NeededModel]) -> str:
@@ -303,32 +326,38 @@ def summary_text(models: Sequence[NeededModel]) -> str:
     missing = [model for model in models if model.state in ("missing", "damaged")]
     if missing:
         size = sum(model.bytes or 0 for model in missing)
-        return f"To be fetched: {', '.join(model.name for model in missing)}; {_size(size)} in all."
+        return tr(
+            "To be fetched: {names}; {size} in all.",
+            names=", ".join(model.name for model in missing),
+            size=_size(size),
+        )
     standins = any(model.state == "stand-in" for model in models)
-    return f"Nothing is missing. {_STANDIN_HINT}" if standins else "Nothing is missing."
+    return f"{tr('Nothing is missing.')} {tr(_STANDIN_HINT)}" if standins else tr("Nothing is missing.")
 
 
 def models_html(models: Sequence[NeededModel], root: Path) -> str:
     """The models as an HTML table."""
-    head = "".join(f"<th>{name}</th>" for name in ("model", "role", "state", "size", "licence", "forbidden"))
+    heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
+    head = "".join(f"<th>{name}</th>" for name in heads)
     rows = "".join(_row(model) for model in models)
-    words = (f"models folder: {root}", summary_text(models))
+    words = (tr("models folder: {root}", root=root), summary_text(models))
     before, after = (f"<p>{html.escape(text)}</p>" for text in words)
     return f"{before}<table><tr>{head}</tr>{rows}</table>{after}"
 
 
 def _row(model: NeededModel) -> str:
-    licence = html.escape(model.licence)
+    licence = html.escape(tr(model.licence))
     if model.licence_link:
         licence = f'<a href="{html.escape(model.licence_link)}">{licence}</a>'
-    texts = [html.escape(text) for text in (model.name, model.role, model.state, _size(model.bytes))]
-    cells = [*texts, licence, html.escape(model.forbids)]
+    named = (model.name, model.role, tr(_STATES[model.state]), _size(model.bytes))
+    texts = [html.escape(text) for text in named]
+    cells = [*texts, licence, html.escape(tr(model.forbids))]
     return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"
 
 
 def _size(size: int | None) -> str:
     if size is None:
-        return "size unknown"
+        return tr("size unknown")
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
@@ -365,15 +394,21 @@ class TransferLine:
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
-            self._bar = tqdm(desc="models", unit="B", unit_scale=True, dynamic_ncols=True)
+            self._bar = tqdm(desc=tr("models"), unit="B", unit_scale=True, dynamic_ncols=True)
         self._bar.total = progress.bytes_total
         self._bar.update(progress.bytes_done - self._bar.n)
 
 
 def transfer_text(progress: Progress) -> str:
     """How far a fetch is, in one line."""
-    left = "" if progress.eta is None else f", {progress.eta:.0f} s left"
-    return (
-        f"{progress.files_done} of {progress.files_total} files, {progress.bytes_done / 1e6:.0f} of "
-        f"{progress.bytes_total / 1e6:.0f} MB at {progress.rate / 1e6:.1f} MB/s{left}"
+    left = "" if progress.eta is None else tr(", {eta:.0f} s left", eta=progress.eta)
+    return tr(
+        "{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB at "
+        "{rate:.1f} MB/s{left}",
+        files_done=progress.files_done,
+        files_total=progress.files_total,
+        bytes_done=progress.bytes_done / 1e6,
+        bytes_total=progress.bytes_total / 1e6,
+        rate=progress.rate / 1e6,
+        left=left,
     )

@@ -24,6 +24,7 @@ from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
 from colab_helpers.files import write_atomically
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import INTERVAL, Recorder
@@ -125,10 +126,11 @@ def show_result(result: MonitorResult) -> None:
 
 def summary_html(summary: MonitorSummary) -> str:
     """What was seen, as an HTML table."""
-    head = "".join(f"<th>{name}</th>" for name in ("", "least", "mean", "most", ""))
+    head = "".join(f"<th>{name}</th>" for name in ("", tr("least"), tr("mean"), tr("most"), ""))
     rows = "".join(
         f"<tr><td>{html.escape(_title(name))}</td><td>{number(found.least)}</td>"
-        f"<td>{number(found.mean)}</td><td>{number(found.most)}</td><td>{html.escape(found.unit)}</td></tr>"
+        f"<td>{number(found.mean)}</td><td>{number(found.most)}</td>"
+        f"<td>{html.escape(tr(found.unit))}</td></tr>"
         for name, found in summary.figures.items()
     )
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in _remarks(summary))
@@ -139,42 +141,59 @@ def summary_text(result: MonitorResult) -> list[str]:
     """The same in words, and where it is written down."""
     found = result.summary
     figures = [
-        f"  {_title(name):18}least {number(row.least)}, mean {number(row.mean)}, most {number(row.most)} "
-        f"{row.unit}"
+        f"  {_title(name):18}"
+        + tr(
+            "least {least}, mean {mean}, most {most} {unit}",
+            least=number(row.least),
+            mean=number(row.mean),
+            most=number(row.most),
+            unit=tr(row.unit),
+        )
         for name, row in found.figures.items()
     ]
     return [_headline(found), *_remarks(found), *figures]
 
 
 def _headline(summary: MonitorSummary) -> str:
-    what = f"the run in {summary.folder}" if summary.folder else "this machine"
-    state = "" if summary.state == "no run" else f": {_STATES[summary.state]}"
-    return f"Watched {what} for {clock_text(summary.seconds)} (min:s), {summary.samples} samples{state}"
+    values = {"time": clock_text(summary.seconds), "samples": summary.samples}
+    if summary.folder:
+        text = tr(
+            "Watched the run in {folder} for {time} (min:s), {samples} samples",
+            folder=summary.folder,
+            **values,
+        )
+    else:
+        text = tr("Watched this machine for {time} (min:s), {samples} samples", **values)
+    return text if summary.state == "no run" else f"{text}: {tr(_STATES[summary.state])}"
 
 
 _STATES: dict[State, str] = {
-    "running": "it is still running",
-    "done": "it is done",
-    "failed": "it ended, but not all files succeeded",
-    "cancelled": "it was cancelled",
-    "lost": "it ended without a word",
+    "running": mark("it is still running"),
+    "done": mark("it is done"),
+    "failed": mark("it ended, but not all files succeeded"),
+    "cancelled": mark("it was cancelled"),
+    "lost": mark("it ended without a word"),
 }
 
 
 def _remarks(summary: MonitorSummary) -> list[str]:
     """What went wrong and what to do, one sentence each."""
-    failures = [f"{name} failed: {reason}" for name, reason in summary.failures.items()]
-    advice = [f"What to do: {summary.advice}."] if summary.advice else []
+    failures = [
+        tr("{name} failed: {reason}", name=name, reason=reason) for name, reason in summary.failures.items()
+    ]
+    advice = [tr("What to do: {remedy}.", remedy=summary.advice)] if summary.advice else []
     return [*failures, *summary.warnings, *advice]
 
 
 def _title(name: str) -> str:
-    return next((figure.title for figure in FIGURES if figure.name == name), name)
+    return next((figure.heading for figure in FIGURES if figure.name == name), name)
 
 
 def _checked(name: str, value: float) -> float:
     if not math.isfinite(value) or value < 0:
-        raise UsageError(f"{name} = {value} is no time", remedy="give seconds, 0 or more")
+        raise UsageError(
+            tr("{name} = {value} is no time", name=name, value=value), remedy=tr("give seconds, 0 or more")
+        )
     return float(value)
 
 
@@ -265,10 +284,12 @@ def _first_status(folder: Path) -> BatchStatus:
     except MissingFileError as error:
         there = folder.is_dir()
         raise MissingFileError(
-            "no batch has begun in this folder" if there else "there is no such folder",
+            tr("no batch has begun in this folder") if there else tr("there is no such folder"),
             where=str(folder),
-            remedy="name the output_dir of batch_swap.ipynb and start that first; on Colab, where each "
-            "notebook has a machine of its own, both need the same folder on Google Drive",
+            remedy=tr(
+                "name the output_dir of batch_swap.ipynb and start that first; on Colab, where each "
+                "notebook has a machine of its own, both need the same folder on Google Drive"
+            ),
         ) from error
 
 
@@ -276,7 +297,8 @@ def _machine_facts() -> list[str]:
     gpu = this_machine().gpu
     if gpu is None:
         return []
-    return [f"{gpu.name}, {number(gpu.memory_total / GIB)} GiB, driver {gpu.driver}"]
+    memory = number(gpu.memory_total / GIB)
+    return [tr("{name}, {memory} GiB, driver {driver}", name=gpu.name, memory=memory, driver=gpu.driver)]
 
 
 def _doctor_facts(folder: Path) -> list[str]:
@@ -363,7 +385,7 @@ def _summary(
         restarts=status.restarts if status else 0,
         bottleneck=bottleneck(history.recent) if is_run else "",
         warnings=history.warnings(),
-        advice=GO_ON if state == "lost" else RETRY if state == "failed" else "",
+        advice=tr(GO_ON if state == "lost" else RETRY if state == "failed" else ""),
     )
 
 
@@ -374,8 +396,8 @@ def _written(summary: MonitorSummary, folder: Path) -> Path:
         write_atomically(path, text.encode())
     except OSError as error:
         raise OutputError(
-            f"the result cannot be written ({error.strerror or error})",
+            tr("the result cannot be written ({reason})", reason=error.strerror or error),
             where=str(path),
-            remedy="name another folder in output_dir",
+            remedy=tr("name another folder in output_dir"),
         ) from error
     return path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ColabHelpersError, UsageError
+from colab_helpers.language import tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.host import Host, open_panel, this_host
 from colab_helpers.ui.panel_choice import Answers, Choice
@@ -202,8 +203,8 @@ def settings_of_form(preset: str, overrides: Mapping[str, Any]) -> Settings:
     """
     if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
         raise UsageError(
-            f"overrides = {overrides!r} is not a mapping of settings",
-            remedy='write it like {"batch_size": 2, "keep_fps": True}',
+            tr("overrides = {overrides!r} is not a mapping of settings", overrides=overrides),
+            remedy=tr('write it like {"batch_size": 2, "keep_fps": True}'),
         )
     return settings_of(preset, overrides, this_host().home)
 
@@ -219,7 +220,8 @@ def _places(
     if bool(sources) != bool(targets):
         missing = "targets" if sources else "sources"
         raise UsageError(
-            f"{missing} is empty", remedy="name both sources and targets, or neither for the demo"
+            tr("{missing} is empty", missing=missing),
+            remedy=tr("name both sources and targets, or neither for the demo"),
         )
     folder = Path(output_dir).expanduser() if output_dir else new_run_folder(host)
     models = Path(models_dir).expanduser() if models_dir else None
@@ -246,7 +248,7 @@ def new_run_folder(host: Host) -> Path:
 def _make_demo(folder: Path, models: Path | None) -> Inputs:
     from colab_helpers.demo.clip import make_demo
 
-    print(f"no sources and targets: making the rendered demo in {folder}", flush=True)
+    print(tr("no sources and targets: making the rendered demo in {folder}", folder=folder), flush=True)
     demo = make_demo(folder, true_swaps=False)
     return Inputs([demo.sources[DEMO_SOURCE]], demo.targets, models or demo.models)
 
@@ -267,5 +269,5 @@ def show_results(run: BatchRun | None) -> None:
         raise BatchError(
             failure_text(run.report),
             where=str(run.folder / "report.json"),
-            remedy="correct what the report names and run again",
+            remedy=tr("correct what the report names and run again"),
         )

@@ -151,8 +151,8 @@ class Panel:
         desk, w = self._desk, self._desk.widgets
         self.consent = w.Textarea(
             self._first.consent,
-            description="Consent",
-            placeholder="Who is shown, and on what ground",
+            description=tr("Consent"),
+            placeholder=tr("Who is shown, and on what ground"),
             continuous_update=False,
             style={"description_width": "110px"},
             layout={"width": "80%", "height": "52px"},
@@ -199,12 +199,14 @@ class Panel:
         self.run.take_over()
 
     def _make_demo(self) -> None:
-        self.status.value = paragraph("No sources and targets: making the rendered demo ...")
+        self.status.value = paragraph(tr("No sources and targets: making the rendered demo ..."))
         try:
             self._demo = ready_demo(self._desk.host)
             self.status.value = paragraph(
-                "No sources and targets are named: the demo with rendered people and its own small networks "
-                "is used. Add photos and targets of your own to leave it."
+                tr(
+                    "No sources and targets are named: the demo with rendered people and its own small "
+                    "networks is used. Add photos and targets of your own to leave it."
+                )
             )
         except (ColabHelpersError, OSError) as error:
             self.status.value = paragraph(words(error), RED)
@@ -260,7 +262,9 @@ class Panel:
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(words(error), RED)
             return
-        self.consent_hint.value = paragraph(f"Noted in the report. Grounds are: {', '.join(GROUNDS)}.", GREEN)
+        self.consent_hint.value = paragraph(
+            tr("Noted in the report. Grounds are: {names}.", names=", ".join(GROUNDS)), GREEN
+        )
 
     def _release(self) -> None:
         self._desk.studio.close()

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from colab_helpers.errors import SettingsError
+from colab_helpers.language import mark, tr
 from colab_helpers.settings import FrameProcessor, Settings, field_help, validate_settings
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import RED, paragraph
@@ -56,7 +57,7 @@ class FieldEditor:
         self.name = name
         self._written = False
         self.widget = self._make(desk.widgets, schema)
-        self.help = desk.html(f'<p style="{_HELP}">{html.escape(field_help(name))}</p>')
+        self.help = desk.html(f'<p style="{_HELP}">{html.escape(tr(field_help(name)))}</p>')
         self.error = desk.html()
         self.box = desk.column(self.widget, self.help, self.error)
 
@@ -161,10 +162,10 @@ def _number_text(value: object) -> str:
 
 
 GROUPS: dict[Literal["faces", "networks", "result", "run"], str] = {
-    "faces": "Which faces",
-    "networks": "Networks and machine",
-    "result": "Result files",
-    "run": "Long runs",
+    "faces": mark("Which faces"),
+    "networks": mark("Networks and machine"),
+    "result": mark("Result files"),
+    "run": mark("Long runs"),
 }
 """Parts of the advanced settings, with their titles."""
 

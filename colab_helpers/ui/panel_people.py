@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from colab_helpers.errors import MediaError, MissingFileError, OutputError, UsageError
 from colab_helpers.files import sha256_of
+from colab_helpers.language import tr
 from colab_helpers.media.images import read_image, write_image
 
 PEOPLE = "people"
@@ -73,12 +74,16 @@ class PeopleLibrary:
         folder = self.folder / checked_name(name)
         person = self._card(folder / _CARD)
         if person is None:
-            raise MissingFileError(f"nobody called {name!r} is in the library", where=str(folder))
+            raise MissingFileError(
+                tr("nobody called {name!r} is in the library", name=name), where=str(folder)
+            )
         paths = [folder / Path(photo).name for photo in person.photos]
         for path, digest in zip(paths, person.photos.values(), strict=True):
             if not path.is_file() or sha256_of(path) != digest:
                 raise MissingFileError(
-                    "the photo is gone or was changed", where=str(path), remedy="save the person again"
+                    tr("the photo is gone or was changed"),
+                    where=str(path),
+                    remedy=tr("save the person again"),
                 )
         return paths
 
@@ -97,7 +102,7 @@ class PeopleLibrary:
         """
         place = self.folder / checked_name(name)
         if not photos:
-            raise UsageError("there are no photos to save", remedy="add photos first")
+            raise UsageError(tr("there are no photos to save"), remedy=tr("add photos first"))
         fresh, old = self.folder / f".{name}.new", self.folder / f".{name}.old"
         try:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -115,9 +120,9 @@ class PeopleLibrary:
             raise
         except OSError as error:
             raise OutputError(
-                f"the person cannot be saved ({error.strerror or error})",
+                tr("the person cannot be saved ({reason})", reason=error.strerror or error),
                 where=str(place),
-                remedy="check your rights to the folder, or name another in COLAB_HELPERS_HOME",
+                remedy=tr("check your rights to the folder, or name another in COLAB_HELPERS_HOME"),
             ) from error
         return person
 
@@ -138,8 +143,10 @@ def checked_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name) or ".." in name or _RESERVED.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be a name in the library",
-            remedy="use letters, digits, blanks, dots and dashes, at most 60; a letter or digit at both ends",
+            tr("{name!r} cannot be a name in the library", name=name),
+            remedy=tr(
+                "use letters, digits, blanks, dots and dashes, at most 60; a letter or digit at both ends"
+            ),
         )
     return name
 

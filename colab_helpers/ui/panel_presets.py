@@ -11,6 +11,7 @@ import yaml
 
 from colab_helpers.errors import OutputError, SettingsError
 from colab_helpers.files import write_atomically
+from colab_helpers.language import tr
 from colab_helpers.settings import (
     Preset,
     PresetFile,
@@ -81,7 +82,7 @@ def settings_of(preset: str, overrides: Mapping[str, Any], home: Path) -> Settin
         # A damaged file of the user's stops nobody who does not need it.
         return load_settings(preset, **overrides)
     values = preset_values(all_presets(home), preset)
-    label = f"{preset} with overrides" if overrides else preset
+    label = tr("{preset} with overrides", preset=preset) if overrides else preset
     return validate_settings({**values, **overrides}, preset=label)
 
 
@@ -96,12 +97,15 @@ def save_preset(home: Path, name: str, settings: Settings, *, description: str =
     shipped = load_presets()
     if not _NAME.fullmatch(name):
         raise SettingsError(
-            f"{name!r} is no name for a preset",
-            remedy="use up to 40 lower-case letters, digits and _, beginning with a letter",
+            tr("{name!r} is no name for a preset", name=name),
+            remedy=tr("use up to 40 lower-case letters, digits and _, beginning with a letter"),
         )
     if name in {**shipped.presets, **shipped.profiles}:
-        raise SettingsError(f"{name!r} is a preset that comes with the program", remedy="choose another name")
-    preset = Preset(description=description or "Saved from the panel.", settings=_kept(settings))
+        raise SettingsError(
+            tr("{name!r} is a preset that comes with the program", name=name),
+            remedy=tr("choose another name"),
+        )
+    preset = Preset(description=description or tr("Saved from the panel."), settings=_kept(settings))
     saved = own.model_copy(update={"presets": {**own.presets, name: preset}})
     text = yaml.safe_dump(saved.model_dump(mode="json", exclude_none=True), sort_keys=False)
     try:
@@ -109,9 +113,9 @@ def save_preset(home: Path, name: str, settings: Settings, *, description: str =
         write_atomically(home / PRESETS_NAME, text.encode())
     except OSError as error:
         raise OutputError(
-            f"the preset cannot be saved ({error.strerror or error})",
+            tr("the preset cannot be saved ({reason})", reason=error.strerror or error),
             where=str(home / PRESETS_NAME),
-            remedy="check your rights to the folder, or name another in COLAB_HELPERS_HOME",
+            remedy=tr("check your rights to the folder, or name another in COLAB_HELPERS_HOME"),
         ) from error
 
 
@@ -125,7 +129,12 @@ def differences(settings: Settings, base: Settings) -> list[str]:
     """What settings have different from a preset's, one line each."""
     ours, theirs = settings.model_dump(), base.model_dump()
     return [
-        f"{name}: {value_text(ours[name])} instead of {value_text(theirs[name])}"
+        tr(
+            "{name}: {ours} instead of {theirs}",
+            name=name,
+            ours=value_text(ours[name]),
+            theirs=value_text(theirs[name]),
+        )
         for name in ours
         if ours[name] != theirs[name]
     ]
@@ -134,7 +143,7 @@ def differences(settings: Settings, base: Settings) -> list[str]:
 def value_text(value: object) -> str:
     """A setting's value as a person writes it."""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return tr("yes") if value else tr("no")
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -144,45 +153,62 @@ def meaning(settings: Settings) -> list[str]:
 
 
 def _work(settings: Settings) -> str:
-    steps = {"face_swapper": "swapped", "face_enhancer": "restored in detail"}
-    which = "Every face is" if settings.many_faces else "One person's face is"
-    return f"Work: {which} {', then '.join(steps[step] for step in settings.frame_processors)}."
+    steps = {"face_swapper": tr("swapped"), "face_enhancer": tr("restored in detail")}
+    done = tr(", then ").join(steps[step] for step in settings.frame_processors)
+    if settings.many_faces:
+        return tr("Work: Every face is {done}.", done=done)
+    return tr("Work: One person's face is {done}.", done=done)
 
 
 def _speed(settings: Settings) -> str:
     enhanced = "face_enhancer" in settings.frame_processors
     word = (
-        "the slowest network, the enhancer, is in use"
+        tr("the slowest network, the enhancer, is in use")
         if enhanced
-        else "fast, because the enhancer, the slowest network, is left out"
+        else tr("fast, because the enhancer, the slowest network, is left out")
     )
-    encoder = {"auto": "the GPU's encoder is used where it works", "libx264": "the CPU encodes"}
-    coding = encoder.get(settings.output_video_encoder, f"{settings.output_video_encoder} encodes")
-    slower = "; the detector looks closer, which takes longer" if settings.face_detector_size > 640 else ""
-    return f"Speed: {word}; {coding}{slower}."
+    encoder = {"auto": tr("the GPU's encoder is used where it works"), "libx264": tr("the CPU encodes")}
+    coding = encoder.get(
+        settings.output_video_encoder, tr("{encoder} encodes", encoder=settings.output_video_encoder)
+    )
+    slower = (
+        tr("; the detector looks closer, which takes longer") if settings.face_detector_size > 640 else ""
+    )
+    return tr("Speed: {word}; {coding}{slower}.", word=word, coding=coding, slower=slower)
 
 
 def _memory(settings: Settings) -> str:
     ram = (
-        "all RAM but 2 GB" if settings.max_memory == "auto" else f"at most {settings.max_memory:g} GB of RAM"
+        tr("all RAM but 2 GB")
+        if settings.max_memory == "auto"
+        else tr("at most {max_memory:g} GB of RAM", max_memory=settings.max_memory)
     )
     count = settings.batch_size
     batch = (
-        "frames at once as memory allows"
+        tr("frames at once as memory allows")
         if count == "auto"
-        else f"{count} frame{'s' if count != 1 else ''} at once"
+        else tr("1 frame at once")
+        if count == 1
+        else tr("{count} frames at once", count=count)
     )
     enhanced = "face_enhancer" in settings.frame_processors
-    gpu = "the enhancer, the largest network, needs most of the VRAM" if enhanced else "little VRAM is needed"
-    more = "" if count in (1, "auto") else "; each frame at once takes more of it"
-    return f"Memory: {ram}; {batch}; {gpu}{more}."
+    gpu = (
+        tr("the enhancer, the largest network, needs most of the VRAM")
+        if enhanced
+        else tr("little VRAM is needed")
+    )
+    more = "" if count in (1, "auto") else tr("; each frame at once takes more of it")
+    return tr("Memory: {ram}; {batch}; {gpu}{more}.", ram=ram, batch=batch, gpu=gpu, more=more)
 
 
 def _size(settings: Settings) -> str:
     steps = (settings.output_video_quality - _USUAL_QUALITY) / _STEPS
+    factor = 2.0 ** abs(steps)
     if abs(steps) < 0.1:
-        word = "usual size"
+        word = tr("usual size")
+    elif steps > 0:
+        word = tr("files about {factor:.1f} times smaller than usual", factor=factor)
     else:
-        word = f"files about {2 ** abs(steps):.1f} times {'smaller' if steps > 0 else 'larger'} than usual"
+        word = tr("files about {factor:.1f} times larger than usual", factor=factor)
     quality = settings.output_video_quality
-    return f"Size: {word} (quality {quality} of 0 to 51, lower is better)."
+    return tr("Size: {word} (quality {quality} of 0 to 51, lower is better).", word=word, quality=quality)

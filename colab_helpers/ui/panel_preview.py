@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.language import mark, tr
 from colab_helpers.media.probe import is_image, probe
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import (
@@ -22,7 +23,7 @@ from colab_helpers.ui.panel_parts import (
 )
 from colab_helpers.ui.panel_studio import Preview, frames_of
 
-NOTHING = "(no target)"
+NOTHING = mark("(no target)")
 
 
 class PreviewTab:
@@ -47,10 +48,14 @@ class PreviewTab:
         desk, w = self._desk, self._desk.widgets
         style = {"description_width": "110px"}
         self.target = w.Dropdown(
-            options=[(NOTHING, -1)], value=-1, description="Target", style=style, layout={"width": "60%"}
+            options=[(tr(NOTHING), -1)],
+            value=-1,
+            description=tr("Target"),
+            style=style,
+            layout={"width": "60%"},
         )
-        self.frame = self._slider("Frame", 0)
-        self.cut = self._slider("Wipe, percent", 50)
+        self.frame = self._slider(tr("Frame"), 0)
+        self.cut = self._slider(tr("Wipe, percent"), 50)
         self.message = desk.html()
         self.pair, self.wipe = desk.html(), desk.html()
         self.target.observe(self._target_chosen, "value")
@@ -75,7 +80,7 @@ class PreviewTab:
             return
         self._targets, self._filling = list(targets), True
         options = [(f"{number}: {path.name}", number - 1) for number, path in enumerate(targets, 1)]
-        self.target.options = options or [(NOTHING, -1)]
+        self.target.options = options or [(tr(NOTHING), -1)]
         self.target.value = first if options else -1
         self._filling = False
         self._measure_slider()
@@ -126,9 +131,9 @@ class PreviewTab:
     def _show(self) -> None:
         self.shown, path = None, self._chosen()
         if path is None:
-            self.message.value = paragraph("There is no target to show.", AMBER)
+            self.message.value = paragraph(tr("There is no target to show."), AMBER)
         else:
-            self.message.value = paragraph("Working ...")
+            self.message.value = paragraph(tr("Working ..."))
             self._work(path)
         self._draw_pair()
         self._draw_wipe()
@@ -142,12 +147,12 @@ class PreviewTab:
             self.message.value = paragraph(words(error), RED)
             return
         found = self.shown
-        told = f"{found.faces} face(s) changed, in {found.seconds:.1f} s."
+        told = tr("{faces} face(s) changed, in {seconds:.1f} s.", faces=found.faces, seconds=found.seconds)
         if not found.faces:
-            told = "No face to change in this frame; the picture is as it was. Try another frame."
+            told = tr("No face to change in this frame; the picture is as it was. Try another frame.")
         if settings.face_selector == "reference":
-            told += (
-                " The person to follow is taken from this frame here, in the run from the reference frame."
+            told += " " + tr(
+                "The person to follow is taken from this frame here, in the run from the reference frame."
             )
         self.message.value = paragraph(told) + "".join(paragraph(note, AMBER) for note in found.notes)
 
@@ -155,7 +160,7 @@ class PreviewTab:
         if self.shown is None:
             self.pair.value = ""
             return
-        sides = (("before", self.shown.before), ("after", self.shown.after))
+        sides = ((tr("before"), self.shown.before), (tr("after"), self.shown.after))
         cells = [
             f'<div style="flex:1 1 320px">{title}<br>'
             f"{picture(fitted(image, PREVIEW_WIDTH, PREVIEW_HEIGHT), alt=title)}</div>"
@@ -171,4 +176,4 @@ class PreviewTab:
             fitted(image, PREVIEW_WIDTH, PREVIEW_HEIGHT) for image in (self.shown.before, self.shown.after)
         )
         before, after = pair
-        self.wipe.value = picture(wipe(before, after, self.cut.value / 100), alt="wipe")
+        self.wipe.value = picture(wipe(before, after, self.cut.value / 100), alt=tr("wipe"))

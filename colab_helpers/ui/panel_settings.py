@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from colab_helpers.errors import ColabHelpersError, SettingsError
+from colab_helpers.language import mark, tr
 from colab_helpers.settings import PresetFile, Settings, load_presets, validate_settings
 from colab_helpers.ui.panel_choice import Answers
 from colab_helpers.ui.panel_desk import Desk
@@ -20,7 +21,7 @@ from colab_helpers.ui.panel_presets import (
     save_preset,
 )
 
-NO_PROFILE = "(as it comes)"
+NO_PROFILE = mark("(as it comes)")
 
 
 class SettingsTab:
@@ -47,18 +48,22 @@ class SettingsTab:
         preset, profile = _split(answers.preset, self._presets)
         style, width = {"description_width": "110px"}, {"width": "330px"}
         names = list(dict.fromkeys([*self._presets.presets, preset]))
-        profiles = [NO_PROFILE, *self._presets.profiles]
-        self.preset = w.Dropdown(options=names, value=preset, description="Preset", style=style, layout=width)
-        self.profile = w.Dropdown(
-            options=profiles, value=profile, description="Machine", style=style, layout=width
+        profiles = [tr(NO_PROFILE), *self._presets.profiles]
+        self.preset = w.Dropdown(
+            options=names, value=preset, description=tr("Preset"), style=style, layout=width
         )
-        self.models = desk.text("Models folder", answers.models_dir, hint="the usual place", width="80%")
+        self.profile = w.Dropdown(
+            options=profiles, value=profile, description=tr("Machine"), style=style, layout=width
+        )
+        self.models = desk.text(
+            tr("Models folder"), answers.models_dir, hint=tr("the usual place"), width="80%"
+        )
         self.editors = {name: FieldEditor(desk, name, schema) for name, schema in schemas().items()}
         self.advanced = self._accordion()
         self.description, self.changes, self.message = desk.html(), desk.html(), desk.html()
-        self.reset_button = desk.button("Back to the preset", self._reset)
-        self.name = desk.text("Save as preset", hint="my_preset", width="auto")
-        self.save_button = desk.button("Save", self._save)
+        self.reset_button = desk.button(tr("Back to the preset"), self._reset)
+        self.name = desk.text(tr("Save as preset"), hint=tr("my_preset"), width="auto")
+        self.save_button = desk.button(tr("Save"), self._save)
         self.preset.observe(self._preset_chosen, "value")
         self.profile.observe(self._preset_chosen, "value")
         self.models.observe(lambda _: desk.tell("settings"), "value")
@@ -85,7 +90,7 @@ class SettingsTab:
             boxes.append(w.HBox([editor.box for editor in members], layout=layout))
         accordion = w.Accordion(children=boxes)
         for number, title in enumerate(GROUPS.values()):
-            accordion.set_title(number, f"Advanced: {title}")
+            accordion.set_title(number, tr("Advanced: {title}", title=tr(title)))
         accordion.selected_index = None
         return accordion
 
@@ -93,7 +98,7 @@ class SettingsTab:
     def preset_text(self) -> str:
         """The preset and the profile, joined as ``load_settings`` takes them."""
         chosen = str(self.preset.value)
-        return chosen if self.profile.value == NO_PROFILE else f"{chosen}+{self.profile.value}"
+        return chosen if self.profile.value == tr(NO_PROFILE) else f"{chosen}+{self.profile.value}"
 
     # --- what was clicked -----------------------------------------------------------------------------
 
@@ -120,17 +125,22 @@ class SettingsTab:
         name = self.name.value.strip()
         try:
             settings = validate_settings({**self._base(), **self.overrides}, preset=self.preset_text)
-            save_preset(self._desk.host.home, name, settings, description=f"From {self.preset_text}.")
+            save_preset(
+                self._desk.host.home,
+                name,
+                settings,
+                description=tr("From {preset}.", preset=self.preset_text),
+            )
             self._presets, self._damage = _presets_of(self._desk)
         except ColabHelpersError as error:
             self.message.value = paragraph(words(error), RED)
             return
         with self._quietly():
             self.preset.options = list(dict.fromkeys([*self._presets.presets, str(self.preset.value)]))
-            self.preset.value, self.profile.value = name, NO_PROFILE
+            self.preset.value, self.profile.value = name, tr(NO_PROFILE)
         self.overrides.clear()
         self._fill()
-        self.message.value = paragraph(f"Saved as the preset {name}.", GREEN)
+        self.message.value = paragraph(tr("Saved as the preset {name}.", name=name), GREEN)
         self._desk.tell("settings")
 
     # --- showing --------------------------------------------------------------------------------------
@@ -176,11 +186,15 @@ class SettingsTab:
             settings = validate_settings({**self._base(), **self.overrides}, preset=text)
         except SettingsError as error:
             settings = self._as_far_as_good(base)
-            refused = paragraph(f"The run would refuse these settings: {error.what}.", RED)
+            refused = paragraph(tr("The run would refuse these settings: {what}.", what=error.what), RED)
             self._complain_together(error.what)
         self.description.value = self._description(settings)
         changed = differences(settings, base)
-        head = f"Different from {text}:" if changed else f"Nothing differs from {text}."
+        head = (
+            tr("Different from {preset}:", preset=text)
+            if changed
+            else tr("Nothing differs from {preset}.", preset=text)
+        )
         self.changes.value = refused + (paragraph(head) if changed or not refused else "") + bullets(changed)
 
     def _complain_together(self, what: str) -> None:
@@ -198,7 +212,7 @@ class SettingsTab:
             return base
 
     def _description(self, settings: Settings) -> str:
-        chosen = [self._presets.get(name.strip()).description for name in self.preset_text.split("+")]
+        chosen = [tr(self._presets.get(name.strip()).description) for name in self.preset_text.split("+")]
         return paragraph(" ".join(chosen)) + bullets(meaning(settings))
 
 
@@ -214,7 +228,9 @@ def _split(preset: str, presets: PresetFile) -> tuple[str, str]:
     """A preset's name, and the profile that stands last in it."""
     first, plus, last = preset.rpartition("+")
     return (
-        (first.strip(), last.strip()) if plus and last.strip() in presets.profiles else (preset, NO_PROFILE)
+        (first.strip(), last.strip())
+        if plus and last.strip() in presets.profiles
+        else (preset, tr(NO_PROFILE))
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
 from colab_helpers.ui.panel_desk import Desk
@@ -29,8 +30,8 @@ from colab_helpers.ui.panel_people import PeopleLibrary
 
 MOST_CARDS = 24
 """More photos than anybody compares by eye are used, too, but not shown."""
-STRANGER = "This looks like somebody else than most of the other photos do."
-NOBODY = "(nobody chosen)"
+STRANGER = mark("This looks like somebody else than most of the other photos do.")
+NOBODY = mark("(nobody chosen)")
 UPLOADS = "uploads"
 """Folder for uploaded photos, under the host's runs."""
 
@@ -54,17 +55,19 @@ class SourcesTab:
 
     def _make(self) -> None:
         desk, w = self._desk, self._desk.widgets
-        self.path = desk.text("Photo or folder", hint="/path/to/photo.jpg")
-        self.add_button = desk.button("Add", lambda: self._try(self._add_written))
-        self.upload = w.FileUpload(accept="image/*", multiple=True, description="Upload")
+        self.path = desk.text(tr("Photo or folder"), hint="/path/to/photo.jpg")
+        self.add_button = desk.button(tr("Add"), lambda: self._try(self._add_written))
+        self.upload = w.FileUpload(accept="image/*", multiple=True, description=tr("Upload"))
         self.upload.observe(self._uploaded, "value")
         self.person = w.Dropdown(
-            options=[NOBODY], description="Library", style={"description_width": "110px"}
+            options=[tr(NOBODY)], description=tr("Library"), style={"description_width": "110px"}
         )
-        self.use_button = desk.button("Use", lambda: self._try(self._use_person))
-        self.forget_button = desk.button("Delete", lambda: self._try(self._forget), hint="Delete the copies")
-        self.name = desk.text("Save these as", hint="name in the library", width="auto")
-        self.save_button = desk.button("Save", lambda: self._try(self._save))
+        self.use_button = desk.button(tr("Use"), lambda: self._try(self._use_person))
+        self.forget_button = desk.button(
+            tr("Delete"), lambda: self._try(self._forget), hint=tr("Delete the copies")
+        )
+        self.name = desk.text(tr("Save these as"), hint=tr("name in the library"), width="auto")
+        self.save_button = desk.button(tr("Save"), lambda: self._try(self._save))
         self.message, self.summary = desk.html(), desk.html()
         self.cards = w.HBox(layout={"flex_flow": "row wrap", "align_items": "flex-start"})
         self.box = desk.column(
@@ -101,7 +104,9 @@ class SourcesTab:
     def _add_written(self) -> None:
         written = self.path.value.strip()
         if not written:
-            raise UsageError("nothing is written there", remedy="write the path of a photo or of a folder")
+            raise UsageError(
+                tr("nothing is written there"), remedy=tr("write the path of a photo or of a folder")
+            )
         self._set([*self.paths, *photos_at(written)])
         self.path.value = ""
 
@@ -120,35 +125,39 @@ class SourcesTab:
         if paths:
             self._set([*self.paths, *paths])
 
-    def _list_people(self, chosen: str = NOBODY) -> None:
+    def _list_people(self, chosen: str = "") -> None:
         names = [person.name for person in self._library.people()]
-        self.person.options = [NOBODY, *names]
-        self.person.value = chosen if chosen in names else NOBODY
+        self.person.options = [tr(NOBODY), *names]
+        self.person.value = chosen if chosen in names else tr(NOBODY)
 
     def _use_person(self) -> None:
         name = self._chosen_person()
         self._set([str(path) for path in self._library.photos(name)])
         person = next(person for person in self._library.people() if person.name == name)
-        consent = f" Consent noted then: {person.consent}" if person.consent else ""
-        self.message.value = paragraph(f"{name}, saved on {person.saved}.{consent}")
+        consent = " " + tr("Consent noted then: {consent}", consent=person.consent) if person.consent else ""
+        self.message.value = paragraph(
+            tr("{name}, saved on {saved}.{consent}", name=name, saved=person.saved, consent=consent)
+        )
 
     def _chosen_person(self) -> str:
-        if self.person.value == NOBODY:
-            raise UsageError("nobody is chosen in the library", remedy="choose a name first")
+        if self.person.value == tr(NOBODY):
+            raise UsageError(tr("nobody is chosen in the library"), remedy=tr("choose a name first"))
         return str(self.person.value)
 
     def _save(self) -> None:
         answers = self._desk.read()
         person = self._library.save(self.name.value.strip(), answers.sources, consent=answers.consent)
         self._list_people(person.name)
-        self.message.value = paragraph(f"{len(person.photos)} photo(s) saved as {person.name}.", GREEN)
+        self.message.value = paragraph(
+            tr("{count} photo(s) saved as {name}.", count=len(person.photos), name=person.name), GREEN
+        )
 
     def _forget(self) -> None:
         name = self._chosen_person()
         self._library.remove(name)
         folder = self._library.folder / name
         self._list_people()
-        self.message.value = paragraph(f"{name} is deleted from the library.")
+        self.message.value = paragraph(tr("{name} is deleted from the library.", name=name))
         kept = [path for path in self.paths if Path(path).parent != folder]
         if kept != self.paths:
             self._set(kept)
@@ -175,17 +184,27 @@ class SourcesTab:
         page = desk.widgets.HTML(card_html(sight, alien=alien), layout={"width": "230px"})
         if path not in self.paths:
             return desk.widgets.VBox([page], layout=_CARD_LAYOUT)
-        remove = desk.button("Remove", lambda: self._set([other for other in self.paths if other != path]))
+        remove = desk.button(
+            tr("Remove"), lambda: self._set([other for other in self.paths if other != path])
+        )
         return desk.widgets.VBox([page, remove], layout=_CARD_LAYOUT)
 
     def _summary_html(self, shown: Sequence[str], sights: Sequence[Sight]) -> str:
         if not shown:
-            return paragraph("No photo yet: add one or more of the person who is put in.", AMBER)
-        demo = "" if self.paths else "The demo is used: one of its rendered portraits is put in. "
-        several = f"{len(shown)} photos of one person are averaged." if len(shown) > 1 else ""
-        more = f" {len(shown) - len(sights)} of them are not shown." if len(shown) > len(sights) else ""
+            return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
+        demo = "" if self.paths else tr("The demo is used: one of its rendered portraits is put in.") + " "
+        several = tr("{count} photos of one person are averaged.", count=len(shown)) if len(shown) > 1 else ""
+        more = (
+            " " + tr("{count} of them are not shown.", count=len(shown) - len(sights))
+            if len(shown) > len(sights)
+            else ""
+        )
         faceless = sum(sight.report is not None and not sight.report.faces for sight in sights)
-        wrong = f"The run would refuse {faceless} photo(s) without a face: remove them." if faceless else ""
+        wrong = (
+            tr("The run would refuse {faceless} photo(s) without a face: remove them.", faceless=faceless)
+            if faceless
+            else ""
+        )
         return paragraph(f"{demo}{several}{more}") + paragraph(wrong, RED)
 
 
@@ -209,21 +228,21 @@ class Sight:
 
 def card_html(sight: Sight, *, alien: bool = False) -> str:
     """A photo with its faces marked, and what there is to say about it."""
-    name = "(picture as data)" if sight.path.startswith("data:") else Path(sight.path).name
+    name = tr("(picture as data)") if sight.path.startswith("data:") else Path(sight.path).name
     head = f'{sight.thumbnail}<br><b style="overflow-wrap:anywhere">{html.escape(name)}</b>'
     report = sight.report
     if report is None:
-        return head + paragraph(f"Not examined: {sight.reason}", AMBER)
-    hints = [*([STRANGER] if alien else []), *report.hints]
-    facts = f"{report.size[0]} x {report.size[1]} pixels"
-    facts += f", face {report.face_width:.0f} pixels wide" if report.faces else ""
-    verdict = bullets(hints, AMBER if report.faces else RED) or paragraph("Good.", GREEN)
+        return head + paragraph(tr("Not examined: {reason}", reason=sight.reason), AMBER)
+    hints = [*([tr(STRANGER)] if alien else []), *report.hints]
+    facts = tr("{width} x {height} pixels", width=report.size[0], height=report.size[1])
+    facts += tr(", face {face_width:.0f} pixels wide", face_width=report.face_width) if report.faces else ""
+    verdict = bullets(hints, AMBER if report.faces else RED) or paragraph(tr("Good."), GREEN)
     return f"{head}{paragraph(facts)}{verdict}"
 
 
 def _thumbnail(image: ByteImage, faces: Sequence[Face]) -> str:
     small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT, first_counts=True)
-    return picture(small, alt="photo")
+    return picture(small, alt=tr("photo"))
 
 
 def _aliens(sights: Iterable[Sight]) -> set[str]:
@@ -246,10 +265,12 @@ def photos_at(written: str) -> list[str]:
     if path.is_file():
         return [str(path)]
     if not path.is_dir():
-        raise MissingFileError("there is no such file or folder", where=written, remedy="check the path")
+        raise MissingFileError(
+            tr("there is no such file or folder"), where=written, remedy=tr("check the path")
+        )
     found = sorted((item for item in path.iterdir() if item.is_file() and is_image(item)), key=_natural)
     if not found:
-        raise MissingFileError("the folder holds no photo", where=written, remedy="name another")
+        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=tr("name another"))
     return [str(item) for item in found]
 
 

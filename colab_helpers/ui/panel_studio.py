@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from colab_helpers.batch.thumbnails import frame_at
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.media.probe import VideoInfo, is_image, probe
@@ -143,7 +144,9 @@ class Studio:
         if engine.swapper is None:
             return None
         if not sources:
-            raise UsageError("there is no photo of the person who is put in", remedy="add one under Sources")
+            raise UsageError(
+                tr("there is no photo of the person who is put in"), remedy=tr("add one under Sources")
+            )
         key = tuple((source, _stamp(source)) for source in sources)
         if self._identity is None or self._identity_key != key:
             images = [(source[:80], read_image(source)) for source in sources]

@@ -11,6 +11,7 @@ from pathlib import Path
 from colab_helpers.batch.plan import plan_batch
 from colab_helpers.batch.thumbnails import frame_at
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image, probe
@@ -22,12 +23,23 @@ from colab_helpers.ui.panel_studio import frames_of
 
 FIRST_LOOK = 4.0
 """Seconds that looking at targets may take by itself; a button looks at the rest."""
-NOT_MEASURED = "not measured"
-NOT_SEEN = "not looked at yet"
+NOT_MEASURED = mark("not measured")
+NOT_SEEN = mark("not looked at yet")
 
 _THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
 _CELL = "text-align:left;padding:2px 10px 2px 0"
-_HEAD = ("", "", "file", "length", "size", "frames", "picture", "faces", "time", "fits")
+_HEAD = (
+    "",
+    "",
+    mark("file"),
+    mark("length"),
+    mark("size"),
+    mark("frames"),
+    mark("picture"),
+    mark("faces"),
+    mark("time"),
+    mark("fits"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,21 +84,27 @@ class TargetsTab:
         style = {"description_width": "110px"}
         self.paths = w.Textarea(
             "\n".join(answers.targets),
-            description="Files, folders",
-            placeholder="one path a line",
+            description=tr("Files, folders"),
+            placeholder=tr("one path a line"),
             continuous_update=False,
             style=style,
             layout={"width": "80%", "height": "70px"},
         )
-        self.range = desk.text("Range", answers.video_range, hint="all, or 1-30, or 1,4-6,9-", width="auto")
-        self.minutes = w.FloatText(
-            answers.session_minutes, description="Minutes left", style=style, layout={"width": "200px"}
+        self.range = desk.text(
+            tr("Range"), answers.video_range, hint=tr("all, or 1-30, or 1,4-6,9-"), width="auto"
         )
-        self.shortest = w.Checkbox(answers.shortest_first, description="Shortest first", indent=False)
-        self.output = desk.text("Output folder", answers.output_dir, hint="a new one under runs", width="80%")
-        self.look_button = desk.button("Look at all", self.look, hint="Find faces in the middle of each")
+        self.minutes = w.FloatText(
+            answers.session_minutes, description=tr("Minutes left"), style=style, layout={"width": "200px"}
+        )
+        self.shortest = w.Checkbox(answers.shortest_first, description=tr("Shortest first"), indent=False)
+        self.output = desk.text(
+            tr("Output folder"), answers.output_dir, hint=tr("a new one under runs"), width="80%"
+        )
+        self.look_button = desk.button(
+            tr("Look at all"), self.look, hint=tr("Find faces in the middle of each")
+        )
         self.measure_button = desk.button(
-            "Measure", self.measure, hint="Do some frames of each size, to tell"
+            tr("Measure"), self.measure, hint=tr("Do some frames of each size, to tell")
         )
         self.message, self.table = desk.html(), desk.html()
         for widget in (self.paths, self.range, self.minutes, self.shortest, self.output):
@@ -111,7 +129,9 @@ class TargetsTab:
         self.message.value = ""
         self.tasks = []
         if not answers.targets:
-            self.table.value = paragraph("No video or image yet: write the paths of files or folders.", AMBER)
+            self.table.value = paragraph(
+                tr("No video or image yet: write the paths of files or folders."), AMBER
+            )
             return
         try:
             self.tasks = chosen_targets(answers)
@@ -122,7 +142,7 @@ class TargetsTab:
         finding = self._desk.finding_key()
         sights = [self._sight(path, until, finding) for path in self.tasks]
         self.first_good = next((n for n, sight in enumerate(sights) if _is_good(sight)), 0)
-        demo = "" if self.listed else paragraph("The demo is used: clips of rendered people.")
+        demo = "" if self.listed else paragraph(tr("The demo is used: clips of rendered people."))
         self.table.value = demo + self._table_html(sights, answers) + self._totals_html(answers)
 
     def look(self) -> None:
@@ -135,7 +155,7 @@ class TargetsTab:
 
     def measure(self) -> None:
         """Measure on some frames of each size how long the targets will take."""
-        self.message.value = paragraph("Measuring: up to 20 seconds for each size of video ...")
+        self.message.value = paragraph(tr("Measuring: up to 20 seconds for each size of video ..."))
         try:
             desk = self._desk
             found = desk.studio.forecast(
@@ -147,7 +167,7 @@ class TargetsTab:
         self._seconds = dict(found.seconds)
         self.refresh()
         minutes = self._desk.read().session_minutes
-        told = found.line(self.tasks, minutes) if minutes > 0 else "Measured"
+        told = found.line(self.tasks, minutes) if minutes > 0 else tr("Measured")
         self.message.value = paragraph(f"{told}.")
 
     # --- seeing ---------------------------------------------------------------------------------------
@@ -176,7 +196,7 @@ class TargetsTab:
             faces = self._desk.faces(image)
             count = str(len(faces))
         except ColabHelpersError as error:
-            faces, count = [], f"unknown: {error.what}"
+            faces, count = [], tr("unknown: {what}", what=error.what)
         small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT)
         return Sight(
             thumbnail=picture(small, alt=path.name, style="max-width:none;"),
@@ -190,7 +210,7 @@ class TargetsTab:
     # --- showing --------------------------------------------------------------------------------------
 
     def _table_html(self, sights: list[Sight | str], answers: Answers) -> str:
-        head = "".join(f'<th style="{_CELL}">{name}</th>' for name in _HEAD)
+        head = "".join(f'<th style="{_CELL}">{tr(name)}</th>' for name in _HEAD)
         fits = fitting(self.tasks, self._seconds, answers)
         rows = [
             _row_html(number, path, sight, self._seconds.get(path), fits.get(path))
@@ -200,11 +220,17 @@ class TargetsTab:
 
     def _totals_html(self, answers: Answers) -> str:
         count, known = len(self.tasks), [self._seconds[path] for path in self.tasks if path in self._seconds]
-        time_text = f"about {clock_text(sum(known))} in all" if known else "time not measured"
-        line = f"{count} file(s), {time_text}."
+        time_text = (
+            tr("about {time} in all", time=clock_text(sum(known))) if known else tr("time not measured")
+        )
+        line = tr("{count} file(s), {time_text}.", count=count, time_text=time_text)
         capacity = this_machine().safe_capacity
         return paragraph(line) + paragraph(
-            f"This machine's memory would bear {capacity} video(s) at once; they are done one after another."
+            tr(
+                "This machine's memory would bear {capacity} video(s) at once; they are done one "
+                "after another.",
+                capacity=capacity,
+            )
         )
 
 
@@ -243,10 +269,10 @@ def _row_html(number: int, path: Path, sight: Sight | str, seconds: float | None
     name = f'<span title="{html.escape(str(path), quote=True)}">{html.escape(path.name)}</span>'
     if isinstance(sight, str):
         colour = AMBER if sight == NOT_SEEN else RED
-        told = f'<td colspan="7" style="{_CELL}">{paragraph(sight, colour)}</td>'
+        told = f'<td colspan="7" style="{_CELL}">{paragraph(tr(sight), colour)}</td>'
         return f"<tr>{_cell(str(number))}{_cell('')}{_cell(name)}{told}</tr>"
-    taken = NOT_MEASURED if seconds is None else clock_text(max(1.0, seconds))
-    told = "" if fits is None else paragraph("yes", GREEN) if fits else paragraph("no", RED)
+    taken = tr(NOT_MEASURED) if seconds is None else clock_text(max(1.0, seconds))
+    told = "" if fits is None else paragraph(tr("yes"), GREEN) if fits else paragraph(tr("no"), RED)
     texts = (sight.length, sight.size, str(sight.frames), sight.picture, sight.faces, taken)
     facts = [f'<span style="white-space:nowrap">{html.escape(text)}</span>' for text in texts[:4]]
     cells = [str(number), sight.thumbnail, name, *facts, *map(html.escape, texts[4:]), told]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm.auto import tqdm
 
+from colab_helpers.language import tr
+
 if TYPE_CHECKING:
     from colab_helpers.progress import Progress
 
@@ -71,7 +73,9 @@ class ProgressLine:
     def _draw(self, progress: Progress) -> None:
         if progress.file_index != self._bar_file:
             self._close_bar()
-            self._bar = tqdm(total=progress.frames, desc=_title(progress), unit=" frames", dynamic_ncols=True)
+            self._bar = tqdm(
+                total=progress.frames, desc=_title(progress), unit=tr(" frames"), dynamic_ncols=True
+            )
             self._bar_file = progress.file_index
         self._bar.set_postfix_str(machine_text(progress), refresh=False)
         self._bar.update(progress.frame - self._bar.n)
@@ -85,16 +89,21 @@ class ProgressLine:
 def progress_text(progress: Progress) -> str:
     """The whole progress line as plain text."""
     frames = f"{progress.frame}/{progress.frames}" if progress.frames else str(progress.frame)
-    eta = f", ETA {_clock_text(progress.eta)}" if progress.eta is not None else ""
-    return f"{_title(progress)}: {frames} frames, {progress.fps:.1f} frames/s{eta}, {machine_text(progress)}"
+    rate = tr("{frames} frames, {fps:.1f} frames/s", frames=frames, fps=progress.fps)
+    eta = tr(", ETA {eta}", eta=_clock_text(progress.eta)) if progress.eta is not None else ""
+    return f"{_title(progress)}: {rate}{eta}, {machine_text(progress)}"
 
 
 def machine_text(progress: Progress) -> str:
     """Memory in use (S: the system's RAM, G: the GPU's), and where and how the networks run."""
     gpu = "-" if progress.gpu_percent is None else f"{progress.gpu_percent:.0f}%"
-    return (
-        f"(S: {progress.ram_percent:.0f}%, G: {gpu}), {progress.provider}, "
-        f"threads {progress.threads}, batch {progress.batch_size}"
+    return tr(
+        "(S: {ram_percent:.0f}%, G: {gpu}), {provider}, threads {threads}, batch {batch_size}",
+        ram_percent=progress.ram_percent,
+        gpu=gpu,
+        provider=progress.provider,
+        threads=progress.threads,
+        batch_size=progress.batch_size,
     )
 
 
