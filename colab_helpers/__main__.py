@@ -13,20 +13,19 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from colab_helpers import __version__
 from colab_helpers.errors import ColabHelpersError, ConsentError, SettingsError, UsageError
-from colab_helpers.language import spoken, tr
+from colab_helpers.language import ASKED, Asked, spoken, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help, load_settings
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport, FileReport
     from colab_helpers.models.progress import Progress as Transfer
 
-Asked = Literal["auto", "en", "es"]
 
 SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _language_asked(arguments: Sequence[str]) -> Asked:
     """The language that a command line names, for the parser itself; ``auto`` without a known one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--language", choices=get_args(Asked), default="auto")
+    parser.add_argument("--language", choices=ASKED, default="auto")
     try:
         asked: Asked = parser.parse_known_args(arguments)[0].language
     except (argparse.ArgumentError, SystemExit):
@@ -166,7 +165,7 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
     """The one setting that concerns verbs without settings, too."""
     parser.add_argument(
         "--language",
-        choices=get_args(Asked),
+        choices=ASKED,
         default="auto",
         help=field_help("language").replace("%", "%%"),
     )

@@ -18,6 +18,9 @@ from typing import Literal, get_args
 
 Language = Literal["en", "es"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
+Asked = Literal["auto", "en", "es"]
+"""What may be asked for; ``auto`` leaves it to the environment."""
+ASKED: tuple[Asked, ...] = get_args(Asked)
 
 VARIABLE = "COLAB_HELPERS_LANGUAGE"
 """Environment variable that names the language where nothing else does."""
@@ -50,14 +53,14 @@ def language() -> Language:
     return _spoken or _preferred(os.environ.get(VARIABLE, ""))
 
 
-def speak(chosen: Language | Literal["auto"]) -> None:
+def speak(chosen: Asked) -> None:
     """Set the language of this process; ``auto`` leaves it to the environment."""
     global _spoken
     _spoken = None if chosen == "auto" else chosen
 
 
 @contextmanager
-def spoken(chosen: Language | Literal["auto"]) -> Iterator[None]:
+def spoken(chosen: Asked) -> Iterator[None]:
     """Speak a language for a while; ``auto`` keeps the one that is spoken already."""
     global _spoken
     before = _spoken

@@ -14,7 +14,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, mounted_drive, this_host
-from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, settings_of_form
+from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, settings_of_form, speak_as_asked
 
 _COLOURS = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#c62828"}
 _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
@@ -40,6 +40,7 @@ def run_setup(
     models_dir: str = "",
     demo: bool = True,
     output_dir: str = "",
+    language: str = "auto",
     headless: bool = False,
 ) -> Setup:
     """Examine this machine for runs with these settings; ``doctor.json`` in the output folder holds it all.
@@ -50,11 +51,13 @@ def run_setup(
         models_dir: Folder of the model files.
         demo: With ``models_dir`` empty, examine the demo's stand-in networks, not those of the usual place.
         output_dir: Where the report goes; empty for a new folder under the host's ``runs``.
+        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
         headless: Nobody watches.
 
     Raises:
         ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
     """
+    speak_as_asked(language)
     form = read_form(preset, overrides, models_dir, demo=demo, output_dir=output_dir, headless=headless)
     diagnosis = diagnose(form.settings, models_dir=form.models, folder=form.folder, drive=mounted_drive())
     report = form.folder / DOCTOR_REPORT

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.language import tr
+from colab_helpers.language import ASKED, speak, tr
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
 
 KERNEL = "python3"
@@ -246,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     defaults = {"headless": True, "output_dir": str(arguments.output.parent.absolute())}
     values = {**{name: value for name, value in defaults.items() if name in known}, **values}
+    # What is printed at the end is printed by this process.
+    speak(next((name for name in ASKED if name == values.get("language")), "auto"))
     code = run_notebook(arguments.notebook, arguments.output, values)
     print("\n".join(["", *describe_results(arguments.output, values)]), flush=True)
     return code

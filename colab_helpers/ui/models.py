@@ -26,6 +26,7 @@ from colab_helpers.settings import DEFAULT_PRESET, Settings, load_presets
 from colab_helpers.ui.cells import PRELOAD_REPORT
 from colab_helpers.ui.doctor import failure_text, read_form, show, show_diagnosis
 from colab_helpers.ui.host import Host
+from colab_helpers.ui.notebook import speak_as_asked
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
 State = Literal["there", "missing", "damaged", "stand-in"]
@@ -125,6 +126,7 @@ def show_models(
     models_dir: str = "",
     demo: bool = True,
     output_dir: str = "",
+    language: str = "auto",
     headless: bool = False,
 ) -> Needed:
     """Show which models a preset needs, with licence, size and state; fetches nothing.
@@ -135,11 +137,13 @@ def show_models(
         models_dir: Folder of the model files.
         demo: With ``models_dir`` empty, take the demo's stand-in networks, not those of the usual place.
         output_dir: Where the report goes; empty for a new folder under the host's ``runs``.
+        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
         headless: Nobody watches.
 
     Raises:
         ColabHelpersError: Wrong settings, an unknown model, or a folder that cannot be reached or written.
     """
+    speak_as_asked(language)
     form = read_form(preset, overrides, models_dir, demo=demo, output_dir=output_dir, headless=headless)
     root = models_root(form.models)
     entries = select_models(form.settings, user_models=load_presets().models, root=root)

@@ -35,6 +35,7 @@ from colab_helpers.ui.charts import FIGURES, GO_ON, RETRY, charts_html, charts_t
 from colab_helpers.ui.doctor import prepare_folder, show
 from colab_helpers.ui.history import FigureSummary, History, SampleTail
 from colab_helpers.ui.host import Host, open_panel, this_host
+from colab_helpers.ui.notebook import speak_as_asked
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
 HEADLESS_SECONDS = 10.0
@@ -88,6 +89,7 @@ def watch(
     refresh: float = 1.0,
     headless: bool = False,
     output_dir: str = "",
+    language: str = "auto",
 ) -> MonitorResult:
     """Show live how a batch and its machine do; interrupt it to end it sooner, the batch goes on.
 
@@ -99,11 +101,13 @@ def watch(
         headless: Nobody watches: plain lines at most every five seconds, and ``monitor.json`` at the end.
         output_dir: Where ``monitor.json`` goes; empty for nowhere, headless for a new folder under the
             host's ``runs``.
+        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
 
     Raises:
         MissingFileError: No batch has begun in the folder.
         ColabHelpersError: Wrong times, or a folder that cannot be reached, read or written.
     """
+    speak_as_asked(language)
     seconds = _checked("seconds", seconds)
     pause = max(_FASTEST, _checked("refresh", refresh))
     host = this_host(headless=headless)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.language import tr
+from colab_helpers.language import ASKED, speak, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.host import Host, open_panel, this_host
 from colab_helpers.ui.panel_choice import Answers, Choice
@@ -192,6 +192,21 @@ def order_of(answers: Answers, host: Host, folder: Path | None = None) -> BatchO
     wanted = answers.output_dir or str(folder or "")
     places = _places(host, list(answers.sources), list(answers.targets), wanted, answers.models_dir)
     return BatchOrder(answers, places[0], settings, places[1], host)
+
+
+def speak_as_asked(chosen: str) -> None:
+    """Speak the language that a notebook's form names, from here on.
+
+    Raises:
+        UsageError: There is no such language.
+    """
+    known = next((name for name in ASKED if name == chosen), None)
+    if known is None:
+        raise UsageError(
+            tr("there are no texts in the language {name!r}", name=chosen),
+            remedy=tr("choose from {names}", names=", ".join(ASKED)),
+        )
+    speak(known)
 
 
 def settings_of_form(preset: str, overrides: Mapping[str, Any]) -> Settings:

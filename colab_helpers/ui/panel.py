@@ -15,7 +15,7 @@ from colab_helpers.settings import DEFAULT_PRESET
 from colab_helpers.trust.consent import GROUNDS, is_demo_file, require_consent
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
 from colab_helpers.ui.ledger import Entry, Ledger
-from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE
+from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE, speak_as_asked
 from colab_helpers.ui.panel_choice import Answers, Choice
 from colab_helpers.ui.panel_desk import Desk, Part
 from colab_helpers.ui.panel_parts import GREEN, RED, paragraph, words
@@ -60,6 +60,7 @@ def show_panel(
     models_dir: str = "",
     session_minutes: float = 0.0,
     shortest_first: bool = False,
+    language: str = "auto",
     headless: bool = False,
 ) -> Choice:
     """Show the panel, filled with the answers of the notebook's form.
@@ -78,11 +79,16 @@ def show_panel(
         models_dir: Folder of the model files; empty for the usual place.
         session_minutes: How long this machine can be used; 0: not known.
         shortest_first: Do the files in the order of the time they take.
+        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
         headless: Nobody watches.
 
     Returns:
         What is chosen, read when the run begins.
+
+    Raises:
+        UsageError: There is no such language.
     """
+    speak_as_asked(language)
     answers = Answers(
         sources=_listed(sources),
         targets=_listed(targets),
