@@ -217,7 +217,8 @@ def _auto_batch_size(memory: float, *, cuda: bool) -> int:
 
 def field_help(name: str) -> str:
     """One-line description of a setting in the language spoken, for forms and ``--help``."""
-    return tr(Settings.model_fields[name].description or "")
+    description = Settings.model_fields[name].description
+    return tr(description) if description else ""
 
 
 class PresetFile(BaseModel):

@@ -220,9 +220,9 @@ def _with_notes(choice: EncoderChoice, notes: tuple[str, ...]) -> EncoderChoice:
 def _failure(name: str, request: _Request) -> EncoderError:
     options = tuple(_options(name, request.quality, request.preset, request.light, request.width).items())
     formats = list(_formats(name, request))
-    reason: str | None = mark("none of its formats fits")
+    reason = mark("none of its formats fits")
     if formats:
-        reason = _trial(name, formats[0], request.width, request.height, options)
+        reason = _trial(name, formats[0], request.width, request.height, options) or reason
     remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
         remedy = tr(
@@ -233,7 +233,7 @@ def _failure(name: str, request: _Request) -> EncoderError:
         "{name} cannot encode {picture} here: {reason}",
         name=name,
         picture=_picture(request),
-        reason=tr(reason or ""),
+        reason=tr(reason),
     )
     return EncoderError(what, remedy=remedy)
 

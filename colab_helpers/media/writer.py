@@ -528,6 +528,7 @@ _REMEDIES = {
     errno.ENOTDIR: mark("a part of the path is a file, not a folder: choose another folder"),
     errno.EEXIST: mark("a part of the path is a file, not a folder: choose another folder"),
 }
+_OTHER_REMEDY = mark("check the folder and the free space")
 
 
 def unwritable(path: Path, error: OSError | av.FFmpegError) -> OutputError:
@@ -536,7 +537,7 @@ def unwritable(path: Path, error: OSError | av.FFmpegError) -> OutputError:
     return OutputError(
         tr("the result cannot be written ({reason})", reason=error.strerror or error),
         where=str(path),
-        remedy=tr(_REMEDIES.get(code, mark("check the folder and the free space"))),
+        remedy=tr(_REMEDIES.get(code, _OTHER_REMEDY)),
     )
 
 
