@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,7 @@ from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
 from colab_helpers.ui.charts import FIGURES, GO_ON, RETRY, charts_html, charts_text
 from colab_helpers.ui.doctor import prepare_folder, show
 from colab_helpers.ui.history import FigureSummary, History, SampleTail
-from colab_helpers.ui.host import Host, open_panel, this_host
+from colab_helpers.ui.host import Host, open_panel, repeat, this_host
 from colab_helpers.ui.notebook import speak_as_asked
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
@@ -43,6 +43,8 @@ HEADLESS_SECONDS = 10.0
 FAR_SILENCE = 180.0
 """Seconds without news after which a run on another machine counts as dead: Drive may be minutes late."""
 _FASTEST = 1.0
+# Where nobody runs cells: how long the first look takes.
+_PAGE_SECONDS = 3.0
 # Before a run elsewhere is called dead by old news alone, the folder gets time to show newer ones.
 _FIRST_LOOK = 5.0
 
@@ -115,10 +117,15 @@ def watch(
     if place is not None:
         host.reach([place])
     started, begun = time.time(), time.monotonic()
-    with _opened(place, pause) as source:
+    with ExitStack() as stack:
+        source, screen = stack.enter_context(_opened(place, pause)), _Screen(headless=headless)
         keep = prepare_folder(host, output_dir) if headless or output_dir else None
         limit = seconds or (HEADLESS_SECONDS if headless and place is None else math.inf)
-        ended_by = _follow(source, _Screen(headless=headless), begun + limit, pause)
+        # A page made of all cells appears when they have ended: it goes on looking by itself.
+        here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)
+        ended_by = _follow(source, screen, begun + here, pause)
+        if ended_by == "time" and here < limit:
+            _go_on(source, screen, begun + limit, pause, stack.pop_all())
     summary = _summary(source, ended_by, started, time.monotonic() - begun)
     return MonitorResult(summary, _written(summary, keep) if keep else None, host)
 
@@ -368,6 +375,20 @@ def _follow(
         return "interrupt"
 
 
+def _go_on(source: _Source, screen: _Screen, until: float, pause: float, opened: ExitStack) -> None:
+    """Look and show between cells, until there is nothing more to see or time is up."""
+
+    def look() -> bool:
+        source.look()
+        over = source.over or time.monotonic() >= until
+        screen.show(source, last=over)
+        if over:
+            opened.close()
+        return not over
+
+    repeat(look, pause)
+
+
 def _summary(
     source: _Source, ended_by: Literal["end of run", "time", "interrupt"], started: float, seconds: float
 ) -> MonitorSummary:
@@ -375,6 +396,7 @@ def _summary(
     state: State = "no run" if status is None else "lost" if source.lost else status.state
     files = status.files if status else []
     is_run = status is not None and history.recent
+    advice = GO_ON if state == "lost" else RETRY if state == "failed" else ""
     return MonitorSummary(
         state=state,
         ended_by=ended_by,
@@ -389,7 +411,7 @@ def _summary(
         restarts=status.restarts if status else 0,
         bottleneck=bottleneck(history.recent) if is_run else "",
         warnings=history.warnings(),
-        advice=tr(GO_ON if state == "lost" else RETRY if state == "failed" else ""),
+        advice=tr(advice),
     )
 
 
