@@ -22,7 +22,7 @@ DRIVE = Path("/content/drive")
 """Where Colab mounts Google Drive."""
 
 COLAB_RUNS = Path("/content/runs")
-_HOME = "COLAB_HELPERS_HOME"
+_HOME, _RUNS = "COLAB_HELPERS_HOME", "COLAB_HELPERS_RUNS"
 _beats: set[asyncio.Task[None]] = set()
 
 
@@ -78,7 +78,9 @@ class LocalHost:
 
     @property
     def runs(self) -> Path:
-        """``runs`` in the checkout, or in the working folder when the package came as a wheel."""
+        """``COLAB_HELPERS_RUNS``; or ``runs`` in the checkout, and for a wheel in the working folder."""
+        if os.environ.get(_RUNS):
+            return Path(os.environ[_RUNS])
         root = Path(__file__).resolve().parents[2]
         return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
 

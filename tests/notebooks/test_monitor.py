@@ -484,3 +484,20 @@ def test_an_unknown_parameter_is_refused(tmp_path, capsys):
 
 def test_a_time_that_is_none_is_refused(tmp_path):
     assert run(tmp_path / "seen", "seconds=-3") == headless.EXIT_USAGE
+
+
+def test_a_page_without_cells_goes_on_looking(monkeypatch):
+    """Voila shows its page when all cells have ended."""
+    shown, actions = [], []
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    monkeypatch.setattr(monitor, "_PAGE_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "open_panel", lambda: shown.append)
+    monkeypatch.setattr(monitor, "repeat", lambda action, seconds: actions.append(action))
+    result = monitor.watch()
+    assert result.summary.ended_by == "time"
+    before = len(shown)
+    assert actions[0]()
+    assert len(shown) == before + 1
+    monkeypatch.setattr(monitor, "_PAGE_SECONDS", 9.0)
+    monitor.watch(seconds=0.1)
+    assert len(actions) == 1

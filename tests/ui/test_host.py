@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -81,6 +82,41 @@ def test_a_refused_drive_is_said(colab, tmp_path):
 def test_local_runs_lie_in_the_checkout():
     assert LocalHost().runs == Path(host.__file__).parents[2] / "runs"
     LocalHost().reach([Path("/content/drive/MyDrive/clip.mp4")])
+
+
+def test_runs_go_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path))
+    assert LocalHost().runs == tmp_path
+
+
+def test_voila_has_buttons_and_colab_has_cells(colab, monkeypatch):
+    assert (this_host().has_cells, this_host().has_buttons) == (True, True)
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    assert (this_host().has_cells, this_host().has_buttons) == (False, True)
+    colab()
+    assert (this_host().has_cells, this_host().has_buttons) == (True, False)
+
+
+def test_how_results_are_kept_is_said_where_they_would_go():
+    assert LocalHost().keeping(Path("/tmp/out")) == ""
+    assert "ends with the session" in ColabHost().keeping(Path("/content/runs/1"))
+    assert "stay there" in ColabHost().keeping(Path("/content/drive/MyDrive/out"))
+
+
+def test_repeated_between_cells_until_it_says_no():
+    left = [3]
+
+    def action() -> bool:
+        left[0] -= 1
+        return left[0] > 0
+
+    async def kernel() -> None:
+        host.repeat(action, 0.01)
+        assert left == [3]  # not while the cell is at work
+        await asyncio.sleep(0.2)
+
+    asyncio.run(kernel())
+    assert left == [0]
 
 
 @pytest.mark.parametrize("place", [LocalHost(), ColabHost()])
