@@ -1,4 +1,4 @@
-"""Bring the tables of README.md up to date: ``python docs/tables.py``; a test checks that they are.
+"""Bring the tables of README.md and README.es.md up to date: ``python docs/tables.py``; tests check them.
 
 Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 """
@@ -10,64 +10,73 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.language import Language, language, mark, spoken, tr
 from colab_helpers.settings import Settings, load_presets
 from colab_helpers.ui import cells
 
 NOTEBOOKS = {
-    "setup.ipynb": "Examines the machine: what works, what does not, and what to do about it",
-    "preload.ipynb": "Shows the models a preset needs with their licences, fetches, verifies and tries them",
-    "batch_swap.ipynb": "Swaps faces in many videos and images: a form, one run, a gallery, a report",
-    "monitor.ipynb": "Shows live how machine and batch do: GPU, memory, files, rate, and what limits it",
+    "setup.ipynb": mark("Examines the machine: what works, what does not, and what to do about it"),
+    "preload.ipynb": mark(
+        "Shows the models a preset needs with their licences, fetches, verifies and tries them"
+    ),
+    "batch_swap.ipynb": mark("Swaps faces in many videos and images: a form, one run, a gallery, a report"),
+    "monitor.ipynb": mark(
+        "Shows live how machine and batch do: GPU, memory, files, rate, and what limits it"
+    ),
 }
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+READMES: dict[Language, Path] = {"en": ROOT / "README.md", "es": ROOT / "README.es.md"}
 
 
 def notebooks_table() -> str:
     """Every notebook with its badge."""
-    rows = [(f"`{name}`", purpose, cells.badge(name)) for name, purpose in NOTEBOOKS.items()]
-    return table(("Notebook", "What it does", "Open"), rows)
+    place = "" if language() == "en" else f"{language()}/"
+    rows = [(f"`{name}`", tr(purpose), cells.badge(f"{place}{name}")) for name, purpose in NOTEBOOKS.items()]
+    return table((tr("Notebook"), tr("What it does"), tr("Open")), rows)
 
 
 def presets_table() -> str:
     """Every preset and machine profile with what it sets."""
     presets = load_presets()
-    groups = [("preset", presets.presets), ("machine", presets.profiles)]
+    groups = [(tr("preset"), presets.presets), (tr("machine"), presets.profiles)]
     rows = [
-        (f"`{name}`", kind, entry.description, _changes(entry.extends, entry.settings))
+        (f"`{name}`", kind, tr(entry.description), _changes(entry.extends, entry.settings))
         for kind, group in groups
         for name, entry in group.items()
     ]
-    return table(("Name", "Kind", "For", "Sets"), rows)
+    return table((tr("Name"), tr("Kind"), tr("For"), tr("Sets")), rows)
 
 
 def _changes(extends: str | None, settings: dict[str, Any]) -> str:
     values = ", ".join(f"`{key}={_plain(value)}`" for key, value in settings.items())
-    return f"`{extends}` and {values}" if extends else values
+    return tr("`{base}` and {values}", base=extends, values=values) if extends else values
 
 
 def settings_table() -> str:
     """Every setting with its default, what is allowed, and what it does."""
     schema = Settings.model_json_schema()["properties"]
     rows = [
-        (f"`{name}`", f"`{_plain(field.default)}`", _allowed(schema[name]), str(field.description))
+        (f"`{name}`", f"`{_plain(field.default)}`", _allowed(schema[name]), tr(str(field.description)))
         for name, field in Settings.model_fields.items()
     ]
-    return table(("Setting", "Default", "Allowed", "Meaning"), rows)
+    return table((tr("Setting"), tr("Default"), tr("Allowed"), tr("Meaning")), rows)
 
 
 def _allowed(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
-        return " or ".join(_allowed(part) for part in schema["anyOf"])
+        return tr(" or ").join(_allowed(part) for part in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
-        return "list of " + _allowed(schema["items"])
+        return tr("list of {values}", values=_allowed(schema["items"]))
     if "minimum" in schema:
-        return f"{schema['minimum']:g} to {schema['maximum']:g}" if "maximum" in schema else "0 and more"
-    return {"boolean": "`true`, `false`", "string": "text"}[schema["type"]]
+        if "maximum" in schema:
+            return tr("{low:g} to {high:g}", low=schema["minimum"], high=schema["maximum"])
+        return tr("0 and more")
+    return {"boolean": "`true`, `false`", "string": tr("text")}[schema["type"]]
 
 
 def _plain(value: object) -> str:
@@ -87,15 +96,17 @@ TABLES = {"notebooks": notebooks_table, "presets": presets_table, "settings": se
 
 
 def updated(text: str) -> str:
-    """The README's text with every table as it should be."""
+    """A README's text with every table as it should be in the language spoken."""
     for name, make in TABLES.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if text.count(start) != 1 or text.count(end) != 1:
-            sys.exit(f"README.md: {start} and {end} must be there once")
+            sys.exit(f"{start} and {end} must be there once")
         before, rest = text.split(start)
         text = f"{before}{start}\n{make()}\n{end}{rest.split(end)[1]}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for chosen, path in READMES.items():
+        with spoken(chosen):
+            path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every text for people is in the catalogue, in Spanish too, and the Spanish notebooks follow the English ones."""
+"""Every text for people is in the catalogue and in Spanish; the Spanish notebooks follow the English ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from colab_helpers.ui import cells
 
 ROOT = Path(__file__).resolve().parents[1]
 UPDATE = "run: python docs/words.py"
-pytest.importorskip("babel")
 
 
 @cache
