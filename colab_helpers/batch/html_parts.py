@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from colab_helpers.language import tr
 from colab_helpers.machine import GIB
 from colab_helpers.svg import clock_text, number
 
@@ -78,7 +79,7 @@ def facts_table(rows: Iterable[tuple[str, str | None]]) -> str:
 
 def size(count: float) -> str:
     """Bytes of a file, in steps of 1000."""
-    for unit in ("bytes", "kB", "MB"):
+    for unit in (tr("bytes"), "kB", "MB"):
         if count < 1000:
             return f"{number(count)} {unit}"
         count /= 1000

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from colab_helpers.batch.status import BatchStatus, FileStatus, State
+from colab_helpers.batch.status import STATE_WORDS, BatchStatus, FileStatus, State
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB
 from colab_helpers.resources.bottleneck import CHANGE, DECODE, FIND, bottleneck
@@ -46,16 +46,6 @@ _WIDTH, _HEIGHT = 200, 34
 _COLOURS = {"running": BLUE, "done": GREEN, "failed": ALARM, "lost": ALARM, "cancelled": AMBER}
 # What needs a look comes first.
 _ORDER: tuple[State, ...] = ("running", "failed", "cancelled", "skipped", "queued", "done")
-STATES = {
-    "running": mark("running"),
-    "failed": mark("failed"),
-    "cancelled": mark("cancelled"),
-    "skipped": mark("skipped"),
-    "queued": mark("queued"),
-    "done": mark("done"),
-    "stopped": mark("stopped"),
-}
-"""Words for the states of files and runs."""
 _FAINT = "opacity:.75"
 _LEFT = "text-align:left;vertical-align:top;padding:1px 12px 1px 0"
 
@@ -441,7 +431,7 @@ def _headline(status: BatchStatus, now: float, lost: bool) -> tuple[str, str]:
     remedy = GO_ON if lost else RETRY if status.state == "failed" else ""
     if remedy:
         text += tr(". What to do: {remedy}", remedy=tr(remedy))
-    return tr(LOST) if lost else tr(STATES[status.state]), text
+    return tr(LOST) if lost else tr(STATE_WORDS[status.state]), text
 
 
 def _ago(seconds: float, lost: bool) -> str:
@@ -528,7 +518,7 @@ def _named(status: BatchStatus) -> tuple[list[FileStatus], str]:
 
 
 def _word(state: State, lost: bool) -> str:
-    return tr(STATES["stopped" if lost and state == "running" else state])
+    return tr("stopped") if lost and state == "running" else tr(STATE_WORDS[state])
 
 
 def _words(file: FileStatus, lost: bool) -> list[str]:

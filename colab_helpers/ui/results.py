@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.status import STATE_WORDS
 from colab_helpers.language import mark, tr
 from colab_helpers.ui.cells import STANDIN_NOTE
 from colab_helpers.ui.gallery import gallery_html
@@ -40,7 +41,7 @@ def _file_row(file: FileReport) -> str:
     remarks = "; ".join([*([file.error] if file.error else []), *file.fallbacks])
     values = [
         Path(file.target).name,
-        file.status,
+        tr(STATE_WORDS[file.status]),
         f"{file.frames_out}",
         f"{file.faces_swapped}",
         f"{file.seconds:.1f}",
@@ -59,7 +60,7 @@ def _places(run: BatchRun) -> str:
 def results_text(run: BatchRun) -> str:
     """The results for places that cannot show HTML."""
     files = [
-        f"  {file.status:8}{Path(file.target).name}: "
+        f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: "
         + tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
         + (f", {file.error}" if file.error else "")
         for file in run.report.files
@@ -85,7 +86,9 @@ def summary_text(run: BatchRun) -> str:
 def failure_text(report: BatchReport) -> str:
     """The failed files and why, in one line."""
     wrong = [file for file in report.files if file.status != "done"]
-    reasons = "; ".join(f"{Path(file.target).name}: {file.error or file.status}" for file in wrong)
+    reasons = "; ".join(
+        f"{Path(file.target).name}: {file.error or tr(STATE_WORDS[file.status])}" for file in wrong
+    )
     return tr(
         "{count} of {total} files did not succeed: {reasons}",
         count=len(wrong),

@@ -1,0 +1,249 @@
+"""All that a page says comes from the catalogue: in a language of brackets nothing stands outside them."""
+
+from __future__ import annotations
+
+import gettext
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_helpers import language
+from colab_helpers.batch.html_report import html_report
+from colab_helpers.batch.report import BatchReport, ModelReport, Quality
+from colab_helpers.batch.status import FileStatus
+from colab_helpers.diagnosis import diagnose
+from colab_helpers.settings import Settings, load_presets
+from colab_helpers.ui.charts import charts_html, charts_text
+from colab_helpers.ui.doctor import diagnosis_html
+from colab_helpers.ui.host import LocalHost
+from colab_helpers.ui.models import models_html, models_text, show_models
+from colab_helpers.ui.monitor import MonitorSummary, summary_html
+from colab_helpers.ui.notebook import BatchRun
+from colab_helpers.ui.results import results_html, results_text
+from tests.batch.test_html_report import a_file, a_report
+from tests.batch.test_html_report import samples as report_samples
+from tests.ui.test_charts import START, sample, status
+
+SIGNS = {
+    "GB",
+    "GiB",
+    "MB",
+    "MiB",
+    "kB",
+    "VRAM",
+    "GPU",
+    "CPU",
+    "RAM",
+    "CRF",
+    "fps",
+    "min",
+    "ms",
+    "UTC",
+    "Python",
+    "true",
+    "false",
+}
+"""The same in every language."""
+
+
+class Brackets(gettext.NullTranslations):
+    """A language in which every text is itself, in brackets."""
+
+    def gettext(self, message: str) -> str:
+        return f"⟦{message}⟧"
+
+
+@pytest.fixture(autouse=True)
+def brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "_translations", lambda _: Brackets())
+
+
+def names_of_settings() -> set[str]:
+    """Settings, their values and the presets have one name everywhere."""
+    presets = load_presets()
+    names = {*Settings.model_fields, *presets.presets, *presets.profiles}
+    for schema in Settings.model_json_schema()["properties"].values():
+        for part in (schema, *schema.get("anyOf", ()), schema.get("items", {})):
+            names |= {str(value) for value in part.get("enum", ())} | {str(part.get("const", ""))}
+        names |= {str(schema.get("default"))}
+    return {piece for name in names for piece in _words(name)}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_][\w.]*\w", text)
+
+
+def outside(text: str, *data: str) -> list[str]:
+    """Words of a page that stand in no brackets and are neither data nor the same everywhere."""
+    text = re.sub(r"<style.*?</style>", " ", text, flags=re.DOTALL)
+    # What is read aloud counts, too.
+    heard = re.findall(r'\b(?:title|alt|aria-label|placeholder)="([^"]*)"', text)
+    text = unescape(" ".join([re.sub(r"<[^>]*>", " ", text), *heard]))
+    for piece in sorted(data, key=len, reverse=True):
+        text = text.replace(piece, " ")
+    before = ""
+    while before != text:
+        before, text = text, re.sub(r"⟦[^⟦⟧]*⟧", " ", text)
+    return [word for word in _words(text) if word not in SIGNS | names_of_settings()]
+
+
+def test_what_stands_outside_is_found():
+    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
+    assert outside('<img alt="last frame">') == ["last", "frame"]
+
+
+def widgets_in(widget: Any) -> Iterator[Any]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from widgets_in(child)
+
+
+def texts_of(widget: Any) -> Iterator[str]:
+    """What a person can read in a widget."""
+    for name in ("description", "placeholder", "tooltip", "value"):
+        if isinstance(value := getattr(widget, name, None), str):
+            yield value
+    for option in getattr(widget, "options", ()):
+        yield str(option[0] if isinstance(option, tuple) else option)
+    if hasattr(widget, "get_title"):
+        yield from (widget.get_title(number) or "" for number in range(len(widget.children)))
+
+
+def test_the_panel(make_panel, on_demo):
+    panel = make_panel(on_demo)
+    panel.targets.look()
+    panel.settings.editors["output_video_quality"].widget.value = 20
+    panel.settings.name.value = "Not a name"
+    panel.settings.save_button.click()
+    panel.sources.use_button.click()
+    panel.sources.add_button.click()
+    for number in range(len(panel.tabs.children)):
+        panel.tabs.selected_index = number
+    panel.consent.value = ""
+    data = (*on_demo.sources, *on_demo.targets, on_demo.models_dir, "alma.png", "clip1.mp4", "Not a name")
+    texts = [text for widget in widgets_in(panel.box) for text in texts_of(widget)]
+    assert sum("⟦" in text for text in texts) > 60
+    assert [found for text in texts if (found := outside(text, *data, "/path/to/photo.jpg"))] == []
+
+
+def test_the_charts():
+    files = [
+        FileStatus(
+            target="/in/a.mp4", state="running", frame=120, frames=480, fps=24.0, eta=75.0, stage="frames"
+        ),
+        FileStatus(target="/in/b.mp4", state="failed", error="REASON"),
+        *(FileStatus(target=f"/in/c{number}.mp4", state="queued") for number in range(20)),
+    ]
+    many = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
+    found = status(
+        *files,
+        state="running",
+        notes=["NOTE"],
+        pause="PAUSE",
+        provider="cuda",
+        threads=8,
+        batch_size=2,
+        restarts=1,
+    )
+    data = ("a.mp4", "b.mp4", *(f"c{number}.mp4" for number in range(20)), "REASON", "NOTE", "PAUSE", "cuda")
+    for lost in (False, True):
+        assert outside(charts_html(many, found, now=START + 99, lost=lost), *data) == []
+        assert outside("\n".join(charts_text(many, found, now=START + 99, lost=lost)), *data) == []
+    assert outside(charts_html([sample(gpu=None)], None, now=START + 1)) == []
+
+
+def a_run(tmp_path: Path) -> BatchReport:
+    good = a_file(
+        tmp_path / "a.mp4",
+        tmp_path / "out.mp4",
+        fallbacks=["NOTE"],
+        encoder="libx264",
+        provider="cpu",
+        times_kept=True,
+        video_seconds=3.0,
+        audio_seconds=3.0,
+        segments=3,
+        segments_kept=1,
+        memory_before=10**9,
+        memory_after=10**9,
+        quality=Quality(
+            similarity_mean=0.8, similarity_p5=0.7, similarity_samples=9, flicker=0.4, missed_spans=[(0, 9)]
+        ),
+    )
+    standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
+    return a_report(
+        good,
+        a_file(tmp_path / "b.mp4", error="REASON"),
+        memory_warnings=2,
+        restarts=1,
+        notes=["NOTE"],
+        models=[standin],
+    )
+
+
+DATA = (
+    "a.mp4",
+    "b.mp4",
+    "out.mp4",
+    "NOTE",
+    "REASON",
+    "libx264",
+    "/m/inswapper_128.onnx",
+    "inswapper_128",
+    "face.png",
+    "The person shown has agreed.",
+    "Test Card",
+    "Linux",
+    "run-7",
+    "report.html",
+    "report.json",
+    "colab_helpers",
+    "Google Colab",
+)
+
+
+def test_the_results(tmp_path):
+    run = BatchRun(a_run(tmp_path), tmp_path, LocalHost())
+    assert outside(results_html(run), *DATA, str(tmp_path)) == []
+    assert outside(results_text(run), *DATA, str(tmp_path)) == []
+
+
+def test_the_report(tmp_path):
+    page = html_report(a_run(tmp_path), report_samples())
+    assert page.count("⟦") > 60
+    assert outside(page, *DATA, str(tmp_path)) == []
+
+
+def test_the_doctor(demo, tmp_path):
+    found = diagnose(Settings(), models_dir=demo / "models", folder=tmp_path)
+    assert len(found.checks) > 15
+    names = [check.name for check in found.checks]
+    assert outside(diagnosis_html(found).replace(">⟦", "> ⟦"), *names, str(tmp_path), str(demo)) == []
+
+
+def test_the_models(demo, tmp_path, capsys):
+    needed = show_models(models_dir=str(demo / "models"), output_dir=str(tmp_path), headless=True)
+    capsys.readouterr()
+    models = needed.models()
+    data = (str(demo), *(model.name for model in models), *(model.role for model in models))
+    assert outside(models_html(models, needed.root), *data) == []
+    assert outside(models_text(models, needed.root), *data) == []
+
+
+def test_the_monitors_summary():
+    summary = MonitorSummary(
+        state="failed",
+        ended_by="end of run",
+        folder="/out",
+        host="h",
+        started=START,
+        seconds=9.0,
+        samples=3,
+        figures={},
+        failures={"b.mp4": "REASON"},
+    )
+    assert outside(summary_html(summary), "/out", "b.mp4", "REASON") == []
