@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -166,6 +166,7 @@ class Downloader:
         proxy: ``http://host:port`` for everything; by default the environment's proxies.
         mirror_prefix: Put before every address, as in ``https://mirror.example/https://github.com/…``;
             the address itself is tried after it.
+        tokens: By the name of a server, what it wants to be shown; nobody else is shown it.
         shared_cache: A folder that outlives this machine, such as one on Google Drive: files are copied
             from there, verified, instead of fetched, and fetched files are copied there.
         on_progress: See ``ProgressCallback``.
@@ -184,6 +185,7 @@ class Downloader:
         accept_licences: bool = False,
         proxy: str | None = None,
         mirror_prefix: str | None = None,
+        tokens: Mapping[str, str] | None = None,
         shared_cache: Path | None = None,
         on_progress: ProgressCallback | None = None,
         workers: int = 3,
@@ -205,6 +207,7 @@ class Downloader:
             limits=limits or Limits(),
             proxy=proxy,
             mirror_prefix=mirror_prefix,
+            tokens=tokens,
             cancelled=self._cancelled,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,10 @@ from colab_helpers.models.records import FileSource
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import Limits
 from colab_helpers.settings import Settings
+
+HUGGING_FACE = "huggingface.co"
+TOKEN = "HF_TOKEN"
+"""Environment variable, and secret on Colab, that holds an access token of Hugging Face."""
 
 
 class PreloadedFile(BaseModel):
@@ -109,6 +114,7 @@ def preload(
     catalog: Catalog | None = None,
     proxy: str | None = None,
     mirror_prefix: str | None = None,
+    token: str | None = None,
     shared_cache: Path | None = None,
     verify: bool = False,
     workers: int = 3,
@@ -130,6 +136,8 @@ def preload(
         catalog: Instead of the shipped one.
         proxy: ``http://host:port``; by default the environment's.
         mirror_prefix: Put before every address.
+        token: An access token of Hugging Face, where most models lie: strangers may be kept waiting there.
+            By default the environment variable ``HF_TOKEN``.
         shared_cache: A folder that outlives this machine.
         verify: Hash every file anew.
         workers: Files fetched at the same time.
@@ -143,6 +151,7 @@ def preload(
         SettingsError: ``user_models`` does not follow the schema.
     """
     root = models_root(models_dir)
+    token = token or os.environ.get(TOKEN)
     catalog = catalog or load_catalog(user_models)
     entries = select_models(settings, models=models, catalog=catalog, root=root)
     _refuse_standins(root, entries)
@@ -152,6 +161,7 @@ def preload(
         accept_licences=accept_licences,
         proxy=proxy,
         mirror_prefix=mirror_prefix,
+        tokens={HUGGING_FACE: token} if token else None,
         shared_cache=shared_cache,
         on_progress=on_progress,
         workers=workers,

@@ -184,9 +184,11 @@ class Transfer:
         limits: Limits,
         proxy: str | None = None,
         mirror_prefix: str | None = None,
+        tokens: Mapping[str, str] | None = None,
         cancelled: threading.Event | None = None,
     ) -> None:
         self._limits = limits
+        self._tokens = dict(tokens or {})
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
         self._mirror_prefix = mirror_prefix
         self._cancelled = cancelled or threading.Event()
@@ -300,7 +302,7 @@ class Transfer:
         try:
             return self._session().get(
                 url,
-                headers=dict(headers),
+                headers={**headers, **self._credentials(url)},
                 # Given with the request, because those of the environment would win over a session's.
                 proxies=self._proxies,
                 timeout=(limits.connect_timeout, limits.read_timeout),
@@ -324,6 +326,13 @@ class Transfer:
             ) from error
         except (requests.exceptions.RequestException, ValueError) as error:
             raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
+
+    def _credentials(self, url: str) -> dict[str, str]:
+        """What a server asks for; told to nobody else, so not to where it redirects, nor in the clear."""
+        parts = urlsplit(url)
+        token = self._tokens.get(parts.hostname or "")
+        safe = parts.scheme == "https" or parts.hostname in LOOPBACK
+        return {"Authorization": f"Bearer {token}"} if token and safe else {}
 
     def _session(self) -> requests.Session:
         # A session is not safe to share between threads.

@@ -63,6 +63,26 @@ class Host(Protocol):
             UsageError: It takes somebody's consent in a browser and nobody is there, or it failed.
         """
 
+    def secret(self, name: str) -> str | None:
+        """A password or token that the user keeps outside the notebook; None where there is none."""
+
+    def upload(self, folder: Path) -> list[Path]:
+        """Ask for files of the computer that the browser runs on; none where nothing was chosen.
+
+        Args:
+            folder: Where they go; made if missing.
+
+        Raises:
+            UsageError: There is no way to ask for them here.
+        """
+
+    def download(self, path: Path) -> None:
+        """Hand a file to the computer that the browser runs on.
+
+        Raises:
+            UsageError: There is no way to do so here.
+        """
+
     def show_html(self, html: str, *, text: str) -> None:
         """Show HTML where that is possible, otherwise print ``text``."""
 
@@ -95,6 +115,25 @@ class LocalHost:
 
     def reach(self, paths: Iterable[Path]) -> None:
         """Nothing to open: what is not there is reported by whoever reads it."""
+
+    def secret(self, name: str) -> str | None:
+        """The environment variable of that name."""
+        return os.environ.get(name) or None
+
+    def upload(self, folder: Path) -> list[Path]:
+        """Nothing to bring: the files are where the notebook runs, or the front end takes them there."""
+        raise UsageError(
+            tr("files can be uploaded by a cell on Google Colab only"),
+            remedy=tr("write their paths, or use the upload of the panel or of your front end"),
+        )
+
+    def download(self, path: Path) -> None:
+        """Nothing to hand over: the file is where the user named it."""
+        raise UsageError(
+            tr("files can be downloaded by a cell on Google Colab only"),
+            where=str(path),
+            remedy=tr("take it from there"),
+        )
 
     def show_html(self, html: str, *, text: str) -> None:
         """Show HTML in the notebook, or print ``text`` in a shell."""
@@ -154,13 +193,51 @@ class ColabHost:
             )
         from google.colab import drive
 
-        drive.mount(str(self.drive))
+        cause, reason = None, tr("access was not allowed")
+        try:
+            drive.mount(str(self.drive))
+        except Exception as error:  # noqa: BLE001 - refusals, time-outs and faults come in classes of Colab's own
+            cause, reason = error, str(error) or type(error).__name__
         if not self._mounted():
             raise UsageError(
-                tr("Google Drive was not mounted"),
+                tr("Google Drive was not mounted ({reason})", reason=reason),
                 where=str(path),
                 remedy=tr("run the cell again and allow access, or use files under /content"),
+            ) from cause
+
+    def secret(self, name: str) -> str | None:
+        """The environment variable of that name, or the secret kept in Colab's sidebar."""
+        kept = os.environ.get(name)
+        if kept or self.headless:
+            return kept or None
+        from google.colab import userdata
+
+        try:
+            return str(userdata.get(name)) or None
+        except Exception:  # noqa: BLE001 - missing, not granted, or nobody there: the same to whoever asks
+            return None
+
+    def upload(self, folder: Path) -> list[Path]:
+        """Ask in the cell's output."""
+        if self.headless:
+            raise UsageError(
+                tr("a headless session has nobody to choose files"), remedy=tr("write the paths of the files")
             )
+        from google.colab import files
+
+        folder.mkdir(parents=True, exist_ok=True)
+        # Colab adds a number to the name of a file that is there already; what it returns says which.
+        return [folder / Path(name).name for name in files.upload(target_dir=str(folder))]
+
+    def download(self, path: Path) -> None:
+        """Have the browser save it."""
+        if self.headless:
+            raise UsageError(
+                tr("a headless session has no browser to save a file"), where=str(path), remedy=tr("copy it")
+            )
+        from google.colab import files
+
+        files.download(str(path))
 
     def show_html(self, html: str, *, text: str) -> None:
         """Show HTML in the notebook."""

@@ -19,7 +19,7 @@ from colab_helpers.errors import ColabHelpersError, LicenceError
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import Licence, ModelEntry
 from colab_helpers.models.choice import wants_half
-from colab_helpers.models.preload import PreloadReport, preload, select_models
+from colab_helpers.models.preload import TOKEN, PreloadReport, preload, select_models
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_presets
@@ -220,6 +220,7 @@ def _preload(
                 accept_licences=accept_licences,
                 offline=offline,
                 shared_cache=shared_cache,
+                token=needed.host.secret(TOKEN),
                 on_progress=line,
             )
         except LicenceError as error:

@@ -16,7 +16,7 @@ from colab_helpers.ui.host import Host, open_panel, this_host
 from colab_helpers.ui.panel_choice import Answers, Choice
 from colab_helpers.ui.panel_presets import settings_of
 from colab_helpers.ui.progress import ProgressLine
-from colab_helpers.ui.results import failure_text, results_html, results_text
+from colab_helpers.ui.results import failure_text, packed, results_html, results_of, results_text
 from colab_helpers.ui.run_view import RunView
 
 if TYPE_CHECKING:
@@ -268,18 +268,23 @@ def _make_demo(folder: Path, models: Path | None) -> Inputs:
     return Inputs([demo.sources[DEMO_SOURCE]], demo.targets, models or demo.models)
 
 
-def show_results(run: BatchRun | None) -> None:
+def show_results(run: BatchRun | None, *, my_computer: bool = False) -> None:
     """Show what became of every file, pictures of the results, and players for videos.
 
     Args:
         run: As ``run_batch_swap`` returns it; None shows nothing: the panel does.
+        my_computer: Hand the results to the computer that the browser runs on; several as one zip.
 
     Raises:
+        UsageError: There is no way to hand them over here.
         BatchError: Some file failed; so a headless run ends with an error, after everything was shown.
     """
     if run is None:
         return
     run.host.show_html(results_html(run), text=results_text(run))
+    made = results_of(run.report)
+    if my_computer and made:
+        run.host.download(made[0] if len(made) == 1 else packed(made, run.folder))
     if not run.report.ok:
         raise BatchError(
             failure_text(run.report),

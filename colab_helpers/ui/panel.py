@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.errors import ColabHelpersError
+from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, tr
+from colab_helpers.media.probe import is_image
 from colab_helpers.settings import DEFAULT_PRESET
 from colab_helpers.trust.consent import GROUNDS, is_demo_file, require_consent
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
@@ -23,7 +24,7 @@ from colab_helpers.ui.panel_preview import PreviewTab
 from colab_helpers.ui.panel_results import ResultsTab
 from colab_helpers.ui.panel_run import RunTab
 from colab_helpers.ui.panel_settings import SettingsTab
-from colab_helpers.ui.panel_sources import SourcesTab
+from colab_helpers.ui.panel_sources import UPLOADS, SourcesTab
 from colab_helpers.ui.panel_targets import TargetsTab
 
 _TITLES = (
@@ -60,6 +61,7 @@ def show_panel(
     models_dir: str = "",
     session_minutes: float = 0.0,
     shortest_first: bool = False,
+    my_computer: bool = False,
     language: str = "auto",
     headless: bool = False,
 ) -> Choice:
@@ -79,6 +81,8 @@ def show_panel(
         models_dir: Folder of the model files; empty for the usual place.
         session_minutes: How long this machine can be used; 0: not known.
         shortest_first: Do the files in the order of the time they take.
+        my_computer: Ask for files of the computer that the browser runs on: photos are sources, videos are
+            targets, beside those named.
         language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
         headless: Nobody watches.
 
@@ -86,12 +90,13 @@ def show_panel(
         What is chosen, read when the run begins.
 
     Raises:
-        UsageError: There is no such language.
+        UsageError: There is no such language, or no file of this computer can be had or was chosen.
     """
     speak_as_asked(language)
+    photos, videos = _uploaded(this_host(headless=headless)) if my_computer else ((), ())
     answers = Answers(
-        sources=_listed(sources),
-        targets=_listed(targets),
+        sources=(*_listed(sources), *photos),
+        targets=(*_listed(targets), *videos),
         output_dir=output_dir,
         preset=preset,
         overrides={} if overrides is None else overrides,
@@ -115,6 +120,23 @@ def show_panel(
     show_widget(panel.box)
     panel.fill()
     return panel.choice
+
+
+def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Photos and videos of the user's computer.
+
+    Raises:
+        UsageError: There is no way to ask for them, or none was chosen.
+    """
+    paths = host.upload(host.runs / UPLOADS)
+    if not paths:
+        raise UsageError(
+            tr("no file was chosen"),
+            where="my_computer",
+            remedy=tr("run the cell again and choose photos and videos, or untick my_computer"),
+        )
+    photos = tuple(str(path) for path in paths if is_image(path))
+    return photos, tuple(str(path) for path in paths if not is_image(path))
 
 
 def _listed(value: Sequence[str] | str) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.status import STATE_WORDS
 from colab_helpers.language import mark, tr
+from colab_helpers.media.writer import unwritable
 from colab_helpers.ui.cells import STANDIN_NOTE
 from colab_helpers.ui.gallery import gallery_html
 from colab_helpers.ui.players import players_html
@@ -29,12 +32,30 @@ def results_html(run: BatchRun) -> str:
     summary = f"<p><b>{html.escape(summary_text(run))}</b></p>"
     table = f'<table style="border-collapse:collapse"><tr>{head}</tr>{rows}</table>'
     # Players would make an executed notebook that nobody looks at large.
-    players = "" if run.host.headless else players_html(_made(run.report))
+    players = "" if run.host.headless else players_html(results_of(run.report))
     return f"{summary}{notes}{table}{gallery_html(run.report)}{players}{_places(run)}"
 
 
-def _made(report: BatchReport) -> list[Path]:
+def results_of(report: BatchReport) -> list[Path]:
+    """The files that were made."""
     return [Path(file.output) for file in report.files if file.status == "done" and file.output]
+
+
+def packed(paths: Sequence[Path], folder: Path) -> Path:
+    """Results as one zip in the folder; stored as they are, since videos do not get smaller.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    path = folder / "results.zip"
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for each in paths:
+                archive.write(each, each.name)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+    return path
 
 
 def _file_row(file: FileReport) -> str:

@@ -491,6 +491,37 @@ def test_https_never_becomes_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(url.startswith("https://") for url in answers.asked)
 
 
+def test_a_token_is_shown_to_its_server_alone(tmp_path: Path, server: FaultServer) -> None:
+    elsewhere = server.url("/store").replace("127.0.0.1", "localhost")
+    asked = server.add("/net", b"", always=faults.redirect(elsewhere))
+    store = server.add("/store", BODY)
+    fetching = Downloader(tmp_path, limits=QUICK, tokens={"127.0.0.1": "secret"})
+    fetching.fetch([model(source(server.url("/net")))])
+    assert [request.get("Authorization") for request in asked.requests] == ["Bearer secret"]
+    assert [request.get("Authorization") for request in store.requests] == [None]
+    assert not any(b"secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_a_token_is_never_sent_in_the_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, str | None] = {}
+
+    class Listening(Answers):
+        def get(self, url: str, *, headers: dict[str, str], **_: object) -> requests.Response:
+            shown[url] = headers.get("Authorization")
+            return super().get(url)
+
+    monkeypatch.setattr(Transfer, "_session", lambda self: Listening("/elsewhere"))
+    moving = Transfer(limits=Limits(), mirror_prefix="http://example.com/", tokens={"example.com": "secret"})
+    for url in ("https://example.com/net", "http://example.com/net"):
+        with pytest.raises(MirrorError, match="circle"):
+            moving.fetch(
+                url, tmp_path / "part", transfer.Expected(None, None), report=lambda done, total: None
+            )
+    assert {(url.split(":")[0], token) for url, token in shown.items()} == {
+        ("https", "Bearer secret"), ("http", None),
+    }  # fmt: skip
+
+
 # --- shared cache and own files -----------------------------------------------------------------------------
 
 

@@ -15,27 +15,73 @@ from colab_helpers.ui.host import ColabHost, LocalHost, this_host
 
 
 class FakeDrive(ModuleType):
-    """``google.colab.drive`` whose browser says yes or no."""
+    """``google.colab.drive`` whose browser says yes or no, or does not answer."""
 
-    def __init__(self, *, allowed: bool) -> None:
+    def __init__(self, *, allowed: bool, fault: Exception | None = None) -> None:
         super().__init__("google.colab.drive")
-        self.allowed = allowed
+        self.allowed, self.fault = allowed, fault
         self.mounted: list[str] = []
 
     def mount(self, mountpoint: str) -> None:
         self.mounted.append(mountpoint)
+        if self.fault is not None:
+            raise self.fault
         if self.allowed:
             Path(mountpoint, "MyDrive").mkdir(parents=True)
 
 
+class FakeFiles(ModuleType):
+    """``google.colab.files`` with somebody who chooses files; Colab keeps their bytes and renames doubles."""
+
+    def __init__(self) -> None:
+        super().__init__("google.colab.files")
+        self.chosen: dict[str, bytes] = {}
+        self.saved: list[str] = []
+
+    def upload(self, target_dir: str = "") -> dict[str, bytes]:
+        kept = {}
+        for name, content in self.chosen.items():
+            path = Path(target_dir, name)
+            if path.exists():
+                path = path.with_stem(f"{path.stem} (1)")
+            path.write_bytes(content)
+            kept[str(path)] = content
+        return kept
+
+    def download(self, filename: str) -> None:
+        assert Path(filename).is_file()
+        self.saved.append(filename)
+
+
+class SecretNotFoundError(Exception):
+    """As Colab calls it."""
+
+
+class FakeSecrets(ModuleType):
+    """``google.colab.userdata``."""
+
+    def __init__(self) -> None:
+        super().__init__("google.colab.userdata")
+        self.kept: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    def get(self, key: str) -> str:
+        self.asked.append(key)
+        if key not in self.kept:
+            raise SecretNotFoundError(key)
+        return self.kept[key]
+
+
 @pytest.fixture
 def colab(monkeypatch):
-    def pretend(*, allowed: bool = True) -> FakeDrive:
-        package, drive = ModuleType("google.colab"), FakeDrive(allowed=allowed)
-        package.drive = drive
+    def pretend(*, allowed: bool = True, fault: Exception | None = None) -> FakeDrive:
+        package = ModuleType("google.colab")
+        parts = (FakeDrive(allowed=allowed, fault=fault), FakeFiles(), FakeSecrets())
+        package.drive, package.files, package.userdata = parts
         monkeypatch.setitem(sys.modules, "google.colab", package)
-        monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
-        return drive
+        for part in parts:
+            monkeypatch.setitem(sys.modules, part.__name__, part)
+        return package.drive
 
     return pretend
 
@@ -77,6 +123,70 @@ def test_a_refused_drive_is_said(colab, tmp_path):
     colab(allowed=False)
     with pytest.raises(UsageError, match="was not mounted"):
         ColabHost(drive=tmp_path / "drive").reach([tmp_path / "drive" / "clip.mp4"])
+
+
+@pytest.mark.parametrize(
+    "fault", [ValueError("mount failed: invalid oauth code"), TimeoutError("no answer"), RuntimeError()]
+)
+def test_a_drive_that_fails_says_why(colab, tmp_path, fault):
+    colab(fault=fault)
+    with pytest.raises(UsageError, match=r"clip\.mp4.*not mounted \(.*What to do") as caught:
+        ColabHost(drive=tmp_path / "drive").reach([tmp_path / "drive" / "clip.mp4"])
+    assert (str(fault) or "RuntimeError") in str(caught.value)
+
+
+def test_files_of_ones_own_computer_are_put_where_they_are_wanted(colab, tmp_path):
+    colab()
+    files = sys.modules["google.colab.files"]
+    files.chosen = {"me.jpg": b"1", "clip.mp4": b"2"}
+    folder = tmp_path / "uploads"
+    assert ColabHost().upload(folder) == [folder / "me.jpg", folder / "clip.mp4"]
+    again = ColabHost().upload(folder)
+    assert [path.name for path in again] == ["me (1).jpg", "clip (1).mp4"]
+    assert all(path.is_file() for path in again)
+
+
+def test_an_upload_that_is_cancelled_brings_nothing(colab, tmp_path):
+    colab()
+    assert ColabHost().upload(tmp_path) == []
+
+
+def test_a_result_goes_to_the_browser(colab, tmp_path):
+    colab()
+    result = tmp_path / "out.mp4"
+    result.write_bytes(b"x")
+    ColabHost().download(result)
+    assert sys.modules["google.colab.files"].saved == [str(result)]
+
+
+@pytest.mark.parametrize("place", [ColabHost(headless=True), LocalHost(), LocalHost(headless=True)])
+def test_nobody_is_asked_where_nobody_can_answer(colab, tmp_path, place):
+    colab()
+    sys.modules["google.colab.files"].chosen = {"me.jpg": b"1"}
+    with pytest.raises(UsageError, match="What to do"):
+        place.upload(tmp_path / "uploads")
+    with pytest.raises(UsageError, match="What to do"):
+        place.download(tmp_path / "out.mp4")
+    assert not (tmp_path / "uploads").exists()
+
+
+def test_secrets_come_from_the_environment_first(colab, monkeypatch):
+    colab()
+    secrets = sys.modules["google.colab.userdata"]
+    secrets.kept = {"HF_TOKEN": "kept"}
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert ColabHost().secret("HF_TOKEN") == "kept"
+    assert ColabHost(headless=True).secret("HF_TOKEN") is None
+    monkeypatch.setenv("HF_TOKEN", "set")
+    assert [place.secret("HF_TOKEN") for place in (ColabHost(), LocalHost())] == ["set", "set"]
+    assert secrets.asked == ["HF_TOKEN"]
+
+
+def test_a_missing_secret_is_none(colab, monkeypatch):
+    colab()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert ColabHost().secret("HF_TOKEN") is None
+    assert LocalHost().secret("HF_TOKEN") is None
 
 
 def test_local_runs_lie_in_the_checkout():
