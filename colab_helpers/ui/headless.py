@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.language import ASKED, speak, tr
+from colab_helpers.language import ASKED, Asked, spoken, tr
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
 
 KERNEL = "python3"
@@ -41,6 +41,8 @@ class Parameter:
 
     name: str
     type_name: str
+    default: str
+    """As it is written in the notebook."""
 
 
 def notebook_parameters(path: Path) -> dict[str, Parameter]:
@@ -56,7 +58,10 @@ def notebook_parameters(path: Path) -> dict[str, Parameter]:
             tr("there is no such notebook"), where=str(path), remedy=tr("name a file of notebooks/")
         )
     found = inspect_notebook(str(path))
-    return {name: Parameter(name, str(entry["inferred_type_name"])) for name, entry in found.items()}
+    return {
+        name: Parameter(name, str(entry["inferred_type_name"]), str(entry["default"]))
+        for name, entry in found.items()
+    }
 
 
 def parse_values(pairs: Iterable[tuple[str, str]], known: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -216,6 +221,13 @@ def describe_results(output: Path, values: Mapping[str, Any]) -> list[str]:
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
 
 
+def _language_of(known: Mapping[str, Parameter], values: Mapping[str, Any]) -> Asked:
+    """What a notebook speaks; one that nobody can speak is left to the notebook to refuse."""
+    default = yaml.safe_load(known["language"].default) if "language" in known else "auto"
+    chosen = values.get("language", default)
+    return next((name for name in ASKED if name == chosen), "auto")
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; ``NAME=VALUE`` words are joined to the ``-p`` pairs."""
     prog = "python -m colab_helpers.ui.headless"
@@ -247,9 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     defaults = {"headless": True, "output_dir": str(arguments.output.parent.absolute())}
     values = {**{name: value for name, value in defaults.items() if name in known}, **values}
     # What is printed at the end is printed by this process.
-    speak(next((name for name in ASKED if name == values.get("language")), "auto"))
-    code = run_notebook(arguments.notebook, arguments.output, values)
-    print("\n".join(["", *describe_results(arguments.output, values)]), flush=True)
+    with spoken(_language_of(known, values)):
+        code = run_notebook(arguments.notebook, arguments.output, values)
+        print("\n".join(["", *describe_results(arguments.output, values)]), flush=True)
     return code
 
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from colab_helpers.errors import SettingsError
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark
 from colab_helpers.settings import FrameProcessor, Settings, field_help, validate_settings
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import RED, paragraph
@@ -57,7 +57,7 @@ class FieldEditor:
         self.name = name
         self._written = False
         self.widget = self._make(desk.widgets, schema)
-        self.help = desk.html(f'<p style="{_HELP}">{html.escape(tr(field_help(name)))}</p>')
+        self.help = desk.html(f'<p style="{_HELP}">{html.escape(field_help(name))}</p>')
         self.error = desk.html()
         self.box = desk.column(self.widget, self.help, self.error)
 

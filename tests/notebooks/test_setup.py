@@ -10,6 +10,7 @@ import pytest
 
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import OutputError, SettingsError, UsageError
+from colab_helpers.language import spoken, tr
 from colab_helpers.ui import doctor, headless
 from colab_helpers.ui.doctor import (
     Setup,
@@ -46,6 +47,28 @@ def test_an_empty_form_examines_the_demos_networks(tmp_path, capfd):
     executed = nbformat.read(tmp_path / "setup.ipynb", as_version=4)
     assert not any("text/html" in output.get("data", {}) for cell in executed.cells
                    for output in cell.get("outputs", []))  # fmt: skip
+
+
+def test_the_spanish_notebook_speaks_spanish(tmp_path, capfd):
+    path = NOTEBOOK.parent / "es" / NOTEBOOK.name
+    assert headless.main([str(path), str(tmp_path / "setup.ipynb")]) == 0
+    printed = capfd.readouterr().out
+    with spoken("es"):
+        assert report_of(tmp_path).summary() in printed
+        assert tr("report:   {path}", path=tmp_path / "doctor.json") in printed
+    assert "report:" not in printed
+    assert tr("works") == "works"
+
+
+def test_the_forms_language_wins(tmp_path, capfd):
+    path = NOTEBOOK.parent / "es" / NOTEBOOK.name
+    assert headless.main([str(path), str(tmp_path / "setup.ipynb"), "language=en"]) == 0
+    assert f"report:   {tmp_path / 'doctor.json'}" in capfd.readouterr().out
+
+
+def test_an_unknown_language_is_refused(tmp_path, capfd):
+    assert run(tmp_path, "language=fr") == 2
+    assert "choose from auto, en, es" in capfd.readouterr().err
 
 
 def test_what_fails_ends_the_run_with_1_after_it_was_shown(tmp_path, capfd):

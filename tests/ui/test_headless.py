@@ -15,7 +15,7 @@ from colab_helpers.ui import headless
 from colab_helpers.ui.headless import Parameter, main, notebook_parameters, parse_values
 
 KNOWN = {
-    name: Parameter(name, kind)
+    name: Parameter(name, kind, "")
     for name, kind in [
         ("sources", "list"),
         ("preset", "str"),
