@@ -337,7 +337,8 @@ def summary_text(models: Sequence[NeededModel]) -> str:
             size=_size(size),
         )
     standins = any(model.state == "stand-in" for model in models)
-    return f"{tr('Nothing is missing.')} {tr(_STANDIN_HINT)}" if standins else tr("Nothing is missing.")
+    nothing = tr("Nothing is missing.")
+    return f"{nothing} {tr(_STANDIN_HINT)}" if standins else nothing
 
 
 def models_html(models: Sequence[NeededModel], root: Path) -> str:

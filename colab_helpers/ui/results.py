@@ -73,7 +73,8 @@ def _file_row(file: FileReport) -> str:
 
 def _places(run: BatchRun) -> str:
     reports = [run.folder / name for name in (HTML_REPORT_NAME, REPORT_NAME)]
-    lines = [f"{html.escape(tr('report'))}: <code>{html.escape(str(path))}</code>" for path in reports]
+    word = html.escape(tr("report"))
+    lines = [f"{word}: <code>{html.escape(str(path))}</code>" for path in reports]
     keeping = run.host.keeping(run.folder)
     return "".join(f"<p>{line}</p>" for line in [*lines, *([html.escape(keeping)] if keeping else [])])
 

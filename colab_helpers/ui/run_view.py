@@ -68,9 +68,10 @@ def overall_html(status: BatchStatus) -> str:
     left = time_left(status, share)
     parts += [tr("about {time} left", time=clock_text(left))] if left is not None else []
     parts += [_memory_text(status)] if status.ram_percent is not None else []
+    label = escape(tr("All files"), quote=True)
     return (
         f'<div style="max-width:920px">{escape(", ".join(parts))}'
-        f'<div role="progressbar" aria-label="{escape(tr("All files"), quote=True)}" '
+        f'<div role="progressbar" aria-label="{label}" '
         f'aria-valuenow="{100 * share:.0f}" aria-valuemin="0" aria-valuemax="100" '
         'style="background:rgba(128,128,128,.3);height:12px;border-radius:6px;margin:4px 0">'
         f'<div style="background:{GREEN};width:{100 * share:.1f}%;height:12px;border-radius:6px"></div>'
