@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from benchmarks.main_job import images
+from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import ConsentError, SettingsError, UsageError
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import headless
 from colab_helpers.ui import notebook as cells
 from colab_helpers.ui.notebook import BatchError, run_batch_swap, show_results
+from tests.batch.processes import entries
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "batch_swap.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -81,6 +83,23 @@ def test_a_run_on_demo_files(demo, tmp_path, capfd):
     printed = capfd.readouterr().out
     for line in (f"result:   {output}", f"report:   {tmp_path / 'report.json'}", "frames/s"):
         assert line in printed
+
+
+def test_the_same_notebook_again_skips_what_is_done(demo, tmp_path):
+    values = on_demo(demo, preset="light")
+    assert run(tmp_path, **values) == 0
+    (first,) = report_of(tmp_path)["files"]
+    written = Path(first["output"]).stat().st_mtime_ns
+    assert run(tmp_path, **values) == 0
+    (again,) = report_of(tmp_path)["files"]
+    assert (again["status"], KEPT in again["fallbacks"]) == ("done", True)
+    assert Path(again["output"]).stat().st_mtime_ns == written
+    assert pages(tmp_path).count("data:image/jpeg;base64,") == 3
+    assert len(list(entries(tmp_path, "started"))) == 1
+    # Another preset is another result: that is made.
+    assert run(tmp_path, **on_demo(demo, preset="light", overrides={"output_video_quality": 30})) == 0
+    assert KEPT not in report_of(tmp_path)["files"][0]["fallbacks"]
+    assert len(list(entries(tmp_path, "started"))) == 2
 
 
 def test_notebook_and_command_line_give_the_same_video(demo, tmp_path):
