@@ -71,7 +71,7 @@ def _player(path: Path, content: bytes, told: str) -> str:
     url = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
     return (
         f'<figure style="margin:0"><video controls loop muted playsinline preload="auto" src="{url}" '
-        f'title="{html.escape(str(path), quote=True)}" style="max-width:480px;width:100%;max-height:300px">'
+        f'title="{html.escape(str(path), quote=True)}" style="width:400px;max-width:100%;max-height:300px">'
         f"</video><figcaption>{name}</figcaption></figure>"
     )
 

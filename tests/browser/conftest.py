@@ -1,0 +1,177 @@
+"""A real browser on a real front end. Skipped where one is missing, unless REQUIRE_BROWSER=1."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import nbformat
+import pytest
+from papermill.parameterize import parameterize_notebook
+
+from colab_helpers.demo.clip import make_demo
+from tests.browser.fronts import Lab, Voila
+from tests.browser.servers import LAB, ROOT, VOILA, end_kernels, environment, served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # Videos are played by the tests, which nobody has clicked.
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+Shot = Callable[[Any, str], None]
+
+
+def _program() -> str | None:
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
+def _missing() -> list[str]:
+    modules = [name for name in ("playwright", "voila", "jupyterlab") if not importlib.util.find_spec(name)]
+    return modules + ([] if _program() else ["chromium"])
+
+
+if _missing() and os.environ.get("REQUIRE_BROWSER") == "1":
+    raise RuntimeError(f"the browser tests cannot run: {', '.join(_missing())} missing; see .ci/browser")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if _missing():
+        pytest.skip(f"{', '.join(_missing())} missing: run .ci/browser, which installs what these tests need")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=_program(), args=_OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@dataclass(frozen=True)
+class Site:
+    """The folders that all tests here share.
+
+    Attributes:
+        notebooks: What the servers serve; tests put their copies there.
+        runs: Where runs without a folder of their own go; the demo lies there.
+        demo: Sources, targets and models.
+        variables: For servers and their kernels.
+    """
+
+    notebooks: Path
+    runs: Path
+    demo: Path
+    variables: dict[str, str]
+
+    def copy(self, notebook: str, name: str, **values: object) -> str:
+        """A copy of a notebook with other values in its form, by papermill's own means."""
+        book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
+        filled = parameterize_notebook(book, values) if values else book
+        nbformat.write(filled, self.notebooks / name)
+        return name
+
+    def long_clip(self, path: Path, times: int) -> Path:
+        """A clip of the demo, shown several times: one whose run can be stopped in the middle."""
+        with av.open(self.demo / "targets" / "clip1.mp4") as source:
+            frames = [frame.reformat(format="yuv420p") for frame in source.decode(video=0)]
+        with av.open(path, "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+            stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
+            for number, frame in enumerate(frames * times):
+                frame.pts, frame.time_base, frame.pict_type = number, Fraction(1, 25), 0
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+
+@pytest.fixture(scope="session")
+def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = tmp_path_factory.mktemp("browser")
+    made = Site(folder / "notebooks", folder / "runs", folder / "runs" / "demo", environment(folder))
+    made.notebooks.mkdir()
+    make_demo(
+        made.demo,
+        true_swaps=False,
+        seconds=1.6,
+        size=(640, 360),
+        fps=Fraction(25),
+        people=2,
+        clips=2,
+        workers=1,
+    )
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, made.notebooks)
+    return made
+
+
+@pytest.fixture(scope="session")
+def lab_address(site: Site) -> Iterator[str]:
+    with served(LAB, site.notebooks, site.variables, site.runs.with_name("lab.log")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def voila_address(site: Site) -> Iterator[str]:
+    with served(VOILA, site.notebooks, site.variables, site.runs.with_name("voila.log")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest, shot: Shot) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    context.set_default_timeout(30_000)
+    made = context.new_page()
+    failed = request.session.testsfailed
+    yield made
+    if request.session.testsfailed > failed:
+        shot(made, f"failed-{request.node.name}")
+    context.close()
+
+
+@pytest.fixture
+def lab(page: Page, lab_address: str) -> Iterator[Lab]:
+    yield Lab(page, lab_address)
+    end_kernels(lab_address)
+
+
+@pytest.fixture
+def voila(page: Page, voila_address: str) -> Voila:
+    return Voila(page, voila_address)
+
+
+@pytest.fixture(params=["lab", "voila"])
+def front(request: pytest.FixtureRequest) -> Lab | Voila:
+    """Both front ends, one after the other."""
+    found: Lab | Voila = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def shot() -> Shot:
+    """Takes a picture of a page or of a part of it, where SCREENSHOTS names a folder."""
+
+    def take(what: Any, name: str) -> None:
+        folder = os.environ.get("SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            what.screenshot(path=Path(folder) / f"{name}.png")
+
+    return take

@@ -1,0 +1,164 @@
+"""The two front ends, as somebody sees them: opens a notebook, runs it, looks at what is there."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+SLOW = 40_000
+"""Milliseconds that a whole notebook may take on a busy machine."""
+
+_ERRORS = (
+    '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], '
+    ".voila-error, .jp-RenderedError"
+)
+
+
+class _Any:
+    name = ""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.actions = 0
+        """What a person had to do so far."""
+
+    def errors(self) -> list[str]:
+        """The errors that the page shows."""
+        return self.page.locator(_ERRORS).all_inner_texts()
+
+    def act(self) -> None:
+        """Count something that a person does."""
+        self.actions += 1
+
+    def tab(self, title: str) -> None:
+        """Turn to a tab of the panel."""
+        self.act()
+        self.page.locator(".widget-tab li").filter(has_text=re.compile(f"^{title}$")).click()
+
+    def button(self, label: str) -> Locator:
+        """A button of the panel."""
+        return self.page.locator(".widget-button:visible").filter(has_text=re.compile(f"^{label}$"))
+
+    def press(self, label: str) -> None:
+        """Press a button of the panel."""
+        self.act()
+        self.button(label).click()
+
+    def sees(self, text: str) -> None:
+        """Wait until a text can be seen."""
+        self.page.get_by_text(text).locator("visible=true").first.wait_for(timeout=SLOW)
+
+    def changes(self, what: Locator, before: str, *, attribute: str = "") -> str:
+        """Wait until a text, or an attribute, is another than before; returns it."""
+        what.first.wait_for(timeout=SLOW)
+        element = what.first.element_handle()
+        script = "([one, name, old]) => (name ? one.getAttribute(name) : one.textContent) !== old"
+        end = time.monotonic() + SLOW / 1000
+        while time.monotonic() < end:
+            if element.evaluate("one => one.isConnected") is False:
+                element = what.first.element_handle()
+            if self.page.evaluate(script, [element, attribute, before]):
+                break
+            self.page.wait_for_timeout(50)
+        found = what.first.get_attribute(attribute) if attribute else what.first.text_content()
+        assert found != before
+        return found or ""
+
+    def plays(self, video: Locator) -> None:
+        """Play a video: its pictures are there and its time goes on."""
+        video.scroll_into_view_if_needed()
+        video.evaluate("one => one.play()")
+        self.page.wait_for_function(
+            "one => one.currentTime > 0.2 && one.videoWidth > 0", arg=video.element_handle()
+        )
+
+    def field(self, label: str) -> Locator:
+        """The widget beside a label."""
+        return self.page.locator(f'.jupyter-widgets:visible:has(> label:text-is("{label}"))').last
+
+
+class Lab(_Any):
+    """JupyterLab."""
+
+    name = "lab"
+    _workspaces = itertools.count()
+
+    def open(self, notebook: str) -> None:
+        """Open a notebook and wait for its kernel."""
+        self.act()
+        self.page.goto(f"{self.address}/lab/workspaces/w{next(self._workspaces)}/tree/{notebook}")
+        self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=SLOW)
+        # Before its kernel is there, running a cell would ask for one.
+        self.page.get_by_text(re.compile(r"\| Idle$")).first.wait_for(timeout=SLOW)
+
+    def _menu(self, menu: str, item: str) -> None:
+        self.act()
+        self.page.locator(".lm-MenuBar-itemLabel").filter(has_text=re.compile(f"^{menu}$")).click()
+        self.page.locator(".lm-Menu-itemLabel").filter(has_text=re.compile(f"^{item}$")).click()
+
+    def run_all(self) -> None:
+        """Run all cells from the menu."""
+        self._menu("Run", "Run All Cells")
+
+    def interrupt(self) -> None:
+        """Interrupt the kernel from the menu."""
+        self._menu("Kernel", "Interrupt Kernel")
+
+    def code_cells(self) -> Locator:
+        """The code cells."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell")
+
+    def cell(self, title: str) -> Locator:
+        """A cell, known by its title."""
+        return self.code_cells().filter(
+            has=self.page.locator(".jp-InputArea-editor").filter(has_text=f"#@title {title}")
+        )
+
+    def run_cell(self, title: str) -> None:
+        """Run one cell, known by its title."""
+        self.act()
+        self.cell(title).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+
+    def write(self, title: str, text: str) -> None:
+        """Replace the text of a cell, known by its title."""
+        self.act()
+        self.cell(title).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.insert_text(text)
+
+    def finish(self) -> None:
+        """Wait until every code cell has been run."""
+        self.page.wait_for_function(
+            """errors => {
+                const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
+                const ended = prompts.length && prompts.every(one => /\\[\\d+\\]:/.test(one.textContent));
+                return ended || document.querySelector(errors);
+            }""",
+            arg=_ERRORS,
+            timeout=SLOW,
+        )
+        assert self.errors() == []
+
+
+class Voila(_Any):
+    """Voila, which runs all cells before it shows the page."""
+
+    name = "voila"
+
+    def open(self, notebook: str) -> None:
+        """Open a notebook: it is run while the page is made."""
+        self.act()
+        self.page.goto(f"{self.address}/voila/render/{notebook}", timeout=SLOW)
+
+    def run_all(self) -> None:
+        """Nothing to do."""
+
+    def finish(self) -> None:
+        """Wait until the page is whole: the last text is there, and so are the widgets."""
+        self.page.get_by_role("heading", name="Troubleshooting").wait_for(timeout=SLOW)

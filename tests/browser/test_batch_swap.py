@@ -1,0 +1,174 @@
+"""The panel of batch_swap under somebody's hands: choose, preview, start, stop, go on, look at what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.browser.fronts import Lab, Voila
+
+CONSENT = "Rendered people of the demo, used in a test: synthetic."
+TIMES = 8
+
+
+@dataclass(frozen=True)
+class Own:
+    """A photo and a video of one's own, and where the results go."""
+
+    photo: Path
+    clip: Path
+    out: Path
+
+
+@pytest.fixture
+def own(site, tmp_path) -> Own:
+    clip = site.long_clip(tmp_path / "holiday.mp4", TIMES)
+    return Own(site.demo / "source" / "bruno.png", clip, tmp_path / "out")
+
+
+def filled(own: Own, site) -> dict[str, object]:
+    return {
+        "sources": [str(own.photo)],
+        "targets": [str(own.clip)],
+        "output_dir": str(own.out),
+        "consent": CONSENT,
+        "models_dir": str(site.demo / "models"),
+        "preset": "light",
+        "overrides": {"segment_seconds": 1},
+    }
+
+
+def segments(out: Path) -> list[Path]:
+    return sorted(out.glob(".work/*/*.mp4"))
+
+
+def drag(front: Lab | Voila, label: str, share: float) -> None:
+    """Move a slider's handle to a place on its track."""
+    slider = front.field(label)
+    handle = slider.locator(".noUi-handle, .ui-slider-handle").first
+    handle.scroll_into_view_if_needed()
+    track = slider.locator(".noUi-target, .ui-slider").first.bounding_box()
+    grip = handle.bounding_box()
+    mouse = front.page.mouse
+    mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
+    mouse.down()
+    mouse.move(track["x"] + share * track["width"], grip["y"] + grip["height"] / 2, steps=5)
+    mouse.up()
+
+
+def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
+    voila.open(site.copy("batch_swap.ipynb", "own.ipynb", **filled(own, site)))
+    voila.finish()
+    page = voila.page
+    voila.sees("Sources")
+    shot(page, "panel-sources")
+
+    voila.tab("Settings")
+    described = page.locator(".widget-html-content:visible").filter(has_text="Speed:")
+    before = described.first.text_content()
+    voila.field("Preset").locator("select").select_option("quality")
+    after = voila.changes(described, before)
+    assert "Best picture" in after
+    shot(page, "panel-settings")
+    voila.field("Preset").locator("select").select_option("light")
+    voila.changes(described, after)
+    voila.tab("Targets")
+    voila.sees("holiday.mp4")
+    shot(page, "panel-targets")
+
+    voila.tab("Preview")
+    picture = page.locator('img[alt="after"]:visible')
+    picture.wait_for()
+    first = [page.locator(f'img[alt="{side}"]:visible').get_attribute("src") for side in ("before", "after")]
+    assert first[0] != first[1]
+    drag(voila, "Frame", 0.53)
+    moved = time.monotonic()
+    voila.changes(picture, first[1], attribute="src")
+    print(f"\n[measured] preview of another frame: {time.monotonic() - moved:.2f} s")
+    assert page.locator('img[alt="before"]:visible').get_attribute("src") != first[0]
+    shot(page, "panel-preview")
+
+    voila.tab("Run")
+    voila.sees("1 file(s), preset light")
+    voila.press("Start")
+    bar = page.locator('[role="progressbar"]:visible')
+    share = voila.changes(bar, "0", attribute="aria-valuenow")
+    voila.changes(bar, share, attribute="aria-valuenow")
+    last = page.locator('img[alt="last frame"]:visible')
+    shown = voila.changes(last, "", attribute="src")
+    voila.changes(last, shown, attribute="src")
+    assert page.locator("svg:visible").count() >= 3
+    shot(page, "panel-run")
+    while not segments(own.out):
+        page.wait_for_timeout(100)
+    assert voila.button("Start").is_disabled()
+    voila.press("Stop")
+    voila.sees("Stopped: 0 of 1 files are done.")
+    shot(page, "panel-run-stopped")
+    kept = len(segments(own.out))
+    assert kept >= 1
+    assert not (own.out / "holiday.mp4").exists()
+
+    voila.press("Start")
+    voila.sees("1 of 1 files in")
+    (file,) = json.loads((own.out / "report.json").read_text())["files"]
+    assert file["status"] == "done"
+    assert file["segments_kept"] == kept
+    assert file["frames_out"] == 40 * TIMES
+    voila.plays(page.locator("video:visible"))
+    shot(page, "panel-results")
+    assert voila.errors() == []
+
+
+def test_buttons_and_cells_in_jupyter(lab, site, own, shot):
+    """A batch begun by button is watched by the cell, and what the cell ends with is in the tab."""
+    lab.open(site.copy("batch_swap.ipynb", "both.ipynb", **filled(own, site)))
+    for title in ("1. What", "Get ready", "2. Choose"):
+        lab.run_cell(title)
+    panel = lab.cell("2. Choose")
+    lab.tab("Run")
+    lab.press("Start")
+    bar = panel.locator('[role="progressbar"]:visible')
+    lab.changes(bar, "0", attribute="aria-valuenow")
+    shot(lab.page, "jupyter-run-tab")
+    lab.run_cell("3. Run")
+    lab.cell("3. Run").locator('[role="progressbar"]').first.wait_for()
+    lab.page.wait_for_timeout(500)
+    lab.run_cell("4. Results")
+    lab.cell("4. Results").locator("video").wait_for()
+    assert lab.errors() == []
+    panel.locator("video").wait_for(state="attached")
+    lab.tab("Results")
+    lab.plays(panel.locator("video:visible"))
+    journal = (own.out / "journal.jsonl").read_text()
+    assert len(re.findall('"kind": *"started"', journal)) == 1
+
+
+def test_a_video_of_ones_own_in_four_actions(lab, site, own):
+    lab.open(site.copy("batch_swap.ipynb", "mine.ipynb"))
+    form = [f"{name} = {value!r}" for name, value in filled(own, site).items() if name != "consent"]
+    rest = 'video_range, session_minutes, shortest_first, headless, language = "", 0.0, False, False, "auto"'
+    lab.write("1. What", "\n".join(["#@title 1. What to do", *form, rest]))
+    lab.write("Get ready", f"consent = {CONSENT!r}")
+    lab.run_all()
+    lab.finish()
+    assert lab.actions == 4
+    results = lab.cell("4. Results")
+    assert results.get_by_text("1 of 1 files").is_visible()
+    lab.plays(results.locator("video"))
+    assert (own.out / "holiday.mp4").is_file()
+
+
+def test_a_refusal_is_shown_in_the_tab(voila, site, own):
+    voila.open(site.copy("batch_swap.ipynb", "refused.ipynb", **{**filled(own, site), "consent": ""}))
+    voila.finish()
+    voila.tab("Run")
+    voila.press("Start")
+    message = voila.page.locator(".widget-html-content:visible").filter(has_text="no statement of consent")
+    message.first.wait_for()
+    assert not own.out.exists()

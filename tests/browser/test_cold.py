@@ -1,0 +1,84 @@
+"""Each notebook as it comes, opened and run by somebody who fills in nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.fronts import SLOW, Lab, Voila
+
+Front = Lab | Voila
+
+
+def run_cold(front: Front, name: str) -> None:
+    front.open(f"{name}.ipynb")
+    front.run_all()
+
+
+@pytest.mark.parametrize("name", ["setup", "preload"])
+def test_a_table_at_the_end(front, shot, name):
+    run_cold(front, name)
+    front.finish()
+    assert front.errors() == []
+    table = front.page.locator("table").filter(has_text="model det_10g").last
+    table.scroll_into_view_if_needed(timeout=SLOW)
+    assert table.is_visible()
+    shot(front.page, f"{name}-{front.name}")
+
+
+def test_the_demo_in_two_actions(lab, site, shot):
+    run_cold(lab, "batch_swap")
+    cell = lab.cell("3. Run")
+    live = cell.locator('[role="progressbar"]').first
+    lab.changes(live, "0", attribute="aria-valuenow")
+    assert cell.locator("svg").count() >= 3
+    cell.scroll_into_view_if_needed()
+    shot(lab.page, "batch_swap-live-cell")
+    lab.finish()
+    assert lab.errors() == []
+    assert lab.actions == 2
+    results = lab.cell("4. Results")
+    assert results.get_by_text("2 of 2 files").is_visible()
+    assert results.locator("img").count() == 6
+    lab.plays(results.locator("video").first)
+    shot(lab.page, "batch_swap-results-cell")
+    lab.tab("Results")
+    panel = lab.cell("2. Choose")
+    panel.get_by_text("2 of 2 files").locator("visible=true").first.wait_for()
+    lab.plays(panel.locator("video").nth(1))
+    panel.locator(".widget-tab").scroll_into_view_if_needed()
+    shot(lab.page, "batch_swap-results-tab")
+
+
+def test_the_demo_in_voila(voila, shot):
+    run_cold(voila, "batch_swap")
+    voila.finish()
+    assert voila.errors() == []
+    voila.page.locator(".widget-tab").wait_for(timeout=SLOW)
+    voila.sees("The demo is used")
+    shot(voila.page, "batch_swap-voila")
+    voila.tab("Run")
+    voila.press("Start")
+    voila.changes(voila.page.locator('[role="progressbar"]').first, "0", attribute="aria-valuenow")
+    shot(voila.page, "batch_swap-voila-run")
+    voila.sees("2 of 2 files")
+    assert voila.actions == 3
+    voila.plays(voila.page.locator("video").first)
+    shot(voila.page, "batch_swap-voila-results")
+
+
+def test_this_machine_watched(front, shot):
+    run_cold(front, "monitor")
+    chart = front.page.locator("svg").filter(has=front.page.locator("polyline, path")).last
+    chart.wait_for(timeout=SLOW)
+    front.sees("RAM")
+    if isinstance(front, Lab):
+        front.page.wait_for_timeout(3000)
+        shot(front.page, "monitor-machine-lab")
+        front.interrupt()
+    front.finish()
+    assert front.errors() == []
+    table = front.page.locator("table").filter(has_text="least").last
+    assert table.get_by_text("Process memory").or_(table.get_by_text("CPU")).first.is_visible()
+    if isinstance(front, Voila):
+        panel = front.page.locator(".widget-html-content").filter(has_text="RAM").first
+        front.changes(panel, panel.text_content() or "")

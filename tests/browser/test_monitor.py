@@ -1,0 +1,50 @@
+"""The monitor of a batch that is at work in another process."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from colab_helpers import load_settings, run_batch
+from tests.browser.fronts import SLOW, Lab
+
+
+@pytest.fixture
+def at_work(site, tmp_path):
+    """Folder of a batch that is being done."""
+    clip = site.long_clip(tmp_path / "holiday.mp4", 10)
+    words = {
+        "consent": "Rendered people of the demo, used in a test: synthetic.",
+        "settings": load_settings("light"),
+    }
+    thread = threading.Thread(
+        target=run_batch,
+        args=([site.demo / "source" / "bruno.png"], [clip], tmp_path / "out"),
+        kwargs={**words, "models_dir": site.demo / "models"},
+    )
+    thread.start()
+    while not (tmp_path / "out" / "status.json").exists():
+        thread.join(0.05)
+    yield tmp_path / "out"
+    thread.join()
+
+
+def test_a_batch_watched_by_its_folder(front, site, at_work, shot):
+    name = f"watch-{front.name}.ipynb"
+    front.open(site.copy("monitor.ipynb", name, folder=str(at_work)))
+    front.run_all()
+    front.sees("holiday.mp4")
+    panel = front.page.locator(".widget-html-content").filter(has_text="holiday.mp4").first
+    if isinstance(front, Lab):
+        bar = panel.locator('[role="progressbar"]').first
+        share = front.changes(bar, "", attribute="aria-valuenow")
+        front.changes(bar, share, attribute="aria-valuenow")
+        front.page.wait_for_timeout(2500)
+        shot(front.page, "monitor-run-lab")
+    panel.get_by_text("1 of 1 files ended (1 done)").wait_for(timeout=SLOW)
+    assert panel.locator("svg").count() >= 3
+    front.finish()
+    assert front.errors() == []
+    assert front.page.locator("table").filter(has_text="Process memory").last.is_visible()
+    shot(front.page, f"monitor-ended-{front.name}")
