@@ -13,6 +13,7 @@ from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 
 MAX_ROWS = 6
+_WIDTH = 920
 
 
 def gallery_html(report: BatchReport, *, rows: int = MAX_ROWS) -> str:
@@ -29,32 +30,38 @@ def gallery_html(report: BatchReport, *, rows: int = MAX_ROWS) -> str:
     shown = "".join(_row(file) for file in done[:rows])
     rest = tr("and {count} more in the output folder", count=len(done) - rows)
     more = f"<p>{html.escape(rest)}</p>" if len(done) > rows else ""
-    return f"<table>{_heading()}{shown}</table>{more}" if done else ""
-
-
-def _heading() -> str:
-    heads = (tr("source"), tr("before"), tr("after"))
-    return "<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>"
+    return f"{shown}{more}" if done else ""
 
 
 def _row(file: FileReport) -> str:
     name = html.escape(Path(file.target).name)
     try:
         pair = pair_of(file)
-        cells = [_source_picture(file.source), _picture(pair.before), _picture(pair.after)]
+        pictures = [(tr("before"), pair.before), (tr("after"), pair.after)]
+        cells = [_source_picture(file.source), *(_picture(title, image) for title, image in pictures)]
     except (MediaError, OSError) as error:
         reason = html.escape(tr("{name}: no picture ({error})", name=Path(file.target).name, error=error))
-        return f'<tr><td colspan="3">{reason}</td></tr>'
-    pictures = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr>{pictures}</tr><tr><td colspan="3">{name}</td></tr>'
+        return f"<p>{reason}</p>"
+    row = f'<div style="display:flex;gap:6px;max-width:{_WIDTH}px">{"".join(cells)}</div>'
+    return f'<p style="margin:10px 0 2px"><b>{name}</b></p>{row}'
 
 
 def _source_picture(sources: Sequence[str]) -> str:
     """The first source photo; photos given as data or arrays have no file to show again."""
     if not sources or not Path(sources[0]).is_file():
-        return tr("(given in memory)")
-    return _picture(read_image(sources[0]))
+        return _figure(tr("source"), html.escape(tr("(given in memory)")), 1.0)
+    return _picture(tr("source"), read_image(sources[0]))
 
 
-def _picture(image: Image) -> str:
-    return f'<img src="{data_url(image)}" height="{HEIGHT}">'
+def _picture(title: str, image: Image) -> str:
+    shape = image.shape[1] / image.shape[0]
+    told = html.escape(title, quote=True)
+    shown = f'<img src="{data_url(image)}" alt="{told}" style="width:100%;max-width:{shape * HEIGHT:.0f}px">'
+    return _figure(title, shown, shape)
+
+
+def _figure(title: str, content: str, shape: float) -> str:
+    """As wide as its share, so that all of a row are of one height and fit in any page."""
+    most = f"flex:{shape:.3f} 1 0;min-width:0;max-width:{shape * HEIGHT:.0f}px"
+    caption = f'<figcaption style="opacity:.75">{html.escape(title)}</figcaption>'
+    return f'<figure style="margin:0;{most}">{content}{caption}</figure>'

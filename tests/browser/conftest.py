@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from colab_helpers.demo.clip import make_demo
@@ -83,7 +84,7 @@ class Site:
 
     def copy(self, notebook: str, name: str, **values: object) -> str:
         """A copy of a notebook with other values in its form, by papermill's own means."""
-        book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
+        book = load_notebook_node(str(ROOT / "notebooks" / notebook))
         filled = parameterize_notebook(book, values) if values else book
         nbformat.write(filled, self.notebooks / name)
         return name
