@@ -166,7 +166,8 @@ def failure_text(failures: Iterable[Check]) -> str:
 
 def diagnosis_html(diagnosis: Diagnosis) -> str:
     """Findings as an HTML table."""
-    head = "".join(f"<th>{name}</th>" for name in ("", tr("what"), tr("found"), tr("what to do")))
+    titles = ("", tr("what"), tr("found"), tr("what to do"))
+    head = "".join(f'<th style="text-align:left">{title}</th>' for title in titles)
     rows = "".join(_row(check) for check in diagnosis.checks)
     return f"<p><b>{html.escape(diagnosis.summary())}</b></p><table><tr>{head}</tr>{rows}</table>"
 

@@ -344,7 +344,7 @@ def summary_text(models: Sequence[NeededModel]) -> str:
 def models_html(models: Sequence[NeededModel], root: Path) -> str:
     """The models as an HTML table."""
     heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
-    head = "".join(f"<th>{name}</th>" for name in heads)
+    head = "".join(f'<th style="text-align:left">{name}</th>' for name in heads)
     rows = "".join(_row(model) for model in models)
     words = (tr("models folder: {root}", root=root), summary_text(models))
     before, after = (f"<p>{html.escape(text)}</p>" for text in words)

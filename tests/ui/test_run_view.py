@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.results import KEPT
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
-from colab_helpers.ui.run_view import REFRESH, RunView
+from colab_helpers.ui.run_view import REFRESH, RunView, overall_html, time_left
 
 PICTURE = "data:image/jpeg;base64,AAAA"
 
@@ -61,3 +65,28 @@ def test_samples_that_came_since_are_drawn_and_those_of_earlier_runs_are_not(tmp
     assert "33" in pages[0]
     assert "<svg" in pages[0]
     assert "11.0" not in pages[0]
+
+
+def test_the_whole_batch_in_one_line(tmp_path: Path) -> None:
+    tasks = [Task(tmp_path / f"{name}.mp4", tmp_path / "out" / f"{name}.mp4") for name in "abcd"]
+    writer = StatusWriter(tmp_path / "status.json", tasks)
+    status = writer.status
+    assert "All files: 0 %" in overall_html(status)
+    assert time_left(status, 0.0) is None
+    # One file was there already, one is done, one is half done: half of the work took ten seconds.
+    writer.file(0, FileReport(source=[], target="a", status="done", fallbacks=[KEPT]))
+    writer.file(1, FileReport(source=[], target="b", status="done"))
+    writer.progress(replace(progress(50), file_index=2, file_count=4))
+    status.started = status.updated - 10.0
+    assert time_left(status, 2.5 / 4) == pytest.approx(10 * 1.5 / 1.5)
+    page = overall_html(status)
+    assert "All files: 62 %, about 0:10 left, memory S 40 % (system), G - (GPU)" in page
+    assert 'aria-valuenow="62"' in page
+    writer.end()
+    assert overall_html(status) == ""
+
+
+def test_the_last_file_tells_for_itself_how_long_it_takes(tmp_path: Path) -> None:
+    writer = StatusWriter(tmp_path / "status.json", [Task(tmp_path / "a.mp4", tmp_path / "out.mp4")])
+    writer.progress(progress(1))
+    assert time_left(writer.status, 0.01) == 3.0
