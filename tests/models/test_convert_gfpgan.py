@@ -81,7 +81,7 @@ def test_export(folder: Path, tmp_path: Path) -> None:
     samples, answers = np.load(folder / "samples.npy"), np.load(folder / "answers.npy")
     assert np.abs(np.diff(answers, axis=0)).mean() > 0.01
     assert 0.2 < answers.std() < 2
-    for count in (1, 2, 5):
+    for count in range(1, len(samples) + 1):
         np.testing.assert_allclose(network.run(samples[:count])[0], answers[:count], atol=1e-4)
 
 
