@@ -33,7 +33,8 @@ def results_html(run: BatchRun) -> str:
     table = f'<table style="border-collapse:collapse"><tr>{head}</tr>{rows}</table>'
     # Players would make an executed notebook that nobody looks at large.
     players = "" if run.host.headless else players_html(results_of(run.report))
-    return f"{summary}{notes}{table}{gallery_html(run.report)}{players}{_places(run)}"
+    parts = (summary, notes, table, gallery_html(run.report), players, _places(run))
+    return f'<div style="line-height:1.4">{"".join(parts)}</div>'
 
 
 def results_of(report: BatchReport) -> list[Path]:

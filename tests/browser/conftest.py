@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import av
 import nbformat
 import pytest
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 
 from colab_helpers.demo.clip import make_demo
 from tests.browser.fronts import Lab, Voila
@@ -66,6 +65,20 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+def _form_of(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    (form,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    return form
+
+
+def filled_form(source: str, values: Mapping[str, object]) -> str:
+    """A form with other values."""
+    for name, value in values.items():
+        line = re.compile(rf"^({name}: \w+ = ).*?(  #@param)", re.MULTILINE)
+        assert line.search(source), name
+        source = line.sub(lambda found, value=value: f"{found[1]}{value!r}{found[2]}", source)
+    return source
+
+
 @dataclass(frozen=True)
 class Site:
     """The folders that all tests here share.
@@ -83,11 +96,17 @@ class Site:
     variables: dict[str, str]
 
     def copy(self, notebook: str, name: str, **values: object) -> str:
-        """A copy of a notebook with other values in its form, by papermill's own means."""
-        book = load_notebook_node(str(ROOT / "notebooks" / notebook))
-        filled = parameterize_notebook(book, values) if values else book
-        nbformat.write(filled, self.notebooks / name)
+        """A copy of a notebook with other values in its form."""
+        book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
+        form = _form_of(book)
+        form.source = filled_form(form.source, values)
+        nbformat.write(book, self.notebooks / name)
         return name
+
+    def form(self, notebook: str, values: Mapping[str, object]) -> str:
+        """The text of a notebook's form with other values."""
+        book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
+        return filled_form(_form_of(book).source, values)
 
     def long_clip(self, path: Path, times: int) -> Path:
         """A clip of the demo, shown several times: one whose run can be stopped in the middle."""

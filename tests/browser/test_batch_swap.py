@@ -154,10 +154,10 @@ def test_buttons_and_cells_in_jupyter(lab, site, own, shot):
 
 def test_a_video_of_ones_own_in_four_actions(lab, site, own):
     lab.open(site.copy("batch_swap.ipynb", "mine.ipynb"))
-    form = [f"{name} = {value!r}" for name, value in filled(own, site).items() if name != "consent"]
-    rest = 'video_range, session_minutes, shortest_first, headless, language = "", 0.0, False, False, "auto"'
-    lab.write("1. What", "\n".join(["#@title 1. What to do", *form, rest]))
-    lab.write("Get ready", f"consent = {CONSENT!r}")
+    answers = filled(own, site)
+    consent = answers.pop("consent")
+    lab.write("1. What", site.form("batch_swap.ipynb", answers))
+    lab.write("1. What", site.form("batch_swap.ipynb", {**answers, "consent": consent}))
     lab.run_all()
     lab.finish()
     assert lab.actions == 4
