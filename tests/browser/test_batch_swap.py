@@ -14,7 +14,7 @@ from colab_helpers.media.segments import SUFFIX
 from tests.browser.fronts import SLOW, Lab, Voila
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
-TIMES = 8
+TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     shown = voila.changes(last, "", attribute="src")
     voila.changes(last, shown, attribute="src")
     assert page.locator("svg:visible").count() >= 3
+    page.locator(".widget-tab").evaluate("one => one.scrollIntoView()")
     shot(page, "panel-run")
     end = time.monotonic() + SLOW / 1000
     while not segments(own.out):

@@ -20,8 +20,8 @@ def test_a_table_at_the_end(front, shot, name):
     front.finish()
     assert front.errors() == []
     table = front.page.locator("table").filter(has_text="model det_10g").last
-    table.scroll_into_view_if_needed(timeout=SLOW)
-    assert table.is_visible()
+    table.wait_for(timeout=SLOW)
+    table.evaluate("one => one.scrollIntoView()")
     shot(front.page, f"{name}-{front.name}")
 
 
