@@ -77,11 +77,12 @@ class MonitorSummary(_Model):
 
 @dataclass(frozen=True)
 class MonitorResult:
-    """What was seen, and where it is written down (None: nowhere)."""
+    """What was seen, where it is written down (None: nowhere), and whether the charts go on."""
 
     summary: MonitorSummary
     report: Path | None
     host: Host
+    goes_on: bool = False
 
 
 def watch(
@@ -124,14 +125,19 @@ def watch(
         # A page made of all cells appears when they have ended: it goes on looking by itself.
         here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)
         ended_by = _follow(source, screen, begun + here, pause)
-        if ended_by == "time" and here < limit:
+        goes_on = ended_by == "time" and here < limit
+        if goes_on:
             _go_on(source, screen, begun + limit, pause, stack.pop_all())
     summary = _summary(source, ended_by, started, time.monotonic() - begun)
-    return MonitorResult(summary, _written(summary, keep) if keep else None, host)
+    return MonitorResult(summary, _written(summary, keep) if keep else None, host, goes_on)
 
 
 def show_result(result: MonitorResult) -> None:
-    """Show how the run stood and each figure's least, mean and most."""
+    """Show how the run stood and each figure's least, mean and most; while the charts go on, only that."""
+    if result.goes_on:
+        told = tr("The charts above go on by themselves.")
+        show(result.host, f"<p>{html.escape(told)}</p>", told)
+        return
     show(result.host, summary_html(result.summary), "\n".join(summary_text(result)))
 
 

@@ -54,7 +54,8 @@ def players_html(results: list[Path], *, room: int = ROOM) -> str:
             players.append(_player(path, content, told))
         else:
             left_out.append(path.name)
-    row = f'<div style="display:flex;flex-wrap:wrap;gap:12px;margin:12px 0">{"".join(players)}</div>' if players else ""
+    style = "display:flex;flex-wrap:wrap;gap:12px;margin:12px 0"
+    row = f'<div style="{style}">{"".join(players)}</div>' if players else ""
     rest = tr("Not shown here: {names}", names=", ".join(left_out)) if left_out else ""
     return row + (f"<p>{html.escape(rest)}</p>" if rest else "")
 

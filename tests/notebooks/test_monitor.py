@@ -486,7 +486,7 @@ def test_a_time_that_is_none_is_refused(tmp_path):
     assert run(tmp_path / "seen", "seconds=-3") == headless.EXIT_USAGE
 
 
-def test_a_page_without_cells_goes_on_looking(monkeypatch):
+def test_a_page_without_cells_goes_on_looking(monkeypatch, capsys):
     """Voila shows its page when all cells have ended."""
     shown, actions = [], []
     monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
@@ -495,6 +495,8 @@ def test_a_page_without_cells_goes_on_looking(monkeypatch):
     monkeypatch.setattr(monitor, "repeat", lambda action, seconds: actions.append(action))
     result = monitor.watch()
     assert result.summary.ended_by == "time"
+    show_result(result)
+    assert capsys.readouterr().out == "The charts above go on by themselves.\n"
     before = len(shown)
     assert actions[0]()
     assert len(shown) == before + 1
