@@ -68,11 +68,12 @@ def _limit(recent: Sequence[Sample]) -> str:
 
 
 def _moving(recent: Sequence[Sample]) -> bool:
-    """Whether frames were finished; a single sample is taken at its word."""
+    """Whether frames were finished; the only sample of a file is taken at its word."""
     newest = recent[-1]
-    if len(recent) == 1:
-        return newest.file is not None and newest.fps > 0
-    return len({(sample.file, sample.frame) for sample in recent if sample.file is not None}) > 1
+    seen = [(sample.file, sample.frame) for sample in recent if sample.file is not None]
+    if len(seen) == 1 and newest.file is not None:
+        return newest.fps > 0
+    return len(set(seen)) > 1
 
 
 def _why_still(recent: Sequence[Sample]) -> str:
