@@ -443,7 +443,11 @@ def queues(decode: int, find: int, change: int) -> dict[str, int]:
         (run_of(cpu_percent=99.0), "CPU-bound", "CPU 99 %"),
         (run_of(), "Nothing stands out", "RAM 25 %"),
         (run_of(1), "Nothing stands out", "RAM 25 %"),
-        ([*run_of(1, file=None, fps=0.0), *run_of(1, queues=queues(8, 8, 0))], "The networks run on the CPU", ""),
+        (
+            [*run_of(1, file=None, fps=0.0), *run_of(1, queues=queues(8, 8, 0))],
+            "The networks run on the CPU",
+            "",
+        ),
     ],
 )
 def test_why_it_is_not_faster(samples: list[Sample], beginning: str, evidence: str) -> None:
