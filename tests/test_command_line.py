@@ -9,6 +9,7 @@ import pytest
 from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.errors import ColabHelpersError, ConsentError
+from colab_helpers.language import spoken
 from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import session
 from colab_helpers.settings import load_settings
@@ -149,3 +150,13 @@ def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
 )
 def test_statements_that_say_who_and_why_are_taken(statement: str, tmp_path: Path) -> None:
     assert require_consent(statement, [tmp_path / "x.mp4"]) == " ".join(statement.split())
+
+
+def test_a_ground_may_be_named_in_the_language_spoken() -> None:
+    with pytest.raises(ConsentError, match="grounds are: self"):
+        require_consent("uno mismo", [])
+    with spoken("es"):
+        assert require_consent("uno mismo", []) == "uno mismo"
+        assert require_consent("written consent", []) == "written consent"
+        with pytest.raises(ConsentError, match="uno mismo, consentimiento por escrito"):
+            require_consent("algo", [])

@@ -8,17 +8,22 @@ from pathlib import Path
 
 from colab_helpers.errors import ConsentError
 from colab_helpers.files import sha256_of
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 
-GROUNDS = ("self", "written consent", "synthetic", "licensed")
+GROUNDS = (mark("self"), mark("written consent"), mark("synthetic"), mark("licensed"))
 """On what ground a person may be shown: it is oneself, they agreed in writing, they do not exist, or
-the material is licensed for this use."""
+the material is licensed for this use. In English; ``grounds`` names them in the language spoken."""
 
 DEMO_CONSENT = "Only the rendered people of the demo are shown: synthetic."
 """The statement that covers the demo and nothing else."""
 
 DEMO_MANIFEST = "demo.json"
 """File in a demo folder that lists its sources and targets with their SHA-256."""
+
+
+def grounds() -> tuple[str, ...]:
+    """The grounds in the language spoken; a statement may name them in English, too."""
+    return tuple(map(tr, GROUNDS))
 
 
 def require_consent(statement: str, files: Iterable[Path]) -> str:
@@ -39,7 +44,7 @@ def require_consent(statement: str, files: Iterable[Path]) -> str:
         raise ConsentError(
             tr("no statement of consent was given, and nothing is processed without one"), remedy=_how()
         )
-    if len(text.split()) < 3 and not any(ground in text.lower() for ground in GROUNDS):
+    if len(text.split()) < 3 and not any(ground in text.lower() for ground in (*GROUNDS, *grounds())):
         raise ConsentError(
             tr("the statement of consent {text!r} does not say who is shown and why", text=text),
             remedy=_how(),
@@ -64,7 +69,7 @@ def _how() -> str:
         "say who is shown and on what ground, for example "
         '--consent "Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
         "grounds are: {grounds}",
-        grounds=", ".join(GROUNDS),
+        grounds=", ".join(grounds()),
     )
 
 

@@ -160,7 +160,7 @@ def show(host: Host, page: str, text: str) -> None:
 def failure_text(failures: Iterable[Check]) -> str:
     """What failed, in one line."""
     found = list(failures)
-    told = "; ".join(f"{item.name}: {item.detail}" for item in found)
+    told = "; ".join(f"{item.title}: {item.detail}" for item in found)
     return tr("{count} finding(s) failed: {told}", count=len(found), told=told)
 
 
@@ -174,5 +174,5 @@ def diagnosis_html(diagnosis: Diagnosis) -> str:
 
 def _row(check: Check) -> str:
     word = f'<b style="color:{_COLOURS[check.status]}">{tr(_WORDS[check.status])}</b>'
-    cells = [word, *(html.escape(text) for text in (check.name, check.detail, check.remedy))]
+    cells = [word, *(html.escape(text) for text in (check.title, check.detail, check.remedy))]
     return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"

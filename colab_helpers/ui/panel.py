@@ -13,7 +13,7 @@ from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, tr
 from colab_helpers.media.probe import is_image
 from colab_helpers.settings import DEFAULT_PRESET
-from colab_helpers.trust.consent import GROUNDS, is_demo_file, require_consent
+from colab_helpers.trust.consent import grounds, is_demo_file, require_consent
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
 from colab_helpers.ui.ledger import Entry, Ledger
 from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE, speak_as_asked
@@ -291,7 +291,7 @@ class Panel:
             self.consent_hint.value = paragraph(words(error), RED)
             return
         self.consent_hint.value = paragraph(
-            tr("Noted in the report. Grounds are: {names}.", names=", ".join(GROUNDS)), GREEN
+            tr("Noted in the report. Grounds are: {names}.", names=", ".join(grounds())), GREEN
         )
 
     def _release(self) -> None:
