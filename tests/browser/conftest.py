@@ -130,7 +130,7 @@ def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Site:
     make_demo(
         made.demo,
         true_swaps=False,
-        seconds=1.6,
+        seconds=1.0,
         size=(640, 360),
         fps=Fraction(25),
         people=2,

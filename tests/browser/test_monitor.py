@@ -13,7 +13,7 @@ from tests.browser.fronts import SLOW, Lab
 @pytest.fixture
 def at_work(site, tmp_path):
     """Folder of a batch that is being done."""
-    clip = site.long_clip(tmp_path / "holiday.mp4", 6)
+    clip = site.long_clip(tmp_path / "holiday.mp4", 8)
     words = {
         "consent": "Rendered people of the demo, used in a test: synthetic.",
         "settings": load_settings("light"),
