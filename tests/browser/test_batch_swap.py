@@ -14,7 +14,7 @@ from colab_helpers.media.segments import SUFFIX
 from tests.browser.fronts import SLOW, Lab, Voila
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
-TIMES = 8
+TIMES = 6
 """How often the demo's clip is shown in a video whose run takes a while."""
 
 
@@ -30,14 +30,16 @@ class Own:
 @pytest.fixture
 def own(site, tmp_path) -> Own:
     clip = site.long_clip(tmp_path / "holiday.mp4", 1)
-    return Own(site.demo / "source" / "bruno.png", clip, tmp_path / "out")
+    out = site.notebooks / f"results-{1 + len(list(site.notebooks.glob('results-*')))}"
+    out.mkdir()
+    return Own(site.demo / "source" / "bruno.png", clip, out)
 
 
 def filled(own: Own, site) -> dict[str, object]:
     return {
         "sources": [str(own.photo)],
         "targets": [str(own.clip)],
-        "output_dir": str(own.out),
+        "output_dir": own.out.name,  # beside the notebook
         "consent": CONSENT,
         "models_dir": str(site.demo / "models"),
         "preset": "light",
@@ -106,8 +108,7 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     shown = voila.changes(last, "", attribute="src")
     voila.changes(last, shown, attribute="src")
     assert page.locator("svg:visible").count() >= 3
-    page.locator(".widget-tab").evaluate("one => one.scrollIntoView()")
-    shot(page, "panel-run")
+    shot(page.locator(".widget-tab"), "panel-run")
     end = time.monotonic() + SLOW / 1000
     while not segments(own.out):
         assert time.monotonic() < end
@@ -178,4 +179,4 @@ def test_a_refusal_is_shown_in_the_tab(voila, site, own):
     voila.press("Start")
     message = voila.page.locator(".widget-html-content:visible").filter(has_text="no statement of consent")
     message.first.wait_for()
-    assert not own.out.exists()
+    assert not list(own.out.iterdir())
