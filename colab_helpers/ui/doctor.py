@@ -15,8 +15,9 @@ from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, mounted_drive, this_host
 from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, settings_of_form, speak_as_asked
+from colab_helpers.ui.panel_parts import AMBER, GREEN, RED
 
-_COLOURS = {"pass": "#2e7d32", "warn": "#b26a00", "fail": "#c62828"}
+_COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
 _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
 
 
