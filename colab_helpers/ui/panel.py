@@ -18,7 +18,7 @@ from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
 from colab_helpers.ui.ledger import Entry, Ledger
 from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE, speak_as_asked
 from colab_helpers.ui.panel_choice import Answers, Choice
-from colab_helpers.ui.panel_desk import Desk, Part
+from colab_helpers.ui.panel_desk import LABELS, Desk, Part
 from colab_helpers.ui.panel_parts import GREEN, RED, paragraph, words
 from colab_helpers.ui.panel_preview import PreviewTab
 from colab_helpers.ui.panel_results import ResultsTab
@@ -182,7 +182,7 @@ class Panel:
             description=tr("Consent"),
             placeholder=tr("Who is shown, and on what ground"),
             continuous_update=False,
-            style={"description_width": "110px"},
+            style=LABELS,
             layout={"width": "80%", "height": "52px"},
         )
         self.consent.observe(lambda _: desk.tell("consent"), "value")

@@ -19,6 +19,9 @@ from colab_helpers.ui.panel_studio import Studio, finding_key
 if TYPE_CHECKING:
     from colab_helpers.faces.photos import PhotoReport
 
+LABELS = {"description_width": "145px"}
+"""The labels beside all widgets of the panel, as wide as the longest in any language."""
+
 Part = Literal["sources", "targets", "settings", "consent"]
 
 
@@ -101,7 +104,7 @@ class Desk:
             description=label,
             placeholder=hint,
             continuous_update=False,
-            style={"description_width": "110px"},
+            style=LABELS,
             layout={"width": width},
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
 from colab_helpers.media.probe import is_image, probe
-from colab_helpers.ui.panel_desk import Desk
+from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,
     PREVIEW_HEIGHT,
@@ -46,12 +46,11 @@ class PreviewTab:
 
     def _make(self) -> None:
         desk, w = self._desk, self._desk.widgets
-        style = {"description_width": "110px"}
         self.target = w.Dropdown(
             options=[(tr(NOTHING), -1)],
             value=-1,
             description=tr("Target"),
-            style=style,
+            style=LABELS,
             layout={"width": "60%"},
         )
         self.frame = self._slider(tr("Frame"), 0)
@@ -70,7 +69,7 @@ class PreviewTab:
             max=100,
             description=label,
             continuous_update=False,
-            style={"description_width": "110px"},
+            style=LABELS,
             layout={"width": "60%"},
         )
 

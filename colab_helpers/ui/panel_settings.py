@@ -10,7 +10,7 @@ from colab_helpers.errors import ColabHelpersError, SettingsError
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import PresetFile, Settings, load_presets, validate_settings
 from colab_helpers.ui.panel_choice import Answers
-from colab_helpers.ui.panel_desk import Desk
+from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_fields import GROUPS, FieldEditor, complaint, group_of, schemas
 from colab_helpers.ui.panel_parts import GREEN, RED, bullets, paragraph, words
 from colab_helpers.ui.panel_presets import (
@@ -46,14 +46,14 @@ class SettingsTab:
     def _make(self, answers: Answers) -> None:
         desk, w = self._desk, self._desk.widgets
         preset, profile = _split(answers.preset, self._presets)
-        style, width = {"description_width": "110px"}, {"width": "330px"}
+        width = {"width": "360px"}
         names = list(dict.fromkeys([*self._presets.presets, preset]))
         profiles = [tr(NO_PROFILE), *self._presets.profiles]
         self.preset = w.Dropdown(
-            options=names, value=preset, description=tr("Preset"), style=style, layout=width
+            options=names, value=preset, description=tr("Preset"), style=LABELS, layout=width
         )
         self.profile = w.Dropdown(
-            options=profiles, value=profile, description=tr("Machine"), style=style, layout=width
+            options=profiles, value=profile, description=tr("Machine"), style=LABELS, layout=width
         )
         self.models = desk.text(
             tr("Models folder"), answers.models_dir, hint=tr("the usual place"), width="80%"

@@ -15,7 +15,7 @@ from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
-from colab_helpers.ui.panel_desk import Desk
+from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,
     GREEN,
@@ -59,9 +59,7 @@ class SourcesTab:
         self.add_button = desk.button(tr("Add"), lambda: self._try(self._add_written))
         self.upload = w.FileUpload(accept="image/*", multiple=True, description=tr("Upload"))
         self.upload.observe(self._uploaded, "value")
-        self.person = w.Dropdown(
-            options=[tr(NOBODY)], description=tr("Library"), style={"description_width": "110px"}
-        )
+        self.person = w.Dropdown(options=[tr(NOBODY)], description=tr("Library"), style=LABELS)
         self.use_button = desk.button(tr("Use"), lambda: self._try(self._use_person))
         self.forget_button = desk.button(
             tr("Delete"), lambda: self._try(self._forget), hint=tr("Delete the copies")

@@ -17,7 +17,7 @@ from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image, probe
 from colab_helpers.svg import clock_text
 from colab_helpers.ui.panel_choice import Answers
-from colab_helpers.ui.panel_desk import Desk
+from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, paragraph, picture, thumbnail, words
 from colab_helpers.ui.panel_studio import frames_of
 
@@ -81,20 +81,19 @@ class TargetsTab:
 
     def _make(self, answers: Answers) -> None:
         desk, w = self._desk, self._desk.widgets
-        style = {"description_width": "110px"}
         self.paths = w.Textarea(
             "\n".join(answers.targets),
             description=tr("Files, folders"),
             placeholder=tr("one path a line"),
             continuous_update=False,
-            style=style,
+            style=LABELS,
             layout={"width": "80%", "height": "70px"},
         )
         self.range = desk.text(
             tr("Range"), answers.video_range, hint=tr("all, or 1-30, or 1,4-6,9-"), width="auto"
         )
         self.minutes = w.FloatText(
-            answers.session_minutes, description=tr("Minutes left"), style=style, layout={"width": "200px"}
+            answers.session_minutes, description=tr("Minutes left"), style=LABELS, layout={"width": "240px"}
         )
         self.shortest = w.Checkbox(answers.shortest_first, description=tr("Shortest first"), indent=False)
         self.output = desk.text(
