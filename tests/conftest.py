@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -65,4 +66,17 @@ def real_shapes(shared_dir: Path) -> Path:
     with FileLock(shared_dir / "real_shapes.lock"):
         if not folder.exists():
             write_real_shapes(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(shared_dir: Path) -> Path:
+    """Folder of a demo: one clip of ten frames with one person."""
+    from colab_helpers.demo.clip import make_demo
+
+    folder, done = shared_dir / "small_demo", shared_dir / "small_demo.done"
+    with FileLock(shared_dir / "small_demo.lock"):
+        if not done.exists():
+            make_demo(folder, seconds=0.4, size=(480, 270), fps=Fraction(25), people=1, clips=1, workers=1)
+            done.touch()
     return folder

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from html import unescape
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import pytest
-from filelock import FileLock
 
-from colab_helpers.demo.clip import make_demo
 from colab_helpers.media.images import read_image
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui.panel import Panel
@@ -41,17 +38,6 @@ class Place:
 
     def show_html(self, html: str, *, text: str) -> None:
         raise AssertionError("the panel shows widgets")
-
-
-@pytest.fixture(scope="session")
-def demo(shared_dir: Path) -> Path:
-    """Folder of a demo: one clip of ten frames with one person (the notebooks' tests use the same)."""
-    folder, done = shared_dir / "small_demo", shared_dir / "small_demo.done"
-    with FileLock(shared_dir / "small_demo.lock"):
-        if not done.exists():
-            make_demo(folder, seconds=0.4, size=(480, 270), fps=Fraction(25), people=1, clips=1, workers=1)
-            done.touch()
-    return folder
 
 
 @pytest.fixture
