@@ -4,12 +4,13 @@
     python -m benchmarks.gpu --out /tmp/dry --cpu-dry-run
 
 Networks of the real layer shapes with random weights are written, so no weights are needed. Measured are:
-that CUDA really runs; milliseconds per sample at each batch size, with float32, TensorFloat-32 and float16,
-and with cuDNN's quick and thorough search; what a change of shape costs; IO binding and CUDA graphs against
-plain calls; how far CPU and GPU lie apart; memory against the pool's guess; a pool that is too small; frames
-per second from file to file. ``gpu.json`` is written after each part, so that nothing is lost when one hangs.
-The dry run does all of it with tiny networks on the CPU and says "not available" where only a GPU has
-something to show.
+that CUDA really runs, and what the doctor says of it; the demo swapped on the CPU and on the GPU, picture by
+picture; frames per second from file to file, with all processors and with two; memory that runs out; how far
+CPU and GPU lie apart; memory against the pool's guess; a pool that is too small; IO binding and CUDA graphs
+against plain calls; stacks of changing size, padded, cut and as they are; milliseconds per sample at each
+batch size, with float32, TensorFloat-32 and float16, and with cuDNN's quick and thorough search. ``gpu.json``
+is written after each part, so that nothing is lost when one hangs. The dry run does all of it with tiny
+networks on the CPU and says "not available" where only a GPU has something to show.
 """
 
 from __future__ import annotations
@@ -18,34 +19,41 @@ import argparse
 import gc
 import json
 import os
+import resource
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from benchmarks.graphs import write_constant_models
-from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
+from benchmarks.graphs import detector_answers, write_constant_models
+from benchmarks.realshapes import answering, gfpgan, inswapper, iresnet50, scrfd_10g
 from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
 from colab_helpers.diagnosis.networks import Role, difference, sample_inputs
 from colab_helpers.machine import this_machine
+from colab_helpers.models import session
 from colab_helpers.models.conversions import FOLDER
 from colab_helpers.models.convert import NEARLY_SAME, SAME, compare, prepared, value_range
-from colab_helpers.models.pool import SessionPool
+from colab_helpers.models.pool import SessionPool, is_out_of_memory
 from colab_helpers.models.session import (
-    BATCH_BUCKETS,
+    BatchLimit,
     Network,
     Provider,
     Runtime,
@@ -54,7 +62,9 @@ from colab_helpers.models.session import (
     runs_on,
     tensorrt_problem,
 )
+from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.sampler import gpu_memory
+from colab_helpers.resources.samples import SAMPLES_NAME, read_samples
 from colab_helpers.settings import load_settings
 
 NOT_AVAILABLE = "not available"
@@ -66,6 +76,21 @@ FILES: Mapping[Role, str] = {
     "enhancer": "GFPGANv1.4.onnx",
 }
 CHANGERS: tuple[Role, ...] = ("swapper", "enhancer")
+BATCHES = (1, 2, 4, 8, 16)
+COUNTS = (5, 5, 3, 5, 7, 5, 1, 6, 5, 2)
+"""Faces in the stacks of a run, one after the other: five frames each, now and then with other people."""
+# Where a run may be short of something: precision, processors (0 for all), and settings.
+_LIGHT_ENCODER = ("--output-video-encoder", "libx264", "--output-video-preset", "ultrafast")
+RUNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
+    ("auto", 0, ()),
+    ("false", 0, ()),
+    ("auto", 0, ("--frame-processors", "face_swapper")),
+    ("auto", 2, ()),
+    ("auto", 2, _LIGHT_ENCODER),
+    ("auto", 2, (*_LIGHT_ENCODER, "--cuda-graphs", "false")),
+)
+WAITERS = 8
+"""Threads that call networks at the same time, as in a run."""
 Row = dict[str, Any]
 
 
@@ -107,25 +132,34 @@ class Bench:
 
     def network(self, role: Role, precision: str, provider: Provider, **cuda: str) -> Network:
         """Load one; ``tf32`` is the float32 file with TensorFloat-32 allowed."""
-        path = self.files[role]["float16" if precision == "float16" else "float32"]
+        path = self.path(role, precision)
         options = {"use_tf32": "0" if precision == "float32" else "1", **cuda}
-        session = create_session(str(path), provider, cuda=options)
-        if not runs_on(session, provider):
-            raise RuntimeError(f"{path.name} was to run on {provider}, but got {session.get_providers()}")
+        opened = create_session(str(path), provider, cuda=options)
+        if not runs_on(opened, provider):
+            raise RuntimeError(f"{path.name} was to run on {provider}, but got {opened.get_providers()}")
         return Network(
             name=role,
             path=path,
-            session=session,
+            session=opened,
             provider=provider,
             standin=False,
-            input_names=tuple(item.name for item in session.get_inputs()),
-            output_names=tuple(item.name for item in session.get_outputs()),
+            input_names=tuple(item.name for item in opened.get_inputs()),
+            output_names=tuple(item.name for item in opened.get_outputs()),
+            limit=BatchLimit(BATCHES[-1]),
         )
+
+    def path(self, role: Role, precision: str) -> Path:
+        """Its file."""
+        return self.files[role]["float16" if precision == "float16" else "float32"]
 
     def precisions(self, role: Role) -> list[str]:
         """What there is to compare; TensorFloat-32 only on a GPU."""
         half = ["float16"] if "float16" in self.files[role] else []
         return ["float32", *(["tf32"] if self.on_gpu else []), *half]
+
+    def best(self, role: Role) -> str:
+        """The precision that a run uses here."""
+        return self.precisions(role)[-1]
 
     def buckets(self, network: Network) -> Sequence[int]:
         """Batch sizes a network can take."""
@@ -170,7 +204,9 @@ def machine(bench: Bench) -> Row:
 def write_networks(bench: Bench, *, small: bool) -> Row:
     """Write the networks, and what the product makes of swapper and enhancer here; sizes and verdicts."""
     root = bench.folder / "models"
-    if small:
+    if (root / FILES["enhancer"]).exists():  # of an earlier call
+        made = {}
+    elif small:
         write_constant_models(root, box=(200, 60, 440, 300))
         made = {"swapper": inswapper(width=32), "enhancer": gfpgan(width=8, size=32)}
     else:
@@ -251,12 +287,12 @@ def _add_change_of_shape(bench: Bench, role: Role, network: Network, rows: Seque
 
 def binding(bench: Bench) -> list[Row]:
     """Plain calls against IO binding from and to host memory; whether both give the same."""
-    return [_binding(bench, role) for role in CHANGERS]
+    return [_binding(bench, role, batch) for role in CHANGERS for batch in (1, bench.plan.buckets[-1])]
 
 
-def _binding(bench: Bench, role: Role) -> Row:
-    network = bench.network(role, "tf32", bench.plan.provider)
-    inputs = bench.inputs(role, network, bench.plan.buckets[-1])
+def _binding(bench: Bench, role: Role, batch: int) -> Row:
+    network = bench.network(role, bench.best(role), bench.plan.provider)
+    inputs = bench.inputs(role, network, batch)
 
     def bound() -> Any:
         io = network.session.io_binding()
@@ -269,11 +305,98 @@ def _binding(bench: Bench, role: Role) -> Row:
     plain = partial(network.run, *inputs)
     return {
         "network": role,
-        "batch": len(inputs[0]),
+        "precision": bench.best(role),
+        "batch": batch,
         "plain_ms": milliseconds(plain, bench.plan.seconds),
         "bound_ms": milliseconds(bound, bench.plan.seconds),
         "apart": float(np.abs(plain()[0] - bound()).max()),
     }
+
+
+def waiting(bench: Bench) -> list[Row] | str:
+    """Calls of all four networks from several threads, as a run makes them: wall and processor time."""
+    if not bench.on_gpu:
+        return NOT_AVAILABLE
+    rows: list[Row] = []
+    files = [str(bench.path(role, bench.best(role))) for role in FILES]
+    for sleeping, captured in ((False, False), (True, False), (True, True)):
+        code = f"from benchmarks.gpu import call_from_threads as c; c({files!r}, {sleeping}, {captured})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-500:])
+        rows.append({"sleeping": sleeping, "captured": captured} | json.loads(done.stdout))
+    return rows
+
+
+def call_from_threads(files: Sequence[str], sleeping: bool, captured: bool) -> None:
+    """Print wall and processor milliseconds for one call of each network, averaged over many, as JSON."""
+    with nullcontext() if sleeping else mock.patch.object(session, "wait_without_spinning"):
+        runtime = Runtime("cuda", graphs=captured)
+    networks = [runtime.open(Path(file)) for file in files]
+    settings = load_settings()
+    inputs = [sample_inputs(role, network, settings) for role, network in zip(FILES, networks, strict=True)]
+
+    def all_once(_: int) -> None:
+        for network, values in zip(networks, inputs, strict=True):
+            network.run(*values)
+
+    all_once(0)
+    all_once(0)
+    calls = 200
+    wall, processor = time.monotonic(), time.process_time()
+    with ThreadPoolExecutor(WAITERS) as threads:
+        list(threads.map(all_once, range(calls)))
+    found = {
+        "wall_ms": 1000 * (time.monotonic() - wall) / calls,
+        "processor_ms": 1000 * (time.process_time() - processor) / calls,
+        "replayed": [network.session.captured for network in networks],
+        "vram_mb": _used() / 1e6,
+        "notes": [note for network in networks for note in network.limit.notes],
+    }
+    print(json.dumps(found))
+
+
+def options(bench: Bench) -> list[Row] | str:
+    """What options of the CUDA provider change for a single sample."""
+    if not bench.on_gpu:
+        return NOT_AVAILABLE
+    ways: dict[str, dict[str, str]] = {
+        "usual": {},
+        "quick search": {"cudnn_conv_algo_search": "HEURISTIC"},
+        "channels last": {"prefer_nhwc": "1"},
+        "bias fused": {"fuse_conv_bias": "1"},
+    }
+    rows: list[Row] = []
+    for role in FILES:
+        usual = bench.network(role, bench.best(role), "cuda")
+        inputs = bench.inputs(role, usual, 1)
+        expected = usual.run(*inputs)
+        del usual
+        rows += [_options(bench, role, way, more, inputs, expected) for way, more in ways.items()]
+    return rows
+
+
+def _options(
+    bench: Bench,
+    role: Role,
+    way: str,
+    more: Mapping[str, str],
+    inputs: Sequence[npt.NDArray[Any]],
+    expected: Sequence[npt.NDArray[Any]],
+) -> Row:
+    row: Row = {"network": role, "precision": bench.best(role), "way": way}
+    try:
+        network = bench.network(role, bench.best(role), "cuda", **more)
+        row["ms"] = milliseconds(partial(network.run, *inputs), bench.plan.seconds)
+        row["apart"] = difference(expected, network.run(*inputs))
+    except Exception as error:  # noqa: BLE001 - what a build or a chip refuses is the finding
+        row["ms"] = f"{NOT_AVAILABLE}: {_last_words(error)}"
+    return row
+
+
+def _last_words(error: Exception) -> str:
+    """The end of an error's first line: ONNX Runtime begins with where in its sources it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][-200:]
 
 
 def graphs(bench: Bench) -> list[Row] | str:
@@ -284,14 +407,15 @@ def graphs(bench: Bench) -> list[Row] | str:
 
 
 def _graph(bench: Bench, role: Role, batch: int) -> Row:
-    plain = bench.network(role, "tf32", "cuda")
+    precision = bench.best(role)
+    plain = bench.network(role, precision, "cuda")
     inputs = bench.inputs(role, plain, batch)
     expected = plain.run(*inputs)[0]
-    row: Row = {"network": role, "batch": batch}
+    row: Row = {"network": role, "precision": precision, "batch": batch}
     row["plain_ms"] = milliseconds(partial(plain.run, *inputs), bench.plan.seconds)
     try:
-        session = bench.network(role, "tf32", "cuda", enable_cuda_graph="1").session
-        io, value = session.io_binding(), onnxruntime.OrtValue
+        capturing = bench.network(role, precision, "cuda", enable_cuda_graph="1").session
+        io, value = capturing.io_binding(), onnxruntime.OrtValue
         held = [value.ortvalue_from_numpy(array, "cuda", 0) for array in inputs]
         result = value.ortvalue_from_shape_and_type(list(expected.shape), np.float32, "cuda", 0)
         for name, item in zip(plain.input_names, held, strict=True):
@@ -301,14 +425,60 @@ def _graph(bench: Bench, role: Role, batch: int) -> Row:
         def replay() -> Any:
             for item, array in zip(held, inputs, strict=True):
                 item.update_inplace(array)
-            session.run_with_iobinding(io)
+            capturing.run_with_iobinding(io)
             return result.numpy()
 
         row["graph_ms"] = milliseconds(replay, bench.plan.seconds)
         row["apart"] = float(np.abs(replay() - expected).max())
     except Exception as error:  # noqa: BLE001 - what cannot be captured is the finding
-        row["graph_ms"] = f"{NOT_AVAILABLE}: {str(error).splitlines()[0]}"
+        row["graph_ms"] = f"{NOT_AVAILABLE}: {_last_words(error)}"
     return row
+
+
+def stacks(bench: Bench) -> list[Row]:
+    """Milliseconds for ``COUNTS`` samples, stack after stack, by the sizes of batches they are given in."""
+    ways: dict[str, tuple[str, Callable[[int], list[int]]]] = {
+        "as they are": ("HEURISTIC", lambda count: [count]),
+        "padded to a bucket": ("HEURISTIC", lambda count: [_bucket(count)]),
+        "cut into buckets": ("HEURISTIC", _cut),
+        "cut into fours, padded": ("HEURISTIC", lambda count: [4] * -(-count // 4)),
+        "one by one": ("HEURISTIC", lambda count: [1] * count),
+        "one by one, thorough search": ("EXHAUSTIVE", lambda count: [1] * count),
+    }
+    return [_stacks(bench, role, way, *how) for role in CHANGERS for way, how in ways.items()]
+
+
+def _stacks(bench: Bench, role: Role, way: str, search: str, split: Callable[[int], list[int]]) -> Row:
+    network = bench.network(role, bench.best(role), bench.plan.provider, cudnn_conv_algo_search=search)
+    counts = COUNTS if bench.on_gpu else COUNTS[-2:]
+    sizes = [size for count in counts for size in split(count)]
+    inputs = {size: bench.inputs(role, network, size) for size in sizes}
+    before = _used()
+
+    def all_stacks() -> None:
+        for size in sizes:
+            network.run(*inputs[size])
+
+    return {
+        "network": role,
+        "precision": bench.best(role),
+        "way": way,
+        "samples": sum(sizes),
+        "ms": milliseconds(all_stacks, bench.plan.seconds),
+        "grown_mb": (_used() - before) / 1e6,
+    }
+
+
+def _bucket(count: int) -> int:
+    return next(size for size in BATCHES if size >= count)
+
+
+def _cut(count: int) -> list[int]:
+    sizes: list[int] = []
+    for size in reversed(BATCHES):
+        sizes += [size] * (count // size)
+        count %= size
+    return sizes
 
 
 def apart(bench: Bench) -> list[Row]:
@@ -333,15 +503,16 @@ def memory(bench: Bench) -> list[Row] | str:
     """VRAM each network takes when loaded and when run, against the pool's guess before it has run."""
     if not bench.on_gpu or gpu_memory() is None:
         return NOT_AVAILABLE
-    return [_memory(bench, role, precision) for role in FILES for precision in bench.precisions(role)]
+    ways = [(role, precision) for role in FILES for precision in bench.precisions(role)]
+    return [_memory(bench, *way, batch) for way in ways for batch in (1, bench.plan.buckets[-1])]
 
 
-def _memory(bench: Bench, role: Role, precision: str) -> Row:
+def _memory(bench: Bench, role: Role, precision: str, batch: int) -> Row:
     gc.collect()
     before = _used()
     network = bench.network(role, precision, "cuda")
     loaded = _used() - before
-    batch = bench.buckets(network)[-1]
+    batch = network.fixed_batch or batch
     network.run(*bench.inputs(role, network, batch))
     return {
         "network": role,
@@ -356,6 +527,77 @@ def _memory(bench: Bench, role: Role, precision: str) -> Row:
 def _used() -> int:
     found = gpu_memory()
     return 0 if found is None else found[0]
+
+
+def out_of_memory(bench: Bench) -> list[Row] | str:
+    """Memory that runs out, by the arena's own limit and on the device: whether that is got over."""
+    if not bench.on_gpu or gpu_memory() is None:
+        return NOT_AVAILABLE
+    network = bench.network("enhancer", bench.best("enhancer"), "cuda")
+    inputs = bench.inputs("enhancer", network, BATCHES[-1])
+    before = _used()
+    expected = network.run_stack(*inputs)
+    grown, weights = _used() - before, network.path.stat().st_size
+    del network
+    gc.collect()
+    rows: list[Row] = []
+    with _hog(leave=0) as held:
+        rows.append(_starved(bench, "nothing is free", {}, inputs, expected) | {"held_mb": held / 1e6})
+    with _hog(leave=weights + grown // 2) as held:
+        rows.append(_starved(bench, "half is free", {}, inputs, expected) | {"held_mb": held / 1e6})
+    limit = {"gpu_mem_limit": str(weights + grown // 2)}
+    return [*rows, _starved(bench, "the arena's limit", limit, inputs, expected)]
+
+
+def _starved(
+    bench: Bench,
+    where: str,
+    cuda: dict[str, str],
+    inputs: list[npt.NDArray[Any]],
+    expected: npt.NDArray[Any],
+) -> Row:
+    row: Row = {"where": where}
+    try:
+        network = bench.network("enhancer", bench.best("enhancer"), "cuda", **cuda)
+        found = network.run_stack(*inputs)
+        row |= {"notes": network.limit.notes, "apart": float(np.abs(found - expected).max())}
+    except Exception as error:  # noqa: BLE001 - how it is said is the finding
+        cause = error.__cause__ or error
+        row |= {"recognised": is_out_of_memory(cause), "error": f"{type(error).__name__}: {cause}"[:600]}
+    return row
+
+
+@contextmanager
+def _hog(*, leave: int) -> Iterator[int]:
+    """Another program that holds all of the GPU's memory but so many bytes; gives how much it holds."""
+    command = [sys.executable, "-c", f"from benchmarks.gpu import hold_all_but; hold_all_but({leave})"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        try:
+            yield int(other.stdout.readline() or 0)
+        finally:
+            other.stdin.close()
+            other.wait(60)
+
+
+def hold_all_but(leave: int) -> None:
+    """Take the GPU's memory but so many bytes, print how much, and hold it until stdin ends."""
+    problem = cuda_problem(this_machine())  # also loads the libraries
+    if problem is not None:
+        raise SystemExit(problem)
+    held: list[Any] = []
+    total = 0
+    for size in (1 << 30, 1 << 28, 1 << 26, 1 << 24):
+        while (now := gpu_memory()) is not None and now[1] - now[0] > size + leave:
+            try:
+                held.append(onnxruntime.OrtValue.ortvalue_from_shape_and_type([size], np.uint8, "cuda", 0))
+            except Exception as error:  # noqa: BLE001 - the driver keeps some for itself
+                print(error, file=sys.stderr)
+                break
+            total += size
+    print(total, flush=True)
+    sys.stdin.read()
 
 
 def tight_pool(bench: Bench) -> Row:
@@ -384,69 +626,166 @@ def tight_pool(bench: Bench) -> Row:
     }
 
 
+def doctor(bench: Bench) -> Row:
+    """What ``colab_helpers doctor`` finds, and its exit code."""
+    done = _run_helpers("doctor", "--json", "--models-dir", str(bench.folder / "models"))
+    found = json.loads(done.stdout)
+    checks = {check["name"]: f"{check['status']}: {check['detail']}" for check in found["checks"]}
+    return {"exit code": done.returncode, **checks}
+
+
+def demo(bench: Bench) -> Row:
+    """The demo swapped by the stand-ins, on the CPU and where this runs: how far the pictures lie apart."""
+    folder = bench.folder / "demo"
+    seconds = "2" if bench.on_gpu else "0.25"
+    _run_helpers("demo", str(folder), "--clips", "1", "--seconds", seconds, "--size", "640x360", check=True)
+    results = {}
+    for provider in dict.fromkeys(("cpu", bench.plan.provider)):
+        output = folder / f"{provider}.mp4"
+        _run_helpers(
+            *("swap", "-s", str(folder / "source" / "alma.png"), "-t", str(folder / "targets" / "clip1.mp4")),
+            *("-o", str(output), "--models-dir", str(folder / "models"), "--consent", CONSENT),
+            *("--execution-provider", provider, "--half-precision", "false"),
+            *("--report", str(folder / f"{provider}.json"), "--output-video-quality", "10"),
+            check=True,
+        )
+        report = json.loads((folder / f"{provider}.json").read_text())
+        results[provider] = (report["files"][0], _pictures(output))
+    (on_cpu, expected), (here, found) = results["cpu"], results[bench.plan.provider]
+    apart = np.abs(found.astype(np.int16) - expected)
+    return {
+        "frames": [on_cpu["frames_out"], here["frames_out"]],
+        "faces": [on_cpu["faces_swapped"], here["faces_swapped"]],
+        "similarity": [on_cpu["quality"]["similarity_mean"], here["quality"]["similarity_mean"]],
+        "provider": here["provider"],
+        "grey_mean": float(apart.mean()),
+        "grey_p999": float(np.percentile(apart, 99.9)),
+    }
+
+
+def _pictures(path: Path) -> npt.NDArray[np.uint8]:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)])
+
+
+def _run_helpers(*words: str, cpus: int = 0, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run ``colab_helpers``, on so many processors (0 for all)."""
+    start = f"import os; os.sched_setaffinity(0, range({cpus})); " if cpus else ""
+    program = f"{start}from colab_helpers.__main__ import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise RuntimeError(f"{shlex.join(words)} ended with {done.returncode}: {done.stderr[-500:]}")
+    return done
+
+
 def end_to_end(bench: Bench) -> list[Row]:
-    """Frames per second of ``colab_helpers swap`` on a 1080p clip with one face, swapped and enhanced."""
+    """Frames per second of ``colab_helpers batch``: twice a 1080p clip with one face, swapped and enhanced.
+
+    The detector has the real one's layers, too, but always gives the same answer: one face.
+    """
     models = bench.folder / "run"
+    shutil.rmtree(models, ignore_errors=True)
     scale = 640 / WIDTH
     left, top = (WIDTH - FACE) / 2 * scale, (HEIGHT - FACE) / 2 * scale
-    write_constant_models(models, box=(left, top, left + FACE * scale, top + FACE * scale))
+    box = (left, top, left + FACE * scale, top + FACE * scale)
+    write_constant_models(models, box=box)
     for role in CHANGERS:
         (models / FILES[role]).unlink()
         (models / FILES[role]).hardlink_to(bench.folder / "models" / FILES[role])
+    if bench.on_gpu:
+        onnx.save(answering(scrfd_10g(), detector_answers(box, 640)), models / FILES["detector"])
     # What was made above counts here, too: same bytes, same times.
     shutil.copytree(bench.folder / "models" / FOLDER, models / FOLDER, copy_function=os.link)
-    clip = bench.folder / "clip.mp4"
-    make_clip(clip, seconds=bench.plan.clip)
+    clips = [bench.folder / "targets" / f"{number}.mp4" for number in (1, 2)]
+    shutil.rmtree(clips[0].parent, ignore_errors=True)
+    clips[0].parent.mkdir()
+    make_clip(clips[0], seconds=bench.plan.clip)
+    clips[1].hardlink_to(clips[0])
     cv2.imwrite(str(bench.folder / "source.png"), np.full((512, 512, 3), 128, np.uint8))
-    return [_run(bench, clip, models, half) for half in (("false", "auto") if bench.on_gpu else ("auto",))]
+    rows: list[Row] = []
+    for half, cpus, more in RUNS if bench.on_gpu else RUNS[:1]:
+        if time.monotonic() < bench.plan.until:
+            rows.append(_run(bench, half, cpus, more))
+    return rows
 
 
-def _run(bench: Bench, clip: Path, models: Path, half: str) -> Row:
-    report = bench.folder / "report.json"
-    command = [
-        *(sys.executable, "-m", "colab_helpers", "swap", "-s", str(bench.folder / "source.png")),
-        *("-t", str(clip), "-o", str(bench.folder / "out.mp4"), "--models-dir", str(models)),
-        *("--consent", CONSENT, "--report", str(report), "--half-precision", half),
-        *("--execution-provider", bench.plan.provider),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the swap ended with {done.returncode}: {done.stderr[-500:]}")
-    said = json.loads(report.read_text())
-    (file,) = said["files"]
+def _run(bench: Bench, half: str, cpus: int, more: Sequence[str]) -> Row:
+    results = bench.folder / "results"
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    _run_helpers(
+        *("batch", "-s", str(bench.folder / "source.png"), "-t", str(bench.folder / "targets")),
+        *("-o", str(results), "--models-dir", str(bench.folder / "run"), "--consent", CONSENT),
+        *("--half-precision", half, "--execution-provider", bench.plan.provider, *more),
+        cpus=cpus,
+        check=True,
+    )
+    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    said = json.loads((results / "report.json").read_text())
+    samples = read_samples(results / SAMPLES_NAME)
+    shutil.rmtree(results)
+    gpus = [sample.gpu for sample in samples if sample.gpu]
     return {
         "half_precision": half,
-        "frames": file["frames_out"],
-        "fps": file["frames_out"] / file["seconds"],
-        "faces": file["faces_swapped"],
-        "encoder": file["encoder"],
-        "provider": file["provider"],
+        "cpus": cpus or this_machine().cpus,
+        "settings": shlex.join(more),
+        "frames": [file["frames_out"] for file in said["files"]],
+        "faces": [file["faces_swapped"] for file in said["files"]],
+        "fps": [round(file["frames_out"] / file["seconds"], 1) for file in said["files"]],
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "encoder": said["files"][0]["encoder"],
+        "provider": said["files"][0]["provider"],
         "files": [Path(model["path"]).name for model in said["models"]],
-        "notes": said["notes"],
+        "vram_mb": max((gpu.memory_used or 0 for gpu in gpus), default=0) / 1e6 or NOT_AVAILABLE,
+        "memory_mb": max((sample.process_memory or 0 for sample in samples), default=0) / 1e6,
+        "limit": bottleneck(samples[:-1]),
+        "notes": [
+            note for notes in (said["notes"], *(f["fallbacks"] for f in said["files"])) for note in notes
+        ],
     }
 
 
 # --- the whole ----------------------------------------------------------------------------------------
 
 
-def run(out: Path, plan: Plan, *, small: bool) -> dict[str, Any]:
-    """Measure everything and write ``gpu.json`` and ``gpu.md``; a part that fails is told and skipped."""
+def run(
+    out: Path, plan: Plan, *, small: bool, work: Path | None = None, only: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure and write ``gpu.json`` and ``gpu.md``; a part that fails is told, and the others go on.
+
+    Args:
+        out: Folder for the two files.
+        plan: How thorough to be.
+        small: Use tiny networks.
+        work: Keep the networks there, for a later call; by default they are removed at the end.
+        only: Names of the parts wanted; all of them by default.
+    """
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(plan, Path(name))
+        bench = Bench(plan, work or Path(name))
         parts: dict[str, Callable[[], Any]] = {
             "machine": partial(machine, bench),
             "networks": partial(write_networks, bench, small=small),
-            "difference": partial(apart, bench),
-            "memory": partial(memory, bench),
             "end_to_end": partial(end_to_end, bench),
-            "binding": partial(binding, bench),
-            "graphs": partial(graphs, bench),
+            "waiting": partial(waiting, bench),
+            "options": partial(options, bench),
+            "doctor": partial(doctor, bench),
+            "demo": partial(demo, bench),
+            "out_of_memory": partial(out_of_memory, bench),
+            "difference": partial(apart, bench),
+            "stacks": partial(stacks, bench),
+            "memory": partial(memory, bench),
             "pool": partial(tight_pool, bench),
+            "graphs": partial(graphs, bench),
+            "binding": partial(binding, bench),
             "speed": partial(speed, bench),  # the longest comes last: it stops in time by itself
         }
         for part, measure in parts.items():
+            if only and part not in (*only, "machine", "networks"):
+                continue
             started = time.monotonic()
             print(f"{part} …", flush=True)
             try:
@@ -487,13 +826,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json and gpu.md")
     parser.add_argument("--cpu-dry-run", action="store_true", help="tiny networks, few repeats, on the CPU")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin nothing new after this time")
+    parser.add_argument(
+        "--work", type=Path, help="keep the networks in this folder, and take them from there"
+    )
+    parser.add_argument("--only", default="", help="measure these parts, such as demo,graphs")
     options = parser.parse_args(words)
     until = time.monotonic() + 60 * options.minutes
     if options.cpu_dry_run:
         plan = Plan("cpu", (1, 2), seconds=0.0, clip=0.25, until=until)
     else:
-        plan = Plan("cuda", BATCH_BUCKETS, seconds=0.4, clip=10.0, until=until)
-    found = run(options.out, plan, small=options.cpu_dry_run)
+        plan = Plan("cuda", BATCHES, seconds=0.4, clip=10.0, until=until)
+    only = tuple(filter(None, options.only.split(",")))
+    found = run(options.out, plan, small=options.cpu_dry_run, work=options.work, only=only)
     failed = [part for part, value in found.items() if str(value).startswith(("failed", "out of time"))]
     print(f"{options.out / 'gpu.md'}{'; not measured: ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0

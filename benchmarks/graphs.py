@@ -43,21 +43,30 @@ def _save(graph: onnx.GraphProto, path: Path) -> None:
     onnx.save(model, path)
 
 
-def _detector(box: Sequence[float], size: int) -> onnx.GraphProto:
-    tensors = []
+def detector_answers(box: Sequence[float], size: int) -> dict[str, npt.NDArray[np.float32]]:
+    """What det_10g's outputs, by name, hold when there is one face (xyxy) in a picture of edge ``size``."""
+    answers = {}
     for component, width in enumerate(_WIDTHS):
         for number, stride in enumerate(_STRIDES):
             cells = (size // stride) ** 2 * _ANCHORS
             values = np.zeros((cells, width), np.float32)
             if stride == _STRIDES[-1]:
                 _place(values, np.asarray(box), stride, size // stride)
-            tensors.append(numpy_helper.from_array(values, _DETECTOR_OUTPUTS[component * 3 + number]))
+            answers[_DETECTOR_OUTPUTS[component * 3 + number]] = values
+    return answers
+
+
+def _detector(box: Sequence[float], size: int) -> onnx.GraphProto:
+    answers = detector_answers(box, size)
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width])
-        for name, width in zip(_DETECTOR_OUTPUTS, np.repeat(_WIDTHS, 3).tolist(), strict=True)
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, values.shape[1]])
+        for name, values in answers.items()
     ]
     picture = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "?", "?"])
-    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in tensors]
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values, name))
+        for name, values in answers.items()
+    ]
     return helper.make_graph(nodes, "constant_detector", [picture], outputs)
 
 

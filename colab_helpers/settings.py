@@ -63,11 +63,16 @@ class Settings(BaseModel):
         description="Run swapper and enhancer through TensorRT where it is installed; the first run builds "
         "engines, which takes minutes, later ones load them.",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="On CUDA, capture what a network does once and replay it, which spares the processors; "
+        "one that cannot be captured runs without.",
+    )
     execution_threads: Annotated[int, Field(ge=1, le=64)] | Auto = Field(
         "auto", description="Groups of frames worked on at the same time; auto: 8 on CUDA, 1 on the CPU."
     )
     batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] | Auto = Field(
-        "auto", description="Frames whose faces go through a network together."
+        "auto", description="Frames whose faces are changed together, as one piece of a thread's work."
     )
     max_memory: Annotated[float, Field(ge=0.5, le=1024)] | Auto = Field(
         "auto", description="RAM the run may hold, in GB; auto leaves 2 GB to the system."
@@ -211,7 +216,7 @@ class Settings(BaseModel):
 
 
 def _auto_batch_size(memory: float, *, cuda: bool) -> int:
-    """Frames per network call: one per 2 GB, on a CPU no more than two (larger stacks gain nothing)."""
+    """Frames of a group: one per 2 GB, on a CPU no more than two, so that frames come steadily."""
     return max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
 
 

@@ -19,6 +19,7 @@ from colab_helpers.settings import Settings
 
 NEUTRAL_SETTINGS = frozenset(
     {
+        "cuda_graphs",
         "execution_threads",
         "batch_size",
         "max_memory",

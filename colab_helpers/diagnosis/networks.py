@@ -95,16 +95,18 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     if choice.path != plain:
         facts.insert(0, tr("a run loads {what}", what=choice.words))
     if subject.runs_on_gpu:
-        through = choice.usage if subject.settings.tensorrt and role in ("swapper", "enhancer") else None
-        there = open_network(choice.path, "cuda", through=through)
+        usage = _usage(role, choice, subject)
+        there = open_network(choice.path, "cuda", usage=usage, settings=subject.settings)
         on_gpu = trial(there, inputs)
         apart = difference(on_cpu.outputs, on_gpu.outputs)
         took = (
             tr("GPU through TensorRT {ms:.1f} ms", ms=on_gpu.milliseconds)
             if there.tensorrt
+            else tr("GPU as a CUDA graph {ms:.1f} ms", ms=on_gpu.milliseconds)
+            if getattr(there.session, "captured", False)
             else f"GPU {on_gpu.milliseconds:.1f} ms"
         )
-        facts += [took, tr("{apart:.2%} apart", apart=apart)]
+        facts += [took, tr("{apart:.2%} apart", apart=apart), *there.limit.notes]
         figures |= {"cuda_ms": on_gpu.milliseconds, "difference": apart}
         problems += [*_values_problem(on_gpu, "GPU"), *_difference_problem(apart)]
     elif choice.path != plain:
@@ -118,6 +120,15 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         from colab_helpers.diagnosis import oracle
 
         yield oracle.parity(role, network, subject.settings, subject.models)
+
+
+def _usage(role: Role, choice: Choice, subject: Subject) -> Usage:
+    """How a run uses the network."""
+    from colab_helpers.models.session import Usage
+
+    if role in ("swapper", "enhancer"):
+        return choice.usage
+    return Usage(edge=subject.settings.face_detector_size)
 
 
 def _choice(subject: Subject, role: Role, name: str) -> Choice:
@@ -145,22 +156,32 @@ def _finding(name: str, facts: list[str], figures: dict[str, float], problems: I
     )
 
 
-def open_network(path: Path, provider: Provider, *, through: Usage | None = None) -> Network:
-    """Load a network on one provider.
+def open_network(
+    path: Path, provider: Provider, *, usage: Usage | None = None, settings: Settings | None = None
+) -> Network:
+    """Load a network on one provider; what the runtime had to do without stands in the limit's notes.
 
     Args:
         path: Its file.
         provider: Where it must run.
-        through: Use TensorRT there if it works, with this usage; the first time builds engines for minutes.
+        usage: How a run uses it.
+        settings: On CUDA, capture it or use TensorRT as they say; the first time, TensorRT builds engines for
+            minutes. Without them it is loaded plainly.
 
     Raises:
         ColabHelpersError: It is missing or damaged, or does not run there.
     """
-    from colab_helpers.models.session import Runtime
+    from colab_helpers.models.session import Runtime, Usage
 
-    if through is None:
-        return Runtime(provider).open(path)
-    return Runtime(provider, tensorrt=True).open(path, usage=through)
+    usage = usage or Usage()
+    runtime = Runtime(
+        provider,
+        tensorrt=settings is not None and settings.tensorrt and usage.tensorrt,
+        graphs=settings is not None and settings.cuda_graphs,
+    )
+    network = runtime.open(path, usage=usage)
+    network.limit.notes.extend(runtime.notes)
+    return network
 
 
 def check_contract(role: Role, network: Network) -> None:

@@ -45,14 +45,17 @@ class FaceAnalyser:
         self._settings = settings
         self._root = models_root(models_dir)
         self._runtime = runtime or Runtime(settings.execution_provider)
-        # One picture at a time, always of the same size.
-        detector = self._runtime.open(self._root / _DETECTOR_FILE, usage=Usage(one_shape=True))
-        self._detector = Detector(detector)
+        usage = Usage(edge=settings.face_detector_size)
+        self._detector = Detector(self._runtime.open(self._root / _DETECTOR_FILE, usage=usage))
 
     @property
     def networks(self) -> tuple[Network, Network]:
         """Detector and recogniser."""
         return self._detector.network, self._recogniser
+
+    def load(self) -> None:
+        """Load the recogniser, too, which otherwise waits until it is needed."""
+        _ = self._recogniser
 
     @cached_property
     def _recogniser(self) -> Network:

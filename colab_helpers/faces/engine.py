@@ -67,11 +67,15 @@ class Engine:
         }
         if runtime.provider == "cuda":
             runtime.pool = gpu_pool(wait=settings.gpu_memory_wait)
+            runtime.graphs = settings.cuda_graphs
         resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
         half = wants_half(settings.half_precision, runtime.provider)
         resolved = resolved.with_overrides(half_precision=half)
         analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
         networks = {step: choice.open(runtime) for step, choice in choices.items()}
+        if runtime.graphs:
+            analyser.load()
+            runtime.graphs = False  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
         return cls(
             settings=resolved,

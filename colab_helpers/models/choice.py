@@ -65,7 +65,7 @@ class Choice:
     @property
     def usage(self) -> Usage:
         """What its session must be told."""
-        return Usage(one_shape=not self.any_batch, tensorrt=True, half=self.half)
+        return Usage(tensorrt=True, half=self.half)
 
     @property
     def words(self) -> str:
@@ -96,9 +96,8 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
         name: The model's name.
         half: The setting ``half_precision``.
         runtime: Where it is to run: what another place accepted does not count here. Its notes get nothing.
-        make: On CUDA, make and compare what is missing. It takes half a minute for each model, once, and
-            without it every face would cross the GPU alone. On the CPU a batch of one costs nothing, so
-            nothing is made there.
+        make: On CUDA, make and compare what is missing, which takes half a minute for each model, once:
+            float16 where it is wanted, and any batch, by which TensorRT gains. On the CPU neither helps.
 
     Raises:
         ModelError: There are only weights that were not exported yet.

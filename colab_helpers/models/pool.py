@@ -21,8 +21,18 @@ from colab_helpers.language import tr
 
 _LOOK_EVERY = 0.5
 
-# How ONNX Runtime's arenas, CUDA, cuDNN, cuBLAS and the C++ library say it.
-_SIGNS = ("out of memory", "failed to allocate", "alloc_failed", "bad_alloc", "bad allocation")
+# How CUDA, ONNX Runtime's arenas (at the device's end and at their own limit), cuDNN and cuBLAS, and the C++
+# library say it.
+_SIGNS = (
+    "out of memory",
+    "failed to allocate",
+    "is smaller than requested bytes",
+    "alloc_failed",
+    "allocation_failed",
+    "allocation failed",
+    "bad_alloc",
+    "bad allocation",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

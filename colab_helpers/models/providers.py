@@ -1,10 +1,11 @@
-"""What ONNX Runtime's providers are told: option dictionaries, nothing that runs.
+"""What ONNX Runtime's providers, and the driver below them, are told.
 
 Only options whose default is not what is wanted here are set, so that each line has a reason.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,9 +13,33 @@ TENSORRT_FOLDER = "tensorrt"
 """Beside the model: TensorRT's engines and timings, which take minutes to make."""
 
 Dimensions = Sequence[int | str | None]
+_DRIVER = "libcuda.so.1"
+_BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC in cuda.h
 
 
-def cuda_options(*, one_shape: bool, memory_limit: int = 0) -> dict[str, str]:
+def wait_without_spinning(driver: str = _DRIVER) -> bool:
+    """Let threads that wait for the first GPU sleep; call it before anything runs there.
+
+    By default the driver keeps a waiting thread turning on its processor, which decoder and encoder need: in
+    the cloud a T4 comes with two.
+
+    Returns:
+        Whether the driver agreed; without one, or where it refuses, everything works as before.
+    """
+    try:
+        cuda = ctypes.CDLL(driver)
+        device = ctypes.c_int()
+        failed = (
+            cuda.cuInit(0)
+            or cuda.cuDeviceGet(ctypes.byref(device), 0)
+            or cuda.cuDevicePrimaryCtxSetFlags_v2(device, _BLOCKING_SYNC)
+        )
+        return not failed
+    except (OSError, AttributeError):
+        return False
+
+
+def cuda_options(*, memory_limit: int = 0) -> dict[str, str]:
     """Options of the CUDA provider.
 
     Copies stay on the compute stream (the default): ONNX Runtime warns of data races otherwise. A stream of
@@ -22,16 +47,14 @@ def cuda_options(*, one_shape: bool, memory_limit: int = 0) -> dict[str, str]:
     TensorFloat-32 stays on (the default): its rounding is within what a comparison allows.
 
     Args:
-        one_shape: The network sees inputs of one shape as long as it is loaded.
         memory_limit: Bytes its arena may grow to; 0 for no limit.
     """
     options = {
         # Growing by exactly what is asked keeps VRAM predictable; the default doubles each time.
         "arena_extend_strategy": "kSameAsRequested",
-        # Since 1.20, ONNX Runtime plans a convolution anew whenever its input's shape changes and keeps the
-        # last plan only. The thorough search (cuDNN's second heuristic) therefore pays where that happens
-        # once; where batches of several sizes alternate, the quick one is asked again and again.
-        "cudnn_conv_algo_search": "EXHAUSTIVE" if one_shape else "HEURISTIC",
+        # A network sees inputs of one shape as long as it is loaded, so the thorough search (cuDNN's second
+        # heuristic) is asked once. The quick one now and then picks something many times slower.
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
     }
     if memory_limit:
         options["gpu_mem_limit"] = str(memory_limit)
@@ -39,7 +62,7 @@ def cuda_options(*, one_shape: bool, memory_limit: int = 0) -> dict[str, str]:
 
 
 def tensorrt_options(
-    cache: Path, *, half: bool, inputs: Mapping[str, Dimensions], batches: Sequence[int]
+    cache: Path, *, half: bool, inputs: Mapping[str, Dimensions], largest: int
 ) -> dict[str, str]:
     """Options of the TensorRT provider.
 
@@ -47,7 +70,7 @@ def tensorrt_options(
         cache: Folder of engines and timings.
         half: The network computes in float16 already, so that TensorRT may, too.
         inputs: Shape of each input; what is no number is an axis of any length.
-        batches: Sizes of batches there will be, smallest first; the middle one is tuned for.
+        largest: Size of the largest batch there will be; a quarter of it is tuned for.
     """
     options = {
         "trt_engine_cache_enable": "1",
@@ -57,7 +80,7 @@ def tensorrt_options(
         "trt_fp16_enable": "1" if half else "0",
     }
     if any(not isinstance(size, int) for shape in inputs.values() for size in shape):
-        sizes = {"min": batches[0], "opt": batches[len(batches) // 2], "max": batches[-1]}
+        sizes = {"min": 1, "opt": max(1, largest // 4), "max": largest}
         # Without the range TensorRT builds another engine for each batch size it meets, minutes each.
         options |= {f"trt_profile_{kind}_shapes": _shapes(inputs, size) for kind, size in sizes.items()}
     return options

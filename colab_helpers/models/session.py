@@ -23,8 +23,14 @@ import onnxruntime
 from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
+from colab_helpers.models.graphs import GpuSession, example_inputs
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
-from colab_helpers.models.providers import TENSORRT_FOLDER, cuda_options, tensorrt_options
+from colab_helpers.models.providers import (
+    TENSORRT_FOLDER,
+    cuda_options,
+    tensorrt_options,
+    wait_without_spinning,
+)
 
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
 onnxruntime.disable_telemetry_events()
@@ -37,20 +43,24 @@ STANDIN_KEY = "colab_helpers.standin"
 _STANDINS_UP_TO = 32 << 20
 """The demo's networks have a few megabytes; real ones of this size are quickly searched."""
 
-# Sizes a batch is padded to where the network takes any: few distinct shapes, so that little is planned anew.
-BATCH_BUCKETS = (1, 2, 4, 8, 16)
+LARGEST_STACK = 16
+"""Samples that TensorRT is given at once, at most."""
 
 
 @dataclass
 class BatchLimit:
     """How many samples a network is given at once; lowered when memory runs out, never raised again.
 
+    One, unless TensorRT runs it. On a processor stacks are no faster, and each sample more takes a gigabyte.
+    On CUDA, cuDNN plans a network anew, for up to half a second, whenever the stack's size changes, as it
+    does when people come and go: that costs more than stacks gain (docs/gpu.md).
+
     Attributes:
         largest: The largest batch that may still be tried.
-        notes: What was lowered, one sentence each.
+        notes: What was lowered or given up, one sentence each.
     """
 
-    largest: int = BATCH_BUCKETS[-1]
+    largest: int = 1
     notes: list[str] = field(default_factory=list)
 
     def lower(self, name: str, failed: int) -> bool:
@@ -113,9 +123,9 @@ class Network:
             *inputs: Arrays whose first axis counts samples; all equally long.
 
         Returns:
-            The first output, one row per sample. Stacks are cut and padded to the batch the graph
-            insists on, or to one of ``BATCH_BUCKETS``; padding repeats the last sample. Where memory runs
-            out, the same samples are tried again in halves, and ``limit`` keeps to that.
+            The first output, one row per sample. At once go as many as ``limit`` says, or the batch the
+            graph insists on; the last one is padded by repeating its last sample. Where memory runs out, the
+            same samples are tried again in halves, and ``limit`` keeps to that.
 
         Raises:
             OutOfMemoryError: A single sample does not fit.
@@ -123,16 +133,16 @@ class Network:
         total = len(inputs[0])
         parts, start = [], 0
         while start < total:
-            bucket = self.fixed_batch or _bucket(min(total - start, self.limit.largest))
-            count = min(bucket, total - start)
-            stack = [_padded(value[start : start + count], bucket) for value in inputs]
+            batch = self.fixed_batch or min(total - start, self.limit.largest)
+            count = min(batch, total - start)
+            stack = [_padded(value[start : start + count], batch) for value in inputs]
             try:
                 parts.append(self.run(*stack)[0][:count])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.fixed_batch or not self.limit.lower(self.name, bucket):
-                    raise _out_of_memory(self, bucket) from error
+                if self.fixed_batch or not self.limit.lower(self.name, batch):
+                    raise _out_of_memory(self, batch) from error
             else:
                 start += count
         return np.concatenate(parts)
@@ -149,10 +159,6 @@ def _out_of_memory(network: Network, batch: int) -> OutOfMemoryError:
     )
 
 
-def _bucket(count: int) -> int:
-    return next((size for size in BATCH_BUCKETS if size >= count), BATCH_BUCKETS[-1])
-
-
 def _padded(samples: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     missing = size - len(samples)
     return np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)]) if missing else samples
@@ -163,14 +169,14 @@ class Usage:
     """What a session must be told about how its network is used.
 
     Attributes:
-        one_shape: Its inputs have one shape as long as it is loaded.
         tensorrt: It is to run through TensorRT where the runtime does.
         half: It computes in float16.
+        edge: Edge of its pictures in pixels, where the file leaves that open.
     """
 
-    one_shape: bool = False
     tensorrt: bool = False
     half: bool = False
+    edge: int = 0
 
 
 _PLAIN = Usage()
@@ -186,12 +192,15 @@ class Runtime:
         pool: Where sessions are kept; without one they stay loaded as long as their network lives.
         tensorrt: Use TensorRT for networks whose usage asks for it; switched off, with a note, where a trial
             fails.
+        graphs: On CUDA, capture what a network does when it is loaded, and replay it. To be switched off
+            before encoders are at work: see ``GpuSession``.
     """
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"
     threads: int = 0
     pool: SessionPool | None = None
     tensorrt: bool = False
+    graphs: bool = False
     notes: list[str] = field(default_factory=list)
     provider: Provider = field(init=False)
 
@@ -217,8 +226,12 @@ class Runtime:
                 tr("the model file is missing"), where=str(path), remedy=tr(MISSING_MODEL_REMEDY)
             )
         name = name or path.stem
+        limit = BatchLimit()
         create = partial(self._create, path, name, usage)
         session = self.pool.session(path, create, name=name) if self.pool else create()
+        tensorrt = _TENSORRT in session.get_providers()
+        if tensorrt:  # one plan of its own serves all sizes
+            limit.largest = LARGEST_STACK
         metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
         return Network(
             name=name,
@@ -228,18 +241,36 @@ class Runtime:
             standin=metadata.get(STANDIN_KEY) == "true",
             input_names=tuple(item.name for item in session.get_inputs()),
             output_names=tuple(item.name for item in session.get_outputs()),
-            tensorrt=_TENSORRT in session.get_providers(),
+            limit=limit,
+            tensorrt=tensorrt,
         )
 
     def _create(self, path: Path, name: str, usage: Usage) -> Any:
-        limit = self.pool.ceiling if self.pool else 0
+        memory = self.pool.ceiling if self.pool else 0
         if self.tensorrt and usage.tensorrt:
-            session = self._through_tensorrt(path, name, usage, limit)
+            session = self._through_tensorrt(path, name, usage, memory)
             if session is not None:
                 return session
+        if self.provider == "cpu":
+            return self._plain(path, memory)
+
+        def without(reason: str) -> None:
+            self._note(
+                tr("{name}: runs without a CUDA graph, a little slower ({reason})", name=name, reason=reason)
+            )
+
+        return GpuSession(
+            partial(self._plain, path, memory),
+            example=partial(example_inputs, edge=usage.edge) if self.graphs else None,
+            on_problem=without,
+        )
+
+    def _plain(self, path: Path, memory: int, capture: bool = False) -> Any:
+        """A session of the runtime's own provider, and nothing else."""
+        cuda = {"enable_cuda_graph": "1"} if capture else None
         try:
             session = create_session(
-                str(path), self.provider, threads=self.threads, one_shape=usage.one_shape, memory_limit=limit
+                str(path), self.provider, threads=self.threads, memory_limit=memory, cuda=cuda
             )
         except Exception as error:
             if self.pool and is_out_of_memory(error):
@@ -257,14 +288,14 @@ class Runtime:
             )
         return session
 
-    def _through_tensorrt(self, path: Path, name: str, usage: Usage, limit: int) -> Any:
+    def _through_tensorrt(self, path: Path, name: str, usage: Usage, memory: int) -> Any:
         """A session that TensorRT runs, with CUDA behind it; None, with a note, where it does not."""
         cache = path.parent / TENSORRT_FOLDER
         try:
             cache.mkdir(exist_ok=True)
-            tensorrt = tensorrt_options(cache, half=usage.half, inputs=_inputs(path), batches=BATCH_BUCKETS)
+            tensorrt = tensorrt_options(cache, half=usage.half, inputs=_inputs(path), largest=LARGEST_STACK)
             session = create_session(
-                str(path), self.provider, threads=self.threads, memory_limit=limit, tensorrt=tensorrt
+                str(path), self.provider, threads=self.threads, memory_limit=memory, tensorrt=tensorrt
             )
         except Exception as error:
             if self.pool and is_out_of_memory(error):
@@ -323,7 +354,6 @@ def create_session(
     provider: Provider,
     *,
     threads: int = 0,
-    one_shape: bool = False,
     memory_limit: int = 0,
     tensorrt: Mapping[str, str] | None = None,
     cuda: Mapping[str, str] | None = None,
@@ -334,10 +364,9 @@ def create_session(
         model: A file's path, or its bytes.
         provider: Where it is to run; whether it does is told by ``runs_on``.
         threads: CPU threads of one call; by default every core.
-        one_shape: See ``providers.cuda_options``; likewise ``memory_limit``.
-        memory_limit: In bytes; 0 for none.
+        memory_limit: Bytes that its memory on the GPU may grow to; 0 for no limit.
         tensorrt: Options of TensorRT, which is then asked before CUDA.
-        cuda: Options of CUDA that win over the usual ones, for measurements.
+        cuda: Options of CUDA that win over the usual ones.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings speak of the unused emap initializer on every load
@@ -346,7 +375,7 @@ def create_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_PROVIDER_NAMES["cpu"]]
     if provider == "cuda":
-        usual = cuda_options(one_shape=one_shape, memory_limit=memory_limit)
+        usual = cuda_options(memory_limit=memory_limit)
         providers.insert(0, (_PROVIDER_NAMES["cuda"], {**usual, **(cuda or {})}))
     if tensorrt is not None:
         providers.insert(0, (_TENSORRT, dict(tensorrt)))
@@ -377,6 +406,7 @@ def cuda_problem(machine: Machine) -> str | None:
     if _PROVIDER_NAMES["cuda"] not in onnxruntime.get_available_providers():
         return tr("the installed onnxruntime is the CPU build; install onnxruntime-gpu")
     try:
+        wait_without_spinning()
         # Loads CUDA and cuDNN from the wheels beside us where the system has none.
         onnxruntime.preload_dlls()
         session = create_session(_trial_model(), "cuda")

@@ -120,18 +120,25 @@ def test_the_first_run_on_a_gpu(models: Path, gpu: PretendedGpu) -> None:
 def test_what_sessions_on_a_gpu_are_told(models: Path, gpu: PretendedGpu) -> None:
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     limit = str((15 << 30) - (512 << 20))
-    common = {"arena_extend_strategy": "kSameAsRequested", "gpu_mem_limit": limit}
-    assert gpu.options(DETECTOR, CUDA) == [{**common, "cudnn_conv_algo_search": "EXHAUSTIVE"}]
-    copies = gpu.options(swapper_network(opened).path.name, CUDA)
-    assert copies[-1] == {**common, "cudnn_conv_algo_search": "HEURISTIC"}
+    usual = {
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "gpu_mem_limit": limit,
+        "enable_cuda_graph": "1",
+    }
+    assert gpu.options(DETECTOR, CUDA) == [usual]
+    path = swapper_network(opened).path.name
+    assert gpu.options(path, CUDA)[-1] == usual
+    Engine.open(settings(execution_provider="cuda", cuda_graphs=False), models_dir=models)
+    usual.pop("enable_cuda_graph")
+    assert gpu.options(DETECTOR, CUDA)[-1] == gpu.options(path, CUDA)[-1] == usual
 
 
-def test_a_swapper_that_insists_on_one_face_is_searched_thoroughly(models: Path, gpu: PretendedGpu) -> None:
+def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: PretendedGpu) -> None:
     (models / "converted").write_text("a file where the folder should be")
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     assert swapper_network(opened).path == models / SWAPPER
     assert "cannot be made to fit this GPU" in opened.notes[-1]
-    assert gpu.options(SWAPPER, CUDA)[-1]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
 
 
 def test_tensorrt_runs_the_swapper_and_nothing_else(models: Path, gpu: PretendedGpu) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from colab_helpers.faces import engine
 from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import conversions, session
+from colab_helpers.models.graphs import GpuSession
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 T4 = Machine(2, 12 * GIB, Gpu("Tesla T4", 15 * GIB, "550.1"), "3.11.7", "test", on_colab=False)
@@ -73,4 +75,6 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", pretended.create)
+    # Values bound to what a graph reads and writes lie where the networks really run.
+    monkeypatch.setattr(session, "GpuSession", partial(GpuSession, device="cpu"))
     return pretended

@@ -16,16 +16,27 @@ from tests.models.pretend import CUDA, T4, PretendedGpu, pretend_gpu
 def test_the_dry_run_measures_everything_but_the_gpu(tmp_path: Path) -> None:
     assert gpu.main(["--out", str(tmp_path), "--cpu-dry-run"]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert [part for part, value in found.items() if value == NOT_AVAILABLE] == ["memory", "graphs"]
+    assert {part for part, value in found.items() if value == NOT_AVAILABLE} == {
+        "waiting",
+        "options",
+        "out_of_memory",
+        "memory",
+        "graphs",
+    }
     assert not [part for part, value in found.items() if str(value).startswith("failed")]
     measured = {(row["network"], row["precision"], row["batch"]) for row in found["speed"]}
     assert {("swapper", "float32", 1), ("swapper", "float16", 2), ("enhancer", "float16", 2)} <= measured
     assert all(row["ms_per_sample"] > 0 for row in found["speed"])
     (clip,) = found["end_to_end"]
-    assert (clip["frames"], clip["faces"], clip["provider"]) == (6, 6, "cpu")
-    assert clip["notes"] == []
+    assert (clip["frames"], clip["faces"], clip["provider"]) == ([6, 6], [6, 6], "cpu")
+    assert clip["processor_seconds"] > 0
+    assert found["demo"]["faces"][0] == found["demo"]["faces"][1] > 0
+    assert found["demo"]["grey_p999"] == 0  # both on the CPU
+    assert found["doctor"]["exit code"] == 0
+    assert "CPU" in found["doctor"]["model inswapper_128"]
+    assert {row["way"] for row in found["stacks"]} >= {"as they are", "one by one"}
     assert clip["files"][2].startswith("inswapper_128-batch-")  # what a run loads after 'convert'
-    assert [row["apart"] for row in found["binding"]] == [0, 0]  # IO binding gives the same
+    assert {row["apart"] for row in found["binding"]} == {0}  # IO binding gives the same
     halves = [row for row in found["difference"] if row["precision"] == "float16"]
     assert all(0 < row["grey_max"] < 4 for row in halves)
     table = (tmp_path / "gpu.md").read_text()
@@ -63,6 +74,11 @@ def test_on_a_gpu_each_option_is_measured(tmp_path: Path, pretended: PretendedGp
     ]
     assert {"loaded_mb", "running_mb", "guess_mb"} <= set(gpu.memory(bench)[0])
     assert {row["precision"] for row in gpu.apart(bench)} == {"float32", "tf32", "float16"}
+    rows = gpu.options(bench)
+    assert {row["way"] for row in rows} == {"usual", "quick search", "channels last", "bias fused"}
+    assert all(row["ms"] > 0 and row["apart"] == 0 for row in rows)
+    asked = pretended.options(bench.files["swapper"]["float16"].name, CUDA)
+    assert [one.get("prefer_nhwc") for one in asked].count("1") == 1
     # No device here: what cannot be captured is told, and the rest goes on.
     assert all(str(row["graph_ms"]).startswith(NOT_AVAILABLE) for row in gpu.graphs(bench))
 
@@ -79,7 +95,8 @@ def test_a_part_that_fails_leaves_the_others(tmp_path: Path, monkeypatch: pytest
 
     for part in ("end_to_end", "binding"):
         monkeypatch.setattr(gpu, part, fail)
-    assert gpu.main(["--out", str(tmp_path), "--cpu-dry-run"]) == 1
+    parts = "end_to_end,binding,speed"
+    assert gpu.main(["--out", str(tmp_path), "--cpu-dry-run", "--only", parts]) == 1
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["binding"] == "failed: RuntimeError: no room"
     assert found["speed"]

@@ -11,12 +11,11 @@ import pytest
 from colab_helpers.errors import ProviderError
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.providers import cuda_options, tensorrt_options
-from colab_helpers.models.session import BATCH_BUCKETS, Runtime, Usage, create_session
+from colab_helpers.models.session import Runtime, Usage, create_session
 from tests.models.graphs import net
 from tests.models.pretend import CPU, CUDA, TENSORRT, PretendedGpu, pretend_gpu
 
-QUICK = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
-THOROUGH = {**QUICK, "cudnn_conv_algo_search": "EXHAUSTIVE"}
+USUAL = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "EXHAUSTIVE"}
 THROUGH_TENSORRT = Usage(tensorrt=True)
 
 
@@ -33,14 +32,13 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_cuda() -> None:
-    assert cuda_options(one_shape=False) == QUICK
-    assert cuda_options(one_shape=True) == THOROUGH
-    assert cuda_options(one_shape=True, memory_limit=14 << 30) == {**THOROUGH, "gpu_mem_limit": "15032385536"}
+    assert cuda_options() == USUAL
+    assert cuda_options(memory_limit=14 << 30) == {**USUAL, "gpu_mem_limit": "15032385536"}
 
 
 def test_tensorrt() -> None:
     inputs = {"target": ["N", 3, 128, 128], "source": ["N", 512]}
-    assert tensorrt_options(Path("/m/tensorrt"), half=True, inputs=inputs, batches=BATCH_BUCKETS) == {
+    assert tensorrt_options(Path("/m/tensorrt"), half=True, inputs=inputs, largest=16) == {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": "/m/tensorrt",
         "trt_timing_cache_enable": "1",
@@ -53,7 +51,7 @@ def test_tensorrt() -> None:
 
 
 def test_tensorrt_with_a_fixed_batch_has_no_range() -> None:
-    options = tensorrt_options(Path("/m"), half=False, inputs={"x": [1, 3, 512, 512]}, batches=BATCH_BUCKETS)
+    options = tensorrt_options(Path("/m"), half=False, inputs={"x": [1, 3, 512, 512]}, largest=16)
     assert options["trt_fp16_enable"] == "0"
     assert not [name for name in options if "profile" in name]
 
@@ -61,16 +59,17 @@ def test_tensorrt_with_a_fixed_batch_has_no_range() -> None:
 def test_every_session_is_asked_for_with_them(gpu: PretendedGpu, model: Path) -> None:
     runtime = Runtime("cuda")
     runtime.open(model)
-    runtime.open(model, usage=Usage(one_shape=True))
+    runtime.graphs = True
+    runtime.open(model)
     runtime.pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40, ceiling=2 << 30)
     runtime.open(model)
-    limited = {**QUICK, "gpu_mem_limit": str(2 << 30)}
-    assert gpu.options("net.onnx", CUDA) == [QUICK, THOROUGH, limited]
+    captured = {**USUAL, "enable_cuda_graph": "1"}
+    assert gpu.options("net.onnx", CUDA) == [USUAL, captured, {**captured, "gpu_mem_limit": str(2 << 30)}]
     assert [providers[-1] for _, providers in gpu.asked] == [CPU] * 4
 
 
 def test_the_options_are_known_to_nobody_on_the_cpu(model: Path) -> None:
-    assert create_session(str(model), "cpu", one_shape=True, memory_limit=5).get_providers() == [CPU]
+    assert create_session(str(model), "cpu", memory_limit=5).get_providers() == [CPU]
 
 
 def test_onnxruntime_never_tries_again_with_other_options(
@@ -116,7 +115,7 @@ def test_tensorrt_runs_what_asks_for_it(gpu: PretendedGpu, model: Path) -> None:
     assert options["trt_engine_cache_path"] == str(model.parent / "tensorrt")
     assert (model.parent / "tensorrt").is_dir()
     assert options["trt_profile_max_shapes"] == "input:16x3x32x32"
-    assert gpu.options("net.onnx", CUDA) == [QUICK]  # behind it, for what it cannot do
+    assert gpu.options("net.onnx", CUDA) == [USUAL]  # behind it, for what it cannot do
     plain = runtime.open(model)
     assert not plain.tensorrt
     assert network.run_stack(np.ones((3, 3, 32, 32), np.float32)).shape == (3, 3, 32, 32)

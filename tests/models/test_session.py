@@ -10,7 +10,7 @@ import pytest
 
 from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.models.pool import is_out_of_memory
-from colab_helpers.models.session import BATCH_BUCKETS, Network
+from colab_helpers.models.session import LARGEST_STACK, BatchLimit, Network
 
 # As ONNX Runtime's CUDA provider words it.
 CUDA_MESSAGE = (
@@ -37,11 +37,32 @@ class Session:
         return [value * 2]
 
 
-def network(session: Session) -> Network:
+def network(session: Session, *, largest: int = LARGEST_STACK) -> Network:
     return Network(
         name="net", path=Path("net.onnx"), session=session, provider="cuda", standin=False,
-        input_names=("x",), output_names=("y",),
+        input_names=("x",), output_names=("y",), limit=BatchLimit(largest),
     )  # fmt: skip
+
+
+def test_samples_go_one_by_one_where_stacks_gain_nothing() -> None:
+    samples = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    session = Session(1)
+    net = network(session, largest=BatchLimit().largest)
+    assert np.array_equal(net.run_stack(samples), samples * 2)
+    assert session.asked == [1] * 5
+
+
+def test_stacks_are_not_padded_where_any_size_will_do() -> None:
+    session = Session(99)
+    network(session).run_stack(np.zeros((21, 3), np.float32))
+    assert session.asked == [16, 5]
+
+
+def test_a_batch_the_graph_insists_on_is_filled_up() -> None:
+    samples = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    session = Session(99, batch=4)
+    assert np.array_equal(network(session).run_stack(samples), samples * 2)
+    assert session.asked == [4, 4]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 40])
@@ -54,7 +75,6 @@ def test_every_sample_comes_out_once_whatever_fits(count: int, fits: int) -> Non
     refused = [asked for asked in session.asked if asked > fits]
     # Each size is tried once and halved: memory that ran out is not asked for again.
     assert len(refused) == len(set(refused)) == len(net.limit.notes)
-    assert set(session.asked) <= set(BATCH_BUCKETS)
     session.asked.clear()
     net.run_stack(samples)
     assert max(session.asked) <= fits
@@ -91,6 +111,9 @@ def test_other_errors_are_not_mistaken_for_memory() -> None:
         RuntimeError("CUDA failure 2: out of memory ; GPU=0"),
         RuntimeError("CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUBLAS failure 3: the resource allocation failed ; GPU=0"),
+        RuntimeError("bfc_arena.cc:360 Available memory of 7 is smaller than requested bytes of 805896448"),
+        RuntimeError("CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("std::bad_alloc"),
     ],
     ids=str,
