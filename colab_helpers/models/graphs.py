@@ -23,7 +23,8 @@ from colab_helpers.language import tr
 from colab_helpers.models.pool import is_out_of_memory
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-# Replayed are the same kernels: more than the noise of their order of adding means that something is wrong.
+# As a share of the largest value. Replayed are the same kernels: more than the noise of their order of adding
+# means that something is wrong.
 _SAME = 1e-3
 
 
@@ -173,7 +174,8 @@ class GpuSession:
         captured = _Captured(inputs, outputs, binding)
         self._session.run_with_iobinding(binding)
         for found, wanted in zip(self._replayed(captured, feed), expected, strict=True):
-            if not np.linalg.norm(found - wanted) <= _SAME * np.linalg.norm(wanted):  # NaN is no agreement
+            # A NaN is no agreement.
+            if not np.allclose(found, wanted, rtol=0, atol=_SAME * np.abs(wanted).max()):
                 raise RuntimeError(tr("its replay gives other results"))
         return captured
 
