@@ -208,7 +208,7 @@ def write_networks(bench: Bench, *, small: bool) -> Row:
         made = {}
     elif small:
         write_constant_models(root, box=(200, 60, 440, 300))
-        made = {"swapper": inswapper(width=32), "enhancer": gfpgan(width=8, size=32)}
+        made = {"swapper": inswapper(width=16), "enhancer": gfpgan(width=8, size=32)}
     else:
         (root / "buffalo_l").mkdir(parents=True, exist_ok=True)
         made = {

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from colab_helpers.api import run_batch
 from colab_helpers.demo.clip import Scene, make_demo
+from colab_helpers.demo.looks import IDENTITIES
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.types import Face
 from colab_helpers.media.encoders import encoder_for
@@ -211,9 +212,9 @@ def measure_seed(
     folder: Path, seed: int, *, seconds: float, size: tuple[int, int], every: int = 5
 ) -> list[Outcome]:
     """Render, swap and measure one seed; two clips."""
-    make_demo(folder, seed=seed, seconds=seconds, size=size)
+    who = sorted(IDENTITIES)[seed % len(IDENTITIES)]
+    make_demo(folder, seed=seed, seconds=seconds, size=size, true_swaps=[who])
     settings = load_settings("balanced", execution_provider="cpu", output_video_encoder="libx264")
-    who = sorted(path.stem for path in (folder / "source").glob("*.png"))[seed % 8]
     report = run_batch(
         [folder / "source" / f"{who}.png"],
         [folder / "targets"],

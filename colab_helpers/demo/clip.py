@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
@@ -683,7 +683,7 @@ def make_demo(
     fps: Fraction = Fraction(25),
     people: int = 2,
     clips: int = 2,
-    true_swaps: bool = True,
+    true_swaps: bool | Collection[str] = True,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DemoPaths:
@@ -699,7 +699,8 @@ def make_demo(
         fps: Frames per second, exact.
         people: Most people in a clip; 0 gives clips without people.
         clips: How many clips.
-        true_swaps: Also write the true result for every identity: most of the time, and 60 MB a clip.
+        true_swaps: Also write the true result for every identity, most of the time and 60 MB a clip; or for
+            those named.
         workers: Processes; default: one for each core, at most 8. 1 works in this process.
         on_progress: Called with steps done and steps in all.
 
@@ -707,7 +708,7 @@ def make_demo(
         Where everything is.
 
     Raises:
-        UsageError: If a value is out of range.
+        UsageError: If a value is out of range, or an identity unknown.
         OutputError: If the folder cannot be written.
     """
     from colab_helpers.demo.standins import write_standins  # onnx is needed here only
@@ -716,8 +717,11 @@ def make_demo(
     directory = Path(directory)
     _make_folders(directory)
     workers = workers or min(cpu_count(), 8)
-    swaps = tuple(IDENTITIES) if true_swaps else ()
-    jobs = _jobs(directory, seed, seconds, size, fps, people, clips, workers, swaps)
+    if isinstance(true_swaps, bool):
+        true_swaps = tuple(IDENTITIES) if true_swaps else ()
+    for who in true_swaps:
+        look_of(who)  # refuses one that nobody knows
+    jobs = _jobs(directory, seed, seconds, size, fps, people, clips, workers, tuple(true_swaps))
     report = on_progress or (lambda done, total: None)
     total = len(jobs) + 2
     write_standins(directory / "models")

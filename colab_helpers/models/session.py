@@ -155,7 +155,7 @@ def _out_of_memory(network: Network, batch: int) -> OutOfMemoryError:
         if gpu
         else tr("memory ran out with a batch of {batch}", batch=batch),
         where=network.name,
-        remedy=tr("close other programs that use it, lower execution_threads, or choose a lighter preset"),
+        remedy=tr("close other programs that use it, or choose a lighter preset"),
     )
 
 

@@ -152,5 +152,14 @@ def test_the_true_swaps_can_be_left_out(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "truth").iterdir()] == ["clip1.json"]
 
 
+def test_the_true_swaps_of_some_alone(tmp_path: Path) -> None:
+    common = {"seconds": 0.2, "size": (160, 90), "clips": 1, "workers": 1}
+    make_demo(tmp_path / "some", true_swaps=["dalia"], **common)  # type: ignore[arg-type]
+    found = {path.name for path in (tmp_path / "some" / "truth").iterdir()}
+    assert found == {"clip1.json", "clip1.swap-dalia.mkv"}
+    with pytest.raises(UsageError, match="nobody"):
+        make_demo(tmp_path / "nobody", true_swaps=["nobody"], **common)  # type: ignore[arg-type]
+
+
 def test_its_files_are_covered_by_the_demos_statement_of_consent(demo: DemoPaths) -> None:
     require_consent(DEMO_CONSENT, [*demo.sources, *demo.targets])
