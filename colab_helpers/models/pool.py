@@ -1,8 +1,8 @@
 """Keeps loaded networks within a memory budget (requirements D4, E2, E4).
 
 A network asked for is loaded; when it would not fit, those least recently used leave first. What a
-network takes is measured when it is loaded and again after it first ran, since that is when workspaces are
-allocated.
+network takes is measured when it is loaded and again after it first ran: one that is captured has its
+workspaces from the beginning, any other from its first run.
 """
 
 from __future__ import annotations
@@ -216,6 +216,8 @@ class SessionPool:
             )
             slot.session = self._create_again(slot)
         slot.loading = max(0, self.used() - before)
+        if not slot.measured:
+            slot.needs = max(slot.needs, slot.loading)
 
     def _create_again(self, slot: Slot) -> Any:
         try:

@@ -97,6 +97,19 @@ def test_everything_stays_loaded_where_it_fits(file) -> None:
     assert not pool.notes
 
 
+def test_a_network_that_takes_more_than_guessed_counts_from_when_it_is_loaded(file) -> None:
+    card = Card(1000 * MEGABYTE)
+    pool = pool_on(card, 600 * MEGABYTE)
+    (other,) = sessions(pool, card, file, "a")
+    other.run(None, 1)
+    # Like one that is captured: everything it will need is there before its first run.
+    large = pool.session(file("b", 50 * MEGABYTE), lambda: Session(card, 550 * MEGABYTE, 0))
+    with pool.using(large.path):
+        assert pool.loaded[-1] == LoadedModel("b", 550 * MEGABYTE)
+    assert [model.name for model in pool.loaded] == ["b"]
+    assert pool.notes == ["a was unloaded to make room for b"]
+
+
 def test_taking_turns_never_exceeds_the_budget(file) -> None:
     card = Card(1000 * MEGABYTE)
     pool = pool_on(card, 350 * MEGABYTE)
