@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from colab_helpers.errors import ProviderError
+from colab_helpers.models import providers
 from colab_helpers.models.pool import SessionPool
-from colab_helpers.models.providers import cuda_options, tensorrt_options
+from colab_helpers.models.providers import cuda_options, tensorrt_options, wait_without_spinning
 from colab_helpers.models.session import Runtime, Usage, create_session
 from tests.models.graphs import net
 from tests.models.pretend import CPU, CUDA, TENSORRT, PretendedGpu, pretend_gpu
@@ -34,6 +35,49 @@ def model(tmp_path: Path) -> Path:
 def test_cuda() -> None:
     assert cuda_options() == USUAL
     assert cuda_options(memory_limit=14 << 30) == {**USUAL, "gpu_mem_limit": "15032385536"}
+
+
+class Driver:
+    """CUDA's driver library; answers with these codes, 0 for success."""
+
+    def __init__(self, *, device: int = 0, flags: int = 0) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self._device, self._flags = device, flags
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        self.asked.append(("init", flags))
+        return 0
+
+    def cuDeviceGet(self, _device: object, number: int) -> int:  # noqa: N802
+        self.asked.append(("device", number))
+        return self._device
+
+    def cuDevicePrimaryCtxSetFlags_v2(self, _device: object, flags: int) -> int:  # noqa: N802
+        self.asked.append(("flags", flags))
+        return self._flags
+
+
+@pytest.mark.parametrize(
+    ("driver", "agreed", "calls"),
+    [
+        (Driver(), True, [("init", 0), ("device", 0), ("flags", 4)]),
+        (Driver(device=100), False, [("init", 0), ("device", 0)]),
+        (Driver(flags=1), False, [("init", 0), ("device", 0), ("flags", 4)]),
+    ],
+    ids=["agrees", "no device", "refuses"],
+)
+def test_threads_that_wait_for_the_gpu_sleep(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver, agreed: bool, calls: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setattr(providers.ctypes, "CDLL", lambda name: driver)
+    assert wait_without_spinning() is agreed
+    assert driver.asked == calls
+
+
+def test_without_a_driver_nothing_waits_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not wait_without_spinning("libnothing-of-this-name.so")
+    monkeypatch.setattr(providers.ctypes, "CDLL", lambda name: object())  # an old one, without the function
+    assert not wait_without_spinning()
 
 
 def test_tensorrt() -> None:
