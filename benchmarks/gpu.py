@@ -57,6 +57,7 @@ from colab_helpers.models.session import (
     Network,
     Provider,
     Runtime,
+    Usage,
     create_session,
     cuda_problem,
     runs_on,
@@ -328,12 +329,13 @@ def waiting(bench: Bench) -> list[Row] | str:
     return rows
 
 
-def call_from_threads(files: Sequence[str], sleeping: bool, captured: bool) -> None:
+def call_from_threads(files: Sequence[str], sleeping: bool, captured: bool, calls: int = 200) -> None:
     """Print wall and processor milliseconds for one call of each network, averaged over many, as JSON."""
     with nullcontext() if sleeping else mock.patch.object(session, "wait_without_spinning"):
         runtime = Runtime("cuda", graphs=captured)
-    networks = [runtime.open(Path(file)) for file in files]
     settings = load_settings()
+    usage = Usage(edge=settings.face_detector_size)
+    networks = [runtime.open(Path(file), usage=usage) for file in files]
     inputs = [sample_inputs(role, network, settings) for role, network in zip(FILES, networks, strict=True)]
 
     def all_once(_: int) -> None:
@@ -342,7 +344,6 @@ def call_from_threads(files: Sequence[str], sleeping: bool, captured: bool) -> N
 
     all_once(0)
     all_once(0)
-    calls = 200
     wall, processor = time.monotonic(), time.process_time()
     with ThreadPoolExecutor(WAITERS) as threads:
         list(threads.map(all_once, range(calls)))

@@ -52,7 +52,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     return pretend_gpu(monkeypatch)
 
 
-def test_on_a_gpu_each_option_is_measured(tmp_path: Path, pretended: PretendedGpu) -> None:
+def test_on_a_gpu_each_option_is_measured(
+    tmp_path: Path, pretended: PretendedGpu, capsys: pytest.CaptureFixture[str]
+) -> None:
     bench = Bench(Plan("cuda", (1, 2), seconds=0.0, clip=0.0, until=time.monotonic() + 60), tmp_path)
     assert gpu.machine(bench)["cuda"] == "a network ran on it"
     assert {"verdicts", "notes", "bytes"} <= set(gpu.write_networks(bench, small=True)["swapper"])
@@ -79,6 +81,11 @@ def test_on_a_gpu_each_option_is_measured(tmp_path: Path, pretended: PretendedGp
     assert all(row["ms"] > 0 and row["apart"] == 0 for row in rows)
     asked = pretended.options(bench.files["swapper"]["float16"].name, CUDA)
     assert [one.get("prefer_nhwc") for one in asked].count("1") == 1
+    capsys.readouterr()
+    gpu.call_from_threads([str(bench.path(role, "float32")) for role in gpu.FILES], True, True, calls=5)
+    called = json.loads(capsys.readouterr().out)
+    assert (called["replayed"], called["notes"]) == ([True] * 4, [])
+    assert called["wall_ms"] > 0
     # No device here: what cannot be captured is told, and the rest goes on.
     assert all(str(row["graph_ms"]).startswith(NOT_AVAILABLE) for row in gpu.graphs(bench))
 
