@@ -203,6 +203,7 @@ class Runtime:
     graphs: bool = False
     notes: list[str] = field(default_factory=list)
     provider: Provider = field(init=False)
+    _captured: set[Path] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.provider = self._decide(this_machine())
@@ -259,11 +260,22 @@ class Runtime:
                 tr("{name}: runs without a CUDA graph, a little slower ({reason})", name=name, reason=reason)
             )
 
-        return GpuSession(
+        session = GpuSession(
             partial(self._plain, path, memory),
             example=partial(example_inputs, edge=usage.edge) if self.graphs else None,
             on_problem=without,
         )
+        if session.captured:
+            self._captured.add(path)
+        elif self.pool and path in self._captured:
+            self._captured.remove(path)
+            self.pool.notes.append(
+                tr(
+                    "{name}: was loaded again, and runs without its CUDA graph from now on, a little slower",
+                    name=name,
+                )
+            )
+        return session
 
     def _plain(self, path: Path, memory: int, capture: bool = False) -> Any:
         """A session of the runtime's own provider, and nothing else."""

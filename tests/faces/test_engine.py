@@ -139,6 +139,23 @@ def test_a_swapper_of_which_no_copy_can_be_made(models: Path, gpu: PretendedGpu)
     opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     assert swapper_network(opened).path == models / SWAPPER
     assert "cannot be made to fit this GPU" in opened.notes[-1]
+    assert gpu.options(SWAPPER, CUDA)[-1]["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+
+
+def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path, gpu: PretendedGpu) -> None:
+    opened = Engine.open(settings(execution_provider="cuda"), models_dir=models)
+    network = swapper_network(opened)
+    assert network.session.captured
+    expected = swapped(opened, 2)
+    assert opened.take_memory_notes() == []
+    assert opened.pool is not None
+    for _ in range(2):  # said once
+        opened.pool.unload_idle()
+        assert np.array_equal(swapped(opened, 2), expected)
+        assert not network.session.captured
+    assert opened.take_memory_notes() == [
+        "inswapper_128: was loaded again, and runs without its CUDA graph from now on, a little slower"
+    ]
 
 
 def test_tensorrt_runs_the_swapper_and_nothing_else(models: Path, gpu: PretendedGpu) -> None:
