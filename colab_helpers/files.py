@@ -1,13 +1,42 @@
-"""Files by their bytes: telling them apart, and writing small ones whole."""
+"""Files: where they are, which are the same, their order, their bytes, and writing small ones whole."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK = 4 << 20
+
+
+def absolute(path: str | Path) -> Path:
+    """Make a path that a user wrote absolute, with ``~`` expanded; links in it are left as they are.
+
+    Called once, where the path comes in: everything behind the door takes absolute paths.
+    """
+    # Not Path.expanduser: it raises for a user who does not exist, whose path is then a name like any other.
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file or folder, links followed; False where either is not there."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key by which ``clip2`` comes before ``clip10``, whatever the case."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name.lower())
+    return [(int(part), "") if "0" <= part[0] <= "9" else (-1, part) for part in parts]
+
+
+def numbered(path: Path, number: int) -> Path:
+    """The same path with a number in its name: ``clip.mp4`` is ``clip (2).mp4``."""
+    return path.with_name(f"{path.stem} ({number}){path.suffix}")
 
 
 def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:

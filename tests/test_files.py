@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.files import write_atomically
+from colab_helpers.files import absolute, natural_key, numbered, same_file, write_atomically
 
 
 def test_all_of_it_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +21,41 @@ def test_all_of_it_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         write_atomically(path, b"half of it")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["clip10", "clip2", "Clip1"], ["Clip1", "clip2", "clip10"]),
+        (["b", "10", "9", "a"], ["a", "b", "9", "10"]),
+        # Characters that are digits to str.isdigit and no numbers to int, or numbers of other scripts.
+        (["1²3", "1²2", "10①2", "٣"], ["٣", "1²2", "1²3", "10①2"]),
+        (["caf\udce9", "caf"], ["caf", "caf\udce9"]),
+    ],
+)
+def test_names_are_ordered_by_their_numbers(names: list[str], ordered: list[str]) -> None:
+    assert sorted(names, key=natural_key) == ordered
+
+
+def test_a_path_is_absolute_and_of_its_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert absolute("~/clips") == tmp_path / "clips"
+    assert absolute("clips") == tmp_path / "clips"
+    assert absolute("~nobody-of-that-name/x") == tmp_path / "~nobody-of-that-name" / "x"
+
+
+def test_a_file_is_the_same_however_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    linked = tmp_path / "link"
+    linked.symlink_to(tmp_path)
+    assert same_file(clip, tmp_path / "dir" / ".." / "clip.mp4")
+    assert same_file(clip, linked / "clip.mp4")
+    assert not same_file(clip, tmp_path / "other.mp4")
+    assert not same_file(tmp_path / "other.mp4", tmp_path / "other.mp4")
+
+
+def test_a_number_stands_before_the_suffix() -> None:
+    assert numbered(Path("/x/IMG_1.jpg"), 2) == Path("/x/IMG_1 (2).jpg")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.files import natural_key
 from colab_helpers.language import tr
 from colab_helpers.media.probe import is_image, is_video
 
@@ -60,7 +61,8 @@ def plan_batch(targets: Sequence[str | Path], output_dir: Path, *, video_range: 
 def _expand(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted((item for item in path.iterdir() if _is_target(item)), key=_natural_key)
+    found = (item for item in path.iterdir() if _is_target(item))
+    files = sorted(found, key=lambda item: natural_key(item.name))
     if not files:
         raise MissingFileError(
             tr("the folder holds no video or image"),
@@ -72,11 +74,6 @@ def _expand(path: Path) -> list[Path]:
 
 def _is_target(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and (is_video(path) or is_image(path))
-
-
-def _natural_key(path: Path) -> list[tuple[int, str]]:
-    parts = re.findall(r"\d+|\D+", path.name.lower())
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _check_repeats(paths: Sequence[Path]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.files import natural_key
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
@@ -266,15 +266,11 @@ def photos_at(written: str) -> list[str]:
         raise MissingFileError(
             tr("there is no such file or folder"), where=written, remedy=tr("check the path")
         )
-    found = sorted((item for item in path.iterdir() if item.is_file() and is_image(item)), key=_natural)
+    photos = (item for item in path.iterdir() if item.is_file() and is_image(item))
+    found = sorted(photos, key=lambda item: natural_key(item.name))
     if not found:
         raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=tr("name another"))
     return [str(item) for item in found]
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    parts = re.findall(r"\d+|\D+", path.name.lower())
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:
