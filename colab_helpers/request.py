@@ -51,18 +51,14 @@ def _places(value: object) -> object:
     """A list of paths, data URLs and addresses; a single one is the list's only item."""
     if value is None or value == "":
         return ()
-    if (
-        isinstance(value, str)
-        and re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL)
-        and not Path(value).exists()
-    ):
+    if isinstance(value, str) and _LIST.fullmatch(value) and not absolute(value).exists():
         value = _from_yaml(value)
     items = value if isinstance(value, (list, tuple)) else [value]
     return tuple(_item(item) for item in items)
 
 
 def _item(value: object) -> object:
-    if isinstance(value, str) and value.startswith("data:"):
+    if isinstance(value, str) and (value.startswith("data:") or is_address(value)):
         return value
     found = _place(value)
     return str(found) if isinstance(found, Path) else found
@@ -92,7 +88,7 @@ def _number(value: object) -> object:
 Place = Annotated[Path | None, BeforeValidator(_place)]
 Places = Annotated[tuple[str, ...], BeforeValidator(_places)]
 Overrides = Annotated[dict[str, Any], BeforeValidator(_mapping)]
-Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 
 
 class Request(BaseModel):
@@ -135,6 +131,14 @@ class Request(BaseModel):
         values = {name: recall(name, session) for name in cls.form()}
         with spoken(next((known for known in ASKED if known == values["language"]), "auto")):
             return cls(**values)
+
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong without looking at any file.
+
+        Raises:
+            SettingsError: An unknown preset or key, or a bad value.
+            UsageError: Values that do not go together, or an address where a path should stand.
+        """
 
     def replaced(self, **values: Any) -> Self:
         """The same request with some other values, checked."""
@@ -193,6 +197,10 @@ class SettingsRequest(Request):
             SettingsError: An unknown preset or key, or a bad value.
         """
         return load_settings(self.preset, **self.overrides)
+
+    def check(self) -> None:
+        """Refuse settings that cannot be used."""
+        load_settings(self.preset, **self.overrides)
 
 
 class SetupRequest(SettingsRequest):
@@ -263,17 +271,12 @@ class BatchRequest(SettingsRequest):
         """Name of the folder for a batch of these sources and targets, whatever else is asked for."""
         if not self.sources and not self.targets:
             return "demo-results"
-        asked = json.dumps([sorted(self.sources), sorted(self.targets)])
-        stems = [_stem(each[0]) for each in (self.sources, self.targets) if each]
-        return f"{'-'.join(stems)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+        asked = [sorted(self.sources), sorted(self.targets)]
+        stems = [_stem(each[0]) for each in asked if each]
+        return f"{'-'.join(stems)}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
 
     def check(self) -> None:
-        """Refuse what can be seen to be wrong without looking at any file.
-
-        Raises:
-            SettingsError: An unknown preset or key, or a bad value.
-            UsageError: Sources or targets are missing, or an address stands where a path should.
-        """
+        """Also refuse addresses, and photos without videos or the other way round."""
         for path in (*self.sources, *self.targets, self.output_dir or "", self.models_dir or ""):
             refuse_address(path)
         swaps = "face_swapper" in self.settings.frame_processors
@@ -322,3 +325,9 @@ def _stem(path: str) -> str:
     if path.startswith("data:"):
         return "picture"
     return re.sub(r"[^a-z0-9]+", "_", Path(path).stem.lower()).strip("_")[:20] or "files"
+
+
+REQUESTS: dict[str, type[Request]] = {
+    model.__name__: model for model in (SetupRequest, PreloadRequest, BatchRequest, MonitorRequest)
+}
+"""Every request by its name, which is how a notebook names the one it builds."""

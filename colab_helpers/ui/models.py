@@ -218,7 +218,7 @@ def _preload(needed: Needed) -> PreloadReport:
                 where=str(needed.root),
                 remedy=tr(
                     "read the licences; if you may use the models under them, tick accept_licences "
-                    "(accept_licences=true) and run again"
+                    "(accept_licences=true) and run all cells again"
                 ),
             ) from error
 
