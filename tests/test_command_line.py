@@ -52,7 +52,7 @@ def test_exit_codes(common: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["batch", *common, "-t", str(good), *out, "--batch-size", "99"]) == WRONG_USAGE
     assert main(["batch", *common, "-t", str(good), *out, "--set", "batch_size"]) == WRONG_USAGE
     assert main(["batch", *common, "-t", str(good), *out, "--consent", ""]) == WRONG_USAGE
-    assert main(["batch", *common, "-t", str(good), *out, "--models-dir", str(tmp_path)]) == FAILURE
+    assert main(["batch", *common, "-t", str(good), *out, "--models-dir", str(tmp_path)]) == WRONG_USAGE
     with pytest.raises(SystemExit) as caught:
         main(["batch"])
     assert caught.value.code == WRONG_USAGE
@@ -71,13 +71,13 @@ def test_errors_go_to_stderr_with_a_remedy(
 def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["preload", "--models-dir", str(tmp_path)]) == FAILURE
+    assert main(["preload", "--models-dir", str(tmp_path)]) == WRONG_USAGE
     shown = capsys.readouterr()
     for name in ("det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"):
         assert f"{name} (" in shown.out
     assert "non-commercial" in shown.out
     assert "--accept-licences" in shown.err
-    assert main(["preload", "--models-dir", str(tmp_path), "--offline", "--accept-licences"]) == FAILURE
+    assert main(["preload", "--models-dir", str(tmp_path), "--offline", "--accept-licenses"]) == WRONG_USAGE
     assert "nothing is fetched offline" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.onnx")) == []
 

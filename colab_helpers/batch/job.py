@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.files import absolute
 from colab_helpers.language import Language, language, tr
-from colab_helpers.settings import Settings
+from colab_helpers.request import BatchRequest, refuse_address
 
 ImageLike = str | Path | bytes | npt.NDArray[np.uint8]
 """A path, an encoded image, a ``data:`` URL, or a ``(H, W, 3)`` uint8 BGR array."""
@@ -42,8 +44,8 @@ class Source(BaseModel):
         if isinstance(image, str) and image.startswith("data:"):
             return cls(name=f"{image[:40]}…", image=image)
         if isinstance(image, (str, Path)):
-            path = Path(image).expanduser().absolute()
-            return cls(name=str(image), image=str(path))
+            refuse_address(image)
+            return cls(name=str(image), image=str(absolute(image)))
         name = tr("image in memory ({kind})", kind=type(image).__name__)
         if isinstance(image, bytes):
             return cls(name=name, image=_data_url(image, "application/octet-stream"))
@@ -77,31 +79,20 @@ class Job(BaseModel):
 
     @classmethod
     def of(
-        cls,
-        sources: Sequence[ImageLike],
-        tasks: Sequence[Task],
-        output_dir: Path,
-        *,
-        consent: str,
-        settings: Settings,
-        models_dir: Path | None = None,
-        report_path: Path,
-        work_dir: Path | None = None,
-        session_minutes: float = 0.0,
-        shortest_first: bool = False,
+        cls, request: BatchRequest, sources: Sequence[Source], tasks: Sequence[Task], folder: Path
     ) -> Self:
-        """Write down a batch, wherever this process happens to stand."""
+        """Write down a batch whose places are known and whose consent is checked."""
         return cls(
-            sources=tuple(Source.of(source) for source in sources),
+            sources=tuple(sources),
             tasks=tuple((_absolute(task.target), _absolute(task.output)) for task in tasks),
-            output_dir=_absolute(output_dir),
-            consent=consent,
-            settings=settings.model_dump(mode="json"),
-            models_dir=None if models_dir is None else _absolute(models_dir),
-            report_path=_absolute(report_path),
-            work_dir=None if work_dir is None else _absolute(work_dir),
-            session_minutes=session_minutes,
-            shortest_first=shortest_first,
+            output_dir=str(folder),
+            consent=request.consent,
+            settings=request.settings.model_dump(mode="json"),
+            models_dir=_text(request.models_dir),
+            report_path=str(request.report_path or folder / REPORT_NAME),
+            work_dir=_text(request.work_dir),
+            session_minutes=request.session_minutes,
+            shortest_first=request.shortest_first,
         )
 
     @property
@@ -153,4 +144,8 @@ class Job(BaseModel):
 
 
 def _absolute(path: Path) -> str:
-    return str(path.expanduser().absolute())
+    return str(path.absolute())
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -24,6 +24,7 @@ from colab_helpers.batch.names import WORK_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import tr
+from colab_helpers.machine import is_remote
 from colab_helpers.media.names import hidden_name
 from colab_helpers.media.writer import unwritable
 
@@ -32,17 +33,6 @@ T = TypeVar("T")
 _CHUNK = 4 << 20
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
 _LOOK_EVERY = 2.0
-# File systems that programs or other machines stand behind.
-_REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
-
-
-def is_remote(folder: Path) -> bool:
-    """Whether a folder lies on a mounted drive rather than on a disk of this machine."""
-    folder = folder.expanduser().absolute()
-    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    home = next((mounts[place] for place in (folder, *folder.parents) if place in mounts), "")
-    # Container file systems are local, whatever they are made with.
-    return home.startswith(_REMOTE) and home not in ("fuse.overlayfs", "fuseblk")
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class WorkPlaces:
         beside = output_dir / WORK_NAME
         if work_dir is None and not is_remote(output_dir):
             return cls(beside, None)
-        name = hashlib.sha256(str(output_dir.expanduser().absolute()).encode()).hexdigest()[:16]
+        name = hashlib.sha256(str(output_dir.absolute()).encode()).hexdigest()[:16]
         return cls((work_dir or Path(tempfile.gettempdir())) / "colab_helpers" / name, beside)
 
     def tidy(self, run: str) -> None:

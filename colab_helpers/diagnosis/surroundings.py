@@ -103,7 +103,7 @@ def models_folder(subject: Subject) -> Iterator[Check]:
             status="fail" if missing else "warn",
             detail=tr("{folder} cannot be written: {problem}", folder=root, problem=problem),
             remedy=tr(
-                "name a writable folder with --models-dir or COLAB_HELPERS_MODELS; until then no model is "
+                "name a writable folder in models_dir or COLAB_HELPERS_MODELS; until then no model is "
                 "fetched or converted"
             ),
             figures=figures,
@@ -115,7 +115,7 @@ def models_folder(subject: Subject) -> Iterator[Check]:
         status="fail" if short else "pass",
         detail=tr("{folder} can be written, {free:.1f} GB free", folder=root, free=free / GIB)
         + (tr("; {missing:.2f} GB of models are to be fetched", missing=missing / GIB) if missing else ""),
-        remedy=tr("free space (2 GB are kept free), or name a folder on another disk with --models-dir")
+        remedy=tr("free space (2 GB are kept free), or name a folder on another disk in models_dir")
         if short
         else "",
         figures=figures,

@@ -339,7 +339,7 @@ class Downloader:
                 ),
                 where=str(self.root),
                 remedy=tr(
-                    "free space, or choose a folder on another disk with --models-dir or COLAB_HELPERS_MODELS"
+                    "free space, or choose a folder on another disk in models_dir or COLAB_HELPERS_MODELS"
                 ),
             )
 
@@ -745,7 +745,7 @@ def _raise_problems(futures: Iterable[Future[Fetched]], *, offline: bool) -> Non
 
 _OFFLINE_REMEDY = mark(
     "fetch them on a machine with a network ('python -m colab_helpers preload') and put them into the "
-    "models folder under these names, or run without --offline"
+    "models folder under these names, or run with offline=false"
 )
 _FAILED_REMEDY = mark(
     "check the network and try again (what arrived is kept and resumed), set a proxy or a mirror prefix, "

@@ -277,7 +277,7 @@ def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
             raise ModelError(
                 tr("the folder holds the demo's stand-in models, which are not to be replaced"),
                 where=str(path),
-                remedy=tr("name another folder with --models-dir or COLAB_HELPERS_MODELS"),
+                remedy=tr("name another folder in models_dir or COLAB_HELPERS_MODELS"),
             )
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
+from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
 from colab_helpers.models.graphs import GpuSession, example_inputs
@@ -351,9 +352,9 @@ class Runtime:
 
 
 MISSING_MODEL_REMEDY = mark(
-    "fetch the models with 'python -m colab_helpers preload --accept-licences' (it shows the licences "
-    "first without that option), put the file there yourself, or name another folder with --models-dir or "
-    "COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
+    "fetch the models with preload.ipynb or 'python -m colab_helpers preload --accept-licences' (both show "
+    "the licences first, unless they are accepted), put the file there yourself, or name another folder in "
+    "models_dir or COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
 )
 _CUDA_REMEDY = mark(
     "check the GPU with 'nvidia-smi' and the installation with 'python -m colab_helpers doctor', "
@@ -481,6 +482,5 @@ def is_standin(path: Path) -> bool:
 
 def models_root(models_dir: Path | None) -> Path:
     """Folder of the model files: argument, ``COLAB_HELPERS_MODELS``, or the user's cache."""
-    if models_dir is not None:
-        return Path(models_dir)
-    return Path(os.environ.get("COLAB_HELPERS_MODELS") or Path.home() / ".cache" / "colab_helpers" / "models")
+    named = models_dir or os.environ.get("COLAB_HELPERS_MODELS")
+    return absolute(named) if named else Path.home() / ".cache" / "colab_helpers" / "models"

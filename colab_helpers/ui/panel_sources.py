@@ -11,7 +11,7 @@ from typing import Any
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
-from colab_helpers.files import natural_key
+from colab_helpers.files import absolute, natural_key
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
@@ -143,8 +143,8 @@ class SourcesTab:
         return str(self.person.value)
 
     def _save(self) -> None:
-        answers = self._desk.read()
-        person = self._library.save(self.name.value.strip(), answers.sources, consent=answers.consent)
+        request = self._desk.read()
+        person = self._library.save(self.name.value.strip(), request.sources, consent=request.consent)
         self._list_people(person.name)
         self.message.value = paragraph(
             tr("{count} photo(s) saved as {name}.", count=len(person.photos), name=person.name), GREEN
@@ -168,7 +168,7 @@ class SourcesTab:
         try:
             key = (path, _changed(path), finding)
             if key not in self._seen:
-                image = read_image(path if path.startswith("data:") else Path(path).expanduser())
+                image = read_image(path if path.startswith("data:") else Path(path))
                 thumbnail = _thumbnail(image, ())
                 report = self._desk.examine(image)
                 self._seen[key] = Sight(path, _thumbnail(image, report.faces), report)
@@ -259,7 +259,7 @@ def photos_at(written: str) -> list[str]:
     """
     if written.startswith("data:"):
         return [written]
-    path = Path(written).expanduser()
+    path = absolute(written)
     if path.is_file():
         return [str(path)]
     if not path.is_dir():

@@ -191,7 +191,7 @@ def _stamp(source: str) -> object:
     if source.startswith("data:"):
         return None
     try:
-        found = Path(source).expanduser().stat()
+        found = Path(source).stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size

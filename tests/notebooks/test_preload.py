@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from colab_helpers.diagnosis import networks, surroundings
 from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.models.progress import Progress
+from colab_helpers.request import PreloadRequest
 from colab_helpers.settings import PresetFile
 from colab_helpers.ui import headless
 from colab_helpers.ui import models as page
@@ -82,10 +83,10 @@ def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(st
     models = Path(shutil.copytree(standins, tmp_path / "models"))
     (models / "inswapper_128.onnx").rename(models / "mine.onnx")
     own = {"swapper_model": "mine", "frame_processors": ["face_swapper"], "half_precision": True}
-    wanted = needed(tmp_path, overrides=own)
+    wanted = needed(tmp_path, overrides=own, convert=True)
     swapper = wanted.models()[-1]
     assert (swapper.name, swapper.role, swapper.state) == ("mine", "swapper", "stand-in")
-    result = fetch_models(wanted, convert=True)
+    result = fetch_models(wanted)
     assert result.ok
     (made,) = result.converted
     assert made.name.startswith("mine-batch-half-")
@@ -94,9 +95,11 @@ def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(st
     )
 
 
-def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_1(tmp_path, capfd):
+@pytest.mark.parametrize("answer", ["false", "no", ""])
+def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(tmp_path, capfd, answer):
     models = tmp_path / "models"
-    assert run(tmp_path / "run", f"models_dir={models}") == 1
+    words = [f"accept_licences={answer}", "demo=no"] if answer else []
+    assert run(tmp_path / "run", f"models_dir={models}", *words) == headless.EXIT_USAGE
     result = result_of(tmp_path / "run")
     assert not result.ok
     assert states(result) == ["missing"] * 4
@@ -140,14 +143,14 @@ def own(standins, tmp_path, monkeypatch) -> Path:
 
 def needed(folder: Path, **values: object) -> page.Needed:
     options = {"models_dir": str(folder / "models"), "output_dir": str(folder / "run"), "headless": True}
-    return show_models(**{**options, **values})
+    return show_models(PreloadRequest(**{**options, **values}))
 
 
 def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
-    wanted = needed(tmp_path)
+    wanted = needed(tmp_path, accept_licences=True)
     assert {model.state for model in wanted.models()} == {"missing"}
     assert "Research (https://licence.example). Forbidden: Selling <it>." in capsys.readouterr().out
-    result = fetch_models(wanted, accept_licences=True)
+    result = fetch_models(wanted)
     assert result.ok
     assert result == result_of(tmp_path / "run")
     assert states(result) == ["there"] * 4
@@ -159,7 +162,7 @@ def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
     show_preload(wanted, result)
     assert "Nothing is missing." in capsys.readouterr().out
     # What is there needs no licence accepted anew, and nothing is fetched twice.
-    again = fetch_models(wanted, offline=True)
+    again = fetch_models(needed(tmp_path, offline=True, shared_cache=tmp_path / "cache"))
     assert {file.source for file in again.fetched.files} == {"present"}
 
 
@@ -174,7 +177,7 @@ def test_a_licence_that_is_not_accepted_keeps_everything_out(own, tmp_path):
 
 def test_offline_says_what_is_missing(tmp_path):
     with pytest.raises(ModelError, match="nothing is fetched offline"):
-        fetch_models(needed(tmp_path), accept_licences=True, offline=True)
+        fetch_models(needed(tmp_path, accept_licences=True, offline=True))
     assert states(result_of(tmp_path / "run")) == ["missing"] * 4
 
 
@@ -189,8 +192,8 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
     )
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
     onnx.save(model, own / "GFPGANv1.4.onnx")
-    wanted = needed(tmp_path, overrides={"frame_processors": ["face_enhancer"]})
-    result = fetch_models(wanted, accept_licences=True)
+    wanted = needed(tmp_path, overrides={"frame_processors": ["face_enhancer"]}, accept_licences=True)
+    result = fetch_models(wanted)
     assert not result.ok
     with pytest.raises(PreloadError, match=r"model GFPGANv1\.4: .*not numbers"):
         show_preload(wanted, result)
@@ -198,8 +201,8 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
 
 
 def test_a_damaged_file_is_told(own, tmp_path):
-    wanted = needed(tmp_path)
-    fetch_models(wanted, accept_licences=True)
+    wanted = needed(tmp_path, accept_licences=True)
+    fetch_models(wanted)
     (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"short")
     assert "damaged" in [model.state for model in wanted.models()]
 
