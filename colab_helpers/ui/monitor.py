@@ -34,12 +34,14 @@ from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
 from colab_helpers.ui.charts import FIGURES, GO_ON, RETRY, charts_html, charts_text
 from colab_helpers.ui.doctor import prepare_folder, show
 from colab_helpers.ui.history import FigureSummary, History, SampleTail
-from colab_helpers.ui.host import Host, open_panel, repeat, this_host
+from colab_helpers.ui.host import Host, has_front_end, open_panel, repeat, this_host
 from colab_helpers.ui.notebook import speak_as_asked
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
 HEADLESS_SECONDS = 10.0
 """How long this machine is watched where nobody watches and nothing else is said."""
+UNSEEN_SECONDS = 60.0
+"""The same where it is not said that nobody watches, but no front end runs the cells (plain papermill)."""
 FAR_SILENCE = 180.0
 """Seconds without news after which a run on another machine counts as dead: Drive may be minutes late."""
 _FASTEST = 1.0
@@ -99,7 +101,7 @@ def watch(
     Args:
         folder: Output folder of the batch, at work or ended; empty for this machine by itself.
         seconds: How long; 0: until the run ends, and without a run until the interrupt, headless for ten
-            seconds.
+            seconds, and for a minute where no front end runs the cells.
         refresh: Seconds between two looks; less than one counts as one.
         headless: Nobody watches: plain lines at most every five seconds, and ``monitor.json`` at the end.
         output_dir: Where ``monitor.json`` goes; empty for nowhere, headless for a new folder under the
@@ -121,7 +123,7 @@ def watch(
     with ExitStack() as stack:
         source, screen = stack.enter_context(_opened(place, pause)), _Screen(headless=headless)
         keep = prepare_folder(host, output_dir) if headless or output_dir else None
-        limit = seconds or (HEADLESS_SECONDS if headless and place is None else math.inf)
+        limit = seconds or (math.inf if place else _usual_limit(host))
         # A page made of all cells appears when they have ended: it goes on looking by itself.
         here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)
         ended_by = _follow(source, screen, begun + here, pause)
@@ -130,6 +132,14 @@ def watch(
             _go_on(source, screen, begun + limit, pause, stack.pop_all())
     summary = _summary(source, ended_by, started, time.monotonic() - begun)
     return MonitorResult(summary, _written(summary, keep) if keep else None, host, goes_on)
+
+
+def _usual_limit(host: Host) -> float:
+    """How long a machine is watched that never ends by itself."""
+    if host.headless:
+        return HEADLESS_SECONDS
+    # A page made of all cells has nobody before it while they run, and goes on looking afterwards.
+    return UNSEEN_SECONDS if host.has_cells and not has_front_end() else math.inf
 
 
 def show_result(result: MonitorResult) -> None:

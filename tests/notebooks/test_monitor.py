@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 import pytest
 
 from colab_helpers.batch.names import STATUS_NAME
@@ -454,6 +455,21 @@ def test_an_empty_form_watches_this_machine(tmp_path, capfd):
         assert line in printed
     executed = nbformat.read(tmp_path / "monitor.ipynb", as_version=4)
     assert "widgets" not in executed.metadata
+
+
+def test_plain_papermill_looks_for_a_while_and_reports(tmp_path):
+    """Nothing in the form says that nobody watches."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert monitor.UNSEEN_SECONDS == 60
+    shorter = "from colab_helpers.ui import monitor\nmonitor.UNSEEN_SECONDS = 0.3"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(shorter))
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    done = papermill.execute_notebook(
+        str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), progress_bar=False, execution_timeout=90
+    )
+    shown = done.cells[-4].outputs[0]["data"]["text/plain"]
+    assert shown.startswith("Watched this machine for 0:0")
+    assert "RAM" in shown
 
 
 def test_the_form_names_a_run_that_has_ended(tmp_path, folder, writer, capfd):
