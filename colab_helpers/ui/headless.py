@@ -170,8 +170,8 @@ class _StopError(Exception):
 class Stops:
     """Signals to stop, on their way to the cell at work.
 
-    A kernel drops an interrupt while it is idle, and when it has been sent a cell it may not have begun it: an
-    interrupt waits until the kernel has said that it has.
+    A kernel drops an interrupt while it is idle, and when it has been sent a cell it may not have begun it:
+    an interrupt waits until the kernel has said that it has.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -21,9 +20,9 @@ import pytest
 
 import colab_helpers
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
+from tests.conftest import PATIENCE, until
 from tests.media.make import packets_of
 
-PATIENCE = 60.0
 Content = tuple[list[str], list[Fraction], object]
 
 
@@ -94,13 +93,12 @@ class Shell:
 
     def until(self, reached: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The first status of which that is true."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
+
+        def look() -> dict[str, Any] | None:
             status = self.status()
-            if status and reached(status):
-                return status
-            time.sleep(0.02)
-        raise AssertionError(f"not reached: {self.status()}")
+            return status if status and reached(status) else None
+
+        return until(look, told=self.status)
 
 
 def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
