@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import packaging
 import pytest
+
+from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,7 +78,7 @@ class Sandbox:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -116,12 +117,10 @@ def test_a_second_install_makes_no_package_call(sandbox):
     assert "--no-deps" in bare["arguments"]
     assert "--no-deps" not in with_dependencies["arguments"]
 
-    start = time.monotonic()
     second = sandbox.call("install", "dev", "notebook")
     assert second.returncode == 0, second.stderr
     assert "nothing to install" in second.stdout
     assert len(sandbox.calls()) == 2
-    assert time.monotonic() - start < 10  # about 0.3 s; room for a busy machine
 
 
 def test_an_environment_of_ones_own_is_not_pinned(sandbox):

@@ -16,6 +16,7 @@ from colab_helpers.ui.ledger import Ledger, WatchedRun
 from colab_helpers.ui.notebook import order_of, run_batch_swap
 from colab_helpers.ui.panel import Panel
 from colab_helpers.ui.panel_choice import Answers
+from tests.conftest import PATIENCE
 
 RUN, RESULTS = 4, 5
 
@@ -31,7 +32,7 @@ class Idle:
 
     def pass_by(self, *, until: Callable[[], bool] = lambda: False) -> None:
         """Let callbacks through, until nothing is left to do or something has come about."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while self.actions and not until():
             self.actions = [action for action in self.actions if action()]
             time.sleep(0.05)
@@ -55,7 +56,7 @@ class Slow:
         self.may_end = threading.Event()
 
     def run(self, *, on_status: object) -> None:
-        assert self.may_end.wait(30)
+        assert self.may_end.wait(PATIENCE)
         if self.error:
             raise self.error
 
