@@ -39,7 +39,7 @@ from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import clock
 from colab_helpers.settings import load_settings
 from tests.batch.processes import Content, contents, entries, litter, repeated
-from tests.conftest import CONSENT
+from tests.conftest import CONSENT, PATIENCE
 from tests.media.make import Sound, Spec, make
 
 # Three frames a second: a segment, of one second at least, has three frames.
@@ -327,7 +327,7 @@ def test_a_disk_that_is_full_while_a_video_is_written(
         capture_output=True,
         check=False,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=120,
+        timeout=PATIENCE,
     )
     text = done.stdout.decode()
     assert done.returncode == 0, done.stderr.decode()
@@ -428,7 +428,7 @@ def intact_segments(journal: Path) -> int:
     """Segments noted in whole lines, up to the first gap; read here as the format is described."""
     numbers = set()
     for line in journal.read_bytes().split(b"\n"):
-        if line.startswith(b'{"crc":"') and line.endswith(b"}"):
+        if line.startswith(b'{"crc":"') and b'"entry":' in line and line.endswith(b"}"):
             body = line[line.index(b'"entry":') + 8 : -1]
             if line[8:16] == b"%08x" % zlib.crc32(body) and b'"event":"segment"' in body:
                 numbers.add(json.loads(body)["number"])

@@ -161,14 +161,13 @@ def test_endless_redirects(tmp_path: Path, server: FaultServer) -> None:
 
 
 def test_connection_refused(tmp_path: Path, server: FaultServer) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     server.add("/b", BODY)
-    nobody = f"http://127.0.0.1:{port}/a"
-    with pytest.raises(ModelError, match=r"Connection refused.*tried 2 times"):
-        fetch(tmp_path, source(nobody))
-    fetch(tmp_path, source(nobody, server.url("/b")))
+    with socket.socket() as deaf:  # it has a port, and nobody else can get that, but does not listen
+        deaf.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/a"
+        with pytest.raises(ModelError, match=r"Connection refused.*tried 2 times"):
+            fetch(tmp_path, source(nobody))
+        fetch(tmp_path, source(nobody, server.url("/b")))
     assert_right(tmp_path)
 
 
