@@ -268,6 +268,14 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+def has_front_end() -> bool:
+    """Whether somebody sits before this session; papermill and nbclient run cells that nobody can answer."""
+    ipython = sys.modules.get("IPython")
+    kernel = getattr(ipython.get_ipython() if ipython else None, "kernel", None)
+    # Colab has questions of its own.
+    return "google.colab" in sys.modules or bool(getattr(kernel, "_allow_stdin", True))
+
+
 def open_panel() -> Callable[[str], None] | None:
     """Make a place below the notebook's cell whose HTML can be replaced.
 

@@ -33,7 +33,7 @@ from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
 from colab_helpers.settings import load_settings
 from tests.batch.processes import KEPT
-from tests.conftest import CONSENT
+from tests.conftest import CONSENT, PATIENCE
 from tests.media.make import (
     Sound,
     Spec,
@@ -531,7 +531,7 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_mo
             "--consent", CONSENT, "--preset", "balanced", "--output-video-encoder", "libx264",
             "--execution-provider", "cpu",
         ],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -350,7 +350,7 @@ def test_two_processes_convert_once(swapper: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    outputs = [process.communicate(timeout=300)[0].split() for process in processes]
     assert sum(output.count("made") for output in outputs) == 1
     assert outputs[0][-1] == outputs[1][-1] == make(swapper).path.name
 

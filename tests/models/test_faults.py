@@ -10,9 +10,11 @@ import pytest
 
 from colab_helpers.errors import ModelError
 from colab_helpers.models.download import Downloader
+from colab_helpers.models.transfer import Limits
 from tests.models import server as faults
 from tests.models.conftest import (
     BODY,
+    IMPATIENT,
     QUICK,
     assert_clean,
     assert_nothing_in_place,
@@ -25,8 +27,8 @@ from tests.models.server import Behaviour, FaultServer
 HALF = len(BODY) // 2
 
 
-def fetch(root: Path, *sources: object, **options: object) -> object:
-    return Downloader(root, limits=QUICK, **options).fetch([model(*sources)])  # type: ignore[arg-type]
+def fetch(root: Path, *sources: object, limits: Limits = QUICK) -> object:
+    return Downloader(root, limits=limits).fetch([model(*sources)])  # type: ignore[arg-type]
 
 
 # --- faults that pass: one address is enough -------------------------------------------------------------
@@ -54,11 +56,19 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("script", PASSING.values(), ids=PASSING)
-def test_passing_fault(tmp_path: Path, server: FaultServer, script: list[Behaviour]) -> None:
-    server.add("/a", BODY, *script)
-    fetch(tmp_path, source(server.url("/a")))
+@pytest.mark.parametrize("fault", PASSING)
+def test_passing_fault(tmp_path: Path, server: FaultServer, fault: str) -> None:
+    server.add("/a", BODY, *PASSING[fault])
+    fetch(tmp_path, source(server.url("/a")), limits=limits_for(fault))
     assert_right(tmp_path)
+
+
+WAITING = {"no answer once", "stuck half-way", "too slow at first", "never answers", "trickles"}
+"""Faults of which only the clock tells."""
+
+
+def limits_for(fault: str) -> Limits:
+    return IMPATIENT if fault in WAITING else QUICK
 
 
 # --- faults that stay: a clear error alone, the right file with a second mirror -----------------------------
@@ -90,20 +100,21 @@ LASTING = {
 }
 
 
-@pytest.mark.parametrize(("behaviour", "message"), LASTING.values(), ids=LASTING)
-def test_lasting_fault(tmp_path: Path, server: FaultServer, behaviour: Behaviour, message: str) -> None:
+@pytest.mark.parametrize("fault", LASTING)
+def test_lasting_fault(tmp_path: Path, server: FaultServer, fault: str) -> None:
+    behaviour, message = LASTING[fault]
     server.add("/a", BODY, always=behaviour)
     with pytest.raises(ModelError, match=message) as caught:
-        fetch(tmp_path, source(server.url("/a")))
+        fetch(tmp_path, source(server.url("/a")), limits=limits_for(fault))
     assert server.url("/a") in str(caught.value)
     assert_nothing_in_place(tmp_path)
 
 
-@pytest.mark.parametrize("behaviour", [fault for fault, _ in LASTING.values()], ids=LASTING)
-def test_next_mirror(tmp_path: Path, server: FaultServer, behaviour: Behaviour) -> None:
-    server.add("/a", BODY, always=behaviour)
+@pytest.mark.parametrize("fault", LASTING)
+def test_next_mirror(tmp_path: Path, server: FaultServer, fault: str) -> None:
+    server.add("/a", BODY, always=LASTING[fault][0])
     server.add("/b", BODY)
-    fetch(tmp_path, source(server.url("/a"), server.url("/b")))
+    fetch(tmp_path, source(server.url("/a"), server.url("/b")), limits=limits_for(fault))
     assert_right(tmp_path)
 
 
@@ -150,14 +161,13 @@ def test_endless_redirects(tmp_path: Path, server: FaultServer) -> None:
 
 
 def test_connection_refused(tmp_path: Path, server: FaultServer) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     server.add("/b", BODY)
-    nobody = f"http://127.0.0.1:{port}/a"
-    with pytest.raises(ModelError, match=r"Connection refused.*tried 2 times"):
-        fetch(tmp_path, source(nobody))
-    fetch(tmp_path, source(nobody, server.url("/b")))
+    with socket.socket() as deaf:  # it has a port, and nobody else can get that, but does not listen
+        deaf.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/a"
+        with pytest.raises(ModelError, match=r"Connection refused.*tried 2 times"):
+            fetch(tmp_path, source(nobody))
+        fetch(tmp_path, source(nobody, server.url("/b")))
     assert_right(tmp_path)
 
 

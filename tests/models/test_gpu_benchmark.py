@@ -57,7 +57,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
 def test_on_a_gpu_each_option_is_measured(
     tmp_path: Path, pretended: PretendedGpu, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(Plan("cuda", (1, 2), seconds=0.0, clip=0.0, until=time.monotonic() + 60), tmp_path)
+    bench = Bench(Plan("cuda", (1, 2), seconds=0.0, clip=0.0, until=time.monotonic() + 600), tmp_path)
     assert gpu.machine(bench)["cuda"] == "a network ran on it"
     assert {"verdicts", "notes", "bytes"} <= set(gpu.write_networks(bench, small=True)["swapper"])
     pretended.asked.clear()
