@@ -280,7 +280,7 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
             extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
-        if error.ename not in STOPS:
+        if error.ename != "KeyboardInterrupt":
             print(f"\n{error.ename}: {error.evalue}", file=sys.stderr, flush=True)
         codes = {**dict.fromkeys(REFUSALS, EXIT_USAGE), **dict.fromkeys(STOPS, EXIT_STOPPED)}
         return codes.get(error.ename, EXIT_FAILED)

@@ -148,10 +148,12 @@ def test_stopped_and_gone_on_with(make_panel, on_demo, idle, tmp_path, text_of, 
     until(lambda: [each for each in psutil.Process().children() if each.status() == stopped])[0].resume()
     idle.pass_by()
     assert "Stopped: " in text_of(made.run.message)
-    assert [path.name for path in out.glob("clip*.mp4")] == ["clip0.mp4"]
+    # The worker looks for a stop once a second: the file at work may still be finished.
+    kept = sorted(path.name for path in out.glob("clip*.mp4"))
+    assert kept in (["clip0.mp4"], ["clip0.mp4", "clip1.mp4"])
     start(made, idle)
     assert "6 of 6 files" in text_of(made.run.message)
-    assert text_of(made.results.box.children[0]).count("kept from an earlier run") == 1
+    assert text_of(made.results.box.children[0]).count("kept from an earlier run") == len(kept)
 
 
 def test_another_batch_is_refused_while_one_is_at_work(make_panel, on_demo, idle, desk, tmp_path, text_of):
