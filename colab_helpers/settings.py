@@ -58,11 +58,6 @@ class Settings(BaseModel):
         description="Compute swapper and enhancer in float16: about twice the speed and half the memory on a "
         "GPU; auto uses it on CUDA where a comparison on this machine accepted it.",
     )
-    tensorrt: bool = Field(
-        False,
-        description="Run swapper and enhancer through TensorRT where it is installed; the first run builds "
-        "engines, which takes minutes, later ones load them.",
-    )
     cuda_graphs: bool = Field(
         True,
         description="On CUDA, capture what a network does once and replay it, which spares the processors; "

@@ -18,7 +18,7 @@ from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
     from colab_helpers.models.choice import Choice
-    from colab_helpers.models.session import Network, Provider, Usage
+    from colab_helpers.models.session import Network, Provider
 
 Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
@@ -95,14 +95,11 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     if choice.path != plain:
         facts.insert(0, tr("a run loads {what}", what=choice.words))
     if subject.runs_on_gpu:
-        usage = _usage(role, choice, subject)
-        there = open_network(choice.path, "cuda", usage=usage, settings=subject.settings)
+        there = open_network(choice.path, "cuda", settings=subject.settings)
         on_gpu = trial(there, inputs)
         apart = difference(on_cpu.outputs, on_gpu.outputs)
         took = (
-            tr("GPU through TensorRT {ms:.1f} ms", ms=on_gpu.milliseconds)
-            if there.tensorrt
-            else tr("GPU as a CUDA graph {ms:.1f} ms", ms=on_gpu.milliseconds)
+            tr("GPU as a CUDA graph {ms:.1f} ms", ms=on_gpu.milliseconds)
             if getattr(there.session, "captured", False)
             else f"GPU {on_gpu.milliseconds:.1f} ms"
         )
@@ -120,15 +117,6 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         from colab_helpers.diagnosis import oracle
 
         yield oracle.parity(role, network, subject.settings, subject.models)
-
-
-def _usage(role: Role, choice: Choice, subject: Subject) -> Usage:
-    """How a run uses the network."""
-    from colab_helpers.models.session import Usage
-
-    if role in ("swapper", "enhancer"):
-        return choice.usage
-    return Usage(edge=subject.settings.face_detector_size)
 
 
 def _choice(subject: Subject, role: Role, name: str) -> Choice:
@@ -156,30 +144,21 @@ def _finding(name: str, facts: list[str], figures: dict[str, float], problems: I
     )
 
 
-def open_network(
-    path: Path, provider: Provider, *, usage: Usage | None = None, settings: Settings | None = None
-) -> Network:
+def open_network(path: Path, provider: Provider, *, settings: Settings | None = None) -> Network:
     """Load a network on one provider; what the runtime had to do without stands in the limit's notes.
 
     Args:
         path: Its file.
         provider: Where it must run.
-        usage: How a run uses it.
-        settings: On CUDA, capture it or use TensorRT as they say; the first time, TensorRT builds engines for
-            minutes. Without them it is loaded plainly.
+        settings: On CUDA, capture it if they say so; without them it is loaded plainly.
 
     Raises:
         ColabHelpersError: It is missing or damaged, or does not run there.
     """
-    from colab_helpers.models.session import Runtime, Usage
+    from colab_helpers.models.session import Runtime
 
-    usage = usage or Usage()
-    runtime = Runtime(
-        provider,
-        tensorrt=settings is not None and settings.tensorrt and usage.tensorrt,
-        graphs=settings is not None and settings.cuda_graphs,
-    )
-    network = runtime.open(path, usage=usage)
+    runtime = Runtime(provider, graphs=settings is not None and settings.cuda_graphs)
+    network = runtime.open(path, edge=settings.face_detector_size if settings else 0)
     network.limit.notes.extend(runtime.notes)
     return network
 

@@ -58,7 +58,7 @@ class Engine:
             ProviderError: CUDA was insisted on but does not work.
         """
         tune_allocator()
-        runtime = Runtime(settings.execution_provider, tensorrt=settings.tensorrt)
+        runtime = Runtime(settings.execution_provider)
         root = models_root(models_dir)
         # Before the pool measures what is free: making a copy takes memory, which is given back.
         choices = {

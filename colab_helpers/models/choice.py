@@ -25,7 +25,7 @@ from colab_helpers.models.conversions import (
     place_of,
     read_origin,
 )
-from colab_helpers.models.session import Network, Provider, Runtime, Usage, is_standin
+from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
 HalfPrecision = bool | Literal["auto"]
@@ -60,12 +60,7 @@ class Choice:
             ModelError: It is missing or cannot be loaded.
             ProviderError: It was to run on CUDA but does not.
         """
-        return runtime.open(self.path, name=self.name, usage=self.usage)
-
-    @property
-    def usage(self) -> Usage:
-        """What its session must be told."""
-        return Usage(tensorrt=True, half=self.half)
+        return runtime.open(self.path, name=self.name)
 
     @property
     def words(self) -> str:
@@ -97,7 +92,7 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
         half: The setting ``half_precision``.
         runtime: Where it is to run: what another place accepted does not count here. Its notes get nothing.
         make: On CUDA, make and compare what is missing, which takes half a minute for each model, once:
-            float16 where it is wanted, and any batch, by which TensorRT gains. On the CPU neither helps.
+            float16 where it is wanted, and any batch. On the CPU neither helps.
 
     Raises:
         ModelError: There are only weights that were not exported yet.

@@ -14,18 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from colab_helpers import install
 from colab_helpers.__main__ import FAILURE, SUCCESS
 from colab_helpers.diagnosis import networks, oracle
-from colab_helpers.diagnosis.findings import Check
 from colab_helpers.diagnosis.networks import difference
 from colab_helpers.faces.detector import Detector
 from colab_helpers.files import sha256_of
-from colab_helpers.models import session
 from colab_helpers.models.convert import prepared
 from colab_helpers.models.emap import save_emap
 from colab_helpers.models.records import Record, write_record
 from colab_helpers.models.session import Runtime
 from tests.diagnosis.conftest import Doctor, Pretend
 from tests.models.graphs import small_inswapper
-from tests.models.pretend import TENSORRT, pretend_gpu
 
 NAMES = ["det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"]
 
@@ -229,33 +226,6 @@ def test_a_gpu_for_which_nothing_was_made_yet(doctor: Doctor, copied: Path, seco
     check = doctor(models=copied)["model GFPGANv1.4"]
     assert check.status == "warn"
     assert "nothing was made of it for this GPU yet" in check.detail
-
-
-@pytest.mark.parametrize("problem", [None, "its libraries cannot be loaded"])
-def test_tensorrt(
-    doctor: Doctor, copied: Path, second: Path, monkeypatch: pytest.MonkeyPatch, problem: str | None
-) -> None:
-    write_enhancer(second, 1.0)
-    monkeypatch.setattr(session, "tensorrt_problem", lambda: problem)
-    assert "tensorrt" not in doctor(models=copied).checks
-    check = doctor("--tensorrt", models=copied)["tensorrt"]
-    assert check.status == ("warn" if problem else "pass")
-    assert (problem or "a network ran through it") in check.detail
-    assert "CPU" in doctor("--tensorrt", "--execution-provider", "cpu", models=copied)["tensorrt"].detail
-
-
-def test_a_run_through_tensorrt_is_compared_as_it_runs(
-    doctor: Doctor, copied: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretended = pretend_gpu(monkeypatch)
-    pretend.gpu(install.Cuda(12, frozenset({12}), frozenset({12})), problem=None)
-    monkeypatch.setattr(networks, "sha256_of", lambda _: "0" * 64)
-    onnx.save(small_inswapper(), copied / "inswapper_128.onnx")
-    monkeypatch.setattr(oracle, "parity", lambda *_: Check(name="parity", status="pass", detail="-"))
-    found = doctor("--preset", "light", "--tensorrt", models=copied)
-    assert "GPU through TensorRT" in found["model inswapper_128"].detail
-    assert "TensorRT" not in found["model det_10g"].detail
-    assert len(pretended.options("inswapper_128.onnx", TENSORRT)) == 1
 
 
 # --- insightface --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from colab_helpers.models.convert import prepared
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings, load_settings
 from tests.models.graphs import net, small_inswapper
-from tests.models.pretend import CUDA, TENSORRT, PretendedGpu, pretend_gpu
+from tests.models.pretend import CUDA, PretendedGpu, pretend_gpu
 
 CPU = Runtime("cpu", threads=1)
 DETECTOR, SWAPPER = "det_10g.onnx", "inswapper_128.onnx"
@@ -156,23 +156,6 @@ def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path
     assert opened.take_memory_notes() == [
         "inswapper_128: was loaded again, and runs without its CUDA graph from now on, a little slower"
     ]
-
-
-def test_tensorrt_runs_the_swapper_and_nothing_else(models: Path, gpu: PretendedGpu) -> None:
-    opened = Engine.open(settings(execution_provider="cuda", tensorrt=True), models_dir=models)
-    network = swapper_network(opened)
-    assert network.tensorrt
-    (options,) = gpu.options(network.path.name, TENSORRT)
-    assert options["trt_fp16_enable"] == "1"
-    assert options["trt_profile_max_shapes"] == "target:16x3x128x128,source:16x512"
-    assert gpu.options(DETECTOR, TENSORRT) == []
-
-
-def test_without_tensorrt_cuda_does_it_and_says_so(models: Path, gpu: PretendedGpu) -> None:
-    gpu.missing.add(TENSORRT)
-    opened = Engine.open(settings(execution_provider="cuda", tensorrt=True), models_dir=models)
-    assert opened.provider == "cuda"
-    assert opened.notes[0].startswith("TensorRT was asked for but is not used: its libraries")
 
 
 def test_stand_ins_work_as_before(constant_models: Path, gpu: PretendedGpu) -> None:
