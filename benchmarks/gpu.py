@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,7 @@ from benchmarks.realshapes import answering, gfpgan, inswapper, iresnet50, scrfd
 from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
 from colab_helpers.diagnosis.networks import Role
 from colab_helpers.machine import this_machine
-from colab_helpers.models.conversions import FOLDER
-from colab_helpers.models.convert import prepared
+from colab_helpers.models.half import FOLDER, convert
 from colab_helpers.models.session import Provider, Runtime, cuda_problem
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import SAMPLES_NAME, read_samples
@@ -83,17 +82,12 @@ class Plan:
     until: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bench:
-    """Networks to measure and what was found.
-
-    Attributes:
-        files: By role, then by precision: ``float32`` and, where one was accepted, ``float16``.
-    """
+    """What to do, and where."""
 
     plan: Plan
     folder: Path
-    files: dict[Role, dict[str, Path]] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -136,17 +130,12 @@ def write_networks(bench: Bench, *, small: bool) -> Row:
     for role, name in FILES.items():
         if role in made:
             onnx.save(made.pop(role), root / name)
-        bench.files[role] = {"float32": root / name}
-    rows: Row = {role: {"bytes": files["float32"].stat().st_size} for role, files in bench.files.items()}
+    rows: Row = {role: {"bytes": (root / name).stat().st_size} for role, name in FILES.items()}
     runtime = Runtime(bench.plan.provider)
     for role in CHANGERS:
         started = time.monotonic()
-        plain = prepared(root / FILES[role], batch=True, half=False, runtime=runtime)
-        half = prepared(root / FILES[role], batch=True, half=True, runtime=runtime)
-        bench.files[role] = {"float32": plain.path} | ({"float16": half.path} if half.half else {})
-        rows[role] |= {"seconds": time.monotonic() - started, "notes": list(half.notes)}
-        verdicts = [json.loads(record.read_text())["verdicts"] for record in half.records]
-        rows[role]["verdicts"] = [list(found.values())[-1] for found in verdicts]
+        half = convert(root / FILES[role], half=True, runtime=runtime)
+        rows[role] |= {"seconds": time.monotonic() - started, "notes": list(half.notes), "used": half.words}
     return rows
 
 

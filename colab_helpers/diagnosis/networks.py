@@ -17,7 +17,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
-    from colab_helpers.models.choice import Choice
+    from colab_helpers.models.half import Choice
     from colab_helpers.models.session import Network, Provider
 
 Role = Literal["detector", "recogniser", "swapper", "enhancer"]
@@ -121,7 +121,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
 
 def _choice(subject: Subject, role: Role, name: str) -> Choice:
     """The file a run would load; nothing is made."""
-    from colab_helpers.models.choice import Choice, choose
+    from colab_helpers.models.half import Choice, choose
     from colab_helpers.models.session import Runtime
 
     if role in ("detector", "recogniser"):

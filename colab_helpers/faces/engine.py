@@ -17,7 +17,7 @@ from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
-from colab_helpers.models.choice import changing_models, choose, wants_half
+from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator
@@ -51,7 +51,7 @@ class Engine:
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
-        """Load the networks that the settings ask for; see ``models.choice`` for which files.
+        """Load the networks that the settings ask for; see ``models.half`` for which files.
 
         Raises:
             ModelError: A file is missing or does not keep its contract.

@@ -19,8 +19,8 @@ from colab_helpers.models.catalog import (
     needed_models,
     with_requirements,
 )
-from colab_helpers.models.choice import changing_models, choose
 from colab_helpers.models.download import Downloader, Fetched, Plan, licence_notice
+from colab_helpers.models.half import changing_models, choose
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.records import FileSource
 from colab_helpers.models.session import Runtime, is_standin, models_root
@@ -124,7 +124,7 @@ def preload(
     """Bring every model that the settings ask for into the models folder.
 
     What is there and verified is not touched; a second call reads a few small files only. On a machine whose
-    GPU works, swapper and enhancer are also made to fit it, see ``models.choice``.
+    GPU works, swapper and enhancer are also made to fit it, see ``models.half``.
 
     Args:
         settings: Decide which models are needed.

@@ -188,9 +188,7 @@ class Runtime:
             ProviderError: It was to run on CUDA but does not.
         """
         if not path.is_file():
-            raise ModelError(
-                tr("the model file is missing"), where=str(path), remedy=tr(MISSING_MODEL_REMEDY)
-            )
+            raise missing_model(path)
         name = name or path.stem
         create = partial(self._create, path, name, edge)
         session = self.pool.session(path, create, name=name) if self.pool else create()
@@ -274,7 +272,12 @@ class Runtime:
         return "cpu"
 
 
-MISSING_MODEL_REMEDY = mark(
+def missing_model(path: Path) -> ModelError:
+    """The error of a model that is not where it should be."""
+    return ModelError(tr("the model file is missing"), where=str(path), remedy=tr(_MISSING_REMEDY))
+
+
+_MISSING_REMEDY = mark(
     "fetch the models with 'python -m colab_helpers preload --accept-licences' (it shows the licences "
     "first without that option), put the file there yourself, or name another folder with --models-dir or "
     "COLAB_HELPERS_MODELS; the demo brings its own stand-in models"

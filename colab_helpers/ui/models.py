@@ -18,7 +18,7 @@ from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import Licence, ModelEntry
-from colab_helpers.models.choice import wants_half
+from colab_helpers.models.half import wants_half
 from colab_helpers.models.preload import TOKEN, PreloadReport, preload, select_models
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, is_standin, models_root
@@ -169,8 +169,8 @@ def fetch_models(
     Args:
         needed: From ``show_models``.
         accept_licences: The user accepts the licences shown.
-        convert: Make swapper and enhancer take any batch size and, where ``half_precision`` wants it,
-            compute in float16, as far as that proves equal.
+        convert: Make float16 copies of swapper and enhancer where ``half_precision`` wants them and they
+            prove equal.
         offline: Never touch the network.
         shared_cache: A folder that outlives this machine, such as one on Drive, to copy from and to.
 
@@ -240,12 +240,12 @@ def _preload(
 
 
 def _converted(needed: Needed) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    from colab_helpers.models.convert import prepared
+    from colab_helpers.models.half import convert
 
     runtime = Runtime(needed.settings.execution_provider)
     half = wants_half(needed.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
-    results = [prepared(path, batch=True, half=half, runtime=runtime) for path in files]
+    results = [convert(path, half=half, runtime=runtime) for path in files]
     made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
     return made, (*runtime.notes, *(note for result in results for note in result.notes))
 

@@ -174,6 +174,6 @@ def test_models_are_made_to_fit_a_gpu(
     )
     onnx.save(small_inswapper(), tmp_path / "my_swapper.onnx")
     report = preload(settings, models_dir=tmp_path, user_models=models, limits=QUICK)
-    made = list((tmp_path / "converted").glob("my_swapper-batch-half-*.onnx"))
+    made = list((tmp_path / "converted").glob("my_swapper-half-*.onnx"))
     assert len(made) == (provider == "auto")
     assert any("compared on this GPU, once" in note for note in report.notes) == (provider == "auto")

@@ -26,7 +26,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
-    onnx.save(net("dynamic"), path)
+    onnx.save(net("plain"), path)
     return path
 
 
