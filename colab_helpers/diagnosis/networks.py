@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from colab_helpers.diagnosis.findings import Check, CheckStatus
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings, load_presets
 
@@ -264,22 +263,21 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         )
         return
     from colab_helpers.models.catalog import load_catalog
-    from colab_helpers.models.records import is_genuine, read_record
+    from colab_helpers.models.origin import examine
 
     entry = load_catalog(load_presets().models).models.get(name)
-    file = next((file for file in entry.files if f"{name}.onnx" == file.path), None) if entry else None
-    if file is None:
+    if entry is None or path.name != Path(entry.path).name:
         yield Problem(
             "warn", tr("the catalogue does not know it"), tr("use it only if you know where it is from")
         )
         return
-    record = read_record(path)
     # Hashed anew each time: what a failing disk does to a file leaves its size and time as they were.
-    if not is_genuine(file, path, sha256_of(path), record):
-        # A file that was verified once and has changed since is damaged; another one may be the user's own.
-        what = (
-            tr("its bytes have changed since it was verified")
-            if record
-            else tr("its SHA-256 is none published")
+    found = examine(entry, path, verify=True, loads=True)
+    if found.state == "damaged":
+        yield Problem("fail", found.problem, found.remedy)
+    elif found.state == "unknown":
+        yield Problem(
+            "warn",
+            tr("none of the published files (SHA-256 {sha256}); it is used as it is", sha256=found.sha256),
+            tr("use it only if you know where it is from"),
         )
-        yield Problem("fail" if record else "warn", what, tr(_REFETCH))

@@ -18,6 +18,7 @@ from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.half import changing_models, choose, wants_half
+from colab_helpers.models.origin import origin_notes
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator
@@ -77,6 +78,7 @@ class Engine:
             analyser.load()
             runtime.graphs = False  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
+        chosen += origin_notes(settings, root)
         return cls(
             settings=resolved,
             analyser=analyser,

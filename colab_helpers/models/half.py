@@ -34,9 +34,10 @@ from colab_helpers.files import sha256_of
 from colab_helpers.language import VARIABLE, language, mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.emap import load_model
+from colab_helpers.models.identify import missing_model
 from colab_helpers.models.pool import is_out_of_memory
 from colab_helpers.models.records import now, part_path, put_in_place, read_record, record_path, write_json
-from colab_helpers.models.session import Network, Provider, Runtime, is_standin, missing_model
+from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
 CONVERTER = 2

@@ -20,9 +20,12 @@ import numpy.typing as npt
 import onnxruntime
 
 from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
+from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
+from colab_helpers.models.catalog import Role
 from colab_helpers.models.graphs import GpuSession, example_inputs
+from colab_helpers.models.identify import broken_model, missing_model, not_a_network
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
 from colab_helpers.models.providers import cuda_options, wait_without_spinning
 
@@ -240,11 +243,7 @@ class Runtime:
         except Exception as error:
             if self.pool and is_out_of_memory(error):
                 raise  # the pool makes room and tries again
-            raise ModelError(
-                tr("ONNX Runtime cannot load the model ({reason})", reason=_first_line(error)),
-                where=str(path),
-                remedy=tr("the file may be damaged: fetch it again"),
-            ) from error
+            raise broken_model(path, _first_line(error)) from error
         if not runs_on(session, self.provider):
             raise ProviderError(
                 tr("the model was to run on CUDA, but ONNX Runtime put it on the CPU"),
@@ -272,16 +271,6 @@ class Runtime:
         return "cpu"
 
 
-def missing_model(path: Path) -> ModelError:
-    """The error of a model that is not where it should be."""
-    return ModelError(tr("the model file is missing"), where=str(path), remedy=tr(_MISSING_REMEDY))
-
-
-_MISSING_REMEDY = mark(
-    "fetch the models with 'python -m colab_helpers preload --accept-licences' (it shows the licences "
-    "first without that option), put the file there yourself, or name another folder with --models-dir or "
-    "COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
-)
 _CUDA_REMEDY = mark(
     "check the GPU with 'nvidia-smi' and the installation with 'python -m colab_helpers doctor', "
     "or set execution_provider to auto or cpu"
@@ -323,6 +312,44 @@ def runs_on(session: Any, provider: Provider) -> bool:
     """Whether a session's first provider is the wanted one."""
     active: Sequence[str] = session.get_providers()
     return bool(active) and active[0] == _PROVIDER_NAMES[provider]
+
+
+# How many inputs and outputs a network of each role has; None for any number.
+_SIGNATURES: dict[Role, tuple[int, int | None]] = {
+    "detector": (1, 9),
+    "recogniser": (1, None),
+    "swapper": (2, None),
+    "enhancer": (1, None),
+}
+
+
+def role_problem(path: Path, role: Role) -> ModelError | None:
+    """Why a file is no network of a role; None if it is. It is loaded on the CPU, nothing is run."""
+    if not_a_network(path):
+        return broken_model(path, "")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        loaded = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER_NAMES["cpu"]])
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return broken_model(path, _first_line(error))
+    inputs, outputs = _SIGNATURES[role]
+    found = (len(loaded.get_inputs()), len(loaded.get_outputs()))
+    if found[0] == inputs and outputs in (None, found[1]):
+        return None
+    return ModelError(
+        tr(
+            "it is a network, but no {role}: it has {inputs} inputs and {outputs} outputs",
+            role=role,
+            inputs=found[0],
+            outputs=found[1],
+        ),
+        where=str(path),
+        remedy=tr("give it a name of its own: the file of this name is another network"),
+    )
 
 
 def cuda_problem(machine: Machine) -> str | None:
@@ -379,6 +406,5 @@ def is_standin(path: Path) -> bool:
 
 def models_root(models_dir: Path | None) -> Path:
     """Folder of the model files: argument, ``COLAB_HELPERS_MODELS``, or the user's cache."""
-    if models_dir is not None:
-        return Path(models_dir)
-    return Path(os.environ.get("COLAB_HELPERS_MODELS") or Path.home() / ".cache" / "colab_helpers" / "models")
+    named = models_dir or os.environ.get("COLAB_HELPERS_MODELS")
+    return absolute(named or Path.home() / ".cache" / "colab_helpers" / "models")

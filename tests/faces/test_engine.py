@@ -12,6 +12,8 @@ import pytest
 from colab_helpers.batch.results import model_digest
 from colab_helpers.faces import engine
 from colab_helpers.faces.engine import Engine
+from colab_helpers.files import sha256_of
+from colab_helpers.models import origin
 from colab_helpers.models.half import convert
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings, load_settings
@@ -70,6 +72,22 @@ def test_a_copy_in_half_precision(models: Path) -> None:
     assert difference.mean() < 1
     # Work done with one file is not passed off as done with the other.
     assert model_digest(made.path) != model_digest(models / SWAPPER)
+
+
+def test_a_run_says_that_nobody_knows_a_file_and_hashes_it_once(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = sha256_of(models / SWAPPER)
+    shutil.copy(models / SWAPPER, models / "mine.onnx")
+    expected = (
+        f"{SWAPPER}: none of the published files (SHA-256 {digest}); it is used as it is, its origin and "
+        "licence are not known",
+    )
+    assert Engine.open(settings(), models_dir=models).notes == expected
+    monkeypatch.setattr(origin, "sha256_of", lambda path: pytest.fail("hashed again"))
+    assert Engine.open(settings(), models_dir=models).notes == expected
+    (note,) = Engine.open(settings(swapper_model="mine"), models_dir=models).notes
+    assert note.startswith("mine: not in the catalogue; the file that is there is used")
 
 
 def test_a_refused_copy_is_not_used(models: Path) -> None:

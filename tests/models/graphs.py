@@ -60,11 +60,12 @@ def net(kind: str) -> onnx.ModelProto:
     """An enhancer-like network.
 
     Args:
-        kind: ``plain`` takes pictures; ``constant`` ignores its input; ``rank 3`` takes something else than
+        kind: ``plain`` takes pictures; ``dynamic`` any number of them; ``constant`` ignores its input; ``rank 3`` takes something else than
             pictures.
     """
     shape: tuple[int | str, ...] = (1, 3, SIZE, SIZE)
-    if kind == "plain":
+    if kind in ("plain", "dynamic"):
+        shape = ("N", *shape[1:]) if kind == "dynamic" else shape
         return build(
             [node("Conv", "input w", "output", pads=[1] * 4)], shape, weights={"w": random(3, 3, 3, 3)}
         )

@@ -22,6 +22,7 @@ from colab_helpers.ui.models import (
     TransferLine,
     fetch_models,
     models_html,
+    models_text,
     show_models,
     show_preload,
     transfer_text,
@@ -200,8 +201,29 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
 def test_a_damaged_file_is_told(own, tmp_path):
     wanted = needed(tmp_path)
     fetch_models(wanted, accept_licences=True)
-    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"short")
-    assert "damaged" in [model.state for model in wanted.models()]
+    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
+    (model,) = [model for model in wanted.models() if model.state == "damaged"]
+    assert model.note.startswith("inswapper_128: it is a web page that was saved under the model's name")
+    assert model.note in models_text(wanted.models(), wanted.root)
+
+
+def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypatch):
+    models, home = tmp_path / "models", tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    for name in ROLES:
+        model = onnx.load(standins / f"{name}.onnx")
+        del model.metadata_props[:]
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, models / f"{name}.onnx")
+    wanted = needed(tmp_path)
+    assert {model.state for model in wanted.models()} == {"unknown"}
+    before = {path: path.read_bytes() for path in models.rglob("*.onnx")}
+    result = fetch_models(wanted, offline=True)  # no licence accepted, nothing fetched
+    assert result.ok
+    assert states(result) == ["unknown"] * 4
+    notes = [note for note in result.fetched.notes if "none of the published files" in note]
+    assert [note.split(":")[0] for note in notes] == [f"{name}.onnx" for name in ROLES]
+    assert before == {path: path.read_bytes() for path in models.rglob("*.onnx")}
 
 
 def test_the_table_is_escaped(own, tmp_path):
