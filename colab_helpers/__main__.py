@@ -124,7 +124,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(verbs.add_parser("demo", help=tr("render people to try everything on, with stand-in models")))
     _add_preload(verbs.add_parser("preload", help=tr("fetch the models that the settings need, verified")))
     _add_convert(
-        verbs.add_parser("convert", help=tr("make checked any-batch or half-precision model copies"))
+        verbs.add_parser(
+            "convert", help=tr("make checked half-precision copies of models, and ONNX of GFPGAN's weights")
+        )
     )
     _add_doctor(verbs.add_parser("doctor", help=tr("find out what works on this machine")))
     return parser
@@ -511,11 +513,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from colab_helpers.models.convert import prepared
+    from colab_helpers.models.half import convert
     from colab_helpers.models.session import Runtime
 
     runtime = Runtime(settings_of(options).execution_provider)
-    results = [prepared(path, batch=True, half=options.half, runtime=runtime) for path in options.models]
+    results = [convert(path, half=options.half, runtime=runtime) for path in options.models]
     for result in results:
         print(result.path)
     for note in (*runtime.notes, *(note for result in results for note in result.notes)):

@@ -17,7 +17,8 @@ from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
-from colab_helpers.models.choice import changing_models, choose, wants_half
+from colab_helpers.models.half import changing_models, choose, wants_half
+from colab_helpers.models.origin import origin_notes
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator
@@ -51,14 +52,14 @@ class Engine:
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
-        """Load the networks that the settings ask for; see ``models.choice`` for which files.
+        """Load the networks that the settings ask for; see ``models.half`` for which files.
 
         Raises:
             ModelError: A file is missing or does not keep its contract.
             ProviderError: CUDA was insisted on but does not work.
         """
         tune_allocator()
-        runtime = Runtime(settings.execution_provider, tensorrt=settings.tensorrt)
+        runtime = Runtime(settings.execution_provider)
         root = models_root(models_dir)
         # Before the pool measures what is free: making a copy takes memory, which is given back.
         choices = {
@@ -77,6 +78,7 @@ class Engine:
             analyser.load()
             runtime.graphs = False  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
+        chosen += origin_notes(settings, root)
         return cls(
             settings=resolved,
             analyser=analyser,

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -87,28 +87,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known about the bytes before they come; None where it is not."""
+    """What is known about the bytes before they come: accepted hashes, and their number where it is known."""
 
-    sha256: tuple[str, ...] | None
-    bytes: int | None
+    sha256: tuple[str, ...]
+    bytes: int | None = None
 
     @property
     def only_hash(self) -> str | None:
         """The hash, if there is just one: then every mirror serves the same bytes."""
-        return self.sha256[0] if self.sha256 is not None and len(self.sha256) == 1 else None
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A complete file.
-
-    Attributes:
-        sha256: Of its bytes.
-        declared: The hash the server named, where it did and none was known before.
-    """
-
-    sha256: str
-    declared: str | None
+        return self.sha256[0] if len(self.sha256) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -194,8 +181,8 @@ class Transfer:
         self._cancelled = cancelled or threading.Event()
         self._local = threading.local()
 
-    def fetch(self, url: str, part: Path, expected: Expected, *, report: Report) -> Arrived:
-        """Fetch an address, resuming what an earlier try left.
+    def fetch(self, url: str, part: Path, expected: Expected, *, report: Report) -> str:
+        """Fetch an address, resuming what an earlier try left; returns the SHA-256.
 
         Args:
             url: The address.
@@ -234,18 +221,14 @@ class Transfer:
         if self._cancelled.wait(max(pause, problem.wait or 0)):
             raise Cancelled
 
-    def _try(self, url: str, part: Path, expected: Expected, report: Report) -> Arrived:
+    def _try(self, url: str, part: Path, expected: Expected, report: Report) -> str:
         start = self._resume_at(url, part, expected)
-        declared = None
         if start == 0 or start != expected.bytes:
             with self._request(url, part, start) as response:
-                declared = _declared_hash(response)
-                known = expected
-                expected = _narrowed(expected, declared)
                 if not _nothing_left(response, start):
-                    answer = self._understand(response, url, part, start, known)
+                    answer = self._understand(response, url, part, start, expected)
                     self._receive(answer, url, part, expected, report)
-        return _verified(part, expected, declared, resumed=start > 0)
+        return _verified(part, expected, resumed=start > 0)
 
     def _resume_at(self, url: str, part: Path, expected: Expected) -> int:
         """Where to go on; whatever cannot be trusted to belong to this address is removed."""
@@ -427,17 +410,10 @@ class _Pace:
         self._since, self._bytes = time.monotonic(), there
 
 
-def _narrowed(expected: Expected, declared: str | None) -> Expected:
-    """Where no hash was known, the one the server declares is the one to check."""
-    if expected.sha256 is None and declared is not None:
-        return replace(expected, sha256=(declared,))
-    return expected
-
-
-def _verified(part: Path, expected: Expected, declared: str | None, *, resumed: bool) -> Arrived:
+def _verified(part: Path, expected: Expected, *, resumed: bool) -> str:
     problem = _problem(part, expected)
     sha256 = sha256_of(part)
-    if problem is None and expected.sha256 is not None and sha256 not in expected.sha256:
+    if problem is None and sha256 not in expected.sha256:
         problem = tr(
             "gives wrong bytes (sha256 {sha256}, expected {expected})",
             sha256=sha256,
@@ -445,7 +421,7 @@ def _verified(part: Path, expected: Expected, declared: str | None, *, resumed: 
         )
     if problem is None:
         _part_record(part).unlink(missing_ok=True)
-        return Arrived(sha256, declared)
+        return sha256
     discard(part)
     # The fault may lie in what was there before this try: start over once before blaming the address.
     raise _Temporary(problem) if resumed else MirrorError(problem)
@@ -537,14 +513,8 @@ def _refuse_other_file(answer: _Answer, expected: Expected) -> None:
                 tr("has {size} bytes instead of {expected}", size=size, expected=expected.bytes)
             )
     declared = _declared_hash(answer.response)
-    if expected.sha256 is not None and declared is not None and declared not in expected.sha256:
+    if declared is not None and declared not in expected.sha256:
         raise MirrorError(tr("declares another file (sha256 {sha256})", sha256=declared))
-    chunked = answer.response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-    nothing_known = expected.sha256 is None and expected.bytes is None and declared is None
-    if nothing_known and answer.total is None and not chunked:
-        raise MirrorError(
-            tr("tells no length, and neither size nor hash is known: it could break off unnoticed")
-        )
 
 
 def _innermost(error: BaseException) -> str:
