@@ -120,10 +120,12 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="N",
-        help=tr("how long this machine can be used: some frames are measured, and you are told what fits"),
+        help=tr("how long this machine can be used: you are told what fits as soon as something is done"),
     )
     parser.add_argument(
-        "--shortest-first", action="store_true", help=tr("measure likewise, and begin with what takes least")
+        "--shortest-first",
+        action="store_true",
+        help=tr("begin with the files of fewest frames and pixels"),
     )
     parser.add_argument(
         "--in-process", action="store_true", help=tr("work in this process: a crash takes everything with it")
@@ -271,27 +273,33 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import run_batch
+    from colab_helpers.batch.supervisor import BatchStopped
     from colab_helpers.ui.progress import ProgressLine
 
     # Whoever ends this process politely means the batch; only a kill leaves the worker to itself.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
-        report = run_batch(
-            options.source,
-            options.targets,
-            options.output_dir,
-            consent=options.consent,
-            settings=settings_of(options),
-            models_dir=options.models_dir,
-            video_range=options.range,
-            report_path=options.report,
-            work_dir=options.work_dir,
-            session_minutes=options.session_minutes,
-            shortest_first=options.shortest_first,
-            in_process=options.in_process,
-            on_progress=line,
-            on_note=line.note,
-        )
+        try:
+            report = run_batch(
+                options.source,
+                options.targets,
+                options.output_dir,
+                consent=options.consent,
+                settings=settings_of(options),
+                models_dir=options.models_dir,
+                video_range=options.range,
+                report_path=options.report,
+                work_dir=options.work_dir,
+                session_minutes=options.session_minutes,
+                shortest_first=options.shortest_first,
+                in_process=options.in_process,
+                on_progress=line,
+                on_note=line.note,
+            )
+        except BatchStopped as stopped:
+            if stopped.report is None:
+                raise
+            report = stopped.report
     return _conclude(report)
 
 
@@ -317,6 +325,9 @@ def _conclude(report: BatchReport) -> int:
             warnings=summary.memory_warnings,
         )
     )
+    if report.stopped:
+        print(tr("stopped; the same command goes on with what is finished"), file=sys.stderr)
+        return INTERRUPTED
     return SUCCESS if report.ok else FAILURE
 
 

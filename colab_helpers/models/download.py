@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -348,7 +349,10 @@ class Downloader:
         try:
             # The largest first: it would otherwise be alone at the end.
             order = sorted(plan.missing, key=lambda item: -(item.bytes or 0))
-            futures = {item.file.path: executor.submit(self._obtain_alone, item) for item in order}
+            futures = {
+                item.file.path: executor.submit(copy_context().run, self._obtain_alone, item)
+                for item in order
+            }
             self._watch(plan, futures.values())
         except BaseException:
             self._cancelled.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -42,11 +43,13 @@ class WatchedRun:
     def __init__(self, order: Order) -> None:
         self.status: BatchStatus | None = None
         self.result: BatchRun | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.shown_by: object = None
         self._order = order
         # The worker belongs to nobody: a kernel that ends need not wait for it.
-        self._thread = threading.Thread(target=self._watch, name="batch", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._watch,), name="batch", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -61,7 +64,8 @@ class WatchedRun:
     def _watch(self) -> None:
         try:
             self.result = self._order.run(on_status=self._note)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is shown where the batch was begun
+        # A batch that was stopped before it began, too: whatever it is, it is shown where it was begun.
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
             self.error = error
 
     def _note(self, status: BatchStatus) -> None:

@@ -66,21 +66,27 @@ class BatchOrder:
             ColabHelpersError: It could not be started.
         """
         from colab_helpers.api import run_batch
+        from colab_helpers.batch.supervisor import BatchStopped
 
-        report = run_batch(
-            self.inputs.sources,
-            self.inputs.targets,
-            self.folder,
-            consent=self.answers.consent,
-            settings=self.settings,
-            models_dir=self.inputs.models,
-            video_range=self.answers.video_range,
-            session_minutes=self.answers.session_minutes,
-            shortest_first=self.answers.shortest_first,
-            on_progress=on_progress,
-            on_note=on_note,
-            on_status=on_status,
-        )
+        try:
+            report = run_batch(
+                self.inputs.sources,
+                self.inputs.targets,
+                self.folder,
+                consent=self.answers.consent,
+                settings=self.settings,
+                models_dir=self.inputs.models,
+                video_range=self.answers.video_range,
+                session_minutes=self.answers.session_minutes,
+                shortest_first=self.answers.shortest_first,
+                on_progress=on_progress,
+                on_note=on_note,
+                on_status=on_status,
+            )
+        except BatchStopped as stopped:
+            if stopped.report is None:
+                raise
+            report = stopped.report
         return BatchRun(report, self.folder, self.host)
 
 
@@ -126,9 +132,8 @@ def run_batch_swap(
         video_range: Which targets, counted from 1, such as ``1-30``.
         consent: Who is shown, and on what ground.
         models_dir: Folder of the model files; empty for the usual place.
-        session_minutes: How long this machine can be used; some frames are measured then, and it is told
-            how many files fit. 0: not known.
-        shortest_first: Do the files in the order of the time they take.
+        session_minutes: How long this machine can be used; it is told then how many files fit. 0: not known.
+        shortest_first: Do the files in the order of their frames times pixels.
         headless: Nobody watches: plain progress lines, no questions.
 
     Returns:
