@@ -161,10 +161,12 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         "--session-minutes",
         default=0.0,
         metavar="N",
-        help=tr("how long this machine can be used: some frames are measured, and you are told what fits"),
+        help=tr("how long this machine can be used: you are told what fits as soon as something is done"),
     )
     parser.add_argument(
-        "--shortest-first", action="store_true", help=tr("measure likewise, and begin with what takes least")
+        "--shortest-first",
+        action="store_true",
+        help=tr("begin with the files of fewest frames and pixels"),
     )
     parser.add_argument(
         "--in-process", action="store_true", help=tr("work in this process: a crash takes everything with it")
@@ -318,6 +320,7 @@ def _stop(options: argparse.Namespace) -> int:
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import do_batch
     from colab_helpers.batch.job import Source
+    from colab_helpers.batch.supervisor import BatchStopped
     from colab_helpers.ui.progress import ProgressLine
 
     request = BatchRequest(
@@ -339,7 +342,12 @@ def _batch(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         photos = [Source.of(photo) for photo in options.source]
-        report = do_batch(request, photos=photos, on_progress=line, on_status=line.status)
+        try:
+            report = do_batch(request, photos=photos, on_progress=line, on_status=line.status)
+        except BatchStopped as stopped:
+            if stopped.report is None:
+                raise
+            report = stopped.report
     return _conclude(report)
 
 
@@ -365,7 +373,7 @@ def _conclude(report: BatchReport) -> int:
             warnings=summary.memory_warnings,
         )
     )
-    if summary.skipped:
+    if report.stopped:
         print(tr(_STOPPED), file=sys.stderr)
         return INTERRUPTED
     return SUCCESS if report.ok else FAILURE

@@ -156,10 +156,11 @@ def run_batch(
         report_path: Where the report goes; ``report.json`` in the output folder if None. ``report.html``
             goes beside it.
         work_dir: A folder on a local disk for unfinished work; chosen if None.
-        session_minutes: How long this machine can be used; if given, some frames of each size of video are
-            done first, and the notes tell how many files fit.
-        shortest_first: Do the files in the order of the time they take, measured likewise.
-        in_process: Do the work in this very process: a crash then takes everything with it.
+        session_minutes: How long this machine can be used; if given, the notes tell how many files fit, from
+            the first finished segment on.
+        shortest_first: Do the files in the order of their frames times pixels.
+        in_process: Do the work in this very process: a crash then takes everything with it. Stopped, it
+            returns its report.
         on_progress: Called while a video runs.
         on_note: Called with each remark on the whole run.
         on_status: Called with every new status of the worker process.
@@ -170,7 +171,8 @@ def run_batch(
     Raises:
         ColabHelpersError: Nothing could be started: consent, settings, models, sources or folders.
         WorkerError: The worker process died again and again.
-        KeyboardInterrupt: Interrupted twice; what is finished is kept.
+        BatchStopped: A KeyboardInterrupt: somebody has stopped it, here or elsewhere; what is finished is
+            kept, and its ``report`` says what that is.
     """
     with _speaking(settings):
         photos = [Source.of(image) for image in sources]

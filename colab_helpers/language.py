@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,7 +29,10 @@ VARIABLE = "COLAB_HELPERS_LANGUAGE"
 DOMAIN = "colab_helpers"
 LOCALE = Path(__file__).with_name("locale")
 
-_spoken: Language | None = None
+_process: Language | None = None
+"""Set by ``speak`` for all threads."""
+_spoken: ContextVar[Language | None] = ContextVar("spoken", default=None)
+"""Set by ``spoken``; a thread that is to inherit it is started with ``contextvars.copy_context().run``."""
 
 
 def tr(text: str, /, **values: object) -> str:
@@ -49,27 +53,24 @@ def mark(text: str, /) -> str:
 
 
 def language() -> Language:
-    """The language spoken now: the one set by ``speak``, else the environment's, else English."""
-    return _spoken or _preferred(os.environ.get(VARIABLE, ""))
+    """The language spoken now: by ``spoken``, else by ``speak``, else the environment's, else English."""
+    return _spoken.get() or _process or _preferred(os.environ.get(VARIABLE, ""))
 
 
 def speak(chosen: Asked) -> None:
-    """Set the language of this process; ``auto`` leaves it to the environment."""
-    global _spoken
-    _spoken = None if chosen == "auto" else chosen
+    """Set the language of this process, all threads of it; ``auto`` leaves it to the environment."""
+    global _process
+    _process = None if chosen == "auto" else chosen
 
 
 @contextmanager
 def spoken(chosen: Asked) -> Iterator[None]:
-    """Speak a language for a while; ``auto`` keeps the one that is spoken already."""
-    global _spoken
-    before = _spoken
-    if chosen != "auto":
-        _spoken = chosen
+    """Speak a language for a while, in this thread alone; ``auto`` keeps the one that is spoken already."""
+    token = _spoken.set(_spoken.get() if chosen == "auto" else chosen)
     try:
         yield
     finally:
-        _spoken = before
+        _spoken.reset(token)
 
 
 @cache

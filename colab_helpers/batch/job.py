@@ -107,8 +107,9 @@ class Job(BaseModel):
 
     @property
     def digest(self) -> str:
-        """What tells this batch from another; asking for the same again, in any language, gives the same."""
-        text = self.model_dump_json(exclude={"run": True, "language": True, "settings": {"language"}})
+        """What tells this batch from another: whatever changes its results or where they go, and no more."""
+        told = {"run", "language", "session_minutes", "shortest_first"}
+        text = self.model_dump_json(exclude={**dict.fromkeys(told, True), "settings": {"language"}})
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: Path) -> None:

@@ -102,6 +102,7 @@ class BatchReport(_Model):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     run: str = Field("", description="Names the run; a continued run keeps it.")
+    stopped: bool = Field(False, description="Whether somebody stopped it before its end.")
     consent: str
     settings: dict[str, Any]
     machine: dict[str, Any]

@@ -6,12 +6,13 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from colab_helpers.batch.job import Source
+from colab_helpers.batch.outlook import Outlook
 from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, remove_folder
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality, summarize
@@ -51,7 +52,6 @@ _DISK_FACTOR = 3
 _GROWTH = 1.25
 _GROWTH_BYTES = 256 << 20
 _GPU_GROWTH_BYTES = 1 << 30
-_LOOK_EVERY = 1.0
 _PICTURE_EDGE = 240
 
 
@@ -67,7 +67,6 @@ class Resumption:
         results: What earlier runs have left in the folder.
         places: Where unfinished work lies.
         patience: Waits for the output folder.
-        stop_file: Whoever makes this file asks the batch to stop.
         cause: What the worker before this one died of.
         recyclable: Whether the process may be replaced between two files.
     """
@@ -75,7 +74,6 @@ class Resumption:
     results: Results
     places: WorkPlaces
     patience: Patience
-    stop_file: Path
     cause: str | None = None
     recyclable: bool = False
 
@@ -94,8 +92,9 @@ class Batch:
         status: Where others can read how the batch stands.
         resumption: What lets it go on after an interruption; None does every file in one go.
         order: Positions of the tasks in the order they are done; None: as they stand.
+        outlook: Tells how many files fit the session; None where its end is not known.
+        check_stop: Raises KeyboardInterrupt where somebody has asked the batch to stop.
         guard: Looks after RAM between the files.
-        cancelled: Whether somebody stopped it.
     """
 
     engine: Engine
@@ -107,11 +106,11 @@ class Batch:
     status: StatusWriter | None = None
     resumption: Resumption | None = None
     order: Sequence[int] | None = None
+    outlook: Outlook | None = None
+    check_stop: Callable[[], None] = lambda: None
     guard: MemoryGuard = field(default_factory=lambda: MemoryGuard())
-    cancelled: bool = field(default=False, init=False)
     _memory: list[tuple[int, int]] = field(default_factory=list, init=False)
     _worked: bool = field(default=False, init=False)
-    _looked: float = field(default=float("-inf"), init=False)
 
     def run(self) -> BatchReport:
         """Do every task; Ctrl-C ends the current one cleanly and leaves the rest as skipped.
@@ -121,18 +120,22 @@ class Batch:
         """
         started = time.monotonic() - self._seconds_before()
         files: dict[int, FileReport] = {}
+        stopped = False
         try:
             for index in self.order or range(len(self.tasks)):
+                self._worked = False
                 self.beat()
                 files[index] = self.attempt(index, self.tasks[index])
                 if self.status:
                     self.status.file(index, files[index])
+                if self.outlook:
+                    self.outlook.end(index, done=self._worked and files[index].status == "done")
                 if self._worked and len(files) < len(self.tasks):
                     self._recycle()
         except KeyboardInterrupt:
-            self.cancelled = True
-        reports = [files.get(n) or self._skipped(task) for n, task in enumerate(self.tasks)]
-        return self._report(reports, seconds=time.monotonic() - started)
+            stopped = True
+        reports = [files.get(n) or skipped(task, self.sources) for n, task in enumerate(self.tasks)]
+        return self._report(reports, seconds=time.monotonic() - started, stopped=stopped)
 
     def _seconds_before(self) -> float:
         """How long earlier workers of this run were at work, by the clock on the wall."""
@@ -146,15 +149,10 @@ class Batch:
         """
         if self.status:
             self.status.tick()
-        now = time.monotonic()
-        if self.resumption and now - self._looked >= _LOOK_EVERY:
-            self._looked = now
-            if self.resumption.stop_file.exists():
-                raise KeyboardInterrupt
+        self.check_stop()
 
     def _recycle(self) -> None:
         """Leave the rest to a fresh process where this one has grown since its first video."""
-        self._worked = False
         self._memory.append((process_memory(), (gpu_memory() or (0, 0))[0]))
         (ram, vram), (ram_now, vram_now) = self._memory[0], self._memory[-1]
         grown = ram_now > ram * _GROWTH + _GROWTH_BYTES or vram_now > vram + _GPU_GROWTH_BYTES
@@ -164,7 +162,7 @@ class Batch:
                 "than after the first file"
             )
 
-    def _report(self, files: list[FileReport], *, seconds: float) -> BatchReport:
+    def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
         notes = list(self.engine.notes)
         if self.resumption and self.resumption.results.history.damaged:
             damaged = self.resumption.results.history.damaged
@@ -178,6 +176,7 @@ class Batch:
         summary = summarize(files, seconds=seconds, memory_warnings=warnings)
         return BatchReport(
             run=self.resumption.results.run if self.resumption else "",
+            stopped=stopped,
             consent=self.consent,
             settings=self.engine.settings.model_dump(mode="json"),
             machine=asdict(this_machine()),
@@ -260,6 +259,7 @@ class Batch:
             history=resumption.results.history,
             patience=resumption.patience,
             beat=self.beat,
+            on_kept=self.outlook.segment if self.outlook else lambda _frames: None,
         )
 
     def _note_failure(self, task: Task, report: FileReport) -> None:
@@ -289,6 +289,8 @@ class Batch:
         """
         started = time.monotonic()
         self._worked = True
+        if self.outlook:
+            self.outlook.begin(index)
         report.memory_before = process_memory()
         engine = self.engine
         if deaths or self.guard.short:
@@ -400,16 +402,20 @@ class Batch:
             self.status.progress(progress)
         if self.on_progress:
             self.on_progress(progress)
+        if self.outlook:
+            self.outlook.warn()
         self.beat()
 
     def _on_picture(self, picture: VideoPicture) -> None:
         assert self.status is not None
         self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
 
-    def _skipped(self, task: Task) -> FileReport:
-        return FileReport(
-            source=self.sources, target=str(task.target), status="skipped", error=tr("stopped by the user")
-        )
+
+def skipped(task: Task, sources: list[str]) -> FileReport:
+    """The report of a task that was not done because somebody stopped the batch."""
+    return FileReport(
+        source=sources, target=str(task.target), status="skipped", error=tr("stopped by the user")
+    )
 
 
 def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | None:

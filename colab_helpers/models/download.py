@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -354,7 +355,10 @@ class Downloader:
         try:
             # The largest first: it would otherwise be alone at the end.
             order = sorted(plan.missing, key=lambda item: -(item.bytes or 0))
-            futures = {item.model.path: executor.submit(self._obtain_alone, item) for item in order}
+            futures = {
+                item.model.path: executor.submit(copy_context().run, self._obtain_alone, item)
+                for item in order
+            }
             self._watch(plan, futures.values())
         except BaseException:
             self._cancelled.set()

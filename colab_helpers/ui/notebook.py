@@ -92,8 +92,14 @@ def run_prepared(
 ) -> BatchRun:
     """Have a request that ``prepared`` returned done, or watch it where it is at work already."""
     from colab_helpers.api import do_batch
+    from colab_helpers.batch.supervisor import BatchStopped
 
-    report = do_batch(request, on_progress=on_progress, on_status=on_status)
+    try:
+        report = do_batch(request, on_progress=on_progress, on_status=on_status)
+    except BatchStopped as stopped:
+        if stopped.report is None:
+            raise
+        report = stopped.report
     return BatchRun(report, request, results_folder(request, host), host)
 
 

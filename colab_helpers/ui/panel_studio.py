@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,6 @@ from colab_helpers.media.probe import VideoInfo, is_image, probe
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
-    from colab_helpers.batch.forecast import Forecast
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
     from colab_helpers.faces.photos import PhotoReport
@@ -102,21 +101,6 @@ class Studio:
         identity = self._source(engine, sources)
         after, faces = process_image(engine, identity, before)
         return Preview(before, after, faces, time.monotonic() - started, engine.notes)
-
-    def forecast(
-        self,
-        settings: Settings,
-        models: Path | None,
-        sources: Sequence[str],
-        targets: Sequence[Path],
-        *,
-        beat: Callable[[], None],
-    ) -> Forecast:
-        """Measure on some frames how long targets will take."""
-        from colab_helpers.batch.forecast import forecast
-
-        engine = self._open(settings, models)
-        return forecast(engine, self._source(engine, sources), targets, beat=beat)
 
     def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:
         key = finding_key(settings, models)
