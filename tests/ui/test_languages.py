@@ -125,7 +125,14 @@ def test_the_panel(make_panel, on_demo):
     for number in range(len(panel.tabs.children)):
         panel.tabs.selected_index = number
     panel.consent.value = ""
-    data = (*on_demo.sources, *on_demo.targets, str(on_demo.models_dir), "alma.png", "clip1.mp4", "Not a name")
+    data = (
+        *on_demo.sources,
+        *on_demo.targets,
+        str(on_demo.models_dir),
+        "alma.png",
+        "clip1.mp4",
+        "Not a name",
+    )
     texts = [text for widget in widgets_in(panel.box) for text in texts_of(widget)]
     assert sum("⟦" in text for text in texts) > 60
     assert [found for text in texts if (found := outside(text, *data, "/path/to/photo.jpg"))] == []
