@@ -464,8 +464,8 @@ def test_the_form_names_a_run_that_has_ended(tmp_path, folder, writer, capfd):
     assert "it is done" in capfd.readouterr().out
 
 
-def test_a_folder_without_a_run_ends_with_1(tmp_path, capfd):
-    assert run(tmp_path / "seen", f"folder={tmp_path}") == 1
+def test_a_folder_without_a_run_is_refused(tmp_path, capfd):
+    assert run(tmp_path / "seen", f"folder={tmp_path}") == headless.EXIT_USAGE
     printed = capfd.readouterr().err
     assert "MissingFileError" in printed
     assert "no batch has begun in this folder" in printed
