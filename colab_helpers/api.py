@@ -214,9 +214,9 @@ def do_batch(
     with spoken(request.language):
         request.check()
         with _speaking(request.settings):
+            named = [*request.source_paths, *map(Path, request.targets)]
+            require_places([*named, *filter(None, (request.output_dir, request.models_dir))])
             folder = _results_folder(request.output_dir)
-            targets = [Path(target) for target in request.targets]
-            require_places([folder, *request.source_paths, *targets])
             tasks = plan_batch(request.target_paths, folder, video_range=request.video_range)
             consent = require_consent(
                 request.consent, [*request.source_paths, *(task.target for task in tasks)]

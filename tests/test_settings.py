@@ -154,6 +154,13 @@ def test_switches_may_stand_alone_as_in_roop() -> None:
     ]
 
 
+def test_several_words_may_follow_each_other_as_in_roop() -> None:
+    for name in ("--frame-processors", "--frame-processor"):
+        both = _parse(name, "face_swapper", "face_enhancer").frame_processors
+        assert both == ("face_swapper", "face_enhancer")
+        assert _parse(name, "face_swapper").frame_processors == ("face_swapper",)
+
+
 @given(st.integers(0, 51), st.integers(1, 64), st.sampled_from(["true", "false"]))
 def test_options_and_keywords_agree(quality: int, threads: int, many: str) -> None:
     parsed = _parse(

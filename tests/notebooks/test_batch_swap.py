@@ -86,6 +86,36 @@ def test_a_run_on_demo_files(demo, tmp_path, capfd):
         assert line in printed
 
 
+def test_plain_papermill_reaches_every_value_of_both_cells(demo, tmp_path):
+    """It hands over texts and numbers as it guesses them, and knows nothing of the form's types."""
+    given = {
+        "sources": demo / "source" / "alma.png",
+        "targets": f"[{demo / 'targets' / 'clip1.mp4'}]",
+        "output_dir": 2024,
+        "preset": "light",
+        "consent": CONSENT,
+        "overrides": "{output_video_quality: 20}",
+        "video_range": 1,
+        "models_dir": demo / "models",
+        "session_minutes": 0,
+        "shortest_first": "false",
+        "upload": "no",
+        "download": "false",
+        "language": "en",
+        "headless": "yes",
+    }
+    assert {*given} == {*BatchRequest.form()}
+    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", *words, "-k", "python3"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "unknown parameter" not in done.stderr
+    report = report_of(tmp_path / "2024")
+    assert report["consent"] == CONSENT
+    assert report["settings"]["output_video_quality"] == 20
+    assert frame_count(tmp_path / "2024" / "clip1.mp4") == 10
+
+
 def test_the_same_notebook_again_skips_what_is_done(demo, tmp_path):
     values = on_demo(demo, preset="light")
     assert run(tmp_path, **values) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,18 @@ def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(tmp_pat
     assert "LicenceError" in printed.err
     assert "nothing was fetched; missing are buffalo_l/det_10g, " in printed.err
     assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(tmp_path):
+    """Papermill hands over the text "false"."""
+    answers = ("accept_licences", "false", "demo", "false", "models_dir", "models", "output_dir", "out")
+    words = [word for pair in zip(answers[::2], answers[1::2], strict=True) for word in ("-p", *pair)]
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", *words, "-k", "python3"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "nothing was fetched; missing are" in done.stderr
+    assert states(result_of(tmp_path / "out")) == ["missing"] * 4
+    assert not (tmp_path / "models").exists()
 
 
 def test_an_unknown_parameter_is_refused_before_any_work(tmp_path, capsys):
