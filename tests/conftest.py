@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,6 +19,9 @@ T = TypeVar("T")
 # Whoever runs the tests may have set up the product for himself.
 for name in [name for name in os.environ if name.startswith("COLAB_HELPERS_")]:
     del os.environ[name]
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CONSENT = "Nobody is shown, only drawn test pictures: synthetic."
 

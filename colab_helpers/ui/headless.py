@@ -209,7 +209,9 @@ class Stops:
 def stops_passed_on() -> Iterator[Stops]:
     """Have Ctrl-C and SIGTERM reach the notebook's cell instead of this process."""
     stops = Stops()
-    before = {number: signal.signal(number, stops.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A job in the background of a shell ignores Ctrl-C, which is meant for the one in front.
+    wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stops.on_signal) for number in wanted}
     try:
         yield stops
     finally:

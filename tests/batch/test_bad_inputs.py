@@ -555,7 +555,7 @@ def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
     os.mkfifo(pipe)
     lost.symlink_to(tmp_path / "nothing.mp4")
     # Whoever reads the pipe after all gets nothing after a while, so that the test fails and does not hang.
-    safety = threading.Timer(20, lambda: os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)))
+    safety = threading.Timer(PATIENCE, lambda: os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)))
     safety.daemon = True
     safety.start()
     report = run_batch(

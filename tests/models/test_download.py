@@ -731,7 +731,8 @@ def test_progress(tmp_path: Path, server: FaultServer) -> None:
     assert seen[-1].bytes_done == 2 * len(BODY)
     assert (seen[-1].files_done, seen[-1].files_total, seen[-1].active) == (2, 2, ())
     assert {name for item in seen for name in item.active} == {"a.onnx", "b.onnx"}
-    under_way = [item for item in seen if 0 < item.bytes_done < item.bytes_total]
+    # A rate is known from the second on; on a busy machine there may be bytes before the first.
+    under_way = [item for item in seen if seen[0].bytes_done < item.bytes_done < item.bytes_total]
     assert under_way
     assert all(item.eta is not None and item.eta > 0 for item in under_way)
 
