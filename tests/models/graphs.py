@@ -60,8 +60,8 @@ def net(kind: str) -> onnx.ModelProto:
     """An enhancer-like network.
 
     Args:
-        kind: ``plain`` takes pictures; ``dynamic`` any number of them; ``constant`` ignores its input; ``rank 3`` takes something else than
-            pictures.
+        kind: ``plain`` takes one picture; ``dynamic`` any number of them; ``constant`` ignores its input;
+            ``rank 3`` takes something else than pictures.
     """
     shape: tuple[int | str, ...] = (1, 3, SIZE, SIZE)
     if kind in ("plain", "dynamic"):
