@@ -60,7 +60,7 @@ def net(kind: str) -> onnx.ModelProto:
     """An enhancer-like network.
 
     Args:
-        kind: ``plain`` takes pictures; ``dynamic`` any number of them; ``constant`` ignores its input;
+        kind: ``plain`` takes one picture; ``dynamic`` any number of them; ``constant`` ignores its input;
             ``rank 3`` takes something else than pictures.
     """
     shape: tuple[int | str, ...] = (1, 3, SIZE, SIZE)

@@ -450,25 +450,6 @@ def test_models_folder_that_is_a_file(tmp_path: Path, entry: ModelEntry) -> None
         Downloader(tmp_path / "root", limits=QUICK).fetch([entry])
 
 
-# --- what a server declares ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("headers", "message"),
-    [
-        ({"X_Linked_ETag": f'"{sha256(OTHER)}"'}, "declares another file"),
-        ({"X_Linked_Size": "17"}, "has 17 bytes instead of 200000"),
-    ],
-)
-def test_declaration_that_contradicts_is_refused_before_the_body(
-    tmp_path: Path, server: FaultServer, headers: dict[str, str], message: str
-) -> None:
-    server.add("/net", b"", always=faults.redirect("/store", **headers))
-    server.add("/store", BODY)
-    with pytest.raises(ModelError, match=message):
-        Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net")))])
-
-
 # --- proxies and mirrors ------------------------------------------------------------------------------------
 
 
