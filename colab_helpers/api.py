@@ -172,6 +172,7 @@ def run_batch(
         sources,
         tasks,
         folder,
+        folders=[path for path in map(Path, targets) if path.is_dir()],
         consent=require_consent(consent, [*_paths(sources), *(task.target for task in tasks)]),
         settings=settings or load_settings(),
         models_dir=_path(models_dir),

@@ -71,6 +71,7 @@ Two of them in one environment overwrite each other's files, so a second one is 
 IMPORT_NAMES = {
     "nvidia-ml-py": "pynvml",
     "onnxruntime-gpu": "onnxruntime",
+    "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
 }

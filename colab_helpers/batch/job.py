@@ -65,6 +65,7 @@ class Job(BaseModel):
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     sources: tuple[Source, ...]
     tasks: tuple[tuple[str, str], ...] = Field(description="Target and wanted result of each file.")
+    folders: tuple[str, ...] = Field((), description="Folders that were named as targets.")
     output_dir: str
     consent: str
     settings: dict[str, Any]
@@ -82,6 +83,7 @@ class Job(BaseModel):
         tasks: Sequence[Task],
         output_dir: Path,
         *,
+        folders: Sequence[Path] = (),
         consent: str,
         settings: Settings,
         models_dir: Path | None = None,
@@ -94,6 +96,7 @@ class Job(BaseModel):
         return cls(
             sources=tuple(Source.of(source) for source in sources),
             tasks=tuple((_absolute(task.target), _absolute(task.output)) for task in tasks),
+            folders=tuple(_absolute(folder) for folder in folders),
             output_dir=_absolute(output_dir),
             consent=consent,
             settings=settings.model_dump(mode="json"),
@@ -117,7 +120,9 @@ class Job(BaseModel):
     @property
     def digest(self) -> str:
         """What tells this batch from another; asking for the same again, in any language, gives the same."""
-        text = self.model_dump_json(exclude={"run": True, "language": True, "settings": {"language"}})
+        text = self.model_dump_json(
+            exclude={"run": True, "folders": True, "language": True, "settings": {"language"}}
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: Path) -> None:

@@ -21,6 +21,7 @@ from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces
+from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.protocol import (
     BUSY,
     RECYCLE,
@@ -187,6 +188,8 @@ def _announce(batch: Batch, job: Job, status: StatusWriter) -> None:
                 videos=machine.safe_capacity,
             )
         )
+        for left_out in skipped_files([Path(folder) for folder in job.folders]):
+            status.note(left_out)
         if free < 2 * size:
             status.note(
                 tr(
