@@ -67,6 +67,7 @@ class Job(BaseModel):
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     sources: tuple[Source, ...]
     tasks: tuple[tuple[str, str], ...] = Field(description="Target and wanted result of each file.")
+    folders: tuple[str, ...] = Field((), description="Folders that were named as targets.")
     output_dir: str
     consent: str
     settings: dict[str, Any]
@@ -85,6 +86,7 @@ class Job(BaseModel):
         return cls(
             sources=tuple(sources),
             tasks=tuple((_absolute(task.target), _absolute(task.output)) for task in tasks),
+            folders=tuple(str(path) for path in request.target_paths if path.is_dir()),
             output_dir=str(folder),
             consent=request.consent,
             settings=request.settings.model_dump(mode="json"),
@@ -108,7 +110,7 @@ class Job(BaseModel):
     @property
     def digest(self) -> str:
         """What tells this batch from another: whatever changes its results or where they go, and no more."""
-        told = {"run", "language", "session_minutes", "shortest_first"}
+        told = {"run", "folders", "language", "session_minutes", "shortest_first"}
         text = self.model_dump_json(exclude={**dict.fromkeys(told, True), "settings": {"language"}})
         return hashlib.sha256(text.encode()).hexdigest()
 

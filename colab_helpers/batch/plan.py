@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.files import natural_key
 from colab_helpers.language import tr
-from colab_helpers.media.probe import is_image, is_video
+from colab_helpers.media.probe import is_image, is_video, reader_missing
 
 _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
 
@@ -67,13 +68,40 @@ def _expand(path: Path) -> list[Path]:
         raise MissingFileError(
             tr("the folder holds no video or image"),
             where=str(path),
-            remedy=tr("name another folder or the files"),
+            remedy="; ".join([*skipped_files([path]), tr("name another folder or the files")]),
         )
     return files
 
 
 def _is_target(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and (is_video(path) or is_image(path))
+    if not path.is_file() or path.name.startswith("."):
+        return False
+    return is_video(path) or (is_image(path) and not reader_missing(path))
+
+
+def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
+    """What of these folders is left out because of its kind, and what to do about it, one sentence each."""
+    notes = []
+    for folder in folders:
+        files = folder.iterdir() if folder.is_dir() else ()
+        others = [item for item in files if item.is_file() and not item.name.startswith(".")]
+        kinds = Counter(item.suffix.lower() or tr("no suffix") for item in others if not wanted(item))
+        if kinds:
+            notes.append(
+                tr(
+                    "{count} file(s) in {folder} were left out because of their kind: {kinds}",
+                    count=kinds.total(),
+                    folder=folder,
+                    kinds=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+                )
+            )
+        commands = {reader_missing(f"x{kind}"): kind for kind in sorted(kinds)}
+        notes += [
+            tr("to have {kind} files done, too: {command}", kind=kind, command=command)
+            for command, kind in commands.items()
+            if command
+        ]
+    return notes
 
 
 def _check_repeats(paths: Sequence[Path]) -> None:

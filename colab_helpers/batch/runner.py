@@ -31,17 +31,19 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
+from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
+from colab_helpers.media.images import Still, publish, read_image, write_still
 from colab_helpers.media.names import shortened
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.probe import existing_file, is_image, probe
+from colab_helpers.media.probe import IMAGE_KINDS, existing_file, is_image, probe
 from colab_helpers.media.writer import unwritable
-from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_image
+from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_picture
+from colab_helpers.pipeline.image import FrameCallback
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.resources.sampler import gpu_memory, process_memory
+from colab_helpers.resources.sampler import gpu_memory, gpu_memory_percent, process_memory, ram_percent
 from colab_helpers.settings import Settings
 
 MOST_DEATHS = 3
@@ -53,6 +55,7 @@ _GROWTH = 1.25
 _GROWTH_BYTES = 256 << 20
 _GPU_GROWTH_BYTES = 1 << 30
 _PICTURE_EDGE = 240
+_TELL_EVERY = 0.25
 
 
 class RecycleError(Exception):
@@ -324,8 +327,8 @@ class Batch:
     ) -> str | None:
         report.bytes_in = existing_file(task.target).stat().st_size
         require_disk(task, report.bytes_in, work.place if work and work.mirror else None)
-        if is_image(task.target):
-            self._do_image(task, report, engine)
+        if _goes_as_picture(task):
+            self._do_picture(index, task, report, engine, work)
             return None
         output, suffix_note = _settle_output(task)
         self._check_free(task, output)
@@ -347,17 +350,59 @@ class Batch:
                 remedy=tr("rename one of the two targets"),
             )
 
-    def _do_image(self, task: Task, report: FileReport, engine: Engine) -> None:
-        image, faces = process_image(engine, self.source, read_image(task.target))
-        output = _image_output(task)
+    def _do_picture(
+        self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
+    ) -> None:
+        output, suffix_note = _picture_output(task)
         self._check_free(task, output)
-        write_image(output, image, quality=engine.settings.output_image_quality)
+        attempt = work.patience.attempt if work else lambda action: action()
+        with _frames_removed_on_error(output):
+            result = process_picture(
+                engine,
+                self.source,
+                task.target,
+                output,
+                on_frame=self._on_frame(index, task, output, engine),
+                put=lambda path, content: attempt(lambda: publish(path, content)),
+            )
+        _enter(result, report)
+        if not result.video_seconds:
+            report.quality = None  # what is measured there is measured over time
+        report.fallbacks += [suffix_note] if suffix_note else []
         report.output, report.bytes_out = str(output), output.stat().st_size
-        report.frames_in = report.frames_out = 1
-        report.faces_swapped, report.frames_without_face = faces, int(faces == 0)
-        report.provider = engine.provider
-        if not faces:
-            report.fallbacks.append(tr("no face was found: the picture is unchanged"))
+
+    def _on_frame(self, index: int, task: Task, output: Path, engine: Engine) -> FrameCallback:
+        """What is told, and kept, of each finished frame of an animation."""
+        settings, started, told = engine.settings, time.monotonic(), 0.0
+
+        def on_frame(number: int, total: int, still: Still) -> None:
+            nonlocal told
+            if settings.keep_frames and not is_image(task.target):
+                path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
+                write_still(path, still, quality=max(1, settings.temp_frame_quality))
+            self.beat()
+            now = time.monotonic()
+            if now - told < _TELL_EVERY and number + 1 < total:
+                return
+            told, rate = now, (number + 1) / max(now - started, 1e-6)
+            self._on_progress(
+                Progress(
+                    file=task.target.name,
+                    file_index=index,
+                    file_count=len(self.tasks),
+                    frame=number + 1,
+                    frames=total,
+                    fps=rate,
+                    eta=(total - number - 1) / rate,
+                    ram_percent=ram_percent(),
+                    gpu_percent=gpu_memory_percent(),
+                    provider=engine.provider,
+                    threads=int(settings.execution_threads),
+                    batch_size=int(settings.batch_size),
+                )
+            )
+
+        return on_frame
 
     def _do_video_away(
         self, index: int, task: Task, output: Path, report: FileReport, engine: Engine, work: FileWork
@@ -469,11 +514,23 @@ def _enter(result: FileResult, report: FileReport) -> None:
     report.fallbacks += result.notes
 
 
-def _image_output(task: Task) -> Path:
-    """The output's final name: formats that are read but not written (BMP, TIFF) become PNG."""
-    if task.demanded or task.output.suffix.lower() in WRITTEN_SUFFIXES:
-        return task.output
-    return task.output.with_name(shortened("", task.output.name, ".png"))
+def _goes_as_picture(task: Task) -> bool:
+    """A GIF stays one frame by frame, unless it is to become a video."""
+    return is_image(task.target) or (
+        task.target.suffix.lower() == ".gif" and task.output.suffix.lower() in {".gif", *IMAGE_KINDS}
+    )
+
+
+def _picture_output(task: Task) -> tuple[Path, str | None]:
+    """The output's final name: formats that are read but not written here become WebP or PNG."""
+    own = task.target.suffix.lower()
+    suffix = picture_suffix(task.target)
+    if task.demanded or suffix == own:
+        return task.output, None
+    note = tr(
+        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
+    )
+    return task.output.with_name(shortened("", task.output.name, suffix)), note
 
 
 def _settle_output(task: Task) -> tuple[Path, str | None]:

@@ -28,6 +28,7 @@ from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, supervisor_of
+from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import BatchReport, summarize, write_text
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.errors import ColabHelpersError, WorkerError
@@ -404,6 +405,8 @@ class _Run:
                 videos=this_machine().safe_capacity,
             )
         )
+        for left_out in skipped_files([Path(folder) for folder in job.folders]):
+            status.note(left_out)
         if free < 2 * size:
             status.note(
                 tr(

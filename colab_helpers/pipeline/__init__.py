@@ -6,7 +6,7 @@ encoder as it is; in the others only the samples inside the faces' boxes are tou
 
 from __future__ import annotations
 
-from colab_helpers.pipeline.image import process_image
+from colab_helpers.pipeline.image import process_image, process_picture
 from colab_helpers.pipeline.outcome import Excerpt, FileResult, FinishedSegment, SegmentStore
 from colab_helpers.pipeline.video import VideoRun, frames_folder
 
@@ -18,4 +18,5 @@ __all__ = [
     "VideoRun",
     "frames_folder",
     "process_image",
+    "process_picture",
 ]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import places, runner
+from colab_helpers.batch import places, runner, worker
 from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
 from colab_helpers.batch.report import BatchReport
