@@ -405,7 +405,7 @@ class _Run:
                 videos=this_machine().safe_capacity,
             )
         )
-        for left_out in skipped_files([Path(folder) for folder in job.folders]):
+        for left_out in skipped_files([Path(folder) for folder in self._job.folders]):
             status.note(left_out)
         if free < 2 * size:
             status.note(
