@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import yaml
 
 from colab_helpers import __version__
 from colab_helpers.errors import ColabHelpersError, ConsentError, SettingsError, UsageError
+from colab_helpers.files import to_json
 from colab_helpers.language import ASKED, Asked, spoken, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help, load_settings
 
@@ -32,6 +34,8 @@ SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
+        sys.stdout.reconfigure(errors="backslashreplace")
     with spoken(_language_asked(sys.argv[1:] if arguments is None else arguments)):
         return _run(build_parser().parse_args(arguments))
 
@@ -254,7 +258,7 @@ def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
 
     status = read_status(Path(options.folder))
-    print(status.model_dump_json(by_alias=True, indent=2) if options.json else "\n".join(status.lines()))
+    print(to_json(status, indent=2) if options.json else "\n".join(status.lines()))
     return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 

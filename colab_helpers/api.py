@@ -15,7 +15,7 @@ import numpy as np
 
 from colab_helpers.batch.job import ImageLike, Job, Source
 from colab_helpers.batch.names import REPORT_NAME
-from colab_helpers.batch.plan import Task, plan_batch
+from colab_helpers.batch.plan import Task, Writable, identities, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
 from colab_helpers.faces.types import ByteImage
@@ -70,13 +70,14 @@ def swap_image(
         ColabHelpersError: An image cannot be read, the source shows no face, or a model is missing.
     """
     require_consent(consent, _paths([source, target]))
-    from colab_helpers.batch.runner import source_embedding
+    from colab_helpers.batch.runner import identity_of
     from colab_helpers.faces.engine import Engine
     from colab_helpers.media.images import read_image
     from colab_helpers.pipeline import process_image
 
     engine = Engine.open(settings or load_settings(), models_dir=_path(models_dir))
-    image, _ = process_image(engine, source_embedding(engine, [Source.of(source)]), read_image(target))
+    identity = identity_of(engine, [Source.of(source)])
+    image, _ = process_image(engine, identity.embedding if identity else None, read_image(target))
     return image
 
 
@@ -167,7 +168,7 @@ def run_batch(
         KeyboardInterrupt: Interrupted twice; what is finished is kept.
     """
     folder = Path(output_dir)
-    tasks = plan_batch(targets, folder, video_range=video_range)
+    tasks = plan_batch(targets, folder, video_range=video_range, sources=_paths(sources))
     job = Job.of(
         sources,
         tasks,
@@ -215,18 +216,23 @@ def _open(
     on_progress: ProgressCallback | None,
 ) -> Batch:
     """Check consent, load the networks and the source: everything before the first file."""
-    from colab_helpers.batch.runner import Batch, source_embedding
+    from colab_helpers.batch.runner import Batch, identity_of
     from colab_helpers.faces.engine import Engine
 
-    statement = require_consent(consent, [*_paths(sources), *(task.target for task in tasks)])
-    engine = Engine.open(settings or load_settings(), models_dir=_path(models_dir))
+    inputs = [*_paths(sources), *(task.target for task in tasks)]
+    statement = require_consent(consent, inputs)
+    settings = settings or load_settings()
+    writable = Writable(identities(inputs), settings.overwrite)
+    for task in tasks:
+        writable.clear(task.output)
+    engine = Engine.open(settings, models_dir=_path(models_dir))
     photos = [Source.of(source) for source in sources]
     return Batch(
         engine=engine,
-        sources=[photo.name for photo in photos],
-        source=source_embedding(engine, photos),
+        source=identity_of(engine, photos),
         tasks=tasks,
         consent=statement,
+        writable=writable,
         on_progress=on_progress,
     )
 

@@ -70,7 +70,7 @@ class WorkPlaces:
         beside = output_dir / WORK_NAME
         if work_dir is None and not is_remote(output_dir):
             return cls(beside, None)
-        name = hashlib.sha256(str(output_dir.expanduser().absolute()).encode()).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(output_dir.expanduser().absolute())).hexdigest()[:16]
         return cls((work_dir or Path(tempfile.gettempdir())) / "colab_helpers" / name, beside)
 
     def tidy(self, run: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from colab_helpers import errors
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import ColabHelpersError, WorkerError
+from colab_helpers.files import to_json
 
 RECYCLE, BUSY, REFUSED = 75, 76, 77
 """Exit codes: start another one to go on; the folder is another's; nothing was started. 0: report written."""
@@ -40,7 +41,7 @@ class Refusal(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write it down."""
-        write_text(path, self.model_dump_json())
+        write_text(path, to_json(self))
 
 
 def refusal_path(job: Path) -> Path:

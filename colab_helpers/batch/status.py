@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.names import STATUS_NAME, STOP_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
-from colab_helpers.language import mark, tr
+from colab_helpers.files import from_json, to_json
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
 
@@ -118,7 +119,7 @@ def process_lives(pid: int, started: float) -> bool:
 
 
 def _line(file: FileStatus) -> str:
-    name = Path(file.target).name
+    name = printable(Path(file.target).name)
     if file.state == "running":
         frames = f"{file.frame}/{file.frames}" if file.frames else str(file.frame)
         tail = tr(": {frames} frames, {fps:.1f} frames/s", frames=frames, fps=file.fps)
@@ -250,7 +251,7 @@ class StatusWriter:
     def _write(self, *, urgent: bool = True) -> None:
         self.status.updated = time.time()
         self._written = now = self._clock()
-        text = self.status.model_dump_json(by_alias=True, indent=1) + "\n"
+        text = to_json(self.status, indent=1) + "\n"
         try:
             if self._near is not None:
                 write_text(self._near, text)
@@ -265,8 +266,8 @@ class StatusWriter:
 def _earlier(path: Path, run: str) -> BatchStatus | None:
     """What an earlier worker of this run has written."""
     try:
-        found = BatchStatus.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        found = from_json(BatchStatus, path.read_bytes())
+    except (OSError, ValueError):
         return None
     return found if run and found.run == run else None
 
@@ -295,14 +296,14 @@ def read_status(folder: Path) -> BatchStatus:
     """
     path = folder / STATUS_NAME
     try:
-        return BatchStatus.model_validate_json(path.read_bytes())
+        return from_json(BatchStatus, path.read_bytes())
     except OSError as error:
         raise MissingFileError(
             tr("no batch has written its status here"),
             where=str(path),
             remedy=tr("name the output folder of a batch"),
         ) from error
-    except ValidationError as error:
+    except ValueError as error:
         raise UsageError(
             tr("this is no status that this version can read"),
             where=str(path),

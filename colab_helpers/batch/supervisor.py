@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from pydantic import ValidationError
 
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, STOP_NAME
@@ -30,6 +29,7 @@ from colab_helpers.batch.protocol import (
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import BatchStatus, process_lives
 from colab_helpers.errors import ColabHelpersError, OutputError, UsageError, WorkerError
+from colab_helpers.files import from_json
 from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 
@@ -206,8 +206,8 @@ class Supervisor:
         """The latest status: on the local disk if the work is done there, else beside the results."""
         for folder in dict.fromkeys((self._places.local, self.job.folder)):
             try:
-                return BatchStatus.model_validate_json((folder / STATUS_NAME).read_bytes())
-            except (OSError, ValidationError):
+                return from_json(BatchStatus, (folder / STATUS_NAME).read_bytes())
+            except (OSError, ValueError):
                 continue
         return None
 
@@ -258,8 +258,8 @@ class Supervisor:
     def _report(self, run: str) -> BatchReport:
         path = Path(self.job.report_path)
         try:
-            report = BatchReport.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            report = from_json(BatchReport, path.read_bytes())
+        except (OSError, ValueError) as error:
             raise WorkerError(
                 tr("the worker has ended, but its report cannot be read"),
                 where=str(path),
@@ -277,8 +277,8 @@ class Supervisor:
 def _refusal(job: Path) -> ColabHelpersError:
     """Why a worker did not begin its job."""
     try:
-        refusal = Refusal.model_validate_json(refusal_path(job).read_bytes())
-    except (OSError, ValidationError):
+        refusal = from_json(Refusal, refusal_path(job).read_bytes())
+    except (OSError, ValueError):
         return WorkerError(
             tr("the worker did not begin and left no reason{log}", log=_log_tail(job)), where=str(job)
         )

@@ -21,6 +21,7 @@ from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces
+from colab_helpers.batch.plan import Writable, identities
 from colab_helpers.batch.protocol import (
     BUSY,
     RECYCLE,
@@ -28,9 +29,9 @@ from colab_helpers.batch.protocol import (
     Refusal,
     refusal_path,
 )
-from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.report import BatchReport, html_path, own_file
 from colab_helpers.batch.results import Digests, Results, model_digest
-from colab_helpers.batch.runner import Batch, RecycleError, Resumption, source_embedding
+from colab_helpers.batch.runner import Batch, RecycleError, Resumption, identity_of
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
@@ -107,6 +108,9 @@ def _run_job(
     )
     places = WorkPlaces.of(folder, Path(job.work_dir) if job.work_dir else None)
     with folder_lock(folder, places.local if places.mirror else None):
+        own = Writable(identities(job.inputs), overwrite=settings.overwrite, made=own_file)
+        for path in _own_files(job):
+            own.clear(path)
         _remove_torn(folder)
         near = places.local / STATUS_NAME if places.mirror else None
         status = StatusWriter(folder / STATUS_NAME, tasks, near=near, run=job.run, job=job.digest)
@@ -119,10 +123,10 @@ def _run_job(
             with recorder, Journal(folder / JOURNAL_NAME) as journal:
                 engine = Engine.open(settings, models_dir=Path(job.models_dir) if job.models_dir else None)
                 status.tick()
+                identity = identity_of(engine, job.sources)
                 batch = Batch(
                     engine=engine,
-                    sources=[source.name for source in job.sources],
-                    source=source_embedding(engine, job.sources),
+                    source=identity,
                     tasks=tasks,
                     consent=consent,
                     on_progress=on_progress,
@@ -131,11 +135,17 @@ def _run_job(
                 results = Results(
                     journal,
                     read_journal(folder / JOURNAL_NAME),
-                    sources=[_digest(source) for source in job.sources],
+                    sources=[_digest(job.sources[n]) for n in identity.used] if identity else [],
                     settings=engine.settings,
                     models={net.name: model_digest(net.path) for net in engine.networks},
                     run=job.run,
                     digests=Digests(places.local / "digests.json", beat=batch.beat),
+                )
+                batch.writable = Writable(
+                    own.inputs | identities(network.path for network in engine.networks),
+                    settings.overwrite,
+                    made=results.made,
+                    set_aside=results.set_aside,
                 )
                 batch.resumption = Resumption(
                     results=results,
@@ -166,6 +176,13 @@ def _refusals_told(status: StatusWriter) -> Iterator[None]:
         raise
 
 
+def _own_files(job: Job) -> list[Path]:
+    """What the run keeps beside its results."""
+    report = Path(job.report_path)
+    names = (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME)
+    return [*(job.folder / name for name in names), report, html_path(report)]
+
+
 def _digest(source: Source) -> str:
     return sha256_of(source.path) if source.path else source.image
 
@@ -174,9 +191,11 @@ def _announce(batch: Batch, job: Job, status: StatusWriter) -> None:
     """Say before the start what is to be done, whether there is room for it, and how long it will take."""
     machine, tasks = this_machine(), batch.tasks
     targets = [task.target for task in tasks]
-    size = sum(target.stat().st_size for target in targets if target.is_file())
+    size = sum(os.path.getsize(target) for target in targets if os.path.isfile(target))  # noqa: PTH202, PTH113 - never raises
     free = disk_free(job.folder)
     if not status.status.restarts:
+        for note in batch.source.notes if batch.source else ():
+            status.note(note)
         status.note(
             tr(
                 "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine could "
@@ -197,7 +216,7 @@ def _announce(batch: Batch, job: Job, status: StatusWriter) -> None:
                 )
             )
     if job.session_minutes or job.shortest_first:
-        found = forecast(batch.engine, batch.source, targets, beat=batch.beat)
+        found = forecast(batch.engine, batch.embedding, targets, beat=batch.beat)
         batch.order = found.shortest_first(targets) if job.shortest_first else None
         in_order = [targets[n] for n in batch.order] if batch.order else targets
         status.note(found.line(in_order, job.session_minutes))
@@ -234,7 +253,7 @@ def _save(report: BatchReport, job: Job) -> None:
     path = Path(job.report_path)
     samples = read_samples(job.folder / SAMPLES_NAME, most=_CHART_POINTS)
     try:
-        write_html_report(report, samples, path.with_name(HTML_REPORT_NAME))
+        write_html_report(report, samples, html_path(path))
     except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
         report.notes.append(
             tr(

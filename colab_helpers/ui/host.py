@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from colab_helpers.errors import UsageError
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 
 DRIVE = Path("/content/drive")
 """Where Colab mounts Google Drive."""
@@ -287,7 +287,7 @@ def open_panel() -> Callable[[str], None] | None:
     show_widget(panel)
 
     def replace(html: str) -> None:
-        panel.value = html
+        panel.value = printable(html)
 
     return replace
 
@@ -325,6 +325,7 @@ def show_widget(widget: Any) -> None:
 
 
 def _display(html: str, text: str) -> None:
+    html, text = printable(html), printable(text)
     if not in_notebook():
         print(text)
         return
