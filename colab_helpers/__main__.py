@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_origin
 
@@ -22,7 +23,7 @@ import yaml
 
 from colab_helpers import __version__
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
-from colab_helpers.files import absolute
+from colab_helpers.files import absolute, to_json
 from colab_helpers.language import ASKED, Asked, mark, spoken, tr
 from colab_helpers.machine import lost_mount, mounted_drive, require_places
 from colab_helpers.request import BatchRequest, PreloadRequest
@@ -39,6 +40,8 @@ _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
+        sys.stdout.reconfigure(errors="backslashreplace")
     with spoken(_language_asked(sys.argv[1:] if arguments is None else arguments)):
         options, unknown = build_parser().parse_known_args(arguments)
         if unknown:
@@ -303,7 +306,7 @@ def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
 
     status = read_status(options.folder)
-    print(status.model_dump_json(by_alias=True, indent=2) if options.json else "\n".join(status.lines()))
+    print(to_json(status, indent=2) if options.json else "\n".join(status.lines()))
     return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gettext
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ VARIABLE = "COLAB_HELPERS_LANGUAGE"
 
 DOMAIN = "colab_helpers"
 LOCALE = Path(__file__).with_name("locale")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _process: Language | None = None
 """Set by ``speak`` for all threads."""
@@ -44,7 +46,15 @@ def tr(text: str, /, **values: object) -> str:
         **values: What is put into the braces; without any, braces stay as they are.
     """
     found = _translations(language()).gettext(text) if text else ""
-    return found.format(**values) if values else found
+    return printable(found.format(**values)) if values else found
+
+
+def printable(text: str) -> str:
+    r"""Return a text that can be encoded: bytes of a file's name that are no UTF-8 become ``\xe9``.
+
+    Python keeps such bytes as lone surrogates, which no stream, page or notebook takes.
+    """
+    return _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 def mark(text: str, /) -> str:

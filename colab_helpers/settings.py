@@ -103,6 +103,12 @@ class Settings(BaseModel):
         description="Longest wait for an output folder that is full or has gone, such as Drive, in seconds.",
     )
 
+    overwrite: bool = Field(
+        False,
+        description="Also replace files that no earlier run into the output folder made; otherwise they are "
+        "kept and their targets refused. Sources, targets and models are never replaced.",
+    )
+
     many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")
     face_selector: Literal["one", "reference"] = Field(
         "one",

@@ -85,6 +85,7 @@ def html_report(
     title = tr("Batch report")
     return (
         f'<!DOCTYPE html>\n<html lang="{language()}">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="generator" content="colab_helpers">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}: {text(_state(report))}</title>\n"
         f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n"

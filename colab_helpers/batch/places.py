@@ -62,7 +62,7 @@ class WorkPlaces:
         beside = output_dir / WORK_NAME
         if work_dir is None and not is_remote(output_dir):
             return cls(beside, None)
-        name = hashlib.sha256(str(output_dir.absolute()).encode()).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(output_dir.absolute())).hexdigest()[:16]
         root = work_dir or Path(tempfile.gettempdir())
         return cls(root / f"colab_helpers-{os.getuid()}" / name, beside)
 

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.outlook import Outlook
-from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, remove_folder
-from colab_helpers.batch.plan import Task
+from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out
+from colab_helpers.batch.plan import Task, Writable, listed
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality, summarize
 from colab_helpers.batch.results import Results
 from colab_helpers.batch.status import StatusWriter
@@ -28,6 +29,7 @@ from colab_helpers.errors import (
     WorkerError,
 )
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
@@ -37,8 +39,7 @@ from colab_helpers.media.images import Still, publish, read_image, write_still
 from colab_helpers.media.names import shortened
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import IMAGE_KINDS, existing_file, is_image, probe
-from colab_helpers.media.writer import unwritable
-from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_picture
+from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, move_frames, process_picture
 from colab_helpers.pipeline.image import FrameCallback
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -87,9 +88,9 @@ class Batch:
 
     Attributes:
         engine: The loaded networks.
-        sources: Names of the source's photos, for the report.
-        source: Unit embedding of the source; None where nothing is swapped.
+        source: Who is put in; None where nothing is swapped.
         tasks: What to do.
+        writable: Where results may go; by default only where nothing is.
         consent: The checked statement.
         on_progress: Called while a video runs.
         status: Where others can read how the batch stands.
@@ -101,10 +102,10 @@ class Batch:
     """
 
     engine: Engine
-    sources: list[str]
-    source: FloatArray | None
+    source: Identity | None
     tasks: Sequence[Task]
     consent: str
+    writable: Writable = field(default_factory=Writable)
     on_progress: ProgressCallback | None = None
     status: StatusWriter | None = None
     resumption: Resumption | None = None
@@ -137,7 +138,7 @@ class Batch:
                     self._recycle()
         except KeyboardInterrupt:
             stopped = True
-        reports = [files.get(n) or skipped(task, self.sources) for n, task in enumerate(self.tasks)]
+        reports = [files.get(n) or skipped(task, self._sources) for n, task in enumerate(self.tasks)]
         return self._report(reports, seconds=time.monotonic() - started, stopped=stopped)
 
     def _seconds_before(self) -> float:
@@ -166,7 +167,7 @@ class Batch:
             )
 
     def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
-        notes = list(self.engine.notes)
+        notes = [*self.engine.notes, *(self.source.notes if self.source and not self.status else ())]
         if self.resumption and self.resumption.results.history.damaged:
             damaged = self.resumption.results.history.damaged
             notes.append(tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged))
@@ -196,6 +197,8 @@ class Batch:
         """Do one task, unless an earlier run did; a failure ends up in its report."""
         report = self.new_report(task)
         try:
+            if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered
+                listed(task.target)  # says why there is nothing to take from it
             existing_file(task.target)
             if self.resumption is None:
                 self.work_on(index, task, report)
@@ -320,7 +323,13 @@ class Batch:
 
     def new_report(self, task: Task) -> FileReport:
         """A report that says failed until the task is done."""
-        return FileReport(source=self.sources, target=str(task.target), status="failed")
+        return FileReport(
+            source=self._sources, target=str(task.target), status="failed", fallbacks=task.notes
+        )
+
+    @property
+    def _sources(self) -> list[str]:
+        return list(self.source.photos) if self.source else []
 
     def _do(
         self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
@@ -331,35 +340,38 @@ class Batch:
             self._do_picture(index, task, report, engine, work)
             return None
         output, suffix_note = _settle_output(task)
-        self._check_free(task, output)
+        frames = frames_folder(output) if engine.settings.keep_frames else None
+        self._claim(task, report, output, *([frames] if frames else []))
         report.fallbacks += [suffix_note] if suffix_note else []
+        report.frames_folder = str(frames) if frames else None
         if work is not None and work.mirror is not None:
             return self._do_video_away(index, task, output, report, engine, work)
         self._do_video(index, task, task.target, output, report, engine, work)
         report.output, report.bytes_out = str(output), output.stat().st_size
         return None
 
-    def _check_free(self, task: Task, output: Path) -> None:
-        """A changed suffix must not make two results one: ``x.avi`` beside ``x.avi.mp4``."""
-        others = (other for other in self.tasks if other is not task)
-        clash = next((other for other in others if other.output == output), None)
-        if clash is not None:
-            raise OutputError(
-                tr("its result would be called like that of {name}", name=clash.target.name),
-                where=str(output),
-                remedy=tr("rename one of the two targets"),
-            )
+    def _claim(self, task: Task, report: FileReport, *places: Path) -> None:
+        """Make sure that a result may go where it is to go, and note that what will lie there is ours."""
+        for place in places:
+            note = self.writable.clear(place)
+            report.fallbacks += [note] if note else []
+        if self.resumption is not None:
+            results, names = self.resumption.results, [place.name for place in places]
+            self.resumption.patience.attempt(lambda: results.claim(task, names))
 
     def _do_picture(
         self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
     ) -> None:
         output, suffix_note = _picture_output(task)
-        self._check_free(task, output)
+        keeps = engine.settings.keep_frames and not is_image(task.target)
+        frames = frames_folder(output) if keeps else None
+        self._claim(task, report, output, *([frames] if frames else []))
+        report.frames_folder = str(frames) if frames else None
         attempt = work.patience.attempt if work else lambda action: action()
         with _frames_removed_on_error(output):
             result = process_picture(
                 engine,
-                self.source,
+                self.embedding,
                 task.target,
                 output,
                 on_frame=self._on_frame(index, task, output, engine),
@@ -411,9 +423,13 @@ class Batch:
         target, result = work.place / "in" / task.target.name, work.place / "out" / output.name
         work.patience.attempt(lambda: copy_in(task.target, target, beat=self.beat))
         self._do_video(index, task, target, result, report, engine, work)
-        digest = work.patience.attempt(lambda: copy_out(result, output, beat=self.beat))
-        if engine.settings.keep_frames:
-            work.patience.attempt(lambda: _copy_frames(frames_folder(result), frames_folder(output)))
+        # The video last: what fails before leaves no result that nobody knows of.
+        with _frames_removed_on_error(output):
+            if engine.settings.keep_frames:
+                made, place = frames_folder(result), frames_folder(output)
+                names = frozenset(path.name for path in made.iterdir())
+                work.patience.attempt(lambda: move_frames(made, place, names))
+            digest = work.patience.attempt(lambda: copy_out(result, output, beat=self.beat))
         report.output, report.bytes_out = str(output), result.stat().st_size
         return digest
 
@@ -429,7 +445,7 @@ class Batch:
     ) -> None:
         run = VideoRun(
             engine,
-            self.source,
+            self.embedding,
             target,
             output,
             on_progress=self._on_progress,
@@ -441,6 +457,11 @@ class Batch:
         with _frames_removed_on_error(output):
             result = run.run()
         _enter(result, report)
+
+    @property
+    def embedding(self) -> FloatArray | None:
+        """Unit embedding of who is put in; None where nothing is swapped."""
+        return self.source.embedding if self.source else None
 
     def _on_progress(self, progress: Progress) -> None:
         if self.status:
@@ -463,12 +484,13 @@ def skipped(task: Task, sources: list[str]) -> FileReport:
     )
 
 
-def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | None:
-    """The source's embedding, or None where no face is swapped.
+def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
+    """Who the sources show, or None where no face is swapped.
 
     Raises:
-        UsageError: No photo was given.
-        NoFaceError: A photo shows no face.
+        UsageError: No photo was given, or they do not show one person.
+        NoFaceError: No photo shows a face.
+        MediaError: No photo can be read.
     """
     if engine.swapper is None:
         return None
@@ -476,7 +498,7 @@ def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | 
         raise UsageError(
             tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
         )
-    return engine.source_embedding([(source.name, read_image(source.image)) for source in sources])
+    return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
 
 
 def weakened(engine: Engine, times: int, *, reason: str) -> tuple[Engine, str]:
@@ -546,27 +568,13 @@ def _settle_output(task: Task) -> tuple[Path, str | None]:
 @contextmanager
 def _frames_removed_on_error(output: Path) -> Iterator[None]:
     """Kept frames belong to a finished result; those of a failed one are removed."""
-    existed = frames_folder(output).exists()
+    existed = frames_folder(output).exists()  # an earlier result's, or empty
     try:
         yield
     except BaseException:
         if not existed:
             shutil.rmtree(frames_folder(output), ignore_errors=True)
         raise
-
-
-def _copy_frames(source: Path, target: Path) -> None:
-    """Copy kept frames to a mounted drive.
-
-    Raises:
-        OutputError: They cannot be written there.
-    """
-    try:
-        remove_folder(target)
-        shutil.copytree(source, target)
-    except (OSError, shutil.Error) as error:
-        cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
-        raise unwritable(target, cause) from error
 
 
 def require_disk(task: Task, target_bytes: int, work: Path | None = None) -> None:

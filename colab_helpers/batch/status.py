@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.names import STATUS_NAME, STOP_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
-from colab_helpers.language import mark, tr
+from colab_helpers.files import from_json, to_json
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
 
@@ -140,7 +141,7 @@ def process_lives(pid: int, started: float) -> bool:
 
 
 def _line(file: FileStatus) -> str:
-    name = Path(file.target).name
+    name = printable(Path(file.target).name)
     if file.state == "running":
         frames = f"{file.frame}/{file.frames}" if file.frames else str(file.frame)
         tail = tr(": {frames} frames, {fps:.1f} frames/s", frames=frames, fps=file.fps)
@@ -310,7 +311,7 @@ class StatusWriter:
     def _write(self, *, urgent: bool = True) -> None:
         self.status.updated = time.time()
         self._written = now = self._clock()
-        text = self.status.model_dump_json(by_alias=True, indent=1) + "\n"
+        text = to_json(self.status, indent=1) + "\n"
         far = self._courier.problem if self._courier else None
         try:
             if self._courier and (urgent or now - self._written_far >= _FAR_INTERVAL):
@@ -334,8 +335,8 @@ def latest_status(paths: Iterable[Path]) -> BatchStatus | None:
     """The newest of several copies of a status; None if there is none that can be read."""
     found = []
     for path in dict.fromkeys(paths):
-        with suppress(OSError, ValidationError):
-            found.append(BatchStatus.model_validate_json(path.read_bytes()))
+        with suppress(OSError, ValueError):
+            found.append(from_json(BatchStatus, path.read_bytes()))
     return max(found, key=lambda status: status.updated, default=None)
 
 
@@ -347,7 +348,7 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
             status.end(cancelled=cancelled)
             status.notes += [note] if note else []
             with suppress(OutputError):
-                write_text(path, status.model_dump_json(by_alias=True, indent=1) + "\n")
+                write_text(path, to_json(status, indent=1) + "\n")
 
 
 def ask_to_stop(folder: Path) -> bool:
@@ -374,14 +375,14 @@ def read_status(folder: Path) -> BatchStatus:
     """
     path = folder / STATUS_NAME
     try:
-        return BatchStatus.model_validate_json(path.read_bytes())
+        return from_json(BatchStatus, path.read_bytes())
     except OSError as error:
         raise MissingFileError(
             tr("no batch has written its status here"),
             where=str(path),
             remedy=tr("name the output folder of a batch"),
         ) from error
-    except ValidationError as error:
+    except ValueError as error:
         raise UsageError(
             tr("this is no status that this version can read"),
             where=str(path),

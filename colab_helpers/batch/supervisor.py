@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from pydantic import ValidationError
 
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, STOP_NAME
@@ -35,6 +34,7 @@ from colab_helpers.batch.worker import (
     refusal_path,
 )
 from colab_helpers.errors import ColabHelpersError, OutputError, WorkerError
+from colab_helpers.files import from_json
 from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 
@@ -368,8 +368,8 @@ class Supervisor:
     def _report_of(self, run: str) -> BatchReport | None:
         """The report of a run; None if it has left none."""
         try:
-            report = BatchReport.model_validate_json(Path(self.job.report_path).read_bytes())
-        except (OSError, ValidationError):
+            report = from_json(BatchReport, Path(self.job.report_path).read_bytes())
+        except (OSError, ValueError):
             return None
         return report if report.run == run else None
 
@@ -389,8 +389,8 @@ class Supervisor:
 def _refusal(job: Path) -> ColabHelpersError:
     """Why a worker did not begin its job."""
     try:
-        return Refusal.model_validate_json(refusal_path(job).read_bytes()).error()
-    except (OSError, ValidationError):
+        return from_json(Refusal, refusal_path(job).read_bytes()).error()
+    except (OSError, ValueError):
         return WorkerError(
             tr("the worker did not begin and left no reason{log}", log=_log_tail(job)), where=str(job)
         )

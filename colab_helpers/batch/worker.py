@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,11 +28,11 @@ from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, supervisor_of
-from colab_helpers.batch.plan import skipped_files
-from colab_helpers.batch.report import BatchReport, summarize, write_text
+from colab_helpers.batch.plan import Writable, identities, skipped_files
+from colab_helpers.batch.report import BatchReport, html_path, own_file, summarize, write_text
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.errors import ColabHelpersError, WorkerError
-from colab_helpers.files import sha256_of
+from colab_helpers.files import sha256_of, to_json
 from colab_helpers.language import VARIABLE, language, mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import ProgressCallback
@@ -81,7 +81,7 @@ class Refusal(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write it down."""
-        write_text(path, self.model_dump_json())
+        write_text(path, to_json(self))
 
 
 def refusal_path(job: Path) -> Path:
@@ -247,6 +247,8 @@ class _Run:
         self._places = WorkPlaces.of(job.folder, Path(job.work_dir) if job.work_dir else None)
         self._stop_file = job.folder / STOP_NAME
         self._near = (self._places.local if self._places.mirror else job.folder) / STATUS_NAME
+        self._settings = Settings.model_validate(job.settings)
+        self._own = Writable(identities(job.inputs), overwrite=self._settings.overwrite, made=own_file)
 
     def run(self) -> BatchReport:
         job = self._job
@@ -255,6 +257,8 @@ class _Run:
         )
         with folder_lock(job.folder):
             self._places.make()
+            for path in _own_files(job):
+                self._own.clear(path)
             _remove_torn(job.folder)
             self._status = status = StatusWriter(
                 job.folder / STATUS_NAME,
@@ -313,21 +317,20 @@ class _Run:
             KeyboardInterrupt: Somebody asks to stop.
         """
         from colab_helpers.batch.results import Digests, Results, model_digest
-        from colab_helpers.batch.runner import Batch, Resumption, source_embedding
+        from colab_helpers.batch.runner import Batch, Resumption
         from colab_helpers.faces.engine import Engine
         from colab_helpers.resources.guard import MemoryGuard
 
         job, stop, status = self._job, self._stop, self._status
         with stop.at_once():
-            settings = Settings.model_validate(job.settings)
-            engine = Engine.open(settings, models_dir=Path(job.models_dir) if job.models_dir else None)
+            engine = Engine.open(self._settings, models_dir=Path(job.models_dir) if job.models_dir else None)
             status.tick()
-            source = source_embedding(engine, job.sources)
+            source = identity_of(engine, job.sources)
         order, outlook = self._in_order()
         results = Results(
             journal,
             read_journal(job.folder / JOURNAL_NAME),
-            sources=[_digest(source) for source in job.sources],
+            sources=[_digest(job.sources[n]) for n in source.used] if source else [],
             settings=engine.settings,
             models={net.name: model_digest(net.path) for net in engine.networks},
             run=job.run,
@@ -335,10 +338,15 @@ class _Run:
         )
         batch = Batch(
             engine=engine,
-            sources=[source.name for source in job.sources],
             source=source,
             tasks=job.plan,
             consent=consent,
+            writable=Writable(
+                self._own.inputs | identities(network.path for network in engine.networks),
+                self._settings.overwrite,
+                made=results.made,
+                set_aside=results.set_aside,
+            ),
             on_progress=self._on_progress,
             status=status,
             resumption=Resumption(
@@ -355,7 +363,7 @@ class _Run:
             check_stop=stop.check,
             guard=MemoryGuard(sleep=self._sleep),
         )
-        self._announce()
+        self._announce(source.notes if source else ())
         return batch
 
     def _in_order(self) -> tuple[list[int] | None, Outlook | None]:
@@ -388,12 +396,16 @@ class _Run:
             files=files,
         )
 
-    def _announce(self) -> None:
+    def _announce(self, notes: Iterable[str]) -> None:
         """Say before the start what is to be done, and whether there is room for it."""
         status, tasks = self._status, self._job.plan
         if status.status.restarts:
             return
-        size = sum(task.target.stat().st_size for task in tasks if task.target.is_file())
+        for note in notes:
+            status.note(note)
+        # Not Path.is_file: it raises for names that no system takes.
+        there = [task.target for task in tasks if os.path.isfile(task.target)]  # noqa: PTH113
+        size = sum(path.stat().st_size for path in there)
         free = disk_free(self._job.folder)
         status.note(
             tr(
@@ -443,11 +455,11 @@ class _Run:
     def _make_page(self, report: BatchReport) -> None:
         """Make the report for people; whatever happens, that for machines is there already."""
         path = Path(self._job.report_path)
-        page, samples = path.with_name(HTML_REPORT_NAME), self._job.folder / SAMPLES_NAME
+        page, samples = html_path(path), self._job.folder / SAMPLES_NAME
         problem = (self._page_apart if self._stop.owns_process else _page_here)(path, samples, report)
         if not problem:
             return
-        note = tr("{file} was not made: {reason}", file=HTML_REPORT_NAME, reason=problem)
+        note = tr("{file} was not made: {reason}", file=page.name, reason=problem)
         with suppress(OSError):
             page.unlink(missing_ok=True)  # it is of an earlier run
         report.notes.append(note)
@@ -524,6 +536,13 @@ def _run_state(status: StatusWriter) -> RunState:
         queues=dict(now.waiting),
         stage=running.stage,
     )
+
+
+def _own_files(job: Job) -> list[Path]:
+    """What the run keeps beside its results."""
+    report = Path(job.report_path)
+    names = (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME)
+    return [*(job.folder / name for name in names), report, html_path(report)]
 
 
 def _remove_torn(folder: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from colab_helpers.errors import NoFaceError
+from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.compositor import FaceChanger
 from colab_helpers.faces.enhancer import Enhancer
+from colab_helpers.faces.photos import Identity, agreed_identity
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
@@ -104,21 +103,24 @@ class Engine:
             taken.clear()
         return notes
 
-    def source_embedding(self, images: Sequence[tuple[str, ByteImage]]) -> FloatArray:
-        """The identity shown by one or more photos of the same person.
+    def identity(self, photos: Sequence[tuple[str, Callable[[], ByteImage]]]) -> Identity:
+        """Who one or more photos show; those that cannot be used are left out, which is noted.
 
         Args:
-            images: Name (for messages) and ``(H, W, 3)`` BGR image of each photo. The largest face of
-                each counts; several are averaged.
-
-        Returns:
-            ``(512,)`` unit embedding.
+            photos: Name (for messages) of each, and what reads it as ``(H, W, 3)`` BGR. The largest face of
+                each counts.
 
         Raises:
-            NoFaceError: A photo shows no face.
+            ColabHelpersError: None can be used: what is wrong with the first.
+            UsageError: They do not show one person, and nobody can tell which is wrong.
         """
-        mean = np.mean([self._photo_embedding(name, image) for name, image in images], axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+        found: list[FloatArray | ColabHelpersError] = []
+        for name, read in photos:
+            try:
+                found.append(self._photo_embedding(name, read()))
+            except (NoFaceError, MediaError) as error:
+                found.append(error)
+        return agreed_identity([name for name, _ in photos], found)
 
     def _photo_embedding(self, name: str, image: ByteImage) -> FloatArray:
         faces = order_faces(self.analyser.find(image), "largest")

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Self
 
 import psutil
 
+from colab_helpers.files import to_json
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.resources.sampler import gpu_sample, ram_used
@@ -121,7 +122,7 @@ class Recorder:
                 "a display of the samples failed: {kind}: {error}", kind=type(error).__name__, error=error
             )
         try:
-            self._file.append(sample.model_dump_json().encode())
+            self._file.append(to_json(sample).encode())
         except OSError as error:
             self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
 

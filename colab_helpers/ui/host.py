@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 from colab_helpers.machine import DRIVES, drive_of, home, is_remote, is_unmounted_drive, mounted_drive
 
 COLAB_RUNS = Path("/content/runs")
@@ -290,7 +290,7 @@ def open_panel() -> Callable[[str], None] | None:
     show_widget(panel)
 
     def replace(html: str) -> None:
-        panel.value = html
+        panel.value = printable(html)
 
     return replace
 
@@ -328,6 +328,7 @@ def show_widget(widget: Any) -> None:
 
 
 def _display(html: str, text: str) -> None:
+    html, text = printable(html), printable(text)
     if not in_notebook():
         print(text)
         return
