@@ -317,7 +317,7 @@ class _Run:
             KeyboardInterrupt: Somebody asks to stop.
         """
         from colab_helpers.batch.results import Digests, Results, model_digest
-        from colab_helpers.batch.runner import Batch, Resumption
+        from colab_helpers.batch.runner import Batch, Resumption, identity_of
         from colab_helpers.faces.engine import Engine
         from colab_helpers.resources.guard import MemoryGuard
 
