@@ -242,6 +242,7 @@ class Batch:
             digest = self.work_on(index, task, report, work=work, deaths=deaths)
         except BaseException:
             work.discard_unless_begun()
+            results.release(task)
             raise
         try:
             resumption.patience.attempt(lambda: results.keep(task, report, digest))
@@ -351,8 +352,8 @@ class Batch:
             note = self.writable.clear(place)
             report.fallbacks += [note] if note else []
         if self.resumption is not None:
-            results, names = self.resumption.results, [place.name for place in places]
-            self.resumption.patience.attempt(lambda: results.claim(task, names))
+            results = self.resumption.results
+            self.resumption.patience.attempt(lambda: results.claim(task, places))
 
     def _do_image(self, task: Task, report: FileReport, engine: Engine) -> None:
         output = _image_output(task)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.status import STATE_WORDS
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.writer import unwritable
 from colab_helpers.ui.cells import STANDIN_NOTE
 from colab_helpers.ui.gallery import gallery_html
@@ -34,7 +34,7 @@ def results_html(run: BatchRun) -> str:
     # Players would make an executed notebook that nobody looks at large.
     players = "" if run.host.headless else players_html(results_of(run.report))
     parts = (summary, notes, table, gallery_html(run.report), players, _places(run))
-    return f'<div style="line-height:1.4">{"".join(parts)}</div>'
+    return printable(f'<div style="line-height:1.4">{"".join(parts)}</div>')
 
 
 def results_of(report: BatchReport) -> list[Path]:
