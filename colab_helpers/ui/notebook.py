@@ -284,7 +284,7 @@ def show_results(run: BatchRun | None, *, my_computer: bool = False) -> None:
     run.host.show_html(results_html(run), text=results_text(run))
     made = results_of(run.report)
     if my_computer and made:
-        run.host.download(made[0] if len(made) == 1 else packed(made, run.folder))
+        run.host.download(made[0] if len(made) == 1 else packed(made))
     if not run.report.ok:
         raise BatchError(
             failure_text(run.report),

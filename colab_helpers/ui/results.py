@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,19 +44,20 @@ def results_of(report: BatchReport) -> list[Path]:
     return [Path(file.output) for file in report.files if file.status == "done" and file.output]
 
 
-def packed(paths: Sequence[Path], folder: Path) -> Path:
-    """Results as one zip in the folder; stored as they are, since videos do not get smaller.
+def packed(paths: Sequence[Path]) -> Path:
+    """Results as one zip in a folder of its own; stored as they are, since videos do not get smaller.
 
     Raises:
         OutputError: It cannot be written.
     """
-    path = folder / "results.zip"
+    # Not beside the results, where a file of that name may be the user's.
+    path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for each in paths:
                 archive.write(each, each.name)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path.parent, ignore_errors=True)
         raise unwritable(path, error) from error
     return path
 
