@@ -336,14 +336,14 @@ class Batch:
             self._do_image(task, report, engine)
             return None
         output, suffix_note = _settle_output(task)
-        frames = frames_folder(output) if engine.settings.keep_frames else None
-        self._claim(task, report, output, *([frames] if frames else []))
+        frames = [frames_folder(output)] if engine.settings.keep_frames else []
+        self._claim(task, report, output, *frames)
         report.fallbacks += [suffix_note] if suffix_note else []
-        report.frames_folder = str(frames) if frames else None
         if work is not None and work.mirror is not None:
             return self._do_video_away(index, task, output, report, engine, work)
         self._do_video(index, task, task.target, output, report, engine, work)
         report.output, report.bytes_out = str(output), output.stat().st_size
+        report.frames_folder = str(frames[0]) if frames else None
         return None
 
     def _claim(self, task: Task, report: FileReport, *places: Path) -> None:
@@ -382,6 +382,7 @@ class Batch:
                 work.patience.attempt(lambda: move_frames(made, place, names))
             digest = work.patience.attempt(lambda: copy_out(result, output, beat=self.beat))
         report.output, report.bytes_out = str(output), result.stat().st_size
+        report.frames_folder = str(frames_folder(output)) if engine.settings.keep_frames else None
         return digest
 
     def _do_video(

@@ -29,7 +29,7 @@ from colab_helpers.batch.protocol import (
     Refusal,
     refusal_path,
 )
-from colab_helpers.batch.report import BatchReport, html_path, own_file
+from colab_helpers.batch.report import BatchReport, clear_report, html_path, own_file
 from colab_helpers.batch.results import Digests, Results, model_digest
 from colab_helpers.batch.runner import Batch, RecycleError, Resumption, identity_of
 from colab_helpers.batch.status import StatusWriter
@@ -109,8 +109,9 @@ def _run_job(
     places = WorkPlaces.of(folder, Path(job.work_dir) if job.work_dir else None)
     with folder_lock(folder, places.local if places.mirror else None):
         own = Writable(identities(job.inputs), overwrite=settings.overwrite, made=own_file)
-        for path in _own_files(job):
-            own.clear(path)
+        for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
+            own.clear(folder / name)
+        clear_report(Path(job.report_path), own)
         _remove_torn(folder)
         near = places.local / STATUS_NAME if places.mirror else None
         status = StatusWriter(folder / STATUS_NAME, tasks, near=near, run=job.run, job=job.digest)
@@ -174,13 +175,6 @@ def _refusals_told(status: StatusWriter) -> Iterator[None]:
         status.note(str(error))
         status.end()
         raise
-
-
-def _own_files(job: Job) -> list[Path]:
-    """What the run keeps beside its results."""
-    report = Path(job.report_path)
-    names = (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME)
-    return [*(job.folder / name for name in names), report, html_path(report)]
 
 
 def _digest(source: Source) -> str:
