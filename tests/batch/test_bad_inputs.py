@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch.names import REPORT_NAME
+from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.results import KEPT as KEPT_NOTE
 from colab_helpers.errors import MediaError
@@ -443,13 +443,14 @@ def fill(folder: Path) -> None:
 def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> Outcome:
     place = tmp_path_factory.mktemp("bad_inputs")
     fill(place / "in")
-    photo = place / "photo.png"
-    cv2.imwrite(str(photo), np.full((256, 256, 3), 120, np.uint8))
+    # Nor need the names of folder and photo be UTF-8.
+    photo, out = (place / os.fsdecode(name) for name in (b"ph\xf6to.png", b"\xf6ut"))
+    photo.write_bytes(cv2.imencode(".png", np.full((256, 256, 3), 120, np.uint8))[1].tobytes())
     report = run_batch(
-        [photo], [place / "in"], place / "out", in_process=True,
+        [photo], [place / "in"], out, in_process=True,
         consent=CONSENT, settings=SETTINGS, models_dir=constant_models,
     )  # fmt: skip
-    return Outcome(place / "in", place / "out", photo, report)
+    return Outcome(place / "in", out, photo, report)
 
 
 def test_everything_is_tried_and_counted(outcome: Outcome) -> None:
@@ -540,6 +541,8 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_mo
     for one in BAD:
         assert printable(str(outcome.folder / one.name)) in done.stdout + done.stderr
     data = json.loads((outcome.out / REPORT_NAME).read_text())
+    assert os.fsdecode(b"caf\xe9.mp4") in {Path(file["target"]).name for file in data["files"]}
+    assert "caf\\xe9.mp4" in (outcome.out / HTML_REPORT_NAME).read_text(encoding="utf-8")
     assert (data["summary"]["succeeded"], data["summary"]["failed"]) == (len(GOOD) + len(ODD), len(BAD))
     # What was done is kept.
     after = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
