@@ -285,15 +285,21 @@ def parse_value(text: str) -> Any:
 
 def _swap(options: argparse.Namespace) -> int:
     from colab_helpers.api import swap_file
+    from colab_helpers.batch.plan import Writable, identities
+    from colab_helpers.batch.report import clear_report, own_file
     from colab_helpers.ui.progress import ProgressLine
 
+    settings = settings_of(options)
+    if options.report:
+        inputs = identities(map(Path, [*options.source, options.target]))
+        clear_report(Path(options.report), Writable(inputs, settings.overwrite, made=own_file), page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         report = swap_file(
             options.source,
             options.target,
             options.output,
             consent=options.consent,
-            settings=settings_of(options),
+            settings=settings,
             models_dir=options.models_dir,
             on_progress=line,
         )

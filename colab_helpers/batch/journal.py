@@ -81,7 +81,9 @@ class Claimed(_Entry):
     """
 
     event: Literal["claimed"] = "claimed"
-    names: tuple[str, ...] = Field(description="Of the result and of what goes beside it.")
+    names: tuple[str, ...] = Field(
+        description="Of the result and of what goes beside it; none: what was claimed was not made after all."
+    )
 
 
 class Failed(_Entry):
@@ -119,9 +121,9 @@ class History:
         made: dict[str, set[str] | None] = {}
         claims: dict[str, str] = {}
         for entry in self.entries:
-            if isinstance(entry, Claimed):
+            if isinstance(entry, Claimed) and entry.names:
                 claims |= dict.fromkeys(entry.names, entry.key)
-            elif isinstance(entry, Failed):
+            elif isinstance(entry, Claimed | Failed):
                 claims = {name: key for name, key in claims.items() if key != entry.key}
             elif isinstance(entry, FileDone) and entry.report.output:
                 name = Path(entry.report.output).name

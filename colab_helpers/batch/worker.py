@@ -29,7 +29,7 @@ from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, supervisor_of
 from colab_helpers.batch.plan import Writable, identities, skipped_files
-from colab_helpers.batch.report import BatchReport, html_path, own_file, summarize, write_text
+from colab_helpers.batch.report import BatchReport, clear_report, html_path, own_file, summarize, write_text
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import sha256_of, to_json
@@ -257,8 +257,9 @@ class _Run:
         )
         with folder_lock(job.folder):
             self._places.make()
-            for path in _own_files(job):
-                self._own.clear(path)
+            for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
+                self._own.clear(job.folder / name)
+            clear_report(Path(job.report_path), self._own)
             _remove_torn(job.folder)
             self._status = status = StatusWriter(
                 job.folder / STATUS_NAME,
@@ -536,13 +537,6 @@ def _run_state(status: StatusWriter) -> RunState:
         queues=dict(now.waiting),
         stage=running.stage,
     )
-
-
-def _own_files(job: Job) -> list[Path]:
-    """What the run keeps beside its results."""
-    report = Path(job.report_path)
-    names = (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME)
-    return [*(job.folder / name for name in names), report, html_path(report)]
 
 
 def _remove_torn(folder: Path) -> None:

@@ -405,6 +405,7 @@ def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
         for path in place.iterdir():
             if _FRAME_NAME.fullmatch(path.name) and path.name not in names:
                 path.unlink()
+        folder.rmdir()
     except (OSError, shutil.Error) as error:
         cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
         raise unwritable(place, cause) from error

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
-from colab_helpers.files import write_atomically
+from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.request import MonitorRequest
@@ -412,7 +412,7 @@ def _summary(
 
 def _written(summary: MonitorSummary, folder: Path) -> Path:
     path = folder / MONITOR_REPORT
-    text = summary.model_dump_json(by_alias=True, indent=2) + "\n"
+    text = to_json(summary, indent=2) + "\n"
     try:
         write_atomically(path, text.encode())
     except OSError as error:

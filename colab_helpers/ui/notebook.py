@@ -181,7 +181,7 @@ def show_results(run: BatchRun | None) -> None:
     run.host.show_html(results_html(run), text=results_text(run))
     made = results_of(run.report)
     if run.request.download and made:
-        run.host.download(made[0] if len(made) == 1 else packed(made, run.folder))
+        run.host.download(made[0] if len(made) == 1 else packed(made))
     if run.report.ok:
         return
     stopped = run.report.summary.skipped > 0

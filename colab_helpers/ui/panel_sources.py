@@ -13,7 +13,7 @@ from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.files import absolute, natural_key, numbered, write_atomically
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
 from colab_helpers.ui.panel_desk import LABELS, Desk
@@ -190,7 +190,6 @@ class SourcesTab:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         demo = "" if self.paths else tr("The demo is used: one of its rendered portraits is put in.") + " "
-        several = tr("{count} photos of one person are averaged.", count=len(shown)) if len(shown) > 1 else ""
         more = (
             " " + tr("{count} of them are not shown.", count=len(shown) - len(sights))
             if len(shown) > len(sights)
@@ -200,6 +199,8 @@ class SourcesTab:
         wrong = (
             tr("{faceless} photo(s) without a face will be left out.", faceless=faceless) if faceless else ""
         )
+        used = len(shown) - faceless - len(alien)
+        several = tr("{count} photos of one person are averaged.", count=used) if used > 1 else ""
         known = [sight for sight in sights if sight.report is not None and sight.report.faces]
         if alien and len(alien) == len(known):
             wrong += " " + tr("The run would refuse these photos: they do not show one and the same person.")
@@ -228,7 +229,7 @@ class Sight:
 
 def card_html(sight: Sight, *, alien: bool = False) -> str:
     """A photo with its faces marked, and what there is to say about it."""
-    name = tr("(picture as data)") if sight.path.startswith("data:") else Path(sight.path).name
+    name = tr("(picture as data)") if sight.path.startswith("data:") else printable(Path(sight.path).name)
     head = f'{sight.thumbnail}<br><b style="overflow-wrap:anywhere">{html.escape(name)}</b>'
     report = sight.report
     if report is None:

@@ -25,10 +25,11 @@ import pytest
 from PIL import Image, ImageFile
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch.names import REPORT_NAME
+from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.results import KEPT as KEPT_NOTE
 from colab_helpers.errors import MediaError
+from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
 from colab_helpers.settings import load_settings
@@ -333,6 +334,8 @@ ODD: tuple[Odd, ...] = (
     Odd("animation.gif", clip(codec="gif", pix_fmt="rgb8", options={}, rate=Fraction(10))),
     Odd("really mp4.avi", lambda path: path.write_bytes(bytes_of(path.with_suffix(".mp4"), Spec(frames=5)))),
     Odd("cut stream.ts", cut(0.9), 44),
+    Odd(os.fsdecode(b"caf\xe9.mp4"), clip()),
+    Odd(os.fsdecode(b"caf\xe9.png"), picture("RGB"), 1),
     Odd("cmyk.jpg", picture("CMYK"), 1),
     Odd("sixteen bit.png", picture("I;16"), 1),
     Odd("turned.jpg", turned, 1, (64, 96)),
@@ -350,6 +353,11 @@ ODD: tuple[Odd, ...] = (
     Odd("animated.webp", animated("WEBP"), 1),
 )  # fmt: skip
 BAD: tuple[Bad, ...] = (
+    Bad("folder.mp4", Path.mkdir, "the folder holds no video or image"),
+    Bad("pipe.mp4", os.mkfifo, "pipe or device"),
+    Bad("lost link.mp4", lambda path: path.symlink_to("nothing.mp4"), "leads nowhere"),
+    Bad("link to itself.mp4", lambda path: path.symlink_to(path.name), "cannot be read|leads nowhere"),
+    Bad(os.fsdecode(b"no v\xefdeo.mp4"), holding(b"Das ist kein Film.\n" * 100), "it is text"),
     Bad("no bytes.mp4", holding(b""), "empty"),
     Bad("no bytes.png", holding(b""), "empty"),
     Bad("one byte.mp4", holding(b"\0"), "not a video"),
@@ -401,9 +409,6 @@ IGNORED = {
     "._left by a mac.mp4",
     "notes.txt",
     "no suffix",
-    "folder.mp4",
-    "pipe.mp4",
-    "lost link.mp4",
 }
 pytestmark = [
     pytest.mark.xdist_group("bad_inputs"),
@@ -432,22 +437,20 @@ def fill(folder: Path) -> None:
         one.make(folder / one.name)
     for name in (".hidden.mp4", "._left by a mac.mp4", "notes.txt", "no suffix"):
         (folder / name).write_bytes(b"not to be touched")
-    (folder / "folder.mp4").mkdir()
-    os.mkfifo(folder / "pipe.mp4")
-    (folder / "lost link.mp4").symlink_to(folder / "nothing.mp4")
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> Outcome:
     place = tmp_path_factory.mktemp("bad_inputs")
     fill(place / "in")
-    photo = place / "photo.png"
-    cv2.imwrite(str(photo), np.full((256, 256, 3), 120, np.uint8))
+    # Nor need the names of folder and photo be UTF-8.
+    photo, out = (place / os.fsdecode(name) for name in (b"ph\xf6to.png", b"\xf6ut"))
+    photo.write_bytes(cv2.imencode(".png", np.full((256, 256, 3), 120, np.uint8))[1].tobytes())
     report = run_batch(
-        [photo], [place / "in"], place / "out", in_process=True,
+        [photo], [place / "in"], out, in_process=True,
         consent=CONSENT, settings=SETTINGS, models_dir=constant_models,
     )  # fmt: skip
-    return Outcome(place / "in", place / "out", photo, report)
+    return Outcome(place / "in", out, photo, report)
 
 
 def test_everything_is_tried_and_counted(outcome: Outcome) -> None:
@@ -503,7 +506,7 @@ def test_what_is_malformed_is_told_in_plain_words(outcome: Outcome, one: Bad) ->
     file = outcome.file(one.name)
     assert file.status == "failed"
     error = file.error or ""
-    assert str(outcome.folder / one.name) in error
+    assert printable(str(outcome.folder / one.name)) in error
     assert re.search(one.words, error), error
     assert "What to do: " in error
     assert "unexpected" not in error
@@ -536,8 +539,10 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_mo
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     for one in BAD:
-        assert str(outcome.folder / one.name) in done.stdout + done.stderr
+        assert printable(str(outcome.folder / one.name)) in done.stdout + done.stderr
     data = json.loads((outcome.out / REPORT_NAME).read_text())
+    assert os.fsdecode(b"caf\xe9.mp4") in {Path(file["target"]).name for file in data["files"]}
+    assert "caf\\xe9.mp4" in (outcome.out / HTML_REPORT_NAME).read_text(encoding="utf-8")
     assert (data["summary"]["succeeded"], data["summary"]["failed"]) == (len(GOOD) + len(ODD), len(BAD))
     # What was done is kept.
     after = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}

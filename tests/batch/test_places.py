@@ -598,6 +598,6 @@ def test_kept_frames_reach_the_drive_too(away: Away, plain: dict[str, Content]) 
     report = away.run(overrides={"keep_frames": True})
     assert report.ok, [file.error for file in report.files]
     assert contents(away.out) == plain
-    assert len(list((away.out / "a_frames").iterdir())) == 60
-    assert len(list((away.out / "b_frames").iterdir())) == 90
-    assert litter(away.out, *NAMES) == {"a_frames", "b_frames"}
+    assert len(list((away.out / "a.mp4_frames").iterdir())) == 60
+    assert len(list((away.out / "b.mp4_frames").iterdir())) == 90
+    assert litter(away.out, *NAMES) == {"a.mp4_frames", "b.mp4_frames"}

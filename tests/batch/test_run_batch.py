@@ -264,7 +264,7 @@ def test_kept_frames_of_a_failed_file_are_removed(
         "status.json",
     }
     assert batch(target, settings=settings).ok
-    assert len(list((tmp_path / "out" / "a_frames").iterdir())) == 30
+    assert len(list((tmp_path / "out" / "a.mp4_frames").iterdir())) == 30
 
 
 def test_swap_video_returns_its_report_and_raises_its_error(
@@ -279,6 +279,39 @@ def test_swap_video_returns_its_report_and_raises_its_error(
         swap_video(photo, tmp_path / "none.mp4", tmp_path / "c.mp4", **options)
     with pytest.raises(OutputError, match="webm"):
         swap_video(photo, target, tmp_path / "c.webm", **options)
+
+
+@pytest.mark.parametrize("name", ["dir/../a.mp4", "linked/a.mp4", "photo.png", "hard.mp4", "./a.mp4"])
+def test_swap_never_replaces_what_it_reads(
+    name: str, photo: Path, tmp_path: Path, constant_models: Path, consent: str
+) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=5))
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "hard.mp4").hardlink_to(target)
+    before = target.read_bytes(), photo.read_bytes()
+    with pytest.raises(UsageError, match=r"read by the run.*What to do"):
+        swap_video(
+            photo, target, f"{tmp_path}/{name}", consent=consent, models_dir=constant_models,
+            settings=SETTINGS.with_overrides(overwrite=True),
+        )  # fmt: skip
+    assert (target.read_bytes(), photo.read_bytes()) == before
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.png"])
+def test_swap_replaces_what_is_there_only_if_asked_to(
+    name: str, photo: Path, tmp_path: Path, constant_models: Path, consent: str
+) -> None:
+    target = photo if name == "b.png" else make(tmp_path / "a.mp4", Spec(frames=5))
+    options: dict[str, Any] = {"consent": consent, "models_dir": constant_models}
+    source = tmp_path / "me.png"
+    source.write_bytes(photo.read_bytes())
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="set overwrite"):
+        swap_video(source, target, tmp_path / name, settings=SETTINGS, **options)
+    assert (tmp_path / name).read_text() == "mine"
+    swap_video(source, target, tmp_path / name, settings=SETTINGS.with_overrides(overwrite=True), **options)
+    assert (tmp_path / name).stat().st_size > 4
 
 
 def test_swap_image_takes_paths_bytes_arrays_and_data_urls(
@@ -304,6 +337,6 @@ def test_a_changed_suffix_does_not_make_two_results_one(
     first = make(tmp_path / "x.avi", Spec(frames=5, codec="mpeg4", options={}))
     second = make(tmp_path / "x.avi.mp4", Spec(frames=7))
     report = batch(first, second)
-    assert [file.status for file in report.files] == ["failed", "done"]
-    assert "called like that of x.avi.mp4" in (report.files[0].error or "")
-    assert len(decoded(tmp_path / "out" / "x.avi.mp4")[1]) == 7
+    assert [Path(file.output or "").name for file in report.files] == ["x.avi.mp4", "x.avi (2).mp4"]
+    assert "this one is called x.avi (2).mp4" in report.files[1].fallbacks[0]
+    assert [len(decoded(Path(file.output or ""))[1]) for file in report.files] == [5, 7]
