@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import places, runner
+from colab_helpers.batch import places, runner, worker
 from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
 from colab_helpers.batch.report import BatchReport
@@ -495,7 +495,7 @@ class Drive:
         self.copies: list[str] = []
         self.genuine = places._copy
         monkeypatch.setattr(places, "_copy", self.copy)
-        monkeypatch.setattr(worker, "Patience", partial(Patience, sleep=self.sleep))
+        monkeypatch.setattr(worker._Run, "_sleep", lambda _run, seconds: self.sleep(seconds))
 
     def copy(self, source: Path, target: Path, beat: Callable[[], None]) -> str:
         if self.away.out in target.parents and target.suffix.endswith(self.suffix):
@@ -508,7 +508,7 @@ class Drive:
         return self.genuine(source, target, beat)
 
     def sleep(self, _seconds: float) -> None:
-        self.pauses.append(json.loads((self.away.out / STATUS_NAME).read_text())["pause"])
+        self.pauses.append(json.loads((self.away.local / STATUS_NAME).read_text())["pause"])
 
 
 def test_a_drive_that_is_full_for_a_while_is_waited_for(
