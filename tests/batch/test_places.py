@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -90,6 +91,49 @@ def test_places_are_found_again_and_are_another_folders_own(
     away = WorkPlaces.of(out)
     assert away.mirror == out / WORK_NAME
     assert out not in away.local.parents
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's folder for temporary files, where everybody may make what they like; results are away."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(places.tempfile, "gettempdir", lambda: str(folder))
+    monkeypatch.setattr(places, "is_remote", lambda _folder: True)
+    return folder
+
+
+def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary: Path, tmp_path: Path) -> None:
+    found = WorkPlaces.of(tmp_path / "out")
+    own = found.local.parent
+    assert own.parent == temporary
+    for _ in range(2):
+        found.make()
+        assert found.local.is_dir()
+        assert stat.S_IMODE(own.stat().st_mode) == 0o700
+        own.chmod(0o755)
+
+
+@pytest.mark.parametrize("whose", ["another's", "a link", "a file"])
+def test_a_folder_that_somebody_else_has_made_is_refused(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    found = WorkPlaces.of(tmp_path / "out")
+    own = found.local.parent
+    if whose == "another's":
+        own.mkdir()
+        genuine = Path.lstat
+        theirs = SimpleNamespace(st_mode=genuine(own).st_mode, st_uid=os.getuid() + 1)
+        monkeypatch.setattr(Path, "lstat", lambda path: theirs if path == own else genuine(path))
+    elif whose == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        own.symlink_to(tmp_path / "elsewhere")
+    else:
+        own.write_text("")
+    with pytest.raises(OutputError, match=r"is not yours.*What to do: have it removed"):
+        found.make()
+    assert not found.local.exists()
 
 
 def test_tidying_up_keeps_unfinished_work_and_what_is_the_users(tmp_path: Path) -> None:
