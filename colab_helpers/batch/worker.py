@@ -390,7 +390,7 @@ class _Run:
     def _announce(self) -> None:
         """Say before the start what is to be done, and whether there is room for it."""
         status, tasks = self._status, self._job.plan
-        if status.status.restarts:
+        if status.status.notes:  # a worker before this one has said it
             return
         size = sum(task.target.stat().st_size for task in tasks if task.target.is_file())
         free = disk_free(self._job.folder)
@@ -451,6 +451,7 @@ class _Run:
             problem = f"{type(error).__name__}: {error}"
         if not problem:
             return
+        _remove_torn(path.parent)
         with suppress(OSError):
             path.with_name(HTML_REPORT_NAME).unlink(missing_ok=True)  # it is of an earlier run
         note = tr("{file} was not made: {reason}", file=HTML_REPORT_NAME, reason=problem)
@@ -488,7 +489,9 @@ def _page_apart(path: Path, samples: Path, beat: Callable[[], None]) -> str:
                 return ": ".join([cause_of(process.returncode), *said[-1:]]) if process.returncode else ""
             beat()
     finally:
-        process.kill()  # and no waiting for it: what hangs in the system does not even end then
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # what hangs in the system does not even end then
+            process.wait(1.0)
     return tr("it took longer than {limit:.0f} seconds", limit=_PAGE_SECONDS)
 
 

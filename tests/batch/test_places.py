@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import places, runner, worker
+from colab_helpers.batch import places, worker
 from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
 from colab_helpers.batch.report import BatchReport
@@ -614,25 +614,21 @@ def test_waiting_ends_when_somebody_asks_to_stop(
 ) -> None:
     drive = Drive(away, monkeypatch)
     drive.times = 10**6
-    monkeypatch.setattr(runner.Batch, "beat", _stopping_after(away, drive, 3))
+    monkeypatch.setattr(worker._Run, "_sleep", lambda _run, _seconds: ask(drive))
+
+    def ask(drive: Drive) -> None:
+        drive.sleep(0.0)
+        if len(drive.pauses) == 3:
+            (away.out / STOP_NAME).touch()
+        time.sleep(0.01)  # another thread looks for it
+
     report = away.run()
     assert [file.status for file in report.files] == ["skipped", "skipped"]
     assert len(drive.pauses) >= 3
     assert json.loads((away.out / STATUS_NAME).read_text())["state"] == "cancelled"
+    assert not (away.out / STOP_NAME).exists()
     monkeypatch.undo()
     away.assert_done(away.run(), plain)
-
-
-def _stopping_after(away: Away, drive: Drive, pauses: int) -> Callable[[Any], None]:
-    genuine = runner.Batch.beat
-
-    def beat(self: Any) -> None:
-        if len(drive.pauses) >= pauses:
-            (away.out / STOP_NAME).touch()
-            time.sleep(0.1)
-        genuine(self)
-
-    return beat
 
 
 def test_kept_frames_reach_the_drive_too(away: Away, plain: dict[str, Content]) -> None:

@@ -372,6 +372,23 @@ def test_a_page_that_is_never_done_is_given_up(tmp_path: Path, monkeypatch: pyte
     assert beats
 
 
+HANGS = """
+import os, signal, sys, time
+from pathlib import Path
+from colab_helpers.batch import worker
+worker._LONGEST_STOP, worker._LOOK_EVERY = 0.2, 0.05
+stop = worker.Stop(owns_process=True)
+with stop.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(worker.STOPPED)):
+    Path(sys.argv[1]).touch()
+    time.sleep(600)
+"""
+
+
+def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HANGS, str(tmp_path / "STOP")]
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == worker_room.STOPPED
+
+
 HANGING_DRIVE = """
     import time
     import colab_helpers.batch.status as room
