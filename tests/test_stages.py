@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from colab_helpers import stages
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
 from tests.conftest import PATIENCE, until
 
@@ -106,3 +107,19 @@ def test_leaving_early_closes_the_source_in_its_own_thread() -> None:
     next(stage)
     stage.close()
     assert closed_in == ["feeder"]
+
+
+def test_a_stage_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(stages, "_LONGEST_GOODBYE", 0.1)
+
+    def hanging() -> Iterator[int]:
+        yield 1
+        goes_on.wait(60)
+
+    started = time.monotonic()
+    ahead = run_ahead(hanging(), 1, name="stage")
+    assert next(ahead) == 1
+    ahead.close()
+    assert time.monotonic() - started < 30
+    goes_on.set()

@@ -228,10 +228,11 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(
 
     report = batch(*targets, on_progress=stop)
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
+    assert report.stopped
+    assert report.notes[-1] == "report.html was not made: stopped by the user"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.mp4",
         "journal.jsonl",
-        "report.html",
         "report.json",
         "samples.jsonl",
         "status.json",
