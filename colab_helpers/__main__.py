@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import re
 import signal
 import sys
@@ -388,9 +389,9 @@ def _line(file: FileReport) -> str:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=absolute, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=_seconds, default=4.0)
     parser.add_argument("--size", type=_size, default=(640, 360), metavar="WxH")
-    parser.add_argument("--fps", type=Fraction, default=Fraction(25), metavar="30000/1001")
+    parser.add_argument("--fps", type=_rate, default=Fraction(25), metavar="30000/1001")
     parser.add_argument("--people", type=int, default=2, help=tr("at most so many at once; 0 for none"))
     parser.add_argument("--clips", type=int, default=2)
     _add_language(parser)
@@ -405,6 +406,19 @@ def _size(text: str) -> tuple[int, int]:
             tr("a size is written like 640x360, but got {text!r}", text=text)
         ) from None
     return width, height
+
+
+def _seconds(text: str) -> float:
+    if not math.isfinite(seconds := float(text)):
+        raise argparse.ArgumentTypeError(tr("{text!r} is no time", text=text))
+    return seconds
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except ZeroDivisionError:
+        raise argparse.ArgumentTypeError(tr("{text!r} is no rate", text=text)) from None
 
 
 def _demo(options: argparse.Namespace) -> int:
