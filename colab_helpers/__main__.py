@@ -335,7 +335,8 @@ def _batch(options: argparse.Namespace) -> int:
         in_process=options.in_process,
     )
     # Whoever ends this process politely means the batch; only a kill leaves the worker to itself.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # Not what SIGINT has: a shell that starts this in the background has that ignored.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         photos = [Source.of(photo) for photo in options.source]
         report = do_batch(request, photos=photos, on_progress=line, on_status=line.status)
