@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_origin
 
@@ -23,7 +24,7 @@ import yaml
 
 from colab_helpers import __version__
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
-from colab_helpers.files import absolute
+from colab_helpers.files import absolute, to_json
 from colab_helpers.language import ASKED, Asked, mark, spoken, tr
 from colab_helpers.machine import lost_mount, mounted_drive, require_places
 from colab_helpers.request import BatchRequest, PreloadRequest
@@ -40,6 +41,8 @@ _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
+        sys.stdout.reconfigure(errors="backslashreplace")
     with spoken(_language_asked(sys.argv[1:] if arguments is None else arguments)):
         options, unknown = build_parser().parse_known_args(arguments)
         if unknown:
@@ -125,7 +128,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(verbs.add_parser("demo", help=tr("render people to try everything on, with stand-in models")))
     _add_preload(verbs.add_parser("preload", help=tr("fetch the models that the settings need, verified")))
     _add_convert(
-        verbs.add_parser("convert", help=tr("make checked any-batch or half-precision model copies"))
+        verbs.add_parser(
+            "convert", help=tr("make checked half-precision copies of models, and ONNX of GFPGAN's weights")
+        )
     )
     _add_doctor(verbs.add_parser("doctor", help=tr("find out what works on this machine")))
     return parser
@@ -160,10 +165,12 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         "--session-minutes",
         default=0.0,
         metavar="N",
-        help=tr("how long this machine can be used: some frames are measured, and you are told what fits"),
+        help=tr("how long this machine can be used: you are told what fits as soon as something is done"),
     )
     parser.add_argument(
-        "--shortest-first", action="store_true", help=tr("measure likewise, and begin with what takes least")
+        "--shortest-first",
+        action="store_true",
+        help=tr("begin with the files of fewest frames and pixels"),
     )
     parser.add_argument(
         "--in-process", action="store_true", help=tr("work in this process: a crash takes everything with it")
@@ -300,7 +307,7 @@ def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
 
     status = read_status(options.folder)
-    print(status.model_dump_json(by_alias=True, indent=2) if options.json else "\n".join(status.lines()))
+    print(to_json(status, indent=2) if options.json else "\n".join(status.lines()))
     return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 
@@ -317,6 +324,7 @@ def _stop(options: argparse.Namespace) -> int:
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import do_batch
     from colab_helpers.batch.job import Source
+    from colab_helpers.batch.supervisor import BatchStopped
     from colab_helpers.ui.progress import ProgressLine
 
     request = BatchRequest(
@@ -339,7 +347,12 @@ def _batch(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         photos = [Source.of(photo) for photo in options.source]
-        report = do_batch(request, photos=photos, on_progress=line, on_status=line.status)
+        try:
+            report = do_batch(request, photos=photos, on_progress=line, on_status=line.status)
+        except BatchStopped as stopped:
+            if stopped.report is None:
+                raise
+            report = stopped.report
     return _conclude(report)
 
 
@@ -365,7 +378,7 @@ def _conclude(report: BatchReport) -> int:
             warnings=summary.memory_warnings,
         )
     )
-    if summary.skipped:
+    if report.stopped:
         print(tr(_STOPPED), file=sys.stderr)
         return INTERRUPTED
     return SUCCESS if report.ok else FAILURE
@@ -526,11 +539,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from colab_helpers.models.convert import prepared
+    from colab_helpers.models.half import convert
     from colab_helpers.models.session import Runtime
 
     runtime = Runtime(settings_of(options).execution_provider)
-    results = [prepared(path, batch=True, half=options.half, runtime=runtime) for path in options.models]
+    results = [convert(path, half=options.half, runtime=runtime) for path in options.models]
     for result in results:
         print(result.path)
     for note in (*runtime.notes, *(note for result in results for note in result.notes)):

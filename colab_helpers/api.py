@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from colab_helpers.batch.job import ImageLike, Job, Source
-from colab_helpers.batch.plan import Task, plan_batch
+from colab_helpers.batch.plan import Task, Writable, identities, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
 from colab_helpers.errors import UsageError
@@ -62,13 +62,14 @@ def swap_image(
         files = _files(photos) + ([image] if isinstance(image, Path) else [])
         require_places(files)
         require_consent(consent, files)
-        from colab_helpers.batch.runner import source_embedding
+        from colab_helpers.batch.runner import identity_of
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
         from colab_helpers.pipeline import process_image
 
         engine = Engine.open(settings or load_settings(), models_dir=_place(models_dir))
-        changed, _ = process_image(engine, source_embedding(engine, photos), read_image(image))
+        identity = identity_of(engine, photos)
+        changed, _ = process_image(engine, identity.embedding if identity else None, read_image(image))
         return changed
 
 
@@ -156,10 +157,11 @@ def run_batch(
         report_path: Where the report goes; ``report.json`` in the output folder if None. ``report.html``
             goes beside it.
         work_dir: A folder on a local disk for unfinished work; chosen if None.
-        session_minutes: How long this machine can be used; if given, some frames of each size of video are
-            done first, and the notes tell how many files fit.
-        shortest_first: Do the files in the order of the time they take, measured likewise.
-        in_process: Do the work in this very process: a crash then takes everything with it.
+        session_minutes: How long this machine can be used; if given, the notes tell how many files fit, from
+            the first finished segment on.
+        shortest_first: Do the files in the order of their frames times pixels.
+        in_process: Do the work in this very process: a crash then takes everything with it. Stopped, it
+            returns its report.
         on_progress: Called while a video runs.
         on_note: Called with each remark on the whole run.
         on_status: Called with every new status of the worker process.
@@ -170,7 +172,8 @@ def run_batch(
     Raises:
         ColabHelpersError: Nothing could be started: consent, settings, models, sources or folders.
         WorkerError: The worker process died again and again.
-        KeyboardInterrupt: Interrupted twice; what is finished is kept.
+        BatchStopped: A KeyboardInterrupt: somebody has stopped it, here or elsewhere; what is finished is
+            kept, and its ``report`` says what that is.
     """
     with _speaking(settings):
         photos = [Source.of(image) for image in sources]
@@ -214,7 +217,12 @@ def do_batch(
         with _speaking(request.settings):
             require_places(request.places)
             folder = _results_folder(request.output_dir)
-            tasks = plan_batch(request.target_paths, folder, video_range=request.video_range)
+            tasks = plan_batch(
+                request.target_paths,
+                folder,
+                video_range=request.video_range,
+                sources=request.source_paths,
+            )
             consent = require_consent(
                 request.consent, [*request.source_paths, *(task.target for task in tasks)]
             )
@@ -252,20 +260,24 @@ def _open(
     refuse_address(target)
     refuse_address(output)
     photos, path, result = [Source.of(source) for source in sources], absolute(target), absolute(output)
-    statement = require_consent(consent, [*_files(photos), path])
-    require_places([*_files(photos), path, result])
+    inputs = [*_files(photos), path]
+    statement = require_consent(consent, inputs)
+    require_places([*inputs, result])
     result = result / path.name if result.is_dir() else result
     existing_file(path)
-    from colab_helpers.batch.runner import Batch, source_embedding
+    settings = settings or load_settings()
+    writable = Writable(identities(inputs), settings.overwrite)
+    writable.clear(result)
+    from colab_helpers.batch.runner import Batch, identity_of
     from colab_helpers.faces.engine import Engine
 
-    engine = Engine.open(settings or load_settings(), models_dir=_place(models_dir))
+    engine = Engine.open(settings, models_dir=_place(models_dir))
     return Batch(
         engine=engine,
-        sources=[photo.name for photo in photos],
-        source=source_embedding(engine, photos),
+        source=identity_of(engine, photos),
         tasks=[Task(path, result, demanded=True)],
         consent=statement,
+        writable=writable,
         on_progress=on_progress,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 
 
 class ColabHelpersError(Exception):
@@ -34,7 +34,7 @@ class ColabHelpersError(Exception):
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.remedy:
             parts.append(tr("What to do: {remedy}", remedy=self.remedy))
-        return ". ".join(part.rstrip(".") for part in parts) + "."
+        return printable(". ".join(part.rstrip(".") for part in parts) + ".")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders (worker, tests); keyword-only arguments need help there.

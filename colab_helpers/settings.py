@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from colab_helpers.errors import SettingsError
+from colab_helpers.files import absolute
 from colab_helpers.language import tr
 from colab_helpers.machine import Machine, home
 
@@ -68,11 +69,6 @@ class Settings(BaseModel):
         description="Compute swapper and enhancer in float16: about twice the speed and half the memory on a "
         "GPU; auto uses it on CUDA where a comparison on this machine accepted it.",
     )
-    tensorrt: bool = Field(
-        False,
-        description="Run swapper and enhancer through TensorRT where it is installed; the first run builds "
-        "engines, which takes minutes, later ones load them.",
-    )
     cuda_graphs: bool = Field(
         True,
         description="On CUDA, capture what a network does once and replay it, which spares the processors; "
@@ -113,6 +109,12 @@ class Settings(BaseModel):
         ge=0.0,
         le=86400.0,
         description="Longest wait for an output folder that is full or has gone, such as Drive, in seconds.",
+    )
+
+    overwrite: bool = Field(
+        False,
+        description="Also replace files that no earlier run into the output folder made; otherwise they are "
+        "kept and their targets refused. Sources, targets and models are never replaced.",
     )
 
     many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")
@@ -253,7 +255,7 @@ class PresetFile(BaseModel):
     presets: dict[str, Preset]
     profiles: dict[str, Preset] = {}
     models: dict[str, Any] = {}
-    """The user's own models; checked by ``models.catalog.merge``."""
+    """The user's own models, their paths absolute; checked by ``models.catalog.load_catalog``."""
 
     def get(self, name: str) -> Preset:
         """Find a preset or machine profile by name."""
@@ -316,8 +318,7 @@ def load_presets(path: Path | None = None) -> PresetFile:
     """
     path = path or presets_path()
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return PresetFile.model_validate(data)
+        presets = PresetFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(
             tr("cannot be read ({reason})", reason=error.strerror), where=str(path)
@@ -326,6 +327,15 @@ def load_presets(path: Path | None = None) -> PresetFile:
         raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
     except ValidationError as error:
         raise SettingsError(_explain(error, tr("preset file")), where=str(path)) from error
+    models = {name: _placed(entry, absolute(path).parent) for name, entry in presets.models.items()}
+    return presets.model_copy(update={"models": models})
+
+
+def _placed(entry: Any, folder: Path) -> Any:
+    """An entry of ``models`` whose path is absolute: it is written relative to the preset file."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
+        return entry
+    return {**entry, "path": str(folder / Path(entry["path"]).expanduser())}
 
 
 def all_presets(folder: Path) -> PresetFile:

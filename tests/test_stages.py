@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
+from tests.conftest import PATIENCE, until
 
 
 class BoomError(Exception):
@@ -20,12 +21,9 @@ def failing(after: int) -> Iterator[int]:
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    until(lambda: set(threading.enumerate()) <= before)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 50])
@@ -59,7 +57,7 @@ def test_mapping_keeps_the_order_whatever_takes_longer(workers: int) -> None:
 
 
 def test_workers_really_work_at_the_same_time() -> None:
-    barrier = threading.Barrier(4, timeout=5)
+    barrier = threading.Barrier(4, timeout=PATIENCE)
     assert list(map_ordered(lambda _: barrier.wait() >= 0, range(8), workers=4)) == [True] * 8
 
 

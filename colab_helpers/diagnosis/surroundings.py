@@ -124,14 +124,13 @@ def models_folder(subject: Subject) -> Iterator[Check]:
 
 def bytes_missing(subject: Subject) -> int:
     """Sizes of the models the settings need and the folder lacks, where the catalogue knows them."""
-    from colab_helpers.models.preload import select_models
+    from colab_helpers.models.catalog import load_catalog, needed_models
 
     try:
-        entries = select_models(subject.settings, user_models=load_presets().models)
+        entries = needed_models(subject.settings, load_catalog(load_presets().models))
     except ModelError:  # a model under a name of its own; that it is missing is said with the models
         return 0
-    files = [file for entry in entries for file in entry.files]
-    return sum(file.bytes or 0 for file in files if not (subject.models / file.path).is_file())
+    return sum(entry.bytes or 0 for entry in entries if not (subject.models / entry.path).is_file())
 
 
 def write_problem(folder: Path) -> str:

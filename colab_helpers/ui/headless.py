@@ -6,6 +6,9 @@ Papermill only warns of parameters a notebook does not have and guesses types; h
 value that the notebook's request does not take is refused before any kernel is started. Results go beside
 the executed notebook unless ``output_dir`` says otherwise.
 
+Ctrl-C or SIGTERM interrupts the cell at work, as a notebook's stop button does, so that a batch is left in
+order; a second one has its worker killed, a third one ends at once.
+
 Exit codes: 0 everything succeeded; 1 something failed; 2 wrong usage (refused before any work); 130 stopped;
 138 the kernel died, as papermill has it.
 """
@@ -14,15 +17,20 @@ from __future__ import annotations
 
 import argparse
 import ast
+import asyncio
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from colab_helpers import errors
 from colab_helpers.batch.lock import FolderBusyError
+from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import ASKED, spoken, tr
@@ -155,27 +163,118 @@ def prepare_environment() -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
-def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any]) -> int:
+class _StopError(Exception):
+    """Cells that have not begun are left alone."""
+
+
+class Stops:
+    """Signals to stop, on their way to the cell at work.
+
+    A kernel drops an interrupt while it is idle, and when it has been sent a cell it may not have begun it:
+    an interrupt waits until the kernel has said that it has.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._passed = 0
+        self._kernel: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        self.count += 1
+        if self.count > 2:
+            raise KeyboardInterrupt
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._pass_on)
+
+    def before_cell(self, **_: object) -> None:
+        """Called before a cell is sent to the kernel."""
+        self._kernel = None
+        if self.count:
+            raise _StopError
+
+    def on_message(self, message: Mapping[str, Any], kernel: Any) -> None:
+        """Called with everything the kernel says of the cell at work."""
+        if message["msg_type"] == "execute_input":
+            self._kernel, self._loop = kernel, asyncio.get_running_loop()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._kernel is not None and self._passed < self.count:
+            self._passed = self.count
+            self._sending = asyncio.ensure_future(self._kernel.interrupt_kernel())
+
+
+@contextmanager
+def stops_passed_on() -> Iterator[Stops]:
+    """Have Ctrl-C and SIGTERM reach the notebook's cell instead of this process."""
+    stops = Stops()
+    # A job in the background of a shell ignores Ctrl-C, which is meant for the one in front.
+    wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stops.on_signal) for number in wanted}
+    try:
+        yield stops
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _engine(stops: Stops) -> str:
+    """Papermill's own engine, with stops; returns the name it is registered under."""
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Client(PapermillNotebookClient):  # type: ignore[misc]
+        def process_message(self, message: Mapping[str, Any], *rest: Any) -> Any:
+            stops.on_message(message, self.km)
+            return super().process_message(message, *rest)
+
+    class Engine(NBClientEngine):  # type: ignore[misc]
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+            known = {name: value for name, value in options.items() if name in Client.class_trait_names()}
+            client = Client(nb_man, kernel_name=kernel_name, on_cell_execute=stops.before_cell, **known)
+            return client.execute()
+
+    papermill_engines.register("colab_helpers", Engine)
+    return "colab_helpers"
+
+
+def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any], stops: Stops) -> int:
     """Execute a notebook and keep the executed copy.
 
     Args:
         notebook: What to run.
         output: Where the executed notebook goes; its folder is made.
         values: Parameters by name.
+        stops: Signals to stop.
 
     Returns:
         The exit code.
     """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    code = EXIT_STOPPED
+    with suppress(_StopError, KeyboardInterrupt):
+        code = _execute(notebook, output, values, _engine(stops))
+    if stops.count:
+        stopped = tr("stopped; the same command goes on with what is finished")
+        print(f"\n{stopped}", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+    return code
+
+
+def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: str) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
             _literal(notebook),
             _literal(output),
             parameters=dict(values),
+            engine_name=engine,
             kernel_name=KERNEL,
             progress_bar=False,
             stdout_file=sys.stdout,
@@ -184,12 +283,9 @@ def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any]) -> int
             extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
-        print(f"\n{error.ename}: {error.evalue}", file=sys.stderr, flush=True)
-        codes = {
-            **dict.fromkeys(REFUSALS, EXIT_USAGE),
-            "KeyboardInterrupt": EXIT_STOPPED,
-            "StoppedError": EXIT_STOPPED,
-        }
+        if error.ename != "KeyboardInterrupt":
+            print(f"\n{error.ename}: {error.evalue}", file=sys.stderr, flush=True)
+        codes = {**dict.fromkeys(REFUSALS, EXIT_USAGE), **dict.fromkeys(STOPS, EXIT_STOPPED)}
         return codes.get(error.ename, EXIT_FAILED)
     except DeadKernelError:
         print(tr("\nThe notebook's kernel died; most often the memory was used up."), file=sys.stderr)
@@ -203,28 +299,50 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def describe_results(output: Path, values: Mapping[str, Any]) -> list[str]:
-    """Say where everything is: results, report, executed notebook."""
+Reports = dict[Path, tuple[int, int, bytes]]
+"""Reports in a folder, with what tells one that is written again from the one before: it is another file."""
+
+
+def reports_in(folder: Path) -> Reports:
+    """The reports that notebooks leave in their output folder."""
+    found: Reports = {}
+    for name in (REPORT_NAME, DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT):
+        with suppress(OSError):
+            facts = (folder / name).stat()
+            found[folder / name] = facts.st_ino, facts.st_mtime_ns, (folder / name).read_bytes()
+    return found
+
+
+def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
+    """Say where everything is that this run has made: results, reports, executed notebook.
+
+    Args:
+        output: The executed notebook.
+        folder: Where the results go.
+        before: The reports that lay there before the run.
+    """
     lines = []
-    report = Path(str(values.get("output_dir") or output.parent)) / "report.json"
-    if report.exists():
-        found = json.loads(report.read_text(encoding="utf-8"))
-        summary, files = found["summary"], found["files"]
-        if any(model["standin"] for model in found["models"]):
-            lines.append(tr(STANDIN_NOTE))
-        lines.append(
-            tr(
-                "{succeeded} of {total} files in {seconds:.1f} s",
-                succeeded=summary["succeeded"],
-                total=summary["total"],
-                seconds=summary["seconds"],
-            )
-        )
-        lines += [tr("result:   {path}", path=file["output"]) for file in files if file["status"] == "done"]
-        lines.append(tr("report:   {report}", report=report))
-    others = (report.with_name(name) for name in (DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT))
-    lines += [tr("report:   {path}", path=path) for path in others if path.exists()]
+    for path, facts in reports_in(folder).items():
+        if before.get(path) == facts:
+            continue
+        lines += _batch_lines(json.loads(facts[-1])) if path.name == REPORT_NAME else []
+        lines.append(tr("report:   {path}", path=path))
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
+
+
+def _batch_lines(report: dict[str, Any]) -> list[str]:
+    summary, files = report["summary"], report["files"]
+    standins = any(model["standin"] for model in report["models"])
+    return [
+        *([tr(STANDIN_NOTE)] if standins else []),
+        tr(
+            "{succeeded} of {total} files in {seconds:.1f} s",
+            succeeded=summary["succeeded"],
+            total=summary["total"],
+            seconds=summary["seconds"],
+        ),
+        *(tr("result:   {path}", path=file["output"]) for file in files if file["status"] == "done"),
+    ]
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -247,6 +365,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from a shell; returns the exit code."""
     arguments = parse_arguments(argv)
+    with stops_passed_on() as stops:
+        return _main(arguments, stops)
+
+
+def _main(arguments: argparse.Namespace, stops: Stops) -> int:
     try:
         model, form = read_form(arguments.notebook)
         usual = {"headless": True, "output_dir": arguments.output.parent}
@@ -258,10 +381,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ColabHelpersError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    folder = request.output_dir or absolute(arguments.output.parent)
+    before = reports_in(folder)
     # What is printed at the end is printed by this process.
     with spoken(request.language):
-        code = run_notebook(arguments.notebook, arguments.output, values)
-        print("\n".join(["", *describe_results(arguments.output, values)]), flush=True)
+        code = run_notebook(arguments.notebook, arguments.output, values, stops)
+        print("\n".join(["", *describe_results(arguments.output, folder, before)]), flush=True)
     return code
 
 

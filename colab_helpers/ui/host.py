@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 from colab_helpers.machine import DRIVES, drive_of, home, is_remote, is_unmounted_drive, mounted_drive
 
 COLAB_RUNS = Path("/content/runs")
@@ -268,6 +268,14 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+def has_front_end() -> bool:
+    """Whether somebody sits before this session; papermill and nbclient run cells that nobody can answer."""
+    ipython = sys.modules.get("IPython")
+    kernel = getattr(ipython.get_ipython() if ipython else None, "kernel", None)
+    # Colab has questions of its own.
+    return "google.colab" in sys.modules or bool(getattr(kernel, "_allow_stdin", True))
+
+
 def open_panel() -> Callable[[str], None] | None:
     """Make a place below the notebook's cell whose HTML can be replaced.
 
@@ -282,7 +290,7 @@ def open_panel() -> Callable[[str], None] | None:
     show_widget(panel)
 
     def replace(html: str) -> None:
-        panel.value = html
+        panel.value = printable(html)
 
     return replace
 
@@ -320,6 +328,7 @@ def show_widget(widget: Any) -> None:
 
 
 def _display(html: str, text: str) -> None:
+    html, text = printable(html), printable(text)
     if not in_notebook():
         print(text)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,11 +39,13 @@ class WatchedRun:
     def __init__(self, work: Work) -> None:
         self.status: BatchStatus | None = None
         self.result: BatchRun | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.shown_by: object = None
         self._work = work
         # The worker belongs to nobody: a kernel that ends need not wait for it.
-        self._thread = threading.Thread(target=self._watch, name="batch", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._watch,), name="batch", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -57,7 +60,8 @@ class WatchedRun:
     def _watch(self) -> None:
         try:
             self.result = self._work(self._note)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is shown where the batch was begun
+        # A batch that was stopped before it began, too: whatever it is, it is shown where it was begun.
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
             self.error = error
 
     def _note(self, status: BatchStatus) -> None:

@@ -17,9 +17,9 @@ from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
 from colab_helpers.language import mark, speak, tr
-from colab_helpers.models.catalog import Licence, ModelEntry
-from colab_helpers.models.choice import wants_half
-from colab_helpers.models.preload import TOKEN, PreloadReport, preload, select_models
+from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
+from colab_helpers.models.half import wants_half
+from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.request import PreloadRequest
@@ -29,13 +29,15 @@ from colab_helpers.ui.doctor import failure_text, models_folder, prepare_folder,
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
-State = Literal["there", "missing", "damaged", "stand-in"]
+State = Literal["there", "unknown", "missing", "damaged", "stand-in"]
 _STATES: dict[State, str] = {
     "there": mark("there"),
+    "unknown": mark("unknown"),
     "missing": mark("missing"),
     "damaged": mark("damaged"),
     "stand-in": mark("stand-in"),
 }
+_USED: tuple[State, ...] = ("there", "unknown", "stand-in")
 CONVERTED_ROLES = ("swapper", "enhancer")
 _STANDIN_LICENCE = Licence(
     name="Apache-2.0",
@@ -62,6 +64,7 @@ class NeededModel(BaseModel):
     Attributes:
         bytes: Size of what is there, else of what would be fetched; None if unknown.
         forbids: What its licence forbids, in one sentence.
+        note: What is wrong with the file, that nobody knows it, or where else it was found.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +77,7 @@ class NeededModel(BaseModel):
     forbids: str
     bytes: int | None
     state: State
+    note: str = ""
 
 
 class PreloadResult(BaseModel):
@@ -136,7 +140,7 @@ def show_models(request: PreloadRequest) -> Needed:
     settings, host = request.settings, this_host(headless=request.headless)
     folder = prepare_folder(host, request)
     root = models_root(models_folder(request, folder))
-    entries = select_models(settings, user_models=load_presets().models, root=root)
+    entries = needed_models(settings, load_catalog(load_presets().models), root=root)
     needed = Needed(request, root, folder, host, entries)
     models = needed.models()
     show(host, models_html(models, root), models_text(models, root))
@@ -208,7 +212,7 @@ def _preload(needed: Needed) -> PreloadReport:
                 on_progress=line,
             )
         except LicenceError as error:
-            missing = [model.name for model in needed.models() if model.state != "there"]
+            missing = [model.name for model in needed.models() if model.state not in _USED]
             raise LicenceError(
                 tr(
                     "nothing was fetched; missing are {names}. {what}",
@@ -224,12 +228,12 @@ def _preload(needed: Needed) -> PreloadReport:
 
 
 def _converted(needed: Needed) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    from colab_helpers.models.convert import prepared
+    from colab_helpers.models.half import convert
 
     runtime = Runtime(needed.settings.execution_provider)
     half = wants_half(needed.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
-    results = [prepared(path, batch=True, half=half, runtime=runtime) for path in files]
+    results = [convert(path, half=half, runtime=runtime) for path in files]
     made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
     return made, (*runtime.notes, *(note for result in results for note in result.notes))
 
@@ -270,10 +274,8 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
 
 
 def _described(entry: ModelEntry, root: Path) -> NeededModel:
-    state = _state(entry, root)
+    state, note = _state(entry, root)
     licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
-    found = [root / file.path for file in entry.files]
-    there = sum(path.stat().st_size for path in found) if state in ("there", "stand-in") else None
     return NeededModel(
         name=entry.name,
         role=entry.role,
@@ -281,19 +283,27 @@ def _described(entry: ModelEntry, root: Path) -> NeededModel:
         licence_link=licence.link,
         non_commercial=licence.non_commercial,
         forbids=licence.forbids,
-        bytes=entry.bytes if there is None else there,
+        bytes=(root / entry.path).stat().st_size if state in _USED else entry.bytes,
         state=state,
+        note=note,
     )
 
 
-def _state(entry: ModelEntry, root: Path) -> State:
+def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
     from colab_helpers.models.download import Downloader
 
-    paths = [root / file.path for file in entry.files]
-    if all(path.is_file() and is_standin(path) for path in paths):
-        return "stand-in"
-    found = {item.status for item in Downloader(root).plan([entry]).files}
-    return "damaged" if "damaged" in found else "missing" if "missing" in found else "there"
+    path = root / entry.path
+    if path.is_file() and is_standin(path):
+        return "stand-in", ""
+    (item,) = Downloader(root).plan([entry]).files
+    if item.status == "present":
+        return "there", ""
+    if item.status == "unknown":
+        return "unknown", item.notes[0]
+    notes = [f"{entry.name}: {item.problem}"] if item.problem else []
+    if item.found is not None:
+        notes.append(tr("{name}: found at {found}, taken over from there", name=entry.name, found=item.found))
+    return item.status, "; ".join(notes)
 
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:
@@ -307,7 +317,8 @@ def models_text(models: Sequence[NeededModel], root: Path) -> str:
         )
         for model in models
     ]
-    return "\n".join([tr("models folder: {root}", root=root), *lines, summary_text(models)])
+    notes = [tr("note: {note}", note=model.note) for model in models if model.note]
+    return "\n".join([tr("models folder: {root}", root=root), *lines, *notes, summary_text(models)])
 
 
 def summary_text(models: Sequence[NeededModel]) -> str:
@@ -330,9 +341,10 @@ def models_html(models: Sequence[NeededModel], root: Path) -> str:
     heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
     head = "".join(f'<th style="text-align:left">{name}</th>' for name in heads)
     rows = "".join(_row(model) for model in models)
-    words = (tr("models folder: {root}", root=root), summary_text(models))
-    before, after = (f"<p>{html.escape(text)}</p>" for text in words)
-    return f"{before}<table><tr>{head}</tr>{rows}</table>{after}"
+    notes = [tr("note: {note}", note=model.note) for model in models if model.note]
+    words = (tr("models folder: {root}", root=root), *notes, summary_text(models))
+    before, *after = (f"<p>{html.escape(text)}</p>" for text in words)
+    return f"{before}<table><tr>{head}</tr>{rows}</table>{''.join(after)}"
 
 
 def _row(model: NeededModel) -> str:

@@ -35,12 +35,14 @@ from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
 from colab_helpers.ui.charts import FIGURES, GO_ON, RETRY, charts_html, charts_text
 from colab_helpers.ui.doctor import prepare_folder, show
 from colab_helpers.ui.history import FigureSummary, History, SampleTail
-from colab_helpers.ui.host import Host, open_panel, repeat, this_host
+from colab_helpers.ui.host import Host, has_front_end, open_panel, repeat, this_host
 from colab_helpers.ui.notebook import reach
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
 HEADLESS_SECONDS = 10.0
 """How long this machine is watched where nobody watches and nothing else is said."""
+UNSEEN_SECONDS = 60.0
+"""The same where it is not said that nobody watches, but no front end runs the cells (plain papermill)."""
 FAR_SILENCE = 180.0
 """Seconds without news after which a run on another machine counts as dead: Drive may be minutes late."""
 _FASTEST = 1.0
@@ -89,9 +91,10 @@ class MonitorResult:
 def watch(request: MonitorRequest) -> MonitorResult:
     """Show live how a batch and its machine do; interrupt it to end it sooner, the batch goes on.
 
-    Where nothing says how long, a machine by itself is watched until the interrupt, headless for ten seconds.
-    ``monitor.json`` goes into the output folder; without one nowhere, headless to a new folder under the
-    host's ``runs``. Headless there are plain lines, at most every five seconds.
+    Where nothing says how long, a machine by itself is watched until the interrupt, headless for ten seconds,
+    and for a minute where no front end runs the cells. ``monitor.json`` goes into the output folder; without
+    one nowhere, headless to a new folder under the host's ``runs``. Headless there are plain lines, at most
+    every five seconds.
 
     Raises:
         MissingFileError: No batch has begun in the folder.
@@ -106,7 +109,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
     with ExitStack() as stack:
         source, screen = stack.enter_context(_opened(place, pause)), _Screen(headless=headless)
         keep = prepare_folder(host, request) if headless or request.output_dir else None
-        limit = seconds or (HEADLESS_SECONDS if headless and place is None else math.inf)
+        limit = seconds or (math.inf if place else _usual_limit(host))
         # A page made of all cells appears when they have ended: it goes on looking by itself.
         here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)
         ended_by = _follow(source, screen, begun + here, pause)
@@ -115,6 +118,14 @@ def watch(request: MonitorRequest) -> MonitorResult:
             _go_on(source, screen, begun + limit, pause, stack.pop_all())
     summary = _summary(source, ended_by, started, time.monotonic() - begun)
     return MonitorResult(summary, _written(summary, keep) if keep else None, host, goes_on)
+
+
+def _usual_limit(host: Host) -> float:
+    """How long a machine is watched that never ends by itself."""
+    if host.headless:
+        return HEADLESS_SECONDS
+    # A page made of all cells has nobody before it while they run, and goes on looking afterwards.
+    return UNSEEN_SECONDS if host.has_cells and not has_front_end() else math.inf
 
 
 def show_result(result: MonitorResult) -> None:

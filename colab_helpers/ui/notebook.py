@@ -92,8 +92,14 @@ def run_prepared(
 ) -> BatchRun:
     """Have a request that ``prepared`` returned done, or watch it where it is at work already."""
     from colab_helpers.api import do_batch
+    from colab_helpers.batch.supervisor import BatchStopped
 
-    report = do_batch(request, on_progress=on_progress, on_status=on_status)
+    try:
+        report = do_batch(request, on_progress=on_progress, on_status=on_status)
+    except BatchStopped as stopped:
+        if stopped.report is None:
+            raise
+        report = stopped.report
     return BatchRun(report, request, results_folder(request, host), host)
 
 
@@ -176,7 +182,7 @@ def show_results(run: BatchRun | None) -> None:
         run.host.download(made[0] if len(made) == 1 else packed(made, run.folder))
     if run.report.ok:
         return
-    stopped = run.report.summary.skipped > 0
+    stopped = run.report.stopped
     raise (StoppedError if stopped else BatchError)(
         failure_text(run.report),
         where=str(run.folder / "report.json"),

@@ -202,8 +202,6 @@ class Panel:
             return
         if part in ("sources", "targets") and self._demo is not None:
             self._tell_demo()
-        if part != "targets":
-            self.targets.forget_times()
         self._refresh_all()
 
     def _tell_demo(self) -> None:

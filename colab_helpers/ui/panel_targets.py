@@ -1,10 +1,9 @@
-"""The tab of the videos and images: what each is, who is in it, how long it takes."""
+"""The tab of the videos and images: what each is, and who is in it."""
 
 from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +18,11 @@ from colab_helpers.request import BatchRequest
 from colab_helpers.svg import clock_text
 from colab_helpers.ui.notebook import results_folder
 from colab_helpers.ui.panel_desk import LABELS, Desk
-from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, paragraph, picture, thumbnail, words
+from colab_helpers.ui.panel_parts import AMBER, RED, paragraph, picture, thumbnail, words
 from colab_helpers.ui.panel_studio import frames_of
 
 FIRST_LOOK = 4.0
 """Seconds that looking at targets may take by itself; a button looks at the rest."""
-NOT_MEASURED = mark("not measured")
 NOT_SEEN = mark("not looked at yet")
 
 _THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
@@ -38,8 +36,6 @@ _HEAD = (
     mark("frames"),
     mark("picture"),
     mark("faces"),
-    mark("time"),
-    mark("fits"),
 )
 
 
@@ -75,7 +71,6 @@ class TargetsTab:
     def __init__(self, desk: Desk, first: BatchRequest) -> None:
         self._desk = desk
         self._seen: dict[object, Sight | str] = {}
-        self._seconds: Mapping[Path, float] = {}
         self.tasks: list[Path] = []
         self.first_good = 0
         self._make(first)
@@ -111,9 +106,6 @@ class TargetsTab:
         self.look_button = desk.button(
             tr("Look at all"), self.look, hint=tr("Find faces in the middle of each")
         )
-        self.measure_button = desk.button(
-            tr("Measure"), self.measure, hint=tr("Do some frames of each size, to tell")
-        )
         self.message, self.table = desk.html(), desk.html()
         for widget in (self.paths, self.range, self.minutes, self.shortest, self.output):
             widget.observe(lambda _: desk.tell("targets"), "value")
@@ -121,7 +113,7 @@ class TargetsTab:
             self.paths,
             desk.row(self.range, self.minutes, self.shortest),
             self.output,
-            desk.row(self.look_button, self.measure_button),
+            self.look_button,
             self.message,
             self.table,
         )
@@ -151,32 +143,11 @@ class TargetsTab:
         sights = [self._sight(path, until, finding) for path in self.tasks]
         self.first_good = next((n for n, sight in enumerate(sights) if _is_good(sight)), 0)
         demo = "" if self.listed else paragraph(tr("The demo is used: clips of rendered people."))
-        self.table.value = demo + self._table_html(sights, request) + self._totals_html(request)
+        self.table.value = demo + self._table_html(sights) + self._totals_html()
 
     def look(self) -> None:
         """Look at every target, however long it takes."""
         self.refresh(limit=float("inf"))
-
-    def forget_times(self) -> None:
-        """What was measured no longer holds."""
-        self._seconds = {}
-
-    def measure(self) -> None:
-        """Measure on some frames of each size how long the targets will take."""
-        self.message.value = paragraph(tr("Measuring: up to 20 seconds for each size of video ..."))
-        try:
-            desk = self._desk
-            found = desk.studio.forecast(
-                desk.settings(), desk.models(), desk.read().sources, self.tasks, beat=lambda: None
-            )
-        except (ColabHelpersError, OSError) as error:
-            self.message.value = paragraph(words(error), RED)
-            return
-        self._seconds = dict(found.seconds)
-        self.refresh()
-        minutes = self._desk.read().session_minutes
-        told = found.line(self.tasks, minutes) if minutes > 0 else tr("Measured")
-        self.message.value = paragraph(f"{told}.")
 
     # --- seeing ---------------------------------------------------------------------------------------
 
@@ -217,21 +188,16 @@ class TargetsTab:
 
     # --- showing --------------------------------------------------------------------------------------
 
-    def _table_html(self, sights: list[Sight | str], request: BatchRequest) -> str:
+    def _table_html(self, sights: list[Sight | str]) -> str:
         head = "".join(f'<th style="{_CELL}">{tr(name)}</th>' for name in _HEAD)
-        fits = fitting(self.tasks, self._seconds, request)
         rows = [
-            _row_html(number, path, sight, self._seconds.get(path), fits.get(path))
+            _row_html(number, path, sight)
             for number, (path, sight) in enumerate(zip(self.tasks, sights, strict=True), 1)
         ]
         return f'<table style="line-height:1.3"><tr>{head}</tr>{"".join(rows)}</table>'
 
-    def _totals_html(self, request: BatchRequest) -> str:
-        count, known = len(self.tasks), [self._seconds[path] for path in self.tasks if path in self._seconds]
-        time_text = (
-            tr("about {time} in all", time=clock_text(sum(known))) if known else tr("time not measured")
-        )
-        line = tr("{count} file(s), {time_text}.", count=count, time_text=time_text)
+    def _totals_html(self) -> str:
+        line = tr("{count} file(s).", count=len(self.tasks))
         capacity = this_machine().safe_capacity
         return paragraph(line) + paragraph(
             tr(
@@ -258,32 +224,15 @@ def chosen_targets(request: BatchRequest, folder: Path) -> list[Path]:
     return [task.target for task in tasks]
 
 
-def fitting(
-    targets: Iterable[Path], seconds: Mapping[Path, float], request: BatchRequest
-) -> dict[Path, bool]:
-    """Which measured targets will be done within the session, in the order of the run; empty if not known."""
-    if request.session_minutes <= 0 or not seconds:
-        return {}
-    known = [path for path in targets if path in seconds]
-    order = sorted(known, key=lambda path: seconds[path]) if request.shortest_first else known
-    left, found = request.session_minutes * 60, {}
-    for path in order:
-        left -= seconds[path]
-        found[path] = left >= 0
-    return found
-
-
-def _row_html(number: int, path: Path, sight: Sight | str, seconds: float | None, fits: bool | None) -> str:
+def _row_html(number: int, path: Path, sight: Sight | str) -> str:
     name = f'<span title="{html.escape(str(path), quote=True)}">{html.escape(path.name)}</span>'
     if isinstance(sight, str):
         colour = AMBER if sight == NOT_SEEN else RED
-        told = f'<td colspan="7" style="{_CELL}">{paragraph(tr(sight), colour)}</td>'
+        told = f'<td colspan="5" style="{_CELL}">{paragraph(tr(sight), colour)}</td>'
         return f"<tr>{_cell(str(number))}{_cell('')}{_cell(name)}{told}</tr>"
-    taken = tr(NOT_MEASURED) if seconds is None else clock_text(max(1.0, seconds))
-    told = "" if fits is None else paragraph(tr("yes"), GREEN) if fits else paragraph(tr("no"), RED)
-    texts = (sight.length, sight.size, str(sight.frames), sight.picture, sight.faces, taken)
+    texts = (sight.length, sight.size, str(sight.frames), sight.picture, sight.faces)
     facts = [f'<span style="white-space:nowrap">{html.escape(text)}</span>' for text in texts[:4]]
-    cells = [str(number), sight.thumbnail, name, *facts, *map(html.escape, texts[4:]), told]
+    cells = [str(number), sight.thumbnail, name, *facts, *map(html.escape, texts[4:])]
     return f"<tr>{''.join(map(_cell, cells))}</tr>"
 
 

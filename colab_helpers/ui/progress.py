@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm.auto import tqdm
 
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 
 if TYPE_CHECKING:
     from colab_helpers.batch.status import BatchStatus
@@ -119,7 +119,7 @@ def machine_text(progress: Progress) -> str:
 
 
 def _title(progress: Progress) -> str:
-    return f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}"
+    return printable(f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}")
 
 
 def _clock_text(seconds: float) -> str:

@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,18 @@ from colab_helpers.batch.places import WorkPlaces
 from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.settings import load_settings
-from tests.batch.processes import PATIENCE, Shell, at_start, contents, entries, interrupt, litter, repeated
+from tests.batch.processes import (
+    Shell,
+    at_start,
+    contents,
+    entries,
+    has_signal_pending,
+    hold,
+    interrupt,
+    litter,
+    repeated,
+)
+from tests.conftest import PATIENCE, until
 from tests.media.make import Sound, Spec, make
 
 SETTINGS = load_settings(
@@ -100,12 +111,15 @@ def test_what_cannot_be_started_is_said_here_as_the_same_error(
         )  # fmt: skip
 
 
-def test_a_killed_worker_is_replaced_and_its_segments_are_kept(shell, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_segments_are_kept(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = shell(out="plain")
     assert plain.run()[0] == 0
+    hold(monkeypatch, tmp_path, file=1, frame=40)
     killed = shell()
     process = killed.start()
-    killed.until(lambda status: any(file["frame"] >= 40 for file in status["files"]))
+    killed.held()
     killed.kill_workers()
     text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, text
@@ -158,12 +172,12 @@ def test_a_worker_that_dies_before_it_begins_is_not_tried_for_ever(
         batch()
 
 
-def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path: Path) -> None:
+def test_a_worker_that_hangs_is_killed_and_replaced(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tmp_path, file=1, frame=1)
     hung = shell("--stall-timeout", "10", "--gpu-memory-wait", "0")
     process = hung.start()
-    hung.until(lambda status: status["files"][1]["state"] == "running")
-    (worker,) = hung.workers()
-    worker.suspend()
     text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, text
     assert "made no progress for 10 seconds" in text
@@ -171,39 +185,51 @@ def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path: Path) -> No
     assert hung.workers() == []
 
 
-def test_the_same_batch_asked_for_again_is_only_watched(shell, tmp_path: Path) -> None:
+def test_the_same_batch_asked_for_again_is_only_watched(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tmp_path, file=0, frame=1)
     watched = shell()
     first = watched.start()
-    watched.until(lambda status: status["files"][0]["frame"] > 0)
+    worker = watched.held()
     second = watched.start()
+    assert second.stdout is not None
+    seen = second.stdout.readline()
+    assert "could safely work on" in seen  # it watches
+    worker.resume()
     results = [process.communicate(timeout=PATIENCE)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), results
     assert len({entry["pid"] for entry in entries(tmp_path / "out", "started")}) == 1
     assert "3 of 3 done" in results[1]
 
 
-def test_another_batch_into_the_same_folder_is_refused_with_the_holders_name(shell) -> None:
+def test_another_batch_into_the_same_folder_is_refused_with_the_holders_name(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tmp_path, file=0, frame=1)
     holder = shell()
     process = holder.start()
-    status = holder.until(lambda status: status["files"][0]["frame"] > 0)
-    (worker,) = holder.workers()
-    worker.suspend()  # so that it does not end before the other has begun
+    worker = holder.held()
     code, text = shell("--output-video-quality", "30").run()
     worker.resume()
     assert code == 2
-    assert f"process {status['pid']} on" in text
+    assert f"process {worker.pid} on" in text
     assert "What to do" in text
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
 
 
-def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path: Path) -> None:
+def test_a_killed_shell_leaves_the_worker_at_work(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tmp_path, file=0, frame=1)
     left = shell()
     process = left.start()
-    left.until(lambda status: status["files"][0]["frame"] > 0)
+    worker = left.held()
     process.kill()
     process.communicate()
-    assert len(left.workers()) == 1
+    assert left.workers() == [worker]
+    worker.resume()
     left.until(lambda status: status["state"] == "done")
     psutil.wait_procs(left.workers(), timeout=PATIENCE)
     code, text = left.run()
@@ -252,10 +278,13 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "terminate", "file", "verb"])
-def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path: Path, how: str) -> None:
+def test_a_stop_is_clean_and_the_next_run_goes_on(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    hold(monkeypatch, tmp_path, file=1, frame=30)
     stopped = shell()
     process = stopped.start()
-    stopped.until(lambda status: status["files"][1]["frame"] >= 30)
+    worker = stopped.held()
     if how == "ctrl-c":
         interrupt(process)
     elif how == "terminate":
@@ -268,9 +297,16 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path: Path, how: st
             check=True,
             timeout=PATIENCE,
         )
+    until(lambda: (tmp_path / "out" / STOP_NAME).exists() or has_signal_pending(worker.pid))
+    worker.resume()
     text, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1, text
+    assert process.returncode == 130, text
+    assert " of 3 done" in text
+    assert "a new one goes on" not in text
     assert stopped.workers() == []
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["stopped"]
+    assert (report["files"][0]["status"], report["files"][2]["status"]) == ("done", "skipped")
     status = stopped.status()
     assert status["state"] == "cancelled"
     assert status["files"][0]["state"] == "done"
@@ -284,14 +320,15 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path: Path, how: st
     assert litter(tmp_path / "out", *NAMES) == set()
 
 
-def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path: Path) -> None:
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tmp_path, file=1, frame=30)
     stopped = shell()
     process = stopped.start()
-    stopped.until(lambda status: status["files"][1]["frame"] >= 30)
-    (worker,) = stopped.workers()
-    worker.suspend()  # it cannot clean up in time
+    stopped.held()  # it cannot clean up
     interrupt(process)
-    time.sleep(0.5)
+    until((tmp_path / "out" / STOP_NAME).exists)
     assert process.poll() is None
     interrupt(process)
     process.communicate(timeout=PATIENCE)
@@ -302,26 +339,30 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path: P
     assert litter(tmp_path / "out", *NAMES) == set()
 
 
-def test_signals_to_the_worker_itself(shell, tmp_path: Path) -> None:
+def test_signals_to_the_worker_itself(shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(monkeypatch, tmp_path, file=0, frame=1)
     stopped = shell()
     process = stopped.start()
-    stopped.until(lambda status: status["files"][0]["frame"] > 0)
-    (worker,) = stopped.workers()
+    worker = stopped.held()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
         worker.send_signal(number)
+    worker.resume()
     process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert stopped.status()["state"] == "cancelled"
     assert stopped.run()[0] == 0
     assert repeated(tmp_path / "out") == {}
 
 
-def test_the_systems_out_of_memory_killer(shell, tmp_path: Path, memory_group: Callable[[int], None]) -> None:
+def test_the_systems_out_of_memory_killer(
+    shell, tmp_path: Path, memory_group: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold(monkeypatch, tmp_path, file=1, frame=1)
     killed = shell()
     process = killed.start()
-    killed.until(lambda status: status["files"][1]["state"] == "running")
-    (worker,) = killed.workers()
+    worker = killed.held()
     memory_group(worker.pid)
+    worker.resume()
     text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, text
     assert "was killed, as the system does when memory runs out" in text
@@ -347,12 +388,13 @@ def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
         (group / "cgroup.procs").write_text(str(pid))
 
     yield put
-    for _ in range(50):
-        try:
+
+    def removed() -> bool:
+        with suppress(OSError):
             group.rmdir()
-            return
-        except OSError:
-            time.sleep(0.1)
+        return not group.exists()
+
+    until(removed)
 
 
 def test_a_worker_that_has_grown_is_replaced_between_files(
@@ -381,16 +423,22 @@ def test_a_replaced_worker_goes_on_with_the_same_run(
 
     monkeypatch.setattr(supervisor.Supervisor, "_started", started)
     at_start(monkeypatch, tmp_path, GROWING)
-    report = batch()
+    pids: set[int] = set()
+    report = batch(on_status=lambda status: pids.add(status.pid))
     assert report.ok
     assert report.summary.seconds >= sum(file.seconds for file in report.files)
-    assert spy == [75, 75, 0]
+    # It replaces itself: nobody who watches, or stops it, need know.
+    assert (tmp_path / "processes").read_text() == "xxx"
+    assert (spy, len(pids)) == ([0], 1)
     assert report.summary.restarts == 0
     assert not any(KEPT in file.fallbacks for file in report.files)
     assert [file.segments for file in report.files] == [3, 4, 5]
 
 
 GROWING = """
+    from pathlib import Path
+    place = Path(__file__).parents[1] / "processes"
+    place.write_text((place.read_text() if place.exists() else "") + "x")
     import colab_helpers.batch.runner as runner
     runner._GROWTH, runner._GROWTH_BYTES = 0.0, 0
 """
@@ -448,13 +496,16 @@ def test_usage_errors_come_before_any_process(
     assert not (tmp_path / "out").exists()
 
 
-def test_with_the_work_on_another_disk_that_is_lost(shell, tmp_path: Path) -> None:
+def test_with_the_work_on_another_disk_that_is_lost(
+    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = shell(out="plain")
     assert plain.run()[0] == 0
+    hold(monkeypatch, tmp_path, file=0, frame=55)
     away = shell("--work-dir", str(tmp_path / "local"))
     away.near = tmp_path / "local"
     process = away.start()
-    away.until(lambda status: list((tmp_path / "out").rglob("000001.nut")))
+    away.held()
     process.kill()
     process.communicate()
     away.kill_workers()

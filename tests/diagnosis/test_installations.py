@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from colab_helpers import install
-from colab_helpers.__main__ import WRONG_USAGE, SUCCESS, main
+from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
 from colab_helpers.diagnosis import Diagnosis, packages, subject, surroundings
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.findings import Check

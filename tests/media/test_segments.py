@@ -514,7 +514,7 @@ def test_stamps_that_fall_are_refused_within_and_between_segments(
     writer.write(frame.video, pts=10, duration=1)
     with pytest.raises(OutputError, match="later than the one before"):
         writer.write(frame.video, pts=10, duration=1)
-    assert [one.path.name for one in segments] == [one.name for one in (tmp_path / "work").iterdir()]
+    assert {one.path for one in segments} == set((tmp_path / "work").iterdir())
     assert len(segments) == (length == 1)
 
 

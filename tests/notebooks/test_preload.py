@@ -25,6 +25,7 @@ from colab_helpers.ui.models import (
     TransferLine,
     fetch_models,
     models_html,
+    models_text,
     show_models,
     show_preload,
     transfer_text,
@@ -72,13 +73,13 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(tmp_path, capfd):
 
 def test_the_models_of_a_demo_are_converted_when_asked(standins, tmp_path):
     models = shutil.copytree(standins, tmp_path / "models")
-    assert run(tmp_path / "run", f"models_dir={models}", "preset=light", "convert=true") == 0
+    overrides = 'overrides={"half_precision": true}'
+    assert run(tmp_path / "run", f"models_dir={models}", "preset=light", "convert=true", overrides) == 0
     result = result_of(tmp_path / "run")
     assert [model.name for model in result.models] == list(ROLES)[:3]
     assert result.root == models
     (converted,) = result.converted
-    assert converted.name.startswith("inswapper_128-batch-")
-    assert onnx.load(converted).graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert converted.name.startswith("inswapper_128-half-")
 
 
 def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(standins, tmp_path):
@@ -91,7 +92,7 @@ def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(st
     result = fetch_models(wanted)
     assert result.ok
     (made,) = result.converted
-    assert made.name.startswith("mine-batch-half-")
+    assert made.name.startswith("mine-half-")
     assert f"a run loads {made.name}" in next(
         check.detail for check in result.diagnosis.checks if check.name == "model mine"
     )
@@ -217,8 +218,29 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
 def test_a_damaged_file_is_told(own, tmp_path):
     wanted = needed(tmp_path, accept_licences=True)
     fetch_models(wanted)
-    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"short")
-    assert "damaged" in [model.state for model in wanted.models()]
+    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
+    (model,) = [model for model in wanted.models() if model.state == "damaged"]
+    assert model.note.startswith("inswapper_128: it is a web page that was saved under the model's name")
+    assert model.note in models_text(wanted.models(), wanted.root)
+
+
+def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypatch):
+    models, home = tmp_path / "models", tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    for name in ROLES:
+        model = onnx.load(standins / f"{name}.onnx")
+        del model.metadata_props[:]
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, models / f"{name}.onnx")
+    wanted = needed(tmp_path, offline=True)
+    assert {model.state for model in wanted.models()} == {"unknown"}
+    before = {path: path.read_bytes() for path in models.rglob("*.onnx")}
+    result = fetch_models(wanted)  # no licence accepted, nothing fetched
+    assert result.ok
+    assert states(result) == ["unknown"] * 4
+    notes = [note for note in result.fetched.notes if "none of the published files" in note]
+    assert [note.split(":")[0] for note in notes] == [f"{name}.onnx" for name in ROLES]
+    assert before == {path: path.read_bytes() for path in models.rglob("*.onnx")}
 
 
 def test_the_table_is_escaped(own, tmp_path):

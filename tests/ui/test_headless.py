@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
+import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
 from colab_helpers import machine
+from colab_helpers.batch.names import STOP_NAME
+from colab_helpers.batch.status import read_status
 from colab_helpers.errors import UsageError
 from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
 from colab_helpers.ui.headless import main, read_form
+from tests.batch.processes import at_start
+from tests.conftest import PATIENCE, until
 
 PARAMETERS = """\
 preset: str = "balanced"  #@param
@@ -155,6 +164,131 @@ def test_refused_failed_and_stopped_have_codes_of_their_own(
     assert main([str(notebook(tmp_path)), str(tmp_path / "out.ipynb")]) == code
     assert (2 if kind.refusal else 1) == (1 if code == 130 else code)
     assert capsys.readouterr().err.count(error) == 1
+
+
+REFUSE = "from colab_helpers.errors import ConsentError\nraise ConsentError('no statement')"
+WRITE = (
+    "from pathlib import Path\n"
+    "from colab_helpers.files import write_atomically\n"
+    "write_atomically(Path(output_dir, {!r}), {!r}.encode())"
+)
+OLD = {
+    "report.json": '{"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}, "models": [], "files": []}',
+    "doctor.json": "{}",
+    "preload.json": "not even JSON",
+}
+
+
+def write(name: str) -> str:
+    """A cell that leaves a report as the product does, with the bytes that lie there already if any do."""
+    return WRITE.format(name, OLD.get(name, "{}"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "made"),
+    [
+        (REFUSE, 2, []),
+        ("pass", 0, []),
+        (write("doctor.json"), 0, ["report:   {}/doctor.json"]),
+        (write("report.json"), 0, ["1 of 1 files in 1.5 s", "report:   {}/report.json"]),
+        (write("monitor.json"), 0, ["report:   {}/monitor.json"]),
+    ],
+    ids=["refused", "nothing to do", "the same again", "the same batch again", "a new one"],
+)
+def test_only_what_this_run_has_made_is_told(tmp_path, capfd, cell, code, made):
+    """Reports of earlier runs, and of other notebooks, lie in the folder."""
+    for name, text in OLD.items():
+        (tmp_path / name).write_text(text)
+    out = tmp_path / "out.ipynb"
+    assert main([str(notebook(tmp_path, cell)), str(out)]) == code
+    lines = [line for line in capfd.readouterr().out.splitlines() if line]
+    assert lines == [*(line.format(tmp_path) for line in made), f"notebook: {out}"]
+
+
+class Kernel:
+    """Counts how often it is interrupted."""
+
+    interrupts = 0
+
+    async def interrupt_kernel(self) -> None:
+        self.interrupts += 1
+
+
+def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
+    """A kernel drops interrupts while it is idle, also when a cell is on its way to it."""
+    kernel, stops = Kernel(), headless.Stops()
+
+    async def run() -> None:
+        stops.before_cell()
+        stops.on_message({"msg_type": "status"}, kernel)
+        stops.on_signal(signal.SIGTERM, None)
+        await asyncio.sleep(0.01)
+        assert kernel.interrupts == 0
+        stops.on_message({"msg_type": "execute_input"}, kernel)
+        await asyncio.sleep(0.01)
+        assert kernel.interrupts == 1
+        stops.on_message({"msg_type": "stream"}, kernel)
+        stops.on_signal(signal.SIGINT, None)
+        await asyncio.sleep(0.01)
+        assert kernel.interrupts == 2
+        with pytest.raises(headless._StopError):  # what has not begun is left alone
+            stops.before_cell()
+        with pytest.raises(KeyboardInterrupt):
+            stops.on_signal(signal.SIGINT, None)
+
+    asyncio.run(run())
+
+
+# A video that takes for ever, but hears a stop as any does.
+ENDLESS = """
+    import os, time
+    from pathlib import Path
+    import colab_helpers.batch.runner as runner
+    def do(self, *_):
+        Path(os.environ["BEGUN"]).touch()
+        while True:
+            self.beat()
+            time.sleep(0.01)
+    runner.Batch._do_video = do
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, number):
+    """The shell, this runner, papermill's kernel, who watches the worker, and the worker."""
+    at_start(monkeypatch, tmp_path, ENDLESS)
+    begun, out = tmp_path / "begun", tmp_path / "out"
+    monkeypatch.setenv("BEGUN", str(begun))
+    monkeypatch.setenv("PYTHON", sys.executable)
+    root = Path(__file__).resolve().parents[2]
+    shutil.copy(root / "setup.sh", tmp_path)  # its runs go beside it
+    for name in ("notebooks", "colab_helpers"):
+        (tmp_path / name).symlink_to(root / name)
+    words = [f"sources={demo / 'source' / 'alma.png'}", f"targets={demo / 'targets' / 'clip1.mp4'}"]
+    words += [f"models_dir={demo / 'models'}", f"output_dir={out}"]
+    process = subprocess.Popen(
+        ["bash", str(tmp_path / "setup.sh"), "--system", "run", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        until(lambda: begun.exists() or process.poll() is not None)
+        process.send_signal(number)
+        text, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 130, text
+    assert "stopped; the same command goes on" in text
+    assert "0 of 1 files in" in text
+    assert read_status(out).state == "cancelled"
+    assert not (out / STOP_NAME).exists()
+    lines = [other.info["cmdline"] or [] for other in psutil.process_iter(["cmdline"])]
+    assert not [word for line in lines for word in line if str(tmp_path) in word]
+
+
+def test_a_refusal_in_a_cell_is_wrong_usage(tmp_path):
+    assert main([str(notebook(tmp_path, REFUSE)), str(tmp_path / "out.ipynb")]) == 2
 
 
 def test_a_dead_kernel_has_its_own_code(tmp_path, capfd):

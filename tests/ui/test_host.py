@@ -261,7 +261,9 @@ def test_repeated_between_cells_until_it_says_no():
     async def kernel() -> None:
         host.repeat(action, 0.01)
         assert left == [3]  # not while the cell is at work
-        await asyncio.sleep(0.2)
+        while left[0] > 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
 
     asyncio.run(kernel())
     assert left == [0]
@@ -310,6 +312,26 @@ def test_a_panel_is_shown_once_and_replaced(monkeypatch):
     # Without widgets there is no panel; None in sys.modules stands for what cannot be imported.
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     assert host.open_panel() is None
+
+
+@pytest.mark.parametrize(
+    ("kernel", "colab", "expected"),
+    [
+        (None, False, True),
+        (SimpleNamespace(), False, True),
+        (SimpleNamespace(_allow_stdin=True), False, True),
+        (SimpleNamespace(_allow_stdin=False), False, False),
+        (SimpleNamespace(_allow_stdin=False), True, True),
+    ],
+    ids=["shell", "some kernel", "Jupyter", "papermill", "Colab"],
+)
+def test_a_front_end_is_one_that_can_answer(monkeypatch, kernel, colab, expected):
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: kernel and SimpleNamespace(kernel=kernel)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    if colab:
+        monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    assert host.has_front_end() is expected
 
 
 def test_outside_a_notebook_there_is_no_panel(monkeypatch):

@@ -26,7 +26,7 @@ def value(tab, name):
 def test_every_field_has_a_widget_with_its_help(tab, text_of):
     assert list(tab.editors) == list(Settings.model_fields)
     kinds = {name: type(editor.widget).__name__ for name, editor in tab.editors.items()}
-    assert {kinds[name] for name in ("keep_fps", "many_faces", "tensorrt")} == {"Checkbox"}
+    assert {kinds[name] for name in ("keep_fps", "many_faces", "cuda_graphs")} == {"Checkbox"}
     assert {kinds[name] for name in ("half_precision", "face_order", "face_detector_size")} == {"Dropdown"}
     assert {kinds[name] for name in ("output_video_quality", "enhancer_blend")} == {"IntSlider"}
     assert {kinds[name] for name in ("max_memory", "stall_timeout", "swapper_model")} == {"Text"}
