@@ -218,8 +218,7 @@ def do_batch(
     with spoken(request.language):
         request.check()
         with _speaking(request.settings):
-            named = [*request.source_paths, *map(Path, request.targets)]
-            require_places([*named, *filter(None, (request.output_dir, request.models_dir))])
+            require_places(request.places)
             folder = _results_folder(request.output_dir)
             tasks = plan_batch(
                 request.target_paths,

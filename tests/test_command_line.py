@@ -214,6 +214,7 @@ def test_a_result_may_name_its_folder_and_targets_a_pattern(
         ("batch -s me.jpg --tragets in -o out", "--targets"),
         ("swap -s me.jpg -t in -o out --many-face=true --max-memry 2", "--max-memory"),
         ("preload --accept-licence-s", "--accept-licences"),
+        ("preload --accept-licences --ofline", "--offline"),
     ],
 )
 def test_a_misspelt_option_suggests_the_nearest(

@@ -242,7 +242,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(
 def test_an_unwritable_output_folder_is_told(batch: Callable[..., BatchReport], tmp_path: Path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     (tmp_path / "out").write_text("a file where the folder should be")
-    with pytest.raises(OutputError, match="output folder"):
+    with pytest.raises(UsageError, match="this is the name of a file"):
         batch(target)
 
 
