@@ -539,10 +539,11 @@ def _enter(result: FileResult, report: FileReport) -> None:
 
 
 def _goes_as_picture(task: Task) -> bool:
-    """A GIF stays one frame by frame, unless it is to become a video."""
-    return is_image(task.target) or (
-        task.target.suffix.lower() == ".gif" and task.output.suffix.lower() in {".gif", *IMAGE_KINDS}
-    )
+    """A GIF stays one, frame by frame, unless it is to become a video; many a video is only called so."""
+    if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
+        return is_image(task.target)
+    with task.target.open("rb") as file:
+        return file.read(4) == b"GIF8"
 
 
 def _picture_output(task: Task) -> tuple[Path, str | None]:

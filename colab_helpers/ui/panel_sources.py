@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.batch.plan import skipped_files
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.files import absolute, natural_key, numbered, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import existing_file, is_image
+from colab_helpers.media.probe import existing_file, is_image, reader_missing
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,
@@ -108,6 +109,9 @@ class SourcesTab:
             )
         self._set([*self.paths, *photos_at(written)])
         self.path.value = ""
+        left_out = skipped_files([Path(written).expanduser()], wanted=is_photo)
+        if left_out:
+            self.message.value = paragraph(". ".join(left_out))
 
     def _uploaded(self, _: object) -> None:
         self._try(self._add_uploads)
@@ -269,10 +273,11 @@ def photos_at(written: str) -> list[str]:
         raise MissingFileError(
             tr("there is no such file or folder"), where=written, remedy=tr("check the path")
         )
-    photos = (item for item in path.iterdir() if item.is_file() and is_image(item))
+    photos = (item for item in path.iterdir() if item.is_file() and is_photo(item))
     found = sorted(photos, key=lambda item: natural_key(item.name))
     if not found:
-        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=tr("name another"))
+        remedy = "; ".join([*skipped_files([path], wanted=is_photo), tr("name another")])
+        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=remedy)
     return [str(item) for item in found]
 
 
@@ -289,6 +294,11 @@ def kept_upload(path: Path, data: bytes) -> Path:
     if not place.exists():
         write_atomically(place, data)
     return place
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file's suffix is that of a picture that can be read here."""
+    return is_image(path) and not reader_missing(path)
 
 
 def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:

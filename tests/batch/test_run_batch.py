@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,14 @@ from colab_helpers.api import run_batch, swap_image, swap_video
 from colab_helpers.batch import runner
 from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.errors import ConsentError, MissingFileError, ModelError, OutputError, UsageError
+from colab_helpers.errors import (
+    ConsentError,
+    MediaError,
+    MissingFileError,
+    ModelError,
+    OutputError,
+    UsageError,
+)
 from colab_helpers.media.images import read_image, to_data_url
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.settings import load_settings
@@ -128,12 +136,53 @@ def test_images_and_odd_containers_get_a_fitting_suffix(
     report = batch(*targets)
     assert report.ok, [file.error for file in report.files]
     outputs = [Path(file.output or "").name for file in report.files]
-    assert outputs[:4] == ["a.png", "b.jpg", "c.webp", "d.bmp.png"]
+    assert outputs[:4] == ["a.png", "b.jpg", "c.webp", "d.bmp"]
     assert outputs[4].startswith("e.avi.")
     assert outputs[5] == "f.gif"
     assert report.files[4].fallbacks
     for file in report.files[:4]:
         assert read_image(file.output or "").shape == (300, 400, 3)
+
+
+def test_what_a_folder_holds_besides_is_said(
+    batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    folder = tmp_path / "in"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.full((300, 400, 3), 90, np.uint8))
+    for name in ("b.heic", "c.HEIC", "notes.txt", ".hidden.txt", "README"):
+        (folder / name).write_bytes(b"x")
+    report = batch(folder)
+    assert report.summary.total == 1
+    assert (
+        f"4 file(s) in {folder} were left out because of their kind: 2 .heic, 1 .txt, 1 no suffix"
+        in report.notes
+    )
+    assert "to have .heic files done, too: pip install pillow-heif" in report.notes
+    # Files that were named one by one have no neighbours that were meant.
+    assert not any("left out" in note for note in batch(folder / "a.png").notes)
+    for lonely in folder.glob("a.*"):
+        lonely.unlink()
+    with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
+        batch(folder)
+
+
+def test_a_picture_that_nothing_here_reads_is_named(
+    tmp_path: Path, photo: Path, constant_models: Path, consent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    monkeypatch.setattr("colab_helpers.media.images.readable_formats", lambda: ("JPEG", "PNG"))
+    for name, kind in (("x.heic", "a HEIC"), ("x.mp4", "a HEIC"), ("y.mp4", "an AVIF")):
+        brand = b"heic" if kind == "a HEIC" else b"avif"
+        (tmp_path / name).write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(80))
+        with pytest.raises(MediaError, match=f"it is {kind} picture") as caught:
+            swap_video(
+                photo, tmp_path / name, tmp_path / "out" / name,
+                consent=consent, settings=SETTINGS, models_dir=constant_models,
+            )  # fmt: skip
+        assert ("pip install pillow-heif" in str(caught.value)) == (kind == "a HEIC")
+        assert "moov" not in str(caught.value)
 
 
 def test_a_source_without_a_face_stops_before_any_work(tmp_path: Path, standins: Path, consent: str) -> None:

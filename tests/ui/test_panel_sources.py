@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -157,6 +158,23 @@ def test_photos_of_a_folder_come_in_natural_order(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingFileError, match="holds no photo"):
         photos_at(str(tmp_path / "empty"))
+
+
+def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    write(folder / "a.png", portrait("alma"))
+    for name in ("b.heic", "c.heic", "note.txt"):
+        (folder / name).touch()
+    add(panel, folder)
+    said = panel.sources.message.value
+    assert "3 file(s)" in said
+    assert "2 .heic, 1 .txt" in said
+    assert "pip install pillow-heif" in said
+    (folder / "a.png").unlink()
+    with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
+        photos_at(str(folder))
 
 
 def test_uploads_of_both_versions_of_ipywidgets():
