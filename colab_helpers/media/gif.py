@@ -48,7 +48,7 @@ class GifTrack:
     def encode(self, video: av.VideoFrame) -> Iterator[Packet[Any]]:
         """Packets that are ready after this picture."""
         if self._graph is None:
-            self._graph = _palette_graph(video, self._info.rotation)
+            self._graph = _palette_graph(video, self._info)
         assert video.pts is not None
         self._graph.vpush(video)
         paletted = self._graph.vpull()
@@ -73,13 +73,13 @@ class GifTrack:
             yield packet
 
 
-def _palette_graph(video: av.VideoFrame, rotation: int) -> Graph:
+def _palette_graph(video: av.VideoFrame, info: VideoInfo) -> Graph:
     """Turn, then make the best 256 colours of each frame and dither into them."""
     graph = Graph()
     last = graph.add_buffer(
         width=video.width, height=video.height, format=video.format, time_base=video.time_base
     )
-    for turn in _TURNS.get(rotation, ()):
+    for turn in (("hflip",) if info.mirrored else ()) + _TURNS.get(info.rotation, ()):
         name, _, argument = turn.partition("=")
         step = graph.add(name, argument)
         last.link_to(step)
