@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from colab_helpers.errors import ColabHelpersError, MediaError, MissingFileError
@@ -241,12 +242,15 @@ def test_a_size_that_changes_is_the_one_most_of_the_file_has(clip: Clip, case: s
 
 def follow(path: Path, first: Path, second: Path) -> None:
     """One track with the packets of two files, as a browser records a call; without a length."""
-    with av.open(str(path), "w", container_options={"live": "1"}) as out:
-        with av.open(str(first)) as one, av.open(str(second)) as two:
-            stream = out.add_stream_from_template(one.streams.video[0])
-            for later, source in ((0, one), (1000, two)):
-                for packet in source.demux(video=0):
-                    if packet.size and packet.pts is not None and packet.dts is not None:
-                        packet.pts, packet.dts = packet.pts + later, packet.dts + later
-                        packet.stream = stream
-                        out.mux(packet)
+    with (
+        av.open(str(path), "w", container_options={"live": "1"}) as out,
+        av.open(str(first)) as one,
+        av.open(str(second)) as two,
+    ):
+        stream = out.add_stream_from_template(one.streams.video[0])
+        for later, source in ((0, one), (1000, two)):
+            for packet in source.demux(video=0):
+                if packet.size and packet.pts is not None and packet.dts is not None:
+                    packet.pts, packet.dts = packet.pts + later, packet.dts + later
+                    packet.stream = stream
+                    out.mux(packet)
