@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any, Literal, cast
 
 import av
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.codec import Codec
@@ -248,6 +249,10 @@ class _Reencoder:
     def __init__(self, source: AudioStream, output: OutputContainer) -> None:
         rates = Codec(_AUDIO_CODEC, "w").audio_rates or [source.rate]
         rate = min(rates, key=lambda one: (abs(one - source.rate), -one))
+        # Tried first: a stream once added cannot be taken out again.
+        trial = cast(AudioCodecContext, av.CodecContext.create(_AUDIO_CODEC, "w"))
+        trial.format, trial.sample_rate, trial.layout = "fltp", rate, source.layout
+        trial.open()
         self.target = cast(AudioStream, output.add_stream(_AUDIO_CODEC, rate=rate))
         context = self.target.codec_context
         context.layout = source.layout

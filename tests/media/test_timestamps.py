@@ -11,7 +11,7 @@ from av.packet import Packet
 
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.encoders import EncoderChoice
-from colab_helpers.media.probe import probe
+from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.media.segments import Segment, SegmentedWriter, join_segments
 from colab_helpers.media.timestamps import RisingTicks
@@ -163,9 +163,24 @@ def test_audio_no_container_takes_is_encoded_anew(clip: Clip, name: str, codec: 
     assert [one.codec for one in there.result.audio] == ["aac"]
     assert any(f"({codec})" in note and "encoded anew" in note for note in there.notes)
     assert there.summary.audio_seconds == pytest.approx(2.0, abs=0.1)
+    assert_joined_alike(there.source, there.choice, there.result.path.with_name("joined.mp4"))
     with av.open(str(there.result.path)) as container:
         samples = sum(frame.samples for frame in container.decode(audio=0))
     assert samples / 44100 == pytest.approx(2.0, abs=0.1)
+
+
+def assert_joined_alike(info: VideoInfo, choice: EncoderChoice, output: Path) -> None:
+    """Joining checks what it wrote, so encoded audio has to pass that, too."""
+    parts: list[Segment] = []
+    folder = output.parent / "work"
+    with (
+        read_frames(info) as reader,
+        SegmentedWriter(folder, info, choice=choice, length=20, on_segment=parts.append) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame.video, pts=frame.pts, duration=frame.duration)
+    notes = join_segments(parts, info, output, choice=choice).notes
+    assert any("encoded anew" in note for note in notes)
 
 
 def test_a_muxers_refusal_is_no_matter_of_space() -> None:
