@@ -54,6 +54,7 @@ class SegmentDone(_Entry):
     provider: str = Field(description="Where the networks ran.")
     measured: Measured
     notes: tuple[str, ...] = ()
+    times_kept: bool = Field(True, description="Whether its frames are shown when the target's are.")
 
 
 class FileDone(_Entry):

@@ -38,7 +38,9 @@ class Quality(_Model):
         "brightness differs from one frame to the next; 0 is perfectly steady.",
     )
     missed_spans: list[tuple[int, int]] = Field(
-        [], description="Frames without a changed face: first frame, and the one after the last."
+        [],
+        description="Frames without a changed face, or with fewer than shortly before and after: first "
+        "frame, and the one after the last.",
     )
 
 
