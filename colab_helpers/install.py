@@ -73,6 +73,7 @@ IMPORT_NAMES = {
     **dict.fromkeys(CV2_PROVIDERS, "cv2"),
     "nvidia-ml-py": "pynvml",
     "onnxruntime-gpu": "onnxruntime",
+    "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
 }

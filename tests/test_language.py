@@ -17,7 +17,7 @@ import pytest
 from colab_helpers import api, language
 from colab_helpers.__main__ import main
 from colab_helpers.api import run_batch, swap_file, swap_image, swap_video
-from colab_helpers.batch.job import Job
+from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.results import KEPT
@@ -25,6 +25,7 @@ from colab_helpers.batch.status import STATE_WORDS, StatusWriter
 from colab_helpers.diagnosis.findings import Check, Diagnosis
 from colab_helpers.errors import ConsentError, SettingsError, UsageError
 from colab_helpers.language import LANGUAGES, mark, speak, spoken, tr
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings, load_settings
 from tests.media.make import Spec, make
 
@@ -386,10 +387,9 @@ def test_the_language_changes_no_result_and_is_no_other_batch(
         settings = load_settings(language=chosen)
         keys.add(work_key(target="a", sources=["b"], settings=settings, models={}, encoder="c"))
         with spoken(settings.language):
-            job = Job.of(
-                [photo], [Task(tmp_path / "a.mp4", tmp_path / "b.mp4")], tmp_path,
-                consent=consent, settings=settings, report_path=tmp_path / "report.json",
-            )  # fmt: skip
+            request = BatchRequest(consent=consent, overrides=settings.model_dump())
+            task = Task(tmp_path / "a.mp4", tmp_path / "b.mp4")
+            job = Job.of(request, [Source.of(photo)], [task], tmp_path)
         digests.add(job.digest)
         assert job.language == ("en" if chosen == "auto" else chosen)
         assert Job.model_validate_json(job.model_dump_json()).language == job.language

@@ -1,7 +1,11 @@
-"""The report of a run as one page: no script, no other file, nothing from the network."""
+"""The report of a run as one page: no script, no other file, nothing from the network.
+
+``python -m colab_helpers.batch.html_report REPORT SAMPLES`` makes it from the report for machines.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -11,15 +15,29 @@ from typing import Any
 from colab_helpers.batch.html_charts import charts_html
 from colab_helpers.batch.html_files import files_html, overview_html
 from colab_helpers.batch.html_parts import STYLE, bullets, duration, facts_table, memory, size, soft, text
+from colab_helpers.batch.names import HTML_REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport, write_text
 from colab_helpers.language import language, tr
-from colab_helpers.resources.samples import Sample
+from colab_helpers.resources.samples import Sample, read_samples
 from colab_helpers.settings import Settings, field_help
 from colab_helpers.svg import number
 
 _MAX_NAMES = 5
+_CHART_POINTS = 2000
 # Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
 _SOUND_DIFFERENCE = 0.1
+
+
+def make_page(report: Path, samples: Path) -> None:
+    """Write the page beside a ``report.json``, with the figures over time of a ``samples.jsonl``.
+
+    Raises:
+        OSError: The report cannot be read.
+        OutputError: The folder cannot be written to.
+    """
+    found = BatchReport.model_validate_json(report.read_bytes())
+    figures = read_samples(samples, most=_CHART_POINTS)
+    write_html_report(found, figures, report.with_name(HTML_REPORT_NAME))
 
 
 def write_html_report(report: BatchReport, samples: Sequence[Sample], path: Path) -> None:
@@ -67,6 +85,7 @@ def html_report(
     title = tr("Batch report")
     return (
         f'<!DOCTYPE html>\n<html lang="{language()}">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="generator" content="colab_helpers">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}: {text(_state(report))}</title>\n"
         f"<style>\n{STYLE}\n</style>\n</head>\n<body>\n"
@@ -254,3 +273,7 @@ def _plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return text(", ".join(map(str, value)))
     return text(str(value).lower() if isinstance(value, bool) else value)
+
+
+if __name__ == "__main__":
+    make_page(*map(Path, sys.argv[1:]))

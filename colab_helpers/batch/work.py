@@ -26,6 +26,7 @@ class FileWork:
         history: The journal as this run found it.
         patience: Waits for the mounted drive.
         beat: Called during long copies.
+        on_kept: Called with the number of frames of each segment that is safe.
     """
 
     key: str
@@ -35,6 +36,7 @@ class FileWork:
     history: History
     patience: Patience
     beat: Callable[[], None] = lambda: None
+    on_kept: Callable[[int], None] = lambda _frames: None
 
     @property
     def folder(self) -> Path:
@@ -79,6 +81,7 @@ class FileWork:
             notes=done.notes,
         )
         self.patience.attempt(lambda: self.journal.append(entry))
+        self.on_kept(segment.frames)
 
     def discard_unless_begun(self) -> None:
         """Remove everything if there is no finished segment that a later run could go on with."""

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,8 +32,18 @@ VIDEO_SUFFIXES = frozenset((
 ))  # fmt: skip
 """Suffixes taken as videos; animated GIF is read as a video."""
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
-"""Suffixes taken as single pictures."""
+IMAGE_KINDS = {
+    ".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG",
+    ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIF",
+    ".heif": "HEIF",
+}  # fmt: skip
+"""Suffixes taken as pictures, and Pillow's name of the format each stands for."""
+
+# Modules that not every machine has, and what to install for them.
+_READERS = {
+    "HEIF": ("pillow_heif", "pip install pillow-heif"),
+    "AVIF": ("PIL._avif", "pip install --upgrade pillow"),
+}
 
 UNSPECIFIED = 2
 """ISO/IEC 23091-4 code point "unspecified" of matrix, primaries and transfer."""
@@ -198,7 +209,13 @@ class VideoInfo:
 
 def is_image(path: str | Path) -> bool:
     """Whether the suffix is that of a single picture."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+    return Path(path).suffix.lower() in IMAGE_KINDS
+
+
+def reader_missing(path: str | Path) -> str:
+    """The command that installs what reads pictures of this suffix; empty if they can be read, or never."""
+    module, command = _READERS.get(IMAGE_KINDS.get(Path(path).suffix.lower(), ""), ("", ""))
+    return command if module and find_spec(module) is None else ""
 
 
 def is_video(path: str | Path) -> bool:
@@ -321,18 +338,22 @@ def pixel_bits(pix_fmt: str) -> int:
 
 _CONVERT = mark("convert it, e.g. to H.264 in MP4")
 _AGAIN = mark("copy or download it again")
-_PICTURE = mark("give it the suffix of its kind, or choose another file")
+WRONG_SUFFIX = mark("give it the suffix of its kind, or choose another file")
 _UNPACK = mark("unpack it and choose the file inside")
 # How files begin that are often given a video's name by mistake.
 _FOREIGN = (
-    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), _PICTURE),
-    (b"\xff\xd8\xff", mark("it is a JPEG picture"), _PICTURE),
+    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), WRONG_SUFFIX),
+    (b"\xff\xd8\xff", mark("it is a JPEG picture"), WRONG_SUFFIX),
     (b"PK\x03\x04", mark("it is a ZIP archive"), _UNPACK),
     (b"Rar!", mark("it is a RAR archive"), _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", mark("it is a 7z archive"), _UNPACK),
     (b"\x1f\x8b", mark("it is a gzip archive"), _UNPACK),
     (b"%PDF", mark("it is a PDF document"), mark("choose another file")),
 )
+# Brands of still pictures among files that begin like an MP4 (ISO/IEC 23008-12, 10.2; AVIF 1.1, 8).
+_HEIC, _AVIF = (mark("it is a HEIC picture"), ".heic"), (mark("it is an AVIF picture"), ".avif")
+_STILL_BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), _HEIC)
+_STILL_BRANDS |= dict.fromkeys((b"avif", b"avis"), _AVIF)
 
 
 def _is_cover(stream: Stream) -> bool:
@@ -340,7 +361,9 @@ def _is_cover(stream: Stream) -> bool:
 
 
 def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
-    boxes = dict(_boxes(path))
+    with path.open("rb") as file:
+        kind, remedy = foreign_kind(file.read(SHOWN))
+    boxes = {} if kind else dict(_boxes(path))
     if boxes.keys() & {b"ftyp", b"mdat"} and (b"moov" not in boxes or boxes[b"moov"] > path.stat().st_size):
         return MediaError(
             tr("the file is cut off: its index (moov) is missing, so nothing in it can be found")
@@ -351,8 +374,6 @@ def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
         )
     if isinstance(error, EOFError):
         return MediaError(tr("no frame: the file ends with its header"), where=str(path), remedy=tr(_AGAIN))
-    with path.open("rb") as file:
-        kind, remedy = foreign_kind(file.read(SHOWN))
     return MediaError(
         tr("this is not a video that can be read ({kind})", kind=tr(kind) or error.strerror),
         where=str(path),
@@ -372,6 +393,10 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
     for signature, what, remedy in _FOREIGN:
         if start.startswith(signature):
             return what, remedy
+    if start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS:
+        what, suffix = _STILL_BRANDS[start[8:12]]
+        command = reader_missing(f"x{suffix}")
+        return what, tr("install what reads it: {command}", command=command) if command else WRONG_SUFFIX
     if not start.strip(b"\0"):
         return mark("it begins with nothing but zeros"), _AGAIN
     try:

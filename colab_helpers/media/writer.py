@@ -27,6 +27,7 @@ from av.video.stream import VideoStream
 
 from colab_helpers.errors import EncoderError, OutputError
 from colab_helpers.language import mark, tr
+from colab_helpers.media.animation import GifTrack
 from colab_helpers.media.containers import (
     MUXERS,
     file_tags,
@@ -37,7 +38,6 @@ from colab_helpers.media.containers import (
 )
 from colab_helpers.media.copying import StreamCopier
 from colab_helpers.media.encoders import EncoderChoice
-from colab_helpers.media.gif import GifTrack
 from colab_helpers.media.names import hidden_name
 from colab_helpers.media.probe import VideoInfo, existing_file, open_source
 from colab_helpers.media.reader import FULL, working_colour
@@ -351,7 +351,7 @@ class ResultFile:
     def _add_picture(self, output: OutputContainer, choice: EncoderChoice, source: VideoStream) -> Track:
         if self._suffix == ".gif":
             self.notes += GifTrack.losses(self._info)
-            return GifTrack(output, self._info, self._time_base)
+            return GifTrack.of_video(output, self._info, self._time_base)
         note = timing_note(self._time_base, self._suffix)
         self.notes += [note] if note else []
         track = EncodedTrack(output, self._info, choice, self._time_base)

@@ -14,8 +14,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,11 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from colab_helpers.language import tr
-from colab_helpers.models.conversions import Parity
-from colab_helpers.models.convert import SAME, compare, sample_inputs, value_range
+from colab_helpers.models.half import SAME, Parity, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 
 OPSET = 17
@@ -65,8 +62,8 @@ class Picture(torch.nn.Module):  # type: ignore[misc]
 
 
 @cache
-def load_architecture() -> tuple[ModuleType, ModuleType]:
-    """The gfpgan package's modules of the network and of its StyleGAN2 decoder.
+def load_architecture() -> ModuleType:
+    """The gfpgan package's module of the network.
 
     Raises:
         ImportError: gfpgan is not installed.
@@ -83,8 +80,7 @@ def load_architecture() -> tuple[ModuleType, ModuleType]:
     # The weights are loaded over whatever was initialised.
     _stand_in("basicsr.archs.arch_util", default_init_weights=lambda *_, **__: None)
     _stand_in("basicsr.utils.registry", ARCH_REGISTRY=_Registry())
-    network = importlib.import_module("gfpgan.archs.gfpganv1_clean_arch")
-    return network, importlib.import_module("gfpgan.archs.stylegan2_clean_arch")
+    return importlib.import_module("gfpgan.archs.gfpganv1_clean_arch")
 
 
 class _Registry:
@@ -101,32 +97,6 @@ def _stand_in(name: str, *, path: Sequence[str] | None = None, **names: Any) -> 
     for key, value in names.items():
         setattr(module, key, value)
     sys.modules[name] = module
-
-
-def convolve_any_batch(layer: Any, x: Any, style: Any) -> Any:
-    """``ModulatedConv2d.forward`` for any batch.
-
-    StyleGAN2 scales the weights by each sample's style and folds the batch into the groups of one
-    convolution, which fixes the batch in an export. A convolution is linear: scaling its input channels by
-    the style and its output channels by the same factor that normalises the weights gives the same.
-
-    Args:
-        layer: A ``ModulatedConv2d`` of gfpgan's clean StyleGAN2, with ``energy``: its squared weights,
-            summed over each kernel, ``(C, C_out)``.
-        x: ``(N, C, H, W)``.
-        style: ``(N, num_style_feat)``.
-    """
-    weight = layer.weight[0]
-    scale = layer.modulation(style)
-    x = x * scale[:, :, None, None]
-    if layer.sample_mode is not None:
-        factor = 2 if layer.sample_mode == "upsample" else 0.5
-        x = functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-    out = functional.conv2d(x, weight, padding=layer.padding)
-    if layer.demodulate:
-        energy = torch.matmul(scale * scale, layer.energy)
-        out = out * torch.rsqrt(energy + layer.eps)[:, :, None, None]
-    return out
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -159,8 +129,7 @@ def export(weights: Path, out: Path, **architecture: Any) -> Parity:
         ImportError: gfpgan is not installed.
         ValueError: The file holds other weights.
     """
-    arch, stylegan = load_architecture()
-    network = arch.GFPGANv1Clean(**{**ARCHITECTURE, **architecture})
+    network = load_architecture().GFPGANv1Clean(**{**ARCHITECTURE, **architecture})
     try:
         network.load_state_dict(read_weights(weights), strict=True)
     except RuntimeError as error:
@@ -168,28 +137,12 @@ def export(weights: Path, out: Path, **architecture: Any) -> Parity:
     model = Picture(network).eval()
     size = {**ARCHITECTURE, **architecture}["out_size"]
     with torch.no_grad():
-        with _any_batch(model, stylegan.ModulatedConv2d):
-            _write(model, torch.zeros(2, 3, size, size), out)
+        _write(model, torch.zeros(1, 3, size, size), out)
         candidate = Runtime("cpu").open(out)
         inputs = sample_inputs(candidate, SAMPLES)
-        found = candidate.run(*inputs)[0]
+        found = candidate.run_stack(*inputs)
         expected = [model(torch.from_numpy(sample[None])).numpy() for sample in inputs[0]]
     return compare(np.concatenate(expected), found, SAME, value_range=value_range(candidate))
-
-
-@contextmanager
-def _any_batch(model: Any, kind: Any) -> Iterator[None]:
-    """Let a class of layers convolve any batch for a while."""
-    for layer in model.modules():
-        if isinstance(layer, kind):
-            # Summed here: the exporter would keep the squares, as large as the weights, in the file.
-            layer.register_buffer("energy", layer.weight[0].square().sum(dim=(2, 3)).t(), persistent=False)
-    original = kind.forward
-    kind.forward = convolve_any_batch
-    try:
-        yield
-    finally:
-        kind.forward = original
 
 
 def _write(model: Any, example: Any, out: Path) -> None:
@@ -202,7 +155,6 @@ def _write(model: Any, example: Any, out: Path) -> None:
         opset_version=OPSET,
         input_names=["input"],
         output_names=["output"],
-        dynamic_axes={"input": {0: "N"}, "output": {0: "N"}},
     )
 
 

@@ -11,16 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
-from colab_helpers.models.catalog import (
-    Catalog,
-    ModelEntry,
-    load_catalog,
-    merge,
-    needed_models,
-    with_requirements,
-)
-from colab_helpers.models.choice import changing_models, choose
+from colab_helpers.models.catalog import Catalog, ModelEntry, load_catalog, needed_models
 from colab_helpers.models.download import Downloader, Fetched, Plan, licence_notice
+from colab_helpers.models.half import changing_models, choose
+from colab_helpers.models.origin import unlisted_note
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.records import FileSource
 from colab_helpers.models.session import Runtime, is_standin, models_root
@@ -33,13 +27,13 @@ TOKEN = "HF_TOKEN"
 
 
 class PreloadedFile(BaseModel):
-    """One file of a model, verified and in place.
+    """One file of a model, in place.
 
     Attributes:
         bytes: Its size.
-        source: ``present``, ``copied`` (shared cache or own path) or ``downloaded``.
+        source: ``present``, ``copied`` (shared cache, own path, another program's folder) or ``downloaded``.
         origin: Address or path it once came from, without query; empty if it was simply there.
-        pinned: No hash is published; ``sha256`` is what the server declared, or what arrived.
+        known: It is a published file, or the user's own; else nobody knows where it is from.
         licence: Its name.
         licence_accepted_at: In UTC; None where nothing had to be accepted or nobody did.
         seconds: Time it took, waiting for other processes included.
@@ -54,7 +48,7 @@ class PreloadedFile(BaseModel):
     source: FileSource
     origin: str
     sha256: str
-    pinned: bool
+    known: bool
     licence: str
     licence_link: str
     non_commercial: bool
@@ -109,7 +103,6 @@ def preload(
     models_dir: Path | None = None,
     accept_licences: bool = False,
     offline: bool = False,
-    models: Iterable[str] = (),
     user_models: Mapping[str, Any] | None = None,
     catalog: Catalog | None = None,
     proxy: str | None = None,
@@ -124,14 +117,13 @@ def preload(
     """Bring every model that the settings ask for into the models folder.
 
     What is there and verified is not touched; a second call reads a few small files only. On a machine whose
-    GPU works, swapper and enhancer are also made to fit it, see ``models.choice``.
+    GPU works, swapper and enhancer are also made to fit it, see ``models.half``.
 
     Args:
         settings: Decide which models are needed.
         models_dir: The models folder; see ``models.session.models_root``.
         accept_licences: The user accepts the licences that limit use.
         offline: Never touch the network; say what is missing.
-        models: Names of further models, such as ``bisenet_resnet_34``.
         user_models: The ``models:`` section of a preset file.
         catalog: Instead of the shipped one.
         proxy: ``http://host:port``; by default the environment's.
@@ -153,7 +145,7 @@ def preload(
     root = models_root(models_dir)
     token = token or os.environ.get(TOKEN)
     catalog = catalog or load_catalog(user_models)
-    entries = select_models(settings, models=models, catalog=catalog, root=root)
+    entries = needed_models(settings, catalog, root=root)
     _refuse_standins(root, entries)
     downloader = Downloader(
         root,
@@ -169,16 +161,9 @@ def preload(
     )
     fetched = downloader.fetch(entries, verify=verify)
     notes = [note for item in fetched for note in item.notes]
-    notes += [_unlisted_note(entry.name) for entry in entries if entry.name not in catalog.models]
+    notes += [unlisted_note(entry.name) for entry in entries if entry.name not in catalog.models]
     notes += _prepared_for_gpu(settings, root)
     return PreloadReport(root=root, files=tuple(_described(item) for item in fetched), notes=tuple(notes))
-
-
-def _unlisted_note(name: str) -> str:
-    return tr(
-        "{name}: not in the catalogue; the file that is there is used, its origin and licence are not known",
-        name=name,
-    )
 
 
 def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
@@ -201,7 +186,6 @@ def preview(
     settings: Settings,
     *,
     models_dir: Path | None = None,
-    models: Iterable[str] = (),
     user_models: Mapping[str, Any] | None = None,
     catalog: Catalog | None = None,
 ) -> Preview:
@@ -212,7 +196,7 @@ def preview(
         SettingsError: ``user_models`` does not follow the schema.
     """
     root = models_root(models_dir)
-    entries = select_models(settings, models=models, user_models=user_models, catalog=catalog, root=root)
+    entries = needed_models(settings, catalog or load_catalog(user_models), root=root)
     return _preview(root, entries, Downloader(root).plan(entries))
 
 
@@ -228,56 +212,14 @@ def _preview(root: Path, entries: list[ModelEntry], plan: Plan) -> Preview:
     )
 
 
-def select_models(
-    settings: Settings,
-    *,
-    models: Iterable[str] = (),
-    user_models: Mapping[str, Any] | None = None,
-    catalog: Catalog | None = None,
-    root: Path | None = None,
-) -> list[ModelEntry]:
-    """The models that settings and further names ask for, each once.
-
-    Args:
-        settings: Decide which models are needed.
-        models: Names of further ones.
-        user_models: The ``models:`` section of a preset file.
-        catalog: Instead of the shipped one.
-        root: The models folder. A swapper or enhancer that lies there needs no entry in the catalogue: it
-            counts as the user's own file.
-
-    Raises:
-        ModelError: A name that is neither in the catalogue nor a file in the models folder.
-        SettingsError: ``user_models`` does not follow the schema.
-    """
-    catalog = catalog or load_catalog(user_models)
-    if root is not None:
-        catalog = merge(catalog, _unlisted(settings, catalog, root))
-    wanted = [*needed_models(settings, catalog), *(catalog.get(name) for name in models)]
-    return with_requirements(wanted, catalog)
-
-
-def _unlisted(settings: Settings, catalog: Catalog, root: Path) -> dict[str, dict[str, str]]:
-    """Entries for the files of the settings that are there without being in the catalogue."""
-    files = {
-        name: (step.removeprefix("face_"), (root / f"{name}.onnx").absolute())
-        for step, name in changing_models(settings).items()
-    }
-    return {
-        name: {"role": role, "path": str(path)}
-        for name, (role, path) in files.items()
-        if name not in catalog.models and path.is_file()
-    }
-
-
 def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
     """A folder of the demo's stand-ins is right as it is: nothing in it is to be replaced."""
-    for path in (root / file.path for entry in entries for file in entry.files):
+    for path in (root / entry.path for entry in entries):
         if path.is_file() and is_standin(path):
             raise ModelError(
                 tr("the folder holds the demo's stand-in models, which are not to be replaced"),
                 where=str(path),
-                remedy=tr("name another folder with --models-dir or COLAB_HELPERS_MODELS"),
+                remedy=tr("name another folder in models_dir or COLAB_HELPERS_MODELS"),
             )
 
 
@@ -290,7 +232,7 @@ def _described(item: Fetched) -> PreloadedFile:
         source=item.source,
         origin=item.origin,
         sha256=item.sha256,
-        pinned=item.pinned,
+        known=item.known,
         licence=item.model.licence.name,
         licence_link=item.model.licence.link,
         non_commercial=item.model.licence.non_commercial,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, takewhile
+from typing import Protocol
 
 from colab_helpers.faces.quality import Brightness, Measured
 from colab_helpers.faces.types import Face
@@ -36,9 +37,31 @@ class Work:
     similarity: float | None = None
 
     @property
+    def index(self) -> int:
+        """Number of the frame."""
+        return self.frame.index
+
+    @property
     def largest(self) -> Face:
         """The face that is measured."""
         return max(self.faces, key=lambda face: face.area)
+
+
+class Counted(Protocol):
+    """What is counted of a frame; see ``Work``."""
+
+    @property
+    def index(self) -> int: ...  # noqa: D102
+    @property
+    def faces(self) -> Sequence[Face]: ...  # noqa: D102
+    @property
+    def repeats(self) -> bool: ...  # noqa: D102
+    @property
+    def before(self) -> Brightness | None: ...  # noqa: D102
+    @property
+    def after(self) -> Brightness | None: ...  # noqa: D102
+    @property
+    def similarity(self) -> float | None: ...  # noqa: D102
 
 
 class Tally:
@@ -49,16 +72,16 @@ class Tally:
         self._measured = Measured()
         self._last: tuple[Brightness, float] | None = None
 
-    def add(self, work: Work) -> None:
+    def add(self, work: Counted) -> None:
         """Count a frame that has been written."""
         self.frames += 1
         if not work.repeats:
-            self._measured.add_frame(work.frame.index, len(work.faces))
+            self._measured.add_frame(work.index, len(work.faces))
         if work.similarity is not None:
             self._measured.similarities.append(work.similarity)
         self._add_step(work)
 
-    def _add_step(self, work: Work) -> None:
+    def _add_step(self, work: Counted) -> None:
         if work.before is None or work.after is None:
             return
         added = work.after.level - work.before.level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence, Sized
@@ -41,6 +42,7 @@ from colab_helpers.stages import in_groups, map_ordered, run_ahead
 
 _USUAL_RATE = Fraction(25)
 _FRAMES = "frames"
+_FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
 _QUEUES = 3
 
 
@@ -194,12 +196,7 @@ class VideoRun:
     def _hand_out_frames(self, folder: Path) -> None:
         """Put kept frames beside the result."""
         if self._settings.keep_frames:
-            place = frames_folder(self.output)
-            shutil.rmtree(place, ignore_errors=True)
-            try:
-                shutil.move(folder, place)
-            except OSError as error:
-                raise unwritable(place, error) from error
+            move_frames(folder, frames_folder(self.output), frozenset(path.name for path in folder.iterdir()))
 
     @property
     def _settings(self) -> Settings:
@@ -386,5 +383,28 @@ def _one_opencv_thread() -> Iterator[None]:
 
 
 def frames_folder(output: Path) -> Path:
-    """Where the kept frames of a result lie: ``<name>_frames`` beside it."""
-    return output.with_name(shortened("", output.stem, "_frames"))
+    """Where the kept frames of a result lie: ``clip.mp4_frames`` beside ``clip.mp4``."""
+    return output.with_name(shortened("", output.name, "_frames"))
+
+
+def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
+    """Move kept frames to where they stay; those of an earlier run go, and nothing else that lies there.
+
+    Args:
+        folder: Where they lie, but for those that an attempt before this one has moved.
+        place: Made if missing.
+        names: All of them.
+
+    Raises:
+        OutputError: They cannot be moved.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*")):
+            shutil.move(path, place / path.name)
+        for path in place.iterdir():
+            if _FRAME_NAME.fullmatch(path.name) and path.name not in names:
+                path.unlink()
+    except (OSError, shutil.Error) as error:
+        cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
+        raise unwritable(place, cause) from error

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from colab_helpers.files import from_json
 
 SAMPLES_NAME = "samples.jsonl"
 # Far longer than any sample; a file that is something else altogether is read in pieces of this size.
@@ -111,8 +113,8 @@ def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
 def _samples(file: BinaryIO) -> Iterator[Sample]:
     while line := file.readline(_LONGEST_LINE):
         try:
-            yield Sample.model_validate_json(line)
-        except ValidationError:
+            yield from_json(Sample, line)
+        except ValueError:
             continue
 
 

@@ -3,8 +3,8 @@
 ``python -m colab_helpers.ui.headless NOTEBOOK OUTPUT [-p NAME VALUE]... [NAME=VALUE]...``
 
 Papermill only warns of parameters a notebook does not have and guesses types; here an unknown name or a
-value of the wrong type is refused before any work. Results go beside the executed notebook unless
-``output_dir`` says otherwise.
+value that the notebook's request does not take is refused before any kernel is started. Results go beside
+the executed notebook unless ``output_dir`` says otherwise.
 
 Ctrl-C or SIGTERM interrupts the cell at work, as a notebook's stop button does, so that a batch is left in
 order; a second one has its worker killed, a third one ends at once.
@@ -16,6 +16,7 @@ Exit codes: 0 everything succeeded; 1 something failed; 2 wrong usage (refused b
 from __future__ import annotations
 
 import argparse
+import ast
 import asyncio
 import json
 import os
@@ -23,108 +24,106 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yaml
-
+from colab_helpers import errors
+from colab_helpers.batch.lock import FolderBusyError
 from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
-from colab_helpers.language import ASKED, Asked, spoken, tr
+from colab_helpers.language import ASKED, spoken, tr
+from colab_helpers.request import REQUESTS, Request
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
 
 KERNEL = "python3"
 _STARTUP_SECONDS = 300
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_DEAD_KERNEL = 1, 2, 130, 138
-REFUSALS = {"ConsentError", "SettingsError", "UsageError"}
+REFUSALS = {
+    name
+    for name, kind in {**vars(errors), "FolderBusyError": FolderBusyError}.items()
+    if isinstance(kind, type) and issubclass(kind, ColabHelpersError) and kind.refusal
+}
 """Errors of a cell that mean: refused before any work."""
 
-_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict}
+STOPS = {"KeyboardInterrupt", "StoppedError"}
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A value a notebook asks for: a line of its cell tagged ``parameters``."""
-
-    name: str
-    type_name: str
-    default: str
-    """As it is written in the notebook."""
-
-
-def notebook_parameters(path: Path) -> dict[str, Parameter]:
-    """The parameters a notebook declares, by name, with their annotated types.
+def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
+    """The request that a notebook builds, and the values that stand in its form, in the form's order.
 
     Raises:
-        UsageError: The notebook does not exist.
+        UsageError: There is no such notebook, or it builds no request.
     """
-    from papermill.inspection import inspect_notebook
-
-    if not path.is_file():
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
+    except OSError as error:
         raise UsageError(
             tr("there is no such notebook"), where=str(path), remedy=tr("name a file of notebooks/")
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            tr("this is no notebook"), where=str(path), remedy=tr("name a file of notebooks/")
+        ) from error
+    nodes = [node for source in sources for node in _parsed(source)]
+    names = (inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name))
+    model = next((REQUESTS[name] for name in names if name in REQUESTS), None)
+    if model is None:
+        raise UsageError(
+            tr("this notebook has no form that can be filled in from here"),
+            where=str(path),
+            remedy=tr("name a file of notebooks/"),
         )
-    found = inspect_notebook(str(path))
-    return {
-        name: Parameter(name, str(entry["inferred_type_name"]), str(entry["default"]))
-        for name, entry in found.items()
-    }
+    values: dict[str, Any] = {}
+    for node in nodes:
+        values |= {name: value for name, value in _assigned(node).items() if name in model.form()}
+    return model, values
 
 
-def parse_values(pairs: Iterable[tuple[str, str]], known: Mapping[str, Parameter]) -> dict[str, Any]:
-    """Turn ``name, text`` pairs into values of the declared types.
+def _parsed(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []  # a cell with commands of the shell, say
 
-    Text for a ``str`` stays exactly as it is (``007`` is no number); the rest is read as YAML, and a list
-    may be given as its only item.
+
+def _assigned(node: ast.stmt) -> dict[str, Any]:
+    """What a line such as ``preset: str = "light"`` sets, where that is written out."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name):
+        return {}
+    try:
+        return {target.id: ast.literal_eval(node.value)} if node.value is not None else {}
+    except ValueError:
+        return {}  # computed
+
+
+def fill_in(
+    model: type[Request], form: Mapping[str, Any], pairs: Iterable[tuple[str, Any]]
+) -> tuple[Request, dict[str, Any]]:
+    """Put values into a form.
+
+    Returns:
+        The whole request, and those of its values that were given, as a notebook takes them.
 
     Raises:
-        UsageError: A name the notebook does not have, or a value of another type.
+        UsageError: A name the notebook does not have, or a value of the wrong kind.
+        SettingsError: An unknown preset or key, or a bad value.
     """
-    values = {}
-    for name, text in pairs:
-        if name not in known:
+    given = dict(pairs)
+    for name in given:
+        if name not in form:
             raise UsageError(
                 tr("the notebook has no parameter {name!r}", name=name),
-                remedy=tr("choose from {names}", names=", ".join(known)),
+                remedy=tr("choose from {names}", names=", ".join(form)),
             )
-        values[name] = _parse(known[name], text)
-    return values
-
-
-def _parse(parameter: Parameter, text: str) -> Any:
-    if parameter.type_name == "str":
-        return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _wrong_value(parameter, text) from error
-    wanted = _TYPES.get(parameter.type_name)
-    if wanted is list and isinstance(value, str):
-        return [value]
-    if wanted is float and type(value) is int:
-        return float(value)
-    if wanted is not None and type(value) is not wanted:
-        raise _wrong_value(parameter, text)
-    return value
-
-
-def _wrong_value(parameter: Parameter, text: str) -> UsageError:
-    examples = {"list": "[a.jpg, b.jpg]", "dict": "{batch_size: 2}", "bool": tr("true or false")}
-    example = examples.get(parameter.type_name, "")
-    return UsageError(
-        tr(
-            "{name} = {text!r} is not a {type_name}",
-            name=parameter.name,
-            text=text,
-            type_name=parameter.type_name,
-        ),
-        remedy=tr("write it like {example}", example=example)
-        if example
-        else tr("give a {type_name}", type_name=parameter.type_name),
-    )
+    language = given.get("language", form.get("language"))
+    with spoken(next((known for known in ASKED if known == language), "auto")):
+        request = model(**{**form, **given})
+        request.check()
+    return request, request.model_dump(mode="json", include=set(given))
 
 
 def check_kernel() -> None:
@@ -286,7 +285,8 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
     except PapermillExecutionError as error:
         if error.ename != "KeyboardInterrupt":
             print(f"\n{error.ename}: {error.evalue}", file=sys.stderr, flush=True)
-        return EXIT_USAGE if error.ename in REFUSALS else EXIT_FAILED
+        codes = {**dict.fromkeys(REFUSALS, EXIT_USAGE), **dict.fromkeys(STOPS, EXIT_STOPPED)}
+        return codes.get(error.ename, EXIT_FAILED)
     except DeadKernelError:
         print(tr("\nThe notebook's kernel died; most often the memory was used up."), file=sys.stderr)
         print(tr("What to do: run again with preset=stable or a smaller max_memory."), file=sys.stderr)
@@ -345,13 +345,6 @@ def _batch_lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _language_of(known: Mapping[str, Parameter], values: Mapping[str, Any]) -> Asked:
-    """What a notebook speaks; one that nobody can speak is left to the notebook to refuse."""
-    default = yaml.safe_load(known["language"].default) if "language" in known else "auto"
-    chosen = values.get("language", default)
-    return next((name for name in ASKED if name == chosen), "auto")
-
-
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; ``NAME=VALUE`` words are joined to the ``-p`` pairs."""
     prog = "python -m colab_helpers.ui.headless"
@@ -378,19 +371,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace, stops: Stops) -> int:
     try:
-        known = notebook_parameters(arguments.notebook)
-        values = parse_values([(name, value) for name, value in arguments.pairs], known)
+        model, form = read_form(arguments.notebook)
+        usual = {"headless": True, "output_dir": arguments.output.parent}
+        chosen = {name: value for name, value in usual.items() if name in form}
+        request, values = fill_in(model, form, [*chosen.items(), *map(tuple, arguments.pairs)])
         prepare_environment()
         check_kernel()
     except ColabHelpersError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_USAGE
-    defaults = {"headless": True, "output_dir": str(arguments.output.parent.absolute())}
-    values = {**{name: value for name, value in defaults.items() if name in known}, **values}
-    folder = absolute(str(values.get("output_dir") or arguments.output.parent))
+    folder = request.output_dir or absolute(arguments.output.parent)
     before = reports_in(folder)
     # What is printed at the end is printed by this process.
-    with spoken(_language_of(known, values)):
+    with spoken(request.language):
         code = run_notebook(arguments.notebook, arguments.output, values, stops)
         print("\n".join(["", *describe_results(arguments.output, folder, before)]), flush=True)
     return code

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from colab_helpers.files import from_json
 from colab_helpers.resources.samples import Sample
 from colab_helpers.ui.charts import FIGURES, WINDOW, Figure
 
@@ -66,8 +67,8 @@ class SampleTail:
 def _samples(text: bytes) -> Iterator[Sample]:
     for line in text.splitlines():
         try:
-            yield Sample.model_validate_json(line)
-        except ValidationError:
+            yield from_json(Sample, line)
+        except ValueError:
             continue
 
 

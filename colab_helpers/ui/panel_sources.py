@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
-from colab_helpers.files import natural_key
+from colab_helpers.files import absolute, natural_key, numbered, write_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
@@ -84,7 +85,7 @@ class SourcesTab:
         sights = [self._sight(path, finding) for path in shown[:MOST_CARDS]]
         alien = _aliens(sights)
         self.cards.children = [self._card(sight, alien=sight.path in alien) for sight in sights]
-        self.summary.value = self._summary_html(shown, sights)
+        self.summary.value = self._summary_html(shown, sights, alien)
 
     def _try(self, action: Callable[[], None]) -> None:
         self.message.value = ""
@@ -117,9 +118,7 @@ class SourcesTab:
         for name, data in uploaded_files(self.upload.value):
             read_image(data)  # raises where it is no picture
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / Path(name).name
-            path.write_bytes(data)
-            paths.append(str(path))
+            paths.append(str(kept_upload(folder / Path(name).name, data)))
         if paths:
             self._set([*self.paths, *paths])
 
@@ -143,8 +142,8 @@ class SourcesTab:
         return str(self.person.value)
 
     def _save(self) -> None:
-        answers = self._desk.read()
-        person = self._library.save(self.name.value.strip(), answers.sources, consent=answers.consent)
+        request = self._desk.read()
+        person = self._library.save(self.name.value.strip(), request.sources, consent=request.consent)
         self._list_people(person.name)
         self.message.value = paragraph(
             tr("{count} photo(s) saved as {name}.", count=len(person.photos), name=person.name), GREEN
@@ -168,7 +167,7 @@ class SourcesTab:
         try:
             key = (path, _changed(path), finding)
             if key not in self._seen:
-                image = read_image(path if path.startswith("data:") else Path(path).expanduser())
+                image = read_image(path if path.startswith("data:") else Path(path))
                 thumbnail = _thumbnail(image, ())
                 report = self._desk.examine(image)
                 self._seen[key] = Sight(path, _thumbnail(image, report.faces), report)
@@ -187,7 +186,7 @@ class SourcesTab:
         )
         return desk.widgets.VBox([page, remove], layout=_CARD_LAYOUT)
 
-    def _summary_html(self, shown: Sequence[str], sights: Sequence[Sight]) -> str:
+    def _summary_html(self, shown: Sequence[str], sights: Sequence[Sight], alien: set[str]) -> str:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         demo = "" if self.paths else tr("The demo is used: one of its rendered portraits is put in.") + " "
@@ -199,11 +198,14 @@ class SourcesTab:
         )
         faceless = sum(sight.report is not None and not sight.report.faces for sight in sights)
         wrong = (
-            tr("The run would refuse {faceless} photo(s) without a face: remove them.", faceless=faceless)
-            if faceless
-            else ""
+            tr("{faceless} photo(s) without a face will be left out.", faceless=faceless) if faceless else ""
         )
-        return paragraph(f"{demo}{several}{more}") + paragraph(wrong, RED)
+        known = [sight for sight in sights if sight.report is not None and sight.report.faces]
+        if alien and len(alien) == len(known):
+            wrong += " " + tr("The run would refuse these photos: they do not show one and the same person.")
+        elif alien:
+            wrong += " " + tr("{count} photo(s) of somebody else will be left out.", count=len(alien))
+        return paragraph(f"{demo}{several}{more}") + paragraph(wrong.strip(), RED)
 
 
 _CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "1px solid #9999"}
@@ -259,7 +261,7 @@ def photos_at(written: str) -> list[str]:
     """
     if written.startswith("data:"):
         return [written]
-    path = Path(written).expanduser()
+    path = absolute(written)
     if path.is_file():
         return [str(path)]
     if not path.is_dir():
@@ -271,6 +273,21 @@ def photos_at(written: str) -> list[str]:
     if not found:
         raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=tr("name another"))
     return [str(item) for item in found]
+
+
+def kept_upload(path: Path, data: bytes) -> Path:
+    """Keep an upload under its name, with a number where a file of other bytes has that name.
+
+    A run that is taken up again may read the file of that name.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    places = (path, *(numbered(path, number) for number in range(2, 10_000)))
+    place = next(p for p in places if not os.path.lexists(p) or (p.is_file() and p.read_bytes() == data))
+    if not place.exists():
+        write_atomically(place, data)
+    return place
 
 
 def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:

@@ -138,6 +138,12 @@ def hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, file: int, frame: i
     monkeypatch.setenv("HOLD", f"{file} {frame} {tmp_path / 'held'}")
 
 
+def has_signal_pending(pid: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(line.startswith(("SigPnd", "ShdPnd")) and int(line.split()[1], 16) for line in lines)
+
+
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Ctrl-C."""
     os.kill(process.pid, signal.SIGINT)

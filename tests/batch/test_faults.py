@@ -29,7 +29,7 @@ import onnx
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import worker
+from colab_helpers.batch import runner
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, WORK_NAME
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import OutputError
@@ -220,7 +220,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
             engines[key] = genuine(settings, models_dir=models_dir)
         return engines[key]
 
-    monkeypatch.setattr(worker.Engine, "open", opened)
+    monkeypatch.setattr(Engine, "open", opened)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_a_folder_one_may_not_write_to_is_told_before_any_work(
 
     with pytest.MonkeyPatch.context() as patching:
         Faults(tmp_path / "out", 0, lasting=True, code=code, everyone=True).install(patching)
-        patching.setattr(worker.Batch, "run", refuse)
+        patching.setattr(runner.Batch, "run", refuse)
         with pytest.raises(
             OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another folder|free)"
         ):
@@ -572,8 +572,8 @@ def test_memory_that_runs_out_in_the_middle_of_a_video_lowers_the_batch_and_is_t
         return made[-1]
 
     monkeypatch.setattr(sessions, "create_session", create)
-    # As through TensorRT, the only one that is given several faces at once.
-    monkeypatch.setattr(sessions, "BatchLimit", partial(sessions.BatchLimit, sessions.LARGEST_STACK))
+    # By itself a network is given one face at a time.
+    monkeypatch.setattr(sessions, "BatchLimit", partial(sessions.BatchLimit, 16))
     report = batch("out", overrides={"batch_size": 4}, models=any_batch)
     told = [note for note in report.files[0].fallbacks if "memory ran out" in note]
     assert max(count for each in made for count in each.asked) == 4

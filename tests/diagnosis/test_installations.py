@@ -255,7 +255,7 @@ def test_a_disk_of_one_gigabyte(doctor: Doctor, monkeypatch: pytest.MonkeyPatch,
     missing = doctor(models=tmp_path)["models folder"]
     assert missing.status == "fail"
     assert "1.01 GB of models are to be fetched" in missing.detail
-    assert "--models-dir" in missing.remedy
+    assert "models_dir" in missing.remedy
 
 
 def test_a_models_folder_that_cannot_be_made(doctor: Doctor, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.progress import Progress
+from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
 from colab_helpers.ui import headless, history, monitor
 from colab_helpers.ui.charts import GO_ON, RETRY
@@ -82,7 +83,9 @@ def rewrite(folder: Path, **values: Any) -> BatchStatus:
 
 
 def look(folder: Path, **options: Any) -> monitor.MonitorResult:
-    return watch(str(folder), refresh=0, headless=True, output_dir=str(folder.parent / "seen"), **options)
+    return watch(
+        MonitorRequest(folder=folder, refresh=0, headless=True, output_dir=folder.parent / "seen", **options)
+    )
 
 
 # --- following a run ----------------------------------------------------------------------------------
@@ -252,22 +255,16 @@ def test_a_status_that_cannot_be_read_for_a_while_is_no_news(folder, writer, mon
 
 def test_a_folder_without_a_run(folder):
     with pytest.raises(MissingFileError, match=r"no batch has begun in this folder.*output_dir of"):
-        watch(str(folder), headless=True)
+        watch(MonitorRequest(folder=folder, headless=True))
     with pytest.raises(MissingFileError, match="there is no such folder"):
-        watch(str(folder / "none"), headless=True)
+        watch(MonitorRequest(folder=folder / "none", headless=True))
     assert list(folder.iterdir()) == []
 
 
 def test_a_status_of_another_version_is_refused(folder):
     (folder / STATUS_NAME).write_text('{"schema": 99}')
     with pytest.raises(UsageError, match="no status that this version can read"):
-        watch(str(folder), headless=True)
-
-
-@pytest.mark.parametrize("values", [{"seconds": -1}, {"refresh": -0.1}, {"seconds": float("nan")}])
-def test_times_must_be_times(values, folder):
-    with pytest.raises(UsageError, match="is no time"):
-        watch(str(folder), headless=True, **values)
+        watch(MonitorRequest(folder=folder, headless=True))
 
 
 def test_a_result_that_cannot_be_written_is_an_error(folder, writer):
@@ -370,7 +367,7 @@ def panel(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_in_a_notebook_one_panel_is_painted_anew(folder, writer, panel, monkeypatch, capsys):
     append(folder, sample(time.time()))
     monkeypatch.setattr(monitor.time, "sleep", lambda _: writer.end())
-    result = watch(str(folder), refresh=0)
+    result = watch(MonitorRequest(folder=folder, refresh=0))
     assert len(panel) == 2
     assert "running" in panel[0].split("</b>")[0]
     assert "failed" in panel[-1].split("</b>")[0]
@@ -407,7 +404,7 @@ def sampled(monkeypatch):
 
 
 def test_this_machine_by_itself(tmp_path, panel, sampled):
-    found = watch(seconds=0.3, output_dir=str(tmp_path)).summary
+    found = watch(MonitorRequest(seconds=0.3, output_dir=tmp_path)).summary
     assert (found.state, found.ended_by, found.folder, found.bottleneck) == ("no run", "time", "", "")
     assert found.figures["ram"].most > 0
     assert found.figures["process_memory"].most > 0
@@ -418,7 +415,7 @@ def test_this_machine_by_itself(tmp_path, panel, sampled):
 def test_headless_this_machine_is_watched_for_ten_seconds(tmp_path, monkeypatch, sampled):
     assert monitor.HEADLESS_SECONDS == 10
     monkeypatch.setattr(monitor, "HEADLESS_SECONDS", 0.1)
-    found = watch(headless=True, output_dir=str(tmp_path)).summary
+    found = watch(MonitorRequest(headless=True, output_dir=tmp_path)).summary
     assert found.ended_by == "time"
     assert found.samples >= 1
 
@@ -442,7 +439,7 @@ def test_the_summary_is_a_table_where_there_is_a_front_end(folder, writer, panel
     append(folder, sample(time.time(), ram_used=95))
     writer.file(0, file_report("failed", error="<none>"))
     writer.end()
-    result = watch(str(folder))
+    result = watch(MonitorRequest(folder=folder))
     page = monitor.summary_html(result.summary)
     for text in ("it ended, but not all files succeeded", "a.mp4 failed: &lt;none&gt;", "RAM 95 %", RETRY):
         assert text in page
@@ -508,8 +505,8 @@ def test_the_form_names_a_run_that_has_ended(tmp_path, folder, writer, capfd):
     assert "it is done" in capfd.readouterr().out
 
 
-def test_a_folder_without_a_run_ends_with_1(tmp_path, capfd):
-    assert run(tmp_path / "seen", f"folder={tmp_path}") == 1
+def test_a_folder_without_a_run_is_refused(tmp_path, capfd):
+    assert run(tmp_path / "seen", f"folder={tmp_path}") == headless.EXIT_USAGE
     printed = capfd.readouterr().err
     assert "MissingFileError" in printed
     assert "no batch has begun in this folder" in printed
@@ -534,7 +531,7 @@ def test_a_page_without_cells_goes_on_looking(monkeypatch, capsys):
     monkeypatch.setattr(monitor, "_PAGE_SECONDS", 0.0)
     monkeypatch.setattr(monitor, "open_panel", lambda: shown.append)
     monkeypatch.setattr(monitor, "repeat", lambda action, seconds: actions.append(action))
-    result = monitor.watch()
+    result = monitor.watch(MonitorRequest())
     assert result.summary.ended_by == "time"
     show_result(result)
     assert capsys.readouterr().out == "The charts above go on by themselves.\n"
@@ -542,5 +539,5 @@ def test_a_page_without_cells_goes_on_looking(monkeypatch, capsys):
     assert actions[0]()
     assert len(shown) == before + 1
     monkeypatch.setattr(monitor, "_PAGE_SECONDS", 9.0)
-    monitor.watch(seconds=0.1)
+    monitor.watch(MonitorRequest(seconds=0.1))
     assert len(actions) == 1

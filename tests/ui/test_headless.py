@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import shutil
 import signal
@@ -14,87 +15,63 @@ import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
 
 from colab_helpers.batch.names import STOP_NAME
 from colab_helpers.batch.status import read_status
 from colab_helpers.errors import UsageError
+from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
-from colab_helpers.ui.headless import Parameter, main, notebook_parameters, parse_values
+from colab_helpers.ui.headless import main, read_form
 from tests.batch.processes import at_start
 from tests.conftest import PATIENCE, until
 
-KNOWN = {
-    name: Parameter(name, kind, "")
-    for name, kind in [
-        ("sources", "list"),
-        ("preset", "str"),
-        ("overrides", "dict"),
-        ("headless", "bool"),
-        ("count", "int"),
-        ("share", "float"),
-    ]
-}
-PARAMETERS = 'preset: str = "a"  #@param\ncount: int = 1\noutput_dir: str = ""\nheadless: bool = False'
+PARAMETERS = """\
+preset: str = "balanced"  #@param
+overrides: dict = {}
+models_dir: str = "a=b"
+demo: bool = True
+output_dir: str = ""
+language: str = "auto"
+headless: bool = False"""
+REQUEST = "from colab_helpers.request import SetupRequest\nrequest = SetupRequest.of(globals())"
 
 
 def notebook(folder: Path, *cells: str) -> Path:
     path = folder / "small.ipynb"
     first = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[first, *map(new_code_cell, cells)], metadata=kernel), path)
+    rest = map(new_code_cell, ("%pwd", REQUEST, *cells))
+    nbformat.write(new_notebook(cells=[first, *rest], metadata=kernel), path)
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("preset", "007", "007"),
-        ("preset", "quality+ram_8", "quality+ram_8"),
-        ("preset", "", ""),
-        ("sources", "[a.jpg, 'b c.jpg']", ["a.jpg", "b c.jpg"]),
-        ("sources", "me.jpg", ["me.jpg"]),
-        ("sources", "[]", []),
-        ("overrides", "{batch_size: 2, keep_fps: true}", {"batch_size": 2, "keep_fps": True}),
-        ("headless", "true", True),
-        ("count", "7", 7),
-        ("share", "2", 2.0),
-    ],
-)
-def test_text_becomes_a_value_of_the_declared_type(name, text, value):
-    result = parse_values([(name, text)], KNOWN)[name]
-    assert result == value
-    assert type(result) is type(value)
+def test_form_and_request_are_found_in_the_notebook(tmp_path):
+    """Also beside commands of IPython, and with "=" in a default."""
+    model, form = read_form(notebook(tmp_path))
+    assert model is SetupRequest
+    assert tuple(form) == ("preset", "overrides", "models_dir", "demo", "output_dir", "language", "headless")
+    assert (form["models_dir"], form["demo"]) == ("a=b", True)
+    (tmp_path / "none.ipynb").write_text('{"cells": []}')
+    (tmp_path / "text.ipynb").write_text("text")
+    for name, complaint in (("none", "no form"), ("text", "no notebook"), ("gone", "no such notebook")):
+        with pytest.raises(UsageError, match=complaint):
+            read_form(tmp_path / f"{name}.ipynb")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("headless", "maybe"),
-        ("count", "true"),
-        ("count", "1.5"),
-        ("overrides", "[1]"),
-        ("sources", "{a: b}"),
-        ("sources", "[a"),
-    ],
-)
-def test_a_value_of_another_type_is_refused(name, text):
-    with pytest.raises(UsageError, match=rf"{name} = .* is not a \w+\. What to do"):
-        parse_values([(name, text)], KNOWN)
-
-
-def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(UsageError, match=r"no parameter 'presett'.*sources, preset, overrides"):
-        parse_values([("presett", "x")], KNOWN)
-
-
-def test_names_and_types_come_from_the_tagged_cell(tmp_path):
-    found = notebook_parameters(notebook(tmp_path))
-    assert {name: entry.type_name for name, entry in found.items()} == {
-        "preset": "str",
-        "count": "int",
-        "output_dir": "str",
-        "headless": "bool",
-    }
+def test_values_are_checked_before_a_kernel_is_started(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(headless, "run_notebook", lambda *_: pytest.fail("a kernel was started"))
+    out = tmp_path / "run" / "out.ipynb"
+    for wrong in (
+        "demo=perhaps",
+        "overrides=[1]",
+        "preset=fastest",
+        "overrides={batchsize: 2}",
+        "language=fr",
+    ):
+        assert main([str(notebook(tmp_path)), str(out), wrong]) == 2
+        assert "What to do" in capsys.readouterr().err
+    assert not out.parent.exists()
 
 
 def test_a_missing_notebook_is_wrong_usage(tmp_path, capsys):
@@ -117,15 +94,15 @@ def test_a_word_without_equals_is_wrong_usage(tmp_path):
 def test_a_run_gets_its_values_kernel_and_places(tmp_path, capfd):
     cell = (
         "import json, pathlib, sys\n"
-        "values = [preset, count, headless, output_dir, sys.executable]\n"
+        "values = [preset, demo, headless, output_dir, sys.executable]\n"
         "pathlib.Path(output_dir, 'values.json').write_text(json.dumps(values))\n"
         "print('working on it')"
     )
     out = tmp_path / "a {run}" / "out.ipynb"
-    code = main([str(notebook(tmp_path, cell)), str(out), "preset=007", "-p", "count", "3"])
+    code = main([str(notebook(tmp_path, cell)), str(out), "preset=light", "-p", "demo", "no"])
     assert code == 0
     values = json.loads((out.parent / "values.json").read_text())
-    assert values[:4] == ["007", 3, True, str(out.parent)]
+    assert values[:4] == ["light", False, True, str(out.parent)]
     assert Path(values[4]) == Path(sys.executable)
     printed = capfd.readouterr().out
     assert "working on it" in printed
@@ -153,6 +130,31 @@ def test_results_are_named_even_when_some_failed(tmp_path, capfd):
     assert "result:   /results/a.mp4" in printed.out
     assert f"report:   {out.parent / 'report.json'}" in printed.out
     assert f"notebook: {out}" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "code"),
+    [
+        *(("errors", name, 2) for name in ("ConsentError", "MissingFileError", "ModelError", "LicenceError")),
+        *(("errors", name, 1) for name in ("WorkerError", "OutOfMemoryError")),
+        ("batch.lock", "FolderBusyError", 2),
+        ("ui.notebook", "BatchError", 1),
+        ("ui.doctor", "SetupError", 1),
+        ("ui.models", "PreloadError", 1),
+        ("ui.notebook", "StoppedError", 130),
+    ],
+)
+def test_refused_failed_and_stopped_have_codes_of_their_own(
+    tmp_path, monkeypatch, capsys, place, error, code
+):
+    def fail(*_, **__):
+        raise PapermillExecutionError(1, 1, "", error, "why", [])
+
+    monkeypatch.setattr("papermill.execute_notebook", fail)
+    kind = getattr(importlib.import_module(f"colab_helpers.{place}"), error)
+    assert main([str(notebook(tmp_path)), str(tmp_path / "out.ipynb")]) == code
+    assert (2 if kind.refusal else 1) == (1 if code == 130 else code)
+    assert capsys.readouterr().err.count(error) == 1
 
 
 REFUSE = "from colab_helpers.errors import ConsentError\nraise ConsentError('no statement')"

@@ -107,6 +107,6 @@ def test_half_precision_matrix(tmp_path: Path) -> None:
 
 def test_model_without_matrix(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    onnx.save(net("dynamic"), path)
+    onnx.save(net("plain"), path)
     with pytest.raises(ModelError, match="buff2fs"):
         read_emap(path)
