@@ -39,6 +39,7 @@ from colab_helpers.request import REQUESTS, Request
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
 
 KERNEL = "python3"
+_STARTUP_SECONDS = 300
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_DEAD_KERNEL = 1, 2, 130, 138
 REFUSALS = {
     name
@@ -234,8 +235,8 @@ def _engine(stops: Stops) -> str:
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
             known = {name: value for name, value in options.items() if name in Client.class_trait_names()}
-            client = Client(nb_man, kernel_name=kernel_name, on_cell_execute=stops.before_cell, **known)
-            return client.execute()
+            known |= {"on_cell_execute": stops.before_cell, "startup_timeout": _STARTUP_SECONDS}
+            return Client(nb_man, kernel_name=kernel_name, **known).execute()
 
     papermill_engines.register("colab_helpers", Engine)
     return "colab_helpers"
