@@ -17,6 +17,7 @@ from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ConsentError, MissingFileError, ModelError, OutputError, UsageError
 from colab_helpers.media.images import read_image, to_data_url
+from colab_helpers.resources import guard
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
@@ -207,7 +208,7 @@ def test_memory_warnings_are_counted(
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
     clock = count().__next__
     monkeypatch.setattr(
-        runner, "MemoryGuard", lambda: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
+        guard, "MemoryGuard", lambda **_: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
     )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
