@@ -25,6 +25,7 @@ from colab_helpers.errors import (
     UsageError,
 )
 from colab_helpers.media.images import read_image, to_data_url
+from colab_helpers.resources import guard
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
@@ -256,7 +257,7 @@ def test_memory_warnings_are_counted(
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
     clock = count().__next__
     monkeypatch.setattr(
-        runner, "MemoryGuard", lambda: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
+        guard, "MemoryGuard", lambda **_: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
     )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
