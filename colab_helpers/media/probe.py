@@ -480,7 +480,7 @@ def _first_frame(
 
 
 def _largest_size(container: InputContainer, stream: VideoStream, info: VideoInfo) -> tuple[int, int]:
-    """The largest size met at a few places: scaled to it nothing is lost; of equal areas the more frequent."""
+    """The largest size met at a few places: scaled to it nothing is lost."""
     if is_mov(container) or info.codec not in _RESIZABLE:
         return info.width, info.height
     bytewise = bool(_BYTEWISE & set(info.container.split(",")))
