@@ -17,7 +17,7 @@ from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Discard, Stream
+from av.stream import Discard, Disposition, Stream
 
 from colab_helpers.language import tr
 from colab_helpers.media.containers import stream_tags, takes, takes_data
@@ -33,6 +33,7 @@ FACES: frozenset[Kind] = frozenset(("video", "cover"))
 _MOV_SUFFIXES = (".mp4", ".m4v", ".mov")
 # Matroska has covers as attachments, recognised by their names (Matroska specification, attachments).
 _COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_MP4_COVERS = frozenset(("mjpeg", "png", "bmp"))
 _AUDIO_CODEC = "aac"
 _BITS_PER_CHANNEL = 96_000
 
@@ -226,6 +227,8 @@ class StreamCopier:
     def _fits(self, stream: Stream, suffix: str) -> bool:
         if stream.type == "data":
             return takes_data(self._info, stream.index, suffix)
+        if _kind(stream) == "cover" and not _stays_cover(stream, suffix):
+            return False
         return stream.type in EVERYTHING and takes(stream, suffix)
 
     def _is_rewritten(self, stream: Stream, suffix: str) -> bool:
@@ -281,6 +284,13 @@ def _kind(stream: Stream) -> Kind | None:
     if stream.type == "video" and stream.disposition & COVER:
         return "cover"
     return cast(Kind, stream.type) if stream.type in EVERYTHING else None
+
+
+def _stays_cover(stream: Stream, suffix: str) -> bool:
+    """Whether FFmpeg's muxer writes it as a cover; elsewhere it would come back as an ordinary track."""
+    codec = stream.codec_context.name if stream.codec_context is not None else ""
+    attached = bool(stream.disposition & Disposition.attached_pic)
+    return attached and suffix in (".mp4", ".m4v") and codec in _MP4_COVERS
 
 
 def _holds_data(packet: Packet[Any]) -> bool:

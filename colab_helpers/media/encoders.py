@@ -202,13 +202,16 @@ def _named(name: str, request: _Request) -> EncoderChoice:
 def _first_working(name: str, request: _Request, *, lossless_only: bool = False) -> EncoderChoice | None:
     preset, preset_note = _fitting_preset(name, request.preset)
     options = _options(name, request.quality, preset, request.light, request.width)
+    refused = False
     for pix_fmt in _formats(name, request):
         loss = _loss(request, pix_fmt)
         if loss and lossless_only:
             return None
         if _trial(name, pix_fmt, request.width, request.height, tuple(options.items())) is None:
-            notes = (*preset_note, *_size_note(request, pix_fmt), *_wider_note(request, pix_fmt), *loss)
+            wider = _wider_note(request, pix_fmt, refused=refused)
+            notes = (*preset_note, *_size_note(request, pix_fmt), *wider, *loss)
             return EncoderChoice(name, pix_fmt, options, notes)
+        refused = True
     return None
 
 
@@ -347,10 +350,10 @@ def _loss(request: _Request, pix_fmt: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _wider_note(request: _Request, pix_fmt: str) -> tuple[str, ...]:
-    """Where a trial failed, not the size: finer chroma loses nothing, but fewer players take it."""
+def _wider_note(request: _Request, pix_fmt: str, *, refused: bool) -> tuple[str, ...]:
+    """Finer chroma loses nothing, but fewer players take it: said where a trial was ``refused``."""
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
-    if after <= before or not _size_fits(request.pix_fmt, request.width, request.height):
+    if after <= before or not refused:
         return ()
     return (
         tr(

@@ -66,7 +66,7 @@ _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
 
 # Codecs whose pictures may change their size; formats whose times may come twice, so that places are sought
-# in bytes; how many samples tell the usual size.
+# in bytes; how many places are looked at for the largest size.
 _RESIZABLE = frozenset(
     ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "mjpeg", "vc1")
 )
@@ -269,7 +269,7 @@ def probe(path: str | Path) -> VideoInfo:
         path: The video file.
 
     Returns:
-        The description. ``width`` and ``height`` are those most of the video has, where they change.
+        The description. ``width`` and ``height`` are the largest met at a few places, where they change.
 
     Raises:
         MissingFileError: There is no such file.
@@ -280,7 +280,7 @@ def probe(path: str | Path) -> VideoInfo:
         stream = picture_stream(container, path)
         frame, start = _first_frame(container, stream, path)
         info = _describe(path, container, stream, frame, start)
-        width, height = _usual_size(container, stream, info)
+        width, height = _largest_size(container, stream, info)
         return replace(info, width=width, height=height)
 
 
@@ -504,8 +504,8 @@ def _first_frame(
     )
 
 
-def _usual_size(container: InputContainer, stream: VideoStream, info: VideoInfo) -> tuple[int, int]:
-    """The size most of the video has, by a few samples of it; the larger one where it is a tie."""
+def _largest_size(container: InputContainer, stream: VideoStream, info: VideoInfo) -> tuple[int, int]:
+    """The largest size met at a few places: scaled to it nothing is lost."""
     if is_mov(container) or info.codec not in _RESIZABLE:
         return info.width, info.height
     bytewise = bool(_BYTEWISE & set(info.container.split(",")))
@@ -528,7 +528,7 @@ def _usual_size(container: InputContainer, stream: VideoStream, info: VideoInfo)
         frame = _frame_after_seek(container, stream)
         if frame is not None:
             sizes[frame.width, frame.height] += 1
-    return max(sizes, key=lambda size: (sizes[size], size[0] * size[1]))
+    return max(sizes, key=lambda size: (size[0] * size[1], sizes[size]))
 
 
 def _frame_after_seek(container: InputContainer, stream: VideoStream) -> av.VideoFrame | None:

@@ -222,7 +222,7 @@ def test_all_eight_orientations(clip: Clip, suffix: str, axes: tuple[int, int, i
 
 
 @pytest.mark.parametrize("case", ["joined", "recorder"])
-def test_a_size_that_changes_is_the_one_most_of_the_file_has(clip: Clip, case: str, tmp_path: Path) -> None:
+def test_a_size_that_changes_is_the_largest(clip: Clip, case: str, tmp_path: Path) -> None:
     settings = {"codec": "libvpx", "options": {}} if case == "recorder" else {}
     suffix = ".webm" if case == "recorder" else ".ts"
     small = clip(f"small{suffix}", frames=25, size=(160, 120), **settings)
