@@ -381,6 +381,10 @@ class Batch:
         _enter(result, report)
         if not result.video_seconds:
             report.quality = None  # what is measured there is measured over time
+        elif not engine.settings.keep_fps:
+            report.fallbacks.append(tr("an animated picture keeps its times, whatever keep_fps says"))
+        if engine.settings.keep_frames and is_image(task.target):
+            report.fallbacks.append(tr("keep_frames keeps none of a picture's frames, but a GIF's"))
         report.fallbacks += [suffix_note] if suffix_note else []
         report.output, report.bytes_out = str(output), output.stat().st_size
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from colab_helpers.errors import OutputError
 from colab_helpers.language import tr
-from colab_helpers.media.images import Still, is_written, opened, pixels_of
+from colab_helpers.media.images import Still, is_written, opened, pixels_of, reading_losses
 from colab_helpers.media.probe import VideoInfo
 
 CENTISECOND = Fraction(1, 100)
@@ -80,7 +80,11 @@ class Animation:
             moving = getattr(image, "is_animated", False) and kind in ("GIF", "WEBP", "PNG", "AVIF")
             if not moving and path.suffix.lower() != ".gif":
                 return None
-            parts = {"icc_profile", "exif", "xmp"} & image.info.keys()
+            losses = reading_losses(image, data) if kind != "GIF" else []
+            if {"icc_profile", "exif", "xmp"} & image.info.keys():
+                losses.append(tr("an animation keeps no EXIF data, XMP data or colour profile"))
+            if image.info.get("default_image"):
+                losses.append(tr("the still picture for viewers without animation was left out"))
             plays = _plays(image)
             looked = [(_duration(image), _opacity(rgba)) for rgba in _frames(image)]
             found = {opacity for _, opacity in looked}
@@ -92,7 +96,7 @@ class Animation:
                 plays=plays,
                 opacity=next(level for level in ("partial", "masked", "full") if level in found),
                 lossless=kind != "AVIF" and (kind != "WEBP" or b"VP8L" in data),
-                losses=(tr("an animation keeps no EXIF data, XMP data or colour profile"),) if parts else (),
+                losses=tuple(losses),
             )
 
     def frames(self) -> Iterator[Still]:

@@ -345,15 +345,15 @@ def _is_picture(data: bytes) -> bool:
 
 def _still(image: Image.Image, data: bytes) -> Still:
     kind = "JPEG" if image.format == "MPO" else str(image.format)
-    losses = [*_depth_loss(image, data), *_page_loss(image)]
+    losses = reading_losses(image, data)
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        losses.append(tr("the first of {pages} pictures in the file was taken", pages=pages))
     image.load()
     subsampling = JpegImagePlugin.get_sampling(image) if kind == "JPEG" else -1
     options = {"subsampling": subsampling} if subsampling >= 0 else {}
     options |= {"lossless": True} if kind == "WEBP" and b"VP8L" in data else {}
     stored, image = image, _upright(image)
     parts = _parts(stored, image)
-    mode = _MODES.get("L" if image.mode[0] in "IF" else image.mode)
-    losses += [tr("{mode} became RGB", mode=tr(mode))] if mode else []
     rgb, profile = _in_rgb(image)
     if "icc_profile" in parts and not profile:
         del parts["icc_profile"]
@@ -362,20 +362,19 @@ def _still(image: Image.Image, data: bytes) -> Still:
     return Still(bgr, alpha, parts, kind, options, tuple(losses))
 
 
-def _depth_loss(image: Image.Image, data: bytes) -> list[str]:
-    """Whether samples are deeper than 8 bits, as far as a decoder that is not begun yet tells."""
-    bits = (
-        16 if ";16" in f"{image.mode}{getattr(image, 'tile', '')}" else 32 if image.mode in ("I", "F") else 8
-    )
+def reading_losses(image: Image.Image, data: bytes) -> list[str]:
+    """What 8-bit RGB cannot keep of a picture, as far as a decoder that is not begun yet tells."""
+    bits = 32 if image.mode in ("I", "F") else 8
+    if ";16" in f"{image.mode}{getattr(image, 'tile', '')}":
+        bits = 16
     box = data.find(b"pixi", 0, 1 << 16)  # ISO/IEC 23008-12, 6.5.6: type, flags, channels, bits of each
     if image.format in ("AVIF", "HEIF") and 0 < box < len(data) - 9:
         bits = data[box + 9]
-    return [tr("{bits} bits per sample became 8", bits=bits)] if bits > 8 else []
-
-
-def _page_loss(image: Image.Image) -> list[str]:
-    pages = getattr(image, "n_frames", 1)
-    return [tr("the first of {pages} pictures in the file was taken", pages=pages)] if pages > 1 else []
+    mode = _MODES.get("L" if image.mode[0] in "IF" else image.mode)
+    return [
+        *([tr("{bits} bits per sample became 8", bits=bits)] if bits > 8 else []),
+        *([tr("{mode} became RGB", mode=tr(mode))] if mode else []),
+    ]
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -177,6 +177,7 @@ def test_the_still_before_an_animated_png_is_no_frame_of_it(tmp_path: Path) -> N
     animation = Animation.of(path)
     assert animation is not None
     assert list(animation.durations) == DURATIONS[1:]
+    assert animation.losses == ("the still picture for viewers without animation was left out",)
 
 
 def test_pages_are_no_animation(tmp_path: Path) -> None:
