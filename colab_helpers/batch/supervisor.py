@@ -286,6 +286,7 @@ class Supervisor:
             if answered > 1 and not pid:
                 break
             time.sleep(_LOOK_EVERY if pid else _LOOK_AFAR_EVERY)
+        status = self._status(own)  # it has said its last word since
         if status is not None and own in (0, status.pid):
             self._show(status)
         return killed
