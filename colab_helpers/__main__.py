@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 import re
 import signal
 import sys
@@ -285,15 +286,21 @@ def parse_value(text: str) -> Any:
 
 def _swap(options: argparse.Namespace) -> int:
     from colab_helpers.api import swap_file
+    from colab_helpers.batch.plan import Writable, identities
+    from colab_helpers.batch.report import clear_report, own_file
     from colab_helpers.ui.progress import ProgressLine
 
+    settings = settings_of(options)
+    if options.report:
+        inputs = identities(map(Path, [*options.source, options.target]))
+        clear_report(Path(options.report), Writable(inputs, settings.overwrite, made=own_file), page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         report = swap_file(
             options.source,
             options.target,
             options.output,
             consent=options.consent,
-            settings=settings_of(options),
+            settings=settings,
             models_dir=options.models_dir,
             on_progress=line,
         )
@@ -342,7 +349,8 @@ def _batch(options: argparse.Namespace) -> int:
         in_process=options.in_process,
     )
     # Whoever ends this process politely means the batch; only a kill leaves the worker to itself.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # Not what SIGINT has: a shell that starts this in the background has that ignored.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         photos = [Source.of(photo) for photo in options.source]
         try:
@@ -401,9 +409,9 @@ def _line(file: FileReport) -> str:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=absolute, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=_seconds, default=4.0)
     parser.add_argument("--size", type=_size, default=(640, 360), metavar="WxH")
-    parser.add_argument("--fps", type=Fraction, default=Fraction(25), metavar="30000/1001")
+    parser.add_argument("--fps", type=_rate, default=Fraction(25), metavar="30000/1001")
     parser.add_argument("--people", type=int, default=2, help=tr("at most so many at once; 0 for none"))
     parser.add_argument("--clips", type=int, default=2)
     _add_language(parser)
@@ -418,6 +426,19 @@ def _size(text: str) -> tuple[int, int]:
             tr("a size is written like 640x360, but got {text!r}", text=text)
         ) from None
     return width, height
+
+
+def _seconds(text: str) -> float:
+    if not math.isfinite(seconds := float(text)):
+        raise argparse.ArgumentTypeError(tr("{text!r} is no time", text=text))
+    return seconds
+
+
+def _rate(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except ZeroDivisionError:
+        raise argparse.ArgumentTypeError(tr("{text!r} is no rate", text=text)) from None
 
 
 def _demo(options: argparse.Namespace) -> int:

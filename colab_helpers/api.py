@@ -96,6 +96,8 @@ def swap_video(
         on_progress: Called up to four times a second.
 
     Raises:
+        UsageError: The result would replace a photo, the target, or a file that is there already, unless
+            ``overwrite`` is set.
         ColabHelpersError: The file could not be done; nothing is left of the result then.
     """
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
@@ -147,15 +149,16 @@ def run_batch(
     are kept where target, sources, settings, models and code are the same and the files are unchanged.
 
     Args:
-        sources: Photos of the person who is put in; several are averaged.
+        sources: Photos of the person who is put in; several are averaged. One that cannot be read, shows no
+            face or somebody else is left out, which the report's notes tell.
         targets: Files, folders, and patterns such as ``clips/*.mp4``.
         output_dir: Folder of the results; made if missing.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
         video_range: Which of the targets, counted from 1, such as ``1-30``.
-        report_path: Where the report goes; ``report.json`` in the output folder if None. ``report.html``
-            goes beside it.
+        report_path: Where the report goes; ``report.json`` in the output folder if None. Its page goes
+            beside it, with the suffix ``.html``.
         work_dir: A folder on a local disk for unfinished work; chosen if None.
         session_minutes: How long this machine can be used; if given, the notes tell how many files fit, from
             the first finished segment on.
@@ -215,8 +218,7 @@ def do_batch(
     with spoken(request.language):
         request.check()
         with _speaking(request.settings):
-            named = [*request.source_paths, *map(Path, request.targets)]
-            require_places([*named, *filter(None, (request.output_dir, request.models_dir))])
+            require_places(request.places)
             folder = _results_folder(request.output_dir)
             tasks = plan_batch(
                 request.target_paths,

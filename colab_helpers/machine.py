@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -224,8 +225,51 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def gpu_handle() -> Any:
+    """NVML's handle of the GPU that CUDA programs take by default, or None where they see none.
+
+    NVML counts all cards by their place on the bus; CUDA counts those that ``CUDA_VISIBLE_DEVICES`` names,
+    the fastest first unless ``CUDA_DEVICE_ORDER`` says ``PCI_BUS_ID`` (CUDA C++ Programming Guide,
+    environment variables).
+
+    Raises:
+        pynvml.NVMLError: NVML is not initialised, or there is no card.
+    """
+    import pynvml
+
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        names = {_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles}
+        if len(names) > 1:
+            handles.sort(key=_speed, reverse=True)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = "0" if visible is None else visible.split(",")[0].strip()
+    if wanted.isdecimal():
+        return handles[int(wanted)] if int(wanted) < len(handles) else None
+    if wanted.startswith("MIG-"):
+        return pynvml.nvmlDeviceGetHandleByUUID(wanted)
+    # CUDA takes any beginning of an identifier, and sees nothing from the first entry it does not know.
+    named = [
+        handle
+        for handle in handles
+        if wanted.startswith("GPU-") and _text(pynvml.nvmlDeviceGetUUID(handle)).startswith(wanted)
+    ]
+    return named[0] if named else None
+
+
+def _speed(handle: Any) -> int:
+    """About as CUDA ranks: cores times clock; 0 where the driver does not tell."""
+    import pynvml
+
+    try:
+        clock = pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)
+        return int(pynvml.nvmlDeviceGetNumGpuCores(handle) * clock)
+    except pynvml.NVMLError:
+        return 0
+
+
 def find_gpu() -> Gpu | None:
-    """The first NVIDIA GPU, or None where there is no driver or no device."""
+    """The NVIDIA GPU that CUDA takes by default, or None where there is no driver or no device."""
     import pynvml
 
     try:
@@ -233,7 +277,9 @@ def find_gpu() -> Gpu | None:
     except pynvml.NVMLError:
         return None
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = gpu_handle()
+        if handle is None:
+            return None
         return Gpu(
             name=_text(pynvml.nvmlDeviceGetName(handle)),
             memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),

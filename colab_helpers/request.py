@@ -132,6 +132,12 @@ class Request(BaseModel):
         with spoken(next((known for known in ASKED if known == values["language"]), "auto")):
             return cls(**values)
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Every file and folder that is named."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return tuple(value for value in values if isinstance(value, Path))
+
     def check(self) -> None:
         """Refuse what can be seen to be wrong without looking at any file.
 
@@ -265,6 +271,11 @@ class BatchRequest(SettingsRequest):
     def source_paths(self) -> list[Path]:
         """Those of the sources that are files."""
         return [Path(source) for source in self.sources if not source.startswith("data:")]
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Every file and folder that is named."""
+        return (*super().places, *self.source_paths, *map(Path, self.targets))
 
     @property
     def run_name(self) -> str:

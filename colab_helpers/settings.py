@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from colab_helpers.errors import SettingsError
 from colab_helpers.files import absolute
@@ -155,6 +163,14 @@ class Settings(BaseModel):
         description="Language of messages, reports and notebooks: auto takes that of the environment "
         "variable COLAB_HELPERS_LANGUAGE, else English.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_true_as_one(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(tr("true and false are no numbers"))
+        return value
 
     @field_validator("frame_processors", mode="before")
     @classmethod

@@ -1,8 +1,7 @@
 """Bounded stages in threads: every stage runs ahead of the next by a few items and no more.
 
 An error in any stage ends all of them and comes out of the last one as itself. Leaving the last stage
-early (error, break, Ctrl-C) stops the ones before it; no thread outlives its generator, but one that
-hangs in a call for half a minute.
+early (error, break, Ctrl-C) stops the ones before it; no thread outlives its generator, unless it hangs.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-# A stage that hangs in a driver or a network folder must not hold up the end of the others.
-_LONGEST_GOODBYE = 30.0
+_LONGEST_WAIT = 30.0
+"""Seconds a stage that is no longer wanted may take to finish its item."""
 
 
 class Channel(Generic[T]):
@@ -94,7 +93,8 @@ def run_ahead(
         yield from channel
     finally:
         channel.abandon()
-        thread.join(_LONGEST_GOODBYE)
+        # A stage stuck in a system call (a drive that hangs) is left behind: it ends with the process.
+        thread.join(_LONGEST_WAIT)
 
 
 def _feed(items: Iterable[T], channel: Channel[T]) -> None:

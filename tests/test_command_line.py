@@ -43,6 +43,21 @@ def test_swap_writes_the_result_and_the_report(common: list[str], tmp_path: Path
     assert data["settings"]["temp_frame_format"] == "jpg"
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "photo.png", "mine.json"])
+def test_the_report_of_a_swap_replaces_nothing_of_the_users(
+    common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    target, path = make(tmp_path / "a.mp4", Spec(frames=5)), tmp_path / name
+    if not path.exists():
+        path.write_text('{"mine": 1}')
+    before = path.read_bytes()
+    code = main(["swap", *common, "-t", str(target), "-o", str(tmp_path / "b.mp4"), "--report", str(path)])
+    assert code == WRONG_USAGE
+    assert str(path) in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert not (tmp_path / "b.mp4").exists()
+
+
 def test_exit_codes(common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     good, bad = make(tmp_path / "in" / "a.mp4", Spec(frames=5)), tmp_path / "in" / "b.mp4"
@@ -199,6 +214,7 @@ def test_a_result_may_name_its_folder_and_targets_a_pattern(
         ("batch -s me.jpg --tragets in -o out", "--targets"),
         ("swap -s me.jpg -t in -o out --many-face=true --max-memry 2", "--max-memory"),
         ("preload --accept-licence-s", "--accept-licences"),
+        ("preload --accept-licences --ofline", "--offline"),
     ],
 )
 def test_a_misspelt_option_suggests_the_nearest(

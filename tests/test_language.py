@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,6 +28,7 @@ from colab_helpers.errors import ConsentError, SettingsError, UsageError
 from colab_helpers.language import LANGUAGES, mark, speak, spoken, tr
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings, load_settings
+from colab_helpers.stages import map_ordered, run_ahead
 from tests.media.make import Spec, make
 
 ROOT = Path(language.__file__).parent
@@ -355,6 +357,30 @@ def test_the_language_is_set_for_a_while_for_good_or_by_the_environment(monkeypa
     with pytest.warns(UserWarning, match="none of en, es"):
         assert language.language() == "en"
     monkeypatch.delenv(language.VARIABLE)
+
+
+def test_what_one_thread_speaks_no_other_does_unless_it_was_started_there(pseudo: None) -> None:
+    found: dict[str, str] = {}
+    together = threading.Barrier(2, timeout=60)
+
+    def say(chosen: str) -> None:
+        with spoken(chosen):
+            together.wait()
+            found[chosen] = tr("frames")
+            together.wait()
+        found[f"after {chosen}"] = tr("frames")
+
+    threads = [threading.Thread(target=say, args=(chosen,)) for chosen in ("en", "es")]
+    with spoken("es"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert found == dict.fromkeys(found, "frames") | {"es": "«frames»"}
+        inside = run_ahead((tr("frames") for _ in range(2)), 1, name="stage")
+        assert (
+            list(map_ordered(lambda text: text + tr("frames"), inside, workers=2)) == ["«frames»«frames»"] * 2
+        )
 
 
 def test_texts_without_values_may_hold_braces_and_nothing_stays_nothing(pseudo: None) -> None:

@@ -244,6 +244,7 @@ def fake_nvml(*, missing: tuple[str, ...] = ()) -> types.ModuleType:
     answers: dict[str, Any] = {
         "nvmlInit": None,
         "nvmlShutdown": None,
+        "nvmlDeviceGetCount": 1,
         "nvmlDeviceGetHandleByIndex": "handle",
         "nvmlDeviceGetName": b"Test Card",
         "nvmlSystemGetDriverVersion": "1.0",

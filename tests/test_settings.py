@@ -154,6 +154,12 @@ def test_switches_may_stand_alone_as_in_roop() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["batch_size", "max_memory", "segment_seconds", "swapper_model"])
+def test_true_is_no_number_and_no_text(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} = True is not allowed"):
+        load_settings(**{name: True})
+
+
 def test_several_words_may_follow_each_other_as_in_roop() -> None:
     for name in ("--frame-processors", "--frame-processor"):
         both = _parse(name, "face_swapper", "face_enhancer").frame_processors

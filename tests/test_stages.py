@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from colab_helpers import stages
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
 from tests.conftest import PATIENCE, until
 
@@ -106,3 +107,19 @@ def test_leaving_early_closes_the_source_in_its_own_thread() -> None:
     next(stage)
     stage.close()
     assert closed_in == ["feeder"]
+
+
+def test_a_stage_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "_LONGEST_WAIT", 0.2)
+    release = threading.Event()
+
+    def hangs() -> Iterator[int]:
+        yield 1
+        release.wait()
+
+    ahead = run_ahead(hangs(), 1, name="stuck drive")
+    assert next(ahead) == 1
+    started = time.monotonic()
+    ahead.close()
+    assert time.monotonic() - started < 20
+    release.set()

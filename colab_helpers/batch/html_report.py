@@ -15,8 +15,8 @@ from typing import Any
 from colab_helpers.batch.html_charts import charts_html
 from colab_helpers.batch.html_files import files_html, overview_html
 from colab_helpers.batch.html_parts import STYLE, bullets, duration, facts_table, memory, size, soft, text
-from colab_helpers.batch.names import HTML_REPORT_NAME
-from colab_helpers.batch.report import BatchReport, FileReport, write_text
+from colab_helpers.batch.report import BatchReport, FileReport, html_path, write_text
+from colab_helpers.files import from_json
 from colab_helpers.language import language, tr
 from colab_helpers.resources.samples import Sample, read_samples
 from colab_helpers.settings import Settings, field_help
@@ -35,9 +35,9 @@ def make_page(report: Path, samples: Path) -> None:
         OSError: The report cannot be read.
         OutputError: The folder cannot be written to.
     """
-    found = BatchReport.model_validate_json(report.read_bytes())
+    found = from_json(BatchReport, report.read_bytes())
     figures = read_samples(samples, most=_CHART_POINTS)
-    write_html_report(found, figures, report.with_name(HTML_REPORT_NAME))
+    write_html_report(found, figures, html_path(report))
 
 
 def write_html_report(report: BatchReport, samples: Sequence[Sample], path: Path) -> None:

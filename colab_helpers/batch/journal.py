@@ -54,6 +54,7 @@ class SegmentDone(_Entry):
     provider: str = Field(description="Where the networks ran.")
     measured: Measured
     notes: tuple[str, ...] = ()
+    times_kept: bool = Field(True, description="Whether its frames are shown when the target's are.")
 
 
 class FileDone(_Entry):
@@ -81,7 +82,9 @@ class Claimed(_Entry):
     """
 
     event: Literal["claimed"] = "claimed"
-    names: tuple[str, ...] = Field(description="Of the result and of what goes beside it.")
+    names: tuple[str, ...] = Field(
+        description="Of the result and of what goes beside it; none: what was claimed was not made after all."
+    )
 
 
 class Failed(_Entry):
@@ -119,9 +122,9 @@ class History:
         made: dict[str, set[str] | None] = {}
         claims: dict[str, str] = {}
         for entry in self.entries:
-            if isinstance(entry, Claimed):
+            if isinstance(entry, Claimed) and entry.names:
                 claims |= dict.fromkeys(entry.names, entry.key)
-            elif isinstance(entry, Failed):
+            elif isinstance(entry, Claimed | Failed):
                 claims = {name: key for name, key in claims.items() if key != entry.key}
             elif isinstance(entry, FileDone) and entry.report.output:
                 name = Path(entry.report.output).name

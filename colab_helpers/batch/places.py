@@ -84,7 +84,7 @@ class WorkPlaces:
                     "the folder for unfinished work cannot be made ({reason})", reason=error.strerror or error
                 ),
                 where=str(self.local),
-                remedy=tr("choose another output folder, or name a local one for the work with --work-dir"),
+                remedy=tr("choose another folder, or name a local one for the work with --work-dir"),
             ) from error
 
     def tidy(self, run: str) -> None:

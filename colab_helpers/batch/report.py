@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.names import STATUS_NAME
-from colab_helpers.errors import OutputError
+from colab_helpers.batch.names import REPORT_NAME, STATUS_NAME
+from colab_helpers.batch.plan import Writable
+from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import printable, tr
+from colab_helpers.media.probe import is_image, is_video
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -36,7 +38,9 @@ class Quality(_Model):
         "brightness differs from one frame to the next; 0 is perfectly steady.",
     )
     missed_spans: list[tuple[int, int]] = Field(
-        [], description="Frames without a changed face: first frame, and the one after the last."
+        [],
+        description="Frames without a changed face, or with fewer than shortly before and after: first "
+        "frame, and the one after the last.",
     )
 
 
@@ -166,6 +170,22 @@ def own_file(path: Path) -> bool:
         return True
     # A journal whose first line was damaged is told by the status beside it.
     return path.suffix == ".jsonl" and own_file(path.with_name(STATUS_NAME))
+
+
+def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
+    """Make sure that a report, and the page beside it, may be written.
+
+    Raises:
+        UsageError: The name is a result's or a record's, or something is there that is not ours.
+    """
+    if is_video(path) or is_image(path) or path.suffix == ".jsonl" or path.name == STATUS_NAME:
+        raise UsageError(
+            tr("a report cannot have this name, which results or records may have"),
+            where=str(path),
+            remedy=tr("name it like {name}", name=REPORT_NAME),
+        )
+    for place in (path, html_path(path))[: 1 + page]:
+        writable.clear(place)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -47,6 +48,7 @@ class Results:
     run: str = ""
     digests: Callable[[Path], str] = file_digest
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
+    _claimed: Sequence[Path] = field(default=(), init=False)
 
     def find(self, task: Task) -> FileReport | None:
         """The report of a result that is still there, byte for byte, and would come out the same today.
@@ -98,13 +100,21 @@ class Results:
             kept=kept.name,
         )
 
-    def claim(self, task: Task, names: Sequence[str]) -> None:
+    def claim(self, task: Task, places: Sequence[Path]) -> None:
         """Note what is about to be made, so that it is known for our own even after a crash.
 
         Raises:
             OutputError: The journal cannot be written to.
         """
-        self.journal.append(Claimed(key=self.key(task), names=tuple(names)))
+        self.journal.append(Claimed(key=self.key(task), names=tuple(place.name for place in places)))
+        self._claimed = places
+
+    def release(self, task: Task) -> None:
+        """Note that nothing was made after all, where that is so: what is put there now is the user's."""
+        claimed, self._claimed = self._claimed, ()
+        if claimed and not any(map(os.path.lexists, claimed)):
+            with suppress(OutputError):  # as after a crash
+                self.journal.append(Claimed(key=self.key(task), names=()))
 
     def failure(self, task: Task) -> FileReport | None:
         """The report of a file that an earlier worker of this very run could not do."""

@@ -244,6 +244,7 @@ class Batch:
             digest = self.work_on(index, task, report, work=work, deaths=deaths)
         except BaseException:
             work.discard_unless_begun()
+            results.release(task)
             raise
         try:
             resumption.patience.attempt(lambda: results.keep(task, report, digest))
@@ -340,14 +341,14 @@ class Batch:
             self._do_picture(index, task, report, engine, work)
             return None
         output, suffix_note = _settle_output(task)
-        frames = frames_folder(output) if engine.settings.keep_frames else None
-        self._claim(task, report, output, *([frames] if frames else []))
+        frames = [frames_folder(output)] if engine.settings.keep_frames else []
+        self._claim(task, report, output, *frames)
         report.fallbacks += [suffix_note] if suffix_note else []
-        report.frames_folder = str(frames) if frames else None
         if work is not None and work.mirror is not None:
             return self._do_video_away(index, task, output, report, engine, work)
         self._do_video(index, task, task.target, output, report, engine, work)
         report.output, report.bytes_out = str(output), output.stat().st_size
+        report.frames_folder = str(frames[0]) if frames else None
         return None
 
     def _claim(self, task: Task, report: FileReport, *places: Path) -> None:
@@ -356,8 +357,8 @@ class Batch:
             note = self.writable.clear(place)
             report.fallbacks += [note] if note else []
         if self.resumption is not None:
-            results, names = self.resumption.results, [place.name for place in places]
-            self.resumption.patience.attempt(lambda: results.claim(task, names))
+            results = self.resumption.results
+            self.resumption.patience.attempt(lambda: results.claim(task, places))
 
     def _do_picture(
         self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
@@ -431,6 +432,7 @@ class Batch:
                 work.patience.attempt(lambda: move_frames(made, place, names))
             digest = work.patience.attempt(lambda: copy_out(result, output, beat=self.beat))
         report.output, report.bytes_out = str(output), result.stat().st_size
+        report.frames_folder = str(frames_folder(output)) if engine.settings.keep_frames else None
         return digest
 
     def _do_video(
@@ -537,10 +539,11 @@ def _enter(result: FileResult, report: FileReport) -> None:
 
 
 def _goes_as_picture(task: Task) -> bool:
-    """A GIF stays one frame by frame, unless it is to become a video."""
-    return is_image(task.target) or (
-        task.target.suffix.lower() == ".gif" and task.output.suffix.lower() in {".gif", *IMAGE_KINDS}
-    )
+    """A GIF stays one, frame by frame, unless it is to become a video; many a video is only called so."""
+    if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
+        return is_image(task.target)
+    with task.target.open("rb") as file:
+        return file.read(4) == b"GIF8"
 
 
 def _picture_output(task: Task) -> tuple[Path, str | None]:

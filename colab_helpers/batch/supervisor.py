@@ -292,13 +292,13 @@ class Supervisor:
 
     def _ask_to_stop(self, pid: int) -> None:
         """Ask a process of this machine by a signal, one of another by the file; the second time, end it."""
+        if self._interrupts == 1 and _signal(pid, signal.SIGTERM):
+            return
+        # Also where a process is killed: whoever else watches it would start another one.
+        with suppress(OSError):
+            self._stop_file.touch()
         if self._interrupts > 1:
             _kill(pid)
-        elif pid and _signal(pid, signal.SIGTERM):
-            return
-        else:
-            with suppress(OSError):
-                self._stop_file.touch()
 
     # --- what the worker says -------------------------------------------------------------------------
 

@@ -130,8 +130,7 @@ def _frame(path: Path, seconds: float, *, earliest: float) -> tuple[Image, float
             image = frame.to_ndarray(format="bgr24")
     except (av.FFmpegError, StopIteration) as error:
         raise MediaError(tr("no frame could be decoded for a picture"), where=str(path)) from error
-    upright = np.ascontiguousarray(np.rot90(image, -info.rotation // 90), np.uint8)
-    return upright, (frame.time if frame.time is not None else start + seconds) - start
+    return info.upright(image), (frame.time if frame.time is not None else start + seconds) - start
 
 
 def _video_number(container: av.container.InputContainer, index: int) -> int:

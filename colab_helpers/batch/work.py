@@ -79,6 +79,7 @@ class FileWork:
             provider=done.provider,
             measured=done.measured,
             notes=done.notes,
+            times_kept=done.times_kept,
         )
         self.patience.attempt(lambda: self.journal.append(entry))
         self.on_kept(segment.frames)
@@ -115,5 +116,11 @@ class FileWork:
         except (MediaError, OutputError):
             return None
         return FinishedSegment(
-            segment, entry.length, entry.measured, entry.encoder, entry.provider, entry.notes
+            segment,
+            entry.length,
+            entry.measured,
+            entry.encoder,
+            entry.provider,
+            entry.notes,
+            entry.times_kept,
         )

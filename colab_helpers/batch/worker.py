@@ -29,7 +29,7 @@ from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, supervisor_of
 from colab_helpers.batch.plan import Writable, identities, skipped_files
-from colab_helpers.batch.report import BatchReport, html_path, own_file, summarize, write_text
+from colab_helpers.batch.report import BatchReport, clear_report, html_path, own_file, summarize, write_text
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import sha256_of, to_json
@@ -52,8 +52,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOOK_EVERY = 0.5
 # How long work may take to end when it is asked to; less than whoever watches waits for it.
 _LONGEST_STOP = 45.0
-# How long the page of the report may take, whose pictures are decoded; and that of a run that is stopped.
-_PAGE_SECONDS, _PAGE_SECONDS_STOPPED = 180.0, 10.0
+# How long the page of the report may take, whose pictures are decoded.
+_PAGE_SECONDS = 180.0
 
 
 class Refusal(BaseModel):
@@ -257,8 +257,9 @@ class _Run:
         )
         with folder_lock(job.folder):
             self._places.make()
-            for path in _own_files(job):
-                self._own.clear(path)
+            for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
+                self._own.clear(job.folder / name)
+            clear_report(Path(job.report_path), self._own)
             _remove_torn(job.folder)
             self._status = status = StatusWriter(
                 job.folder / STATUS_NAME,
@@ -399,7 +400,7 @@ class _Run:
     def _announce(self, notes: Iterable[str]) -> None:
         """Say before the start what is to be done, and whether there is room for it."""
         status, tasks = self._status, self._job.plan
-        if status.status.restarts:
+        if status.status.notes:  # a worker before this one has said it
             return
         for note in notes:
             status.note(note)
@@ -455,47 +456,59 @@ class _Run:
     def _make_page(self, report: BatchReport) -> None:
         """Make the report for people; whatever happens, that for machines is there already."""
         path = Path(self._job.report_path)
-        page, samples = html_path(path), self._job.folder / SAMPLES_NAME
-        problem = (self._page_apart if self._stop.owns_process else _page_here)(path, samples, report)
+        make = _page_apart if self._stop.owns_process else _page_here
+        try:
+            if report.stopped:
+                raise KeyboardInterrupt
+            problem = make(path, self._job.folder / SAMPLES_NAME, self._beat)
+        except KeyboardInterrupt:
+            report.stopped, problem = True, tr("stopped by the user")
+        except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
+            problem = f"{type(error).__name__}: {error}"
         if not problem:
             return
-        note = tr("{file} was not made: {reason}", file=page.name, reason=problem)
+        _remove_torn(path.parent)
         with suppress(OSError):
-            page.unlink(missing_ok=True)  # it is of an earlier run
+            html_path(path).unlink(missing_ok=True)  # it is of an earlier run
+        note = tr("{file} was not made: {reason}", file=html_path(path).name, reason=problem)
         report.notes.append(note)
         self._status.note(note)
         report.save(path)
 
-    def _page_apart(self, path: Path, samples: Path, report: BatchReport) -> str:
-        """Make the page in a process of its own, since decoders crash; why there is none, if so."""
-        command = [sys.executable, "-m", "colab_helpers.batch.html_report", str(path), str(samples)]
-        limit = _PAGE_SECONDS_STOPPED if report.stopped else _PAGE_SECONDS
-        environment = {**os.environ, VARIABLE: language()}
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, errors="replace", env=environment,
-        )  # fmt: skip
-        until = time.monotonic() + limit
-        while True:
-            try:
-                _, said = process.communicate(timeout=_LOOK_EVERY)
-                break
-            except subprocess.TimeoutExpired:
-                self._status.tick()
-            stopped = self._stop.asked and not report.stopped
-            report.stopped = report.stopped or stopped
-            if stopped or time.monotonic() > until:
-                process.kill()
-                # Whatever hangs in the system cannot even be killed: it is left alone then.
-                with suppress(subprocess.TimeoutExpired):
-                    process.communicate(timeout=_LOOK_EVERY)
-                if stopped:
-                    return tr("stopped by the user")
-                return tr("it took longer than {limit:.0f} seconds", limit=limit)
-        if process.returncode == 0:
-            return ""
-        last = (said.strip().splitlines() or [""])[-1]
-        return ": ".join(filter(None, [cause_of(process.returncode), last]))
+
+def _page_here(path: Path, samples: Path, beat: Callable[[], None]) -> str:
+    """Make the page in this process."""
+    from colab_helpers.batch.html_report import make_page
+
+    beat()
+    make_page(path, samples)
+    return ""
+
+
+def _page_apart(path: Path, samples: Path, beat: Callable[[], None]) -> str:
+    """Make the page in a process of its own, since decoders crash and hang; why there is none, if so."""
+    beat()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "colab_helpers.batch.html_report", str(path), str(samples)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, VARIABLE: language()},
+    )
+    until = time.monotonic() + _PAGE_SECONDS
+    try:
+        while time.monotonic() < until:
+            with suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=_LOOK_EVERY)[1].strip().splitlines()
+                return ": ".join([cause_of(process.returncode), *said[-1:]]) if process.returncode else ""
+            beat()
+    finally:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # what hangs in the system does not even end then
+            process.wait(1.0)
+    return tr("it took longer than {limit:.0f} seconds", limit=_PAGE_SECONDS)
 
 
 def cause_of(code: int) -> str:
@@ -505,17 +518,6 @@ def cause_of(code: int) -> str:
     if code < 0:
         return tr("died of {name} (signal {number})", name=signal.Signals(-code).name, number=-code)
     return tr("ended with exit code {code}", code=code)
-
-
-def _page_here(path: Path, samples: Path, _report: BatchReport) -> str:
-    """Make the page; why there is none, if so."""
-    from colab_helpers.batch.html_report import make_page
-
-    try:
-        make_page(path, samples)
-    except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def _digest(source: Source) -> str:
@@ -536,13 +538,6 @@ def _run_state(status: StatusWriter) -> RunState:
         queues=dict(now.waiting),
         stage=running.stage,
     )
-
-
-def _own_files(job: Job) -> list[Path]:
-    """What the run keeps beside its results."""
-    report = Path(job.report_path)
-    names = (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME)
-    return [*(job.folder / name for name in names), report, html_path(report)]
 
 
 def _remove_torn(folder: Path) -> None:

@@ -200,7 +200,7 @@ def encode_still(still: Still, path: Path, *, quality: int = 95) -> bytes:
 def is_written(suffix: str) -> bool:
     """Whether pictures can be written with this suffix on this machine."""
     kind = IMAGE_KINDS.get(suffix.lower())
-    return kind in _formats() and (kind != "HEIF" or _writes_heif())
+    return kind in readable_formats() and (kind != "HEIF" or _writes_heif())
 
 
 def encode_image(bgr: ByteImage, kind: ImageFormat = "png", *, quality: int = 95) -> bytes:
@@ -258,7 +258,7 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
     """
     data, where = _bytes_of(source)
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(tr("{width}x{height} pixels", width=image.width, height=image.height), where)
             yield image, data
@@ -286,7 +286,7 @@ def pixels_of(image: Image.Image) -> tuple[ByteImage, ByteImage | None]:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Formats that can be read: never those that run programs or name other files (EPS, …)."""
     names = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
     names += ["AVIF"] if features.check("avif") else []
@@ -337,7 +337,7 @@ def _from_text(text: str) -> bytes | None:
 
 def _is_picture(data: bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()):
+        with Image.open(io.BytesIO(data), formats=readable_formats()):
             return True
     except Exception:  # noqa: BLE001 - whatever it is, it is no picture
         return False
@@ -350,8 +350,8 @@ def _still(image: Image.Image, data: bytes) -> Still:
     subsampling = JpegImagePlugin.get_sampling(image) if kind == "JPEG" else -1
     options = {"subsampling": subsampling} if subsampling >= 0 else {}
     options |= {"lossless": True} if kind == "WEBP" and b"VP8L" in data else {}
-    image = _upright(image)
-    parts = _parts(image)
+    stored, image = image, _upright(image)
+    parts = _parts(stored, image)
     mode = _MODES.get("L" if image.mode[0] in "IF" else image.mode)
     losses += [tr("{mode} became RGB", mode=tr(mode))] if mode else []
     rgb, profile = _in_rgb(image)
@@ -386,11 +386,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _parts(image: Image.Image) -> dict[str, Any]:
-    """What the file says of its picture, for `Still.parts`."""
-    found = {name: image.info.get(name) for name in ("icc_profile", "xmp", "comment")}
-    texts = {key: str(text) for key, text in getattr(image, "text", {}).items() if key != _XMP_KEY}
-    found |= {"exif": _exif(image), "text": texts, "dpi": _dpi(image)}
+def _parts(stored: Image.Image, upright: Image.Image) -> dict[str, Any]:
+    """What the file says of its picture, for `Still.parts`; XMP, too, may say how it is turned."""
+    found = {name: upright.info.get(name) for name in ("icc_profile", "xmp", "comment")}
+    texts = {key: str(text) for key, text in getattr(stored, "text", {}).items() if key != _XMP_KEY}
+    found |= {"exif": _exif(stored), "text": texts, "dpi": _dpi(stored)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -500,17 +500,19 @@ def _encode(still: Still, kind: str, quality: int) -> bytes:
     image = Image.fromarray(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8))
     if still.alpha is not None and "alpha" in _HOLDS[kind]:
         image.putalpha(Image.fromarray(still.alpha))
-    options = (
-        {"quality": quality} | _OPTIONS.get(kind, {}) | (dict(still.options) if still.kind == kind else {})
-    )
+    options: dict[str, Any] = {"quality": quality} if kind in _LOSSY else {}
+    options |= _OPTIONS.get(kind, {})
+    options |= still.options if still.kind == kind else {}
     if kind == "PNG":
         parts["pnginfo"] = _png_texts(parts.pop("text", {}), parts.pop("xmp", b""))
+    if kind == "TIFF" and "exif" in parts:
+        options["compression"] = "raw"  # libtiff, which compresses, writes no EXIF directory
     if kind == "TIFF" and "xmp" in parts:
         parts["tiffinfo"] = {_XMP_TAG: parts.pop("xmp")}
     memory = io.BytesIO()
     try:
         image.save(memory, kind, **options, **parts)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error) or type(error).__name__
         raise OutputError(
             tr("the picture cannot be stored as {kind} ({reason})", kind=kind.lower(), reason=reason),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, UsageError
 from colab_helpers.files import same_file, sha256_of
@@ -116,27 +117,36 @@ class Plan:
         return self.bytes_missing + DISK_RESERVE if self.missing else 0
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A file that is in place.
+class PreloadedFile(BaseModel):
+    """The file of a model, in place.
 
     Attributes:
+        bytes: Its size.
         source: ``present``: it was there; ``copied``: from the shared cache, the user's own path, or another
-            program's folder.
-        origin: Address or path it came from, without query; empty if it was there.
+            program's folder; ``downloaded``.
+        origin: Address or path it once came from, without query; empty if it was simply there.
         known: It is a published file, or the user's own; else nobody knows where it is from.
+        licence: Its name.
+        licence_accepted_at: In UTC; None where nothing had to be accepted or nobody did.
+        seconds: Time it took, waiting for other processes included.
         notes: What else happened, such as a damaged file that was replaced.
     """
 
-    model: ModelEntry
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    role: str
     path: Path
     bytes: int
     source: FileSource
     origin: str
     sha256: str
     known: bool
+    licence: str
+    licence_link: str
+    non_commercial: bool
     licence_accepted_at: str | None
-    seconds: float
+    seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -275,7 +285,7 @@ class Downloader:
 
     # --- fetching -----------------------------------------------------------------------------------
 
-    def fetch(self, models: Iterable[ModelEntry], *, verify: bool = False) -> list[Fetched]:
+    def fetch(self, models: Iterable[ModelEntry], *, verify: bool = False) -> list[PreloadedFile]:
         """Bring every file of the models into place.
 
         Files that can be had are brought even when others cannot; what was interrupted is resumed next
@@ -350,7 +360,7 @@ class Downloader:
                 ),
             )
 
-    def _run(self, plan: Plan) -> list[Fetched]:
+    def _run(self, plan: Plan) -> list[PreloadedFile]:
         executor = ThreadPoolExecutor(self.workers, thread_name_prefix="fetch")
         try:
             # The largest first: it would otherwise be alone at the end.
@@ -371,7 +381,7 @@ class Downloader:
             for item in plan.files
         ]
 
-    def _watch(self, plan: Plan, futures: Iterable[Future[Fetched]]) -> None:
+    def _watch(self, plan: Plan, futures: Iterable[Future[PreloadedFile]]) -> None:
         """Report from the caller's own thread, as notebooks need it."""
         pending = set(futures)
         while pending:
@@ -380,13 +390,14 @@ class Downloader:
                 done = len(plan.files) - len(pending)
                 self.on_progress(self._meter.progress(done, len(plan.files)))
 
-    def _obtain_alone(self, item: PlannedFile) -> Fetched:
+    def _obtain_alone(self, item: PlannedFile) -> PreloadedFile:
         """Obtain a file while no other process does."""
         started = time.monotonic()
         self._meter.start(item.model.path)
         try:
             with self._lock(item.model.path):
-                return replace(self._obtain(item), seconds=time.monotonic() - started)
+                found = self._obtain(item)
+            return found.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
         except OutputError:
             raise
         except OSError as error:
@@ -420,7 +431,7 @@ class Downloader:
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{name.replace('/', '_')}.lock")
 
-    def _obtain(self, planned: PlannedFile) -> Fetched:
+    def _obtain(self, planned: PlannedFile) -> PreloadedFile:
         # Another process may have brought it while this one waited. The plan found wrong bytes only by
         # hashing, so what is there now has to be hashed, too.
         item = self._inspect(planned.model, verify=planned.status == "damaged")
@@ -742,28 +753,32 @@ def _copy_whole(source: Path, target: Path, root: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _fetched(item: PlannedFile, record: Record, notes: Sequence[str]) -> Fetched:
-    return Fetched(
-        model=item.model,
+def _fetched(item: PlannedFile, record: Record, notes: Sequence[str]) -> PreloadedFile:
+    licence = item.model.licence
+    return PreloadedFile(
+        name=item.model.name,
+        role=item.model.role,
         path=item.path,
         bytes=record.bytes,
         source=record.source,
         origin=record.url,
         sha256=record.sha256,
         known=not item.model.accepted or record.sha256 in item.model.accepted,
+        licence=licence.name,
+        licence_link=licence.link,
+        non_commercial=licence.non_commercial,
         licence_accepted_at=record.licence_accepted_at,
-        seconds=0.0,
         notes=tuple(notes),
     )
 
 
-def _present(item: PlannedFile) -> Fetched:
+def _present(item: PlannedFile) -> PreloadedFile:
     if item.record is None:
         raise ValueError(f"{item.path} was not verified")
-    return replace(_fetched(item, item.record, item.notes), source="present")
+    return _fetched(item, item.record, item.notes).model_copy(update={"source": "present"})
 
 
-def _raise_problems(futures: Iterable[Future[Fetched]], *, offline: bool) -> None:
+def _raise_problems(futures: Iterable[Future[PreloadedFile]], *, offline: bool) -> None:
     problems = []
     for future in futures:
         error = future.exception()

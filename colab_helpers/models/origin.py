@@ -63,7 +63,7 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
     same = record is not None and record.still_describes(path)
     sha256 = record.sha256 if record is not None and same and not verify else sha256_of(path)
     if sha256 in entry.accepted:
-        return Finding("present", sha256, record if same else None)
+        return Finding("present", sha256, record if same and not verify else None)
     if record is not None and same and record.sha256 != sha256:
         return Finding(
             "damaged",
@@ -77,7 +77,7 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
     if problem is not None:
         return Finding("damaged", sha256, problem=problem.what, remedy=problem.remedy)
     own = entry.local is not None and entry.sha256 is None
-    return Finding("present" if own else "unknown", sha256, record if same else None)
+    return Finding("present" if own else "unknown", sha256, record if same and not verify else None)
 
 
 def unknown_note(name: str, sha256: str) -> str:

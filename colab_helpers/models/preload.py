@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
-from colab_helpers.models.catalog import Catalog, ModelEntry, load_catalog, needed_models
-from colab_helpers.models.download import Downloader, Fetched, Plan, licence_notice
+from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
+from colab_helpers.models.download import Downloader, PreloadedFile, licence_notice
 from colab_helpers.models.half import changing_models, choose
 from colab_helpers.models.origin import unlisted_note
 from colab_helpers.models.progress import ProgressCallback
-from colab_helpers.models.records import FileSource
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import Limits
 from colab_helpers.settings import Settings
@@ -24,36 +23,6 @@ from colab_helpers.settings import Settings
 HUGGING_FACE = "huggingface.co"
 TOKEN = "HF_TOKEN"
 """Environment variable, and secret on Colab, that holds an access token of Hugging Face."""
-
-
-class PreloadedFile(BaseModel):
-    """One file of a model, in place.
-
-    Attributes:
-        bytes: Its size.
-        source: ``present``, ``copied`` (shared cache, own path, another program's folder) or ``downloaded``.
-        origin: Address or path it once came from, without query; empty if it was simply there.
-        known: It is a published file, or the user's own; else nobody knows where it is from.
-        licence: Its name.
-        licence_accepted_at: In UTC; None where nothing had to be accepted or nobody did.
-        seconds: Time it took, waiting for other processes included.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    role: str
-    path: Path
-    bytes: int
-    source: FileSource
-    origin: str
-    sha256: str
-    known: bool
-    licence: str
-    licence_link: str
-    non_commercial: bool
-    licence_accepted_at: str | None
-    seconds: float
 
 
 class PreloadReport(BaseModel):
@@ -104,13 +73,11 @@ def preload(
     accept_licences: bool = False,
     offline: bool = False,
     user_models: Mapping[str, Any] | None = None,
-    catalog: Catalog | None = None,
     proxy: str | None = None,
     mirror_prefix: str | None = None,
     token: str | None = None,
     shared_cache: Path | None = None,
     verify: bool = False,
-    workers: int = 3,
     on_progress: ProgressCallback | None = None,
     limits: Limits | None = None,
 ) -> PreloadReport:
@@ -125,14 +92,12 @@ def preload(
         accept_licences: The user accepts the licences that limit use.
         offline: Never touch the network; say what is missing.
         user_models: The ``models:`` section of a preset file.
-        catalog: Instead of the shipped one.
         proxy: ``http://host:port``; by default the environment's.
         mirror_prefix: Put before every address.
         token: An access token of Hugging Face, where most models lie: strangers may be kept waiting there.
             By default the environment variable ``HF_TOKEN``.
         shared_cache: A folder that outlives this machine.
         verify: Hash every file anew.
-        workers: Files fetched at the same time.
         on_progress: See ``models.progress.ProgressCallback``.
         limits: Patience with the network.
 
@@ -144,7 +109,7 @@ def preload(
     """
     root = models_root(models_dir)
     token = token or os.environ.get(TOKEN)
-    catalog = catalog or load_catalog(user_models)
+    catalog = load_catalog(user_models)
     entries = needed_models(settings, catalog, root=root)
     _refuse_standins(root, entries)
     downloader = Downloader(
@@ -156,23 +121,20 @@ def preload(
         tokens={HUGGING_FACE: token} if token else None,
         shared_cache=shared_cache,
         on_progress=on_progress,
-        workers=workers,
         limits=limits,
     )
     fetched = downloader.fetch(entries, verify=verify)
     notes = [note for item in fetched for note in item.notes]
     notes += [unlisted_note(entry.name) for entry in entries if entry.name not in catalog.models]
     notes += _prepared_for_gpu(settings, root)
-    return PreloadReport(root=root, files=tuple(_described(item) for item in fetched), notes=tuple(notes))
+    return PreloadReport(root=root, files=tuple(fetched), notes=tuple(notes))
 
 
 def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
     """Make swapper and enhancer fit the GPU, if networks run on one; what was done and what was refused."""
     if settings.execution_provider == "cpu":
         return []
-    runtime = Runtime(
-        "auto"
-    )  # a GPU that does not work is the doctor's subject, not a reason to fetch nothing
+    runtime = Runtime("auto")  # a GPU that does not work is the doctor's subject, no reason to fetch nothing
     if runtime.provider == "cpu":
         return []
     choices = [
@@ -187,7 +149,6 @@ def preview(
     *,
     models_dir: Path | None = None,
     user_models: Mapping[str, Any] | None = None,
-    catalog: Catalog | None = None,
 ) -> Preview:
     """What ``preload`` would do with the same arguments; fetches nothing.
 
@@ -196,11 +157,8 @@ def preview(
         SettingsError: ``user_models`` does not follow the schema.
     """
     root = models_root(models_dir)
-    entries = needed_models(settings, catalog or load_catalog(user_models), root=root)
-    return _preview(root, entries, Downloader(root).plan(entries))
-
-
-def _preview(root: Path, entries: list[ModelEntry], plan: Plan) -> Preview:
+    entries = needed_models(settings, load_catalog(user_models), root=root)
+    plan = Downloader(root).plan(entries)
     missing = {item.model.name: item.bytes for item in plan.missing}
     return Preview(
         root=root,
@@ -221,21 +179,3 @@ def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
                 where=str(path),
                 remedy=tr("name another folder in models_dir or COLAB_HELPERS_MODELS"),
             )
-
-
-def _described(item: Fetched) -> PreloadedFile:
-    return PreloadedFile(
-        name=item.model.name,
-        role=item.model.role,
-        path=item.path,
-        bytes=item.bytes,
-        source=item.source,
-        origin=item.origin,
-        sha256=item.sha256,
-        known=item.known,
-        licence=item.model.licence.name,
-        licence_link=item.model.licence.link,
-        non_commercial=item.model.licence.non_commercial,
-        licence_accepted_at=item.licence_accepted_at,
-        seconds=round(item.seconds, 3),
-    )

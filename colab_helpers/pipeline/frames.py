@@ -9,10 +9,10 @@ from fractions import Fraction
 from itertools import islice, takewhile
 from typing import Protocol
 
-from colab_helpers.faces.quality import Brightness, Measured
+from colab_helpers.faces.quality import Brightness, Dips, Measured
 from colab_helpers.faces.types import Face
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.reader import Frame
+from colab_helpers.media.reader import Frame, FrameReader
 from colab_helpers.media.retime import constant_rate
 from colab_helpers.pipeline.outcome import Excerpt
 
@@ -71,12 +71,15 @@ class Tally:
         self.frames = 0
         self._measured = Measured()
         self._last: tuple[Brightness, float] | None = None
+        self._dips = Dips()
 
     def add(self, work: Counted) -> None:
         """Count a frame that has been written."""
         self.frames += 1
         if not work.repeats:
             self._measured.add_frame(work.index, len(work.faces))
+            for index in self._dips.add(work.index, len(work.faces)):
+                self._measured.add_fewer(index)
         if work.similarity is not None:
             self._measured.similarities.append(work.similarity)
         self._add_step(work)
@@ -107,10 +110,16 @@ class Frames(Iterator[Frame]):
     """
 
     def __init__(self, frames: Iterator[Frame], notes: list[str], *, start: int, count: int = 0) -> None:
+        self._source = frames
         self.notes = notes
         self.start = start
         self.count = count
         self._wanted = self._counted(frames)
+
+    @property
+    def times_kept(self) -> bool:
+        """Whether all frames read so far are shown when the target says."""
+        return not isinstance(self._source, FrameReader) or self._source.times_kept
 
     def retime(self) -> None:
         """Bring the frames to the constant rate; ``start`` counts in that rate, too."""

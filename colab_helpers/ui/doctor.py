@@ -11,7 +11,7 @@ from colab_helpers.diagnosis import Check, Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import mounted_drive
-from colab_helpers.request import SetupRequest
+from colab_helpers.request import Request, SetupRequest
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, reach
@@ -44,7 +44,7 @@ def run_setup(request: SetupRequest) -> Setup:
     """
     speak(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
-    folder = prepare_folder(host, request.output_dir, request.models_dir)
+    folder = prepare_folder(host, request)
     models = models_folder(request, folder)
     diagnosis = diagnose(settings, models_dir=models, folder=folder, drive=mounted_drive())
     report = folder / DOCTOR_REPORT
@@ -52,15 +52,15 @@ def run_setup(request: SetupRequest) -> Setup:
     return Setup(diagnosis, report, host)
 
 
-def prepare_folder(host: Host, output_dir: Path | None, *others: Path | None) -> Path:
+def prepare_folder(host: Host, request: Request) -> Path:
     """The folder of a notebook's report, made; and places reached that the form names.
 
     Raises:
         OutputError: It cannot be made.
         UsageError: A place cannot be reached.
     """
-    folder = output_dir or new_run_folder(host)
-    reach(host, folder, *others)
+    folder = request.output_dir or new_run_folder(host)
+    reach(host, folder, *request.places)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

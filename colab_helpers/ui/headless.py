@@ -34,6 +34,7 @@ from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import ASKED, spoken, tr
+from colab_helpers.machine import require_places
 from colab_helpers.request import REQUESTS, Request
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
 
@@ -349,8 +350,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; ``NAME=VALUE`` words are joined to the ``-p`` pairs."""
     prog = "python -m colab_helpers.ui.headless"
     parser = argparse.ArgumentParser(prog=prog, description=tr("Run a notebook."))
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("output", type=Path, help=tr("where the executed notebook goes"))
+    parser.add_argument("notebook", type=absolute)
+    parser.add_argument("output", type=absolute, help=tr("where the executed notebook goes"))
     parser.add_argument("-p", dest="pairs", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[])
     parser.add_argument("words", nargs="*", metavar="NAME=VALUE", help=tr("the same, shorter"))
     arguments = parser.parse_intermixed_args(argv)
@@ -375,6 +376,7 @@ def _main(arguments: argparse.Namespace, stops: Stops) -> int:
         usual = {"headless": True, "output_dir": arguments.output.parent}
         chosen = {name: value for name, value in usual.items() if name in form}
         request, values = fill_in(model, form, [*chosen.items(), *map(tuple, arguments.pairs)])
+        require_places([arguments.notebook, arguments.output, *request.places])
         prepare_environment()
         check_kernel()
     except ColabHelpersError as error:

@@ -138,7 +138,7 @@ def show_models(request: PreloadRequest) -> Needed:
     """
     speak(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
-    folder = prepare_folder(host, request.output_dir, request.models_dir, request.shared_cache)
+    folder = prepare_folder(host, request)
     root = models_root(models_folder(request, folder))
     entries = needed_models(settings, load_catalog(load_presets().models), root=root)
     needed = Needed(request, root, folder, host, entries)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
-from colab_helpers.files import write_atomically
+from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.request import MonitorRequest
@@ -104,12 +104,11 @@ def watch(request: MonitorRequest) -> MonitorResult:
     place, headless, seconds = request.folder, request.headless, request.seconds
     pause = max(_FASTEST, request.refresh)
     host = this_host(headless=headless)
-    if place is not None:
-        reach(host, place)
+    reach(host, *request.places)
     started, begun = time.time(), time.monotonic()
     with ExitStack() as stack:
         source, screen = stack.enter_context(_opened(place, pause)), _Screen(headless=headless)
-        keep = prepare_folder(host, request.output_dir) if headless or request.output_dir else None
+        keep = prepare_folder(host, request) if headless or request.output_dir else None
         limit = seconds or (math.inf if place else _usual_limit(host))
         # A page made of all cells appears when they have ended: it goes on looking by itself.
         here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)
@@ -412,7 +411,7 @@ def _summary(
 
 def _written(summary: MonitorSummary, folder: Path) -> Path:
     path = folder / MONITOR_REPORT
-    text = summary.model_dump_json(by_alias=True, indent=2) + "\n"
+    text = to_json(summary, indent=2) + "\n"
     try:
         write_atomically(path, text.encode())
     except OSError as error:

@@ -116,8 +116,7 @@ def prepared(request: BatchRequest, host: Host) -> BatchRequest:
     require_consent(request.consent, [])
     request.check()
     folder = results_folder(request, host)
-    named = [folder, *request.source_paths, *map(Path, request.targets)]
-    reach(host, *named, request.models_dir)
+    reach(host, folder, *request.places)
     if request.sources or request.targets:
         return request.replaced(output_dir=folder)
     return request.replaced(output_dir=folder, **_make_demo(folder / DEMO_FOLDER, request.models_dir))
@@ -131,15 +130,14 @@ def results_folder(request: BatchRequest, host: Host) -> Path:
     return request.output_dir or host.runs / request.run_name
 
 
-def reach(host: Host, *paths: Path | None) -> None:
+def reach(host: Host, *paths: Path) -> None:
     """Open places that have to be opened first, and refuse those that cannot be reached.
 
     Raises:
         UsageError: A place cannot be reached.
     """
-    named = [path for path in paths if path is not None]
-    host.reach(named)
-    require_places(named)
+    host.reach(paths)
+    require_places(paths)
 
 
 def new_run_folder(host: Host) -> Path:
@@ -181,10 +179,10 @@ def show_results(run: BatchRun | None) -> None:
     run.host.show_html(results_html(run), text=results_text(run))
     made = results_of(run.report)
     if run.request.download and made:
-        run.host.download(made[0] if len(made) == 1 else packed(made, run.folder))
+        run.host.download(made[0] if len(made) == 1 else packed(made))
     if run.report.ok:
         return
-    stopped = run.report.summary.skipped > 0
+    stopped = run.report.stopped
     raise (StoppedError if stopped else BatchError)(
         failure_text(run.report),
         where=str(run.folder / "report.json"),

@@ -189,9 +189,8 @@ class Panel:
     def _reach(self) -> None:
         """Open what the answers name and what has to be opened first, such as Google Drive."""
         request, host = self.request(), self._desk.host
-        named = [*request.source_paths, *map(Path, request.targets), request.models_dir]
         try:
-            reach(host, *named, results_folder(request, host))
+            reach(host, results_folder(request, host), *request.places)
         except ColabHelpersError as error:
             self.status.value = paragraph(words(error), RED)
 

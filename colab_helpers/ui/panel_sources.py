@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.batch.plan import skipped_files
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.files import absolute, natural_key, numbered, write_atomically
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import existing_file, is_image
+from colab_helpers.media.probe import existing_file, is_image, reader_missing
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,
@@ -108,6 +109,9 @@ class SourcesTab:
             )
         self._set([*self.paths, *photos_at(written)])
         self.path.value = ""
+        left_out = skipped_files([Path(written).expanduser()], wanted=is_photo)
+        if left_out:
+            self.message.value = paragraph(". ".join(left_out))
 
     def _uploaded(self, _: object) -> None:
         self._try(self._add_uploads)
@@ -190,7 +194,6 @@ class SourcesTab:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         demo = "" if self.paths else tr("The demo is used: one of its rendered portraits is put in.") + " "
-        several = tr("{count} photos of one person are averaged.", count=len(shown)) if len(shown) > 1 else ""
         more = (
             " " + tr("{count} of them are not shown.", count=len(shown) - len(sights))
             if len(shown) > len(sights)
@@ -200,6 +203,8 @@ class SourcesTab:
         wrong = (
             tr("{faceless} photo(s) without a face will be left out.", faceless=faceless) if faceless else ""
         )
+        used = len(shown) - faceless - len(alien)
+        several = tr("{count} photos of one person are averaged.", count=used) if used > 1 else ""
         known = [sight for sight in sights if sight.report is not None and sight.report.faces]
         if alien and len(alien) == len(known):
             wrong += " " + tr("The run would refuse these photos: they do not show one and the same person.")
@@ -228,7 +233,7 @@ class Sight:
 
 def card_html(sight: Sight, *, alien: bool = False) -> str:
     """A photo with its faces marked, and what there is to say about it."""
-    name = tr("(picture as data)") if sight.path.startswith("data:") else Path(sight.path).name
+    name = tr("(picture as data)") if sight.path.startswith("data:") else printable(Path(sight.path).name)
     head = f'{sight.thumbnail}<br><b style="overflow-wrap:anywhere">{html.escape(name)}</b>'
     report = sight.report
     if report is None:
@@ -268,10 +273,11 @@ def photos_at(written: str) -> list[str]:
         raise MissingFileError(
             tr("there is no such file or folder"), where=written, remedy=tr("check the path")
         )
-    photos = (item for item in path.iterdir() if item.is_file() and is_image(item))
+    photos = (item for item in path.iterdir() if item.is_file() and is_photo(item))
     found = sorted(photos, key=lambda item: natural_key(item.name))
     if not found:
-        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=tr("name another"))
+        remedy = "; ".join([*skipped_files([path], wanted=is_photo), tr("name another")])
+        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=remedy)
     return [str(item) for item in found]
 
 
@@ -288,6 +294,11 @@ def kept_upload(path: Path, data: bytes) -> Path:
     if not place.exists():
         write_atomically(place, data)
     return place
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file's suffix is that of a picture that can be read here."""
+    return is_image(path) and not reader_missing(path)
 
 
 def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from colab_helpers.batch.plan import plan_batch
 from colab_helpers.batch.thumbnails import frame_at
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image, probe
@@ -178,7 +178,7 @@ class TargetsTab:
             faces, count = [], tr("unknown: {what}", what=error.what)
         small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT)
         return Sight(
-            thumbnail=picture(small, alt=path.name, style="max-width:none;"),
+            thumbnail=picture(small, alt=printable(path.name), style="max-width:none;"),
             length=length,
             size=f"{size / 1e6:.1f} MB",
             frames=frames,
@@ -225,7 +225,8 @@ def chosen_targets(request: BatchRequest, folder: Path) -> list[Path]:
 
 
 def _row_html(number: int, path: Path, sight: Sight | str) -> str:
-    name = f'<span title="{html.escape(str(path), quote=True)}">{html.escape(path.name)}</span>'
+    title, text = html.escape(printable(str(path)), quote=True), html.escape(printable(path.name))
+    name = f'<span title="{title}">{text}</span>'
     if isinstance(sight, str):
         colour = AMBER if sight == NOT_SEEN else RED
         told = f'<td colspan="5" style="{_CELL}">{paragraph(tr(sight), colour)}</td>'

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import av
 import av.container
-import numpy as np
 
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.language import tr
-from colab_helpers.media.probe import is_image, probe
+from colab_helpers.media.probe import VideoInfo, is_image, probe
 
 ROOM = 1_500_000
 """Bytes of video in one page at most: Jupyter drops what comes faster than some megabytes in seconds."""
@@ -88,7 +87,7 @@ def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
         with av.open(path) as source, av.open(made, "w", format="mp4") as clip:
             track = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
             track.pix_fmt, track.codec_context.time_base = "yuv420p", _TICK
-            for image, passed in _images(source, seconds, info.rotation):
+            for image, passed in _images(source, seconds, info):
                 if not track.codec_context.is_open:
                     track.height, track.width = image.shape[:2]
                 frame = av.VideoFrame.from_ndarray(image, format="bgr24")
@@ -101,7 +100,7 @@ def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
 
 
 def _images(
-    source: av.container.InputContainer, seconds: float, rotation: int
+    source: av.container.InputContainer, seconds: float, info: VideoInfo
 ) -> Iterator[tuple[ByteImage, float]]:
     """Small upright pictures and their times from the first on; frames that come very fast are left out."""
     stream = source.streams.video[0]
@@ -119,4 +118,4 @@ def _images(
         # The encoder's colour planes are half as wide and high: no odd sizes.
         width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
         small = frame.reformat(width=width, height=height, format="bgr24").to_ndarray()
-        yield np.ascontiguousarray(np.rot90(small, -rotation // 90), np.uint8), passed
+        yield info.upright(small), passed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.status import STATE_WORDS
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.writer import unwritable
 from colab_helpers.ui.cells import STANDIN_NOTE
 from colab_helpers.ui.gallery import gallery_html
@@ -34,7 +36,7 @@ def results_html(run: BatchRun) -> str:
     # Players would make an executed notebook that nobody looks at large.
     players = "" if run.host.headless else players_html(results_of(run.report))
     parts = (summary, notes, table, gallery_html(run.report), players, _places(run))
-    return f'<div style="line-height:1.4">{"".join(parts)}</div>'
+    return printable(f'<div style="line-height:1.4">{"".join(parts)}</div>')
 
 
 def results_of(report: BatchReport) -> list[Path]:
@@ -42,19 +44,20 @@ def results_of(report: BatchReport) -> list[Path]:
     return [Path(file.output) for file in report.files if file.status == "done" and file.output]
 
 
-def packed(paths: Sequence[Path], folder: Path) -> Path:
-    """Results as one zip in the folder; stored as they are, since videos do not get smaller.
+def packed(paths: Sequence[Path]) -> Path:
+    """Results as one zip in a folder of its own; stored as they are, since videos do not get smaller.
 
     Raises:
         OutputError: It cannot be written.
     """
-    path = folder / "results.zip"
+    # Not beside the results, where a file of that name may be the user's.
+    path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for each in paths:
                 archive.write(each, each.name)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path.parent, ignore_errors=True)
         raise unwritable(path, error) from error
     return path
 

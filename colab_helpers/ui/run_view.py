@@ -10,7 +10,7 @@ from pathlib import Path
 
 from colab_helpers.batch.results import KEPT
 from colab_helpers.batch.status import BatchStatus, FileStatus
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 from colab_helpers.resources.samples import SAMPLES_NAME
 from colab_helpers.svg import GREEN, clock_text
 from colab_helpers.ui.charts import charts_html
@@ -56,7 +56,7 @@ class RunView:
 def view_html(status: BatchStatus, history: History) -> str:
     """The run as HTML: all of it in one bar, charts as in the monitor, and the frame just written."""
     charts = charts_html(list(history.recent), status, now=status.updated)
-    return f"{overall_html(status)}{_picture_html(status)}{charts}"
+    return printable(f"{overall_html(status)}{_picture_html(status)}{charts}")
 
 
 def overall_html(status: BatchStatus) -> str:

@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,15 @@ import pytest
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch import runner, supervisor
+from colab_helpers.batch import status as status_room
+from colab_helpers.batch import worker as worker_room
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.names import JOURNAL_NAME, STOP_NAME
 from colab_helpers.batch.places import WorkPlaces
 from colab_helpers.batch.results import KEPT
+from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
+from colab_helpers.files import write_atomically
 from colab_helpers.settings import load_settings
 from tests.batch.processes import (
     Shell,
@@ -275,6 +281,160 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["succeeded"] == len(NAMES)
     assert batch.status()["state"] == "done"
     assert litter(tmp_path / "out", *NAMES) == set()
+
+
+class Elsewhere:
+    """Another machine that does the same batch: all that is seen of it are the files in the folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.status = json.loads((out / "status.json").read_text())
+        self.report = json.loads((out / "report.json").read_text())
+        # A process of that number is here, too; it has nothing to do with it.
+        self.news = {"host": "elsewhere", "run": "theirs", "pid": os.getpid(), "notes": []}
+        self.running = {"target": "a.mp4", "state": "running", "stage": "frames"}
+        self.tell("running", 0)
+
+    def tell(self, state: str, frame: int) -> None:
+        files = [{**self.running, "frame": frame}, *self.status["files"][1:]]
+        told = {**self.status, **self.news, "state": state, "updated": time.time(), "files": files}
+        write_atomically(self.out / "status.json", json.dumps(told).encode())
+
+    def work(self, end: str) -> None:
+        """Get on until it is done, or somebody asks it to stop, or it is switched off."""
+        frame = 0
+        while frame < 10 if end != "cancelled" else not (self.out / STOP_NAME).exists():
+            frame += 1
+            self.tell("running", frame)
+            time.sleep(0.02)
+        if end == "silent":
+            return
+        report = {**self.report, "run": "theirs", "stopped": end == "cancelled"}
+        write_atomically(self.out / "report.json", json.dumps(report).encode())
+        (self.out / STOP_NAME).unlink(missing_ok=True)
+        self.tell(end, frame)
+
+
+@pytest.mark.parametrize("end", ["done", "cancelled", "silent"])
+def test_a_batch_at_work_on_another_machine_is_watched(
+    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    assert batch().ok
+    theirs = Elsewhere(tmp_path / "out")
+    monkeypatch.setattr(supervisor, "_LOOK_AFAR_EVERY", 0.01)
+    seen: list[Any] = []
+
+    def look(status: Any) -> None:
+        seen.append(status)
+        if end == "cancelled" and len(seen) == 2:
+            raise KeyboardInterrupt
+
+    machine = threading.Thread(target=theirs.work, args=(end,))
+    machine.start()
+    try:
+        if end == "silent":
+            monkeypatch.setattr(supervisor, "SILENCE", 3.0)
+            monkeypatch.setattr(status_room, "SILENCE", 3.0)
+            report = batch(on_status=look)
+            assert report.ok
+            assert report.run != "theirs"
+            assert any("ended without a word" in note for note in report.notes)
+            assert all(KEPT in file.fallbacks for file in report.files)
+        else:
+            monkeypatch.setattr(supervisor.subprocess, "Popen", None)  # nothing is started here
+            with pytest.raises(BatchStopped) if end == "cancelled" else nullcontext() as stopped:
+                report = batch(on_status=look)
+            report = stopped.value.report if stopped else report
+            assert (report.run, report.stopped) == ("theirs", end == "cancelled")
+    finally:
+        machine.join(PATIENCE)
+    assert {status.run for status in seen[:2]} == {"theirs"}
+    assert seen[1].files[0].frame >= seen[0].files[0].frame
+    assert not (tmp_path / "out" / STOP_NAME).exists()
+    assert litter(tmp_path / "out", *NAMES) == set()
+
+
+def test_what_does_not_change_the_results_is_no_other_batch(batch, tmp_path: Path) -> None:
+    assert batch().ok
+    first = json.loads((tmp_path / "out" / "status.json").read_text())["job"]
+    assert batch(session_minutes=60, shortest_first=True).ok
+    assert json.loads((tmp_path / "out" / "status.json").read_text())["job"] == first
+
+
+PAGE_CRASHES = """
+import os, signal, sys
+if "colab_helpers.batch.html_report" in sys.orig_argv:
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(
+    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert batch().ok
+    assert "Batch report" in (tmp_path / "out" / "report.html").read_text()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(PAGE_CRASHES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{Path(__file__).parents[2]}")
+    report = batch()
+    assert report.ok
+    assert report.summary.restarts == 0
+    assert "report.html was not made: died of SIGSEGV" in report.notes[-1]
+    assert not (tmp_path / "out" / "report.html").exists(), "that of the run before would not be true"
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert (status["state"], status["notes"][-1]) == ("done", report.notes[-1])
+
+
+def test_a_page_that_is_never_done_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_room, "_PAGE_SECONDS", 0.2)
+    monkeypatch.setattr(worker_room, "_LOOK_EVERY", 0.05)
+    hangs = tmp_path / "hangs"
+    hangs.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(600)\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(worker_room.sys, "executable", str(hangs))
+    beats: list[None] = []
+    problem = worker_room._page_apart(tmp_path / "r", tmp_path / "s", lambda: beats.append(None))
+    assert problem.startswith("it took longer than")
+    assert beats
+
+
+HANGS = """
+import os, signal, sys, time
+from pathlib import Path
+from colab_helpers.batch import worker
+worker._LONGEST_STOP, worker._LOOK_EVERY = 0.2, 0.05
+stop = worker.Stop(owns_process=True)
+with stop.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(worker.STOPPED)):
+    Path(sys.argv[1]).touch()
+    time.sleep(600)
+"""
+
+
+def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HANGS, str(tmp_path / "STOP")]
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == worker_room.STOPPED
+
+
+HANGING_DRIVE = """
+    import time
+    import colab_helpers.batch.status as room
+    genuine, room._FAR_WAIT = room.write_text, 0.2
+    def write(path, text):
+        if path.parent.name == "out":
+            time.sleep(600)
+        genuine(path, text)
+    room.write_text = write
+"""
+
+
+def test_a_status_that_the_drive_does_not_take_does_not_kill_a_healthy_worker(
+    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_start(monkeypatch, tmp_path, HANGING_DRIVE)
+    settings = SETTINGS.with_overrides(stall_timeout=10.0, gpu_memory_wait=0.0)
+    report = batch(work_dir=tmp_path / "local", settings=settings)
+    assert report.ok
+    assert report.summary.restarts == 0
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "terminate", "file", "verb"])

@@ -18,22 +18,11 @@ from colab_helpers.__main__ import main
 from colab_helpers.demo.standins import enhancer, load_weights
 from colab_helpers.demo.standins import swapper as standin_swapper
 from colab_helpers.errors import ModelError, OutputError
+from colab_helpers.models import gfpgan
 from colab_helpers.models import half as room
 from colab_helpers.models.emap import read_emap
-from colab_helpers.models.half import (
-    NEARLY_SAME,
-    SAME,
-    Choice,
-    Conversion,
-    Limits,
-    Parity,
-    choose,
-    compare,
-    convert,
-    place_of,
-    sample_inputs,
-    wants_half,
-)
+from colab_helpers.models.half import Choice, Conversion, choose, convert, place_of, wants_half
+from colab_helpers.models.parity import NEARLY_SAME, SAME, Limits, Parity, compare, sample_inputs
 from colab_helpers.models.session import Runtime
 from tests.models.graphs import half_graph, net, small_inswapper
 from tests.models.pretend import PretendedGpu, pretend_gpu
@@ -501,7 +490,7 @@ def test_wrong_export_is_an_error(weights: Path, monkeypatch: pytest.MonkeyPatch
 def test_export_says_what_to_install(
     weights: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], command: str
 ) -> None:
-    monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: object() if name in there else None)
+    monkeypatch.setattr(gfpgan.importlib.util, "find_spec", lambda name: object() if name in there else None)
     with pytest.raises(ModelError) as caught:
         make(weights)
     assert f"run {command}, or" in str(caught.value)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.models.download import Downloader, Fetched
+from colab_helpers.models.download import Downloader, PreloadedFile
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.transfer import Limits
 from tests.conftest import PATIENCE, until
@@ -108,7 +108,7 @@ def test_waiting_is_said_and_can_be_interrupted(tmp_path: Path, server: FaultSer
 def test_two_threads_fetch_once(tmp_path: Path, server: FaultServer) -> None:
     route = server.add("/net", BODY, always=faults.paced(50_000, 0.05))
     entry = model(source(server.url("/net")))
-    results: list[Fetched] = []
+    results: list[PreloadedFile] = []
 
     def work() -> None:
         results.extend(Downloader(tmp_path, limits=Limits()).fetch([entry]))

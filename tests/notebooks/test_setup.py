@@ -117,7 +117,9 @@ def test_a_folder_on_drive_needs_somebody_to_allow_it(tmp_path, monkeypatch):
     monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive",))
     with pytest.raises(UsageError, match="Google Drive is not mounted"):
-        prepare_folder(ColabHost(headless=True), None, tmp_path / "drive" / "MyDrive" / "models")
+        prepare_folder(
+            ColabHost(headless=True), SetupRequest(models_dir=tmp_path / "drive" / "MyDrive" / "models")
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,6 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
+from colab_helpers import machine
 from colab_helpers.batch.names import STOP_NAME
 from colab_helpers.batch.status import read_status
 from colab_helpers.errors import UsageError
@@ -57,6 +58,14 @@ def test_form_and_request_are_found_in_the_notebook(tmp_path):
     for name, complaint in (("none", "no form"), ("text", "no notebook"), ("gone", "no such notebook")):
         with pytest.raises(UsageError, match=complaint):
             read_form(tmp_path / f"{name}.ipynb")
+
+
+def test_the_executed_notebook_does_not_go_to_a_drive_that_is_not_mounted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive",))
+    monkeypatch.chdir(tmp_path)
+    assert main([str(notebook(tmp_path)), "drive/MyDrive/run/out.ipynb"]) == 2
+    assert "Google Drive is not mounted" in capsys.readouterr().err
+    assert not (tmp_path / "drive").exists()
 
 
 def test_values_are_checked_before_a_kernel_is_started(tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,8 @@ def test_nothing_is_handed_over_unasked_or_where_there_is_nothing(tmp_path):
         assert run.host.taken == []
 
 
-def test_a_zip_that_cannot_be_written_leaves_nothing(tmp_path):
+def test_a_zip_that_cannot_be_written_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(OutputError):
-        packed([tmp_path / "gone.mp4"], tmp_path)
+        packed([tmp_path / "gone.mp4"])
     assert list(tmp_path.iterdir()) == []

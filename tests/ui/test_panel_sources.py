@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from colab_helpers.demo.actors import portrait
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.media.images import read_image, to_data_url
 from colab_helpers.ui.panel_people import PeopleLibrary, checked_name
-from colab_helpers.ui.panel_sources import NOBODY, STRANGER, photos_at, uploaded_files
+from colab_helpers.ui.panel_sources import NOBODY, STRANGER, kept_upload, photos_at, uploaded_files
 
 NAMES = [
     "",
@@ -85,8 +86,7 @@ def test_hints_in_plain_words(panel, tmp_path, text_of):
     assert list(told) == ["alma.png", *sorted(bad)]
     for name, (_, hint) in bad.items():
         assert hint in told[name]
-    assert "refuse 1 photo(s) without a face" in text_of(panel.sources.summary)
-    assert "5 photos of one person are averaged" in text_of(panel.sources.summary)
+    assert "1 photo(s) without a face will be left out" in text_of(panel.sources.summary)
 
 
 def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
@@ -160,6 +160,23 @@ def test_photos_of_a_folder_come_in_natural_order(tmp_path):
         photos_at(str(tmp_path / "empty"))
 
 
+def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    write(folder / "a.png", portrait("alma"))
+    for name in ("b.heic", "c.heic", "note.txt"):
+        (folder / name).touch()
+    add(panel, folder)
+    said = panel.sources.message.value
+    assert "3 file(s)" in said
+    assert "2 .heic, 1 .txt" in said
+    assert "pip install pillow-heif" in said
+    (folder / "a.png").unlink()
+    with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
+        photos_at(str(folder))
+
+
 def test_uploads_of_both_versions_of_ipywidgets():
     old = {"a.png": {"metadata": {"name": "a.png"}, "content": b"1"}}
     new = ({"name": "a.png", "content": memoryview(b"1")},)
@@ -176,6 +193,15 @@ def test_uploaded_photos_are_kept_and_used(panel, place, monkeypatch):
     assert path.read_bytes() == data
     assert panel.choice.request.sources[1] == str(path)
     assert len(cards(panel)) == 2
+
+
+def test_a_second_upload_of_a_name_leaves_the_first_where_it_is(tmp_path):
+    first, second = (kept_upload(tmp_path / "IMG_0001.png", data) for data in (b"one", b"two"))
+    assert [path.name for path in (first, second)] == ["IMG_0001.png", "IMG_0001 (2).png"]
+    assert kept_upload(first, b"one") == first
+    assert kept_upload(first, b"two") == second
+    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # --- the library --------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import ModelError, OutputError
-from colab_helpers.models.half import SAME, convert, export_gfpgan
+from colab_helpers.models.gfpgan import export_gfpgan
+from colab_helpers.models.half import convert
+from colab_helpers.models.parity import SAME
 from colab_helpers.models.session import Runtime
 
 MISSING = [name for name in ("torch", "gfpgan") if importlib.util.find_spec(name) is None]
@@ -30,12 +32,12 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-from colab_helpers.models.convert_gfpgan import ARCHITECTURE, Picture, load_architecture
+from colab_helpers.models.gfpgan import network_of
 
 weights, samples, answers, settings = sys.argv[1:]
 torch.manual_seed(3)
-network = load_architecture()
-net = network.GFPGANv1Clean(**{**ARCHITECTURE, **json.loads(settings)})
+picture = network_of(None, json.loads(settings))
+net = picture.network
 with torch.no_grad():
     for name, value in net.named_parameters():
         if name.endswith(".bias") or (".style_conv" in name and value.numel() == 1):
@@ -46,8 +48,7 @@ with torch.no_grad():
             value.mul_(0.02)  # the picture is their sum: brought to about -1 to 1
     torch.save({"params_ema": net.state_dict(), "params": {}}, weights)
     pictures = torch.from_numpy(np.load(samples))
-    net.eval()
-    np.save(answers, torch.cat([Picture(net)(each[None]) for each in pictures]).numpy())
+    np.save(answers, torch.cat([picture(each[None]) for each in pictures]).numpy())
 """
 
 
