@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -22,6 +23,16 @@ for name in [name for name in os.environ if name.startswith("COLAB_HELPERS_")]:
 # A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What is generated is the same in every run, however long one takes.
+hypothesis.settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
 
 CONSENT = "Nobody is shown, only drawn test pictures: synthetic."
 

@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             route.requests.append(dict(self.headers))
             behave = route.script.pop(0) if route.script else (route.always or normal)
         if route.gate is not None:
-            route.gate.wait(10)
+            route.gate.wait()
         behave(self, route)
 
     def log_message(self, format: str, *args: object) -> None:

@@ -267,7 +267,7 @@ def test_two_processes_convert_once(model: Path) -> None:
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    outputs = [process.communicate("\n", timeout=120)[0].split() for process in processes]
+    outputs = [process.communicate("\n", timeout=300)[0].split() for process in processes]
     assert sum(output.count("made") for output in outputs) == 1
     assert outputs[0][-1] == outputs[1][-1] == make(model).path.name
 

@@ -201,6 +201,6 @@ def test_an_error_in_the_thread_is_kept():
     slow = Slow(RuntimeError("odd"))
     slow.may_end.set()
     run = WatchedRun(slow)
-    run.join(10)
+    run.join(PATIENCE)
     assert run.ended
     assert str(run.error) == "odd"
