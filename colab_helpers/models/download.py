@@ -710,7 +710,7 @@ def _known_hash(path: Path, _size: int, _mtime_ns: int) -> str:
 def _others(item: PlannedFile) -> list[str]:
     """Files of the model's name elsewhere that nobody published: the user may use them all the same."""
     found = next(elsewhere(item.path, item.model.file_names), None)
-    if found is None or item.status == "damaged":
+    if found is None:
         return []
     return [
         tr(

@@ -283,6 +283,27 @@ def test_a_published_file_that_lies_elsewhere_is_taken_over(
     assert (root / "net.onnx").read_bytes() == found.read_bytes() == BODY
 
 
+@pytest.mark.parametrize(
+    ("place", "missing"),
+    [
+        ("home/facefusion/.assets/models/gfpgan_1.4.onnx", "GFPGANv1.4.onnx"),
+        ("home/.insightface/models/buffalo_l/det_10g.onnx", "buffalo_l/det_10g.onnx"),
+        ("root/det_10g.onnx", "buffalo_l/det_10g.onnx"),
+        ("root/buffalo_l/buffalo_l/det_10g.onnx", "buffalo_l/det_10g.onnx"),
+    ],
+)
+def test_a_run_that_misses_a_model_says_where_one_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, missing: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    found = put(tmp_path, BODY, place)
+    with pytest.raises(ModelError) as caught:
+        Runtime("cpu").open(tmp_path / "root" / missing)
+    assert caught.value.what == f"the model file is missing here, but {found} may be it"
+    assert caught.value.where == str(tmp_path / "root" / missing)
+
+
 def test_a_file_of_the_name_that_nobody_published_is_only_named(
     tmp_path: Path, server: FaultServer, entry: ModelEntry
 ) -> None:
