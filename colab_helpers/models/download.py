@@ -1,7 +1,7 @@
 """Fetching models once: verified, resumable, from whichever mirror works.
 
 A file appears under its name only after its bytes were proved to be the right ones. Until then it is
-``<file>.part``; beside it, ``<file>.json`` records what was verified. What lies there already is used, also
+``.<file>.part``; beside it, ``<file>.json`` records what was verified. What lies there already is used, also
 where nobody knows it; only a damaged file is replaced, and only once its replacement is there. The models
 root also has ``.locks`` (one per file, so that two processes never fetch the same), ``.archives`` (zips in
 use) and ``quarantine`` (damaged files that were replaced).
@@ -393,7 +393,6 @@ class Downloader:
     def _obtain_alone(self, item: PlannedFile) -> PreloadedFile:
         """Obtain a file while no other process does."""
         started = time.monotonic()
-        self._meter.start(item.model.path)
         try:
             with self._lock(item.model.path):
                 found = self._obtain(item)
@@ -406,8 +405,6 @@ class Downloader:
                 where=str(item.path),
                 remedy=tr("free space, check the permissions, or choose another models folder"),
             ) from error
-        finally:
-            self._meter.stop(item.model.path)
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
@@ -417,10 +414,8 @@ class Downloader:
                 lock.acquire(timeout=_NOTIFY_SECONDS)
                 break
             except Timeout:
-                self._meter.wait(name)
                 if self._cancelled.is_set():
                     raise Cancelled from None
-        self._meter.go_on(name)
         try:
             yield
         finally:
@@ -459,14 +454,18 @@ class Downloader:
         return _fetched(item, record, notes)
 
     def _put(self, item: PlannedFile, notes: list[str]) -> None:
-        """Move the verified bytes into place; what lies there is damaged, or an older copy of ours."""
+        """Move the verified bytes into place; nothing that lies there is lost, but an older copy of ours."""
         part = part_path(item.path)
-        if item.status != "damaged":
+        if not item.path.exists() or _is_outdated_copy(item.model, item.path):
             put_in_place(part, item.path)
             return
         kept = replace_damaged(self.root, part, item.path)
         notes.append(
-            tr("{path} was damaged and was replaced; it was moved to {kept}", path=item.model.path, kept=kept)
+            tr(
+                "{path}: was replaced; what lay there before is kept as {kept}",
+                path=item.model.path,
+                kept=kept,
+            )
         )
 
     def _bring(self, item: PlannedFile, notes: list[str]) -> _Origin:
@@ -715,7 +714,7 @@ def _known_hash(path: Path, _size: int, _mtime_ns: int) -> str:
 def _others(item: PlannedFile) -> list[str]:
     """Files of the model's name elsewhere that nobody published: the user may use them all the same."""
     found = next(elsewhere(item.path, item.model.file_names), None)
-    if found is None or item.status == "damaged":
+    if found is None:
         return []
     return [
         tr(

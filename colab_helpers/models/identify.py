@@ -11,6 +11,7 @@ from pathlib import Path
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import mark, tr
+from colab_helpers.models.catalog import load_catalog
 
 # Where other programs keep models, below their own folder, one's home or the working folder: insightface;
 # roop and its kin, Deep-Live-Cam; FaceFusion; VisoMaster; ComfyUI and the web UIs.
@@ -107,14 +108,11 @@ def broken_model(path: Path, reason: str) -> ModelError:
     return ModelError(what, where=str(path), remedy=remedy)
 
 
-def missing_model(path: Path, *names: str) -> ModelError:
-    """The error of a model that is not where it should be; where one of its name lies, it is told.
-
-    Args:
-        path: Where it should be.
-        names: Other names the file goes by; its own is looked for in any case.
-    """
-    found = next(elsewhere(path, (path.name, *names)), None)
+def missing_model(path: Path) -> ModelError:
+    """The error of a model that is not where it should be; one of its name elsewhere is told."""
+    listed = (entry.file_names for entry in load_catalog().models.values())
+    names = next((names for names in listed if path.name in names), (path.name,))
+    found = next(elsewhere(path, names), None)
     if found is None:
         return ModelError(tr("the model file is missing"), where=str(path), remedy=tr(_MISSING_REMEDY))
     return ModelError(

@@ -65,7 +65,8 @@ def record_path(path: Path) -> Path:
 
 def part_path(path: Path) -> Path:
     """Where a file grows until it is complete and verified."""
-    return path.with_name(path.name + ".part")
+    # Hidden: browsers call what they are fetching "<file>.part", and that is not ours to resume or remove.
+    return path.with_name(f".{path.name}.part")
 
 
 def read_record(path: Path) -> Record | None:

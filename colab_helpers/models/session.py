@@ -204,6 +204,7 @@ class Runtime:
             standin=metadata.get(STANDIN_KEY) == "true",
             input_names=tuple(item.name for item in session.get_inputs()),
             output_names=tuple(item.name for item in session.get_outputs()),
+            limit=BatchLimit(),
         )
 
     def _create(self, path: Path, name: str, edge: int) -> Any:

@@ -212,7 +212,7 @@ def interrupted(root: Path, server: FaultServer, path: str, **known: object) -> 
     server.add(path, BODY, faults.drop(HALF), always=faults.status(404))
     with pytest.raises(ModelError):
         fetch(root, source(server.url(path), **known))  # type: ignore[arg-type]
-    assert (root / "net.onnx.part").stat().st_size == HALF
+    assert (root / ".net.onnx.part").stat().st_size == HALF
 
 
 def test_second_run_resumes(tmp_path: Path, server: FaultServer) -> None:
@@ -266,7 +266,7 @@ def test_without_a_fitting_mark_it_starts_over(
     tmp_path: Path, server: FaultServer, content: str | None
 ) -> None:
     interrupted(tmp_path, server, "/a")
-    mark = tmp_path / "net.onnx.part.sha256"
+    mark = tmp_path / ".net.onnx.part.sha256"
     mark.unlink() if content is None else mark.write_text(content)
     route = server.add("/a", BODY)
     fetch(tmp_path, source(server.url("/a")))
@@ -276,7 +276,7 @@ def test_without_a_fitting_mark_it_starts_over(
 
 def test_tampered_part_is_noticed_and_fetched_anew(tmp_path: Path, server: FaultServer) -> None:
     interrupted(tmp_path, server, "/a")
-    (tmp_path / "net.onnx.part").write_bytes(bytes(HALF))
+    (tmp_path / ".net.onnx.part").write_bytes(bytes(HALF))
     route = server.add("/a", BODY)
     fetch(tmp_path, source(server.url("/a")))
     assert route.starts == [HALF, 0]
@@ -285,7 +285,7 @@ def test_tampered_part_is_noticed_and_fetched_anew(tmp_path: Path, server: Fault
 
 def test_complete_part_needs_no_request(tmp_path: Path, server: FaultServer) -> None:
     interrupted(tmp_path, server, "/a")
-    (tmp_path / "net.onnx.part").write_bytes(BODY)
+    (tmp_path / ".net.onnx.part").write_bytes(BODY)
     route = server.add("/a", BODY)
     fetch(tmp_path, source(server.url("/a")))
     assert route.requests == []
@@ -294,7 +294,7 @@ def test_complete_part_needs_no_request(tmp_path: Path, server: FaultServer) -> 
 
 def test_complete_part_of_unknown_size_is_recognised(tmp_path: Path, server: FaultServer) -> None:
     interrupted(tmp_path, server, "/a", size=None)
-    (tmp_path / "net.onnx.part").write_bytes(BODY)
+    (tmp_path / ".net.onnx.part").write_bytes(BODY)
     route = server.add("/a", BODY)
     fetch(tmp_path, source(server.url("/a"), size=None))
     assert route.starts == [len(BODY)]
@@ -304,7 +304,7 @@ def test_complete_part_of_unknown_size_is_recognised(tmp_path: Path, server: Fau
 
 def test_part_that_is_too_long_is_discarded(tmp_path: Path, server: FaultServer) -> None:
     interrupted(tmp_path, server, "/a")
-    (tmp_path / "net.onnx.part").write_bytes(BODY + b"more")
+    (tmp_path / ".net.onnx.part").write_bytes(BODY + b"more")
     route = server.add("/a", BODY)
     fetch(tmp_path, source(server.url("/a")))
     assert route.starts == [0]

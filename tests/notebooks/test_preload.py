@@ -252,7 +252,7 @@ def test_the_table_is_escaped(own, tmp_path):
 
 
 def progress(done: int, *, eta: float | None = None) -> Progress:
-    return Progress(1, 4, done, 2_000_000, 500_000, eta, (), ())
+    return Progress(1, 4, done, 2_000_000, 500_000, eta)
 
 
 def test_a_fetch_is_told_in_plain_lines_that_do_not_flood(capsys):
