@@ -153,13 +153,17 @@ def is_unmounted_drive(path: Path) -> bool:
     """Whether a path names Google Drive while nothing is mounted there: it would be on the VM's disk."""
     place = drive_of(path)
     # Elsewhere than on Colab a folder of that name may be somebody's own.
-    return place is not None and place not in mounts() and (on_colab() or not place.exists())
+    return place is not None and not _is_mounted(place) and (on_colab() or not place.exists())
 
 
 def mounted_drive() -> Path | None:
     """The user's folder on Google Drive where it is mounted, in a notebook or a shell; else None."""
-    known = mounts()
-    return next((place / "MyDrive" for place in DRIVES if place in known), None)
+    return next((place / "MyDrive" for place in DRIVES if _is_mounted(place)), None)
+
+
+def _is_mounted(place: Path) -> bool:
+    # The table also has mounts that no longer answer; os.path.ismount also sees what the table may not show.
+    return place in mounts() or os.path.ismount(place)
 
 
 def require_places(paths: Iterable[Path]) -> None:

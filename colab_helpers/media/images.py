@@ -170,7 +170,7 @@ def write_still(path: str | Path, still: Still, *, quality: int = 95) -> Path:
     Returns:
         The absolute path.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(path).absolute()
     publish(path, io.BytesIO(encode_still(still, path, quality=quality)))
     return path
 

@@ -291,7 +291,7 @@ def existing_file(path: str | Path) -> Path:
         MissingFileError: There is no such file.
         MediaError: It is a folder or a pipe, empty, or cannot be read.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(path).absolute()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:

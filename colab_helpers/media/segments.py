@@ -132,7 +132,7 @@ class SegmentWriter(Finishable):
         start: int,
         time_base: Fraction | None = None,
     ) -> None:
-        self.path = folder.expanduser().absolute() / f"{number:06d}{SUFFIX}"
+        self.path = folder.absolute() / f"{number:06d}{SUFFIX}"
         self.frames = 0
         self._number = number
         self._start = start

@@ -244,7 +244,7 @@ class ResultFile:
         kinds: frozenset[Kind],
         metadata: dict[str, str] | None,
     ) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(path).absolute()
         self.notes: list[str] = []
         self._info = info
         self._time_base = time_base

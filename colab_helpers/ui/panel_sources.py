@@ -109,7 +109,7 @@ class SourcesTab:
             )
         self._set([*self.paths, *photos_at(written)])
         self.path.value = ""
-        left_out = skipped_files([Path(written).expanduser()], wanted=is_photo)
+        left_out = skipped_files([absolute(written)], wanted=is_photo)
         if left_out:
             self.message.value = paragraph(". ".join(left_out))
 
