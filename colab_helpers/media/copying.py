@@ -35,6 +35,7 @@ _MOV_SUFFIXES = (".mp4", ".m4v", ".mov")
 _COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _MP4_COVERS = frozenset(("mjpeg", "png", "bmp"))
 _AUDIO_CODEC = "aac"
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 96_000
 
 
@@ -252,9 +253,13 @@ class _Reencoder:
     def __init__(self, source: AudioStream, output: OutputContainer) -> None:
         rates = Codec(_AUDIO_CODEC, "w").audio_rates or [source.rate]
         rate = min(rates, key=lambda one: (abs(one - source.rate), -one))
+        if source.layout.name.endswith("channels"):
+            # AVI tells only how many: the usual ones of that many.
+            source.codec_context.layout = _USUAL_LAYOUTS.get(source.channels, source.layout)
         # Tried first: a stream once added cannot be taken out again.
         trial = cast(AudioCodecContext, av.CodecContext.create(_AUDIO_CODEC, "w"))
         trial.format, trial.sample_rate, trial.layout = "fltp", rate, source.layout
+        trial.time_base = Fraction(1, rate)
         trial.open()
         self.target = cast(AudioStream, output.add_stream(_AUDIO_CODEC, rate=rate))
         context = self.target.codec_context

@@ -135,8 +135,9 @@ class OneClock:
         if any(held.stream.index == index for held in self._held):
             return True
         last = self._last.get(index)
-        back = raw is not None and last is not None and raw < last
-        return back and self._shifts.get(index, Fraction(0)) == self._newest
+        if raw is None or last is None or self._shifts.get(index, Fraction(0)) != self._newest:
+            return False
+        return raw < last or (self._joinable and raw - last > _JUMP)
 
     def _released(self) -> Iterator[Packet[Any]]:
         held, self._held, self._pictures_held = self._held, [], 0
