@@ -182,7 +182,7 @@ def test_a_home_is_found_by_every_verb(
     assert main(["demo", "~/demo"]) == SUCCESS
     prepared = SimpleNamespace(path="made", notes=())
     made = lambda path, **_: seen.append(path) or prepared  # noqa: E731
-    monkeypatch.setattr("colab_helpers.models.convert.prepared", made)
+    monkeypatch.setattr("colab_helpers.models.half.convert", made)
     assert main(["convert", "~/models/inswapper_128.onnx"]) == SUCCESS
     assert seen == [tmp_path / "demo", tmp_path / "models" / "inswapper_128.onnx"]
     assert main(["preload", "--models-dir=~/models", "--offline"]) == WRONG_USAGE
