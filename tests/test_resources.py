@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colab_helpers import errors, machine
@@ -64,6 +64,7 @@ def test_free_disk_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert machine.disk_free(tmp_path / "a" / "b") == pytest.approx(machine.disk_free(tmp_path), rel=0.1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200 << 20), st.floats(0.5, 64), st.integers(1, 400), st.integers(1, 5))
 def test_queues_are_never_empty_nor_deeper_than_they_help(
     frame: int, memory: float, in_work: int, queues: int

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colab_helpers.__main__ import build_parser, option_name, settings_of
@@ -154,6 +154,7 @@ def test_switches_may_stand_alone_as_in_roop() -> None:
     ]
 
 
+@settings(deadline=None)  # a busy machine takes longer
 @given(st.integers(0, 51), st.integers(1, 64), st.sampled_from(["true", "false"]))
 def test_options_and_keywords_agree(quality: int, threads: int, many: str) -> None:
     parsed = _parse(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colab_helpers.batch.plan import parse_range, plan_batch
@@ -47,6 +47,7 @@ def test_a_range_beyond_the_targets_is_refused() -> None:
     assert parse_range("-2", 3) == [1, 2]
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(1, 200), min_size=1))
 def test_any_set_of_numbers_can_be_written_as_a_range(numbers: set[int]) -> None:
     text = ",".join(str(number) for number in sorted(numbers, reverse=True))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from insightface.utils import face_align
 
@@ -25,6 +25,7 @@ def test_odd_sizes_are_refused() -> None:
         arcface_template(100)
 
 
+@settings(deadline=None)
 @given(st.floats(-180, 180), st.floats(0.05, 20), st.floats(-2000, 2000), st.floats(-2000, 2000))
 def test_a_similarity_is_found_exactly(angle: float, scale: float, x: float, y: float) -> None:
     turn = np.radians(angle)
