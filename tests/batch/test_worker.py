@@ -315,6 +315,12 @@ class Elsewhere:
         self.tell(end, frame)
 
 
+SOON_SILENT = """
+    import colab_helpers.batch.status
+    colab_helpers.batch.status.SILENCE = 3.0
+"""
+
+
 @pytest.mark.parametrize("end", ["done", "cancelled", "silent"])
 def test_a_batch_at_work_on_another_machine_is_watched(
     batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
@@ -335,6 +341,7 @@ def test_a_batch_at_work_on_another_machine_is_watched(
         if end == "silent":
             monkeypatch.setattr(supervisor, "SILENCE", 3.0)
             monkeypatch.setattr(status_room, "SILENCE", 3.0)
+            at_start(monkeypatch, tmp_path, SOON_SILENT)  # the worker that takes over judges by the same
             report = batch(on_status=look)
             assert report.ok
             assert report.run != "theirs"
