@@ -256,10 +256,10 @@ class _Run:
             job.consent, [*(s.path for s in job.sources if s.path), *(t.target for t in job.plan)]
         )
         with folder_lock(job.folder):
-            self._places.make()
             for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
                 self._own.clear(job.folder / name)
             clear_report(Path(job.report_path), self._own)
+            self._places.make()
             _remove_torn(job.folder)
             self._status = status = StatusWriter(
                 job.folder / STATUS_NAME,
