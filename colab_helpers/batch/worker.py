@@ -36,6 +36,7 @@ from colab_helpers.files import sha256_of, to_json
 from colab_helpers.language import VARIABLE, language, mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import ProgressCallback
+from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, RunState
 from colab_helpers.settings import Settings
@@ -184,6 +185,7 @@ class Stop:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
     stop = Stop(owns_process=True)
+    tune_allocator()  # before any thread has a store of its own
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")
