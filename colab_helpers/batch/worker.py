@@ -404,8 +404,7 @@ class _Run:
         status, tasks = self._status, self._job.plan
         if status.status.notes:  # a worker before this one has said it
             return
-        for note in notes:
-            status.note(note)
+        status.add_notes(notes)
         # Not Path.is_file: it raises for names that no system takes.
         there = [task.target for task in tasks if os.path.isfile(task.target)]  # noqa: PTH113
         size = sum(path.stat().st_size for path in there)
@@ -420,8 +419,7 @@ class _Run:
                 videos=this_machine().safe_capacity,
             )
         )
-        for left_out in skipped_files([Path(folder) for folder in self._job.folders]):
-            status.note(left_out)
+        status.add_notes(skipped_files([Path(folder) for folder in self._job.folders]))
         if free < 2 * size:
             status.note(
                 tr(
