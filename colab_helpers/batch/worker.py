@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,16 +36,17 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
-from colab_helpers.language import mark, spoken, tr
+from colab_helpers.language import language, mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
-from colab_helpers.resources.samples import SAMPLES_NAME, RunState, read_samples
+from colab_helpers.resources.samples import SAMPLES_NAME, RunState
 from colab_helpers.settings import Settings
 from colab_helpers.trust.consent import require_consent
 
-_CHART_POINTS = 2000
+# Pictures may be looked for for a minute; a decoder that hangs must not hold up the run.
+_PAGE_SECONDS = 300.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -228,23 +230,33 @@ def _run_state(status: StatusWriter) -> RunState:
 
 
 def _save(report: BatchReport, job: Job) -> None:
-    """Write the report for machines, and the one for people beside it."""
-    from colab_helpers.batch.html_report import write_html_report  # not needed before the end
-
+    """Write the report for machines, and have the one for people written beside it."""
     path = Path(job.report_path)
-    samples = read_samples(job.folder / SAMPLES_NAME, most=_CHART_POINTS)
-    try:
-        write_html_report(report, samples, path.with_name(HTML_REPORT_NAME))
-    except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
-        report.notes.append(
-            tr(
-                "{file} could not be written: {kind}: {error}",
-                file=HTML_REPORT_NAME,
-                kind=type(error).__name__,
-                error=error,
-            )
-        )
     report.save(path)
+    problem = _page_problem(job.folder, path)
+    if problem:
+        report.notes.append(
+            tr("{file} could not be written: {reason}", file=HTML_REPORT_NAME, reason=problem)
+        )
+        report.save(path)
+
+
+def _page_problem(folder: Path, report: Path) -> str:
+    """Have another process write the page: a decoder that crashes there costs nothing else.
+
+    Returns:
+        Why it could not; empty if it did.
+    """
+    command = [sys.executable, "-m", "colab_helpers.pages", str(folder), "--report", str(report)]
+    command += ["--language", language()]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PAGE_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    last = done.stderr.strip().splitlines()[-1:] or [tr("exit code {code}", code=done.returncode)]
+    return last[0] if done.returncode else ""
 
 
 def _remove_torn(folder: Path) -> None:

@@ -25,7 +25,8 @@ import yaml
 
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import ASKED, Asked, spoken, tr
-from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
+from colab_helpers.pages.report import STANDIN_NOTE
+from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT
 
 KERNEL = "python3"
 EXIT_FAILED, EXIT_USAGE, EXIT_DEAD_KERNEL = 1, 2, 138

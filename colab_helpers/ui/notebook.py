@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import ASKED, speak, tr
+from colab_helpers.media.writer import unwritable
+from colab_helpers.pages.report import failure_text, results_html, results_of, results_text
 from colab_helpers.settings import DEFAULT_PRESET, Settings
 from colab_helpers.ui.host import Host, open_panel, this_host
 from colab_helpers.ui.panel_choice import Answers, Choice
 from colab_helpers.ui.panel_presets import settings_of
 from colab_helpers.ui.progress import ProgressLine
-from colab_helpers.ui.results import failure_text, packed, results_html, results_of, results_text
 from colab_helpers.ui.run_view import RunView
 
 if TYPE_CHECKING:
@@ -96,6 +98,15 @@ class BatchRun:
     def uses_standins(self) -> bool:
         """Whether the demo's networks made the results."""
         return any(model.standin for model in self.report.models)
+
+    def html(self) -> str:
+        """What became of it, for a page; players would make a notebook large that nobody looks at."""
+        return results_html(
+            self.report,
+            self.folder,
+            keeping=self.host.keeping(self.folder),
+            with_players=not self.host.headless,
+        )
 
 
 def run_batch_swap(
@@ -281,7 +292,7 @@ def show_results(run: BatchRun | None, *, my_computer: bool = False) -> None:
     """
     if run is None:
         return
-    run.host.show_html(results_html(run), text=results_text(run))
+    run.host.show_html(run.html(), text=results_text(run.report, run.folder))
     made = results_of(run.report)
     if my_computer and made:
         run.host.download(made[0] if len(made) == 1 else packed(made, run.folder))
@@ -291,3 +302,20 @@ def show_results(run: BatchRun | None, *, my_computer: bool = False) -> None:
             where=str(run.folder / "report.json"),
             remedy=tr("correct what the report names and run again"),
         )
+
+
+def packed(paths: Sequence[Path], folder: Path) -> Path:
+    """Results as one zip in the folder; stored as they are, since videos do not get smaller.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    path = folder / "results.zip"
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for each in paths:
+                archive.write(each, each.name)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+    return path

@@ -11,6 +11,8 @@ from typing import Any
 
 import nbformat
 import pytest
+from colab_helpers.ui.charts import GO_ON, RETRY
+from colab_helpers.ui.history import History, SampleTail
 
 from colab_helpers.batch.names import STATUS_NAME
 from colab_helpers.batch.plan import Task
@@ -21,8 +23,6 @@ from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
 from colab_helpers.ui import headless, history, monitor
-from colab_helpers.ui.charts import GO_ON, RETRY
-from colab_helpers.ui.history import History, SampleTail
 from colab_helpers.ui.monitor import MonitorSummary, show_result, watch
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "monitor.ipynb"

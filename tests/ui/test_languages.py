@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from colab_helpers.batch.html_report import html_report
+from colab_helpers.ui.charts import charts_html, charts_text
+from colab_helpers.ui.results import results_html, results_text
 
 from colab_helpers import language
-from colab_helpers.batch.html_report import html_report
 from colab_helpers.batch.report import BatchReport, ModelReport, Quality
 from colab_helpers.batch.status import FileStatus
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.settings import Settings, load_presets
-from colab_helpers.ui.charts import charts_html, charts_text
 from colab_helpers.ui.doctor import diagnosis_html
 from colab_helpers.ui.host import LocalHost
 from colab_helpers.ui.models import models_html, models_text, show_models
 from colab_helpers.ui.monitor import MonitorSummary, summary_html
 from colab_helpers.ui.notebook import BatchRun
-from colab_helpers.ui.results import results_html, results_text
 from tests.batch.test_html_report import a_file, a_report
 from tests.batch.test_html_report import samples as report_samples
 from tests.ui.test_charts import START, sample, status

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from colab_helpers.ui.results import packed
 
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.ui import panel
 from colab_helpers.ui.notebook import BatchRun, show_results
 from colab_helpers.ui.panel import show_panel
 from colab_helpers.ui.panel_sources import UPLOADS
-from colab_helpers.ui.results import packed
 from tests.ui.conftest import Place
 from tests.ui.test_gallery import file_report, report
 
