@@ -204,7 +204,8 @@ def test_names_break_nothing(render, tmp_path) -> None:
     lone = a_file("in/\udcff.mp4")  # a name that is no UTF-8, as Linux allows
     report = a_report(
         file, lone, consent=EVIL, run=EVIL, notes=[EVIL], machine={"gpu": {"name": EVIL}, "system": EVIL},
-        settings={"enhancer_model": EVIL, EVIL: EVIL}, models=[ModelReport(name=EVIL, path=EVIL, standin=True)],
+        settings={"enhancer_model": EVIL, EVIL: EVIL},
+        models=[ModelReport(name=EVIL, path=EVIL, standin=True)],
     )  # fmt: skip
     page = render(report)
     page.source.encode("utf-8")
