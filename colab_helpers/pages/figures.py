@@ -56,10 +56,6 @@ class Figure:
         """Its title in the reader's language."""
         return tr("After {stage}", stage=tr(self.stage)) if self.stage else tr(self.title)
 
-    def knows(self, sample: Sample) -> bool:
-        """Whether a sample tells its value."""
-        return self.read(sample) is not None
-
     def share(self, sample: Sample) -> float | None:
         """Percent of the total; None without one."""
         value, total = self.read(sample), self.total(sample) if self.total else None
@@ -204,8 +200,8 @@ def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
     distances = [max(0.0, after.time - before.time) for before, after in pairwise(samples)]
     usual = median(distances) if distances else 0.0
     longest = max(_PAUSE_SECONDS, _PAUSE_DISTANCES * usual)
-    passed, found = 0.0, [(0.0, sample) for sample in samples[:1]]
-    course: list[tuple[float, Sample | None]] = [*found]
+    passed = 0.0
+    course: list[tuple[float, Sample | None]] = [(passed, sample) for sample in samples[:1]]
     for sample, distance in zip(samples[1:], distances, strict=True):
         if distance > longest:
             course.append((passed, None))

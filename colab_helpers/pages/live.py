@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from colab_helpers.batch.results import KEPT
 from colab_helpers.batch.status import STATE_WORDS, BatchStatus, FileStatus, State
@@ -61,7 +61,7 @@ def live_html(
     picture = status.picture if status and working else None
     return render(
         "live.html.j2",
-        overall=_overall(status) if working or not lost else None,
+        overall=None if lost else _overall(status),
         # Whatever else a foreign status holds is not put into a page.
         picture=picture if picture and picture.startswith("data:image/jpeg;base64,") else None,
         at_work=working,
@@ -135,8 +135,9 @@ def _why(samples: Sequence[Sample], status: BatchStatus | None, lost: bool) -> s
 
 def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     course = at_work(samples)
-    figures = [*FIGURES, *queues(samples)]
-    return [_tile(f, samples[-1], points_of(f, course)) for f in figures if any(map(f.knows, samples))]
+    found = [(figure, points_of(figure, course)) for figure in (*FIGURES, *queues(samples))]
+    known = [(figure, points) for figure, points in found if any(value is not None for _, value in points)]
+    return [_tile(figure, samples[-1], points) for figure, points in known]
 
 
 def _tile(figure: Figure, newest: Sample, points: list[tuple[float, float | None]]) -> dict[str, Any]:
@@ -265,7 +266,7 @@ def _named(status: BatchStatus | None) -> tuple[list[FileStatus], str]:
     return files[:MOST_FILES], rest
 
 
-def _word(state: State | Literal["running"], lost: bool) -> str:
+def _word(state: State, lost: bool) -> str:
     return tr("stopped") if lost and state == "running" else tr(STATE_WORDS[state])
 
 

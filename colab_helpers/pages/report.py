@@ -218,7 +218,7 @@ def charts_of(samples: Sequence[Sample]) -> list[tuple[Markup, list[str]]]:
     course, charts = at_work(samples), []
     for title in dict.fromkeys(figure.chart or figure.title for figure in FIGURES):
         lines, told = {}, []
-        figures = [figure for figure in FIGURES if title in (figure.chart, figure.title)]
+        figures = [figure for figure in FIGURES if (figure.chart or figure.title) == title]
         for figure in figures:
             points = points_of(figure, course)
             known = [value for _, value in points if value is not None]

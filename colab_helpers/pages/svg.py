@@ -16,8 +16,10 @@ from colab_helpers.pages.units import clock_text, number
 
 # From the palette of Okabe and Ito, which people with any of the usual colour-vision deficiencies can tell
 # apart; of it only colours that have a contrast of 3 to 1 or more on white and on a dark page alike.
-BLUE, GREEN, PURPLE, VERMILLION, AMBER = "#0072B2", "#009E73", "#C26A98", "#D55E00", "#B8860B"
+BLUE, GREEN, PURPLE, VERMILLION = "#0072B2", "#009E73", "#C26A98", "#D55E00"
 ALARM = VERMILLION
+GOOD, WARN, BAD = "#2f8f3a", "#b87300", "#e0443e"
+"""Of words: as easy to read on a dark page as on a light one (about 4 : 1)."""
 # Lines of a chart differ in their dashes too, for print in black and white.
 STYLES = ((BLUE, ""), (VERMILLION, "7 3"), (GREEN, "2 3"), (PURPLE, "9 3 2 3"))
 

@@ -238,7 +238,7 @@ def test_charts_show_every_figure_with_its_least_mean_and_most() -> None:
         "Speed: least 24, mean 24, most 24 frames/s",
     ):
         assert line in page.text
-    assert "Video encoder" not in page.text
+    assert "Video encoder: " not in page.text
     whole = page_of(a_report(), samples(gpu=GPU))
     assert [name for name in whole.charts() if "GPU" in name] == [
         "GPU load",

@@ -145,7 +145,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@pytest.mark.parametrize("colour", [*(colour for colour, _ in svg.STYLES), svg.AMBER, svg.ALARM])
+@pytest.mark.parametrize("colour", [*(colour for colour, _ in svg.STYLES), svg.GOOD, svg.WARN, svg.BAD])
 @pytest.mark.parametrize("page", ["#FFFFFF", "#161618"])
 def test_colours_are_seen_on_light_and_dark_pages(colour: str, page: str) -> None:
     dark, light = sorted([luminance(colour), luminance(page)])
