@@ -1,8 +1,20 @@
 #!/usr/bin/env bash
 # The one door: install, run, test, notebook. See `bash setup.sh help`.
+
+# sh setup.sh: up to here any shell understands it, and goes on as bash.
+if [ -z "${BASH_VERSION:-}" ]; then
+  command -v bash >/dev/null 2>&1 && exec bash "$0" "$@"
+  echo "[setup] There is no bash. What to do: install it (apt install bash, apk add bash)." >&2
+  exit 1
+fi
+# Sourced, it would end the shell that somebody sits at.
+if (return 0 2>/dev/null); then
+  echo "[setup] This is to be run, not sourced. What to do: bash ${BASH_SOURCE[0]} ${*:-help}" >&2
+  return 1
+fi
 set -euo pipefail
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="$root/.venv"
 system=""
 
@@ -71,6 +83,11 @@ choose_environment() {
     python="$(find_python)"
     return
   fi
+  # .venv has all it needs; packages made for another Python would come first, and PYTHONHOME hides its own.
+  if [ -n "${PYTHONPATH:-}${PYTHONHOME:-}" ]; then
+    say "PYTHONPATH and PYTHONHOME are left out: .venv brings packages of its own"
+    unset PYTHONPATH PYTHONHOME
+  fi
   python="$venv/bin/python"
   if ! "$python" -c '' >/dev/null 2>&1; then
     [ ! -e "$venv" ] || say ".venv is damaged or its Python is gone: it is made anew"
@@ -99,7 +116,8 @@ run() {
   folder="$root/runs/$(date +%Y%m%d-%H%M%S)"
   [ ! -e "$folder" ] || folder="$folder-$$"
   say "running the batch_swap notebook; everything it makes goes to ${folder#"$PWD"/}"
-  "$python" -m colab_helpers.ui.headless \
+  # In place of this shell: a signal sent to it reaches who can stop the batch.
+  exec "$python" -m colab_helpers.ui.headless \
     "$root/notebooks/batch_swap.ipynb" "$folder/batch_swap.ipynb" "$@"
 }
 
@@ -107,13 +125,13 @@ test_suite() {
   install dev,notebook
   cd "$root"
   say "running the tests"
-  "$python" -m pytest -n auto "$@"
+  exec "$python" -m pytest -n auto "$@"
 }
 
 notebook() {
   install notebook,jupyter
   say "opening JupyterLab; stop it with Ctrl+C"
-  "$python" -m jupyterlab "$root/notebooks" "$@"
+  exec "$python" -m jupyterlab "$root/notebooks" "$@"
 }
 
 main() {

@@ -97,7 +97,7 @@ def main() -> None:
             command = [
                 *(sys.executable, "-m", "colab_helpers", "swap", "-s", str(source), "-t", str(clip)),
                 *("-o", str(folder / "out.mp4"), "--models-dir", str(models), "--consent", CONSENT),
-                *("--output-video-encoder", "libx264", "--output-video-preset", "ultrafast"),
+                *("--overwrite", "--output-video-encoder", "libx264", "--output-video-preset", "ultrafast"),
             ]
             peaks.append(peak_memory(command))
             print(f"{seconds:4} s of {WIDTH}x{HEIGHT} at {RATE} fps: {peaks[-1] / MIB:.0f} MiB at the peak")

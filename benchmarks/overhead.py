@@ -43,7 +43,15 @@ def measure(folder: Path, models: Path, source: Path, *, repeat: int) -> None:
     common = ["-s", str(source), "--consent", CONSENT, "--models-dir", str(models)]
     common += ["--output-video-encoder", "libx264", "--execution-provider", "cpu"]
     ways = {
-        "swap": ["swap", "-t", str(folder / "in" / "clip.mp4"), "-o", str(folder / "plain.mp4"), *common],
+        "swap": [
+            "swap",
+            "--overwrite",
+            "-t",
+            str(folder / "in" / "clip.mp4"),
+            "-o",
+            str(folder / "plain.mp4"),
+            *common,
+        ],
         "batch": ["batch", "-t", str(folder / "in"), "-o", str(folder / "out"), *common],
     }
     times: dict[str, list[float]] = {name: [] for name in ways}

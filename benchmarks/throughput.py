@@ -95,7 +95,7 @@ def commands(clip: Path, folder: Path, preset: str, *, enhance: bool) -> dict[st
     ours = [
         *(sys.executable, "-m", "colab_helpers", "swap", "-s", str(folder / "source.png"), "-t", str(clip)),
         *("-o", str(folder / "ours.mp4"), "--models-dir", str(folder / "models"), "--consent", CONSENT),
-        *("--output-video-encoder", "libx264", "--output-video-preset", preset),
+        *("--overwrite", "--output-video-encoder", "libx264", "--output-video-preset", preset),
         *("--output-video-quality", str(QUALITY), "--frame-processors", steps),
     ]
     plain = [sys.executable, "-c", _TRANSCODE, str(clip), str(folder / "plain.mp4"), preset]

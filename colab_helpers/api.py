@@ -6,21 +6,25 @@ it, need not wait for that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from colab_helpers.batch.job import ImageLike, Job, Source
-from colab_helpers.batch.names import REPORT_NAME
-from colab_helpers.batch.plan import Task, plan_batch
+from colab_helpers.batch.plan import Task, Writable, identities, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
+from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage
-from colab_helpers.language import spoken
+from colab_helpers.files import absolute
+from colab_helpers.language import spoken, tr
+from colab_helpers.machine import require_places
+from colab_helpers.media.probe import existing_file, is_image, is_video
 from colab_helpers.progress import ProgressCallback
+from colab_helpers.request import BatchRequest, refuse_address
 from colab_helpers.settings import Settings, load_settings
 from colab_helpers.trust.consent import require_consent
 
@@ -28,23 +32,6 @@ if TYPE_CHECKING:
     from colab_helpers.batch.runner import Batch
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _in_its_language(verb: Callable[P, R]) -> Callable[P, R]:
-    """Speak the language that a verb's settings name for as long as the verb works."""
-
-    @wraps(verb)
-    def speaking(*args: P.args, **kwargs: P.kwargs) -> R:
-        settings = kwargs.get("settings")
-        with spoken(settings.language if isinstance(settings, Settings) else "auto"):
-            return verb(*args, **kwargs)
-
-    return speaking
-
-
-@_in_its_language
 def swap_image(
     source: ImageLike,
     target: ImageLike,
@@ -69,18 +56,23 @@ def swap_image(
         ConsentError: No usable statement of consent.
         ColabHelpersError: An image cannot be read, the source shows no face, or a model is missing.
     """
-    require_consent(consent, _paths([source, target]))
-    from colab_helpers.batch.runner import source_embedding
-    from colab_helpers.faces.engine import Engine
-    from colab_helpers.media.images import read_image
-    from colab_helpers.pipeline import process_image
+    with _speaking(settings):
+        photos = [Source.of(source)]
+        image = absolute(target) if isinstance(target, (str, Path)) and not _is_data(target) else target
+        files = _files(photos) + ([image] if isinstance(image, Path) else [])
+        require_places(files)
+        require_consent(consent, files)
+        from colab_helpers.batch.runner import identity_of
+        from colab_helpers.faces.engine import Engine
+        from colab_helpers.media.images import read_image
+        from colab_helpers.pipeline import process_image
 
-    engine = Engine.open(settings or load_settings(), models_dir=_path(models_dir))
-    image, _ = process_image(engine, source_embedding(engine, [Source.of(source)]), read_image(target))
-    return image
+        engine = Engine.open(settings or load_settings(), models_dir=_place(models_dir))
+        identity = identity_of(engine, photos)
+        changed, _ = process_image(engine, identity.embedding if identity else None, read_image(image))
+        return changed
 
 
-@_in_its_language
 def swap_video(
     source: ImageLike | Sequence[ImageLike],
     target: str | Path,
@@ -96,26 +88,42 @@ def swap_video(
     Args:
         source: One or several photos of the person who is put in.
         target: The file to change.
-        output: The result; its suffix chooses the container.
+        output: The result; its suffix chooses the container. In a folder that is there it gets the target's
+            name.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
         on_progress: Called up to four times a second.
 
     Raises:
+        UsageError: The result would replace a photo, the target, or a file that is there already, unless
+            ``overwrite`` is set.
         ColabHelpersError: The file could not be done; nothing is left of the result then.
     """
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
-    task = Task(Path(target), Path(output), demanded=True)
-    batch = _open(
-        sources, [task], consent=consent, settings=settings, models_dir=models_dir, on_progress=on_progress
-    )
-    report = batch.new_report(task)
-    batch.work_on(0, task, report)
-    return report
+    with _speaking(settings):
+        batch = _open(sources, target, output, consent, settings, models_dir, on_progress)
+        (task,) = batch.tasks
+        report = batch.new_report(task)
+        batch.work_on(0, task, report)
+        return report
 
 
-@_in_its_language
+def swap_file(
+    sources: Sequence[ImageLike],
+    target: str | Path,
+    output: str | Path,
+    *,
+    consent: str,
+    settings: Settings | None = None,
+    models_dir: str | Path | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> BatchReport:
+    """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
+    with _speaking(settings):
+        return _open(sources, target, output, consent, settings, models_dir, on_progress).run()
+
+
 def run_batch(
     sources: Sequence[ImageLike],
     targets: Sequence[str | Path],
@@ -141,20 +149,22 @@ def run_batch(
     are kept where target, sources, settings, models and code are the same and the files are unchanged.
 
     Args:
-        sources: Photos of the person who is put in; several are averaged.
-        targets: Files and folders.
+        sources: Photos of the person who is put in; several are averaged. One that cannot be read, shows no
+            face or somebody else is left out, which the report's notes tell.
+        targets: Files, folders, and patterns such as ``clips/*.mp4``.
         output_dir: Folder of the results; made if missing.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
         video_range: Which of the targets, counted from 1, such as ``1-30``.
-        report_path: Where the report goes; ``report.json`` in the output folder if None. ``report.html``
-            goes beside it.
+        report_path: Where the report goes; ``report.json`` in the output folder if None. Its page goes
+            beside it, with the suffix ``.html``.
         work_dir: A folder on a local disk for unfinished work; chosen if None.
-        session_minutes: How long this machine can be used; if given, some frames of each size of video are
-            done first, and the notes tell how many files fit.
-        shortest_first: Do the files in the order of the time they take, measured likewise.
-        in_process: Do the work in this very process: a crash then takes everything with it.
+        session_minutes: How long this machine can be used; if given, the notes tell how many files fit, from
+            the first finished segment on.
+        shortest_first: Do the files in the order of their frames times pixels.
+        in_process: Do the work in this very process: a crash then takes everything with it. Stopped, it
+            returns its report.
         on_progress: Called while a video runs.
         on_note: Called with each remark on the whole run.
         on_status: Called with every new status of the worker process.
@@ -164,81 +174,131 @@ def run_batch(
 
     Raises:
         ColabHelpersError: Nothing could be started: consent, settings, models, sources or folders.
-        KeyboardInterrupt: Interrupted twice; what is finished is kept.
+        WorkerError: The worker process died again and again.
+        BatchStopped: A KeyboardInterrupt: somebody has stopped it, here or elsewhere; what is finished is
+            kept, and its ``report`` says what that is.
     """
-    folder = Path(output_dir)
-    tasks = plan_batch(targets, folder, video_range=video_range)
-    job = Job.of(
-        sources,
-        tasks,
-        folder,
-        consent=require_consent(consent, [*_paths(sources), *(task.target for task in tasks)]),
-        settings=settings or load_settings(),
-        models_dir=_path(models_dir),
-        report_path=Path(report_path) if report_path else folder / REPORT_NAME,
-        work_dir=_path(work_dir),
-        session_minutes=session_minutes,
-        shortest_first=shortest_first,
-    )
-    if in_process:
-        from colab_helpers.batch.worker import run_job
-
-        return run_job(job, on_progress=on_progress)
-    return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
+    with _speaking(settings):
+        photos = [Source.of(image) for image in sources]
+        request = BatchRequest(
+            sources=[photo.image for photo in photos],
+            targets=targets,
+            output_dir=output_dir,
+            consent=consent,
+            overrides={} if settings is None else settings.model_dump(),
+            models_dir=models_dir,
+            video_range=video_range,
+            report_path=report_path,
+            work_dir=work_dir,
+            session_minutes=session_minutes,
+            shortest_first=shortest_first,
+            in_process=in_process,
+        )
+        return do_batch(request, photos=photos, on_progress=on_progress, on_note=on_note, on_status=on_status)
 
 
-@_in_its_language
-def swap_file(
-    sources: Sequence[ImageLike],
-    target: str | Path,
-    output: str | Path,
+def do_batch(
+    request: BatchRequest,
     *,
-    consent: str,
-    settings: Settings | None = None,
-    models_dir: str | Path | None = None,
+    photos: Sequence[Source] | None = None,
     on_progress: ProgressCallback | None = None,
+    on_note: NoteCallback | None = None,
+    on_status: StatusCallback | None = None,
 ) -> BatchReport:
-    """Like ``swap_video``, but a failure is in the report instead of being raised."""
-    task = Task(Path(target), Path(output), demanded=True)
-    return _open(
-        sources, [task], consent=consent, settings=settings, models_dir=models_dir, on_progress=on_progress
-    ).run()
+    """Like ``run_batch``, from a request that names its output folder.
+
+    Args:
+        request: What is asked for.
+        photos: The request's sources with names for messages and reports; the paths if None.
+        on_progress: See ``run_batch``, as the others.
+        on_note: Called with each remark.
+        on_status: Called with every new status.
+    """
+    photos = [Source.of(source) for source in request.sources] if photos is None else photos
+    with spoken(request.language):
+        request.check()
+        with _speaking(request.settings):
+            require_places(request.places)
+            folder = _results_folder(request.output_dir)
+            tasks = plan_batch(
+                request.target_paths,
+                folder,
+                video_range=request.video_range,
+                sources=request.source_paths,
+            )
+            consent = require_consent(
+                request.consent, [*request.source_paths, *(task.target for task in tasks)]
+            )
+            job = Job.of(request.replaced(consent=consent), photos, tasks, folder)
+            if request.in_process:
+                from colab_helpers.batch.worker import run_job
+
+                return run_job(job, on_progress=on_progress)
+            return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
+
+
+def _results_folder(folder: Path | None) -> Path:
+    """The output folder of a batch, unless it is plainly no folder."""
+    if folder is None:
+        raise UsageError(tr("no output folder is named"), remedy=tr("name a folder in output_dir"))
+    if folder.is_file() or ((is_video(folder) or is_image(folder)) and not folder.is_dir()):
+        raise UsageError(
+            tr("a batch writes into a folder, and this is the name of a file"),
+            where=str(folder),
+            remedy=tr("name a folder in output_dir; for one file use 'python -m colab_helpers swap'"),
+        )
+    return folder
 
 
 def _open(
     sources: Sequence[ImageLike],
-    tasks: Sequence[Task],
-    *,
+    target: str | Path,
+    output: str | Path,
     consent: str,
     settings: Settings | None,
     models_dir: str | Path | None,
     on_progress: ProgressCallback | None,
 ) -> Batch:
-    """Check consent, load the networks and the source: everything before the first file."""
-    from colab_helpers.batch.runner import Batch, source_embedding
+    """Check everything before the first file, and load the networks and the sources."""
+    refuse_address(target)
+    refuse_address(output)
+    photos, path, result = [Source.of(source) for source in sources], absolute(target), absolute(output)
+    inputs = [*_files(photos), path]
+    statement = require_consent(consent, inputs)
+    require_places([*inputs, result])
+    result = result / path.name if result.is_dir() else result
+    existing_file(path)
+    settings = settings or load_settings()
+    writable = Writable(identities(inputs), settings.overwrite)
+    writable.clear(result)
+    from colab_helpers.batch.runner import Batch, identity_of
     from colab_helpers.faces.engine import Engine
 
-    statement = require_consent(consent, [*_paths(sources), *(task.target for task in tasks)])
-    engine = Engine.open(settings or load_settings(), models_dir=_path(models_dir))
-    photos = [Source.of(source) for source in sources]
+    engine = Engine.open(settings, models_dir=_place(models_dir))
     return Batch(
         engine=engine,
-        sources=[photo.name for photo in photos],
-        source=source_embedding(engine, photos),
-        tasks=tasks,
+        source=identity_of(engine, photos),
+        tasks=[Task(path, result, demanded=True)],
         consent=statement,
+        writable=writable,
         on_progress=on_progress,
     )
 
 
-def _paths(sources: Sequence[ImageLike]) -> list[Path]:
-    """Those of the sources that are files."""
-    return [
-        Path(source)
-        for source in sources
-        if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:"))
-    ]
+@contextmanager
+def _speaking(settings: Settings | None) -> Iterator[None]:
+    """Speak the language that settings name for as long as a verb works."""
+    with spoken(settings.language if isinstance(settings, Settings) else "auto"):
+        yield
 
 
-def _path(value: str | Path | None) -> Path | None:
-    return None if value is None else Path(value)
+def _files(photos: Sequence[Source]) -> list[Path]:
+    return [photo.path for photo in photos if photo.path is not None]
+
+
+def _is_data(image: str | Path) -> bool:
+    return str(image).startswith("data:")
+
+
+def _place(value: str | Path | None) -> Path | None:
+    return None if value is None else absolute(value)

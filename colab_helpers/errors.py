@@ -6,7 +6,9 @@ and ``except SettingsError`` both work.
 
 from __future__ import annotations
 
-from colab_helpers.language import tr
+from typing import ClassVar
+
+from colab_helpers.language import printable, tr
 
 
 class ColabHelpersError(Exception):
@@ -15,8 +17,12 @@ class ColabHelpersError(Exception):
     Args:
         what: What happened, one sentence, no trailing full stop needed.
         where: The file, setting, model or stage concerned; empty if the sentence already says it.
-        remedy: What the user can do next.
+        remedy: What the user can do next. It names settings as forms and Python do (``models_dir``); the
+            command line spells them its own way.
     """
+
+    refusal: ClassVar[bool] = True
+    """Raised out of a run, it says that the run was refused before any work: exit code 2, else 1."""
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what = what
@@ -28,7 +34,7 @@ class ColabHelpersError(Exception):
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.remedy:
             parts.append(tr("What to do: {remedy}", remedy=self.remedy))
-        return ". ".join(part.rstrip(".") for part in parts) + "."
+        return printable(". ".join(part.rstrip(".") for part in parts) + ".")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders (worker, tests); keyword-only arguments need help there.
@@ -44,7 +50,7 @@ class SettingsError(ColabHelpersError, ValueError):
 
 
 class UsageError(ColabHelpersError, ValueError):
-    """A call or command line that does not make sense (exit code 2)."""
+    """A call or command line that does not make sense."""
 
 
 class ConsentError(ColabHelpersError, PermissionError):
@@ -61,6 +67,8 @@ class MissingFileError(MediaError, FileNotFoundError):
 
 class OutOfMemoryError(ColabHelpersError, MemoryError):
     """RAM or GPU memory ran out although the work was cut down to single pieces."""
+
+    refusal = False
 
 
 class OutputError(ColabHelpersError, OSError):
@@ -89,3 +97,5 @@ class NoFaceError(ColabHelpersError, ValueError):
 
 class WorkerError(ColabHelpersError, RuntimeError):
     """The process that does the work died or could not be started."""
+
+    refusal = False

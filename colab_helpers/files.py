@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _CHUNK = 4 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def absolute(path: str | Path) -> Path:
@@ -37,6 +44,29 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 def numbered(path: Path, number: int) -> Path:
     """The same path with a number in its name: ``clip.mp4`` is ``clip (2).mp4``."""
     return path.with_name(f"{path.stem} ({number}){path.suffix}")
+
+
+def to_json(model: BaseModel, **options: Any) -> str:
+    r"""Return a model as JSON on one line, or indented; file names that are no UTF-8 survive as ``\udce9``.
+
+    Args:
+        model: What is written down.
+        **options: ``indent`` as for ``json.dumps``; the others as for ``model_dump``.
+    """
+    indent = options.pop("indent", None)
+    data = model.model_dump(mode="json", by_alias=True, **options)
+    text = json.dumps(data, ensure_ascii=False, indent=indent, separators=None if indent else (",", ":"))
+    # pydantic refuses lone surrogates, and no encoding takes them; JSON can spell them.
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def from_json(kind: type[Model], data: str | bytes) -> Model:
+    """Read what ``to_json`` wrote.
+
+    Raises:
+        ValueError: It is no JSON, or does not fit the model.
+    """
+    return kind.model_validate(json.loads(data))
 
 
 def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:

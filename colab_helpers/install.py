@@ -25,6 +25,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,8 +70,10 @@ Two of them in one environment overwrite each other's files, so a second one is 
 """
 
 IMPORT_NAMES = {
+    **dict.fromkeys(CV2_PROVIDERS, "cv2"),
     "nvidia-ml-py": "pynvml",
     "onnxruntime-gpu": "onnxruntime",
+    "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
 }
@@ -80,6 +83,13 @@ PROGRESS = re.compile(r"(Resolved|Prepared|Installed|Installing collected) |\s*D
 """Lines of pip and uv that are worth showing while they work."""
 
 RESTART = "restart the session (Runtime > Restart session), then Run all"
+
+UNSHADOW = (
+    "start without PYTHONPATH (unset PYTHONPATH, then Jupyter from there); rename a file of your own that is "
+    "called like a package"
+)
+
+HERE = "unset PIP_TARGET, PIP_PREFIX and PIP_USER, also in pip's configuration (python -m pip config list)"
 
 REMEDIES = (
     (
@@ -294,10 +304,10 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def all_installed() -> dict[str, str]:
-    """Every installed distribution and its version."""
+def all_installed(places: Sequence[str] | None = None) -> dict[str, str]:
+    """Every installed distribution and its version; in those folders, or in all of ``sys.path``."""
     found: dict[str, str] = {}
-    for distribution in metadata.distributions():
+    for distribution in metadata.distributions(path=list(sys.path if places is None else places)):
         name = distribution.metadata["Name"]
         if name:  # a half-removed package leaves metadata without a name
             found.setdefault(canonical(name), distribution.version)
@@ -677,6 +687,43 @@ def _same_version(first: str, second: str) -> bool:
     return long == short or long.startswith(short + ".")
 
 
+def shadowing(names: Iterable[str], *, shared: bool) -> list[str]:
+    """Needed modules that a folder before Python's own library brings: one of PYTHONPATH, or the session's.
+
+    They may be made for another Python, or be somebody's own file of that name.
+
+    Args:
+        names: Distributions.
+        shared: Whether such a folder may be part of the environment; then only modules count that no
+            distribution there has brought.
+
+    Returns:
+        What is taken from where, one piece each.
+    """
+    places = [os.path.realpath(place or ".") for place in sys.path]
+    library = os.path.realpath(sysconfig.get_path("stdlib"))
+    ahead = set(places[: places.index(library)] if library in places else [])
+    found = {}
+    for name in names:
+        module = IMPORT_NAMES.get(canonical(name), name.replace("-", "_"))
+        place = _home(module)
+        if place in ahead and not (shared and canonical(name) in all_installed([place])):
+            found[module] = place
+    return [f"{module} is taken from {place}" for module, place in found.items()]
+
+
+def _home(module: str) -> str | None:
+    """The folder of ``sys.path`` that a module comes from; None where there is none such."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:  # put together by hand in this session
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(os.path.realpath(spec.origin))
+    return str(origin.parents[1] if spec.submodule_search_locations else origin.parent)
+
+
 def on_shared_environment() -> bool:
     """Whether this Python is the system's or Colab's own, not one made for this project."""
     return sys.prefix == sys.base_prefix or "COLAB_RELEASE_TAG" in os.environ
@@ -709,10 +756,18 @@ def ensure(
     project = read_project(root)
     check_python(project, python_version())
     shared = on_shared_environment() if system is None else system
+    needed = [requirement(line).name for line in project.wanted(extras)]
+    foreign = shadowing([*needed, "onnxruntime", "insightface"], shared=shared)
+    if foreign:
+        raise InstallError("look where modules come from", "; ".join(foreign), UNSHADOW)
     environment = look(project, extras, shared=shared)
     plan = make_plan(project, environment, extras)
     _apply(plan, shared=shared, install=install)
     importlib.invalidate_caches()
+    if not plan.is_empty:
+        missing = make_plan(project, look(project, extras, shared=shared), extras).missing()
+        if missing:
+            raise InstallError("check packages", "still missing here: " + ", ".join(missing), HERE)
     stale = stale_modules(sys.modules, installed_versions(environment.installed))
     if stale:
         raise InstallError("compare loaded modules", "; ".join(stale), RESTART)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gettext
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,8 +29,12 @@ VARIABLE = "COLAB_HELPERS_LANGUAGE"
 
 DOMAIN = "colab_helpers"
 LOCALE = Path(__file__).with_name("locale")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
-_spoken: Language | None = None
+_process: Language | None = None
+"""Set by ``speak`` for all threads."""
+_spoken: ContextVar[Language | None] = ContextVar("spoken", default=None)
+"""Set by ``spoken``; a thread that is to inherit it is started with ``contextvars.copy_context().run``."""
 
 
 def tr(text: str, /, **values: object) -> str:
@@ -40,7 +46,15 @@ def tr(text: str, /, **values: object) -> str:
         **values: What is put into the braces; without any, braces stay as they are.
     """
     found = _translations(language()).gettext(text) if text else ""
-    return found.format(**values) if values else found
+    return printable(found.format(**values)) if values else found
+
+
+def printable(text: str) -> str:
+    r"""Return a text that can be encoded: bytes of a file's name that are no UTF-8 become ``\xe9``.
+
+    Python keeps such bytes as lone surrogates, which no stream, page or notebook takes.
+    """
+    return _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 def mark(text: str, /) -> str:
@@ -49,27 +63,24 @@ def mark(text: str, /) -> str:
 
 
 def language() -> Language:
-    """The language spoken now: the one set by ``speak``, else the environment's, else English."""
-    return _spoken or _preferred(os.environ.get(VARIABLE, ""))
+    """The language spoken now: by ``spoken``, else by ``speak``, else the environment's, else English."""
+    return _spoken.get() or _process or _preferred(os.environ.get(VARIABLE, ""))
 
 
 def speak(chosen: Asked) -> None:
-    """Set the language of this process; ``auto`` leaves it to the environment."""
-    global _spoken
-    _spoken = None if chosen == "auto" else chosen
+    """Set the language of this process, all threads of it; ``auto`` leaves it to the environment."""
+    global _process
+    _process = None if chosen == "auto" else chosen
 
 
 @contextmanager
 def spoken(chosen: Asked) -> Iterator[None]:
-    """Speak a language for a while; ``auto`` keeps the one that is spoken already."""
-    global _spoken
-    before = _spoken
-    if chosen != "auto":
-        _spoken = chosen
+    """Speak a language for a while, in this thread alone; ``auto`` keeps the one that is spoken already."""
+    token = _spoken.set(_spoken.get() if chosen == "auto" else chosen)
     try:
         yield
     finally:
-        _spoken = before
+        _spoken.reset(token)
 
 
 @cache

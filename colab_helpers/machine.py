@@ -1,19 +1,26 @@
-"""What this machine has: CPU, RAM and disk with container limits honoured, and its GPU.
+"""What this machine has: CPU, RAM and disk with container limits honoured, its GPU, and its mounts.
 
 Whether the GPU can actually run a network is proved by ``models.session``, which tries it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from colab_helpers.errors import UsageError
+from colab_helpers.files import absolute
+from colab_helpers.language import tr
 
 GIB = 1024**3
 SYSTEM_RESERVE = 2 * GIB
@@ -25,6 +32,15 @@ _CGROUP_MEMORY_LIMITS = (
 )
 _CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+DRIVES = (Path("/content/drive"), Path("/content/gdrive"))
+"""Where Colab's users mount Google Drive: today, and in notebooks of earlier years."""
+HOME = "COLAB_HELPERS_HOME"
+"""Environment variable that names the folder for what outlives a run."""
+# File systems that programs or other machines stand behind.
+_REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
+# What a file system says whose program or machine has gone.
+_GONE = {errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EHOSTDOWN, errno.ETIMEDOUT}
 
 
 @dataclass(frozen=True)
@@ -100,15 +116,164 @@ def _cgroup_memory_limits() -> list[int]:
 
 
 def disk_free(path: Path) -> int:
-    """Free bytes on the file system that holds ``path`` or its nearest existing parent."""
+    """Free bytes on the file system that holds ``path`` or its nearest existing parent.
+
+    Raises:
+        UsageError: The mount there no longer answers.
+    """
     existing = path.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    return shutil.disk_usage(existing).free
+    try:
+        while not existing.exists():
+            existing = existing.parent
+        return shutil.disk_usage(existing).free
+    except OSError as error:
+        raise lost_mount(error, existing) or error from error
+
+
+def mounts() -> dict[Path, str]:
+    """Every mount point with its kind of file system, also of mounts that no longer answer."""
+    return {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path, links followed, lies on a mounted drive rather than on a disk of this machine."""
+    known, real = mounts(), _real(path)
+    kind = next((known[place] for place in (real, *real.parents) if place in known), "")
+    # Container file systems are local, whatever they are made with.
+    return kind.startswith(_REMOTE) and kind not in ("fuse.overlayfs", "fuseblk")
+
+
+def drive_of(path: Path) -> Path | None:
+    """The mount point of Google Drive that a path, links followed, lies under, mounted or not; else None."""
+    real = _real(path)
+    return next((place for place in DRIVES if real.is_relative_to(place)), None)
+
+
+def is_unmounted_drive(path: Path) -> bool:
+    """Whether a path names Google Drive while nothing is mounted there: it would be on the VM's disk."""
+    place = drive_of(path)
+    # Elsewhere than on Colab a folder of that name may be somebody's own.
+    return place is not None and not _is_mounted(place) and (on_colab() or not place.exists())
+
+
+def mounted_drive() -> Path | None:
+    """The user's folder on Google Drive where it is mounted, in a notebook or a shell; else None."""
+    return next((place / "MyDrive" for place in DRIVES if _is_mounted(place)), None)
+
+
+def _is_mounted(place: Path) -> bool:
+    # The table also has mounts that no longer answer; os.path.ismount also sees what the table may not show.
+    return place in mounts() or os.path.ismount(place)
+
+
+def require_places(paths: Iterable[Path]) -> None:
+    """Make sure that places can be reached at all, before anything is made or missed there.
+
+    Raises:
+        UsageError: A path lies on a Google Drive that is not mounted, or on a mount that no longer answers.
+    """
+    for path in paths:
+        if is_unmounted_drive(path):
+            raise _unmounted(path)
+        try:
+            path.stat()
+        except OSError as error:
+            lost = lost_mount(error, path)
+            if lost is not None:
+                raise lost from error
+
+
+def _unmounted(path: Path) -> UsageError:
+    place, drive = drive_of(path) or DRIVES[0], mounted_drive()
+    if drive is not None:
+        remedy = tr("Drive is mounted at {place}: write the path with that", place=drive.parent)
+    else:
+        remedy = tr(
+            'mount it in a cell of a notebook of this session, "from google.colab import drive; '
+            "drive.mount('{place}')\", or name a place that is not on Drive",
+            place=place,
+        )
+    return UsageError(
+        tr("Google Drive is not mounted at {place}", place=place), where=str(path), remedy=remedy
+    )
+
+
+def lost_mount(error: OSError, path: Path) -> UsageError | None:
+    """What an error says where the file system itself has gone; None for errors of other kinds."""
+    if error.errno not in _GONE:
+        return None
+    return UsageError(
+        tr("the drive or disk there no longer answers ({reason})", reason=error.strerror),
+        where=str(path),
+        remedy=tr("unmount it and mount it again; on Colab: drive.flush_and_unmount(), then drive.mount()"),
+    )
+
+
+def home() -> Path:
+    """Folder for what outlives a run, such as saved presets.
+
+    ``COLAB_HELPERS_HOME``; else on Colab a folder of Drive where that is mounted, since the disk ends with
+    the session; else the user's own.
+    """
+    named = os.environ.get(HOME)
+    if named:
+        return absolute(named)
+    if not on_colab():
+        return Path.home() / ".colab_helpers"
+    drive = mounted_drive()
+    return drive / "colab_helpers" if drive else Path("/content/colab_helpers_home")
+
+
+def _real(path: Path) -> Path:
+    # Path.resolve raises where a mount does not answer; this leaves the rest of the path as it is.
+    return Path(os.path.realpath(path))
+
+
+def gpu_handle() -> Any:
+    """NVML's handle of the GPU that CUDA programs take by default, or None where they see none.
+
+    NVML counts all cards by their place on the bus; CUDA counts those that ``CUDA_VISIBLE_DEVICES`` names,
+    the fastest first unless ``CUDA_DEVICE_ORDER`` says ``PCI_BUS_ID`` (CUDA C++ Programming Guide,
+    environment variables).
+
+    Raises:
+        pynvml.NVMLError: NVML is not initialised, or there is no card.
+    """
+    import pynvml
+
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        names = {_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles}
+        if len(names) > 1:
+            handles.sort(key=_speed, reverse=True)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = "0" if visible is None else visible.split(",")[0].strip()
+    if wanted.isdecimal():
+        return handles[int(wanted)] if int(wanted) < len(handles) else None
+    if wanted.startswith("MIG-"):
+        return pynvml.nvmlDeviceGetHandleByUUID(wanted)
+    # CUDA takes any beginning of an identifier, and sees nothing from the first entry it does not know.
+    named = [
+        handle
+        for handle in handles
+        if wanted.startswith("GPU-") and _text(pynvml.nvmlDeviceGetUUID(handle)).startswith(wanted)
+    ]
+    return named[0] if named else None
+
+
+def _speed(handle: Any) -> int:
+    """About as CUDA ranks: cores times clock; 0 where the driver does not tell."""
+    import pynvml
+
+    try:
+        clock = pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)
+        return int(pynvml.nvmlDeviceGetNumGpuCores(handle) * clock)
+    except pynvml.NVMLError:
+        return 0
 
 
 def find_gpu() -> Gpu | None:
-    """The first NVIDIA GPU, or None where there is no driver or no device."""
+    """The NVIDIA GPU that CUDA takes by default, or None where there is no driver or no device."""
     import pynvml
 
     try:
@@ -116,7 +281,9 @@ def find_gpu() -> Gpu | None:
     except pynvml.NVMLError:
         return None
     try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = gpu_handle()
+        if handle is None:
+            return None
         return Gpu(
             name=_text(pynvml.nvmlDeviceGetName(handle)),
             memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
@@ -132,6 +299,11 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def on_colab() -> bool:
+    """Whether this is a VM of Google Colab, in a notebook or a shell."""
+    return "google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ
+
+
 @cache
 def this_machine() -> Machine:
     """Describe the machine this process runs on; measured once per process."""
@@ -141,5 +313,5 @@ def this_machine() -> Machine:
         gpu=find_gpu(),
         python=platform.python_version(),
         system=platform.platform(terse=True),
-        on_colab="google.colab" in sys.modules or "COLAB_RELEASE_TAG" in os.environ,
+        on_colab=on_colab(),
     )

@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from colab_helpers.errors import SettingsError
+from colab_helpers.files import absolute
 from colab_helpers.language import tr
-from colab_helpers.machine import Machine
+from colab_helpers.machine import Machine, home
 
 Auto = Literal["auto"]
 FrameProcessor = Literal["face_swapper", "face_enhancer"]
@@ -28,6 +37,8 @@ FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bott
 Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 
 DEFAULT_PRESET = "balanced"
+PRESETS_NAME = "presets.yaml"
+"""The user's own presets, in the folder that ``machine.home`` names."""
 MAX_BATCH_SIZE = 5
 CUDA_THREADS = 8
 """Threads for a CUDA run: enough to keep the GPU fed while others wait for copies (requirement A2)."""
@@ -57,11 +68,6 @@ class Settings(BaseModel):
         "auto",
         description="Compute swapper and enhancer in float16: about twice the speed and half the memory on a "
         "GPU; auto uses it on CUDA where a comparison on this machine accepted it.",
-    )
-    tensorrt: bool = Field(
-        False,
-        description="Run swapper and enhancer through TensorRT where it is installed; the first run builds "
-        "engines, which takes minutes, later ones load them.",
     )
     cuda_graphs: bool = Field(
         True,
@@ -103,6 +109,12 @@ class Settings(BaseModel):
         ge=0.0,
         le=86400.0,
         description="Longest wait for an output folder that is full or has gone, such as Drive, in seconds.",
+    )
+
+    overwrite: bool = Field(
+        False,
+        description="Also replace files that no earlier run into the output folder made; otherwise they are "
+        "kept and their targets refused. Sources, targets and models are never replaced.",
     )
 
     many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")
@@ -151,6 +163,14 @@ class Settings(BaseModel):
         description="Language of messages, reports and notebooks: auto takes that of the environment "
         "variable COLAB_HELPERS_LANGUAGE, else English.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_true_as_one(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(tr("true and false are no numbers"))
+        return value
 
     @field_validator("frame_processors", mode="before")
     @classmethod
@@ -235,7 +255,7 @@ class PresetFile(BaseModel):
     presets: dict[str, Preset]
     profiles: dict[str, Preset] = {}
     models: dict[str, Any] = {}
-    """The user's own models; checked by ``models.catalog.merge``."""
+    """The user's own models, their paths absolute; checked by ``models.catalog.load_catalog``."""
 
     def get(self, name: str) -> Preset:
         """Find a preset or machine profile by name."""
@@ -298,8 +318,7 @@ def load_presets(path: Path | None = None) -> PresetFile:
     """
     path = path or presets_path()
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return PresetFile.model_validate(data)
+        presets = PresetFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SettingsError(
             tr("cannot be read ({reason})", reason=error.strerror), where=str(path)
@@ -308,6 +327,57 @@ def load_presets(path: Path | None = None) -> PresetFile:
         raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
     except ValidationError as error:
         raise SettingsError(_explain(error, tr("preset file")), where=str(path)) from error
+    models = {name: _placed(entry, absolute(path).parent) for name, entry in presets.models.items()}
+    return presets.model_copy(update={"models": models})
+
+
+def _placed(entry: Any, folder: Path) -> Any:
+    """An entry of ``models`` whose path is absolute: it is written relative to the preset file."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
+        return entry
+    return {**entry, "path": str(folder / Path(entry["path"]).expanduser())}
+
+
+def all_presets(folder: Path) -> PresetFile:
+    """The shipped presets and those in a user's folder; where names are equal the shipped one counts.
+
+    Raises:
+        SettingsError: The user's file does not follow the schema.
+    """
+    shipped, own = load_presets(), own_presets(folder)
+    if own is None:
+        return shipped
+    return PresetFile(
+        version=1,
+        presets={**shipped.presets, **_others(own.presets, shipped)},
+        profiles={**shipped.profiles, **_others(own.profiles, shipped)},
+        models={**own.models, **shipped.models},
+    )
+
+
+def own_presets(folder: Path) -> PresetFile | None:
+    """The presets that a user has saved; None if there are none."""
+    path = folder / PRESETS_NAME
+    return load_presets(path) if path.is_file() else None
+
+
+def _others(found: Mapping[str, Preset], shipped: PresetFile) -> dict[str, Preset]:
+    known = {**shipped.presets, **shipped.profiles}
+    return {name: preset for name, preset in found.items() if name not in known}
+
+
+def preset_values(presets: PresetFile, preset: str) -> dict[str, Any]:
+    """The keys that a preset, or several joined by ``+`` (later ones win), set.
+
+    Raises:
+        SettingsError: There is no preset of that name, or it holds a bad value.
+    """
+    values: dict[str, Any] = {}
+    for name in preset.split("+"):
+        part = presets.values(name.strip())
+        validate_settings(part, preset=name.strip())
+        values.update(part)
+    return values
 
 
 def load_settings(
@@ -317,7 +387,8 @@ def load_settings(
 
     Args:
         preset: A name from the preset file, or several joined by ``+`` (later ones win).
-        presets_file: Another file than the shipped ``presets.yaml``.
+        presets_file: Another file than the shipped ``presets.yaml`` and the user's own of that name, which
+            lies in the folder that ``machine.home`` names.
         **overrides: Any field of ``Settings``; wins over the presets.
 
     Raises:
@@ -325,13 +396,13 @@ def load_settings(
             message names preset, key, value and what is allowed.
     """
     presets = load_presets(presets_file)
-    values: dict[str, Any] = {}
-    for name in preset.split("+"):
-        part = presets.values(name.strip())
-        validate_settings(part, preset=name.strip())
-        values.update(part)
+    known = {**presets.presets, **presets.profiles}
+    if presets_file is None and not all(name.strip() in known for name in preset.split("+")):
+        # A damaged file of the user's stops nobody who does not need it.
+        presets = all_presets(home())
     return validate_settings(
-        {**values, **overrides}, preset=tr("{preset} with overrides", preset=preset) if overrides else preset
+        {**preset_values(presets, preset), **overrides},
+        preset=tr("{preset} with overrides", preset=preset) if overrides else preset,
     )
 
 
@@ -373,8 +444,13 @@ def _allowed(key: str) -> str:
     """The values a field takes, in words: choices, ranges, and ``auto``."""
     if key not in Settings.model_fields:
         return ""
-    schema = Settings.model_json_schema()["properties"][key]
-    return tr(" or ").join(_unique(_allowed_values(part) for part in schema.get("anyOf", [schema])))
+    return allowed_values(Settings.model_json_schema()["properties"][key])
+
+
+def allowed_values(schema: Mapping[str, Any]) -> str:
+    """What a field takes, in words, by its JSON schema."""
+    parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
+    return tr(" or ").join(_unique(map(_allowed_values, parts)))
 
 
 def _allowed_values(schema: Mapping[str, Any]) -> str:
@@ -384,6 +460,8 @@ def _allowed_values(schema: Mapping[str, Any]) -> str:
         return str(schema["const"])
     if schema["type"] == "array":
         return tr("a list of {values}", values=_allowed_values(schema["items"]))
+    if schema["type"] == "object":
+        return tr("settings such as {example}", example="{batch_size: 2}")
     low, high = schema.get("minimum"), schema.get("maximum")
     kinds = {"integer": tr("a whole number"), "number": tr("a number"), "boolean": "true, false"}
     kind = kinds.get(schema["type"], tr("text"))

@@ -1,7 +1,7 @@
 """Bounded stages in threads: every stage runs ahead of the next by a few items and no more.
 
 An error in any stage ends all of them and comes out of the last one as itself. Leaving the last stage
-early (error, break, Ctrl-C) stops the ones before it; no thread outlives its generator.
+early (error, break, Ctrl-C) stops the ones before it; no thread outlives its generator, unless it hangs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_LONGEST_WAIT = 30.0
+"""Seconds a stage that is no longer wanted may take to finish its item."""
 
 
 class Channel(Generic[T]):
@@ -83,13 +87,14 @@ def run_ahead(
     if gauges is not None:
         gauges[name] = channel
     # Daemon: a decoder stuck in a system call must not keep the process from ending.
-    thread = threading.Thread(target=_feed, args=(items, channel), name=name, daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(_feed, items, channel), name=name, daemon=True)
     thread.start()
     try:
         yield from channel
     finally:
         channel.abandon()
-        thread.join()
+        # A stage stuck in a system call (a drive that hangs) is left behind: it ends with the process.
+        thread.join(_LONGEST_WAIT)
 
 
 def _feed(items: Iterable[T], channel: Channel[T]) -> None:
@@ -126,7 +131,7 @@ def map_ordered(function: Callable[[T], R], items: Iterable[T], *, workers: int)
     with _closing(items), ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
-                pending.append(pool.submit(function, item))
+                pending.append(pool.submit(copy_context().run, function, item))
                 if len(pending) == workers:
                     yield pending.popleft().result()
             while pending:

@@ -1,16 +1,55 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from filelock import FileLock
 
 from benchmarks.graphs import write_constant_models
 
+T = TypeVar("T")
+# Whoever runs the tests may have set up the product for himself.
+for name in [name for name in os.environ if name.startswith("COLAB_HELPERS_")]:
+    del os.environ[name]
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What is generated is the same in every run, however long one takes.
+hypothesis.settings.register_profile(
+    "repeatable",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
+
 CONSENT = "Nobody is shown, only drawn test pictures: synthetic."
+
+PATIENCE = 300.0
+"""Seconds after which something that must happen counts as never happening, on the busiest machine."""
+
+
+def until(happened: Callable[[], T], *, told: Callable[[], object] = str) -> T:
+    """Wait until something is true, and return it; ``told`` says how it stands if it never is.
+
+    A test waits for what it needs, never for a time in which that should be done.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < deadline, f"it did not happen {told()}"
+        time.sleep(0.01)
+    return found
 
 
 @pytest.fixture

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
+from colab_helpers import machine
+from colab_helpers.__main__ import FAILURE, INTERRUPTED, SUCCESS, WRONG_USAGE, main
 from colab_helpers.diagnosis import diagnose
-from colab_helpers.errors import ColabHelpersError, ConsentError
+from colab_helpers.errors import ColabHelpersError, ConsentError, WorkerError
 from colab_helpers.language import spoken
 from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import session
@@ -39,6 +43,21 @@ def test_swap_writes_the_result_and_the_report(common: list[str], tmp_path: Path
     assert data["settings"]["temp_frame_format"] == "jpg"
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "photo.png", "mine.json"])
+def test_the_report_of_a_swap_replaces_nothing_of_the_users(
+    common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    target, path = make(tmp_path / "a.mp4", Spec(frames=5)), tmp_path / name
+    if not path.exists():
+        path.write_text('{"mine": 1}')
+    before = path.read_bytes()
+    code = main(["swap", *common, "-t", str(target), "-o", str(tmp_path / "b.mp4"), "--report", str(path)])
+    assert code == WRONG_USAGE
+    assert str(path) in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert not (tmp_path / "b.mp4").exists()
+
+
 def test_exit_codes(common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     good, bad = make(tmp_path / "in" / "a.mp4", Spec(frames=5)), tmp_path / "in" / "b.mp4"
@@ -52,10 +71,248 @@ def test_exit_codes(common: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["batch", *common, "-t", str(good), *out, "--batch-size", "99"]) == WRONG_USAGE
     assert main(["batch", *common, "-t", str(good), *out, "--set", "batch_size"]) == WRONG_USAGE
     assert main(["batch", *common, "-t", str(good), *out, "--consent", ""]) == WRONG_USAGE
-    assert main(["batch", *common, "-t", str(good), *out, "--models-dir", str(tmp_path)]) == FAILURE
+    assert main(["batch", *common, "-t", str(good), *out, "--models-dir", str(tmp_path)]) == WRONG_USAGE
     with pytest.raises(SystemExit) as caught:
         main(["batch"])
     assert caught.value.code == WRONG_USAGE
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("batch -t in/a.mp4 -o out -s none.png", "none.png: there is no such file"),
+        ("batch -t in/a.mp4 -o out -s https://host/me.png", "this is an address"),
+        ("batch -t https://host/a.mp4 -o out", "this is an address"),
+        ("batch -t in/*.mov -o out", "no file's name fits it as a pattern"),
+        ("batch -t empty -o out", "the folder holds no video or image"),
+        ("batch -t in/a.mp4 -o out.mp4", "name a folder in --output-dir; for one file use"),
+        ("batch -t in/a.mp4 -o in/a.mp4", "this is the name of a file"),
+        ("batch -t in/a.mp4 -o gs://bucket/out", "this is an address"),
+        ("batch -t in/a.mp4 -o in", "result would overwrite"),
+        ("batch -t in/a.mp4 -o out --models-dir none", "name another folder in --models-dir"),
+        ("batch -t in/a.mp4 -o out --session-minutes -5", "session_minutes = '-5' is not allowed"),
+        ("batch -t in/a.mp4 -o out --session-minutes nan", "session_minutes = 'nan' is not allowed"),
+        ("batch -t in/a.mp4 -o out --consent yes", 'for example --consent "Ana Ruiz'),
+        ("batch -t in/a.mp4 -o out --preset fastest", "there is no preset 'fastest'"),
+        ("swap -t none.mp4 -o out.mp4", "none.mp4: there is no such file"),
+        ("swap -t in/a.mp4 -o out.mp4 -s none.png", "none.png: there is no such file"),
+        ("swap -t https://host/a.mp4 -o out.mp4", "this is an address"),
+        ("swap -t in/a.mp4 -o out.mp4 --models-dir none", "name another folder in --models-dir"),
+        ("status none", "no batch has written its status here"),
+    ],
+)
+def test_what_is_refused_before_any_work_ends_with_2_and_is_said_once(
+    words: str,
+    told: str,
+    common: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in" / "a.mp4", Spec(frames=5))
+    verb, *rest = words.split()
+    assert main([verb, *([] if verb == "status" else common), *rest]) == WRONG_USAGE
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count(told) == 1
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("What to do: ") == 1
+    assert "Traceback" not in printed.err
+    assert not list(tmp_path.glob("out*/*.mp4"))
+
+
+def test_a_worker_that_dies_is_a_failure_and_no_refusal(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise WorkerError("it died")
+
+    monkeypatch.setattr("colab_helpers.api.Supervisor.run", die)
+    target = make(tmp_path / "a.mp4", Spec(frames=5))
+    assert main(["batch", *common, "-t", str(target), "-o", str(tmp_path / "out")]) == FAILURE
+
+
+def test_ctrl_c_ends_with_130(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        make(tmp_path / "in" / f"{name}.mp4", Spec(frames=5))
+    monkeypatch.setattr("colab_helpers.ui.progress.ProgressLine.__call__", interrupt)
+    out = tmp_path / "out"
+    one = ["-t", str(tmp_path / "in" / "a.mp4"), "-o", str(tmp_path / "b.mp4")]
+    assert main(["swap", *common, *one]) == INTERRUPTED
+    words = ["batch", *common, "-t", str(tmp_path / "in"), "-o", str(out)]
+    assert main(words) == INTERRUPTED
+    assert main([*words, "--in-process"]) == INTERRUPTED
+    monkeypatch.undo()
+    assert capsys.readouterr().err.count("the same command goes on with what is finished") == 3
+    assert main(words) == SUCCESS
+
+
+def test_a_home_is_found_by_every_verb(
+    common: list[str],
+    constant_models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where a shell leaves ``~`` alone: in quotes, after ``=``, in a variable."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(constant_models)
+    monkeypatch.setenv("COLAB_HELPERS_MODELS", "~/models")
+    at = common.index("--models-dir")
+    words = [*common[:at], *common[at + 2 :], "-s", "~/photo.png"]
+    make(tmp_path / "a.mp4", Spec(frames=5))
+    assert main(["swap", *words, "-t", "~/a.mp4", "-o", "~/b.mp4", "--report=~/report.json"]) == SUCCESS
+    assert json.loads((tmp_path / "report.json").read_text())["files"][0]["output"] == str(tmp_path / "b.mp4")
+    assert main(["batch", *words, "-t", "~/a.mp4", "-o", "~/out", "--work-dir=~/work"]) == SUCCESS
+    assert (tmp_path / "out" / "a.mp4").is_file()
+    assert main(["status", "~/out"]) == SUCCESS
+    assert main(["stop", "~/out"]) == FAILURE  # it has ended
+    assert "no batch is at work there" in capsys.readouterr().out
+    seen: list[Path] = []
+    monkeypatch.setattr("colab_helpers.demo.clip.make_demo", lambda folder, **_: seen.append(folder))
+    assert main(["demo", "~/demo"]) == SUCCESS
+    prepared = SimpleNamespace(path="made", notes=())
+    made = lambda path, **_: seen.append(path) or prepared  # noqa: E731
+    monkeypatch.setattr("colab_helpers.models.half.convert", made)
+    assert main(["convert", "~/models/inswapper_128.onnx"]) == SUCCESS
+    assert seen == [tmp_path / "demo", tmp_path / "models" / "inswapper_128.onnx"]
+    assert main(["preload", "--models-dir=~/models", "--offline"]) == WRONG_USAGE
+    assert str(tmp_path / "models") in capsys.readouterr().err
+    main(["doctor", "--models-dir=~/models", "--json"])
+    assert "a stand-in" in capsys.readouterr().out
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_result_may_name_its_folder_and_targets_a_pattern(
+    common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        make(tmp_path / "in" / f"{name}.mp4", Spec(frames=5))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["swap", *common, "-t", "../in/a.mp4", "-o", "."]) == SUCCESS
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["a.mp4"]
+    assert main(["batch", *common, "-t", "../in/*.mp4", "--output", "out"]) == SUCCESS
+    assert sorted(path.name for path in (tmp_path / "here" / "out").glob("*.mp4")) == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("batch --sorce me.jpg -t in -o out", "--source"),
+        ("batch -s me.jpg -t in -o out --consnt self", "--consent"),
+        ("batch -s me.jpg --tragets in -o out", "--targets"),
+        ("swap -s me.jpg -t in -o out --many-face=true --max-memry 2", "--max-memory"),
+        ("preload --accept-licence-s", "--accept-licences"),
+        ("preload --accept-licences --ofline", "--offline"),
+    ],
+)
+def test_a_misspelt_option_suggests_the_nearest(
+    words: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == WRONG_USAGE
+    assert f"(did you mean {meant}?)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
+    """A Colab VM whose ``/content`` is here; returns what is mounted, nothing at first."""
+    mounts: dict[Path, str] = {}
+    content = tmp_path / "content"
+    content.mkdir()
+    monkeypatch.chdir(content)
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    monkeypatch.setattr(machine, "DRIVES", (content / "drive", content / "gdrive"))
+    monkeypatch.setattr(machine, "mounts", lambda: mounts)
+    return mounts
+
+
+@pytest.mark.parametrize("made_before", [False, True], ids=["nothing there", "a folder of that name"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "batch -t a.mp4 -o drive/MyDrive/out",
+        "batch -t a.mp4 -o gdrive/MyDrive/out",
+        "batch -t a.mp4 -o link/out",
+        "batch -t drive/MyDrive/a.mp4 -o out",
+        "batch -t a.mp4 -o out --models-dir drive/MyDrive/models",
+        "batch -t a.mp4 -o out --work-dir drive/MyDrive/work",
+        "batch -t a.mp4 -o out --report drive/MyDrive/report.json",
+        "swap -t a.mp4 -o drive/MyDrive/b.mp4",
+        "status drive/MyDrive/out",
+        "stop drive/MyDrive/out",
+        "demo drive/MyDrive/demo",
+        "preload --shared-cache drive/MyDrive/models",
+        "doctor --models-dir drive/MyDrive/models",
+    ],
+)
+def test_a_drive_that_is_not_mounted_is_refused_and_nothing_is_made_there(
+    words: str,
+    made_before: bool,
+    common: list[str],
+    colab: dict[Path, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = Path.cwd()
+    make(content / "a.mp4", Spec(frames=5))
+    (content / "link").symlink_to(content / "drive" / "MyDrive")
+    if made_before:  # by a run of an earlier version, on the VM's own disk
+        for place in machine.DRIVES:
+            (place / "MyDrive").mkdir(parents=True)
+    verb, *rest = words.split()
+    assert main([verb, *(common if verb in ("batch", "swap") else []), *rest]) == WRONG_USAGE
+    told = capsys.readouterr().err
+    assert "Google Drive is not mounted at" in told
+    assert "drive.mount(" in told
+    assert [path for place in machine.DRIVES for path in place.glob("MyDrive/*")] == []
+    # What is mounted at one place is not looked for at the other.
+    colab[content / ("gdrive" if " gdrive" not in words else "drive")] = "fuse.drive"
+    assert main([verb, *(common if verb in ("batch", "swap") else []), *rest]) == WRONG_USAGE
+    assert "write the path with that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ESTALE, errno.EIO])
+@pytest.mark.parametrize(
+    "words",
+    ["batch -t drive/MyDrive -o out", "batch -t a.mp4 -o drive/MyDrive/out", "status drive/MyDrive/out",
+     "swap -t drive/MyDrive/a.mp4 -o b.mp4", "demo drive/MyDrive/demo"],
+)  # fmt: skip
+def test_a_mount_that_no_longer_answers_is_understood(
+    words: str,
+    number: int,
+    common: list[str],
+    colab: dict[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = Path.cwd()
+    make(content / "a.mp4", Spec(frames=5))
+    colab[content / "drive"] = "fuse.drive"
+    stat = Path.stat
+
+    def gone(path: Path, **options: bool) -> os.stat_result:
+        if path.absolute().is_relative_to(content / "drive"):
+            raise OSError(number, os.strerror(number), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    verb, *rest = words.split()
+    assert main([verb, *(common if verb in ("batch", "swap") else []), *rest]) == WRONG_USAGE
+    told = capsys.readouterr().err
+    assert f"the drive or disk there no longer answers ({os.strerror(number)})" in told
+    assert "mount it again" in told
 
 
 def test_errors_go_to_stderr_with_a_remedy(
@@ -71,13 +328,13 @@ def test_errors_go_to_stderr_with_a_remedy(
 def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["preload", "--models-dir", str(tmp_path)]) == FAILURE
+    assert main(["preload", "--models-dir", str(tmp_path)]) == WRONG_USAGE
     shown = capsys.readouterr()
     for name in ("det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"):
         assert f"{name} (" in shown.out
     assert "non-commercial" in shown.out
     assert "--accept-licences" in shown.err
-    assert main(["preload", "--models-dir", str(tmp_path), "--offline", "--accept-licences"]) == FAILURE
+    assert main(["preload", "--models-dir", str(tmp_path), "--offline", "--accept-licenses"]) == WRONG_USAGE
     assert "nothing is fetched offline" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.onnx")) == []
 

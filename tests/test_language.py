@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,7 @@ from jinja2 import Environment, nodes
 from colab_helpers import api, language
 from colab_helpers.__main__ import main
 from colab_helpers.api import run_batch, swap_file, swap_image, swap_video
-from colab_helpers.batch.job import Job
+from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.results import KEPT
@@ -28,7 +29,9 @@ from colab_helpers.errors import ConsentError, SettingsError, UsageError
 from colab_helpers.language import LANGUAGES, mark, speak, spoken, tr
 from colab_helpers.pages.rendering import TEMPLATES
 from colab_helpers.pages.report import write_page
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings, load_settings
+from colab_helpers.stages import map_ordered, run_ahead
 from tests.media.make import Spec, make
 
 ROOT = Path(language.__file__).parent
@@ -388,6 +391,30 @@ def test_the_language_is_set_for_a_while_for_good_or_by_the_environment(monkeypa
     monkeypatch.delenv(language.VARIABLE)
 
 
+def test_what_one_thread_speaks_no_other_does_unless_it_was_started_there(pseudo: None) -> None:
+    found: dict[str, str] = {}
+    together = threading.Barrier(2, timeout=60)
+
+    def say(chosen: str) -> None:
+        with spoken(chosen):
+            together.wait()
+            found[chosen] = tr("frames")
+            together.wait()
+        found[f"after {chosen}"] = tr("frames")
+
+    threads = [threading.Thread(target=say, args=(chosen,)) for chosen in ("en", "es")]
+    with spoken("es"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert found == dict.fromkeys(found, "frames") | {"es": "«frames»"}
+        inside = run_ahead((tr("frames") for _ in range(2)), 1, name="stage")
+        assert (
+            list(map_ordered(lambda text: text + tr("frames"), inside, workers=2)) == ["«frames»«frames»"] * 2
+        )
+
+
 def test_texts_without_values_may_hold_braces_and_nothing_stays_nothing(pseudo: None) -> None:
     assert mark("{x}") == tr("{x}") == "{x}"
     with spoken("es"):
@@ -418,10 +445,9 @@ def test_the_language_changes_no_result_and_is_no_other_batch(
         settings = load_settings(language=chosen)
         keys.add(work_key(target="a", sources=["b"], settings=settings, models={}, encoder="c"))
         with spoken(settings.language):
-            job = Job.of(
-                [photo], [Task(tmp_path / "a.mp4", tmp_path / "b.mp4")], tmp_path,
-                consent=consent, settings=settings, report_path=tmp_path / "report.json",
-            )  # fmt: skip
+            request = BatchRequest(consent=consent, overrides=settings.model_dump())
+            task = Task(tmp_path / "a.mp4", tmp_path / "b.mp4")
+            job = Job.of(request, [Source.of(photo)], [task], tmp_path)
         digests.add(job.digest)
         assert job.language == ("en" if chosen == "auto" else chosen)
         assert Job.model_validate_json(job.model_dump_json()).language == job.language

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -7,19 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from benchmarks.graphs import IR_VERSION, OPSET, write_constant_models
 from colab_helpers.errors import ColabHelpersError, EncoderError, ModelError, NoFaceError, OutputError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.pipeline import VideoRun, frames_folder
+from colab_helpers.media.picture import VideoPicture, over_white
+from colab_helpers.media.probe import COVER, probe
+from colab_helpers.media.reader import read_frames
+from colab_helpers.pipeline import VideoRun, frames_folder, process_picture
 from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings, load_settings
-from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
+from tests.media.make import Sound, Spec, Subtitle, add_cover, decoded, make, packets_of, variable_pts
 
 SOURCE = np.ones(512, np.float32) / np.float32(512**0.5)
 FACE = (200, 60, 440, 300)
@@ -296,3 +302,189 @@ def test_a_swapper_without_its_projection_is_refused(tmp_path: Path) -> None:
     onnx.save(model, models / "inswapper_128.onnx")
     with pytest.raises(ColabHelpersError, match="buff2fs"):
         engine(models)
+
+
+def face_seen(shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Where the constant detector sees its face in a picture, edges included."""
+    height, width = shape
+    left, top, right, bottom = (value * max(width, height) // 640 for value in FACE)
+    return slice(top, bottom + 1), slice(left, right + 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_a_picture_keeps_its_transparency_and_all_outside_the_face(
+    tmp_path: Path, inverting_models: Path, suffix: str
+) -> None:
+    rgba = np.full((180, 320, 4), 255, np.uint8)
+    rgba[..., 0], rgba[..., 1], rgba[..., 2] = 60, np.arange(180)[:, None], 90
+    rgba[..., 3] = np.arange(320)[None] // 2 + 90
+    target, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    Image.fromarray(rgba).save(target, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
+    networks = engine(inverting_models, frame_processors="face_swapper")
+    result = process_picture(networks, SOURCE, target, output)
+    assert (result.faces_swapped, result.notes) == (1, ())
+    new = np.asarray(Image.open(output))
+    assert np.array_equal(new[..., 3], rgba[..., 3])
+    face = face_seen((180, 320))
+    outside = np.ones((180, 320), bool)
+    outside[face] = False
+    assert np.array_equal(new[outside], rgba[outside])
+    # Over white, as it is shown, the face is the negative of what was shown before, as far as it can be.
+    middle = (slice(80, 100), slice(150, 170))
+    before, after = (over_white(one[..., :3], one[..., 3])[middle].astype(int) for one in (rgba, new))
+    lightest = np.asarray(over_white(np.zeros_like(rgba[..., :3]), rgba[..., 3]), int)[middle]
+    assert np.abs(after - np.maximum(255 - before, lightest)).mean() < 6
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_every_frame_of_an_animation_is_changed(tmp_path: Path, inverting_models: Path, kind: str) -> None:
+    frames, durations = [], [100, 250, 40]
+    for number in range(3):
+        rgba = np.full((180, 320, 4), 255, np.uint8)
+        rgba[..., :3] = 40 + 30 * number
+        rgba[:20, 20 * number : 20 * number + 20, 3] = 0
+        frames.append(Image.fromarray(rgba))
+    target, output = tmp_path / f"in.{kind.lower()}", tmp_path / f"out.{kind.lower()}"
+    extra = {"disposal": 2} if kind == "GIF" else {}
+    frames[0].save(target, save_all=True, append_images=frames[1:], duration=durations, loop=2, **extra)
+    told: list[tuple[int, int]] = []
+    result = process_picture(
+        engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output,
+        on_frame=lambda number, total, _: told.append((number, total)),
+    )  # fmt: skip
+    assert (result.frames_in, result.frames_out, result.faces_swapped) == (3, 3, 3)
+    assert (result.notes, told) == ((), [(0, 3), (1, 3), (2, 3)])
+    assert result.measured.flicker_rms is not None
+    with Image.open(output) as image:
+        assert (image.n_frames, image.info["loop"]) == (3, 2)
+        for number, duration in enumerate(durations):
+            image.seek(number)
+            shown = np.asarray(image.convert("RGBA")).astype(int)
+            assert image.info["duration"] == duration
+            assert abs(int(shown[90, 160, 0]) - (215 - 30 * number)) < 6
+            assert abs(int(shown[170, 10, 0]) - (40 + 30 * number)) < 3
+            assert np.array_equal(shown[..., 3], np.asarray(frames[number])[..., 3])
+
+
+@pytest.mark.parametrize("name", ["in.png", "in.jpg", "in.gif", "in.webp", "in.tif"])
+def test_a_picture_without_a_face_is_the_very_file(tmp_path: Path, faceless_models: Path, name: str) -> None:
+    target, same = tmp_path / name, tmp_path / "out" / name
+    picture = Image.fromarray(np.full((64, 64, 4), 99, np.uint8))
+    if name == "in.jpg":
+        picture = picture.convert("CMYK")
+    more = [Image.fromarray(np.full((64, 64, 4), 199, np.uint8))] if name in ("in.gif", "in.webp") else []
+    picture.save(target, **({"save_all": True, "append_images": more, "duration": 100} if more else {}))
+    result = process_picture(engine(faceless_models), SOURCE, target, same)
+    assert same.read_bytes() == target.read_bytes()
+    frames = "in any frame: " if more else ": "
+    assert result.notes == (f"no face was found {frames}the picture is unchanged".replace(" :", ":"),)
+    other = tmp_path / "out" / ("a.png" if name != "in.png" else "a.jpg")
+    notes = process_picture(engine(faceless_models), SOURCE, target, other).notes
+    assert notes[0] == f"no face was found: the picture is as it was, but stored as {other.suffix}"
+    lost = {"in.png": "JPEG holds no transparency: it was filled with white", "in.jpg": "CMYK became RGB"}
+    assert notes[1:] == ((lost[name],) if name in lost else ())
+
+
+def with_more_pictures(path: Path, *, cover: bool = True) -> Path:
+    """A clip with audio, subtitles, a second video track and cover art."""
+    suffix = path.suffix
+    text = Subtitle("mov_text" if suffix == ".mp4" else "subrip")
+    main = make(path.with_stem("main"), Spec(frames=10, sounds=(Sound(),), subtitles=(text,)))
+    other = make(path.with_stem("other"), Spec(frames=10))
+    with av.open(str(main)) as one, av.open(str(other)) as two, av.open(str(path), "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream, opaque=True) for stream in one.streams}
+        second = out.add_stream_from_template(two.streams.video[0], opaque=True)
+        picture = add_cover(out) if suffix == ".mp4" else None
+        if suffix == ".mkv":
+            out.add_attachment("cover.jpg", "image/jpeg", a_jpeg())
+        out.start_encoding()
+        if picture is not None:
+            out.mux(picture)
+        for source in (one, two):
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = streams[packet.stream.index] if source is one else second
+                    out.mux(packet)
+    return path
+
+
+def a_jpeg() -> bytes:
+    with av.open(io.BytesIO(), "w", format="mp4") as scratch:
+        return bytes(add_cover(scratch))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_pictures_that_may_show_the_replaced_face_are_left_out_and_said(
+    suffix: str, silent: bool, tmp_path: Path, constant_models: Path
+) -> None:
+    target = with_more_pictures(tmp_path / f"in{suffix}")
+    assert len(probe(target).others) == 2
+    output = tmp_path / f"out{suffix}"
+    result = VideoRun(engine(constant_models, skip_audio=silent), SOURCE, target, output).run()
+    info = probe(output)
+    assert (len(info.audio), len(info.subtitles), info.others) == (0 if silent else 1, 1, ())
+    said = [note for note in result.notes if "may show the face that was replaced" in note]
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_where_nobody_is_replaced_cover_and_second_track_stay_what_they_are(
+    suffix: str, tmp_path: Path, constant_models: Path
+) -> None:
+    target = with_more_pictures(tmp_path / ("in.mkv" if suffix == ".mkv" else "in.mp4"))
+    output = tmp_path / f"out{suffix}"
+    models = engine(constant_models, frame_processors="face_enhancer")
+    result = VideoRun(models, None, target, output).run()
+    kept = probe(output).others
+    covers = [one for one in kept if one.disposition & COVER]
+    if not covers:
+        assert any("left out" in note for note in result.notes)
+    assert [one.codec for one in kept if one not in covers] == ["h264"]
+    assert [one.codec for one in covers] == (["mjpeg"] if suffix != ".mov" or covers else [])
+
+
+MIRRORS = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0), (0, 1, -1, 0), (-1, 0, 0, -1)]
+
+
+@pytest.mark.parametrize("axes", MIRRORS)
+def test_kept_frames_are_upright_and_the_detector_never_sees_heads_down(
+    axes: tuple[int, int, int, int], tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = []
+    view = VideoPicture.detector_view
+
+    def seen(self: VideoPicture, size: int) -> Any:
+        views.append(view(self, size))
+        return views[-1]
+
+    monkeypatch.setattr(VideoPicture, "detector_view", seen)
+    target = make(tmp_path / "in.mp4", Spec(size=(96, 64), frames=2, axes=axes))
+    output = tmp_path / "out.mp4"
+    models = engine(
+        constant_models, keep_frames=True, temp_frame_format="png", frame_processors="face_swapper"
+    )
+    VideoRun(models, SOURCE, target, output).run()
+    info = probe(target)
+    stored = next(iter(read_frames(info))).video.to_ndarray(format="bgr24")
+    shown = info.upright(stored)
+    kept = cv2.imread(str(frames_folder(output) / "000000.png"))
+    assert kept is not None
+    assert kept.shape == shown.shape
+    assert np.abs(kept.astype(int) - shown).mean() < 12
+    wanted = shown[:, ::-1] if info.mirrored else shown
+    small = cv2.resize(views[0].image, (wanted.shape[1], wanted.shape[0]))
+    assert np.abs(small.astype(int) - wanted).mean() < 12
+    assert probe(output).display_matrix == info.display_matrix
+
+
+def test_a_file_whose_clock_starts_again_does_not_claim_its_times(
+    tmp_path: Path, constant_models: Path
+) -> None:
+    once = make(tmp_path / "once.ts", Spec(frames=10))
+    target = tmp_path / "in.ts"
+    target.write_bytes(once.read_bytes() * 2)
+    models = engine(constant_models)
+    assert VideoRun(models, SOURCE, once, tmp_path / "a.mp4").run().times_kept is True
+    result = VideoRun(models, SOURCE, target, tmp_path / "b.mp4").run()
+    assert (result.times_kept, result.frames_out, result.video_seconds) == (False, 20, 0.8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from fractions import Fraction
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.quality import Brightness, Measured
+from colab_helpers.faces.quality import Brightness, Dips, Measured
 from colab_helpers.pipeline import FileResult, FinishedSegment, VideoRun, frames_folder
+from colab_helpers.pipeline.image import FaceFinder
 from colab_helpers.progress import Progress
 from colab_helpers.settings import load_settings
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
@@ -260,3 +262,41 @@ def test_measurements_of_parts_add_up() -> None:
     assert (first.similarity_mean, first.flicker_rms) == (pytest.approx(0.7), 1.5)
     assert Measured().flicker_rms is None
     assert Measured().similarity_mean is None
+
+
+@pytest.mark.parametrize(
+    ("faces", "spans"),
+    [
+        ([2, 2, 2, 1, 2, 2, 2, 1, 2], [(3, 4), (7, 8)]),
+        ([2, 2, 1, 1, 0, 1, 2], [(2, 6)]),
+        ([1, 1, 2, 2, 1, 1], []),
+        ([3, 1, 2, 3], [(1, 3)]),
+        ([2] + [1] * 13 + [2], []),
+        ([2] + [1] * 11 + [2], [(1, 12)]),
+    ],
+)
+def test_who_is_missed_for_moments_is_told_as_spans(faces: list[int], spans: list[tuple[int, int]]) -> None:
+    dips, measured = Dips(), Measured()
+    for index, count in enumerate(faces):
+        measured.add_frame(index, count)
+        for one in dips.add(index, count):
+            measured.add_fewer(one)
+    assert measured.spans == spans
+    assert measured.fewer + measured.without_face == sum(stop - start for start, stop in spans)
+
+
+def test_one_of_two_missed_in_every_fourth_frame(
+    tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = FaceFinder.find
+    seen = itertools.count()
+
+    def forgetful(self: FaceFinder, picture: Any) -> Any:
+        (face,) = find(self, picture)
+        return [face] if next(seen) % 4 == 3 else [face, face]
+
+    monkeypatch.setattr(FaceFinder, "find", forgetful)
+    target = make(tmp_path / "in.mp4", Spec(frames=20))
+    result, _ = in_pieces(engine(constant_models, execution_threads=1), target, tmp_path / "a.mp4", [])
+    assert result.measured.spans == [(3, 4), (7, 8), (11, 12), (15, 16)]
+    assert any("in 4 frame(s) fewer faces" in note for note in result.notes)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import mmap
 import pickle
+import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +89,54 @@ def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:
     assert str(copy) == str(error)
     assert isinstance(error, FileNotFoundError)
     assert isinstance(error, errors.MediaError)
+
+
+# Cards in the order of the bus; the second is the faster one where they differ.
+CARDS = ("GPU-aaaa1111", "GPU-bbbb2222")
+
+
+@pytest.mark.parametrize(
+    ("visible", "order", "alike", "card"),
+    [
+        (None, None, True, 0),
+        ("1", None, True, 1),
+        ("1,0", None, True, 1),
+        ("GPU-bbbb2222", None, True, 1),
+        ("GPU-bbbb", None, True, 1),
+        ("", None, True, None),
+        ("-1", None, True, None),
+        ("7", None, True, None),
+        (None, None, False, 1),
+        ("1", None, False, 0),
+        (None, "PCI_BUS_ID", False, 0),
+        ("1", "PCI_BUS_ID", False, 1),
+    ],
+)
+def test_the_card_measured_is_the_card_used(
+    visible: str | None, order: str | None, alike: bool, card: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    nvml = types.ModuleType("pynvml")
+    answers: dict[str, Any] = {
+        "NVMLError": RuntimeError,
+        "NVML_CLOCK_SM": 1,
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUUID": lambda handle: CARDS[handle],
+        "nvmlDeviceGetName": lambda handle: "card" if alike else f"card {handle}",
+        "nvmlDeviceGetNumGpuCores": lambda handle: (100, 200)[handle],
+        "nvmlDeviceGetMaxClockInfo": lambda _handle, _kind: 1000,
+        "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(total=(handle + 1) * GIB),
+        "nvmlSystemGetDriverVersion": lambda: "1.0",
+    }
+    for name, answer in answers.items():
+        setattr(nvml, name, answer)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    found = machine.find_gpu()
+    assert (found.memory_total // GIB - 1 if found else None) == card
+    assert machine.gpu_handle() == card

@@ -68,7 +68,7 @@ def test_overrides_win_and_settings_are_frozen() -> None:
         ("balanced", {"output_video_encoder": "av1"}, ["output_video_encoder", "av1", "h264_nvenc"]),
         ("balanced", {"execution_threads": "many"}, ["execution_threads", "many", "auto", "1 to 64"]),
         ("balanced", {"half_precision": "some"}, ["half_precision", "some", "true, false or auto"]),
-        ("balanced", {"tensorrt": "auto"}, ["tensorrt", "auto", "true, false"]),
+        ("balanced", {"cuda_graphs": "auto"}, ["cuda_graphs", "auto", "true, false"]),
         ("balanced", {"frame_processors": []}, ["frame_processors"]),
         ("balanced", {"frame_processors": "face_enhancer,face_swapper"}, ["order"]),
         ("balanced", {"frame_processors": ["face_swapper", "face_swapper"]}, ["twice"]),
@@ -146,12 +146,25 @@ def test_every_field_is_a_command_line_option_with_the_same_default_and_validati
 def test_switches_may_stand_alone_as_in_roop() -> None:
     assert _parse("--keep-frames").keep_frames
     assert not _parse("--many-faces", "false").many_faces
-    assert _parse("--tensorrt").tensorrt
+    assert _parse("--skip-audio").skip_audio
     assert [_parse("--half-precision", text).half_precision for text in ("auto", "true", "false")] == [
         "auto",
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_memory", "segment_seconds", "swapper_model"])
+def test_true_is_no_number_and_no_text(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} = True is not allowed"):
+        load_settings(**{name: True})
+
+
+def test_several_words_may_follow_each_other_as_in_roop() -> None:
+    for name in ("--frame-processors", "--frame-processor"):
+        both = _parse(name, "face_swapper", "face_enhancer").frame_processors
+        assert both == ("face_swapper", "face_enhancer")
+        assert _parse(name, "face_swapper").frame_processors == ("face_swapper",)
 
 
 @given(st.integers(0, 51), st.integers(1, 64), st.sampled_from(["true", "false"]))

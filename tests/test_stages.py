@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from colab_helpers import stages
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
+from tests.conftest import PATIENCE, until
 
 
 class BoomError(Exception):
@@ -20,12 +22,9 @@ def failing(after: int) -> Iterator[int]:
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    until(lambda: set(threading.enumerate()) <= before)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 50])
@@ -59,7 +58,7 @@ def test_mapping_keeps_the_order_whatever_takes_longer(workers: int) -> None:
 
 
 def test_workers_really_work_at_the_same_time() -> None:
-    barrier = threading.Barrier(4, timeout=5)
+    barrier = threading.Barrier(4, timeout=PATIENCE)
     assert list(map_ordered(lambda _: barrier.wait() >= 0, range(8), workers=4)) == [True] * 8
 
 
@@ -108,3 +107,19 @@ def test_leaving_early_closes_the_source_in_its_own_thread() -> None:
     next(stage)
     stage.close()
     assert closed_in == ["feeder"]
+
+
+def test_a_stage_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "_LONGEST_WAIT", 0.2)
+    release = threading.Event()
+
+    def hangs() -> Iterator[int]:
+        yield 1
+        release.wait()
+
+    ahead = run_ahead(hangs(), 1, name="stuck drive")
+    assert next(ahead) == 1
+    started = time.monotonic()
+    ahead.close()
+    assert time.monotonic() - started < 20
+    release.set()

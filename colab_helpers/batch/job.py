@@ -11,13 +11,15 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.files import absolute, from_json, to_json
 from colab_helpers.language import Language, language, tr
-from colab_helpers.settings import Settings
+from colab_helpers.request import BatchRequest, refuse_address
 
 ImageLike = str | Path | bytes | npt.NDArray[np.uint8]
 """A path, an encoded image, a ``data:`` URL, or a ``(H, W, 3)`` uint8 BGR array."""
@@ -42,8 +44,8 @@ class Source(BaseModel):
         if isinstance(image, str) and image.startswith("data:"):
             return cls(name=f"{image[:40]}…", image=image)
         if isinstance(image, (str, Path)):
-            path = Path(image).expanduser().absolute()
-            return cls(name=str(image), image=str(path))
+            refuse_address(image)
+            return cls(name=str(image), image=str(absolute(image)))
         name = tr("image in memory ({kind})", kind=type(image).__name__)
         if isinstance(image, bytes):
             return cls(name=name, image=_data_url(image, "application/octet-stream"))
@@ -64,7 +66,10 @@ class Job(BaseModel):
 
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     sources: tuple[Source, ...]
-    tasks: tuple[tuple[str, str], ...] = Field(description="Target and wanted result of each file.")
+    tasks: tuple[tuple[str, str, bool], ...] = Field(
+        description="Target and wanted result of each file, and whether the target was named repeatedly."
+    )
+    folders: tuple[str, ...] = Field((), description="Folders that were named as targets.")
     output_dir: str
     consent: str
     settings: dict[str, Any]
@@ -77,31 +82,21 @@ class Job(BaseModel):
 
     @classmethod
     def of(
-        cls,
-        sources: Sequence[ImageLike],
-        tasks: Sequence[Task],
-        output_dir: Path,
-        *,
-        consent: str,
-        settings: Settings,
-        models_dir: Path | None = None,
-        report_path: Path,
-        work_dir: Path | None = None,
-        session_minutes: float = 0.0,
-        shortest_first: bool = False,
+        cls, request: BatchRequest, sources: Sequence[Source], tasks: Sequence[Task], folder: Path
     ) -> Self:
-        """Write down a batch, wherever this process happens to stand."""
+        """Write down a batch whose places are known and whose consent is checked."""
         return cls(
-            sources=tuple(Source.of(source) for source in sources),
-            tasks=tuple((_absolute(task.target), _absolute(task.output)) for task in tasks),
-            output_dir=_absolute(output_dir),
-            consent=consent,
-            settings=settings.model_dump(mode="json"),
-            models_dir=None if models_dir is None else _absolute(models_dir),
-            report_path=_absolute(report_path),
-            work_dir=None if work_dir is None else _absolute(work_dir),
-            session_minutes=session_minutes,
-            shortest_first=shortest_first,
+            sources=tuple(sources),
+            tasks=tuple((_absolute(task.target), _absolute(task.output), task.repeated) for task in tasks),
+            folders=tuple(str(path) for path in request.target_paths if path.is_dir()),
+            output_dir=str(folder),
+            consent=request.consent,
+            settings=request.settings.model_dump(mode="json"),
+            models_dir=_text(request.models_dir),
+            report_path=str(request.report_path or folder / REPORT_NAME),
+            work_dir=_text(request.work_dir),
+            session_minutes=request.session_minutes,
+            shortest_first=request.shortest_first,
         )
 
     @property
@@ -112,12 +107,21 @@ class Job(BaseModel):
     @property
     def plan(self) -> list[Task]:
         """The tasks."""
-        return [Task(Path(target), Path(output)) for target, output in self.tasks]
+        return [Task(Path(target), Path(output), repeated=more) for target, output, more in self.tasks]
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every file that the batch reads, but for the models."""
+        return [
+            *(source.path for source in self.sources if source.path),
+            *(Path(t) for t, _, _ in self.tasks),
+        ]
 
     @property
     def digest(self) -> str:
-        """What tells this batch from another; asking for the same again, in any language, gives the same."""
-        text = self.model_dump_json(exclude={"run": True, "language": True, "settings": {"language"}})
+        """What tells this batch from another: whatever changes its results or where they go, and no more."""
+        told = {"run", "folders", "language", "session_minutes", "shortest_first"}
+        text = to_json(self, exclude={**dict.fromkeys(told, True), "settings": {"language"}})
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -126,7 +130,7 @@ class Job(BaseModel):
         Raises:
             OutputError: The folder cannot be written to.
         """
-        write_text(path, self.model_dump_json())
+        write_text(path, to_json(self))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -137,14 +141,14 @@ class Job(BaseModel):
             UsageError: It is no job of this version.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return from_json(cls, path.read_bytes())
         except OSError as error:
             raise MissingFileError(
                 tr("the job cannot be read ({reason})", reason=error.strerror),
                 where=str(path),
                 remedy=tr("start the batch again"),
             ) from error
-        except ValidationError as error:
+        except ValueError as error:
             raise UsageError(
                 tr("this is no job that this version can read"),
                 where=str(path),
@@ -153,4 +157,8 @@ class Job(BaseModel):
 
 
 def _absolute(path: Path) -> str:
-    return str(path.expanduser().absolute())
+    return str(path.absolute())
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

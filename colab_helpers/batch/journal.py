@@ -8,22 +8,26 @@ jumps changes nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.quality import Measured
+from colab_helpers.files import to_json
 from colab_helpers.language import tr
+from colab_helpers.media.names import shortened
 
 
 class _Entry(BaseModel):
@@ -50,6 +54,7 @@ class SegmentDone(_Entry):
     provider: str = Field(description="Where the networks ran.")
     measured: Measured
     notes: tuple[str, ...] = ()
+    times_kept: bool = Field(True, description="Whether its frames are shown when the target's are.")
 
 
 class FileDone(_Entry):
@@ -70,6 +75,18 @@ class Started(_Entry):
     pid: int
 
 
+class Claimed(_Entry):
+    """A result is about to be made where nothing was, or something of an earlier run's.
+
+    What lies there is the batch's own from then on, even if a crash comes between the result and its entry.
+    """
+
+    event: Literal["claimed"] = "claimed"
+    names: tuple[str, ...] = Field(
+        description="Of the result and of what goes beside it; none: what was claimed was not made after all."
+    )
+
+
 class Failed(_Entry):
     """Work on a target ended with an error."""
 
@@ -78,7 +95,7 @@ class Failed(_Entry):
     report: FileReport
 
 
-Entry = SegmentDone | FileDone | Started | Failed
+Entry = SegmentDone | FileDone | Started | Claimed | Failed
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="event")])
 _HEAD = '{{"crc":"{:08x}","entry":'
 _HEAD_LENGTH = len(_HEAD.format(0))
@@ -96,21 +113,47 @@ class History:
     entries: list[Entry] = field(default_factory=list)
     damaged: int = 0
 
+    @cached_property
+    def made(self) -> dict[str, set[str] | None]:
+        """Names of everything that was made in the folder, and the digests it may have.
+
+        None: not known, as of a folder of frames, or of a result at which a crash came before its entry.
+        """
+        made: dict[str, set[str] | None] = {}
+        claims: dict[str, str] = {}
+        for entry in self.entries:
+            if isinstance(entry, Claimed) and entry.names:
+                claims |= dict.fromkeys(entry.names, entry.key)
+            elif isinstance(entry, Claimed | Failed):
+                claims = {name: key for name, key in claims.items() if key != entry.key}
+            elif isinstance(entry, FileDone) and entry.report.output:
+                name = Path(entry.report.output).name
+                made[name] = (made.get(name) or set()) | {entry.sha256}
+                claims.pop(name, None)
+                if entry.report.frames_folder:
+                    made[Path(entry.report.frames_folder).name] = None
+        return made | dict.fromkeys(claims)
+
     def segments(self, key: str) -> dict[int, SegmentDone]:
         """The finished segments of a target, by number; the latest of each counts."""
         return {e.number: e for e in self._of(key) if isinstance(e, SegmentDone)}
 
-    def result(self, key: str, name: str | None = None) -> FileDone | None:
-        """The latest finished result of a target; a copy of it under another name has one of its own."""
-        done = (entry for entry in reversed(list(self._of(key))) if isinstance(entry, FileDone))
-        return next((e for e in done if name in (None, Path(e.report.target).name)), None)
+    def result(self, key: str, output: str | None = None) -> FileDone | None:
+        """The latest finished result of a target; a copy of the target has a result of its own.
 
-    def failure(self, key: str, run: str, name: str | None = None) -> Failed | None:
+        Args:
+            key: Of the work.
+            output: Name that was planned for it; it may have got a suffix more.
+        """
+        done = (entry for entry in reversed(list(self._of(key))) if isinstance(entry, FileDone))
+        return next((e for e in done if output is None or _may_be(e.report.output or "", output)), None)
+
+    def failure(self, key: str, run: str, target: str | None = None) -> Failed | None:
         """How work on a target failed in this run; None if it did not, or was taken up again since."""
         last = next((e for e in reversed(list(self._of(key)))), None)
         if not isinstance(last, Failed) or last.run != run:
             return None
-        return last if name in (None, Path(last.report.target).name) else None
+        return last if target in (None, last.report.target) else None
 
     def interruptions(self, key: str, run: str) -> int:
         """How often in a row work on a target was cut off in this run before it got any further.
@@ -120,11 +163,18 @@ class History:
         """
         count = 0
         for entry in self._of(key):
-            count = count + 1 if isinstance(entry, Started) and entry.run == run else 0
+            if not isinstance(entry, Claimed):
+                count = count + 1 if isinstance(entry, Started) and entry.run == run else 0
         return count
 
     def _of(self, key: str) -> Iterator[Entry]:
         return (entry for entry in self.entries if entry.key == key)
+
+
+def _may_be(output: str, planned: str) -> bool:
+    """Whether a result is the one that was planned under a name."""
+    path = Path(output)
+    return path.name in (planned, shortened("", planned, path.suffix))
 
 
 def read_journal(path: Path) -> History:
@@ -176,7 +226,7 @@ class Journal:
         Raises:
             OutputError: It could not be written; readers will not see a part of it.
         """
-        body = entry.model_dump_json()
+        body = to_json(entry)
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
         if self._torn:  # by a crash, or by a full disk a moment ago
             line = b"\n" + line
@@ -219,8 +269,8 @@ def _parse(line: bytes) -> Entry | None:
     if line != _HEAD.format(zlib.crc32(body)).encode() + body + b"}":
         return None
     try:
-        return _ENTRY.validate_json(body)
-    except ValidationError:
+        return _ENTRY.validate_python(json.loads(body))
+    except ValueError:
         return None  # of another version of this package: its work cannot be trusted
 
 

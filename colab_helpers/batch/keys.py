@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +28,7 @@ NEUTRAL_SETTINGS = frozenset(
         "gpu_memory_wait",
         "stall_timeout",
         "output_wait",
+        "overwrite",
         "language",
     }
 )
@@ -47,15 +50,19 @@ def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> st
     Raises:
         MissingFileError: It is not there or cannot be read.
     """
-    if path.exists() and not path.is_file():  # reading a pipe might wait for ever
+    regular = True
+    with suppress(OSError, ValueError):  # what cannot be looked at cannot be read either, which is told below
+        regular = stat.S_ISREG(path.stat().st_mode)
+    if not regular:  # reading a pipe might wait for ever
         raise MissingFileError(
             tr("this is a folder, pipe or device, not a file"), where=str(path), remedy=tr("name a file")
         )
     try:
         return sha256_of(path, on_chunk=on_chunk)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
         raise MissingFileError(
-            tr("the file cannot be read ({reason})", reason=error.strerror or error),
+            tr("the file cannot be read ({reason})", reason=reason),
             where=str(path),
             remedy=tr("check the path"),
         ) from error

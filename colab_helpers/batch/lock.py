@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from colab_helpers.batch.names import LOCK_NAME
-from colab_helpers.batch.status import read_status
+from colab_helpers.batch.places import WorkPlaces
+from colab_helpers.batch.status import BatchStatus, process_lives, read_status
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.language import tr
 
@@ -21,37 +23,41 @@ class FolderBusyError(UsageError):
 
 
 @contextmanager
-def folder_lock(output_dir: Path, lock_dir: Path | None = None) -> Iterator[None]:
+def folder_lock(output_dir: Path) -> Iterator[None]:
     """Hold a folder against a second batch.
 
     Args:
-        output_dir: The folder; made if missing.
-        lock_dir: Where the lock lies; mounted drives know no locks, so theirs lies on a local disk.
+        output_dir: The folder; made if missing. Mounted drives know no locks: theirs lies on a local disk,
+            in the same place for all batches of this user.
 
     Raises:
         FolderBusyError: Another batch works in it, on this machine or, as its status tells, on another.
         OutputError: The folder cannot be made or written to.
     """
-    path = (lock_dir or output_dir) / LOCK_NAME
+    places = WorkPlaces.of(output_dir)
+    path = (places.local if places.mirror else output_dir) / LOCK_NAME
     lock = FileLock(path, timeout=0)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if places.mirror:
+            places.make()
         lock.acquire()
     except Timeout as error:
         raise FolderBusyError(
-            tr("another run is working in this folder{holder}", holder=holder(output_dir)),
+            tr("another run is working in this folder{holder}", holder=_holder(_status(output_dir))),
             where=str(output_dir),
             remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
         ) from error
     except OSError as error:
+        if isinstance(error, OutputError):
+            raise
         raise OutputError(
             tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
             where=str(output_dir),
             remedy=tr("choose another output folder"),
         ) from error
     try:
-        _check_elsewhere(output_dir)
+        _check_status(output_dir)
         yield
     finally:
         # While it is held: removed later, it might already be another's.
@@ -59,24 +65,36 @@ def folder_lock(output_dir: Path, lock_dir: Path | None = None) -> Iterator[None
         lock.release()
 
 
-def holder(output_dir: Path) -> str:
-    """Who works in a folder, as its status tells, to be put behind a sentence; empty if it does not."""
+def _status(output_dir: Path) -> BatchStatus | None:
     try:
-        status = read_status(output_dir)
+        return read_status(output_dir)
     except (MissingFileError, UsageError):
+        return None
+
+
+def _holder(status: BatchStatus | None) -> str:
+    """Who works in a folder, as its status tells, to be put behind a sentence; empty if it does not."""
+    if status is None:
         return ""
     since = time.strftime("%H:%M", time.localtime(status.started))
     return tr(" (process {pid} on {host}, since {since})", pid=status.pid, host=status.host, since=since)
 
 
-def _check_elsewhere(output_dir: Path) -> None:
-    try:
-        status = read_status(output_dir)
-    except (MissingFileError, UsageError):
+def _check_status(output_dir: Path) -> None:
+    """Whoever works in the folder without its lock, which is on another disk, is known by the status."""
+    status = _status(output_dir)
+    if status is None or status.state != "running":
         return
-    if status.host != socket.gethostname() and status.alive():
+    if status.host != socket.gethostname():
+        if status.alive():
+            raise FolderBusyError(
+                tr("another machine is working in this folder{holder}", holder=_holder(status)),
+                where=str(output_dir),
+                remedy=tr("wait until it has been silent for half a minute, or choose another output folder"),
+            )
+    elif status.pid != os.getpid() and process_lives(status.pid, status.pid_started):
         raise FolderBusyError(
-            tr("another machine is working in this folder{holder}", holder=holder(output_dir)),
+            tr("another run is working in this folder{holder}", holder=_holder(status)),
             where=str(output_dir),
-            remedy=tr("wait until it has been silent for half a minute, or choose another output folder"),
+            remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
         )

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from colab_helpers.batch.names import WORK_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import tr
+from colab_helpers.machine import is_remote
 from colab_helpers.media.names import hidden_name
 from colab_helpers.media.writer import unwritable
 
@@ -32,17 +34,6 @@ T = TypeVar("T")
 _CHUNK = 4 << 20
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
 _LOOK_EVERY = 2.0
-# File systems that programs or other machines stand behind.
-_REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
-
-
-def is_remote(folder: Path) -> bool:
-    """Whether a folder lies on a mounted drive rather than on a disk of this machine."""
-    folder = folder.expanduser().absolute()
-    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    home = next((mounts[place] for place in (folder, *folder.parents) if place in mounts), "")
-    # Container file systems are local, whatever they are made with.
-    return home.startswith(_REMOTE) and home not in ("fuse.overlayfs", "fuseblk")
 
 
 @dataclass(frozen=True)
@@ -65,13 +56,36 @@ class WorkPlaces:
         Args:
             output_dir: Folder of the results.
             work_dir: A folder on a local disk to work in; by default the system's folder for temporary
-                files if the results go to a mounted drive, else a folder beside them.
+                files if the results go to a mounted drive, else a folder beside them. Each user has a
+                folder of their own in it.
         """
         beside = output_dir / WORK_NAME
         if work_dir is None and not is_remote(output_dir):
             return cls(beside, None)
-        name = hashlib.sha256(str(output_dir.expanduser().absolute()).encode()).hexdigest()[:16]
-        return cls((work_dir or Path(tempfile.gettempdir())) / "colab_helpers" / name, beside)
+        name = hashlib.sha256(os.fsencode(output_dir.absolute())).hexdigest()[:16]
+        root = work_dir or Path(tempfile.gettempdir())
+        return cls(root / f"colab_helpers-{os.getuid()}" / name, beside)
+
+    def make(self) -> None:
+        """Make the local folder; away from the results, for this user alone.
+
+        Raises:
+            OutputError: It cannot be made, or somebody else has made one of its name.
+        """
+        try:
+            if self.mirror is not None:
+                _make_private(self.local.parent)
+            self.local.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                tr(
+                    "the folder for unfinished work cannot be made ({reason})", reason=error.strerror or error
+                ),
+                where=str(self.local),
+                remedy=tr("choose another folder, or name a local one for the work with --work-dir"),
+            ) from error
 
     def tidy(self, run: str) -> None:
         """Remove what is there only for unfinished work, if no video's segments are left.
@@ -86,6 +100,28 @@ class WorkPlaces:
                 and not any(_is_needed(path, run) for path in place.iterdir())
             ):
                 remove_folder(place)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that nobody else can look into, in one where others may have made it before.
+
+    Raises:
+        OutputError: It is somebody else's, or no folder.
+        OSError: It cannot be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()  # a link of somebody else's would lead to somebody else's folder
+    shared = folder.parent.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not stat.S_ISDIR(found.st_mode) or (shared and found.st_uid != os.getuid()):
+        raise OutputError(
+            tr("the folder for unfinished work is not yours"),
+            where=str(folder),
+            remedy=tr("have it removed, or name another one for the work with --work-dir"),
+        )
+    if shared and stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
 
 
 @dataclass(eq=False)
@@ -231,6 +267,12 @@ def _partial(target: Path) -> Iterator[Path]:
 def job_name(run: str) -> str:
     """Name of the file in which this process tells its workers what to do."""
     return f"job-{run}-{os.getpid()}.json"
+
+
+def supervisor_of(job: Path) -> int:
+    """The process that has written a job's file, if it has also started this process; else 0."""
+    match = _JOB_NAME.fullmatch(job.name)
+    return os.getppid() if match and int(match["pid"]) == os.getppid() else 0
 
 
 def _is_needed(path: Path, run: str) -> bool:

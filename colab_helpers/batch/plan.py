@@ -1,16 +1,20 @@
-"""What a batch will do: which targets, in which order, to which outputs. Everything is checked first."""
+"""What a batch will do: which targets, in which order, to which outputs; and what it may never replace."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.files import natural_key
+from colab_helpers.files import natural_key, numbered, same_file
 from colab_helpers.language import tr
-from colab_helpers.media.probe import is_image, is_video
+from colab_helpers.media.probe import is_image, is_video, reader_missing
 
 _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
 
@@ -24,15 +28,38 @@ class Task:
         output: The wanted result. Unless ``demanded``, a container that cannot hold the result's streams
             is replaced by one that can: ``clip.avi`` becomes ``clip.avi.mkv``.
         demanded: Whether the user named this very file.
+        repeated: Whether the target was named more than once.
     """
 
     target: Path
     output: Path
     demanded: bool = False
+    repeated: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What to say about the plan itself, one sentence each."""
+        notes = []
+        if not self.demanded and self.output.name != self.target.name:
+            notes.append(
+                tr(
+                    "another target's result may be called {name}: this one is called {output}",
+                    name=self.target.name,
+                    output=self.output.name,
+                )
+            )
+        if self.repeated:
+            notes.append(tr("it is named more than once and done once"))
+        return notes
 
 
-def plan_batch(targets: Sequence[str | Path], output_dir: Path, *, video_range: str = "") -> list[Task]:
+def plan_batch(
+    targets: Sequence[str | Path], output_dir: Path, *, video_range: str = "", sources: Iterable[Path] = ()
+) -> list[Task]:
     """Plan a batch.
+
+    A folder that cannot be listed, or holds nothing, stays a target, which fails when its turn comes. Of
+    results that would have one name the later ones are numbered, whatever the range takes.
 
     Args:
         targets: Files and folders. A folder stands for the videos and images directly in it, in
@@ -40,57 +67,215 @@ def plan_batch(targets: Sequence[str | Path], output_dir: Path, *, video_range: 
         output_dir: Folder of the results.
         video_range: Which of all targets to take, counted from 1, such as ``1-30`` or ``1,4-6,9-``.
             Empty takes all.
+        sources: Photos of the run, which no result may replace.
 
     Raises:
-        MissingFileError: A target does not exist, or a folder holds nothing to work on.
-        UsageError: Nothing is left to do, a target is named twice, two results would have one name, or a
-            result would overwrite its own target.
+        MissingFileError: No target is more than a folder that holds nothing to work on.
+        UsageError: Nothing is left to do, or a result would replace a target or photo.
     """
-    found = [path for target in targets for path in _expand(Path(target))]
-    _check_repeats(found)
-    chosen = _choose(found, video_range)
+    tasks = _named(_found([Path(target) for target in targets]), output_dir)
+    chosen = _choose(tasks, video_range)
     if not chosen:
         raise UsageError(
             tr("there is no target to work on"), remedy=tr("name at least one video, image or folder")
         )
-    tasks = [Task(path, output_dir / path.name) for path in chosen]
-    _check_outputs(tasks)
-    return tasks
+    inputs = identities([*sources, *(task.target for task in tasks)])
+    for task in chosen:
+        if same_file(task.output, task.target):
+            raise UsageError(
+                tr("the result would overwrite its own target"),
+                where=str(task.target),
+                remedy=tr("choose another output folder"),
+            )
+        refuse_input(task.output, inputs)
+    return chosen
 
 
-def _expand(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = (item for item in path.iterdir() if _is_target(item))
-    files = sorted(found, key=lambda item: natural_key(item.name))
-    if not files:
+def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
+    """What files are behind paths, links followed, however they are written: device and number of each."""
+    found = set()
+    for path in paths:
+        with suppress(OSError, ValueError):
+            state = path.stat()
+            found.add((state.st_dev, state.st_ino))
+    return frozenset(found)
+
+
+def refuse_input(path: Path, inputs: frozenset[tuple[int, int]]) -> None:
+    """Refuse to write to a file that the run reads.
+
+    Args:
+        path: Where something is to be written.
+        inputs: From ``identities``.
+
+    Raises:
+        UsageError: It is one of them.
+    """
+    if identities([path]) & inputs:
+        raise UsageError(
+            tr("this file is read by the run and would be replaced by what it writes"),
+            where=str(path),
+            remedy=tr("choose another output folder or name"),
+        )
+
+
+@dataclass(frozen=True)
+class Writable:
+    """Decides where a run may write: the one place that knows what belongs to the user.
+
+    Attributes:
+        inputs: Targets, photos and models of the run, from ``identities``.
+        overwrite: Whether files that no earlier run made may be replaced; inputs never.
+        made: Whether an earlier run made what lies at a path.
+        set_aside: Gives what an earlier run made, and somebody changed since, another name; returns a note.
+    """
+
+    inputs: frozenset[tuple[int, int]] = frozenset()
+    overwrite: bool = False
+    made: Callable[[Path], bool] = lambda _path: False
+    set_aside: Callable[[Path], str | None] = lambda _path: None
+
+    def clear(self, path: Path) -> str | None:
+        """Make sure that a file or folder may be written; an empty folder may.
+
+        Returns:
+            A note, where something had to get out of the way.
+
+        Raises:
+            UsageError: Something is there that is not the run's to replace.
+        """
+        refuse_input(path, self.inputs)
+        note = None if self.overwrite else self.set_aside(path)
+        if os.path.lexists(path) and not (self.overwrite or _is_empty(path) or self.made(path)):
+            raise UsageError(
+                tr("something of this name is there already, and no earlier run into this folder made it"),
+                where=str(path),
+                remedy=tr("choose another output folder or name, move it away, or set overwrite"),
+            )
+        return note
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether there is a folder with nothing in it."""
+    try:
+        return not os.listdir(path)  # noqa: PTH208 - a file raises either way
+    except OSError:
+        return False
+
+
+def listed(folder: Path) -> list[Path]:
+    """The videos and images directly in a folder, in natural order, whatever is behind their names.
+
+    Raises:
+        MissingFileError: It cannot be listed, or there are none.
+    """
+    try:
+        found = [path for path in folder.iterdir() if _is_target(path)]
+    except OSError as error:
+        raise MissingFileError(
+            tr("the folder cannot be listed ({reason})", reason=error.strerror or error),
+            where=str(folder),
+            remedy=tr("check your rights to it; on Drive, mount it again"),
+        ) from error
+    if not found:
         raise MissingFileError(
             tr("the folder holds no video or image"),
-            where=str(path),
-            remedy=tr("name another folder or the files"),
+            where=str(folder),
+            remedy="; ".join([*skipped_files([folder]), tr("name another folder or the files")]),
         )
-    return files
+    return sorted(found, key=lambda path: natural_key(path.name))
 
 
 def _is_target(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and (is_video(path) or is_image(path))
+    """Whether a file of a folder is taken, by its name alone: what is behind it is found out in its turn."""
+    if path.name.startswith("."):
+        return False
+    return is_video(path) or (is_image(path) and not reader_missing(path))
 
 
-def _check_repeats(paths: Sequence[Path]) -> None:
-    seen: dict[Path, Path] = {}
-    for path in paths:
-        first = seen.setdefault(path.resolve(), path)
-        if first is not path:
-            raise UsageError(
-                tr("the same target is named twice, as {first} and as {path}", first=first, path=path),
-                remedy=tr("name each file once; a folder stands for all the videos and images in it"),
+def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
+    """What of these folders is left out because of its kind, and what to do about it, one sentence each."""
+    notes = []
+    for folder in folders:
+        others = [item for item in _entries(folder) if not item.name.startswith(".") and item.is_file()]
+        kinds = Counter(item.suffix.lower() or tr("no suffix") for item in others if not wanted(item))
+        if kinds:
+            notes.append(
+                tr(
+                    "{count} file(s) in {folder} were left out because of their kind: {kinds}",
+                    count=kinds.total(),
+                    folder=folder,
+                    kinds=", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+                )
             )
+        commands = {reader_missing(f"x{kind}"): kind for kind in sorted(kinds)}
+        notes += [
+            tr("to have {kind} files done, too: {command}", kind=kind, command=command)
+            for command, kind in commands.items()
+            if command
+        ]
+    return notes
 
 
-def _choose(paths: list[Path], video_range: str) -> list[Path]:
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it cannot be listed, which is told when its turn comes."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _found(targets: Iterable[Path]) -> list[Task]:
+    """Each target once, its result not named yet."""
+    found: dict[str, Task] = {}
+    problems: list[MissingFileError] = []
+    for target in targets:
+        paths = [target]
+        if os.path.isdir(target):  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
+            try:
+                paths = listed(target)
+            except MissingFileError as error:
+                problems.append(error)
+        for path in paths:
+            # Not Path.resolve: it raises for a link that leads to itself.
+            place = os.path.realpath(path)
+            found[place] = replace(found[place], repeated=True) if place in found else Task(path, path)
+    if problems and len(problems) == len(found):
+        raise problems[0]
+    return list(found.values())
+
+
+def _named(tasks: Sequence[Task], output_dir: Path) -> list[Task]:
+    """Give each result a name of its own: the target's, or that with a number."""
+    taken: set[str] = set()
+    stems: set[str] = set()
+
+    def take(name: str) -> bool:
+        """Take a name if neither it nor what it may become, with a suffix more, is another's."""
+        # Some file systems do not tell A.mp4 from a.mp4, or two spellings of an accent.
+        key = unicodedata.normalize("NFC", name).casefold()
+        stem = Path(key).stem
+        if key in taken or stem in taken or key in stems:
+            return False
+        taken.add(key)
+        stems.add(stem)
+        return True
+
+    names = {task.target: task.target.name for task in tasks if take(task.target.name)}
+    for task in tasks:
+        number = 2
+        while task.target not in names:
+            name = numbered(task.target, number).name
+            if take(name):
+                names[task.target] = name
+            number += 1
+    return [replace(task, output=output_dir / names[task.target]) for task in tasks]
+
+
+def _choose(tasks: list[Task], video_range: str) -> list[Task]:
     if not video_range.strip():
-        return paths
-    return [paths[number - 1] for number in parse_range(video_range, len(paths))]
+        return tasks
+    return [tasks[number - 1] for number in parse_range(video_range, len(tasks))]
 
 
 def parse_range(text: str, count: int) -> list[int]:
@@ -119,26 +304,3 @@ def _bounds(part: str, count: int, text: str) -> tuple[int, int]:
         if 1 <= low <= high or (match[1] and not match[3] and low > count):
             return low, high
     raise UsageError(tr("{text!r} is not a range", text=text), remedy=tr("write it like 1-30 or 1,4-6,9-"))
-
-
-def _check_outputs(tasks: Sequence[Task]) -> None:
-    seen: dict[str, Path] = {}
-    for task in tasks:
-        key = str(task.output).lower()  # some file systems do not tell A.mp4 from a.mp4
-        if key in seen:
-            raise UsageError(
-                tr(
-                    "{first} and {second} would both be written to {output}",
-                    first=seen[key],
-                    second=task.target,
-                    output=task.output.name,
-                ),
-                remedy=tr("rename one of them or give them different output folders"),
-            )
-        seen[key] = task.target
-        if task.output.resolve() == task.target.resolve():
-            raise UsageError(
-                tr("the result would overwrite its own target"),
-                where=str(task.target),
-                remedy=tr("choose another output folder"),
-            )

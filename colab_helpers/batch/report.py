@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.errors import OutputError
-from colab_helpers.files import write_atomically
-from colab_helpers.language import tr
+from colab_helpers.batch.names import REPORT_NAME, STATUS_NAME
+from colab_helpers.batch.plan import Writable
+from colab_helpers.errors import OutputError, UsageError
+from colab_helpers.files import to_json, write_atomically
+from colab_helpers.language import printable, tr
+from colab_helpers.media.probe import is_image, is_video
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -34,7 +38,9 @@ class Quality(_Model):
         "brightness differs from one frame to the next; 0 is perfectly steady.",
     )
     missed_spans: list[tuple[int, int]] = Field(
-        [], description="Frames without a changed face: first frame, and the one after the last."
+        [],
+        description="Frames without a changed face, or with fewer than shortly before and after: first "
+        "frame, and the one after the last.",
     )
 
 
@@ -44,6 +50,7 @@ class FileReport(_Model):
     source: list[str] = Field(description="Photos of the person who is put in.")
     target: str
     output: str | None = None
+    frames_folder: str | None = Field(None, description="Where its frames were kept, if they were.")
     status: Status
     frames_in: int = 0
     frames_out: int = 0
@@ -102,6 +109,7 @@ class BatchReport(_Model):
 
     schema_version: Literal[1] = Field(1, alias="schema")
     run: str = Field("", description="Names the run; a continued run keeps it.")
+    stopped: bool = Field(False, description="Whether somebody stopped it before its end.")
     consent: str
     settings: dict[str, Any]
     machine: dict[str, Any]
@@ -117,7 +125,7 @@ class BatchReport(_Model):
 
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
-        write_text(path, self.model_dump_json(by_alias=True, indent=2) + "\n")
+        write_text(path, to_json(self, indent=2) + "\n")
 
 
 def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) -> Summary:
@@ -137,6 +145,49 @@ def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) 
     )
 
 
+# Report and status; journal; samples; page; or nothing yet.
+_OWN_HEAD = re.compile(
+    rb'\s*(\{\s*"(schema": ?\d|crc":"|time": ?\d)|<!DOCTYPE html>.*content="colab_helpers"|$)', re.DOTALL
+)
+
+
+def html_path(report: Path) -> Path:
+    """Where the page beside a report goes: ``report.html`` beside ``report.json``."""
+    page = report.with_suffix(".html")
+    return page if page != report else report.with_name(f"{report.name}.html")
+
+
+def own_file(path: Path) -> bool:
+    """Whether a file is one that a run keeps beside its results, or an empty one, rather than the user's."""
+    try:
+        if not path.is_file():  # a pipe might be read for ever
+            return False
+        with path.open("rb") as file:
+            head = file.read(200)
+    except OSError:
+        return False
+    if _OWN_HEAD.match(head):
+        return True
+    # A journal whose first line was damaged is told by the status beside it.
+    return path.suffix == ".jsonl" and own_file(path.with_name(STATUS_NAME))
+
+
+def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
+    """Make sure that a report, and the page beside it, may be written.
+
+    Raises:
+        UsageError: The name is a result's or a record's, or something is there that is not ours.
+    """
+    if is_video(path) or is_image(path) or path.suffix == ".jsonl" or path.name == STATUS_NAME:
+        raise UsageError(
+            tr("a report cannot have this name, which results or records may have"),
+            where=str(path),
+            remedy=tr("name it like {name}", name=REPORT_NAME),
+        )
+    for place in (path, html_path(path))[: 1 + page]:
+        writable.clear(place)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, all of it or nothing; missing folders are made.
 
@@ -145,7 +196,7 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_atomically(path, printable(text).encode())
     except OSError as error:
         raise OutputError(
             tr("cannot be written ({reason})", reason=error.strerror or error),

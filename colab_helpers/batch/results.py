@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
-from colab_helpers.batch.journal import Failed, FileDone, History, Journal, Started
+from colab_helpers.batch.journal import Claimed, Failed, FileDone, History, Journal, Started
 from colab_helpers.batch.keys import file_digest, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import OutputError
+from colab_helpers.files import numbered
 from colab_helpers.language import mark, tr
 from colab_helpers.media.probe import is_image
+from colab_helpers.media.writer import unwritable
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import frames_folder
 from colab_helpers.settings import Settings
@@ -29,7 +34,7 @@ class Results:
         journal: Open for appending.
         history: The journal as it was when this process began.
         run: Names the run; a worker started again goes on with it.
-        sources: Digests of the source photos.
+        sources: Digests of the source photos that count.
         settings: Resolved settings of this run.
         models: Digest of each model file by name.
         digests: Finds out the digest of a target or result.
@@ -43,6 +48,7 @@ class Results:
     run: str = ""
     digests: Callable[[Path], str] = file_digest
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
+    _claimed: Sequence[Path] = field(default=(), init=False)
 
     def find(self, task: Task) -> FileReport | None:
         """The report of a result that is still there, byte for byte, and would come out the same today.
@@ -52,7 +58,7 @@ class Results:
         """
         if not task.target.exists():
             return None
-        done = self.history.result(self.key(task), task.target.name)
+        done = self.history.result(self.key(task), task.output.name)
         if done is None or done.report.output is None:
             return None
         output = Path(done.report.output)
@@ -63,15 +69,58 @@ class Results:
         if not (frames and output.is_file() and self.digests(output) == done.sha256):
             return None
         remarks = [*done.report.fallbacks, *([] if self.run and done.run == self.run else [tr(KEPT)])]
-        return done.report.model_copy(
-            update={"output": str(output), "target": str(task.target), "fallbacks": remarks}
+        here: dict[str, object] = {"output": str(output), "target": str(task.target), "fallbacks": remarks}
+        if done.report.frames_folder:
+            here["frames_folder"] = str(frames_folder(output))
+        return done.report.model_copy(update=here)
+
+    def made(self, path: Path) -> bool:
+        """Whether an earlier run made what lies at a path, and nobody has changed it since."""
+        if path.name not in self.history.made:
+            return False
+        digests = self.history.made[path.name]
+        return digests is None or (path.is_file() and self.digests(path) in digests)
+
+    def set_aside(self, path: Path) -> str | None:
+        """Give a result that somebody changed since it was made another name, which a note tells.
+
+        Raises:
+            OutputError: It cannot be renamed.
+        """
+        if not (self.history.made.get(path.name) and path.is_file()) or self.made(path):
+            return None
+        kept = next(other for n in count(2) if not os.path.lexists(other := numbered(path, n)))
+        try:
+            path.rename(kept)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return tr(
+            "{name} was changed after an earlier run had made it: it is kept as {kept}",
+            name=path.name,
+            kept=kept.name,
         )
+
+    def claim(self, task: Task, places: Sequence[Path]) -> None:
+        """Note what is about to be made, so that it is known for our own even after a crash.
+
+        Raises:
+            OutputError: The journal cannot be written to.
+        """
+        self.journal.append(Claimed(key=self.key(task), names=tuple(place.name for place in places)))
+        self._claimed = places
+
+    def release(self, task: Task) -> None:
+        """Note that nothing was made after all, where that is so: what is put there now is the user's."""
+        claimed, self._claimed = self._claimed, ()
+        if claimed and not any(map(os.path.lexists, claimed)):
+            with suppress(OutputError):  # as after a crash
+                self.journal.append(Claimed(key=self.key(task), names=()))
 
     def failure(self, task: Task) -> FileReport | None:
         """The report of a file that an earlier worker of this very run could not do."""
         if not self.run:
             return None
-        failed = self.history.failure(self.key(task), self.run, task.target.name)
+        failed = self.history.failure(self.key(task), self.run, str(task.target))
         return failed.report if failed else None
 
     def interruptions(self, task: Task) -> int:

@@ -6,14 +6,16 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from colab_helpers.batch.job import Source
-from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, remove_folder
-from colab_helpers.batch.plan import Task
+from colab_helpers.batch.outlook import Outlook
+from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out
+from colab_helpers.batch.plan import Task, Writable, listed
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality, summarize
 from colab_helpers.batch.results import Results
 from colab_helpers.batch.status import StatusWriter
@@ -27,20 +29,22 @@ from colab_helpers.errors import (
     WorkerError,
 )
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
+from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.images import WRITTEN_SUFFIXES, read_image, write_image
+from colab_helpers.media.images import Still, publish, read_image, write_still
 from colab_helpers.media.names import shortened
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.probe import existing_file, is_image, probe
-from colab_helpers.media.writer import unwritable
-from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, process_image
+from colab_helpers.media.probe import IMAGE_KINDS, existing_file, is_image, probe
+from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, move_frames, process_picture
+from colab_helpers.pipeline.image import FrameCallback
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.resources.sampler import gpu_memory, process_memory
+from colab_helpers.resources.sampler import gpu_memory, gpu_memory_percent, process_memory, ram_percent
 from colab_helpers.settings import Settings
 
 MOST_DEATHS = 3
@@ -51,8 +55,8 @@ _DISK_FACTOR = 3
 _GROWTH = 1.25
 _GROWTH_BYTES = 256 << 20
 _GPU_GROWTH_BYTES = 1 << 30
-_LOOK_EVERY = 1.0
 _PICTURE_EDGE = 240
+_TELL_EVERY = 0.25
 
 
 class RecycleError(Exception):
@@ -67,7 +71,6 @@ class Resumption:
         results: What earlier runs have left in the folder.
         places: Where unfinished work lies.
         patience: Waits for the output folder.
-        stop_file: Whoever makes this file asks the batch to stop.
         cause: What the worker before this one died of.
         recyclable: Whether the process may be replaced between two files.
     """
@@ -75,7 +78,6 @@ class Resumption:
     results: Results
     places: WorkPlaces
     patience: Patience
-    stop_file: Path
     cause: str | None = None
     recyclable: bool = False
 
@@ -86,32 +88,33 @@ class Batch:
 
     Attributes:
         engine: The loaded networks.
-        sources: Names of the source's photos, for the report.
-        source: Unit embedding of the source; None where nothing is swapped.
+        source: Who is put in; None where nothing is swapped.
         tasks: What to do.
+        writable: Where results may go; by default only where nothing is.
         consent: The checked statement.
         on_progress: Called while a video runs.
         status: Where others can read how the batch stands.
         resumption: What lets it go on after an interruption; None does every file in one go.
         order: Positions of the tasks in the order they are done; None: as they stand.
+        outlook: Tells how many files fit the session; None where its end is not known.
+        check_stop: Raises KeyboardInterrupt where somebody has asked the batch to stop.
         guard: Looks after RAM between the files.
-        cancelled: Whether somebody stopped it.
     """
 
     engine: Engine
-    sources: list[str]
-    source: FloatArray | None
+    source: Identity | None
     tasks: Sequence[Task]
     consent: str
+    writable: Writable = field(default_factory=Writable)
     on_progress: ProgressCallback | None = None
     status: StatusWriter | None = None
     resumption: Resumption | None = None
     order: Sequence[int] | None = None
+    outlook: Outlook | None = None
+    check_stop: Callable[[], None] = lambda: None
     guard: MemoryGuard = field(default_factory=lambda: MemoryGuard())
-    cancelled: bool = field(default=False, init=False)
     _memory: list[tuple[int, int]] = field(default_factory=list, init=False)
     _worked: bool = field(default=False, init=False)
-    _looked: float = field(default=float("-inf"), init=False)
 
     def run(self) -> BatchReport:
         """Do every task; Ctrl-C ends the current one cleanly and leaves the rest as skipped.
@@ -121,18 +124,22 @@ class Batch:
         """
         started = time.monotonic() - self._seconds_before()
         files: dict[int, FileReport] = {}
+        stopped = False
         try:
             for index in self.order or range(len(self.tasks)):
+                self._worked = False
                 self.beat()
                 files[index] = self.attempt(index, self.tasks[index])
                 if self.status:
                     self.status.file(index, files[index])
+                if self.outlook:
+                    self.outlook.end(index, done=self._worked and files[index].status == "done")
                 if self._worked and len(files) < len(self.tasks):
                     self._recycle()
         except KeyboardInterrupt:
-            self.cancelled = True
-        reports = [files.get(n) or self._skipped(task) for n, task in enumerate(self.tasks)]
-        return self._report(reports, seconds=time.monotonic() - started)
+            stopped = True
+        reports = [files.get(n) or skipped(task, self._sources) for n, task in enumerate(self.tasks)]
+        return self._report(reports, seconds=time.monotonic() - started, stopped=stopped)
 
     def _seconds_before(self) -> float:
         """How long earlier workers of this run were at work, by the clock on the wall."""
@@ -146,15 +153,10 @@ class Batch:
         """
         if self.status:
             self.status.tick()
-        now = time.monotonic()
-        if self.resumption and now - self._looked >= _LOOK_EVERY:
-            self._looked = now
-            if self.resumption.stop_file.exists():
-                raise KeyboardInterrupt
+        self.check_stop()
 
     def _recycle(self) -> None:
         """Leave the rest to a fresh process where this one has grown since its first video."""
-        self._worked = False
         self._memory.append((process_memory(), (gpu_memory() or (0, 0))[0]))
         (ram, vram), (ram_now, vram_now) = self._memory[0], self._memory[-1]
         grown = ram_now > ram * _GROWTH + _GROWTH_BYTES or vram_now > vram + _GPU_GROWTH_BYTES
@@ -164,8 +166,8 @@ class Batch:
                 "than after the first file"
             )
 
-    def _report(self, files: list[FileReport], *, seconds: float) -> BatchReport:
-        notes = list(self.engine.notes)
+    def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
+        notes = [*self.engine.notes, *(self.source.notes if self.source and not self.status else ())]
         if self.resumption and self.resumption.results.history.damaged:
             damaged = self.resumption.results.history.damaged
             notes.append(tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged))
@@ -178,6 +180,7 @@ class Batch:
         summary = summarize(files, seconds=seconds, memory_warnings=warnings)
         return BatchReport(
             run=self.resumption.results.run if self.resumption else "",
+            stopped=stopped,
             consent=self.consent,
             settings=self.engine.settings.model_dump(mode="json"),
             machine=asdict(this_machine()),
@@ -194,6 +197,8 @@ class Batch:
         """Do one task, unless an earlier run did; a failure ends up in its report."""
         report = self.new_report(task)
         try:
+            if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered
+                listed(task.target)  # says why there is nothing to take from it
             existing_file(task.target)
             if self.resumption is None:
                 self.work_on(index, task, report)
@@ -239,6 +244,7 @@ class Batch:
             digest = self.work_on(index, task, report, work=work, deaths=deaths)
         except BaseException:
             work.discard_unless_begun()
+            results.release(task)
             raise
         try:
             resumption.patience.attempt(lambda: results.keep(task, report, digest))
@@ -260,6 +266,7 @@ class Batch:
             history=resumption.results.history,
             patience=resumption.patience,
             beat=self.beat,
+            on_kept=self.outlook.segment if self.outlook else lambda _frames: None,
         )
 
     def _note_failure(self, task: Task, report: FileReport) -> None:
@@ -289,6 +296,8 @@ class Batch:
         """
         started = time.monotonic()
         self._worked = True
+        if self.outlook:
+            self.outlook.begin(index)
         report.memory_before = process_memory()
         engine = self.engine
         if deaths or self.guard.short:
@@ -315,47 +324,102 @@ class Batch:
 
     def new_report(self, task: Task) -> FileReport:
         """A report that says failed until the task is done."""
-        return FileReport(source=self.sources, target=str(task.target), status="failed")
+        return FileReport(
+            source=self._sources, target=str(task.target), status="failed", fallbacks=task.notes
+        )
+
+    @property
+    def _sources(self) -> list[str]:
+        return list(self.source.photos) if self.source else []
 
     def _do(
         self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
     ) -> str | None:
         report.bytes_in = existing_file(task.target).stat().st_size
         require_disk(task, report.bytes_in, work.place if work and work.mirror else None)
-        if is_image(task.target):
-            self._do_image(task, report, engine)
+        if _goes_as_picture(task):
+            self._do_picture(index, task, report, engine, work)
             return None
         output, suffix_note = _settle_output(task)
-        self._check_free(task, output)
+        frames = [frames_folder(output)] if engine.settings.keep_frames else []
+        self._claim(task, report, output, *frames)
         report.fallbacks += [suffix_note] if suffix_note else []
         if work is not None and work.mirror is not None:
             return self._do_video_away(index, task, output, report, engine, work)
         self._do_video(index, task, task.target, output, report, engine, work)
         report.output, report.bytes_out = str(output), output.stat().st_size
+        report.frames_folder = str(frames[0]) if frames else None
         return None
 
-    def _check_free(self, task: Task, output: Path) -> None:
-        """A changed suffix must not make two results one: ``x.avi`` beside ``x.avi.mp4``."""
-        others = (other for other in self.tasks if other is not task)
-        clash = next((other for other in others if other.output == output), None)
-        if clash is not None:
-            raise OutputError(
-                tr("its result would be called like that of {name}", name=clash.target.name),
-                where=str(output),
-                remedy=tr("rename one of the two targets"),
+    def _claim(self, task: Task, report: FileReport, *places: Path) -> None:
+        """Make sure that a result may go where it is to go, and note that what will lie there is ours."""
+        for place in places:
+            note = self.writable.clear(place)
+            report.fallbacks += [note] if note else []
+        if self.resumption is not None:
+            results = self.resumption.results
+            self.resumption.patience.attempt(lambda: results.claim(task, places))
+
+    def _do_picture(
+        self, index: int, task: Task, report: FileReport, engine: Engine, work: FileWork | None
+    ) -> None:
+        output, suffix_note = _picture_output(task)
+        keeps = engine.settings.keep_frames and not is_image(task.target)
+        frames = frames_folder(output) if keeps else None
+        self._claim(task, report, output, *([frames] if frames else []))
+        report.frames_folder = str(frames) if frames else None
+        attempt = work.patience.attempt if work else lambda action: action()
+        with _frames_removed_on_error(output):
+            result = process_picture(
+                engine,
+                self.embedding,
+                task.target,
+                output,
+                on_frame=self._on_frame(index, task, output, engine),
+                put=lambda path, content: attempt(lambda: publish(path, content)),
+            )
+        _enter(result, report)
+        if not result.video_seconds:
+            report.quality = None  # what is measured there is measured over time
+        elif not engine.settings.keep_fps:
+            report.fallbacks.append(tr("an animated picture keeps its times, whatever keep_fps says"))
+        if engine.settings.keep_frames and is_image(task.target):
+            report.fallbacks.append(tr("keep_frames keeps none of a picture's frames, but a GIF's"))
+        report.fallbacks += [suffix_note] if suffix_note else []
+        report.output, report.bytes_out = str(output), output.stat().st_size
+
+    def _on_frame(self, index: int, task: Task, output: Path, engine: Engine) -> FrameCallback:
+        """What is told, and kept, of each finished frame of an animation."""
+        settings, started, told = engine.settings, time.monotonic(), 0.0
+
+        def on_frame(number: int, total: int, still: Still) -> None:
+            nonlocal told
+            if settings.keep_frames and not is_image(task.target):
+                path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
+                write_still(path, still, quality=max(1, settings.temp_frame_quality))
+            self.beat()
+            now = time.monotonic()
+            if now - told < _TELL_EVERY and number + 1 < total:
+                return
+            told, rate = now, (number + 1) / max(now - started, 1e-6)
+            self._on_progress(
+                Progress(
+                    file=task.target.name,
+                    file_index=index,
+                    file_count=len(self.tasks),
+                    frame=number + 1,
+                    frames=total,
+                    fps=rate,
+                    eta=(total - number - 1) / rate,
+                    ram_percent=ram_percent(),
+                    gpu_percent=gpu_memory_percent(),
+                    provider=engine.provider,
+                    threads=int(settings.execution_threads),
+                    batch_size=int(settings.batch_size),
+                )
             )
 
-    def _do_image(self, task: Task, report: FileReport, engine: Engine) -> None:
-        image, faces = process_image(engine, self.source, read_image(task.target))
-        output = _image_output(task)
-        self._check_free(task, output)
-        write_image(output, image, quality=engine.settings.output_image_quality)
-        report.output, report.bytes_out = str(output), output.stat().st_size
-        report.frames_in = report.frames_out = 1
-        report.faces_swapped, report.frames_without_face = faces, int(faces == 0)
-        report.provider = engine.provider
-        if not faces:
-            report.fallbacks.append(tr("no face was found: the picture is unchanged"))
+        return on_frame
 
     def _do_video_away(
         self, index: int, task: Task, output: Path, report: FileReport, engine: Engine, work: FileWork
@@ -364,10 +428,15 @@ class Batch:
         target, result = work.place / "in" / task.target.name, work.place / "out" / output.name
         work.patience.attempt(lambda: copy_in(task.target, target, beat=self.beat))
         self._do_video(index, task, target, result, report, engine, work)
-        digest = work.patience.attempt(lambda: copy_out(result, output, beat=self.beat))
-        if engine.settings.keep_frames:
-            work.patience.attempt(lambda: _copy_frames(frames_folder(result), frames_folder(output)))
+        # The video last: what fails before leaves no result that nobody knows of.
+        with _frames_removed_on_error(output):
+            if engine.settings.keep_frames:
+                made, place = frames_folder(result), frames_folder(output)
+                names = frozenset(path.name for path in made.iterdir())
+                work.patience.attempt(lambda: move_frames(made, place, names))
+            digest = work.patience.attempt(lambda: copy_out(result, output, beat=self.beat))
         report.output, report.bytes_out = str(output), result.stat().st_size
+        report.frames_folder = str(frames_folder(output)) if engine.settings.keep_frames else None
         return digest
 
     def _do_video(
@@ -382,7 +451,7 @@ class Batch:
     ) -> None:
         run = VideoRun(
             engine,
-            self.source,
+            self.embedding,
             target,
             output,
             on_progress=self._on_progress,
@@ -395,29 +464,39 @@ class Batch:
             result = run.run()
         _enter(result, report)
 
+    @property
+    def embedding(self) -> FloatArray | None:
+        """Unit embedding of who is put in; None where nothing is swapped."""
+        return self.source.embedding if self.source else None
+
     def _on_progress(self, progress: Progress) -> None:
         if self.status:
             self.status.progress(progress)
         if self.on_progress:
             self.on_progress(progress)
+        if self.outlook:
+            self.outlook.warn()
         self.beat()
 
     def _on_picture(self, picture: VideoPicture) -> None:
         assert self.status is not None
         self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
 
-    def _skipped(self, task: Task) -> FileReport:
-        return FileReport(
-            source=self.sources, target=str(task.target), status="skipped", error=tr("stopped by the user")
-        )
+
+def skipped(task: Task, sources: list[str]) -> FileReport:
+    """The report of a task that was not done because somebody stopped the batch."""
+    return FileReport(
+        source=sources, target=str(task.target), status="skipped", error=tr("stopped by the user")
+    )
 
 
-def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | None:
-    """The source's embedding, or None where no face is swapped.
+def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
+    """Who the sources show, or None where no face is swapped.
 
     Raises:
-        UsageError: No photo was given.
-        NoFaceError: A photo shows no face.
+        UsageError: No photo was given, or they do not show one person.
+        NoFaceError: No photo shows a face.
+        MediaError: No photo can be read.
     """
     if engine.swapper is None:
         return None
@@ -425,7 +504,7 @@ def source_embedding(engine: Engine, sources: Sequence[Source]) -> FloatArray | 
         raise UsageError(
             tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
         )
-    return engine.source_embedding([(source.name, read_image(source.image)) for source in sources])
+    return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
 
 
 def weakened(engine: Engine, times: int, *, reason: str) -> tuple[Engine, str]:
@@ -463,11 +542,24 @@ def _enter(result: FileResult, report: FileReport) -> None:
     report.fallbacks += result.notes
 
 
-def _image_output(task: Task) -> Path:
-    """The output's final name: formats that are read but not written (BMP, TIFF) become PNG."""
-    if task.demanded or task.output.suffix.lower() in WRITTEN_SUFFIXES:
-        return task.output
-    return task.output.with_name(shortened("", task.output.name, ".png"))
+def _goes_as_picture(task: Task) -> bool:
+    """A GIF stays one, frame by frame, unless it is to become a video; many a video is only called so."""
+    if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
+        return is_image(task.target)
+    with task.target.open("rb") as file:
+        return file.read(4) == b"GIF8"
+
+
+def _picture_output(task: Task) -> tuple[Path, str | None]:
+    """The output's final name: formats that are read but not written here become WebP or PNG."""
+    own = task.target.suffix.lower()
+    suffix = picture_suffix(task.target)
+    if task.demanded or suffix == own:
+        return task.output, None
+    note = tr(
+        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
+    )
+    return task.output.with_name(shortened("", task.output.name, suffix)), note
 
 
 def _settle_output(task: Task) -> tuple[Path, str | None]:
@@ -483,27 +575,13 @@ def _settle_output(task: Task) -> tuple[Path, str | None]:
 @contextmanager
 def _frames_removed_on_error(output: Path) -> Iterator[None]:
     """Kept frames belong to a finished result; those of a failed one are removed."""
-    existed = frames_folder(output).exists()
+    existed = frames_folder(output).exists()  # an earlier result's, or empty
     try:
         yield
     except BaseException:
         if not existed:
             shutil.rmtree(frames_folder(output), ignore_errors=True)
         raise
-
-
-def _copy_frames(source: Path, target: Path) -> None:
-    """Copy kept frames to a mounted drive.
-
-    Raises:
-        OutputError: They cannot be written there.
-    """
-    try:
-        remove_folder(target)
-        shutil.copytree(source, target)
-    except (OSError, shutil.Error) as error:
-        cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
-        raise unwritable(target, cause) from error
 
 
 def require_disk(task: Task, target_bytes: int, work: Path | None = None) -> None:

@@ -6,18 +6,21 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.names import STATUS_NAME, STOP_NAME
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
-from colab_helpers.language import mark, tr
+from colab_helpers.files import from_json, to_json
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
 
@@ -27,6 +30,8 @@ _INTERVAL = 0.5
 _FAR_INTERVAL = 5.0
 """Seconds between two versions of the file on a mounted drive, which has to upload each."""
 _SAME_START = 2.0
+# How long the end of a run waits for a mounted drive to take its last status.
+_FAR_WAIT = 15.0
 
 State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
 STATE_WORDS: dict[State, str] = {
@@ -69,6 +74,8 @@ class BatchStatus(_Model):
     pid: int
     pid_started: float = Field(0.0, description="When that process began, so that no other is taken for it.")
     host: str
+    supervisor: int = Field(0, description="Process that starts another worker if this one dies; 0: none.")
+    supervisor_started: float = 0.0
     started: float
     updated: float
     ticks: int = Field(0, description="Grows whenever the work itself gets on; not while it hangs.")
@@ -87,12 +94,26 @@ class BatchStatus(_Model):
     files: list[FileStatus]
 
     def alive(self) -> bool:
-        """Whether the run still goes on: by its process here, by its last news elsewhere."""
+        """Whether the run still goes on: by its last news elsewhere, by its processes here.
+
+        Between two workers it is the supervisor that is there, for as long as starting one may take.
+        """
         if self.state != "running":
             return False
-        if self.host == socket.gethostname():
-            return process_lives(self.pid, self.pid_started)
-        return abs(time.time() - self.updated) < SILENCE
+        recent = abs(time.time() - self.updated) < SILENCE
+        if self.host != socket.gethostname():
+            return recent
+        supervised = recent and process_lives(self.supervisor, self.supervisor_started)
+        return supervised or process_lives(self.pid, self.pid_started)
+
+    def end(self, *, cancelled: bool) -> None:
+        """Nothing more is done: what is not finished is cancelled."""
+        for file in self.files:
+            if file.state in ("queued", "running"):
+                file.state = "cancelled"
+        failed = any(file.state != "done" for file in self.files)
+        self.state = "cancelled" if cancelled else "failed" if failed else "done"
+        self.updated = time.time()
 
     def lines(self) -> list[str]:
         """The status in words."""
@@ -109,6 +130,8 @@ class BatchStatus(_Model):
 
 def process_lives(pid: int, started: float) -> bool:
     """Whether a process of this machine is still there, and the one that began then (0: any)."""
+    if not pid:
+        return False
     try:
         process = psutil.Process(pid)
         same = not started or abs(process.create_time() - started) < _SAME_START
@@ -118,7 +141,7 @@ def process_lives(pid: int, started: float) -> bool:
 
 
 def _line(file: FileStatus) -> str:
-    name = Path(file.target).name
+    name = printable(Path(file.target).name)
     if file.state == "running":
         frames = f"{file.frame}/{file.frames}" if file.frames else str(file.frame)
         tail = tr(": {frames} frames, {fps:.1f} frames/s", frames=frames, fps=file.fps)
@@ -128,21 +151,56 @@ def _line(file: FileStatus) -> str:
     return f"  {tr(STATE_WORDS[file.state]):<10} {name}{tail}"
 
 
-class StatusWriter:
-    """Keeps ``status.json`` up to date: from the thread that works, and by ``beat`` from one that watches.
+class _Courier:
+    """Takes the latest text to a file that may hang, in a thread of its own; older ones are left out."""
 
-    A writer that finds the status of an earlier worker of the same run goes on with it.
+    def __init__(self, path: Path) -> None:
+        self.problem: OutputError | None = None
+        self._path, self._text, self._busy = path, "", False
+        self._changed = threading.Condition()
+        threading.Thread(target=copy_context().run, args=(self._run,), name="status", daemon=True).start()
+
+    def take(self, text: str) -> None:
+        """Have it written as soon as what is being written is done."""
+        with self._changed:
+            self._text = text
+            self._changed.notify_all()
+
+    def arrived(self, seconds: float) -> bool:
+        """Wait at most so long; whether everything is written."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._text and not self._busy, seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._text)
+                text, self._text, self._busy = self._text, "", True
+            try:
+                write_text(self._path, text)
+            except OutputError as error:
+                self.problem = error
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+
+class StatusWriter:
+    """Keeps the status file up to date while a batch runs.
 
     Args:
-        path: The file.
-        tasks: What the batch will do.
-        near: A second place for the same, on a local disk, where ``path`` may be out of reach.
-        run: Names the run.
+        path: Where it lies; replaced as a whole each time.
+        tasks: What is to be done.
+        near: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
+            gets news every five seconds and never holds anything up.
+        run: Names the run; notes and counts of an earlier worker of the same run are taken over.
         job: Digest of what was asked for.
+        supervisor: The process that starts another worker if this one dies; 0: none.
         clock: Seconds that only grow.
 
     Attributes:
-        problem: Why the file is not up to date; None while it is.
+        status: How the batch stands.
+        problem: Why it could not be written, if it could not.
     """
 
     def __init__(
@@ -153,20 +211,24 @@ class StatusWriter:
         near: Path | None = None,
         run: str = "",
         job: str = "",
+        supervisor: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path, self._near, self._clock = path, near, clock
+        self._courier = _Courier(path) if near else None
         self._written = self._written_far = float("-inf")
         self._lock = threading.Lock()
         self.problem: str | None = None
         now = time.time()
-        before = _earlier(path, run)
+        before = _earlier([near or path, path], run)
         self.status = BatchStatus(
             run=run,
             job=job,
             pid=os.getpid(),
             pid_started=psutil.Process().create_time(),
             host=socket.gethostname(),
+            supervisor=supervisor,
+            supervisor_started=psutil.Process(supervisor).create_time() if supervisor else 0.0,
             started=before.started if before else now,
             updated=now,
             restarts=before.restarts if before else 0,
@@ -207,10 +269,11 @@ class StatusWriter:
         """Show a frame just written; it is told with the next news."""
         self.status.picture = url
 
-    def note(self, text: str) -> None:
-        """Tell something that concerns the whole run."""
+    def note(self, text: str, *, instead_of: str = "") -> None:
+        """Tell something that concerns the whole run, in the place of what was told before of the same."""
         with self._lock:
-            self.status.notes = [*self.status.notes, text]
+            others = [note for note in self.status.notes if not instead_of or note != instead_of]
+            self.status.notes = [*others, text]
             self._write()
 
     def restarted(self, cause: str) -> None:
@@ -238,37 +301,54 @@ class StatusWriter:
             self._write()
 
     def end(self, *, cancelled: bool = False) -> None:
-        """Note that nothing more is done."""
+        """Note that nothing more is done, and wait a little for a mounted drive to have it."""
         with self._lock:
-            for file in self.status.files:
-                if file.state in ("queued", "running"):
-                    file.state = "cancelled"
-            failed = any(file.state != "done" for file in self.status.files)
-            self.status.state = "cancelled" if cancelled else "failed" if failed else "done"
+            self.status.end(cancelled=cancelled)
             self._write()
+        if self._courier and not self._courier.arrived(_FAR_WAIT):
+            self.note(tr("the status beside the results could not be brought up to date: the drive hangs"))
 
     def _write(self, *, urgent: bool = True) -> None:
         self.status.updated = time.time()
         self._written = now = self._clock()
-        text = self.status.model_dump_json(by_alias=True, indent=1) + "\n"
+        text = to_json(self.status, indent=1) + "\n"
+        far = self._courier.problem if self._courier else None
         try:
-            if self._near is not None:
-                write_text(self._near, text)
-            if self._near is None or urgent or now - self._written_far >= _FAR_INTERVAL:
+            if self._courier and (urgent or now - self._written_far >= _FAR_INTERVAL):
                 self._written_far = now
-                write_text(self._path, text)
+                self._courier.take(text)
+            write_text(self._near or self._path, text)
         except OutputError as error:
+            far = error
+        if far is not None:
             # The work itself goes on: it will say for itself whether it can still write.
-            self.problem = tr("the status could not always be written: {error}", error=error)
+            self.problem = tr("the status could not always be written: {error}", error=far)
 
 
-def _earlier(path: Path, run: str) -> BatchStatus | None:
+def _earlier(paths: Iterable[Path], run: str) -> BatchStatus | None:
     """What an earlier worker of this run has written."""
-    try:
-        found = BatchStatus.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return found if run and found.run == run else None
+    found = latest_status(paths)
+    return found if found and run and found.run == run else None
+
+
+def latest_status(paths: Iterable[Path]) -> BatchStatus | None:
+    """The newest of several copies of a status; None if there is none that can be read."""
+    found = []
+    for path in dict.fromkeys(paths):
+        with suppress(OSError, ValueError):
+            found.append(from_json(BatchStatus, path.read_bytes()))
+    return max(found, key=lambda status: status.updated, default=None)
+
+
+def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = "") -> None:
+    """Say in the stead of a worker that has died that its run has ended."""
+    for path in dict.fromkeys(paths):
+        status = latest_status([path])
+        if status is not None and status.run == run and status.state == "running":
+            status.end(cancelled=cancelled)
+            status.notes += [note] if note else []
+            with suppress(OutputError):
+                write_text(path, to_json(status, indent=1) + "\n")
 
 
 def ask_to_stop(folder: Path) -> bool:
@@ -295,14 +375,14 @@ def read_status(folder: Path) -> BatchStatus:
     """
     path = folder / STATUS_NAME
     try:
-        return BatchStatus.model_validate_json(path.read_bytes())
+        return from_json(BatchStatus, path.read_bytes())
     except OSError as error:
         raise MissingFileError(
             tr("no batch has written its status here"),
             where=str(path),
             remedy=tr("name the output folder of a batch"),
         ) from error
-    except ValidationError as error:
+    except ValueError as error:
         raise UsageError(
             tr("this is no status that this version can read"),
             where=str(path),

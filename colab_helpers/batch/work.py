@@ -26,6 +26,7 @@ class FileWork:
         history: The journal as this run found it.
         patience: Waits for the mounted drive.
         beat: Called during long copies.
+        on_kept: Called with the number of frames of each segment that is safe.
     """
 
     key: str
@@ -35,6 +36,7 @@ class FileWork:
     history: History
     patience: Patience
     beat: Callable[[], None] = lambda: None
+    on_kept: Callable[[int], None] = lambda _frames: None
 
     @property
     def folder(self) -> Path:
@@ -77,8 +79,10 @@ class FileWork:
             provider=done.provider,
             measured=done.measured,
             notes=done.notes,
+            times_kept=done.times_kept,
         )
         self.patience.attempt(lambda: self.journal.append(entry))
+        self.on_kept(segment.frames)
 
     def discard_unless_begun(self) -> None:
         """Remove everything if there is no finished segment that a later run could go on with."""
@@ -112,5 +116,11 @@ class FileWork:
         except (MediaError, OutputError):
             return None
         return FinishedSegment(
-            segment, entry.length, entry.measured, entry.encoder, entry.provider, entry.notes
+            segment,
+            entry.length,
+            entry.measured,
+            entry.encoder,
+            entry.provider,
+            entry.notes,
+            entry.times_kept,
         )

@@ -26,7 +26,6 @@ QUESTIONS: Mapping[str, Question] = {
     "drive": surroundings.drive,
     "cuda": gpu.agreement,
     "gpu": gpu.card,
-    "tensorrt": gpu.tensorrt,
     "encoder": video.encoder,
     "decoder": video.decoder,
     "models": networks.models,

@@ -139,23 +139,3 @@ def _vram_used() -> int | None:
 
     memory = gpu_memory()
     return None if memory is None else memory[0]
-
-
-def tensorrt(subject: Subject) -> Iterator[Check]:
-    """Whether TensorRT runs a small network, where the settings ask for it."""
-    if not subject.settings.tensorrt:
-        return
-    if subject.runs_on_gpu:
-        from colab_helpers.models.session import tensorrt_problem
-
-        problem = tensorrt_problem()
-    else:
-        problem = tr("networks run on the CPU")
-    yield Check(
-        name="tensorrt",
-        status="pass" if problem is None else "warn",
-        detail=tr("a network ran through it")
-        if problem is None
-        else tr("it is not used: {problem}", problem=problem),
-        remedy="" if problem is None else tr("set tensorrt to false, or install it for this CUDA version"),
-    )

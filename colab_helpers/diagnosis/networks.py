@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from colab_helpers.diagnosis.findings import Check, CheckStatus
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
-    from colab_helpers.models.choice import Choice
-    from colab_helpers.models.session import Network, Provider, Usage
+    from colab_helpers.models.half import Choice
+    from colab_helpers.models.session import Network, Provider
 
 Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
@@ -95,14 +94,11 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     if choice.path != plain:
         facts.insert(0, tr("a run loads {what}", what=choice.words))
     if subject.runs_on_gpu:
-        usage = _usage(role, choice, subject)
-        there = open_network(choice.path, "cuda", usage=usage, settings=subject.settings)
+        there = open_network(choice.path, "cuda", settings=subject.settings)
         on_gpu = trial(there, inputs)
         apart = difference(on_cpu.outputs, on_gpu.outputs)
         took = (
-            tr("GPU through TensorRT {ms:.1f} ms", ms=on_gpu.milliseconds)
-            if there.tensorrt
-            else tr("GPU as a CUDA graph {ms:.1f} ms", ms=on_gpu.milliseconds)
+            tr("GPU as a CUDA graph {ms:.1f} ms", ms=on_gpu.milliseconds)
             if getattr(there.session, "captured", False)
             else f"GPU {on_gpu.milliseconds:.1f} ms"
         )
@@ -122,18 +118,9 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         yield oracle.parity(role, network, subject.settings, subject.models)
 
 
-def _usage(role: Role, choice: Choice, subject: Subject) -> Usage:
-    """How a run uses the network."""
-    from colab_helpers.models.session import Usage
-
-    if role in ("swapper", "enhancer"):
-        return choice.usage
-    return Usage(edge=subject.settings.face_detector_size)
-
-
 def _choice(subject: Subject, role: Role, name: str) -> Choice:
     """The file a run would load; nothing is made."""
-    from colab_helpers.models.choice import Choice, choose
+    from colab_helpers.models.half import Choice, choose
     from colab_helpers.models.session import Runtime
 
     if role in ("detector", "recogniser"):
@@ -156,30 +143,21 @@ def _finding(name: str, facts: list[str], figures: dict[str, float], problems: I
     )
 
 
-def open_network(
-    path: Path, provider: Provider, *, usage: Usage | None = None, settings: Settings | None = None
-) -> Network:
+def open_network(path: Path, provider: Provider, *, settings: Settings | None = None) -> Network:
     """Load a network on one provider; what the runtime had to do without stands in the limit's notes.
 
     Args:
         path: Its file.
         provider: Where it must run.
-        usage: How a run uses it.
-        settings: On CUDA, capture it or use TensorRT as they say; the first time, TensorRT builds engines for
-            minutes. Without them it is loaded plainly.
+        settings: On CUDA, capture it if they say so; without them it is loaded plainly.
 
     Raises:
         ColabHelpersError: It is missing or damaged, or does not run there.
     """
-    from colab_helpers.models.session import Runtime, Usage
+    from colab_helpers.models.session import Runtime
 
-    usage = usage or Usage()
-    runtime = Runtime(
-        provider,
-        tensorrt=settings is not None and settings.tensorrt and usage.tensorrt,
-        graphs=settings is not None and settings.cuda_graphs,
-    )
-    network = runtime.open(path, usage=usage)
+    runtime = Runtime(provider, graphs=settings is not None and settings.cuda_graphs)
+    network = runtime.open(path, edge=settings.face_detector_size if settings else 0)
     network.limit.notes.extend(runtime.notes)
     return network
 
@@ -285,22 +263,21 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         )
         return
     from colab_helpers.models.catalog import load_catalog
-    from colab_helpers.models.records import is_genuine, read_record
+    from colab_helpers.models.origin import examine
 
     entry = load_catalog(load_presets().models).models.get(name)
-    file = next((file for file in entry.files if f"{name}.onnx" == file.path), None) if entry else None
-    if file is None:
+    if entry is None or path.name != Path(entry.path).name:
         yield Problem(
             "warn", tr("the catalogue does not know it"), tr("use it only if you know where it is from")
         )
         return
-    record = read_record(path)
     # Hashed anew each time: what a failing disk does to a file leaves its size and time as they were.
-    if not is_genuine(file, path, sha256_of(path), record):
-        # A file that was verified once and has changed since is damaged; another one may be the user's own.
-        what = (
-            tr("its bytes have changed since it was verified")
-            if record
-            else tr("its SHA-256 is none published")
+    found = examine(entry, path, verify=True, loads=True)
+    if found.state == "damaged":
+        yield Problem("fail", found.problem, found.remedy)
+    elif found.state == "unknown":
+        yield Problem(
+            "warn",
+            tr("none of the published files (SHA-256 {sha256}); it is used as it is", sha256=found.sha256),
+            tr("use it only if you know where it is from"),
         )
-        yield Problem("fail" if record else "warn", what, tr(_REFETCH))

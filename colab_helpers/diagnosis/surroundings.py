@@ -103,7 +103,7 @@ def models_folder(subject: Subject) -> Iterator[Check]:
             status="fail" if missing else "warn",
             detail=tr("{folder} cannot be written: {problem}", folder=root, problem=problem),
             remedy=tr(
-                "name a writable folder with --models-dir or COLAB_HELPERS_MODELS; until then no model is "
+                "name a writable folder in models_dir or COLAB_HELPERS_MODELS; until then no model is "
                 "fetched or converted"
             ),
             figures=figures,
@@ -115,7 +115,7 @@ def models_folder(subject: Subject) -> Iterator[Check]:
         status="fail" if short else "pass",
         detail=tr("{folder} can be written, {free:.1f} GB free", folder=root, free=free / GIB)
         + (tr("; {missing:.2f} GB of models are to be fetched", missing=missing / GIB) if missing else ""),
-        remedy=tr("free space (2 GB are kept free), or name a folder on another disk with --models-dir")
+        remedy=tr("free space (2 GB are kept free), or name a folder on another disk in models_dir")
         if short
         else "",
         figures=figures,
@@ -124,14 +124,13 @@ def models_folder(subject: Subject) -> Iterator[Check]:
 
 def bytes_missing(subject: Subject) -> int:
     """Sizes of the models the settings need and the folder lacks, where the catalogue knows them."""
-    from colab_helpers.models.preload import select_models
+    from colab_helpers.models.catalog import load_catalog, needed_models
 
     try:
-        entries = select_models(subject.settings, user_models=load_presets().models)
+        entries = needed_models(subject.settings, load_catalog(load_presets().models))
     except ModelError:  # a model under a name of its own; that it is missing is said with the models
         return 0
-    files = [file for entry in entries for file in entry.files]
-    return sum(file.bytes or 0 for file in files if not (subject.models / file.path).is_file())
+    return sum(entry.bytes or 0 for entry in entries if not (subject.models / entry.path).is_file())
 
 
 def write_problem(folder: Path) -> str:

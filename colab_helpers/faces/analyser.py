@@ -19,7 +19,7 @@ from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.affine import transform_points
 from colab_helpers.media.picture import BgrPicture, Picture
-from colab_helpers.models.session import Network, Runtime, Usage, models_root
+from colab_helpers.models.session import Network, Runtime, models_root
 from colab_helpers.settings import Settings
 from colab_helpers.stages import in_groups
 
@@ -45,8 +45,8 @@ class FaceAnalyser:
         self._settings = settings
         self._root = models_root(models_dir)
         self._runtime = runtime or Runtime(settings.execution_provider)
-        usage = Usage(edge=settings.face_detector_size)
-        self._detector = Detector(self._runtime.open(self._root / _DETECTOR_FILE, usage=usage))
+        network = self._runtime.open(self._root / _DETECTOR_FILE, edge=settings.face_detector_size)
+        self._detector = Detector(network)
 
     @property
     def networks(self) -> tuple[Network, Network]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from colab_helpers.errors import NoFaceError
+from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.compositor import FaceChanger
 from colab_helpers.faces.enhancer import Enhancer
+from colab_helpers.faces.photos import Identity, agreed_identity
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper import Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
-from colab_helpers.models.choice import changing_models, choose, wants_half
+from colab_helpers.models.half import changing_models, choose, wants_half
+from colab_helpers.models.origin import origin_notes
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator
@@ -51,14 +51,14 @@ class Engine:
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
-        """Load the networks that the settings ask for; see ``models.choice`` for which files.
+        """Load the networks that the settings ask for; see ``models.half`` for which files.
 
         Raises:
             ModelError: A file is missing or does not keep its contract.
             ProviderError: CUDA was insisted on but does not work.
         """
         tune_allocator()
-        runtime = Runtime(settings.execution_provider, tensorrt=settings.tensorrt)
+        runtime = Runtime(settings.execution_provider)
         root = models_root(models_dir)
         # Before the pool measures what is free: making a copy takes memory, which is given back.
         choices = {
@@ -77,6 +77,7 @@ class Engine:
             analyser.load()
             runtime.graphs = False  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
+        chosen += origin_notes(settings, root)
         return cls(
             settings=resolved,
             analyser=analyser,
@@ -102,21 +103,24 @@ class Engine:
             taken.clear()
         return notes
 
-    def source_embedding(self, images: Sequence[tuple[str, ByteImage]]) -> FloatArray:
-        """The identity shown by one or more photos of the same person.
+    def identity(self, photos: Sequence[tuple[str, Callable[[], ByteImage]]]) -> Identity:
+        """Who one or more photos show; those that cannot be used are left out, which is noted.
 
         Args:
-            images: Name (for messages) and ``(H, W, 3)`` BGR image of each photo. The largest face of
-                each counts; several are averaged.
-
-        Returns:
-            ``(512,)`` unit embedding.
+            photos: Name (for messages) of each, and what reads it as ``(H, W, 3)`` BGR. The largest face of
+                each counts.
 
         Raises:
-            NoFaceError: A photo shows no face.
+            ColabHelpersError: None can be used: what is wrong with the first.
+            UsageError: They do not show one person, and nobody can tell which is wrong.
         """
-        mean = np.mean([self._photo_embedding(name, image) for name, image in images], axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+        found: list[FloatArray | ColabHelpersError] = []
+        for name, read in photos:
+            try:
+                found.append(self._photo_embedding(name, read()))
+            except (NoFaceError, MediaError) as error:
+                found.append(error)
+        return agreed_identity([name for name, _ in photos], found)
 
     def _photo_embedding(self, name: str, image: ByteImage) -> FloatArray:
         faces = order_faces(self.analyser.find(image), "largest")

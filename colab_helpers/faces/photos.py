@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.selection import face_distance, order_faces
@@ -104,6 +105,60 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
             *_detail_hints(_width(face), sharpness),
             *_pose_hints(turned),
             *_light_hints(highlights, burnt),
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """Who is put in.
+
+    Attributes:
+        embedding: ``(512,)`` unit embedding, averaged over the photos that count.
+        photos: Names of those photos.
+        used: Their positions among all that were given.
+        notes: Which photos were left out and why, one sentence each.
+    """
+
+    embedding: FloatArray
+    photos: tuple[str, ...]
+    used: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+def agreed_identity(names: Sequence[str], found: Sequence[FloatArray | ColabHelpersError]) -> Identity:
+    """Who photos show, from what was found in each.
+
+    Args:
+        names: Of the photos, for messages.
+        found: ``(512,)`` unit embedding of each photo's face, or why there is none.
+
+    Raises:
+        ColabHelpersError: There is no embedding at all: the first photo's error.
+        UsageError: The photos do not show one person, and nobody can tell which is wrong.
+    """
+    known = [(n, one) for n, one in enumerate(found) if not isinstance(one, ColabHelpersError)]
+    errors = {n: one for n, one in enumerate(found) if isinstance(one, ColabHelpersError)}
+    if not known:
+        raise next(iter(errors.values()))
+    foreign = {n for (n, _), wrong in zip(known, strangers([one for _, one in known]), strict=True) if wrong}
+    used = [n for n, _ in known if n not in foreign]
+    if not used:
+        raise UsageError(
+            tr("the photos do not show one and the same person"),
+            where=", ".join(names[n] for n, _ in known),
+            remedy=tr("give photos of one person only, each with that face as its largest"),
+        )
+    mean = np.mean([one for n, one in known if n in used], axis=0)
+    why = {n: error.what for n, error in errors.items()} | dict.fromkeys(
+        foreign, tr("it seems to show somebody else than most of the others")
+    )
+    return Identity(
+        embedding=np.asarray(mean / np.linalg.norm(mean), np.float32),
+        photos=tuple(names[n] for n in used),
+        used=tuple(used),
+        notes=tuple(
+            tr("the photo {name} is left out: {reason}", name=names[n], reason=why[n]) for n in sorted(why)
         ),
     )
 

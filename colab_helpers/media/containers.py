@@ -53,7 +53,8 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
     """The suffix a result should have, and a note if it differs from the source's.
 
     MP4, MOV, MKV and GIF stay what they are. WebM becomes MKV, since H.264 and HEVC are no part of WebM;
-    others become MP4, else MOV, else MKV: the first that holds every sound and subtitle stream.
+    others become MP4, else MOV, else MKV: the first that holds every sound and subtitle stream. Where none
+    does, it is the one that loses the fewest subtitles; sound is encoded anew there.
 
     Args:
         info: The source.
@@ -63,22 +64,21 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
         The suffix, with its dot, and a note or None.
 
     Raises:
-        OutputError: ``wanted`` is no container for results, or cannot hold a stream; names the stream.
+        OutputError: ``wanted`` is no container for results, or cannot hold a stream that another one can.
     """
     if wanted is not None:
         return _demanded(info, wanted.lower()), None
     own = info.path.suffix.lower()
     refusals: list[str] = []
+    lost: dict[str, int] = {}
     for suffix in _candidates(info, own):
         refused = refused_streams(info, suffix)
         if not refused:
             return suffix, _suffix_note(own, suffix, refusals)
         refusals += [tr("{suffix} cannot hold {stream}", suffix=suffix, stream=refused[0])]
-    raise OutputError(
-        tr("no container holds all its streams: {refusals}", refusals="; ".join(refusals)),
-        where=str(info.path),
-        remedy=tr("remove that stream from the source, or leave the sound out"),
-    )
+        lost[suffix] = sum(one.kind != "audio" for one in refused)
+    best = min(lost, key=lambda suffix: lost[suffix])
+    return best, _suffix_note(own, best, [])
 
 
 def refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
@@ -162,17 +162,18 @@ def _demanded(info: VideoInfo, suffix: str) -> str:
             remedy=tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
         )
     refused = refused_streams(info, suffix) if suffix != ".gif" else []
-    if refused:
+    fitting = _first_fitting(info) if refused else None
+    if fitting is not None:
         raise OutputError(
             tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0]),
             where=str(info.path),
-            remedy=tr("write {suffix} instead", suffix=_first_fitting(info)),
+            remedy=tr("write {suffix} instead", suffix=fitting),
         )
     return suffix
 
 
-def _first_fitting(info: VideoInfo) -> str:
-    return next((suffix for suffix in (".mp4", ".mov") if not refused_streams(info, suffix)), ".mkv")
+def _first_fitting(info: VideoInfo) -> str | None:
+    return next((suffix for suffix in (".mp4", ".mov", ".mkv") if not refused_streams(info, suffix)), None)
 
 
 def _candidates(info: VideoInfo, own: str) -> Iterator[str]:
@@ -208,7 +209,7 @@ def _refused(stream: Stream, about: StreamInfo, suffix: str, info: VideoInfo) ->
 def _stale(key: str, encoded: bool) -> bool:
     lower = key.lower()
     statistics = lower.startswith(("bps", "number_of_", "_statistics", "duration-"))
-    return lower in _STREAM_KEYS or (encoded and statistics)
+    return lower in _STREAM_KEYS or (encoded and (statistics or lower == "alpha_mode"))
 
 
 def _movie_scale(source: InputContainer, time_base: Fraction) -> int:

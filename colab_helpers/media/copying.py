@@ -1,22 +1,42 @@
-"""Streams beside the picture, carried over packet by packet in step with it."""
+"""Streams beside the picture, carried over packet by packet in step with it.
+
+Everything that a copy loses is said here. Audio that the result's container does not take is encoded anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal, cast
 
+import av
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Discard, Stream
+from av.stream import Discard, Disposition, Stream
 
 from colab_helpers.language import tr
 from colab_helpers.media.containers import stream_tags, takes, takes_data
-from colab_helpers.media.probe import VideoInfo
+from colab_helpers.media.probe import COVER, VideoInfo, existing_file, open_source
+from colab_helpers.media.timestamps import OneClock, RisingTicks, may_restart
 
-_KINDS = ("audio", "subtitle", "attachment", "video")
+Kind = Literal["audio", "subtitle", "attachment", "data", "video", "cover"]
+EVERYTHING: frozenset[Kind] = frozenset(("audio", "subtitle", "attachment", "data", "video", "cover"))
+"""Kinds of streams beside the picture; ``video`` is a second picture, ``cover`` a still for the file."""
+FACES: frozenset[Kind] = frozenset(("video", "cover"))
+"""Those that may show whose face is replaced."""
+
 _MOV_SUFFIXES = (".mp4", ".m4v", ".mov")
+# Matroska has covers as attachments, recognised by their names (Matroska specification, attachments).
+_COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_MP4_COVERS = frozenset(("mjpeg", "png", "bmp"))
+_AUDIO_CODEC = "aac"
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_BITS_PER_CHANNEL = 96_000
 
 
 @dataclass
@@ -41,22 +61,29 @@ class StreamCopier:
 
     The source is read a second time, in file order, so nothing is held in memory but one packet.
 
+    Args:
+        source: The file; read from here on by nobody else.
+        info: What `probe` said of it.
+        kinds: Kinds of streams to carry over.
+
     Attributes:
-        notes: Streams that could not be carried over, one sentence each.
+        notes: What was left out or changed, one sentence each.
         copied: The streams carried over, in the output's order, by their number in the source.
     """
 
-    def __init__(self, source: InputContainer, info: VideoInfo) -> None:
+    def __init__(self, source: InputContainer, info: VideoInfo, kinds: frozenset[Kind]) -> None:
         self.notes: list[str] = []
+        self._kinds = kinds
+        self._clock = OneClock(source, info.video_index)
+        self._rising: dict[int, RisingTicks] = {}
+        self._anew: dict[int, _Reencoder] = {}
         self._source = source
         self._info = info
         self.copied: dict[int, CopiedStream] = {}
         self._targets: dict[int, Stream] = {}
-        self._last: dict[int, int] = {}
         self._sound: tuple[Fraction, Fraction] | None = None
         self._packets: Iterator[Packet[Any]] = iter(())
         self._waiting: Packet[Any] | None = None
-        self._restamped = 0
 
     @property
     def sound_seconds(self) -> Fraction:
@@ -70,30 +97,82 @@ class StreamCopier:
 
     def add(self, stream: Stream, output: OutputContainer, suffix: str) -> None:
         """Makes room for a stream in the output, or notes that its container has none."""
+        kind = _kind(stream)
+        if kind not in self._kinds:
+            if kind in FACES and self._kinds:
+                self.notes.append(
+                    tr(
+                        "{stream} is left out: it may show the face that was replaced",
+                        stream=self._name(stream),
+                    )
+                )
+            return
         if self._is_rewritten(stream, suffix):
             return
-        if not self._fits(stream, suffix):
+        codec = stream.codec_context.name if stream.codec_context is not None else ""
+        if kind == "cover" and suffix == ".mkv" and codec in _COVER_FILES:
+            self._attach(stream, output, *_COVER_FILES[codec])
+        elif self._fits(stream, suffix):
+            target = output.add_stream_from_template(stream, opaque=True)
+            target.disposition = stream.disposition
+            self._take(stream, target, codec)
+        elif kind != "audio" or not codec or not self._encode(stream, output, suffix):
             self.notes.append(
                 tr("{suffix} cannot hold {stream}: left out", suffix=suffix, stream=self._name(stream))
             )
-            return
-        target = output.add_stream_from_template(stream, opaque=True)
-        target.disposition = stream.disposition
+
+    def _take(self, stream: Stream, target: Stream, codec: str) -> None:
         target.metadata.clear()
-        target.metadata.update(stream_tags(stream, encoded=False))
+        target.metadata.update(stream_tags(stream, encoded=stream.index in self._anew))
         self._targets[stream.index] = target
-        codec = stream.codec_context.name if stream.codec_context is not None else ""
+        self._rising[stream.index] = RisingTicks(lambda: Fraction(target.time_base or 1))
         self.copied[stream.index] = CopiedStream(stream.type, codec)
+
+    def _attach(self, stream: Stream, output: OutputContainer, name: str, mimetype: str) -> None:
+        """Matroska stores a cover as a file; its one packet is that file."""
+        with open_source(existing_file(self._info.path)) as again:
+            packets = again.demux(again.streams[stream.index])
+            data = next((bytes(packet) for packet in packets if packet.size), b"")
+        output.add_attachment(name, mimetype, data)
+        self.copied[stream.index] = CopiedStream(stream.type, "")
+
+    def _encode(self, stream: Stream, output: OutputContainer, suffix: str) -> bool:
+        """Make room for audio encoded anew; False if that does not work either."""
+        source = cast(AudioStream, stream)
+        try:
+            self._anew[stream.index] = anew = _Reencoder(source, output)
+        except (av.FFmpegError, ValueError):
+            return False
+        anew.target.disposition = stream.disposition
+        self._take(stream, anew.target, _AUDIO_CODEC)
+        self.notes.append(
+            tr(
+                "{suffix} cannot hold {stream}: its sound was encoded anew as AAC",
+                suffix=suffix,
+                stream=self._name(stream),
+            )
+        )
+        return True
 
     def start(self) -> None:
         """Begins to read; call when every stream has been added."""
         moving = [stream for stream in self._source.streams if self._has_packets(stream)]
+        if not moving:
+            return
+        read = list(moving)
+        if may_restart(self._source):
+            # The picture's clock is the file's.
+            read.append(self._source.streams[self._info.video_index])
         for stream in self._source.streams:
-            if stream not in moving:
+            if stream not in read:
                 stream.discard = Discard.all
-        if moving:
-            self._packets = (packet for packet in self._source.demux(moving) if _holds_data(packet))
-            self._waiting = next(self._packets, None)
+        packets: Iterable[Packet[Any]] = self._source.demux(read)
+        if may_restart(self._source):
+            packets = self._clock.corrected(packets)
+        self._packets = (
+            packet for packet in packets if packet.stream.index in self._targets and _holds_data(packet)
+        )
+        self._waiting = next(self._packets, None)
 
     def pump(self, output: OutputContainer, until: Fraction | None) -> None:
         """Copies every packet due up to ``until`` seconds; all that is left if None."""
@@ -106,11 +185,16 @@ class StreamCopier:
                 self._send(packet, output)
             self._waiting = next(self._packets, None)
 
-    def finish(self) -> None:
-        """Says what had to be changed."""
-        if self._restamped:
+    def finish(self, output: OutputContainer) -> None:
+        """Writes what encoders of audio still hold, and says what had to be changed."""
+        for index, anew in self._anew.items():
+            for packet in anew.packets(None):
+                self._write(packet, index, output)
+        self.notes += self._clock.notes()
+        restamped = sum(rising.repaired for rising in self._rising.values())
+        if restamped:
             self.notes.append(
-                tr("{number} copied packets had no rising time stamp: given one", number=self._restamped)
+                tr("{number} copied packets had no rising timestamp: given one", number=restamped)
             )
 
     def _has_packets(self, stream: Stream) -> bool:
@@ -120,7 +204,14 @@ class StreamCopier:
     def _send(self, packet: Packet[Any], output: OutputContainer) -> None:
         index = packet.stream.index
         self._measure(packet)
-        self._restamp(packet, index)
+        if index in self._anew:
+            for encoded in self._anew[index].packets(packet):
+                self._write(encoded, index, output)
+        else:
+            self._write(packet, index, output)
+
+    def _write(self, packet: Packet[Any], index: int, output: OutputContainer) -> None:
+        self._rising[index].apply(packet)
         packet.stream = self._targets[index]
         self.copied[index].packets += 1
         self.copied[index].bytes += packet.size
@@ -134,23 +225,12 @@ class StreamCopier:
         known = self._sound or (first, last)
         self._sound = min(known[0], first), max(known[1], last)
 
-    def _restamp(self, packet: Packet[Any], index: int) -> None:
-        """Muxers refuse decoding times that do not rise, as broken recordings have them."""
-        if packet.dts is None and packet.pts is None and index not in self._last:
-            packet.pts = packet.dts = 0
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        last = self._last.get(index)
-        if last is not None and (stamp is None or stamp <= last):
-            self._restamped += 1
-            stamp = packet.dts = last + 1
-            packet.pts = max(packet.pts or stamp, stamp)
-        assert stamp is not None
-        self._last[index] = stamp
-
     def _fits(self, stream: Stream, suffix: str) -> bool:
         if stream.type == "data":
             return takes_data(self._info, stream.index, suffix)
-        return stream.type in _KINDS and takes(stream, suffix)
+        if _kind(stream) == "cover" and not _stays_cover(stream, suffix):
+            return False
+        return stream.type in EVERYTHING and takes(stream, suffix)
 
     def _is_rewritten(self, stream: Stream, suffix: str) -> bool:
         """MP4 has tracks for chapters and timecode, which its muxer makes anew from chapters and tags."""
@@ -165,6 +245,57 @@ class StreamCopier:
             (str(one) for one in beside if one.index == stream.index),
             tr("stream {index}", index=stream.index),
         )
+
+
+class _Reencoder:
+    """Audio decoded and encoded as AAC, at its own rate where AAC has that."""
+
+    def __init__(self, source: AudioStream, output: OutputContainer) -> None:
+        rates = Codec(_AUDIO_CODEC, "w").audio_rates or [source.rate]
+        rate = min(rates, key=lambda one: (abs(one - source.rate), -one))
+        if source.layout.name.endswith("channels"):
+            # AVI tells only how many: the usual ones of that many.
+            source.codec_context.layout = _USUAL_LAYOUTS.get(source.channels, source.layout)
+        # Tried first: a stream once added cannot be taken out again.
+        trial = cast(AudioCodecContext, av.CodecContext.create(_AUDIO_CODEC, "w"))
+        trial.format, trial.sample_rate, trial.layout = "fltp", rate, source.layout
+        trial.time_base = Fraction(1, rate)
+        trial.open()
+        self.target = cast(AudioStream, output.add_stream(_AUDIO_CODEC, rate=rate))
+        context = self.target.codec_context
+        context.layout = source.layout
+        context.bit_rate = _BITS_PER_CHANNEL * source.channels
+        context.open()
+        self._source = source
+        self._resampler = AudioResampler(
+            format=context.format, layout=context.layout, rate=rate, frame_size=context.frame_size
+        )
+
+    def packets(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
+        """What comes out for a packet of the source; the rest if None."""
+        try:
+            frames: list[Any] = self._source.decode(packet)
+        except av.FFmpegError:
+            # One damaged packet: a pause.
+            return
+        for frame in frames if packet is not None else [*frames, None]:
+            for block in self._resampler.resample(frame):
+                yield from self.target.encode(block)
+        if packet is None:
+            yield from self.target.encode(None)
+
+
+def _kind(stream: Stream) -> Kind | None:
+    if stream.type == "video" and stream.disposition & COVER:
+        return "cover"
+    return cast(Kind, stream.type) if stream.type in EVERYTHING else None
+
+
+def _stays_cover(stream: Stream, suffix: str) -> bool:
+    """Whether FFmpeg's muxer writes it as a cover; elsewhere it would come back as an ordinary track."""
+    codec = stream.codec_context.name if stream.codec_context is not None else ""
+    attached = bool(stream.disposition & Disposition.attached_pic)
+    return attached and suffix in (".mp4", ".m4v") and codec in _MP4_COVERS
 
 
 def _holds_data(packet: Packet[Any]) -> bool:

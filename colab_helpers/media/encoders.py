@@ -2,7 +2,7 @@
 
 NVENC is part of every FFmpeg build but works only with an NVIDIA GPU, its driver, a free session and a
 picture size and format the chip can take. So a frame of the very size, format and options is encoded
-once; the answer is remembered for the life of the process.
+once; a success is remembered for the life of the process, a failure (such as no free session) is not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cache
 from typing import Literal, get_args
 
 import av
@@ -203,13 +202,16 @@ def _named(name: str, request: _Request) -> EncoderChoice:
 def _first_working(name: str, request: _Request, *, lossless_only: bool = False) -> EncoderChoice | None:
     preset, preset_note = _fitting_preset(name, request.preset)
     options = _options(name, request.quality, preset, request.light, request.width)
+    refused = False
     for pix_fmt in _formats(name, request):
         loss = _loss(request, pix_fmt)
         if loss and lossless_only:
             return None
         if _trial(name, pix_fmt, request.width, request.height, tuple(options.items())) is None:
-            notes = (*preset_note, *_size_note(request, pix_fmt), *loss)
+            wider = _wider_note(request, pix_fmt, refused=refused)
+            notes = (*preset_note, *_size_note(request, pix_fmt), *wider, *loss)
             return EncoderChoice(name, pix_fmt, options, notes)
+        refused = True
     return None
 
 
@@ -342,11 +344,25 @@ def _loss(request: _Request, pix_fmt: str) -> tuple[str, ...]:
                 after=pixel_bits(pix_fmt),
             )
         )
-    if chroma_of(pix_fmt) < chroma_of(request.pix_fmt):
-        notes.append(
-            tr("chroma {before} became {after}", before=chroma_of(request.pix_fmt), after=chroma_of(pix_fmt))
-        )
+    before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
+    if after < before:
+        notes.append(tr("chroma {before} became {after}", before=before, after=after))
     return tuple(notes)
+
+
+def _wider_note(request: _Request, pix_fmt: str, *, refused: bool) -> tuple[str, ...]:
+    """Finer chroma loses nothing, but fewer players take it: said where a trial was ``refused``."""
+    before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
+    if after <= before or not refused:
+        return ()
+    return (
+        tr(
+            "chroma {before} became {after}, which not every player shows: "
+            "the encoder did not take {before} just then",
+            before=before,
+            after=after,
+        ),
+    )
 
 
 def _size_note(request: _Request, pix_fmt: str) -> tuple[str, ...]:
@@ -367,11 +383,23 @@ def _usual_trial(name: str) -> str | None:
     return _trial(name, "yuv420p", 640, 360, tuple(_options(name, 23, None, None, 640).items()))
 
 
-@cache
+_proved: set[tuple[object, ...]] = set()
+
+
 def _trial(
     name: str, pix_fmt: str, width: int, height: int, options: tuple[tuple[str, str], ...]
 ) -> str | None:
     """None if one frame goes through, else the reason it does not; ``tr`` of it is shown."""
+    request = name, pix_fmt, width, height, options
+    problem = None if request in _proved else _try(*request)
+    if problem is None:
+        _proved.add(request)
+    return problem
+
+
+def _try(
+    name: str, pix_fmt: str, width: int, height: int, options: tuple[tuple[str, str], ...]
+) -> str | None:
     try:
         context = av.CodecContext.create(name, "w")
     except (av.FFmpegError, ValueError):

@@ -98,6 +98,8 @@ def index_frames(info: VideoInfo) -> FrameIndex:
     pass_ = _Pass()
     with open_source(existing_file(info.path)) as container:
         stream = picture_stream(container, info.path)
+        if info.in_coded_order:
+            pass_.doubt = tr("the container has no presentation times")
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = Discard.all

@@ -79,10 +79,17 @@ class Picture(Protocol):
 
 
 class BgrPicture:
-    """A ``(H, W, 3)`` uint8 BGR array, changed in place."""
+    """A ``(H, W, 3)`` uint8 BGR array, changed in place.
 
-    def __init__(self, image: ByteImage) -> None:
+    Args:
+        image: The colours; where ``alpha`` says so, as they are before they are blended.
+        alpha: ``(H, W)`` uint8, 255 is opaque; None where everything is. Crops are seen over white, and
+            pasted so that over white they look as they did.
+    """
+
+    def __init__(self, image: ByteImage, alpha: ByteImage | None = None) -> None:
         self.image = image
+        self._alpha = alpha
 
     @property
     def width(self) -> int:
@@ -97,15 +104,20 @@ class BgrPicture:
     def detector_view(self, size: int) -> DetectorView:
         """Scale with bilinear interpolation, as insightface does."""
         width, height = fit_inside(self.width, self.height, size)
-        small = cv2.resize(self.image, (width, height))
-        return DetectorView(np.asarray(small, np.uint8), scaling(self.width / width, self.height / height))
+        small = np.asarray(cv2.resize(self.image, (width, height)), np.uint8)
+        if self._alpha is not None:
+            small = over_white(small, np.asarray(cv2.resize(self._alpha, (width, height)), np.uint8))
+        return DetectorView(small, scaling(self.width / width, self.height / height))
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """See ``Picture.crop``."""
-        return np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
+        crop = np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
+        return crop if self._alpha is None else over_white(crop, _alpha_crop(self._alpha, matrix, size))
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """See ``Picture.paste``."""
+        if self._alpha is not None:
+            crop = _from_over_white(crop, _alpha_crop(self._alpha, matrix, crop.shape[0]))
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         _blend_plane(self.image, crop, mask, invert(matrix), region, box)
 
@@ -263,6 +275,24 @@ class VideoPicture:
         """
         centred = self.frame.format.name.startswith("yuvj")
         return ((step[0] - 1) / 2 if centred else 0.0), (step[1] - 1) / 2
+
+
+def _alpha_crop(alpha: ByteImage, matrix: Matrix, size: int) -> ByteImage:
+    """Warp a crop out of the alpha plane; what lies outside the picture is opaque."""
+    return np.asarray(cv2.warpAffine(alpha, matrix, (size, size), borderValue=255), np.uint8)
+
+
+def over_white(bgr: ByteImage, alpha: ByteImage) -> ByteImage:
+    """Blend colours ``(H, W, 3)`` over white as far as they are transparent (``alpha`` below 255)."""
+    weight = alpha[..., None].astype(np.uint16)
+    mixed = bgr * weight + 255 * (255 - weight)
+    return np.asarray((mixed + 127) // 255, np.uint8)
+
+
+def _from_over_white(bgr: ByteImage, alpha: ByteImage) -> ByteImage:
+    """The colours that `over_white` makes these of, as near as they can be had; not seen where alpha is 0."""
+    weight = np.maximum(alpha, 1)[..., None].astype(np.float32) / 255
+    return np.asarray(np.clip(255 - (255 - bgr.astype(np.float32)) / weight + 0.5, 0, 255), np.uint8)
 
 
 def _plane_samples(plane: Any, dtype: type[np.generic], channels: int) -> npt.NDArray[Any]:

@@ -1,26 +1,32 @@
-"""What a video file holds, found from its header and its first frame.
+"""What a video file holds, found from its header and a few frames.
 
-Nothing here decodes more than one frame, so probing costs milliseconds whatever the length of the file.
+At most a handful of frames is decoded, so probing costs little whatever the length of the file.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
+import math
 import stat
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import pairwise
+from importlib.util import find_spec
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.format import VideoFormat
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.language import mark, tr
@@ -31,11 +37,24 @@ VIDEO_SUFFIXES = frozenset((
 ))  # fmt: skip
 """Suffixes taken as videos; animated GIF is read as a video."""
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
-"""Suffixes taken as single pictures."""
+IMAGE_KINDS = {
+    ".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG",
+    ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIF",
+    ".heif": "HEIF",
+}  # fmt: skip
+"""Suffixes taken as pictures, and Pillow's name of the format each stands for."""
+
+# Modules that not every machine has, and what to install for them.
+_READERS = {
+    "HEIF": ("pillow_heif", "pip install pillow-heif"),
+    "AVIF": ("PIL._avif", "pip install --upgrade pillow"),
+}
 
 UNSPECIFIED = 2
 """ISO/IEC 23091-4 code point "unspecified" of matrix, primaries and transfer."""
+
+COVER = Disposition.attached_pic | Disposition.timed_thumbnails
+"""Dispositions of pictures that stand for the file and are no video."""
 
 SHOWN = 4096
 """Bytes at the start of a file that tell what it is."""
@@ -46,6 +65,17 @@ UNKNOWN_CODEC = "unknown"
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
 
+# Codecs whose pictures may change their size; formats whose times may come twice, so that places are sought
+# in bytes; how many places are looked at for the largest size.
+_RESIZABLE = frozenset(
+    ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "mjpeg", "vc1")
+)
+_BYTEWISE = frozenset(("mpegts", "mpeg"))
+_SAMPLES = 8
+# Codecs with frames stored out of order whose packets do not tell, and formats without presentation times.
+_REORDERED = frozenset(("h264", "hevc"))
+_WITHOUT_PTS = frozenset(("avi", "h264", "hevc"))
+
 # Playlists and scripts (hls, dash, concat) could name other files or addresses; only formats whose data
 # lies in the file itself are opened.
 _FORMATS = (
@@ -55,6 +85,9 @@ _FORMATS = (
 # Tags in an unknown encoding must not make a video unreadable: PyAV 18 has to be told, 19 always copes.
 _TAG_DECODING: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.startswith("18.") else {}
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+
+
+ByteImage = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -149,12 +182,16 @@ class VideoInfo:
         start: Presentation time of the first frame in seconds.
         duration: Length of the picture stream in seconds; 0 if unknown.
         rotation: Clockwise degrees a player turns the picture by: 0, 90, 180 or 270.
-        display_matrix: The nine integers behind ``rotation`` (and flips), or None.
+        mirrored: Whether a player mirrors the stored picture left to right before it turns it.
+        display_matrix: The nine integers behind ``rotation`` and ``mirrored``, or None.
         sample_aspect_ratio: Width of a pixel over its height, or None if unspecified.
         colour: Colour description.
         light: HDR10 static metadata, or None.
         interlaced: Whether the first frame is interlaced.
         is_vfr: Whether frame durations vary; None where only decoding could tell.
+        in_coded_order: Whether times belong to places in the file and not to frames: the container has no
+            presentation times, and its codec may store frames out of order (H.264 in AVI).
+        alpha: Whether the picture has transparency, also where this FFmpeg does not decode it.
         audio: Sound streams.
         subtitles: Subtitle streams.
         others: Data, attachments, cover art and further pictures.
@@ -184,6 +221,9 @@ class VideoInfo:
     interlaced: bool
     is_vfr: bool | None
     size_bytes: int
+    mirrored: bool = False
+    in_coded_order: bool = False
+    alpha: bool = False
     audio: tuple[StreamInfo, ...] = ()
     subtitles: tuple[StreamInfo, ...] = ()
     others: tuple[StreamInfo, ...] = ()
@@ -195,10 +235,26 @@ class VideoInfo:
         turned = self.rotation in (90, 270)
         return (self.height, self.width) if turned else (self.width, self.height)
 
+    @property
+    def heads_up(self) -> int:
+        """Clockwise degrees that bring heads up in the stored picture, which stays mirrored if it is."""
+        return -self.rotation % 360 if self.mirrored else self.rotation
+
+    def upright(self, image: NDArray[Any]) -> ByteImage:
+        """A stored ``(H, W, 3)`` picture as players show it."""
+        turned = np.rot90(image[:, ::-1] if self.mirrored else image, -(self.rotation // 90))
+        return np.ascontiguousarray(turned, np.uint8)
+
 
 def is_image(path: str | Path) -> bool:
     """Whether the suffix is that of a single picture."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+    return Path(path).suffix.lower() in IMAGE_KINDS
+
+
+def reader_missing(path: str | Path) -> str:
+    """The command that installs what reads pictures of this suffix; empty if they can be read, or never."""
+    module, command = _READERS.get(IMAGE_KINDS.get(Path(path).suffix.lower(), ""), ("", ""))
+    return command if module and find_spec(module) is None else ""
 
 
 def is_video(path: str | Path) -> bool:
@@ -213,7 +269,7 @@ def probe(path: str | Path) -> VideoInfo:
         path: The video file.
 
     Returns:
-        The description; nothing but the header and the packets up to the first frame was read.
+        The description. ``width`` and ``height`` are the largest met at a few places, where they change.
 
     Raises:
         MissingFileError: There is no such file.
@@ -222,7 +278,10 @@ def probe(path: str | Path) -> VideoInfo:
     path = existing_file(path)
     with open_source(path) as container:
         stream = picture_stream(container, path)
-        return _describe(path, container, stream, _first_frame(container, stream, path))
+        frame, start = _first_frame(container, stream, path)
+        info = _describe(path, container, stream, frame, start)
+        width, height = _largest_size(container, stream, info)
+        return replace(info, width=width, height=height)
 
 
 def existing_file(path: str | Path) -> Path:
@@ -232,7 +291,7 @@ def existing_file(path: str | Path) -> Path:
         MissingFileError: There is no such file.
         MediaError: It is a folder or a pipe, empty, or cannot be read.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(path).absolute()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -321,26 +380,32 @@ def pixel_bits(pix_fmt: str) -> int:
 
 _CONVERT = mark("convert it, e.g. to H.264 in MP4")
 _AGAIN = mark("copy or download it again")
-_PICTURE = mark("give it the suffix of its kind, or choose another file")
+WRONG_SUFFIX = mark("give it the suffix of its kind, or choose another file")
 _UNPACK = mark("unpack it and choose the file inside")
 # How files begin that are often given a video's name by mistake.
 _FOREIGN = (
-    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), _PICTURE),
-    (b"\xff\xd8\xff", mark("it is a JPEG picture"), _PICTURE),
+    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), WRONG_SUFFIX),
+    (b"\xff\xd8\xff", mark("it is a JPEG picture"), WRONG_SUFFIX),
     (b"PK\x03\x04", mark("it is a ZIP archive"), _UNPACK),
     (b"Rar!", mark("it is a RAR archive"), _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", mark("it is a 7z archive"), _UNPACK),
     (b"\x1f\x8b", mark("it is a gzip archive"), _UNPACK),
     (b"%PDF", mark("it is a PDF document"), mark("choose another file")),
 )
+# Brands of still pictures among files that begin like an MP4 (ISO/IEC 23008-12, 10.2; AVIF 1.1, 8).
+_HEIC, _AVIF = (mark("it is a HEIC picture"), ".heic"), (mark("it is an AVIF picture"), ".avif")
+_STILL_BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), _HEIC)
+_STILL_BRANDS |= dict.fromkeys((b"avif", b"avis"), _AVIF)
 
 
 def _is_cover(stream: Stream) -> bool:
-    return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
+    return bool(stream.disposition & COVER)
 
 
 def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
-    boxes = dict(_boxes(path))
+    with path.open("rb") as file:
+        kind, remedy = foreign_kind(file.read(SHOWN))
+    boxes = {} if kind else dict(_boxes(path))
     if boxes.keys() & {b"ftyp", b"mdat"} and (b"moov" not in boxes or boxes[b"moov"] > path.stat().st_size):
         return MediaError(
             tr("the file is cut off: its index (moov) is missing, so nothing in it can be found")
@@ -351,8 +416,6 @@ def _why_unopenable(path: Path, error: av.FFmpegError) -> MediaError:
         )
     if isinstance(error, EOFError):
         return MediaError(tr("no frame: the file ends with its header"), where=str(path), remedy=tr(_AGAIN))
-    with path.open("rb") as file:
-        kind, remedy = foreign_kind(file.read(SHOWN))
     return MediaError(
         tr("this is not a video that can be read ({kind})", kind=tr(kind) or error.strerror),
         where=str(path),
@@ -372,6 +435,10 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
     for signature, what, remedy in _FOREIGN:
         if start.startswith(signature):
             return what, remedy
+    if start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS:
+        what, suffix = _STILL_BRANDS[start[8:12]]
+        command = reader_missing(f"x{suffix}")
+        return what, tr("install what reads it: {command}", command=command) if command else WRONG_SUFFIX
     if not start.strip(b"\0"):
         return mark("it begins with nothing but zeros"), _AGAIN
     try:
@@ -410,17 +477,22 @@ def _box_header(file: BinaryIO, position: int) -> tuple[int, bytes]:
     return length, kind
 
 
-def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> av.VideoFrame:
+def _first_frame(
+    container: InputContainer, stream: VideoStream, path: Path
+) -> tuple[av.VideoFrame, int | None]:
+    """The first frame, and when it is shown in ticks."""
     last_error = ""
+    first: int | None = None
     try:
         for tried, packet in enumerate(container.demux(stream)):
+            first = packet.dts if tried == 0 else first
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
                 last_error = f" ({error.strerror})"
                 frames = []
             if frames:
-                return frames[0]
+                return frames[0], first if _in_coded_order(container, stream) else frames[0].pts
             if tried >= _MAX_PROBED_PACKETS:
                 break
     except av.FFmpegError as error:
@@ -432,7 +504,52 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
     )
 
 
-def _describe(path: Path, container: InputContainer, stream: VideoStream, frame: av.VideoFrame) -> VideoInfo:
+def _largest_size(container: InputContainer, stream: VideoStream, info: VideoInfo) -> tuple[int, int]:
+    """The largest size met at a few places: scaled to it nothing is lost."""
+    if is_mov(container) or info.codec not in _RESIZABLE:
+        return info.width, info.height
+    bytewise = bool(_BYTEWISE & set(info.container.split(",")))
+    begin = 0 if bytewise else int(info.start / info.time_base)
+    whole = info.size_bytes if bytewise else int(info.duration / info.time_base)
+    if not whole:
+        # A recorder that was not stopped in order leaves no length: the packets tell.
+        with contextlib.suppress(av.FFmpegError):
+            whole = max((packet.pts or 0 for packet in container.demux(stream)), default=0) - begin
+    sizes = Counter([(info.width, info.height)])
+    for part in range(1, _SAMPLES):
+        place = begin + whole * part // _SAMPLES
+        try:
+            if bytewise:
+                container.seek(place, unsupported_byte_offset=True)
+            else:
+                container.seek(place, stream=stream)
+        except av.FFmpegError:
+            continue
+        frame = _frame_after_seek(container, stream)
+        if frame is not None:
+            sizes[frame.width, frame.height] += 1
+    return max(sizes, key=lambda size: (size[0] * size[1], sizes[size]))
+
+
+def _frame_after_seek(container: InputContainer, stream: VideoStream) -> av.VideoFrame | None:
+    """The first frame from the next key frame on; None if none comes soon."""
+    begun = False
+    with contextlib.suppress(av.FFmpegError):
+        for packet in islice(container.demux(stream), _MAX_PROBED_PACKETS):
+            begun = begun or packet.is_keyframe
+            if begun and (frames := packet.decode()):
+                return frames[0]
+    return None
+
+
+def _in_coded_order(container: InputContainer, stream: VideoStream) -> bool:
+    codec = stream.codec_context.codec.canonical_name
+    return codec in _REORDERED and container.format.name in _WITHOUT_PTS
+
+
+def _describe(
+    path: Path, container: InputContainer, stream: VideoStream, frame: av.VideoFrame, start: int | None
+) -> VideoInfo:
     time_base = exact(stream.time_base) or Fraction(1, 1000)
     rate = exact(stream.average_rate) or exact(stream.guessed_rate)
     duration = _duration(container, stream, time_base)
@@ -452,9 +569,10 @@ def _describe(path: Path, container: InputContainer, stream: VideoStream, frame:
         average_rate=rate,
         frames=counted or (round(duration * rate) if rate and duration else None),
         frames_declared=bool(counted),
-        start=(frame.pts or 0) * time_base,
+        start=(start or 0) * time_base,
         duration=duration,
-        rotation=_rotation(frame) if matrix else 0,
+        rotation=_rotation(matrix) if matrix else 0,
+        mirrored=_mirrors(matrix) if matrix else False,
         display_matrix=matrix,
         sample_aspect_ratio=exact(stream.sample_aspect_ratio),
         colour=_colour(stream, frame),
@@ -462,6 +580,8 @@ def _describe(path: Path, container: InputContainer, stream: VideoStream, frame:
         interlaced=frame.interlaced_frame,
         is_vfr=_is_vfr(container, stream),
         size_bytes=path.stat().st_size,
+        in_coded_order=_in_coded_order(container, stream),
+        alpha=_has_alpha(frame, stream),
         audio=tuple(info for info in beside if info.kind == "audio"),
         subtitles=tuple(info for info in beside if info.kind == "subtitle"),
         others=tuple(info for info in beside if info.kind not in ("audio", "subtitle")),
@@ -551,9 +671,22 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
     return struct.unpack("=9i", raw[:36]) if raw else None
 
 
-def _rotation(frame: av.VideoFrame) -> int:
-    """FFmpeg's angle is counter-clockwise; players know only quarter turns."""
-    return round(-frame.rotation / 90) % 4 * 90
+def _mirrors(matrix: tuple[int, ...]) -> bool:
+    """Whether the display matrix (ISO/IEC 14496-12, 6.2.2: a b u c d v x y w) has a negative determinant."""
+    a, b, _, c, d = matrix[:5]
+    return a * d < b * c
+
+
+def _rotation(matrix: tuple[int, ...]) -> int:
+    """Clockwise degrees by where the first axis goes; players know only quarter turns."""
+    sign = -1 if _mirrors(matrix) else 1
+    return round(math.degrees(math.atan2(sign * matrix[1], sign * matrix[0])) / 90) % 4 * 90
+
+
+def _has_alpha(frame: av.VideoFrame, stream: VideoStream) -> bool:
+    """VP8 and VP9 keep alpha in a second stream, which only a tag tells of."""
+    tagged = any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
+    return tagged or any(part.is_alpha for part in frame.format.components)
 
 
 def _colour(stream: VideoStream, frame: av.VideoFrame) -> ColourTags:

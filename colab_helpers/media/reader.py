@@ -7,6 +7,7 @@ to 10 bits, no depth.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,6 +37,7 @@ from colab_helpers.media.probe import (
     open_source,
     picture_stream,
 )
+from colab_helpers.media.timestamps import FrameClock, OneClock, may_restart
 
 SUPPORTED_FORMATS = (
     "yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12",
@@ -111,9 +113,14 @@ class FrameReader(Iterator[Frame]):
         self._met = 0
         existing_file(info.path)
         self._open()
-        self._clock = _Clock(info)
+        self._clock = FrameClock(info)
         self._shaper = _Shaper(info)
         self._frames = self._read()
+
+    @property
+    def times_kept(self) -> bool:
+        """Whether every frame so far is shown when the file says."""
+        return not self._clock.repaired and not self._tally.clock.restarts
 
     def __iter__(self) -> FrameReader:
         """Itself."""
@@ -138,9 +145,13 @@ class FrameReader(Iterator[Frame]):
         self.close()
 
     def close(self) -> None:
-        """Stops decoding and closes the file; harmless when done twice."""
-        self._frames.close()
-        self._container.close()
+        """Stops decoding and closes the file; harmless when done twice.
+
+        A thread that still waits for a frame keeps the file: closing it there would crash the decoder.
+        """
+        with contextlib.suppress(ValueError):  # generator already executing
+            self._frames.close()
+            self._container.close()
 
     def _open(self) -> None:
         self._container = open_source(self._info.path)
@@ -159,7 +170,8 @@ class FrameReader(Iterator[Frame]):
             waiting = pts, self._shaper.shape(video)
         if waiting is not None:
             yield self._frame(index, waiting, self._last_duration(*waiting))
-        self.notes += [*self._clock.notes(), *self._shaper.notes(), *self._tally.verdict(self._met)]
+        clocks = [*self._tally.clock.notes(), *self._clock.notes()]
+        self.notes += [*clocks, *self._shaper.notes(), *self._tally.verdict(self._met)]
         if self._met < self._start:
             raise self._changed(
                 tr("it has {frames} frames, so none has number {start}", frames=self._met, start=self._start)
@@ -276,10 +288,13 @@ class FrameReader(Iterator[Frame]):
             yield from self._decode(None)
 
     def _decode(self, packet: Packet[VideoStream] | None) -> list[av.VideoFrame]:
+        if packet is not None:
+            self._clock.decoding(packet)
         try:
             return self._stream.decode(packet)
         except av.FFmpegError:
             # One damaged packet: the decoder carries on with the next.
+            self._clock.lost()
             self._tally.undecodable += 1
             return []
 
@@ -326,7 +341,7 @@ def working_format(info: VideoInfo) -> tuple[str, str | None]:
     bits become 10.
     """
     if info.pix_fmt in SUPPORTED_FORMATS:
-        return info.pix_fmt, None
+        return info.pix_fmt, tr("the picture's transparency is dropped") if info.alpha else None
     target = _nearest(info.pix_fmt)
     return target, tr(
         "{format} is worked on as {target}{lost}",
@@ -382,31 +397,6 @@ def _set_threads(stream: VideoStream, threads: Literal["AUTO"] | int) -> None:
     stream.codec_context.thread_count = 0 if threads == "AUTO" else threads
 
 
-class _Clock:
-    """Gives every frame a stamp that is later than the one before."""
-
-    def __init__(self, info: VideoInfo) -> None:
-        rate = info.average_rate or _DEFAULT_RATE
-        self.step = max(1, round(1 / rate / info.time_base))
-        self._last: int | None = None
-        self._repaired = 0
-
-    def stamp(self, video: av.VideoFrame) -> int:
-        pts = video.pts if video.pts is not None else video.dts
-        if pts is None or (self._last is not None and pts <= self._last):
-            self._repaired += 1
-            pts = 0 if self._last is None else self._last + (self.step if pts is None else 1)
-        self._last = pts
-        return pts
-
-    def notes(self) -> list[str]:
-        if not self._repaired:
-            return []
-        return [
-            tr("{frames} frames had no or no rising time stamp; they were given one", frames=self._repaired)
-        ]
-
-
 class _Shaper:
     """Brings frames into the working format, size and colour tags."""
 
@@ -415,10 +405,12 @@ class _Shaper:
         self._target = working_format(info)[0]
         self._colour = working_colour(info)
         self._note = working_format(info)[1]
-        self._resized = 0
+        self._info = info
+        self._resized = self._reformatted = self._recoloured = 0
         self._reformatter = VideoReformatter()
 
     def shape(self, video: av.VideoFrame) -> av.VideoFrame:
+        self._count(video)
         if video.format.name != self._target or (video.width, video.height) != self._size:
             video = self._convert(video)
         if video.colorspace == UNSPECIFIED:
@@ -428,13 +420,36 @@ class _Shaper:
         return video
 
     def notes(self) -> list[str]:
-        changed = (
-            [tr("{frames} frames of another size were scaled", frames=self._resized)] if self._resized else []
-        )
-        return [*([self._note] if self._note else []), *changed]
+        width, height = self._size
+        said = {
+            tr(
+                "the picture's size changes in mid-file: {frames} frames were scaled to {width}x{height}",
+                frames=self._resized,
+                width=width,
+                height=height,
+            ): self._resized,
+            tr(
+                "the pixel format changes in mid-file: {frames} frames were converted to {format}",
+                frames=self._reformatted,
+                format=self._target,
+            ): self._reformatted,
+            tr(
+                "the colour description changes in mid-file: "
+                "{frames} frames may look different, since the result has one description",
+                frames=self._recoloured,
+            ): self._recoloured,
+        }
+        return [*([self._note] if self._note else []), *(text for text, frames in said.items() if frames)]
+
+    def _count(self, video: av.VideoFrame) -> None:
+        """Note how a frame differs from what the result is described as."""
+        self._resized += (video.width, video.height) != self._size
+        self._reformatted += video.format.name != self._info.pix_fmt
+        wanted = self._info.colour
+        pairs = ((video.colorspace, wanted.matrix, UNSPECIFIED), (video.color_range, wanted.range, 0))
+        self._recoloured += any(found not in (known, unset) for found, known, unset in pairs)
 
     def _convert(self, video: av.VideoFrame) -> av.VideoFrame:
-        self._resized += (video.width, video.height) != self._size
         if _is_grey(video.format) and (video.width, video.height) == self._size:
             return _with_neutral_chroma(video, self._target)
         return self._reformatter.reformat(
@@ -455,9 +470,11 @@ def _with_neutral_chroma(video: av.VideoFrame, target: str) -> av.VideoFrame:
     """Grey samples as luma, untouched: swscale would take them for full range whatever the tag says."""
     out = av.VideoFrame(video.width, video.height, target)
     luma, deep = video.planes[0], target.endswith("10le")
-    samples = _rows(luma, np.uint16 if video.format.components[0].bits > 8 else np.uint8)
+    bits = video.format.components[0].bits
+    order = ">" if video.format.is_big_endian else "<"
+    samples = _rows(luma, np.dtype(f"{order}u2") if bits > 8 else np.dtype(np.uint8))
     if deep:
-        samples = samples >> max(0, video.format.components[0].bits - 10)
+        samples = samples << max(0, 10 - bits) >> max(0, bits - 10)
     _rows(out.planes[0], np.uint16 if deep else np.uint8)[:, : video.width] = samples[:, : video.width]
     for plane in out.planes[1:]:
         _rows(plane, np.uint16 if deep else np.uint8)[:] = 512 if deep else 128
@@ -467,7 +484,7 @@ def _with_neutral_chroma(video: av.VideoFrame, target: str) -> av.VideoFrame:
     return out
 
 
-def _rows(plane: Any, kind: type[np.uint8] | type[np.uint16]) -> np.ndarray[Any, Any]:
+def _rows(plane: Any, kind: np.dtype[Any] | type[np.uint8] | type[np.uint16]) -> np.ndarray[Any, Any]:
     """The plane as (rows, samples per line) without a copy; padding at the right included."""
     return np.frombuffer(plane, kind).reshape(plane.height, -1)
 
@@ -500,7 +517,7 @@ def _is_rgb(pix_fmt: str) -> bool:
 
 
 def _is_grey(kind: VideoFormat) -> bool:
-    return kind.name.startswith("gray") and "f" not in kind.name and not kind.is_big_endian
+    return kind.name.startswith("gray") and "f" not in kind.name
 
 
 class _Tally:
@@ -510,6 +527,7 @@ class _Tally:
         self.undecodable = 0
         self._info = info
         self._stream = stream
+        self.clock = OneClock(container, stream.index)
         self._length = _stated_length(container, stream)
         self._indexed = len(stream.index_entries) if is_mov(container) and stream.frames else 0
         self._packets = 0
@@ -519,7 +537,11 @@ class _Tally:
     def watch(self, container: InputContainer) -> Iterator[Packet[Any]]:
         """The picture's packets; the other streams are looked at only for where the file ends."""
         picture = self._stream.index
-        for packet in container.demux(self._stream) if self._indexed else container.demux():
+        packets: Iterable[Packet[Any]] = container.demux(self._stream) if self._indexed else container.demux()
+        if may_restart(container):
+            self.clock = OneClock(container, picture)
+            packets = self.clock.corrected(packets)
+        for packet in packets:
             if packet.pts is not None:
                 self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             # Flushing packets carry their stream only as an object.

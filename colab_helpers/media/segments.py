@@ -28,7 +28,7 @@ from colab_helpers.errors import EncoderError, MediaError, MissingFileError, Out
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
-from colab_helpers.media.copying import CopiedStream
+from colab_helpers.media.copying import EVERYTHING, CopiedStream, Kind
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.index import IntArray
 from colab_helpers.media.names import hidden_name
@@ -132,7 +132,7 @@ class SegmentWriter(Finishable):
         start: int,
         time_base: Fraction | None = None,
     ) -> None:
-        self.path = folder.expanduser().absolute() / f"{number:06d}{SUFFIX}"
+        self.path = folder.absolute() / f"{number:06d}{SUFFIX}"
         self.frames = 0
         self._number = number
         self._start = start
@@ -340,7 +340,7 @@ def join_segments(
     *,
     choice: EncoderChoice,
     time_base: Fraction | None = None,
-    copy_audio: bool = True,
+    kinds: frozenset[Kind] = EVERYTHING,
     metadata: dict[str, str] | None = None,
     on_frame: Callable[[int], None] | None = None,
 ) -> JoinedVideo:
@@ -356,7 +356,7 @@ def join_segments(
         output: The result; its suffix (.mp4, .m4v, .mov, .mkv) names the container.
         choice: The encoder the segments were written with.
         time_base: Seconds per tick of the segments' stamps; the source's if None.
-        copy_audio: Whether sound, subtitles and all other streams are copied.
+        kinds: Kinds of streams beside the picture that are copied.
         metadata: Tags to add to the source's, or to replace them.
         on_frame: Called with the count of frames joined so far, after each; may raise to give up.
 
@@ -377,9 +377,7 @@ def join_segments(
     time_base = time_base or info.time_base
     surveys = [_survey(segment, time_base) for segment in segments]
     timeline = _Timeline(surveys, segments[-1].end_pts, time_base)
-    file = ResultFile(
-        output, info, choice=choice, time_base=time_base, copy_audio=copy_audio, metadata=metadata
-    )
+    file = ResultFile(output, info, choice=choice, time_base=time_base, kinds=kinds, metadata=metadata)
     try:
         assert isinstance(file.track, EncodedTrack)
         _check_same_encoder(segments, surveys, file.track)

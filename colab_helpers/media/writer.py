@@ -27,6 +27,7 @@ from av.video.stream import VideoStream
 
 from colab_helpers.errors import EncoderError, OutputError
 from colab_helpers.language import mark, tr
+from colab_helpers.media.animation import GifTrack
 from colab_helpers.media.containers import (
     MUXERS,
     file_tags,
@@ -35,9 +36,8 @@ from colab_helpers.media.containers import (
     stream_tags,
     timing_note,
 )
-from colab_helpers.media.copying import StreamCopier
+from colab_helpers.media.copying import EVERYTHING, Kind, StreamCopier
 from colab_helpers.media.encoders import EncoderChoice
-from colab_helpers.media.gif import GifTrack
 from colab_helpers.media.names import hidden_name
 from colab_helpers.media.probe import VideoInfo, existing_file, open_source
 from colab_helpers.media.reader import FULL, working_colour
@@ -112,7 +112,7 @@ class VideoWriter(Finishable):
         info: The source whose streams, tags and properties are taken over.
         choice: The encoder, from `encoders.choose_encoder`; not used for GIF.
         time_base: Seconds per tick of the stamps given to `write`; the source's if None.
-        copy_audio: Whether sound, subtitles and all other streams are copied.
+        kinds: Kinds of streams beside the picture that are copied.
         metadata: Tags to add to the source's, or to replace them.
 
     Raises:
@@ -128,7 +128,7 @@ class VideoWriter(Finishable):
         *,
         choice: EncoderChoice,
         time_base: Fraction | None = None,
-        copy_audio: bool = True,
+        kinds: frozenset[Kind] = EVERYTHING,
         metadata: dict[str, str] | None = None,
     ) -> None:
         self._time_base = time_base or info.time_base
@@ -137,7 +137,7 @@ class VideoWriter(Finishable):
         self._last_pts: int | None = None
         self._summary: WriteSummary | None = None
         self._file = ResultFile(
-            path, info, choice=choice, time_base=self._time_base, copy_audio=copy_audio, metadata=metadata
+            path, info, choice=choice, time_base=self._time_base, kinds=kinds, metadata=metadata
         )
 
     @property
@@ -219,7 +219,7 @@ class ResultFile:
         info: The source.
         choice: The encoder; not used for GIF.
         time_base: Seconds per tick of the picture's packets.
-        copy_audio: Whether sound, subtitles and all other streams are copied.
+        kinds: Kinds of streams beside the picture that are copied.
         metadata: Tags to add to the source's, or to replace them.
 
     Attributes:
@@ -241,20 +241,20 @@ class ResultFile:
         *,
         choice: EncoderChoice,
         time_base: Fraction,
-        copy_audio: bool,
+        kinds: frozenset[Kind],
         metadata: dict[str, str] | None,
     ) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(path).absolute()
         self.notes: list[str] = []
         self._info = info
         self._time_base = time_base
         self._suffix = self.path.suffix.lower()
         self._partial = hidden_name(self.path)
-        self._check_place(copy_audio)
+        self._check_place(kinds)
         self._source = open_source(existing_file(info.path))
-        self.copier = StreamCopier(self._source, info)
+        self.copier = StreamCopier(self._source, info, kinds if self._suffix != ".gif" else frozenset())
         try:
-            self._output, self.track = self._open(choice, copy_audio, metadata)
+            self._output, self.track = self._open(choice, metadata)
         except BaseException:
             self._discard()
             raise
@@ -286,7 +286,7 @@ class ResultFile:
             for packet in packets:
                 self._output.mux_one(packet)
             self.copier.pump(self._output, None)
-            self.copier.finish()
+            self.copier.finish(self._output)
             self._output.close()
             if check is not None:
                 check(self._partial)
@@ -305,14 +305,14 @@ class ResultFile:
         self._source.close()
         self._partial.unlink(missing_ok=True)
 
-    def _check_place(self, copy_audio: bool) -> None:
+    def _check_place(self, kinds: frozenset[Kind]) -> None:
         if self.path == self._info.path:
             raise OutputError(
                 tr("the result would replace its own source"),
                 where=str(self.path),
                 remedy=tr("choose another name"),
             )
-        if self._suffix not in MUXERS or (copy_audio and self._suffix != ".gif"):
+        if self._suffix not in MUXERS or ("audio" in kinds and self._suffix != ".gif"):
             output_suffix(self._info, self._suffix)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -320,14 +320,12 @@ class ResultFile:
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def _open(
-        self, choice: EncoderChoice, copy_audio: bool, metadata: dict[str, str] | None
-    ) -> tuple[OutputContainer, Track]:
+    def _open(self, choice: EncoderChoice, metadata: dict[str, str] | None) -> tuple[OutputContainer, Track]:
         tags = file_tags(dict(self._info.metadata), metadata)
         options = muxer_options(self._source, self._suffix, time_base=self._time_base, tags=tags)
         output = av.open(str(self._partial), "w", format=MUXERS[self._suffix], container_options=options)
         output.metadata.update(tags)
-        track = self._add_streams(output, choice, copy_audio and self._suffix != ".gif")
+        track = self._add_streams(output, choice)
         if self._source.chapters():
             output.set_chapters(self._source.chapters())
         try:
@@ -337,13 +335,13 @@ class ResultFile:
         self.copier.start()
         return output, track
 
-    def _add_streams(self, output: OutputContainer, choice: EncoderChoice, copy_all: bool) -> Track:
+    def _add_streams(self, output: OutputContainer, choice: EncoderChoice) -> Track:
         """In the source's order, so that stream numbers stay what they were."""
         track: Track | None = None
         for stream in self._source.streams:
             if stream.index == self._info.video_index:
                 track = self._add_picture(output, choice, cast(VideoStream, stream))
-            elif copy_all:
+            else:
                 self.copier.add(stream, output, self._suffix)
         assert track is not None
         return track
@@ -351,7 +349,7 @@ class ResultFile:
     def _add_picture(self, output: OutputContainer, choice: EncoderChoice, source: VideoStream) -> Track:
         if self._suffix == ".gif":
             self.notes += GifTrack.losses(self._info)
-            return GifTrack(output, self._info, self._time_base)
+            return GifTrack.of_video(output, self._info, self._time_base)
         note = timing_note(self._time_base, self._suffix)
         self.notes += [note] if note else []
         track = EncodedTrack(output, self._info, choice, self._time_base)
@@ -526,6 +524,7 @@ _REMEDIES = {
     errno.EPERM: mark("choose a folder you may write to"),
     errno.EROFS: mark("choose a folder you may write to"),
     errno.ENOTDIR: mark("a part of the path is a file, not a folder: choose another folder"),
+    errno.EINVAL: mark("this container does not take what the source holds: write another, such as .mkv"),
     errno.EEXIST: mark("a part of the path is a file, not a folder: choose another folder"),
 }
 _OTHER_REMEDY = mark("check the folder and the free space")

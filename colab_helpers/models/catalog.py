@@ -1,16 +1,13 @@
 """Which models there are: where each comes from, how it is recognised, what its licence forbids.
 
 The facts stand in ``catalog.yaml`` beside this module; this module is their schema and the ways to ask.
-Nothing here touches the network or a model file: that is ``models.download``.
-
-The same file name legitimately has several hashes (re-exports of one network), so every source carries
-its own set. Where no hash was ever published the source has ``sha256: null``; the first download then
-pins what the server declares, or what arrived.
+Listed are only models that the product runs. The same file name legitimately has several hashes (re-exports
+of one network), so every source carries its own set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -29,27 +26,14 @@ from pydantic import (
 )
 
 from colab_helpers.errors import ModelError, SettingsError
+from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings
 
-Role = Literal[
-    "detector",
-    "recogniser",
-    "attributes",
-    "landmarks",
-    "swapper",
-    "identity_converter",
-    "enhancer",
-    "parser",
-    "occluder",
-    "content_check",
-]
+Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50")
 """What every run needs to find faces and tell them apart."""
-
-WEIGHTS_FACTOR = 1.3
-"""Memory of a loaded network per byte of its file: weights, plus what the runtime packs beside them."""
 
 OWN_LICENCE = "own"
 """The licence of a user's own file, where nothing else is said."""
@@ -79,7 +63,6 @@ def _fetchable(value: str) -> str:
 
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Crc32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Hashes = Annotated[tuple[Sha256, ...], BeforeValidator(_tuple_of_one), Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_fetchable)]
 RelativePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_inside_root)]
@@ -108,17 +91,11 @@ class Licence(_Frozen):
 
 
 class Archive(_Frozen):
-    """The zip a file comes out of.
-
-    Attributes:
-        member: Name of the file in the zip; it is found inside a folder, too.
-        sha256: Accepted hashes of the zip; None where unknown (the member is checked all the same).
-        bytes: Size of the zip.
-    """
+    """The zip a file comes out of: the file's name in it, the zip's hash and size."""
 
     member: RelativePath
-    sha256: Hashes | None
-    bytes: Bytes | None
+    sha256: Sha256
+    bytes: Bytes
 
 
 class Source(_Frozen):
@@ -126,52 +103,53 @@ class Source(_Frozen):
 
     Attributes:
         urls: Tried in this order.
-        sha256: Accepted hashes of the file itself (not of an archive around it); None where unknown.
-        bytes: Size of the file itself.
-        crc32: Where only that was published.
+        sha256: Accepted hashes of the file itself (not of an archive around it).
+        bytes: Size of the file itself; None where it was not published.
         archive: Set where the addresses serve a zip that holds the file.
     """
 
-    urls: Annotated[tuple[Url, ...], Field(min_length=1)]
-    sha256: Hashes | None
-    bytes: Bytes | None
-    crc32: Crc32 | None = None
+    urls: Annotated[tuple[Url, ...], BeforeValidator(_tuple_of_one), Field(min_length=1)]
+    sha256: Hashes
+    bytes: Bytes | None = None
     archive: Archive | None = None
 
 
-class ModelFile(_Frozen):
-    """One file of a model: its place below the models root, and where it comes from.
+class ModelEntry(_Frozen):
+    """One model: what it does, its licence, and where its file comes from.
 
     Attributes:
-        path: Below the models root, with forward slashes.
+        name: The engine opens ``{name}.onnx`` below the models root.
+        licence_id: What an acceptance is recorded under.
         sources: Groups of mirrors, best first.
         local: A file of the user's, copied instead of fetched.
         sha256: Accepted hashes of ``local``; None accepts what is there.
     """
 
-    path: RelativePath
+    name: RelativePath
+    role: Role
+    description: str
+    licence_id: str
+    licence: Licence
     sources: tuple[Source, ...] = ()
     local: Path | None = None
     sha256: Hashes | None = None
 
     @model_validator(mode="after")
-    def _comes_from_somewhere(self) -> ModelFile:
+    def _comes_from_somewhere(self) -> ModelEntry:
         if bool(self.sources) == bool(self.local):
             raise ValueError(tr("must have either sources or a local path"))
         return self
 
     @property
-    def accepted(self) -> frozenset[str]:
-        """Every hash any source accepts."""
-        known = [source.sha256 or () for source in self.sources] + [self.sha256 or ()]
-        return frozenset(value for hashes in known for value in hashes)
+    def path(self) -> str:
+        """Below the models root, with forward slashes."""
+        return f"{self.name}.onnx"
 
     @property
-    def open_to_pinning(self) -> bool:
-        """Whether some source of the file has no known hash, so that a pinned one counts."""
-        if self.local is not None:
-            return self.sha256 is None
-        return any(source.sha256 is None for source in self.sources)
+    def accepted(self) -> frozenset[str]:
+        """Every hash any source accepts; empty for a user's own file that has none."""
+        listed = [*(source.sha256 for source in self.sources), self.sha256 or ()]
+        return frozenset(value for hashes in listed for value in hashes)
 
     @property
     def bytes(self) -> int | None:
@@ -186,79 +164,13 @@ class ModelFile(_Frozen):
         """Every address, best first."""
         return tuple(url for source in self.sources for url in source.urls)
 
-
-class Tensor(_Frozen):
-    """One input or output of a network.
-
-    Attributes:
-        name: None where it was not published; sessions tell it in any case.
-        shape: Numbers, or a word for an axis of any length.
-        dtype: numpy's name.
-        layout: Axes of an image; None for vectors and lists.
-        colour: Order of the channels; None where there are none.
-        range: Least and greatest value as the network sees it; None where unbounded or unknown.
-        mean: ``(pixel - mean) / std`` with pixels from 0 to 255, one number or one per channel.
-        std: See ``mean``.
-        note: What else must be known.
-    """
-
-    name: str | None
-    shape: tuple[int | str, ...]
-    dtype: str = "float32"
-    layout: Literal["NCHW", "NHWC"] | None = None
-    colour: Literal["RGB", "BGR"] | None = None
-    range: tuple[float, float] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    note: str = ""
-
-
-class Contract(_Frozen):
-    """What goes into a network and what comes out, in the graph's own order."""
-
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-
-
-class ModelEntry(_Frozen):
-    """One model of the catalogue.
-
-    Attributes:
-        name: The engine opens ``{name}.onnx`` below the models root.
-        description: One sentence.
-        licence_id: Key of ``licence`` in the catalogue; what an acceptance is recorded under.
-        activation_bytes: Estimate of the working memory of one call with one sample: the feature maps
-            alive together at the widest layer, in float32, plus the convolution's scratch space,
-            rounded up to 32 MiB. Not a measurement.
-        requires: Other models without which this one cannot be used.
-        converts_to: Name of the model that is made from this file; None for one that runs as it is.
-    """
-
-    name: RelativePath
-    role: Role
-    description: str
-    licence_id: str
-    licence: Licence
-    files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
-    contract: Contract | None = None
-    activation_bytes: Annotated[int, Field(ge=0)] = 0
-    requires: tuple[str, ...] = ()
-    converts_to: str | None = None
-
-    def runs_as(self, role: Role) -> bool:
-        """Whether the file can be opened for that role as it is."""
-        return self.role == role and self.converts_to is None
-
     @property
-    def bytes(self) -> int | None:
-        """Size of all files together, None if one is unknown."""
-        sizes = [file.bytes for file in self.files]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """Estimated memory of the loaded model: file size times 1.3, and its activations."""
-        return None if self.bytes is None else int(self.bytes * WEIGHTS_FACTOR) + self.activation_bytes
+    def file_names(self) -> tuple[str, ...]:
+        """The names its file goes by, here and where others publish it."""
+        published = (PurePosixPath(urlsplit(url).path).name for url in self.urls)
+        return tuple(
+            dict.fromkeys([PurePosixPath(self.path).name, *(n for n in published if n.endswith(".onnx"))])
+        )
 
 
 class Catalog(_Frozen):
@@ -278,29 +190,13 @@ class Catalog(_Frozen):
         named = {name: _named(name, entry, licences) for name, entry in data["models"].items()}
         return {**data, "models": named}
 
-    @model_validator(mode="after")
-    def _refers_to_what_is_there(self) -> Catalog:
-        for entry in self.models.values():
-            for other in (*entry.requires, *([entry.converts_to] if entry.converts_to else [])):
-                if other not in self.models:
-                    raise ValueError(
-                        tr(
-                            "{name} refers to {other!r}, which is not in the catalogue",
-                            name=entry.name,
-                            other=other,
-                        )
-                    )
-        return self
-
     def get(self, name: str, *, role: Role | None = None) -> ModelEntry:
         """Find a model by name.
 
         Raises:
             ModelError: There is no such model; the message names those of that role.
         """
-        suitable = {
-            entry.name: entry for entry in self.models.values() if role is None or entry.runs_as(role)
-        }
+        suitable = {entry.name: entry for entry in self.models.values() if role in (None, entry.role)}
         if name in suitable:
             return suitable[name]
         raise ModelError(
@@ -313,10 +209,6 @@ class Catalog(_Frozen):
                 names=", ".join(suitable),
             ),
         )
-
-    def conversion_source(self, name: str) -> ModelEntry | None:
-        """The entry whose file can be converted into a model, if there is one."""
-        return next((entry for entry in self.models.values() if entry.converts_to == name), None)
 
 
 def _named(name: str, entry: Any, licences: Mapping[str, Any]) -> Any:
@@ -337,7 +229,7 @@ class UserModel(_Frozen):
         role: What the model does.
         path: A file of the user's (relative to the preset file's folder); or give ``urls``.
         urls: One or several addresses that serve the same file.
-        sha256: One or several accepted hashes.
+        sha256: One or several accepted hashes; needed with ``urls``.
         licence: A key of the catalogue's licences, or a whole licence; needed with ``urls``.
     """
 
@@ -348,8 +240,6 @@ class UserModel(_Frozen):
     bytes: Bytes | None = None
     licence: str | Licence | None = None
     description: str = ""
-    contract: Contract | None = None
-    activation_bytes: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _check_origin(self) -> UserModel:
@@ -357,6 +247,8 @@ class UserModel(_Frozen):
             raise ValueError(tr("give either path or urls"))
         if self.urls and self.licence is None:
             raise ValueError(tr("give the licence of a model that is fetched"))
+        if self.urls and self.sha256 is None:
+            raise ValueError(tr("give the sha256 of a model that is fetched: nothing else proves the file"))
         return self
 
 
@@ -366,50 +258,35 @@ def _shipped() -> Catalog:
     return Catalog.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def load_catalog(extra: Mapping[str, Any] | None = None, *, folder: Path | None = None) -> Catalog:
-    """The shipped catalogue, with the user's entries over it.
+def load_catalog(extra: Mapping[str, Any] | None = None) -> Catalog:
+    """The shipped catalogue, with the user's entries over it; one of the same name replaces the shipped one.
 
     Args:
-        extra: The ``models:`` section of a preset file; see ``UserModel``.
-        folder: What relative paths in it are relative to; the working directory if None.
+        extra: The ``models:`` section of a preset file as ``load_presets`` gives it; see ``UserModel``.
 
     Raises:
         SettingsError: An entry does not follow the schema.
     """
-    return merge(_shipped(), extra or {}, folder=folder)
-
-
-def merge(catalog: Catalog, user_entries: Mapping[str, Any], *, folder: Path | None = None) -> Catalog:
-    """A catalogue with a user's entries added; an entry of the same name replaces the shipped one.
-
-    Args:
-        catalog: Stays as it is.
-        user_entries: Name to mapping, as ``UserModel`` describes.
-        folder: What relative paths are relative to; the working directory if None.
-
-    Raises:
-        SettingsError: An entry does not follow the schema.
-    """
-    entries = {
-        name: _user_entry(catalog, str(name), values, folder or Path.cwd())
-        for name, values in user_entries.items()
-    }
+    catalog = _shipped()
+    entries = {name: _user_entry(catalog, str(name), values) for name, values in (extra or {}).items()}
     return catalog.model_copy(update={"models": {**catalog.models, **entries}})
 
 
-def _user_entry(catalog: Catalog, name: str, values: Any, folder: Path) -> ModelEntry:
+def _user_entry(catalog: Catalog, name: str, values: Any) -> ModelEntry:
     try:
         model = UserModel.model_validate(values)
         licence_id, licence = _user_licence(catalog, name, model.licence)
+        if model.path is not None:
+            place: dict[str, Any] = {"local": absolute(model.path), "sha256": model.sha256}
+        else:
+            place = {"sources": ({"urls": model.urls, "sha256": model.sha256, "bytes": model.bytes},)}
         return ModelEntry(
             name=name,
             role=model.role,
             description=model.description or mark("Added by the user."),
             licence_id=licence_id,
             licence=licence,
-            files=(_user_file(name, model, folder),),
-            contract=model.contract,
-            activation_bytes=model.activation_bytes,
+            **place,
         )
     except ValidationError as error:
         complaints = "; ".join(_complaint(item) for item in error.errors())
@@ -417,7 +294,7 @@ def _user_entry(catalog: Catalog, name: str, values: Any, folder: Path) -> Model
 
 
 _USER_REMEDY = mark(
-    "an entry has a role, and either a path or urls with a licence; sha256 and bytes are optional"
+    "an entry has a role, and either a path or urls with a licence and a sha256; bytes are optional"
 )
 
 
@@ -443,35 +320,31 @@ def _user_licence(catalog: Catalog, name: str, given: str | Licence | None) -> t
     return key, catalog.licences[key]
 
 
-def _user_file(name: str, model: UserModel, folder: Path) -> ModelFile:
-    path = f"{name}.onnx"
-    if model.path is not None:
-        return ModelFile(path=path, local=folder / model.path.expanduser(), sha256=model.sha256)
-    return ModelFile(path=path, sources=(Source(urls=model.urls, sha256=model.sha256, bytes=model.bytes),))
-
-
-def needed_models(settings: Settings, catalog: Catalog | None = None) -> list[ModelEntry]:
+def needed_models(
+    settings: Settings, catalog: Catalog | None = None, *, root: Path | None = None
+) -> list[ModelEntry]:
     """The models a run with these settings opens, each once.
 
+    Args:
+        settings: Decide which models are needed.
+        catalog: Instead of the shipped one.
+        root: The models folder. A swapper or enhancer that lies there needs no entry in the catalogue: it
+            counts as the user's own file.
+
     Raises:
-        ModelError: The settings name a model that is not in the catalogue.
+        ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
     """
     catalog = catalog or load_catalog()
     entries = [catalog.get(name) for name in ANALYSIS_MODELS]
     if "face_swapper" in settings.frame_processors:
-        entries.append(catalog.get(settings.swapper_model, role="swapper"))
+        entries.append(_changer(settings.swapper_model, "swapper", catalog, root))
     if "face_enhancer" in settings.frame_processors:
-        entries.append(catalog.get(settings.enhancer_model, role="enhancer"))
-    return with_requirements(entries, catalog)
+        entries.append(_changer(settings.enhancer_model, "enhancer", catalog, root))
+    return entries
 
 
-def with_requirements(entries: Iterable[ModelEntry], catalog: Catalog) -> list[ModelEntry]:
-    """The entries, each followed by what it cannot be used without; nothing twice."""
-    found: dict[str, ModelEntry] = {}
-    waiting = list(entries)
-    while waiting:
-        entry = waiting.pop(0)
-        if entry.name not in found:
-            found[entry.name] = entry
-            waiting[:0] = [catalog.get(name) for name in entry.requires]
-    return list(found.values())
+def _changer(name: str, role: Role, catalog: Catalog, root: Path | None) -> ModelEntry:
+    own = (root / f"{name}.onnx").absolute() if root is not None else None
+    if name in catalog.models or own is None or not own.is_file():
+        return catalog.get(name, role=role)
+    return _user_entry(catalog, name, {"role": role, "path": own})

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from colab_helpers.errors import ModelError
 from colab_helpers.files import write_atomically
 from colab_helpers.language import tr
+from colab_helpers.models.identify import broken_model
 
 # Slow to import and needed only until the matrix has been saved once.
 if TYPE_CHECKING:
@@ -105,18 +106,10 @@ def load_model(path: Path) -> onnx.ModelProto:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # protobuf's own, from a package that only the ui may import from
-        raise _not_a_model(path) from error
+        raise broken_model(path, str(error)) from error
     if not model.graph.node:  # to protobuf, an empty file is an empty model
-        raise _not_a_model(path)
+        raise broken_model(path, tr("it has no nodes"))
     return model
-
-
-def _not_a_model(path: Path) -> ModelError:
-    return ModelError(
-        tr("the file is not an ONNX model"),
-        where=str(path),
-        remedy=tr("the file may be damaged: fetch it again"),
-    )
 
 
 def _required(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:

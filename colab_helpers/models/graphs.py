@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,9 @@ class GpuSession:
             try:
                 with _GATE.capture():
                     self._session = create(True)
-                    self._captured = self._turns.submit(self._capture, example(self._session)).result()
+                    example_feed = example(self._session)
+                    capturing = self._turns.submit(copy_context().run, self._capture, example_feed)
+                    self._captured = capturing.result()
                 return
             except Exception as error:
                 if is_out_of_memory(error):

@@ -11,18 +11,11 @@ from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
-from colab_helpers.models.catalog import (
-    Catalog,
-    ModelEntry,
-    load_catalog,
-    merge,
-    needed_models,
-    with_requirements,
-)
-from colab_helpers.models.choice import changing_models, choose
-from colab_helpers.models.download import Downloader, Fetched, Plan, licence_notice
+from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
+from colab_helpers.models.download import Downloader, PreloadedFile, licence_notice
+from colab_helpers.models.half import changing_models, choose
+from colab_helpers.models.origin import unlisted_note
 from colab_helpers.models.progress import ProgressCallback
-from colab_helpers.models.records import FileSource
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import Limits
 from colab_helpers.settings import Settings
@@ -30,36 +23,6 @@ from colab_helpers.settings import Settings
 HUGGING_FACE = "huggingface.co"
 TOKEN = "HF_TOKEN"
 """Environment variable, and secret on Colab, that holds an access token of Hugging Face."""
-
-
-class PreloadedFile(BaseModel):
-    """One file of a model, verified and in place.
-
-    Attributes:
-        bytes: Its size.
-        source: ``present``, ``copied`` (shared cache or own path) or ``downloaded``.
-        origin: Address or path it once came from, without query; empty if it was simply there.
-        pinned: No hash is published; ``sha256`` is what the server declared, or what arrived.
-        licence: Its name.
-        licence_accepted_at: In UTC; None where nothing had to be accepted or nobody did.
-        seconds: Time it took, waiting for other processes included.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    role: str
-    path: Path
-    bytes: int
-    source: FileSource
-    origin: str
-    sha256: str
-    pinned: bool
-    licence: str
-    licence_link: str
-    non_commercial: bool
-    licence_accepted_at: str | None
-    seconds: float
 
 
 class PreloadReport(BaseModel):
@@ -109,38 +72,32 @@ def preload(
     models_dir: Path | None = None,
     accept_licences: bool = False,
     offline: bool = False,
-    models: Iterable[str] = (),
     user_models: Mapping[str, Any] | None = None,
-    catalog: Catalog | None = None,
     proxy: str | None = None,
     mirror_prefix: str | None = None,
     token: str | None = None,
     shared_cache: Path | None = None,
     verify: bool = False,
-    workers: int = 3,
     on_progress: ProgressCallback | None = None,
     limits: Limits | None = None,
 ) -> PreloadReport:
     """Bring every model that the settings ask for into the models folder.
 
     What is there and verified is not touched; a second call reads a few small files only. On a machine whose
-    GPU works, swapper and enhancer are also made to fit it, see ``models.choice``.
+    GPU works, swapper and enhancer are also made to fit it, see ``models.half``.
 
     Args:
         settings: Decide which models are needed.
         models_dir: The models folder; see ``models.session.models_root``.
         accept_licences: The user accepts the licences that limit use.
         offline: Never touch the network; say what is missing.
-        models: Names of further models, such as ``bisenet_resnet_34``.
         user_models: The ``models:`` section of a preset file.
-        catalog: Instead of the shipped one.
         proxy: ``http://host:port``; by default the environment's.
         mirror_prefix: Put before every address.
         token: An access token of Hugging Face, where most models lie: strangers may be kept waiting there.
             By default the environment variable ``HF_TOKEN``.
         shared_cache: A folder that outlives this machine.
         verify: Hash every file anew.
-        workers: Files fetched at the same time.
         on_progress: See ``models.progress.ProgressCallback``.
         limits: Patience with the network.
 
@@ -152,8 +109,8 @@ def preload(
     """
     root = models_root(models_dir)
     token = token or os.environ.get(TOKEN)
-    catalog = catalog or load_catalog(user_models)
-    entries = select_models(settings, models=models, catalog=catalog, root=root)
+    catalog = load_catalog(user_models)
+    entries = needed_models(settings, catalog, root=root)
     _refuse_standins(root, entries)
     downloader = Downloader(
         root,
@@ -164,30 +121,20 @@ def preload(
         tokens={HUGGING_FACE: token} if token else None,
         shared_cache=shared_cache,
         on_progress=on_progress,
-        workers=workers,
         limits=limits,
     )
     fetched = downloader.fetch(entries, verify=verify)
     notes = [note for item in fetched for note in item.notes]
-    notes += [_unlisted_note(entry.name) for entry in entries if entry.name not in catalog.models]
+    notes += [unlisted_note(entry.name) for entry in entries if entry.name not in catalog.models]
     notes += _prepared_for_gpu(settings, root)
-    return PreloadReport(root=root, files=tuple(_described(item) for item in fetched), notes=tuple(notes))
-
-
-def _unlisted_note(name: str) -> str:
-    return tr(
-        "{name}: not in the catalogue; the file that is there is used, its origin and licence are not known",
-        name=name,
-    )
+    return PreloadReport(root=root, files=tuple(fetched), notes=tuple(notes))
 
 
 def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
     """Make swapper and enhancer fit the GPU, if networks run on one; what was done and what was refused."""
     if settings.execution_provider == "cpu":
         return []
-    runtime = Runtime(
-        "auto"
-    )  # a GPU that does not work is the doctor's subject, not a reason to fetch nothing
+    runtime = Runtime("auto")  # a GPU that does not work is the doctor's subject, no reason to fetch nothing
     if runtime.provider == "cpu":
         return []
     choices = [
@@ -201,9 +148,7 @@ def preview(
     settings: Settings,
     *,
     models_dir: Path | None = None,
-    models: Iterable[str] = (),
     user_models: Mapping[str, Any] | None = None,
-    catalog: Catalog | None = None,
 ) -> Preview:
     """What ``preload`` would do with the same arguments; fetches nothing.
 
@@ -212,11 +157,8 @@ def preview(
         SettingsError: ``user_models`` does not follow the schema.
     """
     root = models_root(models_dir)
-    entries = select_models(settings, models=models, user_models=user_models, catalog=catalog, root=root)
-    return _preview(root, entries, Downloader(root).plan(entries))
-
-
-def _preview(root: Path, entries: list[ModelEntry], plan: Plan) -> Preview:
+    entries = needed_models(settings, load_catalog(user_models), root=root)
+    plan = Downloader(root).plan(entries)
     missing = {item.model.name: item.bytes for item in plan.missing}
     return Preview(
         root=root,
@@ -228,72 +170,12 @@ def _preview(root: Path, entries: list[ModelEntry], plan: Plan) -> Preview:
     )
 
 
-def select_models(
-    settings: Settings,
-    *,
-    models: Iterable[str] = (),
-    user_models: Mapping[str, Any] | None = None,
-    catalog: Catalog | None = None,
-    root: Path | None = None,
-) -> list[ModelEntry]:
-    """The models that settings and further names ask for, each once.
-
-    Args:
-        settings: Decide which models are needed.
-        models: Names of further ones.
-        user_models: The ``models:`` section of a preset file.
-        catalog: Instead of the shipped one.
-        root: The models folder. A swapper or enhancer that lies there needs no entry in the catalogue: it
-            counts as the user's own file.
-
-    Raises:
-        ModelError: A name that is neither in the catalogue nor a file in the models folder.
-        SettingsError: ``user_models`` does not follow the schema.
-    """
-    catalog = catalog or load_catalog(user_models)
-    if root is not None:
-        catalog = merge(catalog, _unlisted(settings, catalog, root))
-    wanted = [*needed_models(settings, catalog), *(catalog.get(name) for name in models)]
-    return with_requirements(wanted, catalog)
-
-
-def _unlisted(settings: Settings, catalog: Catalog, root: Path) -> dict[str, dict[str, str]]:
-    """Entries for the files of the settings that are there without being in the catalogue."""
-    files = {
-        name: (step.removeprefix("face_"), (root / f"{name}.onnx").absolute())
-        for step, name in changing_models(settings).items()
-    }
-    return {
-        name: {"role": role, "path": str(path)}
-        for name, (role, path) in files.items()
-        if name not in catalog.models and path.is_file()
-    }
-
-
 def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
     """A folder of the demo's stand-ins is right as it is: nothing in it is to be replaced."""
-    for path in (root / file.path for entry in entries for file in entry.files):
+    for path in (root / entry.path for entry in entries):
         if path.is_file() and is_standin(path):
             raise ModelError(
                 tr("the folder holds the demo's stand-in models, which are not to be replaced"),
                 where=str(path),
-                remedy=tr("name another folder with --models-dir or COLAB_HELPERS_MODELS"),
+                remedy=tr("name another folder in models_dir or COLAB_HELPERS_MODELS"),
             )
-
-
-def _described(item: Fetched) -> PreloadedFile:
-    return PreloadedFile(
-        name=item.model.name,
-        role=item.model.role,
-        path=item.path,
-        bytes=item.bytes,
-        source=item.source,
-        origin=item.origin,
-        sha256=item.sha256,
-        pinned=item.pinned,
-        licence=item.model.licence.name,
-        licence_link=item.model.licence.link,
-        non_commercial=item.model.licence.non_commercial,
-        licence_accepted_at=item.licence_accepted_at,
-        seconds=round(item.seconds, 3),
-    )

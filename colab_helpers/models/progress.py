@@ -19,8 +19,6 @@ class Progress:
         bytes_total: May grow: sizes of some files become known on the way.
         rate: Bytes per second over the last ten seconds.
         eta: Seconds left at that rate; None while unknown.
-        active: Paths (below the models root) that are being worked on.
-        waiting: Those of them that another process is fetching.
     """
 
     files_done: int
@@ -29,8 +27,6 @@ class Progress:
     bytes_total: int
     rate: float
     eta: float | None
-    active: tuple[str, ...]
-    waiting: tuple[str, ...]
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -44,7 +40,6 @@ class Meter:
         self._lock = threading.Lock()
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
-        self._active: dict[str, bool] = {}
         self._samples: deque[tuple[float, int]] = deque()
 
     def update(self, name: str, done: int, total: int | None) -> None:
@@ -52,29 +47,6 @@ class Meter:
         with self._lock:
             self._done[name] = done
             self._total[name] = max(done, total if total is not None else self._total.get(name, 0))
-
-    def start(self, name: str) -> None:
-        """A file is being worked on."""
-        with self._lock:
-            self._active[name] = False
-
-    def stop(self, name: str) -> None:
-        """A file is no longer being worked on."""
-        with self._lock:
-            self._active.pop(name, None)
-
-    def wait(self, name: str) -> None:
-        """Another process has the file."""
-        self._mark(name, waiting=True)
-
-    def go_on(self, name: str) -> None:
-        """The wait for a file is over."""
-        self._mark(name, waiting=False)
-
-    def _mark(self, name: str, *, waiting: bool) -> None:
-        with self._lock:
-            if name in self._active:
-                self._active[name] = waiting
 
     def progress(self, files_done: int, files_total: int) -> Progress:
         """The sums now."""
@@ -88,8 +60,6 @@ class Meter:
                 bytes_total=total,
                 rate=rate,
                 eta=(total - done) / rate if rate > 0 else None,
-                active=tuple(self._active),
-                waiting=tuple(name for name, waiting in self._active.items() if waiting),
             )
 
     def _rate(self, done: int) -> float:

@@ -6,13 +6,7 @@ Only options whose default is not what is wanted here are set, so that each line
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-TENSORRT_FOLDER = "tensorrt"
-"""Beside the model: TensorRT's engines and timings, which take minutes to make."""
-
-Dimensions = Sequence[int | str | None]
 _DRIVER = "libcuda.so.1"
 _BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC in cuda.h
 
@@ -59,36 +53,3 @@ def cuda_options(*, memory_limit: int = 0) -> dict[str, str]:
     if memory_limit:
         options["gpu_mem_limit"] = str(memory_limit)
     return options
-
-
-def tensorrt_options(
-    cache: Path, *, half: bool, inputs: Mapping[str, Dimensions], largest: int
-) -> dict[str, str]:
-    """Options of the TensorRT provider.
-
-    Args:
-        cache: Folder of engines and timings.
-        half: The network computes in float16 already, so that TensorRT may, too.
-        inputs: Shape of each input; what is no number is an axis of any length.
-        largest: Size of the largest batch there will be; a quarter of it is tuned for.
-    """
-    options = {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(cache),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(cache),
-        "trt_fp16_enable": "1" if half else "0",
-    }
-    if any(not isinstance(size, int) for shape in inputs.values() for size in shape):
-        sizes = {"min": 1, "opt": max(1, largest // 4), "max": largest}
-        # Without the range TensorRT builds another engine for each batch size it meets, minutes each.
-        options |= {f"trt_profile_{kind}_shapes": _shapes(inputs, size) for kind, size in sizes.items()}
-    return options
-
-
-def _shapes(inputs: Mapping[str, Dimensions], batch: int) -> str:
-    """Shapes as TensorRT reads them: ``target:4x3x128x128,source:4x512``."""
-    return ",".join(
-        f"{name}:{'x'.join(str(size if isinstance(size, int) else batch) for size in shape)}"
-        for name, shape in inputs.items()
-    )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from colab_helpers.files import write_atomically
+from colab_helpers.files import sha256_of, write_atomically
 from colab_helpers.language import mark
-from colab_helpers.models.catalog import ModelFile, Source
 
 FileSource = Literal["present", "copied", "downloaded"]
 SOURCE_WORDS: dict[FileSource, str] = {
@@ -23,7 +21,6 @@ SOURCE_WORDS: dict[FileSource, str] = {
 }
 """What each way is called; ``tr`` of it is shown."""
 QUARANTINE = "quarantine"
-_BLOCK = 1 << 20
 
 
 class Record(BaseModel):
@@ -36,7 +33,6 @@ class Record(BaseModel):
         bytes: Size of the file.
         mtime_ns: Its modification time, in nanoseconds.
         url: Address or path it came from, without query; empty if it was simply there.
-        pinned: The hash was not published: it is what the server declared or what arrived.
         licence: Id of the licence.
         licence_accepted_at: When, in UTC; None where nothing had to be accepted or nobody did.
         verified_at: When its bytes were last hashed, in UTC.
@@ -51,7 +47,6 @@ class Record(BaseModel):
     mtime_ns: int
     url: str = ""
     source: FileSource
-    pinned: bool = False
     licence: str
     licence_accepted_at: str | None = None
     verified_at: str
@@ -70,7 +65,8 @@ def record_path(path: Path) -> Path:
 
 def part_path(path: Path) -> Path:
     """Where a file grows until it is complete and verified."""
-    return path.with_name(path.name + ".part")
+    # Hidden: browsers call what they are fetching "<file>.part", and that is not ours to resume or remove.
+    return path.with_name(f".{path.name}.part")
 
 
 def read_record(path: Path) -> Record | None:
@@ -96,43 +92,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def crc32_of(path: Path) -> str:
-    """CRC-32 of a file, 8 lower-case hex digits."""
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            value = zlib.crc32(block, value)
-    return f"{value:08x}"
-
-
-def accepts(source: Source, path: Path, sha256: str) -> bool:
-    """Whether a file is what a source promises: by hash, or where none is known by size and CRC-32."""
-    if source.sha256 is not None:
-        return sha256 in source.sha256
-    if source.bytes is not None and path.stat().st_size != source.bytes:
-        return False
-    return source.crc32 is None or crc32_of(path) == source.crc32
-
-
-def is_genuine(file: ModelFile, path: Path, sha256: str, record: Record | None) -> bool:
-    """Whether a file on disk is one of those its sources promise.
-
-    Args:
-        file: What the catalogue knows.
-        path: The file on disk.
-        sha256: Its hash.
-        record: What was recorded when it was first verified; a pinned hash counts as known.
-    """
-    if sha256 in file.accepted:
-        return True
-    if not file.open_to_pinning:
-        return False
-    if record is not None and record.pinned:
-        return sha256 == record.sha256
-    unknown = [source for source in file.sources if source.sha256 is None]
-    return file.local is not None or any(accepts(source, path, sha256) for source in unknown)
-
-
 def put_in_place(part: Path, path: Path) -> None:
     """Move a complete file to its name so that it is there entirely or not at all, even after a crash."""
     with part.open("rb+") as file:
@@ -151,14 +110,19 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def quarantine(root: Path, path: Path, sha256: str) -> Path:
-    """Move a file that must not be used out of the way, its hash in the name.
+def replace_damaged(root: Path, part: Path, path: Path) -> Path:
+    """Put a verified file where a damaged one lies, and keep that one out of the way, its hash in the name.
 
     Returns:
-        Where it is now. The name does not end in ``.onnx``, so nothing loads it by mistake.
+        Where the damaged one is now. The name does not end in ``.onnx``, so nothing loads it by mistake.
     """
-    place = root / QUARANTINE / f"{path.name}.{sha256}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    path.replace(place)
+    kept = root / QUARANTINE / f"{path.name}.{sha256_of(path)}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    path.replace(kept)
     record_path(path).unlink(missing_ok=True)
-    return place
+    try:
+        put_in_place(part, path)
+    except OSError:
+        kept.replace(path)
+        raise
+    return kept

@@ -7,7 +7,6 @@ to the CPU without a word.
 
 from __future__ import annotations
 
-import importlib.util
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -21,37 +20,31 @@ import numpy.typing as npt
 import onnxruntime
 
 from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
+from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
+from colab_helpers.models.catalog import Role
 from colab_helpers.models.graphs import GpuSession, example_inputs
+from colab_helpers.models.identify import broken_model, missing_model, not_a_network
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
-from colab_helpers.models.providers import (
-    TENSORRT_FOLDER,
-    cuda_options,
-    tensorrt_options,
-    wait_without_spinning,
-)
+from colab_helpers.models.providers import cuda_options, wait_without_spinning
 
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
 onnxruntime.disable_telemetry_events()
 
 Provider = Literal["cuda", "cpu"]
 _PROVIDER_NAMES: dict[Provider, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-_TENSORRT = "TensorrtExecutionProvider"
 STANDIN_KEY = "colab_helpers.standin"
 """Key in a model's metadata that marks a stand-in, so that no report mistakes it for the real network."""
 _STANDINS_UP_TO = 32 << 20
 """The demo's networks have a few megabytes; real ones of this size are quickly searched."""
-
-LARGEST_STACK = 16
-"""Samples that TensorRT is given at once, at most."""
 
 
 @dataclass
 class BatchLimit:
     """How many samples a network is given at once; lowered when memory runs out, never raised again.
 
-    One, unless TensorRT runs it. On a processor stacks are no faster, and each sample more takes a gigabyte.
+    One: on a processor stacks are no faster, and each sample more takes a gigabyte.
     On CUDA, cuDNN plans a network anew, for up to half a second, whenever the stack's size changes, as it
     does when people come and go: that costs more than stacks gain (docs/gpu.md).
 
@@ -89,7 +82,6 @@ class Network:
         path: The file that was loaded; a converted one has another name than the model.
         session: The ONNX Runtime session.
         provider: Where it really runs.
-        tensorrt: Whether TensorRT runs it there.
         standin: Whether the file is marked as one of the demo's stand-ins.
         limit: How many samples at once memory allows.
     """
@@ -102,7 +94,6 @@ class Network:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     limit: BatchLimit = field(default_factory=BatchLimit, compare=False)
-    tensorrt: bool = False
 
     @property
     def fixed_batch(self) -> int | None:
@@ -164,24 +155,6 @@ def _padded(samples: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     return np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)]) if missing else samples
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a session must be told about how its network is used.
-
-    Attributes:
-        tensorrt: It is to run through TensorRT where the runtime does.
-        half: It computes in float16.
-        edge: Edge of its pictures in pixels, where the file leaves that open.
-    """
-
-    tensorrt: bool = False
-    half: bool = False
-    edge: int = 0
-
-
-_PLAIN = Usage()
-
-
 @dataclass
 class Runtime:
     """Where networks run in this process, decided by trial.
@@ -190,8 +163,6 @@ class Runtime:
         wanted: ``auto`` takes CUDA where it works, ``cuda`` insists, ``cpu`` never asks.
         threads: CPU threads of one network call; by default every core.
         pool: Where sessions are kept; without one they stay loaded as long as their network lives.
-        tensorrt: Use TensorRT for networks whose usage asks for it; switched off, with a note, where a trial
-            fails.
         graphs: On CUDA, capture what a network does when it is loaded, and replay it. To be switched off
             before encoders are at work: see ``GpuSession``.
     """
@@ -199,7 +170,6 @@ class Runtime:
     wanted: Literal["auto", "cuda", "cpu"] = "auto"
     threads: int = 0
     pool: SessionPool | None = None
-    tensorrt: bool = False
     graphs: bool = False
     notes: list[str] = field(default_factory=list)
     provider: Provider = field(init=False)
@@ -207,32 +177,24 @@ class Runtime:
 
     def __post_init__(self) -> None:
         self.provider = self._decide(this_machine())
-        if self.tensorrt:
-            self._try_tensorrt()
 
-    def open(self, path: Path, *, name: str = "", usage: Usage = _PLAIN) -> Network:
+    def open(self, path: Path, *, name: str = "", edge: int = 0) -> Network:
         """Load a network.
 
         Args:
             path: Its file.
             name: The model's name; by default the file's stem.
-            usage: How it is used.
+            edge: Edge of its pictures in pixels, where the file leaves that open.
 
         Raises:
             ModelError: The file is missing or not a network ONNX Runtime can load.
             ProviderError: It was to run on CUDA but does not.
         """
         if not path.is_file():
-            raise ModelError(
-                tr("the model file is missing"), where=str(path), remedy=tr(MISSING_MODEL_REMEDY)
-            )
+            raise missing_model(path)
         name = name or path.stem
-        limit = BatchLimit()
-        create = partial(self._create, path, name, usage)
+        create = partial(self._create, path, name, edge)
         session = self.pool.session(path, create, name=name) if self.pool else create()
-        tensorrt = _TENSORRT in session.get_providers()
-        if tensorrt:  # one plan of its own serves all sizes
-            limit.largest = LARGEST_STACK
         metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
         return Network(
             name=name,
@@ -242,16 +204,11 @@ class Runtime:
             standin=metadata.get(STANDIN_KEY) == "true",
             input_names=tuple(item.name for item in session.get_inputs()),
             output_names=tuple(item.name for item in session.get_outputs()),
-            limit=limit,
-            tensorrt=tensorrt,
+            limit=BatchLimit(),
         )
 
-    def _create(self, path: Path, name: str, usage: Usage) -> Any:
+    def _create(self, path: Path, name: str, edge: int) -> Any:
         memory = self.pool.ceiling if self.pool else 0
-        if self.tensorrt and usage.tensorrt:
-            session = self._through_tensorrt(path, name, usage, memory)
-            if session is not None:
-                return session
         if self.provider == "cpu":
             return self._plain(path, memory)
 
@@ -262,7 +219,7 @@ class Runtime:
 
         session = GpuSession(
             partial(self._plain, path, memory),
-            example=partial(example_inputs, edge=usage.edge) if self.graphs else None,
+            example=partial(example_inputs, edge=edge) if self.graphs else None,
             on_problem=without,
         )
         if session.captured:
@@ -287,11 +244,7 @@ class Runtime:
         except Exception as error:
             if self.pool and is_out_of_memory(error):
                 raise  # the pool makes room and tries again
-            raise ModelError(
-                tr("ONNX Runtime cannot load the model ({reason})", reason=_first_line(error)),
-                where=str(path),
-                remedy=tr("the file may be damaged: fetch it again"),
-            ) from error
+            raise broken_model(path, _first_line(error)) from error
         if not runs_on(session, self.provider):
             raise ProviderError(
                 tr("the model was to run on CUDA, but ONNX Runtime put it on the CPU"),
@@ -300,40 +253,9 @@ class Runtime:
             )
         return session
 
-    def _through_tensorrt(self, path: Path, name: str, usage: Usage, memory: int) -> Any:
-        """A session that TensorRT runs, with CUDA behind it; None, with a note, where it does not."""
-        cache = path.parent / TENSORRT_FOLDER
-        try:
-            cache.mkdir(exist_ok=True)
-            tensorrt = tensorrt_options(cache, half=usage.half, inputs=_inputs(path), largest=LARGEST_STACK)
-            session = create_session(
-                str(path), self.provider, threads=self.threads, memory_limit=memory, tensorrt=tensorrt
-            )
-        except Exception as error:
-            if self.pool and is_out_of_memory(error):
-                raise  # the pool makes room and tries again
-            self._note(
-                tr(
-                    "{name}: TensorRT cannot run it ({reason}); it runs on CUDA without",
-                    name=name,
-                    reason=_first_line(error),
-                )
-            )
-            return None
-        if session.get_providers()[0] == _TENSORRT:
-            return session
-        self._note(tr("{name}: ONNX Runtime left TensorRT out; it runs on CUDA without", name=name))
-        return None
-
     def _note(self, text: str) -> None:
         if text not in self.notes:  # a pool may load a network several times
             self.notes.append(text)
-
-    def _try_tensorrt(self) -> None:
-        problem = tr("networks run on the CPU") if self.provider == "cpu" else tensorrt_problem()
-        if problem:
-            self.tensorrt = False
-            self._note(tr("TensorRT was asked for but is not used: {problem}", problem=problem))
 
     def _decide(self, machine: Machine) -> Provider:
         if self.wanted == "cpu":
@@ -350,11 +272,6 @@ class Runtime:
         return "cpu"
 
 
-MISSING_MODEL_REMEDY = mark(
-    "fetch the models with 'python -m colab_helpers preload --accept-licences' (it shows the licences "
-    "first without that option), put the file there yourself, or name another folder with --models-dir or "
-    "COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
-)
 _CUDA_REMEDY = mark(
     "check the GPU with 'nvidia-smi' and the installation with 'python -m colab_helpers doctor', "
     "or set execution_provider to auto or cpu"
@@ -367,7 +284,6 @@ def create_session(
     *,
     threads: int = 0,
     memory_limit: int = 0,
-    tensorrt: Mapping[str, str] | None = None,
     cuda: Mapping[str, str] | None = None,
 ) -> Any:
     """Create an ONNX Runtime session on one provider, with the CPU behind it for unsupported nodes.
@@ -377,7 +293,6 @@ def create_session(
         provider: Where it is to run; whether it does is told by ``runs_on``.
         threads: CPU threads of one call; by default every core.
         memory_limit: Bytes that its memory on the GPU may grow to; 0 for no limit.
-        tensorrt: Options of TensorRT, which is then asked before CUDA.
         cuda: Options of CUDA that win over the usual ones.
     """
     options = onnxruntime.SessionOptions()
@@ -389,26 +304,53 @@ def create_session(
     if provider == "cuda":
         usual = cuda_options(memory_limit=memory_limit)
         providers.insert(0, (_PROVIDER_NAMES["cuda"], {**usual, **(cuda or {})}))
-    if tensorrt is not None:
-        providers.insert(0, (_TENSORRT, dict(tensorrt)))
     # On an error ONNX Runtime would try again with other providers and its own options, and print on stdout:
     # memory that ran out while loading would put a network on the CPU.
     return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
-
-
-def _inputs(path: Path) -> dict[str, Sequence[int | str | None]]:
-    """Names and shapes of a network's inputs, without preparing it to run."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER_NAMES["cpu"]])
-    return {item.name: item.shape for item in session.get_inputs()}
 
 
 def runs_on(session: Any, provider: Provider) -> bool:
     """Whether a session's first provider is the wanted one."""
     active: Sequence[str] = session.get_providers()
     return bool(active) and active[0] == _PROVIDER_NAMES[provider]
+
+
+# How many inputs and outputs a network of each role has; None for any number.
+_SIGNATURES: dict[Role, tuple[int, int | None]] = {
+    "detector": (1, 9),
+    "recogniser": (1, None),
+    "swapper": (2, None),
+    "enhancer": (1, None),
+}
+
+
+def role_problem(path: Path, role: Role) -> ModelError | None:
+    """Why a file is no network of a role; None if it is. It is loaded on the CPU, nothing is run."""
+    if not_a_network(path):
+        return broken_model(path, "")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        loaded = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER_NAMES["cpu"]])
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return broken_model(path, _first_line(error))
+    inputs, outputs = _SIGNATURES[role]
+    found = (len(loaded.get_inputs()), len(loaded.get_outputs()))
+    if found[0] == inputs and outputs in (None, found[1]):
+        return None
+    return ModelError(
+        tr(
+            "it is a network, but no {role}: it has {inputs} inputs and {outputs} outputs",
+            role=role,
+            inputs=found[0],
+            outputs=found[1],
+        ),
+        where=str(path),
+        remedy=tr("give it a name of its own: the file of this name is another network"),
+    )
 
 
 def cuda_problem(machine: Machine) -> str | None:
@@ -426,22 +368,6 @@ def cuda_problem(machine: Machine) -> str | None:
             return tr("ONNX Runtime fell back to the CPU (CUDA or cuDNN libraries of another version?)")
         session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
     except Exception as error:  # noqa: BLE001 - any failure means CUDA is not usable here
-        return _first_line(error)
-    return None
-
-
-def tensorrt_problem() -> str | None:
-    """Why TensorRT cannot be used, or None if a small network was created and run by it; needs CUDA."""
-    if _TENSORRT not in onnxruntime.get_available_providers():
-        return tr("the installed onnxruntime was built without it")
-    try:
-        if importlib.util.find_spec("tensorrt") is not None:
-            importlib.import_module("tensorrt")  # loads the libraries from its wheels, where nobody looks
-        session = create_session(_trial_model(), "cuda", tensorrt={})
-        if session.get_providers()[0] != _TENSORRT:
-            return tr("its libraries cannot be loaded (pip install tensorrt-cu12, or -cu13 for CUDA 13)")
-        session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
-    except Exception as error:  # noqa: BLE001 - any failure means that it is not usable here
         return _first_line(error)
     return None
 
@@ -481,6 +407,5 @@ def is_standin(path: Path) -> bool:
 
 def models_root(models_dir: Path | None) -> Path:
     """Folder of the model files: argument, ``COLAB_HELPERS_MODELS``, or the user's cache."""
-    if models_dir is not None:
-        return Path(models_dir)
-    return Path(os.environ.get("COLAB_HELPERS_MODELS") or Path.home() / ".cache" / "colab_helpers" / "models")
+    named = models_dir or os.environ.get("COLAB_HELPERS_MODELS")
+    return absolute(named or Path.home() / ".cache" / "colab_helpers" / "models")

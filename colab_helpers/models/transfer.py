@@ -3,19 +3,19 @@
 ``requests`` carries the connections (proxies of the environment, certificates, pooling). Retrying is
 done here and not by urllib3's ``Retry``, because that one ends with the headers: what breaks half a
 gigabyte is the body, and a retry has to resume it. Of the ready-made downloaders, pooch cannot resume,
-and huggingface_hub speaks to one site only.
+and huggingface_hub speaks to one site only. What an interrupted fetch left is resumed from any address that
+promises the same bytes; if the whole turns out wrong, it is fetched once more from the beginning.
 """
 
 from __future__ import annotations
 
 import http.client
-import json
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -25,13 +25,11 @@ import urllib3
 from urllib3.util import Retry
 
 from colab_helpers.errors import OutputError
-from colab_helpers.files import sha256_of
+from colab_helpers.files import sha256_of, write_atomically
 from colab_helpers.language import tr
 from colab_helpers.models.catalog import LOOPBACK
-from colab_helpers.models.records import write_json
 
 _BLOCK = 1 << 18
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
@@ -87,65 +85,26 @@ class Limits:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known about the bytes before they come; None where it is not."""
+    """What the bytes must be: accepted hashes, and how many there are where that is known."""
 
-    sha256: tuple[str, ...] | None
-    bytes: int | None
+    sha256: tuple[str, ...]
+    bytes: int | None = None
 
     @property
-    def only_hash(self) -> str | None:
-        """The hash, if there is just one: then every mirror serves the same bytes."""
-        return self.sha256[0] if self.sha256 is not None and len(self.sha256) == 1 else None
+    def words(self) -> str:
+        """What an unfinished file is marked with."""
+        return " ".join(self.sha256)
 
 
-@dataclass(frozen=True)
-class Arrived:
-    """A complete file.
-
-    Attributes:
-        sha256: Of its bytes.
-        declared: The hash the server named, where it did and none was known before.
-    """
-
-    sha256: str
-    declared: str | None
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What is known about an unfinished file; kept in ``<file>.part.json``.
-
-    Attributes:
-        url: Address it comes from, without query.
-        validator: The server's ETag or Last-Modified, with which it can tell whether it still has the
-            same bytes.
-        sha256: The one hash it must have in the end, if known.
-    """
-
-    url: str
-    validator: str | None
-    sha256: str | None
-
-    @classmethod
-    def read(cls, part: Path) -> _Part | None:
-        try:
-            data = json.loads(_part_record(part).read_text(encoding="utf-8"))
-            return cls(data["url"], data["validator"], data["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def write(self, part: Path) -> None:
-        write_json(_part_record(part), vars(self))
-
-
-def _part_record(part: Path) -> Path:
-    return part.with_name(part.name + ".json")
+def _mark_of(part: Path) -> Path:
+    """Where it is noted which bytes an unfinished file is to become."""
+    return part.with_name(part.name + ".sha256")
 
 
 def discard(part: Path) -> None:
     """Remove an unfinished file and what is known about it."""
     part.unlink(missing_ok=True)
-    _part_record(part).unlink(missing_ok=True)
+    _mark_of(part).unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int:
@@ -159,15 +118,6 @@ def public_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """A response whose body is the file, from ``start`` on; ``total`` as the server says."""
-
-    response: requests.Response
-    start: int
-    total: int | None
-
-
 class Transfer:
     """Fetches addresses; may be used from several threads.
 
@@ -175,6 +125,7 @@ class Transfer:
         limits: Patience.
         proxy: Address of a proxy for everything; otherwise those of the environment count.
         mirror_prefix: Addresses that start like this may be plain http: the user named it.
+        tokens: By the name of a server, what it wants to be shown; nobody else is shown it.
         cancelled: When set, everything stops soon.
     """
 
@@ -194,8 +145,8 @@ class Transfer:
         self._cancelled = cancelled or threading.Event()
         self._local = threading.local()
 
-    def fetch(self, url: str, part: Path, expected: Expected, *, report: Report) -> Arrived:
-        """Fetch an address, resuming what an earlier try left.
+    def fetch(self, url: str, part: Path, expected: Expected, *, report: Report) -> str:
+        """Fetch an address, resuming what an earlier try left; returns the SHA-256.
 
         Args:
             url: The address.
@@ -234,53 +185,28 @@ class Transfer:
         if self._cancelled.wait(max(pause, problem.wait or 0)):
             raise Cancelled
 
-    def _try(self, url: str, part: Path, expected: Expected, report: Report) -> Arrived:
-        start = self._resume_at(url, part, expected)
-        declared = None
+    def _try(self, url: str, part: Path, expected: Expected, report: Report) -> str:
+        start = _resume_at(part, expected)
         if start == 0 or start != expected.bytes:
-            with self._request(url, part, start) as response:
-                declared = _declared_hash(response)
-                known = expected
-                expected = _narrowed(expected, declared)
+            with self._follow(url, start) as response:
                 if not _nothing_left(response, start):
-                    answer = self._understand(response, url, part, start, known)
-                    self._receive(answer, url, part, expected, report)
-        return _verified(part, expected, declared, resumed=start > 0)
+                    start, total = _understood(response, part, start, expected)
+                    self._receive(response, part, start, total or expected.bytes, expected, report)
+        return _verified(part, expected, resumed=start > 0)
 
-    def _resume_at(self, url: str, part: Path, expected: Expected) -> int:
-        """Where to go on; whatever cannot be trusted to belong to this address is removed."""
-        known, there = _Part.read(part), size_of(part)
-        same_bytes = known is not None and known.sha256 is not None and known.sha256 == expected.only_hash
-        same_place = known is not None and known.url == public_url(url) and known.validator is not None
-        too_long = expected.bytes is not None and there > expected.bytes
-        if not there or too_long or not (same_bytes or same_place):
-            discard(part)
-            return 0
-        return there
-
-    def _request(self, url: str, part: Path, start: int) -> requests.Response:
+    def _follow(self, url: str, start: int) -> requests.Response:
+        """Send a request and follow redirects, never from https to http."""
         # A compressed body could neither be resumed nor compared with the size.
         headers = {"Accept-Encoding": "identity", "User-Agent": "colab-helpers"}
         if start:
-            known = _Part.read(part)
             headers["Range"] = f"bytes={start}-"
-            if known is not None and known.validator and known.url == public_url(url):
-                headers["If-Range"] = known.validator
-        return self._follow(url, headers)
-
-    def _follow(self, url: str, headers: Mapping[str, str]) -> requests.Response:
-        """Send a request and follow redirects, never from https to http."""
         seen: list[str] = []
-        linked: dict[str, str] = {}
         current = url
         while current not in seen and len(seen) <= self._limits.max_redirects:
             self._check_scheme(current, previous=seen[-1] if seen else None)
             seen.append(current)
             response = self._send(current, headers)
-            # Hugging Face names hash and size on the redirect; the store behind it does not.
-            linked |= {key: value for key, value in response.headers.items() if _is_linked(key)}
             if response.status_code not in _REDIRECTS or "Location" not in response.headers:
-                response.headers.update(linked)
                 return response
             current = urljoin(current, response.headers["Location"])
             response.close()
@@ -296,7 +222,7 @@ class Transfer:
             raise MirrorError(tr("leads to an address that is not https ({url})", url=public_url(url)))
 
     def _send(self, url: str, headers: Mapping[str, str]) -> requests.Response:
-        limits = self._limits
+        limits, failures = self._limits, requests.exceptions
         if self._cancelled.is_set():
             raise Cancelled
         try:
@@ -309,22 +235,20 @@ class Transfer:
                 stream=True,
                 allow_redirects=False,
             )
-        except requests.exceptions.SSLError as error:
+        except failures.SSLError as error:
             raise MirrorError(tr("no secure connection ({reason})", reason=_innermost(error))) from error
-        except requests.exceptions.ReadTimeout as error:
+        except failures.ReadTimeout as error:
             raise _Temporary(tr("no answer within {seconds:g} s", seconds=limits.read_timeout)) from error
-        except requests.exceptions.ConnectTimeout as error:
+        except failures.ConnectTimeout as error:
             reason = tr("no connection within {seconds:g} s", seconds=limits.connect_timeout)
             raise _Temporary(reason, connected=False) from error
-        except requests.exceptions.ProxyError as error:
-            raise _Temporary(
-                tr("the proxy failed ({reason})", reason=_innermost(error)), connected=False
-            ) from error
-        except requests.exceptions.ConnectionError as error:
-            raise _Temporary(
-                tr("no connection ({reason})", reason=_innermost(error)), connected=False
-            ) from error
-        except (requests.exceptions.RequestException, ValueError) as error:
+        except failures.ProxyError as error:
+            reason = tr("the proxy failed ({reason})", reason=_innermost(error))
+            raise _Temporary(reason, connected=False) from error
+        except failures.ConnectionError as error:
+            reason = tr("no connection ({reason})", reason=_innermost(error))
+            raise _Temporary(reason, connected=False) from error
+        except (failures.RequestException, ValueError) as error:
             raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
 
     def _credentials(self, url: str) -> dict[str, str]:
@@ -341,30 +265,20 @@ class Transfer:
         session: requests.Session = self._local.session
         return session
 
-    def _understand(
-        self, response: requests.Response, url: str, part: Path, start: int, expected: Expected
-    ) -> _Answer:
-        if response.status_code == 416:
-            discard(part)
-            raise _Temporary(tr("HTTP 416: it has less than what had arrived"))
-        _refuse_failure(response)
-        _refuse_other_content(response)
-        if response.status_code == 206:
-            total = _resumed_total(response, url, part, start)
-        else:
-            start, total = 0, _content_length(response)
-        answer = _Answer(response, start, total)
-        _refuse_other_file(answer, expected)
-        return answer
-
-    def _receive(self, answer: _Answer, url: str, part: Path, expected: Expected, report: Report) -> None:
-        known = _Part(public_url(url), _validator(answer.response), expected.only_hash)
-        total = answer.total if answer.total is not None else expected.bytes
+    def _receive(
+        self,
+        response: requests.Response,
+        part: Path,
+        start: int,
+        total: int | None,
+        expected: Expected,
+        report: Report,
+    ) -> None:
         try:
-            known.write(part)
+            write_atomically(_mark_of(part), expected.words.encode())
             # Unbuffered: what was received survives the death of the process.
-            with part.open("ab" if answer.start else "wb", buffering=0) as file:
-                self._copy_body(answer, file, total, report)
+            with part.open("ab" if start else "wb", buffering=0) as file:
+                self._copy_body(response, file, start, total, report)
         except OSError as error:
             raise OutputError(
                 tr("cannot be written ({reason})", reason=error.strerror),
@@ -372,10 +286,12 @@ class Transfer:
                 remedy=tr("free space on this disk"),
             ) from error
 
-    def _copy_body(self, answer: _Answer, file: BinaryIO, total: int | None, report: Report) -> None:
-        there, pace = answer.start, _Pace(self._limits)
+    def _copy_body(
+        self, response: requests.Response, file: BinaryIO, there: int, total: int | None, report: Report
+    ) -> None:
+        since, before = time.monotonic(), there
         report(there, total)
-        while block := self._read(answer.response, there):
+        while block := self._read(response, there):
             if there == 0 and block.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
                 raise MirrorError(tr("gives an HTML page instead of the file"))
             file.write(block)
@@ -383,7 +299,15 @@ class Transfer:
             report(there, total)
             if total is not None and there > total:
                 raise MirrorError(tr("gives more than the {total} bytes it should", total=total))
-            pace.check(there)
+            # A body that trickles: each byte comes in time, but the file never would.
+            elapsed = time.monotonic() - since
+            if elapsed >= self._limits.stall_seconds:
+                rate = (there - before) / elapsed
+                if rate < self._limits.min_rate:
+                    raise _Temporary(
+                        tr("too slow ({rate:.0f} bytes/s after {there} bytes)", rate=rate, there=there)
+                    )
+                since, before = time.monotonic(), there
         if total is not None and there < total:
             raise _Temporary(
                 tr("the connection broke after {there} of {total} bytes", there=there, total=total)
@@ -396,66 +320,25 @@ class Transfer:
             # read1 hands over what is there; read would wait for a whole block on a slow line.
             return response.raw.read1(_BLOCK, decode_content=False) or b""
         except urllib3.exceptions.ReadTimeoutError as error:
+            silence = self._limits.read_timeout
             raise _Temporary(
-                tr(
-                    "no data for {seconds:g} s after {there} bytes",
-                    seconds=self._limits.read_timeout,
-                    there=there,
-                )
+                tr("no data for {seconds:g} s after {there} bytes", seconds=silence, there=there)
             ) from error
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             raise _Temporary(tr("the connection broke after {there} bytes", there=there)) from error
 
 
-class _Pace:
-    """Notices a body that trickles: each byte comes in time, but the file never would."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._since = time.monotonic()
-        self._bytes: int | None = None
-
-    def check(self, there: int) -> None:
-        elapsed = time.monotonic() - self._since
-        if self._bytes is None:
-            self._bytes = there
-        if elapsed < self._limits.stall_seconds:
-            return
-        rate = (there - self._bytes) / elapsed
-        if rate < self._limits.min_rate:
-            raise _Temporary(tr("too slow ({rate:.0f} bytes/s after {there} bytes)", rate=rate, there=there))
-        self._since, self._bytes = time.monotonic(), there
-
-
-def _narrowed(expected: Expected, declared: str | None) -> Expected:
-    """Where no hash was known, the one the server declares is the one to check."""
-    if expected.sha256 is None and declared is not None:
-        return replace(expected, sha256=(declared,))
-    return expected
-
-
-def _verified(part: Path, expected: Expected, declared: str | None, *, resumed: bool) -> Arrived:
-    problem = _problem(part, expected)
-    sha256 = sha256_of(part)
-    if problem is None and expected.sha256 is not None and sha256 not in expected.sha256:
-        problem = tr(
-            "gives wrong bytes (sha256 {sha256}, expected {expected})",
-            sha256=sha256,
-            expected=tr(" or ").join(expected.sha256),
-        )
-    if problem is None:
-        _part_record(part).unlink(missing_ok=True)
-        return Arrived(sha256, declared)
-    discard(part)
-    # The fault may lie in what was there before this try: start over once before blaming the address.
-    raise _Temporary(problem) if resumed else MirrorError(problem)
-
-
-def _problem(part: Path, expected: Expected) -> str | None:
+def _resume_at(part: Path, expected: Expected) -> int:
+    """Where to go on; what is to become other bytes is removed."""
     there = size_of(part)
-    if expected.bytes is not None and there != expected.bytes:
-        return tr("gives {there} bytes instead of {expected}", there=there, expected=expected.bytes)
-    return None if there else tr("gives an empty file")
+    try:
+        same = _mark_of(part).read_text(encoding="utf-8") == expected.words
+    except (OSError, ValueError):
+        same = False
+    if there and same and (expected.bytes is None or there <= expected.bytes):
+        return there
+    discard(part)
+    return 0
 
 
 def _nothing_left(response: requests.Response, start: int) -> bool:
@@ -464,13 +347,36 @@ def _nothing_left(response: requests.Response, start: int) -> bool:
     return response.status_code == 416 and match is not None and start > 0 and match[3] == str(start)
 
 
-def _refuse_failure(response: requests.Response) -> None:
-    if response.status_code in (200, 206):
-        return
-    reason = tr("HTTP {code} ({reason})", code=response.status_code, reason=response.reason)
-    if response.status_code in _WORTH_RETRYING:
-        raise _Temporary(reason, wait=_retry_after(response))
-    raise MirrorError(reason)
+def _understood(
+    response: requests.Response, part: Path, start: int, expected: Expected
+) -> tuple[int, int | None]:
+    """Where the body begins, and the size of the whole file if the server says; other answers are refused."""
+    if response.status_code == 416:
+        discard(part)
+        raise _Temporary(tr("HTTP 416: it has less than what had arrived"))
+    if response.status_code not in (200, 206):
+        reason = tr("HTTP {code} ({reason})", code=response.status_code, reason=response.reason)
+        if response.status_code in _WORTH_RETRYING:
+            raise _Temporary(reason, wait=_retry_after(response))
+        raise MirrorError(reason)
+    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise MirrorError(tr("gives an HTML page instead of the file"))
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    if encoding != "identity":
+        raise MirrorError(tr("insists on Content-Encoding {encoding}", encoding=encoding))
+    if response.status_code == 206:
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+        if match is None or match[1] is None or int(match[1]) != start:
+            discard(part)
+            raise _Temporary(tr("answers with another range"))
+        total = match[3]
+    else:
+        start, total = 0, response.headers.get("Content-Length", "")
+    size = int(total) if total.isdigit() else None
+    # Refused before half a gigabyte is spent on what cannot be right.
+    if expected.bytes is not None and size not in (None, expected.bytes):
+        raise MirrorError(tr("has {size} bytes instead of {expected}", size=size, expected=expected.bytes))
+    return start, size
 
 
 def _retry_after(response: requests.Response) -> float | None:
@@ -483,68 +389,21 @@ def _retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def _refuse_other_content(response: requests.Response) -> None:
-    if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise MirrorError(tr("gives an HTML page instead of the file"))
-    encoding = response.headers.get("Content-Encoding", "identity").lower()
-    if encoding != "identity":
-        raise MirrorError(tr("insists on Content-Encoding {encoding}", encoding=encoding))
-
-
-def _resumed_total(response: requests.Response, url: str, part: Path, start: int) -> int | None:
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-    known = _Part.read(part)
-    validator = _validator(response)
-    changed = (
-        known is not None
-        and known.url == public_url(url)
-        and None not in (known.validator, validator)
-        and known.validator != validator
+def _verified(part: Path, expected: Expected, *, resumed: bool) -> str:
+    there, sha256 = size_of(part), sha256_of(part)
+    if there and sha256 in expected.sha256:
+        _mark_of(part).unlink(missing_ok=True)
+        return sha256
+    discard(part)
+    problem = tr(
+        "gives wrong bytes (sha256 {sha256}, expected {expected})",
+        sha256=sha256,
+        expected=tr(" or ").join(expected.sha256),
     )
-    if match is None or match[1] is None or int(match[1]) != start or changed:
-        discard(part)
-        raise _Temporary(tr("the file changed meanwhile") if changed else tr("answers with another range"))
-    return None if match[3] == "*" else int(match[3])
-
-
-def _content_length(response: requests.Response) -> int | None:
-    value = response.headers.get("Content-Length", "")
-    return int(value) if value.isdigit() else None
-
-
-def _validator(response: requests.Response) -> str | None:
-    """The server's mark of these very bytes; a weak ETag marks similar ones only."""
-    etag = response.headers.get("ETag")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-
-
-def _is_linked(header: str) -> bool:
-    return header.lower() in ("x-linked-etag", "x-linked-size")
-
-
-def _declared_hash(response: requests.Response) -> str | None:
-    value = response.headers.get("X-Linked-ETag", "").removeprefix("W/").strip('"').lower()
-    return value if _SHA256.fullmatch(value) else None
-
-
-def _refuse_other_file(answer: _Answer, expected: Expected) -> None:
-    """Refuse before half a gigabyte is spent on what cannot be right."""
-    linked = answer.response.headers.get("X-Linked-Size", "")
-    sizes = [answer.total, int(linked) if linked.isdigit() else None]
-    for size in sizes:
-        if expected.bytes is not None and size is not None and size != expected.bytes:
-            raise MirrorError(
-                tr("has {size} bytes instead of {expected}", size=size, expected=expected.bytes)
-            )
-    declared = _declared_hash(answer.response)
-    if expected.sha256 is not None and declared is not None and declared not in expected.sha256:
-        raise MirrorError(tr("declares another file (sha256 {sha256})", sha256=declared))
-    chunked = answer.response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-    nothing_known = expected.sha256 is None and expected.bytes is None and declared is None
-    if nothing_known and answer.total is None and not chunked:
-        raise MirrorError(
-            tr("tells no length, and neither size nor hash is known: it could break off unnoticed")
-        )
+    if not there:
+        problem = tr("gives an empty file")
+    # The fault may lie in what was there before this try: start over once before blaming the address.
+    raise _Temporary(problem) if resumed else MirrorError(problem)
 
 
 def _innermost(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import absolute
-from colab_helpers.language import ASKED, spoken, tr
+from colab_helpers.language import ASKED, printable, spoken, tr
 from colab_helpers.pages.report import write_page
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ColabHelpersError as error:
             print(tr("error: {error}", error=error), file=sys.stderr)
             return 1
-    print(page)
+    print(printable(str(page)))
     return 0
 
 

@@ -20,7 +20,7 @@ from colab_helpers.errors import MediaError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import is_image, probe
+from colab_helpers.media.probe import VideoInfo, is_image, probe
 
 ROOM = 1_500_000
 """Bytes of video in one page at most: Jupyter drops what comes faster than some megabytes in seconds."""
@@ -153,10 +153,10 @@ def _frame(path: Path, seconds: float, *, earliest: float) -> tuple[ByteImage, f
             stream.thread_type = "AUTO"
             container.seek(int((start + seconds) / info.time_base), stream=stream)
             frame = _first_frame_from(container.decode(stream), start + seconds, start + earliest)
-            image = _upright(frame.to_ndarray(format="bgr24"), info.rotation)
+            image = frame.to_ndarray(format="bgr24")
     except (av.FFmpegError, StopIteration) as error:
         raise MediaError(tr("no frame could be decoded for a picture"), where=str(path)) from error
-    return image, (frame.time if frame.time is not None else start + seconds) - start
+    return info.upright(image), (frame.time if frame.time is not None else start + seconds) - start
 
 
 def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: float) -> av.VideoFrame:
@@ -168,10 +168,6 @@ def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: 
             break
         frame = later
     return frame
-
-
-def _upright(image: np.ndarray, rotation: int) -> ByteImage:
-    return np.ascontiguousarray(np.rot90(image, -rotation // 90), np.uint8)
 
 
 def players_of(results: Sequence[Path], *, room: int = ROOM) -> tuple[list[Player], list[str]]:
@@ -216,7 +212,7 @@ def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
         with av.open(path) as source, av.open(made, "w", format="mp4") as clip:
             track = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
             track.pix_fmt, track.codec_context.time_base = "yuv420p", _TICK
-            for image, passed in _images(source, seconds, info.rotation):
+            for image, passed in _images(source, seconds, info):
                 if not track.codec_context.is_open:
                     track.height, track.width = image.shape[:2]
                 frame = av.VideoFrame.from_ndarray(image, format="bgr24")
@@ -229,7 +225,7 @@ def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
 
 
 def _images(
-    source: av.container.InputContainer, seconds: float, rotation: int
+    source: av.container.InputContainer, seconds: float, info: VideoInfo
 ) -> Iterator[tuple[ByteImage, float]]:
     """Small upright pictures and their times from the first on; frames that come very fast are left out."""
     stream = source.streams.video[0]
@@ -247,4 +243,4 @@ def _images(
         # The encoder's colour planes are half as wide and high: no odd sizes.
         width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
         small = frame.reformat(width=width, height=height, format="bgr24").to_ndarray()
-        yield _upright(small, rotation), passed
+        yield info.upright(small), passed

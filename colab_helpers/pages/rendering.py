@@ -9,16 +9,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from colab_helpers.batch.status import STATE_WORDS
-from colab_helpers.language import language, tr
+from colab_helpers.language import language, printable, tr
 from colab_helpers.pages import svg, units
 
 TEMPLATES = Path(__file__).parent
 
 
 def render(name: str, **values: Any) -> str:
-    """Fill in a template; what cannot be encoded in names of files becomes ``?``."""
-    made = _environment().get_template(name).render(language=language(), **values)
-    return made.encode("utf-8", "replace").decode()
+    """Fill in a template; the result can be encoded, whatever stands in names of files."""
+    return printable(_environment().get_template(name).render(language=language(), **values))
 
 
 @cache

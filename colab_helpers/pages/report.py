@@ -10,12 +10,12 @@ from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import ValidationError
 
 from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
-from colab_helpers.batch.report import BatchReport, FileReport, write_text
+from colab_helpers.batch.report import BatchReport, FileReport, html_path, write_text
 from colab_helpers.batch.status import STATE_WORDS
 from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.files import from_json
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
@@ -61,20 +61,20 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
     """
     path = report or folder / REPORT_NAME
     try:
-        found = BatchReport.model_validate_json(path.read_bytes())
+        found = from_json(BatchReport, path.read_bytes())
     except OSError as error:
         raise MissingFileError(
             tr("no batch has written its report here"),
             where=str(path),
             remedy=tr("name the output folder of a batch"),
         ) from error
-    except ValidationError as error:
+    except ValueError as error:
         raise UsageError(
             tr("this is no report that this version can read"),
             where=str(path),
             remedy=tr("use the version of the package that ran the batch"),
         ) from error
-    page = path.with_name(HTML_REPORT_NAME)
+    page = html_path(path)
     write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MOST_SAMPLES)))
     return page
 

@@ -6,9 +6,9 @@ encoder as it is; in the others only the samples inside the faces' boxes are tou
 
 from __future__ import annotations
 
-from colab_helpers.pipeline.image import process_image
+from colab_helpers.pipeline.image import process_image, process_picture
 from colab_helpers.pipeline.outcome import Excerpt, FileResult, FinishedSegment, SegmentStore
-from colab_helpers.pipeline.video import VideoRun, frames_folder
+from colab_helpers.pipeline.video import VideoRun, frames_folder, move_frames
 
 __all__ = [
     "Excerpt",
@@ -17,5 +17,7 @@ __all__ = [
     "SegmentStore",
     "VideoRun",
     "frames_folder",
+    "move_frames",
     "process_image",
+    "process_picture",
 ]

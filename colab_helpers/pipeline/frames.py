@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, takewhile
+from typing import Protocol
 
-from colab_helpers.faces.quality import Brightness, Measured
+from colab_helpers.faces.quality import Brightness, Dips, Measured
 from colab_helpers.faces.types import Face
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.reader import Frame
+from colab_helpers.media.reader import Frame, FrameReader
 from colab_helpers.media.retime import constant_rate
 from colab_helpers.pipeline.outcome import Excerpt
 
@@ -36,9 +37,31 @@ class Work:
     similarity: float | None = None
 
     @property
+    def index(self) -> int:
+        """Number of the frame."""
+        return self.frame.index
+
+    @property
     def largest(self) -> Face:
         """The face that is measured."""
         return max(self.faces, key=lambda face: face.area)
+
+
+class Counted(Protocol):
+    """What is counted of a frame; see ``Work``."""
+
+    @property
+    def index(self) -> int: ...  # noqa: D102
+    @property
+    def faces(self) -> Sequence[Face]: ...  # noqa: D102
+    @property
+    def repeats(self) -> bool: ...  # noqa: D102
+    @property
+    def before(self) -> Brightness | None: ...  # noqa: D102
+    @property
+    def after(self) -> Brightness | None: ...  # noqa: D102
+    @property
+    def similarity(self) -> float | None: ...  # noqa: D102
 
 
 class Tally:
@@ -48,17 +71,20 @@ class Tally:
         self.frames = 0
         self._measured = Measured()
         self._last: tuple[Brightness, float] | None = None
+        self._dips = Dips()
 
-    def add(self, work: Work) -> None:
+    def add(self, work: Counted) -> None:
         """Count a frame that has been written."""
         self.frames += 1
         if not work.repeats:
-            self._measured.add_frame(work.frame.index, len(work.faces))
+            self._measured.add_frame(work.index, len(work.faces))
+            for index in self._dips.add(work.index, len(work.faces)):
+                self._measured.add_fewer(index)
         if work.similarity is not None:
             self._measured.similarities.append(work.similarity)
         self._add_step(work)
 
-    def _add_step(self, work: Work) -> None:
+    def _add_step(self, work: Counted) -> None:
         if work.before is None or work.after is None:
             return
         added = work.after.level - work.before.level
@@ -84,10 +110,16 @@ class Frames(Iterator[Frame]):
     """
 
     def __init__(self, frames: Iterator[Frame], notes: list[str], *, start: int, count: int = 0) -> None:
+        self._source = frames
         self.notes = notes
         self.start = start
         self.count = count
         self._wanted = self._counted(frames)
+
+    @property
+    def times_kept(self) -> bool:
+        """Whether all frames read so far are shown when the target says."""
+        return not isinstance(self._source, FrameReader) or self._source.times_kept
 
     def retime(self) -> None:
         """Bring the frames to the constant rate; ``start`` counts in that rate, too."""

@@ -63,6 +63,7 @@ class FinishedSegment:
         measured: What was counted over its frames.
         encoder: What it was encoded with; segments of different encoders do not join.
         provider: Where the networks ran.
+        times_kept: Whether its frames, and those before, are shown when the target's are.
         notes: What was repaired or converted, one sentence each.
     """
 
@@ -72,6 +73,7 @@ class FinishedSegment:
     encoder: str
     provider: str
     notes: tuple[str, ...] = ()
+    times_kept: bool = True
 
 
 @dataclass(frozen=True)

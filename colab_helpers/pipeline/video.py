@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence, Sized
@@ -22,6 +23,7 @@ from colab_helpers.faces.selection import needs_embeddings, reference_embedding
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import tr
 from colab_helpers.media.containers import timing_note
+from colab_helpers.media.copying import EVERYTHING, FACES, Kind
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.images import write_image
 from colab_helpers.media.names import shortened
@@ -41,6 +43,7 @@ from colab_helpers.stages import in_groups, map_ordered, run_ahead
 
 _USUAL_RATE = Fraction(25)
 _FRAMES = "frames"
+_FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
 _QUEUES = 3
 
 
@@ -92,16 +95,16 @@ class VideoRun:
             result,
             seconds=time.monotonic() - started,
             notes=tuple(dict.fromkeys((*choice.notes, *result.notes, *_face_notes(result.measured)))),
-            times_kept=None if suffix == ".gif" else exact,
+            times_kept=None if suffix == ".gif" else exact and result.times_kept is not False,
         )
 
     def _in_one_go(self, info: VideoInfo, choice: EncoderChoice) -> FileResult:
         clock = Clock(self, info)
         writer = VideoWriter(
-            self.output, info, choice=choice, time_base=self._time_base(info), copy_audio=self._copy_audio
+            self.output, info, choice=choice, time_base=self._time_base(info), kinds=self._kinds
         )
         with self._reading(info) as frames:
-            self._write(writer, self._changed(info, frames), clock, frames_folder(self.output))
+            self._write(writer, self._changed(info, frames), clock, info, frames_folder(self.output))
         return FileResult(
             frames_in=frames.count,
             frames_out=writer.summary.frames,
@@ -112,6 +115,7 @@ class VideoRun:
             notes=(*frames.notes, *writer.notes),
             video_seconds=writer.summary.video_seconds,
             audio_seconds=writer.summary.audio_seconds,
+            times_kept=frames.times_kept,
         )
 
     def _in_segments(self, info: VideoInfo, choice: EncoderChoice) -> FileResult:
@@ -124,7 +128,9 @@ class VideoRun:
 
         def finish(segment: Segment) -> None:
             notes = tuple(frames.notes)
-            part = FinishedSegment(segment, length, self._tally.take(), encoder, self.engine.provider, notes)
+            part = FinishedSegment(
+                segment, length, self._tally.take(), encoder, self.engine.provider, notes, frames.times_kept
+            )
             store.keep(part)
             parts.append(part)
 
@@ -138,14 +144,14 @@ class VideoRun:
                 start=frames.start,
                 time_base=self._time_base(info),
             )
-            self._write(writer, self._changed(info, frames), clock, store.folder / _FRAMES)
+            self._write(writer, self._changed(info, frames), clock, info, store.folder / _FRAMES)
         joined = join_segments(
             [part.segment for part in parts],
             info,
             self.output,
             choice=choice,
             time_base=self._time_base(info),
-            copy_audio=self._copy_audio,
+            kinds=self._kinds,
             on_frame=clock.tick_joining,
         )
         self._hand_out_frames(store.folder / _FRAMES)
@@ -169,6 +175,7 @@ class VideoRun:
             ),
             video_seconds=joined.summary.video_seconds,
             audio_seconds=joined.summary.audio_seconds,
+            times_kept=all(part.times_kept for part in parts),
             segments=len(parts),
             segments_kept=kept,
         )
@@ -194,20 +201,21 @@ class VideoRun:
     def _hand_out_frames(self, folder: Path) -> None:
         """Put kept frames beside the result."""
         if self._settings.keep_frames:
-            place = frames_folder(self.output)
-            shutil.rmtree(place, ignore_errors=True)
-            try:
-                shutil.move(folder, place)
-            except OSError as error:
-                raise unwritable(place, error) from error
+            move_frames(folder, frames_folder(self.output), frozenset(path.name for path in folder.iterdir()))
 
     @property
     def _settings(self) -> Settings:
         return self.engine.settings
 
     @property
-    def _copy_audio(self) -> bool:
-        return not self._settings.skip_audio and self.excerpt is None
+    def _kinds(self) -> frozenset[Kind]:
+        """Streams beside the picture that the result gets: none that still shows a face that was replaced."""
+        if self.excerpt is not None:
+            return frozenset()
+        unwanted = (FACES if self.source is not None else frozenset()) | (
+            frozenset(("audio",)) if self._settings.skip_audio else frozenset()
+        )
+        return EVERYTHING - unwanted
 
     def _time_base(self, info: VideoInfo) -> Fraction:
         return info.time_base if self._settings.keep_fps else 1 / CONSTANT_RATE
@@ -261,7 +269,7 @@ class VideoRun:
                     where=str(info.path),
                     remedy=tr("choose an earlier frame"),
                 )
-            picture = VideoPicture(frame.video, rotation=info.rotation)
+            picture = VideoPicture(frame.video, rotation=info.heads_up)
             analyser = self.engine.analyser
             faces = analyser.embed(picture, analyser.detect(picture))
         return reference_embedding(faces, self._settings, where=str(info.path))
@@ -297,7 +305,7 @@ class VideoRun:
             return group
 
         ahead = partial(run_ahead, gauges=self.gauges)
-        decoded = ahead(as_work(frames, info.rotation), depth, name="decode")
+        decoded = ahead(as_work(frames, info.heads_up), depth, name="decode")
         found = ahead(map_ordered(find, decoded, workers=threads), depth, name="find faces")
         groups = map_ordered(change, in_groups(found, batch), workers=threads)
         with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
@@ -313,13 +321,14 @@ class VideoRun:
         writer: VideoWriter | SegmentedWriter,
         works: Generator[Work, None, None],
         clock: Clock,
+        info: VideoInfo,
         images: Path,
     ) -> None:
         with closing(works), writer:
             for work in works:
                 # Counted first: with this frame a segment may be finished, and noted with its count.
                 self._tally.add(work)
-                self._keep(work, images)
+                self._keep(work, info, images)
                 writer.write(work.frame.video, pts=work.frame.pts, duration=work.frame.duration)
                 clock.tick(self._tally.frames)
                 if self.on_picture is not None and clock.picture_is_due():
@@ -327,13 +336,13 @@ class VideoRun:
             # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
             clock.tick(self._tally.frames, last=True)
 
-    def _keep(self, work: Work, folder: Path) -> None:
+    def _keep(self, work: Work, info: VideoInfo, folder: Path) -> None:
         """Write the frame as an image too, where ``keep_frames`` asks for it."""
         settings = self._settings
         if settings.keep_frames:
             image = np.asarray(work.frame.video.to_ndarray(format="bgr24"), np.uint8)
             path = self._frame_path(folder, work.frame.index)
-            write_image(path, image, quality=max(1, settings.temp_frame_quality))
+            write_image(path, info.upright(image), quality=max(1, settings.temp_frame_quality))
 
     def _frame_path(self, folder: Path, number: int) -> Path:
         return folder / f"{number:06d}.{self._settings.temp_frame_format}"
@@ -368,7 +377,16 @@ def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
 
 
 def _face_notes(measured: Measured) -> list[str]:
-    return [] if measured.faces else [tr("no face was found in any frame: the picture is unchanged")]
+    if not measured.faces:
+        return [tr("no face was found in any frame: the picture is unchanged")]
+    if not measured.fewer:
+        return []
+    return [
+        tr(
+            "in {frames} frame(s) fewer faces were changed than just before and after: someone may flicker",
+            frames=measured.fewer,
+        )
+    ]
 
 
 @contextmanager
@@ -386,5 +404,29 @@ def _one_opencv_thread() -> Iterator[None]:
 
 
 def frames_folder(output: Path) -> Path:
-    """Where the kept frames of a result lie: ``<name>_frames`` beside it."""
-    return output.with_name(shortened("", output.stem, "_frames"))
+    """Where the kept frames of a result lie: ``clip.mp4_frames`` beside ``clip.mp4``."""
+    return output.with_name(shortened("", output.name, "_frames"))
+
+
+def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
+    """Move kept frames to where they stay; those of an earlier run go, and nothing else that lies there.
+
+    Args:
+        folder: Where they lie, but for those that an attempt before this one has moved.
+        place: Made if missing.
+        names: All of them.
+
+    Raises:
+        OutputError: They cannot be moved.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*")):
+            shutil.move(path, place / path.name)
+        for path in place.iterdir():
+            if _FRAME_NAME.fullmatch(path.name) and path.name not in names:
+                path.unlink()
+        folder.rmdir()
+    except (OSError, shutil.Error) as error:
+        cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
+        raise unwritable(place, cause) from error

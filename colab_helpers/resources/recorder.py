@@ -6,11 +6,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import psutil
 
+from colab_helpers.files import to_json
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.resources.sampler import gpu_sample, ram_used
@@ -69,7 +71,9 @@ class Recorder:
         self._file = _LineFile(path)
         self._machine, self._processes = _MachineLoad(), _ProcessTree()
         # Daemon: it may hang in a network folder, which must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name="recorder", daemon=True
+        )
         self.pid = os.getpid() if pid is None else pid
         self.latest: Sample | None = None
         self.problem: str | None = None
@@ -109,10 +113,7 @@ class Recorder:
             )
             return
         self.latest = sample
-        try:
-            self._file.append(sample.model_dump_json().encode())
-        except OSError as error:
-            self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
+        # First: the file may lie in a network folder that hangs.
         try:
             if self._on_sample:
                 self._on_sample(sample)
@@ -120,6 +121,10 @@ class Recorder:
             self.problem = tr(
                 "a display of the samples failed: {kind}: {error}", kind=type(error).__name__, error=error
             )
+        try:
+            self._file.append(to_json(sample).encode())
+        except OSError as error:
+            self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
 
     def _take(self) -> Sample:
         process = self._processes.read(self.pid)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from colab_helpers.machine import this_machine
+from colab_helpers.machine import gpu_handle, this_machine
 from colab_helpers.resources.samples import GpuSample
 
 _CGROUP_CURRENT = Path("/sys/fs/cgroup/memory.current")
@@ -110,10 +110,10 @@ def _memory_of(processes: Collection[int], running: Collection[Any]) -> int | No
 
 @cache
 def _gpu_handle() -> Any:
-    """NVML's handle of the first GPU; None without a driver. NVML stays open for the process's life."""
+    """NVML's handle of the GPU in use; None without a driver. NVML stays open for the process's life."""
     if this_machine().gpu is None:
         return None
     import pynvml
 
     pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetHandleByIndex(0)
+    return gpu_handle()

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from colab_helpers.files import from_json
 
 SAMPLES_NAME = "samples.jsonl"
 # Read at once, and far longer than any sample: what has no end of line within it is none.
@@ -122,8 +124,8 @@ class SampleTail:
 def _samples(text: bytes) -> Iterator[Sample]:
     for line in text.splitlines():
         try:
-            yield Sample.model_validate_json(line)
-        except ValidationError:
+            yield from_json(Sample, line)
+        except ValueError:
             continue
 
 

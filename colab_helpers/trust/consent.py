@@ -67,7 +67,7 @@ def _require_demo(files: Iterable[Path]) -> None:
 def _how() -> str:
     return tr(
         "say who is shown and on what ground, for example "
-        '--consent "Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
+        'consent="Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
         "grounds are: {grounds}",
         grounds=", ".join(grounds()),
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from colab_helpers.diagnosis import Check, Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError
-from colab_helpers.language import mark, tr
-from colab_helpers.settings import DEFAULT_PRESET, Settings
+from colab_helpers.language import mark, speak, tr
+from colab_helpers.machine import mounted_drive
+from colab_helpers.request import Request, SetupRequest
 from colab_helpers.ui.cells import DOCTOR_REPORT
-from colab_helpers.ui.host import Host, mounted_drive, this_host
-from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, settings_of_form, speak_as_asked
+from colab_helpers.ui.host import Host, this_host
+from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, reach
 from colab_helpers.ui.panel_parts import AMBER, GREEN, RED
 
 _COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
@@ -23,6 +23,8 @@ _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
 
 class SetupError(ColabHelpersError, RuntimeError):
     """The doctor found something that keeps a run from working."""
+
+    refusal = False
 
 
 @dataclass(frozen=True)
@@ -34,81 +36,31 @@ class Setup:
     host: Host
 
 
-def run_setup(
-    *,
-    preset: str = DEFAULT_PRESET,
-    overrides: Mapping[str, Any] | None = None,
-    models_dir: str = "",
-    demo: bool = True,
-    output_dir: str = "",
-    language: str = "auto",
-    headless: bool = False,
-) -> Setup:
+def run_setup(request: SetupRequest) -> Setup:
     """Examine this machine for runs with these settings; ``doctor.json`` in the output folder holds it all.
 
-    Args:
-        preset: A preset, or several joined by ``+``.
-        overrides: Any field of ``Settings``; wins over the preset.
-        models_dir: Folder of the model files.
-        demo: With ``models_dir`` empty, examine the demo's stand-in networks, not those of the usual place.
-        output_dir: Where the report goes; empty for a new folder under the host's ``runs``.
-        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
-        headless: Nobody watches.
-
     Raises:
         ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
     """
-    speak_as_asked(language)
-    form = read_form(preset, overrides, models_dir, demo=demo, output_dir=output_dir, headless=headless)
-    diagnosis = diagnose(form.settings, models_dir=form.models, folder=form.folder, drive=mounted_drive())
-    report = form.folder / DOCTOR_REPORT
+    speak(request.language)
+    settings, host = request.settings, this_host(headless=request.headless)
+    folder = prepare_folder(host, request)
+    models = models_folder(request, folder)
+    diagnosis = diagnose(settings, models_dir=models, folder=folder, drive=mounted_drive())
+    report = folder / DOCTOR_REPORT
     report.write_text(diagnosis.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return Setup(diagnosis, report, form.host)
+    return Setup(diagnosis, report, host)
 
 
-@dataclass(frozen=True)
-class Form:
-    """What a notebook's form asks for, with its folders made.
-
-    Attributes:
-        models: Folder of the model files; None for the usual one.
-    """
-
-    settings: Settings
-    host: Host
-    folder: Path
-    models: Path | None
-
-
-def read_form(
-    preset: str,
-    overrides: Mapping[str, Any] | None,
-    models_dir: str,
-    *,
-    demo: bool,
-    output_dir: str,
-    headless: bool,
-) -> Form:
-    """Read what ``run_setup`` and ``show_models`` ask for alike.
-
-    Raises:
-        ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
-    """
-    settings = settings_of_form(preset, overrides or {})
-    host = this_host(headless=headless)
-    folder = prepare_folder(host, output_dir, models_dir)
-    return Form(settings, host, folder, models_folder(models_dir, demo=demo, folder=folder))
-
-
-def prepare_folder(host: Host, output_dir: str, *others: str) -> Path:
+def prepare_folder(host: Host, request: Request) -> Path:
     """The folder of a notebook's report, made; and places reached that the form names.
 
     Raises:
         OutputError: It cannot be made.
-        UsageError: Google Drive is named and cannot be mounted.
+        UsageError: A place cannot be reached.
     """
-    folder = Path(output_dir).expanduser() if output_dir else new_run_folder(host)
-    host.reach([folder, *(Path(path).expanduser() for path in others if path)])
+    folder = request.output_dir or new_run_folder(host)
+    reach(host, folder, *request.places)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,12 +72,10 @@ def prepare_folder(host: Host, output_dir: str, *others: str) -> Path:
     return folder
 
 
-def models_folder(models_dir: str, *, demo: bool, folder: Path) -> Path | None:
+def models_folder(request: SetupRequest, folder: Path) -> Path | None:
     """The models folder that a form means: the one named, the demo's own, or the usual one (None)."""
-    if models_dir:
-        return Path(models_dir).expanduser()
-    if not demo:
-        return None
+    if request.models_dir or not request.demo:
+        return request.models_dir
     from colab_helpers.demo.standins import write_standins
 
     models = folder / DEMO_FOLDER / "models"

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from colab_helpers.errors import UsageError
-from colab_helpers.language import tr
-
-DRIVE = Path("/content/drive")
-"""Where Colab mounts Google Drive."""
+from colab_helpers.files import absolute
+from colab_helpers.language import printable, tr
+from colab_helpers.machine import DRIVES, drive_of, home, is_remote, is_unmounted_drive, mounted_drive
 
 COLAB_RUNS = Path("/content/runs")
-_HOME, _RUNS = "COLAB_HELPERS_HOME", "COLAB_HELPERS_RUNS"
+RUNS = "COLAB_HELPERS_RUNS"
+"""Environment variable that names the folder for runs."""
 _beats: set[asyncio.Task[None]] = set()
 
 
@@ -99,15 +99,15 @@ class LocalHost:
     @property
     def runs(self) -> Path:
         """``COLAB_HELPERS_RUNS``; or ``runs`` in the checkout, and for a wheel in the working folder."""
-        if os.environ.get(_RUNS):
-            return Path(os.environ[_RUNS])
+        if os.environ.get(RUNS):
+            return absolute(os.environ[RUNS])
         root = Path(__file__).resolve().parents[2]
         return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
 
     @property
     def home(self) -> Path:
         """``COLAB_HELPERS_HOME``, or a folder of the user's own."""
-        return Path(os.environ.get(_HOME) or Path.home() / ".colab_helpers")
+        return home()
 
     def keeping(self, folder: Path) -> str:
         """Nothing: a disk of one's own stays."""
@@ -153,36 +153,39 @@ class ColabHost:
 
     headless: bool = False
     name: str = "Google Colab"
-    drive: Path = DRIVE
-    runs: Path = COLAB_RUNS
     has_cells: bool = True
     has_buttons: bool = False
 
     @property
+    def runs(self) -> Path:
+        """``COLAB_HELPERS_RUNS``, or on Drive where it is mounted: the disk ends with the session."""
+        if os.environ.get(RUNS):
+            return absolute(os.environ[RUNS])
+        drive = mounted_drive()
+        return drive / "colab_helpers" / "runs" if drive else COLAB_RUNS
+
+    @property
     def home(self) -> Path:
-        """``COLAB_HELPERS_HOME``, or Drive where it is mounted: the disk ends with the session."""
-        drive = mounted_drive(self.drive)
-        usual = drive / "colab_helpers" if drive else self.runs.with_name("colab_helpers_home")
-        return Path(os.environ.get(_HOME) or usual)
+        """``COLAB_HELPERS_HOME``, or Drive where it is mounted."""
+        return home()
 
     def reach(self, paths: Iterable[Path]) -> None:
-        """Mount Google Drive when one of the paths lies on it."""
-        asked = [path for path in paths if path.is_relative_to(self.drive)]
-        if asked and not self._mounted():
-            self._mount(asked[0])
+        """Mount Google Drive when one of the paths lies on it, unless it is mounted elsewhere."""
+        missing = [path for path in paths if is_unmounted_drive(path)]
+        if missing and mounted_drive() is None:
+            self._mount(missing[0])
 
     def keeping(self, folder: Path) -> str:
-        """Say that the VM's disk ends with the session."""
-        if folder.is_relative_to(self.drive):
-            return tr("The results are on Google Drive and stay there.")
+        """Say where results stay, or that the VM's disk ends with the session."""
+        if is_remote(folder) or (drive_of(folder) and not is_unmounted_drive(folder)):
+            if drive_of(folder):
+                return tr("The results are on Google Drive and stay there.")
+            return tr("The results are on a mounted drive and stay there.")
         return tr(
             "This disk ends with the session. To keep the results, download them (folder icon at the left, "
             "then the file's menu), or name an output folder under {drive}.",
-            drive=self.drive / "MyDrive",
+            drive=DRIVES[0] / "MyDrive",
         )
-
-    def _mounted(self) -> bool:
-        return mounted_drive(self.drive) is not None
 
     def _mount(self, path: Path) -> None:
         if self.headless:
@@ -193,12 +196,13 @@ class ColabHost:
             )
         from google.colab import drive
 
+        place = drive_of(path)
         cause, reason = None, tr("access was not allowed")
         try:
-            drive.mount(str(self.drive))
+            drive.mount(str(place))
         except Exception as error:  # noqa: BLE001 - refusals, time-outs and faults come in classes of Colab's own
             cause, reason = error, str(error) or type(error).__name__
-        if not self._mounted():
+        if is_unmounted_drive(path):
             raise UsageError(
                 tr("Google Drive was not mounted ({reason})", reason=reason),
                 where=str(path),
@@ -244,15 +248,6 @@ class ColabHost:
         _display(html, text)
 
 
-def mounted_drive(mountpoint: Path = DRIVE) -> Path | None:
-    """The user's folder on Google Drive where it is mounted, found by its folder.
-
-    A shell on a Colab VM sees it, too, although ``google.colab`` is not loaded there.
-    """
-    folder = mountpoint / "MyDrive"
-    return folder if folder.exists() else None
-
-
 def this_host(*, headless: bool = False) -> Host:
     """The host this session runs on.
 
@@ -273,6 +268,14 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+def has_front_end() -> bool:
+    """Whether somebody sits before this session; papermill and nbclient run cells that nobody can answer."""
+    ipython = sys.modules.get("IPython")
+    kernel = getattr(ipython.get_ipython() if ipython else None, "kernel", None)
+    # Colab has questions of its own.
+    return "google.colab" in sys.modules or bool(getattr(kernel, "_allow_stdin", True))
+
+
 def open_panel() -> Callable[[str], None] | None:
     """Make a place below the notebook's cell whose HTML can be replaced.
 
@@ -287,7 +290,7 @@ def open_panel() -> Callable[[str], None] | None:
     show_widget(panel)
 
     def replace(html: str) -> None:
-        panel.value = html
+        panel.value = printable(html)
 
     return replace
 
@@ -325,6 +328,7 @@ def show_widget(widget: Any) -> None:
 
 
 def _display(html: str, text: str) -> None:
+    html, text = printable(html), printable(text)
     if not in_notebook():
         print(text)
         return

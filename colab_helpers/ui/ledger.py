@@ -5,32 +5,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
+from colab_helpers.request import BatchRequest
 
 if TYPE_CHECKING:
     from colab_helpers.batch.supervisor import StatusCallback
     from colab_helpers.ui.notebook import BatchRun
-    from colab_helpers.ui.panel_choice import Answers
 
-
-class Order(Protocol):
-    """A batch that can be done."""
-
-    def run(self, *, on_status: StatusCallback | None) -> BatchRun:
-        """Have it done, and tell how it stands."""
+    Work = Callable[[StatusCallback], BatchRun]
+    """Has a batch done, and tells how it stands."""
 
 
 class WatchedRun:
     """A batch that a thread of this kernel watches, while its worker process does the work.
 
     Args:
-        order: What is to be done.
+        work: Has it done.
 
     Attributes:
         status: How it stood at the last look.
@@ -39,14 +36,16 @@ class WatchedRun:
         shown_by: Who paints it; the latest panel takes it from an earlier one.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, work: Work) -> None:
         self.status: BatchStatus | None = None
         self.result: BatchRun | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.shown_by: object = None
-        self._order = order
+        self._work = work
         # The worker belongs to nobody: a kernel that ends need not wait for it.
-        self._thread = threading.Thread(target=self._watch, name="batch", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._watch,), name="batch", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -60,8 +59,9 @@ class WatchedRun:
 
     def _watch(self) -> None:
         try:
-            self.result = self._order.run(on_status=self._note)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is shown where the batch was begun
+            self.result = self._work(self._note)
+        # A batch that was stopped before it began, too: whatever it is, it is shown where it was begun.
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001
             self.error = error
 
     def _note(self, status: BatchStatus) -> None:
@@ -73,18 +73,22 @@ class Entry:
     """A batch that was begun.
 
     Attributes:
-        answers: What was asked for.
-        folder: Where its results go.
+        request: What was asked for, with its output folder.
         watched: Set where a button has begun it.
         in_cell: Whether a cell is waiting for it.
         result: What came of it; None before, and where nothing did.
     """
 
-    answers: Answers
-    folder: Path
+    request: BatchRequest
     watched: WatchedRun | None = None
     in_cell: bool = False
     result: BatchRun | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its results go."""
+        assert self.request.output_dir is not None
+        return self.request.output_dir
 
     @property
     def is_working(self) -> bool:
@@ -104,25 +108,14 @@ class Ledger:
         self.last: Entry | None = None
         self.listeners: list[Callable[[Entry], None]] = []
 
-    def renew(self) -> None:
-        """Forget whoever listened, and a batch that is done well; what is unfinished can be gone on with."""
-        self.listeners.clear()
-        last = self.last
-        if last and not last.is_working and last.result is not None and last.result.report.ok:
-            self.last = None
-
-    def folder_of(self, answers: Answers) -> Path | None:
-        """Where a batch of just these answers was begun; None if the latest was another."""
-        return self.last.folder if self.last and self.last.answers == answers else None
-
-    def begin(self, answers: Answers, folder: Path) -> Entry:
+    def begin(self, request: BatchRequest) -> Entry:
         """Note that a batch begins; one that is at work already is joined.
 
         Raises:
             UsageError: Another one is at work.
         """
         last = self.last
-        same = last is not None and (last.answers, last.folder) == (answers, folder)
+        same = last is not None and last.request == request
         if last is not None and last.is_working and not same:
             raise UsageError(
                 tr("another batch of this notebook is still at work"),
@@ -130,17 +123,17 @@ class Ledger:
                 remedy=tr('wait for it, or press Stop in the tab "Run"; then start this one again'),
             )
         if last is None or not same:
-            last = self.last = Entry(answers, folder)
+            last = self.last = Entry(request)
         return last
 
     @contextmanager
-    def in_cell(self, answers: Answers, folder: Path) -> Iterator[Entry]:
+    def in_cell(self, request: BatchRequest) -> Iterator[Entry]:
         """A batch that a cell waits for.
 
         Raises:
             UsageError: Another one is at work.
         """
-        entry = self.begin(answers, folder)
+        entry = self.begin(request)
         entry.in_cell = True
         self.tell(entry)
         try:
@@ -149,16 +142,16 @@ class Ledger:
             entry.in_cell = False
             self.tell(entry)
 
-    def start(self, answers: Answers, folder: Path, order: Order) -> Entry:
+    def start(self, request: BatchRequest, work: Work) -> Entry:
         """Have a batch done while a thread watches it.
 
         Raises:
             UsageError: Another one is at work.
         """
-        entry = self.begin(answers, folder)
+        entry = self.begin(request)
         if not entry.is_working:
             entry.result = None
-            entry.watched = WatchedRun(order)
+            entry.watched = WatchedRun(work)
         self.tell(entry)
         return entry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,27 +15,29 @@ from tqdm.auto import tqdm
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.subject import Subject
-from colab_helpers.errors import ColabHelpersError, LicenceError
-from colab_helpers.language import mark, tr
-from colab_helpers.models.catalog import Licence, ModelEntry
-from colab_helpers.models.choice import wants_half
-from colab_helpers.models.preload import TOKEN, PreloadReport, preload, select_models
+from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
+from colab_helpers.language import mark, speak, tr
+from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
+from colab_helpers.models.half import wants_half
+from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, is_standin, models_root
-from colab_helpers.settings import DEFAULT_PRESET, Settings, load_presets
+from colab_helpers.request import PreloadRequest
+from colab_helpers.settings import Settings, load_presets
 from colab_helpers.ui.cells import PRELOAD_REPORT
-from colab_helpers.ui.doctor import failure_text, read_form, show, show_diagnosis
-from colab_helpers.ui.host import Host
-from colab_helpers.ui.notebook import speak_as_asked
+from colab_helpers.ui.doctor import failure_text, models_folder, prepare_folder, show, show_diagnosis
+from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
-State = Literal["there", "missing", "damaged", "stand-in"]
+State = Literal["there", "unknown", "missing", "damaged", "stand-in"]
 _STATES: dict[State, str] = {
     "there": mark("there"),
+    "unknown": mark("unknown"),
     "missing": mark("missing"),
     "damaged": mark("damaged"),
     "stand-in": mark("stand-in"),
 }
+_USED: tuple[State, ...] = ("there", "unknown", "stand-in")
 CONVERTED_ROLES = ("swapper", "enhancer")
 _STANDIN_LICENCE = Licence(
     name="Apache-2.0",
@@ -51,7 +53,9 @@ _STANDIN_HINT = mark(
 
 
 class PreloadError(ColabHelpersError, RuntimeError):
-    """A network is in place but does not run as it should."""
+    """A model could not be fetched, or is in place but does not run as it should."""
+
+    refusal = False
 
 
 class NeededModel(BaseModel):
@@ -60,6 +64,7 @@ class NeededModel(BaseModel):
     Attributes:
         bytes: Size of what is there, else of what would be fetched; None if unknown.
         forbids: What its licence forbids, in one sentence.
+        note: What is wrong with the file, that nobody knows it, or where else it was found.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +77,7 @@ class NeededModel(BaseModel):
     forbids: str
     bytes: int | None
     state: State
+    note: str = ""
 
 
 class PreloadResult(BaseModel):
@@ -103,11 +109,16 @@ class PreloadResult(BaseModel):
 class Needed:
     """What a form asks for: the models of its preset, in their folder."""
 
-    settings: Settings
+    request: PreloadRequest
     root: Path
     folder: Path
     host: Host
     entries: Sequence[ModelEntry]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings whose models these are."""
+        return self.request.settings
 
     @property
     def report(self) -> Path:
@@ -119,48 +130,24 @@ class Needed:
         return tuple(_described(entry, self.root) for entry in self.entries)
 
 
-def show_models(
-    *,
-    preset: str = DEFAULT_PRESET,
-    overrides: Mapping[str, Any] | None = None,
-    models_dir: str = "",
-    demo: bool = True,
-    output_dir: str = "",
-    language: str = "auto",
-    headless: bool = False,
-) -> Needed:
+def show_models(request: PreloadRequest) -> Needed:
     """Show which models a preset needs, with licence, size and state; fetches nothing.
-
-    Args:
-        preset: A preset, or several joined by ``+``.
-        overrides: Any field of ``Settings``; wins over the preset.
-        models_dir: Folder of the model files.
-        demo: With ``models_dir`` empty, take the demo's stand-in networks, not those of the usual place.
-        output_dir: Where the report goes; empty for a new folder under the host's ``runs``.
-        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
-        headless: Nobody watches.
 
     Raises:
         ColabHelpersError: Wrong settings, an unknown model, or a folder that cannot be reached or written.
     """
-    speak_as_asked(language)
-    form = read_form(preset, overrides, models_dir, demo=demo, output_dir=output_dir, headless=headless)
-    root = models_root(form.models)
-    entries = select_models(form.settings, user_models=load_presets().models, root=root)
-    needed = Needed(form.settings, root, form.folder, form.host, entries)
+    speak(request.language)
+    settings, host = request.settings, this_host(headless=request.headless)
+    folder = prepare_folder(host, request)
+    root = models_root(models_folder(request, folder))
+    entries = needed_models(settings, load_catalog(load_presets().models), root=root)
+    needed = Needed(request, root, folder, host, entries)
     models = needed.models()
-    show(form.host, models_html(models, root), models_text(models, root))
+    show(host, models_html(models, root), models_text(models, root))
     return needed
 
 
-def fetch_models(
-    needed: Needed,
-    *,
-    accept_licences: bool = False,
-    convert: bool = False,
-    offline: bool = False,
-    shared_cache: str = "",
-) -> PreloadResult:
+def fetch_models(needed: Needed) -> PreloadResult:
     """Fetch and verify what is missing, convert if asked, and run every network once.
 
     Stand-ins are complete as they are: nothing is fetched for them. ``preload.json`` in the output folder
@@ -168,34 +155,29 @@ def fetch_models(
 
     Args:
         needed: From ``show_models``.
-        accept_licences: The user accepts the licences shown.
-        convert: Make swapper and enhancer take any batch size and, where ``half_precision`` wants it,
-            compute in float16, as far as that proves equal.
-        offline: Never touch the network.
-        shared_cache: A folder that outlives this machine, such as one on Drive, to copy from and to.
 
     Raises:
         LicenceError: Something is missing and its licence was not accepted.
-        ColabHelpersError: A model cannot be had, or not be written.
+        PreloadError: A model could not be fetched.
+        ColabHelpersError: A model is not there and nothing may be fetched, or a file cannot be written.
     """
     try:
-        result = _fetched(needed, accept_licences, convert, offline, shared_cache)
+        result = _fetched(needed)
     except ColabHelpersError as error:
         _save(needed, PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)))
+        if isinstance(error, ModelError) and not needed.request.offline:
+            # Fetching is this notebook's work: that failed, it was not refused.
+            raise PreloadError(error.what, where=error.where, remedy=error.remedy) from error
         raise
     _save(needed, result)
     return result
 
 
-def _fetched(
-    needed: Needed, accept_licences: bool, convert: bool, offline: bool, shared_cache: str
-) -> PreloadResult:
+def _fetched(needed: Needed) -> PreloadResult:
     fetched = None
     if any(model.state != "stand-in" for model in needed.models()):
-        shared = Path(shared_cache).expanduser() if shared_cache else None
-        needed.host.reach([needed.root, *([shared] if shared else [])])
-        fetched = _preload(needed, accept_licences=accept_licences, offline=offline, shared_cache=shared)
-    converted, notes = _converted(needed) if convert else ((), ())
+        fetched = _preload(needed)
+    converted, notes = _converted(needed) if needed.request.convert else ((), ())
     diagnosis = _prove(needed)
     return PreloadResult(
         ok=diagnosis.ok,
@@ -203,28 +185,34 @@ def _fetched(
         models=needed.models(),
         fetched=fetched,
         converted=converted,
-        notes=notes,
+        notes=(*notes, *_cache_notes(needed, fetched)),
         diagnosis=diagnosis,
     )
 
 
-def _preload(
-    needed: Needed, *, accept_licences: bool, offline: bool, shared_cache: Path | None
-) -> PreloadReport:
+def _cache_notes(needed: Needed, fetched: PreloadReport | None) -> list[str]:
+    cache = needed.request.shared_cache
+    if cache is None or fetched is None:
+        return []
+    return [tr("batch_swap.ipynb takes the cache as it is: name {folder} there in models_dir", folder=cache)]
+
+
+def _preload(needed: Needed) -> PreloadReport:
+    request = needed.request
     with TransferLine(headless=needed.host.headless) as line:
         try:
             return preload(
                 needed.settings,
                 models_dir=needed.root,
                 user_models=load_presets().models,
-                accept_licences=accept_licences,
-                offline=offline,
-                shared_cache=shared_cache,
+                accept_licences=request.accept_licences,
+                offline=request.offline,
+                shared_cache=request.shared_cache,
                 token=needed.host.secret(TOKEN),
                 on_progress=line,
             )
         except LicenceError as error:
-            missing = [model.name for model in needed.models() if model.state != "there"]
+            missing = [model.name for model in needed.models() if model.state not in _USED]
             raise LicenceError(
                 tr(
                     "nothing was fetched; missing are {names}. {what}",
@@ -234,18 +222,18 @@ def _preload(
                 where=str(needed.root),
                 remedy=tr(
                     "read the licences; if you may use the models under them, tick accept_licences "
-                    "(accept_licences=true) and run again"
+                    "(accept_licences=true) and run all cells again"
                 ),
             ) from error
 
 
 def _converted(needed: Needed) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    from colab_helpers.models.convert import prepared
+    from colab_helpers.models.half import convert
 
     runtime = Runtime(needed.settings.execution_provider)
     half = wants_half(needed.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
-    results = [prepared(path, batch=True, half=half, runtime=runtime) for path in files]
+    results = [convert(path, half=half, runtime=runtime) for path in files]
     made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
     return made, (*runtime.notes, *(note for result in results for note in result.notes))
 
@@ -286,10 +274,8 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
 
 
 def _described(entry: ModelEntry, root: Path) -> NeededModel:
-    state = _state(entry, root)
+    state, note = _state(entry, root)
     licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
-    found = [root / file.path for file in entry.files]
-    there = sum(path.stat().st_size for path in found) if state in ("there", "stand-in") else None
     return NeededModel(
         name=entry.name,
         role=entry.role,
@@ -297,19 +283,27 @@ def _described(entry: ModelEntry, root: Path) -> NeededModel:
         licence_link=licence.link,
         non_commercial=licence.non_commercial,
         forbids=licence.forbids,
-        bytes=entry.bytes if there is None else there,
+        bytes=(root / entry.path).stat().st_size if state in _USED else entry.bytes,
         state=state,
+        note=note,
     )
 
 
-def _state(entry: ModelEntry, root: Path) -> State:
+def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
     from colab_helpers.models.download import Downloader
 
-    paths = [root / file.path for file in entry.files]
-    if all(path.is_file() and is_standin(path) for path in paths):
-        return "stand-in"
-    found = {item.status for item in Downloader(root).plan([entry]).files}
-    return "damaged" if "damaged" in found else "missing" if "missing" in found else "there"
+    path = root / entry.path
+    if path.is_file() and is_standin(path):
+        return "stand-in", ""
+    (item,) = Downloader(root).plan([entry]).files
+    if item.status == "present":
+        return "there", ""
+    if item.status == "unknown":
+        return "unknown", item.notes[0]
+    notes = [f"{entry.name}: {item.problem}"] if item.problem else []
+    if item.found is not None:
+        notes.append(tr("{name}: found at {found}, taken over from there", name=entry.name, found=item.found))
+    return item.status, "; ".join(notes)
 
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:
@@ -323,7 +317,8 @@ def models_text(models: Sequence[NeededModel], root: Path) -> str:
         )
         for model in models
     ]
-    return "\n".join([tr("models folder: {root}", root=root), *lines, summary_text(models)])
+    notes = [tr("note: {note}", note=model.note) for model in models if model.note]
+    return "\n".join([tr("models folder: {root}", root=root), *lines, *notes, summary_text(models)])
 
 
 def summary_text(models: Sequence[NeededModel]) -> str:
@@ -346,9 +341,10 @@ def models_html(models: Sequence[NeededModel], root: Path) -> str:
     heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
     head = "".join(f'<th style="text-align:left">{name}</th>' for name in heads)
     rows = "".join(_row(model) for model in models)
-    words = (tr("models folder: {root}", root=root), summary_text(models))
-    before, after = (f"<p>{html.escape(text)}</p>" for text in words)
-    return f"{before}<table><tr>{head}</tr>{rows}</table>{after}"
+    notes = [tr("note: {note}", note=model.note) for model in models if model.note]
+    words = (tr("models folder: {root}", root=root), *notes, summary_text(models))
+    before, *after = (f"<p>{html.escape(text)}</p>" for text in words)
+    return f"{before}<table><tr>{head}</tr>{rows}</table>{''.join(after)}"
 
 
 def _row(model: NeededModel) -> str:

@@ -22,25 +22,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
 from colab_helpers.diagnosis import Diagnosis
-from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
-from colab_helpers.files import write_atomically
-from colab_helpers.language import mark, tr
+from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
+from colab_helpers.files import to_json, write_atomically
+from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.pages.figures import FIGURES
 from colab_helpers.pages.history import FigureSummary, SampleHistory
 from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
 from colab_helpers.pages.units import clock_text, number
+from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
 from colab_helpers.ui.doctor import prepare_folder, show
-from colab_helpers.ui.host import Host, open_panel, repeat, this_host
-from colab_helpers.ui.notebook import speak_as_asked
+from colab_helpers.ui.host import Host, has_front_end, open_panel, repeat, this_host
+from colab_helpers.ui.notebook import reach
 from colab_helpers.ui.progress import TEXT_INTERVAL
 
 HEADLESS_SECONDS = 10.0
 """How long this machine is watched where nobody watches and nothing else is said."""
+UNSEEN_SECONDS = 60.0
+"""The same where it is not said that nobody watches, but no front end runs the cells (plain papermill)."""
 FAR_SILENCE = 180.0
 """Seconds without news after which a run on another machine counts as dead: Drive may be minutes late."""
 _FASTEST = 1.0
@@ -86,43 +89,28 @@ class MonitorResult:
     goes_on: bool = False
 
 
-def watch(
-    folder: str = "",
-    *,
-    seconds: float = 0,
-    refresh: float = 1.0,
-    headless: bool = False,
-    output_dir: str = "",
-    language: str = "auto",
-) -> MonitorResult:
+def watch(request: MonitorRequest) -> MonitorResult:
     """Show live how a batch and its machine do; interrupt it to end it sooner, the batch goes on.
 
-    Args:
-        folder: Output folder of the batch, at work or ended; empty for this machine by itself.
-        seconds: How long; 0: until the run ends, and without a run until the interrupt, headless for ten
-            seconds.
-        refresh: Seconds between two looks; less than one counts as one.
-        headless: Nobody watches: plain lines at most every five seconds, and ``monitor.json`` at the end.
-        output_dir: Where ``monitor.json`` goes; empty for nowhere, headless for a new folder under the
-            host's ``runs``.
-        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
+    Where nothing says how long, a machine by itself is watched until the interrupt, headless for ten seconds,
+    and for a minute where no front end runs the cells. ``monitor.json`` goes into the output folder; without
+    one nowhere, headless to a new folder under the host's ``runs``. Headless there are plain lines, at most
+    every five seconds.
 
     Raises:
         MissingFileError: No batch has begun in the folder.
-        ColabHelpersError: Wrong times, or a folder that cannot be reached, read or written.
+        ColabHelpersError: A folder cannot be reached, read or written.
     """
-    speak_as_asked(language)
-    seconds = _checked("seconds", seconds)
-    pause = max(_FASTEST, _checked("refresh", refresh))
+    speak(request.language)
+    place, headless, seconds = request.folder, request.headless, request.seconds
+    pause = max(_FASTEST, request.refresh)
     host = this_host(headless=headless)
-    place = Path(folder).expanduser() if folder else None
-    if place is not None:
-        host.reach([place])
+    reach(host, *request.places)
     started, begun = time.time(), time.monotonic()
     with ExitStack() as stack:
         source, screen = stack.enter_context(_opened(place, pause)), _Screen(headless=headless)
-        keep = prepare_folder(host, output_dir) if headless or output_dir else None
-        limit = seconds or (HEADLESS_SECONDS if headless and place is None else math.inf)
+        keep = prepare_folder(host, request) if headless or request.output_dir else None
+        limit = seconds or (math.inf if place else _usual_limit(host))
         # A page made of all cells appears when they have ended: it goes on looking by itself.
         here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)
         ended_by = _follow(source, screen, begun + here, pause)
@@ -131,6 +119,14 @@ def watch(
             _go_on(source, screen, begun + limit, pause, stack.pop_all())
     summary = _summary(source, ended_by, started, time.monotonic() - begun)
     return MonitorResult(summary, _written(summary, keep) if keep else None, host, goes_on)
+
+
+def _usual_limit(host: Host) -> float:
+    """How long a machine is watched that never ends by itself."""
+    if host.headless:
+        return HEADLESS_SECONDS
+    # A page made of all cells has nobody before it while they run, and goes on looking afterwards.
+    return UNSEEN_SECONDS if host.has_cells and not has_front_end() else math.inf
 
 
 def show_result(result: MonitorResult) -> None:
@@ -205,14 +201,6 @@ def _remarks(summary: MonitorSummary) -> list[str]:
 
 def _title(name: str) -> str:
     return next((figure.heading for figure in FIGURES if figure.name == name), name)
-
-
-def _checked(name: str, value: float) -> float:
-    if not math.isfinite(value) or value < 0:
-        raise UsageError(
-            tr("{name} = {value} is no time", name=name, value=value), remedy=tr("give seconds, 0 or more")
-        )
-    return float(value)
 
 
 # --- what is watched ----------------------------------------------------------------------------------
@@ -424,7 +412,7 @@ def _summary(
 
 def _written(summary: MonitorSummary, folder: Path) -> Path:
     path = folder / MONITOR_REPORT
-    text = summary.model_dump_json(by_alias=True, indent=2) + "\n"
+    text = to_json(summary, indent=2) + "\n"
     try:
         write_atomically(path, text.encode())
     except OSError as error:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, speak, tr
 from colab_helpers.media.probe import is_image
-from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import grounds, is_demo_file, require_consent
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
 from colab_helpers.ui.ledger import Entry, Ledger
-from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE, speak_as_asked
-from colab_helpers.ui.panel_choice import Answers, Choice
+from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE, reach, results_folder
+from colab_helpers.ui.panel_choice import Choice
 from colab_helpers.ui.panel_desk import LABELS, Desk, Part
 from colab_helpers.ui.panel_parts import GREEN, RED, paragraph, words
 from colab_helpers.ui.panel_preview import PreviewTab
@@ -49,70 +47,29 @@ class Demo:
     models: str
 
 
-def show_panel(
-    sources: Sequence[str] = (),
-    targets: Sequence[str] = (),
-    *,
-    output_dir: str = "",
-    preset: str = DEFAULT_PRESET,
-    overrides: Mapping[str, Any] | None = None,
-    video_range: str = "",
-    consent: str = "",
-    models_dir: str = "",
-    session_minutes: float = 0.0,
-    shortest_first: bool = False,
-    my_computer: bool = False,
-    language: str = "auto",
-    headless: bool = False,
-) -> Choice:
+def show_panel(request: BatchRequest) -> Choice:
     """Show the panel, filled with the answers of the notebook's form.
 
     Headless, outside notebooks and without ipywidgets nothing is shown, and the answers stand as they are.
-
-    Args:
-        sources: Photos of the person who is put in.
-        targets: Videos, images, or folders of them. Without sources and targets the rendered demo is made
-            and shown.
-        output_dir: Folder of the results; empty for a new one under the host's ``runs``.
-        preset: A preset, or several joined by ``+``.
-        overrides: Any field of ``Settings``; wins over the preset.
-        video_range: Which targets, counted from 1, such as ``1-30``.
-        consent: Who is shown, and on what ground.
-        models_dir: Folder of the model files; empty for the usual place.
-        session_minutes: How long this machine can be used; 0: not known.
-        shortest_first: Do the files in the order of the time they take.
-        my_computer: Ask for files of the computer that the browser runs on: photos are sources, videos are
-            targets, beside those named.
-        language: Of everything said from here on: ``en``, ``es``, or ``auto`` for the environment's.
-        headless: Nobody watches.
+    With ``upload`` files of the browser's computer are asked for first: photos are sources, videos are
+    targets, beside those named. Without sources and targets the rendered demo is made and shown. Everything
+    is said in the request's language from here on.
 
     Returns:
         What is chosen, read when the run begins.
 
     Raises:
-        UsageError: There is no such language, or no file of this computer can be had or was chosen.
+        UsageError: No file of the browser's computer can be had, or none was chosen.
     """
-    speak_as_asked(language)
-    photos, videos = _uploaded(this_host(headless=headless)) if my_computer else ((), ())
-    answers = Answers(
-        sources=(*_listed(sources), *photos),
-        targets=(*_listed(targets), *videos),
-        output_dir=output_dir,
-        preset=preset,
-        overrides={} if overrides is None else overrides,
-        video_range=video_range,
-        consent=consent,
-        models_dir=models_dir,
-        session_minutes=session_minutes,
-        shortest_first=shortest_first,
-        headless=headless,
-    )
-    widgets = None if headless else widget_library()
-    if widgets is None or not _are_settings(answers.overrides):
-        # What is no mapping of names is refused by the run, in its own words.
-        return Choice(answers)
-    _ledger.renew()
-    panel = Panel(Desk(widgets, this_host(), ledger=_ledger), answers)
+    speak(request.language)
+    if request.upload:
+        photos, videos = _uploaded(this_host(headless=request.headless))
+        request = request.replaced(sources=[*request.sources, *photos], targets=[*request.targets, *videos])
+    widgets = None if request.headless else widget_library()
+    if widgets is None:
+        return Choice(request)
+    _ledger.listeners.clear()
+    panel = Panel(Desk(widgets, this_host(), ledger=_ledger), request)
     while _shown:
         # ipywidgets keeps every widget alive, and an earlier panel would keep its networks.
         _shown.pop().close()
@@ -132,20 +89,11 @@ def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not paths:
         raise UsageError(
             tr("no file was chosen"),
-            where="my_computer",
-            remedy=tr("run the cell again and choose photos and videos, or untick my_computer"),
+            where="upload",
+            remedy=tr("run the cell again and choose photos and videos, or untick upload"),
         )
     photos = tuple(str(path) for path in paths if is_image(path))
     return photos, tuple(str(path) for path in paths if not is_image(path))
-
-
-def _listed(value: Sequence[str] | str) -> tuple[str, ...]:
-    """A tuple, also of the single path that somebody writes without brackets."""
-    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
-
-
-def _are_settings(overrides: object) -> bool:
-    return isinstance(overrides, Mapping) and all(isinstance(key, str) for key in overrides)
 
 
 class Panel:
@@ -153,21 +101,21 @@ class Panel:
 
     Args:
         desk: Shared by all tabs.
-        answers: What stands there first.
+        first: What stands there first.
 
     Attributes:
         box: The whole of it, to be shown.
         choice: What is chosen, whenever it is asked.
     """
 
-    def __init__(self, desk: Desk, answers: Answers) -> None:
-        self._desk, self._first = desk, answers
+    def __init__(self, desk: Desk, first: BatchRequest) -> None:
+        self._desk, self._first = desk, first
         self._demo: Demo | None = None
-        self.choice = Choice(answers, read=self.answers, release=self._release, ledger=desk.ledger)
-        desk.read = self.answers
-        self.settings = SettingsTab(desk, answers)
-        self.sources = SourcesTab(desk, answers.sources)
-        self.targets = TargetsTab(desk, answers)
+        self.choice = Choice(first, read=self.request, release=self._release, ledger=desk.ledger)
+        desk.read = self.request
+        self.settings = SettingsTab(desk, first)
+        self.sources = SourcesTab(desk, first.sources)
+        self.targets = TargetsTab(desk, first)
         self.preview = PreviewTab(desk)
         self.run = RunTab(desk, count=lambda: len(self.targets.tasks))
         self.results = ResultsTab(desk)
@@ -196,19 +144,18 @@ class Panel:
         self.tabs.observe(lambda change: self.preview.opened(change["new"] == _PREVIEW), "selected_index")
         self.box = desk.column(self.consent, self.consent_hint, self.status, self.tabs)
 
-    def answers(self) -> Answers:
+    def request(self) -> BatchRequest:
         """What is chosen now; where nothing is named, the demo that is shown."""
         sources, targets = tuple(self.sources.paths), self.targets.listed
-        chosen = replace(
-            self._first,
+        chosen = self._first.replaced(
             sources=sources,
             targets=targets,
-            output_dir=self.targets.output.value.strip(),
+            output_dir=self.targets.output.value,
             preset=self.settings.preset_text,
-            overrides=dict(self.settings.overrides),
+            overrides=self.settings.overrides,
             video_range=self.targets.range.value.strip(),
             consent=self.consent.value,
-            models_dir=self.settings.models.value.strip(),
+            models_dir=self.settings.models.value,
             session_minutes=self.targets.minutes.value,
             shortest_first=self.targets.shortest.value,
         )
@@ -216,7 +163,7 @@ class Panel:
         if demo is None or sources or targets:
             return chosen
         models = chosen.models_dir or demo.models
-        return replace(chosen, sources=(demo.source,), targets=demo.targets, models_dir=models)
+        return chosen.replaced(sources=[demo.source], targets=demo.targets, models_dir=models)
 
     def fill(self) -> None:
         """Show everything; makes the demo where it is needed."""
@@ -241,10 +188,9 @@ class Panel:
 
     def _reach(self) -> None:
         """Open what the answers name and what has to be opened first, such as Google Drive."""
-        answers = self.answers()
-        named = [*answers.sources, *answers.targets, answers.models_dir, answers.output_dir]
+        request, host = self.request(), self._desk.host
         try:
-            self._desk.host.reach([Path(path) for path in named if path and not path.startswith("data:")])
+            reach(host, results_folder(request, host), *request.places)
         except ColabHelpersError as error:
             self.status.value = paragraph(words(error), RED)
 
@@ -256,8 +202,6 @@ class Panel:
             return
         if part in ("sources", "targets") and self._demo is not None:
             self._tell_demo()
-        if part != "targets":
-            self.targets.forget_times()
         self._refresh_all()
 
     def _tell_demo(self) -> None:
@@ -283,10 +227,9 @@ class Panel:
 
     def _show_consent(self) -> None:
         """Say whether the statement would do, in the words of whoever checks it."""
-        answers = self.answers()
-        files = [Path(path) for path in answers.sources if not path.startswith("data:")]
+        request = self.request()
         try:
-            require_consent(answers.consent, [*files, *self.targets.tasks])
+            require_consent(request.consent, [*request.source_paths, *self.targets.tasks])
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(words(error), RED)
             return

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from colab_helpers.errors import SettingsError
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings
 from colab_helpers.ui.host import Host, repeat
 from colab_helpers.ui.ledger import Ledger
-from colab_helpers.ui.panel_choice import Answers
-from colab_helpers.ui.panel_presets import settings_of
 from colab_helpers.ui.panel_studio import Studio, finding_key
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class Desk:
     studio: Studio = field(default_factory=Studio)
     ledger: Ledger = field(default_factory=Ledger)
     repeat: Callable[[Callable[[], bool], float], None] = repeat
-    read: Callable[[], Answers] = Answers
+    read: Callable[[], BatchRequest] = BatchRequest
     listeners: list[Callable[[Part], None]] = field(default_factory=list)
 
     def tell(self, part: Part) -> None:
@@ -58,13 +57,11 @@ class Desk:
         Raises:
             SettingsError: They cannot be used.
         """
-        answers = self.read()
-        return settings_of(answers.preset, answers.overrides, self.host.home)
+        return self.read().settings
 
     def models(self) -> Path | None:
         """The models folder chosen now; None for the usual one."""
-        answers = self.read()
-        return Path(answers.models_dir).expanduser() if answers.models_dir else None
+        return self.read().models_dir
 
     def finding_key(self) -> object:
         """Equal while the same faces would be found."""

@@ -171,7 +171,7 @@ GROUPS: dict[Literal["faces", "networks", "result", "run"], str] = {
 
 _OF_GROUP = {
     "faces": ("many_faces", "face_", "reference_", "similar_"),
-    "networks": ("frame_processors", "swapper_", "enhancer_", "execution_", "half_", "tensorrt", "cuda_",
+    "networks": ("frame_processors", "swapper_", "enhancer_", "execution_", "half_", "cuda_",
                  "batch_", "max_memory", "gpu_"),
     "result": ("output_video", "output_image", "keep_", "temp_", "skip_"),
 }  # fmt: skip

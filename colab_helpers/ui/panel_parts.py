@@ -79,6 +79,6 @@ def wipe(before: ByteImage, after: ByteImage, share: float) -> ByteImage:
     return mixed
 
 
-def words(error: Exception) -> str:
+def words(error: BaseException) -> str:
     """What went wrong, for a person."""
     return str(error) or type(error).__name__

@@ -157,7 +157,7 @@ def _copied(photo: str, folder: Path, number: int) -> tuple[str, str]:
     if photo.startswith("data:"):
         copy = write_image(folder / f"{number:02d}.png", image)
     else:
-        source = Path(photo).expanduser()
+        source = Path(photo)
         copy = folder / f"{number:02d}{source.suffix.lower()}"
         shutil.copyfile(source, copy)
     return copy.name, sha256_of(copy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,78 +11,11 @@ import yaml
 from colab_helpers.errors import OutputError, SettingsError
 from colab_helpers.files import write_atomically
 from colab_helpers.language import tr
-from colab_helpers.settings import (
-    Preset,
-    PresetFile,
-    Settings,
-    load_presets,
-    load_settings,
-    validate_settings,
-)
-
-PRESETS_NAME = "presets.yaml"
-"""The user's presets, in the host's home folder."""
+from colab_helpers.settings import PRESETS_NAME, Preset, PresetFile, Settings, load_presets, own_presets
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # x264 and x265: six steps of CRF about halve or double the size.
 _USUAL_QUALITY, _STEPS = 25, 6
-
-
-def all_presets(home: Path) -> PresetFile:
-    """The shipped presets and the user's; where names are equal the shipped one counts.
-
-    Raises:
-        SettingsError: The user's file does not follow the schema.
-    """
-    shipped, own = load_presets(), _own_presets(home)
-    if own is None:
-        return shipped
-    return PresetFile(
-        version=1,
-        presets={**shipped.presets, **_others(own.presets, shipped)},
-        profiles={**shipped.profiles, **_others(own.profiles, shipped)},
-        models={**own.models, **shipped.models},
-    )
-
-
-def _own_presets(home: Path) -> PresetFile | None:
-    path = home / PRESETS_NAME
-    return load_presets(path) if path.is_file() else None
-
-
-def _others(found: Mapping[str, Preset], shipped: PresetFile) -> dict[str, Preset]:
-    known = {**shipped.presets, **shipped.profiles}
-    return {name: preset for name, preset in found.items() if name not in known}
-
-
-def preset_values(presets: PresetFile, preset: str) -> dict[str, Any]:
-    """The keys that a preset, or several joined by ``+``, set.
-
-    Raises:
-        SettingsError: There is no preset of that name, or it holds a bad value.
-    """
-    values: dict[str, Any] = {}
-    for name in preset.split("+"):
-        part = presets.values(name.strip())
-        validate_settings(part, preset=name.strip())
-        values.update(part)
-    return values
-
-
-def settings_of(preset: str, overrides: Mapping[str, Any], home: Path) -> Settings:
-    """The settings that a preset, shipped or the user's own, and overrides give.
-
-    Raises:
-        SettingsError: An unknown preset or key, or a bad value.
-    """
-    shipped = load_presets()
-    known = {**shipped.presets, **shipped.profiles}
-    if all(name.strip() in known for name in preset.split("+")):
-        # A damaged file of the user's stops nobody who does not need it.
-        return load_settings(preset, **overrides)
-    values = preset_values(all_presets(home), preset)
-    label = tr("{preset} with overrides", preset=preset) if overrides else preset
-    return validate_settings({**values, **overrides}, preset=label)
 
 
 def save_preset(home: Path, name: str, settings: Settings, *, description: str = "") -> None:
@@ -93,7 +25,7 @@ def save_preset(home: Path, name: str, settings: Settings, *, description: str =
         SettingsError: The name cannot be used, or the file there is damaged.
         OutputError: The file cannot be written.
     """
-    own = _own_presets(home) or PresetFile(version=1, presets={})
+    own = own_presets(home) or PresetFile(version=1, presets={})
     shipped = load_presets()
     if not _NAME.fullmatch(name):
         raise SettingsError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.probe import is_image, probe
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
@@ -78,7 +78,9 @@ class PreviewTab:
         if list(targets) == self._targets:
             return
         self._targets, self._filling = list(targets), True
-        options = [(f"{number}: {path.name}", number - 1) for number, path in enumerate(targets, 1)]
+        options = [
+            (printable(f"{number}: {path.name}"), number - 1) for number, path in enumerate(targets, 1)
+        ]
         self.target.options = options or [(tr(NOTHING), -1)]
         self.target.value = first if options else -1
         self._filling = False

@@ -9,7 +9,7 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text, summary_text
 from colab_helpers.ui.ledger import Entry
-from colab_helpers.ui.notebook import BatchRun, order_of
+from colab_helpers.ui.notebook import BatchRun, prepared, results_folder, run_prepared
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, paragraph, words
 from colab_helpers.ui.run_view import REFRESH, RunView
@@ -48,17 +48,15 @@ class RunTab:
 
     def refresh(self) -> None:
         """Say what would be done now."""
-        answers, ledger = self._desk.read(), self._desk.ledger
-        fresh = tr("a new folder under {runs}", runs=self._desk.host.runs)
-        folder = answers.output_dir or ledger.folder_of(answers) or fresh
-        preset = answers.preset
-        if answers.overrides:
-            preset += tr(" with {count} setting(s) changed", count=len(answers.overrides))
+        request = self._desk.read()
+        preset = request.preset
+        if request.overrides:
+            preset += tr(" with {count} setting(s) changed", count=len(request.overrides))
         told = tr(
             "{count} file(s), preset {preset}; results go to {folder}.",
             count=self._count(),
             preset=preset,
-            folder=folder,
+            folder=results_folder(request, self._desk.host),
         )
         self.plan.value = paragraph(told)
 
@@ -70,10 +68,9 @@ class RunTab:
         self.view.value = self.message.value = ""
         # Its memory is the run's.
         desk.studio.close()
-        answers = desk.read()
         try:
-            order = order_of(answers, desk.host, ledger.folder_of(answers))
-            ledger.start(answers, order.folder, order)
+            request = prepared(desk.read(), desk.host)
+            ledger.start(request, lambda on_status: run_prepared(request, desk.host, on_status=on_status))
         except (ColabHelpersError, OSError) as error:
             self.message.value = paragraph(words(error), RED)
             return

@@ -8,18 +8,19 @@ from typing import Any
 
 from colab_helpers.errors import ColabHelpersError, SettingsError
 from colab_helpers.language import mark, tr
-from colab_helpers.settings import PresetFile, Settings, load_presets, validate_settings
-from colab_helpers.ui.panel_choice import Answers
+from colab_helpers.request import BatchRequest
+from colab_helpers.settings import (
+    PresetFile,
+    Settings,
+    all_presets,
+    load_presets,
+    preset_values,
+    validate_settings,
+)
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_fields import GROUPS, FieldEditor, complaint, group_of, schemas
 from colab_helpers.ui.panel_parts import GREEN, RED, bullets, paragraph, words
-from colab_helpers.ui.panel_presets import (
-    all_presets,
-    differences,
-    meaning,
-    preset_values,
-    save_preset,
-)
+from colab_helpers.ui.panel_presets import differences, meaning, save_preset
 
 NO_PROFILE = mark("(as it comes)")
 
@@ -29,23 +30,23 @@ class SettingsTab:
 
     Args:
         desk: Shared by all tabs.
-        answers: What stands there first.
+        first: What stands there first.
 
     Attributes:
         overrides: What was changed by hand, by name; wins over the preset. Also holds what no widget can.
     """
 
-    def __init__(self, desk: Desk, answers: Answers) -> None:
+    def __init__(self, desk: Desk, first: BatchRequest) -> None:
         self._desk = desk
         self._filling = False
-        self.overrides = dict(answers.overrides)
+        self.overrides = dict(first.overrides)
         self._presets, self._damage = _presets_of(desk)
-        self._make(answers)
+        self._make(first)
         self._fill()
 
-    def _make(self, answers: Answers) -> None:
+    def _make(self, first: BatchRequest) -> None:
         desk, w = self._desk, self._desk.widgets
-        preset, profile = _split(answers.preset, self._presets)
+        preset, profile = _split(first.preset, self._presets)
         width = {"width": "360px"}
         names = list(dict.fromkeys([*self._presets.presets, preset]))
         profiles = [tr(NO_PROFILE), *self._presets.profiles]
@@ -56,7 +57,7 @@ class SettingsTab:
             options=profiles, value=profile, description=tr("Machine"), style=LABELS, layout=width
         )
         self.models = desk.text(
-            tr("Models folder"), answers.models_dir, hint=tr("the usual place"), width="80%"
+            tr("Models folder"), str(first.models_dir or ""), hint=tr("the usual place"), width="80%"
         )
         self.editors = {name: FieldEditor(desk, name, schema) for name, schema in schemas().items()}
         self.advanced = self._accordion()

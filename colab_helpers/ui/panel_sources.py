@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.batch.plan import skipped_files
 from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
 from colab_helpers.faces.types import ByteImage, Face
-from colab_helpers.files import natural_key
-from colab_helpers.language import mark, tr
+from colab_helpers.files import absolute, natural_key, numbered, write_atomically
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import existing_file, is_image
+from colab_helpers.media.probe import existing_file, is_image, reader_missing
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,
@@ -84,7 +86,7 @@ class SourcesTab:
         sights = [self._sight(path, finding) for path in shown[:MOST_CARDS]]
         alien = _aliens(sights)
         self.cards.children = [self._card(sight, alien=sight.path in alien) for sight in sights]
-        self.summary.value = self._summary_html(shown, sights)
+        self.summary.value = self._summary_html(shown, sights, alien)
 
     def _try(self, action: Callable[[], None]) -> None:
         self.message.value = ""
@@ -107,6 +109,9 @@ class SourcesTab:
             )
         self._set([*self.paths, *photos_at(written)])
         self.path.value = ""
+        left_out = skipped_files([absolute(written)], wanted=is_photo)
+        if left_out:
+            self.message.value = paragraph(". ".join(left_out))
 
     def _uploaded(self, _: object) -> None:
         self._try(self._add_uploads)
@@ -117,9 +122,7 @@ class SourcesTab:
         for name, data in uploaded_files(self.upload.value):
             read_image(data)  # raises where it is no picture
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / Path(name).name
-            path.write_bytes(data)
-            paths.append(str(path))
+            paths.append(str(kept_upload(folder / Path(name).name, data)))
         if paths:
             self._set([*self.paths, *paths])
 
@@ -143,8 +146,8 @@ class SourcesTab:
         return str(self.person.value)
 
     def _save(self) -> None:
-        answers = self._desk.read()
-        person = self._library.save(self.name.value.strip(), answers.sources, consent=answers.consent)
+        request = self._desk.read()
+        person = self._library.save(self.name.value.strip(), request.sources, consent=request.consent)
         self._list_people(person.name)
         self.message.value = paragraph(
             tr("{count} photo(s) saved as {name}.", count=len(person.photos), name=person.name), GREEN
@@ -168,7 +171,7 @@ class SourcesTab:
         try:
             key = (path, _changed(path), finding)
             if key not in self._seen:
-                image = read_image(path if path.startswith("data:") else Path(path).expanduser())
+                image = read_image(path if path.startswith("data:") else Path(path))
                 thumbnail = _thumbnail(image, ())
                 report = self._desk.examine(image)
                 self._seen[key] = Sight(path, _thumbnail(image, report.faces), report)
@@ -187,11 +190,10 @@ class SourcesTab:
         )
         return desk.widgets.VBox([page, remove], layout=_CARD_LAYOUT)
 
-    def _summary_html(self, shown: Sequence[str], sights: Sequence[Sight]) -> str:
+    def _summary_html(self, shown: Sequence[str], sights: Sequence[Sight], alien: set[str]) -> str:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         demo = "" if self.paths else tr("The demo is used: one of its rendered portraits is put in.") + " "
-        several = tr("{count} photos of one person are averaged.", count=len(shown)) if len(shown) > 1 else ""
         more = (
             " " + tr("{count} of them are not shown.", count=len(shown) - len(sights))
             if len(shown) > len(sights)
@@ -199,11 +201,16 @@ class SourcesTab:
         )
         faceless = sum(sight.report is not None and not sight.report.faces for sight in sights)
         wrong = (
-            tr("The run would refuse {faceless} photo(s) without a face: remove them.", faceless=faceless)
-            if faceless
-            else ""
+            tr("{faceless} photo(s) without a face will be left out.", faceless=faceless) if faceless else ""
         )
-        return paragraph(f"{demo}{several}{more}") + paragraph(wrong, RED)
+        used = len(shown) - faceless - len(alien)
+        several = tr("{count} photos of one person are averaged.", count=used) if used > 1 else ""
+        known = [sight for sight in sights if sight.report is not None and sight.report.faces]
+        if alien and len(alien) == len(known):
+            wrong += " " + tr("The run would refuse these photos: they do not show one and the same person.")
+        elif alien:
+            wrong += " " + tr("{count} photo(s) of somebody else will be left out.", count=len(alien))
+        return paragraph(f"{demo}{several}{more}") + paragraph(wrong.strip(), RED)
 
 
 _CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "1px solid #9999"}
@@ -226,7 +233,7 @@ class Sight:
 
 def card_html(sight: Sight, *, alien: bool = False) -> str:
     """A photo with its faces marked, and what there is to say about it."""
-    name = tr("(picture as data)") if sight.path.startswith("data:") else Path(sight.path).name
+    name = tr("(picture as data)") if sight.path.startswith("data:") else printable(Path(sight.path).name)
     head = f'{sight.thumbnail}<br><b style="overflow-wrap:anywhere">{html.escape(name)}</b>'
     report = sight.report
     if report is None:
@@ -259,18 +266,39 @@ def photos_at(written: str) -> list[str]:
     """
     if written.startswith("data:"):
         return [written]
-    path = Path(written).expanduser()
+    path = absolute(written)
     if path.is_file():
         return [str(path)]
     if not path.is_dir():
         raise MissingFileError(
             tr("there is no such file or folder"), where=written, remedy=tr("check the path")
         )
-    photos = (item for item in path.iterdir() if item.is_file() and is_image(item))
+    photos = (item for item in path.iterdir() if item.is_file() and is_photo(item))
     found = sorted(photos, key=lambda item: natural_key(item.name))
     if not found:
-        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=tr("name another"))
+        remedy = "; ".join([*skipped_files([path], wanted=is_photo), tr("name another")])
+        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=remedy)
     return [str(item) for item in found]
+
+
+def kept_upload(path: Path, data: bytes) -> Path:
+    """Keep an upload under its name, with a number where a file of other bytes has that name.
+
+    A run that is taken up again may read the file of that name.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    places = (path, *(numbered(path, number) for number in range(2, 10_000)))
+    place = next(p for p in places if not os.path.lexists(p) or (p.is_file() and p.read_bytes() == data))
+    if not place.exists():
+        write_atomically(place, data)
+    return place
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file's suffix is that of a picture that can be read here."""
+    return is_image(path) and not reader_missing(path)
 
 
 def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colab_helpers.errors import UsageError
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.picture import BgrPicture
@@ -19,15 +20,14 @@ from colab_helpers.pages.pictures import frame_at
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
-    from colab_helpers.batch.forecast import Forecast
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
-    from colab_helpers.faces.photos import PhotoReport
+    from colab_helpers.faces.photos import Identity, PhotoReport
 
 _USUAL_RATE = 25
 _FINDING = ("execution_provider", "face_detector_size", "face_detector_score")
 """What the networks that find faces are loaded with."""
-_CHANGING = (*_FINDING, "frame_processors", "swapper_model", "enhancer_model", "half_precision", "tensorrt",
+_CHANGING = (*_FINDING, "frame_processors", "swapper_model", "enhancer_model", "half_precision",
              "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads", "batch_size")  # fmt: skip
 """What all networks are loaded with; other settings may change while they stay."""
 _AT_ONCE = ("enhancer_blend", "many_faces", "face_selector", "face_order", "reference_face_position",
@@ -43,7 +43,7 @@ class Preview:
         before: ``(H, W, 3)`` uint8 BGR; ``after`` of the same size.
         faces: How many faces were changed.
         seconds: How long it took.
-        notes: Fall-backs of the networks, one sentence each.
+        notes: Fall-backs of the networks and photos left out, one sentence each.
     """
 
     before: ByteImage
@@ -67,7 +67,7 @@ class Studio:
         self._engine_key: object = None
         self._analyser: FaceAnalyser | None = None
         self._analyser_key: object = None
-        self._identity: FloatArray | None = None
+        self._identity: Identity | None = None
         self._identity_key: object = None
 
     @property
@@ -100,23 +100,9 @@ class Studio:
         before = picture_of(target, frame)
         engine = self._open(settings, models)
         identity = self._source(engine, sources)
-        after, faces = process_image(engine, identity, before)
-        return Preview(before, after, faces, time.monotonic() - started, engine.notes)
-
-    def forecast(
-        self,
-        settings: Settings,
-        models: Path | None,
-        sources: Sequence[str],
-        targets: Sequence[Path],
-        *,
-        beat: Callable[[], None],
-    ) -> Forecast:
-        """Measure on some frames how long targets will take."""
-        from colab_helpers.batch.forecast import forecast
-
-        engine = self._open(settings, models)
-        return forecast(engine, self._source(engine, sources), targets, beat=beat)
+        after, faces = process_image(engine, identity.embedding if identity else None, before)
+        notes = engine.notes + (identity.notes if identity else ())
+        return Preview(before, after, faces, time.monotonic() - started, notes)
 
     def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:
         key = finding_key(settings, models)
@@ -140,7 +126,7 @@ class Studio:
         now = {name: getattr(settings, name) for name in _AT_ONCE}
         return replace(self._engine, settings=self._engine.settings.with_overrides(**now))
 
-    def _source(self, engine: Engine, sources: Sequence[str]) -> FloatArray | None:
+    def _source(self, engine: Engine, sources: Sequence[str]) -> Identity | None:
         if engine.swapper is None:
             return None
         if not sources:
@@ -149,8 +135,8 @@ class Studio:
             )
         key = tuple((source, _stamp(source)) for source in sources)
         if self._identity is None or self._identity_key != key:
-            images = [(source[:80], read_image(source)) for source in sources]
-            self._identity, self._identity_key = engine.source_embedding(images), key
+            photos = [(source[:80], partial(read_image, source)) for source in sources]
+            self._identity, self._identity_key = engine.identity(photos), key
         return self._identity
 
 
@@ -191,7 +177,7 @@ def _stamp(source: str) -> object:
     if source.startswith("data:"):
         return None
     try:
-        found = Path(source).expanduser().stat()
+        found = Path(source).stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size

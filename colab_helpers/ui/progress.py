@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm.auto import tqdm
 
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 from colab_helpers.pages.units import clock_text
 
 if TYPE_CHECKING:
+    from colab_helpers.batch.status import BatchStatus
     from colab_helpers.progress import Progress
 
 TEXT_INTERVAL = 5.0
@@ -21,10 +22,10 @@ TEXT_INTERVAL = 5.0
 class ProgressLine:
     """Shows a run's progress: a bar in notebook and shell, plain lines where nobody watches.
 
-    Use it as a context manager and give it to a run as its ``on_progress``::
+    Use it as a context manager and give it to a run::
 
         with ProgressLine() as line:
-            run_batch(sources, targets, folder, consent=consent, on_progress=line)
+            run_batch(sources, targets, folder, consent=consent, on_progress=line, on_status=line.status)
 
     Args:
         headless: Print plain lines, at most one every five seconds, and the last state at the end.
@@ -38,6 +39,7 @@ class ProgressLine:
         self._bar_file: int | None = None
         self._printed_at = clock() - TEXT_INTERVAL
         self._unprinted: Progress | None = None
+        self._told: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +62,15 @@ class ProgressLine:
             print(text, flush=True)
         else:
             tqdm.write(text)
+
+    def status(self, status: BatchStatus) -> None:
+        """Say each remark on the whole run once; a refusal is left to whoever catches its error."""
+        begun = any(file.state not in ("queued", "cancelled") for file in status.files)
+        notes = status.notes if begun else []
+        for text in [*notes, *([status.pause] if status.pause else [])]:
+            if text not in self._told:
+                self._told.add(text)
+                self.note(text)
 
     def _report(self, progress: Progress) -> None:
         self._unprinted = progress
@@ -109,4 +120,4 @@ def machine_text(progress: Progress) -> str:
 
 
 def _title(progress: Progress) -> str:
-    return f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}"
+    return printable(f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}")

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -21,9 +20,9 @@ import pytest
 
 import colab_helpers
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
+from tests.conftest import PATIENCE, until
 from tests.media.make import packets_of
 
-PATIENCE = 60.0
 Content = tuple[list[str], list[Fraction], object]
 
 
@@ -69,6 +68,11 @@ class Shell:
                 found.append(process)
         return found
 
+    def held(self) -> psutil.Process:
+        """The worker that ``hold`` has made stand still, as soon as it does."""
+        stopped = psutil.STATUS_STOPPED
+        return until(lambda: [each for each in self.workers() if each.info["status"] == stopped])[0]
+
     def kill_workers(self) -> None:
         """SIGKILL, and wait until they are gone."""
         workers = self.workers()
@@ -94,13 +98,12 @@ class Shell:
 
     def until(self, reached: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The first status of which that is true."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
+
+        def look() -> dict[str, Any] | None:
             status = self.status()
-            if status and reached(status):
-                return status
-            time.sleep(0.02)
-        raise AssertionError(f"not reached: {self.status()}")
+            return status if status and reached(status) else None
+
+        return until(look, told=self.status)
 
 
 def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
@@ -110,6 +113,35 @@ def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None
     guard = 'import sys\nif "colab_helpers.batch.worker" in sys.orig_argv:\n'
     (site / "sitecustomize.py").write_text(guard + code)
     monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(colab_helpers.__file__).parents[1]}")
+
+
+HOLD = """
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch.status import StatusWriter
+    from colab_helpers.pipeline import clock
+    clock.PROGRESS_INTERVAL = 0.0
+    file, frame, held = os.environ["HOLD"].split(" ", 2)
+    genuine = StatusWriter.progress
+    def progress(self, found):
+        genuine(self, found)
+        if (found.file_index, found.frame) >= (int(file), int(frame)) and not Path(held).exists():
+            Path(held).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+    StatusWriter.progress = progress
+"""
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, file: int, frame: int) -> None:
+    """Have the first worker that comes so far stand still there, until it is resumed or killed."""
+    at_start(monkeypatch, tmp_path, HOLD)
+    monkeypatch.setenv("HOLD", f"{file} {frame} {tmp_path / 'held'}")
+
+
+def has_signal_pending(pid: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(line.startswith(("SigPnd", "ShdPnd")) and int(line.split()[1], 16) for line in lines)
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:
@@ -138,7 +170,7 @@ def contents(out: Path) -> dict[str, Content]:
 
 def entries(out: Path, event: str) -> Iterator[dict[str, Any]]:
     """The journal's entries of one kind."""
-    for line in (out / JOURNAL_NAME).read_text().splitlines():
+    for line in (out / JOURNAL_NAME).read_bytes().split(b"\n"):
         try:
             entry = json.loads(line)["entry"]
         except ValueError:

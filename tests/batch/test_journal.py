@@ -103,7 +103,7 @@ def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path):
     assert read_journal(path).failure("a", "r") is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(share=st.floats(0, 1))
 def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, share):
     path = tmp_path_factory.mktemp("torn") / "j"
@@ -121,7 +121,7 @@ def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, sha
     assert history.damaged == (second < cut < len(whole) - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(share=st.floats(0, 1), change=st.integers(1, 255))
 def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factory, share, change):
     path = tmp_path_factory.mktemp("changed") / "j"

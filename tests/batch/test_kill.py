@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.batch.processes import PATIENCE, Content, Shell, contents, litter, repeated
+from tests.batch.processes import Content, Shell, contents, litter, repeated
+from tests.conftest import PATIENCE
 from tests.media.make import Sound, Spec, make, variable_pts
 
 SPECS = {

@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import shutil
+import stat
+import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch import places, worker
-from colab_helpers.batch.names import STATUS_NAME, WORK_NAME
+from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MissingFileError, OutputError
@@ -90,6 +91,49 @@ def test_places_are_found_again_and_are_another_folders_own(
     away = WorkPlaces.of(out)
     assert away.mirror == out / WORK_NAME
     assert out not in away.local.parents
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's folder for temporary files, where everybody may make what they like; results are away."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(places.tempfile, "gettempdir", lambda: str(folder))
+    monkeypatch.setattr(places, "is_remote", lambda _folder: True)
+    return folder
+
+
+def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary: Path, tmp_path: Path) -> None:
+    found = WorkPlaces.of(tmp_path / "out")
+    own = found.local.parent
+    assert own.parent == temporary
+    for _ in range(2):
+        found.make()
+        assert found.local.is_dir()
+        assert stat.S_IMODE(own.stat().st_mode) == 0o700
+        own.chmod(0o755)
+
+
+@pytest.mark.parametrize("whose", ["another's", "a link", "a file"])
+def test_a_folder_that_somebody_else_has_made_is_refused(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    found = WorkPlaces.of(tmp_path / "out")
+    own = found.local.parent
+    if whose == "another's":
+        own.mkdir()
+        genuine = Path.lstat
+        theirs = SimpleNamespace(st_mode=genuine(own).st_mode, st_uid=os.getuid() + 1)
+        monkeypatch.setattr(Path, "lstat", lambda path: theirs if path == own else genuine(path))
+    elif whose == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        own.symlink_to(tmp_path / "elsewhere")
+    else:
+        own.write_text("")
+    with pytest.raises(OutputError, match=r"is not yours.*What to do: have it removed"):
+        found.make()
+    assert not found.local.exists()
 
 
 def test_tidying_up_keeps_unfinished_work_and_what_is_the_users(tmp_path: Path) -> None:
@@ -495,7 +539,7 @@ class Drive:
         self.copies: list[str] = []
         self.genuine = places._copy
         monkeypatch.setattr(places, "_copy", self.copy)
-        monkeypatch.setattr(worker, "Patience", partial(Patience, sleep=self.sleep))
+        monkeypatch.setattr(worker._Run, "_sleep", lambda _run, seconds: self.sleep(seconds))
 
     def copy(self, source: Path, target: Path, beat: Callable[[], None]) -> str:
         if self.away.out in target.parents and target.suffix.endswith(self.suffix):
@@ -508,7 +552,7 @@ class Drive:
         return self.genuine(source, target, beat)
 
     def sleep(self, _seconds: float) -> None:
-        self.pauses.append(json.loads((self.away.out / STATUS_NAME).read_text())["pause"])
+        self.pauses.append(json.loads((self.away.local / STATUS_NAME).read_text())["pause"])
 
 
 def test_a_drive_that_is_full_for_a_while_is_waited_for(
@@ -570,25 +614,21 @@ def test_waiting_ends_when_somebody_asks_to_stop(
 ) -> None:
     drive = Drive(away, monkeypatch)
     drive.times = 10**6
-    monkeypatch.setattr(worker.Batch, "beat", _stopping_after(away, drive, 3))
+    monkeypatch.setattr(worker._Run, "_sleep", lambda _run, _seconds: ask(drive))
+
+    def ask(drive: Drive) -> None:
+        drive.sleep(0.0)
+        if len(drive.pauses) == 3:
+            (away.out / STOP_NAME).touch()
+        time.sleep(0.01)  # another thread looks for it
+
     report = away.run()
     assert [file.status for file in report.files] == ["skipped", "skipped"]
-    assert len(drive.pauses) == 3
+    assert len(drive.pauses) >= 3
     assert json.loads((away.out / STATUS_NAME).read_text())["state"] == "cancelled"
+    assert not (away.out / STOP_NAME).exists()
     monkeypatch.undo()
     away.assert_done(away.run(), plain)
-
-
-def _stopping_after(away: Away, drive: Drive, pauses: int) -> Callable[[Any], None]:
-    genuine = worker.Batch.beat
-
-    def beat(self: Any) -> None:
-        if len(drive.pauses) >= pauses:
-            (away.out / worker.STOP_NAME).touch()
-            self._looked = float("-inf")
-        genuine(self)
-
-    return beat
 
 
 def test_kept_frames_reach_the_drive_too(away: Away, plain: dict[str, Content]) -> None:
@@ -597,6 +637,6 @@ def test_kept_frames_reach_the_drive_too(away: Away, plain: dict[str, Content]) 
     report = away.run(overrides={"keep_frames": True})
     assert report.ok, [file.error for file in report.files]
     assert contents(away.out) == plain
-    assert len(list((away.out / "a_frames").iterdir())) == 60
-    assert len(list((away.out / "b_frames").iterdir())) == 90
-    assert litter(away.out, *NAMES) == {"a_frames", "b_frames"}
+    assert len(list((away.out / "a.mp4_frames").iterdir())) == 60
+    assert len(list((away.out / "b.mp4_frames").iterdir())) == 90
+    assert litter(away.out, *NAMES) == {"a.mp4_frames", "b.mp4_frames"}

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch.journal import Journal, SegmentDone
+from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
 from colab_helpers.batch.names import JOURNAL_NAME
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.results import KEPT
-from colab_helpers.errors import OutputError
+from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.settings import load_settings
 from tests.media.make import Spec, make
 
@@ -113,10 +113,123 @@ def test_the_folder_may_move(batch, tmp_path: Path) -> None:
 def test_kept_frames_that_are_gone_are_made_again(batch, tmp_path: Path) -> None:
     settings = SETTINGS.with_overrides(keep_frames=True)
     batch(settings=settings)
-    shutil.rmtree(tmp_path / "out" / "a_frames")
+    shutil.rmtree(tmp_path / "out" / "a.mp4_frames")
     report = batch(settings=settings)
     assert kept(report) == ["b", "c"]
-    assert len(list((tmp_path / "out" / "a_frames").iterdir())) == 8
+    assert len(list((tmp_path / "out" / "a.mp4_frames").iterdir())) == 8
+
+
+def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.mp4").write_bytes(b"mine")
+    (out / "c.png").symlink_to(tmp_path / "nowhere")
+    for _ in range(2):
+        report = batch()
+        assert [file.status for file in report.files] == ["failed", "done", "failed"]
+        error = report.files[0].error or ""
+        assert error.startswith(f"{out / 'a.mp4'}: something of this name is there already")
+        assert "choose another output folder or name, move it away, or set overwrite" in error
+        assert (out / "a.mp4").read_bytes() == b"mine"
+        assert (out / "c.png").is_symlink()
+    report = batch(settings=SETTINGS.with_overrides(overwrite=True))
+    assert (kept(report), report.ok) == (["b"], True)
+    # From then on it is ours, and what did not change is not done again.
+    assert kept(batch()) == ["a", "b", "c"]
+
+
+def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    whole = {file.output: Path(file.output).read_bytes() for file in batch().files}
+    (out / "a.mp4").write_bytes(b"cut by me")
+    (out / "a (2).mp4").write_bytes(b"mine, too")
+    report = batch()
+    assert kept(report) == ["b", "c"]
+    said = "a.mp4 was changed after an earlier run had made it: it is kept as a (3).mp4"
+    assert said in report.files[0].fallbacks
+    assert (out / "a (3).mp4").read_bytes() == b"cut by me"
+    assert (out / "a (2).mp4").read_bytes() == b"mine, too"
+    assert {path: Path(path).read_bytes() for path in whole} == whole
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_what_is_put_where_a_run_made_nothing_is_the_users(
+    batch, folder: Path, tmp_path: Path, end: str
+) -> None:
+    good = (folder / "a.mp4").read_bytes()
+
+    def stop(progress: Any) -> None:
+        raise KeyboardInterrupt if end == "stopped" else RuntimeError("no more")
+
+    assert batch(on_progress=stop).files[0].status == {"failed": "failed", "stopped": "skipped"}[end]
+    (tmp_path / "out" / "a.mp4").write_bytes(good)
+    assert [file.status for file in batch().files] == ["failed", "done", "done"]
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == good
+
+
+def test_kept_frames_never_touch_what_is_not_theirs(batch, folder: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "out", SETTINGS.with_overrides(keep_frames=True)
+    make(folder / "a.mov", Spec(frames=5))
+    for name in ("a_frames", "b.mp4_frames"):
+        (out / name).mkdir(parents=True)
+        (out / name / "000001.png").write_bytes(b"mine")
+    report = batch(settings=settings)
+    assert [file.status for file in report.files] == ["done", "done", "failed", "done"]
+    assert str(out / "b.mp4_frames") in (report.files[2].error or "")
+    for name in ("a_frames", "b.mp4_frames"):
+        assert [path.read_bytes() for path in (out / name).iterdir()] == [b"mine"]
+    assert not (out / "b.mp4").exists()
+    frames = [Path(file.frames_folder or "") for file in report.files[:2]]
+    assert [path.name for path in frames] == ["a.mov_frames", "a.mp4_frames"]
+    assert [len(list(path.iterdir())) for path in frames] == [5, 8]
+    # Done again with fewer frames: those of before go, and what somebody put beside them stays.
+    (frames[1] / "notes.txt").write_text("mine")
+    make(folder / "a.mp4", Spec(frames=3))
+    assert batch(settings=settings).files[1].status == "done"
+    assert sorted(path.name for path in frames[1].iterdir()) == [
+        "000000.png", "000001.png", "000002.png", "notes.txt"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["report.json", "report.html", "status.json", "samples.jsonl", "journal.jsonl", "mine.json"],
+)
+def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    path.write_text('{"mine": 1}')
+    given = {"report_path": path} if name == "mine.json" else {}
+    with pytest.raises(UsageError, match=rf"{name}: something of this name is there already.*What to do"):
+        batch(**given)
+    assert path.read_text() == '{"mine": 1}'
+    assert [path.name for path in path.parent.iterdir()] == [name]
+    path.unlink()
+    assert batch(**given).ok  # whose files the next run knows
+    assert batch(**given).ok
+
+
+@pytest.mark.parametrize(
+    "name", ["in/a.mp4", "photo.png", "out/a.mp4", "out/journal.jsonl", "out/status.json"]
+)
+def test_a_report_has_no_name_of_a_target_photo_result_or_record(batch, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot have this name.*name it like report\.json"):
+        batch(report_path=tmp_path / name, settings=SETTINGS.with_overrides(overwrite=True))
+
+
+def test_photos_that_cannot_be_used_are_left_out_and_told(batch, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    report = batch(sources=[tmp_path / "bad.png", photo, tmp_path / "gone.png"])
+    assert report.ok
+    assert report.files[0].source == [str(photo)]
+    left_out = [note for note in report.notes if "is left out" in note]
+    assert [note.split(" is left out: ")[0] for note in left_out] == [
+        f"the photo {tmp_path / name}" for name in ("bad.png", "gone.png")
+    ]
+    # The same photos in use: the same results.
+    assert kept(batch(sources=[photo])) == ["a", "b", "c"]
+    with pytest.raises(MediaError, match=r"bad\.png.*not a picture"):
+        batch(sources=[tmp_path / "bad.png", tmp_path / "gone.png"])
 
 
 def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path: Path) -> None:
@@ -134,7 +247,7 @@ def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch: pytest.M
     genuine = Journal.append
 
     def full(self: Journal, entry: Any) -> None:
-        if not isinstance(entry, SegmentDone):
+        if not isinstance(entry, SegmentDone | Claimed):
             raise OutputError("the journal cannot be written to (No space left on device)")
         genuine(self, entry)
 
@@ -143,3 +256,6 @@ def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch: pytest.M
     assert report.ok
     assert "would go unnoticed" in report.files[0].fallbacks[0]
     assert all("a later run will do this file again" in file.fallbacks[-1] for file in report.files)
+    monkeypatch.undo()
+    again = batch()
+    assert (kept(again), again.ok) == ([], True)

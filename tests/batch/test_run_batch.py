@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -15,8 +16,16 @@ from colab_helpers.api import run_batch, swap_image, swap_video
 from colab_helpers.batch import runner
 from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.errors import ConsentError, MissingFileError, ModelError, OutputError, UsageError
+from colab_helpers.errors import (
+    ConsentError,
+    MediaError,
+    MissingFileError,
+    ModelError,
+    OutputError,
+    UsageError,
+)
 from colab_helpers.media.images import read_image, to_data_url
+from colab_helpers.resources import guard
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
@@ -128,12 +137,53 @@ def test_images_and_odd_containers_get_a_fitting_suffix(
     report = batch(*targets)
     assert report.ok, [file.error for file in report.files]
     outputs = [Path(file.output or "").name for file in report.files]
-    assert outputs[:4] == ["a.png", "b.jpg", "c.webp", "d.bmp.png"]
+    assert outputs[:4] == ["a.png", "b.jpg", "c.webp", "d.bmp"]
     assert outputs[4].startswith("e.avi.")
     assert outputs[5] == "f.gif"
     assert report.files[4].fallbacks
     for file in report.files[:4]:
         assert read_image(file.output or "").shape == (300, 400, 3)
+
+
+def test_what_a_folder_holds_besides_is_said(
+    batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    folder = tmp_path / "in"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.full((300, 400, 3), 90, np.uint8))
+    for name in ("b.heic", "c.HEIC", "notes.txt", ".hidden.txt", "README"):
+        (folder / name).write_bytes(b"x")
+    report = batch(folder)
+    assert report.summary.total == 1
+    assert (
+        f"4 file(s) in {folder} were left out because of their kind: 2 .heic, 1 .txt, 1 no suffix"
+        in report.notes
+    )
+    assert "to have .heic files done, too: pip install pillow-heif" in report.notes
+    # Files that were named one by one have no neighbours that were meant.
+    assert not any("left out" in note for note in batch(folder / "a.png").notes)
+    for lonely in folder.glob("a.*"):
+        lonely.unlink()
+    with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
+        batch(folder)
+
+
+def test_a_picture_that_nothing_here_reads_is_named(
+    tmp_path: Path, photo: Path, constant_models: Path, consent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    monkeypatch.setattr("colab_helpers.media.images.readable_formats", lambda: ("JPEG", "PNG"))
+    for name, kind in (("x.heic", "a HEIC"), ("x.mp4", "a HEIC"), ("y.mp4", "an AVIF")):
+        brand = b"heic" if kind == "a HEIC" else b"avif"
+        (tmp_path / name).write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(80))
+        with pytest.raises(MediaError, match=f"it is {kind} picture") as caught:
+            swap_video(
+                photo, tmp_path / name, tmp_path / "out" / name,
+                consent=consent, settings=SETTINGS, models_dir=constant_models,
+            )  # fmt: skip
+        assert ("pip install pillow-heif" in str(caught.value)) == (kind == "a HEIC")
+        assert "moov" not in str(caught.value)
 
 
 def test_a_source_without_a_face_stops_before_any_work(tmp_path: Path, standins: Path, consent: str) -> None:
@@ -207,7 +257,7 @@ def test_memory_warnings_are_counted(
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
     clock = count().__next__
     monkeypatch.setattr(
-        runner, "MemoryGuard", lambda: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
+        guard, "MemoryGuard", lambda **_: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
     )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
@@ -228,10 +278,11 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(
 
     report = batch(*targets, on_progress=stop)
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
+    assert report.stopped
+    assert report.notes[-1] == "report.html was not made: stopped by the user"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a.mp4",
         "journal.jsonl",
-        "report.html",
         "report.json",
         "samples.jsonl",
         "status.json",
@@ -241,7 +292,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(
 def test_an_unwritable_output_folder_is_told(batch: Callable[..., BatchReport], tmp_path: Path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     (tmp_path / "out").write_text("a file where the folder should be")
-    with pytest.raises(OutputError, match="output folder"):
+    with pytest.raises(UsageError, match="this is the name of a file"):
         batch(target)
 
 
@@ -274,7 +325,7 @@ def test_kept_frames_of_a_failed_file_are_removed(
         "status.json",
     }
     assert batch(target, settings=settings).ok
-    assert len(list((tmp_path / "out" / "a_frames").iterdir())) == 30
+    assert len(list((tmp_path / "out" / "a.mp4_frames").iterdir())) == 30
 
 
 def test_swap_video_returns_its_report_and_raises_its_error(
@@ -289,6 +340,39 @@ def test_swap_video_returns_its_report_and_raises_its_error(
         swap_video(photo, tmp_path / "none.mp4", tmp_path / "c.mp4", **options)
     with pytest.raises(OutputError, match="webm"):
         swap_video(photo, target, tmp_path / "c.webm", **options)
+
+
+@pytest.mark.parametrize("name", ["dir/../a.mp4", "linked/a.mp4", "photo.png", "hard.mp4", "./a.mp4"])
+def test_swap_never_replaces_what_it_reads(
+    name: str, photo: Path, tmp_path: Path, constant_models: Path, consent: str
+) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=5))
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    (tmp_path / "hard.mp4").hardlink_to(target)
+    before = target.read_bytes(), photo.read_bytes()
+    with pytest.raises(UsageError, match=r"read by the run.*What to do"):
+        swap_video(
+            photo, target, f"{tmp_path}/{name}", consent=consent, models_dir=constant_models,
+            settings=SETTINGS.with_overrides(overwrite=True),
+        )  # fmt: skip
+    assert (target.read_bytes(), photo.read_bytes()) == before
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "b.png"])
+def test_swap_replaces_what_is_there_only_if_asked_to(
+    name: str, photo: Path, tmp_path: Path, constant_models: Path, consent: str
+) -> None:
+    target = photo if name == "b.png" else make(tmp_path / "a.mp4", Spec(frames=5))
+    options: dict[str, Any] = {"consent": consent, "models_dir": constant_models}
+    source = tmp_path / "me.png"
+    source.write_bytes(photo.read_bytes())
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="set overwrite"):
+        swap_video(source, target, tmp_path / name, settings=SETTINGS, **options)
+    assert (tmp_path / name).read_text() == "mine"
+    swap_video(source, target, tmp_path / name, settings=SETTINGS.with_overrides(overwrite=True), **options)
+    assert (tmp_path / name).stat().st_size > 4
 
 
 def test_swap_image_takes_paths_bytes_arrays_and_data_urls(
@@ -314,6 +398,6 @@ def test_a_changed_suffix_does_not_make_two_results_one(
     first = make(tmp_path / "x.avi", Spec(frames=5, codec="mpeg4", options={}))
     second = make(tmp_path / "x.avi.mp4", Spec(frames=7))
     report = batch(first, second)
-    assert [file.status for file in report.files] == ["failed", "done"]
-    assert "called like that of x.avi.mp4" in (report.files[0].error or "")
-    assert len(decoded(tmp_path / "out" / "x.avi.mp4")[1]) == 7
+    assert [Path(file.output or "").name for file in report.files] == ["x.avi.mp4", "x.avi (2).mp4"]
+    assert "this one is called x.avi (2).mp4" in report.files[1].fallbacks[0]
+    assert [len(decoded(Path(file.output or ""))[1]) for file in report.files] == [5, 7]

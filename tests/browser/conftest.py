@@ -65,18 +65,17 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def _form_of(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    (form,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
-    return form
-
-
-def filled_form(source: str, values: Mapping[str, object]) -> str:
-    """A form with other values."""
+def fill(book: nbformat.NotebookNode, values: Mapping[str, object]) -> list[nbformat.NotebookNode]:
+    """Put other values into a notebook's form; returns the cells that hold some of them."""
+    changed = []
     for name, value in values.items():
         line = re.compile(rf"^({name}: \w+ = ).*?(  #@param)", re.MULTILINE)
-        assert line.search(source), name
-        source = line.sub(lambda found, value=value: f"{found[1]}{value!r}{found[2]}", source)
-    return source
+        (cell,) = [cell for cell in book.cells if cell.cell_type == "code" and line.search(cell.source)]
+        cell.source = line.sub(lambda found, value=value: f"{found[1]}{value!r}{found[2]}", cell.source)
+        changed += [cell] if cell not in changed else []
+    for cell in book.cells:
+        cell.metadata.pop("jupyter", None)  # nothing is folded: hands reach every cell
+    return changed
 
 
 @dataclass(frozen=True)
@@ -98,15 +97,14 @@ class Site:
     def copy(self, notebook: str, name: str, **values: object) -> str:
         """A copy of a notebook with other values in its form."""
         book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
-        form = _form_of(book)
-        form.source = filled_form(form.source, values)
+        fill(book, values)
         nbformat.write(book, self.notebooks / name)
         return name
 
-    def form(self, notebook: str, values: Mapping[str, object]) -> str:
-        """The text of a notebook's form with other values."""
+    def form(self, notebook: str, values: Mapping[str, object]) -> list[str]:
+        """The texts of the cells of a notebook's form that hold other values."""
         book = nbformat.read(ROOT / "notebooks" / notebook, as_version=4)
-        return filled_form(_form_of(book).source, values)
+        return [cell.source for cell in fill(book, values)]
 
     def long_clip(self, path: Path, times: int) -> Path:
         """A clip of the demo, shown several times: one whose run can be stopped in the middle."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from colab_helpers import install
-from colab_helpers.__main__ import FAILURE, SUCCESS, main
+from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
 from colab_helpers.diagnosis import Diagnosis, packages, subject, surroundings
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.findings import Check
@@ -255,7 +255,7 @@ def test_a_disk_of_one_gigabyte(doctor: Doctor, monkeypatch: pytest.MonkeyPatch,
     missing = doctor(models=tmp_path)["models folder"]
     assert missing.status == "fail"
     assert "1.01 GB of models are to be fetched" in missing.detail
-    assert "--models-dir" in missing.remedy
+    assert "models_dir" in missing.remedy
 
 
 def test_a_models_folder_that_cannot_be_made(doctor: Doctor, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_without_a_package_of_its_own_the_doctor_says_so(
         raise ModuleNotFoundError("No module named 'pynvml'")
 
     monkeypatch.setattr(subject, "this_machine", missing)
-    assert main(["doctor"]) == FAILURE
+    assert main(["doctor"]) == WRONG_USAGE
     error = capsys.readouterr().err
     assert error.startswith(
         "error: packages: No module named 'pynvml'. What to do: run 'bash setup.sh install'"

@@ -11,8 +11,19 @@ import pytest
 from colab_helpers.demo.actors import Pose, landmarks, portrait
 from colab_helpers.demo.looks import IDENTITIES, look_of
 from colab_helpers.demo.paint import Expression
+from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.photos import BLURRED, DARK, SMALLEST, TURNED, examine, strangers, yaw_degrees
+from colab_helpers.faces.photos import (
+    BLURRED,
+    DARK,
+    SMALLEST,
+    TURNED,
+    agreed_identity,
+    examine,
+    strangers,
+    yaw_degrees,
+)
+from colab_helpers.faces.types import FloatArray
 from colab_helpers.settings import Settings
 
 PEOPLE = list(IDENTITIES)
@@ -114,6 +125,48 @@ def test_points_that_coincide_count_as_turned_away():
 def test_one_photo_is_nobodys_stranger(analyser):
     assert strangers([]) == []
     assert strangers([examine(analyser, portrait("alma")).embedding]) == [False]
+
+
+def unit(*places: int) -> FloatArray:
+    vector = np.zeros(512, np.float32)
+    vector[list(places)] = 1
+    return vector / np.linalg.norm(vector)
+
+
+BROKEN = MediaError("it is no picture", where="a.png", remedy="name another")
+
+
+@pytest.mark.parametrize(
+    ("found", "used", "said"),
+    [
+        ([unit(1)], (0,), []),
+        ([unit(1), unit(1, 2)], (0, 1), []),
+        ([unit(1), unit(2), unit(1, 3)], (0, 2), ["b.png is left out: it seems to show somebody else"]),
+        ([BROKEN, unit(1), BROKEN], (1,), ["a.png is left out: it is no picture", "c.png is left out"]),
+        ([BROKEN, unit(1), unit(1), unit(2)], (1, 2), ["a.png is left out", "d.png is left out: it seems"]),
+    ],
+)
+def test_photos_that_disagree_or_cannot_be_read_are_left_out(found, used, said):
+    identity = agreed_identity(["a.png", "b.png", "c.png", "d.png"][: len(found)], found)
+    assert identity.used == used
+    expected = np.mean([found[n] for n in used], axis=0)
+    np.testing.assert_allclose(identity.embedding, expected / np.linalg.norm(expected), atol=1e-6)
+    for words, note in zip(said, identity.notes, strict=True):
+        assert words in note
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "words"),
+    [
+        ([BROKEN], MediaError, "no picture"),
+        ([BROKEN, BROKEN], MediaError, "no picture"),
+        ([unit(1), unit(2)], UsageError, r"a\.png, b\.png: .*one and the same person.*What to do"),
+        ([BROKEN, unit(1), unit(2)], UsageError, r"b\.png, c\.png: "),
+    ],
+)
+def test_photos_from_which_nobody_can_be_told_are_refused(found, error, words):
+    with pytest.raises(error, match=words):
+        agreed_identity(["a.png", "b.png", "c.png"][: len(found)], found)
 
 
 def test_the_odd_one_out(analyser):

@@ -249,7 +249,7 @@ def test_modules_loaded_before_they_were_replaced_are_found():
 def test_the_list_is_that_of_pyproject():
     project = install.read_project()
     assert project.root == Path(install.__file__).parents[1]
-    assert {"notebook", "jupyter", "browser", "dev"} == set(project.extras)
+    assert {"notebook", "heif", "jupyter", "browser", "dev"} == set(project.extras)
     names = [install.canonical(install.requirement(line).name) for line in project.requirements]
     assert "numpy" in names
     assert not set(names) & {*install.RUNTIMES, "insightface"}

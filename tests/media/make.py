@@ -65,6 +65,8 @@ class Spec:
     sar: Fraction | None = None
     rotation: int = 0
     """Degrees clockwise a player has to turn the picture."""
+    axes: tuple[int, int, int, int] | None = None
+    """Display matrix (a, b, c, d) in whole numbers; instead of ``rotation``."""
     sounds: tuple[Sound, ...] = ()
     subtitles: tuple[Subtitle, ...] = ()
     attachments: tuple[tuple[str, str, bytes], ...] = ()
@@ -173,6 +175,9 @@ def _video_stream(out: OutputContainer, spec: Spec) -> VideoStream:
         context.sample_aspect_ratio = spec.sar
     if spec.rotation:
         stream.set_display_rotation(-spec.rotation)
+    if spec.axes:
+        a, b, c, d = (65536 * one for one in spec.axes)
+        stream.set_display_matrix((a, b, 0, c, d, 0, 0, 0, 1 << 30))
     return stream
 
 
@@ -194,6 +199,8 @@ def _audio_stream(out: OutputContainer, sound: Sound) -> AudioStream:
     assert isinstance(stream, AudioStream)
     stream.codec_context.layout = "stereo"
     stream.disposition = Disposition(sound.disposition)
+    if sound.codec.startswith("wma"):
+        stream.codec_context.bit_rate = 128_000
     if sound.language:
         stream.metadata["language"] = sound.language
     if sound.title:

@@ -100,7 +100,8 @@ def test_a_named_encoder_converts_and_says_so() -> None:
 @pytest.mark.usefixtures("fake_gpu")
 def test_four_two_two_becomes_four_four_four_where_it_must() -> None:
     choice = choose("h264_nvenc", pix_fmt="yuv422p")
-    assert (choice.pix_fmt, choice.notes) == ("yuv444p", ())
+    assert choice.pix_fmt == "yuv444p"
+    assert ["chroma 422 became 444" in note for note in choice.notes] == [True]
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -271,3 +272,20 @@ def test_only_widths_and_processors_that_need_it_go_without_avx512(monkeypatch: 
     assert choose("libx264", width=720).options["x264-params"] == "asm=AVX2,FMA3,BMI2"
     monkeypatch.setattr(encoders, "has_avx512", lambda: False)
     assert list(encoders.repeatable_x264(720)) == []
+
+
+def test_a_failure_is_tried_again_and_wider_chroma_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = av.CodecContext.create, []
+
+    def busy_once(name: str, mode: Any) -> Any:
+        calls.append(name)
+        if len(calls) == 1:
+            raise ValueError("no free session")
+        return real(name, mode)
+
+    monkeypatch.setattr("colab_helpers.media.encoders.av.CodecContext.create", busy_once)
+    first = choose("libx264", width=114, height=82)
+    assert first.pix_fmt == "yuv444p"
+    assert any("chroma 420 became 444" in note for note in first.notes)
+    second = choose("libx264", width=114, height=82)
+    assert (second.pix_fmt, second.notes) == ("yuv420p", ())

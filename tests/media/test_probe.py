@@ -5,10 +5,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from colab_helpers.errors import ColabHelpersError, MediaError, MissingFileError
 from colab_helpers.media.probe import ColourTags, is_image, is_video, probe
+from colab_helpers.media.reader import read_frames
 from tests.media.conftest import Clip
 from tests.media.make import Sound, Subtitle, make_cover_song, make_song, variable_pts
 
@@ -183,3 +185,72 @@ def test_tags_in_an_unknown_encoding_do_no_harm(clip: Clip) -> None:
     path = clip("latin.mp4", frames=2, metadata={"title": "caf-"})
     path.write_bytes(path.read_bytes().replace(b"caf-", b"caf\xe9"))
     assert probe(path).metadata["title"].startswith("caf")
+
+
+# Display matrix (a, b, c, d); then what a player does: mirror left to right, turn clockwise.
+ORIENTATIONS = {
+    (1, 0, 0, 1): (False, 0),
+    (0, 1, -1, 0): (False, 90),
+    (-1, 0, 0, -1): (False, 180),
+    (0, -1, 1, 0): (False, 270),
+    (-1, 0, 0, 1): (True, 0),
+    (0, -1, -1, 0): (True, 90),
+    (1, 0, 0, -1): (True, 180),
+    (0, 1, 1, 0): (True, 270),
+}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("axes", ORIENTATIONS)
+def test_all_eight_orientations(clip: Clip, suffix: str, axes: tuple[int, int, int, int]) -> None:
+    info = probe(clip(f"a{suffix}", frames=2, axes=axes))
+    assert (info.mirrored, info.rotation) == ORIENTATIONS[axes]
+    a, b, c, d = axes
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
+    shown = {}
+    for y in range(2):
+        for x in range(3):
+            shown[a * x + c * y, b * x + d * y] = stored[y, x, 0]
+    left, top = min(x for x, _ in shown), min(y for _, y in shown)
+    upright = info.upright(stored)
+    assert {(x - left, y - top): value for (x, y), value in shown.items()} == {
+        (x, y): upright[y, x, 0] for y in range(upright.shape[0]) for x in range(upright.shape[1])
+    }
+    # The detector's picture is that of a player, or its mirror image; never upside down or on its side.
+    turned = np.rot90(stored, -info.heads_up // 90)
+    assert np.array_equal(turned, upright[:, ::-1] if info.mirrored else upright)
+
+
+@pytest.mark.parametrize("case", ["joined", "recorder"])
+def test_a_size_that_changes_is_the_largest(clip: Clip, case: str, tmp_path: Path) -> None:
+    settings = {"codec": "libvpx", "options": {}} if case == "recorder" else {}
+    suffix = ".webm" if case == "recorder" else ".ts"
+    small = clip(f"small{suffix}", frames=25, size=(160, 120), **settings)
+    large = clip(f"large{suffix}", frames=60, size=(640, 480), **settings)
+    path = tmp_path / f"a{suffix}"
+    if case == "joined":
+        path.write_bytes(small.read_bytes() + large.read_bytes())
+    else:
+        follow(path, small, large)
+    info = probe(path)
+    assert (info.width, info.height) == (640, 480)
+    with read_frames(info) as reader:
+        sizes = [(frame.video.width, frame.video.height) for frame in reader]
+    assert sizes == [(640, 480)] * 85
+    assert any("25 frames were scaled to 640x480" in note for note in reader.notes)
+
+
+def follow(path: Path, first: Path, second: Path) -> None:
+    """One track with the packets of two files, as a browser records a call; without a length."""
+    with (
+        av.open(str(path), "w", container_options={"live": "1"}) as out,
+        av.open(str(first)) as one,
+        av.open(str(second)) as two,
+    ):
+        stream = out.add_stream_from_template(one.streams.video[0])
+        for later, source in ((0, one), (1000, two)):
+            for packet in source.demux(video=0):
+                if packet.size and packet.pts is not None and packet.dts is not None:
+                    packet.pts, packet.dts = packet.pts + later, packet.dts + later
+                    packet.stream = stream
+                    out.mux(packet)

@@ -12,6 +12,7 @@ import pytest
 
 from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.media import reader as reading
+from colab_helpers.media.containers import stream_tags
 from colab_helpers.media.probe import ColourTags, VideoInfo, probe
 from colab_helpers.media.reader import (
     SUPPORTED_FORMATS,
@@ -278,4 +279,53 @@ def test_frames_of_another_size_are_scaled(clip: Clip, tmp_path: Path) -> None:
     with read_frames(probe(joined)) as reader:
         sizes = {(frame.video.width, frame.video.height) for frame in reader}
     assert sizes == {(128, 96)}
-    assert "another size" in " ".join(reader.notes)
+    assert "5 frames were scaled to 128x96" in " ".join(reader.notes)
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray9le", "gray9be", "gray10le", "gray10be", "gray12le", "gray16le"])
+def test_deep_grey_keeps_its_brightness(tmp_path: Path, pix_fmt: str) -> None:
+    bits = int(pix_fmt[4:].rstrip("lbe"))
+    path = tmp_path / "a.nut"
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("ffv1" if pix_fmt.endswith("le") else "rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        frame = av.VideoFrame(64, 48, pix_fmt)
+        order = ">" if pix_fmt.endswith("be") else "<"
+        grey = np.full(frame.planes[0].buffer_size // 2, 180 << bits - 8, np.dtype(f"{order}u2"))
+        frame.planes[0].update(grey.tobytes())
+        frame.pts = 0
+        out.mux([*stream.encode(frame), *stream.encode(None)])
+    info = probe(path)
+    assert info.pix_fmt == pix_fmt
+    (read,) = every_frame(info)
+    assert (samples(read.video.planes[0], np.uint16) == 180 << 2).all()
+
+
+@pytest.mark.parametrize("key", ["alpha_mode", "ALPHA_MODE"])
+def test_transparency_that_is_not_decoded_is_said_and_not_claimed(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libvpx-vp9", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata[key] = "1"
+        frame = av.VideoFrame(64, 48, "yuv420p")
+        frame.pts = 0
+        out.mux([*stream.encode(frame), *stream.encode(None)])
+    info = probe(path)
+    assert info.alpha
+    with read_frames(info) as reader:
+        list(reader)
+    assert any("transparency is dropped" in note for note in reader.notes)
+    with av.open(str(path)) as container:
+        tags = stream_tags(container.streams.video[0], encoded=True)
+    assert "alpha_mode" not in {name.lower() for name in tags}
+
+
+def test_a_pixel_format_that_changes_in_mid_file_is_said(clip: Clip, tmp_path: Path) -> None:
+    parts = [clip(f"{fmt}.ts", frames=10, pix_fmt=fmt) for fmt in ("yuv420p", "yuv422p")]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with read_frames(probe(path)) as reader:
+        formats = {frame.video.format.name for frame in reader}
+    assert formats == {"yuv420p"}
+    assert any("pixel format changes" in note and "10 frames" in note for note in reader.notes)

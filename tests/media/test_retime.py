@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import av
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from colab_helpers.media.encoders import encoder_for
@@ -69,7 +69,6 @@ def test_a_single_short_frame_is_shown_once() -> None:
     assert shown([0], THIRTY, last=1) == [0]
 
 
-@settings(deadline=None)
 @given(
     gaps=st.lists(st.integers(1, 400), min_size=1, max_size=40),
     rate=st.sampled_from([Fraction(24), Fraction(25), THIRTY, Fraction(30000, 1001), Fraction(60)]),

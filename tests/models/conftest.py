@@ -3,13 +3,16 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from colab_helpers.models.catalog import Archive, Licence, ModelEntry, ModelFile, Source
+from colab_helpers.models.catalog import Archive, Licence, ModelEntry, Source
 from colab_helpers.models.records import part_path
 from colab_helpers.models.transfer import Limits
+from tests.models.graphs import build, node
 from tests.models.server import FaultServer
 
 FREE = Licence(name="MIT", link="https://opensource.org/license/mit", non_commercial=False, forbids="Little.")
@@ -18,8 +21,6 @@ RESTRICTED = Licence(
 )
 BODY = random.Random(1).randbytes(200_000)
 QUICK = Limits(
-    connect_timeout=1.0,
-    read_timeout=0.25,
     attempts=4,
     connect_attempts=2,
     backoff=0.005,
@@ -27,16 +28,21 @@ QUICK = Limits(
     retry_after_max=2.0,
     progress=32_000,
     min_rate=50_000.0,
-    stall_seconds=0.15,
 )
+"""Tries again at once, but waits for a server on a busy machine."""
+IMPATIENT = replace(QUICK, read_timeout=0.25, stall_seconds=0.15)
+"""For servers that keep one waiting."""
 
 
 @pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's own proxies must not come between the tests and their server."""
+def _nothing_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The machine's own proxies and models must not come between the tests and their server."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture
@@ -50,33 +56,27 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def source(
-    *urls: str,
-    body: bytes | None = BODY,
-    size: int | None = -1,
-    crc32: str | None = None,
-    archive: Archive | None = None,
-) -> Source:
-    """A source that serves ``body``; with ``body=None`` its hash is not known."""
-    known = None if body is None else len(body)
-    return Source(
-        urls=urls,
-        sha256=None if body is None else (sha256(body),),
-        bytes=known if size == -1 else size,
-        crc32=crc32,
-        archive=archive,
-    )
+def source(*urls: str, body: bytes = BODY, size: int | None = -1, archive: Archive | None = None) -> Source:
+    """A source that serves ``body``."""
+    return Source(urls=urls, sha256=(sha256(body),), bytes=len(body) if size == -1 else size, archive=archive)
 
 
 def model(*sources: Source, name: str = "net", licence: Licence = FREE) -> ModelEntry:
     return ModelEntry(
         name=name,
-        role="swapper",
+        role="enhancer",
         description="For tests.",
         licence_id=licence.name,
         licence=licence,
-        files=(ModelFile(path=f"{name}.onnx", sources=sources),),
+        sources=sources,
     )
+
+
+def network(factor: float = 1.0) -> bytes:
+    """A small network that works; each factor gives another file."""
+    return build(
+        [node("Mul", "input factor", "output")], (1, 3, 32, 32), weights={"factor": np.float32(factor)}
+    ).SerializeToString()
 
 
 def assert_clean(root: Path) -> None:

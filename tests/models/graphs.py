@@ -60,44 +60,19 @@ def net(kind: str) -> onnx.ModelProto:
     """An enhancer-like network.
 
     Args:
-        kind: ``dynamic`` takes any batch; ``mixing`` averages over the batch; ``grouped`` scales a
-            convolution's weights by each sample, as GFPGAN does; ``constant`` ignores its input; ``four``
-            insists on batches of four; ``rank 3`` takes something else than pictures.
+        kind: ``plain`` takes one picture; ``dynamic`` any number of them; ``constant`` ignores its input;
+            ``rank 3`` takes something else than pictures.
     """
     shape: tuple[int | str, ...] = (1, 3, SIZE, SIZE)
-    plain = [node("Conv", "input w", "output", pads=[1] * 4)]
-    weights: dict[str, Any] = {"w": random(3, 3, 3, 3)}
-    if kind == "dynamic":
-        return build(plain, ("N", *shape[1:]), weights=weights)
-    if kind == "four":
-        return build(plain, (4, *shape[1:]), weights=weights)
+    if kind in ("plain", "dynamic"):
+        shape = ("N", *shape[1:]) if kind == "dynamic" else shape
+        return build(
+            [node("Conv", "input w", "output", pads=[1] * 4)], shape, weights={"w": random(3, 3, 3, 3)}
+        )
     if kind == "rank 3":
         return build([node("Identity", "input", "output")], (1, SIZE, SIZE))
     if kind == "constant":
         return build([node("Mul", "input zero", "output")], shape, weights={"zero": np.float32(0)})
-    if kind == "mixing":
-        nodes = [
-            node("ReduceMean", "input", "mean", axes=[0]),
-            node("Add", "input mean", "sum"),
-            node("Mul", "sum half", "output"),
-        ]
-        return build(nodes, shape, weights={"half": np.float32(0.5)})
-    if kind == "grouped":
-        nodes = [
-            node("ReduceMean", "input", "style", axes=[2, 3]),
-            node("Reshape", "style scale", "scales"),
-            node("Mul", "scales w", "modulated"),
-            node("Reshape", "modulated groups", "kernels"),
-            node("Reshape", "input fold", "folded"),
-            node("Conv", "folded kernels", "output", pads=[1] * 4),
-        ]
-        weights = {
-            "w": random(1, 3, 3, 3, 3),
-            "scale": np.array([1, 1, 3, 1, 1]),
-            "groups": np.array([3, 3, 3, 3]),
-            "fold": np.array([1, 3, SIZE, SIZE]),
-        }
-        return build(nodes, shape, weights=weights)
     raise ValueError(kind)
 
 
@@ -105,7 +80,7 @@ def half_graph(kind: str) -> onnx.ModelProto:
     """An enhancer-like network whose conversion to half precision fails.
 
     Args:
-        kind: ``overflowing`` has intermediate values of a million; ``branching`` has an ``If``.
+        kind: ``overflowing`` has intermediate values of a million.
     """
     shape = (1, 3, SIZE, SIZE)
     if kind == "overflowing":
@@ -116,16 +91,4 @@ def half_graph(kind: str) -> onnx.ModelProto:
         ]
         weights = {"large": np.float32(1e6), "small": np.float32(1e-6), "w": random(3, 3, 3, 3)}
         return build(nodes, shape, weights=weights)
-    if kind == "branching":
-        branches = {
-            name: helper.make_graph(
-                [node(operator, "input", name)],
-                name,
-                [],
-                [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))],
-            )
-            for name, operator in (("then", "Relu"), ("otherwise", "Neg"))
-        }
-        chosen = node("If", "yes", "output", then_branch=branches["then"], else_branch=branches["otherwise"])
-        return build([chosen], shape, weights={"yes": np.array(True)})
     raise ValueError(kind)

@@ -12,10 +12,10 @@ import pytest
 
 from colab_helpers.faces import engine
 from colab_helpers.machine import GIB, Gpu, Machine
-from colab_helpers.models import conversions, session
+from colab_helpers.models import half, session
 from colab_helpers.models.graphs import GpuSession
 
-CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 T4 = Machine(2, 12 * GIB, Gpu("Tesla T4", 15 * GIB, "550.1"), "3.11.7", "test", on_colab=False)
 _Session = onnxruntime.InferenceSession
 
@@ -26,12 +26,10 @@ class PretendedGpu:
 
     Attributes:
         missing: Providers whose libraries cannot be loaded: it falls back to the next without a word.
-        failing: Files that TensorRT cannot run.
         asked: The providers each session was asked for, by file name; ``trial`` for those made in memory.
     """
 
     missing: set[str] = field(default_factory=set)
-    failing: set[str] = field(default_factory=set)
     asked: list[tuple[str, list[Any]]] = field(default_factory=list)
 
     def create(self, model: str | bytes, options: Any, providers: list[Any], enable_fallback: int = 1) -> Any:
@@ -39,8 +37,6 @@ class PretendedGpu:
         self.asked.append((name, providers))
         names = [item if isinstance(item, str) else item[0] for item in providers]
         assert not enable_fallback or names == [CPU]  # else ONNX Runtime would choose other options itself
-        if TENSORRT in names and name in self.failing:
-            raise RuntimeError("TensorRT EP failed to create engine from network.\nmore")
         return _OnTheCpu(
             _Session(model, options, providers=[CPU]), [name for name in names if name not in self.missing]
         )
@@ -70,9 +66,9 @@ class _OnTheCpu:
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     """Put a T4 into this machine."""
     pretended = PretendedGpu()
-    for module in (session, conversions, engine):
+    for module in (session, half, engine):
         monkeypatch.setattr(module, "this_machine", lambda: T4)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(onnxruntime, "InferenceSession", pretended.create)
     # Values bound to what a graph reads and writes lie where the networks really run.

@@ -42,6 +42,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
         self.lock = threading.Lock()
+        self.closing = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -64,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             route.requests.append(dict(self.headers))
             behave = route.script.pop(0) if route.script else (route.always or normal)
         if route.gate is not None:
-            route.gate.wait(10)
+            route.gate.wait()
         behave(self, route)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -99,6 +100,7 @@ class FaultServer:
         return self.base + path
 
     def close(self) -> None:
+        self._server.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -245,13 +247,13 @@ def empty(handler: Handler, route: Route) -> None:
 
 def silent(handler: Handler, route: Route) -> None:
     """Take the request and never answer."""
-    time.sleep(1.0)
+    handler.server.closing.wait()
 
 
 def stuck(handler: Handler, route: Route) -> None:
     """Send half, then nothing more, with the connection open."""
     reply(handler, 200, route.body[: len(route.body) // 2], length=len(route.body))
-    time.sleep(1.0)
+    handler.server.closing.wait()
 
 
 def hang_up(handler: Handler, route: Route) -> None:

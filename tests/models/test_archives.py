@@ -1,10 +1,8 @@
-"""Files that come out of a zip, among them zips that should not be trusted."""
+"""Files that come out of a zip."""
 
 from __future__ import annotations
 
 import io
-import stat
-import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.errors import ModelError
-from colab_helpers.models.archives import ArchiveError, extract_member
 from colab_helpers.models.catalog import Archive, Source
 from colab_helpers.models.download import Downloader
 from tests.models import server as faults
@@ -29,7 +26,7 @@ def zipped(members: Mapping[str, bytes], *, pack: int = zipfile.ZIP_STORED) -> b
 
 
 def in_zip(url: str, body: bytes, *, member: str = "net.onnx", content: bytes = BODY) -> Source:
-    archive = Archive(member=member, sha256=(sha256(body),), bytes=len(body))
+    archive = Archive(member=member, sha256=sha256(body), bytes=len(body))
     return source(url, body=content, archive=archive)
 
 
@@ -68,15 +65,6 @@ def test_zip_is_the_fallback_of_a_single_file(tmp_path: Path, server: FaultServe
     assert_right(tmp_path)
 
 
-def linked() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        info = zipfile.ZipInfo("net.onnx")
-        info.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(info, "/etc/passwd")
-    return buffer.getvalue()
-
-
 def twice() -> bytes:
     return zipped({"a/net.onnx": BODY, "b/net.onnx": BODY})
 
@@ -87,36 +75,12 @@ def damaged() -> bytes:
     return bytes(body)
 
 
-def lying() -> bytes:
-    """The central directory claims the expected size; the member is shorter."""
-    body = bytearray(zipped({"net.onnx": BODY[:-1]}))
-    at = body.rindex(b"PK\x01\x02")
-    body[at + 24 : at + 28] = struct.pack("<I", len(BODY))
-    return bytes(body)
-
-
-def encrypted() -> bytes:
-    body = bytearray(zipped({"net.onnx": BODY}))
-    for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
-        body[body.index(mark) + offset] |= 1
-    return bytes(body)
-
-
 BAD = {
-    "path escape": (zipped({"net.onnx": BODY, "../evil": b"x"}), "leads outside"),
-    "escape in the middle": (zipped({"net.onnx": BODY, "a/../../evil": b"x"}), "leads outside"),
-    "escape by backslash": (zipped({"net.onnx": BODY, "..\\evil": b"x"}), "leads outside"),
-    "absolute path": (zipped({"net.onnx": BODY, "/etc/evil": b"x"}), "leads outside"),
-    "drive": (zipped({"net.onnx": BODY, "C:/evil": b"x"}), "leads outside"),
-    "the member itself escapes": (zipped({"../net.onnx": BODY}), "leads outside"),
-    "link": (linked(), "holds a link"),
     "missing": (zipped({"other.onnx": BODY}), "0 times instead of once"),
     "twice": (twice(), "2 times instead of once"),
     "damaged": (damaged(), "zip is damaged"),
     "not a zip": (BODY, "zip is damaged"),
     "cut off": (zipped({"net.onnx": BODY})[:-500], "zip is damaged"),
-    "encrypted": (encrypted(), "is encrypted"),
-    "lies about its size": (lying(), "damaged|wrong bytes|instead of"),
     "larger than expected": (zipped({"net.onnx": BODY + b"more"}), "200004 bytes instead of 200000"),
     "other bytes": (zipped({"net.onnx": bytes(reversed(BODY))}), "wrong bytes"),
 }
@@ -135,15 +99,6 @@ def test_bad_zip(tmp_path: Path, server: FaultServer, body: bytes, message: str)
     )
     assert_right(root)
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
-
-
-@pytest.mark.parametrize("expected", [None, 50_000_000], ids=["size unknown", "size as claimed"])
-def test_bomb(tmp_path: Path, expected: int | None) -> None:
-    path = tmp_path / "bomb.zip"
-    path.write_bytes(zipped({"net.onnx": bytes(50_000_000)}, pack=zipfile.ZIP_DEFLATED))
-    with pytest.raises(ArchiveError, match="bomb"):
-        extract_member(path, "net.onnx", tmp_path / "out", expected_bytes=expected)
-    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_zip_is_refused_by_its_hash(tmp_path: Path, server: FaultServer) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import zlib
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +12,12 @@ import pytest
 import requests
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, UsageError
-from colab_helpers.models import download, progress, transfer
-from colab_helpers.models.catalog import ModelEntry, ModelFile
+from colab_helpers.models import download, origin, progress, records, transfer
+from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.download import DISK_RESERVE, Downloader
 from colab_helpers.models.progress import Meter, Progress
 from colab_helpers.models.records import read_record, record_path
+from colab_helpers.models.session import Runtime
 from colab_helpers.models.transfer import Limits, MirrorError, Transfer
 from tests.models import server as faults
 from tests.models.conftest import (
@@ -29,6 +29,7 @@ from tests.models.conftest import (
     assert_nothing_in_place,
     assert_right,
     model,
+    network,
     sha256,
     source,
 )
@@ -59,7 +60,7 @@ def test_record_says_what_was_fetched(tmp_path: Path, server: FaultServer, entry
     assert record is not None
     assert (record.sha256, record.bytes, record.url) == (sha256(BODY), len(BODY), server.url("/net"))
     assert record.mtime_ns == fetched.path.stat().st_mtime_ns
-    assert (record.source, record.pinned, record.licence) == ("downloaded", False, "MIT")
+    assert (record.source, record.licence) == ("downloaded", "MIT")
     assert (fetched.source, fetched.origin, fetched.sha256) == ("downloaded", record.url, record.sha256)
     assert fetched.seconds > 0
 
@@ -68,7 +69,8 @@ def test_second_fetch_neither_asks_nor_hashes(
     tmp_path: Path, server: FaultServer, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Downloader(tmp_path, limits=QUICK).fetch([entry])
-    monkeypatch.setattr(download, "sha256_of", lambda path: pytest.fail("hashed"))
+    for module in (download, origin):
+        monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail("hashed"))
     route = server.add("/net", BODY)
     [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
     assert (fetched.source, fetched.sha256, route.requests) == ("present", sha256(BODY), [])
@@ -101,26 +103,216 @@ def test_file_put_there_by_hand_is_verified_once(
 
 
 @pytest.mark.parametrize("with_record", [True, False], ids=["changed later", "never right"])
-def test_tampered_file_is_quarantined_and_fetched_again(
-    tmp_path: Path, entry: ModelEntry, with_record: bool
+def test_damaged_file_leaves_only_for_its_replacement(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry, with_record: bool
 ) -> None:
     if with_record:
         Downloader(tmp_path, limits=QUICK).fetch([entry])
-    put(tmp_path, OTHER)
-    assert [item.status for item in Downloader(tmp_path).plan([entry]).missing] == ["damaged"]
+    path = put(tmp_path, OTHER)
+    [item] = Downloader(tmp_path).plan([entry]).missing
+    assert item.status == "damaged"
+    assert "ONNX Runtime cannot load" in item.problem
+    for options in ({"offline": True}, {}):
+        gone = model(source(server.url("/gone")))
+        with pytest.raises(ModelError, match="ONNX Runtime cannot load"):
+            Downloader(tmp_path, limits=QUICK, **options).fetch([gone])  # type: ignore[arg-type]
+        assert path.read_bytes() == OTHER
+        assert not (tmp_path / "quarantine").exists()
     [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
     assert_right(tmp_path)
     kept = tmp_path / "quarantine" / f"net.onnx.{sha256(OTHER)}"
     assert kept.read_bytes() == OTHER
-    assert str(kept) in fetched.notes[0]
+    assert fetched.notes == (f"net.onnx: was replaced; what lay there before is kept as {kept}",)
 
 
-def test_tampered_file_is_not_used_when_nothing_replaces_it(tmp_path: Path, server: FaultServer) -> None:
-    put(tmp_path, OTHER)
-    with pytest.raises(ModelError, match="HTTP 404"):
-        Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/gone")))])
-    assert_nothing_in_place(tmp_path)
-    assert (tmp_path / "quarantine" / f"net.onnx.{sha256(OTHER)}").exists()
+def test_a_file_that_a_user_puts_there_meanwhile_is_kept(
+    tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Downloader._bring
+
+    def bring(self: Downloader, *given: object) -> object:
+        origin = real(self, *given)  # type: ignore[arg-type]
+        put(tmp_path, network(4.0))
+        return origin
+
+    monkeypatch.setattr(Downloader, "_bring", bring)
+    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert "what lay there before is kept as" in fetched.notes[0]
+    [kept] = (tmp_path / "quarantine").iterdir()
+    assert kept.read_bytes() == network(4.0)
+
+
+def test_what_a_browser_is_fetching_is_not_touched(tmp_path: Path, entry: ModelEntry) -> None:
+    other = put(tmp_path, b"half of a file", name="net.onnx.part")
+    assert Downloader(tmp_path).plan([entry]).missing[0].resumable == 0
+    Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert other.read_bytes() == b"half of a file"
+    assert (tmp_path / "net.onnx").read_bytes() == BODY
+
+
+def test_damaged_file_stays_where_its_replacement_cannot_be_put(
+    tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path, OTHER)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(records, "put_in_place", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        Downloader(tmp_path, limits=QUICK).fetch([entry])
+    assert path.read_bytes() == OTHER
+
+
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize("verified_before", [True, False], ids=["put over a verified one", "from the start"])
+def test_a_file_that_nobody_knows_is_used_as_it_is(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry, offline: bool, verified_before: bool
+) -> None:
+    """Also where its licence was not accepted: it is there, and it is the user's."""
+    restricted = entry.model_copy(update={"licence": RESTRICTED, "licence_id": "research"})
+    if verified_before:
+        Downloader(tmp_path, limits=QUICK, accept_licences=True).fetch([restricted])
+    path = put(tmp_path, network(2.0))
+    route = server.add("/net", BODY)
+    for verify in (False, True, False):
+        [fetched] = Downloader(tmp_path, limits=QUICK, offline=offline).fetch([restricted], verify=verify)
+        assert (fetched.source, fetched.known, fetched.sha256) == ("present", False, sha256(network(2.0)))
+        assert fetched.notes == (
+            f"net.onnx: none of the published files (SHA-256 {sha256(network(2.0))}); it is used as it is, "
+            "its origin and licence are not known",
+        )
+        assert path.read_bytes() == network(2.0)
+    assert route.requests == []
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_a_network_of_another_role_is_damaged_for_this_one(tmp_path: Path, entry: ModelEntry) -> None:
+    put(tmp_path, network())
+    swapper = entry.model_copy(update={"role": "swapper"})
+    [item] = Downloader(tmp_path).plan([swapper]).files
+    assert item.status == "damaged"
+    assert "it is a network, but no swapper: it has 1 inputs and 1 outputs" in item.problem
+
+
+def test_bytes_that_changed_without_being_written_are_damaged_although_they_load(
+    tmp_path: Path, entry: ModelEntry
+) -> None:
+    path = put(tmp_path, network(2.0))
+    Downloader(tmp_path, limits=QUICK).fetch([entry])
+    times = path.stat()
+    path.write_bytes(network(3.0))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a failing disk leaves it
+    [item] = Downloader(tmp_path).plan([entry], verify=True).files
+    assert item.status == "damaged"
+    assert "although nobody wrote to it" in item.problem
+
+
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        opened.writestr(name, b"x")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "it is a Git LFS pointer"),
+        (b"\n <!DOCTYPE html><html><title>Sign in</title>", "it is a web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied', "it is a web page"),
+        (b'{"error": "Repository not found"}', "such as a server's answer"),
+        (zipped("a/det_10g.onnx"), "it is a zip archive.*unpack it: a/det_10g.onnx"),
+        (zipped("archive/data.pkl"), "weights of PyTorch.*convert"),
+        (b"\x80\x02}q\x00.", "weights of PyTorch"),
+        (b"\x1f\x8b\x08", "packed archive"),
+        (network()[:-40], "ONNX Runtime cannot load.*cut off"),
+    ],
+    ids=["empty", "lfs", "html", "xml", "json", "zip", "pth", "old pth", "gz", "cut off"],
+)
+def test_a_file_that_is_no_model_is_called_what_it_is(
+    tmp_path: Path, entry: ModelEntry, content: bytes, words: str
+) -> None:
+    path = put(tmp_path, content)
+    with pytest.raises(ModelError, match=rf"net\.onnx(?s:.*){words}"):
+        Downloader(tmp_path, offline=True).fetch([entry])
+    with pytest.raises(ModelError, match=words) as caught:
+        Runtime("cpu").open(path)
+    assert caught.value.where == str(path)
+    assert caught.value.remedy
+    own = local_model(path)
+    with pytest.raises(ModelError, match=words):
+        Downloader(tmp_path / "root").fetch([own])
+    assert path.read_bytes() == content
+
+
+# --- models of other programs -------------------------------------------------------------------------------
+
+PLACES = {
+    "one folder deeper": "root/models/net.onnx",
+    "two folders deeper": "root/pack/buffalo_l/net.onnx",
+    "insightface": "home/.insightface/models/buffalo_l/net.onnx",
+    "roop": "home/roop/models/net.onnx",
+    "Deep-Live-Cam": "home/Deep-Live-Cam/models/net.onnx",
+    "FaceFusion": "home/facefusion/.assets/models/net_1.4.onnx",
+    "in a program's folder": "here/.assets/models/net.onnx",
+    "beside a program": "here/VisoMaster/model_assets/net.onnx",
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_published_file_that_lies_elsewhere_is_taken_over(
+    tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    put(tmp_path / "home" / "other" / "models", OTHER)  # of that name, but another file
+    found = put(tmp_path, BODY, place)
+    entry = model(source(server.url("/gone/net.onnx"), server.url("/gone/net_1.4.onnx")))
+    root = tmp_path / "root"
+    [item] = Downloader(root).plan([entry]).files
+    assert (item.status, item.found) == ("missing", found)
+    with pytest.raises(ModelError, match=r"missing here, but .* may be it") as caught:
+        Runtime("cpu").open(root / "net.onnx")
+    assert "preload --offline" in caught.value.remedy
+    [fetched] = Downloader(root, offline=True).fetch([entry])
+    assert (fetched.source, fetched.origin) == ("copied", str(found))
+    assert fetched.notes == (f"net.onnx: taken over from {found}",)
+    assert (root / "net.onnx").read_bytes() == found.read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("place", "missing"),
+    [
+        ("home/facefusion/.assets/models/gfpgan_1.4.onnx", "GFPGANv1.4.onnx"),
+        ("home/.insightface/models/buffalo_l/det_10g.onnx", "buffalo_l/det_10g.onnx"),
+        ("root/det_10g.onnx", "buffalo_l/det_10g.onnx"),
+        ("root/buffalo_l/buffalo_l/det_10g.onnx", "buffalo_l/det_10g.onnx"),
+    ],
+)
+def test_a_run_that_misses_a_model_says_where_one_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, missing: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    found = put(tmp_path, BODY, place)
+    with pytest.raises(ModelError) as caught:
+        Runtime("cpu").open(tmp_path / "root" / missing)
+    assert caught.value.what == f"the model file is missing here, but {found} may be it"
+    assert caught.value.where == str(tmp_path / "root" / missing)
+
+
+def test_a_file_of_the_name_that_nobody_published_is_only_named(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry
+) -> None:
+    other = put(tmp_path / "root" / "nets", OTHER)
+    with pytest.raises(ModelError, match="has this name, but is none of the published files") as caught:
+        Downloader(tmp_path / "root", offline=True).fetch([entry])
+    assert str(other) in str(caught.value)
+    [fetched] = Downloader(tmp_path / "root", limits=QUICK).fetch([entry])
+    assert fetched.source == "downloaded"
 
 
 def test_touched_file_is_hashed_and_kept(tmp_path: Path, server: FaultServer, entry: ModelEntry) -> None:
@@ -143,17 +335,6 @@ def test_unreadable_record_is_made_anew(
     [fetched] = Downloader(tmp_path, limits=QUICK).fetch([entry])
     assert fetched.source == "present"
     assert read_record(first.path) is not None
-
-
-def test_record_cannot_vouch_for_a_hash_that_is_not_accepted(tmp_path: Path, entry: ModelEntry) -> None:
-    [first] = Downloader(tmp_path, limits=QUICK).fetch([entry])
-    put(tmp_path, OTHER)
-    record = read_record(first.path)
-    assert record is not None
-    forged = {**record.model_dump(), "sha256": sha256(OTHER), "mtime_ns": first.path.stat().st_mtime_ns}
-    record_path(first.path).write_text(json.dumps({**forged, "pinned": True}))
-    Downloader(tmp_path, limits=QUICK).fetch([entry])
-    assert_right(tmp_path)
 
 
 def test_folder_that_cannot_be_written_is_good_enough(
@@ -209,13 +390,6 @@ def test_offline_is_content_with_what_is_there(tmp_path: Path, entry: ModelEntry
     put(tmp_path)
     [fetched] = Downloader(tmp_path, offline=True).fetch([entry])
     assert fetched.source == "present"
-
-
-def test_offline_refuses_a_damaged_file(tmp_path: Path, entry: ModelEntry) -> None:
-    put(tmp_path, OTHER)
-    with pytest.raises(ModelError, match="quarantine"):
-        Downloader(tmp_path, offline=True).fetch([entry])
-    assert_nothing_in_place(tmp_path)
 
 
 def test_licence_must_be_accepted(tmp_path: Path, server: FaultServer) -> None:
@@ -298,7 +472,7 @@ def test_plan_adds_up(tmp_path: Path, server: FaultServer) -> None:
     plan = Downloader(tmp_path).plan(
         [model(source("https://example.com/a"), name=name) for name in ("there", "one", "two")]
     )
-    assert [item.model.name for item in plan.present] == ["there"]
+    assert [item.model.name for item in plan.files if item.usable] == ["there"]
     assert [item.model.name for item in plan.missing] == ["one", "two"]
     assert plan.bytes_missing == 2 * len(BODY)
     assert plan.bytes_needed == 2 * len(BODY) + DISK_RESERVE
@@ -320,87 +494,6 @@ def test_models_folder_that_is_a_file(tmp_path: Path, entry: ModelEntry) -> None
     (tmp_path / "root").write_text("")
     with pytest.raises(OutputError):
         Downloader(tmp_path / "root", limits=QUICK).fetch([entry])
-
-
-# --- hashes that nobody published ---------------------------------------------------------------------------
-
-
-def test_declared_hash_is_pinned(tmp_path: Path, server: FaultServer) -> None:
-    linked = {"X_Linked_ETag": f'"{sha256(BODY)}"', "X_Linked_Size": str(len(BODY))}
-    server.add("/net", b"", always=faults.redirect("/store", **linked))
-    server.add("/store", BODY, etag='"store"')
-    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net"), body=None))])
-    assert fetched.pinned
-    assert fetched.sha256 == sha256(BODY)
-    assert "server declares" in fetched.notes[0]
-    assert sha256(BODY) in fetched.notes[0]
-
-
-def test_what_arrives_must_be_what_was_declared(tmp_path: Path, server: FaultServer) -> None:
-    server.add("/net", b"", always=faults.redirect("/store", X_Linked_ETag=f'"{sha256(BODY)}"'))
-    server.add("/store", OTHER)
-    with pytest.raises(ModelError, match="wrong bytes"):
-        Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net"), body=None))])
-    assert_nothing_in_place(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("headers", "message"),
-    [
-        ({"X_Linked_ETag": f'"{sha256(OTHER)}"'}, "declares another file"),
-        ({"X_Linked_Size": "17"}, "has 17 bytes instead of 200000"),
-    ],
-)
-def test_declaration_that_contradicts_is_refused_before_the_body(
-    tmp_path: Path, server: FaultServer, headers: dict[str, str], message: str
-) -> None:
-    server.add("/net", b"", always=faults.redirect("/store", **headers))
-    server.add("/store", BODY)
-    with pytest.raises(ModelError, match=message):
-        Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net")))])
-
-
-def test_hash_of_what_arrived_is_pinned_and_kept(tmp_path: Path, server: FaultServer) -> None:
-    server.add("/net", BODY)
-    unknown = model(source(server.url("/net"), body=None))
-    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([unknown])
-    assert fetched.pinned
-    assert "what arrived" in fetched.notes[0]
-    [again] = Downloader(tmp_path, limits=QUICK).fetch([unknown], verify=True)
-    assert (again.source, again.pinned) == ("present", True)
-    put(tmp_path, OTHER)  # from now on only the pinned bytes will do
-    assert [item.status for item in Downloader(tmp_path).plan([unknown]).missing] == ["damaged"]
-
-
-def crc32(data: bytes) -> str:
-    return f"{zlib.crc32(data):08x}"
-
-
-def test_crc32_is_checked_where_only_that_is_known(tmp_path: Path, server: FaultServer) -> None:
-    server.add("/wrong", OTHER)
-    server.add("/net", BODY)
-    unknown = source(server.url("/wrong"), server.url("/net"), body=None, crc32=crc32(BODY))
-    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([model(unknown)])
-    assert fetched.origin == server.url("/net")
-    assert_right(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("body", "size", "crc", "status"),
-    [
-        (BODY, len(BODY), crc32(BODY), "present"),
-        (BODY, None, None, "present"),
-        (BODY[:-1], len(BODY), None, "damaged"),
-        (OTHER, len(BODY), crc32(BODY), "damaged"),
-    ],
-)
-def test_file_put_there_by_hand_without_known_hash(
-    tmp_path: Path, body: bytes, size: int | None, crc: str | None, status: str
-) -> None:
-    put(tmp_path, body)
-    unknown = model(source("https://example.com/a", body=None, size=size, crc32=crc))
-    [item] = Downloader(tmp_path).plan([unknown]).files
-    assert item.status == status
 
 
 # --- proxies and mirrors ------------------------------------------------------------------------------------
@@ -485,7 +578,7 @@ def test_https_never_becomes_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         moving.fetch(
             "https://example.com/net",
             tmp_path / "part",
-            transfer.Expected(None, None),
+            transfer.Expected(("0" * 64,)),
             report=lambda done, total: None,
         )
     assert all(url.startswith("https://") for url in answers.asked)
@@ -515,7 +608,7 @@ def test_a_token_is_never_sent_in_the_clear(tmp_path: Path, monkeypatch: pytest.
     for url in ("https://example.com/net", "http://example.com/net"):
         with pytest.raises(MirrorError, match="circle"):
             moving.fetch(
-                url, tmp_path / "part", transfer.Expected(None, None), report=lambda done, total: None
+                url, tmp_path / "part", transfer.Expected(("0" * 64,)), report=lambda done, total: None
             )
     assert {(url.split(":")[0], token) for url, token in shown.items()} == {
         ("https", "Bearer secret"), ("http", None),
@@ -536,25 +629,27 @@ def test_shared_cache_is_filled_and_then_used(tmp_path: Path, server: FaultServe
     assert_right(tmp_path / "two")
 
 
-def test_corrupted_shared_cache_is_noticed_and_repaired(tmp_path: Path, entry: ModelEntry) -> None:
+def test_damaged_shared_cache_is_noticed_and_repaired(tmp_path: Path, entry: ModelEntry) -> None:
     cache = tmp_path / "drive"
     put(cache, OTHER)
     [fetched] = Downloader(tmp_path / "root", limits=QUICK, shared_cache=cache).fetch([entry])
     assert fetched.source == "downloaded"
-    assert "shared cache has wrong bytes" in fetched.notes[0]
+    assert "shared cache is damaged" in fetched.notes[0]
     assert_right(tmp_path / "root")
     assert_right(cache)
+    assert (cache / "quarantine" / f"net.onnx.{sha256(OTHER)}").read_bytes() == OTHER
 
 
-def test_shared_cache_keeps_pins(tmp_path: Path, server: FaultServer) -> None:
+def test_a_file_of_the_shared_cache_that_nobody_knows_is_used_and_kept(
+    tmp_path: Path, server: FaultServer, entry: ModelEntry
+) -> None:
     cache = tmp_path / "drive"
-    server.add("/net", BODY)
-    unknown = model(source(server.url("/net"), body=None))
-    Downloader(tmp_path / "one", limits=QUICK, shared_cache=cache).fetch([unknown])
-    put(cache, OTHER)  # as long, so only the pin can tell
-    [fetched] = Downloader(tmp_path / "two", limits=QUICK, shared_cache=cache).fetch([unknown])
-    assert "wrong bytes" in fetched.notes[0]
-    assert_right(tmp_path / "two")
+    put(cache, network(5.0))
+    route = server.add("/net", BODY)
+    [fetched] = Downloader(tmp_path / "root", limits=QUICK, shared_cache=cache).fetch([entry])
+    assert (fetched.source, fetched.known, route.requests) == ("copied", False, [])
+    assert "none of the published files" in fetched.notes[0]
+    assert (cache / "net.onnx").read_bytes() == (tmp_path / "root" / "net.onnx").read_bytes() == network(5.0)
 
 
 def test_acceptance_travels_with_the_shared_cache(tmp_path: Path, server: FaultServer) -> None:
@@ -576,34 +671,49 @@ def test_shared_cache_that_cannot_be_written_is_noted(tmp_path: Path, entry: Mod
 
 
 def local_model(path: Path, hashes: tuple[str, ...] | None = None) -> ModelEntry:
-    file = ModelFile(path="own.onnx", local=path, sha256=hashes)
-    return model(source("https://example.com/a"), name="own", licence=FREE).model_copy(
-        update={"files": (file,)}
+    return ModelEntry(
+        name="own",
+        role="enhancer",
+        description="",
+        licence_id="MIT",
+        licence=FREE,
+        local=path,
+        sha256=hashes,
     )
 
 
-@pytest.mark.parametrize("hashes", [None, (sha256(BODY),)], ids=["any bytes", "known hash"])
+@pytest.mark.parametrize("hashes", [None, (sha256(network()),)], ids=["any bytes", "known hash"])
 def test_own_file_is_copied(tmp_path: Path, hashes: tuple[str, ...] | None) -> None:
-    own = local_model(put(tmp_path, name="mine.bin"), hashes)
+    own = local_model(put(tmp_path, network(), name="mine.bin"), hashes)
     [fetched] = Downloader(tmp_path / "root", offline=True).fetch([own])
     assert (fetched.source, fetched.origin, fetched.notes) == ("copied", str(tmp_path / "mine.bin"), ())
-    assert_right(tmp_path / "root", name="own")
+    assert_right(tmp_path / "root", network(), name="own")
     [again] = Downloader(tmp_path / "root", offline=True).fetch([own])
     assert again.source == "present"
 
 
 def test_own_file_that_changed_is_copied_again(tmp_path: Path) -> None:
-    path = put(tmp_path, name="mine.bin")
+    path = put(tmp_path, network(), name="mine.bin")
     Downloader(tmp_path / "root").fetch([local_model(path)])
-    put(tmp_path, OTHER, name="mine.bin")
+    put(tmp_path, network(2.0), name="mine.bin")
     os.utime(path, (5, 5))
     [fetched] = Downloader(tmp_path / "root").fetch([local_model(path)])
     assert fetched.source == "copied"
-    assert_right(tmp_path / "root", OTHER, name="own")
+    assert_right(tmp_path / "root", network(2.0), name="own")
+
+
+def test_a_copy_that_the_user_replaced_is_not_written_over(tmp_path: Path) -> None:
+    path = put(tmp_path, network(), name="mine.bin")
+    Downloader(tmp_path / "root").fetch([local_model(path)])
+    put(tmp_path, network(2.0), name="mine.bin")
+    put(tmp_path / "root", network(3.0), name="own.onnx")
+    [fetched] = Downloader(tmp_path / "root").fetch([local_model(path)])
+    assert fetched.source == "present"
+    assert (tmp_path / "root" / "own.onnx").read_bytes() == network(3.0)
 
 
 def test_copy_outlives_the_own_file(tmp_path: Path) -> None:
-    path = put(tmp_path, name="mine.bin")
+    path = put(tmp_path, network(), name="mine.bin")
     Downloader(tmp_path / "root").fetch([local_model(path)])
     path.unlink()
     [fetched] = Downloader(tmp_path / "root").fetch([local_model(path)])
@@ -611,11 +721,11 @@ def test_copy_outlives_the_own_file(tmp_path: Path) -> None:
 
 
 def test_own_file_already_in_the_models_folder(tmp_path: Path) -> None:
-    own = local_model(put(tmp_path, name="own.onnx"))
+    own = local_model(put(tmp_path, network(), name="own.onnx"))
     for _ in range(2):
         [fetched] = Downloader(tmp_path).fetch([own])
         assert fetched.source == "present"
-    assert_right(tmp_path, name="own")
+    assert_right(tmp_path, network(), name="own")
 
 
 @pytest.mark.parametrize(
@@ -626,7 +736,7 @@ def test_own_file_that_will_not_do(
     tmp_path: Path, exists: bool, hashes: tuple[str, ...] | None, message: str
 ) -> None:
     if exists:
-        put(tmp_path, name="mine.bin")
+        put(tmp_path, network(), name="mine.bin")
     with pytest.raises(ModelError, match=message):
         Downloader(tmp_path / "root").fetch([local_model(tmp_path / "mine.bin", hashes)])
     assert_nothing_in_place(tmp_path / "root", name="own")
@@ -646,9 +756,9 @@ def test_progress(tmp_path: Path, server: FaultServer) -> None:
     assert {item.bytes_total for item in seen} == {2 * len(BODY)}
     assert [item.bytes_done for item in seen] == sorted(item.bytes_done for item in seen)
     assert seen[-1].bytes_done == 2 * len(BODY)
-    assert (seen[-1].files_done, seen[-1].files_total, seen[-1].active) == (2, 2, ())
-    assert {name for item in seen for name in item.active} == {"a.onnx", "b.onnx"}
-    under_way = [item for item in seen[1:] if item.bytes_done < item.bytes_total]
+    assert (seen[-1].files_done, seen[-1].files_total) == (2, 2)
+    # A rate is known from the second on; on a busy machine there may be bytes before the first.
+    under_way = [item for item in seen if seen[0].bytes_done < item.bytes_done < item.bytes_total]
     assert under_way
     assert all(item.eta is not None and item.eta > 0 for item in under_way)
 
@@ -673,7 +783,7 @@ def test_resumed_bytes_are_no_rate(tmp_path: Path) -> None:
 
 
 def test_keyboard_interrupt_stops_everything_and_can_be_resumed(tmp_path: Path, server: FaultServer) -> None:
-    server.add("/net", BODY, always=faults.paced(10_000, 0.05))
+    server.add("/net", BODY, always=faults.paced(5_000, 0.25))
 
     def interrupt(found: Progress) -> None:
         if found.bytes_done > 0:
@@ -683,7 +793,7 @@ def test_keyboard_interrupt_stops_everything_and_can_be_resumed(tmp_path: Path, 
     with pytest.raises(KeyboardInterrupt):
         Downloader(tmp_path, limits=Limits(min_rate=1), on_progress=interrupt).fetch([entry])
     assert_nothing_in_place(tmp_path)
-    there = (tmp_path / "net.onnx.part").stat().st_size
+    there = (tmp_path / ".net.onnx.part").stat().st_size
     assert 0 < there < len(BODY)
     route = server.add("/net", BODY)
     Downloader(tmp_path, limits=QUICK).fetch([entry])

@@ -16,6 +16,7 @@ from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.faces import engine
 from colab_helpers.models.pool import LoadedModel, SessionPool, Slot
 from colab_helpers.models.session import Runtime, create_session
+from tests.conftest import PATIENCE
 
 MEGABYTE = 1_000_000
 
@@ -163,7 +164,7 @@ def test_several_threads_share_a_budget_for_two(file) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(PATIENCE)
     assert results == [2] * 200
     assert card.peak <= 400 * MEGABYTE
 
@@ -179,21 +180,21 @@ def test_only_a_run_is_measured_and_with_nobody_else_at_work(file) -> None:
 
     def slow(self: Session, names: object, feed: int) -> int:
         begun.set()
-        gone_on.wait(1.0 if feed == 1 else 0.0)
+        gone_on.wait(PATIENCE if feed == 1 else 0.0)
         return genuine(self, names, feed)
 
     with pytest.MonkeyPatch.context() as patching:
         patching.setattr(Session, "run", slow)
         first = threading.Thread(target=a.run, args=(None, 1))
         first.start()
-        begun.wait(5)
+        begun.wait(PATIENCE)
         second = threading.Thread(target=b.run, args=(None, 2))
         second.start()
         second.join(0.2)
         assert [model.name for model in pool.loaded] == ["a"]
         gone_on.set()
-        first.join(5)
-        second.join(5)
+        first.join(PATIENCE)
+        second.join(PATIENCE)
     assert pool.loaded == (LoadedModel("a", 150 * MEGABYTE), LoadedModel("b", 150 * MEGABYTE))
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from colab_helpers.errors import LicenceError, ModelError
-from colab_helpers.models.preload import PreloadReport, preload, preview, select_models
+from colab_helpers.models.preload import PreloadReport, preload, preview
 from colab_helpers.models.session import STANDIN_KEY
 from colab_helpers.settings import Settings
 from tests.models.conftest import BODY, QUICK, assert_right, sha256
@@ -97,14 +97,12 @@ def test_folder_of_the_environment(
     assert_right(tmp_path / "there", body_of("inswapper_128"), "inswapper_128")
 
 
-def test_further_models_by_name() -> None:
-    names = [entry.name for entry in select_models(Settings(), models=["xseg_1", "inswapper_128"])]
-    assert names == [*NAMES, "xseg_1"]
-
-
-def test_unknown_model() -> None:
-    with pytest.raises(ModelError, match="no_such_net"):
-        select_models(Settings(), models=["no_such_net"])
+@pytest.mark.parametrize("name", ["no_such_net", "hyperswap_1a_256"])
+def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(tmp_path: Path, name: str) -> None:
+    settings = Settings(swapper_model=name)
+    for ask in (preview, preload):
+        with pytest.raises(ModelError, match=f"{name}: there is no swapper of that name"):
+            ask(settings, models_dir=tmp_path)
 
 
 def test_offline_names_everything_that_is_missing(tmp_path: Path) -> None:
@@ -136,7 +134,7 @@ def test_preview_of_the_shipped_catalogue(tmp_path: Path) -> None:
 
 
 def own_swapper(folder: Path) -> Settings:
-    (folder / "my_swapper.onnx").write_bytes(BODY)
+    onnx.save(small_inswapper(), folder / "my_swapper.onnx")
     return Settings(swapper_model="my_swapper", frame_processors=("face_swapper",))
 
 
@@ -144,13 +142,18 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path, models: dict[s
     settings = own_swapper(tmp_path)
     report = preload(settings, models_dir=tmp_path, user_models=models, limits=QUICK)
     own = report.files[-1]
-    assert (own.name, own.role, own.source, own.sha256) == ("my_swapper", "swapper", "present", sha256(BODY))
+    assert (own.name, own.role, own.source, own.sha256) == (
+        "my_swapper",
+        "swapper",
+        "present",
+        sha256((tmp_path / "my_swapper.onnx").read_bytes()),
+    )
     assert (own.licence, own.origin) == ("your own file", "")
     assert report.notes == (
         "my_swapper: not in the catalogue; the file that is there is used, its origin and licence are "
         "not known",
     )
-    assert_right(tmp_path, BODY, "my_swapper")
+    assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
     found = preview(settings, models_dir=tmp_path, user_models=models)
     assert "my_swapper" in found.present
     assert "Whatever the maker of the weights forbids" in found.licences
@@ -174,6 +177,6 @@ def test_models_are_made_to_fit_a_gpu(
     )
     onnx.save(small_inswapper(), tmp_path / "my_swapper.onnx")
     report = preload(settings, models_dir=tmp_path, user_models=models, limits=QUICK)
-    made = list((tmp_path / "converted").glob("my_swapper-batch-half-*.onnx"))
+    made = list((tmp_path / "converted").glob("my_swapper-half-*.onnx"))
     assert len(made) == (provider == "auto")
     assert any("compared on this GPU, once" in note for note in report.notes) == (provider == "auto")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.models.download import Downloader, Fetched
+from colab_helpers.models.download import Downloader, PreloadedFile
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.transfer import Limits
+from tests.conftest import PATIENCE, until
 from tests.models import server as faults
 from tests.models.conftest import BODY, QUICK, assert_right, model, source
 from tests.models.server import FaultServer
@@ -55,17 +56,14 @@ def ready(process: subprocess.Popen[str]) -> None:
 
 def test_killed_download_resumes(tmp_path: Path, server: FaultServer) -> None:
     body = BODY * 20
-    route = server.add("/net", body, faults.paced(40_000, 0.02))
+    route = server.add("/net", body, faults.stuck)
     process = start(tmp_path, server.url("/net"), body)
-    part = tmp_path / "net.onnx.part"
-    deadline = time.monotonic() + 30
-    while not part.exists() or part.stat().st_size < len(body) // 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    part = tmp_path / ".net.onnx.part"
+    until(lambda: part.exists() and part.stat().st_size >= len(body) // 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     there = part.stat().st_size
-    assert len(body) // 2 <= there < len(body)
+    assert len(body) // 4 <= there <= len(body) // 2
     assert not (tmp_path / "net.onnx").exists()
 
     first = route.sent
@@ -84,33 +82,29 @@ def test_two_processes_fetch_once(tmp_path: Path, server: FaultServer) -> None:
         ready(process)
     time.sleep(0.5)  # both are at it now: one is asking, the other waits
     route.gate.set()
-    outputs = sorted(process.communicate(timeout=30)[0].strip() for process in processes)
+    outputs = sorted(process.communicate(timeout=PATIENCE)[0].strip() for process in processes)
     assert outputs == ["downloaded", "present"]
     assert [process.returncode for process in processes] == [0, 0]
     assert len(route.requests) == 1
     assert_right(tmp_path)
 
 
-def test_waiting_is_said_and_can_be_interrupted(tmp_path: Path, server: FaultServer) -> None:
+def test_waiting_for_another_process_can_be_interrupted(tmp_path: Path, server: FaultServer) -> None:
     server.add("/net", BODY)
     entry = model(source(server.url("/net")))
-    seen: list[Progress] = []
 
     def watch(progress: Progress) -> None:
-        seen.append(progress)
-        if progress.waiting:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     other = Downloader(tmp_path)
     with other._lock("net.onnx"), pytest.raises(KeyboardInterrupt):
         Downloader(tmp_path, on_progress=watch).fetch([entry])
-    assert seen[-1].waiting == ("net.onnx",)
 
 
 def test_two_threads_fetch_once(tmp_path: Path, server: FaultServer) -> None:
     route = server.add("/net", BODY, always=faults.paced(50_000, 0.05))
     entry = model(source(server.url("/net")))
-    results: list[Fetched] = []
+    results: list[PreloadedFile] = []
 
     def work() -> None:
         results.extend(Downloader(tmp_path, limits=Limits()).fetch([entry]))
@@ -119,7 +113,7 @@ def test_two_threads_fetch_once(tmp_path: Path, server: FaultServer) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert sorted(result.source for result in results) == ["downloaded", "present", "present"]
     assert len(route.requests) == 1
     assert_right(tmp_path)

@@ -1,23 +1,21 @@
-"""What ONNX Runtime is told on CUDA and TensorRT, and what happens where TensorRT is not there."""
+"""What ONNX Runtime is told on CUDA."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
 from colab_helpers.errors import ProviderError
 from colab_helpers.models import providers
 from colab_helpers.models.pool import SessionPool
-from colab_helpers.models.providers import cuda_options, tensorrt_options, wait_without_spinning
-from colab_helpers.models.session import Runtime, Usage, create_session
+from colab_helpers.models.providers import cuda_options, wait_without_spinning
+from colab_helpers.models.session import Runtime, create_session
 from tests.models.graphs import net
-from tests.models.pretend import CPU, CUDA, TENSORRT, PretendedGpu, pretend_gpu
+from tests.models.pretend import CPU, CUDA, PretendedGpu, pretend_gpu
 
 USUAL = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "EXHAUSTIVE"}
-THROUGH_TENSORRT = Usage(tensorrt=True)
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "net.onnx"
-    onnx.save(net("dynamic"), path)
+    onnx.save(net("plain"), path)
     return path
 
 
@@ -80,26 +78,6 @@ def test_without_a_driver_nothing_waits_otherwise(monkeypatch: pytest.MonkeyPatc
     assert not wait_without_spinning()
 
 
-def test_tensorrt() -> None:
-    inputs = {"target": ["N", 3, 128, 128], "source": ["N", 512]}
-    assert tensorrt_options(Path("/m/tensorrt"), half=True, inputs=inputs, largest=16) == {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": "/m/tensorrt",
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": "/m/tensorrt",
-        "trt_fp16_enable": "1",
-        "trt_profile_min_shapes": "target:1x3x128x128,source:1x512",
-        "trt_profile_opt_shapes": "target:4x3x128x128,source:4x512",
-        "trt_profile_max_shapes": "target:16x3x128x128,source:16x512",
-    }
-
-
-def test_tensorrt_with_a_fixed_batch_has_no_range() -> None:
-    options = tensorrt_options(Path("/m"), half=False, inputs={"x": [1, 3, 512, 512]}, largest=16)
-    assert options["trt_fp16_enable"] == "0"
-    assert not [name for name in options if "profile" in name]
-
-
 def test_every_session_is_asked_for_with_them(gpu: PretendedGpu, model: Path) -> None:
     runtime = Runtime("cuda")
     runtime.open(model)
@@ -149,61 +127,3 @@ def test_a_gpu_that_onnxruntime_leaves_out_is_no_gpu(gpu: PretendedGpu) -> None:
     assert Runtime().provider == "cpu"
     with pytest.raises(ProviderError, match="fell back to the CPU"):
         Runtime("cuda")
-
-
-def test_tensorrt_runs_what_asks_for_it(gpu: PretendedGpu, model: Path) -> None:
-    runtime = Runtime("cuda", tensorrt=True)
-    network = runtime.open(model, usage=THROUGH_TENSORRT)
-    assert (network.provider, network.tensorrt, runtime.notes) == ("cuda", True, [])
-    (options,) = gpu.options("net.onnx", TENSORRT)
-    assert options["trt_engine_cache_path"] == str(model.parent / "tensorrt")
-    assert (model.parent / "tensorrt").is_dir()
-    assert options["trt_profile_max_shapes"] == "input:16x3x32x32"
-    assert gpu.options("net.onnx", CUDA) == [USUAL]  # behind it, for what it cannot do
-    plain = runtime.open(model)
-    assert not plain.tensorrt
-    assert network.run_stack(np.ones((3, 3, 32, 32), np.float32)).shape == (3, 3, 32, 32)
-
-
-def test_tensorrt_that_is_not_installed(gpu: PretendedGpu, model: Path) -> None:
-    gpu.missing.add(TENSORRT)
-    runtime = Runtime("cuda", tensorrt=True)
-    network = runtime.open(model, usage=THROUGH_TENSORRT)
-    assert (network.provider, network.tensorrt) == ("cuda", False)
-    (note,) = runtime.notes
-    assert note.startswith("TensorRT was asked for but is not used: its libraries cannot be loaded")
-    assert gpu.options("net.onnx", TENSORRT) == []
-
-
-def test_tensorrt_of_an_onnxruntime_without_it(
-    gpu: PretendedGpu, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, CPU])
-    runtime = Runtime("cuda", tensorrt=True)
-    assert runtime.notes == [
-        "TensorRT was asked for but is not used: the installed onnxruntime was built without it"
-    ]
-
-
-def test_tensorrt_on_the_cpu() -> None:
-    runtime = Runtime("cpu", tensorrt=True)
-    assert runtime.notes == ["TensorRT was asked for but is not used: networks run on the CPU"]
-
-
-def test_one_network_that_tensorrt_cannot_run(gpu: PretendedGpu, model: Path) -> None:
-    gpu.failing.add("net.onnx")
-    runtime = Runtime("cuda", tensorrt=True)
-    network = runtime.open(model, name="GFPGANv1.4", usage=THROUGH_TENSORRT)
-    assert (network.provider, network.tensorrt) == ("cuda", False)
-    assert runtime.notes == [
-        "GFPGANv1.4: TensorRT cannot run it (TensorRT EP failed to create engine from network.); "
-        "it runs on CUDA without"
-    ]
-
-
-def test_one_network_that_tensorrt_is_left_out_of(gpu: PretendedGpu, model: Path) -> None:
-    runtime = Runtime("cuda", tensorrt=True)
-    gpu.missing.add(TENSORRT)
-    for _ in range(2):  # a pool may load it again; it is said once
-        assert not runtime.open(model, usage=THROUGH_TENSORRT).tensorrt
-    assert runtime.notes == ["net: ONNX Runtime left TensorRT out; it runs on CUDA without"]

@@ -10,7 +10,7 @@ import pytest
 
 from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.models.pool import is_out_of_memory
-from colab_helpers.models.session import LARGEST_STACK, BatchLimit, Network
+from colab_helpers.models.session import BatchLimit, Network
 
 # As ONNX Runtime's CUDA provider words it.
 CUDA_MESSAGE = (
@@ -37,7 +37,7 @@ class Session:
         return [value * 2]
 
 
-def network(session: Session, *, largest: int = LARGEST_STACK) -> Network:
+def network(session: Session, *, largest: int = 16) -> Network:
     return Network(
         name="net", path=Path("net.onnx"), session=session, provider="cuda", standin=False,
         input_names=("x",), output_names=("y",), limit=BatchLimit(largest),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from colab_helpers.diagnosis import networks, surroundings
 from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.models.progress import Progress
+from colab_helpers.request import PreloadRequest
 from colab_helpers.settings import PresetFile
 from colab_helpers.ui import headless
 from colab_helpers.ui import models as page
@@ -22,6 +25,7 @@ from colab_helpers.ui.models import (
     TransferLine,
     fetch_models,
     models_html,
+    models_text,
     show_models,
     show_preload,
     transfer_text,
@@ -69,34 +73,36 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(tmp_path, capfd):
 
 def test_the_models_of_a_demo_are_converted_when_asked(standins, tmp_path):
     models = shutil.copytree(standins, tmp_path / "models")
-    assert run(tmp_path / "run", f"models_dir={models}", "preset=light", "convert=true") == 0
+    overrides = 'overrides={"half_precision": true}'
+    assert run(tmp_path / "run", f"models_dir={models}", "preset=light", "convert=true", overrides) == 0
     result = result_of(tmp_path / "run")
     assert [model.name for model in result.models] == list(ROLES)[:3]
     assert result.root == models
     (converted,) = result.converted
-    assert converted.name.startswith("inswapper_128-batch-")
-    assert onnx.load(converted).graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert converted.name.startswith("inswapper_128-half-")
 
 
 def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(standins, tmp_path):
     models = Path(shutil.copytree(standins, tmp_path / "models"))
     (models / "inswapper_128.onnx").rename(models / "mine.onnx")
     own = {"swapper_model": "mine", "frame_processors": ["face_swapper"], "half_precision": True}
-    wanted = needed(tmp_path, overrides=own)
+    wanted = needed(tmp_path, overrides=own, convert=True)
     swapper = wanted.models()[-1]
     assert (swapper.name, swapper.role, swapper.state) == ("mine", "swapper", "stand-in")
-    result = fetch_models(wanted, convert=True)
+    result = fetch_models(wanted)
     assert result.ok
     (made,) = result.converted
-    assert made.name.startswith("mine-batch-half-")
+    assert made.name.startswith("mine-half-")
     assert f"a run loads {made.name}" in next(
         check.detail for check in result.diagnosis.checks if check.name == "model mine"
     )
 
 
-def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_1(tmp_path, capfd):
+@pytest.mark.parametrize("answer", ["false", "no", ""])
+def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(tmp_path, capfd, answer):
     models = tmp_path / "models"
-    assert run(tmp_path / "run", f"models_dir={models}") == 1
+    words = [f"accept_licences={answer}", "demo=no"] if answer else []
+    assert run(tmp_path / "run", f"models_dir={models}", *words) == headless.EXIT_USAGE
     result = result_of(tmp_path / "run")
     assert not result.ok
     assert states(result) == ["missing"] * 4
@@ -107,6 +113,18 @@ def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_1(tmp_pat
     assert "LicenceError" in printed.err
     assert "nothing was fetched; missing are buffalo_l/det_10g, " in printed.err
     assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(tmp_path):
+    """Papermill hands over the text "false"."""
+    answers = ("accept_licences", "false", "demo", "false", "models_dir", "models", "output_dir", "out")
+    words = [word for pair in zip(answers[::2], answers[1::2], strict=True) for word in ("-p", *pair)]
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", *words, "-k", "python3"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "nothing was fetched; missing are" in done.stderr
+    assert states(result_of(tmp_path / "out")) == ["missing"] * 4
+    assert not (tmp_path / "models").exists()
 
 
 def test_an_unknown_parameter_is_refused_before_any_work(tmp_path, capsys):
@@ -140,14 +158,14 @@ def own(standins, tmp_path, monkeypatch) -> Path:
 
 def needed(folder: Path, **values: object) -> page.Needed:
     options = {"models_dir": str(folder / "models"), "output_dir": str(folder / "run"), "headless": True}
-    return show_models(**{**options, **values})
+    return show_models(PreloadRequest(**{**options, **values}))
 
 
 def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
-    wanted = needed(tmp_path)
+    wanted = needed(tmp_path, accept_licences=True)
     assert {model.state for model in wanted.models()} == {"missing"}
     assert "Research (https://licence.example). Forbidden: Selling <it>." in capsys.readouterr().out
-    result = fetch_models(wanted, accept_licences=True)
+    result = fetch_models(wanted)
     assert result.ok
     assert result == result_of(tmp_path / "run")
     assert states(result) == ["there"] * 4
@@ -159,7 +177,7 @@ def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
     show_preload(wanted, result)
     assert "Nothing is missing." in capsys.readouterr().out
     # What is there needs no licence accepted anew, and nothing is fetched twice.
-    again = fetch_models(wanted, offline=True)
+    again = fetch_models(needed(tmp_path, offline=True, shared_cache=tmp_path / "cache"))
     assert {file.source for file in again.fetched.files} == {"present"}
 
 
@@ -174,7 +192,7 @@ def test_a_licence_that_is_not_accepted_keeps_everything_out(own, tmp_path):
 
 def test_offline_says_what_is_missing(tmp_path):
     with pytest.raises(ModelError, match="nothing is fetched offline"):
-        fetch_models(needed(tmp_path), accept_licences=True, offline=True)
+        fetch_models(needed(tmp_path, accept_licences=True, offline=True))
     assert states(result_of(tmp_path / "run")) == ["missing"] * 4
 
 
@@ -189,8 +207,8 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
     )
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
     onnx.save(model, own / "GFPGANv1.4.onnx")
-    wanted = needed(tmp_path, overrides={"frame_processors": ["face_enhancer"]})
-    result = fetch_models(wanted, accept_licences=True)
+    wanted = needed(tmp_path, overrides={"frame_processors": ["face_enhancer"]}, accept_licences=True)
+    result = fetch_models(wanted)
     assert not result.ok
     with pytest.raises(PreloadError, match=r"model GFPGANv1\.4: .*not numbers"):
         show_preload(wanted, result)
@@ -198,10 +216,31 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
 
 
 def test_a_damaged_file_is_told(own, tmp_path):
-    wanted = needed(tmp_path)
-    fetch_models(wanted, accept_licences=True)
-    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"short")
-    assert "damaged" in [model.state for model in wanted.models()]
+    wanted = needed(tmp_path, accept_licences=True)
+    fetch_models(wanted)
+    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
+    (model,) = [model for model in wanted.models() if model.state == "damaged"]
+    assert model.note.startswith("inswapper_128: it is a web page that was saved under the model's name")
+    assert model.note in models_text(wanted.models(), wanted.root)
+
+
+def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypatch):
+    models, home = tmp_path / "models", tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    for name in ROLES:
+        model = onnx.load(standins / f"{name}.onnx")
+        del model.metadata_props[:]
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, models / f"{name}.onnx")
+    wanted = needed(tmp_path, offline=True)
+    assert {model.state for model in wanted.models()} == {"unknown"}
+    before = {path: path.read_bytes() for path in models.rglob("*.onnx")}
+    result = fetch_models(wanted)  # no licence accepted, nothing fetched
+    assert result.ok
+    assert states(result) == ["unknown"] * 4
+    notes = [note for note in result.fetched.notes if "none of the published files" in note]
+    assert [note.split(":")[0] for note in notes] == [f"{name}.onnx" for name in ROLES]
+    assert before == {path: path.read_bytes() for path in models.rglob("*.onnx")}
 
 
 def test_the_table_is_escaped(own, tmp_path):
@@ -213,7 +252,7 @@ def test_the_table_is_escaped(own, tmp_path):
 
 
 def progress(done: int, *, eta: float | None = None) -> Progress:
-    return Progress(1, 4, done, 2_000_000, 500_000, eta, (), ())
+    return Progress(1, 4, done, 2_000_000, 500_000, eta)
 
 
 def test_a_fetch_is_told_in_plain_lines_that_do_not_flood(capsys):

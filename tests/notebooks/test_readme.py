@@ -125,7 +125,8 @@ def test_every_field_of_the_report_is_explained(spoken_here):
 @in_each_language
 def test_every_answer_of_the_form_is_explained(spoken_here):
     section = sections(READMES[spoken_here])[NOTEBOOKS]
-    from colab_helpers.ui.headless import notebook_parameters
+    from colab_helpers.ui.headless import read_form
 
     explained = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert explained == list(notebook_parameters(ROOT / "notebooks" / "batch_swap.ipynb"))
+    _, form = read_form(ROOT / "notebooks" / "batch_swap.ipynb")
+    assert explained == list(form)

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from nbformat import NotebookNode
 
+from colab_helpers.errors import UsageError
+from colab_helpers.request import BatchRequest, MonitorRequest, PreloadRequest, SetupRequest
 from colab_helpers.settings import DEFAULT_PRESET, load_presets, load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import cells
-from colab_helpers.ui.doctor import run_setup
-from colab_helpers.ui.models import fetch_models, show_models
-from colab_helpers.ui.monitor import watch
-from colab_helpers.ui.notebook import run_batch_swap
-from colab_helpers.ui.panel import show_panel
+from colab_helpers.ui.headless import read_form
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MAX_LINES = 15
+MAX_LINES = 18
 
-CALLED = {
-    "batch_swap": [show_panel, run_batch_swap],
-    "monitor": [watch],
-    "preload": [show_models, fetch_models],
-    "setup": [run_setup],
+BUILT = {
+    "batch_swap": BatchRequest,
+    "monitor": MonitorRequest,
+    "preload": PreloadRequest,
+    "setup": SetupRequest,
 }
-"""Who takes the answers of each notebook's form."""
+"""The request that each notebook builds."""
+FORMS = ("form", "parameters")
+"""The cells of the form; in the last one are the parameters of papermill."""
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 with_presets = pytest.mark.parametrize(
     "path", [path for path in NOTEBOOKS if path.stem != "monitor"], ids=lambda path: path.stem
@@ -46,39 +45,18 @@ def code_cells(path: Path) -> list[NotebookNode]:
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
-def parameters_cell(path: Path) -> NotebookNode:
-    (cell,) = [cell for cell in read(path).cells if "parameters" in cell.metadata.get("tags", [])]
-    return cell
+def form_text(path: Path) -> str:
+    return "\n".join(cell.source for cell in code_cells(path) if cell.id in FORMS)
 
 
 def declared(path: Path) -> dict[str, tuple[str, object]]:
     """Annotation and default of each parameter."""
-    statements = ast.parse(parameters_cell(path).source).body
-    assert all(isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) for line in statements)
-    return {
-        line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value)) for line in statements
-    }
-
-
-def answers(function: Callable[..., object]) -> dict[str, object]:
-    """What a function takes from the form, and its defaults."""
-    parameters = inspect.signature(function).parameters
-    return {name: value.default for name, value in parameters.items() if value.default is not value.empty}
-
-
-def calls(path: Path) -> list[ast.Call]:
-    """The calls that take answers of the form, in the notebook's order."""
-    names = {function.__name__ for function in CALLED[path.stem]}
-    return [
-        node
-        for cell in code_cells(path)
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
-    ]
+    lines = [line for line in ast.parse(form_text(path)).body if isinstance(line, ast.AnnAssign)]
+    return {line.target.id: (ast.unparse(line.annotation), ast.literal_eval(line.value)) for line in lines}
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == sorted(CALLED)
+    assert [path.stem for path in NOTEBOOKS] == sorted(BUILT)
 
 
 @every_notebook
@@ -104,12 +82,17 @@ class TestEveryNotebook:
             assert len(cell.source.splitlines()) <= MAX_LINES, cell.id
 
     def test_order(self, path):
-        first, second, form, bootstrap = read(path).cells[:4]
+        first, second, *rest = read(path).cells
+        forms = [cell for cell in rest if cell.id in FORMS]
+        bootstrap = next(cell for cell in rest if cell.cell_type == "code" and cell not in forms)
         assert first.source == cells.badge(path.name)
         assert second.source.startswith("# ")
         assert re.findall(r"^(\d)\. ", second.source, re.MULTILINE) == ["1", "2", "3"]
         assert cells.NOTICE in second.source
-        assert form.metadata.tags == ["parameters"]
+        # Papermill sets values after the one tagged cell: nothing of the form comes later.
+        assert [cell.metadata.get("tags") for cell in forms][-1] == ["parameters"]
+        assert [cell.id for cell in code_cells(path) if cell.metadata.get("tags")] == ["parameters"]
+        assert rest.index(forms[-1]) < rest.index(bootstrap)
         assert bootstrap.source == cells.BOOTSTRAP
         last = read(path).cells[-1].source
         assert last.startswith("## Troubleshooting")
@@ -119,8 +102,11 @@ class TestEveryNotebook:
     def test_parameters_are_annotated_literals(self, path):
         for name, (annotation, default) in declared(path).items():
             assert type(default).__name__ == annotation, name
-        lines = [line for line in parameters_cell(path).source.splitlines() if not line.startswith("#")]
-        assert all("#@param" in line for line in lines)
+        lines = [line for line in form_text(path).splitlines() if not line.startswith("#")]
+        repeated = [line for line in lines if "#@param" not in line]
+        assert all(re.fullmatch(r"(\w+) = \1", line) for line in repeated)
+        # Papermill warns of what does not stand in the tagged cell.
+        assert {*papermill.inspect_notebook(str(path))} == {*declared(path)}
 
     def test_runs_cold(self, path):
         text = "\n".join(cell.source for cell in code_cells(path))
@@ -137,46 +123,57 @@ def test_the_limits_of_colab_are_stated(path):
 
 
 @every_notebook
-def test_the_form_asks_for_what_the_functions_take(path):
-    expected = {
-        name: default for function in CALLED[path.stem] for name, default in answers(function).items()
-    }
-    if path.stem == "batch_swap":
-        expected = {"sources": (), "targets": (), **expected}
-    # The form's own defaults: an empty list or mapping for "none given", and the demo's consent.
-    own = {"sources": [], "targets": [], "overrides": {}, "consent": DEMO_CONSENT}
-    expected |= {name: value for name, value in own.items() if name in expected}
-    assert {name: default for name, (_, default) in declared(path).items()} == expected
-
-
-@every_notebook
-def test_every_answer_is_passed_on_once(path):
-    found = calls(path)
-    assert [call.func.id for call in found] == [function.__name__ for function in CALLED[path.stem]]
-    results = {"needed", "choice"}  # what one cell gives to the next
-    passed = [argument.id for call in found for argument in call.args if argument.id not in results]
-    keywords = [keyword for call in found for keyword in call.keywords]
-    assert all(keyword.arg == keyword.value.id for keyword in keywords)
-    passed += [keyword.arg for keyword in keywords]
-    assert sorted(passed) == sorted(declared(path))
+def test_the_form_asks_for_what_the_request_takes(path):
+    model, form = read_form(path)
+    assert model is BUILT[path.stem]
+    assert {*form} == {*model.form()} == {*declared(path)}
+    # The demo's consent is the form's own; the rest is as everywhere else.
+    own = {"consent": DEMO_CONSENT} if "consent" in form else {}
+    assert model(**form) == model(**own)
 
 
 @every_notebook
 def test_cells_hold_no_logic(path):
     """Beside form and bootstrap a cell imports and calls, once."""
     for cell in code_cells(path):
-        if cell.id in ("parameters", "bootstrap"):
+        if cell.id in (*FORMS, "bootstrap"):
             continue
-        first, second = ast.parse(cell.source).body
-        assert isinstance(first, ast.ImportFrom), cell.id
-        assert first.module.startswith("colab_helpers.ui."), cell.id
-        assert isinstance(second, (ast.Expr, ast.Assign)), cell.id
-        assert isinstance(second.value, ast.Call), cell.id
+        *imports, call = ast.parse(cell.source).body
+        assert all(isinstance(line, ast.ImportFrom) for line in imports), cell.id
+        assert all(line.module.startswith("colab_helpers.") for line in imports), cell.id
+        assert isinstance(call, (ast.Expr, ast.Assign)), cell.id
+        assert isinstance(call.value, ast.Call), cell.id
+
+
+@every_notebook
+def test_a_cell_run_by_itself_after_a_restart_says_what_to_do(path):
+    for cell in code_cells(path):
+        if cell.id not in (*FORMS, "bootstrap"):
+            with pytest.raises(UsageError, match=r"the kernel was restarted.*What to do: run all cells"):
+                exec(cell.source, {})
+
+
+def test_the_five_that_matter_stand_first_and_the_rest_is_folded():
+    path = next(path for path in NOTEBOOKS if path.stem == "batch_swap")
+    first, second = (cell for cell in code_cells(path) if cell.id in FORMS)
+    assert re.findall(r"^(\w+):", first.source, re.MULTILINE) == [
+        "sources",
+        "targets",
+        "output_dir",
+        "preset",
+        "consent",
+    ]
+    assert second.metadata.jupyter.source_hidden
+    folded = read(path).metadata.colab.collapsed_sections
+    order = [cell.id for cell in read(path).cells]
+    assert [order[order.index(name) + 1] for name in folded] == [second.id]
+    # Another heading of that level ends what is folded.
+    assert read(path).cells[order.index(second.id) + 1].source.startswith("## ")
 
 
 @with_presets
 def test_the_choices_are_the_presets(path):
-    line = next(line for line in parameters_cell(path).source.splitlines() if line.startswith("preset"))
+    line = next(line for line in form_text(path).splitlines() if line.startswith("preset"))
     choices = ast.literal_eval(re.search(r"#@param (\[.*\])", line)[1])
     assert choices == list(load_presets().presets)
     assert choices[0] == DEFAULT_PRESET == declared(path)["preset"][1]

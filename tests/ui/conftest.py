@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.media.images import read_image
+from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui.panel import Panel
-from colab_helpers.ui.panel_choice import Answers
 from colab_helpers.ui.panel_desk import Desk
 
 
@@ -41,7 +41,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path / "runs"))
     return Place(tmp_path / "home", tmp_path / "runs")
 
 
@@ -51,8 +53,8 @@ def desk(place: Place) -> Desk:
 
 
 @pytest.fixture
-def on_demo(demo: Path) -> Answers:
-    return Answers(
+def on_demo(demo: Path) -> BatchRequest:
+    return BatchRequest(
         sources=(str(demo / "source" / "alma.png"),),
         targets=(str(demo / "targets" / "clip1.mp4"),),
         models_dir=str(demo / "models"),
@@ -61,9 +63,9 @@ def on_demo(demo: Path) -> Answers:
 
 
 @pytest.fixture
-def make_panel(desk: Desk) -> Callable[[Answers], Panel]:
-    def make(answers: Answers) -> Panel:
-        panel = Panel(desk, answers)
+def make_panel(desk: Desk) -> Callable[[BatchRequest], Panel]:
+    def make(request: BatchRequest) -> Panel:
+        panel = Panel(desk, request)
         panel.fill()
         return panel
 

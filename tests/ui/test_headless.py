@@ -2,90 +2,85 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
+import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
 
+from colab_helpers import machine
+from colab_helpers.batch.names import STOP_NAME
+from colab_helpers.batch.status import read_status
 from colab_helpers.errors import UsageError
+from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
-from colab_helpers.ui.headless import Parameter, main, notebook_parameters, parse_values
+from colab_helpers.ui.headless import main, read_form
+from tests.batch.processes import at_start
+from tests.conftest import PATIENCE, until
 
-KNOWN = {
-    name: Parameter(name, kind, "")
-    for name, kind in [
-        ("sources", "list"),
-        ("preset", "str"),
-        ("overrides", "dict"),
-        ("headless", "bool"),
-        ("count", "int"),
-        ("share", "float"),
-    ]
-}
-PARAMETERS = 'preset: str = "a"  #@param\ncount: int = 1\noutput_dir: str = ""\nheadless: bool = False'
+PARAMETERS = """\
+preset: str = "balanced"  #@param
+overrides: dict = {}
+models_dir: str = "a=b"
+demo: bool = True
+output_dir: str = ""
+language: str = "auto"
+headless: bool = False"""
+REQUEST = "from colab_helpers.request import SetupRequest\nrequest = SetupRequest.of(globals())"
 
 
 def notebook(folder: Path, *cells: str) -> Path:
     path = folder / "small.ipynb"
     first = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[first, *map(new_code_cell, cells)], metadata=kernel), path)
+    rest = map(new_code_cell, ("%pwd", REQUEST, *cells))
+    nbformat.write(new_notebook(cells=[first, *rest], metadata=kernel), path)
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("preset", "007", "007"),
-        ("preset", "quality+ram_8", "quality+ram_8"),
-        ("preset", "", ""),
-        ("sources", "[a.jpg, 'b c.jpg']", ["a.jpg", "b c.jpg"]),
-        ("sources", "me.jpg", ["me.jpg"]),
-        ("sources", "[]", []),
-        ("overrides", "{batch_size: 2, keep_fps: true}", {"batch_size": 2, "keep_fps": True}),
-        ("headless", "true", True),
-        ("count", "7", 7),
-        ("share", "2", 2.0),
-    ],
-)
-def test_text_becomes_a_value_of_the_declared_type(name, text, value):
-    result = parse_values([(name, text)], KNOWN)[name]
-    assert result == value
-    assert type(result) is type(value)
+def test_form_and_request_are_found_in_the_notebook(tmp_path):
+    """Also beside commands of IPython, and with "=" in a default."""
+    model, form = read_form(notebook(tmp_path))
+    assert model is SetupRequest
+    assert tuple(form) == ("preset", "overrides", "models_dir", "demo", "output_dir", "language", "headless")
+    assert (form["models_dir"], form["demo"]) == ("a=b", True)
+    (tmp_path / "none.ipynb").write_text('{"cells": []}')
+    (tmp_path / "text.ipynb").write_text("text")
+    for name, complaint in (("none", "no form"), ("text", "no notebook"), ("gone", "no such notebook")):
+        with pytest.raises(UsageError, match=complaint):
+            read_form(tmp_path / f"{name}.ipynb")
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("headless", "maybe"),
-        ("count", "true"),
-        ("count", "1.5"),
-        ("overrides", "[1]"),
-        ("sources", "{a: b}"),
-        ("sources", "[a"),
-    ],
-)
-def test_a_value_of_another_type_is_refused(name, text):
-    with pytest.raises(UsageError, match=rf"{name} = .* is not a \w+\. What to do"):
-        parse_values([(name, text)], KNOWN)
+def test_the_executed_notebook_does_not_go_to_a_drive_that_is_not_mounted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive",))
+    monkeypatch.chdir(tmp_path)
+    assert main([str(notebook(tmp_path)), "drive/MyDrive/run/out.ipynb"]) == 2
+    assert "Google Drive is not mounted" in capsys.readouterr().err
+    assert not (tmp_path / "drive").exists()
 
 
-def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(UsageError, match=r"no parameter 'presett'.*sources, preset, overrides"):
-        parse_values([("presett", "x")], KNOWN)
-
-
-def test_names_and_types_come_from_the_tagged_cell(tmp_path):
-    found = notebook_parameters(notebook(tmp_path))
-    assert {name: entry.type_name for name, entry in found.items()} == {
-        "preset": "str",
-        "count": "int",
-        "output_dir": "str",
-        "headless": "bool",
-    }
+def test_values_are_checked_before_a_kernel_is_started(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(headless, "run_notebook", lambda *_: pytest.fail("a kernel was started"))
+    out = tmp_path / "run" / "out.ipynb"
+    for wrong in (
+        "demo=perhaps",
+        "overrides=[1]",
+        "preset=fastest",
+        "overrides={batchsize: 2}",
+        "language=fr",
+    ):
+        assert main([str(notebook(tmp_path)), str(out), wrong]) == 2
+        assert "What to do" in capsys.readouterr().err
+    assert not out.parent.exists()
 
 
 def test_a_missing_notebook_is_wrong_usage(tmp_path, capsys):
@@ -108,15 +103,15 @@ def test_a_word_without_equals_is_wrong_usage(tmp_path):
 def test_a_run_gets_its_values_kernel_and_places(tmp_path, capfd):
     cell = (
         "import json, pathlib, sys\n"
-        "values = [preset, count, headless, output_dir, sys.executable]\n"
+        "values = [preset, demo, headless, output_dir, sys.executable]\n"
         "pathlib.Path(output_dir, 'values.json').write_text(json.dumps(values))\n"
         "print('working on it')"
     )
     out = tmp_path / "a {run}" / "out.ipynb"
-    code = main([str(notebook(tmp_path, cell)), str(out), "preset=007", "-p", "count", "3"])
+    code = main([str(notebook(tmp_path, cell)), str(out), "preset=light", "-p", "demo", "no"])
     assert code == 0
     values = json.loads((out.parent / "values.json").read_text())
-    assert values[:4] == ["007", 3, True, str(out.parent)]
+    assert values[:4] == ["light", False, True, str(out.parent)]
     assert Path(values[4]) == Path(sys.executable)
     printed = capfd.readouterr().out
     assert "working on it" in printed
@@ -146,9 +141,154 @@ def test_results_are_named_even_when_some_failed(tmp_path, capfd):
     assert f"notebook: {out}" in printed.out
 
 
+@pytest.mark.parametrize(
+    ("place", "error", "code"),
+    [
+        *(("errors", name, 2) for name in ("ConsentError", "MissingFileError", "ModelError", "LicenceError")),
+        *(("errors", name, 1) for name in ("WorkerError", "OutOfMemoryError")),
+        ("batch.lock", "FolderBusyError", 2),
+        ("ui.notebook", "BatchError", 1),
+        ("ui.doctor", "SetupError", 1),
+        ("ui.models", "PreloadError", 1),
+        ("ui.notebook", "StoppedError", 130),
+    ],
+)
+def test_refused_failed_and_stopped_have_codes_of_their_own(
+    tmp_path, monkeypatch, capsys, place, error, code
+):
+    def fail(*_, **__):
+        raise PapermillExecutionError(1, 1, "", error, "why", [])
+
+    monkeypatch.setattr("papermill.execute_notebook", fail)
+    kind = getattr(importlib.import_module(f"colab_helpers.{place}"), error)
+    assert main([str(notebook(tmp_path)), str(tmp_path / "out.ipynb")]) == code
+    assert (2 if kind.refusal else 1) == (1 if code == 130 else code)
+    assert capsys.readouterr().err.count(error) == 1
+
+
+REFUSE = "from colab_helpers.errors import ConsentError\nraise ConsentError('no statement')"
+WRITE = (
+    "from pathlib import Path\n"
+    "from colab_helpers.files import write_atomically\n"
+    "write_atomically(Path(output_dir, {!r}), {!r}.encode())"
+)
+OLD = {
+    "report.json": '{"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}, "models": [], "files": []}',
+    "doctor.json": "{}",
+    "preload.json": "not even JSON",
+}
+
+
+def write(name: str) -> str:
+    """A cell that leaves a report as the product does, with the bytes that lie there already if any do."""
+    return WRITE.format(name, OLD.get(name, "{}"))
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "made"),
+    [
+        (REFUSE, 2, []),
+        ("pass", 0, []),
+        (write("doctor.json"), 0, ["report:   {}/doctor.json"]),
+        (write("report.json"), 0, ["1 of 1 files in 1.5 s", "report:   {}/report.json"]),
+        (write("monitor.json"), 0, ["report:   {}/monitor.json"]),
+    ],
+    ids=["refused", "nothing to do", "the same again", "the same batch again", "a new one"],
+)
+def test_only_what_this_run_has_made_is_told(tmp_path, capfd, cell, code, made):
+    """Reports of earlier runs, and of other notebooks, lie in the folder."""
+    for name, text in OLD.items():
+        (tmp_path / name).write_text(text)
+    out = tmp_path / "out.ipynb"
+    assert main([str(notebook(tmp_path, cell)), str(out)]) == code
+    lines = [line for line in capfd.readouterr().out.splitlines() if line]
+    assert lines == [*(line.format(tmp_path) for line in made), f"notebook: {out}"]
+
+
+class Kernel:
+    """Counts how often it is interrupted."""
+
+    interrupts = 0
+
+    async def interrupt_kernel(self) -> None:
+        self.interrupts += 1
+
+
+def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
+    """A kernel drops interrupts while it is idle, also when a cell is on its way to it."""
+    kernel, stops = Kernel(), headless.Stops()
+
+    async def run() -> None:
+        stops.before_cell()
+        stops.on_message({"msg_type": "status"}, kernel)
+        stops.on_signal(signal.SIGTERM, None)
+        await asyncio.sleep(0.01)
+        assert kernel.interrupts == 0
+        stops.on_message({"msg_type": "execute_input"}, kernel)
+        await asyncio.sleep(0.01)
+        assert kernel.interrupts == 1
+        stops.on_message({"msg_type": "stream"}, kernel)
+        stops.on_signal(signal.SIGINT, None)
+        await asyncio.sleep(0.01)
+        assert kernel.interrupts == 2
+        with pytest.raises(headless._StopError):  # what has not begun is left alone
+            stops.before_cell()
+        with pytest.raises(KeyboardInterrupt):
+            stops.on_signal(signal.SIGINT, None)
+
+    asyncio.run(run())
+
+
+# A video that takes for ever, but hears a stop as any does.
+ENDLESS = """
+    import os, time
+    from pathlib import Path
+    import colab_helpers.batch.runner as runner
+    def do(self, *_):
+        Path(os.environ["BEGUN"]).touch()
+        while True:
+            self.beat()
+            time.sleep(0.01)
+    runner.Batch._do_video = do
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, number):
+    """The shell, this runner, papermill's kernel, who watches the worker, and the worker."""
+    at_start(monkeypatch, tmp_path, ENDLESS)
+    begun, out = tmp_path / "begun", tmp_path / "out"
+    monkeypatch.setenv("BEGUN", str(begun))
+    monkeypatch.setenv("PYTHON", sys.executable)
+    root = Path(__file__).resolve().parents[2]
+    shutil.copy(root / "setup.sh", tmp_path)  # its runs go beside it
+    for name in ("notebooks", "colab_helpers"):
+        (tmp_path / name).symlink_to(root / name)
+    words = [f"sources={demo / 'source' / 'alma.png'}", f"targets={demo / 'targets' / 'clip1.mp4'}"]
+    words += [f"models_dir={demo / 'models'}", f"output_dir={out}"]
+    process = subprocess.Popen(
+        ["bash", str(tmp_path / "setup.sh"), "--system", "run", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        until(lambda: begun.exists() or process.poll() is not None)
+        process.send_signal(number)
+        text, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 130, text
+    assert "stopped; the same command goes on" in text
+    assert "0 of 1 files in" in text
+    assert read_status(out).state == "cancelled"
+    assert not (out / STOP_NAME).exists()
+    lines = [other.info["cmdline"] or [] for other in psutil.process_iter(["cmdline"])]
+    assert not [word for line in lines for word in line if str(tmp_path) in word]
+
+
 def test_a_refusal_in_a_cell_is_wrong_usage(tmp_path):
-    cell = "from colab_helpers.errors import ConsentError\nraise ConsentError('no statement')"
-    assert main([str(notebook(tmp_path, cell)), str(tmp_path / "out.ipynb")]) == 2
+    assert main([str(notebook(tmp_path, REFUSE)), str(tmp_path / "out.ipynb")]) == 2
 
 
 def test_a_dead_kernel_has_its_own_code(tmp_path, capfd):

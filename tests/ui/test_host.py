@@ -9,9 +9,25 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from colab_helpers import machine
 from colab_helpers.errors import UsageError
+from colab_helpers.files import absolute
 from colab_helpers.ui import host
 from colab_helpers.ui.host import ColabHost, LocalHost, this_host
+
+MOUNTS: dict[str, str] = {}
+"""What is mounted beside this machine's own disks."""
+
+
+@pytest.fixture(autouse=True)
+def drive(monkeypatch, tmp_path) -> Path:
+    """Where Google Drive is mounted, or not, in these tests."""
+    place = tmp_path / "drive"
+    MOUNTS.clear()
+    monkeypatch.setattr(machine, "DRIVES", (place, tmp_path / "gdrive"))
+    monkeypatch.setattr(machine, "mounts", lambda: {Path(place): kind for place, kind in MOUNTS.items()})
+    monkeypatch.setattr(host, "DRIVES", (place,))
+    return place
 
 
 class FakeDrive(ModuleType):
@@ -28,6 +44,7 @@ class FakeDrive(ModuleType):
             raise self.fault
         if self.allowed:
             Path(mountpoint, "MyDrive").mkdir(parents=True)
+            MOUNTS[mountpoint] = "fuse.drive"
 
 
 class FakeFiles(ModuleType):
@@ -86,17 +103,19 @@ def colab(monkeypatch):
     return pretend
 
 
-def test_the_host_is_found_by_the_loaded_module(colab):
+def test_the_host_is_found_by_the_loaded_module(colab, drive):
     assert isinstance(this_host(), LocalHost)
     colab()
     assert isinstance(this_host(), ColabHost)
     assert this_host(headless=True).headless
     assert this_host().runs == Path("/content/runs")
+    MOUNTS[str(drive)] = "fuse.drive"
+    assert this_host().runs == drive / "MyDrive" / "colab_helpers" / "runs"
 
 
 def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
     drive = colab()
-    place = ColabHost(drive=tmp_path / "drive")
+    place = ColabHost()
     place.reach([tmp_path / "elsewhere.mp4"])
     assert drive.mounted == []
     place.reach([tmp_path / "drive" / "MyDrive" / "clips"])
@@ -106,7 +125,7 @@ def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
 
 def test_a_headless_session_never_asks_for_drive(colab, tmp_path):
     drive = colab()
-    place = ColabHost(headless=True, drive=tmp_path / "drive")
+    place = ColabHost(headless=True)
     with pytest.raises(UsageError, match=r"clip\.mp4.*headless.*What to do"):
         place.reach([tmp_path / "drive" / "clip.mp4"])
     assert drive.mounted == []
@@ -115,14 +134,15 @@ def test_a_headless_session_never_asks_for_drive(colab, tmp_path):
 def test_a_mounted_drive_is_used_headless_too(colab, tmp_path):
     drive = colab()
     (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
-    ColabHost(headless=True, drive=tmp_path / "drive").reach([tmp_path / "drive" / "clip.mp4"])
+    MOUNTS[str(tmp_path / "drive")] = "fuse.drive"
+    ColabHost(headless=True).reach([tmp_path / "drive" / "clip.mp4"])
     assert drive.mounted == []
 
 
 def test_a_refused_drive_is_said(colab, tmp_path):
     colab(allowed=False)
     with pytest.raises(UsageError, match="was not mounted"):
-        ColabHost(drive=tmp_path / "drive").reach([tmp_path / "drive" / "clip.mp4"])
+        ColabHost().reach([tmp_path / "drive" / "clip.mp4"])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +151,7 @@ def test_a_refused_drive_is_said(colab, tmp_path):
 def test_a_drive_that_fails_says_why(colab, tmp_path, fault):
     colab(fault=fault)
     with pytest.raises(UsageError, match=r"clip\.mp4.*not mounted \(.*What to do") as caught:
-        ColabHost(drive=tmp_path / "drive").reach([tmp_path / "drive" / "clip.mp4"])
+        ColabHost().reach([tmp_path / "drive" / "clip.mp4"])
     assert (str(fault) or "RuntimeError") in str(caught.value)
 
 
@@ -191,12 +211,13 @@ def test_a_missing_secret_is_none(colab, monkeypatch):
 
 def test_local_runs_lie_in_the_checkout():
     assert LocalHost().runs == Path(host.__file__).parents[2] / "runs"
-    LocalHost().reach([Path("/content/drive/MyDrive/clip.mp4")])
 
 
 def test_runs_go_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path))
     assert LocalHost().runs == tmp_path
+    monkeypatch.setenv("COLAB_HELPERS_RUNS", "~/runs")
+    assert LocalHost().runs == Path.home() / "runs"
 
 
 def test_voila_has_buttons_and_colab_has_cells(colab, monkeypatch):
@@ -207,10 +228,27 @@ def test_voila_has_buttons_and_colab_has_cells(colab, monkeypatch):
     assert (this_host().has_cells, this_host().has_buttons) == (True, False)
 
 
-def test_how_results_are_kept_is_said_where_they_would_go():
+def test_how_results_are_kept_is_said_where_they_would_go(colab, drive, tmp_path, monkeypatch):
+    colab()
+    results = drive / "MyDrive" / "out"
+    results.mkdir(parents=True)
     assert LocalHost().keeping(Path("/tmp/out")) == ""
-    assert "ends with the session" in ColabHost().keeping(Path("/content/runs/1"))
-    assert "stay there" in ColabHost().keeping(Path("/content/drive/MyDrive/out"))
+    for lost in (
+        Path("/content/runs/1"),
+        results,
+    ):  # nothing is mounted: a folder of that name is on the VM's disk
+        assert "ends with the session" in ColabHost().keeping(lost)
+    MOUNTS.update({str(drive): "fuse.drive", str(tmp_path / "gdrive"): "fuse.drive", "/mnt/nas": "nfs4"})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(drive / "MyDrive")
+    for kept in (
+        results,
+        absolute("drive/MyDrive/out"),
+        tmp_path / "link" / "out",
+        tmp_path / "gdrive" / "MyDrive",
+    ):
+        assert "Google Drive and stay there" in ColabHost().keeping(kept)
+    assert "mounted drive and stay there" in ColabHost().keeping(Path("/mnt/nas/out"))
 
 
 def test_repeated_between_cells_until_it_says_no():
@@ -223,7 +261,9 @@ def test_repeated_between_cells_until_it_says_no():
     async def kernel() -> None:
         host.repeat(action, 0.01)
         assert left == [3]  # not while the cell is at work
-        await asyncio.sleep(0.2)
+        while left[0] > 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
 
     asyncio.run(kernel())
     assert left == [0]
@@ -272,6 +312,26 @@ def test_a_panel_is_shown_once_and_replaced(monkeypatch):
     # Without widgets there is no panel; None in sys.modules stands for what cannot be imported.
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     assert host.open_panel() is None
+
+
+@pytest.mark.parametrize(
+    ("kernel", "colab", "expected"),
+    [
+        (None, False, True),
+        (SimpleNamespace(), False, True),
+        (SimpleNamespace(_allow_stdin=True), False, True),
+        (SimpleNamespace(_allow_stdin=False), False, False),
+        (SimpleNamespace(_allow_stdin=False), True, True),
+    ],
+    ids=["shell", "some kernel", "Jupyter", "papermill", "Colab"],
+)
+def test_a_front_end_is_one_that_can_answer(monkeypatch, kernel, colab, expected):
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: kernel and SimpleNamespace(kernel=kernel)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    if colab:
+        monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    assert host.has_front_end() is expected
 
 
 def test_outside_a_notebook_there_is_no_panel(monkeypatch):

@@ -17,6 +17,7 @@ from colab_helpers.batch.status import FileStatus
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
+from colab_helpers.request import BatchRequest, PreloadRequest
 from colab_helpers.settings import Settings, load_presets
 from colab_helpers.ui.doctor import diagnosis_html
 from colab_helpers.ui.host import LocalHost
@@ -121,7 +122,14 @@ def test_the_panel(make_panel, on_demo):
     for number in range(len(panel.tabs.children)):
         panel.tabs.selected_index = number
     panel.consent.value = ""
-    data = (*on_demo.sources, *on_demo.targets, on_demo.models_dir, "alma.png", "clip1.mp4", "Not a name")
+    data = (
+        *on_demo.sources,
+        *on_demo.targets,
+        str(on_demo.models_dir),
+        "alma.png",
+        "clip1.mp4",
+        "Not a name",
+    )
     texts = [text for widget in widgets_in(panel.box) for text in texts_of(widget)]
     assert sum("⟦" in text for text in texts) > 60
     assert [found for text in texts if (found := outside(text, *data, "/path/to/photo.jpg"))] == []
@@ -204,7 +212,7 @@ DATA = (
 
 
 def test_the_results(tmp_path):
-    run = BatchRun(a_run(tmp_path), tmp_path, LocalHost())
+    run = BatchRun(a_run(tmp_path), BatchRequest(), tmp_path, LocalHost())
     assert outside(run.html(), *DATA, str(tmp_path)) == []
     assert outside(results_text(run.report, tmp_path), *DATA, str(tmp_path)) == []
 
@@ -224,7 +232,7 @@ def test_the_doctor(demo, tmp_path):
 
 
 def test_the_models(demo, tmp_path, capsys):
-    needed = show_models(models_dir=str(demo / "models"), output_dir=str(tmp_path), headless=True)
+    needed = show_models(PreloadRequest(models_dir=demo / "models", output_dir=tmp_path, headless=True))
     capsys.readouterr()
     models = needed.models()
     data = (str(demo), *(model.name for model in models), *(model.role for model in models))

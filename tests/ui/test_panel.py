@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
 
 import ipywidgets
 import pytest
 
 from colab_helpers.errors import ConsentError, SettingsError, UsageError
+from colab_helpers.request import BatchRequest
+from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui import notebook, panel
+from colab_helpers.ui import panel
 from colab_helpers.ui.notebook import run_batch_swap
 from colab_helpers.ui.panel import Demo, show_panel
-from colab_helpers.ui.panel_choice import Answers, Choice
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
 
@@ -29,8 +29,7 @@ def in_notebook(monkeypatch, place):
 
 
 def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
-    answers = replace(
-        on_demo,
+    answers = on_demo.replaced(
         preset="speed+ram_8",
         overrides={"keep_fps": False},
         video_range="1",
@@ -39,8 +38,7 @@ def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
         shortest_first=True,
     )
     made = make_panel(answers)
-    assert made.choice.answers == answers
-    assert made.choice.values() == {item.name: getattr(answers, item.name) for item in fields(answers)}
+    assert made.choice.request == answers
     assert [made.tabs.get_title(number) for number in range(4)] == [
         "Sources",
         "Targets",
@@ -60,10 +58,10 @@ def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo):
     made.consent.value = CONSENT
     made.sources.path.value = str(demo / "source" / "bruno.png")
     made.sources.add_button.click()
-    chosen = made.choice.answers
+    chosen = made.choice.request
     assert (chosen.preset, chosen.video_range, chosen.consent) == ("light", "1-1", CONSENT)
     assert (chosen.session_minutes, chosen.shortest_first) == (12.0, True)
-    assert chosen.output_dir == "/tmp/elsewhere"
+    assert chosen.output_dir == Path("/tmp/elsewhere")
     assert [Path(path).name for path in chosen.sources] == ["alma.png", "bruno.png"]
 
 
@@ -73,38 +71,31 @@ def test_headless_makes_no_widgets(monkeypatch, on_demo):
 
     monkeypatch.setattr(ipywidgets.Widget, "__init__", refuse)
     monkeypatch.setattr(panel, "show_widget", refuse)
-    values = Choice(on_demo).values()
-    choice = show_panel(**{**values, "headless": True})
-    assert choice.values() == {**values, "headless": True}
+    request = on_demo.replaced(headless=True)
+    choice = show_panel(request)
+    assert choice.request == request
     choice.close()
 
 
 def test_outside_notebooks_the_answers_stand():
-    choice = show_panel("me.jpg", ["a.mp4"], preset="speed", consent=CONSENT)
-    assert choice.answers == Answers(("me.jpg",), ("a.mp4",), preset="speed", consent=CONSENT)
+    request = BatchRequest(sources="me.jpg", targets=["a.mp4"], preset="speed", consent=CONSENT)
+    assert show_panel(request).request == request
 
 
 def test_in_a_notebook_it_is_shown(in_notebook, on_demo):
-    choice = show_panel(**Choice(on_demo).values())
+    choice = show_panel(on_demo)
     assert len(in_notebook) == 1
     assert isinstance(in_notebook[0], ipywidgets.VBox)
-    assert choice.answers == on_demo
+    assert choice.request == on_demo
 
 
 def test_a_second_panel_takes_the_networks_of_the_first(in_notebook, on_demo):
-    first = show_panel(**Choice(on_demo).values())
+    first = show_panel(on_demo)
     released = []
     first._release = lambda: released.append(first)
-    second = show_panel(**Choice(on_demo).values())
+    second = show_panel(on_demo)
     assert released == [first]
-    assert second.answers == on_demo
-
-
-def test_wrong_overrides_are_left_to_the_run(in_notebook, on_demo):
-    choice = show_panel(**{**Choice(on_demo).values(), "overrides": ["batch_size"]})
-    assert not in_notebook
-    with pytest.raises(UsageError, match="is not a mapping"):
-        run_batch_swap(choice)
+    assert second.request == on_demo
 
 
 def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
@@ -112,24 +103,24 @@ def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
         str(demo / "source" / "bruno.png"), (str(demo / "targets" / "clip1.mp4"),), str(demo / "models")
     )
     monkeypatch.setattr(panel, "ready_demo", lambda host: small)
-    made = make_panel(Answers(consent=DEMO_CONSENT))
+    made = make_panel(BatchRequest(consent=DEMO_CONSENT))
     assert "the demo with rendered people" in text_of(made.status)
     assert "The demo is used" in text_of(made.sources.summary)
     assert "bruno.png" in text_of(made.sources.cards.children[0].children[0])
     assert "clip1.mp4" in text_of(made.targets.table)
-    chosen = made.choice.answers
+    chosen = made.choice.request
     assert (chosen.sources, chosen.targets, chosen.models_dir) == (
         (small.source,),
         small.targets,
-        small.models,
+        Path(small.models),
     )
     made.sources.path.value = str(demo / "source" / "alma.png")
     made.sources.add_button.click()
-    chosen = made.choice.answers
+    chosen = made.choice.request
     assert (chosen.sources, chosen.targets, chosen.models_dir) == (
         (str(demo / "source" / "alma.png"),),
         (),
-        "",
+        None,
     )
     assert text_of(made.status) == ""
 
@@ -186,18 +177,18 @@ def test_the_run_releases_the_previews_networks(make_panel, on_demo, monkeypatch
     assert made._desk.studio.is_loaded
     seen = []
 
-    def run_batch(sources, targets, folder, **values):
-        seen.append((sources, targets, made._desk.studio.is_loaded))
+    def do_batch(request, **values):
+        seen.append((request.sources, request.targets, made._desk.studio.is_loaded))
         raise UsageError("far enough")
 
-    monkeypatch.setattr("colab_helpers.api.run_batch", run_batch)
+    monkeypatch.setattr("colab_helpers.api.do_batch", do_batch)
     with pytest.raises(UsageError, match="far enough"):
         run_batch_swap(made.choice)
-    assert seen == [([Path(on_demo.sources[0])], [Path(on_demo.targets[0])], False)]
+    assert seen == [(on_demo.sources, on_demo.targets, False)]
 
 
 def test_a_run_of_the_panels_choice(make_panel, on_demo, tmp_path):
-    made = make_panel(replace(on_demo, output_dir=str(tmp_path / "out"), headless=False))
+    made = make_panel(on_demo.replaced(output_dir=str(tmp_path / "out"), headless=False))
     made.settings.preset.value = "light"
     done = run_batch_swap(made.choice)
     assert done.report.ok
@@ -209,9 +200,9 @@ def test_a_preset_of_ones_own_runs_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
     mine = "{description: Mine., extends: balanced, settings: {output_video_quality: 28}}"
     with pytest.raises(SettingsError, match="there is no preset 'mine'"):
-        notebook.settings_of_form("mine", {})
+        load_settings("mine")
     (tmp_path / "presets.yaml").write_text(f"version: 1\npresets:\n  mine: {mine}\n")
-    found = notebook.settings_of_form("mine+ram_8", {"keep_fps": False})
+    found = load_settings("mine+ram_8", keep_fps=False)
     assert (found.output_video_quality, found.batch_size, found.max_memory, found.keep_fps) == (
         28,
         1,
@@ -219,6 +210,6 @@ def test_a_preset_of_ones_own_runs_by_its_name(tmp_path, monkeypatch):
         False,
     )
     (tmp_path / "presets.yaml").write_text("version: 2")
-    assert notebook.settings_of_form("speed", {}).output_video_quality == 28
+    assert load_settings("speed").output_video_quality == 28
     with pytest.raises(SettingsError, match=r"presets\.yaml"):
-        notebook.settings_of_form("mine", {})
+        load_settings("mine")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import ipywidgets
 import pytest
 
 from colab_helpers.errors import SettingsError
-from colab_helpers.settings import Settings, field_help, load_presets, load_settings
-from colab_helpers.ui.panel_choice import Answers
+from colab_helpers.request import BatchRequest
+from colab_helpers.settings import Settings, all_presets, field_help, load_presets, load_settings
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_fields import complaint
-from colab_helpers.ui.panel_presets import all_presets, meaning, save_preset, settings_of
+from colab_helpers.ui.panel_presets import meaning, save_preset
 from colab_helpers.ui.panel_settings import NO_PROFILE, SettingsTab
 
 
 @pytest.fixture
 def tab(desk):
-    return SettingsTab(desk, Answers())
+    return SettingsTab(desk, BatchRequest())
 
 
 def value(tab, name):
@@ -28,7 +26,7 @@ def value(tab, name):
 def test_every_field_has_a_widget_with_its_help(tab, text_of):
     assert list(tab.editors) == list(Settings.model_fields)
     kinds = {name: type(editor.widget).__name__ for name, editor in tab.editors.items()}
-    assert {kinds[name] for name in ("keep_fps", "many_faces", "tensorrt")} == {"Checkbox"}
+    assert {kinds[name] for name in ("keep_fps", "many_faces", "cuda_graphs")} == {"Checkbox"}
     assert {kinds[name] for name in ("half_precision", "face_order", "face_detector_size")} == {"Dropdown"}
     assert {kinds[name] for name in ("output_video_quality", "enhancer_blend")} == {"IntSlider"}
     assert {kinds[name] for name in ("max_memory", "stall_timeout", "swapper_model")} == {"Text"}
@@ -41,7 +39,7 @@ def test_every_field_has_a_widget_with_its_help(tab, text_of):
 
 @pytest.mark.parametrize("preset", [*load_presets().presets, "speed+ram_8", "quality+cpu"])
 def test_every_preset_is_shown_as_it_is(desk, preset):
-    tab = SettingsTab(desk, Answers(preset=preset))
+    tab = SettingsTab(desk, BatchRequest(preset=preset))
     assert tab.preset_text == preset
     assert tab.overrides == {}
     base = load_settings(preset)
@@ -112,7 +110,7 @@ def test_a_bad_value_is_told_beside_its_field(tab, text_of, name, written, said)
     assert editor.widget.value == written
     assert all(text_of(other.error) == "" for other in tab.editors.values() if other is not editor)
     with pytest.raises(SettingsError):
-        settings_of(tab.preset_text, tab.overrides, tab._desk.host.home)
+        load_settings(tab.preset_text, **tab.overrides)
     editor.widget.value = "5" if name != "stall_timeout" and name != "output_video_preset" else "50"
     assert text_of(editor.error) == ""
     assert "refuse" not in text_of(tab.changes)
@@ -129,7 +127,7 @@ def test_values_that_exclude_each_other_are_told(tab, text_of):
 
 
 def test_an_order_that_makes_no_sense_is_told_and_not_offered(desk, text_of):
-    tab = SettingsTab(desk, Answers(overrides={"frame_processors": ["face_enhancer", "face_swapper"]}))
+    tab = SettingsTab(desk, BatchRequest(overrides={"frame_processors": ["face_enhancer", "face_swapper"]}))
     assert "enhances before it swaps" in text_of(tab.editors["frame_processors"].error)
     assert [choice for _, choice in tab.editors["frame_processors"].widget.options] == [
         ("face_swapper", "face_enhancer"),
@@ -139,7 +137,7 @@ def test_an_order_that_makes_no_sense_is_told_and_not_offered(desk, text_of):
 
 
 def test_wrong_answers_of_the_form_stand_until_they_are_corrected(desk, text_of):
-    tab = SettingsTab(desk, Answers(overrides={"output_video_quality": 99, "batchsize": 2}))
+    tab = SettingsTab(desk, BatchRequest(overrides={"output_video_quality": 99, "batchsize": 2}))
     assert "output_video_quality = 99 is not allowed" in text_of(tab.editors["output_video_quality"].error)
     assert "unknown key 'batchsize' = 2" in text_of(tab.changes)
     assert tab.overrides == {"output_video_quality": 99, "batchsize": 2}
@@ -149,14 +147,14 @@ def test_wrong_answers_of_the_form_stand_until_they_are_corrected(desk, text_of)
 
 
 def test_what_is_right_is_listed_beside_what_is_wrong(desk, text_of):
-    tab = SettingsTab(desk, Answers(overrides={"output_video_quality": 20, "max_memory": "much"}))
+    tab = SettingsTab(desk, BatchRequest(overrides={"output_video_quality": 20, "max_memory": "much"}))
     assert "max_memory = 'much' is not allowed" in text_of(tab.changes)
     assert "output_video_quality: 20 instead of 25" in text_of(tab.changes)
     assert "1.8 times larger" in text_of(tab.description)
 
 
 def test_an_unknown_preset_is_told(desk, text_of):
-    tab = SettingsTab(desk, Answers(preset="fastest"))
+    tab = SettingsTab(desk, BatchRequest(preset="fastest"))
     assert "there is no preset 'fastest'" in text_of(tab.description)
     assert tab.preset_text == "fastest"
     tab.preset.value = "speed"
@@ -172,8 +170,8 @@ def test_a_saved_preset_can_be_chosen_and_found_again(tab, place, text_of):
     assert text_of(tab.message) == "Saved as the preset mine."
     assert (tab.preset.value, tab.profile.value, tab.overrides) == ("mine", NO_PROFILE, {})
     expected = load_settings("speed+ram_8", output_video_quality=21, max_memory=5.5)
-    assert settings_of("mine", {}, place.home) == expected
-    again = SettingsTab(Desk(ipywidgets, place), Answers(preset="mine"))
+    assert load_settings("mine") == expected
+    again = SettingsTab(Desk(ipywidgets, place), BatchRequest(preset="mine"))
     assert "mine" in again.preset.options
     assert "From speed+ram_8." in text_of(again.description)
     assert again.editors["output_video_quality"].widget.value == 21
@@ -209,7 +207,7 @@ def test_wrong_settings_are_not_saved(tab, place, text_of):
 def test_a_damaged_file_of_presets_is_told_and_left_alone(desk, place, text_of):
     place.home.mkdir()
     (place.home / "presets.yaml").write_text("presets: [")
-    tab = SettingsTab(desk, Answers())
+    tab = SettingsTab(desk, BatchRequest())
     assert "is not valid YAML" in text_of(tab.message)
     assert tab.preset.value == "balanced"
     tab.name.value = "mine"
@@ -218,7 +216,8 @@ def test_a_damaged_file_of_presets_is_told_and_left_alone(desk, place, text_of):
     assert (place.home / "presets.yaml").read_text() == "presets: ["
 
 
-def test_presets_of_ones_own_stand_beside_the_shipped_ones(tmp_path):
+def test_presets_of_ones_own_stand_beside_the_shipped_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
     shipped = load_presets()
     assert all_presets(tmp_path) == shipped
     save_preset(tmp_path, "one", load_settings("light"))
@@ -226,7 +225,7 @@ def test_presets_of_ones_own_stand_beside_the_shipped_ones(tmp_path):
     found = all_presets(tmp_path)
     assert list(found.presets) == [*shipped.presets, "one", "two"]
     assert found.presets["two"].settings == {}
-    assert settings_of("one", {}, tmp_path) == load_settings("light")
+    assert load_settings("one") == load_settings("light")
 
 
 def test_the_words_follow_from_the_settings():
@@ -246,6 +245,6 @@ def replace_quality(quality):
 
 
 def test_answers_are_not_changed(desk):
-    answers = replace(Answers(), overrides={"keep_fps": False})
+    answers = BatchRequest(overrides={"keep_fps": False})
     SettingsTab(desk, answers).editors["skip_audio"].widget.value = True
     assert answers.overrides == {"keep_fps": False}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,7 +15,7 @@ from colab_helpers.demo.actors import portrait
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.media.images import read_image, to_data_url
 from colab_helpers.ui.panel_people import PeopleLibrary, checked_name
-from colab_helpers.ui.panel_sources import NOBODY, STRANGER, photos_at, uploaded_files
+from colab_helpers.ui.panel_sources import NOBODY, STRANGER, kept_upload, photos_at, uploaded_files
 
 NAMES = [
     "",
@@ -86,8 +86,7 @@ def test_hints_in_plain_words(panel, tmp_path, text_of):
     assert list(told) == ["alma.png", *sorted(bad)]
     for name, (_, hint) in bad.items():
         assert hint in told[name]
-    assert "refuse 1 photo(s) without a face" in text_of(panel.sources.summary)
-    assert "5 photos of one person are averaged" in text_of(panel.sources.summary)
+    assert "1 photo(s) without a face will be left out" in text_of(panel.sources.summary)
 
 
 def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
@@ -96,7 +95,7 @@ def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
     add(panel, write(tmp_path / "other.png", portrait("hanna")))
     assert [STRANGER in text_of(card) for card in cards(panel)] == [False, False, True]
     panel.sources.cards.children[2].children[1].click()
-    assert [Path(path).name for path in panel.choice.answers.sources] == ["alma.png", "alma2.png"]
+    assert [Path(path).name for path in panel.choice.request.sources] == ["alma.png", "alma2.png"]
     assert len(cards(panel)) == 2
 
 
@@ -106,19 +105,19 @@ def test_two_people_cannot_be_told_which_is_wrong(panel, demo, text_of):
 
 
 def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of, pictures_of):
-    made = make_panel(replace(on_demo, models_dir=str(tmp_path / "none")))
+    made = make_panel(on_demo.replaced(models_dir=str(tmp_path / "none")))
     (card,) = cards(made)
     assert "Not examined" in text_of(card)
     assert str(tmp_path / "none") in text_of(card)
     assert len(pictures_of(card)) == 1
-    made.settings.models.value = on_demo.models_dir
+    made.settings.models.value = str(on_demo.models_dir)
     assert "Good." in text_of(cards(made)[0])
 
 
 def test_a_photo_that_is_gone_or_damaged(make_panel, on_demo, tmp_path, text_of):
     damaged = tmp_path / "text.png"
     damaged.write_text("no picture")
-    made = make_panel(replace(on_demo, sources=(str(damaged), str(tmp_path / "gone.png"))))
+    made = make_panel(on_demo.replaced(sources=(str(damaged), str(tmp_path / "gone.png"))))
     first, second = (text_of(card) for card in cards(made))
     assert "not a picture" in first
     assert "there is no such file" in second
@@ -133,7 +132,7 @@ def test_what_cannot_be_added_is_told(panel, text_of, written):
 
 def test_a_changed_photo_is_examined_again(make_panel, on_demo, tmp_path, text_of):
     path = write(tmp_path / "a.png", portrait("alma"))
-    made = make_panel(replace(on_demo, sources=(path,)))
+    made = make_panel(on_demo.replaced(sources=(path,)))
     assert "Good." in text_of(cards(made)[0])
     write(tmp_path / "a.png", np.full((50, 50, 3), 9, np.uint8))
     made.sources.refresh()
@@ -147,7 +146,7 @@ def test_names_are_no_markup(panel, tmp_path):
 
 
 def test_a_picture_given_as_data(make_panel, on_demo, text_of):
-    made = make_panel(replace(on_demo, sources=(to_data_url(portrait("alma")),)))
+    made = make_panel(on_demo.replaced(sources=(to_data_url(portrait("alma")),)))
     assert "(picture as data)" in text_of(cards(made)[0])
     assert "Good." in text_of(cards(made)[0])
 
@@ -159,6 +158,23 @@ def test_photos_of_a_folder_come_in_natural_order(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingFileError, match="holds no photo"):
         photos_at(str(tmp_path / "empty"))
+
+
+def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    write(folder / "a.png", portrait("alma"))
+    for name in ("b.heic", "c.heic", "note.txt"):
+        (folder / name).touch()
+    add(panel, folder)
+    said = panel.sources.message.value
+    assert "3 file(s)" in said
+    assert "2 .heic, 1 .txt" in said
+    assert "pip install pillow-heif" in said
+    (folder / "a.png").unlink()
+    with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
+        photos_at(str(folder))
 
 
 def test_uploads_of_both_versions_of_ipywidgets():
@@ -175,8 +191,17 @@ def test_uploaded_photos_are_kept_and_used(panel, place, monkeypatch):
     panel.sources._uploaded(None)
     path = place.runs / "uploads" / "h.png"
     assert path.read_bytes() == data
-    assert panel.choice.answers.sources[1] == str(path)
+    assert panel.choice.request.sources[1] == str(path)
     assert len(cards(panel)) == 2
+
+
+def test_a_second_upload_of_a_name_leaves_the_first_where_it_is(tmp_path):
+    first, second = (kept_upload(tmp_path / "IMG_0001.png", data) for data in (b"one", b"two"))
+    assert [path.name for path in (first, second)] == ["IMG_0001.png", "IMG_0001 (2).png"]
+    assert kept_upload(first, b"one") == first
+    assert kept_upload(first, b"two") == second
+    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # --- the library --------------------------------------------------------------------------------------
@@ -195,13 +220,13 @@ def test_a_person_is_saved_listed_and_used_again(panel, make_panel, on_demo, pla
     assert again.sources.person.options == (NOBODY, "Ana R")
     again.sources.person.value = "Ana R"
     again.sources.use_button.click()
-    assert again.choice.answers.sources == (str(folder / "01.png"), str(folder / "02.png"))
+    assert again.choice.request.sources == (str(folder / "01.png"), str(folder / "02.png"))
     assert (folder / "02.png").read_bytes() == (demo / "source" / "hanna.png").read_bytes()
     assert on_demo.consent in text_of(again.sources.message)
     again.sources.forget_button.click()
     assert not folder.exists()
     assert again.sources.person.options == (NOBODY,)
-    assert again.choice.answers.sources == ()
+    assert again.choice.request.sources == ()
 
 
 @pytest.mark.parametrize("name", NAMES)

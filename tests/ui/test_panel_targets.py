@@ -1,19 +1,15 @@
-"""The tab of the videos: what each is, and how long it takes."""
+"""The tab of the videos: what each is."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from colab_helpers.batch.forecast import Forecast
 from colab_helpers.demo.actors import portrait
 from colab_helpers.media.images import write_image
-from colab_helpers.ui.panel_choice import Answers
-from colab_helpers.ui.panel_targets import NOT_MEASURED, NOT_SEEN, fitting
+from colab_helpers.ui.panel_targets import NOT_SEEN
 
 
 @pytest.fixture
@@ -38,7 +34,7 @@ def rows(widget) -> dict[str, list[str]]:
 
 
 def test_the_table_tells_what_each_target_is(make_panel, on_demo, folder, pictures_of, text_of):
-    made = make_panel(replace(on_demo, targets=(str(folder),)))
+    made = make_panel(on_demo.replaced(targets=(str(folder),)))
     found = rows(made.targets.table)
     assert list(found) == ["a2.mp4", "a10.mp4", "b.png"]
     size = (folder / "a2.mp4").stat().st_size / 1e6
@@ -51,18 +47,16 @@ def test_the_table_tells_what_each_target_is(make_panel, on_demo, folder, pictur
         "10",
         "480 x 270",
         "1",
-        NOT_MEASURED,
-        "",
     ]
-    assert found["b.png"][5:9] == ["1", "1024 x 512", "2", NOT_MEASURED]
+    assert found["b.png"][5:] == ["1", "1024 x 512", "2"]
     assert "a10.mp4" in found["a10.mp4"][3]
     assert "not a video" in found["a10.mp4"][3] or "cannot" in found["a10.mp4"][3]
     assert [picture.shape[0] for picture in pictures_of(made.targets.table)] == [90, 80]
-    assert "3 file(s), time not measured." in text_of(made.targets.table)
+    assert "3 file(s)." in text_of(made.targets.table)
 
 
 def test_a_range_takes_some(make_panel, on_demo, folder, text_of):
-    made = make_panel(replace(on_demo, targets=(str(folder),)))
+    made = make_panel(on_demo.replaced(targets=(str(folder),)))
     made.targets.range.value = "3"
     assert list(rows(made.targets.table)) == ["b.png"]
     made.targets.range.value = "7-9"
@@ -75,19 +69,19 @@ def test_a_range_takes_some(make_panel, on_demo, folder, text_of):
 def test_what_is_written_is_looked_at(make_panel, on_demo, folder, text_of):
     made = make_panel(on_demo)
     made.targets.paths.value = f"\n  {folder / 'b.png'}  \n\n{folder / 'gone.mp4'}\n"
-    assert made.choice.answers.targets == (str(folder / "b.png"), str(folder / "gone.mp4"))
+    assert made.choice.request.targets == (str(folder / "b.png"), str(folder / "gone.mp4"))
     assert "there is no such file" in rows(made.targets.table)["gone.mp4"][3]
     made.targets.paths.value = ""
     assert "No video or image yet" in text_of(made.targets.table)
 
 
 def test_a_result_over_its_target_is_told(make_panel, on_demo, folder, text_of):
-    made = make_panel(replace(on_demo, targets=(str(folder),), output_dir=str(folder)))
+    made = make_panel(on_demo.replaced(targets=(str(folder),), output_dir=str(folder)))
     assert "would overwrite its own target" in text_of(made.targets.table)
 
 
 def test_without_models_the_rest_is_told(make_panel, on_demo, tmp_path):
-    made = make_panel(replace(on_demo, models_dir=str(tmp_path / "none")))
+    made = make_panel(on_demo.replaced(models_dir=str(tmp_path / "none")))
     row = rows(made.targets.table)["clip1.mp4"]
     assert row[6] == "480 x 270"
     assert row[7].startswith("unknown: ")
@@ -101,37 +95,3 @@ def test_a_first_look_does_not_take_long(make_panel, on_demo, folder):
     assert rows(made.targets.table)["a2.mp4"][3] == NOT_SEEN
     made.targets.look_button.click()
     assert rows(made.targets.table)["a2.mp4"][6] == "480 x 270"
-
-
-def test_measuring_tells_times_and_what_fits(make_panel, on_demo, folder, text_of):
-    made = make_panel(replace(on_demo, targets=(str(folder),), session_minutes=1.0))
-    made.targets.measure_button.click()
-    found = rows(made.targets.table)
-    assert re.fullmatch(r"0:\d\d", found["a2.mp4"][8])
-    assert found["a2.mp4"][9] == "yes"
-    assert found["b.png"][8:] == ["0:02", "yes"]
-    assert "fit the 1 minutes" in text_of(made.targets.message)
-    made.targets.minutes.value = 0.001
-    assert rows(made.targets.table)["b.png"][9] == "no"
-    made.targets.minutes.value = 0
-    assert rows(made.targets.table)["b.png"][9] == ""
-    made.settings.preset.value = "light"
-    assert rows(made.targets.table)["a2.mp4"][8] == NOT_MEASURED
-
-
-def test_what_keeps_from_measuring_is_told(make_panel, on_demo, folder, text_of):
-    made = make_panel(replace(on_demo, sources=()))
-    made.targets.measure_button.click()
-    assert "no photo of the person" in text_of(made.targets.message)
-
-
-def test_fitting_agrees_with_the_forecast():
-    paths = [Path(name) for name in "abcd"]
-    seconds = dict(zip(paths, (100.0, 10.0, 50.0, 30.0), strict=True))
-    one = Answers(session_minutes=2.0)
-    assert fitting(paths, seconds, one) == {paths[0]: True, paths[1]: True, paths[2]: False, paths[3]: False}
-    assert sum(fitting(paths, seconds, one).values()) == Forecast(seconds).fitting(paths, 2.0) == 2
-    short = fitting(paths, seconds, replace(one, shortest_first=True))
-    assert [path.name for path, fits in short.items() if fits] == ["b", "d", "c"]
-    assert fitting(paths, seconds, Answers()) == {}
-    assert fitting(paths, {}, one) == {}

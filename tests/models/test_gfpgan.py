@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import ModelError, OutputError
-from colab_helpers.models.convert import SAME, gfpgan_to_onnx, prepared
+from colab_helpers.models.gfpgan import export_gfpgan
+from colab_helpers.models.half import convert
+from colab_helpers.models.parity import SAME
 from colab_helpers.models.session import Runtime
 
 MISSING = [name for name in ("torch", "gfpgan") if importlib.util.find_spec(name) is None]
@@ -30,12 +32,12 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-from colab_helpers.models.convert_gfpgan import ARCHITECTURE, Picture, load_architecture
+from colab_helpers.models.gfpgan import network_of
 
 weights, samples, answers, settings = sys.argv[1:]
 torch.manual_seed(3)
-network, _ = load_architecture()
-net = network.GFPGANv1Clean(**{**ARCHITECTURE, **json.loads(settings)})
+picture = network_of(None, json.loads(settings))
+net = picture.network
 with torch.no_grad():
     for name, value in net.named_parameters():
         if name.endswith(".bias") or (".style_conv" in name and value.numel() == 1):
@@ -46,8 +48,7 @@ with torch.no_grad():
             value.mul_(0.02)  # the picture is their sum: brought to about -1 to 1
     torch.save({"params_ema": net.state_dict(), "params": {}}, weights)
     pictures = torch.from_numpy(np.load(samples))
-    net.eval()
-    np.save(answers, torch.cat([Picture(net)(each[None]) for each in pictures]).numpy())
+    np.save(answers, torch.cat([picture(each[None]) for each in pictures]).numpy())
 """
 
 
@@ -70,32 +71,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_export(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "GFPGANv1.4.onnx"
-    parity = gfpgan_to_onnx(folder / "GFPGANv1.4.pth", out, architecture=SMALL)
+    parity = export_gfpgan(folder / "GFPGANv1.4.pth", out, architecture=SMALL)
     assert parity.limits == SAME
     assert parity.max < 0.05
     assert parity.spread > 1
     assert list(tmp_path.iterdir()) == [out]
     network = Runtime("cpu", threads=1).open(out)
     assert (network.input_names, network.output_names) == (("input",), ("output",))
-    assert network.session.get_inputs()[0].shape == ["N", 3, 64, 64]
+    assert network.session.get_inputs()[0].shape == [1, 3, 64, 64]
     samples, answers = np.load(folder / "samples.npy"), np.load(folder / "answers.npy")
     assert np.abs(np.diff(answers, axis=0)).mean() > 0.01
     assert 0.2 < answers.std() < 2
-    for count in range(1, len(samples) + 1):
-        np.testing.assert_allclose(network.run(samples[:count])[0], answers[:count], atol=1e-4)
+    np.testing.assert_allclose(network.run_stack(samples), answers, atol=1e-4)
 
 
 def test_exported_network_in_half(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "GFPGANv1.4.onnx"
-    gfpgan_to_onnx(folder / "GFPGANv1.4.pth", out, architecture=SMALL)
-    result = prepared(out, batch=True, half=True, runtime=Runtime("cpu", threads=1))
-    assert (result.any_batch, result.half, result.notes) == (True, True, ())
+    export_gfpgan(folder / "GFPGANv1.4.pth", out, architecture=SMALL)
+    result = convert(out, half=True, runtime=Runtime("cpu", threads=1))
+    assert (result.half, result.notes) == (True, ())
 
 
 def test_other_weights(folder: Path) -> None:
-    """The small network's weights do not fit the real one that ``prepared`` exports."""
+    """The small network's weights do not fit the real one that ``convert`` exports."""
     with pytest.raises(ModelError, match="the weights are not GFPGAN's"):
-        prepared(folder / "GFPGANv1.4.pth", batch=True, half=False, runtime=Runtime("cpu", threads=1))
+        convert(folder / "GFPGANv1.4.pth", half=False, runtime=Runtime("cpu", threads=1))
     assert not list((folder / "converted").glob("*.onnx*"))
 
 
@@ -119,16 +119,16 @@ def test_files_that_hold_no_weights(tmp_path: Path, kind: str) -> None:
     else:
         path.write_bytes(pickle.dumps({"weights": {}}, protocol=2))
     with pytest.raises(ModelError, match="cannot be exported") as caught:
-        gfpgan_to_onnx(path, tmp_path / "out.onnx", architecture=SMALL)
+        export_gfpgan(path, tmp_path / "out.onnx", architecture=SMALL)
     assert "the file ha" in str(caught.value) or "no plain weights" in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no\.pth"):
-        gfpgan_to_onnx(tmp_path / "no.pth", tmp_path / "out.onnx", architecture=SMALL)
+        export_gfpgan(tmp_path / "no.pth", tmp_path / "out.onnx", architecture=SMALL)
 
 
 def test_unwritable_result(folder: Path, tmp_path: Path) -> None:
     with pytest.raises((ModelError, OutputError), match="nowhere"):
-        gfpgan_to_onnx(folder / "GFPGANv1.4.pth", tmp_path / "nowhere" / "out.onnx", architecture=SMALL)
+        export_gfpgan(folder / "GFPGANv1.4.pth", tmp_path / "nowhere" / "out.onnx", architecture=SMALL)

@@ -1,0 +1,163 @@
+"""What a file is that should be a model, and where one lies that is missing."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from colab_helpers.errors import ModelError
+from colab_helpers.language import mark, tr
+from colab_helpers.models.catalog import load_catalog
+
+# Where other programs keep models, below their own folder, one's home or the working folder: insightface;
+# roop and its kin, Deep-Live-Cam; FaceFusion; VisoMaster; ComfyUI and the web UIs.
+_PEERS = (
+    ".insightface/models",
+    ".insightface/models/buffalo_l",
+    "models",
+    "models/buffalo_l",
+    ".assets/models",
+    "model_assets",
+    "models/insightface",
+    "models/insightface/models/buffalo_l",
+    "models/facerestore_models",
+)
+_OWN = frozenset({"quarantine", "converted", ".locks", ".archives"})
+_MOST_FOLDERS = 2000
+
+_REFETCH = mark(
+    "fetch it again with 'python -m colab_helpers preload --accept-licences', or put the real file there"
+)
+_MISSING_REMEDY = mark(
+    "fetch the models with preload.ipynb or 'python -m colab_helpers preload --accept-licences' (both show "
+    "the licences first, unless they are accepted), put the file there yourself, or name another folder in "
+    "models_dir or COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
+)
+
+
+def not_a_network(path: Path) -> tuple[str, str] | None:
+    """What a file is by its first bytes, and what to do; None where it may be a network.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    readable = all(byte >= 32 or byte in b"\t\n\f\r" for byte in head)
+    text = head.lstrip().lower() if readable else b""
+    if not head:
+        return tr("it is an empty file"), tr(_REFETCH)
+    if head.startswith(b"version https://git-lfs"):
+        return (
+            tr("it is a Git LFS pointer, a few lines that stand for the model, not the model itself"),
+            tr(
+                "run 'git lfs pull' where it is from, or download the file itself; {refetch}",
+                refetch=tr(_REFETCH),
+            ),
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return (
+            tr("it is a web page that was saved under the model's name"),
+            tr("download the file itself, not the page that shows it; {refetch}", refetch=tr(_REFETCH)),
+        )
+    if head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
+        return tr("it is a packed archive, not the model itself"), tr("unpack it: the model is inside")
+    if head.startswith(b"PK\x03\x04"):
+        return _zipped(path)
+    if head.startswith((b"\x80\x02", b"\x80\x04")):
+        return tr("it holds weights of PyTorch, no network"), tr(_WEIGHTS)
+    if text.startswith((b"{", b"[")):
+        return tr("it is a text, such as a server's answer, not the model itself"), tr(_REFETCH)
+    return None
+
+
+_WEIGHTS = mark(
+    "an ONNX file is needed; GFPGAN's own weights are converted when they are called GFPGANv1.4.pth "
+    "('python -m colab_helpers convert')"
+)
+
+
+def _zipped(path: Path) -> tuple[str, str]:
+    names: list[str] = []
+    with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as opened:
+        names = opened.namelist()
+    if any(name.endswith("data.pkl") for name in names):
+        return tr("it holds weights of PyTorch, no network"), tr(_WEIGHTS)
+    inside = [name for name in names if name.endswith(".onnx")]
+    remedy = (
+        tr("unpack it: {names} is what is needed", names=", ".join(inside))
+        if inside
+        else tr("unpack it: the model is inside")
+    )
+    return tr("it is a zip archive, not the model itself"), remedy
+
+
+def broken_model(path: Path, reason: str) -> ModelError:
+    """The error of a file that does not load: what it is, and what to do."""
+    found = None
+    with suppress(OSError):
+        found = not_a_network(path)
+    what, remedy = found or (
+        tr("ONNX Runtime cannot load the model ({reason})", reason=reason),
+        tr("the file may be damaged or cut off: {refetch}", refetch=tr(_REFETCH)),
+    )
+    return ModelError(what, where=str(path), remedy=remedy)
+
+
+def missing_model(path: Path) -> ModelError:
+    """The error of a model that is not where it should be; one of its name elsewhere is told."""
+    listed = (entry.file_names for entry in load_catalog().models.values())
+    names = next((names for names in listed if path.name in names), (path.name,))
+    found = next(elsewhere(path, names), None)
+    if found is None:
+        return ModelError(tr("the model file is missing"), where=str(path), remedy=tr(_MISSING_REMEDY))
+    return ModelError(
+        tr("the model file is missing here, but {found} may be it", found=found),
+        where=str(path),
+        remedy=tr(
+            "run 'python -m colab_helpers preload --offline --accept-licences', which takes over published "
+            "files that it finds; or copy it to this place yourself, or name its folder with --models-dir"
+        ),
+    )
+
+
+def elsewhere(path: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """Files of these names that lie where people put models, nearest first.
+
+    Looked at are the models folder itself, two levels deep, and the usual places of other programs below the
+    home and the working folder and each of their folders.
+    """
+    root = path.parent.parent if path.parent.name == "buffalo_l" else path.parent
+    seen: set[Path] = set()
+    for folder in islice(_folders(root), _MOST_FOLDERS):
+        for name in names:
+            place = folder / name
+            if place == path or place in seen:
+                continue
+            seen.add(place)
+            with suppress(OSError):
+                if place.is_file() and place.stat().st_size > 0:
+                    yield place
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    yield root
+    below = [folder for folder in _subfolders(root) if folder.name not in _OWN]
+    yield from below
+    for folder in below:
+        yield from _subfolders(folder)
+    for base in dict.fromkeys((Path.home(), Path.cwd())):
+        for program in (base, *_subfolders(base)):
+            yield from (program / layout for layout in _PEERS)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    except OSError:
+        return []

@@ -1,0 +1,344 @@
+"""Everything a notebook verb can be asked for: names, defaults and checks, once for every door.
+
+Forms, papermill, the headless runner, the command line, Python and the panel build one of these models, and
+everything behind them takes it. Texts are read as what they stand for (``"false"`` is False, a single path
+is a list of one, YAML is a mapping), paths become absolute with ``~`` expanded, and whatever else is of the
+wrong kind is refused before any work.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.files import absolute, natural_key
+from colab_helpers.language import ASKED, Asked, spoken, tr
+from colab_helpers.settings import DEFAULT_PRESET, Settings, allowed_values, load_settings
+
+T = TypeVar("T")
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
+_LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
+_LONGEST_VALUE = 80
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether something is an address such as ``https://…``, which nothing here opens."""
+    return _ADDRESS.match(str(path)) is not None
+
+
+def _place(value: object) -> object:
+    """A path that was written; none where nothing was."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and not value.strip():
+        return None
+    if not isinstance(value, (str, Path)):
+        return value
+    return Path(value) if is_address(value) else absolute(value)
+
+
+def _places(value: object) -> object:
+    """A list of paths, data URLs and addresses; a single one is the list's only item."""
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str) and _LIST.fullmatch(value) and not absolute(value).exists():
+        value = _from_yaml(value)
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(_item(item) for item in items)
+
+
+def _item(value: object) -> object:
+    if isinstance(value, str) and (value.startswith("data:") or is_address(value)):
+        return value
+    found = _place(value)
+    return str(found) if isinstance(found, Path) else found
+
+
+def _mapping(value: object) -> object:
+    if isinstance(value, str):
+        value = _from_yaml(value)
+    if value is None:
+        return {}
+    return value
+
+
+def _from_yaml(text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("no number")
+    return value
+
+
+Place = Annotated[Path | None, BeforeValidator(_place)]
+Places = Annotated[tuple[str, ...], BeforeValidator(_places)]
+Overrides = Annotated[dict[str, Any], BeforeValidator(_mapping)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+
+
+class Request(BaseModel):
+    """What every verb can be asked for.
+
+    Raises:
+        UsageError: A value of the wrong kind; the message names it and what is allowed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    not_in_form: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only the command line and Python have."""
+
+    output_dir: Place = Field(
+        None, description="Where everything goes; empty for a folder under the host's runs."
+    )
+    language: Asked = Field("auto", description="Of everything said; auto leaves it to the environment.")
+    headless: bool = Field(False, description="Nobody watches: plain lines, no panel, no questions.")
+
+    if not TYPE_CHECKING:  # type checkers keep the names of the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise _refused(type(self), error) from error
+
+    @classmethod
+    def form(cls) -> tuple[str, ...]:
+        """The names of a notebook's form."""
+        return tuple(name for name in cls.model_fields if name not in cls.not_in_form)
+
+    @classmethod
+    def of(cls, session: Mapping[str, Any]) -> Self:
+        """Build the request from a notebook's form: ``BatchRequest.of(globals())``.
+
+        Raises:
+            UsageError: The form has not been run, or holds a value of the wrong kind.
+        """
+        values = {name: recall(name, session) for name in cls.form()}
+        with spoken(next((known for known in ASKED if known == values["language"]), "auto")):
+            return cls(**values)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Every file and folder that is named."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return tuple(value for value in values if isinstance(value, Path))
+
+    def check(self) -> None:
+        """Refuse what can be seen to be wrong without looking at any file.
+
+        Raises:
+            SettingsError: An unknown preset or key, or a bad value.
+            UsageError: Values that do not go together, or an address where a path should stand.
+        """
+
+    def replaced(self, **values: Any) -> Self:
+        """The same request with some other values, checked."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **values})
+
+
+def recall(name: str, session: Mapping[str, Any]) -> Any:
+    """What an earlier cell has left in the notebook's session, its ``globals()``.
+
+    Raises:
+        UsageError: It is not there: the kernel was restarted, or a cell was skipped.
+    """
+    try:
+        return session[name]
+    except KeyError:
+        raise UsageError(
+            tr(
+                "{name!r} is not known here: the kernel was restarted, or a cell above was not run", name=name
+            ),
+            remedy=tr("run all cells from the top (Run all); what is finished is kept and not done again"),
+        ) from None
+
+
+def _refused(model: type[Request], error: ValidationError) -> UsageError:
+    schema = model.model_json_schema()["properties"]
+    told = []
+    for item in error.errors():
+        name = str(item["loc"][0])
+        if name not in schema:
+            told.append(tr("there is no {name!r}", name=name))
+            continue
+        value = repr(item["input"])
+        told.append(
+            tr(
+                "{key} = {value} is not allowed; allowed: {allowed}",
+                key=name,
+                value=value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…",
+                allowed=allowed_values(schema[name]),
+            )
+        )
+    return UsageError("; ".join(dict.fromkeys(told)), remedy=tr("correct the value"))
+
+
+class SettingsRequest(Request):
+    """What the verbs that need settings and models can be asked for."""
+
+    preset: str = Field(DEFAULT_PRESET, description="A preset, or several joined by +.")
+    overrides: Overrides = Field({}, description="Any field of Settings; wins over the preset.")
+    models_dir: Place = Field(None, description="Folder of the model files; empty for the usual place.")
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings asked for.
+
+        Raises:
+            SettingsError: An unknown preset or key, or a bad value.
+        """
+        return load_settings(self.preset, **self.overrides)
+
+    def check(self) -> None:
+        """Refuse settings that cannot be used."""
+        load_settings(self.preset, **self.overrides)
+
+
+class SetupRequest(SettingsRequest):
+    """What ``setup.ipynb`` asks for."""
+
+    demo: bool = Field(True, description="With models_dir empty, take the demo's stand-in networks.")
+
+
+class PreloadRequest(SetupRequest):
+    """What ``preload.ipynb`` asks for."""
+
+    accept_licences: bool = Field(False, description="The user accepts the licences shown.")
+    convert: bool = Field(
+        False, description="Make checked copies of swapper and enhancer that fit this machine."
+    )
+    offline: bool = Field(False, description="Never touch the network.")
+    shared_cache: Place = Field(None, description="A folder that outlives this machine, to copy from and to.")
+
+
+class MonitorRequest(Request):
+    """What ``monitor.ipynb`` asks for."""
+
+    folder: Place = Field(None, description="Output folder of a batch; empty for this machine by itself.")
+    seconds: Amount = Field(0.0, description="How long; 0: until the batch ends, or until the interrupt.")
+    refresh: Amount = Field(1.0, description="Seconds between two looks.")
+
+
+class BatchRequest(SettingsRequest):
+    """What a batch is asked for.
+
+    Attributes:
+        sources: Photos of the person who is put in: absolute paths and data URLs.
+        targets: Absolute paths of videos, images, folders and patterns; ``target_paths`` are the files.
+    """
+
+    not_in_form = frozenset({"report_path", "work_dir", "in_process"})
+
+    sources: Places = Field((), description="Photos of the person who is put in; several are averaged.")
+    targets: Places = Field((), description="Videos, images, or folders of them.")
+    consent: str = Field("", description="Who is shown, and on what ground.")
+    video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
+    session_minutes: Amount = Field(0.0, description="How long this machine can be used; 0: not known.")
+    shortest_first: bool = Field(False, description="Do the files in the order of the time they take.")
+    upload: bool = Field(False, description="Ask for photos and videos of the browser's computer.")
+    download: bool = Field(False, description="Hand the results to the browser's computer.")
+    report_path: Place = Field(None, description="Where the report goes; report.json beside the results.")
+    work_dir: Place = Field(None, description="A folder on a local disk for unfinished work.")
+    in_process: bool = Field(
+        False, description="Work in this very process: a crash takes everything with it."
+    )
+
+    @property
+    def target_paths(self) -> list[Path]:
+        """The targets, with patterns such as ``clips/*.mp4`` replaced by the files they stand for.
+
+        Raises:
+            MissingFileError: A pattern stands for nothing.
+        """
+        return [path for target in self.targets for path in _matching(target)]
+
+    @property
+    def source_paths(self) -> list[Path]:
+        """Those of the sources that are files."""
+        return [Path(source) for source in self.sources if not source.startswith("data:")]
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Every file and folder that is named."""
+        return (*super().places, *self.source_paths, *map(Path, self.targets))
+
+    @property
+    def run_name(self) -> str:
+        """Name of the folder for a batch of these sources and targets, whatever else is asked for."""
+        if not self.sources and not self.targets:
+            return "demo-results"
+        asked = [sorted(self.sources), sorted(self.targets)]
+        stems = [_stem(each[0]) for each in asked if each]
+        return f"{'-'.join(stems)}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
+
+    def check(self) -> None:
+        """Also refuse addresses, and photos without videos or the other way round."""
+        for path in (*self.sources, *self.targets, self.output_dir or "", self.models_dir or ""):
+            refuse_address(path)
+        swaps = "face_swapper" in self.settings.frame_processors
+        missing = ["sources"] if self.targets and swaps and not self.sources else []
+        missing += ["targets"] if self.sources and not self.targets else []
+        if missing:
+            raise UsageError(
+                tr("{missing} is empty", missing=missing[0]), remedy=tr("name both sources and targets")
+            )
+
+
+def refuse_address(path: str | Path) -> None:
+    """Refuse an address where a path should stand.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if is_address(path) and not str(path).startswith("data:"):
+        raise UsageError(
+            tr("this is an address, and only files are read and written"),
+            where=str(path),
+            remedy=tr("download it first, or mount the place, and write the path of the file"),
+        )
+
+
+def _matching(target: str) -> list[Path]:
+    path = Path(target)
+    if not glob.has_magic(target) or path.exists():
+        return [path]
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=_natural)
+    if not found:
+        raise MissingFileError(
+            tr("there is no such file, and no file's name fits it as a pattern"),
+            where=target,
+            remedy=tr("check the name, the folder and the suffix"),
+        )
+    return found
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return natural_key(path.name)
+
+
+def _stem(path: str) -> str:
+    """A few letters of a file's name that any file system takes."""
+    if path.startswith("data:"):
+        return "picture"
+    return re.sub(r"[^a-z0-9]+", "_", Path(path).stem.lower()).strip("_")[:20] or "files"
+
+
+REQUESTS: dict[str, type[Request]] = {
+    model.__name__: model for model in (SetupRequest, PreloadRequest, BatchRequest, MonitorRequest)
+}
+"""Every request by its name, which is how a notebook names the one it builds."""

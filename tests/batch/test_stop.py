@@ -1,0 +1,254 @@
+"""Stopped at any moment, by whatever means: a clean end, nothing left behind, and the next run goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from colab_helpers.batch.names import STOP_NAME
+from tests.batch.processes import KEPT, PATIENCE, Content, Shell, contents, litter, repeated
+from tests.media.make import Sound, Spec, make, variable_pts
+
+SPECS = {
+    "a.mp4": Spec(frames=60, sounds=(Sound(),)),
+    "b.mp4": Spec(frames=75, options={"preset": "medium", "bf": "3", "crf": "20"}),
+    "c.mp4": Spec(frames=60, pts=variable_pts(60), sounds=(Sound(seconds=1.0),)),
+}
+PHASES = {
+    "start": 0, "lock": 0, "load": 0, "embed": 0, "hash": 2, "copy": 1, "frames": 18, "segment": 1,
+    "joining": 20, "noting": 0, "report": 0, "page": 0, "end": 0,
+}  # fmt: skip
+"""Where a run may be when it is stopped, in their order, and the last time of all that it is held there."""
+MEANS = ("file", "SIGINT", "SIGTERM")
+CHAINS = 4
+
+_expected: dict[str, Content] = {}
+
+
+def moments(seed: int) -> list[tuple[str, str]]:
+    """The stops of one chain, each a phase and a means; over all chains each phase is met by each means."""
+    every = [(phase, means) for means in MEANS for phase in PHASES]
+    random.Random(0).shuffle(every)
+    return sorted(every[seed::CHAINS], key=lambda moment: list(PHASES).index(moment[0]))
+
+
+def test_every_phase_is_met_by_every_means() -> None:
+    met = [moment for seed in range(CHAINS) for moment in moments(seed)]
+    assert len(met) == len(set(met)) == len(PHASES) * len(MEANS) == 39
+
+
+# Runs before a worker, and before what makes the page: both wait in the phase that is to be met.
+HOLD = """
+import functools, os, signal, sys, time
+from pathlib import Path
+WORKER, PAGE = "colab_helpers.batch.worker", "colab_helpers.pages"
+place, phase = Path(os.environ.get("HOLD_IN", "/nowhere")), os.environ.get("HOLD_PHASE")
+left = int(os.environ.get("HOLD_TIMES", "0"))
+def hold(name):
+    global left
+    if name != phase or (place / "reached").exists():
+        return
+    left -= 1
+    if left < 0:
+        (place / "reached").touch()
+        until = time.monotonic() + 60
+        while not (place / "go").exists() and time.monotonic() < until:
+            time.sleep(0.005)
+def held(owner, method, name):
+    genuine = getattr(owner, method)
+    @functools.wraps(genuine)
+    def waiting(*args, **named):
+        hold(name)
+        return genuine(*args, **named)
+    setattr(owner, method, waiting)
+if phase and PAGE in sys.orig_argv:
+    hold("page")
+if phase and WORKER in sys.orig_argv:
+    hold("start")
+    from colab_helpers.batch import lock, places, report, results, status, work
+    from colab_helpers.faces.analyser import FaceAnalyser
+    from colab_helpers.faces.engine import Engine
+    from colab_helpers.pipeline import clock
+    clock.PROGRESS_INTERVAL, set_signal = 0.0, signal.signal
+    def heard(number, handler):
+        def told(*given):
+            (place / "heard").touch()
+            return handler(*given)
+        return set_signal(number, told)
+    signal.signal = heard
+    held(lock, "folder_lock", "lock")
+    real_open = Engine.open.__func__
+    def opened(cls, *given, **named):
+        hold("load")
+        return real_open(cls, *given, **named)
+    Engine.open = classmethod(opened)
+    held(FaceAnalyser, "find", "embed")
+    held(results, "file_digest", "hash")
+    held(places, "_copy", "copy")
+    held(clock.Clock, "tick", "frames")
+    held(clock.Clock, "tick_joining", "joining")
+    held(work.FileWork, "keep", "segment")
+    held(results.Results, "keep", "noting")
+    held(report.BatchReport, "save", "report")
+    held(status.StatusWriter, "end", "end")
+"""
+
+
+@pytest.fixture(scope="session")
+def targets(shared_dir: Path) -> Path:
+    folder = shared_dir / "stop_targets"
+    with FileLock(shared_dir / "stop_targets.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            for name, spec in SPECS.items():
+                make(folder / name, spec)
+    return folder
+
+
+@pytest.fixture
+def shell(
+    targets: Path,
+    photo: Path,
+    constant_models: Path,
+    consent: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Shell]:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(HOLD)
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(__file__).parents[2]}")
+
+    def make_shell(name: str, *options: str) -> Shell:
+        return Shell(targets, photo, constant_models, consent, tmp_path / name, *options)
+
+    return make_shell
+
+
+@pytest.fixture
+def expected(shell: Callable[..., Shell]) -> dict[str, Content]:
+    """What an uninterrupted run gives."""
+    if not _expected:
+        undisturbed = shell("undisturbed")
+        code, text = undisturbed.run()
+        assert code == 0, text
+        _expected.update(contents(undisturbed.out))
+        assert {name: len(found[0]) for name, found in _expected.items()} == {
+            name: spec.frames for name, spec in SPECS.items()
+        }
+    return _expected
+
+
+@pytest.mark.parametrize("seed", range(CHAINS))
+def test_stopped_at_random_moments(
+    seed: int,
+    shell: Callable[..., Shell],
+    expected: dict[str, Content],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = random.Random(seed)
+    # Copies are made only where work is away from its results.
+    batch = shell("out", "--work-dir", str(tmp_path / "local"))
+    batch.near = tmp_path / "local"
+    try:
+        for number, (phase, means) in enumerate(moments(seed)):
+            place = tmp_path / f"moment{number}"
+            place.mkdir()
+            monkeypatch.setenv("HOLD_IN", str(place))
+            monkeypatch.setenv("HOLD_PHASE", phase)
+            monkeypatch.setenv("HOLD_TIMES", str(chance.randint(0, PHASES[phase])))
+            stop_once(batch, place, phase, means, chance)
+        monkeypatch.delenv("HOLD_PHASE")
+        finish(batch, expected)
+        assert not list((tmp_path / "local").rglob("*.*"))
+    finally:
+        batch.clean()
+
+
+def test_stopped_wherever_it_may_be(shell: Callable[..., Shell], expected: dict[str, Content]) -> None:
+    """The fortieth moment: nothing says where that one falls."""
+    batch = shell("out")
+    try:
+        process = batch.start()
+        batch.until(lambda status: status["state"] == "running")
+        time.sleep(random.Random(0).uniform(0.0, 2.0))
+        stop(batch, "SIGINT", watcher=process.pid)
+        text, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == (0 if batch.status()["state"] == "done" else 130), text
+        assert left_behind(batch) == set()
+        finish(batch, expected)
+    finally:
+        batch.clean()
+
+
+def finish(batch: Shell, expected: dict[str, Content]) -> None:
+    """Let it end, and compare what there is with what there should be."""
+    code, text = batch.run()
+    assert code == 0, text
+    assert contents(batch.out) == expected
+    assert repeated(batch.out) == {}, "a finished segment was done again"
+    assert litter(batch.out, *SPECS) == set()
+    assert batch.workers() == []
+
+
+def stop_once(batch: Shell, place: Path, phase: str, means: str, chance: random.Random) -> None:
+    """Stop the batch in a phase; look at how it ends, and at what it leaves."""
+    process = batch.start()
+    until(lambda: (place / "reached").exists() or process.poll() is not None)
+    assert process.poll() is None, f"{phase} was never reached: {process.communicate()[0]}"
+    time.sleep(chance.uniform(0.0, 0.1))
+    stop(batch, means, watcher=process.pid if chance.random() < 0.5 else 0)
+    # Before the work begins nobody hears yet, but it is not forgotten; at its end the file does not matter.
+    if phase not in ("start", "lock") and (phase, means) != ("end", "file"):
+        until(lambda: (place / "heard").exists())
+    time.sleep(chance.uniform(0.0, 0.1))
+    (place / "go").touch()
+    text, _ = process.communicate(timeout=PATIENCE)
+    state = batch.status().get("state") or status_of(batch)
+    where = f"{phase} by {means}: {state}: {text}"
+    assert state == ("done" if phase == "end" else "cancelled"), where
+    assert process.returncode == (0 if phase == "end" else 130), where
+    assert "a new one goes on" not in text, where
+    assert batch.workers() == [], where
+    assert left_behind(batch) == set(), where
+
+
+def status_of(batch: Shell) -> object:
+    """The state beside the results, where the local copy has gone with the work."""
+    near, batch.near = batch.near, batch.out
+    state = batch.status().get("state")
+    batch.near = near
+    return state
+
+
+def stop(batch: Shell, means: str, *, watcher: int) -> None:
+    """Ask to stop: by the file, or by a signal to the process that watches, or else to the one that works."""
+    if means == "file":
+        (batch.out / STOP_NAME).touch()
+        return
+    for pid in [watcher] if watcher else [worker.pid for worker in batch.workers()]:
+        os.kill(pid, signal.Signals[means])
+
+
+def until(reached: Callable[[], object]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def left_behind(batch: Shell) -> set[str]:
+    """What should not be there after a stop: anything but results, records, and unfinished work."""
+    here = {path.name for path in batch.out.iterdir()} - KEPT - set(SPECS) - {".work"}
+    inside = [path for place in (batch.out, batch.near) for path in place.rglob("*") if path.is_file()]
+    torn = {path.name for path in inside if ".part" in path.name or path.name.startswith(("job-", ".colab"))}
+    return here | torn

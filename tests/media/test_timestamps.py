@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from av.packet import Packet
+
+from colab_helpers.media.containers import output_suffix
+from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.probe import VideoInfo, probe
+from colab_helpers.media.reader import read_frames
+from colab_helpers.media.segments import Segment, SegmentedWriter, join_segments
+from colab_helpers.media.timestamps import RisingTicks
+from colab_helpers.media.writer import unwritable
+from tests.media.conftest import Clip
+from tests.media.make import Sound, decoded, packets_of
+from tests.media.roundtrip import trip
+
+B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "2"}
+NO_B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "0"}
+MPEG2 = {"codec": "mpeg2video", "options": {"bf": "2", "q": "2"}}
+SOUND = {"sounds": (Sound("mp2"),)}
+STEP = Fraction(1, 25)
+
+
+def evenly(frames: int, start: Fraction) -> list[Fraction]:
+    return [start + number * STEP for number in range(frames)]
+
+
+def joined(first: Path, second: Path) -> Path:
+    path = first.with_stem("joined")
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    return path
+
+
+RESTARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "transport stream": ("a.ts", {"options": B_FRAMES}),
+    "transport stream without B-frames": ("a.ts", {"options": NO_B_FRAMES}),
+    "transport stream with audio": ("a.ts", {"options": B_FRAMES, **SOUND}),
+    "programme stream": ("a.mpg", MPEG2),
+    "programme stream with audio": ("a.mpg", {**MPEG2, **SOUND}),
+}
+
+
+@pytest.mark.parametrize("case", RESTARTS)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_recordings_joined_byte_by_byte_last_as_long_as_both(clip: Clip, case: str, suffix: str) -> None:
+    """25 + 25 frames at 25/s are two seconds, and audio stays with its pictures."""
+    name, settings = RESTARTS[case]
+    once = clip(name, **settings)
+    there = trip(joined(once, once), suffix=suffix)
+    numbers, times = decoded(there.result.path)
+    assert numbers == [*range(25), *range(25)]
+    tolerance = 0 if suffix == ".mp4" else Fraction(1, 1000)
+    for found, wanted in zip(times, evenly(50, times[0]), strict=True):
+        assert abs(found - wanted) <= tolerance
+    assert there.summary.video_seconds == 2.0
+    assert any("starts again" in note for note in there.notes)
+    if "sounds" in settings:
+        before, after = packets_of(once), packets_of(there.result.path)
+        assert [one.data for one in after] == [one.data for one in before] * 2
+        stamps = [one.pts for one in after if one.pts is not None]
+        assert all(one < later for one, later in pairwise(stamps))
+        lead = decoded(once)[1][0] - (before[0].pts or 0)
+        # The second half's audio is where it was beside its pictures, but for what overlaps the first half's.
+        assert abs(times[49] - times[0] - STEP * 24 - 1) <= Fraction(1, 1000)
+        second = times[25] - lead
+        assert abs(stamps[-1] - second - ((before[-1].pts or 0) - (before[0].pts or 0))) < Fraction(1, 100)
+
+
+def test_an_overlap_of_one_packet_is_moved_too(clip: Clip) -> None:
+    first = clip("a.ts", options=NO_B_FRAMES)
+    ticks = [3600 * (24 + number) for number in range(25)]
+    second = clip("b.ts", options=NO_B_FRAMES, time_base=Fraction(1, 90000), pts=ticks)
+    numbers, times = decoded(trip(joined(first, second), suffix=".mp4").result.path)
+    assert numbers == [*range(25), *range(25)]
+    assert times == evenly(50, times[0])
+
+
+def test_a_jump_ahead_by_hours_is_a_restart_too(clip: Clip) -> None:
+    first = clip("a.ts", options=NO_B_FRAMES, **SOUND)
+    ticks = [90000 * 7200 + 3600 * number for number in range(25)]
+    late = (Sound("mp2", start=Fraction(7200)),)
+    settings = {"options": NO_B_FRAMES, "time_base": Fraction(1, 90000), "pts": ticks, "sounds": late}
+    there = trip(joined(first, clip("b.ts", **settings)), suffix=".mp4")
+    numbers, times = decoded(there.result.path)
+    assert numbers == [*range(25), *range(25)]
+    assert times == evenly(50, times[0])
+    assert there.summary.audio_seconds < 2.2
+
+
+@pytest.mark.parametrize("sounds", [(), (Sound("mp2", seconds=31),)])
+def test_a_pause_of_the_picture_is_kept_where_audio_goes_on(clip: Clip, sounds: tuple[Sound, ...]) -> None:
+    ticks = [3600 * number + (90000 * 30 if number > 12 else 0) for number in range(25)]
+    settings = {"options": NO_B_FRAMES, "time_base": Fraction(1, 90000), "pts": ticks, "sounds": sounds}
+    there = trip(clip("a.ts", **settings), suffix=".mp4")
+    paused = 30 if sounds else 0
+    assert there.summary.video_seconds == pytest.approx(1 + paused, abs=0.05)
+
+
+@pytest.mark.parametrize("options", [B_FRAMES, NO_B_FRAMES])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_h264_in_avi_has_its_times_by_place(clip: Clip, options: dict[str, str], suffix: str) -> None:
+    source = clip("a.avi", options=options, sounds=(Sound("mp3"),))
+    there = trip(source, suffix=suffix)
+    numbers, times = decoded(there.result.path)
+    assert numbers == list(range(25))
+    # Frame by frame in the order shown, the times of the packets in the order of the file.
+    assert times == [one.dts for one in packets_of(source, "video")]
+    assert times[-1] in (STEP * 24, STEP * 25)
+    assert not any("timestamp" in note for note in there.notes)
+
+
+def test_a_restarted_recording_is_resumed_at_the_same_times(clip: Clip, tmp_path: Path) -> None:
+    once = clip("a.ts", options=B_FRAMES, **SOUND)
+    info = probe(joined(once, once))
+    choice = EncoderChoice("libx264", "yuv420p", {"preset": "ultrafast", "crf": "0"})
+    parts: list[Segment] = []
+
+    def write(start: int, stop: int, previous: int | None) -> bool:
+        writer = SegmentedWriter(
+            tmp_path / "work", info, choice=choice, length=10, on_segment=parts.append, start=start
+        )
+        with read_frames(info, start=start, previous_pts=previous) as reader, writer:
+            for frame in reader:
+                writer.write(frame.video, pts=frame.pts, duration=frame.duration)
+                if frame.index + 1 == stop:
+                    break
+        return reader.times_kept
+
+    write(0, 30, None)
+    assert not write(30, 50, parts[-1].last_pts)
+    join_segments(parts, info, tmp_path / "x.mp4", choice=choice)
+    numbers, times = decoded(tmp_path / "x.mp4")
+    assert numbers == [*range(25), *range(25)]
+    assert times == evenly(50, times[0])
+
+
+@pytest.mark.parametrize("tick", [Fraction(1, 90000), Fraction(1, 1000), Fraction(1, 48000)])
+def test_times_rise_in_the_ticks_of_the_result(tick: Fraction) -> None:
+    rising = RisingTicks(lambda: tick)
+    written = []
+    for dts in (0, 10, 10, 5, 11, 3000):
+        packet: Packet[Any] = Packet(b"x")
+        packet.time_base, packet.dts, packet.pts = Fraction(1, 90000), dts, dts
+        rising.apply(packet)
+        assert packet.dts is not None
+        written.append(round(packet.dts * packet.time_base / tick))
+    assert all(one < later for one, later in pairwise(written))
+    assert rising.repaired >= 2
+    assert written[-1] == round(Fraction(3000, 90000) / tick)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "video"), [("a.avi", "adpcm_ms", "mpeg4"), ("a.wmv", "wmav2", "msmpeg4")]
+)
+def test_audio_no_container_takes_is_encoded_anew(clip: Clip, name: str, codec: str, video: str) -> None:
+    path = clip(name, frames=50, codec=video, options={}, sounds=(Sound(codec, rate=44100),))
+    assert output_suffix(probe(path))[0] in (".mp4", ".mkv")
+    there = trip(path, suffix=".mp4")
+    assert [one.codec for one in there.result.audio] == ["aac"]
+    assert any(f"({codec})" in note and "encoded anew" in note for note in there.notes)
+    assert there.summary.audio_seconds == pytest.approx(2.0, abs=0.1)
+    assert_joined_alike(there.source, there.choice, there.result.path.with_name("joined.mp4"))
+    with av.open(str(there.result.path)) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    assert samples / 44100 == pytest.approx(2.0, abs=0.1)
+
+
+def assert_joined_alike(info: VideoInfo, choice: EncoderChoice, output: Path) -> None:
+    """Joining checks what it wrote, so encoded audio has to pass that, too."""
+    parts: list[Segment] = []
+    folder = output.parent / "work"
+    with (
+        read_frames(info) as reader,
+        SegmentedWriter(folder, info, choice=choice, length=20, on_segment=parts.append) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame.video, pts=frame.pts, duration=frame.duration)
+    notes = join_segments(parts, info, output, choice=choice).notes
+    assert any("encoded anew" in note for note in notes)
+
+
+def test_a_muxers_refusal_is_no_matter_of_space() -> None:
+    remedy = unwritable(Path("x.mp4"), OSError(22, "Invalid argument")).remedy
+    assert "space" not in remedy
+    assert ".mkv" in remedy

@@ -1,0 +1,166 @@
+"""What a notebook verb can be asked for, whatever door the values come in by."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_helpers.errors import MissingFileError, SettingsError, UsageError
+from colab_helpers.language import spoken
+from colab_helpers.request import (
+    REQUESTS,
+    BatchRequest,
+    MonitorRequest,
+    PreloadRequest,
+    Request,
+    SetupRequest,
+    recall,
+)
+
+HERE = Path.cwd()
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "given", "value"),
+    [
+        *(
+            (PreloadRequest, "accept_licences", text, False)
+            for text in ("false", "False", "no", "0", 0, "off")
+        ),
+        *((PreloadRequest, "accept_licences", text, True) for text in ("true", "True", "yes", "1", 1, "on")),
+        (SetupRequest, "demo", "false", False),
+        (PreloadRequest, "offline", "false", False),
+        (BatchRequest, "headless", "no", False),
+        (BatchRequest, "download", "0", False),
+        (BatchRequest, "video_range", 1, "1"),
+        (BatchRequest, "video_range", "007", "007"),
+        (BatchRequest, "preset", 8, "8"),
+        (BatchRequest, "output_dir", 2024, HERE / "2024"),
+        (BatchRequest, "output_dir", "drive/MyDrive/out", HERE / "drive" / "MyDrive" / "out"),
+        (BatchRequest, "output_dir", "~/x", Path.home() / "x"),
+        (BatchRequest, "output_dir", "~no_such_user/x", HERE / "~no_such_user" / "x"),
+        (BatchRequest, "output_dir", " ", None),
+        (PreloadRequest, "shared_cache", "", None),
+        (MonitorRequest, "folder", "~", Path.home()),
+        (BatchRequest, "models_dir", None, None),
+        (BatchRequest, "sources", "me.jpg", (str(HERE / "me.jpg"),)),
+        (BatchRequest, "sources", "[a.jpg, 'b c.jpg']", (str(HERE / "a.jpg"), str(HERE / "b c.jpg"))),
+        (BatchRequest, "sources", Path("/a.jpg"), ("/a.jpg",)),
+        (BatchRequest, "sources", ["data:image/png;base64,AA=="], ("data:image/png;base64,AA==",)),
+        (BatchRequest, "targets", [7, "~/b.mp4"], (str(HERE / "7"), str(Path.home() / "b.mp4"))),
+        (BatchRequest, "targets", "", ()),
+        (BatchRequest, "targets", "[]", ()),
+        (BatchRequest, "session_minutes", "90", 90.0),
+        (MonitorRequest, "seconds", 2, 2.0),
+        (BatchRequest, "overrides", "{batch_size: 2, keep_fps: true}", {"batch_size": 2, "keep_fps": True}),
+        (BatchRequest, "overrides", "", {}),
+        (BatchRequest, "overrides", None, {}),
+    ],
+)
+def test_values_are_read_as_what_they_stand_for(
+    model: type[Request], name: str, given: Any, value: Any
+) -> None:
+    found = getattr(model(**{name: given}), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "given", "allowed"),
+    [
+        (PreloadRequest, "accept_licences", "perhaps", "true, false"),
+        (PreloadRequest, "accept_licences", 2, "true, false"),
+        (SetupRequest, "demo", [], "true, false"),
+        (BatchRequest, "video_range", True, "text"),
+        (BatchRequest, "consent", ["self"], "text"),
+        (BatchRequest, "output_dir", True, "text"),
+        (BatchRequest, "output_dir", ["out"], "text"),
+        (BatchRequest, "sources", {"a": "b"}, "a list of text"),
+        (BatchRequest, "targets", [None], "a list of text"),
+        (BatchRequest, "targets", ["a.mp4", ""], "a list of text"),
+        (BatchRequest, "overrides", "[batch_size]", "settings such as {batch_size: 2}"),
+        (BatchRequest, "overrides", "batch_size", "settings such as {batch_size: 2}"),
+        *(
+            (BatchRequest, "session_minutes", wrong, "a number from 0")
+            for wrong in (-5, math.nan, math.inf, "-5", "nan", "soon", True)
+        ),
+        *((MonitorRequest, name, -1, "a number from 0") for name in ("seconds", "refresh")),
+        (BatchRequest, "language", "fr", "auto, en, es"),
+    ],
+)
+def test_anything_else_is_refused_by_name_value_and_what_is_allowed(
+    model: type[Request], name: str, given: Any, allowed: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        model(**{name: given})
+    assert caught.value.what.startswith(f"{name} = ")
+    assert caught.value.what.endswith(f" is not allowed; allowed: {allowed}")
+    assert len(caught.value.what) < 250
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"preset": "fastest"}, "there is no preset 'fastest'"),
+        ({"overrides": {"batchsize": 2}}, "unknown key 'batchsize'"),
+        ({"sources": "https://host/me.jpg", "targets": "a.mp4"}, "https://host/me.jpg: this is an address"),
+        ({"sources": "me.jpg", "targets": ["gs://bucket/a.mp4"]}, "gs://bucket/a.mp4: this is an address"),
+        ({"output_dir": "gs://bucket/out"}, "this is an address"),
+        ({"sources": "me.jpg"}, "targets is empty"),
+        ({"targets": "a.mp4"}, "sources is empty"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_any_file_is_looked_at(
+    values: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises((SettingsError, UsageError), match=complaint):
+        BatchRequest(**values).check()
+    BatchRequest(targets="a.mp4", overrides={"frame_processors": "face_enhancer"}).check()
+
+
+def test_a_pattern_stands_for_its_files_in_natural_order(tmp_path: Path) -> None:
+    for name in ("clip10.mp4", "clip2.mp4", "[1].mp4", "notes.txt"):
+        (tmp_path / name).touch()
+    found = BatchRequest(targets=[str(tmp_path / "clip*.mp4"), str(tmp_path / "[1].mp4")]).target_paths
+    assert [path.name for path in found] == ["clip2.mp4", "clip10.mp4", "[1].mp4"]
+    with pytest.raises(MissingFileError, match="no file's name fits"):
+        _ = BatchRequest(targets=str(tmp_path / "*.mov")).target_paths
+
+
+def test_a_run_is_named_by_its_sources_and_targets_only() -> None:
+    asked = BatchRequest(sources=["/in/Ana Ruíz.jpg", "/in/b.jpg"], targets=["/clips/one.mp4"])
+    assert asked.run_name.startswith("ana_ru_z-one-")
+    again = asked.replaced(
+        sources=["/in/b.jpg", "/in/Ana Ruíz.jpg"][::-1],
+        preset="stable",
+        session_minutes=9,
+        consent="self",
+        video_range="1",
+    )
+    assert again.run_name == asked.run_name
+    assert asked.replaced(targets=["/clips/two.mp4"]).run_name != asked.run_name
+    assert asked.replaced(targets=["/other/one.mp4"]).run_name != asked.run_name
+
+
+def test_a_session_without_its_form_is_told_what_to_do() -> None:
+    for model in REQUESTS.values():
+        session = {name: model.model_fields[name].default for name in model.form()}
+        assert model.of({**session, "something": "else"}) == model()
+        session.pop("headless")
+        with pytest.raises(UsageError, match="'headless' is not known here: the kernel was restarted"):
+            model.of(session)
+    with pytest.raises(UsageError, match="'run' is not known here"):
+        recall("run", {})
+    assert recall("run", {"run": None}) is None
+
+
+def test_a_form_is_refused_in_its_own_language() -> None:
+    session = {name: BatchRequest.model_fields[name].default for name in BatchRequest.form()}
+    with spoken("es"), pytest.raises(UsageError) as spanish:
+        BatchRequest(session_minutes="soon")
+    with pytest.raises(UsageError) as told:
+        BatchRequest.of({**session, "language": "es", "session_minutes": "soon"})
+    assert told.value.remedy == spanish.value.remedy != "correct the value"
