@@ -271,9 +271,13 @@ class StatusWriter:
 
     def note(self, text: str, *, instead_of: str = "") -> None:
         """Tell something that concerns the whole run, in the place of what was told before of the same."""
+        self.add_notes([text], instead_of=instead_of)
+
+    def add_notes(self, texts: Iterable[str], *, instead_of: str = "") -> None:
+        """Tell several things, as ``note`` does one."""
         with self._lock:
             others = [note for note in self.status.notes if not instead_of or note != instead_of]
-            self.status.notes = [*others, text]
+            self.status.notes = [*others, *texts]
             self._write()
 
     def restarted(self, cause: str) -> None:

@@ -36,6 +36,7 @@ from colab_helpers.files import sha256_of, to_json
 from colab_helpers.language import VARIABLE, language, mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import ProgressCallback
+from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, RunState
 from colab_helpers.settings import Settings
@@ -184,6 +185,7 @@ class Stop:
 def main(argv: Sequence[str] | None = None) -> int:
     """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
     stop = Stop(owns_process=True)
+    tune_allocator()  # before any thread has a store of its own
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")
@@ -402,8 +404,7 @@ class _Run:
         status, tasks = self._status, self._job.plan
         if status.status.notes:  # a worker before this one has said it
             return
-        for note in notes:
-            status.note(note)
+        status.add_notes(notes)
         # Not Path.is_file: it raises for names that no system takes.
         there = [task.target for task in tasks if os.path.isfile(task.target)]  # noqa: PTH113
         size = sum(path.stat().st_size for path in there)
@@ -418,8 +419,7 @@ class _Run:
                 videos=this_machine().safe_capacity,
             )
         )
-        for left_out in skipped_files([Path(folder) for folder in self._job.folders]):
-            status.note(left_out)
+        status.add_notes(skipped_files([Path(folder) for folder in self._job.folders]))
         if free < 2 * size:
             status.note(
                 tr(

@@ -39,7 +39,7 @@ _MISSING_REMEDY = mark(
 )
 
 
-def not_a_network(path: Path) -> tuple[str, str] | None:
+def not_a_network(path: Path) -> ModelError | None:
     """What a file is by its first bytes, and what to do; None where it may be a network.
 
     Raises:
@@ -49,29 +49,40 @@ def not_a_network(path: Path) -> tuple[str, str] | None:
         head = file.read(512)
     readable = all(byte >= 32 or byte in b"\t\n\f\r" for byte in head)
     text = head.lstrip().lower() if readable else b""
+    where, remedy = str(path), tr(_REFETCH)
     if not head:
-        return tr("it is an empty file"), tr(_REFETCH)
+        return ModelError(tr("it is an empty file"), where=where, remedy=remedy)
     if head.startswith(b"version https://git-lfs"):
-        return (
+        return ModelError(
             tr("it is a Git LFS pointer, a few lines that stand for the model, not the model itself"),
-            tr(
+            where=where,
+            remedy=tr(
                 "run 'git lfs pull' where it is from, or download the file itself; {refetch}",
                 refetch=tr(_REFETCH),
             ),
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return (
+        return ModelError(
             tr("it is a web page that was saved under the model's name"),
-            tr("download the file itself, not the page that shows it; {refetch}", refetch=tr(_REFETCH)),
+            where=where,
+            remedy=tr(
+                "download the file itself, not the page that shows it; {refetch}", refetch=tr(_REFETCH)
+            ),
         )
     if head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
-        return tr("it is a packed archive, not the model itself"), tr("unpack it: the model is inside")
+        return ModelError(
+            tr("it is a packed archive, not the model itself"),
+            where=where,
+            remedy=tr("unpack it: the model is inside"),
+        )
     if head.startswith(b"PK\x03\x04"):
         return _zipped(path)
     if head.startswith((b"\x80\x02", b"\x80\x04")):
-        return tr("it holds weights of PyTorch, no network"), tr(_WEIGHTS)
+        return ModelError(tr("it holds weights of PyTorch, no network"), where=where, remedy=tr(_WEIGHTS))
     if text.startswith((b"{", b"[")):
-        return tr("it is a text, such as a server's answer, not the model itself"), tr(_REFETCH)
+        return ModelError(
+            tr("it is a text, such as a server's answer, not the model itself"), where=where, remedy=remedy
+        )
     return None
 
 
@@ -81,31 +92,33 @@ _WEIGHTS = mark(
 )
 
 
-def _zipped(path: Path) -> tuple[str, str]:
+def _zipped(path: Path) -> ModelError:
     names: list[str] = []
     with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as opened:
         names = opened.namelist()
     if any(name.endswith("data.pkl") for name in names):
-        return tr("it holds weights of PyTorch, no network"), tr(_WEIGHTS)
+        what, remedy = tr("it holds weights of PyTorch, no network"), tr(_WEIGHTS)
+        return ModelError(what, where=str(path), remedy=remedy)
     inside = [name for name in names if name.endswith(".onnx")]
     remedy = (
         tr("unpack it: {names} is what is needed", names=", ".join(inside))
         if inside
         else tr("unpack it: the model is inside")
     )
-    return tr("it is a zip archive, not the model itself"), remedy
+    return ModelError(tr("it is a zip archive, not the model itself"), where=str(path), remedy=remedy)
 
 
 def broken_model(path: Path, reason: str) -> ModelError:
     """The error of a file that does not load: what it is, and what to do."""
-    found = None
     with suppress(OSError):
         found = not_a_network(path)
-    what, remedy = found or (
+        if found is not None:
+            return found
+    return ModelError(
         tr("ONNX Runtime cannot load the model ({reason})", reason=reason),
-        tr("the file may be damaged or cut off: {refetch}", refetch=tr(_REFETCH)),
+        where=str(path),
+        remedy=tr("the file may be damaged or cut off: {refetch}", refetch=tr(_REFETCH)),
     )
-    return ModelError(what, where=str(path), remedy=remedy)
 
 
 def missing_model(path: Path) -> ModelError:

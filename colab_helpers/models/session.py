@@ -326,8 +326,8 @@ _SIGNATURES: dict[Role, tuple[int, int | None]] = {
 
 def role_problem(path: Path, role: Role) -> ModelError | None:
     """Why a file is no network of a role; None if it is. It is loaded on the CPU, nothing is run."""
-    if not_a_network(path):
-        return broken_model(path, "")
+    if (found := not_a_network(path)) is not None:
+        return found
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -58,6 +58,9 @@ class ProgressLine:
 
     def note(self, text: str) -> None:
         """Say something on the whole run, without disturbing the bar."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         if self._headless:
             print(text, flush=True)
         else:
@@ -70,7 +73,7 @@ class ProgressLine:
         for text in [*notes, *([status.pause] if status.pause else [])]:
             if text not in self._told:
                 self._told.add(text)
-                self.note(text)
+                self._say(text)
 
     def _report(self, progress: Progress) -> None:
         self._unprinted = progress

@@ -493,9 +493,9 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(
     hold(monkeypatch, tmp_path, file=1, frame=30)
     stopped = shell()
     process = stopped.start()
-    stopped.held()  # it cannot clean up
+    worker = stopped.held()  # it cannot clean up
     interrupt(process)
-    until((tmp_path / "out" / STOP_NAME).exists)
+    until(lambda: has_signal_pending(worker.pid))
     assert process.poll() is None
     interrupt(process)
     process.communicate(timeout=PATIENCE)
