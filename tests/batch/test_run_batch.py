@@ -302,7 +302,7 @@ def test_a_page_that_cannot_be_written_costs_nothing_else(
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))
     assert report.ok
-    assert report.notes[-1].startswith("report.html could not be written: error: ")
+    assert report.notes[-1].startswith("report.html was not made: ended with exit code 1: error: ")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == report.notes
 
 
