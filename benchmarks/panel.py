@@ -19,11 +19,11 @@ from pathlib import Path
 from colab_helpers.batch.status import BatchStatus, FileStatus
 from colab_helpers.demo.clip import make_demo
 from colab_helpers.machine import GIB
+from colab_helpers.pages.history import SampleHistory
+from colab_helpers.pages.live import live_html
 from colab_helpers.resources.samples import GpuSample, Sample
 from colab_helpers.settings import load_settings
-from colab_helpers.ui.history import History
 from colab_helpers.ui.panel_studio import Studio
-from colab_helpers.ui.run_view import view_html
 
 FILES = 65
 HISTORY, INTERVAL = 600, 2
@@ -93,7 +93,7 @@ def status(second: float) -> BatchStatus:
 
 def charts_share(paints: int) -> float:
     """Share of a core that painting once a second takes."""
-    history = History(since=START)
+    history = SampleHistory(since=START)
     history.add(iter(sample(number) for number in range(HISTORY // INTERVAL)))
     spent = 0.0
     for second in range(paints):
@@ -101,7 +101,7 @@ def charts_share(paints: int) -> float:
             history.add(iter([sample((HISTORY + second) // INTERVAL)]))
         found = status(HISTORY + second)
         before = time.process_time()
-        view_html(found, history)
+        live_html(list(history.recent), found, now=found.updated)
         spent += time.process_time() - before
     return spent / paints
 

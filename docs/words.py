@@ -22,9 +22,12 @@ from typing import Any
 from babel.messages import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
+from jinja2 import Environment
+from jinja2.ext import extract_from_ast
 
 from colab_helpers.language import DOMAIN, LOCALE, spoken, tr
 from colab_helpers.models.catalog import load_catalog
+from colab_helpers.pages.rendering import TEMPLATES
 from colab_helpers.settings import Settings, load_presets
 from colab_helpers.ui import cells
 
@@ -50,6 +53,9 @@ def messages() -> Iterator[Message]:
     for path in [*sorted((ROOT / "colab_helpers").rglob("*.py")), ROOT / "docs" / "tables.py"]:
         place = path.relative_to(ROOT).as_posix()
         yield from ((text, place) for text in _marked(path.read_text(encoding="utf-8")))
+    for path in sorted(TEMPLATES.glob("*.j2")):
+        place = path.relative_to(ROOT).as_posix()
+        yield from ((text, place) for text in _marked_in_template(path.read_text(encoding="utf-8")))
     for field in Settings.model_fields.values():
         yield str(field.description), "colab_helpers/settings.py"
     presets = load_presets()
@@ -73,6 +79,12 @@ def _marked(source: str) -> Iterator[str]:
         text = call.args[0]
         if isinstance(call.func, ast.Name) and call.func.id in _FUNCTIONS and isinstance(text, ast.Constant):
             yield str(text.value)
+
+
+def _marked_in_template(source: str) -> Iterator[str]:
+    """The texts in a Jinja template."""
+    for _, _, texts in extract_from_ast(Environment().parse(source), _FUNCTIONS, babel_style=False):
+        yield texts[0]
 
 
 def _texts(cell: dict[str, Any]) -> Iterator[str]:

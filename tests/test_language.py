@@ -14,6 +14,7 @@ from string import Formatter
 from typing import Any
 
 import pytest
+from jinja2 import Environment, nodes
 
 from colab_helpers import api, language
 from colab_helpers.__main__ import main
@@ -26,6 +27,8 @@ from colab_helpers.batch.status import STATE_WORDS, StatusWriter
 from colab_helpers.diagnosis.findings import Check, Diagnosis
 from colab_helpers.errors import ConsentError, SettingsError, UsageError
 from colab_helpers.language import LANGUAGES, mark, speak, spoken, tr
+from colab_helpers.pages.rendering import TEMPLATES
+from colab_helpers.pages.report import write_page
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings, load_settings
 from colab_helpers.stages import map_ordered, run_ahead
@@ -311,6 +314,35 @@ def test_what_is_translated_is_written_out_where_it_is_translated() -> None:
     assert faults == []
 
 
+def template_calls(source: str) -> Iterator[tuple[str, object, set[str], bool]]:
+    """The name, the text, and the values of every call in a template that translates; and if all is plain."""
+    for call in Environment().parse(source).find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name) and call.node.name in ("tr", "mark"):
+            text = call.args[0].value if isinstance(call.args[0], nodes.Const) else None
+            yield call.node.name, text, {value.key for value in call.kwargs}, len(call.args) == 1
+
+
+def test_templates_write_out_what_they_translate() -> None:
+    literals, looked_up = 0, []
+    for path in sorted(TEMPLATES.glob("*.j2")):
+        for name, text, values, plain in template_calls(path.read_text(encoding="utf-8")):
+            assert (name, plain) == ("tr", True)
+            if not isinstance(text, str):
+                looked_up.append(values)
+                continue
+            literals += 1
+            assert {part for _, part, _, _ in Formatter().parse(text) if part} == (values or set()), text
+    assert literals > 80
+    assert looked_up == [set()] * 3  # the words for states, marked where they stand
+
+
+def test_templates_hold_no_words_that_are_not_translated() -> None:
+    for path in sorted(TEMPLATES.glob("*.j2")):
+        found = Environment().parse(path.read_text(encoding="utf-8")).find_all(nodes.TemplateData)
+        text = re.sub(r"<style>.*?</style>", " ", "".join(one.data for one in found), flags=re.DOTALL)
+        assert re.findall(r"[A-Za-z]{2,}", re.sub(r"<[^>]*>?", " ", text)) == [], path.name
+
+
 # --- the language spoken ----------------------------------------------------------------------------------
 
 
@@ -500,13 +532,14 @@ def test_the_worker_speaks_what_is_spoken_where_it_was_asked_for(running: Callab
 def test_the_report_page_says_everything_in_its_language(
     running: Callable[..., Any], tmp_path: Path, pseudo: None
 ) -> None:
-    assert running(settings={"language": "es"}, in_process=True).ok
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert running(settings={}, in_process=True).ok
+    with spoken("es"):
+        page = write_page(tmp_path / "out").read_text(encoding="utf-8")
     names = re.findall(r"<(?:th|dt|h1|h2|summary)[^>]*>([^<]+)", page)
     # Names of files, settings and models are the same in every language.
     known = {"a.mp4", "det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4", *Settings.model_fields}
     assert len(names) > 40
-    assert [name for name in names if name.strip() not in known and "«" not in name] == []
+    assert [name for name in names if name.strip() and name.strip() not in known and "«" not in name] == []
     assert "«Batch report»" in page
 
 

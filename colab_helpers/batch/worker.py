@@ -456,11 +456,10 @@ class _Run:
     def _make_page(self, report: BatchReport) -> None:
         """Make the report for people; whatever happens, that for machines is there already."""
         path = Path(self._job.report_path)
-        make = _page_apart if self._stop.owns_process else _page_here
         try:
             if report.stopped:
                 raise KeyboardInterrupt
-            problem = make(path, self._job.folder / SAMPLES_NAME, self._beat)
+            problem = _page_apart(path, self._job.folder / SAMPLES_NAME, self._beat)
         except KeyboardInterrupt:
             report.stopped, problem = True, tr("stopped by the user")
         except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them
@@ -476,20 +475,11 @@ class _Run:
         report.save(path)
 
 
-def _page_here(path: Path, samples: Path, beat: Callable[[], None]) -> str:
-    """Make the page in this process."""
-    from colab_helpers.batch.html_report import make_page
-
-    beat()
-    make_page(path, samples)
-    return ""
-
-
 def _page_apart(path: Path, samples: Path, beat: Callable[[], None]) -> str:
     """Make the page in a process of its own, since decoders crash and hang; why there is none, if so."""
     beat()
     process = subprocess.Popen(
-        [sys.executable, "-m", "colab_helpers.batch.html_report", str(path), str(samples)],
+        [sys.executable, "-m", "colab_helpers.pages", str(samples.parent), "--report", str(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

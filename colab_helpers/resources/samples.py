@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.files import from_json
 
 SAMPLES_NAME = "samples.jsonl"
-# Far longer than any sample; a file that is something else altogether is read in pieces of this size.
-_LONGEST_LINE = 1 << 16
+# Read at once, and far longer than any sample: what has no end of line within it is none.
+_CHUNK = 1 << 20
+# So much of what stood before the place is compared, to know the file again.
+_MARK = 256
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,49 @@ class Sample(_Model):
         return 100.0 * self.ram_used / self.ram_total if self.ram_total else 0.0
 
 
-def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
-    """Samples from a file of one JSON object a line, in the file's order.
+class SampleTail:
+    """Reads the samples that were added to a file since the last look.
 
-    Lines that are no sample are passed over: a last one cut short by a crash, or anything foreign.
+    Lines that are no sample are passed over: a last one that is not whole, or anything foreign. A file that
+    was cut or replaced meanwhile is read from its start again; whoever reads must know samples seen before by
+    their times.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._mark = b""
+
+    def read(self) -> Iterator[Sample]:
+        """Read new samples, in the file's order; a file that cannot be read holds none."""
+        try:
+            with self._path.open("rb") as file:
+                # What stands before the place is compared, not the file's number: Drive gives a new one
+                # with every version of the same file.
+                file.seek(self._offset - len(self._mark))
+                if file.read(len(self._mark)) != self._mark:
+                    self._offset, self._mark = file.seek(0), b""
+                while chunk := file.read(_CHUNK):
+                    used = chunk.rfind(b"\n") + 1 or (len(chunk) if len(chunk) == _CHUNK else 0)
+                    if not used:
+                        break
+                    self._mark, self._offset = (self._mark + chunk[:used])[-_MARK:], self._offset + used
+                    file.seek(self._offset)
+                    yield from _samples(chunk[:used])
+        except OSError:
+            return
+
+
+def _samples(text: bytes) -> Iterator[Sample]:
+    for line in text.splitlines():
+        try:
+            yield from_json(Sample, line)
+        except ValueError:
+            continue
+
+
+def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
+    """Read a file of samples, one JSON object a line, in the file's order.
 
     Args:
         path: The file; one that does not exist or cannot be read holds no samples.
@@ -102,20 +142,8 @@ def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
     """
     if most is not None and most < 2:
         raise ValueError("most must be 2 or more: the first sample and the last are always kept")
-    try:
-        with path.open("rb") as file:
-            samples = _samples(file)
-            return list(samples) if most is None else _thinned(samples, most)
-    except OSError:
-        return []
-
-
-def _samples(file: BinaryIO) -> Iterator[Sample]:
-    while line := file.readline(_LONGEST_LINE):
-        try:
-            yield from_json(Sample, line)
-        except ValueError:
-            continue
+    samples = SampleTail(path).read()
+    return list(samples) if most is None else _thinned(samples, most)
 
 
 def _thinned(samples: Iterator[Sample], most: int) -> list[Sample]:

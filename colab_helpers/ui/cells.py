@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from colab_helpers.language import mark
-
 REPOSITORY = "colab-helpers/colab-helpers"
 """The project's ``owner/name`` on GitHub: the only place to change when it moves.
 
@@ -25,12 +23,6 @@ NOTICE = """\
 Colab list "creating deepfakes" among the disallowed uses, and such sessions do get disconnected. \
 This notebook runs just as well on plain Jupyter or on any machine with a GPU."""
 """Said in the first text of every notebook."""
-
-STANDIN_NOTE = mark(
-    "Made with the demo's stand-in networks, which know only the demo's rendered people. "
-    "They show that everything works, not what the real networks can do."
-)
-"""Said wherever results of the stand-ins could be mistaken for those of the real networks."""
 
 DOCTOR_REPORT = "doctor.json"
 PRELOAD_REPORT = "preload.json"

@@ -35,8 +35,9 @@ from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import ASKED, spoken, tr
 from colab_helpers.machine import require_places
+from colab_helpers.pages.report import STANDIN_NOTE
 from colab_helpers.request import REQUESTS, Request
-from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, STANDIN_NOTE
+from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT
 
 KERNEL = "python3"
 _STARTUP_SECONDS = 300

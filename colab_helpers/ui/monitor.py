@@ -26,15 +26,16 @@ from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputErro
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
+from colab_helpers.pages.figures import FIGURES
+from colab_helpers.pages.history import FigureSummary, SampleHistory
+from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
+from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import INTERVAL, Recorder
-from colab_helpers.resources.samples import SAMPLES_NAME
-from colab_helpers.svg import clock_text, number
+from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
-from colab_helpers.ui.charts import FIGURES, GO_ON, RETRY, charts_html, charts_text
 from colab_helpers.ui.doctor import prepare_folder, show
-from colab_helpers.ui.history import FigureSummary, History, SampleTail
 from colab_helpers.ui.host import Host, has_front_end, open_panel, repeat, this_host
 from colab_helpers.ui.notebook import reach
 from colab_helpers.ui.progress import TEXT_INTERVAL
@@ -225,7 +226,7 @@ class _Source:
     lost = over = False
 
     def __init__(self, samples: Path, *, since: float = 0.0) -> None:
-        self.history, self._tail = History(since=since), SampleTail(samples)
+        self.history, self._tail = SampleHistory(since=since), SampleTail(samples)
         self.host, self.facts, self.now = socket.gethostname(), _machine_facts(), time.time()
 
     def look(self) -> None:
@@ -269,7 +270,7 @@ class _RunSource(_Source):
         if (found.updated, found.pid) != (self._seen.updated, self._seen.pid):
             self._changed, self._age_at_first = time.monotonic(), 0.0
         if found.started > self._seen.started:
-            self.history = History(since=found.started)
+            self.history = SampleHistory(since=found.started)
         self._seen = self.status = found
 
     def _quiet(self) -> float:
@@ -341,11 +342,11 @@ class _Screen:
         samples = list(source.history.recent)
         if self._panel is not None:
             self._panel(
-                charts_html(samples, source.status, now=source.now, lost=source.lost, facts=source.facts)
+                live_html(samples, source.status, now=source.now, lost=source.lost, facts=source.facts)
             )
         elif last or time.monotonic() - self._printed >= TEXT_INTERVAL:
             self._printed = time.monotonic()
-            lines = charts_text(
+            lines = live_text(
                 samples, source.status, now=source.now, lost=source.lost, facts=source.facts, files=last
             )
             print("\n".join(lines), flush=True)

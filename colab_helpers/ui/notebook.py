@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +15,12 @@ from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.machine import require_places
+from colab_helpers.media.writer import unwritable
+from colab_helpers.pages.report import failure_text, results_html, results_of, results_text
 from colab_helpers.request import BatchRequest
 from colab_helpers.ui.host import Host, open_panel, this_host
 from colab_helpers.ui.panel_choice import Choice
 from colab_helpers.ui.progress import ProgressLine
-from colab_helpers.ui.results import failure_text, packed, results_html, results_of, results_text
 from colab_helpers.ui.run_view import RunView
 
 if TYPE_CHECKING:
@@ -52,6 +57,15 @@ class BatchRun:
     def uses_standins(self) -> bool:
         """Whether the demo's networks made the results."""
         return any(model.standin for model in self.report.models)
+
+    def html(self) -> str:
+        """What became of it, for a page; players would make a notebook large that nobody looks at."""
+        return results_html(
+            self.report,
+            self.folder,
+            keeping=self.host.keeping(self.folder),
+            with_players=not self.host.headless,
+        )
 
 
 def run_batch_swap(choice: Choice | BatchRequest) -> BatchRun | None:
@@ -176,7 +190,7 @@ def show_results(run: BatchRun | None) -> None:
     """
     if run is None:
         return
-    run.host.show_html(results_html(run), text=results_text(run))
+    run.host.show_html(run.html(), text=results_text(run.report, run.folder))
     made = results_of(run.report)
     if run.request.download and made:
         run.host.download(made[0] if len(made) == 1 else packed(made))
@@ -190,3 +204,21 @@ def show_results(run: BatchRun | None) -> None:
         if stopped
         else tr("correct what the report names and run again"),
     )
+
+
+def packed(paths: Sequence[Path]) -> Path:
+    """Results as one zip in a folder of its own; stored as they are, since videos do not get smaller.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    # Not beside the results, where a file of that name may be the user's.
+    path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for each in paths:
+                archive.write(each, each.name)
+    except OSError as error:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        raise unwritable(path, error) from error
+    return path

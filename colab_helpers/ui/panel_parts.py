@@ -10,9 +10,9 @@ import numpy as np
 
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.images import to_data_url
+from colab_helpers.pages.svg import BAD, GOOD, WARN
 
-RED, AMBER, GREEN = "#e0443e", "#b87300", "#2f8f3a"
-"""Of words that say fails, warning, works: as easy to read on a dark page as on a light one (about 4 : 1)."""
+RED, AMBER, GREEN = BAD, WARN, GOOD
 
 PREVIEW_WIDTH, PREVIEW_HEIGHT = 960, 540
 _GREEN, _ORANGE = (80, 220, 80), (0, 170, 255)

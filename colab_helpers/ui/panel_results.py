@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from colab_helpers.language import tr
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import paragraph
-from colab_helpers.ui.results import results_html
 
 if TYPE_CHECKING:
     from colab_helpers.ui.notebook import BatchRun
@@ -35,6 +34,6 @@ class ResultsTab:
             return
         self.shown = run
         # A new widget each time: Jupyter limits how much may be sent to one that is there already.
-        before, self.box.children = self.box.children, (self._desk.html(results_html(run)),)
+        before, self.box.children = self.box.children, (self._desk.html(run.html()),)
         for widget in before:
             widget.close()

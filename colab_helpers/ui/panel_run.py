@@ -7,11 +7,11 @@ from collections.abc import Callable
 from colab_helpers.batch.status import ask_to_stop
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
+from colab_helpers.pages.report import failure_text, summary_text
 from colab_helpers.ui.ledger import Entry
 from colab_helpers.ui.notebook import BatchRun, prepared, results_folder, run_prepared
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_parts import AMBER, GREEN, RED, paragraph, words
-from colab_helpers.ui.results import failure_text, summary_text
 from colab_helpers.ui.run_view import REFRESH, RunView
 
 _LOOK_EVERY = REFRESH / 2
@@ -141,7 +141,8 @@ def _ending(run: BatchRun) -> str:
     """What came of a run, in a sentence."""
     summary = run.report.summary
     if run.report.ok:
-        return paragraph(summary_text(run), GREEN) + paragraph(tr('They are shown in the tab "Results".'))
+        done = paragraph(summary_text(run.report, run.folder), GREEN)
+        return done + paragraph(tr('They are shown in the tab "Results".'))
     again = tr("Start goes on with it: what is finished is kept.")
     if summary.skipped:
         done = tr("Stopped: {done} of {total} files are done.", done=summary.succeeded, total=summary.total)

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colab_helpers.batch.thumbnails import frame_at
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.media.probe import VideoInfo, is_image, probe
+from colab_helpers.pages.pictures import frame_at
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:

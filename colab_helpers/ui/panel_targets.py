@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colab_helpers.batch.plan import plan_batch
-from colab_helpers.batch.thumbnails import frame_at
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image, probe
+from colab_helpers.pages.pictures import frame_at
+from colab_helpers.pages.units import clock_text
 from colab_helpers.request import BatchRequest
-from colab_helpers.svg import clock_text
 from colab_helpers.ui.notebook import results_folder
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import AMBER, RED, paragraph, picture, thumbnail, words

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm.auto import tqdm
 
 from colab_helpers.language import printable, tr
+from colab_helpers.pages.units import clock_text
 
 if TYPE_CHECKING:
     from colab_helpers.batch.status import BatchStatus
@@ -104,7 +105,7 @@ def progress_text(progress: Progress) -> str:
     """The whole progress line as plain text."""
     frames = f"{progress.frame}/{progress.frames}" if progress.frames else str(progress.frame)
     rate = tr("{frames} frames, {fps:.1f} frames/s", frames=frames, fps=progress.fps)
-    eta = tr(", ETA {eta}", eta=_clock_text(progress.eta)) if progress.eta is not None else ""
+    eta = tr(", ETA {eta}", eta=clock_text(progress.eta)) if progress.eta is not None else ""
     return f"{_title(progress)}: {rate}{eta}, {machine_text(progress)}"
 
 
@@ -123,9 +124,3 @@ def machine_text(progress: Progress) -> str:
 
 def _title(progress: Progress) -> str:
     return printable(f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}")
-
-
-def _clock_text(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

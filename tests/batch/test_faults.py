@@ -29,7 +29,7 @@ import onnx
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import runner
+from colab_helpers.batch import runner, worker
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, WORK_NAME
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import OutputError
@@ -211,7 +211,7 @@ class Torn:
 
 @pytest.fixture
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are loaded once for many batches."""
+    """Models are loaded once for many batches, whose pages nobody looks at."""
     genuine, engines = Engine.open, {}
 
     def opened(settings: Any, *, models_dir: Any = None) -> Engine:
@@ -221,6 +221,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return engines[key]
 
     monkeypatch.setattr(Engine, "open", opened)
+    monkeypatch.setattr(worker, "_page_apart", lambda path, samples, beat: "")
 
 
 @pytest.mark.parametrize(

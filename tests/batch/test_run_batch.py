@@ -296,6 +296,16 @@ def test_an_unwritable_output_folder_is_told(batch: Callable[..., BatchReport], 
         batch(target)
 
 
+def test_a_page_that_cannot_be_written_costs_nothing_else(
+    batch: Callable[..., BatchReport], tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))
+    assert report.ok
+    assert report.notes[-1].startswith("report.html was not made: ended with exit code 1: error: ")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == report.notes
+
+
 def test_kept_frames_of_a_failed_file_are_removed(
     batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ def test_every_phase_is_met_by_every_means() -> None:
 HOLD = """
 import functools, os, signal, sys, time
 from pathlib import Path
-WORKER, PAGE = "colab_helpers.batch.worker", "colab_helpers.batch.html_report"
+WORKER, PAGE = "colab_helpers.batch.worker", "colab_helpers.pages"
 place, phase = Path(os.environ.get("HOLD_IN", "/nowhere")), os.environ.get("HOLD_PHASE")
 left = int(os.environ.get("HOLD_TIMES", "0"))
 def hold(name):

@@ -370,7 +370,7 @@ def test_what_does_not_change_the_results_is_no_other_batch(batch, tmp_path: Pat
 
 PAGE_CRASHES = """
 import os, signal, sys
-if "colab_helpers.batch.html_report" in sys.orig_argv:
+if "colab_helpers.pages" in sys.orig_argv:
     os.kill(os.getpid(), signal.SIGSEGV)
 """
 

@@ -20,12 +20,13 @@ from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.pages.history import WINDOW, SampleHistory
+from colab_helpers.pages.live import GO_ON, RETRY
 from colab_helpers.progress import Progress
 from colab_helpers.request import MonitorRequest
-from colab_helpers.resources.samples import SAMPLES_NAME, Sample
-from colab_helpers.ui import headless, history, monitor
-from colab_helpers.ui.charts import GO_ON, RETRY
-from colab_helpers.ui.history import History, SampleTail
+from colab_helpers.resources import samples as samples_file
+from colab_helpers.resources.samples import SAMPLES_NAME, Sample, SampleTail
+from colab_helpers.ui import headless, monitor
 from colab_helpers.ui.monitor import MonitorSummary, show_result, watch
 from tests.conftest import PATIENCE, until
 
@@ -287,8 +288,8 @@ def test_only_what_is_new_is_read(folder, monkeypatch):
     append(folder, sample(1), sample(2))
     assert times(tail) == [1, 2]
     parsed: list[bytes] = []
-    parse = history._samples
-    monkeypatch.setattr(history, "_samples", lambda text: parsed.append(text) or parse(text))
+    parse = samples_file._samples
+    monkeypatch.setattr(samples_file, "_samples", lambda text: parsed.append(text) or parse(text))
     assert times(tail) == []
     append(folder, sample(3))
     assert times(tail) == [3]
@@ -311,7 +312,7 @@ def test_a_line_that_is_not_whole_yet_waits(folder):
 @pytest.mark.parametrize("lines", [1, 3, 9])
 def test_a_file_that_was_cut_or_replaced_is_read_again(folder, lines):
     append(folder, *(sample(number) for number in range(4)))
-    tail, history = SampleTail(folder / SAMPLES_NAME), History()
+    tail, history = SampleTail(folder / SAMPLES_NAME), SampleHistory()
     history.add(tail.read())
     (folder / SAMPLES_NAME).unlink()
     append(folder, *(sample(number, fps=30.0) for number in range(3, 3 + lines)))
@@ -336,7 +337,7 @@ def test_the_same_file_under_another_number_is_not_read_again(folder):
 def test_a_file_larger_than_a_piece_and_one_without_lines(folder, monkeypatch):
     append(folder, *(sample(number) for number in range(50)))
     length = (folder / SAMPLES_NAME).stat().st_size // 50
-    monkeypatch.setattr(history, "_CHUNK", 3 * length)
+    monkeypatch.setattr(samples_file, "_CHUNK", 3 * length)
     assert times(SampleTail(folder / SAMPLES_NAME)) == [float(number) for number in range(50)]
     (folder / SAMPLES_NAME).write_text("x" * 20 * length + "\n")
     append(folder, sample(7))
@@ -344,10 +345,10 @@ def test_a_file_larger_than_a_piece_and_one_without_lines(folder, monkeypatch):
 
 
 def test_the_history_stays_small():
-    seen = History()
+    seen = SampleHistory()
     seen.add(sample(2.0 * number, ram_used=number % 100) for number in range(5000))
     assert seen.count == 5000
-    assert len(seen.recent) == history.WINDOW / 2 + 1
+    assert len(seen.recent) == WINDOW / 2 + 1
     ram = seen.figures()["ram"]
     assert (ram.least, ram.unit) == (0.0, "GiB")
     assert [text.split(" (")[0] for text in seen.warnings()] == ["RAM 99 %"]
@@ -369,8 +370,8 @@ def test_in_a_notebook_one_panel_is_painted_anew(folder, writer, panel, monkeypa
     monkeypatch.setattr(monitor.time, "sleep", lambda _: writer.end())
     result = watch(MonitorRequest(folder=folder, refresh=0))
     assert len(panel) == 2
-    assert "running" in panel[0].split("</b>")[0]
-    assert "failed" in panel[-1].split("</b>")[0]
+    assert '<b class="busy">running</b>' in panel[0]
+    assert '<b class="bad">failed</b>' in panel[-1]
     assert panel[0].count("<svg") >= 1
     assert capsys.readouterr().out == ""
     assert result.report is None

@@ -12,22 +12,19 @@ from typing import Any
 import pytest
 
 from colab_helpers import language
-from colab_helpers.batch.html_report import html_report
 from colab_helpers.batch.report import BatchReport, ModelReport, Quality
 from colab_helpers.batch.status import FileStatus
 from colab_helpers.diagnosis import diagnose
+from colab_helpers.pages.live import live_html, live_text
+from colab_helpers.pages.report import report_html, results_text
 from colab_helpers.request import BatchRequest, PreloadRequest
 from colab_helpers.settings import Settings, load_presets
-from colab_helpers.ui.charts import charts_html, charts_text
 from colab_helpers.ui.doctor import diagnosis_html
 from colab_helpers.ui.host import LocalHost
 from colab_helpers.ui.models import models_html, models_text, show_models
 from colab_helpers.ui.monitor import MonitorSummary, summary_html
 from colab_helpers.ui.notebook import BatchRun
-from colab_helpers.ui.results import results_html, results_text
-from tests.batch.test_html_report import a_file, a_report
-from tests.batch.test_html_report import samples as report_samples
-from tests.ui.test_charts import START, sample, status
+from tests.helpers.reports import START, a_file, a_report, a_status, sample
 
 SIGNS = {
     "GB",
@@ -147,7 +144,7 @@ def test_the_charts():
         *(FileStatus(target=f"/in/c{number}.mp4", state="queued") for number in range(20)),
     ]
     many = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
-    found = status(
+    found = a_status(
         *files,
         state="running",
         notes=["NOTE"],
@@ -159,9 +156,9 @@ def test_the_charts():
     )
     data = ("a.mp4", "b.mp4", *(f"c{number}.mp4" for number in range(20)), "REASON", "NOTE", "PAUSE", "cuda")
     for lost in (False, True):
-        assert outside(charts_html(many, found, now=START + 99, lost=lost), *data) == []
-        assert outside("\n".join(charts_text(many, found, now=START + 99, lost=lost)), *data) == []
-    assert outside(charts_html([sample(gpu=None)], None, now=START + 1)) == []
+        assert outside(live_html(many, found, now=START + 99, lost=lost), *data) == []
+        assert outside("\n".join(live_text(many, found, now=START + 99, lost=lost)), *data) == []
+    assert outside(live_html([sample(gpu=None)], None, now=START + 1)) == []
 
 
 def a_run(tmp_path: Path) -> BatchReport:
@@ -216,12 +213,12 @@ DATA = (
 
 def test_the_results(tmp_path):
     run = BatchRun(a_run(tmp_path), BatchRequest(), tmp_path, LocalHost())
-    assert outside(results_html(run), *DATA, str(tmp_path)) == []
-    assert outside(results_text(run), *DATA, str(tmp_path)) == []
+    assert outside(run.html(), *DATA, str(tmp_path)) == []
+    assert outside(results_text(run.report, tmp_path), *DATA, str(tmp_path)) == []
 
 
 def test_the_report(tmp_path):
-    page = html_report(a_run(tmp_path), report_samples())
+    page = report_html(a_run(tmp_path), [sample(number) for number in range(60)])
     assert page.count("⟦") > 60
     assert outside(page, *DATA, str(tmp_path)) == []
 

@@ -12,12 +12,11 @@ import pytest
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.request import BatchRequest
 from colab_helpers.ui import panel
-from colab_helpers.ui.notebook import BatchRun, show_results
+from colab_helpers.ui.notebook import BatchRun, packed, show_results
 from colab_helpers.ui.panel import show_panel
 from colab_helpers.ui.panel_sources import UPLOADS
-from colab_helpers.ui.results import packed
+from tests.helpers.reports import a_file, a_report
 from tests.ui.conftest import Place
-from tests.ui.test_gallery import file_report, report
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def a_run(folder: Path, *names: str, asked: bool = True) -> BatchRun:
     files = []
     for name in names:
         (folder / name).write_bytes(name.encode())
-        files.append(file_report(folder / "in" / name, folder / name, []))
-    return BatchRun(report(*files), BatchRequest(download=asked), folder, Browser(folder, folder))
+        files.append(a_file(folder / "in" / name, folder / name))
+    return BatchRun(a_report(*files), BatchRequest(download=asked), folder, Browser(folder, folder))
 
 
 def test_one_result_is_handed_over_as_it_is(tmp_path):

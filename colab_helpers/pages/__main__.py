@@ -1,0 +1,37 @@
+"""Write the page of a run: ``python -m colab_helpers.pages FOLDER``.
+
+A process of its own, so that a decoder that crashes while pictures are made costs the page and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.files import absolute
+from colab_helpers.language import ASKED, printable, spoken, tr
+from colab_helpers.pages.report import write_page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write ``report.html`` beside ``report.json``; returns the exit code: 1 if it could not be written."""
+    parser = argparse.ArgumentParser(prog="python -m colab_helpers.pages", description=__doc__)
+    parser.add_argument("folder", type=Path, help="output folder of a batch")
+    parser.add_argument("--report", type=Path, help="its report (default: report.json in the folder)")
+    parser.add_argument("--language", choices=ASKED, default="auto", help="of the page")
+    options = parser.parse_args(argv)
+    with spoken(options.language):
+        try:
+            page = write_page(absolute(options.folder), options.report and absolute(options.report))
+        except ColabHelpersError as error:
+            print(tr("error: {error}", error=error), file=sys.stderr)
+            return 1
+    print(printable(str(page)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

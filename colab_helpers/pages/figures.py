@@ -1,0 +1,217 @@
+"""What is measured while a run goes on: one table for charts, texts and warnings, live and afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from colab_helpers.language import mark, tr
+from colab_helpers.machine import GIB
+from colab_helpers.pages.units import number
+from colab_helpers.resources.bottleneck import CHANGE, DECODE, FIND
+from colab_helpers.resources.guard import WARNING_PERCENT
+from colab_helpers.resources.samples import Sample
+
+# Samples farther apart than so many usual distances, and than so many seconds, have a pause between them:
+# the machine slept, or the run was continued later.
+_PAUSE_DISTANCES, _PAUSE_SECONDS = 5.0, 20.0
+
+Reading = Callable[[Sample], float | None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One thing that is measured, and how it is shown.
+
+    Attributes:
+        name: Its key in ``monitor.json``.
+        title: Its heading, in English; ``heading`` tells it in the reader's language.
+        unit: Of its values.
+        read: Its value in a sample; None if that does not tell.
+        total: What there is of it, in the same unit; the value is also shown as a share of that.
+        high: Upper edge of its chart, where that is fixed.
+        limit: From here on it is an alarm; in percent where there is a ``total``.
+        least: Below this it is an alarm.
+        remedy: What to do then, in English.
+        chart: Title of the chart in the report that it shares with others; empty for one of its own.
+        stage: The stage of the pipeline that its values wait behind; empty for all others.
+    """
+
+    name: str
+    title: str
+    unit: str
+    read: Reading
+    total: Reading | None = None
+    high: float | None = None
+    limit: float | None = None
+    least: float | None = None
+    remedy: str = ""
+    chart: str = ""
+    stage: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Its title in the reader's language."""
+        return tr("After {stage}", stage=tr(self.stage)) if self.stage else tr(self.title)
+
+    def share(self, sample: Sample) -> float | None:
+        """Percent of the total; None without one."""
+        value, total = self.read(sample), self.total(sample) if self.total else None
+        return None if value is None or not total else 100.0 * value / total
+
+    def strain(self, sample: Sample) -> float:
+        """How far it is over the edge: from 1 on it is an alarm; 0 where nothing is known."""
+        value = self.share(sample) if self.total else self.read(sample)
+        if value is None:
+            return 0.0
+        if self.limit is not None:
+            return value / self.limit
+        # The least allowed is no alarm itself.
+        return self.least / value * (1 - 1e-9) if self.least and value > 0 else 2.0 * bool(self.least)
+
+    def warning(self, sample: Sample) -> str:
+        """What is wrong, and what to do about it, in one sentence."""
+        unit = "%" if self.total else tr(self.unit)
+        found = self.share(sample) if self.total else self.read(sample)
+        values = {
+            "title": self.heading,
+            "found": f"{found or 0.0:.0f} %" if self.total else f"{number(found or 0.0)} {unit}",
+            "edge": f"{number(self.limit or self.least or 0.0)} {unit}",
+            "remedy": tr(self.remedy),
+        }
+        if self.least:
+            return tr("{title} {found} (a warning below {edge}): {remedy}.", **values)
+        return tr("{title} {found} (a warning from {edge}): {remedy}.", **values)
+
+    def text(self, sample: Sample) -> str:
+        """Title and value in words; empty if the value is not known."""
+        value, share = self.read(sample), self.share(sample)
+        if value is None:
+            return ""
+        if self.total is None or share is None:
+            return f"{self.heading} {number(value)} {tr(self.unit)}"
+        amount = tr(
+            "{value} of {total} {unit} ({share:.0f} %)",
+            value=number(value),
+            total=number(self.total(sample) or 0.0),
+            unit=tr(self.unit),
+            share=share,
+        )
+        return f"{self.heading} {amount}"
+
+
+def _field(name: str, unit: float = 1.0, *, gpu: bool = False) -> Reading:
+    """Read a field of a sample, or of its GPU, in a unit."""
+
+    def read(sample: Sample) -> float | None:
+        holder = sample.gpu if gpu else sample
+        value: float | None = None if holder is None else getattr(holder, name)
+        return None if value is None else value / unit
+
+    return read
+
+
+def _gpu(name: str, unit: float = 1.0) -> Reading:
+    return _field(name, unit, gpu=True)
+
+
+_LOAD, _VRAM, _RAM = mark("GPU load"), mark("GPU memory"), mark("Memory")
+
+FIGURES = (
+    Figure("gpu", "GPU", "%", _gpu("utilisation"), high=100.0, chart=_LOAD),
+    Figure(
+        "vram",
+        "VRAM",
+        "GiB",
+        _gpu("memory_used", GIB),
+        total=_gpu("memory_total", GIB),
+        limit=90.0,
+        remedy=mark(
+            'choose the preset stable or overrides = {"batch_size": 1}, and close other notebooks that '
+            "use the GPU"
+        ),
+        chart=_VRAM,
+    ),
+    Figure("vram_run", mark("VRAM of this run"), "GiB", _gpu("process_memory", GIB), chart=_VRAM),
+    Figure("encoder", mark("Video encoder"), "%", _gpu("encoder"), high=100.0, chart=_LOAD),
+    Figure("decoder", mark("Video decoder"), "%", _gpu("decoder"), high=100.0, chart=_LOAD),
+    Figure(
+        "temperature",
+        mark("GPU temperature"),
+        "°C",
+        _gpu("temperature"),
+        high=100.0,
+        limit=83.0,
+        remedy=mark("the card may slow itself down; on a machine of your own see to its cooling"),
+    ),
+    Figure("power", mark("GPU power"), "W", _gpu("power")),
+    Figure("cpu", "CPU", "%", _field("cpu_percent"), high=100.0),
+    Figure(
+        "ram",
+        "RAM",
+        "GiB",
+        _field("ram_used", GIB),
+        total=_field("ram_total", GIB),
+        limit=WARNING_PERCENT,
+        remedy=mark("choose the preset stable or a smaller max_memory, and close what else runs"),
+        chart=_RAM,
+    ),
+    Figure("process_memory", mark("Process memory"), "GiB", _field("process_memory", GIB), chart=_RAM),
+    Figure(
+        "disk_free",
+        mark("Disk free"),
+        "GB",
+        _field("disk_free", 1e9),
+        least=2.0,
+        remedy=mark("delete what is not needed where the results go, or the next file finds no room"),
+    ),
+    Figure("fps", mark("Speed"), mark("frames/s"), lambda sample: sample.fps if sample.file else None),
+)
+"""Everything that is measured, in the order in which it is shown."""
+
+
+def queues(samples: Sequence[Sample]) -> Iterator[Figure]:
+    """Make a figure for each stage of the pipeline that has a queue behind it."""
+    names = {name for sample in samples for name in sample.queues}
+    # In the order in which a frame passes them, whatever the order in which they were noted.
+    stages = [name for name in (DECODE, FIND, CHANGE) if name in names]
+    for name in [*stages, *sorted(names.difference(stages))]:
+        yield Figure(f"queue {name}", name, mark("waiting"), _queue(name), stage=name)
+
+
+def _queue(name: str) -> Reading:
+    return lambda sample: sample.queues.get(name)
+
+
+def warnings(samples: Sequence[Sample]) -> list[str]:
+    """Say of each figure that was over its limit how it was at its worst, in one sentence."""
+    worst = {figure: max(samples, key=figure.strain) for figure in FIGURES} if samples else {}
+    return [figure.warning(sample) for figure, sample in worst.items() if figure.strain(sample) >= 1]
+
+
+def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
+    """Give samples their seconds at work: a pause takes no time, and leaves a gap (None).
+
+    Args:
+        samples: In the order of time, of one run or of several that went on with the same batch.
+    """
+    distances = [max(0.0, after.time - before.time) for before, after in pairwise(samples)]
+    usual = median(distances) if distances else 0.0
+    longest = max(_PAUSE_SECONDS, _PAUSE_DISTANCES * usual)
+    passed = 0.0
+    course: list[tuple[float, Sample | None]] = [(passed, sample) for sample in samples[:1]]
+    for sample, distance in zip(samples[1:], distances, strict=True):
+        if distance > longest:
+            course.append((passed, None))
+        passed += usual if distance > longest else distance
+        course.append((passed, sample))
+    return course
+
+
+def points_of(
+    figure: Figure, course: Sequence[tuple[float, Sample | None]]
+) -> list[tuple[float, float | None]]:
+    """Read a figure over time, for a chart."""
+    return [(time, None if sample is None else figure.read(sample)) for time, sample in course]

@@ -1,0 +1,279 @@
+"""How a machine and a batch stand now, as a piece of HTML with small charts, and the same in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.batch.results import KEPT
+from colab_helpers.batch.status import STATE_WORDS, BatchStatus, FileStatus, State
+from colab_helpers.language import mark, tr
+from colab_helpers.pages.figures import FIGURES, Figure, at_work, points_of, queues, warnings
+from colab_helpers.pages.history import WINDOW
+from colab_helpers.pages.rendering import render
+from colab_helpers.pages.svg import ALARM, BLUE, sparkline
+from colab_helpers.pages.units import clock_text, number
+from colab_helpers.resources.bottleneck import bottleneck
+from colab_helpers.resources.samples import Sample
+
+MOST_FILES = 12
+"""Files that are named; the others are counted."""
+MOST_NOTES = 8
+"""Notes on the whole run that are shown, the newest."""
+OLD_NEWS = 10.0
+"""Seconds without news from which they stand out; a run writes its status every two."""
+
+NO_GPU = mark("There is no GPU on the machine that is watched: everything runs on its CPU.")
+NO_SAMPLES = mark("Nothing has been measured yet.")
+LOST = mark("ended without a word")
+GO_ON = mark("run the same batch again, into the same folder: it goes on with what is finished")
+RETRY = mark("correct what is said of the failed files and run the same batch again: what is done stays")
+
+# Share of the work from which on its speed tells something.
+_EARLY = 0.02
+_MOODS = {"running": "busy", "done": "good", "failed": "bad", "lost": "bad", "cancelled": "warn"}
+# What needs a look comes first.
+_ORDER: tuple[State, ...] = ("running", "failed", "cancelled", "skipped", "queued", "done")
+
+
+def live_html(
+    samples: Sequence[Sample],
+    status: BatchStatus | None,
+    *,
+    now: float,
+    lost: bool = False,
+    facts: Sequence[str] = (),
+) -> str:
+    """Render machine and run for a widget that is painted anew again and again.
+
+    Args:
+        samples: In the order of time; the charts show the last ten minutes of them.
+        status: The batch; None where only a machine is watched.
+        now: Seconds since 1970, by the clock of whoever wrote samples and status.
+        lost: The batch died: nothing more is to be expected, whatever its status says.
+        facts: Sentences on the machine that stand below the charts.
+    """
+    shown = _in_window(samples, status)
+    working = _at_work(status, lost)
+    named, rest = _named(status)
+    picture = status.picture if status and working else None
+    return render(
+        "live.html.j2",
+        overall=None if lost else _overall(status),
+        # Whatever else a foreign status holds is not put into a page.
+        picture=picture if picture and picture.startswith("data:image/jpeg;base64,") else None,
+        at_work=working,
+        headline=_headline(status, now, lost) if status else None,
+        mood=_MOODS["lost" if lost else status.state] if status else "",
+        running=[(file, _running_text(file)) for file in working],
+        state_lines=_state_lines(status),
+        why=_why(shown, status, lost),
+        alarms=warnings(shown[-1:]),
+        remarks=_remarks(shown),
+        tiles=_tiles(shown),
+        span=shown[-1].time - shown[0].time if shown else 0.0,
+        facts=facts,
+        rows=[_row(file, lost) for file in named],
+        rest=rest,
+        notes=status.notes[-MOST_NOTES:] if status else [],
+    )
+
+
+def live_text(
+    samples: Sequence[Sample],
+    status: BatchStatus | None,
+    *,
+    now: float,
+    lost: bool = False,
+    facts: Sequence[str] = (),
+    files: bool = True,
+) -> list[str]:
+    """Write the same in words, line by line; ``files`` says whether to name the files and notes, too."""
+    shown = _in_window(samples, status)
+    lines = [": ".join(_headline(status, now, lost))] if status else []
+    lines += [*map(_running_text, _at_work(status, lost)), *_state_lines(status)]
+    if shown:
+        texts = [figure.text(shown[-1]) for figure in (*FIGURES, *queues(shown[-1:]))]
+        lines.append(", ".join(filter(None, texts)))
+    why = _why(shown, status, lost)
+    lines += [*_remarks(shown), *([why] if why else [])]
+    lines += [tr("warning: {text}", text=text) for text in warnings(shown[-1:])]
+    if not files:
+        return lines
+    lines += facts
+    named, rest = _named(status)
+    for (state, _), *others in (_row(file, lost) for file in named):
+        lines.append("  " + "  ".join([f"{state:9}", *(text for text, _ in others if text)]))
+    lines += [f"  {rest}"] if rest else []
+    return lines + [tr("note: {note}", note=note) for note in (status.notes[-MOST_NOTES:] if status else [])]
+
+
+def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sample]:
+    """The newest, with the status's own where it is newer: Drive brings one file before the other."""
+    own = status.sample if status else None
+    found = [*samples, own] if own and (not samples or own.time > samples[-1].time) else list(samples)
+    found.sort(key=lambda sample: sample.time)
+    return [sample for sample in found if found[-1].time - sample.time <= WINDOW]
+
+
+# --- the machine --------------------------------------------------------------------------------------
+
+
+def _remarks(samples: Sequence[Sample]) -> list[str]:
+    if not samples:
+        return [tr(NO_SAMPLES)]
+    return [] if any(sample.gpu is not None for sample in samples) else [tr(NO_GPU)]
+
+
+def _why(samples: Sequence[Sample], status: BatchStatus | None, lost: bool) -> str:
+    """What keeps a run that goes on from going faster; empty where there is none."""
+    goes_on = status.state == "running" if status else any(s.file or s.stage for s in samples)
+    return bottleneck(samples) if samples and goes_on and not lost else ""
+
+
+def _tiles(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    course = at_work(samples)
+    found = [(figure, points_of(figure, course)) for figure in (*FIGURES, *queues(samples))]
+    known = [(figure, points) for figure, points in found if any(value is not None for _, value in points)]
+    return [_tile(figure, samples[-1], points) for figure, points in known]
+
+
+def _tile(figure: Figure, newest: Sample, points: list[tuple[float, float | None]]) -> dict[str, Any]:
+    total, share = figure.total(newest) if figure.total else None, figure.share(newest)
+    limit = figure.limit
+    if limit is not None and figure.total:
+        limit = limit / 100 * total if total else None
+    strained = figure.strain(newest) >= 1
+    aside = tr("warning") if strained else ""
+    if total and share is not None:
+        aside = tr("of {total} {unit}, {share:.0f} %", total=number(total), unit=tr(figure.unit), share=share)
+    chart = sparkline(
+        points,
+        label=figure.heading,
+        unit=tr(figure.unit),
+        high=total or figure.high,
+        limit=limit or figure.least,
+        colour=ALARM if strained else BLUE,
+    )
+    return {"heading": figure.heading, "aside": aside, "strained": strained, "chart": chart}
+
+
+# --- the batch ----------------------------------------------------------------------------------------
+
+
+def _at_work(status: BatchStatus | None, lost: bool) -> list[FileStatus]:
+    return [file for file in status.files if file.state == "running"] if status and not lost else []
+
+
+def _headline(status: BatchStatus, now: float, lost: bool) -> tuple[str, str]:
+    """The run's state, and what is to be said of it."""
+    count = Counter(file.state for file in status.files)
+    kinds = ", ".join(f"{count[state]} {_word(state, lost)}" for state in reversed(_ORDER) if count[state])
+    running = status.state == "running"
+    text = tr(
+        "{ended} of {count} files ended ({kinds}), at work for {time}",
+        ended=len(status.files) - count["queued"] - count["running"],
+        count=len(status.files),
+        kinds=kinds,
+        time=clock_text(max(0.0, (now if running and not lost else status.updated) - status.started)),
+    )
+    if running:
+        text += tr(", last news {ago}", ago=_ago(now - status.updated, lost))
+    remedy = GO_ON if lost else RETRY if status.state == "failed" else ""
+    if remedy:
+        text += tr(". What to do: {remedy}", remedy=tr(remedy))
+    return tr(LOST) if lost else tr(STATE_WORDS[status.state]), text
+
+
+def _ago(seconds: float, lost: bool) -> str:
+    """How long ago; news from the future, by a clock that is ahead, are new."""
+    span = f"{max(0.0, seconds):.0f} s" if seconds < 120 else clock_text(seconds)
+    if seconds >= OLD_NEWS and not lost:
+        return tr("{span} ago (it hangs, or its news are late)", span=span)
+    return tr("{span} ago", span=span)
+
+
+def _running_text(file: FileStatus) -> str:
+    values = {"name": Path(file.target).name, "frame": file.frame, "frames": file.frames, "fps": file.fps}
+    if file.frames:
+        text = tr("{name}: {frame} of {frames} frames, {fps:.1f} frames/s", **values)
+    else:
+        text = tr("{name}: {frame} frames, {fps:.1f} frames/s", **values)
+    eta = tr(", ETA {time}", time=clock_text(file.eta)) if file.eta is not None else ""
+    stage = f", {tr(file.stage)}" if file.stage and file.stage != "frames" else ""
+    return f"{text}{eta}{stage}"
+
+
+def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
+    """How far the whole batch is as a share, and with the time left and the memory in use in words."""
+    if status is None or status.state != "running" or not status.files:
+        return None
+    share = sum(map(_share, status.files)) / len(status.files)
+    parts = [tr("All files: {share:.0f} %", share=100 * share)]
+    left = time_left(status, share)
+    parts += [tr("about {time} left", time=clock_text(left))] if left is not None else []
+    if status.ram_percent is not None:
+        gpu = "-" if status.gpu_percent is None else f"{status.gpu_percent:.0f} %"
+        parts.append(tr("memory S {ram:.0f} % (system), G {gpu} (GPU)", ram=status.ram_percent, gpu=gpu))
+    return share, ", ".join(parts)
+
+
+def _share(file: FileStatus) -> float:
+    if file.state == "running":
+        return min(1.0, file.frame / file.frames) if file.frames else 0.0
+    return 0.0 if file.state == "queued" else 1.0
+
+
+def time_left(status: BatchStatus, share: float) -> float | None:
+    """Seconds until all files are done, if the others take as long as those done; None while that is open."""
+    kept = sum(tr(KEPT) in file.fallbacks for file in status.files) / len(status.files)
+    worked, took = share - kept, status.updated - status.started
+    running = max((file.eta for file in status.files if file.eta is not None), default=None)
+    if worked < _EARLY:
+        return running if sum(file.state in ("queued", "running") for file in status.files) == 1 else None
+    return max(took * (1 - share) / worked, running or 0.0)
+
+
+def _state_lines(status: BatchStatus | None) -> list[str]:
+    """Where and how the networks run, and what is worth knowing of the run itself."""
+    if status is None:
+        return []
+    told = [
+        (tr("networks on {value}", value=status.provider), status.provider),
+        (tr("threads {value}", value=status.threads), status.threads),
+        (tr("batch size {value}", value=status.batch_size), status.batch_size),
+        (tr("worker restarts {value}", value=status.restarts), status.restarts),
+        (tr("memory warnings {value}", value=status.memory_warnings), status.memory_warnings),
+    ]
+    line = ", ".join(text for text, value in told if value)
+    paused = status.pause and status.state == "running"
+    return [*([line] if line else []), *([tr("waiting: {reason}", reason=status.pause)] if paused else [])]
+
+
+def _named(status: BatchStatus | None) -> tuple[list[FileStatus], str]:
+    """The files to name, what needs a look first, and a sentence on the others."""
+    if status is None:
+        return [], ""
+    groups = {state: [file for file in status.files if file.state == state] for state in _ORDER}
+    # What was done last tells most of all that is done.
+    groups["done"].reverse()
+    files = [file for group in groups.values() for file in group]
+    count = Counter(file.state for file in files[MOST_FILES:])
+    others = ", ".join(f"{count[state]} {_word(state, lost=False)}" for state in _ORDER if count[state])
+    rest = tr("and {count} more: {others}", count=sum(count.values()), others=others) if count else ""
+    return files[:MOST_FILES], rest
+
+
+def _word(state: State, lost: bool) -> str:
+    return tr("stopped") if lost and state == "running" else tr(STATE_WORDS[state])
+
+
+def _row(file: FileStatus, lost: bool) -> list[tuple[str, str]]:
+    """State, name, frames and remarks of a file, each with its look."""
+    frames = f"{file.frame}/{file.frames}" if file.frames else f"{file.frame}" if file.frame else ""
+    remarks = "; ".join([*([file.error] if file.error else []), *file.fallbacks])
+    mood = "" if lost and file.state == "running" else _MOODS.get(file.state, "")
+    name = Path(file.target).name
+    return [(_word(file.state, lost), mood), (name, "long"), (frames, "figure"), (remarks, "long")]

@@ -1,0 +1,246 @@
+"""Pictures and players of results, small enough to stand inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.container
+import cv2
+import numpy as np
+
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.thumbnails import data_url
+from colab_helpers.errors import MediaError
+from colab_helpers.faces.types import ByteImage
+from colab_helpers.language import tr
+from colab_helpers.media.images import read_image
+from colab_helpers.media.probe import VideoInfo, is_image, probe
+
+ROOM = 1_500_000
+"""Bytes of video in one page at most: Jupyter drops what comes faster than some megabytes in seconds."""
+MOST_PLAYERS = 6
+CLIP_SECONDS = 4.0
+# Where in a video to look for a telling frame if nothing is known of it, as shares of its length.
+_MOMENTS = (0.5, 0.25, 0.75, 0.1, 0.9)
+# Time stamps of the two files may differ by a container's rounding (Matroska counts milliseconds).
+_SAME_TIME = 0.002
+_CLIP_EDGE = 480
+_RATE = 30
+# No clip takes more than its share of the room, whatever it shows.
+_ENCODING = {"preset": "veryfast", "crf": "26", "maxrate": "400k", "bufsize": "400k"}
+_TICK = Fraction(1, 1000)
+_PLAYABLE = (".mp4", ".m4v", ".mov")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same moment of a target and of its result; ``(H, W, 3)`` uint8 BGR."""
+
+    before: ByteImage
+    after: ByteImage
+
+    @property
+    def change(self) -> float:
+        """How much was changed: mean absolute difference in grey levels."""
+        if self.before.shape != self.after.shape:
+            return 0.0
+        return float(np.mean(cv2.absdiff(self.before, self.after)))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in a page; ``url`` is empty where there is none, ``shape`` is width by height."""
+
+    caption: str
+    url: str = ""
+    shape: float = 1.0
+
+    @classmethod
+    def of(cls, caption: str, image: ByteImage) -> Picture:
+        """Encode an image."""
+        return cls(caption, data_url(image), image.shape[1] / image.shape[0])
+
+
+@dataclass(frozen=True)
+class Player:
+    """A video in a page, and a word on it if it is only a part."""
+
+    path: Path
+    url: str
+    told: str
+
+
+def pictures_of(file: FileReport) -> list[Picture]:
+    """Make the pictures of a finished file: source, before and after.
+
+    Raises:
+        MediaError: Target or result cannot be read.
+    """
+    pair = pair_of(file)
+    return [_source(file.source), Picture.of(tr("before"), pair.before), Picture.of(tr("after"), pair.after)]
+
+
+def _source(sources: Sequence[str]) -> Picture:
+    """The first source photo; one given as data or as an array has no file to show again."""
+    if not sources or not Path(sources[0]).is_file():
+        return Picture(tr("source (given in memory)"))
+    try:
+        return Picture.of(tr("source"), read_image(sources[0]))
+    except (MediaError, OSError) as error:
+        return Picture(tr("source: no picture ({error})", error=error))
+
+
+def pair_of(file: FileReport) -> Pair:
+    """Find a telling moment of a file: in its longest stretch with a face, or where most was changed.
+
+    Raises:
+        MediaError: Target or result cannot be read.
+    """
+    target, output = Path(file.target), Path(file.output or "")
+    if is_image(target):
+        return Pair(read_image(target), read_image(output))
+    length = float(probe(target).duration)
+    pairs = (_pair_at(target, output, best * length, earliest * length) for best, earliest in _moments(file))
+    return max(pairs, key=lambda pair: pair.change)
+
+
+def _moments(file: FileReport) -> list[tuple[float, float]]:
+    """Where to look: the best share of a video's length, and from where on an earlier one will do."""
+    if file.quality is not None and file.frames_out:
+        edges = [0, *(edge for span in file.quality.missed_spans for edge in span), file.frames_out]
+        stretches = zip(edges[::2], edges[1::2], strict=True)
+        length, start = max((stop - start, start) for start, stop in stretches)
+        if length > 0:
+            return [((start + length / 2) / file.frames_out, start / file.frames_out)]
+    return [(share, share) for share in _MOMENTS]
+
+
+def _pair_at(target: Path, output: Path, seconds: float, earliest: float) -> Pair:
+    # A key frame of the result costs one decoded frame instead of hundreds.
+    after, found = _frame(output, seconds, earliest=earliest)
+    return Pair(frame_at(target, found), after)
+
+
+def frame_at(path: Path, seconds: float) -> ByteImage:
+    """Decode the frame shown at a time after the first frame, upright.
+
+    Args:
+        path: A video.
+        seconds: Time; beyond the end the last frame is taken.
+
+    Returns:
+        ``(H, W, 3)`` uint8 BGR.
+
+    Raises:
+        MediaError: The file cannot be decoded there.
+    """
+    return _frame(path, seconds, earliest=seconds)[0]
+
+
+def _frame(path: Path, seconds: float, *, earliest: float) -> tuple[ByteImage, float]:
+    """The frame at a time, or the key frame before it if that is not before ``earliest``; and its time."""
+    info = probe(path)
+    start = float(info.start)
+    try:
+        with av.open(path) as container:
+            stream = next(s for s in container.streams.video if s.index == info.video_index)
+            stream.thread_type = "AUTO"
+            container.seek(int((start + seconds) / info.time_base), stream=stream)
+            frame = _first_frame_from(container.decode(stream), start + seconds, start + earliest)
+            image = frame.to_ndarray(format="bgr24")
+    except (av.FFmpegError, StopIteration) as error:
+        raise MediaError(tr("no frame could be decoded for a picture"), where=str(path)) from error
+    return info.upright(image), (frame.time if frame.time is not None else start + seconds) - start
+
+
+def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: float) -> av.VideoFrame:
+    frame = next(frames)
+    if earliest < wanted and frame.time is not None and earliest <= frame.time <= wanted:
+        return frame
+    for later in frames:
+        if frame.time is not None and frame.time >= wanted - _SAME_TIME:
+            break
+        frame = later
+    return frame
+
+
+def players_of(results: Sequence[Path], *, room: int = ROOM) -> tuple[list[Player], list[str]]:
+    """Make a player for each of the first videos among some results, and name the videos left out.
+
+    Args:
+        results: Files that are there.
+        room: Bytes that all of them may take together.
+    """
+    videos = [path for path in results if not is_image(path) and path.suffix.lower() != ".gif"]
+    players, left_out = [], [path.name for path in videos[MOST_PLAYERS:]]
+    for path in videos[:MOST_PLAYERS]:
+        share = room // min(len(videos), MOST_PLAYERS)
+        try:
+            content, told = _content(path, share)
+        except (MediaError, OSError) as error:
+            left_out.append(f"{path.name} ({error})")
+            continue
+        if len(content) <= share:
+            url = f"data:video/mp4;base64,{base64.b64encode(content).decode()}"
+            players.append(Player(path, url, told))
+        else:
+            left_out.append(path.name)
+    return players, left_out
+
+
+def _content(path: Path, share: int) -> tuple[bytes, str]:
+    """The file itself where a browser can play it and it is small; else a clip, and a word on that."""
+    if path.suffix.lower() in _PLAYABLE and path.stat().st_size <= share and probe(path).codec == "h264":
+        return path.read_bytes(), ""
+    return clip_of(path), tr("the first {seconds:.0f} seconds, made smaller", seconds=CLIP_SECONDS)
+
+
+def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
+    """Encode the beginning of a video as a small MP4 that any browser plays, upright and without sound.
+
+    Raises:
+        MediaError: It cannot be decoded.
+    """
+    info, made = probe(path), io.BytesIO()
+    try:
+        with av.open(path) as source, av.open(made, "w", format="mp4") as clip:
+            track = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
+            track.pix_fmt, track.codec_context.time_base = "yuv420p", _TICK
+            for image, passed in _images(source, seconds, info):
+                if not track.codec_context.is_open:
+                    track.height, track.width = image.shape[:2]
+                frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+                frame.pts, frame.time_base = round(passed / _TICK), _TICK
+                clip.mux(track.encode(frame))
+            clip.mux(track.encode(None))
+    except (av.FFmpegError, IndexError) as error:
+        raise MediaError(tr("no clip could be made of it"), where=str(path)) from error
+    return made.getvalue()
+
+
+def _images(
+    source: av.container.InputContainer, seconds: float, info: VideoInfo
+) -> Iterator[tuple[ByteImage, float]]:
+    """Small upright pictures and their times from the first on; frames that come very fast are left out."""
+    stream = source.streams.video[0]
+    stream.thread_type = "AUTO"
+    first, due = None, 0.0
+    for frame in source.decode(stream):
+        first = (frame.time or 0.0) if first is None else first
+        passed = (frame.time or 0.0) - first
+        if passed >= seconds:
+            return
+        if passed < due:
+            continue
+        due = passed + 0.9 / _RATE
+        scale = min(1.0, _CLIP_EDGE / max(frame.width, frame.height))
+        # The encoder's colour planes are half as wide and high: no odd sizes.
+        width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+        small = frame.reformat(width=width, height=height, format="bgr24").to_ndarray()
+        yield info.upright(small), passed

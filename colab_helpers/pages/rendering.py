@@ -1,0 +1,42 @@
+"""The templates: everything that is put into them is escaped, and their texts go through ``tr``."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from colab_helpers.batch.status import STATE_WORDS
+from colab_helpers.language import language, printable, tr
+from colab_helpers.pages import svg, units
+
+TEMPLATES = Path(__file__).parent
+
+
+def render(name: str, **values: Any) -> str:
+    """Fill in a template; the result can be encoded, whatever stands in names of files."""
+    return printable(_environment().get_template(name).render(language=language(), **values))
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals.update(tr=tr, state_words=STATE_WORDS, svg=svg)
+    made.filters.update(
+        number=units.number,
+        clock=units.clock_text,
+        moment=units.moment,
+        duration=units.duration,
+        size=units.size,
+        memory=units.memory,
+        file_name=lambda path: Path(path).name,
+    )
+    return made

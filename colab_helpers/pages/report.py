@@ -1,0 +1,343 @@
+"""The report of a run: as a page of its own, as its results inside a notebook, and in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+
+from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
+from colab_helpers.batch.report import BatchReport, FileReport, html_path, write_text
+from colab_helpers.batch.status import STATE_WORDS
+from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.files import from_json
+from colab_helpers.language import mark, tr
+from colab_helpers.pages.figures import FIGURES, at_work, points_of
+from colab_helpers.pages.pictures import Picture, pictures_of, players_of
+from colab_helpers.pages.rendering import render
+from colab_helpers.pages.svg import line_chart
+from colab_helpers.pages.units import moment, number
+from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
+from colab_helpers.settings import Settings, field_help
+
+MOST_PICTURES, MOST_ROWS = 24, 6
+"""Files that are shown with pictures in a page of its own, and in a notebook."""
+PICTURE_SECONDS = 60.0
+"""How long pictures may be looked for: in long videos finding a frame takes seconds."""
+OPEN_FILES = 8
+"""Up to so many files, each is shown opened."""
+STANDIN_NOTE = mark(
+    "Made with the demo's stand-in networks, which know only the demo's rendered people. "
+    "They show that everything works, not what the real networks can do."
+)
+"""Said wherever results of the stand-ins could be mistaken for those of the real networks."""
+_MOST_SAMPLES = 10_000
+_MOST_NAMES, _MOST_SPANS = 5, 12
+# Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
+_SOUND_DIFFERENCE = 0.1
+
+Clock = Callable[[], float]
+
+
+def write_page(folder: Path, report: Path | None = None) -> Path:
+    """Write the page of a run beside its report: to a temporary file first, then renamed.
+
+    Args:
+        folder: Output folder of the run, with its samples.
+        report: Where its report is; by default ``report.json`` in the folder.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        MissingFileError: There is no report.
+        UsageError: What is there is of another version or no report.
+        OutputError: The folder cannot be written to.
+    """
+    path = report or folder / REPORT_NAME
+    try:
+        found = from_json(BatchReport, path.read_bytes())
+    except OSError as error:
+        raise MissingFileError(
+            tr("no batch has written its report here"),
+            where=str(path),
+            remedy=tr("name the output folder of a batch"),
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            tr("this is no report that this version can read"),
+            where=str(path),
+            remedy=tr("use the version of the package that ran the batch"),
+        ) from error
+    page = html_path(path)
+    write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MOST_SAMPLES)))
+    return page
+
+
+def report_html(
+    report: BatchReport,
+    samples: Sequence[Sample],
+    *,
+    now: float | None = None,
+    clock: Clock = time.monotonic,
+) -> str:
+    """Render a run as a page that needs no script, no other file and no network.
+
+    Args:
+        report: What a run returned. Files that are no longer where it says go without a picture.
+        samples: Of the run, in the order of time; may be empty.
+        now: When the report was written, in seconds since 1970; by default now.
+        clock: Seconds that only grow, for the time that pictures may take.
+    """
+    pictured, more = _pictured(report.files, MOST_PICTURES, clock)
+    return render(
+        "report.html.j2",
+        whole=True,
+        report=report,
+        state=_state(report),
+        warnings=[*_run_warnings(report), *_file_warnings(report)],
+        began=_date(samples[0].time) if samples else None,
+        last=_date(samples[-1].time) if samples else None,
+        written=_date(time.time() if now is None else now),
+        charts=charts_of(samples),
+        pictured=pictured,
+        more=more,
+        opened=len(report.files) <= OPEN_FILES,
+        missed=missed_text,
+        settings=_settings(report.settings),
+    )
+
+
+def results_html(
+    report: BatchReport,
+    folder: Path,
+    *,
+    keeping: str = "",
+    with_players: bool = True,
+    clock: Clock = time.monotonic,
+) -> str:
+    """Render the results of a run for a notebook: what became of every file, pictures, and videos to play.
+
+    Args:
+        report: What the run returned.
+        folder: Its output folder.
+        keeping: A sentence on how long it stays there.
+        with_players: Whether somebody looks; else players would only make the notebook large.
+        clock: As in ``report_html``.
+    """
+    pictured, more = _pictured(report.files, MOST_ROWS, clock)
+    players, left_out = players_of(results_of(report)) if with_players else ([], [])
+    return render(
+        "report.html.j2",
+        whole=False,
+        report=report,
+        state=summary_text(report, folder),
+        notes=notes_of(report),
+        pictured=pictured,
+        more=more,
+        players=players,
+        left_out=left_out,
+        places=[folder / HTML_REPORT_NAME, folder / REPORT_NAME],
+        keeping=keeping,
+    )
+
+
+def results_of(report: BatchReport) -> list[Path]:
+    """List the files that were made."""
+    return [Path(file.output) for file in report.files if file.status == "done" and file.output]
+
+
+def notes_of(report: BatchReport) -> list[str]:
+    """List what is to be known of the whole run."""
+    standins = any(model.standin for model in report.models)
+    return [*([tr(STANDIN_NOTE)] if standins else []), *report.notes]
+
+
+def results_text(report: BatchReport, folder: Path) -> str:
+    """Write the results for places that cannot show HTML."""
+    files = [
+        f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: "
+        + tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
+        + (f", {file.error}" if file.error else "")
+        for file in report.files
+    ]
+    return "\n".join([summary_text(report, folder), *notes_of(report), *files])
+
+
+def summary_text(report: BatchReport, folder: Path) -> str:
+    """Write the run in one line."""
+    summary = report.summary
+    return tr(
+        "{succeeded} of {total} files in {seconds:.1f} s, {size:.1f} MB, memory warnings: {warnings}; "
+        "results in {folder}",
+        succeeded=summary.succeeded,
+        total=summary.total,
+        seconds=summary.seconds,
+        size=summary.bytes / 1e6,
+        warnings=summary.memory_warnings,
+        folder=folder,
+    )
+
+
+def failure_text(report: BatchReport) -> str:
+    """Name the files that did not succeed and why, in one line."""
+    wrong = [file for file in report.files if file.status != "done"]
+    reasons = [f"{Path(file.target).name}: {file.error or tr(STATE_WORDS[file.status])}" for file in wrong]
+    return tr(
+        "{count} of {total} files did not succeed: {reasons}",
+        count=len(wrong),
+        total=len(report.files),
+        reasons="; ".join(reasons),
+    )
+
+
+def _pictured(
+    files: Sequence[FileReport], most: int, clock: Clock
+) -> tuple[dict[int, list[Picture] | str], int]:
+    """Pictures of the first finished files by index, or why there are none; and how many more there are."""
+    done = [index for index, file in enumerate(files) if file.status == "done" and file.output]
+    until, found = clock() + PICTURE_SECONDS, dict[int, list[Picture] | str]()
+    for index in done[:most]:
+        if clock() > until:
+            found[index] = tr("No picture: those of the files before took too long to find.")
+            continue
+        try:
+            found[index] = pictures_of(files[index])
+        except Exception as error:  # noqa: BLE001 - files change after a run; a picture is never worth the page
+            found[index] = tr("No picture: {reason}", reason=error)
+    return found, max(0, len(done) - most)
+
+
+def charts_of(samples: Sequence[Sample]) -> list[tuple[Markup, list[str]]]:
+    """Draw every chart that has something to show, and sum up each of its figures."""
+    course, charts = at_work(samples), []
+    for title in dict.fromkeys(figure.chart or figure.title for figure in FIGURES):
+        lines, told = {}, []
+        figures = [figure for figure in FIGURES if (figure.chart or figure.title) == title]
+        for figure in figures:
+            points = points_of(figure, course)
+            known = [value for _, value in points if value is not None]
+            if known:
+                lines[figure.heading] = points
+                told.append(
+                    tr(
+                        "{name}: least {least}, mean {mean}, most {most} {unit}",
+                        name=figure.heading,
+                        least=number(min(known)),
+                        mean=number(fmean(known)),
+                        most=number(max(known)),
+                        unit=tr(figure.unit),
+                    )
+                )
+        if lines:
+            unit, high = tr(figures[0].unit), figures[0].high
+            chart = line_chart(
+                lines, title=tr(title), unit=unit, high=high, x_label=tr("time at work (min:s)")
+            )
+            charts.append((chart, told))
+    return charts
+
+
+def _state(report: BatchReport) -> str:
+    summary = report.summary
+    if not summary.total:
+        return tr("no files")
+    if report.ok:
+        return tr("all {total} done", total=summary.total)
+    return tr("{succeeded} of {total} done", succeeded=summary.succeeded, total=summary.total)
+
+
+def _run_warnings(report: BatchReport) -> list[str]:
+    summary = report.summary
+    failed = [file for file in report.files if file.status == "failed"]
+    skipped = [file for file in report.files if file.status == "skipped"]
+    head = tr("Failed ({count} of {total})", count=len(failed), total=summary.total)
+    lines = [f"{head}: {_names(failed)}"] if failed else []
+    head = tr("Skipped ({count})", count=len(skipped))
+    lines += [f"{head}: {_names(skipped)}"] if skipped else []
+    counted = {
+        tr("Stand-in models were used; they know the demo's rendered people only: this was a trial"): any(
+            model.standin for model in report.models
+        ),
+        tr(
+            "RAM ran short (more than 85 % in use), {count} time(s)", count=summary.memory_warnings
+        ): summary.memory_warnings,
+        tr(
+            "The worker process died and was started again, {count} time(s)", count=summary.restarts
+        ): summary.restarts,
+    }
+    return [*lines, *(line for line, count in counted.items() if count)]
+
+
+def _file_warnings(report: BatchReport) -> list[str]:
+    retimed = report.settings.get("keep_fps") is False
+    gpu = bool(report.machine.get("gpu"))
+    signs: dict[str, Callable[[FileReport], bool]] = {
+        tr("No face was changed in any frame"): lambda file: file.faces_swapped == 0,
+        tr("Frames went in that did not come out"): lambda file: (
+            file.frames_in != file.frames_out and not retimed
+        ),
+        tr("Frames are not shown exactly when the target's are"): lambda file: (
+            file.times_kept is False and not retimed
+        ),
+        tr("Picture and sound differ in length by more than 0.1 s"): lambda file: (
+            abs((file.audio_seconds or 0.0) - (file.video_seconds or 0.0)) > _SOUND_DIFFERENCE
+            and bool(file.audio_seconds and file.video_seconds)
+        ),
+        tr("There is a GPU, but the networks ran on the CPU"): lambda file: gpu and file.provider == "cpu",
+    }
+    done = [file for file in report.files if file.status == "done"]
+    found = {line: [file for file in done if sign(file)] for line, sign in signs.items()}
+    return [f"{line}: {_names(files)}" for line, files in found.items() if files]
+
+
+def _names(files: Sequence[FileReport]) -> str:
+    names = [Path(file.target).name for file in files[:_MOST_NAMES]]
+    more = len(files) - len(names)
+    return ", ".join([*names, *([tr("and {count} more", count=more)] if more else [])])
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def missed_text(file: FileReport) -> str:
+    """Name the stretches without a changed face in frames and times; only the first few of many."""
+    spans = file.quality.missed_spans if file.quality else []
+    rate = file.frames_out / file.video_seconds if file.video_seconds else 0.0
+    lines = [f"{first}–{end - 1}" for first, end in spans[:_MOST_SPANS]]
+    if rate:
+        times = [f"{moment(first / rate)}–{moment(end / rate)}" for first, end in spans]
+        lines = [f"{line} ({span})" for line, span in zip(lines, times, strict=False)]
+    if len(spans) > _MOST_SPANS:
+        lines.append(tr("and {count} more", count=len(spans) - _MOST_SPANS))
+    note = tr("frames counted from 0, times approximate")
+    return f"{', '.join(lines)} ({note})" if lines else ""
+
+
+def _settings(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """All settings, those that differ from the defaults first."""
+    defaults = Settings().model_dump(mode="json")
+    rows = [
+        {
+            "name": name,
+            "value": _plain(value),
+            "default": _plain(defaults[name]) if name in defaults else "–",
+            "help": field_help(name) if name in defaults else "",
+            "differs": name in defaults and value != defaults[name],
+        }
+        for name, value in settings.items()
+    ]
+    return sorted(rows, key=lambda row: not row["differs"])
+
+
+def _plain(value: object) -> str:
+    """A setting's value as it would be written on the command line."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,150 @@
+"""Reports, statuses and samples made up, and pages read back as a browser would."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Status, summarize
+from colab_helpers.batch.status import BatchStatus, FileStatus
+from colab_helpers.machine import GIB
+from colab_helpers.resources.samples import GpuSample, Sample
+from colab_helpers.settings import Settings
+
+START = 1_790_000_000.0
+MACHINE = {
+    "cpus": 4,
+    "memory_total": 13 * GIB,
+    "gpu": {"name": "Test Card", "memory_total": 15 * GIB, "driver": "1.2"},
+    "python": "3.11.7",
+    "system": "Linux",
+    "on_colab": True,
+}
+GPU: dict[str, Any] = {
+    "utilisation": 91.0,
+    "memory_used": 6 * GIB,
+    "memory_total": 15 * GIB,
+    "process_memory": 5 * GIB,
+    "encoder": 22.0,
+    "decoder": 7.0,
+    "temperature": 66.0,
+    "power": 61.5,
+}
+_VOID = {"meta", "img", "br"}
+
+
+def a_file(target: Path | str, output: Path | str | None = None, **values: Any) -> FileReport:
+    """A file that is done where it has an output."""
+    status: Status = "done" if output else "failed"
+    given = {"source": ["face.png"], "frames_in": 8, "frames_out": 8, "faces_swapped": 8, **values}
+    return FileReport(
+        target=str(target), output=str(output) if output else None, **{"status": status, **given}
+    )
+
+
+def a_report(*files: FileReport, **values: Any) -> BatchReport:
+    """A run of some files."""
+    summary = summarize(list(files), seconds=754.2, memory_warnings=values.pop("memory_warnings", 0))
+    summary.restarts = values.pop("restarts", 0)
+    given = {
+        "consent": "The person shown has agreed.",
+        "settings": Settings().model_dump(mode="json"),
+        "machine": MACHINE,
+        "run": "run-7",
+        "models": [ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=False)],
+        **values,
+    }
+    return BatchReport(summary=summary, files=list(files), **given)
+
+
+def sample(number: int = 0, *, gpu: dict[str, Any] | None = GPU, **values: Any) -> Sample:
+    """The machine at work, two seconds after the sample before."""
+    given = {
+        "time": START + 2 * number,
+        "cpu_percent": 35.0,
+        "ram_used": 5 * GIB,
+        "ram_total": 12 * GIB,
+        "process_memory": 3 * GIB,
+        "disk_free": 50_000_000_000,
+        "file": "a.mp4",
+        "frame": 48 * number,
+        "fps": 24.0,
+        "queues": {"decode": 8, "find faces": 6, "change faces": 0},
+        "stage": "frames",
+    }
+    return Sample(**{**given, **values}, gpu=GpuSample(**gpu) if gpu is not None else None)
+
+
+def a_status(*files: FileStatus, **values: Any) -> BatchStatus:
+    """A batch at work in this process."""
+    given = {"pid": os.getpid(), "host": socket.gethostname(), "started": START, "updated": START + 60}
+    return BatchStatus(**{**given, **values}, files=list(files))
+
+
+class Page(HTMLParser):
+    """Text, tags with attributes, and rows of tables of a page; refuses what is not nested well.
+
+    Attributes:
+        text: What a person reads.
+        tags: Names and attributes.
+        rows: Cells of all tables.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.source = text
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self._words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+        self.text = " ".join("".join(self._words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self._words.append(data)
+        if {"td", "th"} & set(self._open):
+            self.rows[-1][-1] += data
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
+        """Attributes of every such tag."""
+        found = (attributes for name, attributes in self.tags if name == tag)
+        return [each for each in found if all(each.get(k.rstrip("_")) == v for k, v in wanted.items())]
+
+    def fact(self, name: str) -> str:
+        """The value beside a name; of several files the first."""
+        return next(row[1] for row in self.rows if len(row) == 2 and row[0] == name)
+
+    def charts(self) -> dict[str, str]:
+        """The charts by what is read aloud, up to a colon."""
+        found = re.findall(r'<svg[^>]*aria-label="([^":]*)[^>]*>.*?</svg>', self.source, re.DOTALL)
+        parts = re.findall(r"<svg.*?</svg>", self.source, re.DOTALL)
+        return dict(zip(found, parts, strict=True))
+
+    def safe(self) -> None:
+        """Assert that nothing comes from elsewhere and nothing runs."""
+        assert not re.search(r"https?:|['(\s=]//|@import|url\(|<link|<script|\son\w+=", self.source)
+        for tag, attributes in self.tags:
+            assert (attributes.get("src") or "data:").startswith("data:"), tag
+            assert (attributes.get("href") or "#").startswith("#"), tag

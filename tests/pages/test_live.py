@@ -1,0 +1,327 @@
+"""How a machine and a batch stand, read back from the HTML, and the same in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from colab_helpers.batch.results import KEPT
+from colab_helpers.batch.status import BatchStatus, FileStatus
+from colab_helpers.machine import GIB
+from colab_helpers.pages.figures import FIGURES, at_work, warnings
+from colab_helpers.pages.live import (
+    GO_ON,
+    MOST_FILES,
+    NO_GPU,
+    NO_SAMPLES,
+    OLD_NEWS,
+    live_html,
+    live_text,
+    time_left,
+)
+from colab_helpers.pages.svg import ALARM, BLUE
+from colab_helpers.resources.samples import SAMPLES_NAME, Sample
+from colab_helpers.ui.run_view import REFRESH, RunView
+from tests.helpers.reports import GPU, START, Page, a_status, sample
+
+NASTY = """<a href="x">&'.mp4"""
+PICTURE = "data:image/jpeg;base64,AAAA"
+RUNNING = FileStatus(
+    target="/in/a.mp4", state="running", frame=120, frames=480, fps=24.04, eta=75.0, stage="frames"
+)
+
+
+def page_of(samples: list[Sample], found: BatchStatus | None = None, **options: Any) -> Page:
+    page = Page(live_html(samples, found, now=options.pop("now", START + 61), **options))
+    page.safe()
+    return page
+
+
+def told(page: Page) -> dict[str, str]:
+    """The newest value of each figure, as it is read aloud."""
+    labels = (tag["aria-label"] or "" for tag in page.all("svg"))
+    return dict(label.split(": ") for label in labels)
+
+
+# --- the machine ------------------------------------------------------------------------------------------
+
+
+def test_every_figure_has_its_chart_with_the_newest_value() -> None:
+    page = page_of([sample(number) for number in range(20)])
+    queues = {"After decode": "8", "After find faces": "6", "After change faces": "0"}
+    assert told(page) == {
+        "GPU": "91 %",
+        "VRAM": "6 GiB",
+        "VRAM of this run": "5 GiB",
+        "Video encoder": "22 %",
+        "Video decoder": "7 %",
+        "GPU temperature": "66 °C",
+        "GPU power": "61.5 W",
+        "CPU": "35 %",
+        "RAM": "5 GiB",
+        "Process memory": "3 GiB",
+        "Disk free": "50 GB",
+        "Speed": "24 frames/s",
+        **{name: f"{count} waiting" for name, count in queues.items()},
+    }
+    assert len(told(page)) == len(FIGURES) + len(queues)
+    assert "VRAM of 15 GiB, 40 %" in page.text
+    assert "RAM of 12 GiB, 42 %" in page.text
+
+
+def test_queues_stand_in_the_order_of_the_work() -> None:
+    page = page_of([sample(queues={"more": 1, "change faces": 2, "find faces": 3, "decode": 4})])
+    found = [title for title in told(page) if title.startswith("After")]
+    assert found == ["After decode", "After find faces", "After change faces", "After more"]
+
+
+def test_without_a_gpu_or_samples_it_is_said_once() -> None:
+    page = page_of([sample(number, gpu=None) for number in range(5)])
+    assert page.text.count(NO_GPU) == 1
+    assert not any("GPU" in title or "VRAM" in title or "Video" in title for title in told(page))
+    nothing = page_of([])
+    assert NO_SAMPLES in nothing.text
+    assert NO_GPU not in nothing.text + page_of([sample()]).text
+    assert live_text([], None, now=START) == [NO_SAMPLES]
+
+
+@pytest.mark.parametrize(
+    ("title", "below", "above"),
+    [
+        ("RAM", {"ram_used": 8499, "ram_total": 10000}, {"ram_used": 8500, "ram_total": 10000}),
+        (
+            "VRAM",
+            {"gpu": {**GPU, "memory_used": 8999, "memory_total": 10000}},
+            {"gpu": {**GPU, "memory_used": 9000, "memory_total": 10000}},
+        ),
+        ("GPU temperature", {"gpu": {**GPU, "temperature": 82.0}}, {"gpu": {**GPU, "temperature": 83.0}}),
+        ("Disk free", {"disk_free": 2_000_000_000}, {"disk_free": 1_999_000_000}),
+        ("Disk free", {"disk_free": 2_000_000_001}, {"disk_free": 0}),
+    ],
+)
+def test_an_alarm_begins_at_the_right_value(title: str, below: dict, above: dict) -> None:
+    fine = [sample(number, **below) for number in range(4)]
+    bad = [sample(number, **above) for number in range(4)]
+    assert f'stroke="{BLUE}"' in page_of(fine).charts()[title]
+    assert f'stroke="{BLUE}"' not in page_of(bad).charts()[title]
+    assert f'stroke="{ALARM}" stroke-dasharray="none"' in page_of(bad).charts()[title]
+    assert warnings(fine) == []
+    assert not page_of(fine).all("span", class_="bad")
+    (warning,) = warnings(bad)
+    assert warning.startswith(f"{title} ")
+    assert f"Warning. {warning}" in page_of(bad).text
+    assert f"warning: {warning}" in live_text(bad, None, now=START)
+    assert len(page_of(bad).all("span", class_="bad")) == 1
+
+
+def test_a_warning_tells_the_worst_of_several() -> None:
+    found = warnings([sample(n, ram_used=percent, ram_total=100) for n, percent in enumerate([90, 97, 88])])
+    assert [text.split(" (")[0] for text in found] == ["RAM 97 %"]
+
+
+@pytest.mark.parametrize("gpu", [{}, {"memory_used": 3 * GIB}, {"memory_total": 0, "memory_used": 0}])
+def test_what_a_driver_does_not_tell_is_left_out(gpu: dict[str, Any]) -> None:
+    bare = {"cpu_percent": None, "process_memory": None, "disk_free": None, "file": None, "queues": {}}
+    samples = [sample(number, gpu=gpu, **bare) for number in range(3)]
+    page = page_of(samples)
+    assert set(told(page)) == {"RAM"} | ({"VRAM"} if "memory_used" in gpu else set())
+    assert "None" not in page.text + " ".join(live_text(samples, None, now=START))
+
+
+def test_a_figure_that_is_unknown_now_keeps_its_past() -> None:
+    assert told(page_of([sample(0), sample(1), sample(2, cpu_percent=None)]))["CPU"] == "–"
+
+
+def test_the_charts_go_back_ten_minutes_and_stay_small() -> None:
+    samples = [sample(number, fps=7.0 + number % 5) for number in range(2000)]
+    long, short = live_html(samples, None, now=START), live_html(samples[-301:], None, now=START)
+    assert long == short
+    assert "last 10:00" in Page(long).text
+    assert len(long) < 40_000
+
+
+def test_the_statuss_own_sample_counts_where_it_is_newer() -> None:
+    found = a_status(RUNNING, sample=sample(9, cpu_percent=77.0))
+    for samples in ([], [sample(0), sample(1)]):
+        assert told(page_of(samples, found))["CPU"] == "77 %"
+    assert told(page_of([sample(20, cpu_percent=11.0)], found))["CPU"] == "11 %"
+
+
+@pytest.mark.parametrize(
+    ("distances", "gaps", "length"),
+    [
+        ([2, 2, 2, 2], 0, 8),
+        ([2, 2, 90_000, 2, 2], 1, 10),  # the machine slept: no time at work
+        ([2, 19, 2, 2], 0, 25),  # late, but no pause
+        ([60, 60, 60], 0, 180),  # seldom, as somebody asked for
+        ([2, 2, -50, 2], 0, 6),  # a clock that was set back
+        ([], 0, 0),
+    ],
+)
+def test_a_pause_takes_no_time_and_leaves_a_gap(distances: list[int], gaps: int, length: int) -> None:
+    times = [START]
+    for distance in distances:
+        times.append(times[-1] + distance)
+    course = at_work([sample(time=time) for time in times])
+    assert sum(found is None for _, found in course) == gaps
+    assert course[-1][0] == length
+    assert [time for time, _ in course] == sorted(time for time, _ in course)
+
+
+# --- the batch --------------------------------------------------------------------------------------------
+
+
+def test_names_and_reasons_are_escaped() -> None:
+    files = [
+        FileStatus(target=f"/in/{NASTY}", state="running", frame=1, frames=2, stage="<frames>"),
+        FileStatus(target="/in/\udcff.mp4", state="failed", error="<script>alert(1)</script>"),
+    ]
+    found = a_status(
+        *files, notes=["<img src=x>"], pause="<wait>", provider="<cuda>", picture="https://a.b/c.png"
+    )
+    page = page_of([sample(file=NASTY, queues={"<q>": 1})], found, facts=["<fact>"])
+    assert not {tag for tag, _ in page.tags} & {"a", "script", "img", "wait", "cuda", "q", "fact", "frames"}
+    for text in (NASTY, "<script>alert(1)</script>", "<img src=x>", "waiting: <wait>", "<fact>", r"\xff.mp4"):
+        assert text in page.text
+
+
+def test_the_running_file_with_its_bar() -> None:
+    found = a_status(
+        RUNNING, FileStatus(target="/in/b.mp4"), provider="cuda", threads=8, batch_size=4, restarts=1
+    )
+    page = page_of([sample()], found)
+    for part in (
+        "running: 0 of 2 files ended (1 queued, 1 running), at work for 1:01, last news 1 s ago",
+        "a.mp4: 120 of 480 frames, 24.0 frames/s, ETA 1:15",
+        "networks on cuda, threads 8, batch size 4, worker restarts 1",
+        "Why is it not faster?",
+    ):
+        assert part in page.text
+    bars = {bar["aria-label"]: bar["aria-valuenow"] for bar in page.all("div", role="progressbar")}
+    assert bars == {"All files": "12", "a.mp4": "25"}
+    unknown = page_of([sample()], a_status(RUNNING.model_copy(update={"frames": None, "eta": None})))
+    assert len(unknown.all("div", role="progressbar")) == 1
+    assert "a.mp4: 120 frames, 24.0 frames/s" in unknown.text
+
+
+def test_what_was_done_with_each_file() -> None:
+    files = [
+        FileStatus(target="/in/one.mp4", state="done", frame=90, frames=90, fallbacks=["libx264 was used"]),
+        FileStatus(target="/in/two.mp4", state="failed", error="no face was found"),
+        RUNNING,
+        FileStatus(target="/in/last.mp4"),
+    ]
+    found = a_status(*files, notes=["one note"])
+    page = page_of([sample()], found)
+    assert page.rows[1:] == [
+        ["running", "a.mp4", "120/480", ""],
+        ["failed", "two.mp4", "", "no face was found"],
+        ["queued", "last.mp4", "", ""],
+        ["done", "one.mp4", "90/90", "libx264 was used"],
+    ]
+    assert len(page.all("td", class_="good")) == len(page.all("td", class_="bad")) == 1
+    lines = live_text([sample()], found, now=START)
+    assert "  failed     two.mp4  no face was found" in lines
+    assert "note: one note" in lines
+    assert not any("two.mp4" in line for line in live_text([], found, now=START, files=False))
+
+
+def test_of_many_files_the_rest_is_counted() -> None:
+    files = [FileStatus(target=f"/in/{n}.mp4", state="done" if n < 60 else "queued") for n in range(65)]
+    page = page_of([sample()], a_status(*files))
+    # The next in line first, then what was done last.
+    expected = [f"{n}.mp4" for n in (60, 61, 62, 63, 64, 59, 58, 57, 56, 55, 54, 53)]
+    assert [row[1] for row in page.rows[1:]] == expected
+    assert f"and {65 - MOST_FILES} more: 53 done" in page.text
+
+
+def test_a_run_that_died_says_what_to_do() -> None:
+    page = page_of([sample()], a_status(RUNNING, picture=PICTURE), now=START + 400, lost=True)
+    assert f"last news 5:40 ago. What to do: {GO_ON}" in page.text
+    assert page.text.startswith("ended without a word")
+    assert "stopped" in page.text
+    for gone in ("Why is it not faster", "running", "All files"):
+        assert gone not in page.text
+    assert page.all("img") == []
+    assert live_text([sample()], a_status(RUNNING), now=START, lost=True)[0].startswith("ended without a")
+
+
+@pytest.mark.parametrize(("age", "old"), [(OLD_NEWS - 0.1, False), (OLD_NEWS, True), (-5.0, False)])
+def test_old_news_stand_out(age: float, old: bool) -> None:
+    line = live_text([], a_status(RUNNING), now=START + 60 + age)[0]
+    assert ("hangs" in line) is old
+    assert "-5" not in line
+
+
+def test_a_run_that_ended_is_not_slow_and_a_machine_without_one_not_idle() -> None:
+    done = page_of([sample()], a_status(RUNNING.model_copy(update={"state": "done"}), state="done"))
+    assert done.text.startswith("done: 1 of 1 files ended (1 done), at work for 1:00")
+    assert "Why is it not faster" not in done.text
+    assert "last news" not in done.text
+    alone = sample(file=None, stage="", queues={}, fps=0.0)
+    assert not any("Idle" in line for line in live_text([alone], None, now=START))
+    assert any("Idle" in line for line in live_text([alone], a_status(), now=START))
+
+
+def test_the_words_hold_the_figures() -> None:
+    lines = live_text([sample()], a_status(RUNNING), now=START + 61)
+    assert lines[1] == "a.mp4: 120 of 480 frames, 24.0 frames/s, ETA 1:15"
+    (machine,) = [line for line in lines if line.startswith("GPU 91 %")]
+    for part in (
+        "VRAM 6 of 15 GiB (40 %)",
+        "RAM 5 of 12 GiB (42 %)",
+        "Disk free 50 GB",
+        "After decode 8 waiting",
+    ):
+        assert part in machine
+
+
+def test_the_whole_batch_in_one_line() -> None:
+    queued = [FileStatus(target=f"/in/{name}.mp4") for name in "abcd"]
+    assert "All files: 0 %" in page_of([], a_status(*queued)).text
+    assert time_left(a_status(*queued), 0.0) is None
+    # One file was there already, one is done, one is half done: half of the work took ten seconds.
+    files = [
+        FileStatus(target="/in/a.mp4", state="done", fallbacks=[KEPT]),
+        FileStatus(target="/in/b.mp4", state="done"),
+        RUNNING.model_copy(update={"frame": 240, "eta": 3.0}),
+        queued[3],
+    ]
+    found = a_status(*files, updated=START + 10, ram_percent=40.0)
+    assert time_left(found, 2.5 / 4) == pytest.approx(10 * 1.5 / 1.5)
+    page = page_of([], found)
+    assert "All files: 62 %, about 0:10 left, memory S 40 % (system), G - (GPU)" in page.text
+    assert page.all("div", role="progressbar")[0]["aria-valuenow"] == "62"
+    assert "All files" not in page_of([], found.model_copy(update={"state": "done"})).text
+    assert time_left(a_status(RUNNING), 0.01) == 75.0  # the last file tells for itself
+
+
+# --- painted while it runs --------------------------------------------------------------------------------
+
+
+def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
+    pages, now = [], [0.0]
+    view = RunView(tmp_path, pages.append, clock=lambda: now[0])
+    found = a_status(RUNNING)
+    for _ in range(20):
+        view(found)
+        now[0] += REFRESH / 4
+    assert len(pages) == 5
+    assert "<img" not in pages[-1]
+    now[0] += REFRESH
+    view(found.model_copy(update={"picture": PICTURE}))
+    assert f'src="{PICTURE}" alt="last frame"' in pages[-1]
+    view(found.model_copy(update={"state": "done"}))
+    assert len(pages) == 7
+
+
+def test_samples_of_earlier_runs_are_not_drawn(tmp_path, monkeypatch) -> None:
+    pages: list[str] = []
+    monkeypatch.setattr("colab_helpers.ui.run_view.time.time", lambda: START)
+    view = RunView(tmp_path, pages.append)
+    taken = [sample(-100, cpu_percent=99.0), sample(1, cpu_percent=11.0), sample(2, cpu_percent=33.0)]
+    (tmp_path / SAMPLES_NAME).write_text("".join(one.model_dump_json() + "\n" for one in taken))
+    view(a_status(RUNNING))
+    assert told(Page(pages[0]))["CPU"] == "33 %"
+    assert "last 0:02" in Page(pages[0]).text

@@ -1,0 +1,180 @@
+"""Pictures and players of results, from media made here."""
+
+from __future__ import annotations
+
+import base64
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers.batch.report import Quality
+from colab_helpers.batch.thumbnails import HEIGHT, data_url
+from colab_helpers.errors import MediaError
+from colab_helpers.media.images import read_image
+from colab_helpers.pages.pictures import (
+    MOST_PLAYERS,
+    ROOM,
+    clip_of,
+    frame_at,
+    pair_of,
+    pictures_of,
+    players_of,
+)
+from tests.helpers.reports import a_file
+from tests.media.make import Spec, make
+
+FRAMES, FPS, SIZE = 36, 20, (96, 64)
+
+
+def grey_ramp(path: Path, *, marked: range = range(0)) -> Path:
+    """Frame i is grey 6·i + 20; marked frames carry a white square."""
+    images = np.stack([np.full((SIZE[1], SIZE[0], 3), 6 * i + 20, np.uint8) for i in range(FRAMES)])
+    for i in marked:
+        images[i, 16:48, 32:64] = 255
+    return write_video(path, images, rate=FPS)
+
+
+def write_video(path: Path, images: np.ndarray | None = None, *, rate: int = 10, codec="libx264", frames=20,
+                size=(320, 180)) -> Path:  # fmt: skip
+    if images is None:
+        levels = [10 * (number % 20) for number in range(frames)]
+        images = np.stack([np.full((size[1], size[0], 3), level, np.uint8) for level in levels])
+    with av.open(path, "w") as container:
+        options = {"crf": "10", "g": "12"} if codec == "libx264" else {}
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width = images.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame.pts, frame.time_base = number, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def number_of(image: np.ndarray) -> int:
+    return round((float(image.mean()) - 20) / 6)
+
+
+@pytest.mark.parametrize("index", [0, 11, 13, 30, 35])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_frame_is_found_by_its_time(tmp_path, index, suffix):
+    image = frame_at(grey_ramp(tmp_path / f"clip.{suffix}"), index / FPS)
+    assert image.shape == (64, 96, 3)
+    assert number_of(image) == index
+
+
+def test_beyond_the_end_is_the_last_frame(tmp_path):
+    assert number_of(frame_at(grey_ramp(tmp_path / "clip.mp4"), 60)) == FRAMES - 1
+
+
+@pytest.mark.parametrize(
+    ("quality", "number"),
+    [
+        (None, 27),  # where most changed, of a few moments
+        (Quality(missed_spans=[(0, 25), (30, 36)]), 25),  # a key frame is not in the only stretch with a face
+        (Quality(missed_spans=[(0, 20)]), 24),  # the key frame before the middle of the stretch
+        (Quality(missed_spans=[(0, 36)]), 27),  # no face at all
+    ],
+)
+def test_the_pictures_are_of_one_telling_moment(tmp_path, quality, number):
+    target = grey_ramp(tmp_path / "clip.mp4")
+    output = grey_ramp(tmp_path / "out.mp4", marked=range(25, 30))
+    pair = pair_of(a_file(target, output, frames_out=FRAMES, quality=quality))
+    found = number_of(pair.before)
+    assert found == number if number != 25 else 25 <= found < 30
+    np.testing.assert_allclose(pair.after[:10].mean(), pair.before[:10].mean(), atol=2)
+
+
+def test_source_before_and_after_are_shown_of_an_image_too(tmp_path):
+    for name, grey in (("face.png", 60), ("photo.png", 10), ("result.png", 200)):
+        cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), grey, np.uint8))
+    file = a_file(tmp_path / "photo.png", tmp_path / "result.png", source=[str(tmp_path / "face.png")])
+    shown = pictures_of(file)
+    assert [picture.caption for picture in shown] == ["source", "before", "after"]
+    assert [round(read_image(picture.url).mean()) for picture in shown] == [60, 10, 200]
+    (tmp_path / "bad.png").write_text("no picture")
+    for source, told in (
+        ("data:image/png;base64,AAAA", "given in memory"),
+        (tmp_path / "bad.png", "no pict"),
+    ):
+        first, *others = pictures_of(file.model_copy(update={"source": [str(source)]}))
+        assert told in first.caption
+        assert [bool(picture.url) for picture in (first, *others)] == [False, True, True]
+
+
+def test_a_picture_is_small_and_in_the_page():
+    url = data_url(np.full((1000, 3000, 3), (10, 200, 30), np.uint8))
+    assert url.startswith("data:image/jpeg;base64,")
+    image = read_image(url)
+    assert image.shape == (HEIGHT, 3 * HEIGHT, 3)
+    assert np.abs(image.astype(int) - (10, 200, 30)).max() < 6
+
+
+def test_what_is_gone_or_no_video_is_an_error(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(MediaError):
+        frame_at(tmp_path / "gone.mp4", 0)
+    with pytest.raises(MediaError):
+        pair_of(a_file(tmp_path / "text.mp4", tmp_path / "text.mp4"))
+
+
+# --- players ----------------------------------------------------------------------------------------------
+
+
+def videos_in(paths: list[Path], **options) -> list[bytes]:
+    return [base64.b64decode(player.url.split(",")[1]) for player in players_of(paths, **options)[0]]
+
+
+def frames_of(content: bytes) -> list[av.VideoFrame]:
+    with av.open(io.BytesIO(content)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        return list(container.decode(video=0))
+
+
+def test_a_small_result_is_embedded_as_it_is(tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    assert videos_in([path]) == [path.read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4"])
+def test_what_browsers_cannot_play_becomes_a_clip(tmp_path, name):
+    path = write_video(tmp_path / name, codec="mpeg4", frames=60, size=(960, 540))
+    (player,), _ = players_of([path])
+    assert "4" in player.told
+    frames = frames_of(base64.b64decode(player.url.split(",")[1]))
+    assert len(frames) == 40  # four seconds
+    assert (frames[0].width, frames[0].height) == (480, 270)
+    assert frames[-1].time == pytest.approx(3.9, abs=0.01)
+
+
+def test_a_turned_video_stands_upright_in_its_clip(tmp_path):
+    frame = frames_of(clip_of(make(tmp_path / "a.mp4", Spec(size=(320, 180), rotation=90))))[0]
+    assert (frame.width, frame.height) == (180, 320)
+
+
+def test_the_room_is_shared(tmp_path):
+    images = np.random.default_rng(1).integers(0, 255, (15, 270, 480, 3), np.uint8)
+    noise, small = write_video(tmp_path / "noise.mp4", images), write_video(tmp_path / "small.mp4")
+    clip, whole = videos_in([noise, small])
+    assert noise.stat().st_size > ROOM // 2 >= len(clip)
+    assert whole == small.read_bytes()
+    players, left_out = players_of([noise, small], room=2 * small.stat().st_size)
+    assert [player.path for player in players] == [small]
+    assert left_out == ["noise.mp4"]
+
+
+def test_no_more_than_a_few_players_and_damage_is_named(tmp_path):
+    players, left_out = players_of([write_video(tmp_path / f"{n}.mp4") for n in range(MOST_PLAYERS + 2)])
+    assert len(players) == MOST_PLAYERS
+    assert left_out == ["6.mp4", "7.mp4"]
+    assert players_of([tmp_path / "a.png", tmp_path / "b.gif"]) == ([], [])
+    (tmp_path / "bad.mp4").write_text("no video")
+    players, (line,) = players_of([tmp_path / "bad.mp4"])
+    assert players == []
+    assert line.startswith("bad.mp4 (")

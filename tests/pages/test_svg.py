@@ -1,0 +1,176 @@
+"""Charts: what they show is read back from the SVG's own coordinates."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+
+from colab_helpers.pages import svg
+from colab_helpers.pages.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, nice_ticks, sparkline
+from colab_helpers.pages.units import clock_text, duration, memory, number, size
+
+
+def stretches(data: str | None) -> list[list[tuple[float, float]]]:
+    parts = [re.findall(r"(-?[\d.]+) (-?[\d.]+)", part) for part in (data or "").split("M")[1:]]
+    return [[(float(x), float(y)) for x, y in part] for part in parts]
+
+
+def curves(text: str) -> list[tuple[str | None, list[list[tuple[float, float]]]]]:
+    """Colour and stretches of points of every line that shows values."""
+    found = [path for path in ElementTree.fromstring(text).iter("path") if path.get("stroke-width") == "1.6"]
+    return [(path.get("stroke"), stretches(path.get("d"))) for path in found]
+
+
+def texts(text: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(text).iter("text")]
+
+
+def spark(*values: float | None, **options) -> str:
+    return sparkline(list(enumerate(values)), **{"label": "Load", "unit": "%", **options})
+
+
+def chart(points, **options) -> str:
+    return line_chart({"one": points}, **{"title": "Title", "unit": "%", "x_label": "", **options})
+
+
+def test_the_peak_is_where_it_belongs() -> None:
+    ((colour, [line]),) = curves(spark(0, 5, 10, 5, 0))
+    assert colour == svg.BLUE
+    xs, ys = zip(*line, strict=True)
+    assert ys == (32, 17, 2, 17, 32)
+    assert xs[2] == pytest.approx((xs[0] + xs[-1]) / 2, abs=0.2)
+    assert max(xs) < svg.SMALL_WIDTH - 20
+
+
+@pytest.mark.parametrize("gap", [None, math.nan, math.inf])
+@pytest.mark.parametrize("draw", [lambda points: spark(*(v for _, v in points)), chart])
+def test_a_gap_stays_a_gap(gap: float | None, draw) -> None:
+    ((_, line),) = curves(draw(list(enumerate([1, 2, gap, 2, 1, gap, 3]))))
+    assert [len(stretch) for stretch in line] == [2, 2, 1]
+
+
+def test_values_beyond_the_edges_are_cut_off_and_the_limit_is_a_line_across() -> None:
+    text = spark(-5, 50, 500, high=100, limit=50)
+    ((_, [line]),) = curves(text)
+    assert [y for _, y in line] == [32, 17, 2]
+    (across,) = (p for p in ElementTree.fromstring(text).iter("path") if p.get("stroke") == svg.ALARM)
+    assert across.get("d", "").startswith("M1 17.0 H")
+
+
+@pytest.mark.parametrize(
+    ("values", "figures", "lengths"),
+    [
+        ([], "–", []),
+        ([None], "–", []),
+        ([math.nan, math.nan], "–", []),
+        ([7], "7 %", [1]),
+        ([3, 3, 3], "3 %", [3]),
+        ([0, 0], "0 %", [2]),
+        ([1, None], "–", [1]),
+    ],
+)
+def test_little_to_show(values: list[float | None], figures: str, lengths: list[int]) -> None:
+    text = spark(*values)
+    assert [len(stretch) for _, line in curves(text) for stretch in line] == lengths
+    assert texts(text) == [figures]
+    for each in (text, chart(list(enumerate(values)))):
+        assert "nan" not in each
+        assert "inf" not in each
+
+
+def test_it_can_be_read_aloud_and_nothing_breaks_out() -> None:
+    evil = '<b>&"quoted"\'</b>'
+    lines = {evil: [(0.0, 1.0)], "b": []}
+    for text in (spark(1, label=evil, unit=evil), line_chart(lines, title=evil, unit=evil, x_label=evil)):
+        root = ElementTree.fromstring(text)
+        assert root.get("role") == "img"
+        assert evil in root.get("aria-label", "")
+        assert root.find("title").text == root.get("aria-label")
+        assert not list(root.iter("b"))
+        assert {element.get("fill") for element in root.iter("text")} == {"currentColor"}
+
+
+def test_axes_and_legend() -> None:
+    lines = {"used": [(0, 0), (150, 8)], "ours": [(0, 1), (150, 2)]}
+    text = line_chart(lines, title="RAM", unit="GiB", x_label="min:s")
+    assert {"RAM (GiB)", "used", "ours", "min:s", "0", "2", "4", "6", "8"} <= set(texts(text))
+    assert {"0:00", "0:30", "1:00", "2:30"} <= set(texts(text))
+    (_, [used]), (_, [ours]) = (line for line in curves(text) if len(line[1][0]) == 2)
+    assert used == [(LEFT, HEIGHT - BOTTOM), (WIDTH - RIGHT, TOP)]
+    assert ours[1][1] == pytest.approx(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) / 4, abs=0.1)
+
+
+def test_lines_differ_without_colour_too() -> None:
+    text = line_chart({n: [(0, 1), (1, 2)] for n in "abcd"}, title="t", unit="", x_label="")
+    paths = [p for p in ElementTree.fromstring(text).iter("path") if p.get("stroke-width") == "1.6"]
+    styles = [(path.get("stroke"), path.get("stroke-dasharray")) for path in paths]
+    assert styles[::2] == styles[1::2]  # the line, and its piece in the legend
+    assert len({dash for _, dash in styles}) == len({colour for colour, _ in styles}) == 4
+
+
+def test_thousands_of_points_are_thinned_and_peaks_stay() -> None:
+    points = [(float(i), 10.0 + i % 2) for i in range(20_000)]
+    points[12_345], points[700] = (12_345.0, 100.0), (700.0, 0.0)
+    text = chart(points, high=100)
+    ((_, [line]),) = curves(text)
+    assert len(line) <= 2 * WIDTH
+    top, bottom = min(line, key=lambda p: p[1]), max(line, key=lambda p: p[1])
+    plot = WIDTH - LEFT - RIGHT
+    assert top == (pytest.approx(LEFT + 12_345 / 19_999 * plot, abs=0.1), TOP)
+    assert bottom == (pytest.approx(LEFT + 700 / 19_999 * plot, abs=0.1), HEIGHT - BOTTOM)
+    assert [x for x, _ in line] == sorted(x for x, _ in line)
+    assert len(spark(*(value for _, value in points))) < 6_000
+    assert len(chart([(x, None if x % 2 else 1.0) for x, _ in points])) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 100), (0, 1), (0, 0), (0, 0.03), (0, 23.5), (0, 101), (-3, 7), (5, 5), (0, 9e9)]
+)
+def test_ticks_are_few_and_hold_the_values(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert 3 <= len(ticks) <= 5
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    (step,) = {round(b - a, 9) for a, b in pairwise(ticks)}
+    assert f"{step:e}"[:3] in ("1.0", "2.0", "2.5", "5.0")
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("colour", [*(colour for colour, _ in svg.STYLES), svg.GOOD, svg.WARN, svg.BAD])
+@pytest.mark.parametrize("page", ["#FFFFFF", "#161618"])
+def test_colours_are_seen_on_light_and_dark_pages(colour: str, page: str) -> None:
+    dark, light = sorted([luminance(colour), luminance(page)])
+    assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        (clock_text(59.6), "1:00"),
+        (clock_text(754), "12:34"),
+        (clock_text(90061), "25:01:01"),
+        (duration(59.94), "59.9 s"),
+        (duration(754.2), "12:34"),
+        (number(0), "0"),
+        (number(0.125), "0.125"),
+        (number(23.456), "23.5"),
+        (number(1234.5), "1234"),
+        (number(-2.5), "-2.5"),
+        (size(999), "999 bytes"),
+        (size(1_500_000), "1.5 MB"),
+        (size(2.5e12), "2500 GB"),
+        (memory(50 << 20), "50 MiB"),
+        (memory(3 << 29), "1.5 GiB"),
+    ],
+)
+def test_numbers_as_people_read_them(told: str, text: str) -> None:
+    assert told == text
