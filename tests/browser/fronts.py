@@ -137,7 +137,9 @@ class Lab(_Any):
         self.page.wait_for_function(
             """errors => {
                 const prompts = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell .jp-InputPrompt")];
-                const ended = prompts.length && prompts.every(one => /\\[\\d+\\]:/.test(one.textContent));
+                // A folded cell shows none.
+                const shown = prompts.map(one => one.textContent).filter(text => text);
+                const ended = shown.length && shown.every(text => /\\[\\d+\\]:/.test(text));
                 return ended || document.querySelector(errors);
             }""",
             arg=_ERRORS,
