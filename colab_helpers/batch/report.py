@@ -145,9 +145,11 @@ def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) 
     )
 
 
-# Report and status; journal; samples; page; or nothing yet.
+# Report and status; journal; samples; the reports of the doctor and of preload; page; or nothing yet.
 _OWN_HEAD = re.compile(
-    rb'\s*(\{\s*"(schema": ?\d|crc":"|time": ?\d)|<!DOCTYPE html>.*content="colab_helpers"|$)', re.DOTALL
+    rb'\s*(\{\s*"(schema": ?\d|crc":"|time": ?\d|version": 1,\s*"(checks|ok)")'
+    rb'|<!DOCTYPE html>.*content="colab_helpers"|$)',
+    re.DOTALL,
 )
 
 

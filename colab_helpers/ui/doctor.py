@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from colab_helpers.batch.plan import Writable
+from colab_helpers.batch.report import own_file
 from colab_helpers.diagnosis import Check, Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError
+from colab_helpers.files import write_atomically
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import mounted_drive
-from colab_helpers.request import Request, SetupRequest
+from colab_helpers.request import Request, SettingsRequest, SetupRequest
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, reach
@@ -44,20 +47,20 @@ def run_setup(request: SetupRequest) -> Setup:
     """
     speak(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
-    folder = prepare_folder(host, request)
+    folder = prepare_folder(host, request, DOCTOR_REPORT)
     models = models_folder(request, folder)
     diagnosis = diagnose(settings, models_dir=models, folder=folder, drive=mounted_drive())
     report = folder / DOCTOR_REPORT
-    report.write_text(diagnosis.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_atomically(report, f"{diagnosis.model_dump_json(indent=2)}\n".encode())
     return Setup(diagnosis, report, host)
 
 
-def prepare_folder(host: Host, request: Request) -> Path:
+def prepare_folder(host: Host, request: Request, report: str) -> Path:
     """The folder of a notebook's report, made; and places reached that the form names.
 
     Raises:
         OutputError: It cannot be made.
-        UsageError: A place cannot be reached.
+        UsageError: A place cannot be reached, or a file of the user's has the name of the report.
     """
     folder = request.output_dir or new_run_folder(host)
     reach(host, folder, *request.places)
@@ -69,6 +72,8 @@ def prepare_folder(host: Host, request: Request) -> Path:
             where=str(folder),
             remedy=tr("name another folder in output_dir"),
         ) from error
+    overwrite = isinstance(request, SettingsRequest) and request.settings.overwrite
+    Writable(overwrite=overwrite, made=own_file).clear(folder / report)
     return folder
 
 

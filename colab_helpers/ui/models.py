@@ -16,6 +16,7 @@ from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
+from colab_helpers.files import write_atomically
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
 from colab_helpers.models.half import wants_half
@@ -138,7 +139,7 @@ def show_models(request: PreloadRequest) -> Needed:
     """
     speak(request.language)
     settings, host = request.settings, this_host(headless=request.headless)
-    folder = prepare_folder(host, request)
+    folder = prepare_folder(host, request, PRELOAD_REPORT)
     root = models_root(models_folder(request, folder))
     entries = needed_models(settings, load_catalog(load_presets().models), root=root)
     needed = Needed(request, root, folder, host, entries)
@@ -244,7 +245,7 @@ def _prove(needed: Needed) -> Diagnosis:
 
 
 def _save(needed: Needed, result: PreloadResult) -> None:
-    needed.report.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_atomically(needed.report, f"{result.model_dump_json(indent=2)}\n".encode())
 
 
 def show_preload(needed: Needed, result: PreloadResult) -> None:

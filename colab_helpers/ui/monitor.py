@@ -109,7 +109,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
     started, begun = time.time(), time.monotonic()
     with ExitStack() as stack:
         source, screen = stack.enter_context(_opened(place, pause)), _Screen(headless=headless)
-        keep = prepare_folder(host, request) if headless or request.output_dir else None
+        keep = prepare_folder(host, request, MONITOR_REPORT) if headless or request.output_dir else None
         limit = seconds or (math.inf if place else _usual_limit(host))
         # A page made of all cells appears when they have ended: it goes on looking by itself.
         here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)

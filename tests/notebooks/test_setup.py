@@ -12,7 +12,7 @@ from colab_helpers import machine
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import OutputError, SettingsError, UsageError
 from colab_helpers.language import spoken, tr
-from colab_helpers.request import SetupRequest
+from colab_helpers.request import MonitorRequest, PreloadRequest, SetupRequest
 from colab_helpers.ui import doctor, headless
 from colab_helpers.ui.doctor import (
     Setup,
@@ -23,6 +23,8 @@ from colab_helpers.ui.doctor import (
     show_setup,
 )
 from colab_helpers.ui.host import ColabHost, LocalHost
+from colab_helpers.ui.models import show_models
+from colab_helpers.ui.monitor import watch
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "setup.ipynb"
 
@@ -117,9 +119,8 @@ def test_a_folder_on_drive_needs_somebody_to_allow_it(tmp_path, monkeypatch):
     monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive",))
     with pytest.raises(UsageError, match="Google Drive is not mounted"):
-        prepare_folder(
-            ColabHost(headless=True), SetupRequest(models_dir=tmp_path / "drive" / "MyDrive" / "models")
-        )
+        models = tmp_path / "drive" / "MyDrive" / "models"
+        prepare_folder(ColabHost(headless=True), SetupRequest(models_dir=models), "doctor.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,3 +175,19 @@ def test_the_table_escapes_everything():
     nasty = Check(name="<b>", status="warn", detail="<script>", remedy="<i>")
     page = diagnosis_html(Diagnosis.of([nasty]))
     assert not any(text in page for text in ("<script>", "<i>"))
+
+
+@pytest.mark.parametrize(
+    ("name", "verb", "request_type"),
+    [
+        ("doctor.json", run_setup, SetupRequest),
+        ("preload.json", show_models, PreloadRequest),
+        ("monitor.json", watch, MonitorRequest),
+    ],
+)
+def test_a_report_replaces_no_file_of_the_users(tmp_path, name, verb, request_type):
+    own = tmp_path / name
+    own.write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match=f"{name}: something of this name is there already"):
+        verb(request_type(output_dir=tmp_path, headless=True))
+    assert own.read_text() == '{"mine": 1}'
