@@ -118,8 +118,8 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 def test_a_folder_on_drive_needs_somebody_to_allow_it(tmp_path, monkeypatch):
     monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive",))
+    models = tmp_path / "drive" / "MyDrive" / "models"
     with pytest.raises(UsageError, match="Google Drive is not mounted"):
-        models = tmp_path / "drive" / "MyDrive" / "models"
         prepare_folder(ColabHost(headless=True), SetupRequest(models_dir=models), "doctor.json")
     assert list(tmp_path.iterdir()) == []
 
