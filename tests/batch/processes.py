@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import av
 import psutil
 import pytest
+from filelock import FileLock
 
 import colab_helpers
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
 from tests.conftest import PATIENCE, until
-from tests.media.make import packets_of
+from tests.media.make import Spec, make, packets_of
 
 Content = tuple[list[str], list[Fraction], object]
 
@@ -191,3 +192,22 @@ KEPT = {JOURNAL_NAME, STATUS_NAME, "report.json", "report.html", "samples.jsonl"
 def litter(out: Path, *results: str) -> set[str]:
     """What lies in the folder beside results and records."""
     return {path.name for path in out.iterdir()} - KEPT - set(results)
+
+
+def made_once(folder: Path, specs: Mapping[str, Spec]) -> Path:
+    """A folder of clips, made by the first worker of this test run that asks for it."""
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            for name, spec in specs.items():
+                make(folder / name, spec)
+    return folder
+
+
+def contents_undisturbed(shell: Shell, specs: Mapping[str, Spec]) -> dict[str, Content]:
+    """What a run gives that nobody interrupts."""
+    code, text = shell.run()
+    assert code == 0, text
+    found = contents(shell.out)
+    assert {name: len(each[0]) for name, each in found.items()} == {n: s.frames for n, s in specs.items()}
+    return found

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
-from tests.batch.processes import Content, Shell, contents, litter, repeated
+from tests.batch.processes import Content, Shell, contents, contents_undisturbed, litter, made_once, repeated
 from tests.conftest import PATIENCE
-from tests.media.make import Sound, Spec, make, variable_pts
+from tests.media.make import Sound, Spec, variable_pts
 
 SPECS = {
     "a.mp4": Spec(size=(320, 180), frames=70, sounds=(Sound(),)),
@@ -30,13 +29,7 @@ _expected: dict[str, Content] = {}
 
 @pytest.fixture(scope="session")
 def targets(shared_dir: Path) -> Path:
-    folder = shared_dir / "kill_targets"
-    with FileLock(shared_dir / "kill_targets.lock"):
-        if not folder.exists():
-            folder.mkdir()
-            for name, spec in SPECS.items():
-                make(folder / name, spec)
-    return folder
+    return made_once(shared_dir / "kill_targets", SPECS)
 
 
 @pytest.fixture
@@ -50,13 +43,7 @@ def shell(
 def expected(shell: Callable[[str], Shell]) -> dict[str, Content]:
     """What an uninterrupted run gives."""
     if not _expected:
-        undisturbed = shell("undisturbed")
-        code, text = undisturbed.run()
-        assert code == 0, text
-        _expected.update(contents(undisturbed.out))
-        assert {name: len(found[0]) for name, found in _expected.items()} == {
-            name: spec.frames for name, spec in SPECS.items()
-        }
+        _expected.update(contents_undisturbed(shell("undisturbed"), SPECS))
     return _expected
 
 

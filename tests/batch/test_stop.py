@@ -10,11 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from colab_helpers.batch.names import STOP_NAME
-from tests.batch.processes import KEPT, PATIENCE, Content, Shell, contents, litter, repeated
-from tests.media.make import Sound, Spec, make, variable_pts
+from tests.batch.processes import (
+    KEPT,
+    PATIENCE,
+    Content,
+    Shell,
+    contents,
+    contents_undisturbed,
+    litter,
+    made_once,
+    repeated,
+)
+from tests.media.make import Sound, Spec, variable_pts
 
 SPECS = {
     "a.mp4": Spec(frames=60, sounds=(Sound(),)),
@@ -103,13 +112,7 @@ if phase and WORKER in sys.orig_argv:
 
 @pytest.fixture(scope="session")
 def targets(shared_dir: Path) -> Path:
-    folder = shared_dir / "stop_targets"
-    with FileLock(shared_dir / "stop_targets.lock"):
-        if not folder.exists():
-            folder.mkdir()
-            for name, spec in SPECS.items():
-                make(folder / name, spec)
-    return folder
+    return made_once(shared_dir / "stop_targets", SPECS)
 
 
 @pytest.fixture
@@ -136,13 +139,7 @@ def shell(
 def expected(shell: Callable[..., Shell]) -> dict[str, Content]:
     """What an uninterrupted run gives."""
     if not _expected:
-        undisturbed = shell("undisturbed")
-        code, text = undisturbed.run()
-        assert code == 0, text
-        _expected.update(contents(undisturbed.out))
-        assert {name: len(found[0]) for name, found in _expected.items()} == {
-            name: spec.frames for name, spec in SPECS.items()
-        }
+        _expected.update(contents_undisturbed(shell("undisturbed"), SPECS))
     return _expected
 
 
