@@ -12,7 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
-from colab_helpers.batch.report import BatchReport, FileReport, html_path, write_text
+from colab_helpers.batch.plan import Writable
+from colab_helpers.batch.report import BatchReport, FileReport, html_path, own_file, write_text
 from colab_helpers.batch.status import STATE_WORDS
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.files import from_json
@@ -56,7 +57,7 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
 
     Raises:
         MissingFileError: There is no report.
-        UsageError: What is there is of another version or no report.
+        UsageError: It is of another version or no report, or a file of the user's has the page's name.
         OutputError: The folder cannot be written to.
     """
     path = report or folder / REPORT_NAME
@@ -75,6 +76,7 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
             remedy=tr("use the version of the package that ran the batch"),
         ) from error
     page = html_path(path)
+    Writable(overwrite=bool(found.settings.get("overwrite")), made=own_file).clear(page)
     write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MOST_SAMPLES)))
     return page
 

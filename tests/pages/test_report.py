@@ -382,3 +382,14 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path) -> None:
     with spoken("en"), pytest.raises(OutputError, match="cannot be written"):
         write_page(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_a_page_replaces_no_file_of_the_users(tmp_path) -> None:
+    a_report(a_file("a.mp4")).save(tmp_path / "report.json")
+    own = tmp_path / "report.html"
+    own.write_text("<p>mine</p>")
+    with spoken("en"), pytest.raises(UsageError, match="no earlier run into this folder made it"):
+        write_page(tmp_path)
+    assert own.read_text() == "<p>mine</p>"
+    own.unlink()
+    assert write_page(tmp_path) == own == write_page(tmp_path)
