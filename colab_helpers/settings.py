@@ -474,8 +474,3 @@ def _allowed_values(schema: Mapping[str, Any]) -> str:
 
 def _unique(items: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(items))
-
-
-def processor_names() -> tuple[str, ...]:
-    """The frame processors there are."""
-    return get_args(FrameProcessor)

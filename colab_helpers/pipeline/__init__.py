@@ -7,11 +7,10 @@ encoder as it is; in the others only the samples inside the faces' boxes are tou
 from __future__ import annotations
 
 from colab_helpers.pipeline.image import process_image, process_picture
-from colab_helpers.pipeline.outcome import Excerpt, FileResult, FinishedSegment, SegmentStore
+from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore
 from colab_helpers.pipeline.video import VideoRun, frames_folder, move_frames
 
 __all__ = [
-    "Excerpt",
     "FileResult",
     "FinishedSegment",
     "SegmentStore",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice, takewhile
 from typing import Protocol
 
 from colab_helpers.faces.quality import Brightness, Dips, Measured
@@ -14,7 +12,6 @@ from colab_helpers.faces.types import Face
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.reader import Frame, FrameReader
 from colab_helpers.media.retime import constant_rate
-from colab_helpers.pipeline.outcome import Excerpt
 
 CONSTANT_RATE = Fraction(30)
 """Frames per second of a result whose settings do not keep the target's timing (as in roop)."""
@@ -125,12 +122,6 @@ class Frames(Iterator[Frame]):
         """Bring the frames to the constant rate; ``start`` counts in that rate, too."""
         evened = constant_rate(self._wanted, rate=CONSTANT_RATE)
         self._wanted = (frame for frame in evened if frame.index >= self.start)
-
-    def limit(self, excerpt: Excerpt) -> None:
-        """End after so many frames, or so much time."""
-        deadline = time.monotonic() + excerpt.seconds
-        wanted = islice(self._wanted, excerpt.frames)
-        self._wanted = takewhile(lambda _frame: time.monotonic() < deadline, wanted)
 
     def _counted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for frame in frames:

@@ -76,19 +76,6 @@ class FinishedSegment:
     times_kept: bool = True
 
 
-@dataclass(frozen=True)
-class Excerpt:
-    """A part from the middle of a video, without its sound: at most so many frames, begun within so long.
-
-    Attributes:
-        frames: How many at most.
-        seconds: Time after which no further frame is begun.
-    """
-
-    frames: int
-    seconds: float
-
-
 class SegmentStore(Protocol):
     """Keeps a video's finished segments, so that a later run goes on after the last of them."""
 

@@ -35,7 +35,7 @@ from colab_helpers.media.writer import VideoWriter, unwritable
 from colab_helpers.pipeline.clock import Clock
 from colab_helpers.pipeline.frames import CONSTANT_RATE, Frames, Tally, Work, as_work
 from colab_helpers.pipeline.image import FaceFinder
-from colab_helpers.pipeline.outcome import Excerpt, FileResult, FinishedSegment, SegmentStore
+from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.budget import queue_depth
 from colab_helpers.settings import Settings
@@ -59,7 +59,6 @@ class VideoRun:
         on_progress: Called from the thread that called ``run``, at most four times a second.
         file_index: Number of this file in the run, for progress; ``file_count`` in all.
         store: Where finished segments are kept; None writes the result in one go, as does a GIF.
-        excerpt: Do only a part of the video, in one go.
         on_picture: Called with the frame just written, every two seconds; it must not keep it.
     """
 
@@ -71,7 +70,6 @@ class VideoRun:
     file_index: int = 0
     file_count: int = 1
     store: SegmentStore | None = None
-    excerpt: Excerpt | None = None
     on_picture: Callable[[VideoPicture], None] | None = None
     gauges: dict[str, Sized] = field(default_factory=dict, init=False)
     _tally: Tally = field(default_factory=Tally, init=False)
@@ -210,8 +208,6 @@ class VideoRun:
     @property
     def _kinds(self) -> frozenset[Kind]:
         """Streams beside the picture that the result gets: none that still shows a face that was replaced."""
-        if self.excerpt is not None:
-            return frozenset()
         unwanted = (FACES if self.source is not None else frozenset()) | (
             frozenset(("audio",)) if self._settings.skip_audio else frozenset()
         )
@@ -234,12 +230,6 @@ class VideoRun:
         self, info: VideoInfo, parts: Sequence[FinishedSegment] = (), *, complete: bool = False
     ) -> Iterator[Frames]:
         """The frames after the finished segments; none where those are ``complete``."""
-        if self.excerpt is not None:
-            with read_frames(info, start=max(0, (info.frames or 0) - self.excerpt.frames) // 2) as reader:
-                frames = Frames(reader, reader.notes, start=0)
-                frames.limit(self.excerpt)
-                yield frames
-            return
         last = parts[-1].segment if parts else None
         if last is not None and complete:
             read = last.stop if self._settings.keep_fps else info.frames or last.stop
