@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import session
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT, DEMO_MANIFEST, is_demo_file, require_consent
+from tests.batch.processes import hold, resume_once_signalled
 from tests.media.make import Spec, make
 
 
@@ -144,11 +146,15 @@ def test_ctrl_c_ends_with_130(
     for name in ("a", "b"):
         make(tmp_path / "in" / f"{name}.mp4", Spec(frames=5))
     monkeypatch.setattr("colab_helpers.ui.progress.ProgressLine.__call__", interrupt)
+    hold(monkeypatch, tmp_path, file=0, frame=1)  # or it may be done before it is interrupted
     out = tmp_path / "out"
     one = ["-t", str(tmp_path / "in" / "a.mp4"), "-o", str(tmp_path / "b.mp4")]
     assert main(["swap", *common, *one]) == INTERRUPTED
     words = ["batch", *common, "-t", str(tmp_path / "in"), "-o", str(out)]
+    resuming = Thread(target=resume_once_signalled)
+    resuming.start()
     assert main(words) == INTERRUPTED
+    resuming.join()
     assert main([*words, "--in-process"]) == INTERRUPTED
     monkeypatch.undo()
     assert capsys.readouterr().err.count("the same command goes on with what is finished") == 3

@@ -145,6 +145,14 @@ def has_signal_pending(pid: int) -> bool:
     return any(line.startswith(("SigPnd", "ShdPnd")) and int(line.split()[1], 16) for line in lines)
 
 
+def resume_once_signalled() -> None:
+    """Let this process's worker, which ``hold`` made stand still, go on as soon as a signal waits for it."""
+    stopped = psutil.STATUS_STOPPED
+    worker = until(lambda: [each for each in psutil.Process().children() if each.status() == stopped])[0]
+    until(lambda: has_signal_pending(worker.pid))
+    worker.resume()
+
+
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Ctrl-C."""
     os.kill(process.pid, signal.SIGINT)
