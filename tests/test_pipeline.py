@@ -19,10 +19,12 @@ from PIL import Image
 from benchmarks.graphs import IR_VERSION, OPSET, write_constant_models
 from colab_helpers.errors import ColabHelpersError, EncoderError, ModelError, NoFaceError, OutputError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.media.picture import VideoPicture, over_white
-from colab_helpers.media.probe import COVER, probe
+from colab_helpers.media.blending import over_white
+from colab_helpers.media.opening import COVER
+from colab_helpers.media.picture import VideoPicture
+from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.pipeline import VideoRun, frames_folder, process_picture
+from colab_helpers.pipeline import frames_folder, process_picture, process_video
 from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings, load_settings
 from tests.media.make import Sound, Spec, Subtitle, add_cover, decoded, make, packets_of, variable_pts
@@ -111,7 +113,7 @@ def test_every_frame_comes_out_with_its_own_time_and_the_sound_untouched(
     spec = SPECS[name]
     target = make(tmp_path / "in.mp4", spec)
     output = tmp_path / "out.mp4"
-    result = VideoRun(engine(constant_models, output_video_quality=quality), SOURCE, target, output).run()
+    result = process_video(engine(constant_models, output_video_quality=quality), SOURCE, target, output)
     _, times_in = decoded(target)
     _, times_out = decoded(output)
     assert times_in == times_out
@@ -127,7 +129,7 @@ def test_nothing_outside_the_faces_box_changes_by_a_single_code(
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=8))
     output = tmp_path / "out.mp4"
-    VideoRun(engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output).run()
+    process_video(engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output)
     left, top, right, bottom = (value // 2 for value in FACE)  # 640 -> 320
     for before, after in zip(planes(target), planes(output), strict=True):
         for number, (old, new) in enumerate(zip(before, after, strict=True)):
@@ -143,7 +145,7 @@ def test_nothing_outside_the_faces_box_changes_by_a_single_code(
 def test_frames_without_a_face_are_passed_on_as_they_are(tmp_path: Path, faceless_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180)))
     output = tmp_path / "out.mp4"
-    result = VideoRun(engine(faceless_models), SOURCE, target, output).run()
+    result = process_video(engine(faceless_models), SOURCE, target, output)
     assert (result.faces_swapped, result.frames_without_face) == (0, 25)
     assert any("no face" in note for note in result.notes)
     for before, after in zip(planes(target), planes(output), strict=True):
@@ -157,7 +159,7 @@ def test_threads_and_batches_change_nothing_but_the_time(tmp_path: Path, inverti
     for threads, batch in ((1, 1), (3, 2), (8, 5)):
         output = tmp_path / f"{threads}-{batch}.mp4"
         models = engine(inverting_models, execution_threads=threads, batch_size=batch)
-        VideoRun(models, SOURCE, target, output).run()
+        process_video(models, SOURCE, target, output)
         results.append(planes(output))
     for other in results[1:]:
         for first, second in zip(results[0], other, strict=True):
@@ -173,7 +175,7 @@ def test_without_keep_fps_the_result_runs_at_thirty_and_each_picture_is_changed_
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=frames))
     output = tmp_path / "out.mp4"
     models = engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
-    result = VideoRun(models, SOURCE, target, output).run()
+    result = process_video(models, SOURCE, target, output)
     _, times = decoded(output)
     assert times == [Fraction(number, 30) for number in range(30)]
     assert (result.frames_in, result.frames_out) == (frames, 30)
@@ -191,7 +193,7 @@ def test_keep_frames_writes_an_image_of_each(tmp_path: Path, constant_models: Pa
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     output = tmp_path / "out.mp4"
     models = engine(constant_models, keep_frames=True, temp_frame_format="jpg", temp_frame_quality=85)
-    VideoRun(models, SOURCE, target, output).run()
+    process_video(models, SOURCE, target, output)
     names = sorted(path.name for path in frames_folder(output).iterdir())
     assert names == [f"{number:06d}.jpg" for number in range(5)]
 
@@ -199,7 +201,7 @@ def test_keep_frames_writes_an_image_of_each(tmp_path: Path, constant_models: Pa
 def test_skip_audio(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5, sounds=(Sound(),)))
     output = tmp_path / "out.mp4"
-    VideoRun(engine(constant_models, skip_audio=True), SOURCE, target, output).run()
+    process_video(engine(constant_models, skip_audio=True), SOURCE, target, output)
     with av.open(str(output)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
 
@@ -207,7 +209,7 @@ def test_skip_audio(tmp_path: Path, constant_models: Path) -> None:
 def test_progress_rises_to_the_end(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     seen: list[Progress] = []
-    VideoRun(engine(constant_models), SOURCE, target, tmp_path / "out.mp4", on_progress=seen.append).run()
+    process_video(engine(constant_models), SOURCE, target, tmp_path / "out.mp4", on_progress=seen.append)
     last = seen[-1]
     assert (last.frame, last.frames, last.eta, last.file) == (60, 60, 0, "in.mp4")
     assert [item.frame for item in seen] == sorted(item.frame for item in seen)
@@ -246,7 +248,7 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
     progress = after(0, lambda _: None) if stage == "progress" else None
     before = threading.active_count()
     with pytest.raises(BoomError):
-        VideoRun(models, SOURCE, target, output, on_progress=progress).run()
+        process_video(models, SOURCE, target, output, on_progress=progress)
     assert threading.active_count() == before
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
@@ -254,16 +256,16 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
 def test_the_reference_frame_must_exist(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     follow = {"many_faces": False, "face_selector": "reference"}
-    result = VideoRun(engine(constant_models, **follow), SOURCE, target, tmp_path / "a.mp4").run()
+    result = process_video(engine(constant_models, **follow), SOURCE, target, tmp_path / "a.mp4")
     assert result.faces_swapped == 5
     with pytest.raises(NoFaceError, match="ends before"):
-        VideoRun(
+        process_video(
             engine(constant_models, **follow, reference_frame_number=5), SOURCE, target, tmp_path / "b.mp4"
-        ).run()
+        )
     with pytest.raises(NoFaceError, match=r"1 face\(s\)"):
-        VideoRun(
+        process_video(
             engine(constant_models, **follow, reference_face_position=1), SOURCE, target, tmp_path / "b.mp4"
-        ).run()
+        )
 
 
 def test_a_named_encoder_that_does_not_work_is_an_error_and_not_replaced(
@@ -274,14 +276,14 @@ def test_a_named_encoder_that_does_not_work_is_an_error_and_not_replaced(
     if models.provider == "cuda":
         pytest.skip("this machine has NVENC")
     with pytest.raises(EncoderError, match="libx264"):
-        VideoRun(models, SOURCE, target, tmp_path / "out.mp4").run()
+        process_video(models, SOURCE, target, tmp_path / "out.mp4")
 
 
 def test_an_unwritable_place_is_an_output_error(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        VideoRun(engine(constant_models), SOURCE, target, tmp_path / "file" / "out.mp4").run()
+        process_video(engine(constant_models), SOURCE, target, tmp_path / "file" / "out.mp4")
 
 
 @pytest.mark.parametrize("missing", ["buffalo_l/det_10g.onnx", "inswapper_128.onnx", "GFPGANv1.4.onnx"])
@@ -421,7 +423,7 @@ def test_pictures_that_may_show_the_replaced_face_are_left_out_and_said(
     target = with_more_pictures(tmp_path / f"in{suffix}")
     assert len(probe(target).others) == 2
     output = tmp_path / f"out{suffix}"
-    result = VideoRun(engine(constant_models, skip_audio=silent), SOURCE, target, output).run()
+    result = process_video(engine(constant_models, skip_audio=silent), SOURCE, target, output)
     info = probe(output)
     assert (len(info.audio), len(info.subtitles), info.others) == (0 if silent else 1, 1, ())
     said = [note for note in result.notes if "may show the face that was replaced" in note]
@@ -435,7 +437,7 @@ def test_where_nobody_is_replaced_cover_and_second_track_stay_what_they_are(
     target = with_more_pictures(tmp_path / ("in.mkv" if suffix == ".mkv" else "in.mp4"))
     output = tmp_path / f"out{suffix}"
     models = engine(constant_models, frame_processors="face_enhancer")
-    result = VideoRun(models, None, target, output).run()
+    result = process_video(models, None, target, output)
     kept = probe(output).others
     covers = [one for one in kept if one.disposition & COVER]
     if not covers:
@@ -464,7 +466,7 @@ def test_kept_frames_are_upright_and_the_detector_never_sees_heads_down(
     models = engine(
         constant_models, keep_frames=True, temp_frame_format="png", frame_processors="face_swapper"
     )
-    VideoRun(models, SOURCE, target, output).run()
+    process_video(models, SOURCE, target, output)
     info = probe(target)
     stored = next(iter(read_frames(info))).video.to_ndarray(format="bgr24")
     shown = info.upright(stored)
@@ -485,6 +487,6 @@ def test_a_file_whose_clock_starts_again_does_not_claim_its_times(
     target = tmp_path / "in.ts"
     target.write_bytes(once.read_bytes() * 2)
     models = engine(constant_models)
-    assert VideoRun(models, SOURCE, once, tmp_path / "a.mp4").run().times_kept is True
-    result = VideoRun(models, SOURCE, target, tmp_path / "b.mp4").run()
+    assert process_video(models, SOURCE, once, tmp_path / "a.mp4").times_kept is True
+    result = process_video(models, SOURCE, target, tmp_path / "b.mp4")
     assert (result.times_kept, result.frames_out, result.video_seconds) == (False, 20, 0.8)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from colab_helpers.resources.budget import queue_depth
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from colab_helpers import errors, machine
 from colab_helpers.machine import GIB, Machine
 from colab_helpers.resources import sampler
 from colab_helpers.resources.allocator import tune_allocator
-from colab_helpers.resources.budget import queue_depth
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.quality import Measured
-from colab_helpers.files import to_json
+from colab_helpers.files import shortened, to_json
 from colab_helpers.language import tr
-from colab_helpers.media.names import shortened
 
 
 class _Entry(BaseModel):

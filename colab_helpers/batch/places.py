@@ -23,11 +23,9 @@ import psutil
 
 from colab_helpers.batch.names import WORK_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
-from colab_helpers.files import sha256_of
+from colab_helpers.files import hidden_name, sha256_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.machine import is_remote
-from colab_helpers.media.names import hidden_name
-from colab_helpers.media.writer import unwritable
 
 T = TypeVar("T")
 

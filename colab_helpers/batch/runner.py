@@ -31,15 +31,16 @@ from colab_helpers.errors import (
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.files import shortened, write_whole
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.images import Still, publish, read_image, write_still
-from colab_helpers.media.names import shortened
+from colab_helpers.media.images import Still, read_image, write_still
+from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.probe import IMAGE_KINDS, existing_file, is_image, probe
-from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, move_frames, process_picture
+from colab_helpers.media.probe import probe
+from colab_helpers.pipeline import FileResult, frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -376,7 +377,7 @@ class Batch:
                 task.target,
                 output,
                 on_frame=self._on_frame(index, task, output, engine),
-                put=lambda path, content: attempt(lambda: publish(path, content)),
+                put=lambda path, content: attempt(lambda: write_whole(path, content)),
             )
         _enter(result, report)
         if not result.video_seconds:
@@ -449,19 +450,18 @@ class Batch:
         engine: Engine,
         work: FileWork | None,
     ) -> None:
-        run = VideoRun(
-            engine,
-            self.embedding,
-            target,
-            output,
-            on_progress=self._on_progress,
-            file_index=index,
-            file_count=len(self.tasks),
-            store=work,
-            on_picture=self._on_picture if self.status else None,
-        )
         with _frames_removed_on_error(output):
-            result = run.run()
+            result = process_video(
+                engine,
+                self.embedding,
+                target,
+                output,
+                on_progress=self._on_progress,
+                file_index=index,
+                file_count=len(self.tasks),
+                store=work,
+                on_picture=self._on_picture if self.status else None,
+            )
         _enter(result, report)
 
     @property

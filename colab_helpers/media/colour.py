@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from colab_helpers.media.formats import is_full_range
+
 # Kr and Kb by H.273 MatrixCoefficients.
 _KR_KB = {
     1: (0.2126, 0.0722),  # BT.709
@@ -26,7 +28,6 @@ _KR_KB = {
 }
 _BT709, _BT601 = 1, 6
 _SD_HEIGHT = 576
-_FULL_RANGE = 2
 
 _Affine = npt.NDArray[np.float32]
 
@@ -51,8 +52,7 @@ class ColourSpace:
         matrix = int(frame.colorspace)
         if matrix not in _KR_KB:
             matrix = _BT601 if frame.height <= _SD_HEIGHT else _BT709
-        full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
-        return cls(matrix=matrix, full_range=full, depth=depth)
+        return cls(matrix=matrix, full_range=is_full_range(frame), depth=depth)
 
     @property
     def black(self) -> tuple[int, int, int]:

@@ -31,10 +31,11 @@ from colab_helpers.batch.results import KEPT as KEPT_NOTE
 from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import existing_file, is_image
+from colab_helpers.media.inputs import existing_file, is_image
 from colab_helpers.settings import load_settings
 from tests.batch.processes import KEPT
 from tests.conftest import CONSENT, PATIENCE
+from tests.media.harm import start_edit_at
 from tests.media.make import (
     Sound,
     Spec,
@@ -47,7 +48,6 @@ from tests.media.make import (
     packets_of,
     variable_pts,
 )
-from tests.media.test_probe import start_edit_at
 
 SETTINGS = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
 FAST = {"preset": "ultrafast", "crf": "16"}

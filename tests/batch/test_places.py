@@ -23,7 +23,7 @@ from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, 
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
-from colab_helpers.pipeline import clock
+from colab_helpers.pipeline import report_progress
 from colab_helpers.settings import load_settings
 from tests.batch.processes import Content, contents, entries, litter, repeated
 from tests.conftest import CONSENT
@@ -467,7 +467,7 @@ class Away:
 
 @pytest.fixture
 def away(tmp_path: Path, targets: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
-    monkeypatch.setattr(clock, "PROGRESS_INTERVAL", 0.0)  # every frame is told
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)  # every frame is told
     return Away(tmp_path, targets, constant_models)
 
 

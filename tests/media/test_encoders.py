@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,24 @@ from typing import Any
 import av
 import pytest
 
-from colab_helpers.errors import EncoderError, SettingsError
+from colab_helpers.errors import EncoderError
 from colab_helpers.media import encoders
-from colab_helpers.media.encoders import EncoderChoice, choose_encoder, encoder_for, usable_encoders
-from colab_helpers.media.probe import LightLevels, probe
-from tests.media.conftest import Clip
+from colab_helpers.media.colour_tags import ColourTags, LightLevels
+from colab_helpers.media.encoders import EncoderChoice, encoder_for, usable_encoders
+from colab_helpers.media.probe import VideoInfo, probe
+
+PLAIN = VideoInfo(
+    path=Path("a.mp4"), container="mov,mp4", codec="h264", video_index=0, width=320, height=240,
+    pix_fmt="yuv420p", time_base=Fraction(1, 25), average_rate=Fraction(25), frames=1, frames_declared=True,
+    start=Fraction(0), duration=Fraction(1), rotation=0, display_matrix=None, sample_aspect_ratio=None,
+    colour=ColourTags(), light=None, interlaced=False,
+)  # fmt: skip
 
 
-def choose(wanted: Any = "auto", **changes: Any) -> EncoderChoice:
-    request: dict[str, Any] = {"width": 320, "height": 240, "pix_fmt": "yuv420p", "quality": 23} | changes
-    return choose_encoder(wanted, **request)
+def choose(
+    wanted: Any = "auto", *, quality: int = 23, preset: str | None = None, **info: Any
+) -> EncoderChoice:
+    return encoder_for(replace(PLAIN, **info), wanted=wanted, quality=quality, preset=preset)
 
 
 @pytest.fixture(autouse=True)
@@ -144,9 +153,10 @@ def test_cpu_encoders_keep_the_format(name: str, pix_fmt: str) -> None:
     assert (choice.name, choice.pix_fmt, choice.notes) == (name, pix_fmt, ())
 
 
-def test_semi_planar_deep_samples_only_change_their_order() -> None:
-    choice = choose("libx264", pix_fmt="p010le")
-    assert (choice.pix_fmt, choice.notes) == ("yuv420p10le", ())
+@pytest.mark.parametrize(("source", "used"), [("p010le", "yuv420p10le"), ("bgr0", "yuv444p")])
+def test_what_the_reader_hands_on_only_changes_its_order(source: str, used: str) -> None:
+    choice = choose("libx264", pix_fmt=source)
+    assert (choice.pix_fmt, choice.notes) == (used, ())
 
 
 @pytest.mark.usefixtures("fake_gpu")
@@ -160,17 +170,6 @@ def test_a_wrong_preset_of_a_named_encoder_is_an_error() -> None:
     with pytest.raises(EncoderError, match="libx264 has no preset 'p4'"):
         choose("libx264", preset="p4")
     assert choose("libx265", preset="ultrafast").options["preset"] == "ultrafast"
-
-
-@pytest.mark.parametrize("quality", [-1, 52])
-def test_quality_is_checked(quality: int) -> None:
-    with pytest.raises(SettingsError, match="0 to 51"):
-        choose(quality=quality)
-
-
-def test_unknown_encoder() -> None:
-    with pytest.raises(SettingsError, match="h264_nvenc"):
-        choose("x264")
 
 
 def test_an_answer_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,11 +202,6 @@ def test_light_levels_become_options() -> None:
     assert x264 == f"mastering-display={display}:cll=1000,400"
 
 
-def test_encoder_for_a_file_uses_what_the_reader_gives(clip: Clip) -> None:
-    info = probe(clip("rgb.mkv", frames=2, codec="ffv1", pix_fmt="bgr0", options={}))
-    assert encoder_for(info, wanted="libx264", quality=20).pix_fmt == "yuv444p"
-
-
 @pytest.mark.parametrize("name", [one for one, reason in usable_encoders().items() if reason is None])
 def test_what_was_chosen_encodes(name: Any, tmp_path: Path) -> None:
     choice = choose(name, quality=20)
@@ -228,9 +222,9 @@ import hashlib
 from fractions import Fraction
 import av, cv2
 import numpy as np
-from colab_helpers.media.encoders import choose_encoder
+from tests.media.test_encoders import choose
 for width in (480, 640, 720):
-    choice = choose_encoder("libx264", width=width, height=272, pix_fmt="yuv420p", quality=25)
+    choice = choose("libx264", width=width, height=272, quality=25)
     context = av.CodecContext.create("libx264", "w")
     context.width, context.height, context.pix_fmt = width, 272, choice.pix_fmt
     context.time_base, context.framerate, context.options = Fraction(1, 25), 25, dict(choice.options)
