@@ -112,7 +112,7 @@ def test_an_impossible_container_is_refused(small: Clip, tmp_path: Path) -> None
 FAULTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "89 frames, not 90": (".mp4", lambda packet: None),
     "it lasts": (".mp4", lambda packet: setattr(packet, "duration", 1)),
-    "it lasts .* seconds": (".mkv", lambda packet: setattr(packet, "duration", 1)),
+    "it lasts .* seconds": (".mkv", lambda packet: setattr(packet, "duration", packet.duration * 9)),
 }
 
 
