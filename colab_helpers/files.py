@@ -153,13 +153,13 @@ def publish(partial: Path, path: Path) -> None:
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        # Some mounted cloud drives cannot sync a folder; the file itself is safe already.
-        with contextlib.suppress(OSError):
+    # Some mounted cloud drives cannot sync a folder; the file itself is safe already.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
             os.fsync(folder)
-    finally:
-        os.close(folder)
+        finally:
+            os.close(folder)
 
 
 def hidden_name(path: Path) -> Path:

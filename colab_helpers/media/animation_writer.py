@@ -159,16 +159,7 @@ def gif_of_video(path: Path, info: VideoInfo, time_base: Fraction) -> Iterator[G
 
 
 class _GifTrack:
-    """Turns pictures into GIF frames; rotated physically, times rounded to hundredths of a second.
-
-    Args:
-        output: The file its stream is added to.
-        size: Width and height of the result.
-        time_base: Seconds per tick of the pictures' timestamps and durations.
-        rate: Frames per second on average; a hint.
-        rotation: Clockwise degrees by which the pictures are turned.
-        transparent: Whether one colour of each palette is kept for pixels that are not seen.
-    """
+    """Turns pictures into GIF frames; rotated physically, times rounded to hundredths of a second."""
 
     def __init__(
         self,
@@ -224,12 +215,12 @@ class _PlainTrack:
 
 
 def _muxer_options(kind: str, source: Animation) -> dict[str, str]:
-    if kind == "GIF":
-        return {"loop": str({0: 0, 1: -1}.get(source.plays, source.plays - 1))}
     if kind == "PNG":
         last = Fraction(round(source.durations[-1]), 1000)
         return {"plays": str(source.plays), "final_delay": f"{last.numerator}/{last.denominator}"}
-    return {"loop": str(source.plays)}
+    # GIF counts how often it begins again; -1 is never.
+    plays = source.plays if kind == "WEBP" else {0: 0, 1: -1}.get(source.plays, source.plays - 1)
+    return {"loop": str(plays)}
 
 
 def _track(output: OutputContainer, kind: str, source: Animation, quality: int) -> _GifTrack | _PlainTrack:

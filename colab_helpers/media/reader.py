@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, dropwhile
-from types import TracebackType
 from typing import Any
 
 import av
@@ -60,7 +59,7 @@ class Frame:
         return self.pts * self.time_base
 
 
-class FrameReader(Iterator[Frame]):
+class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReader"]):
     """Iterator over the frames of a video that can be closed early; a context manager. See `read_frames`.
 
     Attributes:
@@ -87,9 +86,6 @@ class FrameReader(Iterator[Frame]):
         """Whether every frame so far is shown when the file says."""
         return not self._clock.repaired and not self._wholeness.clock.restarts
 
-    def __iter__(self) -> FrameReader:
-        return self
-
     def __next__(self) -> Frame:
         """Return the next frame in presentation order.
 
@@ -98,12 +94,7 @@ class FrameReader(Iterator[Frame]):
         """
         return next(self._frames)
 
-    def __enter__(self) -> FrameReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -157,9 +148,8 @@ class FrameReader(Iterator[Frame]):
             )
 
     def _lasting(self, frame: Frame, duration: int) -> Frame:
-        video = frame.video
-        video.pts, video.time_base, video.duration = frame.pts, frame.time_base, duration
-        return Frame(frame.index, frame.pts, frame.time_base, duration, video)
+        frame.video.pts, frame.video.time_base, frame.video.duration = frame.pts, frame.time_base, duration
+        return replace(frame, duration=duration)
 
     def _last_duration(self, frame: Frame) -> int:
         """What the header leaves, where B-frames are stored out of order; else what the packet says."""

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import av
 
@@ -70,7 +68,7 @@ class Segment:
         )
 
 
-class SegmentWriter:
+class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     """Writes consecutive frames into consecutive segments.
 
     A context manager: left by an exception, the segment at work is removed and the finished ones stay.
@@ -112,12 +110,7 @@ class SegmentWriter:
         self._first_pts = self._end_pts = self._frames = 0
         self._output: av.container.OutputContainer | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish the segment at work, or remove it if an exception ends the block."""
         if kind is not None:
             return self._abort()

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.colour_tags import ColourTags
 from colab_helpers.media.formats import (
     BT709,
@@ -29,6 +29,12 @@ from colab_helpers.media.formats import (
 )
 from colab_helpers.media.probe import VideoInfo
 
+_RESIZED = mark("the picture's size changes in mid-file: {frames} frames were scaled to {width}x{height}")
+_REFORMATTED = mark("the pixel format changes in mid-file: {frames} frames were converted to {format}")
+_RECOLOURED = mark(
+    "the colour description changes in mid-file: "
+    "{frames} frames may look different, since the result has one description"
+)
 _SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
@@ -91,34 +97,10 @@ class Shaper:
 
     def notes(self) -> list[str]:
         """Return what was converted, one sentence each."""
-        said = [
-            (
-                self._resized,
-                tr(
-                    "the picture's size changes in mid-file: {frames} frames were scaled to {width}x{height}",
-                    frames=self._resized,
-                    width=self._info.width,
-                    height=self._info.height,
-                ),
-            ),
-            (
-                self._reformatted,
-                tr(
-                    "the pixel format changes in mid-file: {frames} frames were converted to {format}",
-                    frames=self._reformatted,
-                    format=self._target,
-                ),
-            ),
-            (
-                self._recoloured,
-                tr(
-                    "the colour description changes in mid-file: "
-                    "{frames} frames may look different, since the result has one description",
-                    frames=self._recoloured,
-                ),
-            ),
-        ]
-        return [*([self._note] if self._note else []), *(text for frames, text in said if frames)]
+        told = {"width": self._info.width, "height": self._info.height, "format": self._target}
+        counts = (self._resized, _RESIZED), (self._reformatted, _REFORMATTED), (self._recoloured, _RECOLOURED)
+        said = [tr(text, frames=frames, **told) for frames, text in counts if frames]
+        return [*([self._note] if self._note else []), *said]
 
 
 def _colour_arguments(video: av.VideoFrame) -> dict[str, Any]:

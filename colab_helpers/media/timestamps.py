@@ -1,7 +1,7 @@
 """Timestamps of real files put right: one clock for all streams that never goes back.
 
 Recordings that were joined byte by byte, restarted, or damaged have timestamps that start again in the
-middle. Whoever reads packets reads them through `on_one_clock`, so picture and audio move alike.
+middle. Whoever reads packets reads them through `OneClock`, so picture and audio move alike.
 """
 
 from __future__ import annotations

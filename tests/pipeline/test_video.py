@@ -10,90 +10,23 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
-from benchmarks.graphs import IR_VERSION, OPSET, write_constant_models
+from benchmarks.graphs import write_constant_models
 from colab_helpers.errors import ColabHelpersError, EncoderError, ModelError, NoFaceError, OutputError
-from colab_helpers.faces.engine import Engine
-from colab_helpers.media.blending import over_white
 from colab_helpers.media.opening import COVER
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.pipeline import frames_folder, process_picture, process_video
+from colab_helpers.pipeline import frames_folder, process_video
 from colab_helpers.progress import Progress
-from colab_helpers.settings import Settings, load_settings
 from tests.media.make import Sound, Spec, Subtitle, add_cover, decoded, make, packets_of, variable_pts
-
-SOURCE = np.ones(512, np.float32) / np.float32(512**0.5)
-FACE = (200, 60, 440, 300)
-"""The constant detector's face in its 640-pixel picture."""
-MOST = Fraction(30000, 1001)
-
-
-def settings(**overrides: Any) -> Settings:
-    base = {"output_video_quality": 0, "output_video_encoder": "libx264", "execution_provider": "cpu"}
-    return load_settings("balanced", **{**base, **overrides})
-
-
-def engine(models: Path, **overrides: Any) -> Engine:
-    return Engine.open(settings(**overrides), models_dir=models)
-
-
-def planes(path: Path) -> list[list[npt.NDArray[np.uint8]]]:
-    """The visible samples of every plane of every frame."""
-    with av.open(str(path)) as container:
-        return [
-            [
-                np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width].copy()
-                for plane in frame.planes
-            ]
-            for frame in container.decode(video=0)
-        ]
-
-
-@pytest.fixture(scope="module")
-def faceless_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The constant models, but their detector's one face is below the least score."""
-    folder = write_constant_models(tmp_path_factory.mktemp("faceless"), box=FACE)
-    model = onnx.load(folder / "buffalo_l" / "det_10g.onnx")
-    for node in model.graph.node:
-        value = node.attribute[0].t
-        if list(value.dims)[1] == 1:
-            value.CopyFrom(numpy_helper.from_array(np.zeros(list(value.dims), np.float32)))
-    onnx.save(model, folder / "buffalo_l" / "det_10g.onnx")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def inverting_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The constant models, but their swapper turns a crop into its negative."""
-    folder = write_constant_models(tmp_path_factory.mktemp("inverting"), box=FACE)
-    shape = [1, 3, 128, 128]
-    one = numpy_helper.from_array(np.array(1, np.float32), "one")
-    emap = numpy_helper.from_array(np.eye(512, dtype=np.float32), "buff2fs")
-    graph = helper.make_graph(
-        [helper.make_node("Sub", ["one", "target"], ["output"])],
-        "inverting",
-        [
-            helper.make_tensor_value_info("target", TensorProto.FLOAT, shape),
-            helper.make_tensor_value_info("source", TensorProto.FLOAT, [1, 512]),
-        ],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
-        [one, emap],
-    )
-    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
-    onnx.save(model, folder / "inswapper_128.onnx")
-    return folder
-
+from tests.pipeline.swapping import FACE, SOURCE, assert_same_pictures, engine, planes
 
 SPECS = {
     "cfr": Spec(sounds=(Sound(),)),
-    "ntsc": Spec(rate=MOST, frames=30, sounds=(Sound(),)),
+    "ntsc": Spec(rate=Fraction(30000, 1001), frames=30, sounds=(Sound(),)),
     "vfr": Spec(time_base=Fraction(1, 1000), pts=variable_pts(20), frames=20, sounds=(Sound(),)),
     "rotated": Spec(rotation=90, sounds=(Sound(),)),
     "ten_bit": Spec(pix_fmt="yuv420p10le", sounds=(Sound(),)),
@@ -148,23 +81,16 @@ def test_frames_without_a_face_are_passed_on_as_they_are(tmp_path: Path, faceles
     result = process_video(engine(faceless_models), SOURCE, target, output)
     assert (result.faces_swapped, result.frames_without_face) == (0, 25)
     assert any("no face" in note for note in result.notes)
-    for before, after in zip(planes(target), planes(output), strict=True):
-        for old, new in zip(before, after, strict=True):
-            np.testing.assert_array_equal(old, new)
+    assert_same_pictures(target, output)
 
 
 def test_threads_and_batches_change_nothing_but_the_time(tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=23))
-    results = []
     for threads, batch in ((1, 1), (3, 2), (8, 5)):
         output = tmp_path / f"{threads}-{batch}.mp4"
         models = engine(inverting_models, execution_threads=threads, batch_size=batch)
         process_video(models, SOURCE, target, output)
-        results.append(planes(output))
-    for other in results[1:]:
-        for first, second in zip(results[0], other, strict=True):
-            for old, new in zip(first, second, strict=True):
-                np.testing.assert_array_equal(old, new)
+        assert_same_pictures(tmp_path / "1-1.mp4", output)
 
 
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
@@ -304,87 +230,6 @@ def test_a_swapper_without_its_projection_is_refused(tmp_path: Path) -> None:
     onnx.save(model, models / "inswapper_128.onnx")
     with pytest.raises(ColabHelpersError, match="buff2fs"):
         engine(models)
-
-
-def face_seen(shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Where the constant detector sees its face in a picture, edges included."""
-    height, width = shape
-    left, top, right, bottom = (value * max(width, height) // 640 for value in FACE)
-    return slice(top, bottom + 1), slice(left, right + 1)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
-def test_a_picture_keeps_its_transparency_and_all_outside_the_face(
-    tmp_path: Path, inverting_models: Path, suffix: str
-) -> None:
-    rgba = np.full((180, 320, 4), 255, np.uint8)
-    rgba[..., 0], rgba[..., 1], rgba[..., 2] = 60, np.arange(180)[:, None], 90
-    rgba[..., 3] = np.arange(320)[None] // 2 + 90
-    target, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
-    Image.fromarray(rgba).save(target, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
-    networks = engine(inverting_models, frame_processors="face_swapper")
-    result = process_picture(networks, SOURCE, target, output)
-    assert (result.faces_swapped, result.notes) == (1, ())
-    new = np.asarray(Image.open(output))
-    assert np.array_equal(new[..., 3], rgba[..., 3])
-    face = face_seen((180, 320))
-    outside = np.ones((180, 320), bool)
-    outside[face] = False
-    assert np.array_equal(new[outside], rgba[outside])
-    # Over white, as it is shown, the face is the negative of what was shown before, as far as it can be.
-    middle = (slice(80, 100), slice(150, 170))
-    before, after = (over_white(one[..., :3], one[..., 3])[middle].astype(int) for one in (rgba, new))
-    lightest = np.asarray(over_white(np.zeros_like(rgba[..., :3]), rgba[..., 3]), int)[middle]
-    assert np.abs(after - np.maximum(255 - before, lightest)).mean() < 6
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_every_frame_of_an_animation_is_changed(tmp_path: Path, inverting_models: Path, kind: str) -> None:
-    frames, durations = [], [100, 250, 40]
-    for number in range(3):
-        rgba = np.full((180, 320, 4), 255, np.uint8)
-        rgba[..., :3] = 40 + 30 * number
-        rgba[:20, 20 * number : 20 * number + 20, 3] = 0
-        frames.append(Image.fromarray(rgba))
-    target, output = tmp_path / f"in.{kind.lower()}", tmp_path / f"out.{kind.lower()}"
-    extra = {"disposal": 2} if kind == "GIF" else {}
-    frames[0].save(target, save_all=True, append_images=frames[1:], duration=durations, loop=2, **extra)
-    told: list[tuple[int, int]] = []
-    result = process_picture(
-        engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output,
-        on_frame=lambda number, total, _: told.append((number, total)),
-    )  # fmt: skip
-    assert (result.frames_in, result.frames_out, result.faces_swapped) == (3, 3, 3)
-    assert (result.notes, told) == ((), [(0, 3), (1, 3), (2, 3)])
-    assert result.measured.flicker_rms is not None
-    with Image.open(output) as image:
-        assert (image.n_frames, image.info["loop"]) == (3, 2)
-        for number, duration in enumerate(durations):
-            image.seek(number)
-            shown = np.asarray(image.convert("RGBA")).astype(int)
-            assert image.info["duration"] == duration
-            assert abs(int(shown[90, 160, 0]) - (215 - 30 * number)) < 6
-            assert abs(int(shown[170, 10, 0]) - (40 + 30 * number)) < 3
-            assert np.array_equal(shown[..., 3], np.asarray(frames[number])[..., 3])
-
-
-@pytest.mark.parametrize("name", ["in.png", "in.jpg", "in.gif", "in.webp", "in.tif"])
-def test_a_picture_without_a_face_is_the_very_file(tmp_path: Path, faceless_models: Path, name: str) -> None:
-    target, same = tmp_path / name, tmp_path / "out" / name
-    picture = Image.fromarray(np.full((64, 64, 4), 99, np.uint8))
-    if name == "in.jpg":
-        picture = picture.convert("CMYK")
-    more = [Image.fromarray(np.full((64, 64, 4), 199, np.uint8))] if name in ("in.gif", "in.webp") else []
-    picture.save(target, **({"save_all": True, "append_images": more, "duration": 100} if more else {}))
-    result = process_picture(engine(faceless_models), SOURCE, target, same)
-    assert same.read_bytes() == target.read_bytes()
-    frames = "in any frame: " if more else ": "
-    assert result.notes == (f"no face was found {frames}the picture is unchanged".replace(" :", ":"),)
-    other = tmp_path / "out" / ("a.png" if name != "in.png" else "a.jpg")
-    notes = process_picture(engine(faceless_models), SOURCE, target, other).notes
-    assert notes[0] == f"no face was found: the picture is as it was, but stored as {other.suffix}"
-    lost = {"in.png": "JPEG holds no transparency: it was filled with white", "in.jpg": "CMYK became RGB"}
-    assert notes[1:] == ((lost[name],) if name in lost else ())
 
 
 def with_more_pictures(path: Path, *, cover: bool = True) -> Path:

@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from colab_helpers.faces.engine import Engine
@@ -17,9 +16,9 @@ from colab_helpers.faces.quality import Brightness, Dips, Measured
 from colab_helpers.pipeline import FileResult, FinishedSegment, frames_folder, process_video
 from colab_helpers.pipeline.frames import FrameChanger
 from colab_helpers.progress import Progress
-from colab_helpers.settings import load_settings
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
-from tests.test_pipeline import SOURCE, faceless_models, inverting_models, planes  # noqa: F401
+from tests.pipeline.swapping import SOURCE, assert_same_pictures
+from tests.pipeline.swapping import engine as any_engine
 
 
 class Store:
@@ -38,13 +37,7 @@ class Store:
 
 
 def engine(models: Path, **overrides: Any) -> Engine:
-    base = {
-        "output_video_quality": 0,
-        "output_video_encoder": "libx264",
-        "execution_provider": "cpu",
-        "segment_seconds": 1.0,
-    }
-    return Engine.open(load_settings("balanced", **{**base, **overrides}), models_dir=models)
+    return any_engine(models, **{"segment_seconds": 1.0, **overrides})
 
 
 def stop_at(frame: int) -> Any:
@@ -102,7 +95,7 @@ def test_in_segments_and_interrupted_anywhere(
     name: str,
     suffix: str,
     tmp_path: Path,
-    inverting_models: Path,  # noqa: F811
+    inverting_models: Path,
 ) -> None:
     chance = random.Random(f"{name}{suffix}")
     target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=90))
@@ -111,9 +104,7 @@ def test_in_segments_and_interrupted_anywhere(
     whole = process_video(models, SOURCE, target, plain)
     stops = sorted(chance.sample(range(1, 90), 3))
     result, store = in_pieces(models, target, tmp_path / f"joined{suffix}", stops)
-    for old, new in zip(planes(plain), planes(tmp_path / f"joined{suffix}"), strict=True):
-        for first, second in zip(old, new, strict=True):
-            np.testing.assert_array_equal(first, second)
+    assert_same_pictures(plain, tmp_path / f"joined{suffix}")
     assert decoded(plain)[1] == decoded(tmp_path / f"joined{suffix}")[1]
     for number in range(len(SPECS[name].sounds)):
         assert packets_of(plain, which=number) == packets_of(tmp_path / f"joined{suffix}", which=number)
@@ -147,13 +138,12 @@ def test_a_run_that_ended_before_joining_reads_nothing_again(
 
 
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
-def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:  # noqa: F811
+def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=int(3 * rate)))
     models = engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     result, store = in_pieces(models, target, tmp_path / "joined.mp4", [10, 50, 61])
-    for old, new in zip(planes(tmp_path / "plain.mp4"), planes(tmp_path / "joined.mp4"), strict=True):
-        np.testing.assert_array_equal(old[0], new[0])
+    assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "joined.mp4")
     assert decoded(tmp_path / "joined.mp4")[1] == [Fraction(number, 30) for number in range(90)]
     assert [part.segment.start for part in store.parts] == [0, 30, 60]
     assert (result.frames_in, result.frames_out) == (whole.frames_in, whole.frames_out)
@@ -210,7 +200,7 @@ def test_a_video_begun_on_another_provider_says_so(tmp_path: Path, constant_mode
 # --- what is measured on the way ------------------------------------------------------------------------
 
 
-def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:  # noqa: F811
+def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     result, _ = in_pieces(engine(faceless_models), target, tmp_path / "a.mp4", [30])
     assert result.measured.spans == [(0, 60)]
@@ -233,7 +223,7 @@ def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
 
 def test_a_swapper_that_turns_brightness_over_flickers_where_the_picture_moves(
     tmp_path: Path,
-    inverting_models: Path,  # noqa: F811
+    inverting_models: Path,
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50))
     models = engine(inverting_models, frame_processors="face_swapper")
