@@ -24,7 +24,7 @@ _BOX_FEATHER = 0.08
 
 
 def face_region(matrix: Matrix, size: int, box: Box, width: int, height: int) -> Region:
-    """Pixels that both the crop and the face's box cover, clipped to the frame; may be empty."""
+    """Return the pixels that both the crop and the face's box cover, clipped to the frame; may be empty."""
     # A degenerate landmark set can throw the corners arbitrarily far; clip before converting to int.
     points = np.clip(np.nan_to_num(crop_corners(matrix, size)), -1e6, 1e6)
     left, top = np.floor(np.maximum(points.min(0), box[:2]))

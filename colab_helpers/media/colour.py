@@ -63,7 +63,7 @@ class ColourSpace:
 
 @cache
 def bgr_to_yuv_matrix(space: ColourSpace) -> _Affine:
-    """The ``(3, 4)`` matrix from BGR (0 to 255) to samples of ``space``."""
+    """Return the ``(3, 4)`` matrix from BGR (0 to 255) to samples of ``space``."""
     kr, kb = _KR_KB[space.matrix]
     luma = np.array([kb, 1 - kr - kb, kr])
     blue, red = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
@@ -77,7 +77,7 @@ def bgr_to_yuv_matrix(space: ColourSpace) -> _Affine:
 
 @cache
 def yuv_to_bgr_matrix(space: ColourSpace) -> _Affine:
-    """The ``(3, 4)`` matrix from samples of ``space`` to BGR (0 to 255)."""
+    """Return the ``(3, 4)`` matrix from samples of ``space`` to BGR (0 to 255)."""
     forward = bgr_to_yuv_matrix(space).astype(np.float64)
     inverse = np.linalg.inv(forward[:, :3])
     return np.hstack([inverse, -inverse @ forward[:, 3:]]).astype(np.float32)

@@ -260,7 +260,7 @@ def _plane_samples(plane: Any, dtype: type[np.generic], channels: int) -> npt.ND
 
 
 def fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
-    """Largest width and height of that aspect inside a square, rounded as insightface rounds."""
+    """Return the largest width and height of that aspect inside a square, rounded as insightface rounds."""
     if height > width:
         return max(1, int(size / (height / width))), size
     return size, max(1, int(size * (height / width)))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import chain, dropwhile
+from itertools import chain
 from typing import Any
 
 import av
@@ -190,8 +190,9 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         """Timestamps and pictures from the one shown at ``pts`` on; None if it is not surely the right one.
 
         Packets before are read, so that clocks and counts are as ever, but not decoded. The picture has to
-        come out whole with its very timestamp, and as many packets must be shown before it as there are
-        frames: else a picture before it was damaged, or got another timestamp than its packet's.
+        come out with its very timestamp, like those decoded before it without damage, and as many packets
+        must be shown before it as there are frames: else a picture before it was lost, or got another
+        timestamp than its packet's.
         """
         before = 0
 
@@ -204,10 +205,11 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                 yield packet
 
         pictures = self._decoded(_approach(counted(), pts))
-        for found, video in dropwhile(lambda shown: shown[0] < pts, pictures):
-            if found == pts and before == self._start - 1 and not video.is_corrupt:
-                return chain([(found, video)], pictures)
-            break
+        for found, video in pictures:
+            if found > pts or video.is_corrupt:
+                break
+            if found == pts:
+                return chain([(found, video)], pictures) if before == self._start - 1 else None
         return None
 
     def _changed(self, what: str) -> MediaError:

@@ -59,7 +59,7 @@ class OneClock:
         self._pictures_held = 0
 
     def notes(self) -> list[str]:
-        """What was put right, in one sentence; empty if nothing was."""
+        """Return what was put right, in one sentence; empty if nothing was."""
         if not self.restarts:
             return []
         return [
@@ -195,12 +195,12 @@ class FrameClock:
             self._coded.append(packet.dts)
 
     def lost(self) -> None:
-        """The packet just noted gave no frame."""
+        """Note that the packet just noted gave no frame."""
         if self._coded:
             self._coded.pop()
 
     def stamp(self, video: av.VideoFrame) -> int:
-        """When the next frame is shown, in ticks."""
+        """Return when the next frame is shown, in ticks."""
         pts = self._stated(video)
         if pts is None or (self._last is not None and pts <= self._last):
             self.repaired += self._coded is None or pts is not None
@@ -214,7 +214,7 @@ class FrameClock:
         return video.pts if video.pts is not None else video.dts
 
     def notes(self) -> list[str]:
-        """What was put right, in one sentence; empty if nothing was."""
+        """Return what was put right, in one sentence; empty if nothing was."""
         if not self.repaired:
             return []
         return [

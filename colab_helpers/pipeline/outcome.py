@@ -26,7 +26,7 @@ class FileResult:
         encoder: Encoder of the result; None for an image.
         provider: Where the networks ran.
         notes: Every fall-back and conversion, one sentence each.
-        video_seconds: Length of the result's picture; ``audio_seconds`` that of its sound, 0 without.
+        video_seconds: Length of the result's picture; ``audio_seconds`` that of its audio, 0 without.
         times_kept: Whether every frame is shown exactly when the target's is; None for a GIF, whose
             pictures have times of their own.
         segments: How many the result was joined from; 0 for a GIF or picture.
@@ -88,7 +88,7 @@ class SegmentStore(Protocol):
         """Where segments are written; made if missing."""
 
     def finished(self) -> list[FinishedSegment]:
-        """Those that still stand as they were noted: the first, the second, … up to the first gap."""
+        """Return those that still stand as they were noted: the first, the second, … up to the first gap."""
 
     def keep(self, done: FinishedSegment) -> None:
         """Note a segment; it counts as finished when this returns."""
