@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
+
+import cv2
 
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.compositor import FaceJob
@@ -145,3 +148,17 @@ class Tally:
         """Return what was measured since this was last asked."""
         measured, self._measured = self._measured, Measured()
         return measured
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from splitting its small jobs: the stages already use every core.
+
+    Handing parts of a crop or mask to a pool costs 10 to 15 % more CPU than the work itself.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import cv2
-
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.selection import needs_embeddings
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB
@@ -28,7 +27,13 @@ from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import Frame, FrameReader, read_frames
 from colab_helpers.media.retime import constant_rate
 from colab_helpers.media.segments import Segment, SegmentWriter
-from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, reference_person
+from colab_helpers.pipeline.frames import (
+    FrameChanger,
+    Tally,
+    Work,
+    one_opencv_thread,
+    reference_person,
+)
 from colab_helpers.pipeline.kept_frames import KeptFrames, frames_folder
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
@@ -86,7 +91,7 @@ def process_video(
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
     video = _Video(engine, source, info, output, choice, progress, on_picture)
     check_output(output, info, video.kinds)
-    with _one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
+    with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _as_gif(video) if is_gif else _in_segments(video, place)
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     return replace(
@@ -289,13 +294,7 @@ def _changed(video: _Video, frames: Iterator[Frame]) -> Generator[VideoWork, Non
     frame_bytes = info.width * info.height * 3 * (2 if pixel_bits(info.pix_fmt) > 8 else 1)
     room = int(float(settings.max_memory) * GIB * _QUEUE_SHARE / frame_bytes) - threads * (batch + 1)
     depth = max(1, min(_DEEPEST, room // _QUEUES))
-    with read_frames(info) as reader:
-        reference = reference_person(
-            video.engine,
-            (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
-            number=settings.reference_frame_number,
-            where=str(info.path),
-        )
+    reference = _reference(video) if needs_embeddings(settings) else None
     changer = FrameChanger(video.engine, video.source, reference, every=max(1, round(video.rate)))
     ahead = partial(run_ahead, gauges=video.progress.gauges)
     decoded = ahead(_works(frames, info.heads_up), depth, name="decode")
@@ -304,6 +303,17 @@ def _changed(video: _Video, frames: Iterator[Frame]) -> Generator[VideoWork, Non
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
         for group in changed:
             yield from group
+
+
+def _reference(video: _Video) -> FloatArray | None:
+    info = video.info
+    with read_frames(info) as reader:
+        return reference_person(
+            video.engine,
+            (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
+            number=video.settings.reference_frame_number,
+            where=str(info.path),
+        )
 
 
 def _works(frames: Iterator[Frame], rotation: int) -> Iterator[VideoWork]:
@@ -333,17 +343,3 @@ def _face_notes(measured: Measured) -> list[str]:
         "in {frames} frame(s) fewer faces were changed than just before and after: someone may flicker"
     )
     return [tr(told, frames=measured.fewer)] if measured.fewer else []
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV from splitting its small jobs: the stages already use every core.
-
-    Handing parts of a crop or mask to a pool costs 10 to 15 % more CPU than the work itself.
-    """
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
