@@ -17,8 +17,9 @@ import numpy as np
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.views import is_upright, other_views
 from colab_helpers.media.affine import transform_points
-from colab_helpers.media.picture import BgrPicture, Picture
+from colab_helpers.media.picture import BgrPicture, DetectorView, Picture
 from colab_helpers.models.session import Network, Runtime, models_root
 from colab_helpers.settings import Settings
 from colab_helpers.stages import in_groups
@@ -62,20 +63,37 @@ class FaceAnalyser:
         return self._runtime.open(self._root / _RECOGNISER_FILE)
 
     def find(self, image: ByteImage, *, embed: bool = True) -> list[Face]:
-        """Find the faces of an image, best score first.
+        """Find the faces of a single image, best score first; see `search`.
 
         Args:
             image: ``(H, W, 3)`` uint8 BGR.
             embed: Also compute each face's embedding.
         """
         picture = BgrPicture(image)
-        faces = self.detect(picture)
+        faces = self.search(picture)
         return self.embed(picture, faces) if embed else faces
+
+    def search(self, picture: Picture) -> list[Face]:
+        """Find the faces of a single picture; where there are none, look at other views of it.
+
+        A brighter one where the picture is dark, one with a margin (a face may fill the picture), and turned
+        ones. What is found in them counts only if it stands upright there.
+        """
+        view = picture.detector_view(self._settings.face_detector_size)
+        if faces := self._in_view(view):
+            return faces
+        for group in other_views(view):
+            answers = [self._in_view(other, upright=True) for other in group]
+            if found := max(answers, key=lambda faces: faces[0].score if faces else 0.0):
+                return found
+        return []
 
     def detect(self, picture: Picture) -> list[Face]:
         """Find the faces of a picture, best score first, without embeddings."""
+        return self._in_view(picture.detector_view(self._settings.face_detector_size))
+
+    def _in_view(self, view: DetectorView, *, upright: bool = False) -> list[Face]:
         size = self._settings.face_detector_size
-        view = picture.detector_view(size)
         boxes, kps = self._detector.detect(view.image, size=size, score=self._settings.face_detector_score)
         return [
             Face(
@@ -84,6 +102,7 @@ class FaceAnalyser:
                 score=float(row[4]),
             )
             for row, points in zip(boxes, kps, strict=True)
+            if not upright or is_upright(points)
         ]
 
     def embed(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
