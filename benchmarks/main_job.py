@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.api import run_batch
-from colab_helpers.demo.clip import Scene, make_demo
-from colab_helpers.demo.looks import IDENTITIES
+from tests.people.clip import Scene, make_demo
+from tests.people.looks import IDENTITIES
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.types import Face
 from colab_helpers.media.encoders import encoder_for

@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from colab_helpers.batch.status import BatchStatus, FileStatus
-from colab_helpers.demo.clip import make_demo
+from tests.people.clip import make_demo
 from colab_helpers.machine import GIB
 from colab_helpers.pages.history import SampleHistory
 from colab_helpers.pages.live import live_html

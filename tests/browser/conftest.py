@@ -16,7 +16,7 @@ import av
 import nbformat
 import pytest
 
-from colab_helpers.demo.clip import make_demo
+from tests.people.clip import make_demo
 from tests.browser.fronts import Lab, Voila
 from tests.browser.servers import LAB, ROOT, VOILA, end_kernels, environment, served
 

@@ -137,7 +137,7 @@ def test_the_demo_is_made_once_and_made_whole_again(place, demo, monkeypatch):
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
 
-    monkeypatch.setattr("colab_helpers.demo.clip.make_demo", make)
+    monkeypatch.setattr("tests.people.clip.make_demo", make)
     first = panel.ready_demo(place)
     assert panel.ready_demo(place) == first
     assert len(made) == 1

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.demo.actors import portrait
+from tests.people.actors import portrait
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.images import write_image
 from colab_helpers.media.probe import probe

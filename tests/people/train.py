@@ -1,7 +1,7 @@
-"""Train the stand-in models on rendered people: ``python -m colab_helpers.demo.train``.
+"""Train the stand-in models on rendered people: ``python -m tests.people.train``.
 
 Needs torch (CPU). Draws all samples, trains four small networks one after another and writes their
-weights as float16 to ``weights.npz`` beside this file; :mod:`colab_helpers.demo.standins` builds the ONNX
+weights as float16 to ``weights.npz`` beside this file; :mod:`tests.people.standins` builds the ONNX
 graphs from it without torch. The layer names are the contract between the two.
 """
 
@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from colab_helpers.demo import actors
-from colab_helpers.demo.clip import random_background
-from colab_helpers.demo.samples import Composite, Crops, draw_composite, draw_crops
-from colab_helpers.demo.standins import (
+from tests.people import actors
+from tests.people.clip import random_background
+from tests.people.looks import KEPT
+from tests.people.samples import Composite, Crops, draw_composite, draw_crops
+from tests.people.standins import (
     ANCHORS,
     CROP_REACH,
     CROP_SIZE,
@@ -40,6 +41,7 @@ from colab_helpers.demo.standins import (
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Weights = dict[str, npt.NDArray[np.float16]]
+KEPT_FIELDS = len(KEPT)
 LEAST_SCORE = 0.04  # of the first look, for a candidate worth learning from
 # A picture to scores (K,) and boxes (K, 4) in pixels.
 Finder = Callable[[U8], tuple[F32, F32]]
@@ -569,8 +571,10 @@ def _swap_batches(faces: Tensor, looks: Tensor, count: int) -> Iterator[tuple[Te
     while True:
         i = torch.randint(heads, (count,))
         a, b = torch.randint(variants, (count,)), torch.randint(variants, (count,))
-        noise = 0.06 * torch.randn(count, looks.shape[2])
-        yield faces[i, a].float() / 255, looks[i, b] + noise, faces[i, b].float() / 255
+        look = looks[i, b] + 0.06 * torch.randn(count, looks.shape[2])
+        # The source may be of any tone: the swapper has to learn that the target's stays.
+        look[:, :KEPT_FIELDS] = (torch.rand(count, KEPT_FIELDS) - LOOK_MEAN) / LOOK_SPREAD
+        yield faces[i, a].float() / 255, look, faces[i, b].float() / 255
 
 
 def _face_weight() -> Tensor:
@@ -589,7 +593,7 @@ def _look_error(judge: Embedder, window: Tensor, out: Tensor, batch: tuple[Tenso
     """Return how far the recogniser's reading of the pasted face is from the look asked for."""
     pasted = batch[0] + window * (out.clamp(0, 1) - batch[0])
     look: Tensor = judge(pasted[:, :, :112, 8:120] * 2 - 1)
-    return functional.smooth_l1_loss(look.float(), batch[1], beta=0.3)
+    return functional.smooth_l1_loss(look.float()[:, KEPT_FIELDS:], batch[1][:, KEPT_FIELDS:], beta=0.3)
 
 
 def _swap_loss(
@@ -635,7 +639,7 @@ class Plan:
     second: int = 4000
     recogniser: int = 1400
     attributes: int = 1600
-    swapper: int = 2200
+    swapper: int = 3000
 
     def scaled(self, factor: float) -> Plan:
         """Return a smaller or larger plan."""
