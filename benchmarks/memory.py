@@ -25,8 +25,8 @@ import numpy as np
 
 from benchmarks.graphs import write_constant_models
 from benchmarks.throughput import CONSENT, HEIGHT, RATE, WIDTH, make_clip
-from tests.people.clip import make_demo
 from colab_helpers.ui.notebook import DEMO_SOURCE
+from tests.people.clip import make_demo
 
 _BLOCK_SECONDS = 6
 MIB = 1024**2

@@ -16,9 +16,9 @@ import av
 import nbformat
 import pytest
 
-from tests.people.clip import make_demo
 from tests.browser.fronts import Lab, Voila
 from tests.browser.servers import LAB, ROOT, VOILA, end_kernels, environment, served
+from tests.people.clip import make_demo
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
