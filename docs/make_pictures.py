@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers import load_settings, run_batch
-from colab_helpers.demo.clip import make_demo
+from tests.people.clip import make_demo
 from colab_helpers.media.images import read_image, write_image
 from colab_helpers.pages.pictures import Pair, pair_of
 from colab_helpers.trust.consent import DEMO_CONSENT

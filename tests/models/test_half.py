@@ -15,8 +15,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from colab_helpers.__main__ import main
-from colab_helpers.demo.standins import enhancer, load_weights
-from colab_helpers.demo.standins import swapper as standin_swapper
+from tests.people.standins import enhancer, load_weights
+from tests.people.standins import swapper as standin_swapper
 from colab_helpers.errors import ModelError, OutputError
 from colab_helpers.models import gfpgan
 from colab_helpers.models import half as room

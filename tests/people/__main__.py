@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--cast", type=lambda text: text.split(","), help="names, joined by commas")
     parser.add_argument("--crossing", action="store_true", help="have them change places")
-    parser.add_argument(
-        "--ship", action="store_true", help="write the product's demo; no other options"
-    )
+    parser.add_argument("--ship", action="store_true", help="write the product's demo; no other options")
     options = vars(parser.parse_args())
     if options.pop("ship"):
         ship_demo(options["directory"])

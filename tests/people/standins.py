@@ -49,12 +49,9 @@ SWAP_BLOCKS = {"r1": 96, "r2": 96, "m1": 64, "m2": 64, "m3": 64, "m4": 64}
 LINEAR_GAIN = 1.1  # alpha: large enough to read p back, small beside the Fourier part
 EMBEDDING_NORM = 20.0
 _DIMENSIONS, _WAVES = 16, 248
-# How finely each number tells faces apart (deviation of W's rows): 0.155 over the error with which the
-# swapper brings the number across, read by the recogniser off swapped frames.
-BANDWIDTH = np.array(
-    [0.73, 0.62, 0.28, 0.19, 0.39, 0.23, 0.24, 0.38, 0.37, 0.4, 0.26, 0.35, 0.19, 0.33, 0.2, 0.31],
-    np.float32,
-)
+# How finely each number tells faces apart (deviation of W's rows) times the error with which the swapper
+# brings it across, as the training measured it.
+RESOLUTION = 0.155
 
 
 class Graph:
@@ -181,10 +178,10 @@ def _orthonormal(seed: int) -> F32:
     return np.asarray(hadamard(512)[:, rng.permutation(512)] * signs / np.sqrt(512), np.float32)
 
 
-def _waves() -> tuple[F32, F32]:
+def _waves(errors: F32) -> tuple[F32, F32]:
     """Directions (16, 248) and phases (248,) of the Fourier part."""
     rng = np.random.default_rng(2)
-    directions = rng.standard_normal((_DIMENSIONS, _WAVES)) * BANDWIDTH[:, None]
+    directions = rng.standard_normal((_DIMENSIONS, _WAVES)) * (RESOLUTION / errors)[:, None]
     return directions.astype(np.float32), rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32)
 
 
@@ -394,7 +391,7 @@ def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     # Whoever is changed keeps their tone, so it must not tell people apart.
     told = [float(name not in KEPT) for name in FACE_FIELDS]
     look = g.add("Mul", look, g.constant(told))
-    directions, phases = _waves()
+    directions, phases = _waves(weights["swap.errors"])
     linear = g.add("Mul", look, g.constant(LINEAR_GAIN))
     angle = g.add("Gemm", look, g.constant(directions), g.constant(phases))
     whole = g.add("Concat", linear, g.add("Cos", angle), g.add("Sin", angle), axis=1)
@@ -425,7 +422,7 @@ def swapper(weights: Mapping[str, F32]) -> onnx.ModelProto:
     # SpaceToDepth lays channels out block by block, the training framework channel by channel.
     weight = weight.reshape(-1, 3, 4, 3, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 12, 3, 3)
     a = g.conv_with(g.add("SpaceToDepth", centred, blocksize=2), weight, bias, act=True)
-    b = g.conv(g.conv(a, "b1", stride=2), "b2")
+    b = g.add("Add", g.conv(g.conv(a, "b1", stride=2), "b2"), g.constant(weights["swap.place"]))
     d = g.conv(b, "d1", stride=2)
     d = g.add("Add", d, _film(g, _film(g, d, "r1", style), "r2", style))
     b = g.add("Add", b, g.double(g.conv(d, "u1")))

@@ -7,17 +7,9 @@ import re
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from colab_helpers.demo.actors import portrait
+from tests.people.actors import portrait
 from colab_helpers.media.images import write_image
 from colab_helpers.ui.panel_targets import NOT_SEEN
-=======
-from colab_helpers.batch.forecast import Forecast
-from colab_helpers.media.images import write_image
-from colab_helpers.ui.panel_choice import Answers
-from colab_helpers.ui.panel_targets import NOT_MEASURED, NOT_SEEN, fitting
-from tests.people.actors import portrait
->>>>>>> 2e8515d (Imports in order)
 
 
 @pytest.fixture
