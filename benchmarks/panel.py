@@ -17,13 +17,13 @@ from fractions import Fraction
 from pathlib import Path
 
 from colab_helpers.batch.status import BatchStatus, FileStatus
-from colab_helpers.demo.clip import make_demo
 from colab_helpers.machine import GIB
 from colab_helpers.pages.history import SampleHistory
 from colab_helpers.pages.live import live_html
 from colab_helpers.resources.samples import GpuSample, Sample
 from colab_helpers.settings import load_settings
 from colab_helpers.ui.panel_studio import Studio
+from tests.people.clip import make_demo
 
 FILES = 65
 HISTORY, INTERVAL = 600, 2

@@ -9,13 +9,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import math
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from fractions import Fraction
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_origin
@@ -125,7 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_stop(
         verbs.add_parser("stop", help=tr("stop the batch in an output folder; a later run goes on with it"))
     )
-    _add_demo(verbs.add_parser("demo", help=tr("render people to try everything on, with stand-in models")))
+    demo_help = tr("copy rendered people to try everything on, with stand-in models")
+    _add_demo(verbs.add_parser("demo", help=demo_help))
     _add_preload(verbs.add_parser("preload", help=tr("fetch the models that the settings need, verified")))
     _add_convert(
         verbs.add_parser(
@@ -408,52 +407,15 @@ def _line(file: FileReport) -> str:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=absolute, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=_seconds, default=4.0)
-    parser.add_argument("--size", type=_size, default=(640, 360), metavar="WxH")
-    parser.add_argument("--fps", type=_rate, default=Fraction(25), metavar="30000/1001")
-    parser.add_argument("--people", type=int, default=2, help=tr("at most so many at once; 0 for none"))
-    parser.add_argument("--clips", type=int, default=2)
     _add_language(parser)
     parser.set_defaults(verb=_demo, parser=parser)
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            tr("a size is written like 640x360, but got {text!r}", text=text)
-        ) from None
-    return width, height
-
-
-def _seconds(text: str) -> float:
-    if not math.isfinite(seconds := float(text)):
-        raise argparse.ArgumentTypeError(tr("{text!r} is no time", text=text))
-    return seconds
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        return Fraction(text)
-    except ZeroDivisionError:
-        raise argparse.ArgumentTypeError(tr("{text!r} is no rate", text=text)) from None
-
-
 def _demo(options: argparse.Namespace) -> int:
-    from colab_helpers.demo.clip import make_demo
+    from colab_helpers.demo import copy_demo
 
-    make_demo(
-        options.directory,
-        seed=options.seed,
-        seconds=options.seconds,
-        size=options.size,
-        fps=options.fps,
-        people=options.people,
-        clips=options.clips,
-    )
-    print(tr("sources, targets, stand-in models and the truth are in {folder}", folder=options.directory))
+    copy_demo(options.directory)
+    print(tr("source, targets and stand-in models are in {folder}", folder=options.directory))
     return SUCCESS
 
 

@@ -184,7 +184,7 @@ def test_a_home_is_found_by_every_verb(
     assert main(["stop", "~/out"]) == FAILURE  # it has ended
     assert "no batch is at work there" in capsys.readouterr().out
     seen: list[Path] = []
-    monkeypatch.setattr("colab_helpers.demo.clip.make_demo", lambda folder, **_: seen.append(folder))
+    monkeypatch.setattr("colab_helpers.demo.copy_demo", seen.append)
     assert main(["demo", "~/demo"]) == SUCCESS
     prepared = SimpleNamespace(path="made", notes=())
     made = lambda path, **_: seen.append(path) or prepared  # noqa: E731
