@@ -18,7 +18,7 @@ from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.faces.views import is_upright, other_views
-from colab_helpers.media.affine import transform_points
+from colab_helpers.media.affine import invert, transform_points
 from colab_helpers.media.picture import BgrPicture, DetectorView, Picture
 from colab_helpers.models.session import Network, Runtime, models_root
 from colab_helpers.settings import Settings
@@ -74,25 +74,31 @@ class FaceAnalyser:
         return self.embed(picture, faces) if embed else faces
 
     def search(self, picture: Picture) -> list[Face]:
-        """Find the faces of a single picture; where there are none, look at other views of it.
+        """Find the faces of a single picture; where none is upright, look at other views of it.
 
         A brighter one where the picture is dark, one with a margin (a face may fill the picture), and turned
         ones. What is found in them counts only if it stands upright there.
         """
         view = picture.detector_view(self._settings.face_detector_size)
-        if faces := self._in_view(view):
+        faces = self._in_view(view)
+        if self._upright(faces, view):
             return faces
         for group in other_views(view):
-            answers = [self._in_view(other, upright=True) for other in group]
+            answers = [self._upright(self._in_view(other), other) for other in group]
             if found := max(answers, key=lambda faces: faces[0].score if faces else 0.0):
                 return found
-        return []
+        return faces
 
     def detect(self, picture: Picture) -> list[Face]:
         """Find the faces of a picture, best score first, without embeddings."""
         return self._in_view(picture.detector_view(self._settings.face_detector_size))
 
-    def _in_view(self, view: DetectorView, *, upright: bool = False) -> list[Face]:
+    @staticmethod
+    def _upright(faces: Sequence[Face], view: DetectorView) -> list[Face]:
+        to_view = invert(view.to_frame)
+        return [face for face in faces if is_upright(transform_points(face.kps, to_view))]
+
+    def _in_view(self, view: DetectorView) -> list[Face]:
         size = self._settings.face_detector_size
         boxes, kps = self._detector.detect(view.image, size=size, score=self._settings.face_detector_score)
         return [
@@ -102,7 +108,6 @@ class FaceAnalyser:
                 score=float(row[4]),
             )
             for row, points in zip(boxes, kps, strict=True)
-            if not upright or is_upright(points)
         ]
 
     def embed(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:

@@ -197,7 +197,7 @@ def test_a_small_crop_of_a_large_face_averages_its_noise() -> None:
     noise = np.clip(rng.normal(128, 20, (900, 900, 3)), 0, 255).astype(np.uint8)
     for factor, least in ((1.0, 15), (0.2, 0)):
         crop = BgrPicture(noise).crop(np.array([[factor, 0, -5.0], [0, factor, -5.0]]), 128)
-        assert least <= crop.std() <= (20 if factor == 1 else 6)
+        assert least <= crop.std() <= (22 if factor == 1 else 6)
 
 
 def test_a_shrunken_crop_shows_every_point_where_it_lies() -> None:
