@@ -21,8 +21,10 @@ from pydantic import ValidationError
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.resources import recorder, sampler
 from colab_helpers.resources.bottleneck import bottleneck
-from colab_helpers.resources.recorder import GpuSample, Recorder, RunState, Sample, read_samples
+from colab_helpers.resources.recorder import Recorder
+from colab_helpers.resources.samples import GpuSample, Sample, read_samples
 from tests.conftest import PATIENCE, until
+from tests.helpers.reports import a_progress
 
 
 class Steps:
@@ -85,7 +87,7 @@ def a_sample(**values: Any) -> Sample:
 
 def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) -> None:
     clock = iter([100.0, 102.5, 104.0])
-    state = RunState("clip.mp4", 12, 24.125, {"decode": 3, "find faces": 1}, "frames")
+    state = a_progress(12, file="clip.mp4", fps=24.125, waiting={"decode": 3, "find faces": 1})
     running = start(clock=lambda: next(clock), run_state=lambda: state, interval=2.5)
     (first,) = read_samples(running.path)
     assert running.recorder.latest == first
@@ -169,7 +171,7 @@ def test_a_full_disk_is_remembered(start, tmp_path) -> None:
 
 
 def test_errors_of_the_run_and_of_a_display_end_nothing(start) -> None:
-    def fail(*_: object) -> RunState:
+    def fail(*_: object) -> str:
         raise RuntimeError("bad state")
 
     running = start(run_state=fail, on_sample=fail)

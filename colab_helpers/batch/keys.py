@@ -72,10 +72,7 @@ def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> st
 def code_digest() -> str:
     """SHA-256 over the version and the source files that decide what a result looks like."""
     root = Path(__file__).parents[1]
-    files = [
-        root / "__init__.py",
-        *(path for room in _ROOMS for path in (root / room).glob("*.py")),
-    ]
+    files = [root / "__init__.py", *(path for room in _ROOMS for path in (root / room).glob("*.py"))]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(root).as_posix().encode())

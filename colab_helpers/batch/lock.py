@@ -43,11 +43,7 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
             places.make()
         lock.acquire()
     except Timeout as error:
-        raise FolderBusyError(
-            tr("another run is working in this folder{holder}", holder=_holder(_status(output_dir))),
-            where=str(output_dir),
-            remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
-        ) from error
+        raise _busy(output_dir, _status(output_dir)) from error
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -72,6 +68,14 @@ def _status(output_dir: Path) -> BatchStatus | None:
         return None
 
 
+def _busy(output_dir: Path, status: BatchStatus | None) -> FolderBusyError:
+    return FolderBusyError(
+        tr("another run is working in this folder{holder}", holder=_holder(status)),
+        where=str(output_dir),
+        remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
+    )
+
+
 def _holder(status: BatchStatus | None) -> str:
     """Who works in a folder, as its status tells, to be put behind a sentence; empty if it does not."""
     if status is None:
@@ -93,8 +97,4 @@ def _check_status(output_dir: Path) -> None:
                 remedy=tr("wait until it has been silent for half a minute, or choose another output folder"),
             )
     elif status.pid != os.getpid() and process_lives(status.pid, status.pid_started):
-        raise FolderBusyError(
-            tr("another run is working in this folder{holder}", holder=_holder(status)),
-            where=str(output_dir),
-            remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
-        )
+        raise _busy(output_dir, status)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import psutil
 
@@ -51,7 +51,7 @@ class WorkPlaces:
 
     @classmethod
     def of(cls, output_dir: Path, work_dir: Path | None = None) -> WorkPlaces:
-        """The same places for the same folders, so that a later run finds them.
+        """Choose the same places for the same folders, so that a later run finds them.
 
         Args:
             output_dir: Folder of the results.
@@ -93,13 +93,9 @@ class WorkPlaces:
         Args:
             run: The run that ends; another's job, waiting for the folder, keeps it.
         """
-        for place in (self.local, self.mirror):
-            if (
-                place is not None
-                and place.is_dir()
-                and not any(_is_needed(path, run) for path in place.iterdir())
-            ):
-                remove_folder(place)
+        for place in filter(None, (self.local, self.mirror)):
+            if place.is_dir() and not any(_is_needed(path, run) for path in place.iterdir()):
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def _make_private(folder: Path) -> None:
@@ -141,7 +137,7 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns, once it no longer raises an OutputError.
+        """Return what ``action`` returns, once it no longer raises an OutputError.
 
         Raises:
             OutputError: It still does after the longest wait.
@@ -216,8 +212,8 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
 
 def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
     digest = hashlib.sha256()
-    with _opened(source) as reading, target.open("wb") as writing:
-        while chunk := _read(reading, source):
+    with target.open("wb") as writing:
+        for chunk in _chunks(source):
             digest.update(chunk)
             writing.write(chunk)
             beat()
@@ -226,32 +222,23 @@ def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
-def _opened(source: Path) -> BinaryIO:
+def _chunks(source: Path) -> Iterator[bytes]:
     try:
-        return source.open("rb")
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
     except OSError as error:
-        raise _broken_off(source, error) from error
-
-
-def _read(file: BinaryIO, source: Path) -> bytes:
-    try:
-        return file.read(_CHUNK)
-    except OSError as error:
-        raise _broken_off(source, error) from error
-
-
-def _broken_off(source: Path, error: OSError) -> OutputError:
-    """Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back."""
-    return OutputError(
-        tr("the file cannot be read ({reason})", reason=error.strerror or error),
-        where=str(source),
-        remedy=tr("check the disk or the mount"),
-    )
+        # Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back.
+        raise OutputError(
+            tr("the file cannot be read ({reason})", reason=error.strerror or error),
+            where=str(source),
+            remedy=tr("check the disk or the mount"),
+        ) from error
 
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """Where a copy lies until it is complete; whatever fails or stops it leaves nothing there."""
+    """Yield where a copy lies until it is complete; whatever fails or stops it leaves nothing there."""
     partial = hidden_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -265,12 +252,12 @@ def _partial(target: Path) -> Iterator[Path]:
 
 
 def job_name(run: str) -> str:
-    """Name of the file in which this process tells its workers what to do."""
+    """Return the name of the file in which this process tells its workers what to do."""
     return f"job-{run}-{os.getpid()}.json"
 
 
 def supervisor_of(job: Path) -> int:
-    """The process that has written a job's file, if it has also started this process; else 0."""
+    """Return the process that has written a job's file, if it has also started this process; else 0."""
     match = _JOB_NAME.fullmatch(job.name)
     return os.getppid() if match and int(match["pid"]) == os.getppid() else 0
 
@@ -281,8 +268,3 @@ def _is_needed(path: Path, run: str) -> bool:
         return True
     match = _JOB_NAME.fullmatch(path.name)
     return match is not None and match["run"] != run and psutil.pid_exists(int(match["pid"]))
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it; one that is not there is fine."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,19 @@ from colab_helpers.batch.names import REPORT_NAME, STATUS_NAME
 from colab_helpers.batch.plan import Writable
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import to_json, write_atomically
-from colab_helpers.language import printable, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.probe import is_image, is_video
 
-Status = Literal["done", "failed", "skipped"]
+State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
+STATE_WORDS: dict[State, str] = {
+    "queued": mark("queued"),
+    "running": mark("running"),
+    "done": mark("done"),
+    "failed": mark("failed"),
+    "skipped": mark("skipped"),
+    "cancelled": mark("cancelled"),
+}
+"""What each state is called; ``tr`` of it is shown."""
 
 
 class _Model(BaseModel):
@@ -47,11 +57,11 @@ class Quality(_Model):
 class FileReport(_Model):
     """One target. Sizes and memory in bytes, times in seconds."""
 
-    source: list[str] = Field(description="Photos of the person who is put in.")
+    source: list[str] = Field([], description="Photos of the person who is put in.")
     target: str
     output: str | None = None
     frames_folder: str | None = Field(None, description="Where its frames were kept, if they were.")
-    status: Status
+    status: State
     frames_in: int = 0
     frames_out: int = 0
     faces_swapped: int = Field(0, description="Faces changed, counted over all frames.")
@@ -128,20 +138,21 @@ class BatchReport(_Model):
         write_text(path, to_json(self, indent=2) + "\n")
 
 
-def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) -> Summary:
+def summarize(
+    files: Sequence[FileReport], *, seconds: float, memory_warnings: int, restarts: int = 0
+) -> Summary:
     """Count and add up."""
-    counts = {
-        status: sum(file.status == status for file in files) for status in ("done", "failed", "skipped")
-    }
+    statuses = [file.status for file in files]
     return Summary(
         total=len(files),
-        succeeded=counts["done"],
-        failed=counts["failed"],
-        skipped=counts["skipped"],
-        success_rate=counts["done"] / len(files) if files else 0.0,
+        succeeded=statuses.count("done"),
+        failed=statuses.count("failed"),
+        skipped=statuses.count("skipped"),
+        success_rate=statuses.count("done") / len(files) if files else 0.0,
         bytes=sum(file.bytes_out for file in files),
         seconds=seconds,
         memory_warnings=memory_warnings,
+        restarts=restarts,
     )
 
 
@@ -154,7 +165,7 @@ _OWN_HEAD = re.compile(
 
 
 def html_path(report: Path) -> Path:
-    """Where the page beside a report goes: ``report.html`` beside ``report.json``."""
+    """Return where the page beside a report goes: ``report.html`` beside ``report.json``."""
     page = report.with_suffix(".html")
     return page if page != report else report.with_name(f"{report.name}.html")
 

@@ -13,10 +13,8 @@ from markupsafe import Markup
 
 from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.plan import Writable
-from colab_helpers.batch.report import BatchReport, FileReport, html_path, own_file, write_text
-from colab_helpers.batch.status import STATE_WORDS
-from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.files import from_json
+from colab_helpers.batch.report import STATE_WORDS, BatchReport, FileReport, html_path, own_file, write_text
+from colab_helpers.files import load
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
@@ -61,20 +59,15 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
         OutputError: The folder cannot be written to.
     """
     path = report or folder / REPORT_NAME
-    try:
-        found = from_json(BatchReport, path.read_bytes())
-    except OSError as error:
-        raise MissingFileError(
-            tr("no batch has written its report here"),
-            where=str(path),
-            remedy=tr("name the output folder of a batch"),
-        ) from error
-    except ValueError as error:
-        raise UsageError(
+    found = load(
+        BatchReport,
+        path,
+        missing=(tr("no batch has written its report here"), tr("name the output folder of a batch")),
+        foreign=(
             tr("this is no report that this version can read"),
-            where=str(path),
-            remedy=tr("use the version of the package that ran the batch"),
-        ) from error
+            tr("use the version of the package that ran the batch"),
+        ),
+    )
     page = html_path(path)
     Writable(overwrite=bool(found.settings.get("overwrite")), made=own_file).clear(page)
     write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MOST_SAMPLES)))
@@ -82,11 +75,7 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
 
 
 def report_html(
-    report: BatchReport,
-    samples: Sequence[Sample],
-    *,
-    now: float | None = None,
-    clock: Clock = time.monotonic,
+    report: BatchReport, samples: Sequence[Sample], *, now: float | None = None, clock: Clock = time.monotonic
 ) -> str:
     """Render a run as a page that needs no script, no other file and no network.
 

@@ -8,17 +8,16 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import psutil
 
-from colab_helpers.files import to_json
+from colab_helpers.files import ends_a_line, to_json
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
+from colab_helpers.progress import Progress
 from colab_helpers.resources.sampler import gpu_sample, ram_used
-from colab_helpers.resources.samples import SAMPLES_NAME, GpuSample, RunState, Sample, read_samples
-
-__all__ = ["SAMPLES_NAME", "GpuSample", "Recorder", "RunState", "Sample", "read_samples"]
+from colab_helpers.resources.samples import Sample
 
 INTERVAL = 2.0
 """Seconds between two samples."""
@@ -40,7 +39,8 @@ class Recorder:
         folder: Where the results go, for the free space there.
         interval: Seconds between two samples.
         pid: The process whose figures are taken, with its children; None for this one.
-        run_state: Says where the run stands; called from the recorder's thread.
+        run_state: Says where the file at work stands, or what the run is doing, in a word or two; called
+            from the recorder's thread.
         on_sample: Called with each sample, from the recorder's thread.
         clock: Seconds since 1970.
         sleep: Waits for some seconds; by default ``close`` ends the wait.
@@ -59,7 +59,7 @@ class Recorder:
         *,
         interval: float = INTERVAL,
         pid: int | None = None,
-        run_state: Callable[[], RunState] = RunState,
+        run_state: Callable[[], Progress | str] = str,
         on_sample: Callable[[Sample], None] | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] | None = None,
@@ -69,7 +69,7 @@ class Recorder:
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
         self._file = _LineFile(path)
-        self._machine, self._processes = _MachineLoad(), _ProcessTree()
+        self._processes = _ProcessTree()
         # Daemon: it may hang in a network folder, which must not keep the process from ending.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="recorder", daemon=True
@@ -127,31 +127,39 @@ class Recorder:
             self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
 
     def _take(self) -> Sample:
-        process = self._processes.read(self.pid)
+        process, load = self._processes.read(self.pid), psutil.cpu_percent()
         state = self._state()
+        progress = None if isinstance(state, str) else state
+        at_work = (
+            {
+                "file": progress.file,
+                "frame": progress.frame,
+                "fps": round(progress.fps, 2),
+                "queues": dict(progress.waiting),
+            }
+            if progress
+            else {}
+        )
         return Sample(
             time=round(self._clock(), 3),
-            cpu_percent=self._machine.read(),
+            cpu_percent=None if self.latest is None else load,
             ram_used=ram_used(),
             ram_total=this_machine().memory_total,
             disk_free=_disk_free(self._folder),
             gpu=gpu_sample(self._processes.pids),
-            file=state.file,
-            frame=state.frame,
-            fps=round(state.fps, 2),
-            queues=state.queues,
-            stage=state.stage,
+            stage=progress.stage if progress else str(state),
+            **at_work,
             **process,
         )
 
-    def _state(self) -> RunState:
+    def _state(self) -> Progress | str:
         try:
             return self._run_state()
         except Exception as error:  # noqa: BLE001 - the machine's figures are worth having all the same
             self.problem = tr(
                 "the run did not say where it stands: {kind}: {error}", kind=type(error).__name__, error=error
             )
-            return RunState()
+            return ""
 
 
 class _LineFile:
@@ -172,34 +180,8 @@ class _LineFile:
         """
         ends_well, self._ends_well = self._ends_well, False
         with self._path.open("ab+") as file:
-            file.write((b"" if ends_well or _ends_with_a_line(file) else b"\n") + line + b"\n")
+            file.write((b"" if ends_well or ends_a_line(file) else b"\n") + line + b"\n")
         self._ends_well = True
-
-
-def _ends_with_a_line(file: BinaryIO) -> bool:
-    if file.seek(0, os.SEEK_END) == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
-class _MachineLoad:
-    """The load of all processors between two readings."""
-
-    def __init__(self) -> None:
-        self._before: tuple[float, float] | None = None
-
-    def read(self) -> float | None:
-        """Percent since the last call; None at the first, or if no time has passed."""
-        times = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        # Linux counts the guests' time within user and nice already.
-        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        before, self._before = self._before, (total, idle)
-        if before is None or total <= before[0]:
-            return None
-        busy = 1.0 - (idle - before[1]) / (total - before[0])
-        return round(100.0 * min(1.0, max(0.0, busy)), 1)
 
 
 class _ProcessTree:

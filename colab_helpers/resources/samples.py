@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,25 +14,6 @@ SAMPLES_NAME = "samples.jsonl"
 _CHUNK = 1 << 20
 # So much of what stood before the place is compared, to know the file again.
 _MARK = 256
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What the run says about itself.
-
-    Attributes:
-        file: Name of the target in work; None between files.
-        frame: Frames of it written so far.
-        fps: Frames per second.
-        queues: Items that wait after each stage, by the stage's name.
-        stage: What is being done, in a word or two, such as ``frames`` or ``loading models``.
-    """
-
-    file: str | None = None
-    frame: int = 0
-    fps: float = 0.0
-    queues: dict[str, int] = field(default_factory=dict)
-    stage: str = ""
 
 
 class _Model(BaseModel):

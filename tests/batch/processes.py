@@ -188,9 +188,14 @@ def entries(out: Path, event: str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
+def number_of(entry: Mapping[str, Any]) -> int:
+    """Of the segment that an entry notes."""
+    return int(entry["part"]["segment"]["number"])
+
+
 def repeated(out: Path) -> dict[tuple[str, int], int]:
     """Segments that were noted more than once."""
-    counts = Counter((entry["key"], entry["number"]) for entry in entries(out, "segment"))
+    counts = Counter((entry["key"], number_of(entry)) for entry in entries(out, "segment"))
     return {which: count for which, count in counts.items() if count > 1}
 
 

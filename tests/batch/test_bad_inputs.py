@@ -25,9 +25,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from colab_helpers.api import run_batch
+from colab_helpers.batch.earlier import KEPT as KEPT_NOTE
 from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.results import KEPT as KEPT_NOTE
 from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
@@ -407,12 +407,7 @@ BAD: tuple[Bad, ...] = (
     Bad("drawing.png", holding(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "drawing"),
     Bad("document.jpg", holding(b"%PDF-1.7\n" + b"0" * 500), "PDF"),
 )  # fmt: skip
-IGNORED = {
-    ".hidden.mp4",
-    "._left by a mac.mp4",
-    "notes.txt",
-    "no suffix",
-}
+IGNORED = {".hidden.mp4", "._left by a mac.mp4", "notes.txt", "no suffix"}
 pytestmark = [
     pytest.mark.xdist_group("bad_inputs"),
     # There is no bar code to be read where the picture is a few pixels wide.

@@ -29,16 +29,17 @@ import onnx
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import runner, worker
+from colab_helpers.batch import worker
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, WORK_NAME
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media import reader as reading
 from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import clock
 from colab_helpers.settings import load_settings
-from tests.batch.processes import Content, contents, entries, litter, repeated
+from tests.batch.processes import Content, contents, entries, litter, number_of, repeated
 from tests.conftest import CONSENT, PATIENCE
 from tests.media.make import Sound, Spec, make
 
@@ -129,13 +130,7 @@ class Faults:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        number: int,
-        *,
-        lasting: bool,
-        code: int = errno.ENOSPC,
-        everyone: bool = False,
+        self, folder: Path, number: int, *, lasting: bool, code: int = errno.ENOSPC, everyone: bool = False
     ) -> None:
         self.folder, self.number, self.lasting, self.code = folder, number, lasting, code
         self.everyone = everyone
@@ -221,7 +216,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return engines[key]
 
     monkeypatch.setattr(Engine, "open", opened)
-    monkeypatch.setattr(worker, "_page_apart", lambda path, samples, beat: "")
+    monkeypatch.setattr(worker, "make_page", lambda folder, report, beat: "")
 
 
 @pytest.mark.parametrize(
@@ -231,12 +226,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("one_engine")
 def test_a_disk_that_is_full_at_any_write(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    short: Path,
-    lasting: bool,
-    away: bool,
-    step: int,
+    batch: Callable[..., BatchReport], tmp_path: Path, short: Path, lasting: bool, away: bool, step: int
 ) -> None:
     assert batch("plain", target=short).ok
     plain, outcomes = contents(tmp_path / "plain"), set()
@@ -248,7 +238,7 @@ def test_a_disk_that_is_full_at_any_write(
             faults.install(patching)
             outcomes.add(attempt(partial(batch, out.name, **given), out))
         journal = list(all_entries(out))
-        done = {entry["number"] for entry in journal if entry["event"] == "segment"}
+        done = {number_of(entry) for entry in journal if entry["event"] == "segment"}
         noted = not (out / "a.mp4").exists() or any(entry["event"] == "done" for entry in journal)
         report = batch(out.name, **given)
         assert_as_undisturbed(report, out, plain)
@@ -318,7 +308,10 @@ def test_a_disk_that_is_full_while_a_video_is_written(
         "models_dir": constant_models, "in_process": True,
     }  # fmt: skip
     assert run_batch(output_dir=tmp_path / "plain", **order).ok
-    out, sizes = tmp_path / "out", [entry["bytes"] for entry in entries(tmp_path / "plain", "segment")]
+    out, sizes = (
+        tmp_path / "out",
+        [entry["part"]["segment"]["bytes"] for entry in entries(tmp_path / "plain", "segment")],
+    )
     # Journal, status and report are smaller than any segment, and the result is larger than each.
     assert max(sizes) > 30_000
     limit = max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000
@@ -353,7 +346,7 @@ def test_a_folder_one_may_not_write_to_is_told_before_any_work(
 
     with pytest.MonkeyPatch.context() as patching:
         Faults(tmp_path / "out", 0, lasting=True, code=code, everyone=True).install(patching)
-        patching.setattr(runner.Batch, "run", refuse)
+        patching.setattr(Batch, "run", refuse)
         with pytest.raises(
             OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another folder|free)"
         ):
@@ -432,7 +425,7 @@ def intact_segments(journal: Path) -> int:
         if line.startswith(b'{"crc":"') and b'"entry":' in line and line.endswith(b"}"):
             body = line[line.index(b'"entry":') + 8 : -1]
             if line[8:16] == b"%08x" % zlib.crc32(body) and b'"event":"segment"' in body:
-                numbers.add(json.loads(body)["number"])
+                numbers.add(number_of(json.loads(body)))
     return next(number for number in range(SEGMENTS + 1) if number not in numbers)
 
 
@@ -492,7 +485,7 @@ def test_a_damaged_segment_is_done_again_and_those_after_it(
     report = batch()
     assert kept(report) == number
     assert_as_undisturbed(report, out, plain)
-    counts = {n: sum(entry["number"] == n for entry in entries(out, "segment")) for n in range(SEGMENTS)}
+    counts = {n: sum(number_of(entry) == n for entry in entries(out, "segment")) for n in range(SEGMENTS)}
     assert counts == {n: 2 if number <= n < 3 else 1 for n in range(SEGMENTS)}
 
 

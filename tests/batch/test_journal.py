@@ -16,24 +16,16 @@ from colab_helpers.batch.journal import Failed, FileDone, Journal, SegmentDone, 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.faces.quality import Measured
+from colab_helpers.media.segments import Segment
+from colab_helpers.pipeline import FinishedSegment
 from colab_helpers.settings import Settings
 
 
-def segment(number: int, key: str = "a", **values) -> SegmentDone:
-    facts = {
-        "start": 10 * number,
-        "stop": 10 * number + 10,
-        "length": 10,
-        "first_pts": 100 * number,
-        "last_pts": 100 * number + 90,
-        "end_pts": 100 * number + 100,
-        "bytes": 7,
-        "sha256": "0",
-        "encoder": "libx264",
-        "provider": "cpu",
-        "measured": Measured(faces=10),
-    }
-    return SegmentDone(key=key, number=number, **(facts | values))
+def segment(number: int, key: str = "a", *, sha256: str = "0", **values) -> SegmentDone:
+    times = {"first_pts": 100 * number, "last_pts": 100 * number + 90, "end_pts": 100 * number + 100}
+    file = Segment(Path("x.mkv"), number, start=10 * number, frames=10, bytes=7, sha256=sha256, **times)
+    facts = {"length": 10, "measured": Measured(faces=10), "encoder": "libx264", "provider": "cpu", **values}
+    return SegmentDone(key=key, part=FinishedSegment(file, **facts))
 
 
 def done(key: str = "a") -> FileDone:
@@ -73,7 +65,7 @@ def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path):
     path = tmp_path / "j"
     write(path, segment(0), segment(0, sha256="new"), segment(1, key="b"), done("b"), done("b"))
     history = read_journal(path)
-    assert {n: e.sha256 for n, e in history.segments("a").items()} == {0: "new"}
+    assert {n: part.segment.sha256 for n, part in history.segments("a").items()} == {0: "new"}
     assert set(history.segments("b")) == {1}
     assert history.result("a") is None
     assert history.result("b").report.frames_out == 20
@@ -164,7 +156,7 @@ def test_an_entry_of_another_version_is_not_trusted(tmp_path):
     write(path, segment(0))
     import zlib
 
-    body = json.dumps({"event": "segment", "key": "a", "number": 1, "surprise": True})
+    body = json.dumps({"event": "started", "key": "a", "run": "r", "target": "t", "pid": 1, "surprise": True})
     with path.open("a") as file:
         file.write(f'{{"crc":"{zlib.crc32(body.encode()):08x}","entry":{body}}}\n')
     history = read_journal(path)

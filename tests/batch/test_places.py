@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import places, worker
+from colab_helpers.batch import places
 from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
 from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.stop import Stop
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.pipeline import clock
@@ -539,7 +540,7 @@ class Drive:
         self.copies: list[str] = []
         self.genuine = places._copy
         monkeypatch.setattr(places, "_copy", self.copy)
-        monkeypatch.setattr(worker._Run, "_sleep", lambda _run, seconds: self.sleep(seconds))
+        monkeypatch.setattr(Stop, "sleep", lambda _stop, seconds, _tick: self.sleep(seconds))
 
     def copy(self, source: Path, target: Path, beat: Callable[[], None]) -> str:
         if self.away.out in target.parents and target.suffix.endswith(self.suffix):
@@ -614,7 +615,7 @@ def test_waiting_ends_when_somebody_asks_to_stop(
 ) -> None:
     drive = Drive(away, monkeypatch)
     drive.times = 10**6
-    monkeypatch.setattr(worker._Run, "_sleep", lambda _run, _seconds: ask(drive))
+    monkeypatch.setattr(Stop, "sleep", lambda _stop, _seconds, _tick: ask(drive))
 
     def ask(drive: Drive) -> None:
         drive.sleep(0.0)

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from colab_helpers.api import run_batch, swap_image, swap_video
-from colab_helpers.batch import runner
+from colab_helpers.batch import run_file
 from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import (
@@ -246,7 +246,7 @@ def test_too_little_disk_is_said_with_figures(
     batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
-    monkeypatch.setattr(runner, "disk_free", lambda _: target.stat().st_size)
+    monkeypatch.setattr(run_file, "disk_free", lambda _: target.stat().st_size)
     report = batch(target)
     assert "twice the target's size" in (report.files[0].error or "")
 

@@ -81,7 +81,7 @@ if phase and PAGE in sys.orig_argv:
     hold("page")
 if phase and WORKER in sys.orig_argv:
     hold("start")
-    from colab_helpers.batch import lock, places, report, results, status, work
+    from colab_helpers.batch import earlier, journal, lock, places, report, status
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
     from colab_helpers.pipeline import clock
@@ -99,12 +99,17 @@ if phase and WORKER in sys.orig_argv:
         return real_open(cls, *given, **named)
     Engine.open = classmethod(opened)
     held(FaceAnalyser, "find", "embed")
-    held(results, "file_digest", "hash")
+    held(earlier, "file_digest", "hash")
     held(places, "_copy", "copy")
     held(clock.Clock, "tick", "frames")
     held(clock.Clock, "tick_joining", "joining")
-    held(work.FileWork, "keep", "segment")
-    held(results.Results, "keep", "noting")
+    held(earlier.UnfinishedFile, "keep", "segment")
+    real_append = journal.Journal.append
+    def append(self, entry):
+        if entry.event == "done":
+            hold("noting")
+        real_append(self, entry)
+    journal.Journal.append = append
     held(report.BatchReport, "save", "report")
     held(status.StatusWriter, "end", "end")
 """

@@ -19,13 +19,14 @@ import psutil
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import runner, supervisor
+from colab_helpers.batch import page, supervisor, watch
+from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import status as status_room
-from colab_helpers.batch import worker as worker_room
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.exits import STOPPED
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.names import JOURNAL_NAME, STOP_NAME
 from colab_helpers.batch.places import WorkPlaces
-from colab_helpers.batch.results import KEPT
 from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.files import write_atomically
@@ -159,13 +160,13 @@ def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
 
 DEADLY = """
     import os, signal
-    import colab_helpers.batch.runner as runner
-    genuine = runner.Batch._do_video
-    def do(self, index, *rest):
-        if index == 1:
+    from colab_helpers.batch.run_file import FileRun
+    genuine = FileRun.run
+    def run(self):
+        if self.index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        genuine(self, index, *rest)
-    runner.Batch._do_video = do
+        return genuine(self)
+    FileRun.run = run
 """
 
 
@@ -291,12 +292,13 @@ class Elsewhere:
         self.report = json.loads((out / "report.json").read_text())
         # A process of that number is here, too; it has nothing to do with it.
         self.news = {"host": "elsewhere", "run": "theirs", "pid": os.getpid(), "notes": []}
-        self.running = {"target": "a.mp4", "state": "running", "stage": "frames"}
+        self.running = {"target": "a.mp4", "status": "running"}
         self.tell("running", 0)
 
     def tell(self, state: str, frame: int) -> None:
-        files = [{**self.running, "frame": frame}, *self.status["files"][1:]]
-        told = {**self.status, **self.news, "state": state, "updated": time.time(), "files": files}
+        told = {**self.status, **self.news, "state": state, "updated": time.time()}
+        told["files"] = [self.running, *self.status["files"][1:]]
+        told["progress"] = {**self.status["progress"], "file_index": 0, "frame": frame}
         write_atomically(self.out / "status.json", json.dumps(told).encode())
 
     def work(self, end: str) -> None:
@@ -326,7 +328,7 @@ def test_a_batch_at_work_on_another_machine_is_watched(
 ) -> None:
     assert batch().ok
     theirs = Elsewhere(tmp_path / "out")
-    monkeypatch.setattr(supervisor, "_LOOK_AFAR_EVERY", 0.01)
+    monkeypatch.setattr(watch, "LOOK_AFAR_EVERY", 0.01)
     seen: list[Any] = []
 
     def look(status: Any) -> None:
@@ -355,7 +357,7 @@ def test_a_batch_at_work_on_another_machine_is_watched(
     finally:
         machine.join(PATIENCE)
     assert {status.run for status in seen[:2]} == {"theirs"}
-    assert seen[1].files[0].frame >= seen[0].files[0].frame
+    assert seen[1].running.frame >= seen[0].running.frame
     assert not (tmp_path / "out" / STOP_NAME).exists()
     assert litter(tmp_path / "out", *NAMES) == set()
 
@@ -392,14 +394,14 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(
 
 
 def test_a_page_that_is_never_done_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_room, "_PAGE_SECONDS", 0.2)
-    monkeypatch.setattr(worker_room, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(page, "LONGEST", 0.2)
+    monkeypatch.setattr(page, "LOOK_EVERY", 0.05)
     hangs = tmp_path / "hangs"
     hangs.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(600)\n")
     hangs.chmod(0o755)
-    monkeypatch.setattr(worker_room.sys, "executable", str(hangs))
+    monkeypatch.setattr(page.sys, "executable", str(hangs))
     beats: list[None] = []
-    problem = worker_room._page_apart(tmp_path / "r", tmp_path / "s", lambda: beats.append(None))
+    problem = page.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
     assert problem.startswith("it took longer than")
     assert beats
 
@@ -407,10 +409,10 @@ def test_a_page_that_is_never_done_is_given_up(tmp_path: Path, monkeypatch: pyte
 HANGS = """
 import os, signal, sys, time
 from pathlib import Path
-from colab_helpers.batch import worker
-worker._LONGEST_STOP, worker._LOOK_EVERY = 0.2, 0.05
-stop = worker.Stop(owns_process=True)
-with stop.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(worker.STOPPED)):
+from colab_helpers.batch import exits, stop
+stop.LONGEST_STOP, stop.LOOK_EVERY = 0.2, 0.05
+asked = stop.Stop(owns_process=True)
+with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(exits.STOPPED)):
     Path(sys.argv[1]).touch()
     time.sleep(600)
 """
@@ -418,7 +420,7 @@ with stop.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(worker.STOPPED
 
 def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HANGS, str(tmp_path / "STOP")]
-    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == worker_room.STOPPED
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == STOPPED
 
 
 HANGING_DRIVE = """
@@ -475,7 +477,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(
     assert (report["files"][0]["status"], report["files"][2]["status"]) == ("done", "skipped")
     status = stopped.status()
     assert status["state"] == "cancelled"
-    assert status["files"][0]["state"] == "done"
+    assert status["files"][0]["status"] == "done"
     assert litter(tmp_path / "out", *NAMES) <= {".work"}
     assert not list((tmp_path / "out").rglob(".*.part*"))
     code, text = stopped.run()
@@ -563,16 +565,13 @@ def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
     until(removed)
 
 
-def test_a_worker_that_has_grown_is_replaced_between_files(
-    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_worker_that_has_grown_is_replaced_between_files(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter([100 << 20, 500 << 20])
-    monkeypatch.setattr(runner, "process_memory", lambda: next(sizes))
-    work = runner.Batch(None, [], None, [], "")  # type: ignore[arg-type]
-    work.resumption = type("R", (), {"recyclable": True})()  # type: ignore[assignment]
-    work._recycle()
-    with pytest.raises(runner.RecycleError, match="419 MB of RAM"):
-        work._recycle()
+    monkeypatch.setattr(batch_room, "process_memory", lambda: next(sizes))
+    growth = batch_room.Growth(recyclable=True)
+    growth.check()
+    with pytest.raises(batch_room.RecycleError, match="419 MB of RAM"):
+        growth.check()
 
 
 def test_a_replaced_worker_goes_on_with_the_same_run(
@@ -580,14 +579,14 @@ def test_a_replaced_worker_goes_on_with_the_same_run(
 ) -> None:
     """One worker for each file."""
     spy: list[int] = []
-    genuine = supervisor.Supervisor._started
+    genuine = supervisor.Supervisor.start_worker
 
-    def started(self: Any, path: Path, cause: str | None) -> Any:
-        end = genuine(self, path, cause)
+    def started(self: Any, cause: str) -> Any:
+        end = genuine(self, cause)
         spy.append(end.code)
         return end
 
-    monkeypatch.setattr(supervisor.Supervisor, "_started", started)
+    monkeypatch.setattr(supervisor.Supervisor, "start_worker", started)
     at_start(monkeypatch, tmp_path, GROWING)
     pids: set[int] = set()
     report = batch(on_status=lambda status: pids.add(status.pid))
@@ -605,8 +604,8 @@ GROWING = """
     from pathlib import Path
     place = Path(__file__).parents[1] / "processes"
     place.write_text((place.read_text() if place.exists() else "") + "x")
-    import colab_helpers.batch.runner as runner
-    runner._GROWTH, runner._GROWTH_BYTES = 0.0, 0
+    from colab_helpers.batch import run_batch
+    run_batch.GROWTH, run_batch.GROWTH_BYTES = 0.0, 0
 """
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.main_job import images
-from colab_helpers.batch.results import KEPT
+from colab_helpers.batch.earlier import KEPT
 from colab_helpers.errors import ConsentError, SettingsError
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT

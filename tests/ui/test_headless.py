@@ -243,13 +243,13 @@ def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
 ENDLESS = """
     import os, time
     from pathlib import Path
-    import colab_helpers.batch.runner as runner
+    from colab_helpers.batch.run_file import FileRun
     def do(self, *_):
         Path(os.environ["BEGUN"]).touch()
         while True:
             self.beat()
             time.sleep(0.01)
-    runner.Batch._do_video = do
+    FileRun._video = do
 """
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from colab_helpers.api import run_batch
+from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
 from colab_helpers.batch.names import JOURNAL_NAME
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.settings import load_settings
 from tests.media.make import Spec, make
@@ -192,8 +192,7 @@ def test_kept_frames_never_touch_what_is_not_theirs(batch, folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["report.json", "report.html", "status.json", "samples.jsonl", "journal.jsonl", "mine.json"],
+    "name", ["report.json", "report.html", "status.json", "samples.jsonl", "journal.jsonl", "mine.json"]
 )
 def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path: Path, name: str) -> None:
     path = tmp_path / "out" / name
