@@ -34,11 +34,8 @@ class EarlierWork:
     """What a folder's journal vouches for.
 
     Attributes:
-        history: The journal as it was when this process began.
         run: Names the run; a worker started again goes on with it.
-        sources: Digests of the source photos that count.
-        settings: Resolved settings of this run.
-        models: Digest of each model file by name.
+        sources: Digests of the photos that count; ``models`` has those of the model files by name.
         digests: Finds out the digest of a target or result.
     """
 
@@ -51,11 +48,7 @@ class EarlierWork:
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
 
     def key(self, task: Task) -> str:
-        """Return the key of the work on a task.
-
-        Raises:
-            MissingFileError: The target cannot be read.
-        """
+        """Return the key of the work on a task; MissingFileError where the target cannot be read."""
         if task.target not in self._keys:
             self._keys[task.target] = work_key(
                 target=self.digests(task.target),
@@ -67,11 +60,7 @@ class EarlierWork:
         return self._keys[task.target]
 
     def result(self, task: Task) -> FileReport | None:
-        """Return the report of a result that is there, byte for byte, and would come out the same today.
-
-        Raises:
-            MissingFileError: The target cannot be read.
-        """
+        """Return the report of a result that is there, byte for byte, and would come out the same today."""
         done = self.history.result(self.key(task), task.output.name)
         if done is None or done.report.output is None:
             return None
@@ -95,11 +84,7 @@ class EarlierWork:
         return digests is None or (path.is_file() and self.digests(path) in digests)
 
     def set_aside(self, path: Path) -> str | None:
-        """Give a result that somebody changed since it was made another name, which a note tells.
-
-        Raises:
-            OutputError: It cannot be renamed.
-        """
+        """Give a result that somebody changed another name, which a note tells; OutputError if it cannot."""
         if not (self.history.made.get(path.name) and path.is_file()) or self.made(path):
             return None
         kept = next(other for n in count(2) if not os.path.lexists(other := numbered(path, n)))
@@ -119,13 +104,9 @@ class UnfinishedFile:
     """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``.
 
     Attributes:
-        key: Key of the work, from ``keys.work_key``.
         place: Folder on the local disk where segments are written.
         mirror: Folder beside the results where each is copied to, if those lie on a mounted drive: the
             local disk may be gone tomorrow. None where ``place`` is beside the results already.
-        journal: Where finished segments are noted.
-        history: The journal as this run found it.
-        patience: Waits for the mounted drive.
         beat: Called during long copies; may raise to give up.
         on_segment: Called with the number of frames of each segment that is safe.
     """
@@ -172,11 +153,7 @@ class UnfinishedFile:
         return True
 
     def keep(self, done: FinishedSegment) -> None:
-        """Copy a segment to safety if need be, and note it.
-
-        Raises:
-            OutputError: It cannot be copied or noted, even after waiting.
-        """
+        """Copy a segment to safety if need be, and note it; OutputError where even waiting does not help."""
         path = done.segment.path
         if self.mirror is not None:
             target = self.mirror / path.name
@@ -186,11 +163,7 @@ class UnfinishedFile:
         self.on_segment(done.segment.frames)
 
     def claim(self, places: Sequence[Path]) -> None:
-        """Note what is about to be made, so that it is known for our own even after a crash.
-
-        Raises:
-            OutputError: The journal cannot be written to, even after waiting.
-        """
+        """Note what is about to be made, so that it is known for our own even after a crash."""
         entry = Claimed(key=self.key, names=tuple(place.name for place in places))
         self.patience.attempt(lambda: self.journal.append(entry))
         self._claimed = places
@@ -212,23 +185,14 @@ class UnfinishedFile:
 
 @dataclass(eq=False)
 class Digests:
-    """SHA-256 of files, computed once as long as their size and time of change stay the same.
-
-    Attributes:
-        path: Where they are remembered from run to run.
-        beat: Called every few megabytes; may raise to give up.
-    """
+    """SHA-256 of files, remembered at ``path`` as long as their size and time of change stay the same."""
 
     path: Path
     beat: Callable[[], None] = lambda: None
     _known: dict[str, list[int | str]] | None = field(default=None, init=False)
 
     def __call__(self, path: Path) -> str:
-        """Return the digest of a file.
-
-        Raises:
-            MissingFileError: It cannot be read.
-        """
+        """Return the digest of a file; MissingFileError where it cannot be read."""
         known, name, state = self._load(), str(path.absolute()), _state(path)
         if state is not None and known.get(name, [])[:2] == state:
             return str(known[name][2])

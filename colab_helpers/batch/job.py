@@ -129,21 +129,12 @@ class Job(BaseModel):
         return hashlib.sha256(json.dumps([asked, settings, self.names, self.tasks]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write it as JSON.
-
-        Raises:
-            OutputError: The folder cannot be written to.
-        """
+        """Write it as JSON; OutputError where the folder cannot be written to."""
         write_text(path, to_json(self))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read it.
-
-        Raises:
-            MissingFileError: It is not there.
-            UsageError: It is no job of this version.
-        """
+        """Read it; MissingFileError or UsageError where there is none of this version."""
         again = tr("start the batch again")
         return load(
             cls,

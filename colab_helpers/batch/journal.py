@@ -118,11 +118,9 @@ class History:
         return {e.part.segment.number: e.part for e in self._of(key) if isinstance(e, SegmentDone)}
 
     def result(self, key: str, output: str | None = None) -> FileDone | None:
-        """Return the latest finished result of a target; a copy of the target has a result of its own.
+        """Return the latest result of a target, under its planned name or one with a suffix more.
 
-        Args:
-            key: Of the work.
-            output: Name that was planned for it; it may have got a suffix more.
+        A copy of the target has a result of its own.
         """
         done = (entry for entry in reversed(self._of(key)) if isinstance(entry, FileDone))
         return next((e for e in done if output is None or _may_be(e.report.output or "", output)), None)
@@ -138,7 +136,6 @@ class History:
         """Count how often in a row work on a target was cut off in this run before it got any further.
 
         A finished segment is progress: a long video that is interrupted once a day is not a bad video.
-        Whoever runs a batch anew gives every file another chance.
         """
         count = 0
         for entry in self._of(key):
@@ -157,11 +154,7 @@ def _may_be(output: str, planned: str) -> bool:
 
 
 def read_journal(path: Path) -> History:
-    """Read a journal; one that is not there yet is empty.
-
-    Raises:
-        OutputError: It is there but cannot be read.
-    """
+    """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
     history = History()
     try:
         with path.open("rb") as file:
@@ -181,14 +174,7 @@ def read_journal(path: Path) -> History:
 
 
 class Journal:
-    """A journal open for appending; a context manager.
-
-    Args:
-        path: Made if missing.
-
-    Raises:
-        OutputError: It cannot be written to.
-    """
+    """A journal open for appending, made if missing; OutputError where it cannot be written to."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -202,11 +188,7 @@ class Journal:
             ) from error
 
     def append(self, entry: Entry) -> None:
-        """Add an entry; it is on disk when this returns.
-
-        Raises:
-            OutputError: It could not be written; readers will not see a part of it.
-        """
+        """Add an entry, on disk when this returns; after an OutputError readers will not see a part of it."""
         body = to_json(entry)
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
         if self._torn:  # by a crash, or by a full disk a moment ago

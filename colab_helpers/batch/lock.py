@@ -24,11 +24,9 @@ class FolderBusyError(UsageError):
 
 @contextmanager
 def folder_lock(output_dir: Path) -> Iterator[None]:
-    """Hold a folder against a second batch.
+    """Hold a folder, which is made if missing, against a second batch.
 
-    Args:
-        output_dir: The folder; made if missing. Mounted drives know no locks: theirs lies on a local disk,
-            in the same place for all batches of this user.
+    Mounted drives know no locks: theirs lies on a local disk, in one place for all batches of this user.
 
     Raises:
         FolderBusyError: Another batch works in it, on this machine or, as its status tells, on another.

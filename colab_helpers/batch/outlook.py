@@ -59,8 +59,6 @@ class Outlook:
     Args:
         loads: Frames and pixels of each file; unused where the status does not know when the session ends.
         order: Positions of the files in the order they are done.
-        status: Where it is told.
-        clock: Seconds since 1970.
     """
 
     def __init__(

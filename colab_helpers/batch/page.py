@@ -19,16 +19,7 @@ LOOK_EVERY = 0.5
 
 
 def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:
-    """Have the page beside a report made.
-
-    Args:
-        folder: Output folder of the run.
-        report: Its report.
-        beat: Called while it is made; may raise to give up.
-
-    Returns:
-        Why there is none; empty if it was made.
-    """
+    """Have the page beside a report made; return why there is none. ``beat`` may raise to give up."""
     beat()
     process = subprocess.Popen(
         [sys.executable, "-m", "colab_helpers.pages", str(folder), "--report", str(report)],

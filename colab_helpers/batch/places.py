@@ -40,10 +40,8 @@ _LOOK_EVERY = 2.0
 class WorkPlaces:
     """Where the unfinished work of a batch lies.
 
-    Attributes:
-        local: Folder on a local disk; segments are written here.
-        mirror: Folder beside the results that gets a copy of each segment, because the local disk may be
-            gone tomorrow; None where ``local`` is beside the results already.
+    Segments are written to ``local``. Where the results go to a mounted drive, ``mirror`` beside them gets a
+    copy of each: the local disk may be gone tomorrow.
     """
 
     local: Path
@@ -53,11 +51,8 @@ class WorkPlaces:
     def of(cls, output_dir: Path, work_dir: Path | None = None) -> WorkPlaces:
         """Choose the same places for the same folders, so that a later run finds them.
 
-        Args:
-            output_dir: Folder of the results.
-            work_dir: A folder on a local disk to work in; by default the system's folder for temporary
-                files if the results go to a mounted drive, else a folder beside them. Each user has a
-                folder of their own in it.
+        Without a ``work_dir`` results on a mounted drive are worked on in the system's folder for temporary
+        files, others beside them. Each user has a folder of their own there.
         """
         beside = output_dir / WORK_NAME
         if work_dir is None and not is_remote(output_dir):
@@ -88,23 +83,14 @@ class WorkPlaces:
             ) from error
 
     def tidy(self, run: str) -> None:
-        """Remove what is there only for unfinished work, if no video's segments are left.
-
-        Args:
-            run: The run that ends; another's job, waiting for the folder, keeps it.
-        """
+        """Remove what this run needed for unfinished work, if no segments and no other's job are left."""
         for place in filter(None, (self.local, self.mirror)):
             if place.is_dir() and not any(_is_needed(path, run) for path in place.iterdir()):
                 shutil.rmtree(place, ignore_errors=True)
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that nobody else can look into, in one where others may have made it before.
-
-    Raises:
-        OutputError: It is somebody else's, or no folder.
-        OSError: It cannot be made.
-    """
+    """Make a folder that nobody else can look into, in one where others may have made it before."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -127,8 +113,6 @@ class Patience:
     Args:
         longest: Seconds after which it gives up (setting ``output_wait``).
         tell: Called with what is waited for, and with None when it goes on; may raise to give up.
-        sleep: Waits for some seconds.
-        clock: Seconds that only grow.
     """
 
     longest: float
@@ -137,11 +121,7 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """Return what ``action`` returns, once it no longer raises an OutputError.
-
-        Raises:
-            OutputError: It still does after the longest wait.
-        """
+        """Return what ``action`` returns; an OutputError is raised only after the longest wait."""
         started = self.clock()
         while True:
             try:
@@ -159,13 +139,8 @@ class Patience:
 def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
     """Copy a file to where it may get lost, read it back, and only then give it its name.
 
-    Args:
-        source: A complete file.
-        target: Where it goes; an older file is replaced. Missing folders are made.
-        beat: Called every few megabytes; may raise to give up.
-
-    Returns:
-        SHA-256 of the file.
+    An older file is replaced, missing folders are made; ``beat`` is called every few megabytes and may raise
+    to give up. Returns the SHA-256 of the file.
 
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
@@ -183,10 +158,7 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
 
 
 def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
-    """Copy a file to the local disk; what is there already in full is not copied again.
-
-    Returns:
-        SHA-256 of the file.
+    """Copy a file to the local disk, unless it is there already in full; return its SHA-256.
 
     Raises:
         MissingFileError: The source is not there.

@@ -186,11 +186,7 @@ def own_file(path: Path) -> bool:
 
 
 def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
-    """Make sure that a report, and the page beside it, may be written.
-
-    Raises:
-        UsageError: The name is a result's or a record's, or something is there that is not ours.
-    """
+    """Make sure that a report, and the page beside it, may be written; UsageError where they may not."""
     if is_video(path) or is_image(path) or path.suffix == ".jsonl" or path.name == STATUS_NAME:
         raise UsageError(
             tr("a report cannot have this name, which results or records may have"),
@@ -202,11 +198,7 @@ def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, all of it or nothing; missing folders are made.
-
-    Raises:
-        OutputError: The folder cannot be written to.
-    """
+    """Write a text file, all of it or nothing, missing folders too; OutputError where it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, printable(text).encode())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
+from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.outlook import Outlook
 from colab_helpers.batch.places import Patience, WorkPlaces
@@ -17,6 +19,7 @@ from colab_helpers.batch.plan import Task, Writable, listed
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, WorkerError
 from colab_helpers.faces.engine import Engine
@@ -45,21 +48,13 @@ class RecycleError(Exception):
 
 @dataclass(eq=False)
 class Growth:
-    """Watches what a process holds after each file it has done.
-
-    Attributes:
-        recyclable: Whether the process may be replaced between two files.
-    """
+    """Watches what a process holds, which may be replaced between two files if it is ``recyclable``."""
 
     recyclable: bool
     _first: tuple[int, int] | None = field(default=None, init=False)
 
     def check(self) -> None:
-        """Leave the rest to a fresh process where this one has grown since its first file.
-
-        Raises:
-            RecycleError: It has.
-        """
+        """Raise RecycleError where this process has grown since its first file."""
         ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
         self._first = self._first or (ram, vram)
         more, more_vram = ram - self._first[0], vram - self._first[1]
@@ -71,60 +66,68 @@ class Growth:
             )
 
 
-@dataclass(eq=False, kw_only=True)
-class Batch:
-    """One source, many targets.
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a batch is told to do, where it works, and whom it tells and listens to.
 
     Attributes:
-        engine: The loaded networks.
-        source: Who is put in; None where nothing is swapped.
-        tasks: What to do; ``order`` has their positions in the order they are done.
-        consent: The checked statement.
-        writable: Where results may go.
-        status: Where others can read how the batch stands.
-        journal: Where is noted what is finished.
-        earlier: What earlier runs have left in the folder.
-        places: Where unfinished work lies.
-        patience: Waits for the output folder.
-        outlook: Tells how many files fit the session.
-        growth: Has the process replaced where it holds too much.
-        guard: Looks after RAM between the files.
-        check_stop: Raises KeyboardInterrupt where somebody has asked the batch to stop.
         cause: What the worker before this one died of.
         on_progress: Called while a video runs.
     """
 
-    engine: Engine
-    source: Identity | None
-    tasks: Sequence[Task]
-    order: Sequence[int]
-    consent: str
-    writable: Writable
-    status: StatusWriter
-    journal: Journal
-    earlier: EarlierWork
+    job: Job
     places: WorkPlaces
-    patience: Patience
-    outlook: Outlook
-    growth: Growth
-    guard: MemoryGuard
-    check_stop: Callable[[], None]
+    status: StatusWriter
+    stop: Stop
     cause: str | None = None
     on_progress: ProgressCallback | None = None
 
-    def run(self) -> BatchReport:
-        """Do every task; a stop ends the current one cleanly and leaves the rest as skipped.
+    def beat(self) -> None:
+        """Say that the work gets on; KeyboardInterrupt where somebody asks to stop."""
+        self.status.tick()
+        self.stop.check()
 
-        Raises:
-            RecycleError: The process has grown too much; what is done is noted.
-        """
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not when somebody asks to stop."""
+        self.stop.sleep(seconds, self.status.tick)
+
+    @cached_property
+    def patience(self) -> Patience:
+        """Waits for the output folder."""
+        return Patience(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
+
+    def _tell_pause(self, reason: str | None) -> None:
+        self.status.pause(reason)
+        self.stop.check()
+
+
+@dataclass(eq=False)
+class Batch:
+    """One source, many targets, done in an ``order``; what is finished is noted in the ``journal``."""
+
+    around: Surroundings
+    engine: Engine
+    source: Identity | None
+    writable: Writable
+    journal: Journal
+    earlier: EarlierWork
+    order: Sequence[int]
+    outlook: Outlook
+
+    def __post_init__(self) -> None:
+        self.tasks, self.status = self.around.job.plan, self.around.status
+        self.guard = MemoryGuard(sleep=self.around.sleep)
+        self.growth = Growth(recyclable=self.around.stop.owns_process)
+
+    def run(self) -> BatchReport:
+        """Do every task; a stop ends the current one cleanly and leaves the rest as skipped."""
         # Earlier workers of this run were at work, too; from here on a clock that jumps changes nothing.
         began = time.monotonic() - max(0.0, time.time() - self.status.status.started)
         files: dict[int, FileReport] = {}
         stopped = False
         try:
             for index in self.order:
-                self.beat()
+                self.around.beat()
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
                 self.outlook.end(index, done=worked and files[index].status == "done")
@@ -136,15 +139,6 @@ class Batch:
         reports = [files.get(n) or skipped(task, photos) for n, task in enumerate(self.tasks)]
         return self._report(reports, seconds=time.monotonic() - began, stopped=stopped)
 
-    def beat(self) -> None:
-        """Say that the work gets on.
-
-        Raises:
-            KeyboardInterrupt: Somebody asks the batch to stop.
-        """
-        self.status.tick()
-        self.check_stop()
-
     def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
         notes, status = list(self.engine.notes), self.status.status
         if self.earlier.history.damaged:
@@ -153,7 +147,7 @@ class Batch:
         notes += [*status.remarks, *([self.status.problem] if self.status.problem else [])]
         return report_of(
             files,
-            consent=self.consent,
+            consent=self.around.job.request.consent,
             settings=self.engine.settings.model_dump(mode="json"),
             seconds=seconds,
             networks=self.engine.networks,
@@ -187,15 +181,15 @@ class Batch:
         return report, report.memory_after > 0
 
     def _unfinished(self, task: Task) -> UnfinishedFile:
-        key, mirror = self.earlier.key(task), self.places.mirror
+        key, mirror = self.earlier.key(task), self.around.places.mirror
         return UnfinishedFile(
             key=key,
-            place=self.places.local / key[:24],
+            place=self.around.places.local / key[:24],
             mirror=mirror / key[:24] if mirror else None,
             journal=self.journal,
             history=self.earlier.history,
-            patience=self.patience,
-            beat=self.beat,
+            patience=self.around.patience,
+            beat=self.around.beat,
             on_segment=self.outlook.segment,
         )
 
@@ -216,7 +210,7 @@ class Batch:
             guard=self.guard,
             on_progress=self._on_progress,
             on_picture=self._on_picture,
-            beat=self.beat,
+            beat=self.around.beat,
         )
         try:
             digest = run.run()
@@ -226,7 +220,7 @@ class Batch:
         finally:
             self.status.status.memory_warnings += self.guard.warnings - warnings
         try:
-            self.patience.attempt(lambda: self._note_done(work.key, report, digest))
+            self.around.patience.attempt(lambda: self._note_done(work.key, report, digest))
         except OutputError as error:
             # Its segments stay: a later run need only join them again.
             report.fallbacks.append(tr("a later run will do this file again: {error}", error=error))
@@ -234,11 +228,7 @@ class Batch:
             work.discard()
 
     def _engine_for(self, task: Task, report: FileReport, key: str) -> Engine:
-        """Note that work on a file begins; give it the networks, with less memory where some died on it.
-
-        Raises:
-            WorkerError: Too many did.
-        """
+        """Note that work on a file begins; return the networks, with less memory where some died on it."""
         run = self.earlier.run
         deaths = self.earlier.history.interruptions(key, run)
         if deaths >= MOST_DEATHS:
@@ -246,7 +236,7 @@ class Batch:
                 tr(
                     "the worker process died {deaths} times on this file, last: {cause}",
                     deaths=deaths,
-                    cause=self.cause or tr("unknown"),
+                    cause=self.around.cause or tr("unknown"),
                 ),
                 where=str(task.target),
                 remedy=tr("free memory, choose the preset stable, or leave this file out"),
@@ -280,10 +270,10 @@ class Batch:
 
     def _on_progress(self, progress: Progress) -> None:
         self.status.progress(progress)
-        if self.on_progress:
-            self.on_progress(progress)
+        if self.around.on_progress:
+            self.around.on_progress(progress)
         self.outlook.warn()
-        self.beat()
+        self.around.beat()
 
     def _on_picture(self, picture: VideoPicture) -> None:
         self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))

@@ -61,15 +61,10 @@ class FileRun:
     """One target on its way to its result.
 
     Attributes:
-        engine: The loaded networks.
-        source: Who is put in; None where nothing is swapped.
-        task: What to do.
         report: What is filled in.
         writable: Where results may go.
         index: Number of the file in the run; ``count`` in all.
         unfinished: Where segments are kept; None writes a video in one go.
-        guard: Looks after RAM when the file has ended.
-        on_progress: Called up to four times a second.
         on_picture: Called with a frame just written, now and then; it must not keep it.
         beat: Called as the work gets on; may raise to give up.
     """
@@ -88,11 +83,7 @@ class FileRun:
     beat: Callable[[], None] = lambda: None
 
     def run(self) -> str | None:
-        """Do it and fill the report; errors are raised.
-
-        Returns:
-            SHA-256 of the result where it is known already.
-        """
+        """Do it and fill the report; return the result's SHA-256 where it is known. Errors are raised."""
         started, report = time.monotonic(), self.report
         report.memory_before = process_memory()
         try:
@@ -251,10 +242,7 @@ def error_text(error: Exception) -> str:
 def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
     """Find out who the sources show; None where no face is swapped.
 
-    Raises:
-        UsageError: No photo was given, or they do not show one person.
-        NoFaceError: No photo shows a face.
-        MediaError: No photo can be read.
+    UsageError without a photo or with several people; NoFaceError, MediaError where no photo is of use.
     """
     if engine.swapper is None:
         return None
@@ -323,11 +311,7 @@ def _frames_removed_on_error(output: Path) -> Iterator[None]:
 
 
 def _require_disk(folders: Sequence[Path], target_bytes: int) -> None:
-    """Refuse a task whose result may not fit: twice the target's size for it, once for its segments.
-
-    Raises:
-        OutputError: Less than that is free in one of the folders.
-    """
+    """Refuse a task whose result may not fit: twice the target's size for it, once for its segments."""
     for folder in folders:
         free = disk_free(folder)
         if free < _DISK_FACTOR * target_bytes:

@@ -162,13 +162,9 @@ class StatusWriter:
         near: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
             gets news every five seconds and never holds anything up.
         run: Names the run; notes and counts of an earlier worker of the same run are taken over.
-        job: Digest of what was asked for.
         supervisor: The process that starts another worker if this one dies; 0: none.
-        session_minutes: How long the session can be used; 0: not known.
-        clock: Seconds that only grow.
 
     Attributes:
-        status: How the batch stands.
         problem: Why it could not be written, if it could not.
     """
 
@@ -316,11 +312,7 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
 
 
 def ask_to_stop(folder: Path) -> bool:
-    """Ask the batch in an output folder to stop; False if none is at work there.
-
-    Raises:
-        OutputError: The folder cannot be written to.
-    """
+    """Ask the batch in an output folder to stop; False if none is at work there."""
     try:
         if not read_status(folder).alive():
             return False
@@ -331,12 +323,7 @@ def ask_to_stop(folder: Path) -> bool:
 
 
 def read_status(folder: Path) -> BatchStatus:
-    """Read the status of the batch whose results go to a folder.
-
-    Raises:
-        MissingFileError: No batch has written a status there.
-        UsageError: What is there is of another version or no status.
-    """
+    """Read the status of the batch whose results go to a folder; MissingFileError, UsageError without one."""
     return load(
         BatchStatus,
         folder / STATUS_NAME,

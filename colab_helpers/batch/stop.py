@@ -20,9 +20,7 @@ LONGEST_STOP = 45.0
 class Stop:
     """Knows whether somebody has asked the batch to stop.
 
-    Args:
-        owns_process: Whether this process does nothing but the batch: its signals are taken then, and it is
-            ended where the work hangs.
+    A process that does nothing else (``owns_process``) takes signals, and is ended where the work hangs.
     """
 
     def __init__(self, *, owns_process: bool = False) -> None:
@@ -42,21 +40,13 @@ class Stop:
             raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Go on, unless somebody has asked.
-
-        Raises:
-            KeyboardInterrupt: Somebody has.
-        """
+        """Raise KeyboardInterrupt if somebody has asked."""
         if self._asked_at is not None:
             raise KeyboardInterrupt
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Where nothing is written, a stop need not wait for the next check.
-
-        Raises:
-            KeyboardInterrupt: Somebody has asked, before or meanwhile.
-        """
+        """Have a stop raised at once, where nothing is written."""
         self._at_once = self.owns_process
         try:
             self.check()
@@ -69,9 +59,7 @@ class Stop:
     def looking_for(self, file: Path, *, on_late: Callable[[], None]) -> Iterator[None]:
         """Look for the file that asks; from a thread, since looking may hang on a mounted drive.
 
-        Args:
-            file: Whoever makes it asks the batch to stop.
-            on_late: Called where the work does not end in time; ends the process.
+        ``on_late`` is called where the work does not end in time; it ends the process.
         """
         ended = threading.Event()
         threading.Thread(target=self._look, args=(file, ended, on_late), name="stop", daemon=True).start()

@@ -40,8 +40,7 @@ _MOST_BARREN = 3
 class BatchStopped(KeyboardInterrupt):
     """Somebody has stopped the batch; what is finished is kept for the next run.
 
-    Attributes:
-        report: What was done before; None where nothing had begun, or the worker had to be killed.
+    ``report`` is what was done before; None where nothing had begun, or the worker had to be killed.
     """
 
     def __init__(self, report: BatchReport | None = None) -> None:
@@ -60,15 +59,7 @@ class _End:
 
 @dataclass(eq=False)
 class Supervisor:
-    """Sees a batch through.
-
-    Args:
-        job: What is asked for.
-        on_progress: Called with every new state of a running file.
-        on_note: Called once for each remark on the whole run, and for each pause.
-        on_status: Called with every new status.
-        clock: Seconds that only grow.
-    """
+    """Sees a batch through; the callbacks are those of ``Watch``."""
 
     job: Job
     on_progress: ProgressCallback | None = None
@@ -98,16 +89,12 @@ class Supervisor:
         return self._places.local / job_name(self.job.run)
 
     def run(self) -> BatchReport:
-        """Have the batch done; an interrupt (Ctrl-C) stops it, a second one at once.
-
-        Returns:
-            The report.
+        """Have the batch done and return its report; an interrupt (Ctrl-C) stops it, a second one at once.
 
         Raises:
-            UsageError: Another batch works in the folder.
             WorkerError: Workers die before they begin.
             BatchStopped: Somebody has stopped it, here or elsewhere; what is finished is kept.
-            ColabHelpersError: What the worker says why it could not start.
+            ColabHelpersError: What the worker says why it could not start, such as FolderBusyError.
         """
         with self._watch.counting_interrupts():
             try:

@@ -48,13 +48,10 @@ class Watch:
     """Whoever watches a run.
 
     Attributes:
-        folder: Output folder of the run.
         near: Where its status lies if the work is done on a local disk.
         limit: Seconds without any sign of life after which a process is killed.
-        on_progress: Called with every new state of a running file.
+        on_progress: Called with every new state of a running file; ``on_status`` with every new status.
         on_note: Called once for each remark on the whole run, and for each pause.
-        on_status: Called with every new status.
-        clock: Seconds that only grow.
         interrupts: How often somebody pressed Ctrl-C.
     """
 
@@ -113,14 +110,11 @@ class Watch:
         self.interrupts += 1
 
     def until_end(self, goes_on: Callable[[BatchStatus | None], bool], own: int = 0) -> str:
-        """Show how a run stands until it ends.
+        """Show how a run stands until it ends; return what its process was killed for, if it was.
 
         Args:
             goes_on: Whether it does, as its status tells.
             own: The process that does it, if it was started here.
-
-        Returns:
-            What its process was killed for; empty if it was not.
         """
         life, killed = Unchanged(self.clock), ""
         self._answered, self._asked = 0, 0

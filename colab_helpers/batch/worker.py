@@ -2,7 +2,6 @@
 
 It belongs to nobody: whoever started it may go, and whoever comes later reads its status. A crash, an
 out-of-memory kill or a closed browser costs the segment at work; all memory is really free afterwards.
-What loads the networks is imported where it is used: until then nobody who only watches needs it.
 """
 
 from __future__ import annotations
@@ -13,22 +12,26 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, Refusal, refusal_path
 from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
+from colab_helpers.batch.outlook import Outlook, load_of, shortest_first
 from colab_helpers.batch.page import make_page
-from colab_helpers.batch.places import Patience, WorkPlaces, supervisor_of
+from colab_helpers.batch.places import WorkPlaces, supervisor_of
 from colab_helpers.batch.plan import Writable, identities, skipped_files
 from colab_helpers.batch.report import BatchReport, clear_report, html_path, own_file
+from colab_helpers.batch.run_batch import Batch, RecycleError, Surroundings, report_of, skipped
+from colab_helpers.batch.run_file import identity_of
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, Stop
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
@@ -37,10 +40,6 @@ from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
 from colab_helpers.trust.consent import require_consent
-
-if TYPE_CHECKING:
-    from colab_helpers.batch.outlook import Outlook
-    from colab_helpers.batch.run_batch import Batch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")
     options = parser.parse_args(argv)
-    from colab_helpers.batch.run_batch import RecycleError
-
     try:
         job = Job.load(options.job)
         report = run_job(job, cause=options.cause, stop=stop, supervisor=supervisor_of(options.job))
@@ -73,7 +70,7 @@ def run_job(
     supervisor: int = 0,
     on_progress: ProgressCallback | None = None,
 ) -> BatchReport:
-    """Do a batch in this process, speaking the job's language.
+    """Do a batch in this process, speaking the job's language; return its report, which is also written.
 
     Args:
         job: What to do.
@@ -81,9 +78,6 @@ def run_job(
         stop: Who asks to stop; by default only the file ``STOP``, and Ctrl-C where Python raises it.
         supervisor: The process that starts another if this one dies; 0: none.
         on_progress: Called up to four times a second while a video runs.
-
-    Returns:
-        The report, which is also written; ``stopped`` in it tells whether somebody stopped the batch.
 
     Raises:
         FolderBusyError: Another batch works in the folder.
@@ -98,7 +92,7 @@ def run_job(
             status = _begin(job, places, own, supervisor)
             if cause:
                 status.restarted(cause)
-            report = _Run(job, places, own, status, stop or Stop(), cause, on_progress).run()
+            report = _Run(job, places, status, stop or Stop(), cause, on_progress, own).run()
             places.tidy(job.run)
         return report
 
@@ -122,16 +116,10 @@ def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int) -> Stat
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
-    """A batch in its locked folder, up to its report."""
+class _Run(Surroundings):
+    """A batch in its locked folder, up to its report; ``own`` knows what the run itself may write."""
 
-    job: Job
-    places: WorkPlaces
-    own: Writable
-    status: StatusWriter
-    stop: Stop
-    cause: str | None
-    on_progress: ProgressCallback | None
+    own: Writable = field(default_factory=Writable)
 
     def run(self) -> BatchReport:
         with self.stop.looking_for(self.job.folder / STOP_NAME, on_late=self._end_late):
@@ -180,17 +168,7 @@ class _Run:
             return batch.run()
 
     def _prepared(self, journal: Journal) -> Batch:
-        """Load the networks and the sources, and look at what there is to do.
-
-        Raises:
-            KeyboardInterrupt: Somebody asks to stop.
-        """
-        from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
-        from colab_helpers.batch.run_batch import Batch, Growth
-        from colab_helpers.batch.run_file import identity_of
-        from colab_helpers.faces.engine import Engine
-        from colab_helpers.resources.guard import MemoryGuard
-
+        """Load networks and sources, and look at what there is to do; a stop is a KeyboardInterrupt."""
         job = self.job
         with self.stop.at_once():
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
@@ -203,50 +181,24 @@ class _Run:
             sources=[_digest(job.sources[n]) for n in source.used] if source else [],
             settings=engine.settings,
             models={net.name: model_digest(net.path) for net in engine.networks},
-            digests=Digests(self.places.local / "digests.json", beat=self._beat),
+            digests=Digests(self.places.local / "digests.json", beat=self.beat),
         )
-        batch = Batch(
-            engine=engine,
-            source=source,
-            tasks=job.plan,
-            order=order,
-            consent=job.request.consent,
-            writable=Writable(
-                self.own.inputs | identities(network.path for network in engine.networks),
-                self.own.overwrite,
-                made=earlier.made,
-                set_aside=earlier.set_aside,
-            ),
-            status=self.status,
-            journal=journal,
-            earlier=earlier,
-            places=self.places,
-            patience=Patience(engine.settings.output_wait, tell=self._tell_pause, sleep=self._sleep),
-            outlook=outlook,
-            growth=Growth(recyclable=self.stop.owns_process),
-            guard=MemoryGuard(sleep=self._sleep),
-            check_stop=self.stop.check,
-            cause=self.cause,
-            on_progress=self.on_progress,
-        )
+        inputs = self.own.inputs | identities(network.path for network in engine.networks)
+        writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
         self._announce(source.notes if source else ())
-        return batch
+        return Batch(self, engine, source, writable, journal, earlier, order, outlook)
 
     def _in_order(self) -> tuple[list[int], Outlook]:
         """Return the order of the files, and what tells how many of them fit the session."""
-        from colab_helpers.batch.outlook import Outlook, load_of, shortest_first
-
         plan, request = self.job.plan, self.job.request
         loads: list[tuple[int, int] | None] = [None] * len(plan)
         if request.session_minutes or request.shortest_first:
-            loads = [load_of(task.target, beat=self._beat) for task in plan]
+            loads = [load_of(task.target, beat=self.beat) for task in plan]
         order = shortest_first(loads) if request.shortest_first else list(range(len(plan)))
         return order, Outlook(loads, order, self.status)
 
     def _nothing_done(self) -> BatchReport:
         """Return the report of a batch that was stopped before its first file."""
-        from colab_helpers.batch.run_batch import report_of, skipped
-
         now = self.status.status
         return report_of(
             [skipped(task, list(self.job.names)) for task in self.job.plan],
@@ -281,17 +233,6 @@ class _Run:
         left_out = skipped_files(self.job.folders)
         self.status.note(*notes, told, *left_out, *([tight] if free < 2 * size else []))
 
-    def _beat(self) -> None:
-        self.status.tick()
-        self.stop.check()
-
-    def _sleep(self, seconds: float) -> None:
-        self.stop.sleep(seconds, self.status.tick)
-
-    def _tell_pause(self, reason: str | None) -> None:
-        self.status.pause(reason)
-        self.stop.check()
-
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""
         note = tr("the work did not end within {limit:.0f} seconds of being asked to", limit=LONGEST_STOP)
@@ -306,7 +247,7 @@ class _Run:
         problem = tr("stopped by the user")
         try:
             if not report.stopped:
-                problem = make_page(self.job.folder, path, self._beat)
+                problem = make_page(self.job.folder, path, self.beat)
         except KeyboardInterrupt:
             report.stopped = True
         except Exception as error:  # noqa: BLE001 - a page that shows the results must not cost them

@@ -44,14 +44,7 @@ Clock = Callable[[], float]
 
 
 def write_page(folder: Path, report: Path | None = None) -> Path:
-    """Write the page of a run beside its report: to a temporary file first, then renamed.
-
-    Args:
-        folder: Output folder of the run, with its samples.
-        report: Where its report is; by default ``report.json`` in the folder.
-
-    Returns:
-        Where the page is.
+    """Write the page of a run beside its report, ``report.json`` in the folder by default; return its place.
 
     Raises:
         MissingFileError: There is no report.
@@ -79,11 +72,7 @@ def report_html(
 ) -> str:
     """Render a run as a page that needs no script, no other file and no network.
 
-    Args:
-        report: What a run returned. Files that are no longer where it says go without a picture.
-        samples: Of the run, in the order of time; may be empty.
-        now: When the report was written, in seconds since 1970; by default now.
-        clock: Seconds that only grow, for the time that pictures may take.
+    Files that are no longer where the report says go without a picture; ``clock`` counts the time for them.
     """
     pictured, more = _pictured(report.files, MOST_PICTURES, clock)
     return render(
@@ -114,12 +103,8 @@ def results_html(
 ) -> str:
     """Render the results of a run for a notebook: what became of every file, pictures, and videos to play.
 
-    Args:
-        report: What the run returned.
-        folder: Its output folder.
-        keeping: A sentence on how long it stays there.
-        with_players: Whether somebody looks; else players would only make the notebook large.
-        clock: As in ``report_html``.
+    ``keeping`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
+    looks: else players would only make the notebook large.
     """
     pictured, more = _pictured(report.files, MOST_ROWS, clock)
     players, left_out = players_of(results_of(report)) if with_players else ([], [])

@@ -41,14 +41,9 @@ _WORDS = {
 
 
 def bottleneck(samples: Sequence[Sample]) -> str:
-    """What keeps the run from going faster, with the evidence in brackets.
+    """Say in one sentence what keeps the run from going faster, with the evidence of the last 30 seconds.
 
-    Args:
-        samples: In the order of time; those of the last 30 seconds count.
-
-    Returns:
-        One sentence, such as ``GPU-bound: the networks keep the GPU busy (GPU 97 %, CPU 31 %, waiting:
-        decode 8.0, find faces 7.4, change faces 0.1).``
+    Such as ``GPU-bound: the networks keep the GPU busy (GPU 97 %, CPU 31 %, waiting: decode 8.0).``
     """
     recent = [sample for sample in samples if samples[-1].time - sample.time <= RECENT]
     if not recent:

@@ -30,25 +30,18 @@ _COUNT_FILES = "num_fds" if hasattr(psutil.Process, "num_fds") else "num_handles
 class Recorder:
     """Takes samples from its start to its end and appends each to a file, one JSON object a line.
 
-    Use it as a context manager around the work, or call ``start`` and ``close``. The first sample is taken
-    at once and the last at the end. Nothing that goes wrong here ever reaches the work: it is remembered in
-    ``problem``, and sampling goes on.
+    A context manager. The first sample is taken at once and the last at the end. Nothing that goes wrong here
+    ever reaches the work: it is remembered in ``problem``, and sampling goes on.
 
     Args:
         path: The file; what it holds already is kept.
         folder: Where the results go, for the free space there.
-        interval: Seconds between two samples.
         pid: The process whose figures are taken, with its children; None for this one.
-        run_state: Says where the file at work stands, or what the run is doing, in a word or two; called
-            from the recorder's thread.
-        on_sample: Called with each sample, from the recorder's thread.
-        clock: Seconds since 1970.
+        run_state: Says where the file at work stands, or what the run is doing, in a word or two; called, as
+            ``on_sample`` with each sample, from the recorder's thread.
         sleep: Waits for some seconds; by default ``close`` ends the wait.
 
     Attributes:
-        pid: May be changed while it runs, such as when a worker process is started again.
-        latest: The newest sample; None before the first.
-        problem: What went wrong last; None if nothing did.
         cpu_seconds: Processor time that the recorder itself has used.
     """
 
@@ -173,11 +166,7 @@ class _LineFile:
         self._ends_well = False
 
     def append(self, line: bytes) -> None:
-        """Append a line; one that was cut short before, by a crash or a full disk, is ended first.
-
-        Raises:
-            OSError: It could not be written, or only in part.
-        """
+        """Append a line; one that was cut short before, by a crash or a full disk, is ended first."""
         ends_well, self._ends_well = self._ends_well, False
         with self._path.open("ab+") as file:
             file.write((b"" if ends_well or ends_a_line(file) else b"\n") + line + b"\n")
@@ -185,11 +174,7 @@ class _LineFile:
 
 
 class _ProcessTree:
-    """A process and its children; those that end between two looks are left out.
-
-    Attributes:
-        pids: The processes of the last reading.
-    """
+    """A process and its children (``pids``); those that end between two looks are left out."""
 
     def __init__(self) -> None:
         self.pids: set[int] = set()

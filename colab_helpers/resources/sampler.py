@@ -64,11 +64,9 @@ def gpu_memory_percent() -> float | None:
 
 
 def gpu_sample(processes: Collection[int]) -> GpuSample | None:
-    """The first GPU as it is now; None without one.
+    """Read the first GPU; None without one. VRAM of ``processes`` counts as the run's.
 
-    Args:
-        processes: Process ids whose VRAM counts as the run's. Inside a container NVML may list other
-            numbers than the container knows; ``process_memory`` is None then.
+    Inside a container NVML may list other process numbers; ``process_memory`` is None then.
     """
     handle = _gpu_handle()
     if handle is None:

@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from colab_helpers.api import run_batch, swap_image, swap_video
+from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import run_file
 from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.report import BatchReport
@@ -25,7 +26,6 @@ from colab_helpers.errors import (
     UsageError,
 )
 from colab_helpers.media.images import read_image, to_data_url
-from colab_helpers.resources import guard
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
@@ -256,9 +256,8 @@ def test_memory_warnings_are_counted(
 ) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
     clock = count().__next__
-    monkeypatch.setattr(
-        guard, "MemoryGuard", lambda **_: MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
-    )
+    short = MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
+    monkeypatch.setattr(batch_room, "MemoryGuard", lambda **_: short)
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
     assert "RAM in use was 90 %" in report.files[0].fallbacks[-1]
