@@ -17,7 +17,7 @@ import numpy as np
 from colab_helpers.batch.job import ImageLike, Job, Source
 from colab_helpers.batch.plan import Task, Writable, identities, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
+from colab_helpers.batch.supervisor import StatusCallback, Supervisor
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import absolute
@@ -158,7 +158,6 @@ def run_batch(
     shortest_first: bool = False,
     in_process: bool = False,
     on_progress: ProgressCallback | None = None,
-    on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
     """Put one person's face on the faces of many videos and images.
@@ -185,8 +184,7 @@ def run_batch(
         in_process: Do the work in this very process: a crash then takes everything with it. Stopped, it
             returns its report.
         on_progress: Called while a video runs.
-        on_note: Called with each remark on the whole run.
-        on_status: Called with every new status of the worker process.
+        on_status: Called with every new status of the worker process; it has the remarks on the whole run.
 
     Returns:
         The report. Failed files are in it with their error; they do not raise.
@@ -213,7 +211,7 @@ def run_batch(
             shortest_first=shortest_first,
             in_process=in_process,
         )
-        return do_batch(request, photos=photos, on_progress=on_progress, on_note=on_note, on_status=on_status)
+        return do_batch(request, photos=photos, on_progress=on_progress, on_status=on_status)
 
 
 def do_batch(
@@ -221,7 +219,6 @@ def do_batch(
     *,
     photos: Sequence[Source] | None = None,
     on_progress: ProgressCallback | None = None,
-    on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
     """Like ``run_batch``, from a request that names its output folder.
@@ -230,7 +227,6 @@ def do_batch(
         request: What is asked for.
         photos: The request's sources with names for messages and reports; the paths if None.
         on_progress: See ``run_batch``, as the others.
-        on_note: Called with each remark.
         on_status: Called with every new status.
     """
     photos = [Source.of(source) for source in request.sources] if photos is None else photos
@@ -253,7 +249,7 @@ def do_batch(
                 from colab_helpers.batch.worker import run_job
 
                 return run_job(job, on_progress=on_progress)
-            return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
+            return Supervisor(job, on_progress=on_progress, on_status=on_status).run()
 
 
 def _results_folder(folder: Path | None) -> Path:

@@ -511,7 +511,7 @@ def test_the_worker_process_speaks_the_language_of_the_job(
     running: Callable[..., Any], tmp_path: Path
 ) -> None:
     notes: list[str] = []
-    report = running(settings={"language": "es"}, on_note=notes.append)
+    report = running(settings={"language": "es"}, on_status=lambda status: notes.extend(status.remarks))
     assert report.ok
     assert any(spanish(START).match(note) for note in report.notes)
     assert any(spanish(START).match(note) for note in notes)

@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
-from typing import Self
-
-from pydantic import BaseModel, ConfigDict
 
 from colab_helpers import errors
 from colab_helpers.batch.report import write_text
-from colab_helpers.errors import ColabHelpersError, WorkerError
-from colab_helpers.files import to_json
+from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 
 STOPPED, BUSY, REFUSED = 75, 76, 77
 """Exit codes: stopped by somebody; the folder is another's; nothing was started. 0: all was tried."""
 
 
-class Refusal(BaseModel):
-    """An error on its way from one process to another."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: str
-    what: str
-    where: str = ""
-    remedy: str = ""
-
-    @classmethod
-    def of(cls, error: ColabHelpersError) -> Self:
-        """Keep what is to be said."""
-        # The nearest class that everybody knows: a room's own subclass need not be importable there.
-        kind = next(base.__name__ for base in type(error).__mro__ if hasattr(errors, base.__name__))
-        return cls(kind=kind, what=error.what, where=error.where, remedy=error.remedy)
-
-    def error(self) -> ColabHelpersError:
-        """Return the error, to be raised again."""
-        kind = getattr(errors, self.kind, WorkerError)
-        found: ColabHelpersError = kind(self.what, where=self.where, remedy=self.remedy)
-        return found
-
-    def save(self, path: Path) -> None:
-        """Write it down."""
-        write_text(path, to_json(self))
-
-
 def refusal_path(job: Path) -> Path:
     """Return where a worker writes why it did not begin its job."""
     return job.with_suffix(".refused.json")
+
+
+def write_refusal(job: Path, error: ColabHelpersError) -> None:
+    """Send an error from the worker to whoever has started it."""
+    # The nearest class that everybody knows: a room's own subclass need not be importable there.
+    kind = next(base.__name__ for base in type(error).__mro__ if hasattr(errors, base.__name__))
+    write_text(refusal_path(job), json.dumps([kind, error.what, error.where, error.remedy]))
+
+
+def read_refusal(job: Path) -> ColabHelpersError | None:
+    """Return the error to be raised again; None if there is none."""
+    try:
+        kind, what, where, remedy = json.loads(refusal_path(job).read_bytes())
+    except (OSError, ValueError):
+        return None
+    error: ColabHelpersError = getattr(errors, kind)(what, where=where, remedy=remedy)
+    return error
 
 
 def cause_of(code: int) -> str:

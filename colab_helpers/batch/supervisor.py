@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, Refusal, cause_of, refusal_path
+from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.names import JOURNAL_NAME
 from colab_helpers.batch.places import WorkPlaces, job_name
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import SILENCE, BatchStatus, end_status
 from colab_helpers.batch.stop import STOP_SIGNALS
-from colab_helpers.batch.watch import GRACE, NoteCallback, StatusCallback, Unchanged, Watch
+from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch
 from colab_helpers.errors import ColabHelpersError, OutputError, WorkerError
 from colab_helpers.files import from_json
 from colab_helpers.language import tr
 from colab_helpers.progress import ProgressCallback
 
-__all__ = ["BatchStopped", "NoteCallback", "StatusCallback", "Supervisor"]
+__all__ = ["BatchStopped", "StatusCallback", "Supervisor"]
 
 _LOG_NAME = "worker.log"
 _LOG_LINES = 15
@@ -63,7 +63,6 @@ class Supervisor:
 
     job: Job
     on_progress: ProgressCallback | None = None
-    on_note: NoteCallback | None = None
     on_status: StatusCallback | None = None
     clock: Callable[[], float] = time.monotonic
 
@@ -79,7 +78,6 @@ class Supervisor:
             self._places.local,
             limit=float(settings.stall_timeout) + float(settings.gpu_memory_wait),
             on_progress=self.on_progress,
-            on_note=self.on_note,
             on_status=self.on_status,
             clock=self.clock,
         )
@@ -239,11 +237,8 @@ class Supervisor:
 
     def _refusal(self) -> ColabHelpersError:
         """Return why a worker did not begin its job."""
-        try:
-            return from_json(Refusal, refusal_path(self._job_file).read_bytes()).error()
-        except (OSError, ValueError):
-            said = tr("the worker did not begin and left no reason{log}", log=self._log_tail())
-            return WorkerError(said, where=str(self._job_file))
+        said = tr("the worker did not begin and left no reason{log}", log=self._log_tail())
+        return read_refusal(self._job_file) or WorkerError(said, where=str(self._job_file))
 
     def _journal_size(self) -> int:
         try:

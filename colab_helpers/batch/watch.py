@@ -19,7 +19,6 @@ from colab_helpers.batch.stop import STOP_SIGNALS
 from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 
-NoteCallback = Callable[[str], None]
 StatusCallback = Callable[[BatchStatus], None]
 
 GRACE = 60.0
@@ -51,7 +50,6 @@ class Watch:
         near: Where its status lies if the work is done on a local disk.
         limit: Seconds without any sign of life after which a process is killed.
         on_progress: Called with every new state of a running file; ``on_status`` with every new status.
-        on_note: Called once for each remark on the whole run, and for each pause.
         interrupts: How often somebody pressed Ctrl-C.
     """
 
@@ -59,11 +57,9 @@ class Watch:
     near: Path
     limit: float
     on_progress: ProgressCallback | None = None
-    on_note: NoteCallback | None = None
     on_status: StatusCallback | None = None
     clock: Callable[[], float] = time.monotonic
     interrupts: int = field(default=0, init=False)
-    _told: set[str] = field(default_factory=set, init=False)
     _seen: float = field(default=0.0, init=False)
     _shown: Progress | None = field(default=None, init=False)
     _answered: int = field(default=0, init=False)
@@ -169,10 +165,6 @@ class Watch:
             self.interrupts += 1
 
     def _tell(self, status: BatchStatus) -> None:
-        for note in [*status.remarks, *([status.pause] if status.pause else [])]:
-            if note not in self._told and self.on_note:
-                self.on_note(note)
-            self._told.add(note)
         if self.on_status is not None and status.updated != self._seen:
             self._seen = status.updated
             self.on_status(status)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
-from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, Refusal, refusal_path
+from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, write_refusal
 from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"replaced: {reason}", flush=True)
         stop.replace_process([sys.executable, "-m", "colab_helpers.batch.worker", str(options.job)])
     except ColabHelpersError as error:
-        Refusal.of(error).save(refusal_path(options.job))
+        write_refusal(options.job, error)
         return BUSY if isinstance(error, FolderBusyError) else REFUSED
     return STOPPED if report.stopped else 0
 

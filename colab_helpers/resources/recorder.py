@@ -178,33 +178,28 @@ class _ProcessTree:
 
     def __init__(self) -> None:
         self.pids: set[int] = set()
-        self._cpu: dict[psutil.Process, float] = {}
-        self._read_at = 0.0
+        self._known: dict[psutil.Process, psutil.Process] = {}
 
     def read(self, pid: int) -> dict[str, Any]:
-        """The process fields of a ``Sample``; empty if there is no such process."""
-        figures = {process: figure for process in _family(pid) if (figure := _figures(process)) is not None}
-        self.pids = {process.pid for process in figures}
-        cpu = self._cpu_percent({process: figure[0] for process, figure in figures.items()})
+        """Return the process fields of a ``Sample``; empty if there is no such process."""
+        # The same objects every time: psutil counts a process's time since it was last asked.
+        before, self._known = self._known, {}
+        figures = []
+        for process in _family(pid):
+            found = _figures(before.get(process, process))
+            if found is not None:
+                self._known[process] = before.get(process, process)
+                figures.append(found)
+        self.pids = {process.pid for process in self._known}
         if not figures:
             return {}
-        _, memory, threads, files = zip(*figures.values(), strict=True)
+        cpu, memory, threads, files = map(sum, zip(*figures, strict=True))
         return {
-            "process_cpu": cpu,
-            "process_memory": sum(memory),
-            "threads": sum(threads),
-            "open_files": sum(files),
+            "process_cpu": round(cpu, 1) if before else None,
+            "process_memory": memory,
+            "threads": threads,
+            "open_files": files,
         }
-
-    def _cpu_percent(self, now: dict[psutil.Process, float]) -> float | None:
-        """Percent of one core since the last call; None at the first."""
-        read_at, before = time.monotonic(), self._cpu
-        seconds, self._read_at, self._cpu = read_at - self._read_at, read_at, now
-        if not before or seconds <= 0:
-            return None
-        # A process that was not there before has used all its time since.
-        used = sum(cpu - before.get(process, 0.0) for process, cpu in now.items())
-        return round(100.0 * used / seconds, 1)
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -216,12 +211,11 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _figures(process: psutil.Process) -> tuple[float, int, int, int] | None:
-    """Processor seconds, resident bytes, threads and open files; None if it has ended meanwhile."""
+    """Percent of a core since the last look, resident bytes, threads, open files; None if it has ended."""
     try:
         with process.oneshot():
-            times = process.cpu_times()
             files = int(getattr(process, _COUNT_FILES)())
-            return times.user + times.system, process.memory_info().rss, process.num_threads(), files
+            return process.cpu_percent(), process.memory_info().rss, process.num_threads(), files
     except psutil.Error:
         return None
 

@@ -32,9 +32,8 @@ from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image
-from colab_helpers.settings import load_settings
-from tests.batch.processes import KEPT
 from tests.conftest import CONSENT, PATIENCE
+from tests.helpers.processes import CPU, KEPT
 from tests.media.make import (
     Sound,
     Spec,
@@ -49,7 +48,6 @@ from tests.media.make import (
 )
 from tests.media.test_probe import start_edit_at
 
-SETTINGS = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
 FAST = {"preset": "ultrafast", "crf": "16"}
 PNG_CODED: dict[str, Any] = {"codec": "png", "pix_fmt": "rgb24", "options": {}}
 Make = Callable[[Path], object]
@@ -446,12 +444,12 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> 
     photo.write_bytes(cv2.imencode(".png", np.full((256, 256, 3), 120, np.uint8))[1].tobytes())
     report = run_batch(
         [photo], [place / "in"], out, in_process=True,
-        consent=CONSENT, settings=SETTINGS, models_dir=constant_models,
+        consent=CONSENT, settings=CPU, models_dir=constant_models,
     )  # fmt: skip
     return Outcome(place / "in", out, photo, report)
 
 
-def test_everything_is_tried_and_counted(outcome: Outcome) -> None:
+def test_everything_is_tried_and_counted(outcome) -> None:
     names = {Path(file.target).name for file in outcome.report.files}
     assert names == {one.name for one in (*GOOD, *ODD, *BAD)}
     assert not names & IGNORED
@@ -462,7 +460,7 @@ def test_everything_is_tried_and_counted(outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize("one", [*GOOD, *ODD], ids=lambda one: ascii(one.name[:30]))
-def test_what_is_whole_is_done(outcome: Outcome, one: Odd) -> None:
+def test_what_is_whole_is_done(outcome, one) -> None:
     file = outcome.file(one.name)
     assert file.status == "done", file.error
     assert (file.frames_in, file.frames_out) == (one.frames, one.frames)
@@ -500,7 +498,7 @@ def sounds(path: Path) -> int:
 
 
 @pytest.mark.parametrize("one", BAD, ids=lambda one: ascii(one.name[:30]))
-def test_what_is_malformed_is_told_in_plain_words(outcome: Outcome, one: Bad) -> None:
+def test_what_is_malformed_is_told_in_plain_words(outcome, one) -> None:
     file = outcome.file(one.name)
     assert file.status == "failed"
     error = file.error or ""
@@ -513,7 +511,7 @@ def test_what_is_malformed_is_told_in_plain_words(outcome: Outcome, one: Bad) ->
     assert file.bytes_out == 0
 
 
-def test_nothing_is_left_but_the_results(outcome: Outcome) -> None:
+def test_nothing_is_left_but_the_results(outcome) -> None:
     results = {Path(file.output).name for file in outcome.report.files if file.output}
     assert len(results) == len(GOOD) + len(ODD)
     assert {path.name for path in outcome.out.iterdir()} == results | KEPT
@@ -523,7 +521,7 @@ def test_nothing_is_left_but_the_results(outcome: Outcome) -> None:
     )
 
 
-def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_models: Path) -> None:
+def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> None:
     before = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
     done = subprocess.run(
         [
@@ -548,7 +546,7 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_mo
 
 
 def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
-    tmp_path: Path, photo: Path, constant_models: Path, consent: str
+    tmp_path, photo, constant_models, consent
 ) -> None:
     pipe, lost, good = (
         tmp_path / "pipe.mp4",
@@ -563,7 +561,7 @@ def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
     safety.start()
     report = run_batch(
         [photo], [pipe, lost, good], tmp_path / "out", in_process=True,
-        consent=consent, settings=SETTINGS, models_dir=constant_models,
+        consent=consent, settings=CPU, models_dir=constant_models,
     )  # fmt: skip
     assert safety.is_alive()
     safety.cancel()
@@ -583,7 +581,7 @@ def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
         ("long", "cannot be read .File name too long"),
     ],
 )
-def test_what_is_no_file_is_named(tmp_path: Path, kind: str, words: str) -> None:
+def test_what_is_no_file_is_named(tmp_path, kind, words) -> None:
     path = tmp_path / ("x" * 300 if kind == "long" else kind)
     if kind == "pipe":
         os.mkfifo(path)
@@ -596,7 +594,7 @@ def test_what_is_no_file_is_named(tmp_path: Path, kind: str, words: str) -> None
     assert "What to do" in str(caught.value)
 
 
-def test_a_file_one_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_one_may_not_read_is_named(tmp_path, monkeypatch) -> None:
     path = make(tmp_path / "secret.mp4", Spec(frames=2))
 
     def refuse(*_given: Any, **_named: Any) -> Any:
@@ -623,9 +621,7 @@ def huge(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "bmp", "tiff", "gif", "webp"])
-def test_a_picture_of_absurd_size_is_refused_by_its_header(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_of_absurd_size_is_refused_by_its_header(kind, monkeypatch) -> None:
     def allocate(*_given: Any) -> Any:
         raise AssertionError("it was decoded")
 
@@ -634,9 +630,7 @@ def test_a_picture_of_absurd_size_is_refused_by_its_header(
         read_image(huge(kind))
 
 
-def test_copies_of_one_target_each_have_their_own_result(
-    tmp_path: Path, photo: Path, constant_models: Path, consent: str
-) -> None:
+def test_copies_of_one_target_each_have_their_own_result(tmp_path, photo, constant_models, consent) -> None:
     """The journal knows work by what a file holds, but results by name."""
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -646,7 +640,7 @@ def test_copies_of_one_target_each_have_their_own_result(
     def run() -> list[FileReport]:
         report = run_batch(
             [photo], [folder], out, in_process=True,
-            consent=consent, settings=SETTINGS, models_dir=constant_models,
+            consent=consent, settings=CPU, models_dir=constant_models,
         )  # fmt: skip
         assert report.ok, [file.error for file in report.files]
         return report.files

@@ -38,15 +38,12 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.media import reader as reading
 from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import clock
-from colab_helpers.settings import load_settings
-from tests.batch.processes import Content, contents, entries, litter, number_of, repeated
 from tests.conftest import CONSENT, PATIENCE
+from tests.helpers.processes import SECONDS, Content, contents, entries, litter, number_of, repeated
 from tests.media.make import Sound, Spec, make
 
 # Three frames a second: a segment, of one second at least, has three frames.
-SETTINGS = load_settings(
-    "balanced", output_video_encoder="libx264", execution_provider="cpu", segment_seconds=1.0, output_wait=0.0
-)
+SETTINGS = SECONDS.with_overrides(output_wait=0.0)
 FRAMES, SEGMENTS = 11, 4
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -225,9 +222,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["once, beside", "for good, beside", "once, mirrored", "for good, mirrored"],
 )
 @pytest.mark.usefixtures("one_engine")
-def test_a_disk_that_is_full_at_any_write(
-    batch: Callable[..., BatchReport], tmp_path: Path, short: Path, lasting: bool, away: bool, step: int
-) -> None:
+def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away, step) -> None:
     assert batch("plain", target=short).ok
     plain, outcomes = contents(tmp_path / "plain"), set()
     for number in range(0, 600, step):
@@ -297,9 +292,7 @@ FULL_DISK = """
 
 
 @pytest.mark.parametrize("place", ["segment", "result"])
-def test_a_disk_that_is_full_while_a_video_is_written(
-    source: Path, constant_models: Path, tmp_path: Path, place: str
-) -> None:
+def test_a_disk_that_is_full_while_a_video_is_written(source, constant_models, tmp_path, place) -> None:
     """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
     target = make(tmp_path / "a.mp4", Spec(frames=60, size=(640, 360), sounds=(Sound(),)))
     settings = SETTINGS.with_overrides(output_video_quality=1)
@@ -338,9 +331,7 @@ def test_a_disk_that_is_full_while_a_video_is_written(
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_a_folder_one_may_not_write_to_is_told_before_any_work(
-    batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, monkeypatch, code) -> None:
     def refuse(*_given: Any, **_named: Any) -> Any:
         raise OSError(code, os.strerror(code))
 
@@ -356,7 +347,7 @@ def test_a_folder_one_may_not_write_to_is_told_before_any_work(
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EIO])
 def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], code: int
+    batch, tmp_path, plain, code
 ) -> None:
     out, faults = tmp_path / "out", None
 
@@ -378,9 +369,7 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
     assert_as_undisturbed(report, out, plain)
 
 
-def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content]
-) -> None:
+def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(batch, tmp_path, plain) -> None:
     genuine = reading._Tally.watch
 
     def watch(self: Any, container: Any) -> Iterator[Any]:
@@ -399,9 +388,7 @@ def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(
     assert_as_undisturbed(batch(), tmp_path / "out", plain)
 
 
-def test_a_target_that_cannot_be_read_at_all_fails_with_the_cause(
-    batch: Callable[..., BatchReport], target: Path, tmp_path: Path, plain: dict[str, Content]
-) -> None:
+def test_a_target_that_cannot_be_read_at_all_fails_with_the_cause(batch, target, tmp_path, plain) -> None:
     genuine = Path.open
 
     def opened(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
@@ -432,7 +419,7 @@ def intact_segments(journal: Path) -> int:
 @pytest.mark.usefixtures("one_engine")
 @pytest.mark.parametrize("harm", ["cut", "flipped", "zeros", "noise"])
 def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], harm: str
+    batch, tmp_path, plain, harm
 ) -> None:
     random = np.random.default_rng(list(harm.encode()))
     # Which segment's line, and where in it: how long lines are depends on how long paths are.
@@ -466,9 +453,7 @@ def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
 @pytest.mark.usefixtures("one_engine")
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "empty", "another"])
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_damaged_segment_is_done_again_and_those_after_it(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], harm: str, number: int
-) -> None:
+def test_a_damaged_segment_is_done_again_and_those_after_it(batch, tmp_path, plain, harm, number) -> None:
     out = tmp_path / "out"
     batch(on_progress=stop_at(10))
     parts = sorted((out / WORK_NAME).rglob("[!.]*.nut"))
@@ -490,13 +475,7 @@ def test_a_damaged_segment_is_done_again_and_those_after_it(
 
 
 @pytest.mark.parametrize("jump", [-3600.0, 86400.0 * 365])
-def test_a_clock_that_jumps_changes_nothing(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    plain: dict[str, Content],
-    monkeypatch: pytest.MonkeyPatch,
-    jump: float,
-) -> None:
+def test_a_clock_that_jumps_changes_nothing(batch, tmp_path, plain, monkeypatch, jump) -> None:
     genuine, shift = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: genuine() + shift[0])
 
@@ -550,11 +529,7 @@ def any_batch(constant_models: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("fits", [1, 2, 3])
 def test_memory_that_runs_out_in_the_middle_of_a_video_lowers_the_batch_and_is_told(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    any_batch: Path,
-    fits: int,
+    batch, tmp_path, monkeypatch, any_batch, fits
 ) -> None:
     one = batch("one", overrides={"batch_size": 1}, models=any_batch)
     assert one.ok
@@ -582,10 +557,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_video_lowers_the_batch_and_is_t
 
 
 def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    plain: dict[str, Content],
+    batch, tmp_path, monkeypatch, plain
 ) -> None:
     genuine = sessions.create_session
 

@@ -39,7 +39,7 @@ def write(path: Path, *entries) -> None:
             journal.append(entry)
 
 
-def test_entries_come_back_in_order(tmp_path):
+def test_entries_come_back_in_order(tmp_path) -> None:
     path = tmp_path / "work" / "journal.jsonl"
     written = [
         Started(key="a", run="r", target="t.mp4", pid=3),
@@ -57,11 +57,11 @@ def test_entries_come_back_in_order(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_journal_that_is_not_there_is_empty(tmp_path):
+def test_a_journal_that_is_not_there_is_empty(tmp_path) -> None:
     assert read_journal(tmp_path / "none").entries == []
 
 
-def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path):
+def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path) -> None:
     path = tmp_path / "j"
     write(path, segment(0), segment(0, sha256="new"), segment(1, key="b"), done("b"), done("b"))
     history = read_journal(path)
@@ -71,7 +71,7 @@ def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path):
     assert history.result("b").report.frames_out == 20
 
 
-def test_interruptions_count_until_there_is_progress(tmp_path):
+def test_interruptions_count_until_there_is_progress(tmp_path) -> None:
     path = tmp_path / "j"
     start = Started(key="a", run="r", target="t", pid=1)
     write(path, start, start.model_copy(update={"key": "b"}), start)
@@ -85,7 +85,7 @@ def test_interruptions_count_until_there_is_progress(tmp_path):
     assert read_journal(path).interruptions("a", "s") == 0
 
 
-def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path):
+def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path) -> None:
     path = tmp_path / "j"
     failed = Failed(key="a", run="r", report=done().report.model_copy(update={"error": "it broke"}))
     write(path, Started(key="a", run="r", target="t", pid=1), failed)
@@ -97,7 +97,7 @@ def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path):
 
 @settings(max_examples=60)
 @given(share=st.floats(0, 1))
-def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, share):
+def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, share) -> None:
     path = tmp_path_factory.mktemp("torn") / "j"
     write(path, segment(0), segment(1))
     whole = path.read_bytes()
@@ -115,7 +115,7 @@ def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, sha
 
 @settings(max_examples=60)
 @given(share=st.floats(0, 1), change=st.integers(1, 255))
-def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factory, share, change):
+def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factory, share, change) -> None:
     path = tmp_path_factory.mktemp("changed") / "j"
     entries = [segment(n) for n in range(4)]
     write(path, *entries)
@@ -128,7 +128,7 @@ def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factor
     assert len(left) >= 2
 
 
-def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypatch) -> None:
     path = tmp_path / "j"
     with Journal(path) as journal:
         journal.append(segment(0))
@@ -145,13 +145,13 @@ def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypa
     assert {0, 2} <= set(read_journal(path).segments("a"))
 
 
-def test_a_journal_that_cannot_be_opened_says_so(tmp_path):
+def test_a_journal_that_cannot_be_opened_says_so(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="run again"):
         Journal(tmp_path / "file" / "j")
 
 
-def test_an_entry_of_another_version_is_not_trusted(tmp_path):
+def test_an_entry_of_another_version_is_not_trusted(tmp_path) -> None:
     path = tmp_path / "j"
     write(path, segment(0))
     import zlib
@@ -183,17 +183,17 @@ PARTS = {
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_decides_the_result_changes_the_key(change):
+def test_whatever_decides_the_result_changes_the_key(change) -> None:
     assert keys.work_key(**(PARTS | change)) != keys.work_key(**PARTS)
 
 
-def test_resources_and_the_order_of_photos_do_not_change_the_key():
+def test_resources_and_the_order_of_photos_do_not_change_the_key() -> None:
     lighter = Settings(batch_size=1, max_memory=1.0, execution_threads=1)
     changed = PARTS | {"sources": ["r", "s"], "settings": lighter}
     assert keys.work_key(**changed) == keys.work_key(**PARTS)
 
 
-def test_digest_of_a_file(tmp_path):
+def test_digest_of_a_file(tmp_path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"abc")
     assert keys.file_digest(path).startswith("ba7816bf")

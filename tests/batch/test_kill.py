@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.processes import Content, Shell, contents, contents_undisturbed, litter, made_once, repeated
 from tests.conftest import PATIENCE
+from tests.helpers.processes import (
+    Content,
+    Shell,
+    contents,
+    contents_undisturbed,
+    litter,
+    made_once,
+    repeated,
+)
 from tests.media.make import Sound, Spec, variable_pts
 
 SPECS = {
@@ -48,9 +56,7 @@ def expected(shell: Callable[[str], Shell]) -> dict[str, Content]:
 
 
 @pytest.mark.parametrize("seed", range(CHAINS))
-def test_killed_at_random_moments(
-    seed: int, shell: Callable[[str], Shell], expected: dict[str, Content], tmp_path: Path
-) -> None:
+def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
     chance = random.Random(seed)
     # Never three workers in one run: that would be the file's fault, as far as anyone can tell.
     kinds = ["worker", "worker", "parent", "both", "both"]

@@ -19,12 +19,12 @@ BURSTY = [n * 11 for n in range(60)] + [100_000]
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts"])
-def test_frames_are_counted_not_reckoned_from_a_rate(tmp_path: Path, name: str) -> None:
+def test_frames_are_counted_not_reckoned_from_a_rate(tmp_path, name) -> None:
     path = make(tmp_path / name, Spec(frames=61, pts=BURSTY, time_base=Fraction(1, 1000)))
     assert load_of(path) == (61, 96 * 64)
 
 
-def test_the_shortest_come_first_then_what_cannot_be_read(tmp_path: Path) -> None:
+def test_the_shortest_come_first_then_what_cannot_be_read(tmp_path) -> None:
     make(tmp_path / "long.mp4", Spec(frames=200))
     make(tmp_path / "short.mp4", Spec(frames=40))
     make(tmp_path / "large.mp4", Spec(size=(320, 180), frames=20))
@@ -41,7 +41,7 @@ def status(tmp_path: Path) -> StatusWriter:
     return StatusWriter(tmp_path / "status.json", tasks, session_minutes=10.0)
 
 
-def test_what_fits_is_told_from_the_first_segment_on(status: StatusWriter) -> None:
+def test_what_fits_is_told_from_the_first_segment_on(status) -> None:
     now = [status.status.started]
     loads = [(100, 10), None, (200, 10), (300, 10)]
     outlook = Outlook(loads, range(4), status, clock=lambda: now[0])
@@ -70,7 +70,7 @@ def test_what_fits_is_told_from_the_first_segment_on(status: StatusWriter) -> No
     ]
 
 
-def test_what_has_no_segments_counts_when_it_is_done(status: StatusWriter) -> None:
+def test_what_has_no_segments_counts_when_it_is_done(status) -> None:
     now = [status.status.started]
     outlook = Outlook([(100, 10), (100, 10)], [1, 0], status, clock=lambda: now[0])
     outlook.begin(1)

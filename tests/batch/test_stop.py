@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.batch.names import STOP_NAME
-from tests.batch.processes import (
+from tests.helpers.processes import (
     KEPT,
     PATIENCE,
     Content,
@@ -149,13 +149,7 @@ def expected(shell: Callable[..., Shell]) -> dict[str, Content]:
 
 
 @pytest.mark.parametrize("seed", range(CHAINS))
-def test_stopped_at_random_moments(
-    seed: int,
-    shell: Callable[..., Shell],
-    expected: dict[str, Content],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_stopped_at_random_moments(seed, shell, expected, tmp_path, monkeypatch) -> None:
     chance = random.Random(seed)
     # Copies are made only where work is away from its results.
     batch = shell("out", "--work-dir", str(tmp_path / "local"))
@@ -175,7 +169,7 @@ def test_stopped_at_random_moments(
         batch.clean()
 
 
-def test_stopped_wherever_it_may_be(shell: Callable[..., Shell], expected: dict[str, Content]) -> None:
+def test_stopped_wherever_it_may_be(shell, expected) -> None:
     """The fortieth moment: nothing says where that one falls."""
     batch = shell("out")
     try:

@@ -20,7 +20,7 @@ from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import headless
 from colab_helpers.ui import notebook as cells
 from colab_helpers.ui.notebook import BatchError, run_batch_swap, show_results
-from tests.batch.processes import entries
+from tests.helpers.processes import entries
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "batch_swap.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"

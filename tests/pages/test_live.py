@@ -104,7 +104,7 @@ def test_without_a_gpu_or_samples_it_is_said_once() -> None:
         ("Disk free", {"disk_free": 2_000_000_001}, {"disk_free": 0}),
     ],
 )
-def test_an_alarm_begins_at_the_right_value(title: str, below: dict, above: dict) -> None:
+def test_an_alarm_begins_at_the_right_value(title, below, above) -> None:
     fine = [sample(number, **below) for number in range(4)]
     bad = [sample(number, **above) for number in range(4)]
     assert f'stroke="{BLUE}"' in page_of(fine).charts()[title]
@@ -125,7 +125,7 @@ def test_a_warning_tells_the_worst_of_several() -> None:
 
 
 @pytest.mark.parametrize("gpu", [{}, {"memory_used": 3 * GIB}, {"memory_total": 0, "memory_used": 0}])
-def test_what_a_driver_does_not_tell_is_left_out(gpu: dict[str, Any]) -> None:
+def test_what_a_driver_does_not_tell_is_left_out(gpu) -> None:
     bare = {"cpu_percent": None, "process_memory": None, "disk_free": None, "file": None, "queues": {}}
     samples = [sample(number, gpu=gpu, **bare) for number in range(3)]
     page = page_of(samples)
@@ -163,7 +163,7 @@ def test_the_statuss_own_sample_counts_where_it_is_newer() -> None:
         ([], 0, 0),
     ],
 )
-def test_a_pause_takes_no_time_and_leaves_a_gap(distances: list[int], gaps: int, length: int) -> None:
+def test_a_pause_takes_no_time_and_leaves_a_gap(distances, gaps, length) -> None:
     times = [START]
     for distance in distances:
         times.append(times[-1] + distance)
@@ -256,7 +256,7 @@ def test_a_run_that_died_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(("age", "old"), [(OLD_NEWS - 0.1, False), (OLD_NEWS, True), (-5.0, False)])
-def test_old_news_stand_out(age: float, old: bool) -> None:
+def test_old_news_stand_out(age, old) -> None:
     line = live_text([], a_status(RUNNING, progress=WORK), now=START + 60 + age)[0]
     assert ("hangs" in line) is old
     assert "-5" not in line

@@ -24,8 +24,8 @@ from colab_helpers.errors import UsageError
 from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
 from colab_helpers.ui.headless import main, read_form
-from tests.batch.processes import at_start
 from tests.conftest import PATIENCE, until
+from tests.helpers.processes import at_start
 
 PARAMETERS = """\
 preset: str = "balanced"  #@param

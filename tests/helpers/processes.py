@@ -21,10 +21,14 @@ from filelock import FileLock
 
 import colab_helpers
 from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
+from colab_helpers.settings import load_settings
 from tests.conftest import PATIENCE, until
 from tests.media.make import Spec, make, packets_of
 
 Content = tuple[list[str], list[Fraction], object]
+CPU = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
+SECONDS = CPU.with_overrides(segment_seconds=1.0)
+"""The same, in segments of one second."""
 
 
 class Shell:
