@@ -27,8 +27,8 @@ SPECS = {
     "b.mp4": Spec(size=(320, 180), frames=110, options={"preset": "medium", "bf": "3", "crf": "20"}),
     "c.mp4": Spec(size=(160, 90), frames=80, pts=variable_pts(80), sounds=(Sound(), Sound(language="spa"))),
 }
-CHAINS, KILLS = 10, 5
-"""Fifty moments in all."""
+CHAINS, KILLS = 4, 5
+"""Twenty moments in all, as for every change."""
 LATEST = 3.0
 """Seconds after a start until when it is killed: from its first import to its report."""
 
