@@ -22,7 +22,6 @@ from colab_helpers.faces.quality import Measured, brightness, likeness
 from colab_helpers.faces.selection import needs_embeddings, reference_embedding
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import tr
-from colab_helpers.machine import GIB
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.copying import EVERYTHING, FACES, Kind
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
@@ -38,6 +37,7 @@ from colab_helpers.pipeline.frames import CONSTANT_RATE, Frames, Tally, Work, as
 from colab_helpers.pipeline.image import FaceFinder
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore
 from colab_helpers.progress import ProgressCallback
+from colab_helpers.resources.budget import queue_depth
 from colab_helpers.settings import Settings
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
 
@@ -45,10 +45,6 @@ _USUAL_RATE = Fraction(25)
 _FRAMES = "frames"
 _FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
 _QUEUES = 3
-# Frames waiting between stages may take this share of max_memory; networks and codecs need the rest.
-_QUEUE_SHARE = 0.2
-# Deeper queues do not make a run faster: one slow stage fills them all.
-_DEEPEST = 8
 
 
 @dataclass(eq=False)
@@ -276,6 +272,7 @@ class VideoRun:
             info.width * info.height * 3 * (2 if info.bit_depth > 8 else 1),
             max_memory=float(settings.max_memory),
             in_work=threads * (batch + 1),
+            queues=_QUEUES,
         )
         finder = FaceFinder(self.engine, self._reference(info))
         changer = self.engine.changer(self.source)
@@ -423,15 +420,3 @@ def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
     except (OSError, shutil.Error) as error:
         cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
         raise unwritable(place, cause) from error
-
-
-def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int) -> int:
-    """Return the depth of each queue between stages, from 1 to 8 frames.
-
-    Args:
-        frame_bytes: Size of one decoded frame.
-        max_memory: RAM the run may hold, in GiB.
-        in_work: Frames that the stages themselves hold.
-    """
-    frames = int(max_memory * GIB * _QUEUE_SHARE / max(1, frame_bytes)) - in_work
-    return max(1, min(_DEEPEST, frames // _QUEUES))
