@@ -71,25 +71,21 @@ def from_json(kind: type[Model], data: str | bytes) -> Model:
     return kind.model_validate(json.loads(data))
 
 
-def load(kind: type[Model], path: Path, *, missing: tuple[str, str], foreign: tuple[str, str]) -> Model:
-    """Read a file that ``to_json`` wrote.
-
-    Args:
-        kind: What it holds.
-        path: The file.
-        missing: What to say, and the remedy, where it cannot be read.
-        foreign: The same where it is of another version or nothing of the kind.
+def load(
+    kind: type[Model], path: Path, *, missing: str, missing_remedy: str, foreign: str, foreign_remedy: str
+) -> Model:
+    """Read a file that ``to_json`` wrote, or say what is wrong and what to do.
 
     Raises:
         MissingFileError: It cannot be read.
-        UsageError: It does not fit the model.
+        UsageError: It does not fit the model: of another version, or nothing of the kind.
     """
     try:
         return from_json(kind, path.read_bytes())
     except OSError as error:
-        raise MissingFileError(missing[0], where=str(path), remedy=missing[1]) from error
+        raise MissingFileError(missing, where=str(path), remedy=missing_remedy) from error
     except ValueError as error:
-        raise UsageError(foreign[0], where=str(path), remedy=foreign[1]) from error
+        raise UsageError(foreign, where=str(path), remedy=foreign_remedy) from error
 
 
 def ends_a_line(file: BinaryIO) -> bool:

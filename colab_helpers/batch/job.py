@@ -8,8 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -69,9 +68,7 @@ class Job(BaseModel):
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     request: BatchRequest = Field(description="All that is asked for; its settings are all overrides.")
     names: tuple[str, ...] = Field((), description="What the photos are called in messages and reports.")
-    tasks: tuple[tuple[str, str, bool], ...] = Field(
-        description="Target and wanted result of each file, and whether the target was named repeatedly."
-    )
+    tasks: tuple[Task, ...]
 
     @classmethod
     def of(cls, request: BatchRequest, photos: Sequence[Source], tasks: Sequence[Task], folder: Path) -> Self:
@@ -87,7 +84,9 @@ class Job(BaseModel):
                 language=language(),
             ),
             names=tuple(photo.name for photo in photos),
-            tasks=tuple((_absolute(task.target), _absolute(task.output), task.repeated) for task in tasks),
+            tasks=tuple(
+                replace(task, target=task.target.absolute(), output=task.output.absolute()) for task in tasks
+            ),
         )
 
     @property
@@ -105,11 +104,6 @@ class Job(BaseModel):
         """The photos."""
         return [Source(*each) for each in zip(self.names, self.request.sources, strict=True)]
 
-    @cached_property
-    def plan(self) -> list[Task]:
-        """The tasks."""
-        return [Task(Path(target), Path(output), repeated=more) for target, output, more in self.tasks]
-
     @property
     def folders(self) -> list[Path]:
         """Folders that were named as targets."""
@@ -118,15 +112,15 @@ class Job(BaseModel):
     @property
     def inputs(self) -> list[Path]:
         """Every file that the batch reads, but for the models."""
-        return [*self.request.source_paths, *(task.target for task in self.plan)]
+        return [*self.request.source_paths, *(task.target for task in self.tasks)]
 
     @property
     def digest(self) -> str:
         """What tells this batch from another: whatever changes its results or where they go, and no more."""
         decides = {"sources", "output_dir", "consent", "models_dir", "report_path", "work_dir"}
-        asked = self.request.model_dump(mode="json", include=decides)
+        asked = self.model_dump(mode="json", include={"names": True, "tasks": True, "request": decides})
         settings = {k: v for k, v in self.request.overrides.items() if k != "language"}
-        return hashlib.sha256(json.dumps([asked, settings, self.names, self.tasks]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([asked, settings]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write it as JSON; OutputError where the folder cannot be written to."""
@@ -139,10 +133,8 @@ class Job(BaseModel):
         return load(
             cls,
             path,
-            missing=(tr("the job cannot be read"), again),
-            foreign=(tr("this is no job that this version can read"), again),
+            missing=tr("the job cannot be read"),
+            missing_remedy=again,
+            foreign=tr("this is no job that this version can read"),
+            foreign_remedy=again,
         )
-
-
-def _absolute(path: Path) -> str:
-    return str(path.absolute())

@@ -12,9 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from colab_helpers.batch.names import LOCK_NAME
-from colab_helpers.batch.places import WorkPlaces
+from colab_helpers.batch.places import WorkPlaces, telling_unwritable
 from colab_helpers.batch.status import BatchStatus, process_lives, read_status
-from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.language import tr
 
 
@@ -35,21 +35,14 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
     places = WorkPlaces.of(output_dir)
     path = (places.local if places.mirror else output_dir) / LOCK_NAME
     lock = FileLock(path, timeout=0)
-    try:
+    with telling_unwritable(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         if places.mirror:
             places.make()
-        lock.acquire()
-    except Timeout as error:
-        raise _busy(output_dir, _status(output_dir)) from error
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
-            where=str(output_dir),
-            remedy=tr("choose another output folder"),
-        ) from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise _busy(output_dir, _status(output_dir)) from error
     try:
         _check_status(output_dir)
         yield

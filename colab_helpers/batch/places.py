@@ -89,6 +89,21 @@ class WorkPlaces:
                 shutil.rmtree(place, ignore_errors=True)
 
 
+@contextmanager
+def telling_unwritable(output_dir: Path) -> Iterator[None]:
+    """Say of an error of the system that the output folder cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
+            where=str(output_dir),
+            remedy=tr("choose another output folder"),
+        ) from error
+
+
 def _make_private(folder: Path) -> None:
     """Make a folder that nobody else can look into, in one where others may have made it before."""
     folder.parent.mkdir(parents=True, exist_ok=True)

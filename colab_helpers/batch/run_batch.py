@@ -115,7 +115,7 @@ class Batch:
     outlook: Outlook
 
     def __post_init__(self) -> None:
-        self.tasks, self.status = self.around.job.plan, self.around.status
+        self.tasks, self.status = self.around.job.tasks, self.around.status
         self.guard = MemoryGuard(sleep=self.around.sleep)
         self.growth = Growth(recyclable=self.around.stop.owns_process)
 

@@ -327,9 +327,8 @@ def read_status(folder: Path) -> BatchStatus:
     return load(
         BatchStatus,
         folder / STATUS_NAME,
-        missing=(tr("no batch has written its status here"), tr("name the output folder of a batch")),
-        foreign=(
-            tr("this is no status that this version can read"),
-            tr("use the version of the package that runs the batch"),
-        ),
+        missing=tr("no batch has written its status here"),
+        missing_remedy=tr("name the output folder of a batch"),
+        foreign=tr("this is no status that this version can read"),
+        foreign_remedy=tr("use the version of the package that runs the batch"),
     )

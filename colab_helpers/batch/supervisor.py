@@ -19,12 +19,12 @@ from pathlib import Path
 from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.names import JOURNAL_NAME
-from colab_helpers.batch.places import WorkPlaces, job_name
+from colab_helpers.batch.places import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import SILENCE, BatchStatus, end_status
 from colab_helpers.batch.stop import STOP_SIGNALS
 from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch
-from colab_helpers.errors import ColabHelpersError, OutputError, WorkerError
+from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import from_json
 from colab_helpers.language import tr
 from colab_helpers.progress import ProgressCallback
@@ -96,24 +96,15 @@ class Supervisor:
         """
         with self._watch.counting_interrupts():
             try:
-                self._make_folders()
+                with telling_unwritable(self.job.folder):
+                    self.job.folder.mkdir(parents=True, exist_ok=True)
+                self._places.make()
                 return self._seen_through()
             finally:
                 for left in (self._job_file, refusal_path(self._job_file)):
                     left.unlink(missing_ok=True)
                 if not self._watch.at_work():
                     self._places.tidy(self.job.run)
-
-    def _make_folders(self) -> None:
-        try:
-            self.job.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
-                where=str(self.job.folder),
-                remedy=tr("choose another output folder"),
-            ) from error
-        self._places.make()
 
     def _seen_through(self) -> BatchReport:
         """Start workers, or watch one that is there, until the batch has ended."""

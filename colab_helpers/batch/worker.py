@@ -106,7 +106,7 @@ def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int) -> Stat
     _remove_torn(job.folder)
     return StatusWriter(
         job.folder / STATUS_NAME,
-        job.plan,
+        job.tasks,
         near=places.local / STATUS_NAME if places.mirror else None,
         run=job.run,
         job=job.digest,
@@ -190,7 +190,7 @@ class _Run(Surroundings):
 
     def _in_order(self) -> tuple[list[int], Outlook]:
         """Return the order of the files, and what tells how many of them fit the session."""
-        plan, request = self.job.plan, self.job.request
+        plan, request = self.job.tasks, self.job.request
         loads: list[tuple[int, int] | None] = [None] * len(plan)
         if request.session_minutes or request.shortest_first:
             loads = [load_of(task.target, beat=self.beat) for task in plan]
@@ -201,7 +201,7 @@ class _Run(Surroundings):
         """Return the report of a batch that was stopped before its first file."""
         now = self.status.status
         return report_of(
-            [skipped(task, list(self.job.names)) for task in self.job.plan],
+            [skipped(task, list(self.job.names)) for task in self.job.tasks],
             consent=self.job.request.consent,
             settings=self.job.request.settings.model_dump(mode="json"),
             seconds=max(0.0, time.time() - now.started),
@@ -215,12 +215,12 @@ class _Run(Surroundings):
         if self.status.status.notes:  # a worker before this one has said it
             return
         # Not Path.is_file: it raises for names that no system takes.
-        there = [task.target for task in self.job.plan if os.path.isfile(task.target)]  # noqa: PTH113
+        there = [task.target for task in self.job.tasks if os.path.isfile(task.target)]  # noqa: PTH113
         size, free = sum(path.stat().st_size for path in there), disk_free(self.job.folder)
         told = tr(
             "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. This machine could "
             "safely work on {videos} video(s) at once; one is worked on at a time",
-            files=len(self.job.plan),
+            files=len(self.job.tasks),
             size=size / 1e9,
             free=free / 1e9,
             videos=this_machine().safe_capacity,
@@ -231,7 +231,7 @@ class _Run(Surroundings):
             free=free / 1e9,
         )
         left_out = skipped_files(self.job.folders)
-        self.status.note(*notes, told, *left_out, *([tight] if free < 2 * size else []))
+        self.status.note(told, *notes, *left_out, *([tight] if free < 2 * size else []))
 
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""

@@ -55,11 +55,10 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
     found = load(
         BatchReport,
         path,
-        missing=(tr("no batch has written its report here"), tr("name the output folder of a batch")),
-        foreign=(
-            tr("this is no report that this version can read"),
-            tr("use the version of the package that ran the batch"),
-        ),
+        missing=tr("no batch has written its report here"),
+        missing_remedy=tr("name the output folder of a batch"),
+        foreign=tr("this is no report that this version can read"),
+        foreign_remedy=tr("use the version of the package that ran the batch"),
     )
     page = html_path(path)
     Writable(overwrite=bool(found.settings.get("overwrite")), made=own_file).clear(page)

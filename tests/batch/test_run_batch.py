@@ -102,7 +102,7 @@ def test_a_picture_that_nothing_here_reads_is_named(
         ({"consent": DEMO_CONSENT}, ConsentError, "rendered people only"),
         ({"models_dir": Path("/nowhere")}, ModelError, "missing"),
         ({"sources": ["/nowhere/nobody.png"]}, MissingFileError, "nobody"),
-        ({"sources": []}, UsageError, "no source photo"),
+        ({"sources": []}, UsageError, "sources is empty"),
         ({"out": Path(__file__)}, UsageError, "this is the name of a file"),
     ],
 )
