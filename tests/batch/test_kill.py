@@ -27,8 +27,8 @@ SPECS = {
     "b.mp4": Spec(size=(320, 180), frames=110, options={"preset": "medium", "bf": "3", "crf": "20"}),
     "c.mp4": Spec(size=(160, 90), frames=80, pts=variable_pts(80), sounds=(Sound(), Sound(language="spa"))),
 }
-CHAINS, KILLS = 4, 5
-"""Twenty moments in all, as for every change."""
+CHAINS = 4
+"""Of five kills each."""
 LATEST = 3.0
 """Seconds after a start until when it is killed: from its first import to its report."""
 
@@ -38,13 +38,6 @@ _expected: dict[str, Content] = {}
 @pytest.fixture(scope="session")
 def targets(shared_dir: Path) -> Path:
     return made_once(shared_dir / "kill_targets", SPECS)
-
-
-@pytest.fixture
-def shell(
-    targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path
-) -> Callable[[str], Shell]:
-    return lambda name: Shell(targets, photo, constant_models, consent, tmp_path / name)
 
 
 @pytest.fixture
@@ -64,24 +57,21 @@ def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
     batches = 0
     batch = shell(f"out{batches}")
     process = batch.start()
-    try:
-        for kind in kinds:
-            if process.poll() is not None:
-                finish(batch, process, expected)
-                batches += 1
-                batch = shell(f"out{batches}")
-                process = batch.start()
-            wait(process, chance.uniform(0.0, LATEST))
-            if kind != "worker":
-                process.kill()
-                process.communicate()
-            if kind != "parent":
-                batch.kill_workers()
-            if kind != "worker":
-                process = batch.start()
-        finish(batch, process, expected)
-    finally:
-        batch.clean()
+    for kind in kinds:
+        if process.poll() is not None:
+            finish(batch, process, expected)
+            batches += 1
+            batch = shell(f"out{batches}")
+            process = batch.start()
+        wait(process, chance.uniform(0.0, LATEST))
+        if kind != "worker":
+            process.kill()
+            process.communicate()
+        if kind != "parent":
+            batch.kill_workers()
+        if kind != "worker":
+            process = batch.start()
+    finish(batch, process, expected)
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> None:

@@ -33,7 +33,6 @@ from colab_helpers.files import write_atomically
 from tests.conftest import PATIENCE, until
 from tests.helpers.processes import (
     SECONDS,
-    Shell,
     at_start,
     contents,
     entries,
@@ -54,21 +53,6 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k, name in enumerate(NAMES):
         make(folder / name, Spec(size=(320, 180), frames=60 + 30 * k, sounds=(Sound(),)))
     return folder
-
-
-@pytest.fixture
-def shell(
-    targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path
-) -> Iterator[Callable[..., Shell]]:
-    shells = []
-
-    def make_shell(*options: str, out: str = "out") -> Shell:
-        shells.append(Shell(targets, photo, constant_models, consent, tmp_path / out, *options))
-        return shells[-1]
-
-    yield make_shell
-    for each in shells:
-        each.clean()
 
 
 @pytest.fixture
@@ -173,7 +157,7 @@ def test_a_worker_that_dies_before_it_begins_is_not_tried_for_ever(batch, monkey
 
 def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=1)
-    hung = shell("--stall-timeout", "10", "--gpu-memory-wait", "0")
+    hung = shell("out", "--stall-timeout", "10", "--gpu-memory-wait", "0")
     process = hung.start()
     text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, text
@@ -205,7 +189,7 @@ def test_another_batch_into_the_same_folder_is_refused_with_the_holders_name(
     holder = shell()
     process = holder.start()
     worker = holder.held()
-    code, text = shell("--output-video-quality", "30").run()
+    code, text = shell("out", "--output-video-quality", "30").run()
     worker.resume()
     assert code == 2
     assert f"process {worker.pid} on" in text
@@ -624,7 +608,7 @@ def test_with_the_work_on_another_disk_that_is_lost(shell, tmp_path, monkeypatch
     plain = shell(out="plain")
     assert plain.run()[0] == 0
     hold(monkeypatch, tmp_path, file=0, frame=55)
-    away = shell("--work-dir", str(tmp_path / "local"))
+    away = shell("out", "--work-dir", str(tmp_path / "local"))
     away.near = tmp_path / "local"
     process = away.start()
     away.held()
