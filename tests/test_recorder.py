@@ -134,7 +134,7 @@ def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
         assert sample.process_memory > 120 << 20
         assert sample.threads >= 2
         assert sample.open_files >= 46  # three of each process, and forty
-        assert running.recorder._processes.pids == {parent.pid, child}
+        assert running.recorder.processes.pids == {parent.pid, child}
     finally:
         parent.communicate("\n", timeout=PATIENCE)
     running.steps.after(1)
@@ -202,7 +202,7 @@ def test_close_is_prompt_may_be_called_twice_and_leaves_no_thread(tmp_path) -> N
         started = time.monotonic()
     assert time.monotonic() - started < 300
     running.close()
-    assert not running._thread.is_alive()
+    assert "recorder" not in [thread.name for thread in threading.enumerate()]
     assert len(read_samples(tmp_path / "s.jsonl")) == 2
 
 
@@ -264,12 +264,12 @@ def install_nvml(monkeypatch) -> Iterator[Callable[[types.ModuleType], None]]:
     def install(module: types.ModuleType) -> None:
         monkeypatch.setitem(sys.modules, "pynvml", module)
         this_machine.cache_clear()
-        sampler._gpu_handle.cache_clear()
+        sampler.open_gpu.cache_clear()
 
     yield install
     monkeypatch.undo()
     this_machine.cache_clear()
-    sampler._gpu_handle.cache_clear()
+    sampler.open_gpu.cache_clear()
 
 
 ALL = GpuSample(

@@ -31,7 +31,8 @@ from colab_helpers.media.writer import unwritable
 
 T = TypeVar("T")
 
-_CHUNK = 4 << 20
+CHUNK = 4 << 20
+"""Bytes that are copied at once."""
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
 _LOOK_EVERY = 2.0
 
@@ -161,7 +162,7 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
     """
     with _partial(target) as partial:
-        digest = _copy(source, partial, beat)
+        digest = copy_bytes(source, partial, beat)
         if sha256_of(partial, on_chunk=beat) != digest:
             raise OutputError(
                 tr("the copy is not what was written"),
@@ -191,13 +192,14 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
             remedy=tr("check the path; on Drive, mount it again"),
         ) from error
     with _partial(target) as partial:
-        digest = _copy(source, partial, beat)
+        digest = copy_bytes(source, partial, beat)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
         partial.replace(target)
     return digest
 
 
-def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
+def copy_bytes(source: Path, target: Path, beat: Callable[[], None]) -> str:
+    """Copy a file's bytes to disk; return their SHA-256."""
     digest = hashlib.sha256()
     with target.open("wb") as writing:
         for chunk in _chunks(source):
@@ -212,7 +214,7 @@ def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
 def _chunks(source: Path) -> Iterator[bytes]:
     try:
         with source.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(CHUNK):
                 yield chunk
     except OSError as error:
         # Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back.

@@ -31,7 +31,7 @@ _FAR_INTERVAL = 5.0
 """Seconds between two versions of the file on a mounted drive, which has to upload each."""
 _SAME_START = 2.0
 # How long the end of a run waits for a mounted drive to take its last status.
-_FAR_WAIT = 15.0
+FAR_WAIT = 15.0
 
 
 class BatchStatus(BaseModel):
@@ -265,7 +265,7 @@ class StatusWriter:
         """Note that nothing more is done, and wait a little for a mounted drive to have it."""
         with self._changing() as status:
             status.end(cancelled=cancelled)
-        if self._courier and not self._courier.arrived(_FAR_WAIT):
+        if self._courier and not self._courier.arrived(FAR_WAIT):
             self.note(tr("the status beside the results could not be brought up to date: the drive hangs"))
 
     @contextmanager

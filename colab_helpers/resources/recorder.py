@@ -62,7 +62,7 @@ class Recorder:
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
         self._file = _LineFile(path)
-        self._processes = _ProcessTree()
+        self.processes = ProcessTree()
         # Daemon: it may hang in a network folder, which must not keep the process from ending.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="recorder", daemon=True
@@ -120,7 +120,7 @@ class Recorder:
             self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
 
     def _take(self) -> Sample:
-        process, load = self._processes.read(self.pid), psutil.cpu_percent()
+        process, load = self.processes.read(self.pid), psutil.cpu_percent()
         state = self._state()
         progress = None if isinstance(state, str) else state
         at_work = (
@@ -139,7 +139,7 @@ class Recorder:
             ram_used=ram_used(),
             ram_total=this_machine().memory_total,
             disk_free=_disk_free(self._folder),
-            gpu=gpu_sample(self._processes.pids),
+            gpu=gpu_sample(self.processes.pids),
             stage=progress.stage if progress else str(state),
             **at_work,
             **process,
@@ -173,7 +173,7 @@ class _LineFile:
         self._ends_well = True
 
 
-class _ProcessTree:
+class ProcessTree:
     """A process and its children (``pids``); those that end between two looks are left out."""
 
     def __init__(self) -> None:

@@ -217,7 +217,7 @@ def test_patience_is_for_the_place_alone_and_ends_when_told_so() -> None:
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ten chunks."""
-    monkeypatch.setattr(places, "_CHUNK", 1000)
+    monkeypatch.setattr(places, "CHUNK", 1000)
     path = tmp_path / "source.bin"
     path.write_bytes(os.urandom(9999))
     return path
@@ -304,13 +304,13 @@ def test_a_copy_out_that_fails_leaves_nothing_and_the_old_file(
 def test_a_copy_in_is_not_made_twice(source, tmp_path, monkeypatch) -> None:
     target = tmp_path / "local" / "x.bin"
     copies: list[Path] = []
-    genuine = places._copy
+    genuine = places.copy_bytes
 
     def copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
         copies.append(target)
         return genuine(source, target, beat)
 
-    monkeypatch.setattr(places, "_copy", copy)
+    monkeypatch.setattr(places, "copy_bytes", copy)
     digest = copy_in(source, target)
     assert copy_in(source, target) == digest == sha256_of(source)
     assert len(copies) == 1
@@ -517,8 +517,8 @@ class Drive:
         self.away, self.times, self.suffix, self.after = away, 0, "", 0
         self.pauses: list[str | None] = []
         self.copies: list[str] = []
-        self.genuine = places._copy
-        monkeypatch.setattr(places, "_copy", self.copy)
+        self.genuine = places.copy_bytes
+        monkeypatch.setattr(places, "copy_bytes", self.copy)
         monkeypatch.setattr(Stop, "sleep", lambda _stop, seconds, _tick: self.sleep(seconds))
 
     def copy(self, source: Path, target: Path, beat: Callable[[], None]) -> str:

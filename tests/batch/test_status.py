@@ -153,7 +153,7 @@ def test_a_drive_that_hangs_holds_up_neither_work_nor_heartbeat(tmp_path, monkey
         genuine(path, text)
 
     monkeypatch.setattr(room, "write_text", write)
-    monkeypatch.setattr(room, "_FAR_WAIT", 0.2)
+    monkeypatch.setattr(room, "FAR_WAIT", 0.2)
     started = time.monotonic()
     writer = StatusWriter(far, tasks(tmp_path), near=near, clock=lambda: 0.0)
     for index in (0, 1):

@@ -100,7 +100,7 @@ if phase and WORKER in sys.orig_argv:
     Engine.open = classmethod(opened)
     held(FaceAnalyser, "find", "embed")
     held(earlier, "file_digest", "hash")
-    held(places, "_copy", "copy")
+    held(places, "copy_bytes", "copy")
     held(clock.Clock, "tick", "frames")
     held(clock.Clock, "tick_joining", "joining")
     held(earlier.UnfinishedFile, "keep", "segment")

@@ -391,7 +391,7 @@ def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path) -> None
 HANGING_DRIVE = """
     import time
     import colab_helpers.batch.status as room
-    genuine, room._FAR_WAIT = room.write_text, 0.2
+    genuine, room.FAR_WAIT = room.write_text, 0.2
     def write(path, text):
         if path.parent.name == "out":
             time.sleep(600)
