@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import write_text
+from colab_helpers.batch.report import REPORT_NAME, write_text
 from colab_helpers.files import absolute, load, to_json
 from colab_helpers.language import language, tr
 from colab_helpers.request import BatchRequest, refuse_address

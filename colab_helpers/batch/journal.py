@@ -26,6 +26,8 @@ from colab_helpers.language import tr
 from colab_helpers.media.names import shortened
 from colab_helpers.pipeline import FinishedSegment
 
+JOURNAL_NAME = "journal.jsonl"
+
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

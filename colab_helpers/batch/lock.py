@@ -11,11 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from colab_helpers.batch.names import LOCK_NAME
 from colab_helpers.batch.places import WorkPlaces, telling_unwritable
 from colab_helpers.batch.status import BatchStatus, process_lives, read_status
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.language import tr
+
+LOCK_NAME = ".colab_helpers.lock"
 
 
 class FolderBusyError(UsageError):

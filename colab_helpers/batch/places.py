@@ -21,7 +21,6 @@ from typing import TypeVar
 
 import psutil
 
-from colab_helpers.batch.names import WORK_NAME
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import tr
@@ -31,6 +30,8 @@ from colab_helpers.media.writer import unwritable
 
 T = TypeVar("T")
 
+WORK_NAME = ".work"
+"""Folder of unfinished work."""
 CHUNK = 4 << 20
 """Bytes that are copied at once."""
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")

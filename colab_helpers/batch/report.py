@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.names import REPORT_NAME, STATUS_NAME
 from colab_helpers.batch.plan import Writable
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.probe import is_image, is_video
+
+REPORT_NAME, HTML_REPORT_NAME, STATUS_NAME = "report.json", "report.html", "status.json"
 
 State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
 STATE_WORDS: dict[State, str] = {

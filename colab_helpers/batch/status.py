@@ -15,9 +15,9 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.names import STATUS_NAME, STOP_NAME
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport, write_text
+from colab_helpers.batch.report import STATUS_NAME, FileReport, write_text
+from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import from_json, load, to_json
 from colab_helpers.language import tr

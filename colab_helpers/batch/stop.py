@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+STOP_NAME = "STOP"
+"""Whoever makes this file beside the results asks the batch to stop."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOOK_EVERY = 0.5
 # How long work may take to end when it is asked to; less than whoever watches waits for it.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.names import JOURNAL_NAME
+from colab_helpers.batch.journal import JOURNAL_NAME
 from colab_helpers.batch.places import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import SILENCE, BatchStatus, end_status

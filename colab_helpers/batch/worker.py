@@ -18,18 +18,25 @@ from pathlib import Path
 from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, write_refusal
 from colab_helpers.batch.job import Job, Source
-from colab_helpers.batch.journal import Journal, read_journal
+from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
-from colab_helpers.batch.names import HTML_REPORT_NAME, JOURNAL_NAME, REPORT_NAME, STATUS_NAME, STOP_NAME
 from colab_helpers.batch.outlook import Outlook, load_of, shortest_first
 from colab_helpers.batch.page import make_page
 from colab_helpers.batch.places import WorkPlaces, supervisor_of
 from colab_helpers.batch.plan import Writable, identities, skipped_files
-from colab_helpers.batch.report import BatchReport, clear_report, html_path, own_file
+from colab_helpers.batch.report import (
+    HTML_REPORT_NAME,
+    REPORT_NAME,
+    STATUS_NAME,
+    BatchReport,
+    clear_report,
+    html_path,
+    own_file,
+)
 from colab_helpers.batch.run_batch import Batch, RecycleError, Surroundings, report_of, skipped
 from colab_helpers.batch.run_file import identity_of
 from colab_helpers.batch.status import StatusWriter, end_status
-from colab_helpers.batch.stop import LONGEST_STOP, Stop
+from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of

@@ -11,9 +11,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.plan import Writable
-from colab_helpers.batch.report import STATE_WORDS, BatchReport, FileReport, html_path, own_file, write_text
+from colab_helpers.batch.report import (
+    HTML_REPORT_NAME,
+    REPORT_NAME,
+    STATE_WORDS,
+    BatchReport,
+    FileReport,
+    html_path,
+    own_file,
+    write_text,
+)
 from colab_helpers.files import load
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of

@@ -26,8 +26,7 @@ from PIL import Image, ImageFile
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch.earlier import KEPT as KEPT_NOTE
-from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
-from colab_helpers.batch.report import BatchReport, FileReport
+from colab_helpers.batch.report import HTML_REPORT_NAME, REPORT_NAME, BatchReport, FileReport
 from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image

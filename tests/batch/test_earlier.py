@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.batch.earlier import KEPT
-from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
-from colab_helpers.batch.names import JOURNAL_NAME
+from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MediaError, OutputError, UsageError
 from tests.helpers.processes import CPU

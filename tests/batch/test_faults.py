@@ -30,8 +30,9 @@ import pytest
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch import worker
-from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, WORK_NAME
-from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.journal import JOURNAL_NAME
+from colab_helpers.batch.places import WORK_NAME
+from colab_helpers.batch.report import STATUS_NAME, BatchReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine

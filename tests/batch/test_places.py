@@ -18,10 +18,9 @@ import pytest
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch import places
-from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
-from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
-from colab_helpers.batch.report import BatchReport
-from colab_helpers.batch.stop import Stop
+from colab_helpers.batch.places import WORK_NAME, Patience, WorkPlaces, copy_in, copy_out, is_remote
+from colab_helpers.batch.report import STATUS_NAME, BatchReport
+from colab_helpers.batch.stop import STOP_NAME, Stop
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.pipeline import clock

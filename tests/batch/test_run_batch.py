@@ -14,7 +14,7 @@ from filelock import FileLock
 from colab_helpers.api import swap_image, swap_video
 from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import run_file
-from colab_helpers.batch.names import LOCK_NAME
+from colab_helpers.batch.lock import LOCK_NAME
 from colab_helpers.errors import (
     ConsentError,
     MediaError,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.batch.names import STOP_NAME
+from colab_helpers.batch.stop import STOP_NAME
 from tests.conftest import PATIENCE, until
 from tests.helpers.processes import (
     KEPT,

@@ -24,9 +24,9 @@ from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import status as status_room
 from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.exits import STOPPED
-from colab_helpers.batch.journal import Journal, Started
-from colab_helpers.batch.names import JOURNAL_NAME, STOP_NAME
+from colab_helpers.batch.journal import JOURNAL_NAME, Journal, Started
 from colab_helpers.batch.places import WorkPlaces
+from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.files import write_atomically

@@ -20,7 +20,8 @@ import pytest
 from filelock import FileLock
 
 import colab_helpers
-from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
+from colab_helpers.batch.journal import JOURNAL_NAME
+from colab_helpers.batch.report import STATUS_NAME
 from colab_helpers.settings import load_settings
 from tests.conftest import PATIENCE, until
 from tests.media.make import Spec, make, packets_of

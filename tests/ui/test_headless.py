@@ -18,8 +18,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
 from colab_helpers import machine
-from colab_helpers.batch.names import STOP_NAME
 from colab_helpers.batch.status import read_status
+from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.errors import UsageError
 from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
