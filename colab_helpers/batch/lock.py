@@ -12,8 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from colab_helpers.batch.places import WorkPlaces, telling_unwritable
-from colab_helpers.batch.status import BatchStatus, process_lives, read_status
-from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.batch.report import STATUS_NAME
+from colab_helpers.batch.status import BatchStatus, latest_status, process_lives
+from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
 
 LOCK_NAME = ".colab_helpers.lock"
@@ -43,7 +44,7 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise _busy(output_dir, _status(output_dir)) from error
+            raise _busy(output_dir, latest_status([output_dir / STATUS_NAME])) from error
     try:
         _check_status(output_dir)
         yield
@@ -51,13 +52,6 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
         # While it is held: removed later, it might already be another's.
         path.unlink(missing_ok=True)
         lock.release()
-
-
-def _status(output_dir: Path) -> BatchStatus | None:
-    try:
-        return read_status(output_dir)
-    except (MissingFileError, UsageError):
-        return None
 
 
 def _busy(output_dir: Path, status: BatchStatus | None) -> FolderBusyError:
@@ -78,7 +72,7 @@ def _holder(status: BatchStatus | None) -> str:
 
 def _check_status(output_dir: Path) -> None:
     """Whoever works in the folder without its lock, which is on another disk, is known by the status."""
-    status = _status(output_dir)
+    status = latest_status([output_dir / STATUS_NAME])
     if status is None or status.state != "running":
         return
     if status.host != socket.gethostname():

@@ -40,20 +40,6 @@ T = TypeVar("T")
 # Room needed before the start: twice the target (requirement C5), and once more for its segments.
 _DISK_FACTOR = 3
 _TELL_EVERY = 0.25
-# Fields that a report takes over from the pipeline's result.
-_MEASURED = (
-    "frames_in",
-    "frames_out",
-    "faces_swapped",
-    "frames_without_face",
-    "encoder",
-    "provider",
-    "video_seconds",
-    "audio_seconds",
-    "times_kept",
-    "segments",
-    "segments_kept",
-)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -255,9 +241,10 @@ def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
 
 def _enter(result: FileResult, report: FileReport) -> None:
     """Copy what the pipeline measured into the report."""
-    for name in _MEASURED:
-        setattr(report, name, getattr(result, name))
     measured = result.measured
+    for name in vars(result).keys() - {"measured", "notes", "seconds"}:
+        setattr(report, name, getattr(result, name))
+    report.faces_swapped, report.frames_without_face = result.faces_swapped, result.frames_without_face
     report.fps = result.frames_out / result.seconds if result.seconds else 0.0
     report.quality = Quality(
         similarity_mean=measured.similarity_mean,
