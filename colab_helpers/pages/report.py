@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from markupsafe import Markup
 
@@ -96,7 +95,8 @@ def report_html(
         more=more,
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
-        settings=_settings(report.settings),
+        defaults=Settings().model_dump(mode="json"),
+        help_of=field_help,
     )
 
 
@@ -301,26 +301,3 @@ def missed_text(file: FileReport) -> str:
         lines.append(tr("and {count} more", count=len(spans) - _MOST_SPANS))
     note = tr("frames counted from 0, times approximate")
     return f"{', '.join(lines)} ({note})" if lines else ""
-
-
-def _settings(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """All settings, those that differ from the defaults first."""
-    defaults = Settings().model_dump(mode="json")
-    rows = [
-        {
-            "name": name,
-            "value": _plain(value),
-            "default": _plain(defaults[name]) if name in defaults else "–",
-            "help": field_help(name) if name in defaults else "",
-            "differs": name in defaults and value != defaults[name],
-        }
-        for name, value in settings.items()
-    ]
-    return sorted(rows, key=lambda row: not row["differs"])
-
-
-def _plain(value: object) -> str:
-    """A setting's value as it would be written on the command line."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

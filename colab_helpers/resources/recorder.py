@@ -122,17 +122,10 @@ class Recorder:
     def _take(self) -> Sample:
         process, load = self.processes.read(self.pid), psutil.cpu_percent()
         state = self._state()
-        progress = None if isinstance(state, str) else state
-        at_work = (
-            {
-                "file": progress.file,
-                "frame": progress.frame,
-                "fps": round(progress.fps, 2),
-                "queues": dict(progress.waiting),
-            }
-            if progress
-            else {}
-        )
+        run: dict[str, Any] = {"stage": state}
+        if isinstance(state, Progress):
+            run = {"file": state.file, "frame": state.frame, "stage": state.stage}
+            run |= {"fps": round(state.fps, 2), "queues": dict(state.waiting)}
         return Sample(
             time=round(self._clock(), 3),
             cpu_percent=None if self.latest is None else load,
@@ -140,8 +133,7 @@ class Recorder:
             ram_total=this_machine().memory_total,
             disk_free=_disk_free(self._folder),
             gpu=gpu_sample(self.processes.pids),
-            stage=progress.stage if progress else str(state),
-            **at_work,
+            **run,
             **process,
         )
 
