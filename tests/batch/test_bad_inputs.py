@@ -9,7 +9,6 @@ import re
 import struct
 import subprocess
 import sys
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -544,33 +543,6 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> 
     assert after == before
 
 
-def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
-    tmp_path, photo, constant_models, consent
-) -> None:
-    pipe, lost, good = (
-        tmp_path / "pipe.mp4",
-        tmp_path / "lost.mp4",
-        make(tmp_path / "good.mp4", Spec(frames=5)),
-    )
-    os.mkfifo(pipe)
-    lost.symlink_to(tmp_path / "nothing.mp4")
-    # Whoever reads the pipe after all gets nothing after a while, so that the test fails and does not hang.
-    safety = threading.Timer(PATIENCE, lambda: os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)))
-    safety.daemon = True
-    safety.start()
-    report = run_batch(
-        [photo], [pipe, lost, good], tmp_path / "out", in_process=True,
-        consent=consent, settings=CPU, models_dir=constant_models,
-    )  # fmt: skip
-    assert safety.is_alive()
-    safety.cancel()
-    assert [file.status for file in report.files] == ["failed", "failed", "done"]
-    for file, words in zip(report.files, ("pipe or device", "leads nowhere"), strict=False):
-        assert words in (file.error or "")
-        assert file.target in (file.error or "")
-        assert "What to do" in (file.error or "")
-
-
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -629,25 +601,16 @@ def test_a_picture_of_absurd_size_is_refused_by_its_header(kind, monkeypatch) ->
         read_image(huge(kind))
 
 
-def test_copies_of_one_target_each_have_their_own_result(tmp_path, photo, constant_models, consent) -> None:
+def test_copies_of_one_target_each_have_their_own_result(batch, tmp_path) -> None:
     """The journal knows work by what a file holds, but results by name."""
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):
         make(folder / name, Spec(frames=5))
-
-    def run() -> list[FileReport]:
-        report = run_batch(
-            [photo], [folder], out, in_process=True,
-            consent=consent, settings=CPU, models_dir=constant_models,
-        )  # fmt: skip
-        assert report.ok, [file.error for file in report.files]
-        return report.files
-
-    run()
+    assert batch(folder).ok
     make(folder / "c.mp4", Spec(frames=5))
     (out / "a.mp4").unlink()
-    files = run()
-    assert [Path(file.output or "").name for file in files] == ["a.mp4", "b.mp4", "c.mp4"]
-    assert [KEPT_NOTE in file.fallbacks for file in files] == [False, True, False]
+    report = batch(folder)
+    assert [Path(file.output or "").name for file in report.files] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert [KEPT_NOTE in file.fallbacks for file in report.files] == [False, True, False]
     assert sorted(path.name for path in out.glob("*.mp4")) == ["a.mp4", "b.mp4", "c.mp4"]
