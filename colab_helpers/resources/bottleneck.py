@@ -29,7 +29,7 @@ def bottleneck(samples: Sequence[Sample]) -> str:
     """
     recent = [sample for sample in samples if samples[-1].time - sample.time <= RECENT]
     if not recent:
-        return f"{tr('Nothing is known yet')}."
+        return tr("Nothing is known yet") + "."
     return f"{tr(_limit(recent))} ({_evidence(recent)})."
 
 
