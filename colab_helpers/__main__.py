@@ -12,6 +12,7 @@ import json
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from io import TextIOWrapper
@@ -310,9 +311,12 @@ def _swap(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
+    from colab_helpers.pages.live import live_text
 
     status = read_status(options.folder)
-    print(to_json(status, indent=2) if options.json else "\n".join(status.lines()))
+    lost = status.state == "running" and not status.alive()
+    lines = [] if options.json else live_text([], status, now=time.time(), lost=lost)
+    print(to_json(status, indent=2) if options.json else "\n".join(lines))
     return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 
@@ -390,7 +394,7 @@ def _conclude(report: BatchReport) -> int:
 
 
 def _line(file: FileReport) -> str:
-    from colab_helpers.batch.status import STATE_WORDS
+    from colab_helpers.batch.report import STATE_WORDS
 
     if file.status != "done":
         return f"{tr(STATE_WORDS[file.status])}: {file.target}: {file.error}"

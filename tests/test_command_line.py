@@ -19,7 +19,7 @@ from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import session
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT, DEMO_MANIFEST, is_demo_file, require_consent
-from tests.batch.processes import hold, resume_once_signalled
+from tests.helpers.processes import hold, resume_once_signalled
 from tests.media.make import Spec, make
 
 

@@ -19,11 +19,12 @@ from jinja2 import Environment, nodes
 from colab_helpers import api, language
 from colab_helpers.__main__ import main
 from colab_helpers.api import run_batch, swap_file, swap_image, swap_video
+from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.results import KEPT
-from colab_helpers.batch.status import STATE_WORDS, StatusWriter
+from colab_helpers.batch.report import STATE_WORDS
+from colab_helpers.batch.status import StatusWriter
 from colab_helpers.diagnosis.findings import Check, Diagnosis
 from colab_helpers.errors import ConsentError, SettingsError, UsageError
 from colab_helpers.language import LANGUAGES, mark, speak, spoken, tr
@@ -449,8 +450,8 @@ def test_the_language_changes_no_result_and_is_no_other_batch(
             task = Task(tmp_path / "a.mp4", tmp_path / "b.mp4")
             job = Job.of(request, [Source.of(photo)], [task], tmp_path)
         digests.add(job.digest)
-        assert job.language == ("en" if chosen == "auto" else chosen)
-        assert Job.model_validate_json(job.model_dump_json()).language == job.language
+        assert job.request.language == ("en" if chosen == "auto" else chosen)
+        assert Job.model_validate_json(job.model_dump_json()) == job
     assert len(keys) == len(digests) == 1
 
 
@@ -510,7 +511,7 @@ def test_the_worker_process_speaks_the_language_of_the_job(
     running: Callable[..., Any], tmp_path: Path
 ) -> None:
     notes: list[str] = []
-    report = running(settings={"language": "es"}, on_note=notes.append)
+    report = running(settings={"language": "es"}, on_status=lambda status: notes.extend(status.remarks))
     assert report.ok
     assert any(spanish(START).match(note) for note in report.notes)
     assert any(spanish(START).match(note) for note in notes)
