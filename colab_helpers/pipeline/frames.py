@@ -158,7 +158,7 @@ class Tally:
 def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int, queues: int) -> int:
     """Return how many frames, 1 to 8, may wait in each of ``queues`` queues between stages.
 
-    ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages themselves hold.
+    ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages hold.
     """
     frames = int(max_memory * GIB * _QUEUE_SHARE / max(1, frame_bytes)) - in_work
     return max(1, min(_DEEPEST, frames // queues))
