@@ -30,9 +30,10 @@ from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.types import Face
 from colab_helpers.media.encoders import encoder_for
 from colab_helpers.media.images import read_image
+from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.media.writer import VideoWriter
+from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.settings import Settings, load_settings
 from tests.people.clip import Scene, make_demo
 from tests.people.looks import IDENTITIES
@@ -95,9 +96,15 @@ def plain_re_encode(target: Path, output: Path, settings: Settings) -> None:
     """Decode and encode with the settings' encoder, nothing between."""
     info = probe(target)
     choice = encoder_for(info, wanted=settings.output_video_encoder, quality=settings.output_video_quality)
-    with read_frames(info) as frames, VideoWriter(output, info, choice=choice) as writer:
-        for frame in frames:
-            writer.write(frame.video, pts=frame.pts, duration=frame.duration)
+    segments: list[Segment] = []
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SegmentWriter(
+            Path(folder), info, choice=choice, length=info.frames or 1, on_segment=segments.append
+        )
+        with read_frames(info) as frames, writer:
+            for frame in frames:
+                writer.write(frame.video, pts=frame.pts, duration=frame.duration)
+        join_segments(segments, info, output, choice=choice)
 
 
 def flash_offsets(path: Path, scene: Scene) -> list[float]:

@@ -23,7 +23,7 @@ from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import absolute
 from colab_helpers.language import spoken, tr
 from colab_helpers.machine import require_places
-from colab_helpers.media.probe import existing_file, is_image, is_video
+from colab_helpers.media.inputs import existing_file, is_image, is_video
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.request import BatchRequest, refuse_address
 from colab_helpers.settings import Settings, load_settings

@@ -1,22 +1,28 @@
-"""Files: where they are, which are the same, their order, their bytes, and writing small ones whole."""
+"""Files: where they are, which are the same, their order, their bytes, and writing one whole or not."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel
 
-from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
+from colab_helpers.language import mark, tr
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _CHUNK = 4 << 20
+_LONGEST_NAME = 255
+"""Bytes of a file's name that every usual file system takes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -124,10 +130,106 @@ def write_atomically(path: Path, data: bytes) -> None:
     # The process in the name keeps two writers apart; not mkstemp, whose files nobody else may read.
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        partial.write_bytes(data)
+        publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give the hidden name a file is written under; it is published at the end of the block, or removed.
+
+    Missing folders are made.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
+    partial = hidden_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        publish(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, ColabHelpersError):
+            raise unwritable(path, error) from error
+        raise
+
+
+def write_whole(path: Path, content: BinaryIO) -> None:
+    """Copy a finished file to its place, complete or not at all; missing folders are made.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
+    content.seek(0)
+    with written_whole(path) as partial, partial.open("wb") as file:
+        shutil.copyfileobj(content, file)
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give a complete file its name once it is safe on disk: a name never stands for a torn file.
+
+    Raises:
+        OSError: It cannot be written or renamed.
+    """
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    # Some mounted cloud drives cannot sync a folder; the file itself is safe already.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def hidden_name(path: Path) -> Path:
+    """Return where a file is written until it is complete: beside its place, with the same suffix."""
+    return path.with_name(shortened(".", path.stem, f".part{path.suffix}"))
+
+
+def shortened(before: str, stem: str, after: str) -> str:
+    """Join a file's name of three parts; a stem that makes it too long is cut and told apart by its hash."""
+    name = f"{before}{stem}{after}"
+    if len(name.encode(errors="surrogateescape")) <= _LONGEST_NAME:
+        return name
+    raw = stem.encode(errors="surrogateescape")
+    digest = f"~{hashlib.sha256(raw).hexdigest()[:8]}"
+    room = _LONGEST_NAME - len(f"{before}{digest}{after}".encode(errors="surrogateescape"))
+    return f"{before}{raw[: max(0, room)].decode(errors='ignore')}{digest}{after}"
+
+
+_SPACE = mark("free some space or choose another disk")
+_RIGHTS = mark("choose a folder you may write to")
+_NO_FOLDER = mark("a part of the path is a file, not a folder: choose another folder")
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: mark("choose a disk that takes larger files"),
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+    errno.EINVAL: mark("this container does not take what the source holds: write another, such as .mkv"),
+}
+_OTHER_REMEDY = mark("check the folder and the free space")
+
+
+def unwritable(path: Path, error: Exception) -> OutputError:
+    """Return the error to raise for a file that cannot be written, with a remedy where the cause is known.
+
+    Args:
+        path: The file.
+        error: The cause, an OSError or FFmpeg's.
+    """
+    code = getattr(error, "errno", None) or 0
+    return OutputError(
+        tr("the result cannot be written ({reason})", reason=getattr(error, "strerror", None) or error),
+        where=str(path),
+        remedy=tr(_REMEDIES.get(code, _OTHER_REMEDY)),
+    )

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from colab_helpers import errors, machine
 from colab_helpers.machine import GIB, Machine
 from colab_helpers.resources import sampler
 from colab_helpers.resources.allocator import tune_allocator
-from colab_helpers.resources.budget import queue_depth
 
 
 @pytest.mark.parametrize(
@@ -60,16 +57,6 @@ def test_process_memory_sees_what_is_held() -> None:
 
 def test_free_disk_of_a_folder_that_does_not_exist_yet(tmp_path) -> None:
     assert machine.disk_free(tmp_path / "a" / "b") == pytest.approx(machine.disk_free(tmp_path), rel=0.1)
-
-
-@given(st.integers(1, 200 << 20), st.floats(0.5, 64), st.integers(1, 400), st.integers(1, 5))
-def test_queues_are_never_empty_nor_deeper_than_they_help(
-    frame: int, memory: float, in_work: int, queues: int
-) -> None:
-    depth = queue_depth(frame, max_memory=memory, in_work=in_work, queues=queues)
-    assert 1 <= depth <= 8
-    if depth > 1:
-        assert (depth * queues + in_work) * frame <= 0.2 * memory * GIB
 
 
 def test_the_allocator_setting_is_harmless_to_repeat() -> None:

@@ -17,11 +17,10 @@ from colab_helpers.batch.places import Patience, copy_in, copy_out
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MediaError, OutputError
-from colab_helpers.files import numbered
+from colab_helpers.files import numbered, unwritable
 from colab_helpers.language import mark, tr
-from colab_helpers.media.probe import is_image
+from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
-from colab_helpers.media.writer import unwritable
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings

@@ -21,9 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
-from colab_helpers.files import ends_a_line, to_json
+from colab_helpers.files import ends_a_line, shortened, to_json
 from colab_helpers.language import tr
-from colab_helpers.media.names import shortened
 from colab_helpers.pipeline import FinishedSegment
 
 JOURNAL_NAME = "journal.jsonl"

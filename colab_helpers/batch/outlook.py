@@ -11,7 +11,8 @@ import av
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
-from colab_helpers.media.probe import is_image, probe
+from colab_helpers.media.inputs import is_image
+from colab_helpers.media.probe import probe
 
 # Seconds before the end of the session at which it is said that it ends.
 _WARNING = 300.0

@@ -22,11 +22,9 @@ from typing import TypeVar
 import psutil
 
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
-from colab_helpers.files import sha256_of
+from colab_helpers.files import hidden_name, sha256_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.machine import is_remote
-from colab_helpers.media.names import hidden_name
-from colab_helpers.media.writer import unwritable
 
 T = TypeVar("T")
 

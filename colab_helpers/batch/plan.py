@@ -14,7 +14,7 @@ from pathlib import Path
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.files import natural_key, numbered, same_file
 from colab_helpers.language import tr
-from colab_helpers.media.probe import is_image, is_video, reader_missing
+from colab_helpers.media.inputs import is_image, is_video, reader_missing
 
 _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
 

@@ -13,7 +13,7 @@ from colab_helpers.batch.plan import Writable
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr
-from colab_helpers.media.probe import is_image, is_video
+from colab_helpers.media.inputs import is_image, is_video
 
 REPORT_NAME, HTML_REPORT_NAME, STATUS_NAME = "report.json", "report.html", "status.json"
 

@@ -26,8 +26,8 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
+from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.probe import existing_file
 from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard

@@ -21,15 +21,16 @@ from colab_helpers.errors import ColabHelpersError, OutputError, UsageError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.files import shortened, write_whole
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.images import Still, publish, read_image, write_still
-from colab_helpers.media.names import shortened
+from colab_helpers.media.images import Still, read_image, write_still
+from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.probe import IMAGE_KINDS, existing_file, is_image, probe
-from colab_helpers.pipeline import FileResult, VideoRun, frames_folder, move_frames, process_picture
+from colab_helpers.media.probe import probe
+from colab_helpers.pipeline import FileResult, frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -50,7 +51,7 @@ class FileRun:
         report: What is filled in.
         writable: Where results may go.
         index: Number of the file in the run; ``count`` in all.
-        unfinished: Where segments are kept; None writes a video in one go.
+        unfinished: Where segments are kept; None keeps none.
         on_picture: Called with a frame just written, now and then; it must not keep it.
         beat: Called as the work gets on; may raise to give up.
     """
@@ -127,7 +128,7 @@ class FileRun:
 
     def _video(self, target: Path, output: Path) -> Path:
         with _frames_removed_on_error(output):
-            result = VideoRun(
+            result = process_video(
                 self.engine,
                 self._embedding,
                 target,
@@ -137,7 +138,7 @@ class FileRun:
                 file_count=self.count,
                 store=self.unfinished,
                 on_picture=self.on_picture,
-            ).run()
+            )
         _enter(result, self.report)
         return output
 
@@ -161,7 +162,7 @@ class FileRun:
             self.task.target,
             output,
             on_frame=self._on_frame(output),
-            put=lambda path, content: self._attempt(lambda: publish(path, content)),
+            put=lambda path, content: self._attempt(lambda: write_whole(path, content)),
         )
         _enter(result, report)
         if not result.video_seconds:

@@ -16,7 +16,7 @@ def invert(matrix: Matrix) -> Matrix:
 
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
-    """The matrix that applies ``inner`` first and ``outer`` second."""
+    """Return the matrix that applies ``inner`` first and ``outer`` second."""
     return np.asarray(outer @ np.vstack([inner, [0.0, 0.0, 1.0]]), np.float64)
 
 
@@ -31,6 +31,6 @@ def transform_points(points: npt.NDArray[np.generic], matrix: Matrix) -> npt.NDA
 
 
 def crop_corners(matrix: Matrix, size: int) -> npt.NDArray[np.float32]:
-    """Where the four corners ``(4, 2)`` of a square crop lie in the frame that ``matrix`` maps from."""
+    """Return where the corners ``(4, 2)`` of a square crop lie in the frame that ``matrix`` maps from."""
     edge = size - 1
     return transform_points(np.array([[0, 0], [edge, 0], [edge, edge], [0, edge]]), invert(matrix))

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from colab_helpers.media.formats import is_full_range
+
 # Kr and Kb by H.273 MatrixCoefficients.
 _KR_KB = {
     1: (0.2126, 0.0722),  # BT.709
@@ -26,7 +28,6 @@ _KR_KB = {
 }
 _BT709, _BT601 = 1, 6
 _SD_HEIGHT = 576
-_FULL_RANGE = 2
 
 _Affine = npt.NDArray[np.float32]
 
@@ -51,8 +52,7 @@ class ColourSpace:
         matrix = int(frame.colorspace)
         if matrix not in _KR_KB:
             matrix = _BT601 if frame.height <= _SD_HEIGHT else _BT709
-        full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
-        return cls(matrix=matrix, full_range=full, depth=depth)
+        return cls(matrix=matrix, full_range=is_full_range(frame), depth=depth)
 
     @property
     def black(self) -> tuple[int, int, int]:
@@ -63,7 +63,7 @@ class ColourSpace:
 
 @cache
 def bgr_to_yuv_matrix(space: ColourSpace) -> _Affine:
-    """The ``(3, 4)`` matrix from BGR (0 to 255) to samples of ``space``."""
+    """Return the ``(3, 4)`` matrix from BGR (0 to 255) to samples of ``space``."""
     kr, kb = _KR_KB[space.matrix]
     luma = np.array([kb, 1 - kr - kb, kr])
     blue, red = np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0])
@@ -77,7 +77,7 @@ def bgr_to_yuv_matrix(space: ColourSpace) -> _Affine:
 
 @cache
 def yuv_to_bgr_matrix(space: ColourSpace) -> _Affine:
-    """The ``(3, 4)`` matrix from samples of ``space`` to BGR (0 to 255)."""
+    """Return the ``(3, 4)`` matrix from samples of ``space`` to BGR (0 to 255)."""
     forward = bgr_to_yuv_matrix(space).astype(np.float64)
     inverse = np.linalg.inv(forward[:, :3])
     return np.hstack([inverse, -inverse @ forward[:, 3:]]).astype(np.float32)

@@ -6,7 +6,7 @@ Whether a container takes a stream is found by trying: a header is written to me
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import islice
 from math import lcm
@@ -19,21 +19,16 @@ from av.stream import Discard, Stream
 
 from colab_helpers.errors import OutputError
 from colab_helpers.language import tr
-from colab_helpers.media.probe import (
-    UNKNOWN_CODEC,
-    StreamInfo,
-    VideoInfo,
-    exact,
-    existing_file,
-    open_source,
-)
+from colab_helpers.media.formats import is_mov
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.opening import UNKNOWN_CODEC, exact, open_source
+from colab_helpers.media.probe import StreamInfo, VideoInfo
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
 """Suffixes of results, and the FFmpeg muxer that writes each."""
 
-_MOV_FAMILY = frozenset(("mp4", "mov"))
-_DEFAULT_MOVIE_SCALE = 1000
-_MAX_MOVIE_SCALE = 50_000_000
+_GENERAL = (".mp4", ".mov", ".mkv")
+_DEFAULT_MOVIE_SCALE, _MAX_MOVIE_SCALE = 1000, 50_000_000
 _MATROSKA_TICK = Fraction(1, 1000)
 _TRIAL_PACKETS = 3
 
@@ -50,18 +45,15 @@ _STREAM_KEYS = frozenset(("encoder", "duration"))
 
 
 def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str | None]:
-    """The suffix a result should have, and a note if it differs from the source's.
+    """Return the suffix a result should have, and a note if it differs from the source's.
 
     MP4, MOV, MKV and GIF stay what they are. WebM becomes MKV, since H.264 and HEVC are no part of WebM;
-    others become MP4, else MOV, else MKV: the first that holds every sound and subtitle stream. Where none
-    does, it is the one that loses the fewest subtitles; sound is encoded anew there.
+    others become MP4, else MOV, else MKV: the first that holds every audio and subtitle stream. Where none
+    does, it is the one that loses the fewest subtitles; audio is encoded anew there.
 
     Args:
         info: The source.
         wanted: A suffix to insist on, such as ``.mp4``.
-
-    Returns:
-        The suffix, with its dot, and a note or None.
 
     Raises:
         OutputError: ``wanted`` is no container for results, or cannot hold a stream that another one can.
@@ -69,11 +61,12 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
     if wanted is not None:
         return _demanded(info, wanted.lower()), None
     own = info.path.suffix.lower()
+    first = [own] if own in MUXERS else [".mkv"] if "webm" in info.container.split(",") else []
     refusals: list[str] = []
     lost: dict[str, int] = {}
-    for suffix in _candidates(info, own):
+    for suffix in dict.fromkeys((*first, *_GENERAL)):
         refused = refused_streams(info, suffix)
-        if not refused:
+        if not refused or suffix == ".gif":
             return suffix, _suffix_note(own, suffix, refusals)
         refusals += [tr("{suffix} cannot hold {stream}", suffix=suffix, stream=refused[0])]
         lost[suffix] = sum(one.kind != "audio" for one in refused)
@@ -82,21 +75,28 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
 
 
 def refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
-    """Sound and subtitle streams of the source a container does not take; all of them for GIF.
+    """Return the audio and subtitle streams of the source a container does not take; all of them for GIF.
 
     A stream of a codec unknown to this FFmpeg fits nowhere; it is left out with a note, not counted here.
     """
     beside = [one for one in (*info.audio, *info.subtitles) if one.codec != UNKNOWN_CODEC]
     if not beside or suffix == ".gif":
         return beside
+    # The standard has PCM in MP4 (ISO/IEC 23003-5), but next to nothing plays it.
+    silent = suffix in (".mp4", ".m4v") and info.path.suffix.lower() != suffix
     with open_source(existing_file(info.path)) as source:
-        return [one for one in beside if _refused(source.streams[one.index], one, suffix, info)]
+        return [
+            one
+            for one in beside
+            if (silent and one.codec.startswith("pcm_"))
+            or not takes(source.streams[one.index], MUXERS[suffix])
+        ]
 
 
-def takes(stream: Stream, suffix: str, samples: Sequence[Packet[Any]] = ()) -> bool:
-    """Whether the container completes a file with a copy of this stream and some of its packets."""
+def takes(stream: Stream, muxer: str, samples: Sequence[Packet[Any]] = ()) -> bool:
+    """Tell whether a muxer completes a file with a copy of this stream and some of its packets."""
     with io.BytesIO() as memory:
-        trial = av.open(memory, "w", format=MUXERS[suffix])
+        trial = av.open(memory, "w", format=muxer)
         try:
             copy = trial.add_stream_from_template(stream, opaque=True)
             copy.disposition = stream.disposition
@@ -110,43 +110,54 @@ def takes(stream: Stream, suffix: str, samples: Sequence[Packet[Any]] = ()) -> b
     return True
 
 
-def takes_data(info: VideoInfo, index: int, suffix: str) -> bool:
-    """`takes` for a data stream: some muxers refuse those only when they finish."""
+def takes_data(info: VideoInfo, index: int, muxer: str) -> bool:
+    """Tell `takes` for a data stream: some muxers refuse those only when they finish."""
     with open_source(info.path) as source:
         stream = source.streams[index]
         for other in source.streams:
             if other.index != index:
                 other.discard = Discard.all
         packets = (packet for packet in source.demux(stream) if packet.size)
-        return takes(stream, suffix, list(islice(packets, _TRIAL_PACKETS)))
+        return takes(stream, muxer, list(islice(packets, _TRIAL_PACKETS)))
 
 
 def muxer_options(
-    source: InputContainer, suffix: str, *, time_base: Fraction, tags: dict[str, str]
+    source: InputContainer, suffix: str, *, time_base: Fraction, tags: Mapping[str, str]
 ) -> dict[str, str]:
-    """Muxer options that keep start times, tags and quick starting playback in the MP4 family."""
-    if MUXERS[suffix] not in _MOV_FAMILY:
+    """Return muxer options that keep start times, tags and quick starting playback in the MP4 family.
+
+    MP4 writes starts and lengths of edits in ticks of the movie's clock, a millisecond by default: it gets
+    one in which the picture's timestamps and every stream's late start are whole numbers.
+    """
+    if not is_mov(MUXERS[suffix]):
         return {}
-    flags = "+faststart"
-    if not set(tags) <= _MP4_KEYS:
-        flags += "+use_metadata_tags"
-    scale = _movie_scale(source, time_base)
-    return {"movflags": flags} | ({"movie_timescale": str(scale)} if scale != _DEFAULT_MOVIE_SCALE else {})
+    options = {"movflags": "+faststart" + ("" if set(tags) <= _MP4_KEYS else "+use_metadata_tags")}
+    starts = (_start(stream) for stream in source.streams)
+    scale = lcm(
+        _DEFAULT_MOVIE_SCALE, time_base.denominator, *(start.denominator for start in starts if start > 0)
+    )
+    if _DEFAULT_MOVIE_SCALE < scale <= _MAX_MOVIE_SCALE:
+        options["movie_timescale"] = str(scale)
+    return options
 
 
-def file_tags(source: dict[str, str], extra: dict[str, str] | None) -> dict[str, str]:
-    """Tags of the work: the source's without those about its file, then the given ones."""
-    kept = {key: value for key, value in source.items() if key.lower() not in _FILE_KEYS}
-    return kept | (extra or {})
+def file_tags(source: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a work: the source's without those about its file."""
+    return {key: value for key, value in source.items() if key.lower() not in _FILE_KEYS}
 
 
 def stream_tags(stream: Stream, *, encoded: bool) -> dict[str, str]:
-    """Tags of a stream; of one encoded anew without the statistics of the old encoding."""
-    return {key: value for key, value in stream.metadata.items() if not _stale(key, encoded)}
+    """Return the tags of a stream; of one encoded anew without the statistics of the old encoding."""
+
+    def stale(key: str) -> bool:
+        statistics = key.startswith(("bps", "number_of_", "_statistics", "duration-"))
+        return key in _STREAM_KEYS or (encoded and (statistics or key == "alpha_mode"))
+
+    return {key: value for key, value in stream.metadata.items() if not stale(key.lower())}
 
 
 def timing_note(time_base: Fraction, suffix: str) -> str | None:
-    """A note if the container rounds this time base; Matroska counts milliseconds."""
+    """Return a note if the container rounds this time base; Matroska counts milliseconds."""
     if MUXERS[suffix] != "matroska" or (time_base / _MATROSKA_TICK).denominator == 1:
         return None
     return tr("Matroska stores times in milliseconds: time stamps were rounded to them")
@@ -162,7 +173,9 @@ def _demanded(info: VideoInfo, suffix: str) -> str:
             remedy=tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
         )
     refused = refused_streams(info, suffix) if suffix != ".gif" else []
-    fitting = _first_fitting(info) if refused else None
+    fitting = (
+        next((other for other in _GENERAL if not refused_streams(info, other)), None) if refused else None
+    )
     if fitting is not None:
         raise OutputError(
             tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0]),
@@ -170,20 +183,6 @@ def _demanded(info: VideoInfo, suffix: str) -> str:
             remedy=tr("write {suffix} instead", suffix=fitting),
         )
     return suffix
-
-
-def _first_fitting(info: VideoInfo) -> str | None:
-    return next((suffix for suffix in (".mp4", ".mov", ".mkv") if not refused_streams(info, suffix)), None)
-
-
-def _candidates(info: VideoInfo, own: str) -> Iterator[str]:
-    if own in MUXERS:
-        yield own
-    if own == ".gif":
-        return
-    if "webm" in info.container.split(","):
-        yield ".mkv"
-    yield from (suffix for suffix in (".mp4", ".mov", ".mkv") if suffix != own)
 
 
 def _suffix_note(own: str, suffix: str, refusals: list[str]) -> str | None:
@@ -196,30 +195,6 @@ def _suffix_note(own: str, suffix: str, refusals: list[str]) -> str | None:
         own=own or tr("nameless"),
         because=because,
     )
-
-
-def _refused(stream: Stream, about: StreamInfo, suffix: str, info: VideoInfo) -> bool:
-    # The standard has PCM in MP4 (ISO/IEC 23003-5), but next to nothing plays it.
-    unplayable = about.codec.startswith("pcm_") and suffix in (".mp4", ".m4v")
-    if unplayable and info.path.suffix.lower() != suffix:
-        return True
-    return not takes(stream, suffix)
-
-
-def _stale(key: str, encoded: bool) -> bool:
-    lower = key.lower()
-    statistics = lower.startswith(("bps", "number_of_", "_statistics", "duration-"))
-    return lower in _STREAM_KEYS or (encoded and (statistics or lower == "alpha_mode"))
-
-
-def _movie_scale(source: InputContainer, time_base: Fraction) -> int:
-    """Ticks per second in which the picture's stamps and every stream's late start are whole numbers.
-
-    MP4 writes starts and lengths of edits in units of the movie's clock, a millisecond by default.
-    """
-    starts = [start for start in map(_start, source.streams) if start > 0]
-    scale = lcm(_DEFAULT_MOVIE_SCALE, time_base.denominator, *(start.denominator for start in starts))
-    return scale if scale <= _MAX_MOVIE_SCALE else _DEFAULT_MOVIE_SCALE
 
 
 def _start(stream: Any) -> Fraction:

@@ -5,9 +5,9 @@ Everything that a copy loses is said here. Audio that the result's container doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import av
@@ -21,8 +21,10 @@ from av.stream import Discard, Disposition, Stream
 
 from colab_helpers.language import tr
 from colab_helpers.media.containers import stream_tags, takes, takes_data
-from colab_helpers.media.probe import COVER, VideoInfo, existing_file, open_source
-from colab_helpers.media.timestamps import OneClock, RisingTicks, may_restart
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.opening import COVER, codec_name, open_source
+from colab_helpers.media.probe import VideoInfo
+from colab_helpers.media.timestamps import OneClock, RisingTicks
 
 Kind = Literal["audio", "subtitle", "attachment", "data", "video", "cover"]
 EVERYTHING: frozenset[Kind] = frozenset(("audio", "subtitle", "attachment", "data", "video", "cover"))
@@ -30,30 +32,12 @@ EVERYTHING: frozenset[Kind] = frozenset(("audio", "subtitle", "attachment", "dat
 FACES: frozenset[Kind] = frozenset(("video", "cover"))
 """Those that may show whose face is replaced."""
 
-_MOV_SUFFIXES = (".mp4", ".m4v", ".mov")
 # Matroska has covers as attachments, recognised by their names (Matroska specification, attachments).
 _COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _MP4_COVERS = frozenset(("mjpeg", "png", "bmp"))
 _AUDIO_CODEC = "aac"
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 96_000
-
-
-@dataclass
-class CopiedStream:
-    """A stream of the output and what has been written to it.
-
-    Attributes:
-        kind: ``audio``, ``subtitle``, ``attachment``, ``video`` or ``data``.
-        codec: FFmpeg's codec name; empty where there is no codec.
-        packets: Packets written.
-        bytes: Their payload as it stands in the source.
-    """
-
-    kind: str
-    codec: str
-    packets: int = 0
-    bytes: int = 0
 
 
 class StreamCopier:
@@ -68,125 +52,80 @@ class StreamCopier:
 
     Attributes:
         notes: What was left out or changed, one sentence each.
-        copied: The streams carried over, in the output's order, by their number in the source.
+        copied: FFmpeg's types of the streams carried over, by their numbers in the source.
     """
 
     def __init__(self, source: InputContainer, info: VideoInfo, kinds: frozenset[Kind]) -> None:
         self.notes: list[str] = []
-        self._kinds = kinds
+        self.copied: dict[int, str] = {}
+        self._source, self._info, self._kinds = source, info, kinds
         self._clock = OneClock(source, info.video_index)
         self._rising: dict[int, RisingTicks] = {}
         self._anew: dict[int, _Reencoder] = {}
-        self._source = source
-        self._info = info
-        self.copied: dict[int, CopiedStream] = {}
         self._targets: dict[int, Stream] = {}
-        self._sound: tuple[Fraction, Fraction] | None = None
+        self._audio_span: tuple[Fraction, Fraction] | None = None
         self._packets: Iterator[Packet[Any]] = iter(())
         self._waiting: Packet[Any] | None = None
 
     @property
-    def sound_seconds(self) -> Fraction:
-        """Span from the first to the last copied sample of sound, in seconds."""
-        return self._sound[1] - self._sound[0] if self._sound else Fraction(0)
+    def audio_seconds(self) -> Fraction:
+        """Span from the first to the last copied sample of audio, in seconds."""
+        return self._audio_span[1] - self._audio_span[0] if self._audio_span else Fraction(0)
 
-    @property
-    def sound_start(self) -> Fraction:
-        """When the first copied sample of sound is heard, in seconds; 0 without sound."""
-        return self._sound[0] if self._sound else Fraction(0)
-
-    def add(self, stream: Stream, output: OutputContainer, suffix: str) -> None:
-        """Makes room for a stream in the output, or notes that its container has none."""
-        kind = _kind(stream)
+    def add(self, stream: Stream, output: OutputContainer) -> None:
+        """Make room for a stream in the output, or note that its container has none."""
+        kind, muxer = _kind(stream), output.format.name
         if kind not in self._kinds:
             if kind in FACES and self._kinds:
-                self.notes.append(
-                    tr(
-                        "{stream} is left out: it may show the face that was replaced",
-                        stream=self._name(stream),
-                    )
+                said = tr(
+                    "{stream} is left out: it may show the face that was replaced", stream=self._name(stream)
                 )
-            return
-        if self._is_rewritten(stream, suffix):
-            return
-        codec = stream.codec_context.name if stream.codec_context is not None else ""
-        if kind == "cover" and suffix == ".mkv" and codec in _COVER_FILES:
-            self._attach(stream, output, *_COVER_FILES[codec])
-        elif self._fits(stream, suffix):
+                self.notes.append(said)
+        elif self._is_rewritten(stream, muxer):
+            pass
+        elif kind == "cover" and muxer == "matroska" and codec_name(stream) in _COVER_FILES:
+            self._attach(stream, output, *_COVER_FILES[codec_name(stream)])
+        elif self._fits(stream, kind, muxer):
             target = output.add_stream_from_template(stream, opaque=True)
-            target.disposition = stream.disposition
-            self._take(stream, target, codec)
-        elif kind != "audio" or not codec or not self._encode(stream, output, suffix):
-            self.notes.append(
-                tr("{suffix} cannot hold {stream}: left out", suffix=suffix, stream=self._name(stream))
-            )
-
-    def _take(self, stream: Stream, target: Stream, codec: str) -> None:
-        target.metadata.clear()
-        target.metadata.update(stream_tags(stream, encoded=stream.index in self._anew))
-        self._targets[stream.index] = target
-        self._rising[stream.index] = RisingTicks(lambda: Fraction(target.time_base or 1))
-        self.copied[stream.index] = CopiedStream(stream.type, codec)
-
-    def _attach(self, stream: Stream, output: OutputContainer, name: str, mimetype: str) -> None:
-        """Matroska stores a cover as a file; its one packet is that file."""
-        with open_source(existing_file(self._info.path)) as again:
-            packets = again.demux(again.streams[stream.index])
-            data = next((bytes(packet) for packet in packets if packet.size), b"")
-        output.add_attachment(name, mimetype, data)
-        self.copied[stream.index] = CopiedStream(stream.type, "")
-
-    def _encode(self, stream: Stream, output: OutputContainer, suffix: str) -> bool:
-        """Make room for audio encoded anew; False if that does not work either."""
-        source = cast(AudioStream, stream)
-        try:
-            self._anew[stream.index] = anew = _Reencoder(source, output)
-        except (av.FFmpegError, ValueError):
-            return False
-        anew.target.disposition = stream.disposition
-        self._take(stream, anew.target, _AUDIO_CODEC)
-        self.notes.append(
-            tr(
-                "{suffix} cannot hold {stream}: its sound was encoded anew as AAC",
-                suffix=suffix,
-                stream=self._name(stream),
-            )
-        )
-        return True
+            self._take(stream, target)
+        elif kind != "audio" or stream.codec_context is None or not self._encode(stream, output):
+            suffix, name = _suffix(output), self._name(stream)
+            self.notes.append(tr("{suffix} cannot hold {stream}: left out", suffix=suffix, stream=name))
 
     def start(self) -> None:
-        """Begins to read; call when every stream has been added."""
-        moving = [stream for stream in self._source.streams if self._has_packets(stream)]
-        if not moving:
+        """Begin to read; call when every stream has been added and the output's header is written."""
+        read = [stream for stream in self._source.streams if stream.index in self._targets]
+        # Attachments went into the header already.
+        read = [stream for stream in read if stream.type != "attachment"]
+        if not read:
             return
-        read = list(moving)
-        if may_restart(self._source):
+        if not self._clock.steady:
             # The picture's clock is the file's.
             read.append(self._source.streams[self._info.video_index])
         for stream in self._source.streams:
             if stream not in read:
                 stream.discard = Discard.all
-        packets: Iterable[Packet[Any]] = self._source.demux(read)
-        if may_restart(self._source):
-            packets = self._clock.corrected(packets)
         self._packets = (
-            packet for packet in packets if packet.stream.index in self._targets and _holds_data(packet)
+            packet
+            for packet in self._clock.corrected(self._source.demux(read))
+            if packet.stream.index in self._targets and _holds_data(packet)
         )
         self._waiting = next(self._packets, None)
 
     def pump(self, output: OutputContainer, until: Fraction | None) -> None:
-        """Copies every packet due up to ``until`` seconds; all that is left if None."""
+        """Copy every packet due up to ``until`` seconds; all that is left if None."""
         while self._waiting is not None:
             packet = self._waiting
-            due = _due(packet)
-            if until is not None and due is not None and due > until:
+            due = packet.dts if packet.dts is not None else packet.pts
+            if until is not None and due is not None and due * packet.time_base > until:
                 return
             if not _is_gap(packet):
                 self._send(packet, output)
             self._waiting = next(self._packets, None)
 
     def finish(self, output: OutputContainer) -> None:
-        """Writes what encoders of audio still hold, and says what had to be changed."""
+        """Copy all that is left, write what encoders of audio still hold, and note what had to be changed."""
+        self.pump(output, None)
         for index, anew in self._anew.items():
             for packet in anew.packets(None):
                 self._write(packet, index, output)
@@ -197,9 +136,37 @@ class StreamCopier:
                 tr("{number} copied packets had no rising timestamp: given one", number=restamped)
             )
 
-    def _has_packets(self, stream: Stream) -> bool:
-        """Attachments went into the header already."""
-        return stream.index in self._targets and stream.type != "attachment"
+    def _take(self, stream: Stream, target: Stream) -> None:
+        target.disposition = stream.disposition
+        target.metadata.clear()
+        target.metadata.update(stream_tags(stream, encoded=stream.index in self._anew))
+        self._targets[stream.index] = target
+        self._rising[stream.index] = RisingTicks(lambda: Fraction(target.time_base or 1))
+        self.copied[stream.index] = stream.type
+
+    def _attach(self, stream: Stream, output: OutputContainer, name: str, mimetype: str) -> None:
+        """Matroska stores a cover as a file; its one packet is that file."""
+        with open_source(existing_file(self._info.path)) as again:
+            packets = again.demux(again.streams[stream.index])
+            data = next((bytes(packet) for packet in packets if packet.size), b"")
+        output.add_attachment(name, mimetype, data)
+        self.copied[stream.index] = stream.type
+
+    def _encode(self, stream: Stream, output: OutputContainer) -> bool:
+        """Make room for audio encoded anew; False if that does not work either."""
+        try:
+            self._anew[stream.index] = anew = _Reencoder(cast(AudioStream, stream), output)
+        except (av.FFmpegError, ValueError):
+            return False
+        self._take(stream, anew.target)
+        self.notes.append(
+            tr(
+                "{suffix} cannot hold {stream}: its sound was encoded anew as AAC",
+                suffix=_suffix(output),
+                stream=self._name(stream),
+            )
+        )
+        return True
 
     def _send(self, packet: Packet[Any], output: OutputContainer) -> None:
         index = packet.stream.index
@@ -213,8 +180,6 @@ class StreamCopier:
     def _write(self, packet: Packet[Any], index: int, output: OutputContainer) -> None:
         self._rising[index].apply(packet)
         packet.stream = self._targets[index]
-        self.copied[index].packets += 1
-        self.copied[index].bytes += packet.size
         output.mux_one(packet)
 
     def _measure(self, packet: Packet[Any]) -> None:
@@ -222,29 +187,29 @@ class StreamCopier:
             return
         first = packet.pts * packet.time_base
         last = first + (packet.duration or 0) * packet.time_base
-        known = self._sound or (first, last)
-        self._sound = min(known[0], first), max(known[1], last)
+        known = self._audio_span or (first, last)
+        self._audio_span = min(known[0], first), max(known[1], last)
 
-    def _fits(self, stream: Stream, suffix: str) -> bool:
-        if stream.type == "data":
-            return takes_data(self._info, stream.index, suffix)
-        if _kind(stream) == "cover" and not _stays_cover(stream, suffix):
-            return False
-        return stream.type in EVERYTHING and takes(stream, suffix)
+    def _fits(self, stream: Stream, kind: Kind | None, muxer: str) -> bool:
+        if kind == "data":
+            return takes_data(self._info, stream.index, muxer)
+        if kind == "cover":
+            # Elsewhere it would come back as an ordinary track.
+            attached = bool(stream.disposition & Disposition.attached_pic)
+            if not (attached and muxer == "mp4" and codec_name(stream) in _MP4_COVERS):
+                return False
+        return kind is not None and takes(stream, muxer)
 
-    def _is_rewritten(self, stream: Stream, suffix: str) -> bool:
+    def _is_rewritten(self, stream: Stream, muxer: str) -> bool:
         """MP4 has tracks for chapters and timecode, which its muxer makes anew from chapters and tags."""
-        if stream.type != "data" or suffix not in _MOV_SUFFIXES:
+        if stream.type != "data" or muxer not in ("mp4", "mov"):
             return False
         chapters = getattr(stream, "name", None) == "bin_data" and bool(self._source.chapters())
         return chapters or "timecode" in stream.metadata
 
     def _name(self, stream: Stream) -> str:
         beside = (*self._info.audio, *self._info.subtitles, *self._info.others)
-        return next(
-            (str(one) for one in beside if one.index == stream.index),
-            tr("stream {index}", index=stream.index),
-        )
+        return next(str(one) for one in beside if one.index == stream.index)
 
 
 class _Reencoder:
@@ -272,7 +237,7 @@ class _Reencoder:
         )
 
     def packets(self, packet: Packet[Any] | None) -> Iterator[Packet[Any]]:
-        """What comes out for a packet of the source; the rest if None."""
+        """Yield what comes out for a packet of the source; the rest if None."""
         try:
             frames: list[Any] = self._source.decode(packet)
         except av.FFmpegError:
@@ -285,17 +250,14 @@ class _Reencoder:
             yield from self.target.encode(None)
 
 
+def _suffix(output: OutputContainer) -> str:
+    return Path(output.name).suffix.lower()
+
+
 def _kind(stream: Stream) -> Kind | None:
     if stream.type == "video" and stream.disposition & COVER:
         return "cover"
     return cast(Kind, stream.type) if stream.type in EVERYTHING else None
-
-
-def _stays_cover(stream: Stream, suffix: str) -> bool:
-    """Whether FFmpeg's muxer writes it as a cover; elsewhere it would come back as an ordinary track."""
-    codec = stream.codec_context.name if stream.codec_context is not None else ""
-    attached = bool(stream.disposition & Disposition.attached_pic)
-    return attached and suffix in (".mp4", ".m4v") and codec in _MP4_COVERS
 
 
 def _holds_data(packet: Packet[Any]) -> bool:
@@ -306,8 +268,3 @@ def _holds_data(packet: Packet[Any]) -> bool:
 def _is_gap(packet: Packet[Any]) -> bool:
     """MP4 fills the pauses of a text track with empty samples; its muxer writes them itself."""
     return packet.size == 2 and packet.stream.codec_context.name == "mov_text" and bytes(packet) == b"\0\0"
-
-
-def _due(packet: Packet[Any]) -> Fraction | None:
-    stamp = packet.dts if packet.dts is not None else packet.pts
-    return None if stamp is None else stamp * packet.time_base

@@ -9,57 +9,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import av
 from av.codec import Codec
 from av.video.codeccontext import VideoCodecContext
-from av.video.format import VideoFormat
 
-from colab_helpers.errors import EncoderError, SettingsError
+from colab_helpers.errors import EncoderError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import has_avx512
-from colab_helpers.media.probe import LightLevels, VideoInfo, pixel_bits
-from colab_helpers.media.reader import working_format
+from colab_helpers.media.colour_tags import LightLevels
+from colab_helpers.media.formats import DEFAULT_RATE, chroma_of, pixel_bits
+from colab_helpers.media.probe import VideoInfo
+from colab_helpers.media.shaping import working_format
 
 EncoderName = Literal["h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 WantedEncoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
-
-BEST_QUALITY, WORST_QUALITY = 0, 51
-"""Range of CRF (x264, x265) and CQ (NVENC); lower is better."""
-
-DEFAULT_PRESETS: Mapping[str, str] = {
-    "libx264": "veryfast",
-    "libx265": "veryfast",
-    "h264_nvenc": "p4",
-    "hevc_nvenc": "p4",
-}
 
 _X26X_PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
 )  # fmt: skip
 _NVENC_PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "p7", "fast", "medium", "slow")
 
-# Sample formats by (chroma subsampling, bits), what each encoder family calls them.
+# Sample formats by (chroma subsampling, bits), what each encoder family calls them; NVENC reads deep samples
+# from the high bits: 444 goes in as 16 bit, of which it keeps the top ten.
 _PLANAR = {
-    ("420", 8): "yuv420p",
-    ("422", 8): "yuv422p",
-    ("444", 8): "yuv444p",
-    ("420", 10): "yuv420p10le",
-    ("422", 10): "yuv422p10le",
-    ("444", 10): "yuv444p10le",
-}
-# NVENC reads deep samples from the high bits: 444 goes in as 16 bit, of which it keeps the top ten.
+    ("420", 8): "yuv420p", ("422", 8): "yuv422p", ("444", 8): "yuv444p",
+    ("420", 10): "yuv420p10le", ("422", 10): "yuv422p10le", ("444", 10): "yuv444p10le",
+}  # fmt: skip
 _NVENC = {
-    ("420", 8): "yuv420p",
-    ("422", 8): "nv16",
-    ("444", 8): "yuv444p",
-    ("420", 10): "p010le",
-    ("422", 10): "p210le",
-    ("444", 10): "yuv444p16le",
-}
+    ("420", 8): "yuv420p", ("422", 8): "nv16", ("444", 8): "yuv444p",
+    ("420", 10): "p010le", ("422", 10): "p210le", ("444", 10): "yuv444p16le",
+}  # fmt: skip
 # Chroma that keeps everything first, then the next best.
 _CHROMA_ORDER = {"420": ("420", "444"), "422": ("422", "444", "420"), "444": ("444", "420")}
 
@@ -83,6 +65,8 @@ class EncoderChoice:
 
 @dataclass(frozen=True)
 class _Request:
+    """What an encoder is wanted for."""
+
     width: int
     height: int
     pix_fmt: str
@@ -90,186 +74,117 @@ class _Request:
     preset: str | None
     light: LightLevels | None
 
+    def __str__(self) -> str:
+        return f"{self.pix_fmt} {self.width}x{self.height}"
+
 
 def encoder_for(
     info: VideoInfo, *, wanted: WantedEncoder = "auto", quality: int, preset: str | None = None
 ) -> EncoderChoice:
-    """`choose_encoder` for the frames the reader yields of a video, its HDR10 metadata included."""
-    return choose_encoder(
-        wanted,
-        width=info.width,
-        height=info.height,
-        pix_fmt=working_format(info)[0],
-        quality=quality,
-        preset=preset,
-        light=info.light,
-    )
-
-
-def choose_encoder(
-    wanted: WantedEncoder = "auto",
-    *,
-    width: int,
-    height: int,
-    pix_fmt: str,
-    quality: int,
-    preset: str | None = None,
-    light: LightLevels | None = None,
-) -> EncoderChoice:
-    """Picks an encoder by trial encode of one frame of this size and format.
+    """Pick an encoder for the frames the reader yields of a video, by trial encode of one such frame.
 
     ``auto`` is NVENC where it works and keeps depth and chroma (H.264 for 8 bit, HEVC for 10), else
     libx264. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
 
     Args:
+        info: The video; its HDR10 metadata is written into the stream.
         wanted: ``auto`` or an encoder's name; a named encoder is never replaced by another.
-        width: Pixels of a row.
-        height: Rows.
-        pix_fmt: Pixel format of the frames to come, one of the reader's formats.
         quality: CRF or CQ, 0 to 51, lower is better. NVENC's CQ 0 means "automatic", so 0 becomes 1 there.
         preset: The encoder's own preset; default ``veryfast`` (x264, x265) or ``p4`` (NVENC).
-        light: HDR10 metadata to write into the stream.
 
     Returns:
         The encoder, the format it takes, its options, and notes on what was lost.
 
     Raises:
-        SettingsError: Unknown encoder or quality out of range.
         EncoderError: The named encoder does not work here; says why and what to do.
     """
-    _check(wanted, quality)
-    request = _Request(width, height, pix_fmt, quality, preset, light)
-    if wanted == "auto":
-        return _automatic(request)
-    return _named(wanted, request)
+    pix_fmt = working_format(info)[0]
+    request = _Request(info.width, info.height, pix_fmt, quality, preset, info.light)
+    if wanted != "auto":
+        if preset is not None and preset not in _presets(wanted):
+            raise EncoderError(
+                tr("{name} has no preset {preset!r}", name=wanted, preset=preset),
+                remedy=tr("use one of {names}", names=", ".join(_presets(wanted))),
+            )
+        return _working(wanted, request)
+    gpu = "hevc_nvenc" if pixel_bits(pix_fmt) > 8 else "h264_nvenc"
+    chosen = _first_working(gpu, request, lossless_only=True)
+    if chosen is not None:
+        return chosen
+    chosen = _working("libx264", request)
+    if _usual_trial(gpu) is not None:
+        return chosen
+    note = tr("{encoder} cannot keep {picture}: encoded on the CPU by libx264", encoder=gpu, picture=request)
+    return replace(chosen, notes=(note, *chosen.notes))
 
 
 def usable_encoders() -> dict[str, str | None]:
-    """Every supported encoder with None if it works on this machine, else the reason why not."""
+    """Return every supported encoder with None if it works on this machine, else the reason why not."""
     problems = {name: _usual_trial(name) for name in get_args(EncoderName)}
     return {name: tr(problem) if problem else None for name, problem in problems.items()}
 
 
-def _check(wanted: str, quality: int) -> None:
-    if wanted not in get_args(WantedEncoder):
-        raise SettingsError(
-            tr("unknown encoder {encoder!r}", encoder=wanted),
-            remedy=tr("use one of {names}", names=", ".join(get_args(WantedEncoder))),
-        )
-    if not BEST_QUALITY <= quality <= WORST_QUALITY:
-        raise SettingsError(
-            tr(
-                "the quality must be {best} to {worst}, but is {quality}",
-                best=BEST_QUALITY,
-                worst=WORST_QUALITY,
-                quality=quality,
-            ),
-            remedy=tr("lower is better; 18 is near lossless, 23 usual"),
-        )
-
-
-def _automatic(request: _Request) -> EncoderChoice:
-    gpu = "hevc_nvenc" if pixel_bits(request.pix_fmt) > 8 else "h264_nvenc"
-    chosen = _first_working(gpu, request, lossless_only=True)
-    notes: tuple[str, ...] = ()
-    if chosen is None:
-        if _usual_trial(gpu) is None:
-            notes = (
-                tr(
-                    "{encoder} cannot keep {picture}: encoded on the CPU by libx264",
-                    encoder=gpu,
-                    picture=_picture(request),
-                ),
-            )
-        chosen = _first_working("libx264", request)
-    if chosen is None:
-        raise _failure("libx264", request)
-    return _with_notes(chosen, notes)
-
-
-def _named(name: str, request: _Request) -> EncoderChoice:
-    if request.preset is not None and request.preset not in _presets(name):
-        raise EncoderError(
-            tr("{name} has no preset {preset!r}", name=name, preset=request.preset),
-            remedy=tr("use one of {names}", names=", ".join(_presets(name))),
-        )
+def _working(name: str, request: _Request) -> EncoderChoice:
     chosen = _first_working(name, request)
-    if chosen is None:
-        raise _failure(name, request)
-    return chosen
-
-
-def _first_working(name: str, request: _Request, *, lossless_only: bool = False) -> EncoderChoice | None:
-    preset, preset_note = _fitting_preset(name, request.preset)
-    options = _options(name, request.quality, preset, request.light, request.width)
-    refused = False
-    for pix_fmt in _formats(name, request):
-        loss = _loss(request, pix_fmt)
-        if loss and lossless_only:
-            return None
-        if _trial(name, pix_fmt, request.width, request.height, tuple(options.items())) is None:
-            wider = _wider_note(request, pix_fmt, refused=refused)
-            notes = (*preset_note, *_size_note(request, pix_fmt), *wider, *loss)
-            return EncoderChoice(name, pix_fmt, options, notes)
-        refused = True
-    return None
-
-
-def _with_notes(choice: EncoderChoice, notes: tuple[str, ...]) -> EncoderChoice:
-    return EncoderChoice(choice.name, choice.pix_fmt, choice.options, (*notes, *choice.notes))
-
-
-def _failure(name: str, request: _Request) -> EncoderError:
-    options = tuple(_options(name, request.quality, request.preset, request.light, request.width).items())
+    if chosen is not None:
+        return chosen
     formats = list(_formats(name, request))
     reason = mark("none of its formats fits")
     if formats:
-        reason = _trial(name, formats[0], request.width, request.height, options) or reason
+        reason = _trial(name, formats[0], request.width, request.height, _options(name, request)) or reason
     remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
         remedy = tr(
             "choose the encoder auto or libx264; "
             "NVENC needs an NVIDIA GPU with its driver and a free encoding session"
         )
-    what = tr(
-        "{name} cannot encode {picture} here: {reason}",
-        name=name,
-        picture=_picture(request),
-        reason=tr(reason),
-    )
-    return EncoderError(what, remedy=remedy)
+    what = tr("{name} cannot encode {picture} here: {reason}", name=name, picture=request, reason=tr(reason))
+    raise EncoderError(what, remedy=remedy)
 
 
-def _picture(request: _Request) -> str:
-    return f"{request.pix_fmt} {request.width}x{request.height}"
+def _first_working(name: str, request: _Request, *, lossless_only: bool = False) -> EncoderChoice | None:
+    options = _options(name, request)
+    refused = False
+    for pix_fmt in _formats(name, request):
+        if lossless_only and _losses(request, pix_fmt):
+            return None
+        if _trial(name, pix_fmt, request.width, request.height, options) is None:
+            notes = (*_preset_notes(name, request), *_notes(request, pix_fmt, refused=refused))
+            return EncoderChoice(name, pix_fmt, options, notes)
+        refused = True
+    return None
 
 
 def _presets(name: str) -> tuple[str, ...]:
     return _NVENC_PRESETS if name.endswith("_nvenc") else _X26X_PRESETS
 
 
-def _fitting_preset(name: str, preset: str | None) -> tuple[str | None, tuple[str, ...]]:
-    """A preset of the other encoder family gives way to the default, and that is said."""
-    if preset is None or preset in _presets(name):
-        return preset, ()
-    default = DEFAULT_PRESETS[name]
-    return default, (
-        tr("{name} has no preset {preset!r}: {default} used", name=name, preset=preset, default=default),
-    )
+def _preset(name: str, wanted: str | None) -> str:
+    """A preset of the other encoder family gives way to the default."""
+    default = "p4" if name.endswith("_nvenc") else "veryfast"
+    return wanted if wanted in _presets(name) else default
 
 
-def _options(
-    name: str, quality: int, preset: str | None, light: LightLevels | None, width: int
-) -> dict[str, str]:
-    options = {"preset": preset or DEFAULT_PRESETS[name]}
+def _preset_notes(name: str, request: _Request) -> list[str]:
+    preset, used = request.preset, _preset(name, request.preset)
+    if preset in (None, used):
+        return []
+    return [tr("{name} has no preset {preset!r}: {default} used", name=name, preset=preset, default=used)]
+
+
+def _options(name: str, request: _Request) -> dict[str, str]:
+    options = {"preset": _preset(name, request.preset)}
     if name.endswith("_nvenc"):
         # Constant quality: variable rate without a target. CQ 0 would mean "automatic".
-        return options | {"rc": "vbr", "cq": str(max(1, quality)), "b": "0", "tune": "hq"}
-    options["crf"] = str(quality)
+        return options | {"rc": "vbr", "cq": str(max(1, request.quality)), "b": "0", "tune": "hq"}
+    options["crf"] = str(request.quality)
     if name == "libx265":
-        options["x265-params"] = ":".join(["log-level=error", *_light_x265(light)])
-    elif parameters := [*_light_x264(light), *repeatable_x264(width)]:
-        options["x264-params"] = ":".join(parameters)
+        light = _light(request.light, "master-display", "max-cll")
+        options["x265-params"] = ":".join(["log-level=error", *light])
+    else:
+        light = _light(request.light, "mastering-display", "cll")
+        if parameters := [*light, *repeatable_x264(request.width)]:
+            options["x264-params"] = ":".join(parameters)
     return options
 
 
@@ -284,48 +199,29 @@ def repeatable_x264(width: int) -> Iterator[str]:
         yield "asm=AVX2,FMA3,BMI2"
 
 
-def _light_x265(light: LightLevels | None) -> Iterator[str]:
+def _light(light: LightLevels | None, display: str, content: str) -> Iterator[str]:
+    """HDR10 metadata in the notation x264 and x265 share, under the names each has for it."""
     if light is not None and light.primaries and light.luminance:
-        yield f"master-display={_mastering(light)}"
+        red, green, blue, white = light.primaries
+        # Green comes first as in the SEI message.
+        points = {"G": green, "B": blue, "R": red, "WP": white, "L": light.luminance}
+        yield f"{display}=" + "".join(f"{key}({pair[0]},{pair[1]})" for key, pair in points.items())
     if light is not None and light.content:
-        yield "max-cll={},{}".format(*light.content)
-
-
-def _light_x264(light: LightLevels | None) -> Iterator[str]:
-    if light is not None and light.primaries and light.luminance:
-        yield f"mastering-display={_mastering(light)}"
-    if light is not None and light.content:
-        yield "cll={},{}".format(*light.content)
-
-
-def _mastering(light: LightLevels) -> str:
-    """The notation x264 and x265 share; green comes first as in the SEI message."""
-    red, green, blue, white = light.primaries
-    points = {"G": green, "B": blue, "R": red, "WP": white, "L": light.luminance}
-    return "".join(f"{key}({pair[0]},{pair[1]})" for key, pair in points.items())
+        yield f"{content}={light.content[0]},{light.content[1]}"
 
 
 def _formats(name: str, request: _Request) -> Iterator[str]:
     """Formats to try, the most faithful first; only those the encoder lists and the size allows."""
     listed = {known.name for known in Codec(name, "w").video_formats or ()}
-    for pix_fmt in dict.fromkeys((request.pix_fmt, *_ranked(name, request.pix_fmt))):
+    names = _NVENC if name.endswith("_nvenc") else _PLANAR
+    ranked = [
+        names[chroma, bits]
+        for bits in ((10, 8) if pixel_bits(request.pix_fmt) > 8 else (8,))
+        for chroma in _CHROMA_ORDER[chroma_of(request.pix_fmt)]
+    ]
+    for pix_fmt in dict.fromkeys((request.pix_fmt, *ranked)):
         if pix_fmt in listed and _size_fits(pix_fmt, request.width, request.height):
             yield pix_fmt
-
-
-def _ranked(name: str, pix_fmt: str) -> Iterator[str]:
-    names = _NVENC if name.endswith("_nvenc") else _PLANAR
-    for bits in (10, 8) if pixel_bits(pix_fmt) > 8 else (8,):
-        for chroma in _CHROMA_ORDER[chroma_of(pix_fmt)]:
-            yield names[chroma, bits]
-
-
-def chroma_of(pix_fmt: str) -> str:
-    """``420``, ``422`` or ``444`` of a YUV pixel format."""
-    kind = VideoFormat(pix_fmt, 64, 64)
-    if kind.chroma_width() == 64:
-        return "444"
-    return "422" if kind.chroma_height() == 64 else "420"
 
 
 def _size_fits(pix_fmt: str, width: int, height: int) -> bool:
@@ -334,92 +230,78 @@ def _size_fits(pix_fmt: str, width: int, height: int) -> bool:
     return not (width % 2 and chroma != "444") and not (height % 2 and chroma == "420")
 
 
-def _loss(request: _Request, pix_fmt: str) -> tuple[str, ...]:
+def _losses(request: _Request, pix_fmt: str) -> list[str]:
     notes = []
-    if pixel_bits(pix_fmt) < pixel_bits(request.pix_fmt):
-        notes.append(
-            tr(
-                "{before} bits per sample became {after}",
-                before=pixel_bits(request.pix_fmt),
-                after=pixel_bits(pix_fmt),
-            )
-        )
+    bits, kept = pixel_bits(request.pix_fmt), pixel_bits(pix_fmt)
+    if kept < bits:
+        notes.append(tr("{before} bits per sample became {after}", before=bits, after=kept))
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
     if after < before:
         notes.append(tr("chroma {before} became {after}", before=before, after=after))
-    return tuple(notes)
+    return notes
 
 
-def _wider_note(request: _Request, pix_fmt: str, *, refused: bool) -> tuple[str, ...]:
-    """Finer chroma loses nothing, but fewer players take it: said where a trial was ``refused``."""
+def _notes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
+    """What differs from what was wanted; finer chroma is said where a trial was ``refused``."""
+    notes = []
+    if not _size_fits(request.pix_fmt, request.width, request.height):
+        notes.append(
+            tr(
+                "{size} is odd, which {format} cannot store: encoded as {used}",
+                size=f"{request.width}x{request.height}",
+                format=request.pix_fmt,
+                used=pix_fmt,
+            )
+        )
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
-    if after <= before or not refused:
-        return ()
-    return (
-        tr(
-            "chroma {before} became {after}, which not every player shows: "
-            "the encoder did not take {before} just then",
-            before=before,
-            after=after,
-        ),
-    )
-
-
-def _size_note(request: _Request, pix_fmt: str) -> tuple[str, ...]:
-    if _size_fits(request.pix_fmt, request.width, request.height):
-        return ()
-    size = f"{request.width}x{request.height}"
-    return (
-        tr(
-            "{size} is odd, which {format} cannot store: encoded as {used}",
-            size=size,
-            format=request.pix_fmt,
-            used=pix_fmt,
-        ),
-    )
+    if after > before and refused:
+        # It loses nothing, but fewer players take it.
+        notes.append(
+            tr(
+                "chroma {before} became {after}, which not every player shows: "
+                "the encoder did not take {before} just then",
+                before=before,
+                after=after,
+            )
+        )
+    return [*notes, *_losses(request, pix_fmt)]
 
 
 def _usual_trial(name: str) -> str | None:
-    return _trial(name, "yuv420p", 640, 360, tuple(_options(name, 23, None, None, 640).items()))
+    return _trial(name, "yuv420p", 640, 360, _options(name, _Request(640, 360, "yuv420p", 23, None, None)))
 
 
 _proved: set[tuple[object, ...]] = set()
 
 
-def _trial(
-    name: str, pix_fmt: str, width: int, height: int, options: tuple[tuple[str, str], ...]
-) -> str | None:
+def _trial(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
     """None if one frame goes through, else the reason it does not; ``tr`` of it is shown."""
-    request = name, pix_fmt, width, height, options
-    problem = None if request in _proved else _try(*request)
+    request = name, pix_fmt, width, height, tuple(options.items())
+    if request in _proved:
+        return None
+    problem = _try(name, pix_fmt, width, height, options)
     if problem is None:
         _proved.add(request)
     return problem
 
 
-def _try(
-    name: str, pix_fmt: str, width: int, height: int, options: tuple[tuple[str, str], ...]
-) -> str | None:
+def _try(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
     try:
         context = av.CodecContext.create(name, "w")
     except (av.FFmpegError, ValueError):
         return mark("this build of FFmpeg does not contain it")
     assert isinstance(context, VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, pix_fmt
-    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+    context.time_base, context.framerate = 1 / DEFAULT_RATE, DEFAULT_RATE
     context.options = dict(options)
     # One frame needs no second thread; starting them would take most of the time.
     context.thread_count = 1
-    try:
-        packets = [*context.encode(_blank(pix_fmt, width, height)), *context.encode(None)]
-    except av.FFmpegError as error:
-        return error.strerror or type(error).__name__
-    return None if packets else mark("it gave nothing back")
-
-
-def _blank(pix_fmt: str, width: int, height: int) -> av.VideoFrame:
     frame = av.VideoFrame(width, height, pix_fmt)
     for plane in frame.planes:
         plane.update(b"\x80" * plane.buffer_size)
     frame.pts = 0
-    return frame
+    try:
+        packets = [*context.encode(frame), *context.encode(None)]
+    except av.FFmpegError as error:
+        return error.strerror or type(error).__name__
+    return None if packets else mark("it gave nothing back")

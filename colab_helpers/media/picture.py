@@ -21,20 +21,19 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from colab_helpers.errors import MediaError
 from colab_helpers.language import tr
-from colab_helpers.media.affine import Matrix, compose, crop_corners, invert, scaling
+from colab_helpers.media.affine import Matrix, compose, invert, scaling
+from colab_helpers.media.blending import (
+    Box,
+    Mask,
+    Region,
+    alpha_crop,
+    blend_plane,
+    face_region,
+    from_over_white,
+    over_white,
+)
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
-
-ByteImage = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.float32]
-Region = tuple[int, int, int, int]
-"""Half-open pixel rectangle: left, top, right, bottom."""
-Box = npt.NDArray[np.float32]
-
-# Rows blended at a time: temporaries stay in the CPU cache, and no face, however large, ever needs a
-# frame-sized temporary.
-_STRIP_ROWS = 96
-# The soft edge along the face's box, as a share of the box's shorter side.
-_BOX_FEATHER = 0.08
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,14 @@ class BgrPicture:
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """See ``Picture.crop``."""
         crop = np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
-        return crop if self._alpha is None else over_white(crop, _alpha_crop(self._alpha, matrix, size))
+        return crop if self._alpha is None else over_white(crop, alpha_crop(self._alpha, matrix, size))
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """See ``Picture.paste``."""
         if self._alpha is not None:
-            crop = _from_over_white(crop, _alpha_crop(self._alpha, matrix, crop.shape[0]))
+            crop = from_over_white(crop, alpha_crop(self._alpha, matrix, crop.shape[0]))
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
-        _blend_plane(self.image, crop, mask, invert(matrix), region, box)
+        blend_plane(self.image, crop, mask, invert(matrix), region, box)
 
 
 @dataclass(frozen=True)
@@ -141,34 +140,8 @@ class _Plane:
         return np.array([[sx, 0, ox], [0, sy, oy]], np.float64)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How a pixel format lays out its samples."""
-
-    step: tuple[int, int]
-    depth: int = 8
-    interleaved: bool = False
-    shift: int = 0
-
-
-_LAYOUTS = {
-    "yuv420p": _Layout((2, 2)),
-    "yuvj420p": _Layout((2, 2)),
-    "yuv422p": _Layout((2, 1)),
-    "yuvj422p": _Layout((2, 1)),
-    "yuv444p": _Layout((1, 1)),
-    "yuvj444p": _Layout((1, 1)),
-    "nv12": _Layout((2, 2), interleaved=True),
-    "p010le": _Layout((2, 2), depth=10, interleaved=True, shift=6),
-    "yuv420p10le": _Layout((2, 2), depth=10),
-    "yuv422p10le": _Layout((2, 1), depth=10),
-    "yuv444p10le": _Layout((1, 1), depth=10),
-}
-PICTURE_FORMATS = tuple(_LAYOUTS)
-
-
 class VideoPicture:
-    """A decoded video frame in one of ``PICTURE_FORMATS``; only ``paste`` changes it.
+    """A decoded video frame in one of `formats.WORKING_FORMATS`; only ``paste`` changes it.
 
     Args:
         frame: The frame. ``paste`` first makes it writable, so that the decoder's own reference
@@ -178,14 +151,14 @@ class VideoPicture:
     """
 
     def __init__(self, frame: av.VideoFrame, *, rotation: int = 0) -> None:
-        if frame.format.name not in _LAYOUTS:
+        if frame.format.name not in WORKING_FORMATS:
             raise MediaError(
                 tr("pixel format {format} cannot be worked on directly", format=frame.format.name),
                 remedy=tr("read the video through media.reader, which converts it"),
             )
         self.frame = frame
         self.rotation = rotation % 360
-        self._layout = _LAYOUTS[frame.format.name]
+        self._layout = WORKING_FORMATS[frame.format.name]
         self._space = ColourSpace.of_frame(frame, depth=self._layout.depth)
         self._writable = False
 
@@ -250,7 +223,7 @@ class VideoPicture:
             if plane.shift:
                 part = part << plane.shift
             to_samples = compose(invert(plane.to_luma), invert(matrix))
-            _blend_plane(
+            blend_plane(
                 plane.samples, part, mask, to_samples, _plane_region(region, plane), _plane_box(box, plane)
             )
 
@@ -277,24 +250,6 @@ class VideoPicture:
         return ((step[0] - 1) / 2 if centred else 0.0), (step[1] - 1) / 2
 
 
-def _alpha_crop(alpha: ByteImage, matrix: Matrix, size: int) -> ByteImage:
-    """Warp a crop out of the alpha plane; what lies outside the picture is opaque."""
-    return np.asarray(cv2.warpAffine(alpha, matrix, (size, size), borderValue=255), np.uint8)
-
-
-def over_white(bgr: ByteImage, alpha: ByteImage) -> ByteImage:
-    """Blend colours ``(H, W, 3)`` over white as far as they are transparent (``alpha`` below 255)."""
-    weight = alpha[..., None].astype(np.uint16)
-    mixed = bgr * weight + 255 * (255 - weight)
-    return np.asarray((mixed + 127) // 255, np.uint8)
-
-
-def _from_over_white(bgr: ByteImage, alpha: ByteImage) -> ByteImage:
-    """The colours that `over_white` makes these of, as near as they can be had; not seen where alpha is 0."""
-    weight = np.maximum(alpha, 1)[..., None].astype(np.float32) / 255
-    return np.asarray(np.clip(255 - (255 - bgr.astype(np.float32)) / weight + 0.5, 0, 255), np.uint8)
-
-
 def _plane_samples(plane: Any, dtype: type[np.generic], channels: int) -> npt.NDArray[Any]:
     """View a plane's buffer as ``(H, W)`` or ``(H, W, channels)`` without copying."""
     itemsize = np.dtype(dtype).itemsize
@@ -305,24 +260,10 @@ def _plane_samples(plane: Any, dtype: type[np.generic], channels: int) -> npt.ND
 
 
 def fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
-    """Largest width and height of that aspect inside a square, rounded as insightface rounds."""
+    """Return the largest width and height of that aspect inside a square, rounded as insightface rounds."""
     if height > width:
         return max(1, int(size / (height / width))), size
     return size, max(1, int(size * (height / width)))
-
-
-def face_region(matrix: Matrix, size: int, box: Box, width: int, height: int) -> Region:
-    """Pixels that both the crop and the face's box cover, clipped to the frame; may be empty."""
-    # A degenerate landmark set can throw the corners arbitrarily far; clip before converting to int.
-    points = np.clip(np.nan_to_num(crop_corners(matrix, size)), -1e6, 1e6)
-    left, top = np.floor(np.maximum(points.min(0), box[:2]))
-    right, bottom = np.ceil(np.minimum(points.max(0), box[2:])) + 1
-    return (
-        int(max(left, 0)),
-        int(max(top, 0)),
-        int(max(min(right, width), 0)),
-        int(max(min(bottom, height), 0)),
-    )
 
 
 def _plane_region(region: Region, plane: _Plane) -> Region:
@@ -335,48 +276,6 @@ def _plane_region(region: Region, plane: _Plane) -> Region:
 def _plane_box(box: Box, plane: _Plane) -> Box:
     offset = np.array([*plane.offset, *plane.offset], np.float32)
     return np.asarray((box - offset) / np.array([*plane.step, *plane.step], np.float32), np.float32)
-
-
-def _blend_plane(
-    target: npt.NDArray[Any],
-    crop: npt.NDArray[Any],
-    mask: Mask,
-    to_target: Matrix,
-    region: Region,
-    box: Box,
-) -> None:
-    """Warp crop and mask over a region of one plane, strip by strip, and blend in place."""
-    left, top, right, bottom = region
-    if left >= right or top >= bottom:
-        return
-    ramp_x = _box_ramp(left, right, box[0], box[2], box)
-    for start in range(top, bottom, _STRIP_ROWS):
-        stop = min(start + _STRIP_ROWS, bottom)
-        shifted = to_target - np.array([[0, 0, left], [0, 0, start]])
-        size = (right - left, stop - start)
-        weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, size)
-        weight *= ramp_x
-        weight *= _box_ramp(start, stop, box[1], box[3], box)[:, None]
-        new = cv2.warpAffine(crop, shifted, size, borderMode=cv2.BORDER_REPLICATE)
-        _blend_strip(target[start:stop, left:right], new, weight)
-
-
-def _blend_strip(strip: npt.NDArray[Any], new: npt.NDArray[Any], weight: npt.NDArray[Any]) -> None:
-    """``strip += (new - strip) * weight``, rounded, in place."""
-    if strip.ndim == 3:
-        weight = cv2.merge([weight] * strip.shape[2])  # OpenCV does not broadcast
-    difference = cv2.subtract(new, strip, dtype=cv2.CV_32F)
-    cv2.multiply(difference, weight, dst=difference)
-    depth = cv2.CV_8U if strip.dtype == np.uint8 else cv2.CV_16U
-    strip[...] = cv2.add(strip, difference, dtype=depth)
-
-
-def _box_ramp(start: int, stop: int, low: float, high: float, box: Box) -> npt.NDArray[np.float32]:
-    """Weights along one axis: 0 at the box's edges and beyond, 1 further inside than the feather."""
-    feather = max(1.0, _BOX_FEATHER * float(min(box[2] - box[0], box[3] - box[1])))
-    position = np.arange(start, stop, dtype=np.float32)
-    ramp: npt.NDArray[np.float32] = np.clip(np.minimum(position - low, high - position) / feather, 0, 1)
-    return ramp.astype(np.float32)
 
 
 _thread = threading.local()

@@ -13,9 +13,9 @@ _HALF = Fraction(1, 2)
 
 
 def constant_rate(frames: Iterable[Frame], *, rate: Fraction) -> Iterator[Frame]:
-    """Repeats and drops frames so that one comes every ``1 / rate`` seconds.
+    """Repeat and drop frames so that one comes every ``1 / rate`` seconds.
 
-    Each output tick shows the last frame that started no later than half a step after it, so sound and
+    Each output tick shows the last frame that started no later than half a step after it, so audio and
     picture stay together. The stream begins at the tick nearest to the first frame and is as long as the
     source. One frame is held at a time; a repeated frame is the same picture object.
 

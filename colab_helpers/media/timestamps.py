@@ -1,7 +1,7 @@
 """Timestamps of real files put right: one clock for all streams that never goes back.
 
 Recordings that were joined byte by byte, restarted, or damaged have timestamps that start again in the
-middle. Whoever reads packets reads them through `on_one_clock`, so picture and audio move alike.
+middle. Whoever reads packets reads them through `OneClock`, so picture and audio move alike.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from colab_helpers.language import tr
-from colab_helpers.media.probe import VideoInfo, is_mov
+from colab_helpers.media.formats import DEFAULT_RATE, is_joinable, is_mov
+from colab_helpers.media.probe import VideoInfo
 
-_DEFAULT_RATE = Fraction(25)
-# Formats that write decoding times and may be cut and joined anywhere; others' are partly guessed by FFmpeg,
-# so that small steps back mean nothing.
-_JOINABLE = frozenset(("mpegts", "mpeg", "flv", "live_flv"))
+# Elsewhere than in formats that can be joined, decoding times are partly guessed by FFmpeg: small steps back
+# mean nothing.
 _GUESSED = Fraction(1, 2)
 # A jump ahead by more is a restart (as FFmpeg's -dts_delta_threshold) unless other streams get there, too.
 _JUMP = Fraction(10)
@@ -33,11 +32,6 @@ _BRIEF = Fraction(1, 1000)
 _HALF = Fraction(1, 2)
 
 
-def may_restart(container: InputContainer) -> bool:
-    """Whether a file's clock can go back: never in the MP4 family, whose header lists durations."""
-    return not is_mov(container)
-
-
 class OneClock:
     """Moves the packets of a file to where they belong on a clock that does not go back.
 
@@ -46,12 +40,14 @@ class OneClock:
 
     Attributes:
         restarts: How often the clock began again.
+        steady: Whether it never does: in the MP4 family, whose header lists durations.
     """
 
     def __init__(self, container: InputContainer, picture: int) -> None:
         self.restarts = 0
+        self.steady = is_mov(container.format.name)
         self._picture = picture
-        self._joinable = bool(_JOINABLE & set(container.format.name.split(",")))
+        self._joinable = is_joinable(container.format.name)
         self._shifts: dict[int, Fraction] = {}
         self._last: dict[int, Fraction] = {}
         """Decoding time of each stream's last packet, as the file states it."""
@@ -63,7 +59,7 @@ class OneClock:
         self._pictures_held = 0
 
     def notes(self) -> list[str]:
-        """What was put right, in one sentence; empty if nothing was."""
+        """Return what was put right, in one sentence; empty if nothing was."""
         if not self.restarts:
             return []
         return [
@@ -75,7 +71,10 @@ class OneClock:
         ]
 
     def corrected(self, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
-        """The packets with their times on the common clock."""
+        """Yield the packets with their times on the common clock."""
+        if self.steady:
+            yield from packets
+            return
         for packet in packets:
             if packet.stream.index == self._picture or not packet.size:
                 moved = packet.size > 0 and self._follow(packet)
@@ -184,7 +183,7 @@ class FrameClock:
     """
 
     def __init__(self, info: VideoInfo) -> None:
-        self.step = max(1, round(1 / (info.average_rate or _DEFAULT_RATE) / info.time_base))
+        self.step = max(1, round(1 / (info.average_rate or DEFAULT_RATE) / info.time_base))
         self.repaired = 0
         self._least = min(self.step, max(1, ceil(_BRIEF / info.time_base)))
         self._coded: deque[int | None] | None = deque() if info.in_coded_order else None
@@ -196,12 +195,12 @@ class FrameClock:
             self._coded.append(packet.dts)
 
     def lost(self) -> None:
-        """The packet just noted gave no frame."""
+        """Note that the packet just noted gave no frame."""
         if self._coded:
             self._coded.pop()
 
     def stamp(self, video: av.VideoFrame) -> int:
-        """When the next frame is shown, in ticks."""
+        """Return when the next frame is shown, in ticks."""
         pts = self._stated(video)
         if pts is None or (self._last is not None and pts <= self._last):
             self.repaired += self._coded is None or pts is not None
@@ -215,7 +214,7 @@ class FrameClock:
         return video.pts if video.pts is not None else video.dts
 
     def notes(self) -> list[str]:
-        """What was put right, in one sentence; empty if nothing was."""
+        """Return what was put right, in one sentence; empty if nothing was."""
         if not self.repaired:
             return []
         return [

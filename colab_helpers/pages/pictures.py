@@ -20,7 +20,8 @@ from colab_helpers.errors import MediaError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import VideoInfo, is_image, probe
+from colab_helpers.media.inputs import is_image
+from colab_helpers.media.probe import VideoInfo, probe
 
 ROOM = 1_500_000
 """Bytes of video in one page at most: Jupyter drops what comes faster than some megabytes in seconds."""

@@ -7,16 +7,17 @@ encoder as it is; in the others only the samples inside the faces' boxes are tou
 from __future__ import annotations
 
 from colab_helpers.pipeline.image import process_image, process_picture
+from colab_helpers.pipeline.kept_frames import frames_folder, move_frames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore
-from colab_helpers.pipeline.video import VideoRun, frames_folder, move_frames
+from colab_helpers.pipeline.video import process_video
 
 __all__ = [
     "FileResult",
     "FinishedSegment",
     "SegmentStore",
-    "VideoRun",
     "frames_folder",
     "move_frames",
     "process_image",
     "process_picture",
+    "process_video",
 ]

@@ -1,64 +1,126 @@
-"""Frames on their way: which are still to be done, and what is measured of them."""
+"""Frames on their way: their faces found, selected, changed and measured, and what was measured added up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Protocol
+from itertools import islice
+from typing import Generic, TypeVar
 
-from colab_helpers.faces.quality import Brightness, Dips, Measured
-from colab_helpers.faces.types import Face
-from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.reader import Frame, FrameReader
-from colab_helpers.media.retime import constant_rate
+import cv2
 
-CONSTANT_RATE = Fraction(30)
-"""Frames per second of a result whose settings do not keep the target's timing (as in roop)."""
+from colab_helpers.errors import NoFaceError
+from colab_helpers.faces.compositor import FaceJob
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.quality import Brightness, Dips, Measured, brightness, likeness
+from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces
+from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.language import tr
+from colab_helpers.machine import GIB
+from colab_helpers.media.picture import Picture
+
+# Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
+# rest. Deeper queues do not make a run faster: one slow stage fills them all.
+_QUEUE_SHARE, _DEEPEST = 0.2, 8
+
+Item = TypeVar("Item")
+AnyPicture = TypeVar("AnyPicture", bound=Picture)
 
 
 @dataclass(eq=False)
-class Work:
+class Work(Generic[Item, AnyPicture]):
     """A frame on its way, with the faces of it that are to be changed.
 
-    A frame repeated to keep a constant rate shares its picture with the one before, which is changed
-    once: ``repeats`` says so, and ``faces`` is empty then.
+    Attributes:
+        index: Its number.
+        item: What it was read as.
+        picture: Its pixels, which are changed in place.
+        faces: The faces that are changed.
+        repeats: Whether it shares its picture with the one before, as is done to keep a constant rate: such a
+            picture is changed once, and ``faces`` is empty then.
+        before: Brightness of the largest face before it was changed, ``after`` after it.
+        similarity: Cosine between source and result, where it was measured.
     """
 
-    frame: Frame
-    picture: VideoPicture
+    index: int
+    item: Item
+    picture: AnyPicture
     faces: Sequence[Face] = ()
     repeats: bool = False
     before: Brightness | None = None
     after: Brightness | None = None
     similarity: float | None = None
 
-    @property
-    def index(self) -> int:
-        """Number of the frame."""
-        return self.frame.index
 
-    @property
-    def largest(self) -> Face:
-        """The face that is measured."""
-        return max(self.faces, key=lambda face: face.area)
+class FrameChanger:
+    """Finds, selects, changes and measures the faces of frames; its two steps may run in several threads.
+
+    Args:
+        engine: The loaded networks.
+        source: Unit embedding of the source; None where nothing is swapped.
+        reference: Unit embedding of the person to follow, from `reference_person`.
+        every: Of so many frames one is compared with the source.
+    """
+
+    def __init__(
+        self, engine: Engine, source: FloatArray | None, reference: FloatArray | None, *, every: int
+    ) -> None:
+        self._engine, self._source, self._reference, self._every = engine, source, reference, every
+        self._changer = engine.changer(source)
+
+    def find(self, picture: Picture) -> list[Face]:
+        """Return the faces that are to be changed."""
+        analyser, settings = self._engine.analyser, self._engine.settings
+        faces = analyser.detect(picture)
+        if needs_embeddings(settings):
+            faces = analyser.embed(picture, faces)
+        return select_faces(faces, settings, reference=self._reference)
+
+    def found(self, work: Work[Item, AnyPicture]) -> Work[Item, AnyPicture]:
+        """Find the faces of a frame, unless it repeats the one before."""
+        if not work.repeats:
+            work.faces = self.find(work.picture)
+        return work
+
+    def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
+        """Change the faces of some frames, and measure the largest of each."""
+        shown = [(work, max(work.faces, key=lambda face: face.area)) for work in group if work.faces]
+        for work, largest in shown:
+            work.before = brightness(work.picture, largest, work.index)
+        self._changer.change([FaceJob(work.picture, face) for work, _ in shown for face in work.faces])
+        for work, largest in shown:
+            work.after = brightness(work.picture, largest, work.index)
+            if self._source is not None and work.index % self._every == 0:
+                work.similarity = likeness(self._engine.analyser, work.picture, largest, self._source)
+        return group
 
 
-class Counted(Protocol):
-    """What is counted of a frame; see ``Work``."""
+def reference_person(
+    engine: Engine, pictures: Iterable[Picture], *, number: int, where: str
+) -> FloatArray | None:
+    """Return the embedding of the person to follow, read off one picture; None where nobody is followed.
 
-    @property
-    def index(self) -> int: ...  # noqa: D102
-    @property
-    def faces(self) -> Sequence[Face]: ...  # noqa: D102
-    @property
-    def repeats(self) -> bool: ...  # noqa: D102
-    @property
-    def before(self) -> Brightness | None: ...  # noqa: D102
-    @property
-    def after(self) -> Brightness | None: ...  # noqa: D102
-    @property
-    def similarity(self) -> float | None: ...  # noqa: D102
+    Args:
+        engine: The loaded networks.
+        pictures: All pictures, in order; none is looked at where nobody is followed.
+        number: Which of them shows the person.
+        where: Their file, for messages.
+
+    Raises:
+        NoFaceError: There is no such picture, or it does not show that person.
+    """
+    if not needs_embeddings(engine.settings):
+        return None
+    picture = next(islice(pictures, number, None), None)
+    if picture is None:
+        raise NoFaceError(
+            tr("reference_frame_number is {number}, but the video ends before it", number=number),
+            where=where,
+            remedy=tr("choose an earlier frame"),
+        )
+    faces = engine.analyser.embed(picture, engine.analyser.detect(picture))
+    return reference_embedding(faces, engine.settings, where=where)
 
 
 class Tally:
@@ -70,7 +132,7 @@ class Tally:
         self._last: tuple[Brightness, float] | None = None
         self._dips = Dips()
 
-    def add(self, work: Counted) -> None:
+    def add(self, work: Work[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
         self.frames += 1
         if not work.repeats:
@@ -79,9 +141,6 @@ class Tally:
                 self._measured.add_fewer(index)
         if work.similarity is not None:
             self._measured.similarities.append(work.similarity)
-        self._add_step(work)
-
-    def _add_step(self, work: Counted) -> None:
         if work.before is None or work.after is None:
             return
         added = work.after.level - work.before.level
@@ -91,51 +150,29 @@ class Tally:
         self._last = work.before, added
 
     def take(self) -> Measured:
-        """What was measured since this was last asked."""
+        """Return what was measured since this was last asked."""
         measured, self._measured = self._measured, Measured()
         return measured
 
 
-class Frames(Iterator[Frame]):
-    """Frames of the target still to be done, counted as they are read.
+def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int, queues: int) -> int:
+    """Return how many frames, 1 to 8, may wait in each of ``queues`` queues between stages.
 
-    Args:
-        frames: From the reader.
-        notes: The reader's, which grow while it reads.
-        start: Number of the first frame to come out.
-        count: Frames read so far.
+    ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages hold.
     """
-
-    def __init__(self, frames: Iterator[Frame], notes: list[str], *, start: int, count: int = 0) -> None:
-        self._source = frames
-        self.notes = notes
-        self.start = start
-        self.count = count
-        self._wanted = self._counted(frames)
-
-    @property
-    def times_kept(self) -> bool:
-        """Whether all frames read so far are shown when the target says."""
-        return not isinstance(self._source, FrameReader) or self._source.times_kept
-
-    def retime(self) -> None:
-        """Bring the frames to the constant rate; ``start`` counts in that rate, too."""
-        evened = constant_rate(self._wanted, rate=CONSTANT_RATE)
-        self._wanted = (frame for frame in evened if frame.index >= self.start)
-
-    def _counted(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        for frame in frames:
-            self.count += 1
-            yield frame
-
-    def __next__(self) -> Frame:
-        return next(self._wanted)
+    frames = int(max_memory * GIB * _QUEUE_SHARE / max(1, frame_bytes)) - in_work
+    return max(1, min(_DEEPEST, frames // queues))
 
 
-def as_work(frames: Iterator[Frame], rotation: int) -> Iterator[Work]:
-    """Frames with their pictures; those that repeat the one before are marked."""
-    before = None
-    for frame in frames:
-        repeats = frame.video is before
-        yield Work(frame, VideoPicture(frame.video, rotation=rotation), repeats=repeats)
-        before = frame.video
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from splitting its small jobs: the stages already use every core.
+
+    Handing parts of a crop or mask to a pool costs 10 to 15 % more CPU than the work itself.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

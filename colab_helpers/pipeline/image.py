@@ -4,60 +4,30 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.compositor import FaceJob
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.quality import Brightness, Measured, brightness, likeness
-from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.files import write_whole
 from colab_helpers.language import tr
-from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
-from colab_helpers.media.images import Still, encode_still, publish, read_still
-from colab_helpers.media.picture import BgrPicture, Picture
-from colab_helpers.media.probe import IMAGE_KINDS
-from colab_helpers.pipeline.frames import Tally
+from colab_helpers.media.animation import ANIMATION_KINDS, Animation
+from colab_helpers.media.animation_writer import AnimationWriter
+from colab_helpers.media.images import Still, encode_still, read_still
+from colab_helpers.media.inputs import IMAGE_KINDS
+from colab_helpers.media.picture import BgrPicture
+from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, reference_person
 from colab_helpers.pipeline.outcome import FileResult
 from colab_helpers.stages import map_ordered
 
 FrameCallback = Callable[[int, int, Still], None]
 """Called with the number of each finished frame of an animation, how many there are, and the frame."""
-Publish = Callable[[Path, BinaryIO], None]
+Put = Callable[[Path, BinaryIO], None]
 """Puts a finished file in its place."""
-
-
-@dataclass(frozen=True, eq=False)
-class FaceFinder:
-    """Finds and selects the faces of a picture; the reference stays that of its first frame asked for."""
-
-    engine: Engine
-    reference: FloatArray | None
-
-    @classmethod
-    def for_picture(cls, engine: Engine, picture: Picture, *, where: str) -> FaceFinder:
-        """A finder whose reference, if the settings need one, is the person of this picture.
-
-        Raises:
-            NoFaceError: It does not show that person.
-        """
-        if not needs_embeddings(engine.settings):
-            return cls(engine, None)
-        faces = engine.analyser.embed(picture, engine.analyser.detect(picture))
-        return cls(engine, reference_embedding(faces, engine.settings, where=where))
-
-    def find(self, picture: Picture) -> list[Face]:
-        """The faces that are to be changed."""
-        analyser, settings = self.engine.analyser, self.engine.settings
-        faces = analyser.detect(picture)
-        if needs_embeddings(settings):
-            faces = analyser.embed(picture, faces)
-        return select_faces(faces, settings, reference=self.reference)
 
 
 def process_image(
@@ -75,9 +45,10 @@ def process_image(
         The new image and how many faces were changed.
     """
     picture = BgrPicture(image.copy(), alpha)
-    faces = FaceFinder.for_picture(engine, picture, where="image").find(picture)
-    engine.changer(source).change([FaceJob(picture, face) for face in faces])
-    return picture.image, len(faces)
+    reference = reference_person(engine, [picture], number=0, where="image")
+    changer = FrameChanger(engine, source, reference, every=1)
+    (work,) = changer.changed([changer.found(Work(0, image, picture))])
+    return picture.image, len(work.faces)
 
 
 def process_picture(
@@ -87,7 +58,7 @@ def process_picture(
     output: Path,
     *,
     on_frame: FrameCallback | None = None,
-    put: Publish = publish,
+    put: Put = write_whole,
 ) -> FileResult:
     """Change the faces of a picture file; of an animation, those of every frame.
 
@@ -131,16 +102,16 @@ def _process_animation(
     output: Path,
     kind: str,
     on_frame: FrameCallback | None,
-    put: Publish,
+    put: Put,
 ) -> FileResult:
     started, tally, target = time.monotonic(), Tally(), animation.path
     with AnimationWriter(kind, animation, quality=engine.settings.output_image_quality) as writer:
-        with closing(_changed_frames(engine, source, animation)) as frames:
-            for frame in frames:
-                tally.add(frame)
-                writer.write(frame.still)
+        with closing(_changed_frames(engine, source, animation)) as works:
+            for work in works:
+                tally.add(work)
+                writer.write(work.item)
                 if on_frame is not None:
-                    on_frame(frame.index, len(animation.durations), frame.still)
+                    on_frame(work.index, len(animation.durations), work.item)
         measured = tally.take()
         if not measured.faces and _is_copied(target, output, animation.kind):
             _put_copy(target, output, put)
@@ -160,58 +131,27 @@ def _process_animation(
     )
 
 
-@dataclass(eq=False)
-class _Frame:
-    """A frame of an animation, changed and measured; see ``Tally``."""
-
-    index: int
-    still: Still
-    faces: Sequence[Face]
-    before: Brightness | None = None
-    after: Brightness | None = None
-    similarity: float | None = None
-    repeats: bool = False
-
-
 def _changed_frames(
     engine: Engine, source: FloatArray | None, animation: Animation
-) -> Generator[_Frame, None, None]:
-    finder, changer = _finder(engine, animation), engine.changer(source)
+) -> Generator[Work[Still, BgrPicture], None, None]:
+    reference = reference_person(
+        engine,
+        (BgrPicture(still.bgr, still.alpha) for still in animation.frames()),
+        number=engine.settings.reference_frame_number,
+        where=str(animation.path),
+    )
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
-    every = max(1, round(per_second))
+    changer = FrameChanger(engine, source, reference, every=max(1, round(per_second)))
 
-    def change(numbered: tuple[int, Still]) -> _Frame:
+    def change(numbered: tuple[int, Still]) -> Work[Still, BgrPicture]:
         index, still = numbered
-        picture = BgrPicture(still.bgr, still.alpha)  # changes the frame's own pixels
-        frame = _Frame(index, still, finder.find(picture))
-        if frame.faces:
-            largest = max(frame.faces, key=lambda face: face.area)
-            frame.before = brightness(picture, largest, index)
-            changer.change([FaceJob(picture, face) for face in frame.faces])
-            frame.after = brightness(picture, largest, index)
-            if source is not None and index % every == 0:
-                frame.similarity = likeness(engine.analyser, picture, largest, source)
-        return frame
+        # The picture changes the frame's own pixels.
+        work = Work(index, still, BgrPicture(still.bgr, still.alpha))
+        return changer.changed([changer.found(work)])[0]
 
     yield from map_ordered(
         change, enumerate(animation.frames()), workers=int(engine.settings.execution_threads)
     )
-
-
-def _finder(engine: Engine, animation: Animation) -> FaceFinder:
-    """A finder that follows the person of the reference frame, where the settings ask for one."""
-    if not needs_embeddings(engine.settings):
-        return FaceFinder(engine, None)
-    number = engine.settings.reference_frame_number
-    still = next(islice(animation.frames(), number, None), None)
-    if still is None:
-        raise NoFaceError(
-            tr("reference_frame_number is {number}, but the video ends before it", number=number),
-            where=str(animation.path),
-            remedy=tr("choose an earlier frame"),
-        )
-    picture = BgrPicture(still.bgr, still.alpha)
-    return FaceFinder.for_picture(engine, picture, where=str(animation.path))
 
 
 def _is_copied(target: Path, output: Path, kind: str) -> bool:
@@ -220,7 +160,7 @@ def _is_copied(target: Path, output: Path, kind: str) -> bool:
     return same or IMAGE_KINDS.get(output.suffix.lower()) == kind
 
 
-def _put_copy(target: Path, output: Path, put: Publish) -> None:
+def _put_copy(target: Path, output: Path, put: Put) -> None:
     """Put a copy of the target, byte for byte, where the result goes."""
     with target.open("rb") as content:
         put(output, content)

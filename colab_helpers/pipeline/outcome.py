@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from colab_helpers.faces.quality import Measured
+from colab_helpers.files import unwritable
 from colab_helpers.media.segments import Segment
 from colab_helpers.models.session import Provider
 
@@ -22,10 +26,10 @@ class FileResult:
         encoder: Encoder of the result; None for an image.
         provider: Where the networks ran.
         notes: Every fall-back and conversion, one sentence each.
-        video_seconds: Length of the result's picture; ``audio_seconds`` that of its sound, 0 without.
+        video_seconds: Length of the result's picture; ``audio_seconds`` that of its audio, 0 without.
         times_kept: Whether every frame is shown exactly when the target's is; None for a GIF, whose
             pictures have times of their own.
-        segments: How many the result was joined from; 0 if it was written in one go.
+        segments: How many the result was joined from; 0 for a GIF or picture.
         segments_kept: How many of them an earlier run had finished.
     """
 
@@ -84,7 +88,36 @@ class SegmentStore(Protocol):
         """Where segments are written; made if missing."""
 
     def finished(self) -> list[FinishedSegment]:
-        """Those that still stand as they were noted: the first, the second, … up to the first gap."""
+        """Return those that still stand as they were noted: the first, the second, … up to the first gap."""
 
     def keep(self, done: FinishedSegment) -> None:
         """Note a segment; it counts as finished when this returns."""
+
+
+@dataclass(frozen=True)
+class _NothingKept:
+    """Segments that no later run goes on with."""
+
+    folder: Path
+
+    def finished(self) -> list[FinishedSegment]:
+        return []
+
+    def keep(self, done: FinishedSegment) -> None:
+        pass
+
+
+@contextmanager
+def temporary_store(output: Path) -> Iterator[SegmentStore]:
+    """Keep segments in a hidden folder beside a result, which is removed at the end.
+
+    Raises:
+        OutputError: The folder cannot be made.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(prefix=".segments-", dir=output.parent)
+    except OSError as error:
+        raise unwritable(output, error) from error
+    with place as folder:
+        yield _NothingKept(Path(folder))

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.files import unwritable
 from colab_helpers.language import tr
 from colab_helpers.machine import require_places
-from colab_helpers.media.writer import unwritable
 from colab_helpers.pages.report import failure_text, results_html, results_of, results_text
 from colab_helpers.request import BatchRequest
 from colab_helpers.ui.host import Host, open_panel, this_host

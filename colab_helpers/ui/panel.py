@@ -5,7 +5,7 @@ from __future__ import annotations
 from colab_helpers.demo import Demo, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, speak, tr
-from colab_helpers.media.probe import is_image
+from colab_helpers.media.inputs import is_image
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import grounds, require_consent
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library

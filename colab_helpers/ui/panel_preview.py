@@ -8,7 +8,8 @@ from typing import Any
 
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, printable, tr
-from colab_helpers.media.probe import is_image, probe
+from colab_helpers.media.inputs import is_image
+from colab_helpers.media.probe import probe
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,

@@ -16,7 +16,7 @@ from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.files import absolute, natural_key, numbered, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import existing_file, is_image, reader_missing
+from colab_helpers.media.inputs import existing_file, is_image, reader_missing
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_parts import (
     AMBER,

@@ -14,8 +14,9 @@ from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
+from colab_helpers.media.inputs import is_image
 from colab_helpers.media.picture import BgrPicture
-from colab_helpers.media.probe import VideoInfo, is_image, probe
+from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.pages.pictures import frame_at
 from colab_helpers.settings import Settings
 

@@ -12,7 +12,8 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import existing_file, is_image, probe
+from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.probe import probe
 from colab_helpers.pages.pictures import frame_at
 from colab_helpers.pages.units import clock_text
 from colab_helpers.request import BatchRequest

@@ -29,9 +29,10 @@ from colab_helpers.batch.report import HTML_REPORT_NAME, REPORT_NAME, BatchRepor
 from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
-from colab_helpers.media.probe import existing_file, is_image
+from colab_helpers.media.inputs import existing_file, is_image
 from tests.conftest import CONSENT, PATIENCE
 from tests.helpers.processes import CPU, KEPT
+from tests.media.harm import start_edit_at
 from tests.media.make import (
     Sound,
     Spec,
@@ -44,7 +45,6 @@ from tests.media.make import (
     packets_of,
     variable_pts,
 )
-from tests.media.test_probe import start_edit_at
 
 FAST = {"preset": "ultrafast", "crf": "16"}
 PNG_CODED: dict[str, Any] = {"codec": "png", "pix_fmt": "rgb24", "options": {}}

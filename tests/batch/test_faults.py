@@ -36,9 +36,9 @@ from colab_helpers.batch.report import STATUS_NAME, BatchReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.media import reader as reading
+from colab_helpers.media.wholeness import Wholeness
 from colab_helpers.models import session as sessions
-from colab_helpers.pipeline import clock
+from colab_helpers.pipeline import report_progress
 from tests.conftest import CONSENT, PATIENCE
 from tests.helpers.processes import SECONDS, Content, contents, entries, litter, number_of, repeated
 from tests.media.make import Sound, Spec, make
@@ -86,7 +86,7 @@ def do(source: Path, target: Path, out: Path, models: Path, **given: Any) -> Bat
 def batch(
     source: Path, target: Path, constant_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., BatchReport]:
-    monkeypatch.setattr(clock, "PROGRESS_INTERVAL", 0.0)  # every frame is told
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)  # every frame is told
 
     def run(
         out: str = "out", *, target: Path = target, models: Path = constant_models, **given: Any
@@ -371,14 +371,14 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
 
 
 def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(batch, tmp_path, plain) -> None:
-    genuine = reading._Tally.watch
+    genuine = Wholeness.watch
 
     def watch(self: Any, container: Any) -> Iterator[Any]:
         yield from islice(genuine(self, container), 7)
         raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
 
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(reading._Tally, "watch", watch)
+        patching.setattr(Wholeness, "watch", watch)
         report = batch()
     error = report.files[0].error or ""
     assert report.files[0].status == "failed"

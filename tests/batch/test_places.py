@@ -23,7 +23,7 @@ from colab_helpers.batch.report import STATUS_NAME, BatchReport
 from colab_helpers.batch.stop import STOP_NAME, Stop
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
-from colab_helpers.pipeline import clock
+from colab_helpers.pipeline import report_progress
 from tests.conftest import CONSENT
 from tests.helpers.processes import SECONDS, Content, contents, entries, litter, repeated
 from tests.media.make import Sound, Spec, make
@@ -450,7 +450,7 @@ class Away:
 
 @pytest.fixture
 def away(tmp_path: Path, targets: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
-    monkeypatch.setattr(clock, "PROGRESS_INTERVAL", 0.0)  # every frame is told
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)  # every frame is told
     return Away(tmp_path, targets, constant_models)
 
 

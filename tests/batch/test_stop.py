@@ -84,8 +84,8 @@ if phase and WORKER in sys.orig_argv:
     from colab_helpers.batch import earlier, journal, lock, places, report, status
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
-    from colab_helpers.pipeline import clock
-    clock.PROGRESS_INTERVAL, set_signal = 0.0, signal.signal
+    from colab_helpers.pipeline import report_progress
+    report_progress.PROGRESS_INTERVAL, set_signal = 0.0, signal.signal
     def heard(number, handler):
         def told(*given):
             (place / "heard").touch()
@@ -101,8 +101,8 @@ if phase and WORKER in sys.orig_argv:
     held(FaceAnalyser, "find", "embed")
     held(earlier, "file_digest", "hash")
     held(places, "copy_bytes", "copy")
-    held(clock.Clock, "tick", "frames")
-    held(clock.Clock, "tick_joining", "joining")
+    held(report_progress.ProgressReporter, "frame", "frames")
+    held(report_progress.ProgressReporter, "joining", "joining")
     held(earlier.UnfinishedFile, "keep", "segment")
     real_append = journal.Journal.append
     def append(self, entry):

@@ -125,8 +125,8 @@ HOLD = """
     import os, signal
     from pathlib import Path
     from colab_helpers.batch.status import StatusWriter
-    from colab_helpers.pipeline import clock
-    clock.PROGRESS_INTERVAL = 0.0
+    from colab_helpers.pipeline import report_progress
+    report_progress.PROGRESS_INTERVAL = 0.0
     file, frame, held = os.environ["HOLD"].split(" ", 2)
     genuine = StatusWriter.progress
     def progress(self, found):

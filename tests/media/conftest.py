@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,4 +19,14 @@ def clip(tmp_path: Path) -> Clip:
         return make(tmp_path / "in" / name, Spec(**settings))  # type: ignore[arg-type]
 
     (tmp_path / "in").mkdir()
+    return build
+
+
+@pytest.fixture
+def small(clip: Clip) -> Clip:
+    """Makes clips of 90 small frames."""
+
+    def build(name: str, **settings: Any) -> Path:
+        return clip(name, **({"size": (64, 48), "frames": 90} | settings))
+
     return build

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,12 @@ from typing import Any
 import av
 import pytest
 
-from colab_helpers.errors import EncoderError, SettingsError
+from colab_helpers.errors import EncoderError
 from colab_helpers.media import encoders
-from colab_helpers.media.encoders import EncoderChoice, choose_encoder, encoder_for, usable_encoders
-from colab_helpers.media.probe import LightLevels, probe
-from tests.media.conftest import Clip
-
-
-def choose(wanted: Any = "auto", **changes: Any) -> EncoderChoice:
-    request: dict[str, Any] = {"width": 320, "height": 240, "pix_fmt": "yuv420p", "quality": 23} | changes
-    return choose_encoder(wanted, **request)
+from colab_helpers.media.colour_tags import LightLevels
+from colab_helpers.media.encoders import EncoderChoice, usable_encoders
+from colab_helpers.media.probe import probe
+from tests.media.choosing import choose
 
 
 @pytest.fixture(autouse=True)
@@ -28,89 +25,78 @@ def no_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "has_avx512", lambda: False)
 
 
-@pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """NVENC that takes 4:2:0 and 4:4:4 of 8 bit (HEVC also 10 bit 4:2:0), at least 128 pixels wide."""
-    asked: list[tuple[str, str]] = []
-    genuine = encoders._trial
-
-    def trial(name: str, pix_fmt: str, width: int, height: int, options: Any) -> str | None:
-        if not name.endswith("_nvenc"):
-            return genuine(name, pix_fmt, width, height, options)
-        asked.append((name, pix_fmt))
-        taken = {"yuv420p", "nv12", "yuv444p"} | ({"p010le"} if name == "hevc_nvenc" else set())
-        return None if pix_fmt in taken and width >= 128 else "InitializeEncoder failed"
-
-    monkeypatch.setattr(encoders, "_trial", trial)
-    return asked
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, problem: Callable[[str, str, int], str | None]) -> None:
+    """NVENC that answers so to an encoder's name, a format and a width; the others are tried."""
     genuine = encoders._trial
 
     def trial(name: str, pix_fmt: str, width: int, height: int, options: Any) -> str | None:
         if name.endswith("_nvenc"):
-            return "Operation not permitted"
+            return problem(name, pix_fmt, width)
         return genuine(name, pix_fmt, width, height, options)
 
     monkeypatch.setattr(encoders, "_trial", trial)
 
 
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVENC that takes 4:2:0 and 4:4:4 of 8 bit (HEVC also 10 bit 4:2:0), at least 128 pixels wide."""
+
+    def problem(name: str, pix_fmt: str, width: int) -> str | None:
+        taken = {"yuv420p", "nv12", "yuv444p"} | ({"p010le"} if name == "hevc_nvenc" else set())
+        return None if pix_fmt in taken and width >= 128 else "InitializeEncoder failed"
+
+    pretend(monkeypatch, problem)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, lambda *_: "Operation not permitted")
+
+
 @pytest.mark.usefixtures("no_gpu")
-def test_auto_without_gpu_is_x264() -> None:
+def test_without_gpu_auto_is_x264_and_nvenc_says_why_not() -> None:
     assert choose() == EncoderChoice("libx264", "yuv420p", {"preset": "veryfast", "crf": "23"})
+    for name in ("h264_nvenc", "hevc_nvenc"):
+        with pytest.raises(EncoderError, match=rf"{name} cannot encode .* Operation not permitted") as caught:
+            choose(name)
+        assert "auto or libx264" in caught.value.remedy
+        assert isinstance(caught.value, RuntimeError)
+
+
+TOO_MUCH = "hevc_nvenc cannot keep yuv422p10le 320x240: encoded on the CPU by libx264"
+TOO_SMALL = "h264_nvenc cannot keep yuv420p 64x64: encoded on the CPU by libx264"
+NO_PRESET = "h264_nvenc has no preset 'veryfast': p4 used"
+FINER = "chroma 422 became 444, which not every player shows: the encoder did not take 422 just then"
+DEEP, DEEPEST = {"pix_fmt": "yuv420p10le"}, {"pix_fmt": "yuv422p10le"}
 
 
 @pytest.mark.usefixtures("fake_gpu")
-def test_auto_with_gpu_is_nvenc() -> None:
-    choice = choose(quality=30)
-    assert (choice.name, choice.pix_fmt, choice.notes) == ("h264_nvenc", "yuv420p", ())
-    assert choice.options == {"preset": "p4", "rc": "vbr", "cq": "30", "b": "0", "tune": "hq"}
+@pytest.mark.parametrize(
+    ("wanted", "given", "name", "pix_fmt", "notes"),
+    [
+        ("auto", {}, "h264_nvenc", "yuv420p", ()),
+        ("auto", DEEP, "hevc_nvenc", "p010le", ()),
+        ("auto", DEEPEST, "libx264", "yuv422p10le", (TOO_MUCH,)),
+        ("auto", {"width": 64, "height": 64}, "libx264", "yuv420p", (TOO_SMALL,)),
+        ("auto", {"preset": "veryfast"}, "h264_nvenc", "yuv420p", (NO_PRESET,)),
+        ("h264_nvenc", DEEP, "h264_nvenc", "yuv420p", ("10 bits per sample became 8",)),
+        ("h264_nvenc", {"pix_fmt": "yuv422p"}, "h264_nvenc", "yuv444p", (FINER,)),
+    ],
+)
+def test_with_gpu(wanted: Any, given: Any, name: str, pix_fmt: str, notes: tuple[str, ...]) -> None:
+    choice = choose(wanted, **given)
+    assert (choice.name, choice.pix_fmt, choice.notes) == (name, pix_fmt, notes)
 
 
 @pytest.mark.usefixtures("fake_gpu")
-def test_best_quality_of_nvenc_is_not_its_automatic() -> None:
+def test_quality_and_preset_become_options() -> None:
+    assert choose(quality=30).options == {"preset": "p4", "rc": "vbr", "cq": "30", "b": "0", "tune": "hq"}
+    # NVENC's 0 is its automatic.
     assert choose(quality=0).options["cq"] == "1"
     assert choose("libx264", quality=0).options["crf"] == "0"
-
-
-@pytest.mark.usefixtures("fake_gpu")
-def test_ten_bits_go_to_hevc() -> None:
-    choice = choose(pix_fmt="yuv420p10le")
-    assert (choice.name, choice.pix_fmt, choice.notes) == ("hevc_nvenc", "p010le", ())
-
-
-@pytest.mark.usefixtures("fake_gpu")
-def test_auto_prefers_keeping_everything_to_speed() -> None:
-    choice = choose(pix_fmt="yuv422p10le")
-    assert (choice.name, choice.pix_fmt) == ("libx264", "yuv422p10le")
-    assert choice.notes == ("hevc_nvenc cannot keep yuv422p10le 320x240: encoded on the CPU by libx264",)
-    tiny = choose(width=64, height=64)
-    assert (tiny.name, len(tiny.notes)) == ("libx264", 1)
-
-
-@pytest.mark.usefixtures("fake_gpu")
-def test_a_named_encoder_converts_and_says_so() -> None:
-    choice = choose("h264_nvenc", pix_fmt="yuv420p10le")
-    assert (choice.name, choice.pix_fmt) == ("h264_nvenc", "yuv420p")
-    assert choice.notes == ("10 bits per sample became 8",)
-
-
-@pytest.mark.usefixtures("fake_gpu")
-def test_four_two_two_becomes_four_four_four_where_it_must() -> None:
-    choice = choose("h264_nvenc", pix_fmt="yuv422p")
-    assert choice.pix_fmt == "yuv444p"
-    assert ["chroma 422 became 444" in note for note in choice.notes] == [True]
-
-
-@pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize("name", ["h264_nvenc", "hevc_nvenc"])
-def test_a_named_encoder_that_fails_says_why(name: str) -> None:
-    with pytest.raises(EncoderError, match=rf"{name} cannot encode .* Operation not permitted") as caught:
-        choose(name)
-    assert "auto or libx264" in caught.value.remedy
-    assert isinstance(caught.value, RuntimeError)
+    assert choose("libx265", preset="ultrafast").options["preset"] == "ultrafast"
+    with pytest.raises(EncoderError, match="libx264 has no preset 'p4'"):
+        choose("libx264", preset="p4")
 
 
 @pytest.mark.parametrize(
@@ -144,33 +130,10 @@ def test_cpu_encoders_keep_the_format(name: str, pix_fmt: str) -> None:
     assert (choice.name, choice.pix_fmt, choice.notes) == (name, pix_fmt, ())
 
 
-def test_semi_planar_deep_samples_only_change_their_order() -> None:
-    choice = choose("libx264", pix_fmt="p010le")
-    assert (choice.pix_fmt, choice.notes) == ("yuv420p10le", ())
-
-
-@pytest.mark.usefixtures("fake_gpu")
-def test_a_preset_of_the_other_family_gives_way_in_auto() -> None:
-    choice = choose(preset="veryfast")
-    assert (choice.name, choice.options["preset"]) == ("h264_nvenc", "p4")
-    assert choice.notes == ("h264_nvenc has no preset 'veryfast': p4 used",)
-
-
-def test_a_wrong_preset_of_a_named_encoder_is_an_error() -> None:
-    with pytest.raises(EncoderError, match="libx264 has no preset 'p4'"):
-        choose("libx264", preset="p4")
-    assert choose("libx265", preset="ultrafast").options["preset"] == "ultrafast"
-
-
-@pytest.mark.parametrize("quality", [-1, 52])
-def test_quality_is_checked(quality: int) -> None:
-    with pytest.raises(SettingsError, match="0 to 51"):
-        choose(quality=quality)
-
-
-def test_unknown_encoder() -> None:
-    with pytest.raises(SettingsError, match="h264_nvenc"):
-        choose("x264")
+@pytest.mark.parametrize(("source", "used"), [("p010le", "yuv420p10le"), ("bgr0", "yuv444p")])
+def test_what_the_reader_hands_on_only_changes_its_order(source: str, used: str) -> None:
+    choice = choose("libx264", pix_fmt=source)
+    assert (choice.pix_fmt, choice.notes) == (used, ())
 
 
 def test_an_answer_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,11 +166,6 @@ def test_light_levels_become_options() -> None:
     assert x264 == f"mastering-display={display}:cll=1000,400"
 
 
-def test_encoder_for_a_file_uses_what_the_reader_gives(clip: Clip) -> None:
-    info = probe(clip("rgb.mkv", frames=2, codec="ffv1", pix_fmt="bgr0", options={}))
-    assert encoder_for(info, wanted="libx264", quality=20).pix_fmt == "yuv444p"
-
-
 @pytest.mark.parametrize("name", [one for one, reason in usable_encoders().items() if reason is None])
 def test_what_was_chosen_encodes(name: Any, tmp_path: Path) -> None:
     choice = choose(name, quality=20)
@@ -228,9 +186,9 @@ import hashlib
 from fractions import Fraction
 import av, cv2
 import numpy as np
-from colab_helpers.media.encoders import choose_encoder
+from tests.media.choosing import choose
 for width in (480, 640, 720):
-    choice = choose_encoder("libx264", width=width, height=272, pix_fmt="yuv420p", quality=25)
+    choice = choose("libx264", width=width, height=272, quality=25)
     context = av.CodecContext.create("libx264", "w")
     context.width, context.height, context.pix_fmt = width, 272, choice.pix_fmt
     context.time_base, context.framerate, context.options = Fraction(1, 25), 25, dict(choice.options)
@@ -254,6 +212,7 @@ def test_the_result_does_not_depend_on_what_lay_in_memory_before() -> None:
     outputs = {
         subprocess.run(
             [sys.executable, "-c", _ENCODE],
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "MALLOC_PERTURB_": str(fill)},
             capture_output=True,
             text=True,

@@ -14,8 +14,10 @@ from colab_helpers.errors import MediaError
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
 from colab_helpers.media.affine import transform_points
+from colab_helpers.media.blending import face_region
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
-from colab_helpers.media.picture import PICTURE_FORMATS, BgrPicture, VideoPicture, face_region
+from colab_helpers.media.formats import WORKING_FORMATS
+from colab_helpers.media.picture import BgrPicture, VideoPicture
 
 WIDTH, HEIGHT = 320, 240
 KPS = np.array([[130, 90], [175, 94], [150, 118], [132, 140], [168, 143]], np.float32)
@@ -64,7 +66,7 @@ def test_black_white_and_grey_have_the_standard_codes() -> None:
     )
 
 
-@pytest.mark.parametrize("fmt", PICTURE_FORMATS)
+@pytest.mark.parametrize("fmt", WORKING_FORMATS)
 @pytest.mark.parametrize("matrix", [1, 5, 9])
 def test_a_crop_of_a_frame_is_the_crop_of_its_image(fmt: str, matrix: int) -> None:
     crop = VideoPicture(video_frame(fmt, matrix=matrix)).crop(MATRIX, 128)
@@ -74,7 +76,7 @@ def test_a_crop_of_a_frame_is_the_crop_of_its_image(fmt: str, matrix: int) -> No
     assert np.percentile(difference, 99) <= 5
 
 
-@pytest.mark.parametrize("fmt", PICTURE_FORMATS)
+@pytest.mark.parametrize("fmt", WORKING_FORMATS)
 def test_pasting_changes_the_face_and_not_one_sample_outside_its_box(fmt: str) -> None:
     frame = video_frame(fmt)
     before = planes(frame)

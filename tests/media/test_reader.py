@@ -11,19 +11,16 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import MediaError, MissingFileError
-from colab_helpers.media import reader as reading
+from colab_helpers.media.colour_tags import ColourTags
 from colab_helpers.media.containers import stream_tags
-from colab_helpers.media.probe import ColourTags, VideoInfo, probe
-from colab_helpers.media.reader import (
-    SUPPORTED_FORMATS,
-    Frame,
-    read_frames,
-    working_colour,
-    working_format,
-)
+from colab_helpers.media.formats import WORKING_FORMATS
+from colab_helpers.media.probe import VideoInfo, probe
+from colab_helpers.media.reader import Frame, read_frames
+from colab_helpers.media.shaping import working_colour, working_format
+from colab_helpers.media.wholeness import Wholeness
 from tests.media.conftest import Clip
+from tests.media.harm import PICTURES, damage, start_edit_at
 from tests.media.make import Sound, number_of, samples, variable_pts
-from tests.media.test_probe import start_edit_at
 
 LOOKAHEAD = {"preset": "veryfast", "crf": "16"}
 """With B-frames, so that MP4 needs an edit list."""
@@ -99,7 +96,7 @@ def test_frames_hidden_by_an_edit_list_stay_hidden(clip: Clip) -> None:
 
 def test_reading_can_stop_at_any_frame(clip: Clip) -> None:
     info = probe(clip("long.mp4", frames=60))
-    with read_frames(info, threads=2) as reader:
+    with read_frames(info) as reader:
         assert [next(reader).index for _ in range(5)] == [0, 1, 2, 3, 4]
     reader.close()
     assert list(reader) == []
@@ -131,7 +128,7 @@ def test_other_formats_become_the_nearest_supported(clip: Clip, pix_fmt: str) ->
     assert info.pix_fmt == pix_fmt
     target, note = working_format(info)
     assert target == CONVERSIONS[pix_fmt]
-    assert (note is None) == (pix_fmt in SUPPORTED_FORMATS)
+    assert (note is None) == (pix_fmt in WORKING_FORMATS)
     with read_frames(info) as reader:
         frames = list(reader)
     assert {frame.video.format.name for frame in frames} == {target}
@@ -199,21 +196,6 @@ def test_a_few_lost_frames_are_a_note(clip: Clip) -> None:
     assert all("slightly damaged" in note for note in reader.notes)
 
 
-def damage(path: Path, frames: range) -> None:
-    """Overwrites the coded pictures of some frames; every one is a file of its own in this codec."""
-    data = bytearray(path.read_bytes())
-    with av.open(str(path)) as container:
-        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    for number in frames:
-        position, size = places[number]
-        assert position is not None
-        data[position : position + size] = bytes(size)
-    path.write_bytes(data)
-
-
-PICTURES: dict[str, Any] = {"codec": "png", "pix_fmt": "rgb24", "options": {}}
-
-
 def test_many_damaged_pictures_are_an_error(clip: Clip) -> None:
     path = clip("pictures.mov", frames=30, **PICTURES)
     damage(path, range(10, 20))
@@ -232,16 +214,16 @@ def test_a_damaged_picture_is_a_note(clip: Clip) -> None:
 def test_what_the_decoder_holds_is_handed_on_when_the_file_breaks_off(
     clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = reading._Tally.watch
+    genuine = Wholeness.watch
 
     def watch(self: Any, container: Any) -> Iterator[Any]:
         yield from islice(genuine(self, container), 20)
         raise av.error.InvalidDataError(1, "damaged")
 
-    monkeypatch.setattr(reading._Tally, "watch", watch)
+    monkeypatch.setattr(Wholeness, "watch", watch)
     info = probe(clip("long.mp4", frames=40, options={"preset": "ultrafast", "crf": "16"}))
     frames: list[Frame] = []
-    with read_frames(info, threads=8) as reader, pytest.raises(MediaError, match=r"20 of 40.*\(damaged\)"):
+    with read_frames(info) as reader, pytest.raises(MediaError, match=r"20 of 40.*\(damaged\)"):
         frames.extend(reader)
     assert numbers(frames) == list(range(20))
 

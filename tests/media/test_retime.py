@@ -4,17 +4,11 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colab_helpers.media.encoders import encoder_for
-from colab_helpers.media.probe import probe
-from colab_helpers.media.reader import Frame, read_frames
+from colab_helpers.media.reader import Frame
 from colab_helpers.media.retime import constant_rate
-from colab_helpers.media.writer import VideoWriter
-from tests.media.conftest import Clip
-from tests.media.make import Sound, decoded, packets_of, variable_pts
 
 PICTURE = av.VideoFrame(16, 16, "yuv420p")
 MILLI = Fraction(1, 1000)
@@ -88,21 +82,3 @@ def test_every_tick_shows_what_was_on_screen(gaps: list[int], rate: Fraction, st
         begins, ends = stamps[number] * MILLI, (stamps[number] + gaps[number]) * MILLI
         assert begins - half <= tick.time <= ends + half
     assert abs(len(result) / rate - sum(gaps) * MILLI) <= 1 / rate
-
-
-def test_through_a_file(clip: Clip) -> None:
-    source = clip("vfr.mp4", frames=20, time_base=MILLI, pts=variable_pts(20), sounds=(Sound(),))
-    info = probe(source)
-    target = source.parent / "thirty.mp4"
-    choice = encoder_for(info, wanted="libx264", quality=16, preset="ultrafast")
-    with (
-        read_frames(info) as reader,
-        VideoWriter(target, info, choice=choice, time_base=1 / THIRTY) as writer,
-    ):
-        for frame in constant_rate(reader, rate=THIRTY):
-            writer.write(frame.video, pts=frame.pts, duration=frame.duration)
-    numbers, times = decoded(target)
-    assert times == [Fraction(tick, 30) for tick in range(len(times))]
-    assert numbers == sorted(numbers)
-    assert float(len(times) / THIRTY) == pytest.approx(float(info.duration), abs=1 / 30)
-    assert packets_of(target) == packets_of(source)

@@ -9,16 +9,16 @@ import av
 import pytest
 from av.packet import Packet
 
+from colab_helpers.files import unwritable
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.encoders import EncoderChoice
-from colab_helpers.media.probe import VideoInfo, probe
-from colab_helpers.media.reader import read_frames
-from colab_helpers.media.segments import Segment, SegmentedWriter, join_segments
+from colab_helpers.media.join import join_segments
+from colab_helpers.media.probe import probe
 from colab_helpers.media.timestamps import RisingTicks
-from colab_helpers.media.writer import unwritable
 from tests.media.conftest import Clip
+from tests.media.harm import joined
 from tests.media.make import Sound, decoded, packets_of
-from tests.media.roundtrip import trip
+from tests.media.roundtrip import trip, write_segments
 
 B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "2"}
 NO_B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "0"}
@@ -29,12 +29,6 @@ STEP = Fraction(1, 25)
 
 def evenly(frames: int, start: Fraction) -> list[Fraction]:
     return [start + number * STEP for number in range(frames)]
-
-
-def joined(first: Path, second: Path) -> Path:
-    path = first.with_stem("joined")
-    path.write_bytes(first.read_bytes() + second.read_bytes())
-    return path
 
 
 RESTARTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,7 +52,7 @@ def test_recordings_joined_byte_by_byte_last_as_long_as_both(clip: Clip, case: s
     tolerance = 0 if suffix == ".mp4" else Fraction(1, 1000)
     for found, wanted in zip(times, evenly(50, times[0]), strict=True):
         assert abs(found - wanted) <= tolerance
-    assert there.summary.video_seconds == 2.0
+    assert there.joined.video_seconds == 2.0
     assert any("starts again" in note for note in there.notes)
     if "sounds" in settings:
         before, after = packets_of(once), packets_of(there.result.path)
@@ -90,7 +84,7 @@ def test_a_jump_ahead_by_hours_is_a_restart_too(clip: Clip) -> None:
     numbers, times = decoded(there.result.path)
     assert numbers == [*range(25), *range(25)]
     assert times == evenly(50, times[0])
-    assert there.summary.audio_seconds < 2.2
+    assert there.joined.audio_seconds < 2.2
 
 
 @pytest.mark.parametrize("sounds", [(), (Sound("mp2", seconds=31),)])
@@ -99,7 +93,7 @@ def test_a_pause_of_the_picture_is_kept_where_audio_goes_on(clip: Clip, sounds: 
     settings = {"options": NO_B_FRAMES, "time_base": Fraction(1, 90000), "pts": ticks, "sounds": sounds}
     there = trip(clip("a.ts", **settings), suffix=".mp4")
     paused = 30 if sounds else 0
-    assert there.summary.video_seconds == pytest.approx(1 + paused, abs=0.05)
+    assert there.joined.video_seconds == pytest.approx(1 + paused, abs=0.05)
 
 
 @pytest.mark.parametrize("options", [B_FRAMES, NO_B_FRAMES])
@@ -119,21 +113,10 @@ def test_a_restarted_recording_is_resumed_at_the_same_times(clip: Clip, tmp_path
     once = clip("a.ts", options=B_FRAMES, **SOUND)
     info = probe(joined(once, once))
     choice = EncoderChoice("libx264", "yuv420p", {"preset": "ultrafast", "crf": "0"})
-    parts: list[Segment] = []
-
-    def write(start: int, stop: int, previous: int | None) -> bool:
-        writer = SegmentedWriter(
-            tmp_path / "work", info, choice=choice, length=10, on_segment=parts.append, start=start
-        )
-        with read_frames(info, start=start, previous_pts=previous) as reader, writer:
-            for frame in reader:
-                writer.write(frame.video, pts=frame.pts, duration=frame.duration)
-                if frame.index + 1 == stop:
-                    break
-        return reader.times_kept
-
-    write(0, 30, None)
-    assert not write(30, 50, parts[-1].last_pts)
+    parts, _ = write_segments(info, tmp_path / "work", choice, length=10, stop=30)
+    more, notes = write_segments(info, tmp_path / "work", choice, length=10, after=parts[-1])
+    assert any("starts again" in note for note in notes)
+    parts += more
     join_segments(parts, info, tmp_path / "x.mp4", choice=choice)
     numbers, times = decoded(tmp_path / "x.mp4")
     assert numbers == [*range(25), *range(25)]
@@ -164,25 +147,10 @@ def test_audio_no_container_takes_is_encoded_anew(clip: Clip, name: str, codec: 
     there = trip(path, suffix=".mp4")
     assert [one.codec for one in there.result.audio] == ["aac"]
     assert any(f"({codec})" in note and "encoded anew" in note for note in there.notes)
-    assert there.summary.audio_seconds == pytest.approx(2.0, abs=0.1)
-    assert_joined_alike(there.source, there.choice, there.result.path.with_name("joined.mp4"))
+    assert there.joined.audio_seconds == pytest.approx(2.0, abs=0.1)
     with av.open(str(there.result.path)) as container:
         samples = sum(frame.samples for frame in container.decode(audio=0))
     assert samples / 44100 == pytest.approx(2.0, abs=0.1)
-
-
-def assert_joined_alike(info: VideoInfo, choice: EncoderChoice, output: Path) -> None:
-    """Joining checks what it wrote, so encoded audio has to pass that, too."""
-    parts: list[Segment] = []
-    folder = output.parent / "work"
-    with (
-        read_frames(info) as reader,
-        SegmentedWriter(folder, info, choice=choice, length=20, on_segment=parts.append) as writer,
-    ):
-        for frame in reader:
-            writer.write(frame.video, pts=frame.pts, duration=frame.duration)
-    notes = join_segments(parts, info, output, choice=choice).notes
-    assert any("encoded anew" in note for note in notes)
 
 
 def test_a_muxers_refusal_is_no_matter_of_space() -> None:

@@ -10,88 +10,23 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
-from benchmarks.graphs import IR_VERSION, OPSET, write_constant_models
+from benchmarks.graphs import write_constant_models
 from colab_helpers.errors import ColabHelpersError, EncoderError, ModelError, NoFaceError, OutputError
-from colab_helpers.faces.engine import Engine
-from colab_helpers.media.picture import VideoPicture, over_white
-from colab_helpers.media.probe import COVER, probe
+from colab_helpers.media.opening import COVER
+from colab_helpers.media.picture import VideoPicture
+from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.pipeline import VideoRun, frames_folder, process_picture
+from colab_helpers.pipeline import frames_folder, process_video
 from colab_helpers.progress import Progress
-from colab_helpers.settings import Settings, load_settings
 from tests.media.make import Sound, Spec, Subtitle, add_cover, decoded, make, packets_of, variable_pts
-
-SOURCE = np.ones(512, np.float32) / np.float32(512**0.5)
-FACE = (200, 60, 440, 300)
-"""The constant detector's face in its 640-pixel picture."""
-MOST = Fraction(30000, 1001)
-
-
-def settings(**overrides: Any) -> Settings:
-    base = {"output_video_quality": 0, "output_video_encoder": "libx264", "execution_provider": "cpu"}
-    return load_settings("balanced", **{**base, **overrides})
-
-
-def engine(models: Path, **overrides: Any) -> Engine:
-    return Engine.open(settings(**overrides), models_dir=models)
-
-
-def planes(path: Path) -> list[list[npt.NDArray[np.uint8]]]:
-    """The visible samples of every plane of every frame."""
-    with av.open(str(path)) as container:
-        return [
-            [
-                np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width].copy()
-                for plane in frame.planes
-            ]
-            for frame in container.decode(video=0)
-        ]
-
-
-@pytest.fixture(scope="module")
-def faceless_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The constant models, but their detector's one face is below the least score."""
-    folder = write_constant_models(tmp_path_factory.mktemp("faceless"), box=FACE)
-    model = onnx.load(folder / "buffalo_l" / "det_10g.onnx")
-    for node in model.graph.node:
-        value = node.attribute[0].t
-        if list(value.dims)[1] == 1:
-            value.CopyFrom(numpy_helper.from_array(np.zeros(list(value.dims), np.float32)))
-    onnx.save(model, folder / "buffalo_l" / "det_10g.onnx")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def inverting_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The constant models, but their swapper turns a crop into its negative."""
-    folder = write_constant_models(tmp_path_factory.mktemp("inverting"), box=FACE)
-    shape = [1, 3, 128, 128]
-    one = numpy_helper.from_array(np.array(1, np.float32), "one")
-    emap = numpy_helper.from_array(np.eye(512, dtype=np.float32), "buff2fs")
-    graph = helper.make_graph(
-        [helper.make_node("Sub", ["one", "target"], ["output"])],
-        "inverting",
-        [
-            helper.make_tensor_value_info("target", TensorProto.FLOAT, shape),
-            helper.make_tensor_value_info("source", TensorProto.FLOAT, [1, 512]),
-        ],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
-        [one, emap],
-    )
-    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
-    onnx.save(model, folder / "inswapper_128.onnx")
-    return folder
-
+from tests.pipeline.swapping import FACE, SOURCE, assert_same_pictures, engine, planes
 
 SPECS = {
     "cfr": Spec(sounds=(Sound(),)),
-    "ntsc": Spec(rate=MOST, frames=30, sounds=(Sound(),)),
+    "ntsc": Spec(rate=Fraction(30000, 1001), frames=30, sounds=(Sound(),)),
     "vfr": Spec(time_base=Fraction(1, 1000), pts=variable_pts(20), frames=20, sounds=(Sound(),)),
     "rotated": Spec(rotation=90, sounds=(Sound(),)),
     "ten_bit": Spec(pix_fmt="yuv420p10le", sounds=(Sound(),)),
@@ -111,7 +46,7 @@ def test_every_frame_comes_out_with_its_own_time_and_the_sound_untouched(
     spec = SPECS[name]
     target = make(tmp_path / "in.mp4", spec)
     output = tmp_path / "out.mp4"
-    result = VideoRun(engine(constant_models, output_video_quality=quality), SOURCE, target, output).run()
+    result = process_video(engine(constant_models, output_video_quality=quality), SOURCE, target, output)
     _, times_in = decoded(target)
     _, times_out = decoded(output)
     assert times_in == times_out
@@ -127,7 +62,7 @@ def test_nothing_outside_the_faces_box_changes_by_a_single_code(
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=8))
     output = tmp_path / "out.mp4"
-    VideoRun(engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output).run()
+    process_video(engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output)
     left, top, right, bottom = (value // 2 for value in FACE)  # 640 -> 320
     for before, after in zip(planes(target), planes(output), strict=True):
         for number, (old, new) in enumerate(zip(before, after, strict=True)):
@@ -143,26 +78,19 @@ def test_nothing_outside_the_faces_box_changes_by_a_single_code(
 def test_frames_without_a_face_are_passed_on_as_they_are(tmp_path: Path, faceless_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180)))
     output = tmp_path / "out.mp4"
-    result = VideoRun(engine(faceless_models), SOURCE, target, output).run()
+    result = process_video(engine(faceless_models), SOURCE, target, output)
     assert (result.faces_swapped, result.frames_without_face) == (0, 25)
     assert any("no face" in note for note in result.notes)
-    for before, after in zip(planes(target), planes(output), strict=True):
-        for old, new in zip(before, after, strict=True):
-            np.testing.assert_array_equal(old, new)
+    assert_same_pictures(target, output)
 
 
 def test_threads_and_batches_change_nothing_but_the_time(tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=23))
-    results = []
     for threads, batch in ((1, 1), (3, 2), (8, 5)):
         output = tmp_path / f"{threads}-{batch}.mp4"
         models = engine(inverting_models, execution_threads=threads, batch_size=batch)
-        VideoRun(models, SOURCE, target, output).run()
-        results.append(planes(output))
-    for other in results[1:]:
-        for first, second in zip(results[0], other, strict=True):
-            for old, new in zip(first, second, strict=True):
-                np.testing.assert_array_equal(old, new)
+        process_video(models, SOURCE, target, output)
+        assert_same_pictures(tmp_path / "1-1.mp4", output)
 
 
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
@@ -173,7 +101,7 @@ def test_without_keep_fps_the_result_runs_at_thirty_and_each_picture_is_changed_
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=frames))
     output = tmp_path / "out.mp4"
     models = engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
-    result = VideoRun(models, SOURCE, target, output).run()
+    result = process_video(models, SOURCE, target, output)
     _, times = decoded(output)
     assert times == [Fraction(number, 30) for number in range(30)]
     assert (result.frames_in, result.frames_out) == (frames, 30)
@@ -191,7 +119,7 @@ def test_keep_frames_writes_an_image_of_each(tmp_path: Path, constant_models: Pa
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     output = tmp_path / "out.mp4"
     models = engine(constant_models, keep_frames=True, temp_frame_format="jpg", temp_frame_quality=85)
-    VideoRun(models, SOURCE, target, output).run()
+    process_video(models, SOURCE, target, output)
     names = sorted(path.name for path in frames_folder(output).iterdir())
     assert names == [f"{number:06d}.jpg" for number in range(5)]
 
@@ -199,7 +127,7 @@ def test_keep_frames_writes_an_image_of_each(tmp_path: Path, constant_models: Pa
 def test_skip_audio(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5, sounds=(Sound(),)))
     output = tmp_path / "out.mp4"
-    VideoRun(engine(constant_models, skip_audio=True), SOURCE, target, output).run()
+    process_video(engine(constant_models, skip_audio=True), SOURCE, target, output)
     with av.open(str(output)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
 
@@ -207,7 +135,7 @@ def test_skip_audio(tmp_path: Path, constant_models: Path) -> None:
 def test_progress_rises_to_the_end(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     seen: list[Progress] = []
-    VideoRun(engine(constant_models), SOURCE, target, tmp_path / "out.mp4", on_progress=seen.append).run()
+    process_video(engine(constant_models), SOURCE, target, tmp_path / "out.mp4", on_progress=seen.append)
     last = seen[-1]
     assert (last.frame, last.frames, last.eta, last.file) == (60, 60, 0, "in.mp4")
     assert [item.frame for item in seen] == sorted(item.frame for item in seen)
@@ -246,7 +174,7 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
     progress = after(0, lambda _: None) if stage == "progress" else None
     before = threading.active_count()
     with pytest.raises(BoomError):
-        VideoRun(models, SOURCE, target, output, on_progress=progress).run()
+        process_video(models, SOURCE, target, output, on_progress=progress)
     assert threading.active_count() == before
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
@@ -254,16 +182,16 @@ def test_an_error_in_any_stage_stops_all_and_surfaces_as_itself(
 def test_the_reference_frame_must_exist(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     follow = {"many_faces": False, "face_selector": "reference"}
-    result = VideoRun(engine(constant_models, **follow), SOURCE, target, tmp_path / "a.mp4").run()
+    result = process_video(engine(constant_models, **follow), SOURCE, target, tmp_path / "a.mp4")
     assert result.faces_swapped == 5
     with pytest.raises(NoFaceError, match="ends before"):
-        VideoRun(
+        process_video(
             engine(constant_models, **follow, reference_frame_number=5), SOURCE, target, tmp_path / "b.mp4"
-        ).run()
+        )
     with pytest.raises(NoFaceError, match=r"1 face\(s\)"):
-        VideoRun(
+        process_video(
             engine(constant_models, **follow, reference_face_position=1), SOURCE, target, tmp_path / "b.mp4"
-        ).run()
+        )
 
 
 def test_a_named_encoder_that_does_not_work_is_an_error_and_not_replaced(
@@ -274,14 +202,14 @@ def test_a_named_encoder_that_does_not_work_is_an_error_and_not_replaced(
     if models.provider == "cuda":
         pytest.skip("this machine has NVENC")
     with pytest.raises(EncoderError, match="libx264"):
-        VideoRun(models, SOURCE, target, tmp_path / "out.mp4").run()
+        process_video(models, SOURCE, target, tmp_path / "out.mp4")
 
 
 def test_an_unwritable_place_is_an_output_error(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=5))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        VideoRun(engine(constant_models), SOURCE, target, tmp_path / "file" / "out.mp4").run()
+        process_video(engine(constant_models), SOURCE, target, tmp_path / "file" / "out.mp4")
 
 
 @pytest.mark.parametrize("missing", ["buffalo_l/det_10g.onnx", "inswapper_128.onnx", "GFPGANv1.4.onnx"])
@@ -302,87 +230,6 @@ def test_a_swapper_without_its_projection_is_refused(tmp_path: Path) -> None:
     onnx.save(model, models / "inswapper_128.onnx")
     with pytest.raises(ColabHelpersError, match="buff2fs"):
         engine(models)
-
-
-def face_seen(shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Where the constant detector sees its face in a picture, edges included."""
-    height, width = shape
-    left, top, right, bottom = (value * max(width, height) // 640 for value in FACE)
-    return slice(top, bottom + 1), slice(left, right + 1)
-
-
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
-def test_a_picture_keeps_its_transparency_and_all_outside_the_face(
-    tmp_path: Path, inverting_models: Path, suffix: str
-) -> None:
-    rgba = np.full((180, 320, 4), 255, np.uint8)
-    rgba[..., 0], rgba[..., 1], rgba[..., 2] = 60, np.arange(180)[:, None], 90
-    rgba[..., 3] = np.arange(320)[None] // 2 + 90
-    target, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
-    Image.fromarray(rgba).save(target, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
-    networks = engine(inverting_models, frame_processors="face_swapper")
-    result = process_picture(networks, SOURCE, target, output)
-    assert (result.faces_swapped, result.notes) == (1, ())
-    new = np.asarray(Image.open(output))
-    assert np.array_equal(new[..., 3], rgba[..., 3])
-    face = face_seen((180, 320))
-    outside = np.ones((180, 320), bool)
-    outside[face] = False
-    assert np.array_equal(new[outside], rgba[outside])
-    # Over white, as it is shown, the face is the negative of what was shown before, as far as it can be.
-    middle = (slice(80, 100), slice(150, 170))
-    before, after = (over_white(one[..., :3], one[..., 3])[middle].astype(int) for one in (rgba, new))
-    lightest = np.asarray(over_white(np.zeros_like(rgba[..., :3]), rgba[..., 3]), int)[middle]
-    assert np.abs(after - np.maximum(255 - before, lightest)).mean() < 6
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_every_frame_of_an_animation_is_changed(tmp_path: Path, inverting_models: Path, kind: str) -> None:
-    frames, durations = [], [100, 250, 40]
-    for number in range(3):
-        rgba = np.full((180, 320, 4), 255, np.uint8)
-        rgba[..., :3] = 40 + 30 * number
-        rgba[:20, 20 * number : 20 * number + 20, 3] = 0
-        frames.append(Image.fromarray(rgba))
-    target, output = tmp_path / f"in.{kind.lower()}", tmp_path / f"out.{kind.lower()}"
-    extra = {"disposal": 2} if kind == "GIF" else {}
-    frames[0].save(target, save_all=True, append_images=frames[1:], duration=durations, loop=2, **extra)
-    told: list[tuple[int, int]] = []
-    result = process_picture(
-        engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output,
-        on_frame=lambda number, total, _: told.append((number, total)),
-    )  # fmt: skip
-    assert (result.frames_in, result.frames_out, result.faces_swapped) == (3, 3, 3)
-    assert (result.notes, told) == ((), [(0, 3), (1, 3), (2, 3)])
-    assert result.measured.flicker_rms is not None
-    with Image.open(output) as image:
-        assert (image.n_frames, image.info["loop"]) == (3, 2)
-        for number, duration in enumerate(durations):
-            image.seek(number)
-            shown = np.asarray(image.convert("RGBA")).astype(int)
-            assert image.info["duration"] == duration
-            assert abs(int(shown[90, 160, 0]) - (215 - 30 * number)) < 6
-            assert abs(int(shown[170, 10, 0]) - (40 + 30 * number)) < 3
-            assert np.array_equal(shown[..., 3], np.asarray(frames[number])[..., 3])
-
-
-@pytest.mark.parametrize("name", ["in.png", "in.jpg", "in.gif", "in.webp", "in.tif"])
-def test_a_picture_without_a_face_is_the_very_file(tmp_path: Path, faceless_models: Path, name: str) -> None:
-    target, same = tmp_path / name, tmp_path / "out" / name
-    picture = Image.fromarray(np.full((64, 64, 4), 99, np.uint8))
-    if name == "in.jpg":
-        picture = picture.convert("CMYK")
-    more = [Image.fromarray(np.full((64, 64, 4), 199, np.uint8))] if name in ("in.gif", "in.webp") else []
-    picture.save(target, **({"save_all": True, "append_images": more, "duration": 100} if more else {}))
-    result = process_picture(engine(faceless_models), SOURCE, target, same)
-    assert same.read_bytes() == target.read_bytes()
-    frames = "in any frame: " if more else ": "
-    assert result.notes == (f"no face was found {frames}the picture is unchanged".replace(" :", ":"),)
-    other = tmp_path / "out" / ("a.png" if name != "in.png" else "a.jpg")
-    notes = process_picture(engine(faceless_models), SOURCE, target, other).notes
-    assert notes[0] == f"no face was found: the picture is as it was, but stored as {other.suffix}"
-    lost = {"in.png": "JPEG holds no transparency: it was filled with white", "in.jpg": "CMYK became RGB"}
-    assert notes[1:] == ((lost[name],) if name in lost else ())
 
 
 def with_more_pictures(path: Path, *, cover: bool = True) -> Path:
@@ -421,7 +268,7 @@ def test_pictures_that_may_show_the_replaced_face_are_left_out_and_said(
     target = with_more_pictures(tmp_path / f"in{suffix}")
     assert len(probe(target).others) == 2
     output = tmp_path / f"out{suffix}"
-    result = VideoRun(engine(constant_models, skip_audio=silent), SOURCE, target, output).run()
+    result = process_video(engine(constant_models, skip_audio=silent), SOURCE, target, output)
     info = probe(output)
     assert (len(info.audio), len(info.subtitles), info.others) == (0 if silent else 1, 1, ())
     said = [note for note in result.notes if "may show the face that was replaced" in note]
@@ -435,7 +282,7 @@ def test_where_nobody_is_replaced_cover_and_second_track_stay_what_they_are(
     target = with_more_pictures(tmp_path / ("in.mkv" if suffix == ".mkv" else "in.mp4"))
     output = tmp_path / f"out{suffix}"
     models = engine(constant_models, frame_processors="face_enhancer")
-    result = VideoRun(models, None, target, output).run()
+    result = process_video(models, None, target, output)
     kept = probe(output).others
     covers = [one for one in kept if one.disposition & COVER]
     if not covers:
@@ -464,7 +311,7 @@ def test_kept_frames_are_upright_and_the_detector_never_sees_heads_down(
     models = engine(
         constant_models, keep_frames=True, temp_frame_format="png", frame_processors="face_swapper"
     )
-    VideoRun(models, SOURCE, target, output).run()
+    process_video(models, SOURCE, target, output)
     info = probe(target)
     stored = next(iter(read_frames(info))).video.to_ndarray(format="bgr24")
     shown = info.upright(stored)
@@ -485,6 +332,6 @@ def test_a_file_whose_clock_starts_again_does_not_claim_its_times(
     target = tmp_path / "in.ts"
     target.write_bytes(once.read_bytes() * 2)
     models = engine(constant_models)
-    assert VideoRun(models, SOURCE, once, tmp_path / "a.mp4").run().times_kept is True
-    result = VideoRun(models, SOURCE, target, tmp_path / "b.mp4").run()
+    assert process_video(models, SOURCE, once, tmp_path / "a.mp4").times_kept is True
+    result = process_video(models, SOURCE, target, tmp_path / "b.mp4")
     assert (result.times_kept, result.frames_out, result.video_seconds) == (False, 20, 0.8)

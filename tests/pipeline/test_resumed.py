@@ -9,17 +9,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.quality import Brightness, Dips, Measured
-from colab_helpers.pipeline import FileResult, FinishedSegment, VideoRun, frames_folder
-from colab_helpers.pipeline.image import FaceFinder
+from colab_helpers.pipeline import FileResult, FinishedSegment, frames_folder, process_video
+from colab_helpers.pipeline.frames import FrameChanger
 from colab_helpers.progress import Progress
-from colab_helpers.settings import load_settings
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
-from tests.test_pipeline import SOURCE, faceless_models, inverting_models, planes  # noqa: F401
+from tests.pipeline.swapping import SOURCE, assert_same_pictures
+from tests.pipeline.swapping import engine as any_engine
 
 
 class Store:
@@ -38,13 +37,7 @@ class Store:
 
 
 def engine(models: Path, **overrides: Any) -> Engine:
-    base = {
-        "output_video_quality": 0,
-        "output_video_encoder": "libx264",
-        "execution_provider": "cpu",
-        "segment_seconds": 1.0,
-    }
-    return Engine.open(load_settings("balanced", **{**base, **overrides}), models_dir=models)
+    return any_engine(models, **{"segment_seconds": 1.0, **overrides})
 
 
 def stop_at(frame: int) -> Any:
@@ -57,7 +50,7 @@ def stop_at(frame: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def every_frame_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colab_helpers.pipeline.clock.PROGRESS_INTERVAL", 0.0)
+    monkeypatch.setattr("colab_helpers.pipeline.report_progress.PROGRESS_INTERVAL", 0.0)
 
 
 def in_pieces(models: Engine, target: Path, output: Path, stops: list[int]) -> tuple[FileResult, Store]:
@@ -65,10 +58,10 @@ def in_pieces(models: Engine, target: Path, output: Path, stops: list[int]) -> t
     store = Store(output.parent / f"work-{output.stem}")
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
-            VideoRun(models, SOURCE, target, output, on_progress=stop_at(stop), store=store).run()
+            process_video(models, SOURCE, target, output, on_progress=stop_at(stop), store=store)
         assert not output.exists()
         assert not list(store.folder.glob(".*"))
-    return VideoRun(models, SOURCE, target, output, store=store).run(), store
+    return process_video(models, SOURCE, target, output, store=store), store
 
 
 def same(one: FileResult, other: FileResult) -> None:
@@ -102,25 +95,23 @@ def test_in_segments_and_interrupted_anywhere(
     name: str,
     suffix: str,
     tmp_path: Path,
-    inverting_models: Path,  # noqa: F811
+    inverting_models: Path,
 ) -> None:
     chance = random.Random(f"{name}{suffix}")
     target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=90))
     models = engine(inverting_models, execution_threads=2, batch_size=2)
     plain = tmp_path / f"plain{suffix}"
-    whole = VideoRun(models, SOURCE, target, plain).run()
+    whole = process_video(models, SOURCE, target, plain)
     stops = sorted(chance.sample(range(1, 90), 3))
     result, store = in_pieces(models, target, tmp_path / f"joined{suffix}", stops)
-    for old, new in zip(planes(plain), planes(tmp_path / f"joined{suffix}"), strict=True):
-        for first, second in zip(old, new, strict=True):
-            np.testing.assert_array_equal(first, second)
+    assert_same_pictures(plain, tmp_path / f"joined{suffix}")
     assert decoded(plain)[1] == decoded(tmp_path / f"joined{suffix}")[1]
     for number in range(len(SPECS[name].sounds)):
         assert packets_of(plain, which=number) == packets_of(tmp_path / f"joined{suffix}", which=number)
     same(whole, result)
     numbers = [part.segment.number for part in store.parts]
     assert numbers == list(range(len(numbers))), "a finished segment was done again"
-    assert (result.segments, whole.segments) == (len(numbers), 0)
+    assert result.segments == whole.segments == len(numbers)
     length = store.parts[0].segment.frames
     assert result.segments_kept >= max(0, stops[-1] // length - 1)
 
@@ -138,22 +129,21 @@ def test_a_run_that_ended_before_joining_reads_nothing_again(
     with monkeypatch.context() as patch:
         patch.setattr("colab_helpers.pipeline.video.join_segments", fail)
         with pytest.raises(KeyboardInterrupt):
-            VideoRun(models, SOURCE, target, tmp_path / "out.mp4", store=store).run()
+            process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
     assert [part.segment.frames for part in store.parts] == [25, 25, 10]
     monkeypatch.setattr(models.analyser, "detect", fail)
-    result = VideoRun(models, SOURCE, target, tmp_path / "out.mp4", store=store).run()
+    result = process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
     assert (result.frames_in, result.frames_out, result.segments_kept) == (60, 60, 3)
     assert result.faces_swapped == 60
 
 
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
-def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:  # noqa: F811
+def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=int(3 * rate)))
     models = engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
-    whole = VideoRun(models, SOURCE, target, tmp_path / "plain.mp4").run()
+    whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     result, store = in_pieces(models, target, tmp_path / "joined.mp4", [10, 50, 61])
-    for old, new in zip(planes(tmp_path / "plain.mp4"), planes(tmp_path / "joined.mp4"), strict=True):
-        np.testing.assert_array_equal(old[0], new[0])
+    assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "joined.mp4")
     assert decoded(tmp_path / "joined.mp4")[1] == [Fraction(number, 30) for number in range(90)]
     assert [part.segment.start for part in store.parts] == [0, 30, 60]
     assert (result.frames_in, result.frames_out) == (whole.frames_in, whole.frames_out)
@@ -169,32 +159,32 @@ def test_kept_frames_go_on_too_and_segments_without_theirs_are_done_again(
     names = sorted(path.name for path in frames_folder(tmp_path / "a.mp4").iterdir())
     assert names == [f"{number:06d}.png" for number in range(60)]
     assert not (store.folder / "frames").exists()
-    again = VideoRun(models, SOURCE, target, tmp_path / "b.mp4", store=store).run()
+    again = process_video(models, SOURCE, target, tmp_path / "b.mp4", store=store)
     assert again.segments_kept == 0
 
 
 def test_segments_of_another_encoder_or_length_are_done_again(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     _, store = in_pieces(engine(constant_models), target, tmp_path / "a.mp4", [30])
-    finer = VideoRun(
+    finer = process_video(
         engine(constant_models, output_video_quality=10), SOURCE, target, tmp_path / "b.mp4", store=store
     )
-    assert finer.run().segments_kept == 0
+    assert finer.segments_kept == 0
     store.parts = store.parts[3:]
-    longer = VideoRun(
+    longer = process_video(
         engine(constant_models, output_video_quality=10, segment_seconds=2.0),
         SOURCE,
         target,
         tmp_path / "c.mp4",
         store=store,
     )
-    assert longer.run().segments_kept == 0
+    assert longer.segments_kept == 0
 
 
 def test_a_gif_is_written_in_one_go(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=30))
     store = Store(tmp_path / "work")
-    result = VideoRun(engine(constant_models), SOURCE, target, tmp_path / "a.gif", store=store).run()
+    result = process_video(engine(constant_models), SOURCE, target, tmp_path / "a.gif", store=store)
     assert (result.segments, store.parts, result.times_kept) == (0, [], None)
 
 
@@ -203,14 +193,14 @@ def test_a_video_begun_on_another_provider_says_so(tmp_path: Path, constant_mode
     models = engine(constant_models)
     _, store = in_pieces(models, target, tmp_path / "a.mp4", [])
     store.parts = [replace(store.parts[0], provider="cuda")]
-    result = VideoRun(models, SOURCE, target, tmp_path / "b.mp4", store=store).run()
+    result = process_video(models, SOURCE, target, tmp_path / "b.mp4", store=store)
     assert any("cuda up to segment 0, cpu up to segment 2" in note for note in result.notes)
 
 
 # --- what is measured on the way ------------------------------------------------------------------------
 
 
-def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:  # noqa: F811
+def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     result, _ = in_pieces(engine(faceless_models), target, tmp_path / "a.mp4", [30])
     assert result.measured.spans == [(0, 60)]
@@ -223,7 +213,7 @@ def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50))
     models = engine(constant_models, frame_processors="face_swapper")
-    measured = VideoRun(models, SOURCE, target, tmp_path / "a.mp4").run().measured
+    measured = process_video(models, SOURCE, target, tmp_path / "a.mp4").measured
     assert measured.pairs == 49
     assert measured.flicker_rms == pytest.approx(0.0, abs=0.5)
     assert len(measured.similarities) == 2
@@ -233,11 +223,11 @@ def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
 
 def test_a_swapper_that_turns_brightness_over_flickers_where_the_picture_moves(
     tmp_path: Path,
-    inverting_models: Path,  # noqa: F811
+    inverting_models: Path,
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50))
     models = engine(inverting_models, frame_processors="face_swapper")
-    measured = VideoRun(models, SOURCE, target, tmp_path / "a.mp4").run().measured
+    measured = process_video(models, SOURCE, target, tmp_path / "a.mp4").measured
     assert measured.flicker_rms is not None
     assert measured.flicker_rms > 0.5
 
@@ -288,14 +278,14 @@ def test_who_is_missed_for_moments_is_told_as_spans(faces: list[int], spans: lis
 def test_one_of_two_missed_in_every_fourth_frame(
     tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = FaceFinder.find
+    find = FrameChanger.find
     seen = itertools.count()
 
-    def forgetful(self: FaceFinder, picture: Any) -> Any:
+    def forgetful(self: FrameChanger, picture: Any) -> Any:
         (face,) = find(self, picture)
         return [face] if next(seen) % 4 == 3 else [face, face]
 
-    monkeypatch.setattr(FaceFinder, "find", forgetful)
+    monkeypatch.setattr(FrameChanger, "find", forgetful)
     target = make(tmp_path / "in.mp4", Spec(frames=20))
     result, _ = in_pieces(engine(constant_models, execution_threads=1), target, tmp_path / "a.mp4", [])
     assert result.measured.spans == [(3, 4), (7, 8), (11, 12), (15, 16)]

@@ -1,0 +1,185 @@
+"""Files users name as pictures and videos: by suffix, whether they are there, and what they are instead."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import stat
+import struct
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from colab_helpers.errors import MediaError, MissingFileError
+from colab_helpers.language import mark, tr
+
+VIDEO_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
+    ".flv", ".wmv", ".3gp", ".ogv", ".mxf",
+))  # fmt: skip
+"""Suffixes taken as videos; animated GIF is read as a video."""
+
+IMAGE_KINDS = {
+    ".png": "PNG", ".apng": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG",
+    ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIF",
+    ".heif": "HEIF",
+}  # fmt: skip
+"""Suffixes taken as pictures, and Pillow's name of the format each stands for."""
+
+# Modules that not every machine has, and what to install for them.
+_READERS = {
+    "HEIF": ("pillow_heif", "pip install pillow-heif"),
+    "AVIF": ("PIL._avif", "pip install --upgrade pillow"),
+}
+
+SHOWN = 4096
+"""Bytes at the start of a file that tell what it is."""
+
+AGAIN = mark("copy or download it again")
+WRONG_SUFFIX = mark("give it the suffix of its kind, or choose another file")
+_UNPACK = mark("unpack it and choose the file inside")
+# How files begin that are often given a video's name by mistake.
+_FOREIGN = (
+    (b"\x89PNG\r\n\x1a\n", mark("it is a PNG picture"), WRONG_SUFFIX),
+    (b"\xff\xd8\xff", mark("it is a JPEG picture"), WRONG_SUFFIX),
+    (b"PK\x03\x04", mark("it is a ZIP archive"), _UNPACK),
+    (b"Rar!", mark("it is a RAR archive"), _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", mark("it is a 7z archive"), _UNPACK),
+    (b"\x1f\x8b", mark("it is a gzip archive"), _UNPACK),
+    (b"%PDF", mark("it is a PDF document"), mark("choose another file")),
+)
+# Brands of still pictures among files that begin like an MP4 (ISO/IEC 23008-12, 10.2; AVIF 1.1, 8).
+_HEIC, _AVIF = (mark("it is a HEIC picture"), ".heic"), (mark("it is an AVIF picture"), ".avif")
+_STILL_BRANDS = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), _HEIC)
+_STILL_BRANDS |= dict.fromkeys((b"avif", b"avis"), _AVIF)
+
+
+def is_image(path: str | Path) -> bool:
+    """Tell whether the suffix is that of a single picture."""
+    return Path(path).suffix.lower() in IMAGE_KINDS
+
+
+def is_video(path: str | Path) -> bool:
+    """Tell whether the suffix is that of a video (animated GIF included)."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def reader_missing(path: str | Path) -> str:
+    """Return the command that installs what reads pictures of this suffix; empty if none is missing."""
+    module, command = _READERS.get(IMAGE_KINDS.get(Path(path).suffix.lower(), ""), ("", ""))
+    return command if module and find_spec(module) is None else ""
+
+
+def existing_file(path: str | Path) -> Path:
+    """Return the absolute path of a readable, non-empty file.
+
+    Raises:
+        MissingFileError: There is no such file.
+        MediaError: It is a folder or a pipe, empty, or cannot be read.
+    """
+    path = Path(path).absolute()
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise _unreadable(path, error) from error
+        what = tr("the link leads nowhere") if path.is_symlink() else tr("there is no such file")
+        raise MissingFileError(
+            what, where=str(path), remedy=tr("check the name, the folder and the suffix")
+        ) from error
+    if stat.S_ISDIR(mode):
+        raise MediaError(
+            tr("this is a folder, not a file"), where=str(path), remedy=tr("name a file inside it")
+        )
+    if not stat.S_ISREG(mode):  # reading a pipe might wait for ever
+        raise MediaError(
+            tr("this is a pipe or device, not a file"), where=str(path), remedy=tr("name a file")
+        )
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if empty:
+        raise MediaError(tr("the file is empty"), where=str(path), remedy=tr(AGAIN))
+    return path
+
+
+def _unreadable(path: Path, error: OSError) -> MediaError:
+    return MediaError(
+        tr("the file cannot be read ({reason})", reason=error.strerror or error),
+        where=str(path),
+        remedy=tr("check your rights to it and the disk it lies on"),
+    )
+
+
+def foreign_kind(start: bytes) -> tuple[str, str]:
+    """Tell what a file is that was taken for something else, and what to do; empty if that is not known.
+
+    ``tr`` of both is shown.
+
+    Args:
+        start: Its first bytes, `SHOWN` of them if it has so many.
+    """
+    for signature, what, remedy in _FOREIGN:
+        if start.startswith(signature):
+            return what, remedy
+    if start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS:
+        what, suffix = _STILL_BRANDS[start[8:12]]
+        command = reader_missing(f"x{suffix}")
+        return what, tr("install what reads it: {command}", command=command) if command else WRONG_SUFFIX
+    if not start.strip(b"\0"):
+        return mark("it begins with nothing but zeros"), AGAIN
+    try:
+        # A letter may be cut in two where this ends.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
+    except UnicodeDecodeError:
+        return "", ""
+    if not all(letter.isprintable() or letter.isspace() for letter in text):
+        return "", ""
+    if text.lstrip()[:1] == "<":
+        return mark("it is a web page or a drawing"), mark(
+            "copy or download it again; a link may have asked for a login"
+        )
+    return mark("it is text"), AGAIN
+
+
+def why_unopenable(path: Path, error: Exception) -> MediaError:
+    """Return the error to raise for a file that FFmpeg cannot open as a video."""
+    with path.open("rb") as file:
+        kind, remedy = foreign_kind(file.read(SHOWN))
+    boxes = {} if kind else dict(_boxes(path))
+    if boxes.keys() & {b"ftyp", b"mdat"} and (b"moov" not in boxes or boxes[b"moov"] > path.stat().st_size):
+        return MediaError(
+            tr("the file is cut off: its index (moov) is missing, so nothing in it can be found")
+            if b"moov" not in boxes
+            else tr("the file is cut off: its index (moov) is not complete, so nothing in it can be found"),
+            where=str(path),
+            remedy=tr("copy or download it again; a recording that broke off needs a repair tool"),
+        )
+    if isinstance(error, EOFError):
+        return MediaError(tr("no frame: the file ends with its header"), where=str(path), remedy=tr(AGAIN))
+    reason = tr(kind) or getattr(error, "strerror", None) or error
+    return MediaError(
+        tr("this is not a video that can be read ({kind})", kind=reason),
+        where=str(path),
+        remedy=tr(remedy)
+        or tr("check that the file is complete and really a video, or convert it, e.g. to H.264 in MP4"),
+    )
+
+
+def _boxes(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Types and ends of the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2)."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        position = 0
+        while position + 8 <= size:
+            file.seek(position)
+            head = file.read(16)
+            length, kind = struct.unpack(">I4s", head[:8])
+            if length == 1 and len(head) == 16:
+                (length,) = struct.unpack(">Q", head[8:])
+            yield kind, position + length
+            if length < 8:
+                return
+            position += length

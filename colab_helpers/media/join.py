@@ -1,0 +1,237 @@
+"""Segments joined into a result: packets are copied, nothing is decoded or encoded.
+
+Everything else is as in the source: audio, subtitles, attachments, chapters and tags are copied beside the
+picture. The file is compared with what went into it before it gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.video.stream import VideoStream
+
+from colab_helpers.errors import MediaError, OutputError, UsageError
+from colab_helpers.files import unwritable, written_whole
+from colab_helpers.language import tr
+from colab_helpers.media.containers import (
+    MUXERS,
+    file_tags,
+    muxer_options,
+    output_suffix,
+    stream_tags,
+    timing_note,
+)
+from colab_helpers.media.copying import EVERYTHING, Kind, StreamCopier
+from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.formats import is_mov
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.opening import open_source, picture_stream
+from colab_helpers.media.probe import VideoInfo, stated_duration
+from colab_helpers.media.segments import Segment
+from colab_helpers.media.timeline import Timeline
+from colab_helpers.media.track import add_picture
+
+_MILLISECOND = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class JoinedVideo:
+    """What a result holds.
+
+    Attributes:
+        frames: Pictures in it.
+        video_seconds: Span from the first frame's start to the last frame's end.
+        audio_seconds: Span of its audio, 0 without.
+        notes: What its container could not keep, one sentence each.
+    """
+
+    frames: int
+    video_seconds: float
+    audio_seconds: float
+    notes: tuple[str, ...]
+
+
+def join_segments(
+    segments: Sequence[Segment],
+    info: VideoInfo,
+    output: Path,
+    *,
+    choice: EncoderChoice,
+    time_base: Fraction | None = None,
+    kinds: frozenset[Kind] = EVERYTHING,
+    on_frame: Callable[[int], None] | None = None,
+) -> JoinedVideo:
+    """Make the result from its segments; if anything fails, nothing is left of it, and the segments stay.
+
+    Args:
+        segments: All segments of the video, in order.
+        info: The source.
+        output: The result; its suffix (.mp4, .m4v, .mov, .mkv) names the container.
+        choice: The encoder the segments were written with.
+        time_base: Seconds per tick of their timestamps; the source's if None.
+        kinds: Kinds of streams beside the picture that are copied.
+        on_frame: Called with the count of frames joined so far; may raise to give up.
+
+    Raises:
+        UsageError: The segments do not follow on one another.
+        MediaError: A segment's file is missing, damaged, or comes from another encoder.
+        OutputError: The result cannot be written, or is not what was joined.
+    """
+    output, time_base = output.absolute(), time_base or info.time_base
+    check_output(output, info, kinds)
+    _check_order(segments, output)
+    timeline = Timeline(segments, time_base)
+    note = timing_note(time_base, output.suffix.lower())
+    with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
+        copier = StreamCopier(source, info, kinds)
+        with _naming(output), _opened(partial, source, info, time_base) as result:
+            picture = _add_streams(result, source, info, choice, time_base, copier)
+            timeline.check_same_encoder(picture)
+            result.start_encoding()
+            copier.start()
+            for count, packet in enumerate(timeline.packets(adds_up=is_mov(result.format.name)), 1):
+                packet.stream = picture
+                result.mux_one(packet)
+                copier.pump(result, cast(int, packet.pts) * time_base)
+                if on_frame is not None:
+                    on_frame(count)
+            copier.finish(result)
+        _check_result(partial, output, timeline, Counter(["video", *copier.copied.values()]))
+    return JoinedVideo(
+        frames=len(timeline.timestamps),
+        video_seconds=float(timeline.span * time_base),
+        audio_seconds=float(copier.audio_seconds),
+        notes=(*([note] if note else []), *copier.notes),
+    )
+
+
+def check_output(output: Path, info: VideoInfo, kinds: frozenset[Kind]) -> None:
+    """Make sure that a result can be written to this name, before any work.
+
+    Raises:
+        OutputError: It is the source itself, or its container cannot hold a stream that another one can.
+    """
+    if output.absolute() == info.path:
+        raise OutputError(
+            tr("the result would replace its own source"),
+            where=str(output),
+            remedy=tr("choose another name"),
+        )
+    suffix = output.suffix.lower()
+    if suffix not in MUXERS or "audio" in kinds:
+        output_suffix(info, suffix)
+
+
+@contextlib.contextmanager
+def _opened(
+    partial: Path, source: InputContainer, info: VideoInfo, time_base: Fraction
+) -> Iterator[OutputContainer]:
+    """The result under its hidden name, with the source's tags and chapters; closed at the end."""
+    suffix, tags = partial.suffix.lower(), file_tags(info.metadata)
+    options = muxer_options(source, suffix, time_base=time_base, tags=tags)
+    output = av.open(str(partial), "w", format=MUXERS[suffix], container_options=options)
+    try:
+        output.metadata.update(tags)
+        if source.chapters():
+            output.set_chapters(source.chapters())
+        yield output
+    except BaseException:
+        with contextlib.suppress(av.FFmpegError, OSError):
+            # The trailer may fail for the very reason of giving up.
+            output.close()
+        raise
+    output.close()
+
+
+def _add_streams(
+    output: OutputContainer,
+    source: InputContainer,
+    info: VideoInfo,
+    choice: EncoderChoice,
+    time_base: Fraction,
+    copier: StreamCopier,
+) -> VideoStream:
+    """Add all streams in the source's order, so that their numbers stay; return the picture's."""
+    picture: VideoStream | None = None
+    for stream in source.streams:
+        if stream.index == info.video_index:
+            picture = add_picture(output, info, choice, time_base)
+            picture.disposition = stream.disposition
+            picture.metadata.update(stream_tags(stream, encoded=True))
+        else:
+            copier.add(stream, output)
+    assert picture is not None
+    return picture
+
+
+@contextlib.contextmanager
+def _naming(output: Path) -> Iterator[None]:
+    """FFmpeg's errors name the result; those of this package say more already."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise unwritable(output, error) from error
+
+
+def _check_order(segments: Sequence[Segment], output: Path) -> None:
+    if not segments:
+        raise UsageError(tr("there is no segment to join"), where=str(output))
+    if (segments[0].number, segments[0].start) != (0, 0):
+        raise UsageError(
+            tr("the first one to join is {segments}, not segment 0", segments=segments[0]), where=str(output)
+        )
+    for one, after in pairwise(segments):
+        follows = (after.number, after.start) == (one.number + 1, one.stop)
+        if not follows or after.first_pts <= one.last_pts:
+            raise UsageError(
+                tr("{after} does not follow {one}", after=after, one=one),
+                where=str(output),
+                remedy=tr("run again: what is missing is encoded anew"),
+            )
+
+
+def _check_result(path: Path, output: Path, timeline: Timeline, kinds: Counter[str]) -> None:
+    """Compare what a file states with what went into it: streams, frames where it counts them, and length.
+
+    Raises:
+        OutputError: It is something else.
+    """
+    try:
+        with open_source(path) as container:
+            wrong = _difference(container, picture_stream(container, path), timeline, kinds)
+    except (MediaError, av.FFmpegError) as error:
+        what = error.what if isinstance(error, MediaError) else error.strerror
+        wrong = tr("it cannot be read ({reason})", reason=what)
+    if wrong:
+        raise OutputError(
+            tr("the joined file is not what was joined: {what}", what=wrong),
+            where=str(output),
+            remedy=tr("run again; if it happens twice, check the disk"),
+        )
+
+
+def _difference(
+    container: InputContainer, picture: VideoStream, timeline: Timeline, kinds: Counter[str]
+) -> str:
+    missing = kinds - Counter[str](stream.type for stream in container.streams)
+    if missing:
+        return tr("streams are missing: {streams}", streams=", ".join(missing))
+    expected = len(timeline.timestamps)
+    if picture.frames not in (0, expected):
+        return tr("it has {found} frames, not {expected}", found=picture.frames, expected=expected)
+    found, length = stated_duration(container, picture), timeline.span * timeline.time_base
+    if not is_mov(container.format.name):
+        # MP4 says how long the pictures last, Matroska when the last one ends.
+        found -= (picture.start_time or 0) * Fraction(picture.time_base or 0)
+    if abs(found - length) > _MILLISECOND:
+        return tr("it lasts {found} seconds, not {expected}", found=float(found), expected=float(length))
+    return ""

@@ -1,0 +1,82 @@
+"""Media files opened, and their streams told apart."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from colab_helpers.errors import MediaError
+from colab_helpers.language import tr
+from colab_helpers.media.inputs import why_unopenable
+
+COVER = Disposition.attached_pic | Disposition.timed_thumbnails
+"""Dispositions of pictures that stand for the file and are no video."""
+
+UNKNOWN_CODEC = "unknown"
+"""Name given to the codec of a stream this FFmpeg knows nothing about."""
+
+# Playlists and scripts (hls, dash, concat) could name other files or addresses; only formats whose data
+# lies in the file itself are opened.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,"
+    "mxf,h264,hevc,m4v,ivf,mjpeg,apng,nut,y4m,yuv4mpegpipe,dv,vc1,rm,obu,av1,wtv,gxf"
+)
+# Tags in an unknown encoding must not make a video unreadable: PyAV 18 has to be told, 19 always copes.
+_TAG_DECODING: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.startswith("18.") else {}
+_OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+
+
+def open_source(path: Path) -> InputContainer:
+    """Open a media file for demuxing; only formats that carry their own data, never the network.
+
+    Raises:
+        MediaError: The file is no media file, or its index is missing because it was cut off.
+    """
+    try:
+        container: InputContainer = av.open(
+            str(path), "r", container_options=dict(_OPEN_OPTIONS), **_TAG_DECODING
+        )
+    except av.FFmpegError as error:
+        raise why_unopenable(path, error) from error
+    return container
+
+
+def picture_stream(container: InputContainer, path: Path) -> VideoStream:
+    """Return the stream to work on: the default one, else the first; cover art does not count.
+
+    Raises:
+        MediaError: There is none.
+    """
+    pictures = [stream for stream in container.streams.video if not stream.disposition & COVER]
+    if pictures:
+        marked = [stream for stream in pictures if stream.disposition & Disposition.default]
+        chosen = (marked or pictures)[0]
+        if chosen.codec_context is None:
+            what, remedy = tr("no decoder for this kind of video"), tr("convert it, e.g. to H.264 in MP4")
+            raise MediaError(what, where=str(path), remedy=remedy)
+        return chosen
+    if container.streams.video and container.streams.audio:
+        what = tr("the file holds only cover art beside its sound")
+    elif container.streams.video:
+        what = tr("the file holds only a still picture")
+    else:
+        what = tr("the file holds only sound") if container.streams.audio else tr("the file holds no video")
+    raise MediaError(what, where=str(path), remedy=tr("choose a file with a video stream"))
+
+
+def exact(value: Any) -> Fraction | None:
+    """Return a rational of PyAV as a Fraction, None if unset; its own type rounds to 32 bits."""
+    return Fraction(value.numerator, value.denominator) if value else None
+
+
+def codec_name(stream: Stream) -> str:
+    """Return FFmpeg's name of a stream's codec, or ``unknown``."""
+    if stream.codec_context is not None:
+        return stream.codec_context.name
+    return (stream.name if stream.type in ("data", "attachment") else None) or UNKNOWN_CODEC

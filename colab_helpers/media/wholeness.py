@@ -1,0 +1,121 @@
+"""Whether what came out of a file is the whole video: damage and early ends are told from what it states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from colab_helpers.errors import MediaError
+from colab_helpers.language import tr
+from colab_helpers.media.formats import DEFAULT_RATE, is_mov, states_length
+from colab_helpers.media.opening import exact
+from colab_helpers.media.probe import VideoInfo
+from colab_helpers.media.timestamps import OneClock
+
+# What may be missing before a file counts as cut off: writers disagree by a frame or two.
+_MISSING_FRAMES, _MISSING_SHARE = 2, Fraction(1, 50)
+_MISSING_SECONDS = Fraction(1, 2)
+
+
+class Wholeness:
+    """Counts what comes out of a file and says at the end whether it was all of it.
+
+    Attributes:
+        undecodable: Packets the decoder refused; counted by who decodes.
+        clock: Puts the packets of all streams on one clock.
+    """
+
+    def __init__(self, info: VideoInfo, container: InputContainer, stream: VideoStream) -> None:
+        self.undecodable = 0
+        self.clock = OneClock(container, stream.index)
+        self._info, self._stream = info, stream
+        self._length = _stated_length(container, stream)
+        indexed = is_mov(container.format.name) and bool(stream.frames)
+        self._indexed = len(stream.index_entries) if indexed else 0
+        self._packets = 0
+        self._end = Fraction(0)
+        self._error = ""
+
+    def watch(self, container: InputContainer) -> Iterator[Packet[Any]]:
+        """Yield the picture's packets; the other streams are looked at only for where the file ends."""
+        packets: Iterable[Packet[Any]] = container.demux(self._stream) if self._indexed else container.demux()
+        for packet in self.clock.corrected(packets):
+            if packet.pts is not None:
+                self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            # Flushing packets carry their stream only as an object.
+            if packet.stream.index == self._stream.index:
+                self._packets += packet.size > 0
+                yield packet
+
+    def broke_off(self, error: av.FFmpegError) -> None:
+        """Note that the file cannot be read any further."""
+        self._error = error.strerror or type(error).__name__
+
+    def verdict(self, frames: int) -> list[str]:
+        """Return notes on small damage.
+
+        Args:
+            frames: How many came out.
+
+        Raises:
+            MediaError: Nothing, or clearly not everything, could be read.
+        """
+        missing = max(self._missing(frames), self.undecodable)
+        expected = max(frames + missing, self._info.frames or 0)
+        if not frames or missing > max(_MISSING_FRAMES, int(_MISSING_SHARE * expected)):
+            raise self._cut_off(frames, expected)
+        if self._indexed:
+            missing = max(missing, (self._info.frames or 0) - frames)
+        if missing or self._error:
+            return [
+                tr("the file is slightly damaged: about {frames} frame(s) could not be read", frames=missing)
+            ]
+        return []
+
+    def _missing(self, frames: int) -> int:
+        if self._indexed:
+            return max(0, self._indexed - self._packets)
+        lacking = self._length - self._end
+        if lacking <= max(_MISSING_SECONDS, self._length * _MISSING_SHARE):
+            return 0
+        rate = self._info.average_rate or DEFAULT_RATE
+        return max(_MISSING_FRAMES + 1, (self._info.frames or 0) - frames, int(lacking * rate))
+
+    def _cut_off(self, frames: int, expected: int) -> MediaError:
+        reason = f" ({self._error})" if self._error else ""
+        return MediaError(
+            tr(
+                "the file is cut off or damaged: only {frames} of {expected} frames could be read{reason}",
+                frames=frames,
+                expected=expected,
+                reason=reason,
+            )
+            if self._indexed
+            else tr(
+                "the file is cut off or damaged: "
+                "only {frames} of about {expected} frames could be read{reason}",
+                frames=frames,
+                expected=expected,
+                reason=reason,
+            ),
+            where=str(self._info.path),
+            remedy=tr("copy or download it again, or cut it to the readable part"),
+        )
+
+
+def _stated_length(container: InputContainer, stream: VideoStream) -> Fraction:
+    """End of the file in seconds as its header states it; 0 where FFmpeg only estimates it."""
+    if not states_length(container.format.name):
+        return Fraction(0)
+    stated = Fraction(container.duration or 0, av.time_base)
+    rate = exact(stream.average_rate)
+    if container.format.name == "avi" and rate:
+        # FFmpeg corrects an AVI's length to what it finds, but keeps the frame count of the header.
+        return max(stated, stream.frames / rate)
+    return stated

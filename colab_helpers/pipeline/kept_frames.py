@@ -1,0 +1,77 @@
+"""The frames of a result kept as images, where ``keep_frames`` asks for them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from colab_helpers.files import shortened, unwritable
+from colab_helpers.media.images import write_image
+from colab_helpers.media.probe import VideoInfo
+from colab_helpers.media.reader import Frame
+from colab_helpers.settings import Settings
+
+_FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
+
+
+@dataclass(frozen=True)
+class KeptFrames:
+    """Where frames are kept while a video is worked on; nothing is, unless the settings say so."""
+
+    folder: Path
+    settings: Settings
+
+    def keep(self, frame: Frame, info: VideoInfo) -> None:
+        """Write a frame as players show it."""
+        if self.settings.keep_frames:
+            image = np.asarray(frame.video.to_ndarray(format="bgr24"), np.uint8)
+            quality = max(1, self.settings.temp_frame_quality)
+            write_image(self._path(frame.index), info.upright(image), quality=quality)
+
+    def has(self, start: int, stop: int) -> bool:
+        """Tell whether all frames that are to be kept from ``start`` to before ``stop`` are there."""
+        return not self.settings.keep_frames or all(
+            self._path(number).is_file() for number in range(start, stop)
+        )
+
+    def hand_out(self, output: Path) -> None:
+        """Put them beside the result."""
+        if self.settings.keep_frames:
+            names = frozenset(path.name for path in self.folder.iterdir())
+            move_frames(self.folder, frames_folder(output), names)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.{self.settings.temp_frame_format}"
+
+
+def frames_folder(output: Path) -> Path:
+    """Return where the kept frames of a result lie: ``clip.mp4_frames`` beside ``clip.mp4``."""
+    return output.with_name(shortened("", output.name, "_frames"))
+
+
+def move_frames(folder: Path, place: Path, names: frozenset[str]) -> None:
+    """Move kept frames to where they stay; those of an earlier run go, and nothing else that lies there.
+
+    Args:
+        folder: Where they lie, but for those that an attempt before this one has moved.
+        place: Made if missing.
+        names: All of them.
+
+    Raises:
+        OutputError: They cannot be moved.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*")):
+            shutil.move(path, place / path.name)
+        for path in place.iterdir():
+            if _FRAME_NAME.fullmatch(path.name) and path.name not in names:
+                path.unlink()
+        folder.rmdir()
+    except (OSError, shutil.Error) as error:
+        cause = error if isinstance(error, OSError) and error.strerror else OSError(5, str(error))
+        raise unwritable(place, cause) from error

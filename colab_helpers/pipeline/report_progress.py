@@ -1,0 +1,94 @@
+"""When there is something to tell of a video's run, and what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sized
+
+from colab_helpers.faces.engine import Engine
+from colab_helpers.language import mark
+from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.resources.sampler import gpu_memory_percent, ram_percent
+
+PROGRESS_INTERVAL = 0.25
+PICTURE_INTERVAL = 2.0
+
+
+class ProgressReporter:
+    """Reports progress at most every quarter of a second.
+
+    Args:
+        tell: What is called; None reports nothing.
+        engine: The loaded networks.
+        file: Name of the target; ``file_index`` its number in the run, of ``file_count``.
+        frames: Frames of the result, as far as is known.
+
+    Attributes:
+        gauges: What waits behind each stage, by its name; stages enter themselves.
+    """
+
+    def __init__(
+        self,
+        tell: ProgressCallback | None,
+        engine: Engine,
+        file: str,
+        file_index: int,
+        file_count: int,
+        frames: int | None,
+    ) -> None:
+        self.gauges: dict[str, Sized] = {}
+        self._tell, self._engine, self._frames = tell, engine, frames
+        self._file = file, file_index, file_count
+        self._begun = self._last = time.monotonic()
+        self._pictured = float("-inf")
+        self._done, self._rate = 0, 0.0
+
+    def frame(self, written: int, *, start: int, last: bool = False) -> None:
+        """Tell how many frames were written in this run, which began at the ``start``-th."""
+        now = time.monotonic()
+        self._done = start + written
+        if last or self._is_due(now):
+            self._rate = written / max(now - self._begun, 1e-6)
+            frames, rate = self._frames, self._rate
+            self._report(now, "frames", max(0, frames - self._done) / rate if frames and rate else None)
+
+    def joining(self, joined: int) -> None:
+        """Tell that the segments are being joined; ``joined`` frames are."""
+        now = time.monotonic()
+        self._done = max(self._done, joined)
+        if self._is_due(now):
+            self._report(now, mark("joining"), 0.0)
+
+    def picture_is_due(self) -> bool:
+        """Tell whether it is time to show a frame; then the next one is due after the interval."""
+        now = time.monotonic()
+        due = now - self._pictured >= PICTURE_INTERVAL
+        self._pictured = now if due else self._pictured
+        return due
+
+    def _is_due(self, now: float) -> bool:
+        return now - self._last >= PROGRESS_INTERVAL
+
+    def _report(self, now: float, stage: str, left: float | None) -> None:
+        self._last = now
+        if self._tell is None:
+            return
+        file, index, count = self._file
+        self._tell(
+            Progress(
+                file=file,
+                file_index=index,
+                file_count=count,
+                frame=self._done,
+                frames=self._frames,
+                fps=self._rate,
+                eta=left,
+                ram_percent=ram_percent(),
+                gpu_percent=gpu_memory_percent(),
+                provider=self._engine.provider,
+                threads=int(self._engine.settings.execution_threads),
+                batch_size=int(self._engine.settings.batch_size),
+                stage=stage,
+                waiting={name: len(queue) for name, queue in self.gauges.items()},
+            )
+        )

@@ -1,0 +1,211 @@
+"""What joining refuses, and what it finds before a result gets its name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colab_helpers.errors import MediaError, MissingFileError, OutputError, UsageError
+from colab_helpers.media.copying import StreamCopier
+from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.join import join_segments
+from colab_helpers.media.probe import VideoInfo, probe
+from colab_helpers.media.segments import Segment, check_segment
+from colab_helpers.media.timeline import Timeline
+from tests.media.conftest import Clip
+from tests.media.make import Sound, Subtitle
+from tests.media.roundtrip import LOSSY, WHOLE_ROWS, cut
+from tests.media.shown import OPEN
+
+Parts = tuple[VideoInfo, list[Segment]]
+
+
+@pytest.fixture
+def parts(small: Clip, tmp_path: Path) -> Parts:
+    info = probe(small("a.mp4", options=OPEN, sounds=(Sound(),), size=WHOLE_ROWS))
+    return info, cut(info, tmp_path / "work", LOSSY, 30)
+
+
+def assert_refused(parts: Parts, tmp_path: Path, kind: type[BaseException], words: str) -> None:
+    info, segments = parts
+    (tmp_path / "out").mkdir(exist_ok=True)
+    before = sorted((tmp_path / "work").iterdir())
+    with pytest.raises(kind, match=words or None):
+        join_segments(segments, info, tmp_path / "out" / "x.mp4", choice=LOSSY)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert sorted((tmp_path / "work").iterdir()) == before
+
+
+HARMS: dict[str, tuple[Callable[[bytes], bytes], type[Exception], str]] = {
+    "cut": (lambda data: data[:-1], MediaError, "segment 2 .*has changed"),
+    "flipped": (lambda data: data[:999] + b"x" + data[1000:], MediaError, "segment 2 .*has changed"),
+    "missing": (lambda _: b"", MissingFileError, r"segment 2 \(frames 60 to 89\) is missing"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_missing_or_damaged_segment_is_named(parts: Parts, tmp_path: Path, harm: str) -> None:
+    change, kind, words = HARMS[harm]
+    path = parts[1][2].path
+    path.write_bytes(change(path.read_bytes()))
+    if harm == "missing":
+        path.unlink()
+    with pytest.raises(kind, match=words):
+        check_segment(parts[1][2])
+    assert_refused(parts, tmp_path, kind, words)
+
+
+def wrong_orders(all_: list[Segment]) -> Iterator[tuple[list[Segment], str]]:
+    yield [], "no segment"
+    yield all_[1:], "not segment 0"
+    yield [all_[0], all_[2]], r"segment 2 .* does not follow segment 0"
+    yield [all_[0], all_[2], all_[1]], "does not follow"
+    yield [all_[0], all_[1], replace(all_[2], first_pts=all_[1].last_pts)], "does not follow"
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_segments_that_do_not_follow_one_another(parts: Parts, tmp_path: Path, which: int) -> None:
+    segments, words = list(wrong_orders(parts[1]))[which]
+    assert_refused((parts[0], segments), tmp_path, UsageError, words)
+
+
+@pytest.mark.parametrize("field", ["frames", "last_pts"])
+def test_a_record_that_does_not_fit_its_file(parts: Parts, tmp_path: Path, field: str) -> None:
+    info, segments = parts
+    last = replace(segments[2], **{field: getattr(segments[2], field) - 1})
+    assert_refused((info, [*segments[:2], last]), tmp_path, MediaError, "does not hold the frames")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        EncoderChoice("libx264", "yuv444p", LOSSY.options),
+        EncoderChoice("libx264", "yuv420p", {**LOSSY.options, "refs": "5"}),
+        EncoderChoice("libx265", "yuv420p", {"preset": "ultrafast", "x265-params": "log-level=none"}),
+    ],
+)
+def test_a_segment_of_another_encoder_is_named(parts: Parts, tmp_path: Path, other: EncoderChoice) -> None:
+    info, (first, _, last) = parts
+    (again,) = cut(info, tmp_path / "work", other, 30, after=first, stop=60)
+    assert_refused((info, [first, again, last]), tmp_path, MediaError, "segment 1 .*another encoder")
+
+
+def test_an_impossible_container_is_refused(small: Clip, tmp_path: Path) -> None:
+    info = probe(small("a.mkv", frames=10, subtitles=(Subtitle("srt"),)))
+    segments = cut(info, tmp_path / "work", LOSSY, 30)
+    with pytest.raises(OutputError, match="subtitle stream 1"):
+        join_segments(segments, info, tmp_path / "out" / "x.mp4", choice=LOSSY)
+    assert segments[0].path.exists()
+    assert not (tmp_path / "out").exists()
+
+
+# Faults between the muxer and the disk, each found in what the finished file states.
+FAULTS: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "89 frames, not 90": (".mp4", lambda packet: None),
+    "it lasts": (".mp4", lambda packet: setattr(packet, "duration", 1)),
+    "it lasts .* seconds": (".mkv", lambda packet: setattr(packet, "duration", packet.duration * 9)),
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_a_wrong_result_is_found_before_it_gets_its_name(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    suffix, fault = FAULTS[words]
+    genuine = Timeline.packets
+
+    def packets(self: Timeline, **given: Any) -> Iterator[Any]:
+        for count, packet in enumerate(genuine(self, **given), 1):
+            if words.startswith("89") and count == 40:
+                continue
+            if count == 90 or suffix == ".mkv":
+                fault(packet)
+            yield packet
+
+    monkeypatch.setattr(Timeline, "packets", packets)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match=f"not what was joined: .*{words}"):
+        join_segments(parts[1], parts[0], tmp_path / "out" / f"x{suffix}", choice=LOSSY)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_stream_that_got_lost_is_found(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = StreamCopier.finish
+
+    def finish(self: StreamCopier, output: Any) -> None:
+        genuine(self, output)
+        self.copied[9] = "audio"
+
+    monkeypatch.setattr(StreamCopier, "finish", finish)
+    assert_refused(parts, tmp_path, OutputError, "streams are missing: audio")
+
+
+def test_a_stop_while_joining_leaves_the_segments(parts: Parts, tmp_path: Path) -> None:
+    def stop(_count: int) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        join_segments(parts[1], parts[0], tmp_path / "out" / "x.mp4", choice=LOSSY, on_frame=stop)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert all(one.path.exists() for one in parts[1])
+
+
+FULL_DISK = """
+    import pickle, resource, signal, sys
+    from pathlib import Path
+    from colab_helpers.errors import OutputError
+    from colab_helpers.media.reader import read_frames
+    from colab_helpers.media.join import join_segments
+    from colab_helpers.media.segments import SegmentWriter
+
+    info, segments, choice, folder, limit = pickle.load(sys.stdin.buffer)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        if segments:
+            join_segments(segments, info, folder / "x.mp4", choice=choice)
+        else:
+            writer = SegmentWriter(folder, info, choice=choice, length=30, on_segment=print)
+            with read_frames(info) as reader, writer:
+                for frame in reader:
+                    writer.write(frame.video, pts=frame.pts, duration=frame.duration)
+    except OutputError as error:
+        print(error)
+        sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 0.99])
+@pytest.mark.parametrize("joining", [True, False])
+def test_a_full_disk_leaves_nothing_half_made(
+    parts: Parts, tmp_path: Path, joining: bool, share: float
+) -> None:
+    """A limit on the file's size fails the same writes, at the header, in the middle or at the end."""
+    info, segments = parts
+    folder = tmp_path / "full"
+    folder.mkdir()
+    size = sum(one.bytes for one in segments) if joining else min(one.bytes for one in segments)
+    order = (info, segments if joining else [], LOSSY, folder, int(size * share))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL_DISK)],
+        input=pickle.dumps(order),
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 7, done.stderr.decode()
+    assert b"cannot be written" in done.stdout
+    assert list(folder.iterdir()) == []
+    assert all(one.path.exists() for one in segments)

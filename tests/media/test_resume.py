@@ -1,0 +1,167 @@
+"""Reading from the middle gives what reading from the start gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from colab_helpers.errors import MediaError, UsageError
+from colab_helpers.media.probe import VideoInfo, probe
+from colab_helpers.media.reader import FrameReader, read_frames
+from tests.media.conftest import Clip
+from tests.media.harm import PICTURES, cut_out, damage, joined, start_edit_at, without_first_group
+from tests.media.make import variable_pts
+from tests.media.shown import OPEN, Shown, shown, x264
+
+
+def resumed(info: VideoInfo, whole: list[Shown], start: int) -> list[str]:
+    """Reads on from a frame, which must give what the whole gave; returns what was noted."""
+    reader = read_frames(info, start=start, previous_pts=whole[start - 1][1])
+    assert shown(reader) == whole[start:]
+    return reader.notes
+
+
+OPEN_HEVC = "log-level=none:keyint=20:min-keyint=1:bframes=3:open-gop=1:scenecut=0"
+UNEVEN = {"options": OPEN, "pts": variable_pts(90), "time_base": Fraction(1, 1000)}
+VP9 = {"deadline": "good", "cpu-used": "8", "g": "24", "auto-alt-ref": "1"}
+TAKEN_UP: dict[str, tuple[str, dict[str, Any]]] = {
+    "only key frames": ("a.mp4", {"options": x264(1)}),
+    "closed groups": ("a.mp4", {"options": x264(12, 3, pyramid="normal")}),
+    "open groups": ("a.mp4", {"options": OPEN}),
+    "open groups in QuickTime": ("a.mov", {"options": OPEN}),
+    "open groups in Matroska": ("a.mkv", {"options": OPEN}),
+    "open groups in a transport stream": ("a.ts", {"options": OPEN}),
+    "open groups in Flash": ("a.flv", {"options": OPEN}),
+    "deep pyramid": ("a.mp4", {"options": x264(25, 8, pyramid="strict", open_gop=True)}),
+    "one group": ("a.mp4", {"options": x264(300, 2)}),
+    "fragments": ("a.mp4", {"options": OPEN, "container": {"movflags": "frag_keyframe+empty_moov"}}),
+    "refreshed bit by bit": ("a.mp4", {"options": x264(12, more=":intra-refresh=1")}),
+    "variable rate": ("a.mp4", UNEVEN),
+    "variable rate in Matroska": ("a.mkv", UNEVEN),
+    "late start": (
+        "a.mp4",
+        {"options": OPEN, "pts": [777 + 600 * n for n in range(90)], "time_base": Fraction(1, 15000)},
+    ),
+    "HEVC with open groups": (
+        "a.mp4",
+        {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": OPEN_HEVC}},
+    ),
+    "MPEG-2": ("a.ts", {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}}),
+    "MPEG-4": ("a.avi", {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}}),
+    "VP8": ("a.webm", {"codec": "libvpx", "options": {"cpu-used": "8", "g": "24"}}),
+    "VP9 with hidden pictures": ("a.webm", {"codec": "libvpx-vp9", "options": VP9}),
+    "ProRes": ("a.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "options": {}}),
+    "converted": ("a.mov", PICTURES),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN_UP)
+def test_reading_from_the_middle(small: Clip, case: str) -> None:
+    name, settings = TAKEN_UP[case]
+    info = probe(small(name, **settings))
+    whole = shown(first := read_frames(info))
+    assert len(whole) == 90
+    for start in (1, 11, 12, 13, 47, 89, 90):
+        assert resumed(info, whole, start) == first.notes
+
+
+HARMED: dict[str, tuple[str, Callable[[Path], Path | None], int]] = {
+    "hidden start, one group": ("a.mp4", lambda path: start_edit_at(path, 10), 80),
+    "hidden middle": ("a.mp4", lambda path: cut_out(path, 20, 40), 70),
+    "hidden middle, off the groups": ("a.mp4", lambda path: cut_out(path, 25, 71), 44),
+    "begins inside a group": ("a.ts", without_first_group, 0),
+    "begins inside a group, Matroska": ("a.mkv", without_first_group, 0),
+    "begins inside a group, MP4": ("a.mp4", without_first_group, 0),
+    "time starts again": ("a.ts", lambda path: joined(path, path), 180),
+}
+
+
+@pytest.mark.parametrize("case", HARMED)
+def test_hidden_and_missing_frames_do_not_count(small: Clip, case: str) -> None:
+    name, harm, frames = HARMED[case]
+    path = small(name, options=OPEN if "begins" in case else x264(12, 2 if "start" in case else 0))
+    info = probe(harm(path) or path)
+    whole = shown(read_frames(info))
+    assert len(whole) == (frames or len(whole))
+    for start in (1, 5, 20, 21, 26, len(whole) // 2 + 3, len(whole) - 1):
+        notes = resumed(info, whole, start)
+        assert not any("from the start" in note for note in notes)
+
+
+def test_next_to_nothing_is_decoded_twice(small: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = 0
+    genuine = FrameReader._decode
+
+    def counted(self: FrameReader, packet: Any) -> list[av.VideoFrame]:
+        nonlocal decoded
+        pictures = genuine(self, packet)
+        decoded += len(pictures)
+        return pictures
+
+    info = probe(small("a.mp4", frames=250, options=x264(10, 2)))
+    whole = shown(read_frames(info))
+    monkeypatch.setattr(FrameReader, "_decode", counted)
+    assert resumed(info, whole, 240) == []
+    assert decoded <= 30
+
+
+# What cannot be taken up surely, and why.
+FROM_THE_START: dict[str, tuple[str, dict[str, Any], str]] = {
+    "two frames at a time": ("a.mkv", {"options": OPEN, "rate": Fraction(2000)}, "other numbers"),
+    "no times": ("a.h264", {"options": OPEN}, "no presentation times"),
+    "H.264 in AVI": ("a.avi", {"options": OPEN}, "no presentation times"),
+    "GIF": ("a.gif", {"codec": "gif", "pix_fmt": "rgb8", "options": {}}, "gif"),
+}
+
+
+@pytest.mark.parametrize("case", FROM_THE_START)
+def test_what_cannot_be_taken_up_is_decoded_from_the_start(small: Clip, case: str) -> None:
+    name, settings, why = FROM_THE_START[case]
+    info = probe(small(name, **settings))
+    whole = shown(read_frames(info))
+    assert len(whole) == 90
+    for start in (30, 47, 89):
+        (note,) = (note for note in resumed(info, whole, start) if "from the start" in note)
+        assert f"frame {start} " in note
+        assert why in note
+
+
+def test_damaged_pictures_do_not_shift_the_count(small: Clip) -> None:
+    """Packets tell of 90 frames, a decoder of 89: the timestamp of an earlier reading decides."""
+    path = small("pictures.mov", **PICTURES)
+    damage(path, range(10, 11))
+    info = probe(path)
+    whole = shown(read_frames(info))
+    assert len(whole) == 89
+    assert any("other numbers" in note for note in resumed(info, whole, 50))
+    # Before the damage nothing speaks against taking up.
+    assert not any("from the start" in note for note in resumed(info, whole, 8))
+
+
+def test_a_file_cut_off_is_the_same_error(small: Clip) -> None:
+    path = small("a.mp4", options=x264(12, 2), container={"movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 7 // 10])
+    info = probe(path)
+    messages = set()
+    for start in (0, 1, 40):
+        reader = read_frames(info, start=start, previous_pts=512 * (start - 1) if start else None)
+        with reader, pytest.raises(MediaError, match="only") as caught:
+            list(reader)
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+
+
+def test_another_file_under_the_name_is_refused(small: Clip) -> None:
+    info = probe(small("a.mp4", options=OPEN))
+    with read_frames(info, start=20, previous_pts=5) as reader, pytest.raises(MediaError, match="not at 5"):
+        next(reader)
+    with read_frames(info, start=200) as reader, pytest.raises(MediaError, match="has 90 frames"):
+        next(reader)
+    with pytest.raises(UsageError, match="frame -1"):
+        read_frames(info, start=-1)
