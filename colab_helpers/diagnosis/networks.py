@@ -94,7 +94,8 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     if choice.path != plain:
         facts.insert(0, tr("a run loads {what}", what=choice.words))
     if subject.runs_on_gpu:
-        there = open_network(choice.path, "cuda", settings=subject.settings)
+        fallbacks: list[str] = []
+        there = open_network(choice.path, "cuda", settings=subject.settings, notes=fallbacks)
         on_gpu = trial(there, inputs)
         apart = difference(on_cpu.outputs, on_gpu.outputs)
         took = (
@@ -102,7 +103,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
             if getattr(there.session, "captured", False)
             else f"GPU {on_gpu.milliseconds:.1f} ms"
         )
-        facts += [took, tr("{apart:.2%} apart", apart=apart), *there.limit.notes]
+        facts += [took, tr("{apart:.2%} apart", apart=apart), *fallbacks]
         figures |= {"cuda_ms": on_gpu.milliseconds, "difference": apart}
         problems += [*_values_problem(on_gpu, "GPU"), *_difference_problem(apart)]
     elif choice.path != plain:
@@ -143,23 +144,25 @@ def _finding(name: str, facts: list[str], figures: dict[str, float], problems: I
     )
 
 
-def open_network(path: Path, provider: Provider, *, settings: Settings | None = None) -> Network:
-    """Load a network on one provider; what the runtime had to do without stands in the limit's notes.
+def open_network(
+    path: Path, provider: Provider, *, settings: Settings | None = None, notes: list[str] | None = None
+) -> Network:
+    """Load a network on one provider.
 
     Args:
         path: Its file.
         provider: Where it must run.
         settings: On CUDA, capture it if they say so; without them it is loaded plainly.
+        notes: Gets what the runtime had to do without.
 
     Raises:
         ColabHelpersError: It is missing or damaged, or does not run there.
     """
     from colab_helpers.models.session import Runtime
 
-    runtime = Runtime(provider, graphs=settings is not None and settings.cuda_graphs)
-    network = runtime.open(path, edge=settings.face_detector_size if settings else 0)
-    network.limit.notes.extend(runtime.notes)
-    return network
+    graphs = settings is not None and settings.cuda_graphs
+    runtime = Runtime(provider, graphs=graphs, notes=[] if notes is None else notes)
+    return runtime.open(path, edge=settings.face_detector_size if settings else 0)
 
 
 def check_contract(role: Role, network: Network) -> None:

@@ -15,9 +15,11 @@ from typing import Literal
 from colab_helpers.errors import ModelError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import tr
-from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
+from colab_helpers.models.catalog import ModelEntry, Role, load_catalog, needed_models
+from colab_helpers.models.identify import broken_model, not_a_network
+from colab_helpers.models.pool import is_out_of_memory
 from colab_helpers.models.records import Record, now, read_record, write_record
-from colab_helpers.models.session import is_standin, role_problem
+from colab_helpers.models.session import create_session, first_line, is_standin
 from colab_helpers.settings import Settings, load_presets
 
 FileState = Literal["present", "unknown", "damaged"]
@@ -73,11 +75,45 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
                 "the disk may be failing: fetch it again with 'preload --verify', or put it there anew"
             ),
         )
-    problem = None if loads or same else role_problem(path, entry.role)
+    problem = None if loads or same else _role_problem(path, entry.role)
     if problem is not None:
         return Finding("damaged", sha256, problem=problem.what, remedy=problem.remedy)
     own = entry.local is not None and entry.sha256 is None
     return Finding("present" if own else "unknown", sha256, record if same and not verify else None)
+
+
+# How many inputs and outputs a network of each role has; None for any number.
+_SIGNATURES: dict[Role, tuple[int, int | None]] = {
+    "detector": (1, 9),
+    "recogniser": (1, None),
+    "swapper": (2, None),
+    "enhancer": (1, None),
+}
+
+
+def _role_problem(path: Path, role: Role) -> ModelError | None:
+    """Why a file is no network of a role; None if it is. It is loaded on the CPU, nothing is run."""
+    if (problem := not_a_network(path)) is not None:
+        return problem
+    try:
+        loaded = create_session(str(path), "cpu", optimised=False)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return broken_model(path, first_line(error))
+    wanted, found = _SIGNATURES[role], (len(loaded.get_inputs()), len(loaded.get_outputs()))
+    if found[0] == wanted[0] and wanted[1] in (None, found[1]):
+        return None
+    return ModelError(
+        tr(
+            "it is a network, but no {role}: it has {inputs} inputs and {outputs} outputs",
+            role=role,
+            inputs=found[0],
+            outputs=found[1],
+        ),
+        where=str(path),
+        remedy=tr("give it a name of its own: the file of this name is another network"),
+    )
 
 
 def unknown_note(name: str, sha256: str) -> str:

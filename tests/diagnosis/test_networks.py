@@ -22,7 +22,7 @@ from colab_helpers.models.half import convert
 from colab_helpers.models.records import Record, write_record
 from colab_helpers.models.session import Runtime
 from tests.diagnosis.conftest import Doctor, Pretend
-from tests.models.graphs import small_inswapper
+from tests.helpers.networks import small_inswapper
 
 NAMES = ["det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"]
 

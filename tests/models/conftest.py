@@ -12,8 +12,8 @@ import pytest
 from colab_helpers.models.catalog import Archive, Licence, ModelEntry, Source
 from colab_helpers.models.records import part_path
 from colab_helpers.models.transfer import Limits
-from tests.models.graphs import build, node
-from tests.models.server import FaultServer
+from tests.helpers.networks import build, node
+from tests.helpers.server import FaultServer
 
 FREE = Licence(name="MIT", link="https://opensource.org/license/mit", non_commercial=False, forbids="Little.")
 RESTRICTED = Licence(

@@ -12,9 +12,9 @@ import pytest
 from colab_helpers.errors import ModelError
 from colab_helpers.models.catalog import Archive, Source
 from colab_helpers.models.download import Downloader
-from tests.models import server as faults
+from tests.helpers import server as faults
+from tests.helpers.server import FaultServer
 from tests.models.conftest import BODY, QUICK, assert_nothing_in_place, assert_right, model, sha256, source
-from tests.models.server import FaultServer
 
 
 def zipped(members: Mapping[str, bytes], *, pack: int = zipfile.ZIP_STORED) -> bytes:

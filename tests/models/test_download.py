@@ -19,7 +19,8 @@ from colab_helpers.models.progress import Meter, Progress
 from colab_helpers.models.records import read_record, record_path
 from colab_helpers.models.session import Runtime
 from colab_helpers.models.transfer import Limits, MirrorError, Transfer
-from tests.models import server as faults
+from tests.helpers import server as faults
+from tests.helpers.server import FaultServer
 from tests.models.conftest import (
     BODY,
     FREE,
@@ -33,7 +34,6 @@ from tests.models.conftest import (
     sha256,
     source,
 )
-from tests.models.server import FaultServer
 
 OTHER = bytes(reversed(BODY))
 

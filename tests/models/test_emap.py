@@ -15,7 +15,7 @@ from colab_helpers.faces.swapper import Swapper
 from colab_helpers.models import emap as room
 from colab_helpers.models.emap import emap_path, read_emap, save_emap
 from colab_helpers.models.session import Runtime
-from tests.models.graphs import net, small_inswapper
+from tests.helpers.networks import net, small_inswapper
 
 OTHER = np.arange(512 * 512, dtype=np.float32).reshape(512, 512)
 

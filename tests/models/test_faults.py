@@ -10,7 +10,8 @@ import pytest
 from colab_helpers.errors import ModelError
 from colab_helpers.models.download import Downloader
 from colab_helpers.models.transfer import Limits
-from tests.models import server as faults
+from tests.helpers import server as faults
+from tests.helpers.server import Behaviour, FaultServer
 from tests.models.conftest import (
     BODY,
     IMPATIENT,
@@ -21,7 +22,6 @@ from tests.models.conftest import (
     model,
     source,
 )
-from tests.models.server import Behaviour, FaultServer
 
 HALF = len(BODY) // 2
 

@@ -24,8 +24,8 @@ from colab_helpers.models.emap import read_emap
 from colab_helpers.models.half import Choice, Conversion, choose, convert, place_of, wants_half
 from colab_helpers.models.parity import NEARLY_SAME, SAME, Limits, Parity, compare, sample_inputs
 from colab_helpers.models.session import Runtime
-from tests.models.graphs import half_graph, net, small_inswapper
-from tests.models.pretend import PretendedGpu, pretend_gpu
+from tests.helpers.gpu import PretendedGpu, pretend_gpu
+from tests.helpers.networks import half_graph, net, small_inswapper
 
 CPU = Runtime("cpu", threads=1)
 PLACE = place_of(CPU)

@@ -10,10 +10,10 @@ from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.models.preload import PreloadReport, preload, preview
 from colab_helpers.models.session import STANDIN_KEY
 from colab_helpers.settings import Settings
+from tests.helpers.gpu import pretend_gpu
+from tests.helpers.networks import small_inswapper
+from tests.helpers.server import FaultServer
 from tests.models.conftest import BODY, QUICK, assert_right, sha256
-from tests.models.graphs import small_inswapper
-from tests.models.pretend import pretend_gpu
-from tests.models.server import FaultServer
 
 ROLES = {
     "buffalo_l/det_10g": "detector",

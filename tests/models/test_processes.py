@@ -16,9 +16,9 @@ from colab_helpers.models.download import Downloader, PreloadedFile
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.transfer import Limits
 from tests.conftest import PATIENCE, until
-from tests.models import server as faults
+from tests.helpers import server as faults
+from tests.helpers.server import FaultServer
 from tests.models.conftest import BODY, QUICK, assert_right, model, source
-from tests.models.server import FaultServer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """

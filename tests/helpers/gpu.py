@@ -13,7 +13,7 @@ import pytest
 from colab_helpers.faces import engine
 from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import half, session
-from colab_helpers.models.graphs import GpuSession
+from colab_helpers.models.cuda_graphs import GpuSession
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 T4 = Machine(2, 12 * GIB, Gpu("Tesla T4", 15 * GIB, "550.1"), "3.11.7", "test", on_colab=False)
