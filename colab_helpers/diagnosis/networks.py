@@ -16,7 +16,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
-    from colab_helpers.models.half import Choice
+    from colab_helpers.models.half import ModelChoice
     from colab_helpers.models.session import Network, Provider
 
 Role = Literal["detector", "recogniser", "swapper", "enhancer"]
@@ -119,14 +119,14 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         yield oracle.parity(role, network, subject.settings, subject.models)
 
 
-def _choice(subject: Subject, role: Role, name: str) -> Choice:
+def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
     """The file a run would load; nothing is made."""
-    from colab_helpers.models.half import Choice, choose
+    from colab_helpers.models.half import ModelChoice, choose
     from colab_helpers.models.session import Runtime
 
     if role in ("detector", "recogniser"):
         path = subject.models / f"{name}.onnx"
-        return Choice(name, path, path)
+        return ModelChoice(name, path, path)
     runtime = Runtime("cuda" if subject.runs_on_gpu else "cpu")
     half = subject.settings.half_precision
     return choose(subject.models, name, half=half, runtime=runtime, make=False)
@@ -266,7 +266,7 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         )
         return
     from colab_helpers.models.catalog import load_catalog
-    from colab_helpers.models.origin import examine
+    from colab_helpers.models.inventory import examine
 
     entry = load_catalog(load_presets().models).models.get(name)
     if entry is None or path.name != Path(entry.path).name:

@@ -17,7 +17,7 @@ from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.half import changing_models, choose, wants_half
-from colab_helpers.models.origin import origin_notes
+from colab_helpers.models.inventory import origin_notes
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator

@@ -66,13 +66,9 @@ class _Captured:
 class GpuSession:
     """Stands for an ONNX Runtime session; safe to use from several threads, whose calls take turns.
 
-    Args:
-        create: Makes the session, told whether it is to allow capturing.
-        example: Inputs of the shape that calls will have, which it is run on once; None leaves that out.
-        capture: Capture it on the example. No encoder or decoder of a GPU may be at work in this process
-            meanwhile.
-        on_problem: Told once why there is no graph where one was wanted; calls go on without.
-        device: Where the network runs, as ONNX Runtime calls it.
+    It is run once on an example of the shape that calls will have, and captured on that if asked to; no
+    encoder or decoder of a GPU may be at work in this process meanwhile. ``create`` is told whether to allow
+    capturing; ``on_problem`` hears why there is no graph where one was wanted: calls go on without.
     """
 
     def __init__(
@@ -103,7 +99,7 @@ class GpuSession:
         with _alone("calls"):
             self._session = create(False)
         if example is not None:
-            self._try(example(self._session))
+            self._try(example)
 
     def run(self, names: Sequence[str], feed: Arrays) -> list[npt.NDArray[Any]]:
         """What ``InferenceSession.run`` does; calls of the example's shape, for all outputs, are replayed."""
@@ -124,10 +120,10 @@ class GpuSession:
     def _names(self) -> list[str]:
         return [output.name for output in self._session.get_outputs()]
 
-    def _try(self, feed: Arrays) -> None:
+    def _try(self, example: Callable[[Any], Arrays]) -> None:
         """Have its workspaces made; whatever else is wrong, the first real call says in its place."""
         try:
-            self.run(self._names(), feed)
+            self.run(self._names(), example(self._session))
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -180,19 +176,3 @@ class GpuSession:
         found = [output.numpy() for output in captured.outputs]
         # What lies on a device comes as a copy; on the CPU the next call would write into it.
         return [array if array.flags.owndata else array.copy() for array in found]
-
-
-def example_inputs(session: Any, *, edge: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Random inputs, one sample each, of the shapes that a session takes.
-
-    Args:
-        session: An ONNX Runtime session; its inputs are float32.
-        edge: What an axis of any length, other than the batch, will have.
-    """
-    rng = np.random.default_rng(0)
-    return {
-        item.name: rng.standard_normal(
-            [1, *(size if isinstance(size, int) else edge for size in item.shape[1:])], np.float32
-        )
-        for item in session.get_inputs()
-    }

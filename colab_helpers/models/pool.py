@@ -54,29 +54,16 @@ class _Slot:
 
 @dataclass(eq=False)
 class SessionPool:
-    """Sessions within a budget; safe to use from several threads.
+    """Sessions within a budget of bytes; safe to use from several threads."""
 
-    Args:
-        budget: Bytes that all sessions together may take.
-        used: Bytes in use where the networks run.
-        free: Bytes free there.
-        wait: Seconds to wait at most for other programs to free memory (setting ``gpu_memory_wait``).
-        ceiling: Bytes that a single session may grow to, whatever is free; 0 for no such limit.
-        sleep: Waits for some seconds.
-        clock: Seconds that only grow.
-
-    Attributes:
-        notes: What had to be unloaded or waited for, one sentence each.
-    """
-
-    budget: int
-    used: Callable[[], int]
-    free: Callable[[], int]
-    wait: float = 0.0
-    ceiling: int = 0
+    budget: int  # bytes that all sessions together may take
+    used: Callable[[], int]  # bytes in use where the networks run
+    free: Callable[[], int]  # bytes free there
+    wait: float = 0.0  # seconds to wait at most for other programs to free memory (``gpu_memory_wait``)
+    ceiling: int = 0  # bytes a single session may grow to, whatever is free; 0: no limit
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
-    notes: list[str] = field(default_factory=list, init=False)
+    notes: list[str] = field(default_factory=list, init=False)  # what was unloaded or waited for
     # Least recently used first.
     _slots: dict[Path, _Slot] = field(default_factory=dict, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
@@ -88,13 +75,7 @@ class SessionPool:
             return {slot.name: slot.needs for slot in self._in_memory()}
 
     def session(self, path: Path, create: Callable[[], Any], *, name: str = "") -> PooledSession:
-        """Take a network into the pool; it is loaded when it is first used.
-
-        Args:
-            path: Its file.
-            create: Makes the session and runs it once; called again after it was unloaded.
-            name: For messages; by default the file's stem.
-        """
+        """Take a network into the pool; ``create`` makes a session and runs it once, at each load."""
         name = name or path.stem
         with self._changed:
             # Until it is measured: the weights, and as much again for what runs through them.

@@ -25,8 +25,9 @@ from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
-from colab_helpers.models.cuda_graphs import GpuSession, example_inputs
+from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.identify import broken_model, missing_model
+from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
 
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
@@ -55,21 +56,13 @@ _BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC in cuda.h
 
 @dataclass(frozen=True)
 class Network:
-    """One loaded network.
+    """One loaded network."""
 
-    Attributes:
-        name: The model's name, for messages and reports.
-        path: The file that was loaded; a converted one has another name than the model.
-        session: The ONNX Runtime session.
-        provider: Where it really runs.
-        standin: Whether the file is marked as one of the demo's stand-ins.
-    """
-
-    name: str
-    path: Path
-    session: Any
-    provider: Provider
-    standin: bool
+    name: str  # the model's, for messages and reports
+    path: Path  # the file that was loaded; a converted one has another name than the model
+    session: Any  # ONNX Runtime's, or what stands for it
+    provider: Provider  # where it really runs
+    standin: bool  # the file is marked as one of the demo's stand-ins
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
@@ -86,17 +79,11 @@ class Network:
         return outputs
 
     def run_stack(self, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run any number of samples, one after another, and return the first output for each.
+        """Run any number of samples, one after another; return the first output, one row per sample.
 
         On a processor stacks are no faster, and each sample more takes a gigabyte. On CUDA, cuDNN plans a
-        network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md).
-
-        Args:
-            *inputs: Arrays whose first axis counts samples; all equally long.
-
-        Returns:
-            The first output, one row per sample. Where the graph insists on a batch, that many go at once,
-            the last one padded by repeating its last sample.
+        network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md). Where the
+        graph insists on a batch, that many go at once, the last one padded by repeating its last sample.
 
         Raises:
             OutOfMemoryError: It does not fit into memory.
@@ -163,12 +150,7 @@ class Runtime:
         return runtime
 
     def open(self, path: Path, *, name: str = "", edge: int = 0) -> Network:
-        """Load a network.
-
-        Args:
-            path: Its file.
-            name: The model's name; by default the file's stem.
-            edge: Edge of its pictures in pixels, where the file leaves that open.
+        """Load a network: of a name other than the file's stem, with pictures of an edge it leaves open.
 
         Raises:
             ModelError: The file is missing or not a network ONNX Runtime can load.
@@ -202,7 +184,7 @@ class Runtime:
         again = path in self._loaded
         session = GpuSession(
             partial(self._plain, path),
-            example=partial(example_inputs, edge=edge) if self.pool or self.graphs else None,
+            example=partial(sample_inputs, edge=edge) if self.pool or self.graphs else None,
             capture=self.graphs and not again,
             on_problem=without,
         )

@@ -117,7 +117,6 @@ def test_a_file_that_changed_since_it_was_verified(doctor: Doctor, copied: Path)
         mtime_ns=found.st_mtime_ns,
         source="present",
         licence="own",
-        verified_at="2026-01-01T00:00:00+00:00",
     )
     write_record(path, record)
     write_enhancer(path, 1.0 + 2**-10)

@@ -13,7 +13,7 @@ from colab_helpers.batch.results import model_digest
 from colab_helpers.faces import engine
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
-from colab_helpers.models import origin
+from colab_helpers.models import inventory
 from colab_helpers.models.half import convert
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings, load_settings
@@ -84,7 +84,7 @@ def test_a_run_says_that_nobody_knows_a_file_and_hashes_it_once(
         "licence are not known",
     )
     assert Engine.open(settings(), models_dir=models).notes == expected
-    monkeypatch.setattr(origin, "sha256_of", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(inventory, "sha256_of", lambda path: pytest.fail("hashed again"))
     assert Engine.open(settings(), models_dir=models).notes == expected
     (note,) = Engine.open(settings(swapper_model="mine"), models_dir=models).notes
     assert note.startswith("mine: not in the catalogue; the file that is there is used")

@@ -26,7 +26,7 @@ class Card:
     """A graphics card that knows what is loaded on it."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.taken, self.peak, self.foreign, self.refusals = size, 0, 0, 0, 0
+        self.size, self.taken, self.peak, self.foreign = size, 0, 0, 0
         self._lock = threading.RLock()  # a session may be collected while another is made
 
     def used(self) -> int:
@@ -36,8 +36,7 @@ class Card:
         return self.size - self.used()
 
     def take(self, count: int) -> None:
-        if self.refusals or count > self.free():
-            self.refusals = max(0, self.refusals - 1)
+        if count > self.free():
             raise RuntimeError(f"Failed to allocate memory for requested buffer of size {count}")
         with self._lock:
             self.taken += count
@@ -157,24 +156,21 @@ def test_several_threads_share_a_budget_for_two(file) -> None:
     assert card.peak <= 400 * MEGABYTE
 
 
-def test_memory_that_runs_out_while_loading_is_made_and_tried_again(file) -> None:
-    card = Card(250 * MEGABYTE)
+@pytest.mark.parametrize(
+    ("size", "working", "note"),
+    [
+        (250, 0, "b: memory ran out while it was loaded; loaded again alone"),
+        (310, 100, "b: memory ran out; the idle networks were unloaded"),
+    ],
+    ids=["loading", "running"],
+)
+def test_memory_that_runs_out_is_made_and_tried_again(file, size: int, working: int, note: str) -> None:
+    card = Card(size * MEGABYTE)
     pool = pool_on(card, 900 * MEGABYTE)  # more than the card has
-    a, b = sessions(pool, card, file, "ab")
-    assert a.run(None, 1) == 2
-    assert b.run(None, 1) == 2
+    a, b = sessions(pool, card, file, "ab", working=working * MEGABYTE)
+    assert [a.run(None, 1), b.run(None, 1)] == [2, 2]
     assert list(pool.loaded) == ["b"]
-    assert pool.notes == ["b: memory ran out while it was loaded; loaded again alone"]
-
-
-def test_memory_that_runs_out_while_running_is_made_and_tried_again(file) -> None:
-    card = Card(310 * MEGABYTE)
-    pool = pool_on(card, 900 * MEGABYTE)
-    a, b = sessions(pool, card, file, "ab", working=100 * MEGABYTE)
-    assert a.run(None, 1) == 2
-    assert b.run(None, 1) == 2
-    assert list(pool.loaded) == ["b"]
-    assert pool.notes == ["b: memory ran out; the idle networks were unloaded"]
+    assert pool.notes == [note]
 
 
 def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(file) -> None:
@@ -186,14 +182,13 @@ def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(file) -> None:
 
 
 def test_a_fault_that_is_not_about_memory_is_not_retried(file) -> None:
-    card = Card(1000 * MEGABYTE)
     tries = []
 
     def broken() -> Any:
         tries.append(1)
         raise RuntimeError("Invalid model")
 
-    net = pool_on(card, 900 * MEGABYTE).session(file("a", 1), broken)
+    net = pool_on(Card(1000), 900).session(file("a", 1), broken)
     with pytest.raises(RuntimeError, match="Invalid model"):
         net.run(None, 1)
     assert len(tries) == 1
