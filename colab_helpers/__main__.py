@@ -447,6 +447,7 @@ def _add_preload(parser: argparse.ArgumentParser) -> None:
 def _preload(options: argparse.Namespace) -> int:
     from colab_helpers.models.preload import preload, preview
     from colab_helpers.models.records import SOURCE_WORDS
+    from colab_helpers.models.transfer import FetchOptions
     from colab_helpers.settings import load_presets
 
     settings, own = settings_of(options), load_presets().models
@@ -463,13 +464,15 @@ def _preload(options: argparse.Namespace) -> int:
     try:
         report = preload(
             settings,
+            FetchOptions(
+                accept_licences=options.accept_licences,
+                offline=options.offline,
+                shared_cache=options.shared_cache,
+                mirror_prefix=options.mirror_prefix,
+                proxy=options.proxy,
+            ),
             models_dir=options.models_dir,
             user_models=own,
-            accept_licences=options.accept_licences,
-            offline=options.offline,
-            shared_cache=options.shared_cache,
-            mirror_prefix=options.mirror_prefix,
-            proxy=options.proxy,
             verify=options.verify,
             on_progress=_show_transfer if sys.stderr.isatty() else None,
         )

@@ -16,7 +16,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings, load_presets
 
 if TYPE_CHECKING:
-    from colab_helpers.models.half import Choice
+    from colab_helpers.models.half import ModelChoice
     from colab_helpers.models.session import Network, Provider
 
 Role = Literal["detector", "recogniser", "swapper", "enhancer"]
@@ -94,7 +94,8 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     if choice.path != plain:
         facts.insert(0, tr("a run loads {what}", what=choice.words))
     if subject.runs_on_gpu:
-        there = open_network(choice.path, "cuda", settings=subject.settings)
+        fallbacks: list[str] = []
+        there = open_network(choice.path, "cuda", settings=subject.settings, notes=fallbacks)
         on_gpu = trial(there, inputs)
         apart = difference(on_cpu.outputs, on_gpu.outputs)
         took = (
@@ -102,7 +103,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
             if getattr(there.session, "captured", False)
             else f"GPU {on_gpu.milliseconds:.1f} ms"
         )
-        facts += [took, tr("{apart:.2%} apart", apart=apart), *there.limit.notes]
+        facts += [took, tr("{apart:.2%} apart", apart=apart), *fallbacks]
         figures |= {"cuda_ms": on_gpu.milliseconds, "difference": apart}
         problems += [*_values_problem(on_gpu, "GPU"), *_difference_problem(apart)]
     elif choice.path != plain:
@@ -118,14 +119,14 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         yield oracle.parity(role, network, subject.settings, subject.models)
 
 
-def _choice(subject: Subject, role: Role, name: str) -> Choice:
+def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
     """The file a run would load; nothing is made."""
-    from colab_helpers.models.half import Choice, choose
+    from colab_helpers.models.half import ModelChoice, choose
     from colab_helpers.models.session import Runtime
 
     if role in ("detector", "recogniser"):
         path = subject.models / f"{name}.onnx"
-        return Choice(name, path, path)
+        return ModelChoice(name, path, path)
     runtime = Runtime("cuda" if subject.runs_on_gpu else "cpu")
     half = subject.settings.half_precision
     return choose(subject.models, name, half=half, runtime=runtime, make=False)
@@ -143,23 +144,25 @@ def _finding(name: str, facts: list[str], figures: dict[str, float], problems: I
     )
 
 
-def open_network(path: Path, provider: Provider, *, settings: Settings | None = None) -> Network:
-    """Load a network on one provider; what the runtime had to do without stands in the limit's notes.
+def open_network(
+    path: Path, provider: Provider, *, settings: Settings | None = None, notes: list[str] | None = None
+) -> Network:
+    """Load a network on one provider.
 
     Args:
         path: Its file.
         provider: Where it must run.
         settings: On CUDA, capture it if they say so; without them it is loaded plainly.
+        notes: Gets what the runtime had to do without.
 
     Raises:
         ColabHelpersError: It is missing or damaged, or does not run there.
     """
     from colab_helpers.models.session import Runtime
 
-    runtime = Runtime(provider, graphs=settings is not None and settings.cuda_graphs)
-    network = runtime.open(path, edge=settings.face_detector_size if settings else 0)
-    network.limit.notes.extend(runtime.notes)
-    return network
+    graphs = settings is not None and settings.cuda_graphs
+    runtime = Runtime(provider, graphs=graphs, notes=[] if notes is None else notes)
+    return runtime.open(path, edge=settings.face_detector_size if settings else 0)
 
 
 def check_contract(role: Role, network: Network) -> None:
@@ -263,7 +266,7 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         )
         return
     from colab_helpers.models.catalog import load_catalog
-    from colab_helpers.models.origin import examine
+    from colab_helpers.models.inventory import examine
 
     entry = load_catalog(load_presets().models).models.get(name)
     if entry is None or path.name != Path(entry.path).name:

@@ -20,9 +20,11 @@ from colab_helpers.files import write_atomically
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
 from colab_helpers.models.half import wants_half
+from colab_helpers.models.inventory import look_at
 from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, is_standin, models_root
+from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.request import PreloadRequest
 from colab_helpers.settings import Settings, load_presets
 from colab_helpers.ui.cells import PRELOAD_REPORT
@@ -204,12 +206,14 @@ def _preload(needed: Needed) -> PreloadReport:
         try:
             return preload(
                 needed.settings,
+                FetchOptions(
+                    accept_licences=request.accept_licences,
+                    offline=request.offline,
+                    shared_cache=request.shared_cache,
+                    token=needed.host.secret(TOKEN),
+                ),
                 models_dir=needed.root,
                 user_models=load_presets().models,
-                accept_licences=request.accept_licences,
-                offline=request.offline,
-                shared_cache=request.shared_cache,
-                token=needed.host.secret(TOKEN),
                 on_progress=line,
             )
         except LicenceError as error:
@@ -291,20 +295,18 @@ def _described(entry: ModelEntry, root: Path) -> NeededModel:
 
 
 def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
-    from colab_helpers.models.download import Downloader
-
     path = root / entry.path
     if path.is_file() and is_standin(path):
         return "stand-in", ""
-    (item,) = Downloader(root).plan([entry]).files
-    if item.status == "present":
+    item = look_at(root, entry)
+    if item.state == "present":
         return "there", ""
-    if item.status == "unknown":
+    if item.state == "unknown":
         return "unknown", item.notes[0]
     notes = [f"{entry.name}: {item.problem}"] if item.problem else []
     if item.found is not None:
         notes.append(tr("{name}: found at {found}, taken over from there", name=entry.name, found=item.found))
-    return item.status, "; ".join(notes)
+    return item.state, "; ".join(notes)
 
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:

@@ -22,7 +22,7 @@ from colab_helpers.models.half import convert
 from colab_helpers.models.records import Record, write_record
 from colab_helpers.models.session import Runtime
 from tests.diagnosis.conftest import Doctor, Pretend
-from tests.models.graphs import small_inswapper
+from tests.helpers.networks import small_inswapper
 
 NAMES = ["det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"]
 
@@ -117,7 +117,6 @@ def test_a_file_that_changed_since_it_was_verified(doctor: Doctor, copied: Path)
         mtime_ns=found.st_mtime_ns,
         source="present",
         licence="own",
-        verified_at="2026-01-01T00:00:00+00:00",
     )
     write_record(path, record)
     write_enhancer(path, 1.0 + 2**-10)

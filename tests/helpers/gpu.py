@@ -12,8 +12,8 @@ import pytest
 
 from colab_helpers.faces import engine
 from colab_helpers.machine import GIB, Gpu, Machine
-from colab_helpers.models import half, session
-from colab_helpers.models.graphs import GpuSession
+from colab_helpers.models import converted, session
+from colab_helpers.models.cuda_graphs import GpuSession
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 T4 = Machine(2, 12 * GIB, Gpu("Tesla T4", 15 * GIB, "550.1"), "3.11.7", "test", on_colab=False)
@@ -66,7 +66,7 @@ class _OnTheCpu:
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     """Put a T4 into this machine."""
     pretended = PretendedGpu()
-    for module in (session, half, engine):
+    for module in (session, converted, engine):
         monkeypatch.setattr(module, "this_machine", lambda: T4)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)

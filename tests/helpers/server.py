@@ -22,7 +22,6 @@ class Route:
     body: bytes
     script: list[Behaviour]
     always: Behaviour | None
-    etag: str | None
     ranges: bool
     headers: dict[str, str]
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -87,12 +86,11 @@ class FaultServer:
         body: bytes,
         *script: Behaviour,
         always: Behaviour | None = None,
-        etag: str | None = '"one"',
         ranges: bool = True,
         **headers: str,
     ) -> Route:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        route = Route(body, list(script), always, etag, ranges, named)
+        route = Route(body, list(script), always, ranges, named)
         self._server.routes[path] = route
         return route
 
@@ -133,14 +131,11 @@ def write(handler: Handler, body: bytes, route: Route | None) -> None:
 
 def asked_from(handler: Handler, route: Route) -> int:
     match = re.match(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    same = handler.headers.get("If-Range") in (None, route.etag)
-    return int(match[1]) if match and route.ranges and same else 0
+    return int(match[1]) if match and route.ranges else 0
 
 
 def head(handler: Handler, route: Route, start: int) -> dict[str, Any]:
     headers: dict[str, Any] = dict(route.headers)
-    if route.etag is not None:
-        headers["ETag"] = route.etag
     if start:
         headers["Content-Range"] = f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"
     return headers
@@ -190,35 +185,11 @@ def redirect(target: str, **headers: Any) -> Behaviour:
     return lambda handler, route: reply(handler, 302, Location=target, **headers)
 
 
-def other_bytes(handler: Handler, route: Route) -> None:
-    """As many bytes, but others."""
-    reply(handler, 200, bytes(byte ^ 0xFF for byte in route.body), route=route)
-
-
-def short(handler: Handler, route: Route) -> None:
-    """Half of the file, and a header that agrees."""
-    reply(handler, 200, route.body[: len(route.body) // 2], route=route)
-
-
-def short_unsized(handler: Handler, route: Route) -> None:
-    """Half of the file, and no word about its length."""
-    reply(handler, 200, route.body[: len(route.body) // 2], route=route, length=-1)
-
-
-def long_unsized(handler: Handler, route: Route) -> None:
-    reply(handler, 200, route.body + b"more", route=route, length=-1)
-
-
-def chunked(handler: Handler, route: Route) -> None:
-    """The whole file in chunked encoding."""
-    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (route.body[:1000], route.body[1000:]))
-    reply(handler, 200, body + b"0\r\n\r\n", route=route, length=-1, Transfer_Encoding="chunked")
-
-
-def broken_chunked(handler: Handler, route: Route) -> None:
-    """Chunked encoding that ends in the middle of a chunk."""
-    body = b"%x\r\n%b" % (len(route.body), route.body[:1000])
-    reply(handler, 200, body, route=route, length=-1, Transfer_Encoding="chunked")
+def sends(change: Callable[[bytes], bytes], *, length: int | None = None, **headers: Any) -> Behaviour:
+    """Answer with other bytes than the route's; a length of -1 says nothing about it."""
+    return lambda handler, route: reply(
+        handler, 200, change(route.body), route=route, length=length, **headers
+    )
 
 
 def says_length(difference: int) -> Behaviour:
@@ -228,21 +199,28 @@ def says_length(difference: int) -> Behaviour:
     )
 
 
-def html(handler: Handler, route: Route) -> None:
-    reply(handler, 200, b"<html><body>Please sign in</body></html>", Content_Type="text/html; charset=utf-8")
+def _half(body: bytes) -> bytes:
+    return body[: len(body) // 2]
 
 
-def disguised_html(handler: Handler, route: Route) -> None:
-    page = b"\n<!DOCTYPE html><html>" + b"x" * len(route.body)
-    reply(handler, 200, page[: len(route.body)], Content_Type="application/octet-stream")
+def _chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
 
 
-def gzipped(handler: Handler, route: Route) -> None:
-    reply(handler, 200, route.body, Content_Encoding="gzip")
-
-
-def empty(handler: Handler, route: Route) -> None:
-    reply(handler, 200)
+CHUNKED = {"length": -1, "Transfer_Encoding": "chunked"}
+other_bytes = sends(lambda body: bytes(byte ^ 0xFF for byte in body))  # as many, but others
+short = sends(_half)  # with a header that agrees
+short_unsized = sends(_half, length=-1)
+long_unsized = sends(lambda body: body + b"more", length=-1)
+chunked = sends(lambda body: _chunk(body[:1000]) + _chunk(body[1000:]) + _chunk(b""), **CHUNKED)
+broken_chunked = sends(lambda body: b"%x\r\n%b" % (len(body), body[:1000]), **CHUNKED)  # inside a chunk
+html = sends(lambda _: b"<html><body>Please sign in</body></html>", Content_Type="text/html; charset=utf-8")
+disguised_html = sends(
+    lambda body: (b"\n<!DOCTYPE html><html>" + b"x" * len(body))[: len(body)],
+    Content_Type="application/octet-stream",
+)
+gzipped = sends(lambda body: body, Content_Encoding="gzip")
+empty = sends(lambda _: b"")
 
 
 def silent(handler: Handler, route: Route) -> None:
@@ -264,11 +242,4 @@ def wrong_range(handler: Handler, route: Route) -> None:
     """Answer a range with another one than was asked for."""
     body = route.body
     last = len(body) - 1
-    reply(handler, 206, body, route=route, Content_Range=f"bytes 0-{last}/{len(body)}", ETag='"one"')
-
-
-def ignores_if_range(handler: Handler, route: Route) -> None:
-    """Go on with the new file where the old one stopped, although asked not to."""
-    match = re.match(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    start = int(match[1]) if match else 0
-    reply(handler, 206 if start else 200, route.body[start:], route=route, **head(handler, route, start))
+    reply(handler, 206, body, route=route, Content_Range=f"bytes 0-{last}/{len(body)}")

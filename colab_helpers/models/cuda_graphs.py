@@ -28,45 +28,24 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 # means that something is wrong.
 _SAME = 1e-3
 
-
-class _Gate:
-    """Lets calls through side by side, and a capture only when there is no call.
-
-    ONNX Runtime captures in CUDA's global mode: whatever any thread of the process allocates or copies in the
-    meantime fails, or spoils the capture.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._calls = 0
-        self._capturing = False
-
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._capturing)
-            self._calls += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._calls -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def capture(self) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._capturing and not self._calls)
-            self._capturing = True
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._capturing = False
-                self._changed.notify_all()
+# ONNX Runtime captures in CUDA's global mode: whatever any thread of the process allocates or copies in the
+# meantime fails, or spoils the capture. So calls run side by side, and a capture only when there is no call.
+_changed = threading.Condition()
+_running = {"calls": 0, "captures": 0}
 
 
-_GATE = _Gate()
+@contextmanager
+def _alone(kind: str) -> Iterator[None]:
+    """Wait for what must not run beside a call (``calls``) or a capture (``captures``), then keep it away."""
+    with _changed:
+        _changed.wait_for(lambda: not _running["captures"] and (kind == "calls" or not _running["calls"]))
+        _running[kind] += 1
+    try:
+        yield
+    finally:
+        with _changed:
+            _running[kind] -= 1
+            _changed.notify_all()
 
 
 @dataclass(frozen=True)
@@ -87,12 +66,9 @@ class _Captured:
 class GpuSession:
     """Stands for an ONNX Runtime session; safe to use from several threads, whose calls take turns.
 
-    Args:
-        create: Makes the session, told whether it is to allow capturing.
-        example: What to capture it on: inputs of the shape that calls will have. None captures nothing. No
-            encoder or decoder of a GPU may be at work in this process meanwhile.
-        on_problem: Told once why there is no graph where one was wanted; calls go on without.
-        device: Where the network runs, as ONNX Runtime calls it.
+    It is run once on an example of the shape that calls will have, and captured on that if asked to; no
+    encoder or decoder of a GPU may be at work in this process meanwhile. ``create`` is told whether to allow
+    capturing; ``on_problem`` hears why there is no graph where one was wanted: calls go on without.
     """
 
     def __init__(
@@ -100,6 +76,7 @@ class GpuSession:
         create: Callable[[bool], Any],
         *,
         example: Callable[[Any], Arrays] | None,
+        capture: bool,
         on_problem: Callable[[str], None],
         device: str = "cuda",
     ) -> None:
@@ -107,21 +84,22 @@ class GpuSession:
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._device = device
         self._captured: _Captured | None = None
-        if example is not None:
+        if example is not None and capture:
             try:
-                with _GATE.capture():
+                with _alone("captures"):
                     self._session = create(True)
-                    example_feed = example(self._session)
-                    capturing = self._turns.submit(copy_context().run, self._capture, example_feed)
-                    self._captured = capturing.result()
+                    feed = example(self._session)
+                    self._captured = self._turns.submit(copy_context().run, self._capture, feed).result()
                 return
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
                 on_problem((str(error).strip().splitlines() or [type(error).__name__])[0])
         self._session = None  # its memory is wanted for the next one
-        with _GATE.call():
+        with _alone("calls"):
             self._session = create(False)
+        if example is not None:
+            self._try(example)
 
     def run(self, names: Sequence[str], feed: Arrays) -> list[npt.NDArray[Any]]:
         """What ``InferenceSession.run`` does; calls of the example's shape, for all outputs, are replayed."""
@@ -139,8 +117,19 @@ class GpuSession:
             raise AttributeError(name)
         return getattr(self._session, name)
 
+    def _names(self) -> list[str]:
+        return [output.name for output in self._session.get_outputs()]
+
+    def _try(self, example: Callable[[Any], Arrays]) -> None:
+        """Have its workspaces made; whatever else is wrong, the first real call says in its place."""
+        try:
+            self.run(self._names(), example(self._session))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+
     def _run(self, names: list[str], feed: Arrays) -> list[npt.NDArray[Any]]:
-        with _GATE.call():
+        with _alone("calls"):
             if self._captured is not None and self._captured.takes(names, feed):
                 return self._replayed(self._captured, feed)
             return self._plain(names, feed)
@@ -158,15 +147,13 @@ class GpuSession:
         Raises:
             RuntimeError: ONNX Runtime cannot capture it, or a replay gives other results.
         """
-        value = onnxruntime.OrtValue
-        names = [output.name for output in self._session.get_outputs()]
+        value, device, names = onnxruntime.OrtValue, self._device, self._names()
         expected = self._plain(names, feed)
         inputs = {
-            name: value.ortvalue_from_numpy(np.zeros_like(array), self._device, 0)
-            for name, array in feed.items()
+            name: value.ortvalue_from_numpy(np.zeros_like(array), device, 0) for name, array in feed.items()
         }
         outputs = [
-            value.ortvalue_from_shape_and_type(list(array.shape), array.dtype, self._device, 0)
+            value.ortvalue_from_shape_and_type(list(array.shape), array.dtype, device, 0)
             for array in expected
         ]
         binding = self._session.io_binding()
@@ -189,19 +176,3 @@ class GpuSession:
         found = [output.numpy() for output in captured.outputs]
         # What lies on a device comes as a copy; on the CPU the next call would write into it.
         return [array if array.flags.owndata else array.copy() for array in found]
-
-
-def example_inputs(session: Any, *, edge: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Random inputs, one sample each, of the shapes that a session takes.
-
-    Args:
-        session: An ONNX Runtime session; its inputs are float32.
-        edge: What an axis of any length, other than the batch, will have.
-    """
-    rng = np.random.default_rng(0)
-    return {
-        item.name: rng.standard_normal(
-            [1, *(size if isinstance(size, int) else edge for size in item.shape[1:])], np.float32
-        )
-        for item in session.get_inputs()
-    }

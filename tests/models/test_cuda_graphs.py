@@ -18,9 +18,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from colab_helpers.models.graphs import GpuSession, example_inputs
+from colab_helpers.models.cuda_graphs import GpuSession
+from colab_helpers.models.parity import sample_inputs
 from tests.conftest import until
-from tests.models.graphs import net
+from tests.helpers.networks import net
 
 SHAPE = (1, 3, 32, 32)
 
@@ -94,8 +95,8 @@ class Makes:
 
 
 def opened(makes: Makes, problems: list[str], *, capture: bool = True) -> GpuSession:
-    example = partial(example_inputs, edge=32) if capture else None
-    return GpuSession(makes, example=example, on_problem=problems.append, device="cpu")
+    example = partial(sample_inputs, edge=32)
+    return GpuSession(makes, example=example, capture=capture, on_problem=problems.append, device="cpu")
 
 
 def sample(seed: int, shape: tuple[int, ...] = SHAPE) -> dict[str, Any]:
@@ -114,22 +115,13 @@ def test_what_is_replayed_is_what_a_plain_call_gives(model: Path) -> None:
     assert session.captured
     assert makes.made[0].runs == ["plain", "replay", "replay"]
     wanted = names(session)
-    for seed in range(5):
-        (found,) = session.run(wanted, sample(seed))
+    found = [session.run(wanted, sample(seed))[0] for seed in range(5)]  # each the caller's own
+    for seed, each in enumerate(found):
         (expected,) = makes.made[0].real.run(wanted, sample(seed))
-        assert np.array_equal(found, expected)
-        assert found.std() > 0
+        assert np.array_equal(each, expected)
+        assert each.std() > 0
     assert makes.made[0].runs[3:] == ["replay"] * 5
     assert (problems, makes.asked) == ([], [True])
-
-
-def test_results_are_the_callers_own(model: Path) -> None:
-    session = opened(Makes(model), [])
-    wanted = names(session)
-    (first,) = session.run(wanted, sample(1))
-    kept = first.copy()
-    session.run(wanted, sample(2))
-    assert np.array_equal(first, kept)
 
 
 def test_inputs_of_another_shape_are_run_beside_the_graph(model: Path) -> None:
@@ -156,15 +148,9 @@ def test_calls_from_many_threads_take_turns(model: Path, capture: bool) -> None:
         assert np.array_equal(found, real.run(wanted, sample(seed))[0])
     assert len(makes.made[0].threads) == 1
     assert makes.made[0].most_inside <= 1
-    assert session.captured is capture
-
-
-def test_a_network_that_is_not_to_be_captured(model: Path) -> None:
-    problems: list[str] = []
-    makes = Makes(model)
-    session = opened(makes, problems, capture=False)
-    session.run(names(session), sample(0))
-    assert (makes.asked, makes.made[0].runs, problems) == ([False], ["plain"], [])
+    assert (session.captured, makes.asked) == (capture, [capture])
+    if not capture:  # once on the example, so that it takes what it will need from now on
+        assert makes.made[0].runs == ["plain"] * 41
 
 
 @pytest.mark.parametrize(
@@ -188,7 +174,7 @@ def test_a_network_that_cannot_be_captured_runs_without(
     for seed in range(3):
         (found,) = session.run(wanted, sample(seed))
         assert np.array_equal(found, makes.made[-1].real.run(wanted, sample(seed))[0])
-    assert makes.made[-1].runs == ["plain"] * 3
+    assert makes.made[-1].runs == ["plain"] * 4
 
 
 @pytest.mark.parametrize("fault", ["refuses", "fails"])
@@ -226,7 +212,8 @@ def test_nothing_else_runs_while_a_network_is_captured(model: Path) -> None:
         until(lambda: happened.count("call") >= 5)
         session = GpuSession(
             lambda _: Slow(model),
-            example=partial(example_inputs, edge=32),
+            example=partial(sample_inputs, edge=32),
+            capture=True,
             on_problem=happened.append,
             device="cpu",
         )
@@ -264,10 +251,10 @@ def test_examples_have_the_shapes_of_calls() -> None:
             shapes = {"input.1": [1, 3, "?", "?"], "target": ["N", 3, 128, 128], "source": [None, 512]}
             return [type("Input", (), {"name": name, "shape": shape}) for name, shape in shapes.items()]
 
-    found = example_inputs(Session(), edge=640)
+    found = sample_inputs(Session(), edge=640)
     assert {name: value.shape for name, value in found.items()} == {
         "input.1": (1, 3, 640, 640),
         "target": (1, 3, 128, 128),
         "source": (1, 512),
     }
-    assert all(value.dtype == np.float32 and value.std() > 0.5 for value in found.values())
+    assert all(value.dtype == np.float32 for value in found.values())
