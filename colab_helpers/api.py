@@ -16,7 +16,6 @@ import numpy as np
 from colab_helpers.batch.job import ImageLike, Job, Source
 from colab_helpers.batch.plan import Task, Writable, identities, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import absolute
@@ -30,6 +29,7 @@ from colab_helpers.trust.consent import require_consent
 
 if TYPE_CHECKING:
     from colab_helpers.batch.runner import Batch
+    from colab_helpers.batch.supervisor import NoteCallback, StatusCallback
 
 
 def swap_image(
@@ -157,14 +157,11 @@ def run_batch(
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
         video_range: Which of the targets, counted from 1, such as ``1-30``.
-        report_path: Where the report goes; ``report.json`` in the output folder if None. Its page goes
-            beside it, with the suffix ``.html``.
+        report_path: Where the report goes, its page beside it; ``report.json`` in the output folder if None.
         work_dir: A folder on a local disk for unfinished work; chosen if None.
-        session_minutes: How long this machine can be used; if given, the notes tell how many files fit, from
-            the first finished segment on.
+        session_minutes: How long this machine can be used; if given, the notes tell how many files fit.
         shortest_first: Do the files in the order of their frames times pixels.
-        in_process: Do the work in this very process: a crash then takes everything with it. Stopped, it
-            returns its report.
+        in_process: Do the work in this very process: a crash then takes everything with it.
         on_progress: Called while a video runs.
         on_note: Called with each remark on the whole run.
         on_status: Called with every new status of the worker process.
@@ -205,15 +202,7 @@ def do_batch(
     on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
-    """Like ``run_batch``, from a request that names its output folder.
-
-    Args:
-        request: What is asked for.
-        photos: The request's sources with names for messages and reports; the paths if None.
-        on_progress: See ``run_batch``, as the others.
-        on_note: Called with each remark.
-        on_status: Called with every new status.
-    """
+    """Like ``run_batch``, from a request; ``photos`` are its sources with names for messages and reports."""
     photos = [Source.of(source) for source in request.sources] if photos is None else photos
     with spoken(request.language):
         request.check()
@@ -234,6 +223,8 @@ def do_batch(
                 from colab_helpers.batch.worker import run_job
 
                 return run_job(job, on_progress=on_progress)
+            from colab_helpers.batch.supervisor import Supervisor
+
             return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
 
 

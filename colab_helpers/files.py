@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -67,6 +68,15 @@ def from_json(kind: type[Model], data: str | bytes) -> Model:
         ValueError: It is no JSON, or does not fit the model.
     """
     return kind.model_validate(json.loads(data))
+
+
+def from_yaml(text: str) -> Any:
+    """Read YAML, with libyaml where it is, which is ten times as fast.
+
+    Raises:
+        yaml.YAMLError: It is none.
+    """
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.language import Language, language, mark, spoken, tr
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings
 from colab_helpers.ui import cells
 
 NOTEBOOKS = {

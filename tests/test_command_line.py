@@ -131,7 +131,7 @@ def test_a_worker_that_dies_is_a_failure_and_no_refusal(
     def die(*_: object, **__: object) -> None:
         raise WorkerError("it died")
 
-    monkeypatch.setattr("colab_helpers.api.Supervisor.run", die)
+    monkeypatch.setattr("colab_helpers.batch.supervisor.Supervisor.run", die)
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     assert main(["batch", *common, "-t", str(target), "-o", str(tmp_path / "out")]) == FAILURE
 

@@ -12,7 +12,8 @@ from colab_helpers.diagnosis.samples import Role, sample_inputs
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
     from colab_helpers.models.half import Choice

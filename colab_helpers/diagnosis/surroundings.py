@@ -11,8 +11,8 @@ from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
 from colab_helpers.machine import GIB, disk_free
+from colab_helpers.presets import load_presets
 from colab_helpers.resources.sampler import ram_used
-from colab_helpers.settings import load_presets
 
 LEAST_MEMORY = 4 * GIB
 LEAST_DISK = 2 * GIB

@@ -18,7 +18,8 @@ from colab_helpers.language import tr
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.models.records import Record, now, read_record, write_record
 from colab_helpers.models.session import is_standin, role_problem
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings
 
 FileState = Literal["present", "unknown", "damaged"]
 

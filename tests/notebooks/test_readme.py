@@ -13,8 +13,8 @@ from types import ModuleType
 import pytest
 
 import colab_helpers
-from colab_helpers.__main__ import build_parser
 from colab_helpers.batch.report import FileReport, Summary
+from colab_helpers.command_line import build_parser
 from colab_helpers.language import LANGUAGES, spoken
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import cells
