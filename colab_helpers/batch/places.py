@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar
 import psutil
 
 from colab_helpers.batch.names import WORK_NAME
-from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
+from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import tr
 from colab_helpers.machine import is_remote
@@ -259,7 +259,7 @@ def _partial(target: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, ColabHelpersError):
+        if isinstance(error, OSError):
             raise unwritable(target, error) from error
         raise
 
