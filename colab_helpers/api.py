@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 
@@ -124,6 +124,17 @@ def swap_file(
         return _open(sources, target, output, consent, settings, models_dir, on_progress).run()
 
 
+class BatchOptions(TypedDict, total=False):
+    """What ``run_batch`` also takes; fields of ``BatchRequest``."""
+
+    video_range: str
+    report_path: str | Path | None
+    work_dir: str | Path | None
+    session_minutes: float
+    shortest_first: bool
+    in_process: bool
+
+
 def run_batch(
     sources: Sequence[ImageLike],
     targets: Sequence[str | Path],
@@ -132,48 +143,34 @@ def run_batch(
     consent: str,
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
-    video_range: str = "",
-    report_path: str | Path | None = None,
-    work_dir: str | Path | None = None,
-    session_minutes: float = 0.0,
-    shortest_first: bool = False,
-    in_process: bool = False,
     on_progress: ProgressCallback | None = None,
     on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
+    **options: Unpack[BatchOptions],
 ) -> BatchReport:
     """Put one person's face on the faces of many videos and images.
 
     The work is done by a process of its own, which outlives this one and is started again if it dies. The
-    same call again, from anywhere, watches it, or goes on where it ended: results and segments of videos
-    are kept where target, sources, settings, models and code are the same and the files are unchanged.
+    same call again, from anywhere, watches it, or goes on where it ended.
 
     Args:
-        sources: Photos of the person who is put in; several are averaged. One that cannot be read, shows no
-            face or somebody else is left out, which the report's notes tell.
+        sources: Photos of the person who is put in; those of somebody else are left out, which is noted.
         targets: Files, folders, and patterns such as ``clips/*.mp4``.
         output_dir: Folder of the results; made if missing.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
-        video_range: Which of the targets, counted from 1, such as ``1-30``.
-        report_path: Where the report goes, its page beside it; ``report.json`` in the output folder if None.
-        work_dir: A folder on a local disk for unfinished work; chosen if None.
-        session_minutes: How long this machine can be used; if given, the notes tell how many files fit.
-        shortest_first: Do the files in the order of their frames times pixels.
-        in_process: Do the work in this very process: a crash then takes everything with it.
         on_progress: Called while a video runs.
         on_note: Called with each remark on the whole run.
         on_status: Called with every new status of the worker process.
+        **options: Which of the targets, where the report goes, and so on, as in ``BatchRequest``.
 
     Returns:
         The report. Failed files are in it with their error; they do not raise.
 
     Raises:
-        ColabHelpersError: Nothing could be started: consent, settings, models, sources or folders.
-        WorkerError: The worker process died again and again.
-        BatchStopped: A KeyboardInterrupt: somebody has stopped it, here or elsewhere; what is finished is
-            kept, and its ``report`` says what that is.
+        ColabHelpersError: Nothing could be started, or the worker process died again and again.
+        BatchStopped: A KeyboardInterrupt: somebody has stopped it; its ``report`` says what is finished.
     """
     with _speaking(settings):
         photos = [Source.of(image) for image in sources]
@@ -184,12 +181,7 @@ def run_batch(
             consent=consent,
             overrides={} if settings is None else settings.model_dump(),
             models_dir=models_dir,
-            video_range=video_range,
-            report_path=report_path,
-            work_dir=work_dir,
-            session_minutes=session_minutes,
-            shortest_first=shortest_first,
-            in_process=in_process,
+            **options,
         )
         return do_batch(request, photos=photos, on_progress=on_progress, on_note=on_note, on_status=on_status)
 

@@ -25,7 +25,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
-if not __package__:  # run as a file
+if not __package__:  # run as a file, before the package is installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from colab_helpers.requirements import (
@@ -179,9 +179,7 @@ def ensure(
             must be restarted.
     """
     extras = tuple(extras)
-    if not any(importlib.util.find_spec(name) for name in ("packaging", "pip")):  # `uv venv` brings neither
-        _run([sys.executable, "-m", "ensurepip", "--upgrade"])
-        importlib.invalidate_caches()
+    _need_packaging()
     project = read_project(root)
     check_python(project, ".".join(map(str, sys.version_info[:3])))
     shared = on_shared_environment() if system is None else system
@@ -208,6 +206,13 @@ def ensure(
     stale = stale_modules(sys.modules, installed_versions(environment.installed))
     if stale:
         raise InstallError("compare loaded modules", "; ".join(stale), RESTART)
+
+
+def _need_packaging() -> None:
+    """Make sure that requirements can be read; ``uv venv`` brings neither packaging nor pip."""
+    if not any(importlib.util.find_spec(name) for name in ("packaging", "pip")):
+        _run([sys.executable, "-m", "ensurepip", "--upgrade"])
+        importlib.invalidate_caches()
 
 
 def _say(text: str) -> None:

@@ -147,7 +147,7 @@ class Environment(NamedTuple):
     """The checkout the installed package points to."""
 
 
-def look(project: Project, extras: Iterable[str], *, shared: bool) -> Environment:
+def look(project: Project, extras: Iterable[str], *, shared: bool = False) -> Environment:
     """Take stock of the running environment; reads metadata only of packages that matter."""
     names = [requirement(line).name for line in project.wanted(extras)]
     installed = installed_versions([*names, *RUNTIMES, "insightface", PROJECT])

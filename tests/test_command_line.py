@@ -321,16 +321,6 @@ def test_a_mount_that_no_longer_answers_is_understood(
     assert "mount it again" in told
 
 
-def test_errors_go_to_stderr_with_a_remedy(
-    common: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = make(tmp_path / "a.mp4", Spec(frames=5))
-    main(["swap", *common, "-t", str(target), "-o", str(tmp_path / "b.mp4"), "--consent", "yes"])
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "What to do: " in error
-
-
 def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -343,23 +333,6 @@ def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(
     assert main(["preload", "--models-dir", str(tmp_path), "--offline", "--accept-licenses"]) == WRONG_USAGE
     assert "nothing is fetched offline" in capsys.readouterr().err
     assert list(tmp_path.rglob("*.onnx")) == []
-
-
-def test_doctor_speaks_json(capsys: pytest.CaptureFixture[str], constant_models: Path) -> None:
-    code = main(["doctor", "--json", "--models-dir", str(constant_models)])
-    data = json.loads(capsys.readouterr().out)
-    assert code == (SUCCESS if data["ok"] else FAILURE)
-    for check in data["checks"]:
-        assert check.keys() == {"name", "status", "detail", "remedy", "figures"}
-        assert check["remedy"] or check["status"] == "pass"
-    models = [check for check in data["checks"] if check["name"].startswith("model ")]
-    assert {check["status"] for check in models} == {"warn"}
-    assert all("a stand-in" in check["detail"] for check in models)
-
-
-def test_doctor_fails_where_models_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--models-dir", str(tmp_path)]) == FAILURE
-    assert "det_10g.onnx" in capsys.readouterr().out
 
 
 def test_doctor_never_claims_a_gpu_that_a_list_names(

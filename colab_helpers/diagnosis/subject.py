@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from colab_helpers import install, requirements
+from colab_helpers import requirements
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
@@ -63,7 +63,7 @@ class Subject:
         try:
             machine = machine or this_machine()
             project = requirements.read_project()
-            environment = requirements.look(project, EXTRAS, shared=install.on_shared_environment())
+            environment = requirements.look(project, EXTRAS)
         except ImportError as error:
             raise ColabHelpersError(str(error), where="packages", remedy=tr(INSTALL_REMEDY)) from error
         except requirements.InstallError as error:

@@ -52,35 +52,19 @@ def test_a_demanded_gpu_that_is_not_there_fails(doctor: Doctor) -> None:
     assert answer.names("fail") == ["gpu"]
 
 
-BOTH = ("onnxruntime", "onnxruntime-gpu")
-
-
 @pytest.mark.parametrize(
-    ("without", "versions", "name", "status", "detail"),
+    ("changes", "name", "status", "detail"),
     [
-        ((), {"numpy": "1.26.4"}, "numpy", "fail", "1.26.4; wanted is "),
-        ((), {"pydantic": "3.0"}, "pydantic", "fail", "3.0; wanted is "),
-        ((), {"papermill": "2.1"}, "papermill", "warn", "2.1; wanted is "),
-        (("av",), {}, "av", "fail", "not installed; wanted is "),
-        (("insightface",), {}, "insightface", "warn", "not installed"),
-        (BOTH, {}, "onnxruntime", "fail", "not installed"),
+        ("numpy=1.26.4", "numpy", "fail", "1.26.4; wanted is "),
+        ("pydantic=3.0", "pydantic", "fail", "3.0; wanted is "),
+        ("papermill=2.1", "papermill", "warn", "2.1; wanted is "),
+        ("av=", "av", "fail", "not installed; wanted is "),
+        ("insightface=", "insightface", "warn", "not installed"),
+        ("onnxruntime=", "onnxruntime", "fail", "not installed"),
+        ("onnxruntime-gpu=1.26.0", "onnxruntime", "fail", "onnxruntime and onnxruntime-gpu are installed"),
+        ("onnxruntime=1.12.0", "onnxruntime", "fail", "onnxruntime 1.12.0: wanted is onnxruntime>=1.20,<2"),
         (
-            (),
-            {"onnxruntime": "1.26.0", "onnxruntime_gpu": "1.26.0"},
-            "onnxruntime",
-            "fail",
-            "onnxruntime and onnxruntime-gpu are installed and overwrite each other",
-        ),
-        (
-            (),
-            {"onnxruntime": "1.12.0"},
-            "onnxruntime",
-            "fail",
-            "onnxruntime 1.12.0: wanted is onnxruntime>=1.20,<2",
-        ),
-        (
-            BOTH,
-            {"onnxruntime_directml": "1.24.0"},
+            "onnxruntime= onnxruntime-directml=1.24.0",
             "onnxruntime",
             "fail",
             "onnxruntime-directml 1.24.0: it is not one of those",
@@ -88,15 +72,11 @@ BOTH = ("onnxruntime", "onnxruntime-gpu")
     ],
 )
 def test_packages_that_are_missing_or_outside_their_ranges(
-    doctor: Doctor,
-    pretend: Pretend,
-    without: tuple[str, ...],
-    versions: dict[str, str],
-    name: str,
-    status: str,
-    detail: str,
+    doctor: Doctor, pretend: Pretend, changes: str, name: str, status: str, detail: str
 ) -> None:
-    pretend.installed(without, **versions)
+    given = dict(change.split("=") for change in changes.split())
+    without = tuple(name for name, version in given.items() if not version)
+    pretend.installed(without, **{name: version for name, version in given.items() if version})
     answer = doctor.ask("packages", "onnxruntime")
     assert answer[name].status == status
     assert answer[name].detail.startswith(detail)
@@ -177,22 +157,19 @@ def test_a_network_that_ran_proves_more_than_what_is_found(doctor: Doctor, prete
     assert answer["gpu"].figures["vram_total_bytes"] == 15 * GIB
 
 
-def test_a_listed_gpu_without_libcuda(
+def test_a_gpu_without_its_driver_and_a_build_without_a_gpu(
     doctor: Doctor, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pretend.installed(without=("onnxruntime",), onnxruntime_gpu="1.26.0")
+    only_warned = doctor.ask("cuda")["cuda"]
+    assert only_warned.status == "warn"
+    assert "wants CUDA 12, but there is no working NVIDIA driver" in only_warned.detail
     pretend.gpu(CUDA_12, problem="libcuda.so.1: cannot open shared object file")
     monkeypatch.setattr(requirements, "find_cuda", lambda: None)
-    answer = doctor.ask("cuda")
-    assert answer.names("fail") == ["cuda"]
-    assert "libcuda.so.1 cannot be loaded" in answer["cuda"].detail
-    assert "--gpus all" in answer["cuda"].remedy
-
-
-def test_a_gpu_build_without_a_gpu_only_warns(doctor: Doctor, pretend: Pretend) -> None:
-    pretend.installed(without=("onnxruntime",), onnxruntime_gpu="1.26.0")
-    answer = doctor.ask("cuda")
-    assert answer.names("warn") == ["cuda"]
-    assert "wants CUDA 12, but there is no working NVIDIA driver" in answer["cuda"].detail
+    listed = doctor.ask("cuda")["cuda"]
+    assert listed.status == "fail"
+    assert "libcuda.so.1 cannot be loaded" in listed.detail
+    assert "--gpus all" in listed.remedy
 
 
 @pytest.mark.parametrize(("built", "expected"), [("13.0", 13), ("12.8", 12), ("", 12), (None, 12)])
@@ -226,13 +203,6 @@ def test_a_disk_of_one_gigabyte(doctor: Doctor, monkeypatch: pytest.MonkeyPatch,
     assert "models_dir" in missing.remedy
 
 
-def test_a_models_folder_that_cannot_be_made(doctor: Doctor, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    found = replace(doctor, models=tmp_path / "file" / "models").ask("models folder")["models folder"]
-    assert found.status == "fail"
-    assert "cannot be written: Not a directory" in found.detail
-
-
 def test_a_read_only_cache_fails_only_where_something_is_missing(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -245,6 +215,9 @@ def test_a_read_only_cache_fails_only_where_something_is_missing(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     assert doctor.ask("models folder").names("warn") == ["models folder"]
+    (tmp_path / "file").write_text("no folder")
+    found = replace(doctor, models=tmp_path / "file" / "models").ask("models folder")["models folder"]
+    assert (found.status, "cannot be written: Not a directory" in found.detail) == ("fail", True)
     empty = replace(doctor, models=tmp_path).ask("models folder")["models folder"]
     assert empty.status == "fail"
     assert "Read-only file system" in empty.detail
