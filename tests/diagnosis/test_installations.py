@@ -15,10 +15,12 @@ import pytest
 
 from colab_helpers import requirements
 from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
-from colab_helpers.diagnosis import Diagnosis, packages, subject, surroundings
+from colab_helpers.diagnosis import Diagnosis, diagnose, packages, subject, surroundings
 from colab_helpers.diagnosis.doctor import examine
 from colab_helpers.diagnosis.findings import Check
+from colab_helpers.errors import ColabHelpersError
 from colab_helpers.machine import GIB
+from colab_helpers.models import session
 from colab_helpers.requirements import Cuda
 from colab_helpers.settings import load_settings
 from tests.diagnosis.conftest import NO_GPU, T4, Doctor, Pretend
@@ -181,6 +183,30 @@ def test_the_wheel_itself_says_what_it_was_built_for(
         sys.modules["onnxruntime.capi.build_and_package_info"].cuda_version = built  # type: ignore[attr-defined]
     assert subject.wheel_cuda("1.26.0") == expected
     assert subject.wheel_cuda(None) is None
+
+
+def test_a_provider_that_is_only_listed_is_no_gpu(
+    constant_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CUDA build lists its provider on every machine and falls back to the CPU without a word."""
+    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(session.onnxruntime, "get_available_providers", lambda: listed)
+    for provider, status in (("auto", "warn"), ("cuda", "fail")):
+        settings = load_settings(execution_provider=provider)
+        result = diagnose(settings, models_dir=constant_models, machine=T4)
+        gpu = next(check for check in result.checks if check.name == "gpu")
+        assert (gpu.status, "run on the CPU" in gpu.detail) == (status, True)
+
+
+def test_cuda_asked_for_but_missing_is_an_error_and_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "this_machine", lambda: T4)
+    monkeypatch.setattr(session, "cuda_problem", lambda _: "cuDNN is missing")
+    with pytest.raises(ColabHelpersError, match="cuDNN is missing"):
+        session.Runtime("cuda")
+    runtime = session.Runtime("auto")
+    assert runtime.provider == "cpu"
+    assert "cuDNN is missing" in runtime.notes[0]
+    assert session.Runtime("cpu").notes == []
 
 
 def test_little_memory_warns(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
