@@ -414,7 +414,6 @@ def test_an_unwritable_place_is_named(clip: Clip, tmp_path: Path, which: int) ->
     with pytest.raises(OutputError, match="cannot be written") as caught:
         write_some(probe(clip("a.mp4", frames=3)), target)
     assert str(target) in str(caught.value)
-    assert isinstance(caught.value, OSError)
 
 
 def test_an_error_in_the_block_leaves_nothing(clip: Clip, tmp_path: Path) -> None:
