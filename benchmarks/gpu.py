@@ -45,6 +45,7 @@ from colab_helpers.models.half import FOLDER, convert
 from colab_helpers.models.session import Provider, Runtime, cuda_problem
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import SAMPLES_NAME, read_samples
+from tests.people.clip import make_demo
 
 NOT_AVAILABLE = "not available"
 FILES: Mapping[Role, str] = {
@@ -150,8 +151,8 @@ def doctor(bench: Bench) -> Row:
 def demo(bench: Bench) -> Row:
     """The demo swapped by the stand-ins, on the CPU and where this runs: how far the pictures lie apart."""
     folder = bench.folder / "demo"
-    seconds = "2" if bench.on_gpu else "0.25"
-    _run_helpers("demo", str(folder), "--clips", "1", "--seconds", seconds, "--size", "640x360", check=True)
+    seconds = 2.0 if bench.on_gpu else 0.25
+    make_demo(folder, clips=1, seconds=seconds, size=(640, 360), true_swaps=False)
     results = {}
     for provider in dict.fromkeys(("cpu", bench.plan.provider)):
         output = folder / f"{provider}.mp4"

@@ -26,8 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.api import run_batch
-from colab_helpers.demo.clip import Scene, make_demo
-from colab_helpers.demo.looks import IDENTITIES
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.types import Face
 from colab_helpers.media.encoders import encoder_for
@@ -36,6 +34,8 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.media.writer import VideoWriter
 from colab_helpers.settings import Settings, load_settings
+from tests.people.clip import Scene, make_demo
+from tests.people.looks import IDENTITIES
 
 Image = npt.NDArray[np.uint8]
 CONSENT = "The rendered people of the demo: synthetic."

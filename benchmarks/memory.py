@@ -25,8 +25,8 @@ import numpy as np
 
 from benchmarks.graphs import write_constant_models
 from benchmarks.throughput import CONSENT, HEIGHT, RATE, WIDTH, make_clip
-from colab_helpers.demo.clip import make_demo
-from colab_helpers.ui.notebook import DEMO_SOURCE
+from tests.people.clip import make_demo
+from tests.people.ship import SOURCE
 
 _BLOCK_SECONDS = 6
 MIB = 1024**2
@@ -78,7 +78,7 @@ def rendered(folder: Path) -> tuple[Path, Path, Path]:
         clips=1,
         true_swaps=False,
     )
-    return demo.targets[0], demo.models, demo.sources[DEMO_SOURCE]
+    return demo.targets[0], demo.models, demo.directory / "source" / f"{SOURCE}.png"
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from colab_helpers.demo.clip import Scene
-from colab_helpers.demo.looks import IDENTITIES
-from colab_helpers.demo.measure import Figures, Tools, measure_detection, measure_identity, measure_swap
-from colab_helpers.demo.standins import write_standins
+from tests.people.clip import Scene
+from tests.people.looks import IDENTITIES
+from tests.people.measure import Figures, Tools, measure_detection, measure_identity, measure_swap
+from tests.people.standins import write_standins
 
 SIZES = ((640, 360), (1280, 720), (1920, 1080))
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from io import TextIOWrapper
@@ -99,9 +100,12 @@ def _swap(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
+    from colab_helpers.pages.live import live_text
 
     status = read_status(options.folder)
-    print(to_json(status, indent=2) if options.json else "\n".join(status.lines()))
+    lost = status.state == "running" and not status.alive()
+    lines = [] if options.json else live_text([], status, now=time.time(), lost=lost)
+    print(to_json(status, indent=2) if options.json else "\n".join(lines))
     return SUCCESS if status.state == "done" or status.alive() else FAILURE
 
 
@@ -178,7 +182,7 @@ def _conclude(report: BatchReport) -> int:
 
 
 def _line(file: FileReport) -> str:
-    from colab_helpers.batch.status import STATE_WORDS
+    from colab_helpers.batch.report import STATE_WORDS
 
     if file.status != "done":
         return f"{tr(STATE_WORDS[file.status])}: {file.target}: {file.error}"
@@ -194,18 +198,10 @@ def _line(file: FileReport) -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from colab_helpers.demo.clip import make_demo
+    from colab_helpers.demo import copy_demo
 
-    make_demo(
-        options.directory,
-        seed=options.seed,
-        seconds=options.seconds,
-        size=options.size,
-        fps=options.fps,
-        people=options.people,
-        clips=options.clips,
-    )
-    print(tr("sources, targets, stand-in models and the truth are in {folder}", folder=options.directory))
+    copy_demo(options.directory)
+    print(tr("source, targets and stand-in models are in {folder}", folder=options.directory))
     return SUCCESS
 
 

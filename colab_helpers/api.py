@@ -6,6 +6,7 @@ it, need not wait for that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,8 @@ from colab_helpers.settings import Settings, load_settings
 from colab_helpers.trust.consent import require_consent
 
 if TYPE_CHECKING:
-    from colab_helpers.batch.runner import Batch
-    from colab_helpers.batch.supervisor import NoteCallback, StatusCallback
+    from colab_helpers.batch.run_file import FileRun
+    from colab_helpers.batch.supervisor import StatusCallback
 
 
 def swap_image(
@@ -62,7 +63,7 @@ def swap_image(
         files = _files(photos) + ([image] if isinstance(image, Path) else [])
         require_places(files)
         require_consent(consent, files)
-        from colab_helpers.batch.runner import identity_of
+        from colab_helpers.batch.run_file import identity_of
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
         from colab_helpers.pipeline import process_image
@@ -102,11 +103,9 @@ def swap_video(
     """
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
-        batch = _open(sources, target, output, consent, settings, models_dir, on_progress)
-        (task,) = batch.tasks
-        report = batch.new_report(task)
-        batch.work_on(0, task, report)
-        return report
+        file, _ = _open(sources, target, output, consent, settings, models_dir, on_progress)
+        file.run()
+        return file.report
 
 
 def swap_file(
@@ -121,7 +120,27 @@ def swap_file(
 ) -> BatchReport:
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
-        return _open(sources, target, output, consent, settings, models_dir, on_progress).run()
+        file, statement = _open(sources, target, output, consent, settings, models_dir, on_progress)
+        from colab_helpers.batch.run_batch import report_of, skipped
+        from colab_helpers.batch.run_file import error_text
+
+        started, report, stopped = time.monotonic(), file.report, False
+        try:
+            file.run()
+        except KeyboardInterrupt:
+            report, stopped = skipped(file.task, report.source), True
+        except Exception as error:  # noqa: BLE001 - what went wrong is in the report
+            report.error, report.status = error_text(error), "failed"
+        return report_of(
+            [report],
+            consent=statement,
+            settings=file.engine.settings.model_dump(mode="json"),
+            seconds=time.monotonic() - started,
+            networks=file.engine.networks,
+            notes=[*file.engine.notes, *(file.source.notes if file.source else ())],
+            stopped=stopped,
+            memory_warnings=file.guard.warnings,
+        )
 
 
 class BatchOptions(TypedDict, total=False):
@@ -144,7 +163,6 @@ def run_batch(
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
-    on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
     **options: Unpack[BatchOptions],
 ) -> BatchReport:
@@ -161,8 +179,7 @@ def run_batch(
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
         on_progress: Called while a video runs.
-        on_note: Called with each remark on the whole run.
-        on_status: Called with every new status of the worker process.
+        on_status: Called with every new status of the worker process; it has the remarks on the whole run.
         **options: Which of the targets, where the report goes, and so on, as in ``BatchRequest``.
 
     Returns:
@@ -183,7 +200,7 @@ def run_batch(
             models_dir=models_dir,
             **options,
         )
-        return do_batch(request, photos=photos, on_progress=on_progress, on_note=on_note, on_status=on_status)
+        return do_batch(request, photos=photos, on_progress=on_progress, on_status=on_status)
 
 
 def do_batch(
@@ -191,7 +208,6 @@ def do_batch(
     *,
     photos: Sequence[Source] | None = None,
     on_progress: ProgressCallback | None = None,
-    on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
     """Like ``run_batch``, from a request; ``photos`` are its sources with names for messages and reports."""
@@ -217,7 +233,7 @@ def do_batch(
                 return run_job(job, on_progress=on_progress)
             from colab_helpers.batch.supervisor import Supervisor
 
-            return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
+            return Supervisor(job, on_progress=on_progress, on_status=on_status).run()
 
 
 def _results_folder(folder: Path | None) -> Path:
@@ -241,8 +257,8 @@ def _open(
     settings: Settings | None,
     models_dir: str | Path | None,
     on_progress: ProgressCallback | None,
-) -> Batch:
-    """Check everything before the first file, and load the networks and the sources."""
+) -> tuple[FileRun, str]:
+    """Check everything before any work, and load the networks and the sources; also the checked statement."""
     refuse_address(target)
     refuse_address(output)
     photos, path, result = [Source.of(source) for source in sources], absolute(target), absolute(output)
@@ -254,18 +270,21 @@ def _open(
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
-    from colab_helpers.batch.runner import Batch, identity_of
+    from colab_helpers.batch.run_file import FileRun, identity_of, new_report
     from colab_helpers.faces.engine import Engine
 
     engine = Engine.open(settings, models_dir=_place(models_dir))
-    return Batch(
+    identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
+    report = new_report(task, identity)
+    run = FileRun(
         engine=engine,
-        source=identity_of(engine, photos),
-        tasks=[Task(path, result, demanded=True)],
-        consent=statement,
+        source=identity,
+        task=task,
+        report=report,
         writable=writable,
         on_progress=on_progress,
     )
+    return run, statement
 
 
 @contextmanager

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import re
 import sys
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, NoReturn, get_origin
 
 import yaml
@@ -35,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "batch": (_add_batch, tr("swap the faces of many videos and images")),
         "status": (_add_status, tr("tell how the batch in an output folder stands")),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
-        "demo": (_add_demo, tr("render people to try everything on, with stand-in models")),
+        "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
         "convert": (_add_convert, halves),
         "doctor": (_add_doctor, tr("find out what works on this machine")),
@@ -122,37 +120,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=absolute, metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=_seconds, default=4.0)
-    parser.add_argument("--size", type=_size, default=(640, 360), metavar="WxH")
-    parser.add_argument("--fps", type=_rate, default=Fraction(25), metavar="30000/1001")
-    parser.add_argument("--people", type=int, default=2, help=tr("at most so many at once; 0 for none"))
-    parser.add_argument("--clips", type=int, default=2)
+    parser.add_argument("directory", **FOLDER)
     _add_language(parser)
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            tr("a size is written like 640x360, but got {text!r}", text=text)
-        ) from None
-    return width, height
-
-
-def _seconds(text: str) -> float:
-    if not math.isfinite(seconds := float(text)):
-        raise argparse.ArgumentTypeError(tr("{text!r} is no time", text=text))
-    return seconds
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        return Fraction(text)
-    except ZeroDivisionError:
-        raise argparse.ArgumentTypeError(tr("{text!r} is no rate", text=text)) from None
 
 
 def _add_preload(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Make the README's picture: ``python docs/make_pictures.py``.
 
-Renders the demo, swaps one clip with the stand-in networks, and puts source, before and after side by side.
+Swaps the demo's clip of two people and puts source, before and after side by side.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers import load_settings, run_batch
-from colab_helpers.demo.clip import make_demo
+from colab_helpers.demo import copy_demo
 from colab_helpers.media.images import read_image, write_image
 from colab_helpers.pages.pictures import Pair, pair_of
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui.notebook import DEMO_SOURCE
 
 Image = npt.NDArray[np.uint8]
 
@@ -28,10 +27,10 @@ HEIGHT, GAP = 270, 8
 def main() -> None:
     """Write ``docs/demo.png``."""
     with tempfile.TemporaryDirectory() as folder:
-        demo = make_demo(Path(folder) / "demo", seconds=2.0, clips=1)
+        demo = copy_demo(Path(folder) / "demo")
         report = run_batch(
-            [demo.sources[DEMO_SOURCE]],
-            demo.targets,
+            [demo.source],
+            [target for target in demo.targets if target.stem == "crossing"],
             Path(folder) / "results",
             consent=DEMO_CONSENT,
             settings=load_settings("quality"),
@@ -41,7 +40,7 @@ def main() -> None:
         if file.output is None:
             raise SystemExit(f"the demo could not be swapped: {file.error}")
         pair = pair_of(file)
-        write_image(PICTURE, side_by_side(read_image(demo.sources[DEMO_SOURCE]), pair))
+        write_image(PICTURE, side_by_side(read_image(demo.source), pair))
 
 
 def side_by_side(source: Image, pair: Pair) -> Image:

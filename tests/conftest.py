@@ -87,7 +87,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def standins(shared_dir: Path) -> Path:
     """The demo's stand-in models."""
-    from colab_helpers.demo.standins import write_standins
+    from tests.people.standins import write_standins
 
     folder = shared_dir / "standins"
     with FileLock(shared_dir / "standins.lock"):
@@ -111,7 +111,7 @@ def real_shapes(shared_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def demo(shared_dir: Path) -> Path:
     """Folder of a demo: one clip of ten frames with one person."""
-    from colab_helpers.demo.clip import make_demo
+    from tests.people.clip import make_demo
 
     folder, done = shared_dir / "small_demo", shared_dir / "small_demo.done"
     with FileLock(shared_dir / "small_demo.lock"):

@@ -12,7 +12,7 @@ import pytest
 from colab_helpers import machine
 from colab_helpers.__main__ import FAILURE, INTERRUPTED, SUCCESS, WRONG_USAGE, main
 from colab_helpers.errors import WorkerError
-from tests.batch.processes import hold, resume_once_signalled
+from tests.helpers.processes import hold, resume_once_signalled
 from tests.media.make import Spec, make
 
 
@@ -177,7 +177,7 @@ def test_a_home_is_found_by_every_verb(
     assert main(["stop", "~/out"]) == FAILURE  # it has ended
     assert "no batch is at work there" in capsys.readouterr().out
     seen: list[Path] = []
-    monkeypatch.setattr("colab_helpers.demo.clip.make_demo", lambda folder, **_: seen.append(folder))
+    monkeypatch.setattr("colab_helpers.demo.copy_demo", seen.append)
     assert main(["demo", "~/demo"]) == SUCCESS
     prepared = SimpleNamespace(path="made", notes=())
     made = lambda path, **_: seen.append(path) or prepared  # noqa: E731

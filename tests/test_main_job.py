@@ -22,10 +22,10 @@ from benchmarks.main_job import (
 )
 from colab_helpers.__main__ import SUCCESS, main
 from colab_helpers.api import swap_video
-from colab_helpers.demo.clip import make_demo
 from colab_helpers.media.images import read_image
 from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
+from tests.people.clip import make_demo
 
 SEED = 4711
 

@@ -4,7 +4,6 @@ import mmap
 import pickle
 import sys
 import types
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,7 @@ from colab_helpers.resources.budget import queue_depth
 @pytest.mark.parametrize(
     ("content", "expected"), [(str(4 * GIB), 4 * GIB), ("max", None), ("", None), ("9" * 25, None)]
 )
-def test_the_containers_limit_counts_as_the_memory(
-    content: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_containers_limit_counts_as_the_memory(content, expected, tmp_path, monkeypatch) -> None:
     (tmp_path / "memory.max").write_text(content)
     monkeypatch.setattr(machine, "_CGROUP_MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "missing"))
     physical = machine.psutil.virtual_memory().total
@@ -34,16 +31,14 @@ def test_the_containers_limit_counts_as_the_memory(
 @pytest.mark.parametrize(
     ("content", "expected"), [("150000 100000", 1), ("max 100000", None), ("nonsense", None)]
 )
-def test_the_containers_cpu_quota_counts(
-    content: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_containers_cpu_quota_counts(content, expected, tmp_path, monkeypatch) -> None:
     (tmp_path / "cpu.max").write_text(content)
     monkeypatch.setattr(machine, "_CGROUP_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert machine.cpu_count() == (expected or 8)
 
 
-def test_file_cache_is_not_taken_for_used_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_cache_is_not_taken_for_used_memory(tmp_path, monkeypatch) -> None:
     (tmp_path / "current").write_text(str(3 * GIB))
     (tmp_path / "stat").write_text(f"anon 1\ninactive_file {2 * GIB}\n")
     monkeypatch.setattr(sampler, "_CGROUP_CURRENT", tmp_path / "current")
@@ -63,7 +58,7 @@ def test_process_memory_sees_what_is_held() -> None:
         assert sampler.process_memory() - before > 60 << 20
 
 
-def test_free_disk_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
+def test_free_disk_of_a_folder_that_does_not_exist_yet(tmp_path) -> None:
     assert machine.disk_free(tmp_path / "a" / "b") == pytest.approx(machine.disk_free(tmp_path), rel=0.1)
 
 
@@ -111,9 +106,7 @@ CARDS = ("GPU-aaaa1111", "GPU-bbbb2222")
         ("1", "PCI_BUS_ID", False, 1),
     ],
 )
-def test_the_card_measured_is_the_card_used(
-    visible: str | None, order: str | None, alike: bool, card: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_card_measured_is_the_card_used(visible, order, alike, card, monkeypatch) -> None:
     for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:

@@ -33,10 +33,7 @@ class FigureSummary(BaseModel):
 class SampleHistory:
     """The samples of the last ten minutes, and the figures of all; as small after hours as before.
 
-    Attributes:
-        since: Earlier samples are those of another run.
-        recent: The samples of the last ten minutes.
-        count: How many samples there were in all.
+    Samples before ``since`` are those of another run.
     """
 
     since: float = 0.0

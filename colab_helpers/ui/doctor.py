@@ -81,11 +81,9 @@ def models_folder(request: SetupRequest, folder: Path) -> Path | None:
     """The models folder that a form means: the one named, the demo's own, or the usual one (None)."""
     if request.models_dir or not request.demo:
         return request.models_dir
-    from colab_helpers.demo.standins import write_standins
+    from colab_helpers.demo import copy_models
 
-    models = folder / DEMO_FOLDER / "models"
-    write_standins(models)
-    return models
+    return copy_models(folder / DEMO_FOLDER / "models")
 
 
 def show_setup(setup: Setup) -> None:

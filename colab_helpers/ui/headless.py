@@ -30,7 +30,7 @@ from typing import Any
 
 from colab_helpers import errors
 from colab_helpers.batch.lock import FolderBusyError
-from colab_helpers.batch.names import REPORT_NAME
+from colab_helpers.batch.report import REPORT_NAME
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import ASKED, spoken, tr

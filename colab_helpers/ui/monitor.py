@@ -401,7 +401,7 @@ def _summary(
         seconds=round(seconds, 3),
         samples=history.count,
         figures=history.figures(),
-        files=dict(Counter(file.state for file in files)),
+        files=dict(Counter(file.status for file in files)),
         failures={Path(file.target).name: file.error for file in files if file.error},
         restarts=status.restarts if status else 0,
         bottleneck=bottleneck(history.recent) if is_run else "",

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 DEMO_FOLDER = "demo"
 """Where in the run's folder the demo is written."""
 
-DEMO_SOURCE = 5
-"""Which of the demo's portraits is put in, from 0: one who looks unlike the people of its first clips."""
-
 
 class BatchError(ColabHelpersError, RuntimeError):
     """Some files of a batch failed; the report says which and why."""
@@ -164,15 +161,11 @@ def new_run_folder(host: Host) -> Path:
 
 
 def _make_demo(folder: Path, models: Path | None) -> dict[str, object]:
-    from colab_helpers.demo.clip import make_demo
+    from colab_helpers.demo import copy_demo
 
-    print(tr("no sources and targets: making the rendered demo in {folder}", folder=folder), flush=True)
-    demo = make_demo(folder, true_swaps=False)
-    return {
-        "sources": [demo.sources[DEMO_SOURCE]],
-        "targets": demo.targets,
-        "models_dir": models or demo.models,
-    }
+    print(tr("no sources and targets: the rendered demo is used, in {folder}", folder=folder), flush=True)
+    demo = copy_demo(folder)
+    return {"sources": [demo.source], "targets": demo.targets, "models_dir": models or demo.models}
 
 
 def show_results(run: BatchRun | None) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
-
+from colab_helpers.demo import Demo, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.media.probe import is_image
 from colab_helpers.request import BatchRequest
-from colab_helpers.trust.consent import grounds, is_demo_file, require_consent
+from colab_helpers.trust.consent import grounds, require_consent
 from colab_helpers.ui.host import Host, show_widget, this_host, widget_library
 from colab_helpers.ui.ledger import Entry, Ledger
-from colab_helpers.ui.notebook import DEMO_FOLDER, DEMO_SOURCE, reach, results_folder
+from colab_helpers.ui.notebook import DEMO_FOLDER, reach, results_folder
 from colab_helpers.ui.panel_choice import Choice
 from colab_helpers.ui.panel_desk import LABELS, Desk, Part
 from colab_helpers.ui.panel_parts import GREEN, RED, paragraph, words
@@ -36,15 +32,6 @@ _TITLES = (
 _PREVIEW, _RUN, _RESULTS = (_TITLES.index(name) for name in ("Preview", "Run", "Results"))
 _shown: list[Choice] = []
 _ledger = Ledger()
-
-
-@dataclass(frozen=True)
-class Demo:
-    """The rendered demo, used where nothing else is named."""
-
-    source: str
-    targets: tuple[str, ...]
-    models: str
 
 
 def show_panel(request: BatchRequest) -> Choice:
@@ -176,7 +163,7 @@ class Panel:
     def _make_demo(self) -> None:
         self.status.value = paragraph(tr("No sources and targets: making the rendered demo ..."))
         try:
-            self._demo = ready_demo(self._desk.host)
+            self._demo = copy_demo(self._desk.host.runs / DEMO_FOLDER)
             self.status.value = paragraph(
                 tr(
                     "No sources and targets are named: the demo with rendered people and its own small "
@@ -239,38 +226,3 @@ class Panel:
 
     def _release(self) -> None:
         self._desk.studio.close()
-
-
-def ready_demo(host: Host) -> Demo:
-    """The demo under the host's runs; made if it is not there or not whole.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    folder = host.runs / DEMO_FOLDER
-    found = _found_demo(folder)
-    if found is not None:
-        return found
-    from colab_helpers.demo.clip import make_demo
-
-    fresh = folder.with_name(f".{DEMO_FOLDER}-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    make_demo(fresh, true_swaps=False)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
-    found = _found_demo(folder)
-    assert found is not None
-    return found
-
-
-def _found_demo(folder: Path) -> Demo | None:
-    from colab_helpers.demo.looks import IDENTITIES
-    from colab_helpers.demo.standins import write_standins
-
-    source = folder / "source" / f"{list(IDENTITIES)[DEMO_SOURCE]}.png"
-    targets = sorted((folder / "targets").glob("*.mp4"))
-    if not targets or not all(is_demo_file(path) for path in (source, *targets)):
-        return None
-    models = folder / "models"
-    write_standins(models)
-    return Demo(str(source), tuple(map(str, targets)), str(models))

@@ -68,8 +68,8 @@ class ProgressLine:
 
     def status(self, status: BatchStatus) -> None:
         """Say each remark on the whole run once; a refusal is left to whoever catches its error."""
-        begun = any(file.state not in ("queued", "cancelled") for file in status.files)
-        notes = status.notes if begun else []
+        begun = any(file.status not in ("queued", "cancelled") for file in status.files)
+        notes = status.remarks if begun else []
         for text in [*notes, *([status.pause] if status.pause else [])]:
             if text not in self._told:
                 self._told.add(text)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from colab_helpers.batch.results import model_digest
+from colab_helpers.batch.earlier import model_digest
 from colab_helpers.faces import engine
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of

@@ -8,9 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.demo.actors import Pose, landmarks, portrait
-from colab_helpers.demo.looks import IDENTITIES, look_of
-from colab_helpers.demo.paint import Expression
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.photos import (
@@ -25,6 +22,9 @@ from colab_helpers.faces.photos import (
 )
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.settings import Settings
+from tests.people.actors import Pose, landmarks, portrait
+from tests.people.looks import IDENTITIES, look_of
+from tests.people.paint import Expression
 
 PEOPLE = list(IDENTITIES)
 everybody = pytest.mark.parametrize("who", PEOPLE)

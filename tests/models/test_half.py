@@ -15,8 +15,6 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from colab_helpers.__main__ import main
-from colab_helpers.demo.standins import enhancer, load_weights
-from colab_helpers.demo.standins import swapper as standin_swapper
 from colab_helpers.errors import ModelError, OutputError
 from colab_helpers.models import gfpgan
 from colab_helpers.models import half as room
@@ -26,6 +24,8 @@ from colab_helpers.models.parity import NEARLY_SAME, SAME, Limits, Parity, compa
 from colab_helpers.models.session import Runtime
 from tests.models.graphs import half_graph, net, small_inswapper
 from tests.models.pretend import PretendedGpu, pretend_gpu
+from tests.people.standins import enhancer, load_weights
+from tests.people.standins import swapper as standin_swapper
 
 CPU = Runtime("cpu", threads=1)
 PLACE = place_of(CPU)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from benchmarks.main_job import images
-from colab_helpers.batch.results import KEPT
+from colab_helpers.batch.earlier import KEPT
 from colab_helpers.errors import ConsentError, SettingsError
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import headless
 from colab_helpers.ui import notebook as cells
 from colab_helpers.ui.notebook import BatchError, run_batch_swap, show_results
-from tests.batch.processes import entries
+from tests.helpers.processes import entries
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "batch_swap.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"

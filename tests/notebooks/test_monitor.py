@@ -14,9 +14,8 @@ import nbformat
 import papermill
 import pytest
 
-from colab_helpers.batch.names import STATUS_NAME
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.report import STATUS_NAME, FileReport
 from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
@@ -53,7 +52,7 @@ def progress(frame: int) -> Progress:
 
 
 def file_report(state: str, **values: Any) -> FileReport:
-    return FileReport(source=["x.jpg"], target="/in/a.mp4", status=state, **values)
+    return FileReport(**{"target": "/in/a.mp4", "status": state, **values})
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
             written.release()
         looked.acquire(timeout=PATIENCE)
         writer.file(0, file_report("done", frames_out=100))
-        writer.file(1, file_report("failed", error="no face was found"))
+        writer.file(1, file_report("failed", target="/in/b.mp4", error="no face was found"))
         writer.end()
         written.release()
 

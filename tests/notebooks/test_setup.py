@@ -138,7 +138,6 @@ def places(monkeypatch) -> list[Path | None]:
 
 
 def test_which_models_are_examined(tmp_path, places, monkeypatch):
-    monkeypatch.setattr("colab_helpers.demo.standins.write_standins", lambda place: place.mkdir(parents=True))
     values = {"output_dir": str(tmp_path / "run"), "headless": True}
     run_setup(SetupRequest(**values))
     run_setup(SetupRequest(demo=False, **values))

@@ -18,14 +18,14 @@ from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
 from colab_helpers import machine
-from colab_helpers.batch.names import STOP_NAME
 from colab_helpers.batch.status import read_status
+from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.errors import UsageError
 from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
 from colab_helpers.ui.headless import main, read_form
-from tests.batch.processes import at_start
 from tests.conftest import PATIENCE, until
+from tests.helpers.processes import at_start
 
 PARAMETERS = """\
 preset: str = "balanced"  #@param
@@ -243,13 +243,13 @@ def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
 ENDLESS = """
     import os, time
     from pathlib import Path
-    import colab_helpers.batch.runner as runner
+    from colab_helpers.batch.run_file import FileRun
     def do(self, *_):
         Path(os.environ["BEGUN"]).touch()
         while True:
             self.beat()
             time.sleep(0.01)
-    runner.Batch._do_video = do
+    FileRun._video = do
 """
 
 

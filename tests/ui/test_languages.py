@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from colab_helpers import language
-from colab_helpers.batch.report import BatchReport, ModelReport, Quality
-from colab_helpers.batch.status import FileStatus
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
@@ -25,7 +24,7 @@ from colab_helpers.ui.host import LocalHost
 from colab_helpers.ui.models import models_html, models_text, show_models
 from colab_helpers.ui.monitor import MonitorSummary, summary_html
 from colab_helpers.ui.notebook import BatchRun
-from tests.helpers.reports import START, a_file, a_report, a_status, sample
+from tests.helpers.reports import START, a_file, a_progress, a_report, a_status, sample
 
 SIGNS = {
     "GB",
@@ -138,11 +137,9 @@ def test_the_panel(make_panel, on_demo):
 
 def test_the_charts():
     files = [
-        FileStatus(
-            target="/in/a.mp4", state="running", frame=120, frames=480, fps=24.0, eta=75.0, stage="frames"
-        ),
-        FileStatus(target="/in/b.mp4", state="failed", error="REASON"),
-        *(FileStatus(target=f"/in/c{number}.mp4", state="queued") for number in range(20)),
+        FileReport(target="/in/a.mp4", status="running"),
+        FileReport(target="/in/b.mp4", status="failed", error="REASON"),
+        *(FileReport(target=f"/in/c{number}.mp4", status="queued") for number in range(20)),
     ]
     many = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
     found = a_status(
@@ -150,9 +147,7 @@ def test_the_charts():
         state="running",
         notes=["NOTE"],
         pause="PAUSE",
-        provider="cuda",
-        threads=8,
-        batch_size=2,
+        progress=a_progress(),
         restarts=1,
     )
     data = ("a.mp4", "b.mp4", *(f"c{number}.mp4" for number in range(20)), "REASON", "NOTE", "PAUSE", "cuda")

@@ -99,10 +99,8 @@ def test_a_second_panel_takes_the_networks_of_the_first(in_notebook, on_demo):
 
 
 def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
-    small = Demo(
-        str(demo / "source" / "bruno.png"), (str(demo / "targets" / "clip1.mp4"),), str(demo / "models")
-    )
-    monkeypatch.setattr(panel, "ready_demo", lambda host: small)
+    small = Demo(demo / "source" / "bruno.png", (demo / "targets" / "clip1.mp4",), demo / "models")
+    monkeypatch.setattr(panel, "copy_demo", lambda folder: small)
     made = make_panel(BatchRequest(consent=DEMO_CONSENT))
     assert "the demo with rendered people" in text_of(made.status)
     assert "The demo is used" in text_of(made.sources.summary)
@@ -110,9 +108,9 @@ def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
     assert "clip1.mp4" in text_of(made.targets.table)
     chosen = made.choice.request
     assert (chosen.sources, chosen.targets, chosen.models_dir) == (
-        (small.source,),
-        small.targets,
-        Path(small.models),
+        (str(small.source),),
+        tuple(map(str, small.targets)),
+        small.models,
     )
     made.sources.path.value = str(demo / "source" / "alma.png")
     made.sources.add_button.click()
@@ -123,29 +121,6 @@ def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
         None,
     )
     assert text_of(made.status) == ""
-
-
-def test_the_demo_is_made_once_and_made_whole_again(place, demo, monkeypatch):
-    made = []
-
-    def make(folder, *, true_swaps):
-        assert not true_swaps
-        made.append(folder)
-        for path in sorted(demo.rglob("*")):
-            if path.is_file():
-                copy = folder / path.relative_to(demo)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(path.read_bytes())
-
-    monkeypatch.setattr("colab_helpers.demo.clip.make_demo", make)
-    first = panel.ready_demo(place)
-    assert panel.ready_demo(place) == first
-    assert len(made) == 1
-    assert Path(first.source).parent.parent == place.runs / "demo"
-    Path(first.targets[0]).write_bytes(b"cut off")
-    assert panel.ready_demo(place) == first
-    assert len(made) == 2
-    assert [path.name for path in place.runs.iterdir()] == ["demo"]
 
 
 def test_consent_is_checked_while_it_is_written(make_panel, on_demo, tmp_path, demo, text_of):

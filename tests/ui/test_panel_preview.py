@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.demo.actors import portrait
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.images import write_image
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.ui.panel_parts import wipe
 from colab_helpers.ui.panel_studio import picture_of
+from tests.people.actors import portrait
 
 PREVIEW = 3
 

@@ -16,8 +16,8 @@ from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.ui.ledger import WatchedRun
 from colab_helpers.ui.notebook import prepared, run_batch_swap
 from colab_helpers.ui.panel import Panel
-from tests.batch.processes import hold
 from tests.conftest import PATIENCE, until
+from tests.helpers.processes import hold
 
 RUN, RESULTS = 4, 5
 

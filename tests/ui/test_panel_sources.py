@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.demo.actors import portrait
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.media.images import read_image, to_data_url
 from colab_helpers.ui.panel_people import PeopleLibrary, checked_name
 from colab_helpers.ui.panel_sources import NOBODY, STRANGER, kept_upload, photos_at, uploaded_files
+from tests.people.actors import portrait
 
 NAMES = [
     "",

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from colab_helpers.demo.actors import portrait
 from colab_helpers.media.images import write_image
 from colab_helpers.ui.panel_targets import NOT_SEEN
+from tests.people.actors import portrait
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from colab_helpers.demo.actors import portrait
-from colab_helpers.demo.clip import Scene
-from colab_helpers.demo.looks import IDENTITIES, look_of, random_look
-from colab_helpers.errors import UsageError
+from tests.people.actors import portrait
+from tests.people.clip import Scene
+from tests.people.looks import IDENTITIES, look_of, random_look
 
 SIZE = (320, 180)
 
@@ -84,7 +84,7 @@ def test_true_swap_changes_the_inner_face_and_nothing_else() -> None:
     assert not changed[outside].any()
     inside = result.mask > 0.9
     assert inside.sum() > 200
-    assert changed[inside].mean() > 0.9
+    assert changed[inside].mean() > 0.5  # skin that is alike on both stays
 
 
 def test_swap_to_oneself_changes_nothing() -> None:
@@ -93,11 +93,20 @@ def test_swap_to_oneself_changes_nothing() -> None:
     assert np.array_equal(scene.render(7)[0], scene.render(7, swap_to=own)[0])
 
 
-def test_swap_gives_the_sources_skin() -> None:
+def test_swap_keeps_the_targets_tone() -> None:
     scene = Scene(4, SIZE, Fraction(25), 4.0, 1, cast=["alma"])
     result = scene.render_all(0, ["chidi"])
     inside = result.mask > 0.9
-    assert result.frame[inside].mean() > result.swapped["chidi"][inside].mean() + 60
+    median = [np.median(image[inside], axis=0) for image in (result.frame, result.swapped["chidi"])]
+    assert np.abs(median[0] - median[1]).max() < 8
+
+
+def test_two_people_can_change_places() -> None:
+    scene = Scene(1, SIZE, Fraction(25), 4.0, 2, crossing=True)
+    seen = {i: {face.who: face for face in scene.render(i)[1]} for i in range(0, scene.frames, 4)}
+    order = [sorted(faces, key=lambda who: float(faces[who].box[0])) for faces in seen.values()]
+    assert order[0] == order[-1][::-1] != order[-1]
+    assert any(face.visible < 0.5 for faces in seen.values() for face in faces.values())
 
 
 def test_people_leave_and_are_covered_now_and_then() -> None:
@@ -139,12 +148,12 @@ def test_mask_is_the_visible_inner_face() -> None:
      ((640, 360), 25, 1.0, 9), ((640, 360), 25, 1.0, -1)],
 )  # fmt: skip
 def test_impossible_values_are_refused(size: tuple[int, int], fps: int, seconds: float, people: int) -> None:
-    with pytest.raises(UsageError, match="demo"):
+    with pytest.raises(ValueError):
         Scene(0, size, Fraction(fps), seconds, people)
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(UsageError, match="alma"):
+    with pytest.raises(ValueError, match="alma"):
         portrait("nobody")
 
 
@@ -165,5 +174,5 @@ def test_identities_are_far_apart_and_random_looks_are_repeatable() -> None:
 def test_swapped_look_keeps_body_and_points() -> None:
     worn = look_of("alma").wearing(look_of("bruno"))
     assert worn.body == look_of("alma").body
-    assert worn.face == look_of("bruno").face
+    assert worn.face == replace(look_of("bruno").face, tone=worn.skin.tone, warmth=worn.skin.warmth)
     assert worn.skin == look_of("alma").face

@@ -1,20 +1,24 @@
-"""Train the stand-in models on rendered people: ``python -m colab_helpers.demo.train``.
+"""Train the stand-in models on rendered people: ``python -m tests.people.train``.
 
-Needs torch (CPU). Draws all samples, trains four small networks one after another and writes their
-weights as float16 to ``weights.npz`` beside this file; :mod:`colab_helpers.demo.standins` builds the ONNX
-graphs from it without torch. The layer names are the contract between the two.
+Needs torch. Draws all samples on every core, trains five small networks one after another (minutes on a
+GPU, hours without) and writes their weights as float16 to ``weights.npz`` beside this file;
+:mod:`tests.people.standins` builds the ONNX graphs from it without torch. The layer names are the contract
+between the two.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,10 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from colab_helpers.demo import actors
-from colab_helpers.demo.clip import random_background
-from colab_helpers.demo.samples import Composite, Crops, draw_composite, draw_crops
-from colab_helpers.demo.standins import (
+from tests.people import actors
+from tests.people.clip import random_background
+from tests.people.looks import KEPT
+from tests.people.samples import Composite, Crops, draw_composite, draw_crops
+from tests.people.standins import (
     ANCHORS,
     CROP_REACH,
     CROP_SIZE,
@@ -40,6 +45,9 @@ from colab_helpers.demo.standins import (
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
 Weights = dict[str, npt.NDArray[np.float16]]
+KEPT_FIELDS = len(KEPT)
+Drawn = TypeVar("Drawn")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LEAST_SCORE = 0.04  # of the first look, for a candidate worth learning from
 # A picture to scores (K,) and boxes (K, 4) in pixels.
 Finder = Callable[[U8], tuple[F32, F32]]
@@ -129,9 +137,7 @@ class SecondLook(nn.Module):
         4 * (position over the crop's side - 0.5).
         """
         x = self.c6(self.c5(self.c4(self.c3(self.c2(self.c1(x))))))
-        # Positions need more digits than bfloat16 has.
-        with torch.autocast("cpu", enabled=False):
-            out: Tensor = self.f2(self.f1(x.float().flatten(1)[:, :, None, None]))
+        out: Tensor = self.f2(self.f1(x.flatten(1)[:, :, None, None]))
         return out.flatten(1)
 
 
@@ -182,6 +188,8 @@ class Swapper(nn.Module):
         for name, width in SWAP_BLOCKS.items():
             self.add_module(name, plain(width, width))
             self.add_module(f"film_{name}", plain(96, 2 * width, 1, act=False))
+        # Where in the aligned crop a pixel lies: brows and lips are always at the same height.
+        self.place = nn.Parameter(torch.zeros(1, 64, 32, 32))
         self._start()
 
     def _start(self) -> None:
@@ -205,7 +213,7 @@ class Swapper(nn.Module):
         """Map RGB 0..1 (B, 3, 128, 128) and (B, 16) to RGB, not yet clipped to 0..1."""
         style = self.s2(self.s1(look[:, :, None, None]))
         a = self.a1(functional.pixel_unshuffle(target * 2 - 1, 2))
-        b = self.b2(self.b1(a))
+        b = self.b2(self.b1(a)) + self.place
         d = self.d1(b)
         d = d + self._film("r2", self._film("r1", d, style), style)
         b = b + functional.interpolate(self.u1(d), scale_factor=2.0)
@@ -215,26 +223,6 @@ class Swapper(nn.Module):
         a = self.u4(a)
         change = functional.pixel_shuffle(self.u5(a), 2)
         return target + torch.tanh(change)
-
-
-class _Precision:
-    """Picks float32 or bfloat16, whichever makes a step faster on this processor (AMX: bfloat16)."""
-
-    def __init__(self) -> None:
-        self._times: tuple[list[float], list[float]] = ([], [])
-
-    @property
-    def half(self) -> bool:
-        """Whether to work in bfloat16 now: in turn for twelve steps, then the faster."""
-        slow, fast = self._times
-        if len(slow) + len(fast) < 12:
-            return len(fast) < len(slow)
-        return min(fast) < 0.9 * min(slow)
-
-    def note(self, half: bool, seconds: float) -> None:
-        """Note how long a step took."""
-        if len(self._times[half]) < 6:
-            self._times[half].append(seconds)
 
 
 def _loop(
@@ -247,31 +235,24 @@ def _loop(
     label: str,
 ) -> None:
     """Train for some steps with a warm-up and a cosine to zero."""
-    # Channels last is several times faster on a CPU with so few channels.
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Channels last is several times faster with so few channels.
+    model.to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    precision, start, running = _Precision(), time.perf_counter(), 0.0
+    start, running = time.perf_counter(), torch.zeros((), device=DEVICE)
     for step in range(steps):
         done = step / steps
         factor = min(1.0, 0.05 + done * 30) * 0.5 * (1 + np.cos(np.pi * done))
         for group in optimiser.param_groups:
             group["lr"] = rate * factor
-        batch = tuple(
-            part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part
-            for part in next(batches)
-        )
-        half, before = precision.half, time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            loss = loss_of(batch)
+        loss = loss_of(tuple(part.to(DEVICE, non_blocking=True) for part in next(batches)))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
-        precision.note(half, time.perf_counter() - before)
-        running += (0.02 if step else 1.0) * (loss.item() - running)
-        if (step + 1) % 200 == 0:
+        running += (0.02 if step else 1.0) * (loss.detach() - running)
+        if (step + 1) % 500 == 0:
             spent = time.perf_counter() - start
-            print(f"{label}: step {step + 1}, {spent:.0f} s, loss {running:.4f}, bf16 {half}", flush=True)
+            print(f"{label}: step {step + 1}, {spent:.0f} s, loss {running.item():.4f}", flush=True)
     model.eval()
 
 
@@ -365,12 +346,12 @@ def _blob(images: list[U8]) -> Tensor:
 
 
 def _first_loss(model: FirstLook, batch: tuple[Tensor, ...]) -> Tensor:
-    total = torch.zeros(())
+    total = torch.zeros((), device=DEVICE)
     positives = sum(float((batch[1 + 2 * k] == 1).sum()) for k in range(3)) + 1.0
     shaped = sum(float((~batch[2 + 2 * k][:, :, 0].isnan()).sum()) for k in range(3)) + 1.0
     for k, out in enumerate(model(batch[0])):
         score, shape = batch[1 + 2 * k], batch[2 + 2 * k]
-        parts = out.float().unflatten(1, (2, 5))
+        parts = out.unflatten(1, (2, 5))
         logits = parts[:, :, 0]
         chance = torch.sigmoid(logits)
         hit = score == 1
@@ -517,7 +498,7 @@ def _mirrored(place: Tensor) -> Tensor:
 
 
 def _second_loss(model: SecondLook, batch: tuple[Tensor, ...]) -> Tensor:
-    out = model(batch[0]).float()
+    out = model(batch[0])
     face = batch[2]
     error = functional.smooth_l1_loss(out[face == 1, 1:], batch[1][face == 1], beta=0.04, reduction="none")
     places = 0.3 * error[:, :4].mean() + error[:, 4:].mean()
@@ -531,20 +512,27 @@ def _crop_tensors(crops: list[Crops]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.from_numpy(np.stack(part)[..., ::-1].copy()).permute(0, 1, 4, 2, 3).contiguous()
         for part in ([c.faces for c in crops], [c.boxes for c in crops])
     )
-    looks = (np.stack([c.looks for c in crops]) - LOOK_MEAN) / LOOK_SPREAD
-    return faces, torch.from_numpy(looks), boxes, torch.from_numpy(np.stack([c.traits for c in crops]))
+    looks = torch.from_numpy((np.stack([c.looks for c in crops]) - LOOK_MEAN) / LOOK_SPREAD)
+    traits = torch.from_numpy(np.stack([c.traits for c in crops]))
+    return faces.to(DEVICE), looks.to(DEVICE), boxes.to(DEVICE), traits.to(DEVICE)
 
 
 def _recoloured(x: Tensor, amount: float) -> Tensor:
     """Small changes of contrast and brightness, alike for all channels; range 0..255 stays."""
-    gain = 1 + amount * (torch.rand(len(x), 1, 1, 1) * 2 - 1)
-    return ((x - 128) * gain + 128 + 128 * amount * (torch.rand(len(x), 1, 1, 1) * 2 - 1)).clamp(0, 255)
+    gain, shift = amount * (torch.rand(2, len(x), 1, 1, 1, device=x.device) * 2 - 1)
+    return ((x - 128) * (1 + gain) + 128 + 128 * shift).clamp(0, 255)
+
+
+def _drawn(crops: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Choose heads and one face of each, at random."""
+    heads, variants = crops.shape[:2]
+    choose = partial(torch.randint, size=(count,), device=crops.device)
+    return choose(high=heads), choose(high=variants)
 
 
 def _embedder_batches(faces: Tensor, looks: Tensor, count: int) -> Iterator[tuple[Tensor, ...]]:
-    heads, variants = faces.shape[:2]
     while True:
-        i, k = torch.randint(heads, (count,)), torch.randint(variants, (count,))
+        i, k = _drawn(faces, count)
         dy, dx = int(torch.randint(2, ())), int(torch.randint(3, ()))
         # The 112 crop is the middle of the 128 crop: same scale, 8 columns in (a pixel of play).
         x = faces[i, k][:, :, dy : dy + 112, 7 + dx : 119 + dx].float()
@@ -552,68 +540,79 @@ def _embedder_batches(faces: Tensor, looks: Tensor, count: int) -> Iterator[tupl
 
 
 def _trait_batches(boxes: Tensor, traits: Tensor, count: int) -> Iterator[tuple[Tensor, ...]]:
-    heads, variants = boxes.shape[:2]
     while True:
-        i, k = torch.randint(heads, (count,)), torch.randint(variants, (count,))
+        i, k = _drawn(boxes, count)
         yield (_recoloured(boxes[i, k].float(), 0.06) - 127.5) / 127.5, traits[i, k]
 
 
 def _trait_loss(model: Traits, batch: tuple[Tensor, ...]) -> Tensor:
-    out = model(batch[0]).float()
+    out = model(batch[0])
     gender = functional.cross_entropy(out[:, :2], batch[1][:, 0].long())
     return gender + 4 * (out[:, 2] - batch[1][:, 1]).abs().mean()
 
 
 def _swap_batches(faces: Tensor, looks: Tensor, count: int) -> Iterator[tuple[Tensor, ...]]:
-    heads, variants = faces.shape[:2]
+    variants = faces.shape[1]
     while True:
-        i = torch.randint(heads, (count,))
-        a, b = torch.randint(variants, (count,)), torch.randint(variants, (count,))
-        noise = 0.06 * torch.randn(count, looks.shape[2])
-        yield faces[i, a].float() / 255, looks[i, b] + noise, faces[i, b].float() / 255
-
-
-def _face_weight() -> Tensor:
-    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
-    radius = (((x - 64) / 50) ** 2 + ((y - 66) / 62) ** 2).sqrt()
-    return 0.15 + 0.85 * ((1.15 - radius) / 0.3).clamp(0, 1)
+        i, a = _drawn(faces, count)
+        # One in ten keeps its face: a swapper must be able to leave things as they are.
+        step = torch.randint(1, variants, (count,), device=faces.device)
+        b = torch.where(torch.rand(count, device=faces.device) < 0.1, a, (a + step) % variants)
+        look = looks[i, b] + 0.06 * torch.randn(count, looks.shape[2], device=looks.device)
+        look[:, :KEPT_FIELDS] = 0  # as the recogniser gives it: the target's tone stays
+        yield faces[i, a].float() / 255, look, faces[i, b].float() / 255
 
 
 def _paste_window() -> Tensor:
     """Return about how much of each pixel of the crop a swap pastes back: all but a soft rim."""
     ramp = ((torch.minimum(torch.arange(128.0), 127 - torch.arange(128.0)) - 8) / 10).clamp(0, 1)
-    return ramp[:, None] * ramp[None, :]
+    return (ramp[:, None] * ramp[None, :]).to(DEVICE)
 
 
-def _look_error(judge: Embedder, window: Tensor, out: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
-    """Return how far the recogniser's reading of the pasted face is from the look asked for."""
-    pasted = batch[0] + window * (out.clamp(0, 1) - batch[0])
+def _read(judge: Embedder, window: Tensor, out: Tensor, target: Tensor) -> Tensor:
+    """Return the recogniser's reading (B, 16) of a swap that is pasted into its target."""
+    pasted = target + window * (out.clamp(0, 1) - target)
     look: Tensor = judge(pasted[:, :, :112, 8:120] * 2 - 1)
-    return functional.smooth_l1_loss(look.float(), batch[1], beta=0.3)
+    return look
 
 
-def _swap_loss(
-    model: Swapper, judge: Embedder, weight: Tensor, window: Tensor, batch: tuple[Tensor, ...]
-) -> Tensor:
-    out = model(batch[0], batch[1]).float()
-    error = out - batch[2]
+def _swap_loss(model: Swapper, judge: Embedder, window: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+    target, look, truth = batch
+    out = model(target, look)
+    error = out - truth
+    # Few pixels change: without this they drown in those that stay.
+    change = functional.avg_pool2d((truth - target).abs().amax(1, keepdim=True), 5, 1, 2)
+    weight = 0.5 + 15 * change.clamp(max=0.35)
     across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
-    edges = across.abs().mean() + down.abs().mean()
-    pixels = 4 * (weight * error.abs()).mean() + 4 * (weight * error**2).mean() + edges
-    return pixels + 0.3 * _look_error(judge, window, out, batch)
+    edges = (weight[..., 1:] * across.abs()).mean() + (weight[..., 1:, :] * down.abs()).mean()
+    pixels = 6 * (weight * error.abs()).mean() + 12 * (weight * error**2).mean() + 1.5 * edges
+    read = _read(judge, window, out, target)[:, KEPT_FIELDS:]
+    return pixels + 0.12 * functional.smooth_l1_loss(read, look[:, KEPT_FIELDS:], beta=0.3)
+
+
+def _swap_errors(model: Swapper, judge: Embedder, crops: list[Crops]) -> npt.NDArray[np.float16]:
+    """Return with which error (16,) the recogniser reads each number off swaps of crops not trained on."""
+    faces, looks, _, _ = _crop_tensors(crops)
+    batches = _swap_batches(faces, looks, 256)
+    with torch.no_grad():
+        read = [
+            _read(judge, _paste_window(), model(target, look), target) - look
+            for target, look, _ in (next(batches) for _ in range(16))
+        ]
+    return torch.cat(read).square().mean(0).sqrt().cpu().numpy().astype(np.float16)
 
 
 def _export(name: str, model: nn.Module, into: Weights) -> None:
     for path, layer in model.named_modules():
         if isinstance(layer, Conv):
             weight, bias = layer.folded()
-            into[f"{name}.{path}.w"] = weight.numpy().astype(np.float16)
-            into[f"{name}.{path}.b"] = bias.numpy().astype(np.float16)
+            into[f"{name}.{path}.w"] = weight.cpu().numpy().astype(np.float16)
+            into[f"{name}.{path}.b"] = bias.cpu().numpy().astype(np.float16)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is drawn and trained; the defaults take 15 to 18 minutes on two cores.
+    """How much is drawn and trained.
 
     Attributes:
         small: Composites of 256 pixels.
@@ -630,44 +629,47 @@ class Plan:
     small: int = 2100
     large: int = 400
     empty: int = 1200
-    crops: int = 1200
+    crops: int = 5000
     first: int = 2200
     second: int = 4000
-    recogniser: int = 1400
-    attributes: int = 1600
-    swapper: int = 2200
+    recogniser: int = 4500
+    attributes: int = 2500
+    swapper: int = 12000
 
     def scaled(self, factor: float) -> Plan:
         """Return a smaller or larger plan."""
         return Plan(**{name: max(round(factor * n), 8) for name, n in asdict(self).items()})
 
 
-def draw_composites(plan: Plan, seed: int) -> tuple[list[Composite], list[Composite]]:
-    """Draw the detector's samples, small and large pictures."""
-    actors.keep_textures(1500)
-    small = [draw_composite(seed + k) for k in range(plan.small)]
-    large = [draw_composite(seed + k, 448, 60, 430) for k in range(plan.large)]
-    actors.keep_textures(96)
-    return small, large
+def _ready(textures: int) -> None:
+    """Make a process ready to draw."""
+    cv2.setNumThreads(1)
+    actors.keep_textures(textures)
 
 
-def draw_pairs(plan: Plan, seed: int) -> list[Crops]:
-    """Draw the samples of the three models that see aligned crops."""
-    return [crops for k in range(plan.crops) for crops in draw_crops(seed + k)]
+def _drawn_by_all(draw: Callable[[int], Drawn], seeds: range, textures: int = 96) -> list[Drawn]:
+    """Draw samples on every core."""
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), spawn, initializer=_ready, initargs=(textures,)) as pool:
+        return list(pool.map(draw, seeds, chunksize=8))
 
 
-def train_detector(
-    samples: tuple[list[Composite], list[Composite]], plan: Plan, seed: int, weights: Weights
-) -> None:
-    """Train both looks of the detector and add their weights."""
+def train_detector(plan: Plan, seed: int) -> Weights:
+    """Draw composites and train both looks of the detector."""
+    small = _drawn_by_all(draw_composite, range(seed, seed + plan.small), 1500)
+    large = _drawn_by_all(
+        partial(draw_composite, size=448, low=60, high=430), range(seed, seed + plan.large), 1500
+    )
+    weights: Weights = {}
     rng = np.random.default_rng(seed)
     first, second = FirstLook(), SecondLook()
-    batches = _first_batches(rng, *samples)
+    batches = _first_batches(rng, small, large)
     _loop(first, batches, partial(_first_loss, first), steps=plan.first, rate=4e-3, label="first look")
     _export("det", first, weights)
-    batches = _second_batches(rng, find_candidates(samples, plan.empty, weights, seed), 72)
+    batches = _second_batches(rng, find_candidates((small, large), plan.empty, weights, seed), 72)
     _loop(second, batches, partial(_second_loss, second), steps=plan.second, rate=4e-3, label="second look")
     _export("fine", second, weights)
+    return weights
 
 
 def train_recogniser(crops: list[Crops], steps: int) -> Embedder:
@@ -676,7 +678,7 @@ def train_recogniser(crops: list[Crops], steps: int) -> Embedder:
     faces, looks, _, _ = _crop_tensors(crops)
 
     def loss(batch: tuple[Tensor, ...]) -> Tensor:
-        return functional.smooth_l1_loss(model(batch[0]).float(), batch[1], beta=0.3)
+        return functional.smooth_l1_loss(model(batch[0]), batch[1], beta=0.3)
 
     _loop(model, _embedder_batches(faces, looks, 64), loss, steps=steps, rate=3e-3, label="recogniser")
     return model
@@ -696,49 +698,46 @@ def train_swapper(crops: list[Crops], steps: int, judge: Embedder) -> Swapper:
     model = Swapper()
     judge.requires_grad_(False)
     faces, looks, _, _ = _crop_tensors(crops)
-    loss = partial(_swap_loss, model, judge, _face_weight(), _paste_window())
-    _loop(model, _swap_batches(faces, looks, 24), loss, steps=steps, rate=4e-3, label="swapper")
+    loss = partial(_swap_loss, model, judge, _paste_window())
+    _loop(model, _swap_batches(faces, looks, 64), loss, steps=steps, rate=3e-3, label="swapper")
     return model
 
 
-def _one_thread(seed: int) -> None:
-    """Networks this small train faster on one thread; the two parts fill two cores."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-
-
-def train_first_part(plan: Plan, seed: int) -> Weights:
-    """Draw composites and train the detector."""
-    _one_thread(seed)
-    weights: Weights = {}
-    train_detector(draw_composites(plan, seed), plan, seed, weights)
-    return weights
-
-
-def train_second_part(plan: Plan, seed: int) -> Weights:
+def train_faces(plan: Plan, seed: int) -> Weights:
     """Draw crops and train recogniser, attributes and swapper."""
-    _one_thread(seed)
+    drawn = _drawn_by_all(draw_crops, range(seed, seed + plan.crops))
+    held = max(len(drawn) // 20, 1)
+    unseen, crops = (list(chain.from_iterable(part)) for part in (drawn[:held], drawn[held:]))
     weights: Weights = {}
-    crops = draw_pairs(plan, seed)
     judge = train_recogniser(crops, plan.recogniser)
     _export("rec", judge, weights)
     _export("age", train_attributes(crops, plan.attributes), weights)
-    _export("swap", train_swapper(crops, plan.swapper, judge), weights)
+    swapper = train_swapper(crops, plan.swapper, judge)
+    _export("swap", swapper, weights)
+    weights["swap.place"] = swapper.place.detach().cpu().numpy().astype(np.float16)
+    weights["swap.errors"] = _swap_errors(swapper, judge, unseen)
     return weights
 
 
-def train(plan: Plan, *, seed: int = 100_000, output: Path = WEIGHTS) -> None:
-    """Draw samples, train in two processes and write the weights.
+PARTS: dict[str, Callable[[Plan, int], Weights]] = {"detector": train_detector, "faces": train_faces}
+
+
+def train(plan: Plan, parts: Sequence[str], *, seed: int = 100_000, output: Path = WEIGHTS) -> None:
+    """Draw samples, train, and write the weights; those of other parts stay.
 
     Args:
         plan: How much.
+        parts: Of ``PARTS``.
         seed: First seed of the samples.
         output: The file to write.
     """
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        parts = [pool.submit(part, plan, seed) for part in (train_first_part, train_second_part)]
-        weights = {name: value for part in parts for name, value in part.result().items()}
+    weights: Weights = {}
+    if WEIGHTS.exists():
+        with np.load(WEIGHTS) as archive:
+            weights.update(archive)
+    for part in parts:
+        torch.manual_seed(seed)
+        weights |= PARTS[part](plan, seed)
     np.savez_compressed(output, **weights)  # type: ignore[arg-type]
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
 
@@ -746,12 +745,14 @@ def train(plan: Plan, *, seed: int = 100_000, output: Path = WEIGHTS) -> None:
 def main() -> None:
     """Run from a shell."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=PARTS, help="train this part alone")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the samples and steps")
     parser.add_argument("--seed", type=int, default=100_000)
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     options = parser.parse_args()
     start = time.perf_counter()
-    train(Plan().scaled(options.scale), seed=options.seed, output=options.output)
+    parts = [options.only] if options.only else list(PARTS)
+    train(Plan().scaled(options.scale), parts, seed=options.seed, output=options.output)
     print(f"{time.perf_counter() - start:.0f} s in all")
 
 

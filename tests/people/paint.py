@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.demo.looks import Body, Colour, Face, Look
+from tests.people.looks import Body, Colour, Face, Look
 
 F32 = npt.NDArray[np.float32]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from colab_helpers.demo.measure import Tools
-from colab_helpers.demo.standins import write_standins
+from tests.people.measure import Tools
+from tests.people.standins import write_standins
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.demo import paint
-from colab_helpers.demo.looks import Body, Face, Look, look_of
-from colab_helpers.demo.paint import EYE_Y, F32, HALF_HEIGHT, HALF_WIDTH, NOSE_Y, Expression
+from tests.people import paint
+from tests.people.looks import Body, Face, Look, look_of
+from tests.people.paint import EYE_Y, F32, HALF_HEIGHT, HALF_WIDTH, NOSE_Y, Expression
 
 U8 = npt.NDArray[np.uint8]
 
@@ -620,7 +620,7 @@ def portrait(who: str, *, size: int = 512) -> U8:
     """Render a frontal portrait of a named character.
 
     Args:
-        who: One of :data:`colab_helpers.demo.looks.IDENTITIES`.
+        who: One of :data:`tests.people.looks.IDENTITIES`.
         size: Edge length in pixels.
 
     Returns:

@@ -10,15 +10,14 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from colab_helpers.demo import actors
-from colab_helpers.demo.actors import portrait
-from colab_helpers.demo.clip import Scene, random_background
-from colab_helpers.demo.looks import IDENTITIES, look_of
-from colab_helpers.demo.measure import Figures, Tools, measure_detection, measure_identity, measure_swap
-from colab_helpers.demo.paint import F32, Expression
-from colab_helpers.demo.samples import crop_face
-from colab_helpers.demo.standins import WEIGHTS, load_weights, write_standins
-from colab_helpers.errors import ModelError, OutputError
+from tests.people import actors
+from tests.people.actors import portrait
+from tests.people.clip import Scene, random_background
+from tests.people.looks import IDENTITIES, look_of
+from tests.people.measure import Figures, Tools, measure_detection, measure_identity, measure_swap
+from tests.people.paint import F32, Expression
+from tests.people.samples import crop_face
+from tests.people.standins import WEIGHTS, write_standins
 
 CONTRACTS = {
     "buffalo_l/det_10g.onnx": (
@@ -61,7 +60,7 @@ def test_writing_is_repeatable_and_small(models: Path, tmp_path: Path) -> None:
     write_standins(tmp_path)
     for name in CONTRACTS:
         assert (tmp_path / name).read_bytes() == (models / name).read_bytes()
-    assert WEIGHTS.stat().st_size < 3_000_000
+    assert WEIGHTS.stat().st_size < 3_200_000
 
 
 @pytest.mark.parametrize(("height", "width"), [(640, 640), (320, 416), (96, 32)])
@@ -164,8 +163,8 @@ def test_swapper_gives_the_true_swap(tools: Tools) -> None:
         for k, i in enumerate(range(0, scene.frames, 14)):
             measure_swap(scene, [i], others[k % len(others)], tools, portraits, figures)
     assert len(figures.psnr) >= 6
-    assert np.mean(figures.psnr) >= 20
-    assert np.mean(figures.gain) >= 5
+    assert np.mean(figures.psnr) >= 24
+    assert np.mean(figures.gain) >= 4
     assert np.mean(figures.to_original) <= 0.4
     assert np.mean(figures.to_source) >= 0.7
 
@@ -194,11 +193,3 @@ def test_enhancer_sharpens_and_keeps_the_picture(models: Path) -> None:
     assert strength[1] > 1.5 * strength[0]
     errors = [float(((image.astype(float) - sharp) ** 2).mean()) for image in (soft, better)]
     assert errors[1] < 1.1 * errors[0]
-
-
-def test_missing_weights_and_unwritable_folder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"colab_helpers\.demo\.train"):
-        load_weights(tmp_path / "none.npz")
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="stand-in"):
-        write_standins(tmp_path / "file")

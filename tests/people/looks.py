@@ -1,9 +1,10 @@
 """What the rendered people look like: parameter vectors, eight named characters, random draws.
 
-A person is two halves. The *face* half (:class:`Face`) is what a face swapper changes: skin tone,
-brows, eyes, width of the nose, lips, beard and signs of age, all within the inner face. The *body*
-half (:class:`Body`) is what it keeps: outline of the head, where eyes, nose and mouth sit, ears,
-hair, neck and clothes. The five points depend on the body alone, so a swapped frame keeps them.
+A person is two halves. The *face* half (:class:`Face`) is what a face swapper changes: brows, eyes,
+width of the nose, lips, beard and signs of age, all within the inner face. The *body* half
+(:class:`Body`) is what it keeps: outline of the head, where eyes, nose and mouth sit, ears, hair, neck
+and clothes. It keeps the tone of the skin, too (``KEPT``), as real swappers do. The five points depend
+on the body alone, so a swapped frame keeps them.
 
 Nobody here is modelled on a real person; the numbers were chosen to tell eight figures apart.
 """
@@ -15,9 +16,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from colab_helpers.errors import UsageError
-from colab_helpers.language import tr
 
 Style = Literal["short", "fringe", "parted", "long", "bob", "curly", "bun", "receding", "bald"]
 STYLES: tuple[Style, ...] = ("short", "fringe", "parted", "long", "bob", "curly", "bun", "receding", "bald")
@@ -70,6 +68,8 @@ class Face:
 
 
 FACE_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Face))
+KEPT = ("tone", "warmth")
+"""Numbers of a face that a swap leaves as they are in the target; the first in ``FACE_FIELDS``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,9 @@ class Look:
         return round(20 + 50 * self.face.age)
 
     def wearing(self, other: Look) -> Look:
-        """Return this body with another's inner face: the true result of a swap."""
-        return replace(self, face=other.face, male=other.male)
+        """Return this person with another's inner face in their own tone: the true result of a swap."""
+        kept = {name: getattr(self.face, name) for name in KEPT}
+        return replace(self, face=replace(other.face, **kept), male=other.male)
 
 
 HAIR_COLOURS: tuple[Colour, ...] = (
@@ -233,14 +234,10 @@ def look_of(who: str) -> Look:
     """Return a named character's look.
 
     Raises:
-        UsageError: If nobody has that name.
+        ValueError: If nobody has that name.
     """
     if who not in IDENTITIES:
-        raise UsageError(
-            tr("there is no demo character '{name}'", name=who),
-            where="demo",
-            remedy=tr("use one of {names}", names=", ".join(IDENTITIES)),
-        )
+        raise ValueError(f"there is nobody called {who!r}, only {', '.join(IDENTITIES)}")
     return IDENTITIES[who]
 
 

@@ -11,16 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.api import run_batch
-from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
-from colab_helpers.batch.names import JOURNAL_NAME
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.batch.results import KEPT
 from colab_helpers.errors import MediaError, OutputError, UsageError
-from colab_helpers.settings import load_settings
+from tests.helpers.processes import CPU
 from tests.media.make import Spec, make
-
-SETTINGS = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
 
 
 @pytest.fixture
@@ -35,24 +31,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def batch(
-    photo: Path, folder: Path, tmp_path: Path, constant_models: Path, consent: str
-) -> Callable[..., Any]:
-    def run(**options: Any) -> BatchReport:
-        given: dict[str, Any] = {
-            "consent": consent, "settings": SETTINGS, "models_dir": constant_models, "in_process": True
-        }  # fmt: skip
-        out = options.pop("out", tmp_path / "out")
-        return run_batch(options.pop("sources", [photo]), [folder], out, **(given | options))
-
-    return run
+def batch(folder: Path, batch: Callable[..., BatchReport]) -> Callable[..., BatchReport]:
+    return lambda **options: batch(folder, **options)
 
 
 def kept(report: BatchReport) -> list[str]:
     return [Path(file.target).stem for file in report.files if KEPT in file.fallbacks]
 
 
-def test_nothing_is_done_twice(batch, tmp_path: Path) -> None:
+def test_nothing_is_done_twice(batch, tmp_path) -> None:
     first = batch()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("?.*")}
     second, third = batch(), batch()
@@ -65,23 +52,19 @@ def test_nothing_is_done_twice(batch, tmp_path: Path) -> None:
     assert third.files[0].fallbacks.count(KEPT) == 1
 
 
-def test_what_changed_is_done_again(batch, folder: Path, tmp_path: Path) -> None:
+def test_what_changed_is_done_again(batch, folder, tmp_path) -> None:
     batch()
     other = tmp_path / "other.png"
     cv2.imwrite(str(other), np.full((256, 256, 3), 60, np.uint8))
-    assert kept(batch(settings=SETTINGS.with_overrides(output_video_quality=30))) == []
+    assert kept(batch(settings=CPU.with_overrides(batch_size=1, max_memory=1.0))) == ["a", "b", "c"]
+    assert kept(batch(settings=CPU.with_overrides(output_video_quality=30))) == []
     assert kept(batch(sources=[other])) == []
     assert kept(batch(sources=[other])) == ["a", "b", "c"]
     make(folder / "a.mp4", Spec(frames=11))
     assert kept(batch(sources=[other])) == ["b", "c"]
 
 
-def test_less_memory_is_no_reason_to_do_it_again(batch) -> None:
-    batch()
-    assert kept(batch(settings=SETTINGS.with_overrides(batch_size=1, max_memory=1.0))) == ["a", "b", "c"]
-
-
-def test_a_result_that_is_gone_or_damaged_is_made_again(batch, tmp_path: Path) -> None:
+def test_a_result_that_is_gone_or_damaged_is_made_again(batch, tmp_path) -> None:
     batch()
     whole = (tmp_path / "out" / "b.mp4").read_bytes()
     (tmp_path / "out" / "a.mp4").unlink()
@@ -102,7 +85,7 @@ def test_a_stopped_batch_goes_on_where_it_stopped(batch) -> None:
     assert kept(report) == ["a"]
 
 
-def test_the_folder_may_move(batch, tmp_path: Path) -> None:
+def test_the_folder_may_move(batch, tmp_path) -> None:
     batch()
     shutil.move(tmp_path / "out", tmp_path / "elsewhere")
     report = batch(out=tmp_path / "elsewhere")
@@ -110,8 +93,8 @@ def test_the_folder_may_move(batch, tmp_path: Path) -> None:
     assert Path(report.files[0].output) == tmp_path / "elsewhere" / "a.mp4"
 
 
-def test_kept_frames_that_are_gone_are_made_again(batch, tmp_path: Path) -> None:
-    settings = SETTINGS.with_overrides(keep_frames=True)
+def test_kept_frames_that_are_gone_are_made_again(batch, tmp_path) -> None:
+    settings = CPU.with_overrides(keep_frames=True)
     batch(settings=settings)
     shutil.rmtree(tmp_path / "out" / "a.mp4_frames")
     report = batch(settings=settings)
@@ -119,7 +102,7 @@ def test_kept_frames_that_are_gone_are_made_again(batch, tmp_path: Path) -> None
     assert len(list((tmp_path / "out" / "a.mp4_frames").iterdir())) == 8
 
 
-def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_path: Path) -> None:
+def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "a.mp4").write_bytes(b"mine")
@@ -132,13 +115,13 @@ def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_pat
         assert "choose another output folder or name, move it away, or set overwrite" in error
         assert (out / "a.mp4").read_bytes() == b"mine"
         assert (out / "c.png").is_symlink()
-    report = batch(settings=SETTINGS.with_overrides(overwrite=True))
+    report = batch(settings=CPU.with_overrides(overwrite=True))
     assert (kept(report), report.ok) == (["b"], True)
     # From then on it is ours, and what did not change is not done again.
     assert kept(batch()) == ["a", "b", "c"]
 
 
-def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_path: Path) -> None:
+def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_path) -> None:
     out = tmp_path / "out"
     whole = {file.output: Path(file.output).read_bytes() for file in batch().files}
     (out / "a.mp4").write_bytes(b"cut by me")
@@ -153,9 +136,7 @@ def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_pa
 
 
 @pytest.mark.parametrize("end", ["failed", "stopped"])
-def test_what_is_put_where_a_run_made_nothing_is_the_users(
-    batch, folder: Path, tmp_path: Path, end: str
-) -> None:
+def test_what_is_put_where_a_run_made_nothing_is_the_users(batch, folder, tmp_path, end) -> None:
     good = (folder / "a.mp4").read_bytes()
 
     def stop(progress: Any) -> None:
@@ -167,8 +148,8 @@ def test_what_is_put_where_a_run_made_nothing_is_the_users(
     assert (tmp_path / "out" / "a.mp4").read_bytes() == good
 
 
-def test_kept_frames_never_touch_what_is_not_theirs(batch, folder: Path, tmp_path: Path) -> None:
-    out, settings = tmp_path / "out", SETTINGS.with_overrides(keep_frames=True)
+def test_kept_frames_never_touch_what_is_not_theirs(batch, folder, tmp_path) -> None:
+    out, settings = tmp_path / "out", CPU.with_overrides(keep_frames=True)
     make(folder / "a.mov", Spec(frames=5))
     for name in ("a_frames", "b.mp4_frames"):
         (out / name).mkdir(parents=True)
@@ -192,10 +173,9 @@ def test_kept_frames_never_touch_what_is_not_theirs(batch, folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["report.json", "report.html", "status.json", "samples.jsonl", "journal.jsonl", "mine.json"],
+    "name", ["report.json", "report.html", "status.json", "samples.jsonl", "journal.jsonl", "mine.json"]
 )
-def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path: Path, name: str) -> None:
+def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path, name) -> None:
     path = tmp_path / "out" / name
     path.parent.mkdir()
     path.write_text('{"mine": 1}')
@@ -212,12 +192,12 @@ def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path: Pa
 @pytest.mark.parametrize(
     "name", ["in/a.mp4", "photo.png", "out/a.mp4", "out/journal.jsonl", "out/status.json"]
 )
-def test_a_report_has_no_name_of_a_target_photo_result_or_record(batch, tmp_path: Path, name: str) -> None:
+def test_a_report_has_no_name_of_a_target_photo_result_or_record(batch, tmp_path, name) -> None:
     with pytest.raises(UsageError, match=r"cannot have this name.*name it like report\.json"):
-        batch(report_path=tmp_path / name, settings=SETTINGS.with_overrides(overwrite=True))
+        batch(report_path=tmp_path / name, settings=CPU.with_overrides(overwrite=True))
 
 
-def test_photos_that_cannot_be_used_are_left_out_and_told(batch, photo: Path, tmp_path: Path) -> None:
+def test_photos_that_cannot_be_used_are_left_out_and_told(batch, photo, tmp_path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
     report = batch(sources=[tmp_path / "bad.png", photo, tmp_path / "gone.png"])
     assert report.ok
@@ -232,7 +212,7 @@ def test_photos_that_cannot_be_used_are_left_out_and_told(batch, photo: Path, tm
         batch(sources=[tmp_path / "bad.png", tmp_path / "gone.png"])
 
 
-def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path: Path) -> None:
+def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path) -> None:
     batch()
     path = tmp_path / "out" / JOURNAL_NAME
     lines = path.read_bytes().splitlines(keepends=True)
@@ -243,7 +223,7 @@ def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path: Pat
     assert "2 damaged line(s) of the journal were ignored" in report.notes
 
 
-def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch) -> None:
     genuine = Journal.append
 
     def full(self: Journal, entry: Any) -> None:
@@ -252,7 +232,7 @@ def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch: pytest.M
         genuine(self, entry)
 
     monkeypatch.setattr(Journal, "append", full)
-    report = batch(settings=SETTINGS.with_overrides(output_wait=0.0))
+    report = batch(settings=CPU.with_overrides(output_wait=0.0))
     assert report.ok
     assert "would go unnoticed" in report.files[0].fallbacks[0]
     assert all("a later run will do this file again" in file.fallbacks[-1] for file in report.files)

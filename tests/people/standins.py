@@ -2,11 +2,11 @@
 
 They let everything run and be measured without a download: names, order, ranks, shapes and ranges are
 those of buffalo_l (det_10g, w600k_r50, genderage), inswapper_128 and GFPGANv1.4. Four are small networks
-trained by :mod:`colab_helpers.demo.train`; embedding head, latent map and enhancer are constructed.
+trained by :mod:`tests.people.train`; embedding head, latent map and enhancer are constructed.
 Every file says in its metadata that it is a stand-in. They are useless on photographs.
 
 How the embedding and the swapper fit together: the recogniser measures the sixteen numbers p of a
-:class:`~colab_helpers.demo.looks.Face` and writes [alpha p, cos(Wp + b), sin(Wp + b)] with fixed random W.
+:class:`~tests.people.looks.Face` and writes [alpha p, cos(Wp + b), sin(Wp + b)] with fixed random W.
 The Fourier part has constant length, so equal faces have cosine near 1 and different ones near 0,
 while the linear part lets the swapper read p back from the unit vector: p is proportional to the
 linear part over the length of the rest.
@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from scipy.linalg import hadamard
 
-from colab_helpers.errors import ModelError, OutputError
-from colab_helpers.language import tr
+from tests.people.looks import FACE_FIELDS, KEPT
 
 F32 = npt.NDArray[np.float32]
 
@@ -49,12 +49,9 @@ SWAP_BLOCKS = {"r1": 96, "r2": 96, "m1": 64, "m2": 64, "m3": 64, "m4": 64}
 LINEAR_GAIN = 1.1  # alpha: large enough to read p back, small beside the Fourier part
 EMBEDDING_NORM = 20.0
 _DIMENSIONS, _WAVES = 16, 248
-# How finely each number tells faces apart (deviation of W's rows): 0.155 over the error with which the
-# swapper brings the number across, read by the recogniser off swapped frames.
-BANDWIDTH = np.array(
-    [0.73, 0.62, 0.28, 0.19, 0.39, 0.23, 0.24, 0.38, 0.37, 0.4, 0.26, 0.35, 0.19, 0.33, 0.2, 0.31],
-    np.float32,
-)
+# How finely each number tells faces apart (deviation of W's rows) times the error with which the swapper
+# brings it across, as the training measured it.
+RESOLUTION = 0.155
 
 
 class Graph:
@@ -169,30 +166,22 @@ _NOTE = "stand-in for tests and the demo; knows rendered people only and is not 
 
 @lru_cache(maxsize=1)
 def load_weights(path: Path = WEIGHTS) -> dict[str, F32]:
-    """Read the trained weights as float32.
-
-    Raises:
-        ModelError: If the file is missing.
-    """
-    if not path.is_file():
-        raise ModelError(
-            tr("the stand-in weights are missing"),
-            where=str(path),
-            remedy=tr("run python -m colab_helpers.demo.train"),
-        )
+    """Read the trained weights, from ``python -m tests.people.train``, as float32."""
     with np.load(path) as archive:
         return {name: archive[name].astype(np.float32) for name in archive.files}
 
 
 def _orthonormal(seed: int) -> F32:
-    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((512, 512)))
-    return np.asarray(q * np.sign(np.diag(r)), np.float32)
+    """Mix 512 numbers evenly, by few distinct values, so that the file packs well: a Hadamard matrix."""
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1.0, 1.0], 512)
+    return np.asarray(hadamard(512)[:, rng.permutation(512)] * signs / np.sqrt(512), np.float32)
 
 
-def _waves() -> tuple[F32, F32]:
+def _waves(errors: F32) -> tuple[F32, F32]:
     """Directions (16, 248) and phases (248,) of the Fourier part."""
     rng = np.random.default_rng(2)
-    directions = rng.standard_normal((_DIMENSIONS, _WAVES)) * BANDWIDTH[:, None]
+    directions = rng.standard_normal((_DIMENSIONS, _WAVES)) * (RESOLUTION / errors)[:, None]
     return directions.astype(np.float32), rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32)
 
 
@@ -399,7 +388,10 @@ def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:
         x = g.conv(x, layer, stride=stride)
     look = g.dense(g.dense(g.add("Flatten", x), "f1"), "f2", act=False)
     look = g.add("Clip", look, g.constant(-2.0), g.constant(2.0))
-    directions, phases = _waves()
+    # Whoever is changed keeps their tone, so it must not tell people apart.
+    told = [float(name not in KEPT) for name in FACE_FIELDS]
+    look = g.add("Mul", look, g.constant(told))
+    directions, phases = _waves(weights["swap.errors"])
     linear = g.add("Mul", look, g.constant(LINEAR_GAIN))
     angle = g.add("Gemm", look, g.constant(directions), g.constant(phases))
     whole = g.add("Concat", linear, g.add("Cos", angle), g.add("Sin", angle), axis=1)
@@ -430,7 +422,7 @@ def swapper(weights: Mapping[str, F32]) -> onnx.ModelProto:
     # SpaceToDepth lays channels out block by block, the training framework channel by channel.
     weight = weight.reshape(-1, 3, 4, 3, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 12, 3, 3)
     a = g.conv_with(g.add("SpaceToDepth", centred, blocksize=2), weight, bias, act=True)
-    b = g.conv(g.conv(a, "b1", stride=2), "b2")
+    b = g.add("Add", g.conv(g.conv(a, "b1", stride=2), "b2"), g.constant(weights["swap.place"]))
     d = g.conv(b, "d1", stride=2)
     d = g.add("Add", d, _film(g, _film(g, d, "r1", style), "r2", style))
     b = g.add("Add", b, g.double(g.conv(d, "u1")))
@@ -501,24 +493,8 @@ def build_standins() -> dict[str, onnx.ModelProto]:
 
 
 def write_standins(directory: Path) -> None:
-    """Write the stand-in models into a models folder.
-
-    Args:
-        directory: Made if missing; gets ``buffalo_l/det_10g.onnx``, ``buffalo_l/w600k_r50.onnx``,
-            ``buffalo_l/genderage.onnx``, ``inswapper_128.onnx`` and ``GFPGANv1.4.onnx``.
-
-    Raises:
-        ModelError: If the trained weights are missing from the package.
-        OutputError: If the folder cannot be written.
-    """
+    """Write the stand-in models into a models folder, which is made if missing."""
     for name, model in build_standins().items():
         path = Path(directory) / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(model.SerializeToString(deterministic=True))
-        except OSError as error:
-            raise OutputError(
-                tr("a stand-in model cannot be written: {reason}", reason=error.strerror),
-                where=str(path),
-                remedy=tr("choose a writable folder"),
-            ) from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(model.SerializeToString(deterministic=True))

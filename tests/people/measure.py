@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.demo.actors import portrait
-from colab_helpers.demo.clip import FaceTruth, Scene
-from colab_helpers.demo.looks import IDENTITIES
+from tests.people.actors import portrait
+from tests.people.clip import FaceTruth, Scene
+from tests.people.looks import IDENTITIES
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -64,7 +64,7 @@ class Tools:
     """The stand-ins in insightface's classes, on the CPU.
 
     Args:
-        models: Folder that :func:`colab_helpers.demo.standins.write_standins` wrote.
+        models: Folder that :func:`tests.people.standins.write_standins` wrote.
     """
 
     def __init__(self, models: Path) -> None:

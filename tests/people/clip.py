@@ -2,7 +2,7 @@
 
 A :class:`Scene` renders any of its frames on its own, together with the true result of a swap: the
 same scene, pose, expression, light, cover and noise with another inner face (see
-:mod:`colab_helpers.demo.looks` for what belongs to it). :func:`make_demo` writes a whole folder.
+:mod:`tests.people.looks` for what belongs to it). :func:`make_demo` writes a whole folder.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from colab_helpers.demo import actors
-from colab_helpers.demo.actors import Head, Layer, Light, Pose
-from colab_helpers.demo.looks import IDENTITIES, Look, look_of
-from colab_helpers.demo.paint import F32, Expression
-from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import sha256_of
-from colab_helpers.language import tr
 from colab_helpers.machine import cpu_count
 from colab_helpers.media.encoders import repeatable_x264
 from colab_helpers.trust.consent import DEMO_MANIFEST
+from tests.people import actors
+from tests.people.actors import Head, Layer, Light, Pose
+from tests.people.looks import IDENTITIES, Look, look_of
+from tests.people.paint import F32, Expression
+from tests.people.standins import write_standins
 
 U8 = npt.NDArray[np.uint8]
 
@@ -123,6 +122,12 @@ def _bump(u: float, start: float, end: float) -> float:
     return math.sin(math.pi * (u - start) / (end - start)) ** 2 if inside else 0.0
 
 
+def _ease(u: float, start: float, end: float) -> float:
+    """Rise from 0 to 1 between two moments, gently at both ends."""
+    along = min(max((u - start) / (end - start), 0.0), 1.0)
+    return along * along * (3 - 2 * along)
+
+
 class Scene:
     """A seeded clip in memory.
 
@@ -133,9 +138,10 @@ class Scene:
         seconds: Length; the number of frames is rounded.
         people: How many people are in the clip, 0 to 8.
         cast: Names of the people instead of a seeded choice.
+        crossing: Have them change places once, the larger in front of the smaller; nobody leaves.
 
     Raises:
-        UsageError: If a value is out of range or a name unknown.
+        ValueError: If a value is out of range or a name unknown.
     """
 
     def __init__(
@@ -147,6 +153,7 @@ class Scene:
         people: int = 2,
         *,
         cast: Sequence[str] | None = None,
+        crossing: bool = False,
     ) -> None:
         _check(size, fps, seconds, people)
         self.seed, self.size, self.fps = seed, size, fps
@@ -156,6 +163,7 @@ class Scene:
         names = list(cast) if cast is not None else list(rng.permutation(list(IDENTITIES)))[:people]
         self.cast = tuple(str(name) for name in names)
         self._period = min(max(self.seconds, 2.0), 8.0)
+        self._crossing = crossing
         self._tracks = [self._track(rng, k, name) for k, name in enumerate(self.cast)]
         self._light = _random_light(rng)
         self._drift = rng.random(4)
@@ -181,8 +189,10 @@ class Scene:
     def _pose(self, track: _Track, t: float) -> Pose:
         p, width = track.phase, self.size[0]
         cycle = (t / self._period) % 1.0
-        away = _bump(cycle, 0.62, 0.98) if track.leaves else 0.0
+        away = _bump(cycle, 0.62, 0.98) if track.leaves and not self._crossing else 0.0
         x = track.x + 0.05 * width * _wave(t, 5.3, p[0])
+        if self._crossing:
+            x += (width - 2 * track.x) * _ease(cycle, 0.3, 0.8)
         out = (width + 2 * track.scale - x) if track.side > 0 else -(x + 2 * track.scale)
         return Pose(
             x=x + out * min(1.25 * away, 1.0),
@@ -322,14 +332,13 @@ class Scene:
 def _check(size: tuple[int, int], fps: Fraction, seconds: float, people: int) -> None:
     bad = ""
     if min(size) < 64 or size[0] % 2 or size[1] % 2:
-        bad = tr("size {width}x{height} is not even or below 64", width=size[0], height=size[1])
+        bad = f"size {size[0]}x{size[1]} is not even or below 64"
     elif fps <= 0 or seconds <= 0:
-        bad = tr("{seconds} seconds at {fps} frames per second is no clip", seconds=seconds, fps=fps)
+        bad = f"{seconds} seconds at {fps} frames per second is no clip"
     elif not 0 <= people <= len(IDENTITIES):
-        bad = tr("{people} people were asked for", people=people)
+        bad = f"{people} people were asked for, of {len(IDENTITIES)}"
     if bad:
-        remedy = tr("even sizes from 64, positive fps and seconds, 0 to {most} people", most=len(IDENTITIES))
-        raise UsageError(bad, where="demo", remedy=remedy)
+        raise ValueError(bad)
 
 
 def _random_light(rng: np.random.Generator) -> Light:
@@ -543,10 +552,10 @@ def _put(container: OutputContainer, stream: VideoStream, image: U8 | None, i: i
 class _TargetWriter:
     """The mp4 of a scene: H.264 and AAC."""
 
-    def __init__(self, path: Path, scene: Scene) -> None:
+    def __init__(self, path: Path, scene: Scene, *, crf: int = 16, preset: str = "veryfast") -> None:
         self._scene = scene
         self._box = av.open(str(path), "w")
-        options = {"crf": "16", "preset": "veryfast"}
+        options = {"crf": str(crf), "preset": preset}
         if parameters := list(repeatable_x264(scene.size[0])):
             options["x264-params"] = ":".join(parameters)
         self._video = _video_stream(self._box, "libx264", scene, "yuv420p", options)
@@ -582,6 +591,14 @@ class _TargetWriter:
         self._box.close()
 
 
+def write_target(path: Path, scene: Scene, *, crf: int, preset: str) -> None:
+    """Write a scene alone, without its truth, by x264's quality and speed preset."""
+    writer = _TargetWriter(path, scene, crf=crf, preset=preset)
+    for i in range(scene.frames):
+        writer.put(scene.render(i)[0], i)
+    writer.close()
+
+
 class _TruthWriter:
     """One FFV1 file of true swaps."""
 
@@ -613,6 +630,8 @@ class _Job:
     fps: Fraction
     seconds: float
     people: int
+    cast: tuple[str, ...] | None
+    crossing: bool
     swaps: tuple[str, ...]
     main: bool
 
@@ -620,7 +639,7 @@ class _Job:
 def _write_clip(job: _Job) -> int:
     """Render a job's files; return the number of frames."""
     cv2.setNumThreads(1)
-    scene = Scene(job.seed, job.size, job.fps, job.seconds, job.people)
+    scene = Scene(job.seed, job.size, job.fps, job.seconds, job.people, cast=job.cast, crossing=job.crossing)
     target = _TargetWriter(job.directory / "targets" / f"{job.name}.mp4", scene) if job.main else None
     truth = job.directory / "truth"
     writers = {who: _TruthWriter(truth / f"{job.name}.swap-{who}.mkv", scene) for who in job.swaps}
@@ -649,6 +668,8 @@ def _jobs(
     size: tuple[int, int],
     fps: Fraction,
     people: int,
+    cast: tuple[str, ...] | None,
+    crossing: bool,
     clips: int,
     workers: int,
     swaps: tuple[str, ...],
@@ -667,6 +688,8 @@ def _jobs(
                     fps,
                     seconds,
                     count,
+                    cast,
+                    crossing,
                     swaps[part::parts],
                     part == 0,
                 )
@@ -683,6 +706,8 @@ def make_demo(
     fps: Fraction = Fraction(25),
     people: int = 2,
     clips: int = 2,
+    cast: Sequence[str] | None = None,
+    crossing: bool = False,
     true_swaps: bool | Collection[str] = True,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -699,6 +724,8 @@ def make_demo(
         fps: Frames per second, exact.
         people: Most people in a clip; 0 gives clips without people.
         clips: How many clips.
+        cast: Names of the people of every clip instead of a seeded choice.
+        crossing: Have them change places.
         true_swaps: Also write the true result for every identity, most of the time and 60 MB a clip; or for
             those named.
         workers: Processes; default: one for each core, at most 8. 1 works in this process.
@@ -708,20 +735,21 @@ def make_demo(
         Where everything is.
 
     Raises:
-        UsageError: If a value is out of range, or an identity unknown.
-        OutputError: If the folder cannot be written.
+        ValueError: If a value is out of range, or an identity unknown.
+        OSError: If the folder cannot be written.
     """
-    from colab_helpers.demo.standins import write_standins  # onnx is needed here only
-
     _check(size, fps, seconds, people)
     directory = Path(directory)
-    _make_folders(directory)
+    for name in ("source", "targets", "truth", "models"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
     workers = workers or min(cpu_count(), 8)
     if isinstance(true_swaps, bool):
         true_swaps = tuple(IDENTITIES) if true_swaps else ()
     for who in true_swaps:
         look_of(who)  # refuses one that nobody knows
-    jobs = _jobs(directory, seed, seconds, size, fps, people, clips, workers, tuple(true_swaps))
+    names = None if cast is None else tuple(cast)
+    swaps = tuple(true_swaps)
+    jobs = _jobs(directory, seed, seconds, size, fps, people, names, crossing, clips, workers, swaps)
     report = on_progress or (lambda done, total: None)
     total = len(jobs) + 2
     write_standins(directory / "models")
@@ -730,31 +758,19 @@ def make_demo(
     report(2, total)
     for done, _ in enumerate(_run(jobs, workers), 3):
         report(done, total)
-    names = [f"clip{k + 1}" for k in range(clips)]
-    targets = tuple(directory / "targets" / f"{name}.mp4" for name in names)
-    _write_manifest(directory, (*sources, *targets))
+    clip_names = [f"clip{k + 1}" for k in range(clips)]
+    targets = tuple(directory / "targets" / f"{name}.mp4" for name in clip_names)
+    write_manifest(directory, (*sources, *targets))
     return DemoPaths(
         directory,
         sources,
         targets,
-        tuple(directory / "truth" / f"{name}.json" for name in names),
+        tuple(directory / "truth" / f"{name}.json" for name in clip_names),
         directory / "models",
     )
 
 
-def _make_folders(directory: Path) -> None:
-    try:
-        for name in ("source", "targets", "truth", "models"):
-            (directory / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            tr("the demo cannot be written: {reason}", reason=error.strerror),
-            where=str(directory),
-            remedy=tr("choose another folder"),
-        ) from error
-
-
-def _write_manifest(directory: Path, files: Sequence[Path]) -> None:
+def write_manifest(directory: Path, files: Sequence[Path]) -> None:
     """List the demo's sources and targets by hash: its statement of consent covers just these."""
     hashes = {path.relative_to(directory).as_posix(): sha256_of(path) for path in files}
     (directory / DEMO_MANIFEST).write_text(json.dumps({"files": hashes}, indent=2), encoding="utf-8")

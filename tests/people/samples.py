@@ -1,6 +1,6 @@
 """Training samples for the stand-in models: random people with known faces.
 
-Nothing here needs a training framework; :mod:`colab_helpers.demo.train` does.
+Nothing here needs a training framework; :mod:`tests.people.train` does.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.demo import actors
-from colab_helpers.demo.actors import Head, Light, Pose
-from colab_helpers.demo.clip import add_change, board, random_background
-from colab_helpers.demo.looks import Look, random_look
-from colab_helpers.demo.paint import F32, Expression
+from tests.people import actors
+from tests.people.actors import Head, Light, Pose
+from tests.people.clip import add_change, board, random_background
+from tests.people.looks import Look, random_look
+from tests.people.paint import F32, Expression
 
 U8 = npt.NDArray[np.uint8]
 

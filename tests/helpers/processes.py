@@ -20,11 +20,16 @@ import pytest
 from filelock import FileLock
 
 import colab_helpers
-from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME
+from colab_helpers.batch.journal import JOURNAL_NAME
+from colab_helpers.batch.report import STATUS_NAME
+from colab_helpers.settings import load_settings
 from tests.conftest import PATIENCE, until
 from tests.media.make import Spec, make, packets_of
 
 Content = tuple[list[str], list[Fraction], object]
+CPU = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
+SECONDS = CPU.with_overrides(segment_seconds=1.0)
+"""The same, in segments of one second."""
 
 
 class Shell:
@@ -188,9 +193,14 @@ def entries(out: Path, event: str) -> Iterator[dict[str, Any]]:
             yield entry
 
 
+def number_of(entry: Mapping[str, Any]) -> int:
+    """Of the segment that an entry notes."""
+    return int(entry["part"]["segment"]["number"])
+
+
 def repeated(out: Path) -> dict[tuple[str, int], int]:
     """Segments that were noted more than once."""
-    counts = Counter((entry["key"], entry["number"]) for entry in entries(out, "segment"))
+    counts = Counter((entry["key"], number_of(entry)) for entry in entries(out, "segment"))
     return {which: count for which, count in counts.items() if count > 1}
 
 
