@@ -179,18 +179,18 @@ def test_the_verbs_speak_the_language_of_their_settings(
 def test_a_batch_speaks_and_its_language_is_no_other_batch(
     constant_models: Path, photo: Path, consent: str, tmp_path: Path, pseudo: None
 ) -> None:
-    target, out, notes = make(tmp_path / "a.mp4", Spec(frames=5)), tmp_path / "out", []
+    target, out = make(tmp_path / "a.mp4", Spec(frames=5)), tmp_path / "out"
 
     def run(**values: Any) -> Any:
         settings = load_settings(execution_provider="cpu", output_video_encoder="libx264", **values)
         options = {"consent": consent, "settings": settings, "models_dir": constant_models}
-        return run_batch([photo], [target], out, on_note=notes.append, **options)
+        return run_batch([photo], [target], out, **options)
 
     report = run(language="es")
     assert report.ok
     assert '<html lang="es">' in (out / "report.html").read_text(encoding="utf-8")
-    assert notes
-    assert not any("file(s)" in note for note in [*notes, *report.notes])
+    assert report.notes
+    assert not any("file(s)" in note for note in report.notes)
     made = (out / "a.mp4").stat().st_mtime_ns
     assert run(language="en").ok
     with spoken("es"):
