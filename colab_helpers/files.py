@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import yaml
 from pydantic import BaseModel
 
 from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
@@ -75,6 +76,15 @@ def from_json(kind: type[Model], data: str | bytes) -> Model:
         ValueError: It is no JSON, or does not fit the model.
     """
     return kind.model_validate(json.loads(data))
+
+
+def from_yaml(text: str) -> Any:
+    """Read YAML, with libyaml where it is, which is ten times as fast.
+
+    Raises:
+        yaml.YAMLError: It is none.
+    """
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def load(

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import psutil
 
-from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
+from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import hidden_name, sha256_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.machine import is_remote
@@ -234,7 +234,7 @@ def _partial(target: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, ColabHelpersError):
+        if isinstance(error, OSError):
             raise unwritable(target, error) from error
         raise
 

@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,7 +25,7 @@ from pydantic import (
 )
 
 from colab_helpers.errors import ModelError, SettingsError
-from colab_helpers.files import absolute
+from colab_helpers.files import absolute, from_yaml
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings
 
@@ -212,7 +211,7 @@ class UserModel(_Frozen):
 @cache
 def _shipped() -> Catalog:
     path = Path(__file__).with_name("catalog.yaml")
-    return Catalog.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return Catalog.model_validate(from_yaml(path.read_text(encoding="utf-8")))
 
 
 def load_catalog(extra: Mapping[str, Any] | None = None) -> Catalog:

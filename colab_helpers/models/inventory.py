@@ -23,7 +23,8 @@ from colab_helpers.models.pool import is_out_of_memory
 from colab_helpers.models.records import Record, now, part_path, read_record, record_path, write_record
 from colab_helpers.models.session import create_session, first_line, is_standin
 from colab_helpers.models.transfer import size_of
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings
 
 DISK_RESERVE = 2 * GIB
 """Disk left free beside the models."""

@@ -25,8 +25,9 @@ from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import FetchOptions
+from colab_helpers.presets import load_presets
 from colab_helpers.request import PreloadRequest
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.settings import Settings
 from colab_helpers.ui.cells import PRELOAD_REPORT
 from colab_helpers.ui.doctor import failure_text, models_folder, prepare_folder, show, show_diagnosis
 from colab_helpers.ui.host import Host, this_host

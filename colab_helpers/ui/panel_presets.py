@@ -11,7 +11,8 @@ import yaml
 from colab_helpers.errors import OutputError, SettingsError
 from colab_helpers.files import write_atomically
 from colab_helpers.language import tr
-from colab_helpers.settings import PRESETS_NAME, Preset, PresetFile, Settings, load_presets, own_presets
+from colab_helpers.presets import PRESETS_NAME, Preset, PresetFile, load_presets, own_presets
+from colab_helpers.settings import Settings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # x264 and x265: six steps of CRF about halve or double the size.

@@ -8,15 +8,9 @@ from typing import Any
 
 from colab_helpers.errors import ColabHelpersError, SettingsError
 from colab_helpers.language import mark, tr
+from colab_helpers.presets import PresetFile, all_presets, load_presets
 from colab_helpers.request import BatchRequest
-from colab_helpers.settings import (
-    PresetFile,
-    Settings,
-    all_presets,
-    load_presets,
-    preset_values,
-    validate_settings,
-)
+from colab_helpers.settings import Settings, preset_values, validate_settings
 from colab_helpers.ui.panel_desk import LABELS, Desk
 from colab_helpers.ui.panel_fields import GROUPS, FieldEditor, complaint, group_of, schemas
 from colab_helpers.ui.panel_parts import GREEN, RED, bullets, paragraph, words

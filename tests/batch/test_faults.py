@@ -506,56 +506,7 @@ class FullGpu:
         return getattr(self._session, name)
 
     def run(self, names: Any, feed: dict[str, Any]) -> Any:
-<<<<<<< HEAD
-        count = len(next(iter(feed.values())))
-        self.asked.append(count)
-        if count > self._fits:
-            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
-        return self._session.run(names, feed)
-
-
-@pytest.fixture
-def any_batch(constant_models: Path, tmp_path: Path) -> Path:
-    """The same models, but they take any number of faces at once, as converted ones do."""
-    folder = Path(shutil.copytree(constant_models, tmp_path / "models"))
-    for name in ("inswapper_128.onnx", "GFPGANv1.4.onnx"):
-        model = onnx.load(folder / name)
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_param = "N"
-        onnx.save(model, folder / name)
-    return folder
-
-
-@pytest.mark.parametrize("fits", [1, 2, 3])
-def test_memory_that_runs_out_in_the_middle_of_a_video_lowers_the_batch_and_is_told(
-    batch, tmp_path, monkeypatch, any_batch, fits
-) -> None:
-    one = batch("one", overrides={"batch_size": 1}, models=any_batch)
-    assert one.ok
-    assert not any("memory ran out" in note for note in one.files[0].fallbacks)
-    genuine, made = sessions.create_session, []
-
-    def create(*given: Any, **named: Any) -> SmallGpu:
-        made.append(SmallGpu(genuine(*given, **named), fits))
-        return made[-1]
-
-    monkeypatch.setattr(sessions, "create_session", create)
-    # By itself a network is given one face at a time.
-    monkeypatch.setattr(sessions, "BatchLimit", partial(sessions.BatchLimit, 16))
-    report = batch("out", overrides={"batch_size": 4}, models=any_batch)
-    told = [note for note in report.files[0].fallbacks if "memory ran out" in note]
-    assert max(count for each in made for count in each.asked) == 4
-    expected = {1: [4, 2], 2: [4], 3: [4]}[fits]
-    for size in expected:
-        assert any(f"memory ran out with {size} at once; going on with {size // 2}" in note for note in told)
-    # Each network is refused each size once, and never asks for it again.
-    for each in made:
-        refused = [count for count in each.asked if count > fits]
-        assert len(refused) == len(set(refused))
-    assert_as_undisturbed(report, tmp_path / "out", contents(tmp_path / "one"))
-=======
         raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
->>>>>>> models
 
 
 def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from colab_helpers.errors import ModelError, SettingsError
 from colab_helpers.models.catalog import Catalog, Licence, ModelEntry, load_catalog, needed_models
-from colab_helpers.settings import Settings, load_presets, load_settings
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings, load_settings
 
 CATALOG = load_catalog()
 ENTRIES = list(CATALOG.models.values())

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from colab_helpers.diagnosis import networks, surroundings
 from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.models.progress import Progress
+from colab_helpers.presets import PresetFile
 from colab_helpers.request import PreloadRequest
-from colab_helpers.settings import PresetFile
 from colab_helpers.ui import headless
 from colab_helpers.ui import models as page
 from colab_helpers.ui.models import (

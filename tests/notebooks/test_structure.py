@@ -12,8 +12,9 @@ import pytest
 from nbformat import NotebookNode
 
 from colab_helpers.errors import UsageError
+from colab_helpers.presets import load_presets
 from colab_helpers.request import BatchRequest, MonitorRequest, PreloadRequest, SetupRequest
-from colab_helpers.settings import DEFAULT_PRESET, load_presets, load_settings
+from colab_helpers.settings import DEFAULT_PRESET, load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import cells
 from colab_helpers.ui.headless import read_form

@@ -16,8 +16,9 @@ from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Qua
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
+from colab_helpers.presets import load_presets
 from colab_helpers.request import BatchRequest, PreloadRequest
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.settings import Settings
 from colab_helpers.ui.doctor import diagnosis_html
 from colab_helpers.ui.host import LocalHost
 from colab_helpers.ui.models import models_html, models_text, show_models

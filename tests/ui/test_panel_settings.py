@@ -6,8 +6,9 @@ import ipywidgets
 import pytest
 
 from colab_helpers.errors import SettingsError
+from colab_helpers.presets import all_presets, load_presets
 from colab_helpers.request import BatchRequest
-from colab_helpers.settings import Settings, all_presets, field_help, load_presets, load_settings
+from colab_helpers.settings import Settings, field_help, load_settings
 from colab_helpers.ui.panel_desk import Desk
 from colab_helpers.ui.panel_fields import complaint
 from colab_helpers.ui.panel_presets import meaning, save_preset
