@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.graphs import write_constant_models
 from benchmarks.throughput import CONSENT, HEIGHT, RATE, WIDTH, make_clip
 from colab_helpers.demo.clip import make_demo
-from colab_helpers.ui.notebook import DEMO_SOURCE
+from colab_helpers.ui.demo_copy import DEMO_SOURCE
 
 _BLOCK_SECONDS = 6
 MIB = 1024**2

@@ -17,7 +17,7 @@ from colab_helpers.demo.clip import make_demo
 from colab_helpers.media.images import read_image, write_image
 from colab_helpers.pages.pictures import Pair, pair_of
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui.notebook import DEMO_SOURCE
+from colab_helpers.ui.demo_copy import DEMO_SOURCE
 
 Image = npt.NDArray[np.uint8]
 

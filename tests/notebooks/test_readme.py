@@ -125,7 +125,7 @@ def test_every_field_of_the_report_is_explained(spoken_here):
 @in_each_language
 def test_every_answer_of_the_form_is_explained(spoken_here):
     section = sections(READMES[spoken_here])[NOTEBOOKS]
-    from colab_helpers.ui.headless import read_form
+    from colab_helpers.ui.form import read_form
 
     explained = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     _, form = read_form(ROOT / "notebooks" / "batch_swap.ipynb")

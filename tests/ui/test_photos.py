@@ -1,9 +1,8 @@
-"""The tab of the photos: cards, hints, and the library of people."""
+"""The tab of the photos: cards and hints."""
 
 from __future__ import annotations
 
 import base64
-import json
 import sys
 from pathlib import Path
 
@@ -12,27 +11,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.demo.actors import portrait
-from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.errors import MissingFileError
 from colab_helpers.media.images import read_image, to_data_url
-from colab_helpers.ui.panel_people import PeopleLibrary, checked_name
-from colab_helpers.ui.panel_sources import NOBODY, STRANGER, kept_upload, photos_at, uploaded_files
-
-NAMES = [
-    "",
-    ".",
-    "..",
-    "../x",
-    "a/b",
-    "a\\b",
-    "/etc",
-    ".hidden",
-    "a..b",
-    "con",
-    "NUL.txt",
-    "x" * 61,
-    "a\n",
-    "a ",
-]
+from colab_helpers.ui.photos import STRANGER, kept_upload, photos_at, uploaded_files
 
 
 @pytest.fixture
@@ -41,7 +22,7 @@ def panel(make_panel, on_demo):
 
 
 def cards(panel):
-    return [card.children[0] for card in panel.sources.cards.children]
+    return [card.children[0] for card in panel.photos.cards.children]
 
 
 def write(path: Path, image: np.ndarray) -> str:
@@ -51,8 +32,8 @@ def write(path: Path, image: np.ndarray) -> str:
 
 
 def add(panel, text):
-    panel.sources.path.value = str(text)
-    panel.sources.add_button.click()
+    panel.photos.path.value = str(text)
+    panel.photos.add_button.click()
 
 
 def test_a_card_shows_the_photo_with_its_face_marked(panel, text_of, pictures_of, demo):
@@ -86,7 +67,7 @@ def test_hints_in_plain_words(panel, tmp_path, text_of):
     assert list(told) == ["alma.png", *sorted(bad)]
     for name, (_, hint) in bad.items():
         assert hint in told[name]
-    assert "1 photo(s) without a face will be left out" in text_of(panel.sources.summary)
+    assert "1 photo(s) without a face will be left out" in text_of(panel.photos.summary)
 
 
 def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
@@ -94,8 +75,8 @@ def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
     assert not any(STRANGER in text_of(card) for card in cards(panel))
     add(panel, write(tmp_path / "other.png", portrait("hanna")))
     assert [STRANGER in text_of(card) for card in cards(panel)] == [False, False, True]
-    panel.sources.cards.children[2].children[1].click()
-    assert [Path(path).name for path in panel.choice.request.sources] == ["alma.png", "alma2.png"]
+    panel.photos.cards.children[2].children[1].click()
+    assert [Path(path).name for path in panel.choice.request().sources] == ["alma.png", "alma2.png"]
     assert len(cards(panel)) == 2
 
 
@@ -110,7 +91,7 @@ def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of,
     assert "Not examined" in text_of(card)
     assert str(tmp_path / "none") in text_of(card)
     assert len(pictures_of(card)) == 1
-    made.settings.models.value = str(on_demo.models_dir)
+    made.models.value = str(on_demo.models_dir)
     assert "Good." in text_of(cards(made)[0])
 
 
@@ -126,8 +107,8 @@ def test_a_photo_that_is_gone_or_damaged(make_panel, on_demo, tmp_path, text_of)
 @pytest.mark.parametrize("written", ["", "/nowhere/a.png"])
 def test_what_cannot_be_added_is_told(panel, text_of, written):
     add(panel, written)
-    assert "What to do" in text_of(panel.sources.message)
-    assert len(panel.sources.paths) == 1
+    assert "What to do" in text_of(panel.photos.message)
+    assert len(panel.choice.sources) == 1
 
 
 def test_a_changed_photo_is_examined_again(make_panel, on_demo, tmp_path, text_of):
@@ -135,7 +116,7 @@ def test_a_changed_photo_is_examined_again(make_panel, on_demo, tmp_path, text_o
     made = make_panel(on_demo.replaced(sources=(path,)))
     assert "Good." in text_of(cards(made)[0])
     write(tmp_path / "a.png", np.full((50, 50, 3), 9, np.uint8))
-    made.sources.refresh()
+    made.photos.refresh()
     assert "No face" in text_of(cards(made)[0])
 
 
@@ -168,7 +149,7 @@ def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypa
     for name in ("b.heic", "c.heic", "note.txt"):
         (folder / name).touch()
     add(panel, folder)
-    said = panel.sources.message.value
+    said = panel.photos.message.value
     assert "3 file(s)" in said
     assert "2 .heic, 1 .txt" in said
     assert "pip install pillow-heif" in said
@@ -183,15 +164,14 @@ def test_uploads_of_both_versions_of_ipywidgets():
     assert list(uploaded_files(old)) == list(uploaded_files(new)) == [("a.png", b"1")]
 
 
-def test_uploaded_photos_are_kept_and_used(panel, place, monkeypatch):
+def test_uploaded_photos_are_kept_and_used(panel, runs, monkeypatch):
     data = base64.b64decode(to_data_url(portrait("hanna")).partition(",")[2])
-    monkeypatch.setattr(
-        "colab_helpers.ui.panel_sources.uploaded_files", lambda value: [("../../h.png", data)]
-    )
-    panel.sources._uploaded(None)
-    path = place.runs / "uploads" / "h.png"
+    monkeypatch.setattr("colab_helpers.ui.photos.uploaded_files", lambda value: [("../../h.png", data)])
+    upload = panel.photos.upload
+    upload.notify_change({"name": "value", "owner": upload, "type": "change", "old": (), "new": ()})
+    path = runs / "uploads" / "h.png"
     assert path.read_bytes() == data
-    assert panel.choice.request.sources[1] == str(path)
+    assert panel.choice.request().sources[1] == str(path)
     assert len(cards(panel)) == 2
 
 
@@ -202,92 +182,3 @@ def test_a_second_upload_of_a_name_leaves_the_first_where_it_is(tmp_path):
     assert kept_upload(first, b"two") == second
     assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
     assert len(list(tmp_path.iterdir())) == 2
-
-
-# --- the library --------------------------------------------------------------------------------------
-
-
-def test_a_person_is_saved_listed_and_used_again(panel, make_panel, on_demo, place, demo, text_of):
-    add(panel, demo / "source" / "hanna.png")
-    panel.sources.name.value = "Ana R."[:5]
-    panel.sources.save_button.click()
-    assert "2 photo(s) saved as Ana R" in text_of(panel.sources.message)
-    folder = place.home / "people" / "Ana R"
-    card = json.loads((folder / "person.json").read_text())
-    assert (card["name"], card["consent"]) == ("Ana R", on_demo.consent)
-    assert len(card["saved"]) == 10
-    again = make_panel(on_demo)
-    assert again.sources.person.options == (NOBODY, "Ana R")
-    again.sources.person.value = "Ana R"
-    again.sources.use_button.click()
-    assert again.choice.request.sources == (str(folder / "01.png"), str(folder / "02.png"))
-    assert (folder / "02.png").read_bytes() == (demo / "source" / "hanna.png").read_bytes()
-    assert on_demo.consent in text_of(again.sources.message)
-    again.sources.forget_button.click()
-    assert not folder.exists()
-    assert again.sources.person.options == (NOBODY,)
-    assert again.choice.request.sources == ()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_names_that_could_escape_are_refused(place, demo, name):
-    library = PeopleLibrary(place.home)
-    with pytest.raises(UsageError, match="cannot be a name"):
-        library.save(name, [str(demo / "source" / "alma.png")], consent="")
-    with pytest.raises(UsageError, match="cannot be a name"):
-        library.photos(name)
-    with pytest.raises(UsageError, match="cannot be a name"):
-        library.remove(name)
-    assert not place.home.exists()
-
-
-@pytest.mark.parametrize("name", ["Ana", "Ana Ruiz 2", "Łukasz O'Hara", "x", "a.b-c_d", "李"])
-def test_names_that_may_be(name):
-    assert checked_name(name) == name
-
-
-def test_a_bad_name_is_told_in_the_panel(panel, text_of, place):
-    panel.sources.name.value = "../../etc"
-    panel.sources.save_button.click()
-    assert "cannot be a name in the library" in text_of(panel.sources.message)
-    panel.sources.use_button.click()
-    assert "nobody is chosen" in text_of(panel.sources.message)
-    assert not place.home.exists()
-
-
-def test_all_photos_are_saved_or_none(place, demo, tmp_path):
-    library, alma = PeopleLibrary(place.home), str(demo / "source" / "alma.png")
-    library.save("Ana", [alma], consent="c")
-    bad = tmp_path / "bad.png"
-    bad.write_text("x")
-    with pytest.raises(ValueError, match="not a picture"):
-        library.save("Ana", [alma, str(bad)], consent="c")
-    assert len(library.photos("Ana")) == 1
-    with pytest.raises(UsageError, match="no photos"):
-        library.save("Ana", [], consent="c")
-    library.save("Ana", [alma, to_data_url(portrait("hanna"))], consent="d")
-    assert [path.name for path in library.photos("Ana")] == ["01.png", "02.png"]
-    assert library.people()[0].consent == "d"
-    assert [path.name for path in library.folder.iterdir()] == ["Ana"]
-
-
-def test_changed_or_foreign_files_in_the_library(place, demo):
-    library = PeopleLibrary(place.home)
-    library.save("Ana", [str(demo / "source" / "alma.png")], consent="c")
-    (library.folder / "noise").mkdir()
-    (library.folder / "noise" / "person.json").write_text("{}")
-    (library.folder / "Eve").mkdir()
-    card = (library.folder / "Ana" / "person.json").read_text()
-    (library.folder / "Eve" / "person.json").write_text(card)  # a card that says it is another's
-    assert [person.name for person in library.people()] == ["Ana"]
-    (library.folder / "Ana" / "01.png").write_bytes(b"other")
-    with pytest.raises(MissingFileError, match="gone or was changed"):
-        library.photos("Ana")
-    with pytest.raises(MissingFileError, match="nobody called"):
-        library.photos("Eve")
-
-
-def test_a_library_that_cannot_be_written(tmp_path, demo):
-    (tmp_path / "people").touch()
-    with pytest.raises(OutputError, match="cannot be saved"):
-        PeopleLibrary(tmp_path).save("Ana", [str(demo / "source" / "alma.png")], consent="c")
