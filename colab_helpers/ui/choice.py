@@ -94,7 +94,7 @@ class Choice(HasTraits):
 
 
 def _shown(value: Any) -> Any:
-    """A value of the form as its widget holds it."""
+    """Return a value of the form as its widget holds it."""
     if isinstance(value, dict):  # JSON is YAML, too
         return "\n".join(f"{name}: {json.dumps(each, default=str)}" for name, each in value.items())
     if isinstance(value, Path):

@@ -47,7 +47,7 @@ def _parsed(source: str) -> list[ast.stmt]:
 
 
 def _assigned(node: ast.stmt) -> dict[str, Any]:
-    """What a line such as ``preset: str = "light"`` sets, where that is written out."""
+    """Return what a line such as ``preset: str = "light"`` sets, where that is written out."""
     target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
     if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name):
         return {}

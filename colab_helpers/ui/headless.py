@@ -145,7 +145,7 @@ def stops_passed_on() -> Iterator[Stops]:
 
 
 def _engine(stops: Stops) -> str:
-    """Papermill's own engine, with stops; returns the name it is registered under."""
+    """Register papermill's own engine, with stops, and return its name."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
 

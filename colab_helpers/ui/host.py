@@ -143,13 +143,16 @@ class ColabHost(Host):
             drive=DRIVES[0] / "MyDrive",
         )
 
-    def _mount(self, path: Path) -> None:
+    def _need_somebody(self, what: str, *, remedy: str, where: str = "") -> None:
         if self.headless:
-            raise UsageError(
-                tr("Google Drive is not mounted, and a headless session has nobody to allow it"),
-                where=str(path),
-                remedy=tr("mount Drive in the session first, or use files under /content"),
-            )
+            raise UsageError(what, where=where, remedy=remedy)
+
+    def _mount(self, path: Path) -> None:
+        self._need_somebody(
+            tr("Google Drive is not mounted, and a headless session has nobody to allow it"),
+            where=str(path),
+            remedy=tr("mount Drive in the session first, or use files under /content"),
+        )
         from google.colab import drive
 
         cause, reason = None, tr("access was not allowed")
@@ -178,10 +181,8 @@ class ColabHost(Host):
 
     def upload(self, folder: Path) -> list[Path]:
         """Ask in the cell's output."""
-        if self.headless:
-            raise UsageError(
-                tr("a headless session has nobody to choose files"), remedy=tr("write the paths of the files")
-            )
+        remedy = tr("write the paths of the files")
+        self._need_somebody(tr("a headless session has nobody to choose files"), remedy=remedy)
         from google.colab import files
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,10 +191,8 @@ class ColabHost(Host):
 
     def download(self, path: Path) -> None:
         """Have the browser save it."""
-        if self.headless:
-            raise UsageError(
-                tr("a headless session has no browser to save a file"), where=str(path), remedy=tr("copy it")
-            )
+        what = tr("a headless session has no browser to save a file")
+        self._need_somebody(what, where=str(path), remedy=tr("copy it"))
         from google.colab import files
 
         files.download(str(path))

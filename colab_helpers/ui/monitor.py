@@ -10,7 +10,6 @@ import math
 import socket
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,11 +25,10 @@ from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
-from colab_helpers.pages.history import FigureSummary, SampleHistory
+from colab_helpers.pages.history import SampleHistory
 from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
 from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest
-from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
@@ -65,7 +63,7 @@ _STATES: dict[State, str] = {
 
 
 class MonitorSummary(BaseModel):
-    """What was seen; written as ``monitor.json``. Times in seconds since 1970, by this machine's clock."""
+    """What was seen; written as ``monitor.json``."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -73,16 +71,10 @@ class MonitorSummary(BaseModel):
     state: State = Field(description="How the run stood at the end; lost: it died without a word.")
     ended_by: End = Field(description="Why the watching ended.")
     folder: str = Field("", description="Output folder of the run; empty where only a machine was watched.")
-    host: str = Field(description="The machine that the figures belong to.")
-    started: float = Field(description="When the watching began.")
+    host: str = Field(description="The machine that was watched.")
     seconds: float = Field(description="How long was watched.")
-    samples: int = Field(description="Samples of the run, or of this machine, that the figures come from.")
-    figures: dict[str, FigureSummary]
-    files: dict[str, int] = Field({}, description="How many files are in which state.")
+    samples: int = Field(description="Samples of the run, or of this machine, that were seen.")
     failures: dict[str, str] = Field({}, description="Files that failed, and why.")
-    restarts: int = 0
-    bottleneck: str = Field("", description="What kept the run from going faster, at the last look.")
-    warnings: list[str] = Field([], description="Limits that were passed, one sentence each.")
     advice: str = Field("", description="What to do next, if anything.")
 
     def lines(self) -> list[str]:
@@ -125,7 +117,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
     headless, pause = request.headless, max(FASTEST, request.refresh)
     host = this_host(headless=headless)
     reach(host, *request.places)
-    started, begun = time.time(), time.monotonic()
+    begun = time.monotonic()
     with ExitStack() as stack:
         source, screen = stack.enter_context(_opened(request.folder, pause)), _Screen(headless=headless)
         keep = prepare_folder(host, request, MONITOR_REPORT) if headless or request.output_dir else None
@@ -136,7 +128,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
         goes_on = ended_by == "time" and here < limit
         if goes_on:
             _go_on(source, screen, begun + limit, pause, stack.pop_all())
-    summary = _summary(source, ended_by, started, time.monotonic() - begun)
+    summary = _summary(source, ended_by, time.monotonic() - begun)
     report = keep and keep / MONITOR_REPORT
     if report:
         write_text(report, to_json(summary, indent=2) + "\n")
@@ -144,7 +136,7 @@ def watch(request: MonitorRequest) -> MonitorResult:
 
 
 def _usual_limit(host: Host) -> float:
-    """How long a machine is watched that never ends by itself."""
+    """Return how long a machine is watched that never ends by itself."""
     if host.headless:
         return HEADLESS_SECONDS
     # A page made of all cells has nobody before it while they run, and goes on looking afterwards.
@@ -250,7 +242,7 @@ def _machine_facts() -> list[str]:
 
 
 def _doctor_facts(folder: Path) -> tuple[list[str], str]:
-    """What the doctor found, where its report lies beside the results, and what to do about what failed."""
+    """Return what the doctor's report beside the results says, and what to do about what failed."""
     try:
         found = Diagnosis.model_validate_json((folder / DOCTOR_REPORT).read_bytes())
     except (OSError, ValidationError):
@@ -323,8 +315,8 @@ def _go_on(source: _Watched, screen: _Screen, until: float, pause: float, opened
     repeat(look, pause)
 
 
-def _summary(source: _Watched, ended_by: End, started: float, seconds: float) -> MonitorSummary:
-    status, history = source.status, source.history
+def _summary(source: _Watched, ended_by: End, seconds: float) -> MonitorSummary:
+    status = source.status
     state: State = "no run" if status is None else "lost" if source.lost else status.state
     files = status.files if status else []
     advice = {"lost": tr(GO_ON), "failed": tr(RETRY)}.get(state, "")
@@ -333,14 +325,8 @@ def _summary(source: _Watched, ended_by: End, started: float, seconds: float) ->
         ended_by=ended_by,
         folder=str(source.folder or ""),
         host=source.host,
-        started=round(started, 3),
         seconds=round(seconds, 3),
-        samples=history.count,
-        figures=history.figures(),
-        files=dict(Counter(file.state for file in files)),
+        samples=source.history.count,
         failures={Path(file.target).name: file.error for file in files if file.error},
-        restarts=status.restarts if status else 0,
-        bottleneck=bottleneck(history.recent) if status is not None and history.recent else "",
-        warnings=history.warnings(),
         advice=advice if state == "done" or not source.remedy else source.remedy,
     )

@@ -60,7 +60,7 @@ def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
 
 
 def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Photos and videos of the user's computer.
+    """Ask for photos and videos of the user's computer.
 
     Raises:
         UsageError: There is no way to ask for them, or none was chosen.
@@ -107,10 +107,7 @@ class Panel:
             layout={"height": "52px"},
         )
         self.models = widgets.input(
-            "Text",
-            "models_dir",
-            label=tr("Models folder"),
-            placeholder=tr("the usual place"),
+            "Text", "models_dir", label=tr("Models folder"), placeholder=tr("the usual place")
         )
         self.consent_hint, self.status = widgets.html(), widgets.html()
         self.settings = SettingsBox(widgets, choice)

@@ -17,6 +17,7 @@ from colab_helpers.files import absolute, natural_key, numbered, write_atomicall
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import is_image, reader_missing
+from colab_helpers.settings import Settings
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, GREEN, RED, bullets, paragraph, picture, thumbnail, words
@@ -49,23 +50,13 @@ class SeenPhoto:
 
 
 class PhotosTab:
-    """Photos of the person who is put in.
-
-    Args:
-        widgets: Linked to the choice.
-        choice: What is chosen.
-        host: Where uploads are kept.
-    """
+    """Photos of the person who is put in."""
 
     def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
         self._widgets, self._choice, self._host = widgets, choice, host
         self._seen: dict[object, SeenPhoto] = {}
-        self.path = widgets.input(
-            "Text",
-            label=tr("Photo or folder"),
-            width="60%",
-            placeholder="/path/to/photo.jpg",
-        )
+        hint = "/path/to/photo.jpg"
+        self.path = widgets.input("Text", label=tr("Photo or folder"), width="60%", placeholder=hint)
         self.add_button = widgets.button(tr("Add"), lambda: self._try(self._add_written))
         self.upload = widgets.library.FileUpload(accept="image/*", multiple=True, description=tr("Upload"))
         self.upload.observe(lambda _: self._try(self._add_uploads), "value")
@@ -76,8 +67,8 @@ class PhotosTab:
 
     def refresh(self) -> None:
         """Show the photos chosen now."""
-        shown = self._choice.request(overrides={}).sources
-        seen = [self._look_at(path) for path in shown[:MOST_CARDS]]
+        shown, finding = self._choice.request(overrides={}).sources, self._choice.finding()
+        seen = [self._look_at(path, finding) for path in shown[:MOST_CARDS]]
         others = _strangers(seen)
         self.cards.children = [self._card(photo, stranger=photo.path in others) for photo in seen]
         self.summary.value = self._summary_html(shown, seen, others)
@@ -120,17 +111,16 @@ class PhotosTab:
 
     # --- cards ------------------------------------------------------------------------------------------
 
-    def _look_at(self, path: str) -> SeenPhoto:
-        """What a photo shows, or why that is not known."""
+    def _look_at(self, path: str, finding: tuple[Settings, Path | None]) -> SeenPhoto:
+        """Tell what a photo shows, or why that is not known."""
         small = Markup()
-        settings, models = self._choice.finding()
-        key = path, file_state(path), finding_key(settings, models)
+        key = path, file_state(path), finding_key(*finding)
         if key in self._seen:
             return self._seen[key]
         try:
             image = read_image(path if path.startswith("data:") else Path(path))
             small = _picture(image, ())
-            report = self._choice.networks.examine(settings, models, image)
+            report = self._choice.networks.examine(*finding, image)
         except (ColabHelpersError, OSError) as error:
             # Not remembered: the next look may find the file, or the models.
             return SeenPhoto(path, small, None, words(error))
@@ -186,7 +176,7 @@ def _picture(image: Any, faces: Sequence[Any]) -> Markup:
 
 
 def _strangers(seen: Iterable[SeenPhoto]) -> set[str]:
-    """Photos that seem to show somebody else."""
+    """Return the photos that seem to show somebody else."""
     known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
     embedded = [(path, embedding) for path, embedding in known if embedding is not None]
     found = strangers([embedding for _, embedding in embedded])

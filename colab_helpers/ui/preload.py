@@ -23,7 +23,7 @@ from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.pages.units import size
 from colab_helpers.request import PreloadRequest
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.settings import load_presets
 from colab_helpers.ui.cells import PRELOAD_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.markup import paragraph, table
@@ -111,24 +111,9 @@ class Needed:
     host: Host
     entries: Sequence[ModelEntry]
 
-    @property
-    def settings(self) -> Settings:
-        """The settings whose models these are."""
-        return self.request.settings
-
-    @property
-    def report(self) -> Path:
-        """Where the result is written down."""
-        return self.folder / PRELOAD_REPORT
-
     def models(self) -> tuple[NeededModel, ...]:
         """Return every model and its state on the disk now."""
         return tuple(_described(entry, self.root) for entry in self.entries)
-
-    def save(self, result: PreloadResult) -> PreloadResult:
-        """Write a result down, and return it."""
-        write_text(self.report, to_json(result, indent=2) + "\n")
-        return result
 
 
 def show_models(request: PreloadRequest) -> Needed:
@@ -163,13 +148,18 @@ def fetch_models(needed: Needed) -> PreloadResult:
         ColabHelpersError: A model is not there and nothing may be fetched, or a file cannot be written.
     """
     try:
-        return needed.save(_fetched(needed))
+        return _saved(_fetched(needed), needed)
     except ColabHelpersError as error:
-        needed.save(PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)))
+        _saved(PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)), needed)
         if isinstance(error, ModelError) and not needed.request.offline:
             # Fetching is this notebook's work: that failed, it was not refused.
             raise PreloadError(error.what, where=error.where, remedy=error.remedy) from error
         raise
+
+
+def _saved(result: PreloadResult, needed: Needed) -> PreloadResult:
+    write_text(needed.folder / PRELOAD_REPORT, to_json(result, indent=2) + "\n")
+    return result
 
 
 def _fetched(needed: Needed) -> PreloadResult:
@@ -182,7 +172,7 @@ def _fetched(needed: Needed) -> PreloadResult:
             "batch_swap.ipynb takes the cache as it is: name {folder} there in models_dir", folder=cache
         )
         notes = [*notes, told]
-    subject = Subject.here(needed.settings, models_dir=needed.root, folder=needed.folder)
+    subject = Subject.here(needed.request.settings, models_dir=needed.root, folder=needed.folder)
     diagnosis = examine(subject, {name: QUESTIONS[name] for name in ("gpu", "models")})
     return PreloadResult(
         ok=diagnosis.ok,
@@ -200,7 +190,7 @@ def _preload(needed: Needed) -> PreloadReport:
     with FetchLine(headless=needed.host.headless) as line:
         try:
             return preload(
-                needed.settings,
+                needed.request.settings,
                 models_dir=needed.root,
                 user_models=load_presets().models,
                 accept_licences=request.accept_licences,
@@ -228,8 +218,8 @@ def _preload(needed: Needed) -> PreloadReport:
 def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:
     from colab_helpers.models.half import convert
 
-    runtime = Runtime(needed.settings.execution_provider)
-    half = wants_half(needed.settings.half_precision, runtime.provider)
+    runtime = Runtime(needed.request.settings.execution_provider)
+    half = wants_half(needed.request.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
     results = [convert(path, half=half, runtime=runtime) for path in files]
     made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
@@ -252,7 +242,8 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
     if text:
         needed.host.show(page, text)
     if result.diagnosis is not None:
-        show_diagnosis(needed.host, result.diagnosis, PreloadError, needed.report)
+        report = needed.folder / PRELOAD_REPORT
+        show_diagnosis(needed.host, result.diagnosis, PreloadError, report)
 
 
 def _described(entry: ModelEntry, root: Path) -> NeededModel:
@@ -313,7 +304,7 @@ def _place_text(root: Path) -> str:
 
 
 def _remarks(models: Sequence[NeededModel]) -> list[str]:
-    """What is worth knowing of single files, and what is missing."""
+    """Say what is worth knowing of single files, and what is missing."""
     notes = [tr("note: {note}", note=model.note) for model in models if model.note]
     missing = [model for model in models if model.state in _TO_BE_FETCHED]
     if missing:

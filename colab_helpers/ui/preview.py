@@ -23,10 +23,6 @@ _WIDTH, _HEIGHT = 960, 540
 class PreviewTab:
     """Shows what the run would make of one frame; works only while somebody looks at it.
 
-    Args:
-        widgets: Makes its widgets.
-        choice: What is chosen.
-
     Attributes:
         shown: What is shown; None where there is nothing, or it failed.
     """

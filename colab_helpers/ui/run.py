@@ -54,7 +54,7 @@ class RunTab:
         nothing = tr("Nothing has been made yet: the results of a run appear here when it ends.")
         self.results = widgets.column(widgets.html(paragraph(nothing)))
         self.box = widgets.column(self.plan, buttons, self.message, self.results, self.view)
-        choice.runs.observe(lambda _: self._changed(), "where")
+        choice.runs.observe(lambda _: self._changed(), "waiter")
         self._changed()
 
     def refresh(self, count: int) -> None:
@@ -72,7 +72,7 @@ class RunTab:
 
     def start(self) -> None:
         """Begin the batch that is chosen, or go on with it."""
-        if self._choice.runs.where:
+        if self._choice.runs.waiter:
             return
         self.view.value = self.message.value = ""
         # Its memory is the run's.
@@ -87,7 +87,7 @@ class RunTab:
     def take_over(self) -> None:
         """Show the batch that is at work, if a button has begun it."""
         run = self._choice.runs.latest
-        if run is None or not run.is_watched:
+        if run is None or self._choice.runs.waiter != "button":
             return
         self._stop_wanted = self._stop_asked = False
         self._painter = RunView(run.folder, self._paint)
@@ -100,7 +100,7 @@ class RunTab:
         self._ask(self._choice.runs.latest)
 
     def _ask(self, run: Run | None) -> None:
-        """A worker that is only beginning cannot be asked yet: the next look tries again."""
+        """Ask once; a worker that is only beginning cannot be asked yet: the next look tries again."""
         if run is None or not self._stop_wanted or self._stop_asked:
             return
         try:
@@ -125,13 +125,13 @@ class RunTab:
         self.view.value = html
 
     def _changed(self) -> None:
-        """A batch has begun or ended, by button or by cell."""
+        """Show that a batch has begun or ended, by button or by cell."""
         runs = self._choice.runs
-        self.start_button.disabled = bool(runs.where)
-        self.stop_button.disabled = runs.where != "button"
-        if runs.where == "cell":
+        self.start_button.disabled = bool(runs.waiter)
+        self.stop_button.disabled = runs.waiter != "button"
+        if runs.waiter == "cell":
             self.message.value = paragraph(tr('The cell "3. Run" is at work: see below it.'))
-        elif runs.where == "button":
+        elif runs.waiter == "button":
             self.message.value = paragraph(tr("At work. Nothing is lost if this page is closed."))
         elif runs.latest is not None:
             self._show_end(runs.latest)
@@ -152,7 +152,7 @@ class RunTab:
 
 
 def _ending(report: BatchReport) -> str:
-    """What is left to do after a run, in a sentence."""
+    """Say what is left to do after a run, in a sentence."""
     if report.ok:
         return ""
     again, summary = tr("Start goes on with it: what is finished is kept."), report.summary

@@ -58,7 +58,7 @@ class Run:
         return self._thread is not None and self._thread.is_alive()
 
     @property
-    def where(self) -> str:
+    def waiter(self) -> str:
         """Who waits for it: ``cell``, ``button`` or nobody."""
         return "cell" if self.in_cell else "button" if self.is_watched else ""
 
@@ -106,11 +106,11 @@ class Runs(HasTraits):
 
     Attributes:
         latest: None if there is none.
-        where: Who waits for it now: ``cell``, ``button`` or nobody; to be observed in the main thread.
+        waiter: Who waits for it now: ``cell``, ``button`` or nobody; to be observed in the main thread.
     """
 
     latest = Instance(Run, allow_none=True)
-    where = Enum(("", "cell", "button"), default_value="")
+    waiter = Enum(("", "cell", "button"), default_value="")
 
     def begin(self, request: BatchRequest, host: Host) -> Run:
         """Return the run of a batch that begins; one that is at work already is joined.
@@ -121,7 +121,7 @@ class Runs(HasTraits):
         last = self.latest
         if last is not None and last.request == request:
             return last
-        if last is not None and last.where:
+        if last is not None and last.waiter:
             raise UsageError(
                 tr("another batch of this notebook is still at work"),
                 where=str(last.folder),
@@ -137,14 +137,14 @@ class Runs(HasTraits):
             UsageError: Another one is at work.
         """
         run = self.begin(request, host)
-        if not run.where:
+        if not run.waiter:
             run.report = run.error = None
             run.watch()
-        self.look()
+        self.waiter = "button"  # also where it has ended by now: the next look tells
 
     def look(self) -> None:
         """See who waits for the latest batch now."""
-        self.where = self.latest.where if self.latest else ""
+        self.waiter = self.latest.waiter if self.latest else ""
 
 
 def prepared(request: BatchRequest, host: Host) -> BatchRequest:

@@ -11,14 +11,7 @@ from pydantic import ValidationError
 from colab_helpers.errors import ColabHelpersError, SettingsError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import home
-from colab_helpers.settings import (
-    PresetFile,
-    Settings,
-    all_presets,
-    allowed_values,
-    field_help,
-    load_presets,
-)
+from colab_helpers.settings import PresetFile, Settings, all_presets, allowed_values, field_help, load_presets
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.markup import RED, paragraph, table, words
 from colab_helpers.ui.widgets import Widgets
@@ -27,12 +20,7 @@ NO_PROFILE = mark("(as it comes)")
 
 
 class SettingsBox:
-    """Preset, profile of the machine, and any single setting as a line of text.
-
-    Args:
-        widgets: Linked to the choice.
-        choice: What is chosen.
-    """
+    """Preset, profile of the machine, and any single setting as a line of text."""
 
     def __init__(self, widgets: Widgets, choice: Choice) -> None:
         self._choice = choice
@@ -92,7 +80,7 @@ class SettingsBox:
 
 
 def _all_presets() -> tuple[PresetFile, str]:
-    """All presets; where the user's file is damaged, the shipped ones and what is wrong with it."""
+    """Return all presets; where the user's file is damaged, the shipped ones and what is wrong."""
     try:
         return all_presets(home()), ""
     except SettingsError as error:
@@ -100,7 +88,7 @@ def _all_presets() -> tuple[PresetFile, str]:
 
 
 def _split(preset: str, presets: PresetFile) -> tuple[str, str]:
-    """A preset's name, and the profile that stands last in it."""
+    """Return a preset's name, and the profile that stands last in it."""
     first, plus, last = preset.rpartition("+")
     return (first.strip(), last.strip()) if plus and last.strip() in presets.profiles else (preset, "")
 

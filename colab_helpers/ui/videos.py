@@ -15,6 +15,7 @@ from colab_helpers.media.images import read_image
 from colab_helpers.media.probe import existing_file, is_image, probe
 from colab_helpers.pages.pictures import frame_at
 from colab_helpers.pages.units import clock_text
+from colab_helpers.settings import Settings
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, table, thumbnail, words
@@ -27,26 +28,14 @@ FIRST_LOOK = 4.0
 NOT_SEEN = mark("not looked at yet")
 
 _THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
-_HEAD = (
-    "",
-    "",
-    mark("file"),
-    mark("length"),
-    mark("size"),
-    mark("frames"),
-    mark("picture"),
-    mark("faces"),
-)
+_HEAD = ("", "", mark("file"), mark("length"), mark("size"), mark("frames"), mark("picture"), mark("faces"))
 Cells = tuple[str, ...]
+Finding = tuple[Settings, Path | None]
+"""Settings and models folder to find faces with."""
 
 
 class VideosTab:
     """Videos and images to change.
-
-    Args:
-        widgets: Linked to the choice.
-        choice: What is chosen.
-        host: Where results go if nothing else is said.
 
     Attributes:
         files: Those that the run would take, as they were at the last look.
@@ -102,8 +91,8 @@ class VideosTab:
             self.table.value = paragraph(words(error), RED)
             return
         self.files = [task.target for task in tasks]
-        until = time.monotonic() + limit
-        found = [self._look_at(path, until) for path in self.files]
+        until, finding = time.monotonic() + limit, self._choice.finding()
+        found = [self._look_at(path, until, finding) for path in self.files]
         readable = (n for n, seen in enumerate(found) if isinstance(seen, tuple) or seen == NOT_SEEN)
         self.first_good = next(readable, 0)
         rows = map(_row, range(1, len(found) + 1), self.files, found)
@@ -117,22 +106,21 @@ class VideosTab:
         )
         return paragraph(tr("{count} file(s).", count=len(self.files))) + paragraph(capacity)
 
-    def _look_at(self, path: Path, until: float) -> Cells | str:
-        """What a target is, or why that is not known."""
-        settings, models = self._choice.finding()
+    def _look_at(self, path: Path, until: float, finding: Finding) -> Cells | str:
+        """Tell what a target is, or why that is not known."""
         try:
             found = existing_file(path).stat()
-            key = (path, found.st_mtime_ns, found.st_size, finding_key(settings, models))
+            key = (path, found.st_mtime_ns, found.st_size, finding_key(*finding))
             if key not in self._seen:
                 if time.monotonic() > until:
                     return NOT_SEEN
-                self._seen[key] = self._examine(path, found.st_size)
+                self._seen[key] = self._examine(path, found.st_size, finding)
             return self._seen[key]
         except (ColabHelpersError, OSError) as error:
             return words(error)
 
-    def _examine(self, path: Path, size: int) -> Cells:
-        """Thumbnail, length, size, frames, picture, and how many faces are in its middle."""
+    def _examine(self, path: Path, size: int, finding: Finding) -> Cells:
+        """Return thumbnail, length, size, frames, picture, and how many faces are in its middle."""
         if is_image(path):
             image, length, frames = read_image(path), "", 1
         else:
@@ -140,7 +128,7 @@ class VideosTab:
             seconds = float(info.duration)
             image, length, frames = frame_at(path, seconds / 2), clock_text(seconds), frames_of(info)
         try:
-            faces = self._choice.networks.faces(*self._choice.finding(), image)
+            faces = self._choice.networks.faces(*finding, image)
             count = str(len(faces))
         except ColabHelpersError as error:
             faces, count = [], tr("unknown: {what}", what=error.what)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.media.segments import SUFFIX
-from tests.browser.fronts import SLOW, Lab, Voila
+from tests.browser.fronts import SLOW, Lab, Shot, Voila
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
 DESCRIBED = re.compile("Swapper only|Best picture")
@@ -67,10 +67,7 @@ def drag(front: Lab | Voila, label: str, share: float) -> None:
     mouse.up()
 
 
-def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
-    site.long_clip(own.clip, TIMES)
-    voila.open(site.copy("batch_swap.ipynb", "own.ipynb", **filled(own, site)))
-    voila.finish()
+def choose(voila: Voila, shot: Shot) -> None:
     page = voila.page
     page.locator(".widget-tab").wait_for()
     shot(page, "panel-photos")
@@ -93,6 +90,9 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     voila.sees("holiday.mp4")
     shot(page, "panel-videos")
 
+
+def preview(voila: Voila, shot: Shot) -> None:
+    page = voila.page
     voila.tab("Preview")
     picture = page.locator('img[alt="after"]:visible')
     picture.wait_for()
@@ -105,6 +105,9 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     assert page.locator('img[alt="before"]:visible').get_attribute("src") != first[0]
     shot(page, "panel-preview")
 
+
+def start(voila: Voila, shot: Shot) -> None:
+    page = voila.page
     voila.tab("Run")
     voila.sees("1 file(s), preset light")
     voila.press("Start")
@@ -116,6 +119,16 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     voila.changes(last, shown, attribute="src")
     assert page.locator("svg:visible").count() >= 3
     shot(page.locator(".widget-tab"), "panel-run")
+
+
+def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
+    site.long_clip(own.clip, TIMES)
+    voila.open(site.copy("batch_swap.ipynb", "own.ipynb", **filled(own, site)))
+    voila.finish()
+    choose(voila, shot)
+    preview(voila, shot)
+    start(voila, shot)
+    page = voila.page
     end = time.monotonic() + SLOW / 1000
     while not segments(own.out):
         assert time.monotonic() < end

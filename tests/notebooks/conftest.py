@@ -21,10 +21,10 @@ def run(request: pytest.FixtureRequest) -> Callable[..., int]:
     """Run the notebook that the test's module is about as ``setup.sh run`` does; returns the exit code."""
     path = NOTEBOOKS / f"{request.module.NOTEBOOK}.ipynb"
 
-    def execute(folder: Path, **values: object) -> int:
-        texts = {name: v if isinstance(v, str) else json.dumps(v, default=str) for name, v in values.items()}
+    def execute(place: Path, /, **values: object) -> int:
+        texts = {n: str(v) if isinstance(v, (str, Path)) else json.dumps(v) for n, v in values.items()}
         words = [f"{name}={text}" for name, text in texts.items()]
-        return headless.main([str(path), str(folder / path.name), *words])
+        return headless.main([str(path), str(place / path.name), *words])
 
     return execute
 

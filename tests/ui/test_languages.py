@@ -199,6 +199,6 @@ def test_the_models(demo, tmp_path, capsys):
 
 
 def test_the_monitors_summary():
-    facts = {"folder": "/out", "host": "h", "started": START, "seconds": 9.0, "samples": 3, "figures": {}}
+    facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
     summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
     assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []

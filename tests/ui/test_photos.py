@@ -111,25 +111,17 @@ def test_what_cannot_be_added_is_told(panel, text_of, written):
     assert len(panel.choice.sources) == 1
 
 
-def test_a_changed_photo_is_examined_again(make_panel, on_demo, tmp_path, text_of):
-    path = write(tmp_path / "a.png", portrait("alma"))
-    made = make_panel(on_demo.replaced(sources=(path,)))
-    assert "Good." in text_of(cards(made)[0])
-    write(tmp_path / "a.png", np.full((50, 50, 3), 9, np.uint8))
+def test_a_changed_photo_is_examined_again_and_its_name_is_no_markup(make_panel, on_demo, tmp_path, text_of):
+    path = write(tmp_path / "<b onclick=x>.png", portrait("alma"))
+    made = make_panel(on_demo.replaced(sources=(path, to_data_url(portrait("alma")))))
+    first, data = cards(made)
+    assert "Good." in text_of(first)
+    assert "<b onclick" not in first.value
+    assert "&lt;b onclick=x&gt;.png" in first.value
+    assert "(picture as data)" in text_of(data)
+    write(Path(path), np.full((50, 50, 3), 9, np.uint8))
     made.photos.refresh()
     assert "No face" in text_of(cards(made)[0])
-
-
-def test_names_are_no_markup(panel, tmp_path):
-    add(panel, write(tmp_path / "<b onclick=x>.png", portrait("alma")))
-    assert "<b onclick" not in cards(panel)[1].value
-    assert "&lt;b onclick=x&gt;.png" in cards(panel)[1].value
-
-
-def test_a_picture_given_as_data(make_panel, on_demo, text_of):
-    made = make_panel(on_demo.replaced(sources=(to_data_url(portrait("alma")),)))
-    assert "(picture as data)" in text_of(cards(made)[0])
-    assert "Good." in text_of(cards(made)[0])
 
 
 def test_photos_of_a_folder_come_in_natural_order(tmp_path):

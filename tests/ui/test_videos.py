@@ -38,16 +38,7 @@ def test_the_table_tells_what_each_target_is(make_panel, on_demo, folder, pictur
     found = rows(made.videos.table)
     assert list(found) == ["a2.mp4", "a10.mp4", "b.png"]
     size = (folder / "a2.mp4").stat().st_size / 1e6
-    assert found["a2.mp4"] == [
-        "1",
-        "",
-        "a2.mp4",
-        "0:00",
-        f"{size:.1f} MB",
-        "10",
-        "480 x 270",
-        "1",
-    ]
+    assert found["a2.mp4"] == ["1", "", "a2.mp4", "0:00", f"{size:.1f} MB", "10", "480 x 270", "1"]
     assert found["b.png"][5:] == ["1", "1024 x 512", "2"]
     assert "a10.mp4" in found["a10.mp4"][3]
     assert "not a video" in found["a10.mp4"][3] or "cannot" in found["a10.mp4"][3]
