@@ -24,7 +24,7 @@ from colab_helpers.pages.live import live_html
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import GpuSample, Sample
 from colab_helpers.settings import load_settings
-from colab_helpers.ui.panel_studio import Studio
+from colab_helpers.ui.preview_networks import PreviewNetworks
 from tests.people.clip import make_demo
 
 FILES = 65
@@ -114,11 +114,11 @@ def preview_seconds(frames: int) -> tuple[float, float]:
         demo = make_demo(
             Path(name), true_swaps=False, seconds=4.0, size=(1280, 720), fps=Fraction(25), people=2, clips=1
         )
-        studio, settings = Studio(), load_settings("balanced", execution_provider="cpu")
+        networks, settings = PreviewNetworks(), load_settings("balanced", execution_provider="cpu")
         taken = []
         for frame in range(0, 100, 100 // frames):
             before = time.perf_counter()
-            studio.preview(settings, demo.models, [str(demo.sources[0])], demo.targets[0], frame)
+            networks.preview(settings, demo.models, [str(demo.sources[0])], demo.targets[0], frame)
             taken.append(time.perf_counter() - before)
     return taken[0], statistics.median(taken[1:])
 

@@ -166,3 +166,9 @@ class Page(HTMLParser):
         for tag, attributes in self.tags:
             assert (attributes.get("src") or "data:").startswith("data:"), tag
             assert (attributes.get("href") or "#").startswith("#"), tag
+
+
+def bare_sample(when: float, **values: Any) -> Sample:
+    """A sample of a run on a machine without a GPU."""
+    given = {"ram_used": 40, "ram_total": 100, "file": "a.mp4", "fps": 25.0, "stage": "frames"}
+    return Sample(**{**given, **values}, time=when)

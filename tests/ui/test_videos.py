@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.media.images import write_image
-from colab_helpers.ui.panel_targets import NOT_SEEN
+from colab_helpers.ui.videos import NOT_SEEN
 from tests.people.actors import portrait
 
 
@@ -35,63 +35,54 @@ def rows(widget) -> dict[str, list[str]]:
 
 def test_the_table_tells_what_each_target_is(make_panel, on_demo, folder, pictures_of, text_of):
     made = make_panel(on_demo.replaced(targets=(str(folder),)))
-    found = rows(made.targets.table)
+    found = rows(made.videos.table)
     assert list(found) == ["a2.mp4", "a10.mp4", "b.png"]
     size = (folder / "a2.mp4").stat().st_size / 1e6
-    assert found["a2.mp4"] == [
-        "1",
-        "",
-        "a2.mp4",
-        "0:00",
-        f"{size:.1f} MB",
-        "10",
-        "480 x 270",
-        "1",
-    ]
+    assert found["a2.mp4"] == ["1", "", "a2.mp4", "0:00", f"{size:.1f} MB", "10", "480 x 270", "1"]
     assert found["b.png"][5:] == ["1", "1024 x 512", "2"]
     assert "a10.mp4" in found["a10.mp4"][3]
     assert "not a video" in found["a10.mp4"][3] or "cannot" in found["a10.mp4"][3]
-    assert [picture.shape[0] for picture in pictures_of(made.targets.table)] == [90, 80]
-    assert "3 file(s)." in text_of(made.targets.table)
+    assert [picture.shape[0] for picture in pictures_of(made.videos.table)] == [90, 80]
+    assert "3 file(s)." in text_of(made.videos.table)
 
 
 def test_a_range_takes_some(make_panel, on_demo, folder, text_of):
     made = make_panel(on_demo.replaced(targets=(str(folder),)))
-    made.targets.range.value = "3"
-    assert list(rows(made.targets.table)) == ["b.png"]
-    made.targets.range.value = "7-9"
-    assert "names none of the 3 target(s)" in text_of(made.targets.table)
-    assert made.targets.tasks == []
-    made.targets.range.value = "x"
-    assert "is not a range" in text_of(made.targets.table)
+    made.videos.range.value = "3"
+    assert list(rows(made.videos.table)) == ["b.png"]
+    made.videos.range.value = "7-9"
+    assert "names none of the 3 target(s)" in text_of(made.videos.table)
+    assert made.videos.files == []
+    made.videos.range.value = "x"
+    assert "is not a range" in text_of(made.videos.table)
 
 
 def test_what_is_written_is_looked_at(make_panel, on_demo, folder, text_of):
     made = make_panel(on_demo)
-    made.targets.paths.value = f"\n  {folder / 'b.png'}  \n\n{folder / 'gone.mp4'}\n"
-    assert made.choice.request.targets == (str(folder / "b.png"), str(folder / "gone.mp4"))
-    assert "there is no such file" in rows(made.targets.table)["gone.mp4"][3]
-    made.targets.paths.value = ""
-    assert "No video or image yet" in text_of(made.targets.table)
+    made.videos.paths.value = f"\n  {folder / 'b.png'}  \n\n{folder / 'gone.mp4'}\n"
+    assert made.choice.request().targets == (str(folder / "b.png"), str(folder / "gone.mp4"))
+    assert "there is no such file" in rows(made.videos.table)["gone.mp4"][3]
+    made.videos.paths.value = ""
+    assert "No video or image yet" in text_of(made.videos.table)
 
 
 def test_a_result_over_its_target_is_told(make_panel, on_demo, folder, text_of):
     made = make_panel(on_demo.replaced(targets=(str(folder),), output_dir=str(folder)))
-    assert "would overwrite its own target" in text_of(made.targets.table)
+    assert "would overwrite its own target" in text_of(made.videos.table)
 
 
 def test_without_models_the_rest_is_told(make_panel, on_demo, tmp_path):
     made = make_panel(on_demo.replaced(models_dir=str(tmp_path / "none")))
-    row = rows(made.targets.table)["clip1.mp4"]
+    row = rows(made.videos.table)["clip1.mp4"]
     assert row[6] == "480 x 270"
     assert row[7].startswith("unknown: ")
 
 
 def test_a_first_look_does_not_take_long(make_panel, on_demo, folder):
     made = make_panel(on_demo)
-    made.targets.paths.value = str(folder)
-    made.targets._seen.clear()
-    made.targets.refresh(limit=-1)
-    assert rows(made.targets.table)["a2.mp4"][3] == NOT_SEEN
-    made.targets.look_button.click()
-    assert rows(made.targets.table)["a2.mp4"][6] == "480 x 270"
+    made.videos.paths.value = str(folder)
+    made.videos._seen.clear()
+    made.videos.refresh(limit=-1)
+    assert rows(made.videos.table)["a2.mp4"][3] == NOT_SEEN
+    made.videos.look_button.click()
+    assert rows(made.videos.table)["a2.mp4"][6] == "480 x 270"

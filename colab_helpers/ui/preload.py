@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import html
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
+from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict
-from tqdm.auto import tqdm
 
+from colab_helpers.batch.report import write_text
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
-from colab_helpers.files import write_atomically
+from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
 from colab_helpers.models.half import wants_half
 from colab_helpers.models.inventory import look_at
 from colab_helpers.models.preload import TOKEN, PreloadReport, preload
-from colab_helpers.models.progress import Progress
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import FetchOptions
+from colab_helpers.pages.units import size
 from colab_helpers.presets import load_presets
 from colab_helpers.request import PreloadRequest
-from colab_helpers.settings import Settings
 from colab_helpers.ui.cells import PRELOAD_REPORT
-from colab_helpers.ui.doctor import failure_text, models_folder, prepare_folder, show, show_diagnosis
 from colab_helpers.ui.host import Host, this_host
-from colab_helpers.ui.progress import TEXT_INTERVAL
+from colab_helpers.ui.markup import paragraph, table
+from colab_helpers.ui.progress import FetchLine
+from colab_helpers.ui.setup import models_folder, prepare_folder, show_diagnosis
 
 State = Literal["there", "unknown", "missing", "damaged", "stand-in"]
 _STATES: dict[State, str] = {
@@ -41,7 +40,7 @@ _STATES: dict[State, str] = {
     "damaged": mark("damaged"),
     "stand-in": mark("stand-in"),
 }
-_USED: tuple[State, ...] = ("there", "unknown", "stand-in")
+_TO_BE_FETCHED: tuple[State, ...] = ("missing", "damaged")
 CONVERTED_ROLES = ("swapper", "enhancer")
 _STANDIN_LICENCE = Licence(
     name="Apache-2.0",
@@ -49,7 +48,6 @@ _STANDIN_LICENCE = Licence(
     non_commercial=False,
     forbids=mark("Nothing beyond its terms; part of the demo."),
 )
-
 _STANDIN_HINT = mark(
     "The demo's stand-in networks know the demo's rendered people only: for the real ones untick demo, or "
     "name another folder in models_dir."
@@ -62,29 +60,27 @@ class PreloadError(ColabHelpersError, RuntimeError):
     refusal = False
 
 
-class NeededModel(BaseModel):
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NeededModel(_Model):
     """A model of the preset and what is on the disk.
 
     Attributes:
         bytes: Size of what is there, else of what would be fetched; None if unknown.
-        forbids: What its licence forbids, in one sentence.
         note: What is wrong with the file, that nobody knows it, or where else it was found.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str
     role: str
-    licence: str
-    licence_link: str
-    non_commercial: bool
-    forbids: str
+    licence: Licence
     bytes: int | None
     state: State
     note: str = ""
 
 
-class PreloadResult(BaseModel):
+class PreloadResult(_Model):
     """What ``preload.json`` holds.
 
     Attributes:
@@ -95,8 +91,6 @@ class PreloadResult(BaseModel):
         diagnosis: Each network run; None where it did not come to that.
         error: Why it ended early; empty if it did not.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     ok: bool
@@ -119,18 +113,8 @@ class Needed:
     host: Host
     entries: Sequence[ModelEntry]
 
-    @property
-    def settings(self) -> Settings:
-        """The settings whose models these are."""
-        return self.request.settings
-
-    @property
-    def report(self) -> Path:
-        """Where the result is written down."""
-        return self.folder / PRELOAD_REPORT
-
     def models(self) -> tuple[NeededModel, ...]:
-        """Every model and its state on the disk now."""
+        """Return every model and its state on the disk now."""
         return tuple(_described(entry, self.root) for entry in self.entries)
 
 
@@ -147,7 +131,7 @@ def show_models(request: PreloadRequest) -> Needed:
     entries = needed_models(settings, load_catalog(load_presets().models), root=root)
     needed = Needed(request, root, folder, host, entries)
     models = needed.models()
-    show(host, models_html(models, root), models_text(models, root))
+    host.show(models_html(models, root), models_text(models, root))
     return needed
 
 
@@ -166,47 +150,49 @@ def fetch_models(needed: Needed) -> PreloadResult:
         ColabHelpersError: A model is not there and nothing may be fetched, or a file cannot be written.
     """
     try:
-        result = _fetched(needed)
+        return _saved(_fetched(needed), needed)
     except ColabHelpersError as error:
-        _save(needed, PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)))
+        _saved(PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)), needed)
         if isinstance(error, ModelError) and not needed.request.offline:
             # Fetching is this notebook's work: that failed, it was not refused.
             raise PreloadError(error.what, where=error.where, remedy=error.remedy) from error
         raise
-    _save(needed, result)
+
+
+def _saved(result: PreloadResult, needed: Needed) -> PreloadResult:
+    write_text(needed.folder / PRELOAD_REPORT, to_json(result, indent=2) + "\n")
     return result
 
 
 def _fetched(needed: Needed) -> PreloadResult:
-    fetched = None
+    fetched, cache = None, needed.request.shared_cache
     if any(model.state != "stand-in" for model in needed.models()):
         fetched = _preload(needed)
-    converted, notes = _converted(needed) if needed.request.convert else ((), ())
-    diagnosis = _prove(needed)
+    converted, notes = _converted(needed) if needed.request.convert else ((), [])
+    if cache is not None and fetched is not None:
+        told = tr(
+            "batch_swap.ipynb takes the cache as it is: name {folder} there in models_dir", folder=cache
+        )
+        notes = [*notes, told]
+    subject = Subject.here(needed.request.settings, models_dir=needed.root, folder=needed.folder)
+    diagnosis = examine(subject, {name: QUESTIONS[name] for name in ("gpu", "models")})
     return PreloadResult(
         ok=diagnosis.ok,
         root=needed.root,
         models=needed.models(),
         fetched=fetched,
         converted=converted,
-        notes=(*notes, *_cache_notes(needed, fetched)),
+        notes=tuple(notes),
         diagnosis=diagnosis,
     )
 
 
-def _cache_notes(needed: Needed, fetched: PreloadReport | None) -> list[str]:
-    cache = needed.request.shared_cache
-    if cache is None or fetched is None:
-        return []
-    return [tr("batch_swap.ipynb takes the cache as it is: name {folder} there in models_dir", folder=cache)]
-
-
 def _preload(needed: Needed) -> PreloadReport:
     request = needed.request
-    with TransferLine(headless=needed.host.headless) as line:
+    with FetchLine(headless=needed.host.headless) as line:
         try:
             return preload(
-                needed.settings,
+                needed.request.settings,
                 FetchOptions(
                     accept_licences=request.accept_licences,
                     offline=request.offline,
@@ -218,7 +204,7 @@ def _preload(needed: Needed) -> PreloadReport:
                 on_progress=line,
             )
         except LicenceError as error:
-            missing = [model.name for model in needed.models() if model.state not in _USED]
+            missing = [model.name for model in needed.models() if model.state in _TO_BE_FETCHED]
             raise LicenceError(
                 tr(
                     "nothing was fetched; missing are {names}. {what}",
@@ -233,24 +219,15 @@ def _preload(needed: Needed) -> PreloadReport:
             ) from error
 
 
-def _converted(needed: Needed) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:
     from colab_helpers.models.half import convert
 
-    runtime = Runtime(needed.settings.execution_provider)
-    half = wants_half(needed.settings.half_precision, runtime.provider)
+    runtime = Runtime(needed.request.settings.execution_provider)
+    half = wants_half(needed.request.settings.half_precision, runtime.provider)
     files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
     results = [convert(path, half=half, runtime=runtime) for path in files]
     made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
-    return made, (*runtime.notes, *(note for result in results for note in result.notes))
-
-
-def _prove(needed: Needed) -> Diagnosis:
-    subject = Subject.here(needed.settings, models_dir=needed.root, folder=needed.folder)
-    return examine(subject, {name: QUESTIONS[name] for name in ("gpu", "models")})
-
-
-def _save(needed: Needed, result: PreloadResult) -> None:
-    write_atomically(needed.report, f"{result.model_dump_json(indent=2)}\n".encode())
+    return made, [*runtime.notes, *(note for result in results for note in result.notes)]
 
 
 def show_preload(needed: Needed, result: PreloadResult) -> None:
@@ -260,39 +237,24 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
         PreloadError: A network does not run as it should; so a headless run ends with an error.
     """
     notes = [*(result.fetched.notes if result.fetched else ()), *result.notes]
-    lines = [
-        *(tr("converted: {path}", path=path) for path in result.converted),
-        *(tr("note: {note}", note=note) for note in notes),
-    ]
-    page = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    text = "\n".join(lines)
+    lines = [tr("converted: {path}", path=path) for path in result.converted]
+    lines += [tr("note: {note}", note=note) for note in notes]
+    page, text = Markup().join(map(paragraph, lines)), "\n".join(lines)
     if result.fetched is not None:  # else the table above still holds
         page = models_html(result.models, result.root) + page
         text = "\n".join([models_text(result.models, result.root), *lines])
     if text:
-        show(needed.host, page, text)
-    if result.diagnosis is None:
-        return
-    show_diagnosis(needed.host, result.diagnosis)
-    failures = result.diagnosis.failures()
-    if failures:
-        raise PreloadError(failure_text(failures), where=str(needed.report), remedy=failures[0].remedy)
+        needed.host.show(page, text)
+    if result.diagnosis is not None:
+        report = needed.folder / PRELOAD_REPORT
+        show_diagnosis(needed.host, result.diagnosis, PreloadError, report)
 
 
 def _described(entry: ModelEntry, root: Path) -> NeededModel:
     state, note = _state(entry, root)
     licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
-    return NeededModel(
-        name=entry.name,
-        role=entry.role,
-        licence=licence.name,
-        licence_link=licence.link,
-        non_commercial=licence.non_commercial,
-        forbids=licence.forbids,
-        bytes=(root / entry.path).stat().st_size if state in _USED else entry.bytes,
-        state=state,
-        note=note,
-    )
+    count = entry.bytes if state in _TO_BE_FETCHED else (root / entry.path).stat().st_size
+    return NeededModel(name=entry.name, role=entry.role, licence=licence, bytes=count, state=state, note=note)
 
 
 def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
@@ -311,110 +273,49 @@ def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
 
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:
-    """The models as plain text: state, size and licence of each, and what follows from it."""
+    """Return the models as plain text: state, size and licence of each, and what follows from it."""
     lines = [
         f"  {tr(_STATES[model.state]):9}{model.name} ({model.role}, {_size(model.bytes)}): "
         + tr(
             "{licence}. Forbidden: {forbids}",
-            licence=tr(model.licence) + (f" ({model.licence_link})" if model.licence_link else ""),
-            forbids=tr(model.forbids),
+            licence=tr(model.licence.name) + (f" ({model.licence.link})" if model.licence.link else ""),
+            forbids=tr(model.licence.forbids),
         )
         for model in models
     ]
-    notes = [tr("note: {note}", note=model.note) for model in models if model.note]
-    return "\n".join([tr("models folder: {root}", root=root), *lines, *notes, summary_text(models)])
+    return "\n".join([_place_text(root), *lines, *_remarks(models)])
 
 
-def summary_text(models: Sequence[NeededModel]) -> str:
-    """What is missing, in one sentence."""
-    missing = [model for model in models if model.state in ("missing", "damaged")]
-    if missing:
-        size = sum(model.bytes or 0 for model in missing)
-        return tr(
-            "To be fetched: {names}; {size} in all.",
-            names=", ".join(model.name for model in missing),
-            size=_size(size),
-        )
-    standins = any(model.state == "stand-in" for model in models)
-    nothing = tr("Nothing is missing.")
-    return f"{nothing} {tr(_STANDIN_HINT)}" if standins else nothing
-
-
-def models_html(models: Sequence[NeededModel], root: Path) -> str:
-    """The models as an HTML table."""
+def models_html(models: Sequence[NeededModel], root: Path) -> Markup:
+    """Return the models as an HTML table."""
     heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
-    head = "".join(f'<th style="text-align:left">{name}</th>' for name in heads)
-    rows = "".join(_row(model) for model in models)
+    remarks = map(paragraph, _remarks(models))
+    return paragraph(_place_text(root)) + table(heads, map(_row, models)) + Markup().join(remarks)
+
+
+def _row(model: NeededModel) -> tuple[str, ...]:
+    licence, size = model.licence, _size(model.bytes)
+    name = tr(licence.name)
+    if licence.link:
+        name = Markup('<a href="{}">{}</a>').format(licence.link, name)
+    return model.name, model.role, tr(_STATES[model.state]), size, name, tr(licence.forbids)
+
+
+def _place_text(root: Path) -> str:
+    return tr("models folder: {root}", root=root)
+
+
+def _remarks(models: Sequence[NeededModel]) -> list[str]:
+    """Say what is worth knowing of single files, and what is missing."""
     notes = [tr("note: {note}", note=model.note) for model in models if model.note]
-    words = (tr("models folder: {root}", root=root), *notes, summary_text(models))
-    before, *after = (f"<p>{html.escape(text)}</p>" for text in words)
-    return f"{before}<table><tr>{head}</tr>{rows}</table>{''.join(after)}"
+    missing = [model for model in models if model.state in _TO_BE_FETCHED]
+    if missing:
+        names = ", ".join(model.name for model in missing)
+        whole = size(sum(model.bytes or 0 for model in missing))
+        return [*notes, tr("To be fetched: {names}; {size} in all.", names=names, size=whole)]
+    hint = f" {tr(_STANDIN_HINT)}" if any(model.state == "stand-in" for model in models) else ""
+    return [*notes, tr("Nothing is missing.") + hint]
 
 
-def _row(model: NeededModel) -> str:
-    licence = html.escape(tr(model.licence))
-    if model.licence_link:
-        licence = f'<a href="{html.escape(model.licence_link)}">{licence}</a>'
-    named = (model.name, model.role, tr(_STATES[model.state]), _size(model.bytes))
-    texts = [html.escape(text) for text in named]
-    cells = [*texts, licence, html.escape(tr(model.forbids))]
-    return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"
-
-
-def _size(size: int | None) -> str:
-    if size is None:
-        return tr("size unknown")
-    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-
-
-class TransferLine:
-    """Shows how far a fetch is: a bar where somebody watches, else at most one line every five seconds.
-
-    Use it as a context manager and give it to ``preload`` as its ``on_progress``.
-
-    Args:
-        headless: Print plain lines.
-        clock: Seconds that only ever grow.
-    """
-
-    def __init__(self, *, headless: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._headless = headless
-        self._clock = clock
-        self._printed_at = clock() - TEXT_INTERVAL
-        self._bar: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, progress: Progress) -> None:
-        """Show where the fetch stands."""
-        if not self._headless:
-            self._draw(progress)
-        elif self._clock() - self._printed_at >= TEXT_INTERVAL:
-            print(transfer_text(progress), flush=True)
-            self._printed_at = self._clock()
-
-    def _draw(self, progress: Progress) -> None:
-        if self._bar is None:
-            self._bar = tqdm(desc=tr("models"), unit="B", unit_scale=True, dynamic_ncols=True)
-        self._bar.total = progress.bytes_total
-        self._bar.update(progress.bytes_done - self._bar.n)
-
-
-def transfer_text(progress: Progress) -> str:
-    """How far a fetch is, in one line."""
-    left = "" if progress.eta is None else tr(", {eta:.0f} s left", eta=progress.eta)
-    return tr(
-        "{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB at "
-        "{rate:.1f} MB/s{left}",
-        files_done=progress.files_done,
-        files_total=progress.files_total,
-        bytes_done=progress.bytes_done / 1e6,
-        bytes_total=progress.bytes_total / 1e6,
-        rate=progress.rate / 1e6,
-        left=left,
-    )
+def _size(count: int | None) -> str:
+    return tr("size unknown") if count is None else size(count)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from colab_helpers.batch.plan import Writable
-from colab_helpers.batch.report import own_file
+from colab_helpers.batch.report import own_file, write_text
+from colab_helpers.demo import DEMO_FOLDER, copy_models
 from colab_helpers.diagnosis import Check, Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError
-from colab_helpers.files import write_atomically
+from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import mounted_drive
 from colab_helpers.request import Request, SettingsRequest, SetupRequest
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
-from colab_helpers.ui.notebook import DEMO_FOLDER, new_run_folder, reach
-from colab_helpers.ui.panel_parts import AMBER, GREEN, RED
+from colab_helpers.ui.markup import AMBER, GREEN, RED, table
+from colab_helpers.ui.runs import new_run_folder, reach
 
 _COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
 _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
@@ -51,12 +52,12 @@ def run_setup(request: SetupRequest) -> Setup:
     models = models_folder(request, folder)
     diagnosis = diagnose(settings, models_dir=models, folder=folder, drive=mounted_drive())
     report = folder / DOCTOR_REPORT
-    write_atomically(report, f"{diagnosis.model_dump_json(indent=2)}\n".encode())
+    write_text(report, to_json(diagnosis, indent=2) + "\n")
     return Setup(diagnosis, report, host)
 
 
 def prepare_folder(host: Host, request: Request, report: str) -> Path:
-    """The folder of a notebook's report, made; and places reached that the form names.
+    """Make the folder of a notebook's report, reach what the form names, and return the folder.
 
     Raises:
         OutputError: It cannot be made.
@@ -78,11 +79,9 @@ def prepare_folder(host: Host, request: Request, report: str) -> Path:
 
 
 def models_folder(request: SetupRequest, folder: Path) -> Path | None:
-    """The models folder that a form means: the one named, the demo's own, or the usual one (None)."""
+    """Return the models folder that a form means: the one named, the demo's own, or the usual one (None)."""
     if request.models_dir or not request.demo:
         return request.models_dir
-    from colab_helpers.demo import copy_models
-
     return copy_models(folder / DEMO_FOLDER / "models")
 
 
@@ -92,41 +91,32 @@ def show_setup(setup: Setup) -> None:
     Raises:
         SetupError: Something failed; so a headless run ends with an error, after everything was shown.
     """
-    show_diagnosis(setup.host, setup.diagnosis)
-    failures = setup.diagnosis.failures()
+    show_diagnosis(setup.host, setup.diagnosis, SetupError, setup.report)
+
+
+def show_diagnosis(host: Host, found: Diagnosis, kind: type[ColabHelpersError], report: Path) -> None:
+    """Show findings as a table, or as text where there is no front end; then raise what failed.
+
+    Args:
+        host: Where it is shown.
+        found: By the doctor.
+        kind: The error that something failed.
+        report: Where the findings are written down.
+    """
+    host.show(diagnosis_html(found), "\n".join(found.lines()))
+    failures = found.failures()
     if failures:
-        raise SetupError(failure_text(failures), where=str(setup.report), remedy=failures[0].remedy)
+        told = "; ".join(f"{item.title}: {item.detail}" for item in failures)
+        what = tr("{count} finding(s) failed: {told}", count=len(failures), told=told)
+        raise kind(what, where=str(report), remedy=failures[0].remedy)
 
 
-def show_diagnosis(host: Host, diagnosis: Diagnosis) -> None:
-    """Show findings as a table, or as text where there is no front end."""
-    show(host, diagnosis_html(diagnosis), "\n".join(diagnosis.lines()))
+def diagnosis_html(diagnosis: Diagnosis) -> Markup:
+    """Return findings as an HTML table."""
+    heads = ("", tr("what"), tr("found"), tr("what to do"))
+    rows = [(_status(check), check.title, check.detail, check.remedy) for check in diagnosis.checks]
+    return Markup("<p><b>{}</b></p>{}").format(diagnosis.summary(), table(heads, rows))
 
 
-def show(host: Host, page: str, text: str) -> None:
-    """Show HTML, or print text where nobody watches: a log shows no HTML."""
-    if host.headless:
-        print(text, flush=True)
-    else:
-        host.show_html(page, text=text)
-
-
-def failure_text(failures: Iterable[Check]) -> str:
-    """What failed, in one line."""
-    found = list(failures)
-    told = "; ".join(f"{item.title}: {item.detail}" for item in found)
-    return tr("{count} finding(s) failed: {told}", count=len(found), told=told)
-
-
-def diagnosis_html(diagnosis: Diagnosis) -> str:
-    """Findings as an HTML table."""
-    titles = ("", tr("what"), tr("found"), tr("what to do"))
-    head = "".join(f'<th style="text-align:left">{title}</th>' for title in titles)
-    rows = "".join(_row(check) for check in diagnosis.checks)
-    return f"<p><b>{html.escape(diagnosis.summary())}</b></p><table><tr>{head}</tr>{rows}</table>"
-
-
-def _row(check: Check) -> str:
-    word = f'<b style="color:{_COLOURS[check.status]}">{tr(_WORDS[check.status])}</b>'
-    cells = [word, *(html.escape(text) for text in (check.title, check.detail, check.remedy))]
-    return "<tr>" + "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells) + "</tr>"
+def _status(check: Check) -> Markup:
+    return Markup('<b style="color:{}">{}</b>').format(_COLOURS[check.status], tr(_WORDS[check.status]))

@@ -54,7 +54,7 @@ class Preview:
     notes: tuple[str, ...]
 
 
-class Studio:
+class PreviewNetworks:
     """Loads networks at the first need and keeps them.
 
     Every method raises ``ColabHelpersError`` where files or models are missing or damaged.
@@ -72,7 +72,7 @@ class Studio:
         self._identity_key: object = None
 
     @property
-    def is_loaded(self) -> bool:
+    def are_loaded(self) -> bool:
         """Whether any network is held."""
         return self._engine is not None or self._analyser is not None
 
@@ -88,7 +88,7 @@ class Studio:
         return examine(self._finder(settings, models), image)
 
     def faces(self, settings: Settings, models: Path | None, image: ByteImage) -> list[Face]:
-        """The faces in a picture."""
+        """Find the faces in a picture."""
         return self._finder(settings, models).detect(BgrPicture(image))
 
     def preview(
@@ -132,9 +132,9 @@ class Studio:
             return None
         if not sources:
             raise UsageError(
-                tr("there is no photo of the person who is put in"), remedy=tr("add one under Sources")
+                tr("there is no photo of the person who is put in"), remedy=tr("add one under Photos")
             )
-        key = tuple((source, _stamp(source)) for source in sources)
+        key = tuple((source, file_state(source)) for source in sources)
         if self._identity is None or self._identity_key != key:
             photos = [(source[:80], partial(read_image, source)) for source in sources]
             self._identity, self._identity_key = engine.identity(photos), key
@@ -142,30 +142,28 @@ class Studio:
 
 
 def picture_of(target: Path, frame: int) -> ByteImage:
-    """A frame of a video, counted from 0, or an image; ``(H, W, 3)`` uint8 BGR.
+    """Read a frame of a video, counted from 0, or an image; ``(H, W, 3)`` uint8 BGR.
 
     Raises:
         MediaError: It cannot be read.
     """
     if is_image(target):
         return read_image(target)
-    info = probe(target)
     # A little before the frame: the first one from there on is taken, and time stamps are rounded.
-    return frame_at(target, max(0.0, frame - 0.25) / rate_of(info))
-
-
-def rate_of(info: VideoInfo) -> float:
-    """Frames per second of a video, on average."""
-    return float(info.average_rate or _USUAL_RATE)
+    return frame_at(target, max(0.0, frame - 0.25) / _rate(probe(target)))
 
 
 def frames_of(info: VideoInfo) -> int:
-    """How many frames a video has, as its header says or its length tells."""
-    return max(1, info.frames or round(float(info.duration) * rate_of(info)))
+    """Return how many frames a video has, as its header says or its length tells."""
+    return max(1, info.frames or round(float(info.duration) * _rate(info)))
+
+
+def _rate(info: VideoInfo) -> float:
+    return float(info.average_rate or _USUAL_RATE)
 
 
 def finding_key(settings: Settings, models: Path | None) -> object:
-    """Equal where the same faces are found."""
+    """Return what is equal where the same faces are found."""
     return _key(settings, models, _FINDING)
 
 
@@ -173,12 +171,10 @@ def _key(settings: Settings, models: Path | None, names: Sequence[str]) -> objec
     return models, *(getattr(settings, name) for name in names)
 
 
-def _stamp(source: str) -> object:
-    """Tells whether a file was changed."""
-    if source.startswith("data:"):
-        return None
+def file_state(path: str) -> object:
+    """Return what is equal while a file is not changed; None for a data URL, and where there is no file."""
     try:
-        found = Path(source).stat()
+        found = None if path.startswith("data:") else Path(path).stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return found and (found.st_mtime_ns, found.st_size)
