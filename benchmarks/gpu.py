@@ -39,9 +39,10 @@ import onnxruntime
 from benchmarks.graphs import detector_answers, write_constant_models
 from benchmarks.realshapes import answering, gfpgan, inswapper, iresnet50, scrfd_10g
 from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
-from colab_helpers.diagnosis.networks import Role
+from colab_helpers.diagnosis.samples import Role
 from colab_helpers.machine import this_machine
-from colab_helpers.models.half import FOLDER, convert
+from colab_helpers.models.converted import FOLDER
+from colab_helpers.models.half import convert
 from colab_helpers.models.session import Provider, Runtime, cuda_problem
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import SAMPLES_NAME, read_samples

@@ -16,13 +16,15 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-from colab_helpers.batch.status import BatchStatus, FileStatus
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
 from colab_helpers.pages.history import SampleHistory
 from colab_helpers.pages.live import live_html
+from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import GpuSample, Sample
 from colab_helpers.settings import load_settings
-from colab_helpers.ui.panel_studio import Studio
+from colab_helpers.ui.preview_networks import PreviewNetworks
 from tests.people.clip import make_demo
 
 FILES = 65
@@ -61,19 +63,23 @@ def sample(number: int) -> Sample:
 def status(second: float) -> BatchStatus:
     """A batch in its middle."""
     files = [
-        FileStatus(
-            target=f"/in/clip{number}.mp4", state="done" if number < 30 else "queued", frame=900, frames=900
-        )
+        FileReport(target=f"/in/clip{number}.mp4", status="done" if number < 30 else "queued", frames_out=900)
         for number in range(FILES)
     ]
-    files[30] = FileStatus(
-        target="/in/clip30.mp4",
-        state="running",
+    files[30].status = "running"
+    progress = Progress(
+        file="clip30.mp4",
+        file_index=30,
+        file_count=FILES,
         frame=int(second) % 900,
         frames=900,
         fps=24.0,
         eta=30.0,
-        stage="frames",
+        ram_percent=40.0,
+        gpu_percent=50.0,
+        provider="cuda",
+        threads=8,
+        batch_size=2,
     )
     notes = [f"note number {number} on the whole run" for number in range(8)]
     return BatchStatus(
@@ -83,11 +89,7 @@ def status(second: float) -> BatchStatus:
         updated=START + second,
         files=files,
         notes=notes,
-        provider="cuda",
-        threads=8,
-        batch_size=2,
-        ram_percent=40.0,
-        gpu_percent=50.0,
+        progress=progress,
     )
 
 
@@ -112,11 +114,11 @@ def preview_seconds(frames: int) -> tuple[float, float]:
         demo = make_demo(
             Path(name), true_swaps=False, seconds=4.0, size=(1280, 720), fps=Fraction(25), people=2, clips=1
         )
-        studio, settings = Studio(), load_settings("balanced", execution_provider="cpu")
+        networks, settings = PreviewNetworks(), load_settings("balanced", execution_provider="cpu")
         taken = []
         for frame in range(0, 100, 100 // frames):
             before = time.perf_counter()
-            studio.preview(settings, demo.models, [str(demo.sources[0])], demo.targets[0], frame)
+            networks.preview(settings, demo.models, [str(demo.sources[0])], demo.targets[0], frame)
             taken.append(time.perf_counter() - before)
     return taken[0], statistics.median(taken[1:])
 

@@ -6,17 +6,17 @@ it, need not wait for that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 
 from colab_helpers.batch.job import ImageLike, Job, Source
 from colab_helpers.batch.plan import Task, Writable, identities, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.supervisor import NoteCallback, StatusCallback, Supervisor
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import absolute
@@ -29,7 +29,8 @@ from colab_helpers.settings import Settings, load_settings
 from colab_helpers.trust.consent import require_consent
 
 if TYPE_CHECKING:
-    from colab_helpers.batch.runner import Batch
+    from colab_helpers.batch.run_file import FileRun
+    from colab_helpers.batch.supervisor import StatusCallback
 
 
 def swap_image(
@@ -62,7 +63,7 @@ def swap_image(
         files = _files(photos) + ([image] if isinstance(image, Path) else [])
         require_places(files)
         require_consent(consent, files)
-        from colab_helpers.batch.runner import identity_of
+        from colab_helpers.batch.run_file import identity_of
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
         from colab_helpers.pipeline import process_image
@@ -102,11 +103,9 @@ def swap_video(
     """
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
-        batch = _open(sources, target, output, consent, settings, models_dir, on_progress)
-        (task,) = batch.tasks
-        report = batch.new_report(task)
-        batch.work_on(0, task, report)
-        return report
+        file, _ = _open(sources, target, output, consent, settings, models_dir, on_progress)
+        file.run()
+        return file.report
 
 
 def swap_file(
@@ -121,7 +120,38 @@ def swap_file(
 ) -> BatchReport:
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
-        return _open(sources, target, output, consent, settings, models_dir, on_progress).run()
+        file, statement = _open(sources, target, output, consent, settings, models_dir, on_progress)
+        from colab_helpers.batch.run_batch import report_of, skipped
+        from colab_helpers.batch.run_file import error_text
+
+        started, report, stopped = time.monotonic(), file.report, False
+        try:
+            file.run()
+        except KeyboardInterrupt:
+            report, stopped = skipped(file.task, report.source), True
+        except Exception as error:  # noqa: BLE001 - what went wrong is in the report
+            report.error, report.status = error_text(error), "failed"
+        return report_of(
+            [report],
+            consent=statement,
+            settings=file.engine.settings.model_dump(mode="json"),
+            seconds=time.monotonic() - started,
+            networks=file.engine.networks,
+            notes=[*file.engine.notes, *(file.source.notes if file.source else ())],
+            stopped=stopped,
+            memory_warnings=file.guard.warnings,
+        )
+
+
+class BatchOptions(TypedDict, total=False):
+    """What ``run_batch`` also takes; fields of ``BatchRequest``."""
+
+    video_range: str
+    report_path: str | Path | None
+    work_dir: str | Path | None
+    session_minutes: float
+    shortest_first: bool
+    in_process: bool
 
 
 def run_batch(
@@ -132,51 +162,32 @@ def run_batch(
     consent: str,
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
-    video_range: str = "",
-    report_path: str | Path | None = None,
-    work_dir: str | Path | None = None,
-    session_minutes: float = 0.0,
-    shortest_first: bool = False,
-    in_process: bool = False,
     on_progress: ProgressCallback | None = None,
-    on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
+    **options: Unpack[BatchOptions],
 ) -> BatchReport:
     """Put one person's face on the faces of many videos and images.
 
     The work is done by a process of its own, which outlives this one and is started again if it dies. The
-    same call again, from anywhere, watches it, or goes on where it ended: results and segments of videos
-    are kept where target, sources, settings, models and code are the same and the files are unchanged.
+    same call again, from anywhere, watches it, or goes on where it ended.
 
     Args:
-        sources: Photos of the person who is put in; several are averaged. One that cannot be read, shows no
-            face or somebody else is left out, which the report's notes tell.
+        sources: Photos of the person who is put in; those of somebody else are left out, which is noted.
         targets: Files, folders, and patterns such as ``clips/*.mp4``.
         output_dir: Folder of the results; made if missing.
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
-        video_range: Which of the targets, counted from 1, such as ``1-30``.
-        report_path: Where the report goes; ``report.json`` in the output folder if None. Its page goes
-            beside it, with the suffix ``.html``.
-        work_dir: A folder on a local disk for unfinished work; chosen if None.
-        session_minutes: How long this machine can be used; if given, the notes tell how many files fit, from
-            the first finished segment on.
-        shortest_first: Do the files in the order of their frames times pixels.
-        in_process: Do the work in this very process: a crash then takes everything with it. Stopped, it
-            returns its report.
         on_progress: Called while a video runs.
-        on_note: Called with each remark on the whole run.
-        on_status: Called with every new status of the worker process.
+        on_status: Called with every new status of the worker process; it has the remarks on the whole run.
+        **options: Which of the targets, where the report goes, and so on, as in ``BatchRequest``.
 
     Returns:
         The report. Failed files are in it with their error; they do not raise.
 
     Raises:
-        ColabHelpersError: Nothing could be started: consent, settings, models, sources or folders.
-        WorkerError: The worker process died again and again.
-        BatchStopped: A KeyboardInterrupt: somebody has stopped it, here or elsewhere; what is finished is
-            kept, and its ``report`` says what that is.
+        ColabHelpersError: Nothing could be started, or the worker process died again and again.
+        BatchStopped: A KeyboardInterrupt: somebody has stopped it; its ``report`` says what is finished.
     """
     with _speaking(settings):
         photos = [Source.of(image) for image in sources]
@@ -187,14 +198,9 @@ def run_batch(
             consent=consent,
             overrides={} if settings is None else settings.model_dump(),
             models_dir=models_dir,
-            video_range=video_range,
-            report_path=report_path,
-            work_dir=work_dir,
-            session_minutes=session_minutes,
-            shortest_first=shortest_first,
-            in_process=in_process,
+            **options,
         )
-        return do_batch(request, photos=photos, on_progress=on_progress, on_note=on_note, on_status=on_status)
+        return do_batch(request, photos=photos, on_progress=on_progress, on_status=on_status)
 
 
 def do_batch(
@@ -202,18 +208,9 @@ def do_batch(
     *,
     photos: Sequence[Source] | None = None,
     on_progress: ProgressCallback | None = None,
-    on_note: NoteCallback | None = None,
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
-    """Like ``run_batch``, from a request that names its output folder.
-
-    Args:
-        request: What is asked for.
-        photos: The request's sources with names for messages and reports; the paths if None.
-        on_progress: See ``run_batch``, as the others.
-        on_note: Called with each remark.
-        on_status: Called with every new status.
-    """
+    """Like ``run_batch``, from a request; ``photos`` are its sources with names for messages and reports."""
     photos = [Source.of(source) for source in request.sources] if photos is None else photos
     with spoken(request.language):
         request.check()
@@ -234,7 +231,9 @@ def do_batch(
                 from colab_helpers.batch.worker import run_job
 
                 return run_job(job, on_progress=on_progress)
-            return Supervisor(job, on_progress=on_progress, on_note=on_note, on_status=on_status).run()
+            from colab_helpers.batch.supervisor import Supervisor
+
+            return Supervisor(job, on_progress=on_progress, on_status=on_status).run()
 
 
 def _results_folder(folder: Path | None) -> Path:
@@ -258,8 +257,8 @@ def _open(
     settings: Settings | None,
     models_dir: str | Path | None,
     on_progress: ProgressCallback | None,
-) -> Batch:
-    """Check everything before the first file, and load the networks and the sources."""
+) -> tuple[FileRun, str]:
+    """Check everything before any work, and load the networks and the sources; also the checked statement."""
     refuse_address(target)
     refuse_address(output)
     photos, path, result = [Source.of(source) for source in sources], absolute(target), absolute(output)
@@ -271,18 +270,21 @@ def _open(
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
-    from colab_helpers.batch.runner import Batch, identity_of
+    from colab_helpers.batch.run_file import FileRun, identity_of, new_report
     from colab_helpers.faces.engine import Engine
 
     engine = Engine.open(settings, models_dir=_place(models_dir))
-    return Batch(
+    identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
+    report = new_report(task, identity)
+    run = FileRun(
         engine=engine,
-        source=identity_of(engine, photos),
-        tasks=[Task(path, result, demanded=True)],
-        consent=statement,
+        source=identity,
+        task=task,
+        report=report,
         writable=writable,
         on_progress=on_progress,
     )
+    return run, statement
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Every error a user can meet: what happened, where, and what to do next.
 
 Each class also derives from the builtin a caller would naturally catch, so ``except ValueError``
-and ``except SettingsError`` both work.
+and ``except SettingsError`` both work; never from OSError, whose handlers must not swallow a refusal.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class UsageError(ColabHelpersError, ValueError):
     """A call or command line that does not make sense."""
 
 
-class ConsentError(ColabHelpersError, PermissionError):
+class ConsentError(ColabHelpersError, ValueError):
     """No usable statement of consent; nothing is processed without one."""
 
 
@@ -61,7 +61,7 @@ class MediaError(ColabHelpersError, ValueError):
     """A video or image that cannot be read, or holds nothing to work on."""
 
 
-class MissingFileError(MediaError, FileNotFoundError):
+class MissingFileError(MediaError):
     """A source or target that does not exist."""
 
 
@@ -71,7 +71,7 @@ class OutOfMemoryError(ColabHelpersError, MemoryError):
     refusal = False
 
 
-class OutputError(ColabHelpersError, OSError):
+class OutputError(ColabHelpersError, RuntimeError):
     """A result that cannot be written (no permission, full disk, unsuitable container)."""
 
 
@@ -83,7 +83,7 @@ class ModelError(ColabHelpersError, RuntimeError):
     """A model that is missing, damaged or does not keep its tensor contract."""
 
 
-class LicenceError(ColabHelpersError, PermissionError):
+class LicenceError(ColabHelpersError, RuntimeError):
     """A model whose licence limits its use, and which nobody has accepted yet."""
 
 

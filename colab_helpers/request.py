@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.files import absolute, natural_key
+from colab_helpers.files import absolute, from_yaml, natural_key
 from colab_helpers.language import ASKED, Asked, spoken, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings, allowed_values, load_settings
 
@@ -32,7 +32,7 @@ _LONGEST_VALUE = 80
 
 
 def is_address(path: str | Path) -> bool:
-    """Whether something is an address such as ``https://…``, which nothing here opens."""
+    """Tell whether something is an address such as ``https://…``, which nothing here opens."""
     return _ADDRESS.match(str(path)) is not None
 
 
@@ -52,7 +52,7 @@ def _places(value: object) -> object:
     if value is None or value == "":
         return ()
     if isinstance(value, str) and _LIST.fullmatch(value) and not absolute(value).exists():
-        value = _from_yaml(value)
+        value = _yaml_or_text(value)
     items = value if isinstance(value, (list, tuple)) else [value]
     return tuple(_item(item) for item in items)
 
@@ -65,16 +65,13 @@ def _item(value: object) -> object:
 
 
 def _mapping(value: object) -> object:
-    if isinstance(value, str):
-        value = _from_yaml(value)
-    if value is None:
-        return {}
-    return value
+    read = _yaml_or_text(value) if isinstance(value, str) else value
+    return {} if read is None else read
 
 
-def _from_yaml(text: str) -> object:
+def _yaml_or_text(text: str) -> object:
     try:
-        return yaml.safe_load(text)
+        return from_yaml(text)
     except yaml.YAMLError:
         return text
 
@@ -118,7 +115,7 @@ class Request(BaseModel):
 
     @classmethod
     def form(cls) -> tuple[str, ...]:
-        """The names of a notebook's form."""
+        """Return the names of a notebook's form."""
         return tuple(name for name in cls.model_fields if name not in cls.not_in_form)
 
     @classmethod
@@ -147,44 +144,40 @@ class Request(BaseModel):
         """
 
     def replaced(self, **values: Any) -> Self:
-        """The same request with some other values, checked."""
+        """Return the same request with some other values, checked."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **values})
 
 
 def recall(name: str, session: Mapping[str, Any]) -> Any:
-    """What an earlier cell has left in the notebook's session, its ``globals()``.
+    """Return what an earlier cell has left in the notebook's session, its ``globals()``.
 
     Raises:
         UsageError: It is not there: the kernel was restarted, or a cell was skipped.
     """
-    try:
+    if name in session:
         return session[name]
-    except KeyError:
-        raise UsageError(
-            tr(
-                "{name!r} is not known here: the kernel was restarted, or a cell above was not run", name=name
-            ),
-            remedy=tr("run all cells from the top (Run all); what is finished is kept and not done again"),
-        ) from None
+    raise UsageError(
+        tr("{name!r} is not known here: the kernel was restarted, or a cell above was not run", name=name),
+        remedy=tr("run all cells from the top (Run all); what is finished is kept and not done again"),
+    )
 
 
 def _refused(model: type[Request], error: ValidationError) -> UsageError:
     schema = model.model_json_schema()["properties"]
     told = []
     for item in error.errors():
-        name = str(item["loc"][0])
+        name, value = str(item["loc"][0]), repr(item["input"])
         if name not in schema:
             told.append(tr("there is no {name!r}", name=name))
             continue
-        value = repr(item["input"])
-        told.append(
-            tr(
-                "{key} = {value} is not allowed; allowed: {allowed}",
-                key=name,
-                value=value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…",
-                allowed=allowed_values(schema[name]),
-            )
+        shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
+        text = tr(
+            "{key} = {value} is not allowed; allowed: {allowed}",
+            key=name,
+            value=shown,
+            allowed=allowed_values(schema[name]),
         )
+        told.append(text)
     return UsageError("; ".join(dict.fromkeys(told)), remedy=tr("correct the value"))
 
 
@@ -206,7 +199,7 @@ class SettingsRequest(Request):
 
     def check(self) -> None:
         """Refuse settings that cannot be used."""
-        load_settings(self.preset, **self.overrides)
+        _ = self.settings
 
 
 class SetupRequest(SettingsRequest):
@@ -291,12 +284,11 @@ class BatchRequest(SettingsRequest):
         for path in (*self.sources, *self.targets, self.output_dir or "", self.models_dir or ""):
             refuse_address(path)
         swaps = "face_swapper" in self.settings.frame_processors
-        missing = ["sources"] if self.targets and swaps and not self.sources else []
-        missing += ["targets"] if self.sources and not self.targets else []
+        missing = "sources" if self.targets and swaps and not self.sources else ""
+        missing = "targets" if self.sources and not self.targets else missing
         if missing:
-            raise UsageError(
-                tr("{missing} is empty", missing=missing[0]), remedy=tr("name both sources and targets")
-            )
+            what = tr("{missing} is empty", missing=missing)
+            raise UsageError(what, remedy=tr("name both sources and targets"))
 
 
 def refuse_address(path: str | Path) -> None:
@@ -317,18 +309,15 @@ def _matching(target: str) -> list[Path]:
     path = Path(target)
     if not glob.has_magic(target) or path.exists():
         return [path]
-    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))), key=_natural)
-    if not found:
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    files = sorted(found, key=lambda path: natural_key(path.name))
+    if not files:
         raise MissingFileError(
             tr("there is no such file, and no file's name fits it as a pattern"),
             where=target,
             remedy=tr("check the name, the folder and the suffix"),
         )
-    return found
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return natural_key(path.name)
+    return files
 
 
 def _stem(path: str) -> str:

@@ -10,12 +10,10 @@ keyword overrides. ``resolve`` turns every ``"auto"`` that depends on the machin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -27,9 +25,9 @@ from pydantic import (
 )
 
 from colab_helpers.errors import SettingsError
-from colab_helpers.files import absolute
 from colab_helpers.language import tr
 from colab_helpers.machine import Machine, home
+from colab_helpers.presets import PresetFile, all_presets, load_presets
 
 Auto = Literal["auto"]
 FrameProcessor = Literal["face_swapper", "face_enhancer"]
@@ -37,8 +35,6 @@ FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bott
 Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 
 DEFAULT_PRESET = "balanced"
-PRESETS_NAME = "presets.yaml"
-"""The user's own presets, in the folder that ``machine.home`` names."""
 MAX_BATCH_SIZE = 5
 CUDA_THREADS = 8
 """Threads for a CUDA run: enough to keep the GPU fed while others wait for copies (requirement A2)."""
@@ -213,169 +209,41 @@ class Settings(BaseModel):
             The settings with numbers for threads, batch size and memory, and a note for every value
             that had to be lowered because the machine cannot bear it.
         """
-        notes = []
-        memory = machine.memory_budget if self.max_memory == "auto" else float(self.max_memory)
-        if memory > machine.memory_budget:
-            notes.append(
-                tr(
-                    "max_memory lowered from {memory:g} to {budget:.1f} GB: "
-                    "this machine has no more beside the 2 GB left to the system",
-                    memory=memory,
-                    budget=machine.memory_budget,
-                )
+        notes: tuple[str, ...] = ()
+        budget = machine.memory_budget
+        memory = budget if self.max_memory == "auto" else min(self.max_memory, budget)
+        if self.max_memory != "auto" and self.max_memory > budget:
+            text = tr(
+                "max_memory lowered from {memory:g} to {budget:.1f} GB: "
+                "this machine has no more beside the 2 GB left to the system",
+                memory=self.max_memory,
+                budget=budget,
             )
-            memory = machine.memory_budget
-        threads = (
-            (CUDA_THREADS if cuda else 1) if self.execution_threads == "auto" else self.execution_threads
-        )
-        batch = _auto_batch_size(memory, cuda=cuda) if self.batch_size == "auto" else self.batch_size
-        resolved = self.with_overrides(
-            max_memory=round(memory, 2), execution_threads=threads, batch_size=batch
-        )
-        return resolved, tuple(notes)
-
-
-def _auto_batch_size(memory: float, *, cuda: bool) -> int:
-    """Frames of a group: one per 2 GB, on a CPU no more than two, so that frames come steadily."""
-    return max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
+            notes = (text,)
+        threads, batch = self.execution_threads, self.batch_size
+        if threads == "auto":
+            threads = CUDA_THREADS if cuda else 1
+        if batch == "auto":  # one per 2 GB; on a CPU no more than two, so that frames come steadily
+            batch = max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
+        values = {"max_memory": round(memory, 2), "execution_threads": threads, "batch_size": batch}
+        return self.with_overrides(**values), notes
 
 
 def field_help(name: str) -> str:
-    """One-line description of a setting in the language spoken, for forms and ``--help``."""
-    description = Settings.model_fields[name].description
-    return tr(description) if description else ""
-
-
-class PresetFile(BaseModel):
-    """Schema of ``presets.yaml``: named overlays over the defaults of ``Settings``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: Literal[1]
-    presets: dict[str, Preset]
-    profiles: dict[str, Preset] = {}
-    models: dict[str, Any] = {}
-    """The user's own models, their paths absolute; checked by ``models.catalog.load_catalog``."""
-
-    def get(self, name: str) -> Preset:
-        """Find a preset or machine profile by name."""
-        try:
-            return {**self.profiles, **self.presets}[name]
-        except KeyError:
-            raise SettingsError(
-                tr("there is no preset {name!r}", name=name),
-                remedy=tr(
-                    "choose one of {names}; join several with '+'",
-                    names=", ".join([*self.presets, *self.profiles]),
-                ),
-            ) from None
-
-    def values(self, name: str) -> dict[str, Any]:
-        """The keys a preset sets, including those of the one preset it extends."""
-        preset = self.get(name)
-        if preset.extends is None:
-            return dict(preset.settings)
-        base = self.get(preset.extends)
-        if base.extends is not None:
-            raise SettingsError(
-                tr(
-                    "preset {name!r} extends {base!r}, which itself extends {further!r}",
-                    name=name,
-                    base=preset.extends,
-                    further=base.extends,
-                ),
-                remedy=tr("extend a preset that stands on its own: one level is allowed"),
-            )
-        return {**base.settings, **preset.settings}
-
-
-class Preset(BaseModel):
-    """One entry of ``presets.yaml``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    description: str
-    extends: str | None = None
-    settings: dict[str, Any] = {}
-
-
-PresetFile.model_rebuild()
-
-
-@cache
-def presets_path() -> Path:
-    """Where the shipped ``presets.yaml`` is: in the package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    packaged = package / "presets.yaml"
-    return packaged if packaged.exists() else package.parent / "presets.yaml"
-
-
-def load_presets(path: Path | None = None) -> PresetFile:
-    """Read and check a preset file.
-
-    Raises:
-        SettingsError: The file is missing, not YAML, or does not follow the schema.
-    """
-    path = path or presets_path()
-    try:
-        presets = PresetFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise SettingsError(
-            tr("cannot be read ({reason})", reason=error.strerror), where=str(path)
-        ) from error
-    except yaml.YAMLError as error:
-        raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
-    except ValidationError as error:
-        raise SettingsError(_explain(error, tr("preset file")), where=str(path)) from error
-    models = {name: _placed(entry, absolute(path).parent) for name, entry in presets.models.items()}
-    return presets.model_copy(update={"models": models})
-
-
-def _placed(entry: Any, folder: Path) -> Any:
-    """An entry of ``models`` whose path is absolute: it is written relative to the preset file."""
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
-        return entry
-    return {**entry, "path": str(folder / Path(entry["path"]).expanduser())}
-
-
-def all_presets(folder: Path) -> PresetFile:
-    """The shipped presets and those in a user's folder; where names are equal the shipped one counts.
-
-    Raises:
-        SettingsError: The user's file does not follow the schema.
-    """
-    shipped, own = load_presets(), own_presets(folder)
-    if own is None:
-        return shipped
-    return PresetFile(
-        version=1,
-        presets={**shipped.presets, **_others(own.presets, shipped)},
-        profiles={**shipped.profiles, **_others(own.profiles, shipped)},
-        models={**own.models, **shipped.models},
-    )
-
-
-def own_presets(folder: Path) -> PresetFile | None:
-    """The presets that a user has saved; None if there are none."""
-    path = folder / PRESETS_NAME
-    return load_presets(path) if path.is_file() else None
-
-
-def _others(found: Mapping[str, Preset], shipped: PresetFile) -> dict[str, Preset]:
-    known = {**shipped.presets, **shipped.profiles}
-    return {name: preset for name, preset in found.items() if name not in known}
+    """Return the one-line description of a setting in the language spoken, for forms and ``--help``."""
+    return tr(Settings.model_fields[name].description or "")
 
 
 def preset_values(presets: PresetFile, preset: str) -> dict[str, Any]:
-    """The keys that a preset, or several joined by ``+`` (later ones win), set.
+    """Return the keys that a preset, or several joined by ``+`` (later ones win), set.
 
     Raises:
         SettingsError: There is no preset of that name, or it holds a bad value.
     """
     values: dict[str, Any] = {}
-    for name in preset.split("+"):
-        part = presets.values(name.strip())
-        validate_settings(part, preset=name.strip())
+    for name in map(str.strip, preset.split("+")):
+        part = presets.values(name)
+        validate_settings(part, preset=name)
         values.update(part)
     return values
 
@@ -396,14 +264,11 @@ def load_settings(
             message names preset, key, value and what is allowed.
     """
     presets = load_presets(presets_file)
-    known = {**presets.presets, **presets.profiles}
-    if presets_file is None and not all(name.strip() in known for name in preset.split("+")):
+    if presets_file is None and not {name.strip() for name in preset.split("+")} <= presets.known.keys():
         # A damaged file of the user's stops nobody who does not need it.
         presets = all_presets(home())
-    return validate_settings(
-        {**preset_values(presets, preset), **overrides},
-        preset=tr("{preset} with overrides", preset=preset) if overrides else preset,
-    )
+    told = tr("{preset} with overrides", preset=preset) if overrides else preset
+    return validate_settings({**preset_values(presets, preset), **overrides}, preset=told)
 
 
 def validate_settings(values: Mapping[str, Any], *, preset: str) -> Settings:
@@ -411,13 +276,14 @@ def validate_settings(values: Mapping[str, Any], *, preset: str) -> Settings:
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError(
-            _explain(error, tr("preset {preset!r}", preset=preset)), remedy=_remedy(error)
-        ) from error
+        remedy = tr("correct the value")
+        if any(item["type"] == "extra_forbidden" for item in error.errors()):
+            remedy = tr("known keys: {keys}", keys=", ".join(sorted(Settings.model_fields)))
+        raise SettingsError(_explain(error, tr("preset {preset!r}", preset=preset)), remedy=remedy) from error
 
 
 def _explain(error: ValidationError, context: str) -> str:
-    complaints = "; ".join(_unique(_complaint(item) for item in error.errors()))
+    complaints = "; ".join(dict.fromkeys(map(_complaint, error.errors())))
     return tr("{context}: {complaints}", context=context, complaints=complaints)
 
 
@@ -425,41 +291,29 @@ def _complaint(item: Any) -> str:
     key = str(item["loc"][0]) if item["loc"] else ""
     if item["type"] == "extra_forbidden":
         return tr("unknown key {key!r} = {value!r}", key=key, value=item["input"])
+    if key in Settings.model_fields:
+        allowed = allowed_values(Settings.model_json_schema()["properties"][key])
+        return tr(
+            "{key} = {value!r} is not allowed; allowed: {allowed}",
+            key=key,
+            value=item["input"],
+            allowed=allowed,
+        )
     message = str(item["msg"]).removeprefix("Value error, ")
-    allowed = _allowed(key)
-    if not allowed:
-        return f"{key}: {message}" if key else message
-    return tr(
-        "{key} = {value!r} is not allowed; allowed: {allowed}", key=key, value=item["input"], allowed=allowed
-    )
-
-
-def _remedy(error: ValidationError) -> str:
-    if any(item["type"] == "extra_forbidden" for item in error.errors()):
-        return tr("known keys: {keys}", keys=", ".join(sorted(Settings.model_fields)))
-    return tr("correct the value")
-
-
-def _allowed(key: str) -> str:
-    """The values a field takes, in words: choices, ranges, and ``auto``."""
-    if key not in Settings.model_fields:
-        return ""
-    return allowed_values(Settings.model_json_schema()["properties"][key])
+    return f"{key}: {message}" if key else message
 
 
 def allowed_values(schema: Mapping[str, Any]) -> str:
-    """What a field takes, in words, by its JSON schema."""
+    """Return what a field takes, in words, by its JSON schema: choices, ranges, and ``auto``."""
     parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
-    return tr(" or ").join(_unique(map(_allowed_values, parts)))
+    return tr(" or ").join(dict.fromkeys(map(_allowed, parts)))
 
 
-def _allowed_values(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(str(value) for value in schema["enum"])
-    if "const" in schema:
-        return str(schema["const"])
+def _allowed(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema or "const" in schema:
+        return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
     if schema["type"] == "array":
-        return tr("a list of {values}", values=_allowed_values(schema["items"]))
+        return tr("a list of {values}", values=_allowed(schema["items"]))
     if schema["type"] == "object":
         return tr("settings such as {example}", example="{batch_size: 2}")
     low, high = schema.get("minimum"), schema.get("maximum")
@@ -467,10 +321,4 @@ def _allowed_values(schema: Mapping[str, Any]) -> str:
     kind = kinds.get(schema["type"], tr("text"))
     if low is not None and high is not None:
         return tr("{kind} from {low} to {high}", kind=kind, low=low, high=high)
-    if low is not None:
-        return tr("{kind} from {low}", kind=kind, low=low)
-    return kind if high is None else tr("{kind} to {high}", kind=kind, high=high)
-
-
-def _unique(items: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(items))
+    return kind if low is None else tr("{kind} from {low}", kind=kind, low=low)

@@ -1,17 +1,17 @@
-"""Bring the tables of README.md and README.es.md up to date: ``python docs/tables.py``; tests check them.
+"""Bring the tables of the READMEs and of ``docs/`` up to date: ``python docs/tables.py``; tests check them.
 
 Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from colab_helpers.language import Language, language, mark, spoken, tr
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings
 from colab_helpers.ui import cells
 
 NOTEBOOKS = {
@@ -26,7 +26,10 @@ NOTEBOOKS = {
 }
 
 ROOT = Path(__file__).resolve().parents[1]
-READMES: dict[Language, Path] = {"en": ROOT / "README.md", "es": ROOT / "README.es.md"}
+PAGES: dict[Language, tuple[Path, ...]] = {
+    "en": (ROOT / "README.md", ROOT / "docs" / "settings.md"),
+    "es": (ROOT / "README.es.md", ROOT / "docs" / "es" / "settings.md"),
+}
 
 
 def notebooks_table() -> str:
@@ -96,17 +99,17 @@ TABLES = {"notebooks": notebooks_table, "presets": presets_table, "settings": se
 
 
 def updated(text: str) -> str:
-    """A README's text with every table as it should be in the language spoken."""
+    """A page's text with each of its tables as it should be in the language spoken."""
     for name, make in TABLES.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if text.count(start) != 1 or text.count(end) != 1:
-            sys.exit(f"{start} and {end} must be there once")
-        before, rest = text.split(start)
-        text = f"{before}{start}\n{make()}\n{end}{rest.split(end)[1]}"
+        if start in text:
+            before, rest = text.split(start)
+            text = f"{before}{start}\n{make()}\n{end}{rest.split(end)[1]}"
     return text
 
 
 if __name__ == "__main__":
-    for chosen, path in READMES.items():
+    for chosen, paths in PAGES.items():
         with spoken(chosen):
-            path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+            for path in paths:
+                path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")

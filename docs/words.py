@@ -28,7 +28,8 @@ from jinja2.ext import extract_from_ast
 from colab_helpers.language import DOMAIN, LOCALE, spoken, tr
 from colab_helpers.models.catalog import load_catalog
 from colab_helpers.pages.rendering import TEMPLATES
-from colab_helpers.settings import Settings, load_presets
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings
 from colab_helpers.ui import cells
 
 ROOT = Path(__file__).resolve().parents[1]

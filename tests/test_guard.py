@@ -29,7 +29,7 @@ class Machine:
 
 
 @pytest.mark.parametrize("percent", [0.0, 49.0, 85.0])
-def test_enough_ram_is_no_event(percent: float) -> None:
+def test_enough_ram_is_no_event(percent) -> None:
     machine = Machine(percent)
     guard = machine.guard()
     assert guard.check(wait=True) is None

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colab_helpers.__main__ import build_parser, option_name, settings_of
+from colab_helpers.command_line import build_parser, option_name, settings_of
 from colab_helpers.errors import SettingsError
 from colab_helpers.machine import GIB, Gpu, Machine
-from colab_helpers.settings import Settings, load_presets, load_settings
+from colab_helpers.presets import load_presets
+from colab_helpers.settings import Settings, load_settings
 
 MACHINE = Machine(
     cpus=2, memory_total=int(12.7 * GIB), gpu=None, python="3.13", system="test", on_colab=False

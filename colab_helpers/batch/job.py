@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.names import REPORT_NAME
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import write_text
-from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.files import absolute, from_json, to_json
-from colab_helpers.language import Language, language, tr
+from colab_helpers.batch.report import REPORT_NAME, write_text
+from colab_helpers.files import absolute, load, to_json
+from colab_helpers.language import language, tr
 from colab_helpers.request import BatchRequest, refuse_address
+from colab_helpers.settings import DEFAULT_PRESET
 
 ImageLike = str | Path | bytes | npt.NDArray[np.uint8]
 """A path, an encoded image, a ``data:`` URL, or a ``(H, W, 3)`` uint8 BGR array."""
 
 
-class Source(BaseModel):
-    """A photo of the person who is put in."""
+@dataclass(frozen=True)
+class Source:
+    """A photo of the person who is put in: a name for messages and reports, and its path or ``data:`` URL."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(description="For messages and reports.")
-    image: str = Field(description="Path, or data: URL.")
+    name: str
+    image: str
 
     @property
     def path(self) -> Path | None:
@@ -40,19 +41,18 @@ class Source(BaseModel):
 
     @classmethod
     def of(cls, image: ImageLike) -> Source:
-        """Any kind of image as something that can be written down; pixels are kept without loss."""
+        """Make any kind of image something that can be written down; pixels are kept without loss."""
         if isinstance(image, str) and image.startswith("data:"):
-            return cls(name=f"{image[:40]}…", image=image)
+            return cls(f"{image[:40]}…", image)
         if isinstance(image, (str, Path)):
             refuse_address(image)
-            return cls(name=str(image), image=str(absolute(image)))
+            return cls(str(image), str(absolute(image)))
         name = tr("image in memory ({kind})", kind=type(image).__name__)
         if isinstance(image, bytes):
-            return cls(name=name, image=_data_url(image, "application/octet-stream"))
+            return cls(name, _data_url(image, "application/octet-stream"))
         import cv2  # slow, and seldom needed here
 
-        encoded = cv2.imencode(".png", image)[1].tobytes()
-        return cls(name=name, image=_data_url(encoded, "image/png"))
+        return cls(name, _data_url(cv2.imencode(".png", image)[1].tobytes(), "image/png"))
 
 
 def _data_url(content: bytes, kind: str) -> str:
@@ -60,105 +60,80 @@ def _data_url(content: bytes, kind: str) -> str:
 
 
 class Job(BaseModel):
-    """One batch. All paths are absolute."""
+    """One batch whose places are known and whose consent is checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
-    sources: tuple[Source, ...]
-    tasks: tuple[tuple[str, str, bool], ...] = Field(
-        description="Target and wanted result of each file, and whether the target was named repeatedly."
-    )
-    folders: tuple[str, ...] = Field((), description="Folders that were named as targets.")
-    output_dir: str
-    consent: str
-    settings: dict[str, Any]
-    models_dir: str | None = None
-    report_path: str
-    work_dir: str | None = Field(None, description="Local disk for unfinished work; by default chosen.")
-    session_minutes: float = Field(0.0, ge=0, description="Time the session has left; 0: not known.")
-    shortest_first: bool = False
-    language: Language = Field(default_factory=language, description="What the worker speaks.")
+    request: BatchRequest = Field(description="All that is asked for; its settings are all overrides.")
+    names: tuple[str, ...] = Field((), description="What the photos are called in messages and reports.")
+    tasks: tuple[Task, ...]
 
     @classmethod
-    def of(
-        cls, request: BatchRequest, sources: Sequence[Source], tasks: Sequence[Task], folder: Path
-    ) -> Self:
-        """Write down a batch whose places are known and whose consent is checked."""
+    def of(cls, request: BatchRequest, photos: Sequence[Source], tasks: Sequence[Task], folder: Path) -> Self:
+        """Write down a request: nothing in it depends on files that may change until the worker reads it."""
         return cls(
-            sources=tuple(sources),
-            tasks=tuple((_absolute(task.target), _absolute(task.output), task.repeated) for task in tasks),
-            folders=tuple(str(path) for path in request.target_paths if path.is_dir()),
-            output_dir=str(folder),
-            consent=request.consent,
-            settings=request.settings.model_dump(mode="json"),
-            models_dir=_text(request.models_dir),
-            report_path=str(request.report_path or folder / REPORT_NAME),
-            work_dir=_text(request.work_dir),
-            session_minutes=request.session_minutes,
-            shortest_first=request.shortest_first,
+            request=request.replaced(
+                sources=[photo.image for photo in photos],
+                targets=[str(path) for path in request.target_paths],
+                output_dir=folder,
+                report_path=request.report_path or folder / REPORT_NAME,
+                preset=DEFAULT_PRESET,
+                overrides=request.settings.model_dump(mode="json"),
+                language=language(),
+            ),
+            names=tuple(photo.name for photo in photos),
+            tasks=tuple(
+                replace(task, target=task.target.absolute(), output=task.output.absolute()) for task in tasks
+            ),
         )
 
     @property
     def folder(self) -> Path:
         """Folder of the results."""
-        return Path(self.output_dir)
+        return self.request.output_dir or Path()
 
     @property
-    def plan(self) -> list[Task]:
-        """The tasks."""
-        return [Task(Path(target), Path(output), repeated=more) for target, output, more in self.tasks]
+    def report_path(self) -> Path:
+        """Where the report goes."""
+        return self.request.report_path or self.folder / REPORT_NAME
+
+    @property
+    def sources(self) -> list[Source]:
+        """The photos."""
+        return [Source(*each) for each in zip(self.names, self.request.sources, strict=True)]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders that were named as targets."""
+        return [Path(target) for target in self.request.targets if os.path.isdir(target)]  # noqa: PTH112
 
     @property
     def inputs(self) -> list[Path]:
         """Every file that the batch reads, but for the models."""
-        return [
-            *(source.path for source in self.sources if source.path),
-            *(Path(t) for t, _, _ in self.tasks),
-        ]
+        return [*self.request.source_paths, *(task.target for task in self.tasks)]
 
     @property
     def digest(self) -> str:
         """What tells this batch from another: whatever changes its results or where they go, and no more."""
-        told = {"run", "folders", "language", "session_minutes", "shortest_first"}
-        text = to_json(self, exclude={**dict.fromkeys(told, True), "settings": {"language"}})
-        return hashlib.sha256(text.encode()).hexdigest()
+        decides = {"sources", "output_dir", "consent", "models_dir", "report_path", "work_dir"}
+        asked = self.model_dump(mode="json", include={"names": True, "tasks": True, "request": decides})
+        settings = {k: v for k, v in self.request.overrides.items() if k != "language"}
+        return hashlib.sha256(json.dumps([asked, settings]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write it as JSON.
-
-        Raises:
-            OutputError: The folder cannot be written to.
-        """
+        """Write it as JSON; OutputError where the folder cannot be written to."""
         write_text(path, to_json(self))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read it.
-
-        Raises:
-            MissingFileError: It is not there.
-            UsageError: It is no job of this version.
-        """
-        try:
-            return from_json(cls, path.read_bytes())
-        except OSError as error:
-            raise MissingFileError(
-                tr("the job cannot be read ({reason})", reason=error.strerror),
-                where=str(path),
-                remedy=tr("start the batch again"),
-            ) from error
-        except ValueError as error:
-            raise UsageError(
-                tr("this is no job that this version can read"),
-                where=str(path),
-                remedy=tr("start the batch again"),
-            ) from error
-
-
-def _absolute(path: Path) -> str:
-    return str(path.absolute())
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+        """Read it; MissingFileError or UsageError where there is none of this version."""
+        again = tr("start the batch again")
+        return load(
+            cls,
+            path,
+            missing=tr("the job cannot be read"),
+            missing_remedy=again,
+            foreign=tr("this is no job that this version can read"),
+            foreign_remedy=again,
+        )

@@ -12,21 +12,20 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
-from colab_helpers.faces.quality import Measured
-from colab_helpers.files import shortened, to_json
+from colab_helpers.files import ends_a_line, shortened, to_json
 from colab_helpers.language import tr
+from colab_helpers.pipeline import FinishedSegment
+
+JOURNAL_NAME = "journal.jsonl"
 
 
 class _Entry(BaseModel):
@@ -37,23 +36,10 @@ class _Entry(BaseModel):
 
 
 class SegmentDone(_Entry):
-    """A segment is encoded and safe on disk. Times in ticks of the segment's own time base."""
+    """A segment is encoded and safe on disk; its path is the file's name alone."""
 
     event: Literal["segment"] = "segment"
-    number: int = Field(ge=0, description="Position in the video; names the file.")
-    start: int = Field(ge=0, description="First frame of the result in it.")
-    stop: int = Field(description="First frame after it.")
-    length: int = Field(gt=0, description="Frames that every segment but the last one was to have.")
-    first_pts: int
-    last_pts: int
-    end_pts: int
-    bytes: int
-    sha256: str
-    encoder: str = Field(description="What it was encoded with; segments of different ones do not join.")
-    provider: str = Field(description="Where the networks ran.")
-    measured: Measured
-    notes: tuple[str, ...] = ()
-    times_kept: bool = Field(True, description="Whether its frames are shown when the target's are.")
+    part: FinishedSegment
 
 
 class FileDone(_Entry):
@@ -102,12 +88,7 @@ _HEAD_LENGTH = len(_HEAD.format(0))
 
 @dataclass
 class History:
-    """A journal as it was read.
-
-    Attributes:
-        entries: In the order they were written.
-        damaged: Lines that had to be ignored.
-    """
+    """A journal as it was read: its entries in order, and how many damaged lines had to be ignored."""
 
     entries: list[Entry] = field(default_factory=list)
     damaged: int = 0
@@ -133,32 +114,29 @@ class History:
                     made[Path(entry.report.frames_folder).name] = None
         return made | dict.fromkeys(claims)
 
-    def segments(self, key: str) -> dict[int, SegmentDone]:
-        """The finished segments of a target, by number; the latest of each counts."""
-        return {e.number: e for e in self._of(key) if isinstance(e, SegmentDone)}
+    def segments(self, key: str) -> dict[int, FinishedSegment]:
+        """Return the finished segments of a target by number; the latest of each counts."""
+        return {e.part.segment.number: e.part for e in self._of(key) if isinstance(e, SegmentDone)}
 
     def result(self, key: str, output: str | None = None) -> FileDone | None:
-        """The latest finished result of a target; a copy of the target has a result of its own.
+        """Return the latest result of a target, under its planned name or one with a suffix more.
 
-        Args:
-            key: Of the work.
-            output: Name that was planned for it; it may have got a suffix more.
+        A copy of the target has a result of its own.
         """
-        done = (entry for entry in reversed(list(self._of(key))) if isinstance(entry, FileDone))
+        done = (entry for entry in reversed(self._of(key)) if isinstance(entry, FileDone))
         return next((e for e in done if output is None or _may_be(e.report.output or "", output)), None)
 
     def failure(self, key: str, run: str, target: str | None = None) -> Failed | None:
-        """How work on a target failed in this run; None if it did not, or was taken up again since."""
-        last = next((e for e in reversed(list(self._of(key)))), None)
+        """Return how a target failed in this run; None if it did not, or was taken up again since."""
+        last = next(reversed(self._of(key)), None)
         if not isinstance(last, Failed) or last.run != run:
             return None
         return last if target in (None, last.report.target) else None
 
     def interruptions(self, key: str, run: str) -> int:
-        """How often in a row work on a target was cut off in this run before it got any further.
+        """Count how often in a row work on a target was cut off in this run before it got any further.
 
         A finished segment is progress: a long video that is interrupted once a day is not a bad video.
-        Whoever runs a batch anew gives every file another chance.
         """
         count = 0
         for entry in self._of(key):
@@ -166,8 +144,8 @@ class History:
                 count = count + 1 if isinstance(entry, Started) and entry.run == run else 0
         return count
 
-    def _of(self, key: str) -> Iterator[Entry]:
-        return (entry for entry in self.entries if entry.key == key)
+    def _of(self, key: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.key == key]
 
 
 def _may_be(output: str, planned: str) -> bool:
@@ -177,11 +155,7 @@ def _may_be(output: str, planned: str) -> bool:
 
 
 def read_journal(path: Path) -> History:
-    """Read a journal; one that is not there yet is empty.
-
-    Raises:
-        OutputError: It is there but cannot be read.
-    """
+    """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
     history = History()
     try:
         with path.open("rb") as file:
@@ -194,37 +168,28 @@ def read_journal(path: Path) -> History:
     except FileNotFoundError:
         return history
     except OSError as error:
-        raise _failed(path, tr("the journal cannot be read ({reason})", reason=_reason(error))) from error
+        raise _failed(
+            path, tr("the journal cannot be read ({reason})", reason=error.strerror or error)
+        ) from error
     return history
 
 
 class Journal:
-    """A journal open for appending; a context manager.
-
-    Args:
-        path: Made if missing.
-
-    Raises:
-        OutputError: It cannot be written to.
-    """
+    """A journal open for appending, made if missing; OutputError where it cannot be written to."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
-            self._torn = not _ends_a_line(self._file)
+            self._torn = not ends_a_line(self._file)
         except OSError as error:
             raise _failed(
-                path, tr("the journal cannot be opened ({reason})", reason=_reason(error))
+                path, tr("the journal cannot be opened ({reason})", reason=error.strerror or error)
             ) from error
 
     def append(self, entry: Entry) -> None:
-        """Add an entry; it is on disk when this returns.
-
-        Raises:
-            OutputError: It could not be written; readers will not see a part of it.
-        """
+        """Add an entry, on disk when this returns; after an OutputError readers will not see a part of it."""
         body = to_json(entry)
         line = f"{_HEAD.format(zlib.crc32(body.encode()))}{body}}}\n".encode()
         if self._torn:  # by a crash, or by a full disk a moment ago
@@ -236,33 +201,19 @@ class Journal:
             os.fsync(self._file.fileno())
             self._torn = False
         except OSError as error:
-            what = tr("the journal cannot be written to ({reason})", reason=_reason(error))
-            raise _failed(self._path, what) from error
-
-    def close(self) -> None:
-        """Close it."""
-        self._file.close()
+            raise _failed(
+                self._path, tr("the journal cannot be written to ({reason})", reason=error.strerror or error)
+            ) from error
 
     def __enter__(self) -> Self:
-        """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes it."""
-        self.close()
-
-
-def _ends_a_line(file: FileIO) -> bool:
-    if not file.seek(0, os.SEEK_END):
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def _parse(line: bytes) -> Entry | None:
-    """The entry of a line, or None if the line is empty, torn or damaged."""
+    """Return the entry of a line, or None if the line is empty, torn or damaged."""
     line = line.rstrip(b"\r\n")
     body = line[_HEAD_LENGTH:-1]
     if line != _HEAD.format(zlib.crc32(body)).encode() + body + b"}":
@@ -271,10 +222,6 @@ def _parse(line: bytes) -> Entry | None:
         return _ENTRY.validate_python(json.loads(body))
     except ValueError:
         return None  # of another version of this package: its work cannot be trusted
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
 
 
 def _failed(path: Path, what: str) -> OutputError:

@@ -41,14 +41,9 @@ _ROOMS = ("faces", "media", "models", "pipeline")
 
 
 def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits.
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits; MissingFileError where it cannot be read.
 
-    Args:
-        path: The file.
-        on_chunk: Called every few megabytes; may raise to give up.
-
-    Raises:
-        MissingFileError: It is not there or cannot be read.
+    ``on_chunk`` is called every few megabytes and may raise to give up.
     """
     regular = True
     with suppress(OSError, ValueError):  # what cannot be looked at cannot be read either, which is told below
@@ -72,10 +67,7 @@ def file_digest(path: Path, *, on_chunk: Callable[[], None] | None = None) -> st
 def code_digest() -> str:
     """SHA-256 over the version and the source files that decide what a result looks like."""
     root = Path(__file__).parents[1]
-    files = [
-        root / "__init__.py",
-        *(path for room in _ROOMS for path in (root / room).glob("*.py")),
-    ]
+    files = [root / "__init__.py", *(path for room in _ROOMS for path in (root / room).glob("*.py"))]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(root).as_posix().encode())
@@ -92,7 +84,7 @@ def work_key(
     encoder: str,
     code: str | None = None,
 ) -> str:
-    """The key of the work on one target.
+    """Return the key of the work on one target, 64 hexadecimal digits.
 
     Args:
         target: Digest of the target.
@@ -101,9 +93,6 @@ def work_key(
         models: Digest of each model file by name.
         encoder: The encoder asked for; which one ``auto`` took is noted with each segment.
         code: Digest of the code; that of this package if None.
-
-    Returns:
-        64 hexadecimal digits.
     """
     asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NEUTRAL_SETTINGS}
     parts = {

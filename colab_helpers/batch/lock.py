@@ -11,11 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from colab_helpers.batch.names import LOCK_NAME
-from colab_helpers.batch.places import WorkPlaces
-from colab_helpers.batch.status import BatchStatus, process_lives, read_status
-from colab_helpers.errors import MissingFileError, OutputError, UsageError
+from colab_helpers.batch.places import WorkPlaces, telling_unwritable
+from colab_helpers.batch.report import STATUS_NAME
+from colab_helpers.batch.status import BatchStatus, latest_status, process_lives
+from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
+
+LOCK_NAME = ".colab_helpers.lock"
 
 
 class FolderBusyError(UsageError):
@@ -24,11 +26,9 @@ class FolderBusyError(UsageError):
 
 @contextmanager
 def folder_lock(output_dir: Path) -> Iterator[None]:
-    """Hold a folder against a second batch.
+    """Hold a folder, which is made if missing, against a second batch.
 
-    Args:
-        output_dir: The folder; made if missing. Mounted drives know no locks: theirs lies on a local disk,
-            in the same place for all batches of this user.
+    Mounted drives know no locks: theirs lies on a local disk, in one place for all batches of this user.
 
     Raises:
         FolderBusyError: Another batch works in it, on this machine or, as its status tells, on another.
@@ -37,25 +37,14 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
     places = WorkPlaces.of(output_dir)
     path = (places.local if places.mirror else output_dir) / LOCK_NAME
     lock = FileLock(path, timeout=0)
-    try:
+    with telling_unwritable(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         if places.mirror:
             places.make()
-        lock.acquire()
-    except Timeout as error:
-        raise FolderBusyError(
-            tr("another run is working in this folder{holder}", holder=_holder(_status(output_dir))),
-            where=str(output_dir),
-            remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
-        ) from error
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
-            where=str(output_dir),
-            remedy=tr("choose another output folder"),
-        ) from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise _busy(output_dir, latest_status([output_dir / STATUS_NAME])) from error
     try:
         _check_status(output_dir)
         yield
@@ -65,11 +54,12 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def _status(output_dir: Path) -> BatchStatus | None:
-    try:
-        return read_status(output_dir)
-    except (MissingFileError, UsageError):
-        return None
+def _busy(output_dir: Path, status: BatchStatus | None) -> FolderBusyError:
+    return FolderBusyError(
+        tr("another run is working in this folder{holder}", holder=_holder(status)),
+        where=str(output_dir),
+        remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
+    )
 
 
 def _holder(status: BatchStatus | None) -> str:
@@ -82,7 +72,7 @@ def _holder(status: BatchStatus | None) -> str:
 
 def _check_status(output_dir: Path) -> None:
     """Whoever works in the folder without its lock, which is on another disk, is known by the status."""
-    status = _status(output_dir)
+    status = latest_status([output_dir / STATUS_NAME])
     if status is None or status.state != "running":
         return
     if status.host != socket.gethostname():
@@ -93,8 +83,4 @@ def _check_status(output_dir: Path) -> None:
                 remedy=tr("wait until it has been silent for half a minute, or choose another output folder"),
             )
     elif status.pid != os.getpid() and process_lives(status.pid, status.pid_started):
-        raise FolderBusyError(
-            tr("another run is working in this folder{holder}", holder=_holder(status)),
-            where=str(output_dir),
-            remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
-        )
+        raise _busy(output_dir, status)

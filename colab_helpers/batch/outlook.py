@@ -20,7 +20,7 @@ _BEAT_PACKETS = 1000
 
 
 def load_of(target: Path, *, beat: Callable[[], None] = lambda: None) -> tuple[int, int] | None:
-    """Frames of a target and the pixels of each, without decoding; None if it cannot be read.
+    """Count the frames of a target and the pixels of each, without decoding; None if it cannot be read.
 
     An image counts nothing. Frames that the file does not count are counted as packets: a length times a
     rate says nothing of a recording whose frames come in bursts.
@@ -46,7 +46,7 @@ def _packets(path: Path, stream: int, beat: Callable[[], None]) -> int:
 
 
 def shortest_first(loads: Sequence[tuple[int, int] | None]) -> list[int]:
-    """Positions in the order of frames times pixels: images first, what cannot be read last."""
+    """Return positions in the order of frames times pixels: images first, what cannot be read last."""
     return sorted(range(len(loads)), key=lambda n: _product(loads[n], float("inf")))
 
 
@@ -55,46 +55,43 @@ def _product(load: tuple[int, int] | None, unknown: float = 0.0) -> float:
 
 
 class Outlook:
-    """Keeps a sentence in the status on how many files fit the session, and warns before it ends.
+    """Keeps the status up to date on how many files fit the session, and warns before it ends.
 
     Args:
-        loads: Frames and pixels of each file.
+        loads: Frames and pixels of each file; unused where the status does not know when the session ends.
         order: Positions of the files in the order they are done.
-        minutes: How long the session can be used, from the start of the run.
-        status: Where it is told.
-        clock: Seconds since 1970.
     """
 
     def __init__(
         self,
         loads: Sequence[tuple[int, int] | None],
         order: Sequence[int],
-        minutes: float,
         status: StatusWriter,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._loads, self._minutes, self._status, self._clock = loads, minutes, status, clock
+        self._loads, self._status, self._clock = loads, status, clock
         self._left = {index: _product(loads[index]) for index in order}
-        self._end = status.status.started + 60 * minutes
         self._index, self._began, self._done = 0, 0.0, 0.0
-        told = (self._text(fitting) for fitting in range(len(loads) + 1))
-        # A worker started again goes on with what the one before has told.
-        self._told = next((text for text in told if text in status.status.notes), "")
-        self._warned = False
+        self._warned = not status.status.session_minutes
+
+    @property
+    def _seconds_left(self) -> float:
+        status = self._status.status
+        return status.started + 60 * status.session_minutes - self._clock()
 
     def begin(self, index: int) -> None:
-        """Work on a file begins."""
+        """Note that work on a file begins."""
         self._index = index
         self._began = self._began or self._clock()
 
     def segment(self, frames: int) -> None:
-        """So many frames of the file at work are done and safe."""
+        """Note that so many frames of the file at work are done and safe."""
         load = self._loads[self._index]
         self._add(frames * load[1] if load else 0)
 
     def end(self, index: int, *, done: bool) -> None:
-        """A file has ended, ``done`` just now or not."""
+        """Note that a file has ended, ``done`` just now or not."""
         rest = self._left.pop(index)
         # What has no segments, such as a GIF, is done at once; of others the rest was kept from before.
         self._add(rest if done and rest == _product(self._loads[index]) else 0)
@@ -104,38 +101,28 @@ class Outlook:
         if self._index in self._left:
             self._left[self._index] = max(0.0, self._left[self._index] - done)
         seconds = self._clock() - self._began
-        if self._done and seconds > 0:
-            self._tell(self._done / seconds)
+        if self._status.status.session_minutes and self._done and seconds > 0:
+            self._status.fitting(self._fitting(self._done / seconds))
 
-    def _tell(self, pace: float) -> None:
-        fitting, left = len(self._loads) - len(self._left), self._end - self._clock()
+    def _fitting(self, pace: float) -> int:
+        """Count the files that are done, and those whose turn comes before the session ends."""
+        fitting, left = len(self._loads) - len(self._left), self._seconds_left
         for rest in self._left.values():
             left -= rest / pace
             if left < 0:
                 break
             fitting += 1
-        text = self._text(fitting)
-        if text != self._told:
-            self._status.note(text, instead_of=self._told)
-            self._told = text
-
-    def _text(self, fitting: int) -> str:
-        return tr(
-            "at this rate {fitting} of {files} file(s) fit the {minutes:.0f} minutes of the session",
-            fitting=fitting,
-            files=len(self._loads),
-            minutes=self._minutes,
-        )
+        return fitting
 
     def warn(self) -> None:
         """Say once that the session is about to end."""
-        left = self._end - self._clock()
-        if left < _WARNING and not self._warned:
-            self._warned = True
-            self._status.note(
-                tr(
-                    "the session ends in about {minutes:.0f} minute(s): what is not done then is taken up "
-                    "by the next run",
-                    minutes=max(0.0, left / 60),
-                )
+        if self._warned or self._seconds_left >= _WARNING:
+            return
+        self._warned = True
+        self._status.note(
+            tr(
+                "the session ends in about {minutes:.0f} minute(s): what is not done then is taken up "
+                "by the next run",
+                minutes=max(0.0, self._seconds_left / 60),
             )
+        )

@@ -17,19 +17,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import psutil
 
-from colab_helpers.batch.names import WORK_NAME
-from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
+from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import hidden_name, sha256_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.machine import is_remote
 
 T = TypeVar("T")
 
-_CHUNK = 4 << 20
+WORK_NAME = ".work"
+"""Folder of unfinished work."""
+CHUNK = 4 << 20
+"""Bytes that are copied at once."""
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
 _LOOK_EVERY = 2.0
 
@@ -38,10 +40,8 @@ _LOOK_EVERY = 2.0
 class WorkPlaces:
     """Where the unfinished work of a batch lies.
 
-    Attributes:
-        local: Folder on a local disk; segments are written here.
-        mirror: Folder beside the results that gets a copy of each segment, because the local disk may be
-            gone tomorrow; None where ``local`` is beside the results already.
+    Segments are written to ``local``. Where the results go to a mounted drive, ``mirror`` beside them gets a
+    copy of each: the local disk may be gone tomorrow.
     """
 
     local: Path
@@ -49,13 +49,10 @@ class WorkPlaces:
 
     @classmethod
     def of(cls, output_dir: Path, work_dir: Path | None = None) -> WorkPlaces:
-        """The same places for the same folders, so that a later run finds them.
+        """Choose the same places for the same folders, so that a later run finds them.
 
-        Args:
-            output_dir: Folder of the results.
-            work_dir: A folder on a local disk to work in; by default the system's folder for temporary
-                files if the results go to a mounted drive, else a folder beside them. Each user has a
-                folder of their own in it.
+        Without a ``work_dir`` results on a mounted drive are worked on in the system's folder for temporary
+        files, others beside them. Each user has a folder of their own there.
         """
         beside = output_dir / WORK_NAME
         if work_dir is None and not is_remote(output_dir):
@@ -86,27 +83,29 @@ class WorkPlaces:
             ) from error
 
     def tidy(self, run: str) -> None:
-        """Remove what is there only for unfinished work, if no video's segments are left.
+        """Remove what this run needed for unfinished work, if no segments and no other's job are left."""
+        for place in filter(None, (self.local, self.mirror)):
+            if place.is_dir() and not any(_is_needed(path, run) for path in place.iterdir()):
+                shutil.rmtree(place, ignore_errors=True)
 
-        Args:
-            run: The run that ends; another's job, waiting for the folder, keeps it.
-        """
-        for place in (self.local, self.mirror):
-            if (
-                place is not None
-                and place.is_dir()
-                and not any(_is_needed(path, run) for path in place.iterdir())
-            ):
-                remove_folder(place)
+
+@contextmanager
+def telling_unwritable(output_dir: Path) -> Iterator[None]:
+    """Say of an error of the system that the output folder cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
+            where=str(output_dir),
+            remedy=tr("choose another output folder"),
+        ) from error
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that nobody else can look into, in one where others may have made it before.
-
-    Raises:
-        OutputError: It is somebody else's, or no folder.
-        OSError: It cannot be made.
-    """
+    """Make a folder that nobody else can look into, in one where others may have made it before."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -129,8 +128,6 @@ class Patience:
     Args:
         longest: Seconds after which it gives up (setting ``output_wait``).
         tell: Called with what is waited for, and with None when it goes on; may raise to give up.
-        sleep: Waits for some seconds.
-        clock: Seconds that only grow.
     """
 
     longest: float
@@ -139,11 +136,7 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns, once it no longer raises an OutputError.
-
-        Raises:
-            OutputError: It still does after the longest wait.
-        """
+        """Return what ``action`` returns; an OutputError is raised only after the longest wait."""
         started = self.clock()
         while True:
             try:
@@ -161,19 +154,14 @@ class Patience:
 def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
     """Copy a file to where it may get lost, read it back, and only then give it its name.
 
-    Args:
-        source: A complete file.
-        target: Where it goes; an older file is replaced. Missing folders are made.
-        beat: Called every few megabytes; may raise to give up.
-
-    Returns:
-        SHA-256 of the file.
+    An older file is replaced, missing folders are made; ``beat`` is called every few megabytes and may raise
+    to give up. Returns the SHA-256 of the file.
 
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
     """
     with _partial(target) as partial:
-        digest = _copy(source, partial, beat)
+        digest = copy_bytes(source, partial, beat)
         if sha256_of(partial, on_chunk=beat) != digest:
             raise OutputError(
                 tr("the copy is not what was written"),
@@ -185,10 +173,7 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
 
 
 def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
-    """Copy a file to the local disk; what is there already in full is not copied again.
-
-    Returns:
-        SHA-256 of the file.
+    """Copy a file to the local disk, unless it is there already in full; return its SHA-256.
 
     Raises:
         MissingFileError: The source is not there.
@@ -206,16 +191,17 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
             remedy=tr("check the path; on Drive, mount it again"),
         ) from error
     with _partial(target) as partial:
-        digest = _copy(source, partial, beat)
+        digest = copy_bytes(source, partial, beat)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
         partial.replace(target)
     return digest
 
 
-def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
+def copy_bytes(source: Path, target: Path, beat: Callable[[], None]) -> str:
+    """Copy a file's bytes to disk; return their SHA-256."""
     digest = hashlib.sha256()
-    with _opened(source) as reading, target.open("wb") as writing:
-        while chunk := _read(reading, source):
+    with target.open("wb") as writing:
+        for chunk in _chunks(source):
             digest.update(chunk)
             writing.write(chunk)
             beat()
@@ -224,32 +210,23 @@ def _copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
-def _opened(source: Path) -> BinaryIO:
+def _chunks(source: Path) -> Iterator[bytes]:
     try:
-        return source.open("rb")
+        with source.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
     except OSError as error:
-        raise _broken_off(source, error) from error
-
-
-def _read(file: BinaryIO, source: Path) -> bytes:
-    try:
-        return file.read(_CHUNK)
-    except OSError as error:
-        raise _broken_off(source, error) from error
-
-
-def _broken_off(source: Path, error: OSError) -> OutputError:
-    """Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back."""
-    return OutputError(
-        tr("the file cannot be read ({reason})", reason=error.strerror or error),
-        where=str(source),
-        remedy=tr("check the disk or the mount"),
-    )
+        # Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back.
+        raise OutputError(
+            tr("the file cannot be read ({reason})", reason=error.strerror or error),
+            where=str(source),
+            remedy=tr("check the disk or the mount"),
+        ) from error
 
 
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
-    """Where a copy lies until it is complete; whatever fails or stops it leaves nothing there."""
+    """Yield where a copy lies until it is complete; whatever fails or stops it leaves nothing there."""
     partial = hidden_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -257,18 +234,18 @@ def _partial(target: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, ColabHelpersError):
+        if isinstance(error, OSError):
             raise unwritable(target, error) from error
         raise
 
 
 def job_name(run: str) -> str:
-    """Name of the file in which this process tells its workers what to do."""
+    """Return the name of the file in which this process tells its workers what to do."""
     return f"job-{run}-{os.getpid()}.json"
 
 
 def supervisor_of(job: Path) -> int:
-    """The process that has written a job's file, if it has also started this process; else 0."""
+    """Return the process that has written a job's file, if it has also started this process; else 0."""
     match = _JOB_NAME.fullmatch(job.name)
     return os.getppid() if match and int(match["pid"]) == os.getppid() else 0
 
@@ -279,8 +256,3 @@ def _is_needed(path: Path, run: str) -> bool:
         return True
     match = _JOB_NAME.fullmatch(path.name)
     return match is not None and match["run"] != run and psutil.pid_exists(int(match["pid"]))
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that is in it; one that is not there is fine."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -23,12 +23,8 @@ _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
 class Task:
     """One target and where its result goes.
 
-    Attributes:
-        target: The video or image.
-        output: The wanted result. Unless ``demanded``, a container that cannot hold the result's streams
-            is replaced by one that can: ``clip.avi`` becomes ``clip.avi.mkv``.
-        demanded: Whether the user named this very file.
-        repeated: Whether the target was named more than once.
+    Unless the user ``demanded`` this very output, a container that cannot hold the result's streams is
+    replaced by one that can: ``clip.avi`` becomes ``clip.avi.mkv``. ``repeated``: named more than once.
     """
 
     target: Path
@@ -62,11 +58,9 @@ def plan_batch(
     results that would have one name the later ones are numbered, whatever the range takes.
 
     Args:
-        targets: Files and folders. A folder stands for the videos and images directly in it, in
-            natural order (clip2 before clip10).
+        targets: Files, and folders of videos and images, in natural order (clip2 before clip10).
         output_dir: Folder of the results.
-        video_range: Which of all targets to take, counted from 1, such as ``1-30`` or ``1,4-6,9-``.
-            Empty takes all.
+        video_range: Which of all targets to take, counted from 1, such as ``1,4-6,9-``; empty takes all.
         sources: Photos of the run, which no result may replace.
 
     Raises:
@@ -102,15 +96,7 @@ def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
 
 
 def refuse_input(path: Path, inputs: frozenset[tuple[int, int]]) -> None:
-    """Refuse to write to a file that the run reads.
-
-    Args:
-        path: Where something is to be written.
-        inputs: From ``identities``.
-
-    Raises:
-        UsageError: It is one of them.
-    """
+    """Refuse to write to a file that the run reads (``inputs``, from ``identities``): UsageError."""
     if identities([path]) & inputs:
         raise UsageError(
             tr("this file is read by the run and would be replaced by what it writes"),
@@ -138,8 +124,7 @@ class Writable:
     def clear(self, path: Path) -> str | None:
         """Make sure that a file or folder may be written; an empty folder may.
 
-        Returns:
-            A note, where something had to get out of the way.
+        Returns a note, where something had to get out of the way.
 
         Raises:
             UsageError: Something is there that is not the run's to replace.
@@ -164,10 +149,9 @@ def _is_empty(path: Path) -> bool:
 
 
 def listed(folder: Path) -> list[Path]:
-    """The videos and images directly in a folder, in natural order, whatever is behind their names.
+    """List the videos and images directly in a folder, in natural order, whatever is behind their names.
 
-    Raises:
-        MissingFileError: It cannot be listed, or there are none.
+    MissingFileError where it cannot be listed, or there are none.
     """
     try:
         found = [path for path in folder.iterdir() if _is_target(path)]
@@ -279,10 +263,9 @@ def _choose(tasks: list[Task], video_range: str) -> list[Task]:
 
 
 def parse_range(text: str, count: int) -> list[int]:
-    """Numbers from 1 to ``count`` named by a range such as ``1-30`` or ``2,5-``, each once, in order.
+    """Return the numbers from 1 to ``count`` that a range such as ``2,5-`` names, each once, in order.
 
-    Raises:
-        UsageError: The text is no range, runs backwards, or names nothing that exists.
+    UsageError where it is no range, runs backwards, or names nothing that exists.
     """
     numbers: dict[int, None] = {}
     for part in text.replace(" ", "").split(","):

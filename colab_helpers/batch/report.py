@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.names import REPORT_NAME, STATUS_NAME
 from colab_helpers.batch.plan import Writable
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import to_json, write_atomically
-from colab_helpers.language import printable, tr
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image, is_video
 
-Status = Literal["done", "failed", "skipped"]
+REPORT_NAME, HTML_REPORT_NAME, STATUS_NAME = "report.json", "report.html", "status.json"
+
+State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
+STATE_WORDS: dict[State, str] = {
+    "queued": mark("queued"),
+    "running": mark("running"),
+    "done": mark("done"),
+    "failed": mark("failed"),
+    "skipped": mark("skipped"),
+    "cancelled": mark("cancelled"),
+}
+"""What each state is called; ``tr`` of it is shown."""
 
 
 class _Model(BaseModel):
@@ -47,11 +58,11 @@ class Quality(_Model):
 class FileReport(_Model):
     """One target. Sizes and memory in bytes, times in seconds."""
 
-    source: list[str] = Field(description="Photos of the person who is put in.")
+    source: list[str] = Field([], description="Photos of the person who is put in.")
     target: str
     output: str | None = None
     frames_folder: str | None = Field(None, description="Where its frames were kept, if they were.")
-    status: Status
+    status: State
     frames_in: int = 0
     frames_out: int = 0
     faces_swapped: int = Field(0, description="Faces changed, counted over all frames.")
@@ -128,20 +139,21 @@ class BatchReport(_Model):
         write_text(path, to_json(self, indent=2) + "\n")
 
 
-def summarize(files: list[FileReport], *, seconds: float, memory_warnings: int) -> Summary:
+def summarize(
+    files: Sequence[FileReport], *, seconds: float, memory_warnings: int, restarts: int = 0
+) -> Summary:
     """Count and add up."""
-    counts = {
-        status: sum(file.status == status for file in files) for status in ("done", "failed", "skipped")
-    }
+    statuses = [file.status for file in files]
     return Summary(
         total=len(files),
-        succeeded=counts["done"],
-        failed=counts["failed"],
-        skipped=counts["skipped"],
-        success_rate=counts["done"] / len(files) if files else 0.0,
+        succeeded=statuses.count("done"),
+        failed=statuses.count("failed"),
+        skipped=statuses.count("skipped"),
+        success_rate=statuses.count("done") / len(files) if files else 0.0,
         bytes=sum(file.bytes_out for file in files),
         seconds=seconds,
         memory_warnings=memory_warnings,
+        restarts=restarts,
     )
 
 
@@ -154,7 +166,7 @@ _OWN_HEAD = re.compile(
 
 
 def html_path(report: Path) -> Path:
-    """Where the page beside a report goes: ``report.html`` beside ``report.json``."""
+    """Return where the page beside a report goes: ``report.html`` beside ``report.json``."""
     page = report.with_suffix(".html")
     return page if page != report else report.with_name(f"{report.name}.html")
 
@@ -175,11 +187,7 @@ def own_file(path: Path) -> bool:
 
 
 def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
-    """Make sure that a report, and the page beside it, may be written.
-
-    Raises:
-        UsageError: The name is a result's or a record's, or something is there that is not ours.
-    """
+    """Make sure that a report, and the page beside it, may be written; UsageError where they may not."""
     if is_video(path) or is_image(path) or path.suffix == ".jsonl" or path.name == STATUS_NAME:
         raise UsageError(
             tr("a report cannot have this name, which results or records may have"),
@@ -191,11 +199,7 @@ def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, all of it or nothing; missing folders are made.
-
-    Raises:
-        OutputError: The folder cannot be written to.
-    """
+    """Write a text file, all of it or nothing, missing folders too; OutputError where it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, printable(text).encode())

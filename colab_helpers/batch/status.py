@@ -6,8 +6,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Literal
@@ -15,12 +15,12 @@ from typing import Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.names import STATUS_NAME, STOP_NAME
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.errors import MissingFileError, OutputError, UsageError
-from colab_helpers.files import from_json, to_json
-from colab_helpers.language import mark, printable, tr
+from colab_helpers.batch.report import STATUS_NAME, FileReport, write_text
+from colab_helpers.batch.stop import STOP_NAME
+from colab_helpers.errors import MissingFileError, OutputError
+from colab_helpers.files import from_json, load, to_json
+from colab_helpers.language import tr
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
 
@@ -31,41 +31,13 @@ _FAR_INTERVAL = 5.0
 """Seconds between two versions of the file on a mounted drive, which has to upload each."""
 _SAME_START = 2.0
 # How long the end of a run waits for a mounted drive to take its last status.
-_FAR_WAIT = 15.0
-
-State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
-STATE_WORDS: dict[State, str] = {
-    "queued": mark("queued"),
-    "running": mark("running"),
-    "done": mark("done"),
-    "failed": mark("failed"),
-    "skipped": mark("skipped"),
-    "cancelled": mark("cancelled"),
-}
-"""What each state is called; ``tr`` of it is shown."""
+FAR_WAIT = 15.0
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-
-class FileStatus(_Model):
-    """How one target stands."""
-
-    target: str
-    state: State = "queued"
-    output: str | None = None
-    frame: int = Field(0, description="Frames written so far.")
-    frames: int | None = Field(None, description="Frames in all, where the file says so.")
-    stage: str = Field("", description="What is being done with it: frames, or joining.")
-    fps: float = Field(0.0, description="Frames per second since the file began.")
-    eta: float | None = Field(None, description="Seconds until the file is done.")
-    fallbacks: list[str] = []
-    error: str | None = None
-
-
-class BatchStatus(_Model):
+class BatchStatus(BaseModel):
     """How a batch stands; written as ``status.json``. Times in seconds since 1970, by the writer's clock."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     schema_version: Literal[1] = Field(1, alias="schema")
     state: Literal["running", "done", "failed", "cancelled"] = "running"
@@ -80,18 +52,33 @@ class BatchStatus(_Model):
     updated: float
     ticks: int = Field(0, description="Grows whenever the work itself gets on; not while it hangs.")
     restarts: int = Field(0, description="How often the worker process died and was started again.")
-    ram_percent: float | None = None
-    gpu_percent: float | None = None
-    provider: str | None = None
-    threads: int = 0
-    batch_size: int = 0
-    waiting: dict[str, int] = Field({}, description="Items waiting behind each stage of the pipeline.")
     memory_warnings: int = 0
+    session_minutes: float = Field(0.0, description="How long the session can be used; 0: not known.")
+    fitting: int | None = Field(None, description="Files that fit the session at the rate so far.")
     pause: str | None = Field(None, description="What the work is waiting for, if anything.")
     notes: list[str] = Field([], description="What concerns the whole run, one sentence each.")
     picture: str | None = Field(None, description="A frame just written, as a small JPEG data: URL.")
     sample: Sample | None = Field(None, description="The machine at the last look.")
-    files: list[FileStatus]
+    progress: Progress | None = Field(None, description="Where the file at work stands, or the last one.")
+    files: list[FileReport]
+
+    @property
+    def running(self) -> Progress | None:
+        """Where the file at work stands; None between files."""
+        return self.progress if any(file.status == "running" for file in self.files) else None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of the whole run, one sentence each."""
+        if self.fitting is None:
+            return list(self.notes)
+        fits = tr(
+            "at this rate {fitting} of {files} file(s) fit the {minutes:.0f} minutes of the session",
+            fitting=self.fitting,
+            files=len(self.files),
+            minutes=self.session_minutes,
+        )
+        return [*self.notes, fits]
 
     def alive(self) -> bool:
         """Whether the run still goes on: by its last news elsewhere, by its processes here.
@@ -107,25 +94,17 @@ class BatchStatus(_Model):
         return supervised or process_lives(self.pid, self.pid_started)
 
     def end(self, *, cancelled: bool) -> None:
-        """Nothing more is done: what is not finished is cancelled."""
+        """Note that nothing more is done: what is not finished is cancelled."""
         for file in self.files:
-            if file.state in ("queued", "running"):
-                file.state = "cancelled"
-        failed = any(file.state != "done" for file in self.files)
+            if file.status in ("queued", "running"):
+                file.status = "cancelled"
+        failed = any(file.status != "done" for file in self.files)
         self.state = "cancelled" if cancelled else "failed" if failed else "done"
         self.updated = time.time()
 
-    def lines(self) -> list[str]:
-        """The status in words."""
-        ended = sum(file.state not in ("queued", "running") for file in self.files)
-        lost = self.state == "running" and not self.alive()
-        state = tr("ended without a word; run again to go on") if lost else tr(STATE_WORDS[self.state])
-        machine = [f"RAM {self.ram_percent:.0f} %"] if self.ram_percent is not None else []
-        machine += [f"VRAM {self.gpu_percent:.0f} %"] if self.gpu_percent is not None else []
-        count = tr("{state}: {ended} of {total} files", state=state, ended=ended, total=len(self.files))
-        pause = [f"  {self.pause}"] if self.pause and self.alive() else []
-        notes = ["  " + tr("note: {note}", note=note) for note in self.notes]
-        return [", ".join([count, *machine]), *pause, *notes, *map(_line, self.files)]
+    def text(self) -> str:
+        """Return it as JSON; what grows with a video's length is left to the report."""
+        return to_json(self, indent=1, exclude={"files": {"__all__": {"quality"}}}) + "\n"
 
 
 def process_lives(pid: int, started: float) -> bool:
@@ -138,17 +117,6 @@ def process_lives(pid: int, started: float) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def _line(file: FileStatus) -> str:
-    name = printable(Path(file.target).name)
-    if file.state == "running":
-        frames = f"{file.frame}/{file.frames}" if file.frames else str(file.frame)
-        tail = tr(": {frames} frames, {fps:.1f} frames/s", frames=frames, fps=file.fps)
-        tail += tr(", {eta:.0f} s left", eta=file.eta) if file.eta is not None else ""
-    else:
-        tail = f": {file.error}" if file.error else ""
-    return f"  {tr(STATE_WORDS[file.state]):<10} {name}{tail}"
 
 
 class _Courier:
@@ -167,7 +135,7 @@ class _Courier:
             self._changed.notify_all()
 
     def arrived(self, seconds: float) -> bool:
-        """Wait at most so long; whether everything is written."""
+        """Wait at most so long; return whether everything is written."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._text and not self._busy, seconds)
 
@@ -194,12 +162,9 @@ class StatusWriter:
         near: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
             gets news every five seconds and never holds anything up.
         run: Names the run; notes and counts of an earlier worker of the same run are taken over.
-        job: Digest of what was asked for.
         supervisor: The process that starts another worker if this one dies; 0: none.
-        clock: Seconds that only grow.
 
     Attributes:
-        status: How the batch stands.
         problem: Why it could not be written, if it could not.
     """
 
@@ -212,15 +177,18 @@ class StatusWriter:
         run: str = "",
         job: str = "",
         supervisor: int = 0,
+        session_minutes: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path, self._near, self._clock = path, near, clock
+        self._near, self._clock = near or path, clock
         self._courier = _Courier(path) if near else None
         self._written = self._written_far = float("-inf")
         self._lock = threading.Lock()
         self.problem: str | None = None
         now = time.time()
-        before = _earlier([near or path, path], run)
+        before = latest_status([self._near, path])
+        kept = {"started", "restarts", "notes", "memory_warnings", "fitting"}
+        taken_over = before.model_dump(include=kept) if before and run and before.run == run else {}
         self.status = BatchStatus(
             run=run,
             job=job,
@@ -229,12 +197,10 @@ class StatusWriter:
             host=socket.gethostname(),
             supervisor=supervisor,
             supervisor_started=psutil.Process(supervisor).create_time() if supervisor else 0.0,
-            started=before.started if before else now,
             updated=now,
-            restarts=before.restarts if before else 0,
-            notes=before.notes if before else [],
-            memory_warnings=before.memory_warnings if before else 0,
-            files=[FileStatus(target=str(task.target)) for task in tasks],
+            session_minutes=session_minutes,
+            files=[FileReport(target=str(task.target), status="queued") for task in tasks],
+            **{"started": now, **taken_over},
         )
         with self._lock:
             self._write()
@@ -247,13 +213,9 @@ class StatusWriter:
         """Note where the running file stands."""
         with self._lock:
             status, file = self.status, self.status.files[progress.file_index]
-            news = file.state != "running" or file.stage != progress.stage
-            file.state, file.stage = "running", progress.stage
-            file.frame, file.frames = progress.frame, progress.frames
-            file.fps, file.eta = progress.fps, progress.eta
-            status.ram_percent, status.gpu_percent = progress.ram_percent, progress.gpu_percent
-            status.provider, status.threads = progress.provider, progress.threads
-            status.batch_size, status.waiting = progress.batch_size, dict(progress.waiting)
+            before = status.progress
+            news = file.status != "running" or before is None or before.stage != progress.stage
+            file.status, status.progress = "running", progress
             status.ticks += 1
             if news or self._clock() - self._written >= _INTERVAL:
                 self._write(urgent=news)
@@ -269,16 +231,16 @@ class StatusWriter:
         """Show a frame just written; it is told with the next news."""
         self.status.picture = url
 
-    def note(self, text: str, *, instead_of: str = "") -> None:
-        """Tell something that concerns the whole run, in the place of what was told before of the same."""
-        self.add_notes([text], instead_of=instead_of)
+    def note(self, *texts: str) -> None:
+        """Tell something that concerns the whole run."""
+        with self._changing() as status:
+            status.notes = [*status.notes, *texts]
 
-    def add_notes(self, texts: Iterable[str], *, instead_of: str = "") -> None:
-        """Tell several things, as ``note`` does one."""
-        with self._lock:
-            others = [note for note in self.status.notes if not instead_of or note != instead_of]
-            self.status.notes = [*others, *texts]
-            self._write()
+    def fitting(self, files: int) -> None:
+        """Tell how many files fit the session at the rate so far."""
+        if files != self.status.fitting:
+            with self._changing() as status:
+                status.fitting = files
 
     def restarted(self, cause: str) -> None:
         """Note that the worker before this one died."""
@@ -289,54 +251,48 @@ class StatusWriter:
         """Note that the work waits, or goes on (None)."""
         self.tick()
         if reason != self.status.pause:
-            with self._lock:
-                self.status.pause = reason
-                self._write()
+            with self._changing() as status:
+                status.pause = reason
 
     def file(self, index: int, report: FileReport) -> None:
         """Note what became of a file."""
-        with self._lock:
-            file = self.status.files[index]
-            file.state, file.output, file.error = report.status, report.output, report.error
-            file.frame, file.frames, file.fps = report.frames_out, report.frames_out, report.fps
-            file.eta, file.fallbacks, file.stage = None, list(report.fallbacks), ""
-            self.status.picture = None
-            self.status.ticks += 1
-            self._write()
+        with self._changing() as status:
+            status.files[index] = report
+            status.picture = None
+            status.ticks += 1
 
     def end(self, *, cancelled: bool = False) -> None:
         """Note that nothing more is done, and wait a little for a mounted drive to have it."""
-        with self._lock:
-            self.status.end(cancelled=cancelled)
-            self._write()
-        if self._courier and not self._courier.arrived(_FAR_WAIT):
+        with self._changing() as status:
+            status.end(cancelled=cancelled)
+        if self._courier and not self._courier.arrived(FAR_WAIT):
             self.note(tr("the status beside the results could not be brought up to date: the drive hangs"))
+
+    @contextmanager
+    def _changing(self) -> Iterator[BatchStatus]:
+        """Change the status, which is told at once."""
+        with self._lock:
+            yield self.status
+            self._write()
 
     def _write(self, *, urgent: bool = True) -> None:
         self.status.updated = time.time()
         self._written = now = self._clock()
-        text = to_json(self.status, indent=1) + "\n"
-        far = self._courier.problem if self._courier else None
+        text, problem = self.status.text(), self._courier.problem if self._courier else None
         try:
             if self._courier and (urgent or now - self._written_far >= _FAR_INTERVAL):
                 self._written_far = now
                 self._courier.take(text)
-            write_text(self._near or self._path, text)
+            write_text(self._near, text)
         except OutputError as error:
-            far = error
-        if far is not None:
+            problem = error
+        if problem is not None:
             # The work itself goes on: it will say for itself whether it can still write.
-            self.problem = tr("the status could not always be written: {error}", error=far)
-
-
-def _earlier(paths: Iterable[Path], run: str) -> BatchStatus | None:
-    """What an earlier worker of this run has written."""
-    found = latest_status(paths)
-    return found if found and run and found.run == run else None
+            self.problem = tr("the status could not always be written: {error}", error=problem)
 
 
 def latest_status(paths: Iterable[Path]) -> BatchStatus | None:
-    """The newest of several copies of a status; None if there is none that can be read."""
+    """Return the newest of several copies of a status; None if there is none that can be read."""
     found = []
     for path in dict.fromkeys(paths):
         with suppress(OSError, ValueError):
@@ -352,15 +308,11 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
             status.end(cancelled=cancelled)
             status.notes += [note] if note else []
             with suppress(OutputError):
-                write_text(path, to_json(status, indent=1) + "\n")
+                write_text(path, status.text())
 
 
 def ask_to_stop(folder: Path) -> bool:
-    """Ask the batch in an output folder to stop; False if none is at work there.
-
-    Raises:
-        OutputError: The folder cannot be written to.
-    """
+    """Ask the batch in an output folder to stop; False if none is at work there."""
     try:
         if not read_status(folder).alive():
             return False
@@ -371,24 +323,12 @@ def ask_to_stop(folder: Path) -> bool:
 
 
 def read_status(folder: Path) -> BatchStatus:
-    """The status of the batch whose results go to a folder.
-
-    Raises:
-        MissingFileError: No batch has written a status there.
-        UsageError: What is there is of another version or no status.
-    """
-    path = folder / STATUS_NAME
-    try:
-        return from_json(BatchStatus, path.read_bytes())
-    except OSError as error:
-        raise MissingFileError(
-            tr("no batch has written its status here"),
-            where=str(path),
-            remedy=tr("name the output folder of a batch"),
-        ) from error
-    except ValueError as error:
-        raise UsageError(
-            tr("this is no status that this version can read"),
-            where=str(path),
-            remedy=tr("use the version of the package that runs the batch"),
-        ) from error
+    """Read the status of the batch whose results go to a folder; MissingFileError, UsageError without one."""
+    return load(
+        BatchStatus,
+        folder / STATUS_NAME,
+        missing=tr("no batch has written its status here"),
+        missing_remedy=tr("name the output folder of a batch"),
+        foreign=tr("this is no status that this version can read"),
+        foreign_remedy=tr("use the version of the package that runs the batch"),
+    )

@@ -14,12 +14,7 @@ JPEG_QUALITY = 85
 
 
 def data_url(image: ByteImage, *, height: int = HEIGHT) -> str:
-    """Encode a picture as a JPEG ``data:`` URL, made smaller if it is higher than ``height``.
-
-    Args:
-        image: ``(H, W, 3)`` uint8 BGR.
-        height: Greatest height in pixels.
-    """
+    """Encode a ``(H, W, 3)`` uint8 BGR picture as a JPEG ``data:`` URL, made smaller if it is higher."""
     scale = min(1.0, height / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -14,6 +14,8 @@ from colab_helpers.files import write_atomically
 from colab_helpers.language import tr
 from colab_helpers.trust.consent import DEMO_MANIFEST
 
+DEMO_FOLDER = "demo"
+"""Where in the folder for runs, or in a run's own, the demo lies."""
 MODELS = "models.zip"
 _FILES = Path(__file__).with_name("files")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from colab_helpers.diagnosis import gpu, networks, packages, surroundings, video
-from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis
+from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis, finding
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
@@ -52,14 +52,8 @@ def diagnose(
         machine: Describes another machine than this one, for tests.
         drive: Google Drive, where it is mounted.
     """
-    subject = Subject.here(
-        settings or load_settings(),
-        models_dir=models_dir,
-        folder=folder,
-        machine=machine,
-        drive=drive,
-    )
-    return examine(subject)
+    settings = settings or load_settings()
+    return examine(Subject.here(settings, models_dir=models_dir, folder=folder, machine=machine, drive=drive))
 
 
 def examine(subject: Subject, questions: Mapping[str, Question] = QUESTIONS) -> Diagnosis:
@@ -72,14 +66,9 @@ def _answers(name: str, ask: Question, subject: Subject) -> Iterator[Check]:
         yield from ask(subject)
     except ColabHelpersError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
-        yield Check(name=name, status="fail", detail=what, remedy=error.remedy or tr(INSTALL_REMEDY))
+        yield finding(name, what, error.remedy or tr(INSTALL_REMEDY))
     except ImportError as error:
-        yield Check(
-            name=name,
-            status="fail",
-            detail=tr("cannot be examined: {error}", error=error),
-            remedy=tr(INSTALL_REMEDY),
-        )
+        yield finding(name, tr("cannot be examined: {error}", error=error), tr(INSTALL_REMEDY))
     except Exception as error:  # noqa: BLE001 - a broken installation may fail in any way
-        detail = tr("cannot be examined: {kind}: {error}", kind=type(error).__name__, error=error)
-        yield Check(name=name, status="fail", detail=detail, remedy=tr(INSTALL_REMEDY))
+        what = tr("cannot be examined: {kind}: {error}", kind=type(error).__name__, error=error)
+        yield finding(name, what, tr(INSTALL_REMEDY))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,7 +13,6 @@ from colab_helpers.language import mark, tr
 
 CheckStatus = Literal["pass", "warn", "fail"]
 INSTALL_REMEDY = mark("run 'bash setup.sh install' (on Colab: run the cell \"Get ready\" again)")
-
 
 _STATUS_WORDS: dict[CheckStatus, str] = {"pass": mark("PASS"), "warn": mark("WARN"), "fail": mark("FAIL")}
 # Findings whose names are words, not those of packages; and of models, by what their names begin with.
@@ -58,6 +58,21 @@ class Check(BaseModel):
         return tr(_NAMES.get(self.name, self.name))
 
 
+def finding(
+    name: str,
+    detail: str,
+    remedy: str = "",
+    *,
+    warns: bool = False,
+    figures: Mapping[str, float] | None = None,
+) -> Check:
+    """Make a finding: without a remedy it passes, else it fails, or only warns."""
+    # JSON knows neither infinity nor "not a number".
+    finite = {key: float(value) for key, value in (figures or {}).items() if math.isfinite(value)}
+    status: CheckStatus = "pass" if not remedy else "warn" if warns else "fail"
+    return Check(name=name, status=status, detail=detail, remedy=remedy, figures=finite)
+
+
 class Diagnosis(BaseModel):
     """All findings; ``ok`` means that nothing failed."""
 
@@ -74,17 +89,22 @@ class Diagnosis(BaseModel):
         return cls(checks=found, ok=all(check.status != "fail" for check in found))
 
     def failures(self) -> list[Check]:
-        """What failed."""
+        """Return what failed."""
         return [check for check in self.checks if check.status == "fail"]
 
     def lines(self) -> list[str]:
-        """The table as plain text, each remedy below its finding, the count last."""
+        """Return the table as plain text, each remedy below its finding, the count last."""
         width = max((len(check.title) for check in self.checks), default=0) + 2
-        found = [line for check in self.checks for line in _lines(check, width)]
-        return [*found, self.summary()]
+        margin = max(len(tr(word)) for word in _STATUS_WORDS.values()) + 1
+        lines = []
+        for check in self.checks:
+            lines.append(f"{tr(_STATUS_WORDS[check.status]):{margin}}{check.title:{width}}{check.detail}")
+            if check.remedy:
+                lines.append(" " * (margin + width) + tr("what to do: {remedy}", remedy=check.remedy))
+        return [*lines, self.summary()]
 
     def summary(self) -> str:
-        """How many findings of each kind, in one line."""
+        """Return how many findings of each kind there are, in one line."""
         count = Counter(check.status for check in self.checks)
         return tr(
             "{passed} passed, {warnings} warning(s), {failed} failed",
@@ -92,10 +112,3 @@ class Diagnosis(BaseModel):
             warnings=count["warn"],
             failed=count["fail"],
         )
-
-
-def _lines(check: Check, width: int) -> list[str]:
-    margin = max(len(tr(word)) for word in _STATUS_WORDS.values()) + 1
-    line = f"{tr(_STATUS_WORDS[check.status]):{margin}}{check.title:{width}}{check.detail}"
-    remedy = " " * (margin + width) + tr("what to do: {remedy}", remedy=check.remedy)
-    return [line, *([remedy] if check.remedy else [])]

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check
-from colab_helpers.diagnosis.networks import soft_picture
+from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, finding
+from colab_helpers.diagnosis.samples import soft_picture
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template
@@ -44,7 +44,7 @@ _PICTURE = 640
 
 
 def parity(role: str, network: Network, settings: Settings, models: Path) -> Check:
-    """How far our result lies from insightface's on a made-up picture.
+    """Measure how far our result lies from insightface's on a made-up picture.
 
     Args:
         role: ``detector``, ``recogniser`` or ``swapper``.
@@ -56,25 +56,20 @@ def parity(role: str, network: Network, settings: Settings, models: Path) -> Che
     try:
         oracle = _insightface(network.path)
     except ImportError as error:
-        detail = tr("insightface cannot be imported: {error}", error=error)
-        return Check(name=name, status="warn", detail=detail, remedy=tr(INSTALL_REMEDY))
+        what = tr("insightface cannot be imported: {error}", error=error)
+        return finding(name, what, tr(INSTALL_REMEDY), warns=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # insightface aligns with a function that is to go
         apart = _MEASURES[role](oracle, network, settings, models)
-    good = apart <= LIMITS[role]
-    return Check(
-        name=name,
-        status="pass" if good else "fail",
-        detail=tr(_DETAILS[role], apart=apart, limit=LIMITS[role]),
-        remedy=""
-        if good
-        else tr(
+    remedy = ""
+    if not apart <= LIMITS[role]:  # written so that NaN is a problem
+        remedy = tr(
             "remove files beside {path} that were made from it, fetch it again with 'python -m "
             "colab_helpers preload --accept-licences --verify', and report it if that does not help",
             path=network.path,
-        ),
-        figures={"difference": apart} if np.isfinite(apart) else {},
-    )
+        )
+    what = tr(_DETAILS[role], apart=apart, limit=LIMITS[role])
+    return finding(name, what, remedy, figures={"difference": apart})
 
 
 def _insightface(path: Path) -> Any:
@@ -119,8 +114,9 @@ def _recogniser(oracle: Any, network: Network, settings: Settings, models: Path)
     """How far the cosine of both embeddings is from one."""
     image, points = soft_picture(_PICTURE), _points(112)
     analyser = FaceAnalyser(settings, models_dir=models, runtime=Runtime("cpu"))
-    (face,) = analyser.embed(BgrPicture(image), [Face(_around(points), points, 1.0)])
-    expected = np.asarray(oracle.get(image, _Answer(points)), np.float64)
+    box = np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
+    (face,) = analyser.embed(BgrPicture(image), [Face(box, points, 1.0)])
+    expected = np.asarray(oracle.get(image, SimpleNamespace(kps=points, embedding=None)), np.float64)
     assert face.embedding is not None
     return float(1 - face.embedding @ expected / np.linalg.norm(expected))
 
@@ -146,16 +142,5 @@ _MEASURES: Mapping[str, Callable[[Any, Network, Settings, Path], float]] = {
 }
 
 
-class _Answer(SimpleNamespace):
-    """What insightface's recogniser reads and writes: points in, embedding out."""
-
-    def __init__(self, kps: Any) -> None:
-        super().__init__(kps=kps, embedding=None)
-
-
 def _points(size: int) -> Any:
     return transform_points(arcface_template(size), _TURNED).astype(np.float32)
-
-
-def _around(points: Any) -> Any:
-    return np.concatenate([points.min(0), points.max(0)]).astype(np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from colab_helpers import install
+from colab_helpers import requirements
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
@@ -32,7 +32,6 @@ class Subject:
         folder: Where results would go.
         project: What ``pyproject.toml`` asks for.
         environment: Installed packages, the driver and CUDA's libraries.
-        wheel_cuda: CUDA version the installed ONNX Runtime was built for; None for the CPU build.
         drive: Google Drive where it is mounted.
         uptime: Seconds since this container or machine was started; None if unknown.
     """
@@ -41,9 +40,8 @@ class Subject:
     machine: Machine
     models_dir: Path | None
     folder: Path
-    project: install.Project
-    environment: install.Environment
-    wheel_cuda: int | None = None
+    project: requirements.Project
+    environment: requirements.Environment
     drive: Path | None = None
     uptime: float | None = None
 
@@ -64,23 +62,13 @@ class Subject:
         """
         try:
             machine = machine or this_machine()
-            project = install.read_project()
-            environment = install.look(project, EXTRAS, shared=install.on_shared_environment())
+            project = requirements.read_project()
+            environment = requirements.look(project, EXTRAS)
         except ImportError as error:
             raise ColabHelpersError(str(error), where="packages", remedy=tr(INSTALL_REMEDY)) from error
-        except install.InstallError as error:
+        except requirements.InstallError as error:
             raise ColabHelpersError(error.what, where=error.step, remedy=error.remedy) from error
-        return cls(
-            settings=settings,
-            machine=machine,
-            models_dir=models_dir,
-            folder=folder,
-            project=project,
-            environment=environment,
-            wheel_cuda=wheel_cuda(environment.installed.get("onnxruntime-gpu")),
-            drive=drive,
-            uptime=_uptime(),
-        )
+        return cls(settings, machine, models_dir, folder, project, environment, drive, _uptime())
 
     @cached_property
     def models(self) -> Path:
@@ -88,6 +76,11 @@ class Subject:
         from colab_helpers.models.session import models_root  # not at the top: see ``cuda_problem``
 
         return models_root(self.models_dir)
+
+    @cached_property
+    def wheel_cuda(self) -> int | None:
+        """CUDA version the installed ONNX Runtime was built for; None for the CPU build."""
+        return wheel_cuda(self.environment.installed.get("onnxruntime-gpu"))
 
     @cached_property
     def cuda_problem(self) -> str | None:
@@ -106,13 +99,9 @@ class Subject:
 
 
 def wheel_cuda(version: str | None) -> int | None:
-    """CUDA version that the installed ``onnxruntime-gpu`` was built for.
+    """Return the CUDA version that ``onnxruntime-gpu`` of some version was built for; None without one.
 
-    Args:
-        version: Of the distribution; None where it is not installed.
-
-    Returns:
-        What the wheel says of itself, else what is known of its version; None for a CPU build.
+    The wheel says so itself, else it is known of its version.
     """
     if version is None:
         return None
@@ -120,12 +109,8 @@ def wheel_cuda(version: str | None) -> int | None:
         built = str(importlib.import_module("onnxruntime.capi.build_and_package_info").cuda_version)
         return int(built.split(".")[0])
     except (ImportError, AttributeError, ValueError):  # a CPU build lies over it, or it is damaged
-        fitting = (
-            major
-            for major, line in install.RUNTIME_FOR_CUDA.items()
-            if install.satisfied(line, {"onnxruntime-gpu": version})
-        )
-        return next(fitting, None)
+        lines, installed = requirements.RUNTIME_FOR_CUDA.items(), {"onnxruntime-gpu": version}
+        return next((major for major, line in lines if requirements.satisfied(line, installed)), None)
 
 
 def _uptime() -> float | None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from colab_helpers.diagnosis.findings import Check
+from colab_helpers.diagnosis.findings import Check, finding
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.language import mark, tr
 
 WIDTH, HEIGHT, FRAMES = 640, 352, 8
 """Of the trial video; whole macroblocks, and above every chip's least size."""
-_TOLERANCE = 2.0
+TOLERANCE = 2.0
 """Grey levels on average between two decoders' pictures: H.264 is exact, format conversions are not."""
 _GPU_REMEDY = mark(
     "nothing fails without it, the CPU does the work; in a container the driver shows its video parts with "
@@ -22,68 +22,54 @@ _GPU_REMEDY = mark(
 
 
 def encoder(subject: Subject) -> Iterator[Check]:
-    """The encoder that a run would take, and NVENC."""
+    """Check the encoder that a run would take, and NVENC."""
     from colab_helpers.media.encoders import usable_encoders
 
     problems = usable_encoders()
     working = [name for name, problem in problems.items() if problem is None]
     wanted = subject.settings.output_video_encoder
     good = bool(working) if wanted == "auto" else wanted in working
-    slow = subject.machine.gpu is not None and "h264_nvenc" not in working
-    detail = (
-        tr("a trial encode works with {names}", names=", ".join(working))
-        if working
-        else tr("a trial encode works with none")
-    )
+    what, remedy = tr("a trial encode works with none"), ""
+    if working:
+        what = tr("a trial encode works with {names}", names=", ".join(working))
     if "h264_nvenc" not in working:
-        detail += tr("; NVENC is not usable ({problem})", problem=problems["h264_nvenc"])
-    remedy = "" if good else tr("set output_video_encoder to auto or libx264")
-    yield Check(
-        name="encoder",
-        status="fail" if not good else "warn" if slow else "pass",
-        detail=detail,
-        remedy=remedy or (tr(_GPU_REMEDY) if slow else ""),
-    )
+        what += tr("; NVENC is not usable ({problem})", problem=problems["h264_nvenc"])
+        remedy = tr(_GPU_REMEDY) if subject.machine.gpu is not None else ""
+    if not good:
+        remedy = tr("set output_video_encoder to auto or libx264")
+    yield finding("encoder", what, remedy, warns=good)
 
 
 def decoder(subject: Subject) -> Iterator[Check]:
-    """Decoding on the CPU, and NVDEC held to its pictures."""
+    """Check decoding on the CPU, and NVDEC by its pictures."""
     video = trial_video()
     reference = decode(video)
     if len(reference) != FRAMES:
-        yield Check(
-            name="decoder",
-            status="fail",
-            detail=tr(
-                "of {frames} frames of a trial video {decoded} were decoded",
-                frames=FRAMES,
-                decoded=len(reference),
-            ),
-            remedy=tr("install av again: python -m pip install --force-reinstall --no-deps av"),
+        what = tr(
+            "of {frames} frames of a trial video {decoded} were decoded",
+            frames=FRAMES,
+            decoded=len(reference),
         )
+        remedy = tr("install av again: python -m pip install --force-reinstall --no-deps av")
+        yield finding("decoder", what, remedy)
         return
-    problem = nvdec_problem(video, reference)
+    problem, remedy = nvdec_problem(video, reference), ""
     if problem is None:
-        detail = tr(
+        what = tr(
             "{frames} frames of H.264 decoded on the CPU and by NVDEC, with equal pictures", frames=FRAMES
         )
-        yield Check(name="decoder", status="pass", detail=detail)
-        return
-    missed = subject.machine.gpu is not None
-    yield Check(
-        name="decoder",
-        status="warn" if missed else "pass",
-        detail=tr(
+    else:
+        what = tr(
             "{frames} frames of H.264 decoded on the CPU; NVDEC is not usable ({problem})",
             frames=FRAMES,
             problem=problem,
-        ),
-        remedy=tr(_GPU_REMEDY) if missed else "",
-    )
+        )
+        remedy = tr(_GPU_REMEDY) if subject.machine.gpu is not None else ""
+    yield finding("decoder", what, remedy, warns=True)
 
 
 def trial_video() -> bytes:
-    """A short H.264 video of a moving gradient, made by x264."""
+    """Make a short H.264 video of a moving gradient with x264."""
     import av
     import numpy as np
 
@@ -100,7 +86,7 @@ def trial_video() -> bytes:
 
 
 def decode(video: bytes, hwaccel: Any = None) -> list[Any]:
-    """Every frame's brightness, ``(H, W)`` uint8.
+    """Return every frame's brightness, ``(H, W)`` uint8.
 
     Raises:
         av.FFmpegError: It cannot be decoded, or not with that accelerator.
@@ -112,7 +98,7 @@ def decode(video: bytes, hwaccel: Any = None) -> list[Any]:
 
 
 def nvdec_problem(video: bytes, reference: list[Any]) -> str | None:
-    """Why NVDEC cannot be used, or None if it gave the same pictures."""
+    """Return why NVDEC cannot be used, or None if it gave the same pictures."""
     import av
     import numpy as np
     from av.codec.hwaccel import HWAccel
@@ -125,6 +111,6 @@ def nvdec_problem(video: bytes, reference: list[Any]) -> str | None:
     if len(frames) != len(reference):
         return tr("of {frames} frames it gave {decoded}", frames=len(reference), decoded=len(frames))
     off = max(np.abs(a.astype(int) - b).mean() for a, b in zip(frames, reference, strict=True))
-    return (
-        None if off <= _TOLERANCE else tr("its pictures are off by {off:.1f} grey levels on average", off=off)
-    )
+    if off > TOLERANCE:
+        return tr("its pictures are off by {off:.1f} grey levels on average", off=off)
+    return None

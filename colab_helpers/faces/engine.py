@@ -17,7 +17,7 @@ from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.half import changing_models, choose, wants_half
-from colab_helpers.models.origin import origin_notes
+from colab_helpers.models.inventory import origin_notes
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator
@@ -66,16 +66,14 @@ class Engine:
             for step, name in changing_models(settings).items()
         }
         if runtime.provider == "cuda":
-            runtime.pool = gpu_pool(wait=settings.gpu_memory_wait)
-            runtime.graphs = settings.cuda_graphs
+            runtime = runtime.pooled(gpu_pool(wait=settings.gpu_memory_wait), graphs=settings.cuda_graphs)
         resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
         half = wants_half(settings.half_precision, runtime.provider)
         resolved = resolved.with_overrides(half_precision=half)
         analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
         networks = {step: choice.open(runtime) for step, choice in choices.items()}
         if runtime.graphs:
-            analyser.load()
-            runtime.graphs = False  # next come decoders and encoders, beside which nothing may be captured
+            analyser.load()  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
         chosen += origin_notes(settings, root)
         return cls(
@@ -95,12 +93,11 @@ class Engine:
         return [*self.analyser.networks, *changers]
 
     def take_memory_notes(self) -> list[str]:
-        """What was lowered for lack of memory since this was last asked, one sentence each."""
-        lists = [network.limit.notes for network in self.networks]
-        lists += [self.pool.notes] if self.pool else []
-        notes = [note for taken in lists for note in taken]
-        for taken in lists:
-            taken.clear()
+        """What was unloaded or waited for since this was last asked, one sentence each."""
+        if self.pool is None:
+            return []
+        notes = list(self.pool.notes)
+        del self.pool.notes[: len(notes)]
         return notes
 
     def identity(self, photos: Sequence[tuple[str, Callable[[], ByteImage]]]) -> Identity:

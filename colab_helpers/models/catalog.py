@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,7 +25,7 @@ from pydantic import (
 )
 
 from colab_helpers.errors import ModelError, SettingsError
-from colab_helpers.files import absolute
+from colab_helpers.files import absolute, from_yaml
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings
 
@@ -34,12 +33,11 @@ Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50")
 """What every run needs to find faces and tell them apart."""
-
-OWN_LICENCE = "own"
-"""The licence of a user's own file, where nothing else is said."""
-
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts that may be spoken to without encryption: this machine."""
+_USER_REMEDY = mark(
+    "an entry has a role, and either a path or urls with a licence and a sha256; bytes are optional"
+)
 
 
 def _tuple_of_one(value: object) -> object:
@@ -55,9 +53,8 @@ def _inside_root(value: str) -> str:
 
 def _fetchable(value: str) -> str:
     parts = urlsplit(value)
-    if not parts.hostname or not (
-        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
-    ):
+    here = parts.scheme == "http" and parts.hostname in LOOPBACK
+    if not parts.hostname or not (parts.scheme == "https" or here):
         raise ValueError(tr("must start with https:// (http only for this machine itself)"))
     return value
 
@@ -65,6 +62,7 @@ def _fetchable(value: str) -> str:
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Hashes = Annotated[tuple[Sha256, ...], BeforeValidator(_tuple_of_one), Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_fetchable)]
+Urls = Annotated[tuple[Url, ...], BeforeValidator(_tuple_of_one)]
 RelativePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(_inside_root)]
 Bytes = Annotated[int, Field(gt=0)]
 
@@ -74,20 +72,12 @@ class _Frozen(BaseModel):
 
 
 class Licence(_Frozen):
-    """Under which terms a model's weights are given.
+    """Under which terms a model's weights are given."""
 
-    Attributes:
-        name: Short name as its owner writes it.
-        link: Where the terms, or the statement of them, can be read.
-        non_commercial: Whether use is limited to non-commercial purposes; such models are fetched only
-            after the user has accepted.
-        forbids: In one sentence.
-    """
-
-    name: str
-    link: Annotated[str, StringConstraints(pattern=r"^(https://\S+)?$")]
-    non_commercial: bool
-    forbids: Annotated[str, StringConstraints(min_length=1)]
+    name: str  # short, as its owner writes it
+    link: Annotated[str, StringConstraints(pattern=r"^(https://\S+)?$")]  # to the terms
+    non_commercial: bool  # such models are fetched only after the user has accepted
+    forbids: Annotated[str, StringConstraints(min_length=1)]  # in one sentence
 
 
 class Archive(_Frozen):
@@ -99,40 +89,25 @@ class Archive(_Frozen):
 
 
 class Source(_Frozen):
-    """Addresses that serve the same bytes.
+    """Addresses that serve the same bytes, tried in order."""
 
-    Attributes:
-        urls: Tried in this order.
-        sha256: Accepted hashes of the file itself (not of an archive around it).
-        bytes: Size of the file itself; None where it was not published.
-        archive: Set where the addresses serve a zip that holds the file.
-    """
-
-    urls: Annotated[tuple[Url, ...], BeforeValidator(_tuple_of_one), Field(min_length=1)]
-    sha256: Hashes
-    bytes: Bytes | None = None
-    archive: Archive | None = None
+    urls: Annotated[Urls, Field(min_length=1)]
+    sha256: Hashes  # of the file itself, not of an archive around it
+    bytes: Bytes | None = None  # None where it was not published
+    archive: Archive | None = None  # where the addresses serve a zip that holds the file
 
 
 class ModelEntry(_Frozen):
-    """One model: what it does, its licence, and where its file comes from.
+    """One model: what it does, its licence, and where its file comes from."""
 
-    Attributes:
-        name: The engine opens ``{name}.onnx`` below the models root.
-        licence_id: What an acceptance is recorded under.
-        sources: Groups of mirrors, best first.
-        local: A file of the user's, copied instead of fetched.
-        sha256: Accepted hashes of ``local``; None accepts what is there.
-    """
-
-    name: RelativePath
+    name: RelativePath  # ``{name}.onnx`` below the models root
     role: Role
     description: str
-    licence_id: str
+    licence_id: str  # what an acceptance is recorded under
     licence: Licence
-    sources: tuple[Source, ...] = ()
-    local: Path | None = None
-    sha256: Hashes | None = None
+    sources: tuple[Source, ...] = ()  # groups of mirrors, best first
+    local: Path | None = None  # a file of the user's, copied instead of fetched
+    sha256: Hashes | None = None  # of ``local``; None accepts what is there
 
     @model_validator(mode="after")
     def _comes_from_somewhere(self) -> ModelEntry:
@@ -148,8 +123,7 @@ class ModelEntry(_Frozen):
     @property
     def accepted(self) -> frozenset[str]:
         """Every hash any source accepts; empty for a user's own file that has none."""
-        listed = [*(source.sha256 for source in self.sources), self.sha256 or ()]
-        return frozenset(value for hashes in listed for value in hashes)
+        return frozenset(self.sha256 or ()).union(*(source.sha256 for source in self.sources))
 
     @property
     def bytes(self) -> int | None:
@@ -167,10 +141,8 @@ class ModelEntry(_Frozen):
     @property
     def file_names(self) -> tuple[str, ...]:
         """The names its file goes by, here and where others publish it."""
-        published = (PurePosixPath(urlsplit(url).path).name for url in self.urls)
-        return tuple(
-            dict.fromkeys([PurePosixPath(self.path).name, *(n for n in published if n.endswith(".onnx"))])
-        )
+        names = [PurePosixPath(path).name for path in (self.path, *(urlsplit(url).path for url in self.urls))]
+        return tuple(dict.fromkeys(name for name in names if name.endswith(".onnx")))
 
 
 class Catalog(_Frozen):
@@ -184,11 +156,14 @@ class Catalog(_Frozen):
     @classmethod
     def _name_the_entries(cls, data: Any) -> Any:
         """In the file the name is the key, and the licence a word; entries carry both in full."""
-        if not isinstance(data, Mapping) or not isinstance(data.get("models"), Mapping):
-            return data
-        licences = data.get("licences") or {}
-        named = {name: _named(name, entry, licences) for name, entry in data["models"].items()}
-        return {**data, "models": named}
+        licences, models = data.get("licences") or {}, {}
+        for name, entry in data["models"].items():
+            word = entry["licence"]
+            if word not in licences:
+                text = mark("{name} names the licence {licence!r}, which is not described")
+                raise ValueError(tr(text, name=name, licence=word))
+            models[name] = {**entry, "name": name, "licence_id": word, "licence": licences[word]}
+        return {**data, "models": models}
 
     def get(self, name: str, *, role: Role | None = None) -> ModelEntry:
         """Find a model by name.
@@ -211,34 +186,15 @@ class Catalog(_Frozen):
         )
 
 
-def _named(name: str, entry: Any, licences: Mapping[str, Any]) -> Any:
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("licence"), str):
-        return entry
-    licence_id = entry["licence"]
-    if licence_id not in licences:
-        raise ValueError(
-            tr("{name} names the licence {licence!r}, which is not described", name=name, licence=licence_id)
-        )
-    return {**entry, "name": name, "licence_id": licence_id, "licence": licences[licence_id]}
-
-
 class UserModel(_Frozen):
-    """One entry of the ``models:`` section of a preset file.
-
-    Attributes:
-        role: What the model does.
-        path: A file of the user's (relative to the preset file's folder); or give ``urls``.
-        urls: One or several addresses that serve the same file.
-        sha256: One or several accepted hashes; needed with ``urls``.
-        licence: A key of the catalogue's licences, or a whole licence; needed with ``urls``.
-    """
+    """One entry of the ``models:`` section of a preset file: a path, or addresses."""
 
     role: Role
-    path: Path | None = None
-    urls: Annotated[tuple[Url, ...], BeforeValidator(_tuple_of_one)] = ()
-    sha256: Hashes | None = None
+    path: Path | None = None  # relative to the preset file's folder
+    urls: Urls = ()
+    sha256: Hashes | None = None  # needed with ``urls``, as is the licence
     bytes: Bytes | None = None
-    licence: str | Licence | None = None
+    licence: str | Licence | None = None  # a key of the catalogue's, or in full
     description: str = ""
 
     @model_validator(mode="after")
@@ -255,11 +211,11 @@ class UserModel(_Frozen):
 @cache
 def _shipped() -> Catalog:
     path = Path(__file__).with_name("catalog.yaml")
-    return Catalog.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return Catalog.model_validate(from_yaml(path.read_text(encoding="utf-8")))
 
 
 def load_catalog(extra: Mapping[str, Any] | None = None) -> Catalog:
-    """The shipped catalogue, with the user's entries over it; one of the same name replaces the shipped one.
+    """Return the shipped catalogue with the user's entries over it.
 
     Args:
         extra: The ``models:`` section of a preset file as ``load_presets`` gives it; see ``UserModel``.
@@ -293,11 +249,6 @@ def _user_entry(catalog: Catalog, name: str, values: Any) -> ModelEntry:
         raise SettingsError(complaints, where=f"models: {name}", remedy=tr(_USER_REMEDY)) from error
 
 
-_USER_REMEDY = mark(
-    "an entry has a role, and either a path or urls with a licence and a sha256; bytes are optional"
-)
-
-
 def _complaint(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
@@ -307,7 +258,7 @@ def _complaint(item: Any) -> str:
 def _user_licence(catalog: Catalog, name: str, given: str | Licence | None) -> tuple[str, Licence]:
     if isinstance(given, Licence):
         return given.name, given
-    key = given or OWN_LICENCE
+    key = given or "own"
     if key not in catalog.licences:
         raise SettingsError(
             tr("there is no licence {licence!r}", licence=key),
@@ -323,7 +274,7 @@ def _user_licence(catalog: Catalog, name: str, given: str | Licence | None) -> t
 def needed_models(
     settings: Settings, catalog: Catalog | None = None, *, root: Path | None = None
 ) -> list[ModelEntry]:
-    """The models a run with these settings opens, each once.
+    """Return the models a run with these settings opens, each once.
 
     Args:
         settings: Decide which models are needed.

@@ -25,26 +25,25 @@ from colab_helpers.models.identify import broken_model
 if TYPE_CHECKING:
     import onnx
 
-EMAP_NAME = "buff2fs"
-"""Name of the projection matrix in inswapper's file: an initializer that no node uses."""
+_NAME = "buff2fs"
 _SHAPE = (512, 512)
 
 
 def read_emap(path: Path) -> npt.NDArray[np.float32]:
-    """The ``(512, 512)`` projection from ArcFace embeddings to inswapper latents.
+    """Return the ``(512, 512)`` projection from ArcFace embeddings to inswapper latents.
 
     Args:
-        path: The swapper's model file. The matrix is taken from the small file beside it where one was
-            written and the model has not changed since. Otherwise the model is parsed, which for the real
-            one takes half a second and a gigabyte, and the matrix is kept for the next time.
+        path: The swapper's model file. Unless the matrix was saved beside it and the model has not changed
+            since, the model is parsed, which for the real one takes half a second and a gigabyte.
 
     Raises:
         ModelError: The file is no model or has no such matrix.
     """
-    saved = _load(emap_path(path))
-    if saved is not None:
-        return saved
-    emap = _required(load_model(path), where=str(path))
+    with suppress(OSError, ValueError, EOFError):  # none, or none that can be used: the model has it, too
+        saved = np.load(emap_path(path), allow_pickle=False)
+        if isinstance(saved, np.ndarray) and saved.shape == _SHAPE and saved.dtype == np.float32:
+            return saved
+    emap = _find_emap(load_model(path), where=str(path))
     with suppress(OSError):  # a folder that is only read from: parsed again next time
         save_emap(path, emap)
     return emap
@@ -66,8 +65,7 @@ def save_emap(path: Path, emap: npt.NDArray[np.float32]) -> Path:
     Raises:
         OSError: The folder cannot be written.
     """
-    place = emap_path(path)
-    content = io.BytesIO()
+    place, content = emap_path(path), io.BytesIO()
     np.save(content, np.asarray(emap, np.float32), allow_pickle=False)
     write_atomically(place, content.getvalue())
     own = re.compile(re.escape(path.stem) + r"\.emap-\d+-\d+\.npy")
@@ -75,22 +73,6 @@ def save_emap(path: Path, emap: npt.NDArray[np.float32]) -> Path:
         if own.fullmatch(other.name) and other != place:
             other.unlink(missing_ok=True)
     return place
-
-
-def find_emap(model: onnx.ModelProto) -> npt.NDArray[np.float32] | None:
-    """The matrix inside a model as float32 ``(512, 512)``; None if there is none.
-
-    By name first, then the only 512x512 initializer, then the last one: optimisers drop or move it.
-    """
-    initializers = list(model.graph.initializer)
-    named = [item for item in initializers if item.name == EMAP_NAME]
-    square = [item for item in initializers if tuple(item.dims) == _SHAPE]
-    candidates = named or (square if len(square) == 1 else initializers[-1:])
-    if not candidates or tuple(candidates[0].dims) != _SHAPE:
-        return None
-    import onnx
-
-    return np.asarray(onnx.numpy_helper.to_array(candidates[0]), np.float32)
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -112,23 +94,18 @@ def load_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _required(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
-    emap = find_emap(model)
-    if emap is None:
+def _find_emap(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
+    """By name first, then the only 512x512 initializer, then the last one: optimisers drop or move it."""
+    from onnx import numpy_helper
+
+    initializers = list(model.graph.initializer)
+    named = [item for item in initializers if item.name == _NAME]
+    square = [item for item in initializers if tuple(item.dims) == _SHAPE]
+    candidates = named or (square if len(square) == 1 else initializers[-1:])
+    if not candidates or tuple(candidates[0].dims) != _SHAPE:
         raise ModelError(
-            tr("the swapper's projection matrix {name!r} (512x512) is missing", name=EMAP_NAME),
+            tr("the swapper's projection matrix {name!r} (512x512) is missing", name=_NAME),
             where=where,
             remedy=tr("use the original inswapper_128.onnx: optimised copies lose the matrix"),
         )
-    return emap
-
-
-def _load(place: Path) -> npt.NDArray[np.float32] | None:
-    """A saved matrix; None if there is none, or none that can be used (the model has it, too)."""
-    try:
-        emap = np.load(place, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if not isinstance(emap, np.ndarray) or emap.shape != _SHAPE or emap.dtype != np.float32:
-        return None
-    return emap
+    return np.asarray(numpy_helper.to_array(candidates[0]), np.float32)

@@ -1,10 +1,10 @@
-"""GFPGAN's official weights as ONNX: ``python -m colab_helpers.models.gfpgan WEIGHTS OUT [SETTINGS]``.
+"""GFPGAN's official weights as ONNX: ``python -m colab_helpers.models.gfpgan WEIGHTS OUT SETTINGS``.
 
 The export runs in a process of its own, because torch is heavy and stays in memory, and because stand-ins for
 two names of basicsr must not be seen by anything else: ``import gfpgan`` as a whole imports basicsr, which
 does not build on Python 3.13 and imports a module that torchvision removed. The network itself needs a
 decorator and an initialiser from it, and nothing else. The process's last line on stdout is a ``Parity`` as
-JSON; a problem is the last line on stderr, with exit code 1.
+JSON; a problem is the last line on stderr.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from types import ModuleType
@@ -28,9 +29,6 @@ from colab_helpers.language import VARIABLE, language, mark, tr
 from colab_helpers.models.parity import SAME, Parity, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 
-PACKAGE = "gfpgan==1.3.8"
-OPSET = 17
-SAMPLES = 2
 # The settings of versions 1.2 to 1.4, as gfpgan's own GFPGANer gives them for the "clean" network.
 ARCHITECTURE = {
     "out_size": 512,
@@ -47,26 +45,24 @@ ARCHITECTURE = {
 _INSTALL = {
     "torch": "python -m pip install torch",
     # Its requirements are left out: basicsr does not build on new Pythons, and nothing of it is needed.
-    "gfpgan": f"python -m pip install --no-deps {PACKAGE}",
+    "gfpgan": "python -m pip install --no-deps gfpgan==1.3.8",
 }
 _READY_MADE = mark("use the official GFPGANv1.4.pth, or the ready-made GFPGANv1.4.onnx")
 
 
 def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] | None = None) -> Parity:
-    """Write GFPGAN's official weights as ONNX, in a process of its own; see ``models.convert_gfpgan``.
+    """Write GFPGAN's official weights as ONNX, compared with torch, in a process of its own.
 
     The result takes ``(1, 3, 512, 512)`` float32 RGB from -1 to 1 and gives the same.
 
     Args:
         weights: GFPGANv1.4.pth, or 1.2 or 1.3, which have the same layout.
-        out: The ONNX file.
+        out: The ONNX file; not there where this raises.
         architecture: Settings of a network other than the official ones, such as ``out_size``.
 
-    Returns:
-        How far it lies from torch.
-
     Raises:
-        ModelError: torch or gfpgan is not installed, or the file holds other weights or code.
+        ModelError: torch or gfpgan is not installed, the file holds other weights or code, or the result
+            does not compute the same.
     """
     missing = [name for name in _INSTALL if importlib.util.find_spec(name) is None]
     if missing:
@@ -78,11 +74,30 @@ def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] |
                 commands=" && ".join(_INSTALL[name] for name in missing),
             ),
         )
+    try:
+        parity = _run(weights, out, architecture or {})
+        if parity.problem:
+            raise ModelError(
+                tr(
+                    "the exported network does not compute what the weights do: {reason}",
+                    reason=parity.problem,
+                ),
+                where=str(weights),
+                remedy=tr("use the ready-made GFPGANv1.4.onnx"),
+            )
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
+    return parity
+
+
+def _run(weights: Path, out: Path, architecture: Mapping[str, object]) -> Parity:
+    """Export in another process."""
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     program = [sys.executable, "-m", "colab_helpers.models.gfpgan"]
     done = subprocess.run(
-        [*program, str(weights), str(out), json.dumps(dict(architecture or {}))],
+        [*program, str(weights), str(out), json.dumps(dict(architecture))],
         env={**os.environ, "PYTHONPATH": paths, VARIABLE: language()},
         capture_output=True,
         text=True,
@@ -90,7 +105,8 @@ def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] |
     )
     if done.returncode:
         code = tr("the exporting process ended with {code}", code=done.returncode)
-        reason = (done.stderr.strip().splitlines() or [code])[-1]
+        last = (done.stderr.strip().splitlines() or [code])[-1]
+        reason = re.sub(r"^\w+Error: ", "", last)  # the last line of a traceback
         raise ModelError(
             tr("the weights cannot be exported ({reason})", reason=reason),
             where=str(weights),
@@ -102,47 +118,12 @@ def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] |
 # --- in the other process -----------------------------------------------------------------------------
 
 
-def load_architecture() -> ModuleType:
-    """The gfpgan package's module of the network.
-
-    Raises:
-        ImportError: gfpgan is not installed.
-    """
-    spec = importlib.util.find_spec("gfpgan")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(tr("gfpgan is not installed"))
-    folders = list(spec.submodule_search_locations)
-    # Empty packages with the real folders: their own __init__ would import all of basicsr and facexlib.
-    _stand_in("gfpgan", path=folders)
-    _stand_in("gfpgan.archs", path=[str(Path(folder) / "archs") for folder in folders])
-    for name in ("basicsr", "basicsr.archs", "basicsr.utils"):
-        _stand_in(name, path=[])
-    # The weights are loaded over whatever was initialised, and nobody asks the registry.
-    _stand_in("basicsr.archs.arch_util", default_init_weights=lambda *_, **__: None)
-    registry = type("Registry", (), {"register": lambda _: lambda item: item})()
-    _stand_in("basicsr.utils.registry", ARCH_REGISTRY=registry)
-    return importlib.import_module("gfpgan.archs.gfpganv1_clean_arch")
-
-
-def _stand_in(name: str, *, path: Sequence[str] | None = None, **names: Any) -> None:
-    module = ModuleType(name)
-    if path is not None:
-        module.__path__ = list(path)
-    for key, value in names.items():
-        setattr(module, key, value)
-    sys.modules[name] = module
-
-
 def network_of(weights: Path | None, architecture: Mapping[str, Any]) -> Any:
-    """GFPGAN's network reduced to what is exported: crops to crops, with the noise kept in the weights.
-
-    Args:
-        weights: None leaves it as it was initialised.
-        architecture: Other settings than those of version 1.4.
+    """Return GFPGAN's network reduced to what is exported: crops to crops, the noise kept in the weights.
 
     Raises:
         ImportError: gfpgan or torch is not installed.
-        ValueError: The file holds other weights.
+        ValueError: The file holds other weights; without a file they stay as initialised.
     """
     import torch
 
@@ -154,15 +135,37 @@ def network_of(weights: Path | None, architecture: Mapping[str, Any]) -> Any:
         def forward(self, crops: Any) -> Any:
             return self.network(crops, return_rgb=False, randomize_noise=False)[0]
 
-    network = load_architecture().GFPGANv1Clean(**{**ARCHITECTURE, **architecture})
+    network = _load_architecture().GFPGANv1Clean(**{**ARCHITECTURE, **architecture})
     if weights is not None:
         try:
             network.load_state_dict(_read_weights(weights), strict=True)
         except RuntimeError as error:
-            raise ValueError(
-                tr("the weights are not GFPGAN's: {reason}", reason=_last_line(error))
-            ) from error
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(tr("the weights are not GFPGAN's: {reason}", reason=reason)) from None
     return Picture(network).eval()
+
+
+def _load_architecture() -> ModuleType:
+    """The gfpgan package's module of the network."""
+    spec = importlib.util.find_spec("gfpgan")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(tr("gfpgan is not installed"))
+    folders = list(spec.submodule_search_locations)
+    # Empty packages with the real folders: their own __init__ would import all of basicsr and facexlib.
+    _stand_in("gfpgan", __path__=folders)
+    _stand_in("gfpgan.archs", __path__=[str(Path(folder) / "archs") for folder in folders])
+    for name in ("basicsr", "basicsr.archs", "basicsr.utils"):
+        _stand_in(name, __path__=[])
+    # The weights are loaded over whatever was initialised, and nobody asks the registry.
+    _stand_in("basicsr.archs.arch_util", default_init_weights=lambda *_, **__: None)
+    registry = type("Registry", (), {"register": lambda _: lambda item: item})()
+    _stand_in("basicsr.utils.registry", ARCH_REGISTRY=registry)
+    return importlib.import_module("gfpgan.archs.gfpganv1_clean_arch")
+
+
+def _stand_in(name: str, **names: Any) -> None:
+    sys.modules[name] = module = ModuleType(name)
+    vars(module).update(names)
 
 
 def _read_weights(path: Path) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def _read_weights(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(tr("the file holds no plain weights: {reason}", reason=reason)) from error
+        raise ValueError(tr("the file holds no plain weights: {reason}", reason=reason)) from None
     for key in ("params_ema", "params"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             return dict(content[key])
@@ -193,33 +196,17 @@ def _export(weights: Path, out: Path, architecture: Mapping[str, Any]) -> Parity
             (torch.zeros(1, 3, size, size),),
             str(out),
             dynamo=False,
-            opset_version=OPSET,
+            opset_version=17,
             input_names=["input"],
             output_names=["output"],
         )
         candidate = Runtime("cpu").open(out)
-        inputs = sample_inputs(candidate, SAMPLES)
-        expected = [model(torch.from_numpy(sample[None])).numpy() for sample in inputs[0]]
-    found = candidate.run_stack(*inputs)
-    return compare(np.concatenate(expected), found, SAME, value_range=value_range(candidate))
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Export; return the exit code."""
-    weights, out, *settings = arguments
-    try:
-        parity = _export(Path(weights), Path(out), json.loads(settings[0] if settings else "{}"))
-    except (ImportError, ValueError, OSError) as error:
-        print(_last_line(error), file=sys.stderr)
-        return 1
-    print(parity.model_dump_json())
-    return 0
+        samples = sample_inputs(candidate.session, 2)["input"]
+        expected = [model(torch.from_numpy(sample[None])).numpy() for sample in samples]
+    found = candidate.run_stack(samples)
+    return compare(np.concatenate(expected), found, SAME, value_range(candidate.session))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    weights, out, settings = sys.argv[1:]
+    print(_export(Path(weights), Path(out), json.loads(settings)).model_dump_json())

@@ -37,6 +37,30 @@ _MISSING_REMEDY = mark(
     "the licences first, unless they are accepted), put the file there yourself, or name another folder in "
     "models_dir or COLAB_HELPERS_MODELS; the demo brings its own stand-in models"
 )
+_UNPACK = mark("unpack it: the model is inside")
+_WEIGHTS = mark("it holds weights of PyTorch, no network")
+_WEIGHTS_REMEDY = mark(
+    "an ONNX file is needed; GFPGAN's own weights are converted when they are called GFPGANv1.4.pth "
+    "('python -m colab_helpers convert')"
+)
+# By the first bytes (of a text without leading space, in lower case): what a file is, and what to do.
+_TEXTS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+    (
+        (b"version https://git-lfs",),
+        mark("it is a Git LFS pointer, a few lines that stand for the model, not the model itself"),
+        mark("run 'git lfs pull' where it is from, or download the file itself; {refetch}"),
+    ),
+    (
+        (b"<!doctype", b"<html", b"<?xml", b"<head"),
+        mark("it is a web page that was saved under the model's name"),
+        mark("download the file itself, not the page that shows it; {refetch}"),
+    ),
+    ((b"{", b"["), mark("it is a text, such as a server's answer, not the model itself"), "{refetch}"),
+)
+_BINARIES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+    ((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"), mark("it is a packed archive, not the model itself"), _UNPACK),
+    ((b"\x80\x02", b"\x80\x04"), _WEIGHTS, _WEIGHTS_REMEDY),
+)
 
 
 def not_a_network(path: Path) -> ModelError | None:
@@ -47,49 +71,18 @@ def not_a_network(path: Path) -> ModelError | None:
     """
     with path.open("rb") as file:
         head = file.read(512)
-    readable = all(byte >= 32 or byte in b"\t\n\f\r" for byte in head)
-    text = head.lstrip().lower() if readable else b""
-    where, remedy = str(path), tr(_REFETCH)
+    where, refetch = str(path), tr(_REFETCH)
     if not head:
-        return ModelError(tr("it is an empty file"), where=where, remedy=remedy)
-    if head.startswith(b"version https://git-lfs"):
-        return ModelError(
-            tr("it is a Git LFS pointer, a few lines that stand for the model, not the model itself"),
-            where=where,
-            remedy=tr(
-                "run 'git lfs pull' where it is from, or download the file itself; {refetch}",
-                refetch=tr(_REFETCH),
-            ),
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return ModelError(
-            tr("it is a web page that was saved under the model's name"),
-            where=where,
-            remedy=tr(
-                "download the file itself, not the page that shows it; {refetch}", refetch=tr(_REFETCH)
-            ),
-        )
-    if head.startswith((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!")):
-        return ModelError(
-            tr("it is a packed archive, not the model itself"),
-            where=where,
-            remedy=tr("unpack it: the model is inside"),
-        )
+        return ModelError(tr("it is an empty file"), where=where, remedy=refetch)
     if head.startswith(b"PK\x03\x04"):
         return _zipped(path)
-    if head.startswith((b"\x80\x02", b"\x80\x04")):
-        return ModelError(tr("it holds weights of PyTorch, no network"), where=where, remedy=tr(_WEIGHTS))
-    if text.startswith((b"{", b"[")):
-        return ModelError(
-            tr("it is a text, such as a server's answer, not the model itself"), where=where, remedy=remedy
-        )
+    is_text = all(byte >= 32 or byte in b"\t\n\f\r" for byte in head)
+    text = head.lstrip().lower() if is_text else b""
+    for content, kinds in ((text, _TEXTS), (head, _BINARIES)):
+        for signs, what, remedy in kinds:
+            if content.startswith(signs):
+                return ModelError(tr(what), where=where, remedy=tr(remedy, refetch=refetch))
     return None
-
-
-_WEIGHTS = mark(
-    "an ONNX file is needed; GFPGAN's own weights are converted when they are called GFPGANv1.4.pth "
-    "('python -m colab_helpers convert')"
-)
 
 
 def _zipped(path: Path) -> ModelError:
@@ -97,14 +90,9 @@ def _zipped(path: Path) -> ModelError:
     with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as opened:
         names = opened.namelist()
     if any(name.endswith("data.pkl") for name in names):
-        what, remedy = tr("it holds weights of PyTorch, no network"), tr(_WEIGHTS)
-        return ModelError(what, where=str(path), remedy=remedy)
-    inside = [name for name in names if name.endswith(".onnx")]
-    remedy = (
-        tr("unpack it: {names} is what is needed", names=", ".join(inside))
-        if inside
-        else tr("unpack it: the model is inside")
-    )
+        return ModelError(tr(_WEIGHTS), where=str(path), remedy=tr(_WEIGHTS_REMEDY))
+    inside = ", ".join(name for name in names if name.endswith(".onnx"))
+    remedy = tr("unpack it: {names} is what is needed", names=inside) if inside else tr(_UNPACK)
     return ModelError(tr("it is a zip archive, not the model itself"), where=str(path), remedy=remedy)
 
 
@@ -139,17 +127,16 @@ def missing_model(path: Path) -> ModelError:
 
 
 def elsewhere(path: Path, names: tuple[str, ...]) -> Iterator[Path]:
-    """Files of these names that lie where people put models, nearest first.
+    """Files with one of some names where people put models, nearest first, other than ``path`` itself.
 
     Looked at are the models folder itself, two levels deep, and the usual places of other programs below the
     home and the working folder and each of their folders.
     """
     root = path.parent.parent if path.parent.name == "buffalo_l" else path.parent
-    seen: set[Path] = set()
+    seen = {path}
     for folder in islice(_folders(root), _MOST_FOLDERS):
-        for name in names:
-            place = folder / name
-            if place == path or place in seen:
+        for place in (folder / name for name in names):
+            if place in seen:
                 continue
             seen.add(place)
             with suppress(OSError):

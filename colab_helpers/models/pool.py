@@ -1,8 +1,7 @@
 """Keeps loaded networks within a memory budget (requirements D4, E2, E4).
 
-A network asked for is loaded; when it would not fit, those least recently used leave first. What a
-network takes is measured when it is loaded and again after it first ran: one that is captured has its
-workspaces from the beginning, any other from its first run.
+A network asked for is loaded; when it would not fit, those least recently used leave first. What it takes is
+measured when it is loaded: whoever makes a session runs it once, so that its workspaces are there by then.
 """
 
 from __future__ import annotations
@@ -41,163 +40,81 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A network in memory.
-
-    Attributes:
-        name: The network's name.
-        bytes: What it takes, as measured.
-    """
-
-    name: str
-    bytes: int
-
-
 @dataclass(eq=False)
-class Slot:
-    """A network the pool knows.
-
-    Attributes:
-        name: For messages.
-        needs: Bytes it takes when it runs: a guess at first, then as measured.
-        loading: Bytes that loading it took.
-        session: None while it is not in memory.
-        users: Threads that run it now.
-        measured: Whether ``needs`` is no guess any more.
-    """
+class _Slot:
+    """A network the pool knows; ``needs`` is a guess until it was loaded, ``users`` run it now."""
 
     path: Path
     name: str
     create: Callable[[], Any]
     needs: int
-    loading: int = 0
     session: Any = None
     users: int = 0
-    measured: bool = False
 
 
 @dataclass(eq=False)
 class SessionPool:
-    """Sessions within a budget; safe to use from several threads.
+    """Sessions within a budget of bytes; safe to use from several threads."""
 
-    Args:
-        budget: Bytes that all sessions together may take.
-        used: Bytes in use where the networks run.
-        free: Bytes free there.
-        wait: Seconds to wait at most for other programs to free memory (setting ``gpu_memory_wait``).
-        ceiling: Bytes that a single session may grow to, whatever is free; 0 for no such limit.
-        sleep: Waits for some seconds.
-        clock: Seconds that only grow.
-
-    Attributes:
-        notes: What had to be unloaded or waited for, one sentence each.
-    """
-
-    budget: int
-    used: Callable[[], int]
-    free: Callable[[], int]
-    wait: float = 0.0
-    ceiling: int = 0
+    budget: int  # bytes that all sessions together may take
+    used: Callable[[], int]  # bytes in use where the networks run
+    free: Callable[[], int]  # bytes free there
+    wait: float = 0.0  # seconds to wait at most for other programs to free memory (``gpu_memory_wait``)
+    ceiling: int = 0  # bytes a single session may grow to, whatever is free; 0: no limit
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
-    notes: list[str] = field(default_factory=list, init=False)
+    notes: list[str] = field(default_factory=list, init=False)  # what was unloaded or waited for
     # Least recently used first.
-    _slots: dict[Path, Slot] = field(default_factory=dict, init=False)
-    _measuring: bool = field(default=False, init=False)
-    # How many wait for a first run; nobody else may begin then, or they would wait for ever.
-    _first_runs: int = field(default=0, init=False)
+    _slots: dict[Path, _Slot] = field(default_factory=dict, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
 
     @property
-    def loaded(self) -> tuple[LoadedModel, ...]:
-        """What is in memory now, least recently used first."""
+    def loaded(self) -> dict[str, int]:
+        """Name of each network in memory, least recently used first, and the bytes it takes."""
         with self._changed:
-            return tuple(LoadedModel(s.name, s.needs) for s in self._in_memory())
+            return {slot.name: slot.needs for slot in self._in_memory()}
 
     def session(self, path: Path, create: Callable[[], Any], *, name: str = "") -> PooledSession:
-        """Take a network into the pool; it is loaded when it is first used.
-
-        Args:
-            path: Its file.
-            create: Makes the session; called again after it was unloaded.
-            name: For messages; by default the file's stem.
-        """
+        """Take a network into the pool; ``create`` makes a session and runs it once, at each load."""
         name = name or path.stem
         with self._changed:
             # Until it is measured: the weights, and as much again for what runs through them.
-            self._slots.setdefault(path, Slot(path, name, create, needs=2 * path.stat().st_size))
+            self._slots.setdefault(path, _Slot(path, name, create, needs=2 * path.stat().st_size))
         return PooledSession(self, path, name)
 
     @contextmanager
-    def using(self, path: Path, *, running: bool = False) -> Iterator[Slot]:
-        """The slot of a network whose session stays in memory until the block ends.
+    def using(self, path: Path) -> Iterator[_Slot]:
+        """Have a network in memory as long as it is used.
 
-        Take the session from the slot for each call and keep no reference to it: one that outlives the
-        block would hold the memory that the next network counts on.
-
-        Args:
-            path: The network's file.
-            running: Whether it will run, not only be asked about itself. The first time is measured.
+        What is handed out is its place, not its session: nobody may hold a session once its call is over.
 
         Raises:
             OutOfMemoryError: It cannot be loaded even with every idle network unloaded.
         """
         with self._changed:
-            slot = self._slots[path]
-            measuring = self._enter(slot, running=running)
-            before = self.used()
+            slot = self._slots[path] = self._slots.pop(path)
+            self._load(slot)
+            slot.users += 1
         try:
             yield slot
         finally:
             with self._changed:
-                if measuring:
-                    slot.measured, self._measuring = True, False
-                    slot.needs = slot.loading + max(0, self.used() - before)
                 slot.users -= 1
                 self._make_room(slot, 0)
                 self._changed.notify_all()
 
-    def _enter(self, slot: Slot, *, running: bool) -> bool:
-        """Load a network for one more user; True if this is the run that is measured.
-
-        Nobody else is at work then: what others take or give back meanwhile would count as this one's.
-        """
-        first = running and not slot.measured
-        self._first_runs += first
-        try:
-            while True:
-                self._changed.wait_for(lambda: not self._measuring and (first or not self._first_runs))
-                self._slots[slot.path] = self._slots.pop(slot.path)
-                self._load(slot)
-                # Loading may have waited, and much may have happened meanwhile.
-                free = not self._measuring and (first or not self._first_runs)
-                alone = not any(other.users for other in self._slots.values())
-                if free and (slot.measured or not first or alone):
-                    slot.users += 1
-                    self._measuring = first and not slot.measured
-                    return self._measuring
-                if free:
-                    self._changed.wait()
-        finally:
-            self._first_runs -= first
-            self._changed.notify_all()
-
     def unload_idle(self, *, keep: Path | None = None) -> bool:
         """Unload every network that is not in use, but ``keep``; whether there was any."""
         with self._changed:
-            idle = [s for s in self._in_memory() if not s.users and s.path != keep]
+            idle = [slot for slot in self._in_memory() if not slot.users and slot.path != keep]
             for slot in idle:
-                self._unload(slot)
+                _unload(slot)
             return bool(idle)
 
-    def _in_memory(self) -> list[Slot]:
+    def _in_memory(self) -> list[_Slot]:
         return [slot for slot in self._slots.values() if slot.session is not None]
 
-    def _taken(self) -> int:
-        return sum(slot.needs for slot in self._in_memory())
-
-    def _load(self, slot: Slot) -> None:
+    def _load(self, slot: _Slot) -> None:
         # One that is larger than the budget is tried alone: only memory itself can say that it does not fit.
         while slot.session is None and not self._make_room(slot, min(slot.needs, self.budget)):
             self._changed.wait()
@@ -214,12 +131,11 @@ class SessionPool:
             self.notes.append(
                 tr("{name}: memory ran out while it was loaded; loaded again alone", name=slot.name)
             )
-            slot.session = self._create_again(slot)
-        slot.loading = max(0, self.used() - before)
-        if not slot.measured:
-            slot.needs = max(slot.needs, slot.loading)
+            before = self.used()
+            slot.session = self._create_alone(slot)
+        slot.needs = max(slot.path.stat().st_size, self.used() - before)
 
-    def _create_again(self, slot: Slot) -> Any:
+    def _create_alone(self, slot: _Slot) -> Any:
         try:
             return slot.create()
         except Exception as error:
@@ -227,24 +143,22 @@ class SessionPool:
                 raise _too_large(slot, self.budget) from error
             raise
 
-    def _make_room(self, slot: Slot, needed: int) -> bool:
+    def _make_room(self, slot: _Slot, needed: int) -> bool:
         """Unload the least recently used until ``needed`` bytes fit; False if the rest is in use."""
         for other in self._in_memory():
-            if self._taken() + needed <= self.budget:
+            if self._fits(needed):
                 break
             if not other.users and other is not slot:
-                self._unload(other)
+                _unload(other)
                 self.notes.append(
                     tr("{name} was unloaded to make room for {other}", name=other.name, other=slot.name)
                 )
-        return self._taken() + needed <= self.budget
+        return self._fits(needed)
 
-    def _unload(self, slot: Slot) -> None:
-        slot.session = None
-        # Sessions hold cycles; memory is only free when they are gone.
-        gc.collect()
+    def _fits(self, needed: int) -> bool:
+        return sum(slot.needs for slot in self._in_memory()) + needed <= self.budget
 
-    def _wait_for_others(self, slot: Slot) -> None:
+    def _wait_for_others(self, slot: _Slot) -> None:
         """Wait until memory that other programs hold is free; on an end without, loading is tried anyway."""
         started = self.clock()
         while self.free() < slot.needs and self.clock() - started < self.wait:
@@ -266,7 +180,7 @@ class PooledSession:
 
     def run(self, *arguments: Any) -> Any:
         """Run it; when memory runs out, once more with every idle network unloaded."""
-        with self.pool.using(self.path, running=True) as slot:
+        with self.pool.using(self.path) as slot:
             try:
                 return slot.session.run(*arguments)
             except Exception as error:
@@ -285,7 +199,12 @@ class PooledSession:
             return getattr(slot.session, name)
 
 
-def _too_large(slot: Slot, budget: int) -> OutOfMemoryError:
+def _unload(slot: _Slot) -> None:
+    slot.session = None
+    gc.collect()  # sessions hold cycles; memory is only free when they are gone
+
+
+def _too_large(slot: _Slot, budget: int) -> OutOfMemoryError:
     return OutOfMemoryError(
         tr(
             "the network does not fit into memory: it needs {needed:.0f} MB and {budget:.0f} MB may be used",

@@ -13,20 +13,14 @@ _RATE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a fetch is.
-
-    Attributes:
-        bytes_total: May grow: sizes of some files become known on the way.
-        rate: Bytes per second over the last ten seconds.
-        eta: Seconds left at that rate; None while unknown.
-    """
+    """How far a fetch is."""
 
     files_done: int
     files_total: int
     bytes_done: int
-    bytes_total: int
-    rate: float
-    eta: float | None
+    bytes_total: int  # may grow: sizes of some files become known on the way
+    rate: float  # bytes per second over the last ten seconds
+    eta: float | None  # seconds left at that rate; None while unknown
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -52,15 +46,9 @@ class Meter:
         """The sums now."""
         with self._lock:
             done, total = sum(self._done.values()), sum(self._total.values())
-            rate = self._rate(done)
-            return Progress(
-                files_done=files_done,
-                files_total=files_total,
-                bytes_done=done,
-                bytes_total=total,
-                rate=rate,
-                eta=(total - done) / rate if rate > 0 else None,
-            )
+        rate = self._rate(done)
+        eta = (total - done) / rate if rate > 0 else None
+        return Progress(files_done, files_total, done, total, rate, eta)
 
     def _rate(self, done: int) -> float:
         at = time.monotonic()

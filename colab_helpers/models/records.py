@@ -1,4 +1,4 @@
-"""What is known about a model file on this disk: hashes, the record beside it, its way into place."""
+"""What is known about a model file on this disk: the record beside it, and its way into place."""
 
 from __future__ import annotations
 
@@ -20,23 +20,13 @@ SOURCE_WORDS: dict[FileSource, str] = {
     "downloaded": mark("downloaded"),
 }
 """What each way is called; ``tr`` of it is shown."""
-QUARANTINE = "quarantine"
 
 
 class Record(BaseModel):
     """What was verified about a file; kept in ``<file>.json``.
 
     As long as size and modification time are those of the record, the file counts as verified and half a
-    gigabyte need not be hashed at every start.
-
-    Attributes:
-        bytes: Size of the file.
-        mtime_ns: Its modification time, in nanoseconds.
-        url: Address or path it came from, without query; empty if it was simply there.
-        licence: Id of the licence.
-        licence_accepted_at: When, in UTC; None where nothing had to be accepted or nobody did.
-        verified_at: When its bytes were last hashed, in UTC.
-        origin_mtime_ns: For a copy of a user's own file, that file's modification time.
+    gigabyte need not be hashed at every start. Times are in UTC.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -45,12 +35,11 @@ class Record(BaseModel):
     sha256: str
     bytes: int
     mtime_ns: int
-    url: str = ""
+    url: str = ""  # address or path it came from, without query; empty if it was simply there
     source: FileSource
-    licence: str
-    licence_accepted_at: str | None = None
-    verified_at: str
-    origin_mtime_ns: int | None = None
+    licence: str  # its id
+    licence_accepted_at: str | None = None  # None where nothing had to be accepted or nobody did
+    origin_mtime_ns: int | None = None  # of the user's own file that this is a copy of
 
     def still_describes(self, path: Path) -> bool:
         """Whether size and modification time of a file are the recorded ones."""
@@ -77,9 +66,16 @@ def read_record(path: Path) -> Record | None:
         return None
 
 
+def recorded_hash(path: Path) -> str | None:
+    """SHA-256 of a file as recorded, if the record still describes it."""
+    record = read_record(path)
+    return record.sha256 if record is not None and record.still_describes(path) else None
+
+
 def write_record(path: Path, record: Record) -> None:
-    """Write the record of a file, all of it or nothing."""
-    write_json(record_path(path), record.model_dump())
+    """Write the record of a file, all of it or nothing, unless it is there already."""
+    if record != read_record(path):
+        write_json(record_path(path), record.model_dump())
 
 
 def write_json(path: Path, data: object) -> None:
@@ -97,26 +93,19 @@ def put_in_place(part: Path, path: Path) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there, and renaming is durable
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        os.fsync(folder)
     finally:
-        os.close(descriptor)
+        os.close(folder)
 
 
 def replace_damaged(root: Path, part: Path, path: Path) -> Path:
-    """Put a verified file where a damaged one lies, and keep that one out of the way, its hash in the name.
+    """Put a verified file where a damaged one lies; return where that one is kept, its hash in the name.
 
-    Returns:
-        Where the damaged one is now. The name does not end in ``.onnx``, so nothing loads it by mistake.
+    The name does not end in ``.onnx``, so nothing loads it by mistake.
     """
-    kept = root / QUARANTINE / f"{path.name}.{sha256_of(path)}"
+    kept = root / "quarantine" / f"{path.name}.{sha256_of(path)}"
     kept.parent.mkdir(parents=True, exist_ok=True)
     path.replace(kept)
     record_path(path).unlink(missing_ok=True)

@@ -7,6 +7,8 @@ to the CPU without a word.
 
 from __future__ import annotations
 
+import copy
+import ctypes
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -19,15 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from colab_helpers.errors import ModelError, OutOfMemoryError, ProviderError
+from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
-from colab_helpers.models.catalog import Role
-from colab_helpers.models.graphs import GpuSession, example_inputs
-from colab_helpers.models.identify import broken_model, missing_model, not_a_network
+from colab_helpers.models.cuda_graphs import GpuSession
+from colab_helpers.models.identify import broken_model, missing_model
+from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
-from colab_helpers.models.providers import cuda_options, wait_without_spinning
 
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
 onnxruntime.disable_telemetry_events()
@@ -38,62 +39,32 @@ STANDIN_KEY = "colab_helpers.standin"
 """Key in a model's metadata that marks a stand-in, so that no report mistakes it for the real network."""
 _STANDINS_UP_TO = 32 << 20
 """The demo's networks have a few megabytes; real ones of this size are quickly searched."""
+CUDA_OPTIONS: Mapping[str, str] = {
+    # Growing by exactly what is asked keeps VRAM predictable; the default doubles each time.
+    "arena_extend_strategy": "kSameAsRequested",
+    # A network sees inputs of one shape as long as it is loaded, so the thorough search (cuDNN's second
+    # heuristic) is asked once. The quick one now and then picks something many times slower.
+    "cudnn_conv_algo_search": "EXHAUSTIVE",
+}
+"""What every session on CUDA is told.
 
-
-@dataclass
-class BatchLimit:
-    """How many samples a network is given at once; lowered when memory runs out, never raised again.
-
-    One: on a processor stacks are no faster, and each sample more takes a gigabyte.
-    On CUDA, cuDNN plans a network anew, for up to half a second, whenever the stack's size changes, as it
-    does when people come and go: that costs more than stacks gain (docs/gpu.md).
-
-    Attributes:
-        largest: The largest batch that may still be tried.
-        notes: What was lowered or given up, one sentence each.
-    """
-
-    largest: int = 1
-    notes: list[str] = field(default_factory=list)
-
-    def lower(self, name: str, failed: int) -> bool:
-        """Halve a batch that did not fit; False if it was a single sample already."""
-        if failed == 1:
-            return False
-        if failed <= self.largest:  # else another thread has lowered it in the meantime
-            self.largest = failed // 2
-            self.notes.append(
-                tr(
-                    "{name}: memory ran out with {failed} at once; going on with {largest}",
-                    name=name,
-                    failed=failed,
-                    largest=self.largest,
-                )
-            )
-        return True
+Copies stay on the compute stream (the default): ONNX Runtime warns of data races otherwise. TensorFloat-32
+stays on (the default): its rounding is within what a comparison allows.
+"""
+_BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC in cuda.h
 
 
 @dataclass(frozen=True)
 class Network:
-    """One loaded network.
+    """One loaded network."""
 
-    Attributes:
-        name: The model's name, for messages and reports.
-        path: The file that was loaded; a converted one has another name than the model.
-        session: The ONNX Runtime session.
-        provider: Where it really runs.
-        standin: Whether the file is marked as one of the demo's stand-ins.
-        limit: How many samples at once memory allows.
-    """
-
-    name: str
-    path: Path
-    session: Any
-    provider: Provider
-    standin: bool
+    name: str  # the model's, for messages and reports
+    path: Path  # the file that was loaded; a converted one has another name than the model
+    session: Any  # ONNX Runtime's, or what stands for it
+    provider: Provider  # where it really runs
+    standin: bool  # the file is marked as one of the demo's stand-ins
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    limit: BatchLimit = field(default_factory=BatchLimit, compare=False)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -108,34 +79,24 @@ class Network:
         return outputs
 
     def run_stack(self, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run any number of samples and return the first output for each.
+        """Run any number of samples, one after another; return the first output, one row per sample.
 
-        Args:
-            *inputs: Arrays whose first axis counts samples; all equally long.
-
-        Returns:
-            The first output, one row per sample. At once go as many as ``limit`` says, or the batch the
-            graph insists on; the last one is padded by repeating its last sample. Where memory runs out, the
-            same samples are tried again in halves, and ``limit`` keeps to that.
+        On a processor stacks are no faster, and each sample more takes a gigabyte. On CUDA, cuDNN plans a
+        network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md). Where the
+        graph insists on a batch, that many go at once, the last one padded by repeating its last sample.
 
         Raises:
-            OutOfMemoryError: A single sample does not fit.
+            OutOfMemoryError: It does not fit into memory.
         """
-        total = len(inputs[0])
-        parts, start = [], 0
-        while start < total:
-            batch = self.fixed_batch or min(total - start, self.limit.largest)
-            count = min(batch, total - start)
-            stack = [_padded(value[start : start + count], batch) for value in inputs]
+        batch, total, parts = self.fixed_batch or 1, len(inputs[0]), []
+        for start in range(0, total, batch):
+            stack = [_padded(value[start : start + batch], batch) for value in inputs]
             try:
-                parts.append(self.run(*stack)[0][:count])
+                parts.append(self.run(*stack)[0][: total - start])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.fixed_batch or not self.limit.lower(self.name, batch):
-                    raise _out_of_memory(self, batch) from error
-            else:
-                start += count
+                raise _out_of_memory(self, batch) from error
         return np.concatenate(parts)
 
 
@@ -163,8 +124,11 @@ class Runtime:
         wanted: ``auto`` takes CUDA where it works, ``cuda`` insists, ``cpu`` never asks.
         threads: CPU threads of one network call; by default every core.
         pool: Where sessions are kept; without one they stay loaded as long as their network lives.
-        graphs: On CUDA, capture what a network does when it is loaded, and replay it. To be switched off
-            before encoders are at work: see ``GpuSession``.
+        graphs: On CUDA, capture what a network does when it is opened, and replay it. No encoder or decoder
+            may be at work then: see ``GpuSession``. One that the pool loads again goes on without.
+
+    Raises:
+        ProviderError: CUDA was insisted on but does not work.
     """
 
     wanted: Literal["auto", "cuda", "cpu"] = "auto"
@@ -173,18 +137,20 @@ class Runtime:
     graphs: bool = False
     notes: list[str] = field(default_factory=list)
     provider: Provider = field(init=False)
-    _captured: set[Path] = field(default_factory=set, init=False)
+    _loaded: dict[Path, bool] = field(default_factory=dict, init=False)
+    """Networks that were loaded, and whether they have a CUDA graph."""
 
     def __post_init__(self) -> None:
         self.provider = self._decide(this_machine())
 
-    def open(self, path: Path, *, name: str = "", edge: int = 0) -> Network:
-        """Load a network.
+    def pooled(self, pool: SessionPool | None, *, graphs: bool) -> Runtime:
+        """Return a runtime of the same provider, not tried again, that keeps its sessions in a pool."""
+        runtime = copy.copy(self)
+        runtime.pool, runtime.graphs, runtime._loaded = pool, graphs, {}
+        return runtime
 
-        Args:
-            path: Its file.
-            name: The model's name; by default the file's stem.
-            edge: Edge of its pictures in pixels, where the file leaves that open.
+    def open(self, path: Path, *, name: str = "", edge: int = 0) -> Network:
+        """Load a network: of a name other than the file's stem, with pictures of an edge it leaves open.
 
         Raises:
             ModelError: The file is missing or not a network ONNX Runtime can load.
@@ -204,47 +170,45 @@ class Runtime:
             standin=metadata.get(STANDIN_KEY) == "true",
             input_names=tuple(item.name for item in session.get_inputs()),
             output_names=tuple(item.name for item in session.get_outputs()),
-            limit=BatchLimit(),
         )
 
     def _create(self, path: Path, name: str, edge: int) -> Any:
-        memory = self.pool.ceiling if self.pool else 0
         if self.provider == "cpu":
-            return self._plain(path, memory)
+            return self._plain(path)
 
         def without(reason: str) -> None:
-            self._note(
+            self.notes.append(
                 tr("{name}: runs without a CUDA graph, a little slower ({reason})", name=name, reason=reason)
             )
 
+        again = path in self._loaded
         session = GpuSession(
-            partial(self._plain, path, memory),
-            example=partial(example_inputs, edge=edge) if self.graphs else None,
+            partial(self._plain, path),
+            example=partial(sample_inputs, edge=edge) if self.pool or self.graphs else None,
+            capture=self.graphs and not again,
             on_problem=without,
         )
-        if session.captured:
-            self._captured.add(path)
-        elif self.pool and path in self._captured:
-            self._captured.remove(path)
+        if self.pool and self._loaded.get(path):
             self.pool.notes.append(
                 tr(
                     "{name}: was loaded again, and runs without its CUDA graph from now on, a little slower",
                     name=name,
                 )
             )
+        self._loaded[path] = session.captured
         return session
 
-    def _plain(self, path: Path, memory: int, capture: bool = False) -> Any:
+    def _plain(self, path: Path, capture: bool = False) -> Any:
         """A session of the runtime's own provider, and nothing else."""
-        cuda = {"enable_cuda_graph": "1"} if capture else None
+        cuda = {"enable_cuda_graph": "1"} if capture else {}
+        if self.pool and self.pool.ceiling:
+            cuda["gpu_mem_limit"] = str(self.pool.ceiling)
         try:
-            session = create_session(
-                str(path), self.provider, threads=self.threads, memory_limit=memory, cuda=cuda
-            )
+            session = create_session(str(path), self.provider, threads=self.threads, cuda=cuda)
         except Exception as error:
             if self.pool and is_out_of_memory(error):
                 raise  # the pool makes room and tries again
-            raise broken_model(path, _first_line(error)) from error
+            raise broken_model(path, first_line(error)) from error
         if not runs_on(session, self.provider):
             raise ProviderError(
                 tr("the model was to run on CUDA, but ONNX Runtime put it on the CPU"),
@@ -252,10 +216,6 @@ class Runtime:
                 remedy=tr(_CUDA_REMEDY),
             )
         return session
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:  # a pool may load a network several times
-            self.notes.append(text)
 
     def _decide(self, machine: Machine) -> Provider:
         if self.wanted == "cpu":
@@ -283,8 +243,8 @@ def create_session(
     provider: Provider,
     *,
     threads: int = 0,
-    memory_limit: int = 0,
     cuda: Mapping[str, str] | None = None,
+    optimised: bool = True,
 ) -> Any:
     """Create an ONNX Runtime session on one provider, with the CPU behind it for unsupported nodes.
 
@@ -292,18 +252,19 @@ def create_session(
         model: A file's path, or its bytes.
         provider: Where it is to run; whether it does is told by ``runs_on``.
         threads: CPU threads of one call; by default every core.
-        memory_limit: Bytes that its memory on the GPU may grow to; 0 for no limit.
-        cuda: Options of CUDA that win over the usual ones.
+        cuda: Options of CUDA beside ``CUDA_OPTIONS``.
+        optimised: Prepare it for running; without, only what it takes and gives can be asked.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings speak of the unused emap initializer on every load
     options.intra_op_num_threads = threads or this_machine().cpus
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Idle threads would otherwise spin, on cores that decoder and encoder need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = [_PROVIDER_NAMES["cpu"]]
     if provider == "cuda":
-        usual = cuda_options(memory_limit=memory_limit)
-        providers.insert(0, (_PROVIDER_NAMES["cuda"], {**usual, **(cuda or {})}))
+        providers.insert(0, (_PROVIDER_NAMES["cuda"], {**CUDA_OPTIONS, **(cuda or {})}))
     # On an error ONNX Runtime would try again with other providers and its own options, and print on stdout:
     # memory that ran out while loading would put a network on the CPU.
     return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
@@ -313,44 +274,6 @@ def runs_on(session: Any, provider: Provider) -> bool:
     """Whether a session's first provider is the wanted one."""
     active: Sequence[str] = session.get_providers()
     return bool(active) and active[0] == _PROVIDER_NAMES[provider]
-
-
-# How many inputs and outputs a network of each role has; None for any number.
-_SIGNATURES: dict[Role, tuple[int, int | None]] = {
-    "detector": (1, 9),
-    "recogniser": (1, None),
-    "swapper": (2, None),
-    "enhancer": (1, None),
-}
-
-
-def role_problem(path: Path, role: Role) -> ModelError | None:
-    """Why a file is no network of a role; None if it is. It is loaded on the CPU, nothing is run."""
-    if (problem := not_a_network(path)) is not None:
-        return problem
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        loaded = onnxruntime.InferenceSession(str(path), options, providers=[_PROVIDER_NAMES["cpu"]])
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        return broken_model(path, _first_line(error))
-    inputs, outputs = _SIGNATURES[role]
-    found = (len(loaded.get_inputs()), len(loaded.get_outputs()))
-    if found[0] == inputs and outputs in (None, found[1]):
-        return None
-    return ModelError(
-        tr(
-            "it is a network, but no {role}: it has {inputs} inputs and {outputs} outputs",
-            role=role,
-            inputs=found[0],
-            outputs=found[1],
-        ),
-        where=str(path),
-        remedy=tr("give it a name of its own: the file of this name is another network"),
-    )
 
 
 def cuda_problem(machine: Machine) -> str | None:
@@ -368,31 +291,45 @@ def cuda_problem(machine: Machine) -> str | None:
             return tr("ONNX Runtime fell back to the CPU (CUDA or cuDNN libraries of another version?)")
         session.run(None, {"x": np.ones((1, 1, 8, 8), np.float32)})
     except Exception as error:  # noqa: BLE001 - any failure means CUDA is not usable here
-        return _first_line(error)
+        return first_line(error)
     return None
+
+
+def wait_without_spinning(driver: str = "libcuda.so.1") -> bool:
+    """Let threads that wait for the first GPU sleep; call it before anything runs there.
+
+    By default the driver keeps a waiting thread turning on its processor, which decoder and encoder need: in
+    the cloud a T4 comes with two. Where the driver refuses (False), everything works as before.
+    """
+    try:
+        cuda = ctypes.CDLL(driver)
+        device = ctypes.c_int()
+        failed = (
+            cuda.cuInit(0)
+            or cuda.cuDeviceGet(ctypes.byref(device), 0)
+            or cuda.cuDevicePrimaryCtxSetFlags_v2(device, _BLOCKING_SYNC)
+        )
+        return not failed
+    except (OSError, AttributeError):
+        return False
 
 
 def _trial_model() -> bytes:
     """A one-convolution graph: small, but it needs cuDNN to run."""
-    import onnx  # slow, and on a machine without a GPU not needed at all
+    import onnx.parser  # slow, and on a machine without a GPU not needed at all
 
-    weight = onnx.numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")
-    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"])
-    shape = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [node],
-        "trial",
-        [shape("x", onnx.TensorProto.FLOAT, [1, 1, 8, 8])],
-        [shape("y", onnx.TensorProto.FLOAT, [1, 1, 6, 6])],
-        [weight],
-    )
-    # The runtime lags behind onnx's newest IR version.
-    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 17)])
-    serialized: bytes = model.SerializeToString()
+    text = """
+    <ir_version: 10, opset_import: ["": 17]>
+    trial (float[1, 1, 8, 8] x) => (float[1, 1, 6, 6] y)
+    <float[1, 1, 3, 3] w = {1, 1, 1, 1, 1, 1, 1, 1, 1}>
+    { y = Conv(x, w) }
+    """
+    serialized: bytes = onnx.parser.parse_model(text).SerializeToString()
     return serialized
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 

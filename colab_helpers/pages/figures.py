@@ -23,18 +23,15 @@ Reading = Callable[[Sample], float | None]
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that is measured, and how it is shown.
+    """One thing that is measured, and how it is shown; texts are in English, marked for translation.
 
     Attributes:
-        name: Its key in ``monitor.json``.
-        title: Its heading, in English; ``heading`` tells it in the reader's language.
-        unit: Of its values.
-        read: Its value in a sample; None if that does not tell.
-        total: What there is of it, in the same unit; the value is also shown as a share of that.
+        name: Its key in ``monitor.json``; ``title`` is its heading.
+        read: Its value in a sample, in ``unit``; None if that does not tell.
+        total: What there is of it; the value is also shown as a share of that.
         high: Upper edge of its chart, where that is fixed.
-        limit: From here on it is an alarm; in percent where there is a ``total``.
-        least: Below this it is an alarm.
-        remedy: What to do then, in English.
+        limit: From here on it is an alarm, in percent where there is a ``total``; or below ``least``.
+        remedy: What to do then.
         chart: Title of the chart in the report that it shares with others; empty for one of its own.
         stage: The stage of the pipeline that its values wait behind; empty for all others.
     """
@@ -192,11 +189,7 @@ def warnings(samples: Sequence[Sample]) -> list[str]:
 
 
 def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
-    """Give samples their seconds at work: a pause takes no time, and leaves a gap (None).
-
-    Args:
-        samples: In the order of time, of one run or of several that went on with the same batch.
-    """
+    """Give samples, in the order of time, their seconds at work: a pause takes none, and leaves a gap."""
     distances = [max(0.0, after.time - before.time) for before, after in pairwise(samples)]
     usual = median(distances) if distances else 0.0
     longest = max(_PAUSE_SECONDS, _PAUSE_DISTANCES * usual)

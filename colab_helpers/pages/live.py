@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.results import KEPT
-from colab_helpers.batch.status import STATE_WORDS, BatchStatus, FileStatus, State
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.report import STATE_WORDS, FileReport, State
+from colab_helpers.batch.status import BatchStatus
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, Figure, at_work, points_of, queues, warnings
 from colab_helpers.pages.history import WINDOW
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import ALARM, BLUE, sparkline
 from colab_helpers.pages.units import clock_text, number
+from colab_helpers.progress import Progress
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import Sample
 
@@ -56,18 +58,18 @@ def live_html(
         facts: Sentences on the machine that stand below the charts.
     """
     shown = _in_window(samples, status)
-    working = _at_work(status, lost)
+    running = status.running if status and not lost else None
     named, rest = _named(status)
-    picture = status.picture if status and working else None
+    picture = status.picture if status and running else None
     return render(
         "live.html.j2",
         overall=None if lost else _overall(status),
         # Whatever else a foreign status holds is not put into a page.
         picture=picture if picture and picture.startswith("data:image/jpeg;base64,") else None,
-        at_work=working,
         headline=_headline(status, now, lost) if status else None,
         mood=_MOODS["lost" if lost else status.state] if status else "",
-        running=[(file, _running_text(file)) for file in working],
+        running=running,
+        running_text=_running_text(running) if running else "",
         state_lines=_state_lines(status),
         why=_why(shown, status, lost),
         alarms=warnings(shown[-1:]),
@@ -75,9 +77,9 @@ def live_html(
         tiles=_tiles(shown),
         span=shown[-1].time - shown[0].time if shown else 0.0,
         facts=facts,
-        rows=[_row(file, lost) for file in named],
+        rows=[_row(file, running, lost) for file in named],
         rest=rest,
-        notes=status.notes[-MOST_NOTES:] if status else [],
+        notes=status.remarks[-MOST_NOTES:] if status else [],
     )
 
 
@@ -93,7 +95,8 @@ def live_text(
     """Write the same in words, line by line; ``files`` says whether to name the files and notes, too."""
     shown = _in_window(samples, status)
     lines = [": ".join(_headline(status, now, lost))] if status else []
-    lines += [*map(_running_text, _at_work(status, lost)), *_state_lines(status)]
+    running = status.running if status and not lost else None
+    lines += [*([_running_text(running)] if running else []), *_state_lines(status)]
     if shown:
         texts = [figure.text(shown[-1]) for figure in (*FIGURES, *queues(shown[-1:]))]
         lines.append(", ".join(filter(None, texts)))
@@ -104,10 +107,12 @@ def live_text(
         return lines
     lines += facts
     named, rest = _named(status)
-    for (state, _), *others in (_row(file, lost) for file in named):
+    for (state, _), *others in (_row(file, running, lost) for file in named):
         lines.append("  " + "  ".join([f"{state:9}", *(text for text, _ in others if text)]))
     lines += [f"  {rest}"] if rest else []
-    return lines + [tr("note: {note}", note=note) for note in (status.notes[-MOST_NOTES:] if status else [])]
+    return lines + [
+        tr("note: {note}", note=note) for note in (status.remarks[-MOST_NOTES:] if status else [])
+    ]
 
 
 def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sample]:
@@ -163,13 +168,9 @@ def _tile(figure: Figure, newest: Sample, points: list[tuple[float, float | None
 # --- the batch ----------------------------------------------------------------------------------------
 
 
-def _at_work(status: BatchStatus | None, lost: bool) -> list[FileStatus]:
-    return [file for file in status.files if file.state == "running"] if status and not lost else []
-
-
 def _headline(status: BatchStatus, now: float, lost: bool) -> tuple[str, str]:
     """The run's state, and what is to be said of it."""
-    count = Counter(file.state for file in status.files)
+    count = Counter(file.status for file in status.files)
     kinds = ", ".join(f"{count[state]} {_word(state, lost)}" for state in reversed(_ORDER) if count[state])
     running = status.state == "running"
     text = tr(
@@ -195,14 +196,14 @@ def _ago(seconds: float, lost: bool) -> str:
     return tr("{span} ago", span=span)
 
 
-def _running_text(file: FileStatus) -> str:
-    values = {"name": Path(file.target).name, "frame": file.frame, "frames": file.frames, "fps": file.fps}
-    if file.frames:
+def _running_text(progress: Progress) -> str:
+    values = {"name": progress.file, "frame": progress.frame, "frames": progress.frames, "fps": progress.fps}
+    if progress.frames:
         text = tr("{name}: {frame} of {frames} frames, {fps:.1f} frames/s", **values)
     else:
         text = tr("{name}: {frame} frames, {fps:.1f} frames/s", **values)
-    eta = tr(", ETA {time}", time=clock_text(file.eta)) if file.eta is not None else ""
-    stage = f", {tr(file.stage)}" if file.stage and file.stage != "frames" else ""
+    eta = tr(", ETA {time}", time=clock_text(progress.eta)) if progress.eta is not None else ""
+    stage = f", {tr(progress.stage)}" if progress.stage != "frames" else ""
     return f"{text}{eta}{stage}"
 
 
@@ -210,29 +211,28 @@ def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
     """How far the whole batch is as a share, and with the time left and the memory in use in words."""
     if status is None or status.state != "running" or not status.files:
         return None
-    share = sum(map(_share, status.files)) / len(status.files)
+    progress = status.progress
+    ended = sum(file.status not in ("queued", "running") for file in status.files)
+    running = (
+        min(1.0, progress.frame / progress.frames) if status.running and progress and progress.frames else 0.0
+    )
+    share = (ended + running) / len(status.files)
     parts = [tr("All files: {share:.0f} %", share=100 * share)]
     left = time_left(status, share)
     parts += [tr("about {time} left", time=clock_text(left))] if left is not None else []
-    if status.ram_percent is not None:
-        gpu = "-" if status.gpu_percent is None else f"{status.gpu_percent:.0f} %"
-        parts.append(tr("memory S {ram:.0f} % (system), G {gpu} (GPU)", ram=status.ram_percent, gpu=gpu))
+    if progress is not None:
+        gpu = "-" if progress.gpu_percent is None else f"{progress.gpu_percent:.0f} %"
+        parts.append(tr("memory S {ram:.0f} % (system), G {gpu} (GPU)", ram=progress.ram_percent, gpu=gpu))
     return share, ", ".join(parts)
-
-
-def _share(file: FileStatus) -> float:
-    if file.state == "running":
-        return min(1.0, file.frame / file.frames) if file.frames else 0.0
-    return 0.0 if file.state == "queued" else 1.0
 
 
 def time_left(status: BatchStatus, share: float) -> float | None:
     """Seconds until all files are done, if the others take as long as those done; None while that is open."""
     kept = sum(tr(KEPT) in file.fallbacks for file in status.files) / len(status.files)
     worked, took = share - kept, status.updated - status.started
-    running = max((file.eta for file in status.files if file.eta is not None), default=None)
+    running = status.running.eta if status.running else None
     if worked < _EARLY:
-        return running if sum(file.state in ("queued", "running") for file in status.files) == 1 else None
+        return running if sum(file.status in ("queued", "running") for file in status.files) == 1 else None
     return max(took * (1 - share) / worked, running or 0.0)
 
 
@@ -240,10 +240,17 @@ def _state_lines(status: BatchStatus | None) -> list[str]:
     """Where and how the networks run, and what is worth knowing of the run itself."""
     if status is None:
         return []
-    told = [
-        (tr("networks on {value}", value=status.provider), status.provider),
-        (tr("threads {value}", value=status.threads), status.threads),
-        (tr("batch size {value}", value=status.batch_size), status.batch_size),
+    now = status.progress
+    told = (
+        [
+            (tr("networks on {value}", value=now.provider), now.provider),
+            (tr("threads {value}", value=now.threads), now.threads),
+            (tr("batch size {value}", value=now.batch_size), now.batch_size),
+        ]
+        if now
+        else []
+    )
+    told += [
         (tr("worker restarts {value}", value=status.restarts), status.restarts),
         (tr("memory warnings {value}", value=status.memory_warnings), status.memory_warnings),
     ]
@@ -252,15 +259,15 @@ def _state_lines(status: BatchStatus | None) -> list[str]:
     return [*([line] if line else []), *([tr("waiting: {reason}", reason=status.pause)] if paused else [])]
 
 
-def _named(status: BatchStatus | None) -> tuple[list[FileStatus], str]:
+def _named(status: BatchStatus | None) -> tuple[list[FileReport], str]:
     """The files to name, what needs a look first, and a sentence on the others."""
     if status is None:
         return [], ""
-    groups = {state: [file for file in status.files if file.state == state] for state in _ORDER}
+    groups = {state: [file for file in status.files if file.status == state] for state in _ORDER}
     # What was done last tells most of all that is done.
     groups["done"].reverse()
     files = [file for group in groups.values() for file in group]
-    count = Counter(file.state for file in files[MOST_FILES:])
+    count = Counter(file.status for file in files[MOST_FILES:])
     others = ", ".join(f"{count[state]} {_word(state, lost=False)}" for state in _ORDER if count[state])
     rest = tr("and {count} more: {others}", count=sum(count.values()), others=others) if count else ""
     return files[:MOST_FILES], rest
@@ -270,10 +277,12 @@ def _word(state: State, lost: bool) -> str:
     return tr("stopped") if lost and state == "running" else tr(STATE_WORDS[state])
 
 
-def _row(file: FileStatus, lost: bool) -> list[tuple[str, str]]:
+def _row(file: FileReport, running: Progress | None, lost: bool) -> list[tuple[str, str]]:
     """State, name, frames and remarks of a file, each with its look."""
-    frames = f"{file.frame}/{file.frames}" if file.frames else f"{file.frame}" if file.frame else ""
+    frames = str(file.frames_out or "")
+    if file.status == "running" and running:
+        frames = f"{running.frame}/{running.frames}" if running.frames else str(running.frame)
     remarks = "; ".join([*([file.error] if file.error else []), *file.fallbacks])
-    mood = "" if lost and file.state == "running" else _MOODS.get(file.state, "")
+    mood = "" if lost and file.status == "running" else _MOODS.get(file.status, "")
     name = Path(file.target).name
-    return [(_word(file.state, lost), mood), (name, "long"), (frames, "figure"), (remarks, "long")]
+    return [(_word(file.status, lost), mood), (name, "long"), (frames, "figure"), (remarks, "long")]

@@ -78,11 +78,7 @@ class Player:
 
 
 def pictures_of(file: FileReport) -> list[Picture]:
-    """Make the pictures of a finished file: source, before and after.
-
-    Raises:
-        MediaError: Target or result cannot be read.
-    """
+    """Make the pictures of a finished file: source, before and after; MediaError where there are none."""
     pair = pair_of(file)
     return [_source(file.source), Picture.of(tr("before"), pair.before), Picture.of(tr("after"), pair.after)]
 
@@ -98,11 +94,7 @@ def _source(sources: Sequence[str]) -> Picture:
 
 
 def pair_of(file: FileReport) -> Pair:
-    """Find a telling moment of a file: in its longest stretch with a face, or where most was changed.
-
-    Raises:
-        MediaError: Target or result cannot be read.
-    """
+    """Find a telling moment of a file: in its longest stretch with a face, or where most was changed."""
     target, output = Path(file.target), Path(file.output or "")
     if is_image(target):
         return Pair(read_image(target), read_image(output))
@@ -129,17 +121,9 @@ def _pair_at(target: Path, output: Path, seconds: float, earliest: float) -> Pai
 
 
 def frame_at(path: Path, seconds: float) -> ByteImage:
-    """Decode the frame shown at a time after the first frame, upright.
+    """Decode the frame shown at some seconds after the first frame, upright: ``(H, W, 3)`` uint8 BGR.
 
-    Args:
-        path: A video.
-        seconds: Time; beyond the end the last frame is taken.
-
-    Returns:
-        ``(H, W, 3)`` uint8 BGR.
-
-    Raises:
-        MediaError: The file cannot be decoded there.
+    Beyond the end the last frame is taken; MediaError where the file cannot be decoded there.
     """
     return _frame(path, seconds, earliest=seconds)[0]
 
@@ -172,12 +156,7 @@ def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: 
 
 
 def players_of(results: Sequence[Path], *, room: int = ROOM) -> tuple[list[Player], list[str]]:
-    """Make a player for each of the first videos among some results, and name the videos left out.
-
-    Args:
-        results: Files that are there.
-        room: Bytes that all of them may take together.
-    """
+    """Make players of the first videos among some results, within ``room`` bytes; name those left out."""
     videos = [path for path in results if not is_image(path) and path.suffix.lower() != ".gif"]
     players, left_out = [], [path.name for path in videos[MOST_PLAYERS:]]
     for path in videos[:MOST_PLAYERS]:
@@ -203,11 +182,7 @@ def _content(path: Path, share: int) -> tuple[bytes, str]:
 
 
 def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
-    """Encode the beginning of a video as a small MP4 that any browser plays, upright and without sound.
-
-    Raises:
-        MediaError: It cannot be decoded.
-    """
+    """Encode the beginning of a video as a small MP4 that any browser plays, upright and without sound."""
     info, made = probe(path), io.BytesIO()
     try:
         with av.open(path) as source, av.open(made, "w", format="mp4") as clip:

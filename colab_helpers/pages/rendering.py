@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from colab_helpers.batch.status import STATE_WORDS
+from colab_helpers.batch.report import STATE_WORDS
 from colab_helpers.language import language, printable, tr
 from colab_helpers.pages import svg, units
 

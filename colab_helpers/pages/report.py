@@ -7,16 +7,21 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from markupsafe import Markup
 
-from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
 from colab_helpers.batch.plan import Writable
-from colab_helpers.batch.report import BatchReport, FileReport, html_path, own_file, write_text
-from colab_helpers.batch.status import STATE_WORDS
-from colab_helpers.errors import MissingFileError, UsageError
-from colab_helpers.files import from_json
+from colab_helpers.batch.report import (
+    HTML_REPORT_NAME,
+    REPORT_NAME,
+    STATE_WORDS,
+    BatchReport,
+    FileReport,
+    html_path,
+    own_file,
+    write_text,
+)
+from colab_helpers.files import load
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
@@ -46,14 +51,7 @@ Clock = Callable[[], float]
 
 
 def write_page(folder: Path, report: Path | None = None) -> Path:
-    """Write the page of a run beside its report: to a temporary file first, then renamed.
-
-    Args:
-        folder: Output folder of the run, with its samples.
-        report: Where its report is; by default ``report.json`` in the folder.
-
-    Returns:
-        Where the page is.
+    """Write the page of a run beside its report, ``report.json`` in the folder by default; return its place.
 
     Raises:
         MissingFileError: There is no report.
@@ -61,20 +59,14 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
         OutputError: The folder cannot be written to.
     """
     path = report or folder / REPORT_NAME
-    try:
-        found = from_json(BatchReport, path.read_bytes())
-    except OSError as error:
-        raise MissingFileError(
-            tr("no batch has written its report here"),
-            where=str(path),
-            remedy=tr("name the output folder of a batch"),
-        ) from error
-    except ValueError as error:
-        raise UsageError(
-            tr("this is no report that this version can read"),
-            where=str(path),
-            remedy=tr("use the version of the package that ran the batch"),
-        ) from error
+    found = load(
+        BatchReport,
+        path,
+        missing=tr("no batch has written its report here"),
+        missing_remedy=tr("name the output folder of a batch"),
+        foreign=tr("this is no report that this version can read"),
+        foreign_remedy=tr("use the version of the package that ran the batch"),
+    )
     page = html_path(path)
     Writable(overwrite=bool(found.settings.get("overwrite")), made=own_file).clear(page)
     write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MOST_SAMPLES)))
@@ -82,19 +74,11 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
 
 
 def report_html(
-    report: BatchReport,
-    samples: Sequence[Sample],
-    *,
-    now: float | None = None,
-    clock: Clock = time.monotonic,
+    report: BatchReport, samples: Sequence[Sample], *, now: float | None = None, clock: Clock = time.monotonic
 ) -> str:
     """Render a run as a page that needs no script, no other file and no network.
 
-    Args:
-        report: What a run returned. Files that are no longer where it says go without a picture.
-        samples: Of the run, in the order of time; may be empty.
-        now: When the report was written, in seconds since 1970; by default now.
-        clock: Seconds that only grow, for the time that pictures may take.
+    Files that are no longer where the report says go without a picture; ``clock`` counts the time for them.
     """
     pictured, more = _pictured(report.files, MOST_PICTURES, clock)
     return render(
@@ -111,7 +95,8 @@ def report_html(
         more=more,
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
-        settings=_settings(report.settings),
+        defaults=Settings().model_dump(mode="json"),
+        help_of=field_help,
     )
 
 
@@ -125,12 +110,8 @@ def results_html(
 ) -> str:
     """Render the results of a run for a notebook: what became of every file, pictures, and videos to play.
 
-    Args:
-        report: What the run returned.
-        folder: Its output folder.
-        keeping: A sentence on how long it stays there.
-        with_players: Whether somebody looks; else players would only make the notebook large.
-        clock: As in ``report_html``.
+    ``keeping`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
+    looks: else players would only make the notebook large.
     """
     pictured, more = _pictured(report.files, MOST_ROWS, clock)
     players, left_out = players_of(results_of(report)) if with_players else ([], [])
@@ -320,26 +301,3 @@ def missed_text(file: FileReport) -> str:
         lines.append(tr("and {count} more", count=len(spans) - _MOST_SPANS))
     note = tr("frames counted from 0, times approximate")
     return f"{', '.join(lines)} ({note})" if lines else ""
-
-
-def _settings(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """All settings, those that differ from the defaults first."""
-    defaults = Settings().model_dump(mode="json")
-    rows = [
-        {
-            "name": name,
-            "value": _plain(value),
-            "default": _plain(defaults[name]) if name in defaults else "–",
-            "help": field_help(name) if name in defaults else "",
-            "differs": name in defaults and value != defaults[name],
-        }
-        for name, value in settings.items()
-    ]
-    return sorted(rows, key=lambda row: not row["differs"])
-
-
-def _plain(value: object) -> str:
-    """A setting's value as it would be written on the command line."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -48,13 +48,7 @@ def sparkline(
 ) -> Markup:
     """Draw a small line from 0 up, without axes, with its last value in figures behind it.
 
-    Args:
-        points: What it shows.
-        label: Its name, for screen readers and as a tip.
-        unit: Of the values.
-        high: Upper edge; by default the greatest value. What is beyond the edges is cut off.
-        limit: Where a dashed line is drawn across, to see when it was passed.
-        colour: Of the line.
+    ``high`` is its upper edge, by default the greatest value; a dashed line is drawn across at ``limit``.
     """
     last = points[-1][1] if points else None
     figures = f"{number(last)} {unit}" if last is not None and math.isfinite(last) else "–"
@@ -71,14 +65,9 @@ def sparkline(
 def line_chart(
     lines: Mapping[str, Points], *, title: str, unit: str, x_label: str, high: float | None = None
 ) -> Markup:
-    """Draw lines over time with axes and a legend.
+    """Draw lines over time with axes and a legend; the axis of values reaches at least from 0 to ``high``.
 
-    Args:
-        lines: By name. In one pixel column each keeps its least and its greatest value, so that peaks stay.
-        title: Its heading; the unit stands in brackets after it.
-        unit: Of the values.
-        x_label: Below the axis of time, whose ticks are minutes and seconds.
-        high: What the axis reaches at least; it begins at 0, or below where a value is.
+    In one pixel column each line keeps its least and its greatest value, so that peaks stay.
     """
     values = [0.0, high or 0.0, *(value for points in lines.values() for value in _values(points))]
     ticks = nice_ticks(min(values), max(values))

@@ -17,7 +17,12 @@ from colab_helpers.faces.quality import Brightness, Dips, Measured, brightness, 
 from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.language import tr
+from colab_helpers.machine import GIB
 from colab_helpers.media.picture import Picture
+
+# Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
+# rest. Deeper queues do not make a run faster: one slow stage fills them all.
+_QUEUE_SHARE, _DEEPEST = 0.2, 8
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
@@ -156,6 +161,15 @@ class Tally:
         """Return what was measured since this was last asked."""
         measured, self._measured = self._measured, Measured()
         return measured
+
+
+def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int, queues: int) -> int:
+    """Return how many frames, 1 to 8, may wait in each of ``queues`` queues between stages.
+
+    ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages hold.
+    """
+    frames = int(max_memory * GIB * _QUEUE_SHARE / max(1, frame_bytes)) - in_work
+    return max(1, min(_DEEPEST, frames // queues))
 
 
 @contextmanager

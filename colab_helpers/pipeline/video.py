@@ -15,7 +15,6 @@ from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.selection import needs_embeddings
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import GIB
 from colab_helpers.media.animation_writer import GifWriter, gif_of_video
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.copying import EVERYTHING, FACES, Kind
@@ -32,6 +31,7 @@ from colab_helpers.pipeline.frames import (
     Tally,
     Work,
     one_opencv_thread,
+    queue_depth,
     reference_person,
 )
 from colab_helpers.pipeline.kept_frames import KeptFrames, frames_folder
@@ -47,9 +47,7 @@ CONSTANT_RATE = Fraction(30)
 PictureCallback = Callable[[VideoPicture], None]
 VideoWork = Work[Frame, VideoPicture]
 
-# Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
-# rest. Deeper queues do not make a run faster: one slow stage fills them all.
-_QUEUE_SHARE, _DEEPEST, _QUEUES = 0.2, 8, 3
+_QUEUES = 3
 
 
 def process_video(
@@ -292,8 +290,8 @@ def _changed(video: _Video, frames: Iterator[Frame]) -> Generator[VideoWork, Non
     settings, info = video.settings, video.info
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
     frame_bytes = info.width * info.height * 3 * (2 if pixel_bits(info.pix_fmt) > 8 else 1)
-    room = int(float(settings.max_memory) * GIB * _QUEUE_SHARE / frame_bytes) - threads * (batch + 1)
-    depth = max(1, min(_DEEPEST, room // _QUEUES))
+    memory, in_work = float(settings.max_memory), threads * (batch + 1)
+    depth = queue_depth(frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
     reference = _reference(video) if needs_embeddings(settings) else None
     changer = FrameChanger(video.engine, video.source, reference, every=max(1, round(video.rate)))
     ahead = partial(run_ahead, gauges=video.progress.gauges)

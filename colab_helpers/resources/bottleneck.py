@@ -21,44 +21,20 @@ _OFTEN = 0.5
 DECODE, FIND, CHANGE = mark("decode"), mark("find faces"), mark("change faces")
 """Stages of the pipeline; each has a queue behind it."""
 
-_WORDS = {
-    "no samples": mark("Nothing is known yet"),
-    "idle": mark("Idle: no file is in work"),
-    "memory": mark("Waiting for memory: no frame was finished while RAM ran short"),
-    "no frames": mark("No frame was finished"),
-    "encode": mark("Encode-bound: frames wait for the video encoder"),
-    "encoder busy": mark("Encode-bound: the GPU's video encoder is busy"),
-    "decode": mark("Decode-bound: the networks wait for the video decoder"),
-    "decoder busy": mark("Decode-bound: the GPU's video decoder is busy"),
-    "gpu": mark("GPU-bound: the networks keep the GPU busy"),
-    "cpu networks": mark("The networks run on the CPU, and the rest waits for them"),
-    "fed slowly": mark(
-        "The networks are the limit, though the GPU is not full: its work is prepared too slowly"
-    ),
-    "cpu": mark("CPU-bound: the processors are busy"),
-    "none": mark("Nothing stands out as the limit"),
-}
-
 
 def bottleneck(samples: Sequence[Sample]) -> str:
-    """What keeps the run from going faster, with the evidence in brackets.
+    """Say in one sentence what keeps the run from going faster, with the evidence of the last 30 seconds.
 
-    Args:
-        samples: In the order of time; those of the last 30 seconds count.
-
-    Returns:
-        One sentence, such as ``GPU-bound: the networks keep the GPU busy (GPU 97 %, CPU 31 %, waiting:
-        decode 8.0, find faces 7.4, change faces 0.1).``
+    Such as ``GPU-bound: the networks keep the GPU busy (GPU 97 %, CPU 31 %, waiting: decode 8.0).``
     """
     recent = [sample for sample in samples if samples[-1].time - sample.time <= RECENT]
     if not recent:
-        return f"{tr(_WORDS['no samples'])}."
-    evidence = _evidence(recent)
-    return f"{tr(_WORDS[_limit(recent)])} ({evidence})."
+        return tr("Nothing is known yet") + "."
+    return f"{tr(_limit(recent))} ({_evidence(recent)})."
 
 
 def _limit(recent: Sequence[Sample]) -> str:
-    """Key of the sentence that fits."""
+    """Return the sentence that fits, in English."""
     if not _moving(recent):
         return _why_still(recent)
     counted = [sample for sample in recent if sample.queues]
@@ -78,30 +54,34 @@ def _moving(recent: Sequence[Sample]) -> bool:
 
 def _why_still(recent: Sequence[Sample]) -> str:
     if recent[-1].ram_percent > WARNING_PERCENT:
-        return "memory"
-    return "idle" if recent[-1].file is None and not recent[-1].stage else "no frames"
+        return mark("Waiting for memory: no frame was finished while RAM ran short")
+    idle = recent[-1].file is None and not recent[-1].stage
+    return mark("Idle: no file is in work") if idle else mark("No frame was finished")
 
 
 def _limit_by_queues(recent: Sequence[Sample]) -> str:
     if _waits(recent, CHANGE):
-        return "encode"
+        return mark("Encode-bound: frames wait for the video encoder")
     if not _waits(recent, DECODE) and not _waits(recent, FIND):
-        return "decode"
+        return mark("Decode-bound: the networks wait for the video decoder")
     load = _mean(sample.gpu.utilisation for sample in recent if sample.gpu)
     if load is None or load <= UNUSED_PERCENT:
-        return "cpu networks"
-    return "gpu" if load >= BUSY_PERCENT else "fed slowly"
+        return mark("The networks run on the CPU, and the rest waits for them")
+    if load >= BUSY_PERCENT:
+        return mark("GPU-bound: the networks keep the GPU busy")
+    return mark("The networks are the limit, though the GPU is not full: its work is prepared too slowly")
 
 
 def _limit_by_load(recent: Sequence[Sample]) -> str:
     gpus = [sample.gpu for sample in recent if sample.gpu]
     loads = {
-        "encoder busy": _mean(gpu.encoder for gpu in gpus),
-        "decoder busy": _mean(gpu.decoder for gpu in gpus),
-        "gpu": _mean(gpu.utilisation for gpu in gpus),
-        "cpu": _mean(sample.cpu_percent for sample in recent),
+        mark("Encode-bound: the GPU's video encoder is busy"): _mean(gpu.encoder for gpu in gpus),
+        mark("Decode-bound: the GPU's video decoder is busy"): _mean(gpu.decoder for gpu in gpus),
+        mark("GPU-bound: the networks keep the GPU busy"): _mean(gpu.utilisation for gpu in gpus),
+        mark("CPU-bound: the processors are busy"): _mean(sample.cpu_percent for sample in recent),
     }
-    return next((key for key, load in loads.items() if load is not None and load >= BUSY_PERCENT), "none")
+    busy = (text for text, load in loads.items() if load is not None and load >= BUSY_PERCENT)
+    return next(busy, mark("Nothing stands out as the limit"))
 
 
 def _waits(recent: Sequence[Sample], stage: str) -> bool:

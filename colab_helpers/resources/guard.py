@@ -21,16 +21,9 @@ _LOOK_EVERY = 1.0
 
 @dataclass
 class MemoryGuard:
-    """Counts warnings and waits.
+    """Watches RAM: ``warnings`` counts how often it was found above ``WARNING_PERCENT``.
 
-    Args:
-        read: RAM in use in percent.
-        sleep: Waits for some seconds.
-        clock: Seconds that only grow.
-
-    Attributes:
-        warnings: How often RAM was found above ``WARNING_PERCENT``.
-        short: Whether it still was after the last wait: what comes next had better need less.
+    ``short`` tells whether it still was after the last wait: what comes next had better need less.
     """
 
     read: Callable[[], float] = ram_percent
@@ -40,13 +33,9 @@ class MemoryGuard:
     short: bool = field(default=False, init=False)
 
     def check(self, *, wait: bool) -> str | None:
-        """Look once; when RAM is short, give back what this process holds for nothing.
+        """Look once; when RAM is short, give back what this process holds for nothing, and tell so.
 
-        Args:
-            wait: Whether to wait for RAM to fall to ``ENOUGH_PERCENT``, ``LONGEST_WAIT`` seconds at most.
-
-        Returns:
-            What was found and done, for the report; None if there is enough.
+        With ``wait``, wait for RAM to fall to ``ENOUGH_PERCENT``, ``LONGEST_WAIT`` seconds at most.
         """
         before = self.read()
         self.short = False

@@ -8,17 +8,16 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import psutil
 
-from colab_helpers.files import to_json
+from colab_helpers.files import ends_a_line, to_json
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
+from colab_helpers.progress import Progress
 from colab_helpers.resources.sampler import gpu_sample, ram_used
-from colab_helpers.resources.samples import SAMPLES_NAME, GpuSample, RunState, Sample, read_samples
-
-__all__ = ["SAMPLES_NAME", "GpuSample", "Recorder", "RunState", "Sample", "read_samples"]
+from colab_helpers.resources.samples import Sample
 
 INTERVAL = 2.0
 """Seconds between two samples."""
@@ -31,24 +30,18 @@ _COUNT_FILES = "num_fds" if hasattr(psutil.Process, "num_fds") else "num_handles
 class Recorder:
     """Takes samples from its start to its end and appends each to a file, one JSON object a line.
 
-    Use it as a context manager around the work, or call ``start`` and ``close``. The first sample is taken
-    at once and the last at the end. Nothing that goes wrong here ever reaches the work: it is remembered in
-    ``problem``, and sampling goes on.
+    A context manager. The first sample is taken at once and the last at the end. Nothing that goes wrong here
+    ever reaches the work: it is remembered in ``problem``, and sampling goes on.
 
     Args:
         path: The file; what it holds already is kept.
         folder: Where the results go, for the free space there.
-        interval: Seconds between two samples.
         pid: The process whose figures are taken, with its children; None for this one.
-        run_state: Says where the run stands; called from the recorder's thread.
-        on_sample: Called with each sample, from the recorder's thread.
-        clock: Seconds since 1970.
+        run_state: Says where the file at work stands, or what the run is doing, in a word or two; called, as
+            ``on_sample`` with each sample, from the recorder's thread.
         sleep: Waits for some seconds; by default ``close`` ends the wait.
 
     Attributes:
-        pid: May be changed while it runs, such as when a worker process is started again.
-        latest: The newest sample; None before the first.
-        problem: What went wrong last; None if nothing did.
         cpu_seconds: Processor time that the recorder itself has used.
     """
 
@@ -59,7 +52,7 @@ class Recorder:
         *,
         interval: float = INTERVAL,
         pid: int | None = None,
-        run_state: Callable[[], RunState] = RunState,
+        run_state: Callable[[], Progress | str] = str,
         on_sample: Callable[[Sample], None] | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], object] | None = None,
@@ -69,7 +62,7 @@ class Recorder:
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
         self._file = _LineFile(path)
-        self._machine, self._processes = _MachineLoad(), _ProcessTree()
+        self.processes = ProcessTree()
         # Daemon: it may hang in a network folder, which must not keep the process from ending.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="recorder", daemon=True
@@ -127,31 +120,31 @@ class Recorder:
             self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
 
     def _take(self) -> Sample:
-        process = self._processes.read(self.pid)
+        process, load = self.processes.read(self.pid), psutil.cpu_percent()
         state = self._state()
+        run: dict[str, Any] = {"stage": state}
+        if isinstance(state, Progress):
+            run = {"file": state.file, "frame": state.frame, "stage": state.stage}
+            run |= {"fps": round(state.fps, 2), "queues": dict(state.waiting)}
         return Sample(
             time=round(self._clock(), 3),
-            cpu_percent=self._machine.read(),
+            cpu_percent=None if self.latest is None else load,
             ram_used=ram_used(),
             ram_total=this_machine().memory_total,
             disk_free=_disk_free(self._folder),
-            gpu=gpu_sample(self._processes.pids),
-            file=state.file,
-            frame=state.frame,
-            fps=round(state.fps, 2),
-            queues=state.queues,
-            stage=state.stage,
+            gpu=gpu_sample(self.processes.pids),
+            **run,
             **process,
         )
 
-    def _state(self) -> RunState:
+    def _state(self) -> Progress | str:
         try:
             return self._run_state()
         except Exception as error:  # noqa: BLE001 - the machine's figures are worth having all the same
             self.problem = tr(
                 "the run did not say where it stands: {kind}: {error}", kind=type(error).__name__, error=error
             )
-            return RunState()
+            return ""
 
 
 class _LineFile:
@@ -165,79 +158,40 @@ class _LineFile:
         self._ends_well = False
 
     def append(self, line: bytes) -> None:
-        """Append a line; one that was cut short before, by a crash or a full disk, is ended first.
-
-        Raises:
-            OSError: It could not be written, or only in part.
-        """
+        """Append a line; one that was cut short before, by a crash or a full disk, is ended first."""
         ends_well, self._ends_well = self._ends_well, False
         with self._path.open("ab+") as file:
-            file.write((b"" if ends_well or _ends_with_a_line(file) else b"\n") + line + b"\n")
+            file.write((b"" if ends_well or ends_a_line(file) else b"\n") + line + b"\n")
         self._ends_well = True
 
 
-def _ends_with_a_line(file: BinaryIO) -> bool:
-    if file.seek(0, os.SEEK_END) == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
-class _MachineLoad:
-    """The load of all processors between two readings."""
-
-    def __init__(self) -> None:
-        self._before: tuple[float, float] | None = None
-
-    def read(self) -> float | None:
-        """Percent since the last call; None at the first, or if no time has passed."""
-        times = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        # Linux counts the guests' time within user and nice already.
-        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        before, self._before = self._before, (total, idle)
-        if before is None or total <= before[0]:
-            return None
-        busy = 1.0 - (idle - before[1]) / (total - before[0])
-        return round(100.0 * min(1.0, max(0.0, busy)), 1)
-
-
-class _ProcessTree:
-    """A process and its children; those that end between two looks are left out.
-
-    Attributes:
-        pids: The processes of the last reading.
-    """
+class ProcessTree:
+    """A process and its children (``pids``); those that end between two looks are left out."""
 
     def __init__(self) -> None:
         self.pids: set[int] = set()
-        self._cpu: dict[psutil.Process, float] = {}
-        self._read_at = 0.0
+        self._known: dict[psutil.Process, psutil.Process] = {}
 
     def read(self, pid: int) -> dict[str, Any]:
-        """The process fields of a ``Sample``; empty if there is no such process."""
-        figures = {process: figure for process in _family(pid) if (figure := _figures(process)) is not None}
-        self.pids = {process.pid for process in figures}
-        cpu = self._cpu_percent({process: figure[0] for process, figure in figures.items()})
+        """Return the process fields of a ``Sample``; empty if there is no such process."""
+        # The same objects every time: psutil counts a process's time since it was last asked.
+        before, self._known = self._known, {}
+        figures = []
+        for process in _family(pid):
+            found = _figures(before.get(process, process))
+            if found is not None:
+                self._known[process] = before.get(process, process)
+                figures.append(found)
+        self.pids = {process.pid for process in self._known}
         if not figures:
             return {}
-        _, memory, threads, files = zip(*figures.values(), strict=True)
+        cpu, memory, threads, files = map(sum, zip(*figures, strict=True))
         return {
-            "process_cpu": cpu,
-            "process_memory": sum(memory),
-            "threads": sum(threads),
-            "open_files": sum(files),
+            "process_cpu": round(cpu, 1) if before else None,
+            "process_memory": memory,
+            "threads": threads,
+            "open_files": files,
         }
-
-    def _cpu_percent(self, now: dict[psutil.Process, float]) -> float | None:
-        """Percent of one core since the last call; None at the first."""
-        read_at, before = time.monotonic(), self._cpu
-        seconds, self._read_at, self._cpu = read_at - self._read_at, read_at, now
-        if not before or seconds <= 0:
-            return None
-        # A process that was not there before has used all its time since.
-        used = sum(cpu - before.get(process, 0.0) for process, cpu in now.items())
-        return round(100.0 * used / seconds, 1)
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -249,12 +203,11 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _figures(process: psutil.Process) -> tuple[float, int, int, int] | None:
-    """Processor seconds, resident bytes, threads and open files; None if it has ended meanwhile."""
+    """Percent of a core since the last look, resident bytes, threads, open files; None if it has ended."""
     try:
         with process.oneshot():
-            times = process.cpu_times()
             files = int(getattr(process, _COUNT_FILES)())
-            return times.user + times.system, process.memory_info().rss, process.num_threads(), files
+            return process.cpu_percent(), process.memory_info().rss, process.num_threads(), files
     except psutil.Error:
         return None
 

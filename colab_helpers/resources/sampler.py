@@ -48,7 +48,7 @@ def process_memory() -> int:
 
 def gpu_memory() -> tuple[int, int] | None:
     """VRAM of the first GPU in bytes, in use (by all programs) and in all; None without a GPU."""
-    handle = _gpu_handle()
+    handle = open_gpu()
     if handle is None:
         return None
     import pynvml
@@ -64,13 +64,11 @@ def gpu_memory_percent() -> float | None:
 
 
 def gpu_sample(processes: Collection[int]) -> GpuSample | None:
-    """The first GPU as it is now; None without one.
+    """Read the first GPU; None without one. VRAM of ``processes`` counts as the run's.
 
-    Args:
-        processes: Process ids whose VRAM counts as the run's. Inside a container NVML may list other
-            numbers than the container knows; ``process_memory`` is None then.
+    Inside a container NVML may list other process numbers; ``process_memory`` is None then.
     """
-    handle = _gpu_handle()
+    handle = open_gpu()
     if handle is None:
         return None
     import pynvml
@@ -109,7 +107,7 @@ def _memory_of(processes: Collection[int], running: Collection[Any]) -> int | No
 
 
 @cache
-def _gpu_handle() -> Any:
+def open_gpu() -> Any:
     """NVML's handle of the GPU in use; None without a driver. NVML stays open for the process's life."""
     if this_machine().gpu is None:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,25 +14,6 @@ SAMPLES_NAME = "samples.jsonl"
 _CHUNK = 1 << 20
 # So much of what stood before the place is compared, to know the file again.
 _MARK = 256
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What the run says about itself.
-
-    Attributes:
-        file: Name of the target in work; None between files.
-        frame: Frames of it written so far.
-        fps: Frames per second.
-        queues: Items that wait after each stage, by the stage's name.
-        stage: What is being done, in a word or two, such as ``frames`` or ``loading models``.
-    """
-
-    file: str | None = None
-    frame: int = 0
-    fps: float = 0.0
-    queues: dict[str, int] = field(default_factory=dict)
-    stage: str = ""
 
 
 class _Model(BaseModel):
@@ -91,9 +71,8 @@ class Sample(_Model):
 class SampleTail:
     """Reads the samples that were added to a file since the last look.
 
-    Lines that are no sample are passed over: a last one that is not whole, or anything foreign. A file that
-    was cut or replaced meanwhile is read from its start again; whoever reads must know samples seen before by
-    their times.
+    Lines that are no sample are passed over. A file that was cut or replaced meanwhile is read from its start
+    again; whoever reads must know samples seen before by their times.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,15 +109,9 @@ def _samples(text: bytes) -> Iterator[Sample]:
 
 
 def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
-    """Read a file of samples, one JSON object a line, in the file's order.
+    """Read a file of samples in its order; one that cannot be read holds none.
 
-    Args:
-        path: The file; one that does not exist or cannot be read holds no samples.
-        most: Thin evenly to at most so many, keeping the first and the last; the memory needed depends on
-            this number then and not on the file's size.
-
-    Raises:
-        ValueError: ``most`` is below 2.
+    ``most`` (2 or more) thins evenly, keeping the first and the last, in memory that depends on it alone.
     """
     if most is not None and most < 2:
         raise ValueError("most must be 2 or more: the first sample and the last are always kept")

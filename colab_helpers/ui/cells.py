@@ -12,7 +12,7 @@ BRANCH = "main"
 
 
 def badge(notebook: str) -> str:
-    """The "Open in Colab" badge of ``notebooks/<notebook>``, as Markdown."""
+    """Return the "Open in Colab" badge of ``notebooks/<notebook>``, as Markdown."""
     image = "https://colab.research.google.com/assets/colab-badge.svg"
     page = f"https://colab.research.google.com/github/{REPOSITORY}/blob/{BRANCH}/notebooks/{notebook}"
     return f"[![Open In Colab]({image})]({page})"

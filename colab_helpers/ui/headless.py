@@ -16,13 +16,12 @@ Exit codes: 0 everything succeeded; 1 something failed; 2 wrong usage (refused b
 from __future__ import annotations
 
 import argparse
-import ast
 import asyncio
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -30,102 +29,25 @@ from typing import Any
 
 from colab_helpers import errors
 from colab_helpers.batch.lock import FolderBusyError
-from colab_helpers.batch.names import REPORT_NAME
+from colab_helpers.batch.report import REPORT_NAME
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
-from colab_helpers.language import ASKED, spoken, tr
+from colab_helpers.language import spoken, tr
 from colab_helpers.machine import require_places
 from colab_helpers.pages.report import STANDIN_NOTE
-from colab_helpers.request import REQUESTS, Request
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT
+from colab_helpers.ui.form import fill_in, read_form
 
 KERNEL = "python3"
 _STARTUP_SECONDS = 300
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED, EXIT_DEAD_KERNEL = 1, 2, 130, 138
-REFUSALS = {
-    name
+_REFUSALS = {
+    name: EXIT_USAGE
     for name, kind in {**vars(errors), "FolderBusyError": FolderBusyError}.items()
     if isinstance(kind, type) and issubclass(kind, ColabHelpersError) and kind.refusal
 }
-"""Errors of a cell that mean: refused before any work."""
-
-STOPS = {"KeyboardInterrupt", "StoppedError"}
-
-
-def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
-    """The request that a notebook builds, and the values that stand in its form, in the form's order.
-
-    Raises:
-        UsageError: There is no such notebook, or it builds no request.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
-    except OSError as error:
-        raise UsageError(
-            tr("there is no such notebook"), where=str(path), remedy=tr("name a file of notebooks/")
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            tr("this is no notebook"), where=str(path), remedy=tr("name a file of notebooks/")
-        ) from error
-    nodes = [node for source in sources for node in _parsed(source)]
-    names = (inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name))
-    model = next((REQUESTS[name] for name in names if name in REQUESTS), None)
-    if model is None:
-        raise UsageError(
-            tr("this notebook has no form that can be filled in from here"),
-            where=str(path),
-            remedy=tr("name a file of notebooks/"),
-        )
-    values: dict[str, Any] = {}
-    for node in nodes:
-        values |= {name: value for name, value in _assigned(node).items() if name in model.form()}
-    return model, values
-
-
-def _parsed(source: str) -> list[ast.stmt]:
-    try:
-        return ast.parse(source).body
-    except SyntaxError:
-        return []  # a cell with commands of the shell, say
-
-
-def _assigned(node: ast.stmt) -> dict[str, Any]:
-    """What a line such as ``preset: str = "light"`` sets, where that is written out."""
-    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name):
-        return {}
-    try:
-        return {target.id: ast.literal_eval(node.value)} if node.value is not None else {}
-    except ValueError:
-        return {}  # computed
-
-
-def fill_in(
-    model: type[Request], form: Mapping[str, Any], pairs: Iterable[tuple[str, Any]]
-) -> tuple[Request, dict[str, Any]]:
-    """Put values into a form.
-
-    Returns:
-        The whole request, and those of its values that were given, as a notebook takes them.
-
-    Raises:
-        UsageError: A name the notebook does not have, or a value of the wrong kind.
-        SettingsError: An unknown preset or key, or a bad value.
-    """
-    given = dict(pairs)
-    for name in given:
-        if name not in form:
-            raise UsageError(
-                tr("the notebook has no parameter {name!r}", name=name),
-                remedy=tr("choose from {names}", names=", ".join(form)),
-            )
-    language = given.get("language", form.get("language"))
-    with spoken(next((known for known in ASKED if known == language), "auto")):
-        request = model(**{**form, **given})
-        request.check()
-    return request, request.model_dump(mode="json", include=set(given))
+_CODES = {**_REFUSALS, **dict.fromkeys(("KeyboardInterrupt", "StoppedError"), EXIT_STOPPED)}
+"""Exit codes for the errors of cells; others are ``EXIT_FAILED``."""
 
 
 def check_kernel() -> None:
@@ -165,7 +87,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 
 
-class _StopError(Exception):
+class CellsLeftError(Exception):
     """Cells that have not begun are left alone."""
 
 
@@ -191,13 +113,13 @@ class Stops:
             self._loop.call_soon_threadsafe(self._pass_on)
 
     def before_cell(self, **_: object) -> None:
-        """Called before a cell is sent to the kernel."""
+        """Note that a cell is sent to the kernel; after a stop none is."""
         self._kernel = None
         if self.count:
-            raise _StopError
+            raise CellsLeftError
 
     def on_message(self, message: Mapping[str, Any], kernel: Any) -> None:
-        """Called with everything the kernel says of the cell at work."""
+        """Take everything the kernel says of the cell at work."""
         if message["msg_type"] == "execute_input":
             self._kernel, self._loop = kernel, asyncio.get_running_loop()
             self._pass_on()
@@ -223,7 +145,7 @@ def stops_passed_on() -> Iterator[Stops]:
 
 
 def _engine(stops: Stops) -> str:
-    """Papermill's own engine, with stops; returns the name it is registered under."""
+    """Register papermill's own engine, with stops, and return its name."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
 
@@ -244,26 +166,15 @@ def _engine(stops: Stops) -> str:
 
 
 def run_notebook(notebook: Path, output: Path, values: Mapping[str, Any], stops: Stops) -> int:
-    """Execute a notebook and keep the executed copy.
-
-    Args:
-        notebook: What to run.
-        output: Where the executed notebook goes; its folder is made.
-        values: Parameters by name.
-        stops: Signals to stop.
-
-    Returns:
-        The exit code.
-    """
+    """Execute a notebook with values for its parameters, keep the executed copy, and return the exit code."""
     output.parent.mkdir(parents=True, exist_ok=True)
     code = EXIT_STOPPED
-    with suppress(_StopError, KeyboardInterrupt):
+    with suppress(CellsLeftError, KeyboardInterrupt):
         code = _execute(notebook, output, values, _engine(stops))
-    if stops.count:
-        stopped = tr("stopped; the same command goes on with what is finished")
-        print(f"\n{stopped}", file=sys.stderr, flush=True)
-        return EXIT_STOPPED
-    return code
+    if not stops.count:
+        return code
+    print("\n" + tr("stopped; the same command goes on with what is finished"), file=sys.stderr, flush=True)
+    return EXIT_STOPPED
 
 
 def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: str) -> int:
@@ -271,10 +182,12 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    # Papermill formats braces in paths.
+    source, place = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output))
     try:
         papermill.execute_notebook(
-            _literal(notebook),
-            _literal(output),
+            source,
+            place,
             parameters=dict(values),
             engine_name=engine,
             kernel_name=KERNEL,
@@ -287,8 +200,7 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
     except PapermillExecutionError as error:
         if error.ename != "KeyboardInterrupt":
             print(f"\n{error.ename}: {error.evalue}", file=sys.stderr, flush=True)
-        codes = {**dict.fromkeys(REFUSALS, EXIT_USAGE), **dict.fromkeys(STOPS, EXIT_STOPPED)}
-        return codes.get(error.ename, EXIT_FAILED)
+        return _CODES.get(error.ename, EXIT_FAILED)
     except DeadKernelError:
         print(tr("\nThe notebook's kernel died; most often the memory was used up."), file=sys.stderr)
         print(tr("What to do: run again with preset=stable or a smaller max_memory."), file=sys.stderr)
@@ -296,17 +208,14 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
     return 0
 
 
-def _literal(path: Path) -> str:
-    """A path as papermill takes it: it formats braces."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
+# --- what came of it ----------------------------------------------------------------------------------
 
 Reports = dict[Path, tuple[int, int, bytes]]
 """Reports in a folder, with what tells one that is written again from the one before: it is another file."""
 
 
 def reports_in(folder: Path) -> Reports:
-    """The reports that notebooks leave in their output folder."""
+    """Return the reports that notebooks leave in their output folder."""
     found: Reports = {}
     for name in (REPORT_NAME, DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT):
         with suppress(OSError):
@@ -316,7 +225,7 @@ def reports_in(folder: Path) -> Reports:
 
 
 def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
-    """Say where everything is that this run has made: results, reports, executed notebook.
+    """Say where everything is that a run has made: results, reports, executed notebook.
 
     Args:
         output: The executed notebook.
@@ -334,15 +243,10 @@ def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
 
 def _batch_lines(report: dict[str, Any]) -> list[str]:
     summary, files = report["summary"], report["files"]
-    standins = any(model["standin"] for model in report["models"])
+    told = {name: summary[name] for name in ("succeeded", "total", "seconds")}
     return [
-        *([tr(STANDIN_NOTE)] if standins else []),
-        tr(
-            "{succeeded} of {total} files in {seconds:.1f} s",
-            succeeded=summary["succeeded"],
-            total=summary["total"],
-            seconds=summary["seconds"],
-        ),
+        *([tr(STANDIN_NOTE)] if any(model["standin"] for model in report["models"]) else []),
+        tr("{succeeded} of {total} files in {seconds:.1f} s", **told),
         *(tr("result:   {path}", path=file["output"]) for file in files if file["status"] == "done"),
     ]
 
@@ -367,29 +271,26 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from a shell; returns the exit code."""
     arguments = parse_arguments(argv)
+    notebook, output = arguments.notebook, arguments.output
     with stops_passed_on() as stops:
-        return _main(arguments, stops)
-
-
-def _main(arguments: argparse.Namespace, stops: Stops) -> int:
-    try:
-        model, form = read_form(arguments.notebook)
-        usual = {"headless": True, "output_dir": arguments.output.parent}
-        chosen = {name: value for name, value in usual.items() if name in form}
-        request, values = fill_in(model, form, [*chosen.items(), *map(tuple, arguments.pairs)])
-        require_places([arguments.notebook, arguments.output, *request.places])
-        prepare_environment()
-        check_kernel()
-    except ColabHelpersError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    folder = request.output_dir or absolute(arguments.output.parent)
-    before = reports_in(folder)
-    # What is printed at the end is printed by this process.
-    with spoken(request.language):
-        code = run_notebook(arguments.notebook, arguments.output, values, stops)
-        print("\n".join(["", *describe_results(arguments.output, folder, before)]), flush=True)
-    return code
+        try:
+            model, form = read_form(notebook)
+            usual = {"headless": True, "output_dir": output.parent}
+            chosen = {name: value for name, value in usual.items() if name in form}
+            request, values = fill_in(model, form, [*chosen.items(), *map(tuple, arguments.pairs)])
+            require_places([notebook, output, *request.places])
+            prepare_environment()
+            check_kernel()
+        except ColabHelpersError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        folder = request.output_dir or output.parent
+        before = reports_in(folder)
+        # What is printed at the end is printed by this process.
+        with spoken(request.language):
+            code = run_notebook(notebook, output, values, stops)
+            print("\n".join(["", *describe_results(output, folder, before)]), flush=True)
+        return code
 
 
 if __name__ == "__main__":

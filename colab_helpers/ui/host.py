@@ -13,48 +13,49 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import printable, tr
-from colab_helpers.machine import DRIVES, drive_of, home, is_remote, is_unmounted_drive, mounted_drive
+from colab_helpers.machine import DRIVES, drive_of, is_remote, is_unmounted_drive, mounted_drive
 
 COLAB_RUNS = Path("/content/runs")
 RUNS = "COLAB_HELPERS_RUNS"
 """Environment variable that names the folder for runs."""
-_beats: set[asyncio.Task[None]] = set()
 
 
-class Host(Protocol):
-    """What a notebook may ask of the place it runs in."""
+@dataclass(frozen=True)
+class Host:
+    """Jupyter, a plain shell, or any machine that is not a Colab VM.
 
-    @property
-    def name(self) -> str:
-        """The place, in a word or two."""
+    Attributes:
+        headless: Nobody is there to click or answer.
+        has_cells: Somebody runs cells; where nobody does, everything is done with buttons.
+        has_buttons: Buttons answer, and widgets are painted, while no cell runs.
+    """
 
-    @property
-    def headless(self) -> bool:
-        """Whether nobody is there to click or answer."""
+    headless: bool = False
+    has_cells: ClassVar[bool] = True
+    has_buttons: ClassVar[bool] = True
 
     @property
     def runs(self) -> Path:
-        """Folder under which each run gets one of its own."""
+        """Folder under which each run gets one of its own.
 
-    @property
-    def home(self) -> Path:
-        """Folder for what outlives a run: saved people and presets."""
+        ``COLAB_HELPERS_RUNS``; or ``runs`` in the checkout, and for a wheel in the working folder.
+        """
+        if os.environ.get(RUNS):
+            return absolute(os.environ[RUNS])
+        return self._usual_runs()
 
-    @property
-    def has_cells(self) -> bool:
-        """Whether somebody runs cells; where nobody does, everything is done with buttons."""
-
-    @property
-    def has_buttons(self) -> bool:
-        """Whether buttons answer, and widgets are painted, while no cell runs."""
+    def _usual_runs(self) -> Path:
+        root = Path(__file__).resolve().parents[2]
+        return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
 
     def keeping(self, folder: Path) -> str:
-        """How to keep what lies in a folder, in a sentence; empty where it stays anyway."""
+        """Say how to keep what lies in a folder; nothing where it stays anyway."""
+        return ""
 
     def reach(self, paths: Iterable[Path]) -> None:
         """Make places readable that have to be opened first, such as Google Drive.
@@ -64,7 +65,8 @@ class Host(Protocol):
         """
 
     def secret(self, name: str) -> str | None:
-        """A password or token that the user keeps outside the notebook; None where there is none."""
+        """Return a password or token that the user keeps outside the notebook; None where there is none."""
+        return os.environ.get(name) or None
 
     def upload(self, folder: Path) -> list[Path]:
         """Ask for files of the computer that the browser runs on; none where nothing was chosen.
@@ -75,6 +77,10 @@ class Host(Protocol):
         Raises:
             UsageError: There is no way to ask for them here.
         """
+        raise UsageError(
+            tr("files can be uploaded by a cell on Google Colab only"),
+            remedy=tr("write their paths, or use the upload of the panel or of your front end"),
+        )
 
     def download(self, path: Path) -> None:
         """Hand a file to the computer that the browser runs on.
@@ -82,92 +88,42 @@ class Host(Protocol):
         Raises:
             UsageError: There is no way to do so here.
         """
-
-    def show_html(self, html: str, *, text: str) -> None:
-        """Show HTML where that is possible, otherwise print ``text``."""
-
-
-@dataclass(frozen=True)
-class LocalHost:
-    """Jupyter, a plain shell, or any machine that is not a Colab VM."""
-
-    headless: bool = False
-    name: str = "this machine"
-    has_cells: bool = True
-    has_buttons: bool = True
-
-    @property
-    def runs(self) -> Path:
-        """``COLAB_HELPERS_RUNS``; or ``runs`` in the checkout, and for a wheel in the working folder."""
-        if os.environ.get(RUNS):
-            return absolute(os.environ[RUNS])
-        root = Path(__file__).resolve().parents[2]
-        return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
-
-    @property
-    def home(self) -> Path:
-        """``COLAB_HELPERS_HOME``, or a folder of the user's own."""
-        return home()
-
-    def keeping(self, folder: Path) -> str:
-        """Nothing: a disk of one's own stays."""
-        return ""
-
-    def reach(self, paths: Iterable[Path]) -> None:
-        """Nothing to open: what is not there is reported by whoever reads it."""
-
-    def secret(self, name: str) -> str | None:
-        """The environment variable of that name."""
-        return os.environ.get(name) or None
-
-    def upload(self, folder: Path) -> list[Path]:
-        """Nothing to bring: the files are where the notebook runs, or the front end takes them there."""
-        raise UsageError(
-            tr("files can be uploaded by a cell on Google Colab only"),
-            remedy=tr("write their paths, or use the upload of the panel or of your front end"),
-        )
-
-    def download(self, path: Path) -> None:
-        """Nothing to hand over: the file is where the user named it."""
         raise UsageError(
             tr("files can be downloaded by a cell on Google Colab only"),
             where=str(path),
             remedy=tr("take it from there"),
         )
 
-    def show_html(self, html: str, *, text: str) -> None:
-        """Show HTML in the notebook, or print ``text`` in a shell."""
-        _display(html, text)
+    def show(self, html: str, text: str, *, kept: bool = False) -> None:
+        """Show HTML in a notebook that somebody watches; print ``text`` elsewhere: a log shows no HTML.
+
+        Args:
+            html: What is shown in a notebook.
+            text: The same in words.
+            kept: Show HTML headless, too, for whoever opens the executed notebook later.
+        """
+        if not in_notebook() or (self.headless and not kept):
+            print(printable(text), flush=True)
+            return
+        ipython: Any = importlib.import_module("IPython.display")
+        ipython.publish_display_data({"text/html": printable(html), "text/plain": printable(text)})
 
 
-@dataclass(frozen=True)
-class VoilaHost(LocalHost):
+class VoilaHost(Host):
     """Voila, which runs all cells before it shows a page and none after."""
 
-    has_cells: bool = False
+    has_cells = False
 
 
-@dataclass(frozen=True)
-class ColabHost:
+class ColabHost(Host):
     """A Google Colab VM. What changes after a cell has ended is not painted there (colabtools #3373)."""
 
-    headless: bool = False
-    name: str = "Google Colab"
-    has_cells: bool = True
-    has_buttons: bool = False
+    has_buttons = False
 
-    @property
-    def runs(self) -> Path:
-        """``COLAB_HELPERS_RUNS``, or on Drive where it is mounted: the disk ends with the session."""
-        if os.environ.get(RUNS):
-            return absolute(os.environ[RUNS])
+    def _usual_runs(self) -> Path:
+        """On Drive where it is mounted: the disk ends with the session."""
         drive = mounted_drive()
         return drive / "colab_helpers" / "runs" if drive else COLAB_RUNS
-
-    @property
-    def home(self) -> Path:
-        """``COLAB_HELPERS_HOME``, or Drive where it is mounted."""
-        return home()
 
     def reach(self, paths: Iterable[Path]) -> None:
         """Mount Google Drive when one of the paths lies on it, unless it is mounted elsewhere."""
@@ -187,19 +143,21 @@ class ColabHost:
             drive=DRIVES[0] / "MyDrive",
         )
 
-    def _mount(self, path: Path) -> None:
+    def _need_somebody(self, what: str, *, remedy: str, where: str = "") -> None:
         if self.headless:
-            raise UsageError(
-                tr("Google Drive is not mounted, and a headless session has nobody to allow it"),
-                where=str(path),
-                remedy=tr("mount Drive in the session first, or use files under /content"),
-            )
+            raise UsageError(what, where=where, remedy=remedy)
+
+    def _mount(self, path: Path) -> None:
+        self._need_somebody(
+            tr("Google Drive is not mounted, and a headless session has nobody to allow it"),
+            where=str(path),
+            remedy=tr("mount Drive in the session first, or use files under /content"),
+        )
         from google.colab import drive
 
-        place = drive_of(path)
         cause, reason = None, tr("access was not allowed")
         try:
-            drive.mount(str(place))
+            drive.mount(str(drive_of(path)))
         except Exception as error:  # noqa: BLE001 - refusals, time-outs and faults come in classes of Colab's own
             cause, reason = error, str(error) or type(error).__name__
         if is_unmounted_drive(path):
@@ -210,10 +168,10 @@ class ColabHost:
             ) from cause
 
     def secret(self, name: str) -> str | None:
-        """The environment variable of that name, or the secret kept in Colab's sidebar."""
-        kept = os.environ.get(name)
+        """Return the environment variable of that name, or the secret kept in Colab's sidebar."""
+        kept = super().secret(name)
         if kept or self.headless:
-            return kept or None
+            return kept
         from google.colab import userdata
 
         try:
@@ -223,10 +181,8 @@ class ColabHost:
 
     def upload(self, folder: Path) -> list[Path]:
         """Ask in the cell's output."""
-        if self.headless:
-            raise UsageError(
-                tr("a headless session has nobody to choose files"), remedy=tr("write the paths of the files")
-            )
+        remedy = tr("write the paths of the files")
+        self._need_somebody(tr("a headless session has nobody to choose files"), remedy=remedy)
         from google.colab import files
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -235,48 +191,39 @@ class ColabHost:
 
     def download(self, path: Path) -> None:
         """Have the browser save it."""
-        if self.headless:
-            raise UsageError(
-                tr("a headless session has no browser to save a file"), where=str(path), remedy=tr("copy it")
-            )
+        what = tr("a headless session has no browser to save a file")
+        self._need_somebody(what, where=str(path), remedy=tr("copy it"))
         from google.colab import files
 
         files.download(str(path))
 
-    def show_html(self, html: str, *, text: str) -> None:
-        """Show HTML in the notebook."""
-        _display(html, text)
-
 
 def this_host(*, headless: bool = False) -> Host:
-    """The host this session runs on.
-
-    Args:
-        headless: Nobody is there to click or answer (papermill, CI).
-    """
+    """Return the host this session runs on; ``headless`` where nobody can click or answer (papermill, CI)."""
     if "google.colab" in sys.modules:
-        return ColabHost(headless=headless)
+        return ColabHost(headless)
     if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
-        return VoilaHost(headless=headless)
-    return LocalHost(headless=headless)
+        return VoilaHost(headless)
+    return Host(headless)
 
 
 def in_notebook() -> bool:
-    """Whether this code runs in a notebook's kernel, where output may be more than text."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return hasattr(shell, "kernel")
+    """Tell whether this code runs in a notebook's kernel, where output may be more than text."""
+    return _kernel() is not None
 
 
 def has_front_end() -> bool:
-    """Whether somebody sits before this session; papermill and nbclient run cells that nobody can answer."""
-    ipython = sys.modules.get("IPython")
-    kernel = getattr(ipython.get_ipython() if ipython else None, "kernel", None)
+    """Tell whether somebody can answer this session; papermill and nbclient run cells for nobody."""
     # Colab has questions of its own.
-    return "google.colab" in sys.modules or bool(getattr(kernel, "_allow_stdin", True))
+    return "google.colab" in sys.modules or bool(getattr(_kernel(), "_allow_stdin", True))
 
 
-def open_panel() -> Callable[[str], None] | None:
+def _kernel() -> Any:
+    ipython = sys.modules.get("IPython")
+    return getattr(ipython.get_ipython() if ipython else None, "kernel", None)
+
+
+def open_page() -> Callable[[str], None] | None:
     """Make a place below the notebook's cell whose HTML can be replaced.
 
     Returns:
@@ -286,17 +233,17 @@ def open_panel() -> Callable[[str], None] | None:
     widgets = widget_library()
     if widgets is None:
         return None
-    panel = widgets.HTML()
-    show_widget(panel)
+    page = widgets.HTML()
+    show_widget(page)
 
     def replace(html: str) -> None:
-        panel.value = printable(html)
+        page.value = printable(html)
 
     return replace
 
 
 def widget_library() -> Any | None:
-    """ipywidgets, where a notebook can show them; None outside notebooks and where there are no widgets."""
+    """Return ipywidgets where a notebook can show them; None outside notebooks and where there are none."""
     if not in_notebook():
         return None
     try:
@@ -310,27 +257,16 @@ def repeat(action: Callable[[], bool], seconds: float) -> None:
 
     What is painted from another thread may be lost.
     """
+    loop = asyncio.get_running_loop()
 
-    async def beat() -> None:
-        while action():
-            await asyncio.sleep(seconds)
+    def beat() -> None:
+        if action():
+            loop.call_later(seconds, beat)
 
-    task = asyncio.get_running_loop().create_task(beat())
-    # The loop itself does not keep it.
-    _beats.add(task)
-    task.add_done_callback(_beats.discard)
+    loop.call_soon(beat)
 
 
 def show_widget(widget: Any) -> None:
     """Show a widget below the notebook's cell."""
     display: Any = importlib.import_module("IPython.display")
     display.display(widget)
-
-
-def _display(html: str, text: str) -> None:
-    html, text = printable(html), printable(text)
-    if not in_notebook():
-        print(text)
-        return
-    ipython: Any = importlib.import_module("IPython.display")
-    ipython.publish_display_data({"text/html": html, "text/plain": text})

@@ -6,12 +6,10 @@ late then, and its times are those of the other machine's clock.
 
 from __future__ import annotations
 
-import html
 import math
 import socket
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,25 +18,25 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from colab_helpers.batch.report import write_text
 from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
 from colab_helpers.diagnosis import Diagnosis
-from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError
-from colab_helpers.files import to_json, write_atomically
+from colab_helpers.errors import ColabHelpersError, MissingFileError
+from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
-from colab_helpers.pages.figures import FIGURES
-from colab_helpers.pages.history import FigureSummary, SampleHistory
+from colab_helpers.pages.history import SampleHistory
 from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
 from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest
-from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
 from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
-from colab_helpers.ui.doctor import prepare_folder, show
-from colab_helpers.ui.host import Host, has_front_end, open_panel, repeat, this_host
-from colab_helpers.ui.notebook import reach
+from colab_helpers.ui.host import Host, has_front_end, open_page, repeat, this_host
+from colab_helpers.ui.markup import paragraph
 from colab_helpers.ui.progress import TEXT_INTERVAL
+from colab_helpers.ui.runs import reach
+from colab_helpers.ui.setup import prepare_folder
 
 HEADLESS_SECONDS = 10.0
 """How long this machine is watched where nobody watches and nothing else is said."""
@@ -46,37 +44,51 @@ UNSEEN_SECONDS = 60.0
 """The same where it is not said that nobody watches, but no front end runs the cells (plain papermill)."""
 FAR_SILENCE = 180.0
 """Seconds without news after which a run on another machine counts as dead: Drive may be minutes late."""
-_FASTEST = 1.0
-# Where nobody runs cells: how long the first look takes.
-_PAGE_SECONDS = 3.0
-# Before a run elsewhere is called dead by old news alone, the folder gets time to show newer ones.
-_FIRST_LOOK = 5.0
+FASTEST = 1.0
+"""Least seconds between two looks."""
+PAGE_SECONDS = 3.0
+"""Where nobody runs cells: how long the first look takes."""
+FIRST_LOOK = 5.0
+"""Seconds that a folder gets to show newer news before a run elsewhere is called dead by old ones."""
 
 State = Literal["running", "done", "failed", "cancelled", "lost", "no run"]
+End = Literal["end of run", "time", "interrupt"]
+_STATES: dict[State, str] = {
+    "running": mark("it is still running"),
+    "done": mark("it is done"),
+    "failed": mark("it ended, but not all files succeeded"),
+    "cancelled": mark("it was cancelled"),
+    "lost": mark("it ended without a word"),
+}
 
 
-class _Model(BaseModel):
+class MonitorSummary(BaseModel):
+    """What was seen; written as ``monitor.json``."""
+
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-
-class MonitorSummary(_Model):
-    """What was seen; written as ``monitor.json``. Times in seconds since 1970, by this machine's clock."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
     state: State = Field(description="How the run stood at the end; lost: it died without a word.")
-    ended_by: Literal["end of run", "time", "interrupt"] = Field(description="Why the watching ended.")
+    ended_by: End = Field(description="Why the watching ended.")
     folder: str = Field("", description="Output folder of the run; empty where only a machine was watched.")
-    host: str = Field(description="The machine that the figures belong to.")
-    started: float = Field(description="When the watching began.")
+    host: str = Field(description="The machine that was watched.")
     seconds: float = Field(description="How long was watched.")
-    samples: int = Field(description="Samples of the run, or of this machine, that the figures come from.")
-    figures: dict[str, FigureSummary]
-    files: dict[str, int] = Field({}, description="How many files are in which state.")
+    samples: int = Field(description="Samples of the run, or of this machine, that were seen.")
     failures: dict[str, str] = Field({}, description="Files that failed, and why.")
-    restarts: int = 0
-    bottleneck: str = Field("", description="What kept the run from going faster, at the last look.")
-    warnings: list[str] = Field([], description="Limits that were passed, one sentence each.")
     advice: str = Field("", description="What to do next, if anything.")
+
+    def lines(self) -> list[str]:
+        """Return how the run stood, and what to do, in words."""
+        seen = {"time": clock_text(self.seconds), "samples": self.samples}
+        line = tr("Watched this machine for {time} (min:s), {samples} samples", **seen)
+        if self.folder:
+            line = tr(
+                "Watched the run in {folder} for {time} (min:s), {samples} samples",
+                folder=self.folder,
+                **seen,
+            )
+        line += f": {tr(_STATES[self.state])}" if self.state in _STATES else ""
+        return [line, *([tr("What to do: {remedy}.", remedy=self.advice.rstrip("."))] if self.advice else [])]
 
 
 @dataclass(frozen=True)
@@ -102,27 +114,29 @@ def watch(request: MonitorRequest) -> MonitorResult:
         ColabHelpersError: A folder cannot be reached, read or written.
     """
     speak(request.language)
-    place, headless, seconds = request.folder, request.headless, request.seconds
-    pause = max(_FASTEST, request.refresh)
+    headless, pause = request.headless, max(FASTEST, request.refresh)
     host = this_host(headless=headless)
     reach(host, *request.places)
-    started, begun = time.time(), time.monotonic()
+    begun = time.monotonic()
     with ExitStack() as stack:
-        source, screen = stack.enter_context(_opened(place, pause)), _Screen(headless=headless)
+        source, screen = stack.enter_context(_opened(request.folder, pause)), _Screen(headless=headless)
         keep = prepare_folder(host, request, MONITOR_REPORT) if headless or request.output_dir else None
-        limit = seconds or (math.inf if place else _usual_limit(host))
+        limit = request.seconds or (math.inf if request.folder else _usual_limit(host))
         # A page made of all cells appears when they have ended: it goes on looking by itself.
-        here = limit if host.has_cells or headless else min(limit, _PAGE_SECONDS)
+        here = limit if host.has_cells or headless else min(limit, PAGE_SECONDS)
         ended_by = _follow(source, screen, begun + here, pause)
         goes_on = ended_by == "time" and here < limit
         if goes_on:
             _go_on(source, screen, begun + limit, pause, stack.pop_all())
-    summary = _summary(source, ended_by, started, time.monotonic() - begun)
-    return MonitorResult(summary, _written(summary, keep) if keep else None, host, goes_on)
+    summary = _summary(source, ended_by, time.monotonic() - begun)
+    report = keep and keep / MONITOR_REPORT
+    if report:
+        write_text(report, to_json(summary, indent=2) + "\n")
+    return MonitorResult(summary, report, host, goes_on)
 
 
 def _usual_limit(host: Host) -> float:
-    """How long a machine is watched that never ends by itself."""
+    """Return how long a machine is watched that never ends by itself."""
     if host.headless:
         return HEADLESS_SECONDS
     # A page made of all cells has nobody before it while they run, and goes on looking afterwards.
@@ -130,158 +144,78 @@ def _usual_limit(host: Host) -> float:
 
 
 def show_result(result: MonitorResult) -> None:
-    """Show how the run stood and each figure's least, mean and most; while the charts go on, only that."""
-    if result.goes_on:
-        told = tr("The charts above go on by themselves.")
-        show(result.host, f"<p>{html.escape(told)}</p>", told)
-        return
-    show(result.host, summary_html(result.summary), "\n".join(summary_text(result)))
-
-
-def summary_html(summary: MonitorSummary) -> str:
-    """What was seen, as an HTML table."""
-    head = "".join(f"<th>{name}</th>" for name in ("", tr("least"), tr("mean"), tr("most"), ""))
-    rows = "".join(
-        f"<tr><td>{html.escape(_title(name))}</td><td>{number(found.least)}</td>"
-        f"<td>{number(found.mean)}</td><td>{number(found.most)}</td>"
-        f"<td>{html.escape(tr(found.unit))}</td></tr>"
-        for name, found in summary.figures.items()
-    )
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in _remarks(summary))
-    return f"<p><b>{html.escape(_headline(summary))}</b></p>{lines}<table><tr>{head}</tr>{rows}</table>"
-
-
-def summary_text(result: MonitorResult) -> list[str]:
-    """The same in words, and where it is written down."""
-    found = result.summary
-    figures = [
-        f"  {_title(name):18}"
-        + tr(
-            "least {least}, mean {mean}, most {most} {unit}",
-            least=number(row.least),
-            mean=number(row.mean),
-            most=number(row.most),
-            unit=tr(row.unit),
-        )
-        for name, row in found.figures.items()
-    ]
-    return [_headline(found), *_remarks(found), *figures]
-
-
-def _headline(summary: MonitorSummary) -> str:
-    values = {"time": clock_text(summary.seconds), "samples": summary.samples}
-    if summary.folder:
-        text = tr(
-            "Watched the run in {folder} for {time} (min:s), {samples} samples",
-            folder=summary.folder,
-            **values,
-        )
-    else:
-        text = tr("Watched this machine for {time} (min:s), {samples} samples", **values)
-    return text if summary.state == "no run" else f"{text}: {tr(_STATES[summary.state])}"
-
-
-_STATES: dict[State, str] = {
-    "running": mark("it is still running"),
-    "done": mark("it is done"),
-    "failed": mark("it ended, but not all files succeeded"),
-    "cancelled": mark("it was cancelled"),
-    "lost": mark("it ended without a word"),
-}
-
-
-def _remarks(summary: MonitorSummary) -> list[str]:
-    """What went wrong and what to do, one sentence each."""
-    failures = [
-        tr("{name} failed: {reason}", name=name, reason=reason) for name, reason in summary.failures.items()
-    ]
-    advice = [tr("What to do: {remedy}.", remedy=summary.advice)] if summary.advice else []
-    return [*failures, *summary.warnings, *advice]
-
-
-def _title(name: str) -> str:
-    return next((figure.heading for figure in FIGURES if figure.name == name), name)
+    """Show in a line how the run stood, and what to do; while the charts go on, only that."""
+    goes_on = [tr("The charts above go on by themselves.")]
+    lines = goes_on if result.goes_on else result.summary.lines()
+    result.host.show("".join(map(paragraph, lines)), "\n".join(lines))
 
 
 # --- what is watched ----------------------------------------------------------------------------------
 
 
-class _Source:
-    """What is watched: this machine, by samples of our own.
+class _Watched:
+    """A run, by what it writes into its output folder; or this machine, by samples of our own.
 
     Args:
         samples: Their file.
-        since: Earlier samples don't count.
+        folder: Output folder of the run; None without one.
 
     Attributes:
-        folder: Output folder of the run; None without one.
+        status: How the run stands; None without one.
         facts: Sentences on the machine.
+        remedy: What the doctor says to do about it.
         now: Seconds since 1970 by the clock of whoever writes.
         lost: The run died.
-        over: Nothing more is to be expected.
-    """
-
-    folder: Path | None = None
-    status: BatchStatus | None = None
-    lost = over = False
-
-    def __init__(self, samples: Path, *, since: float = 0.0) -> None:
-        self.history, self._tail = SampleHistory(since=since), SampleTail(samples)
-        self.host, self.facts, self.now = socket.gethostname(), _machine_facts(), time.time()
-
-    def look(self) -> None:
-        """Read what is new."""
-        self.history.add(self._tail.read())
-        self.now = time.time()
-
-
-class _RunSource(_Source):
-    """A run, by what it writes into its output folder.
 
     Raises:
         MissingFileError: No run has begun there.
         UsageError: What is there is of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._seen = self.status = _first_status(folder)
-        super().__init__(folder / SAMPLES_NAME, since=self._seen.started)
-        self.folder = self._folder = folder
-        self.host, self.facts = self._seen.host, _doctor_facts(folder)
+    def __init__(self, samples: Path, folder: Path | None = None) -> None:
+        self.folder, self.now, self.lost = folder, time.time(), False
+        self.status = _first_status(folder) if folder else None
+        self.facts, self.remedy = _doctor_facts(folder) if folder else (_machine_facts(), "")
+        self.host, since, age = socket.gethostname(), 0.0, 0.0
+        if self.status:
+            self.host, since, age = self.status.host, self.status.started, self.now - self.status.updated
+        self.history, self._tail = SampleHistory(since=since), SampleTail(samples)
         # Clocks may differ: after the first look only this one counts.
-        self._age_at_first = max(0.0, time.time() - self._seen.updated)
-        self._first = self._changed = time.monotonic()
+        self._age_at_first, self._first = max(0.0, age), time.monotonic()
+        self._changed = self._first
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be expected."""
+        return self.lost or (self.status is not None and self.status.state != "running")
 
     def look(self) -> None:
         """Read what is new, and judge whether more will come."""
-        self._read_status()
-        super().look()
-        quiet = self._quiet()
-        self.now = self._seen.updated + quiet
-        self.lost = self._seen.state == "running" and self._is_dead(quiet)
-        self.over = self.lost or self._seen.state != "running"
+        self.now = time.time()
+        if self.folder and self.status:
+            self.status = self._newest(self.folder, self.status)
+            quiet = self._age_at_first + time.monotonic() - self._changed
+            self.now = self.status.updated + quiet
+            self.lost = self.status.state == "running" and self._is_dead(self.status, quiet)
+        self.history.add(self._tail.read())
 
-    def _read_status(self) -> None:
+    def _newest(self, folder: Path, before: BatchStatus) -> BatchStatus:
         try:
-            found = read_status(self._folder)
+            found = read_status(folder)
         except ColabHelpersError:
             # Drive may be away for a while, or show half a file: no news, nothing worse.
-            return
-        if (found.updated, found.pid) != (self._seen.updated, self._seen.pid):
+            return before
+        if (found.updated, found.pid) != (before.updated, before.pid):
             self._changed, self._age_at_first = time.monotonic(), 0.0
-        if found.started > self._seen.started:
+        if found.started > before.started:
             self.history = SampleHistory(since=found.started)
-        self._seen = self.status = found
+        return found
 
-    def _quiet(self) -> float:
-        """Seconds since the last news."""
-        return self._age_at_first + time.monotonic() - self._changed
-
-    def _is_dead(self, quiet: float) -> bool:
+    def _is_dead(self, status: BatchStatus, quiet: float) -> bool:
         if self.host == socket.gethostname():
             # A worker that died is started again within seconds.
-            return not self._seen.alive() and quiet >= SILENCE
-        return quiet >= FAR_SILENCE and time.monotonic() - self._first >= _FIRST_LOOK
+            return not status.alive() and quiet >= SILENCE
+        return quiet >= FAR_SILENCE and time.monotonic() - self._first >= FIRST_LOOK
 
 
 def _first_status(folder: Path) -> BatchStatus:
@@ -307,54 +241,51 @@ def _machine_facts() -> list[str]:
     return [tr("{name}, {memory} GiB, driver {driver}", name=gpu.name, memory=memory, driver=gpu.driver)]
 
 
-def _doctor_facts(folder: Path) -> list[str]:
-    """What the doctor found of GPU, CUDA and models, where its report lies beside the results."""
+def _doctor_facts(folder: Path) -> tuple[list[str], str]:
+    """Return what the doctor's report beside the results says, and what to do about what failed."""
     try:
         found = Diagnosis.model_validate_json((folder / DOCTOR_REPORT).read_bytes())
     except (OSError, ValidationError):
-        return []
+        return [], ""
     told = [check for check in found.checks if check.name.split()[0] in ("gpu", "cuda", "model")]
-    return [f"{check.name}: {check.detail} ({DOCTOR_REPORT})" for check in told]
+    remedy = next((check.remedy for check in found.failures()), "")
+    return [f"{check.name}: {check.detail} ({DOCTOR_REPORT})" for check in told], remedy
 
 
 @contextmanager
-def _opened(place: Path | None, pause: float) -> Iterator[_Source]:
-    if place is not None:
-        yield _RunSource(place)
+def _opened(folder: Path | None, pause: float) -> Iterator[_Watched]:
+    if folder is not None:
+        yield _Watched(folder / SAMPLES_NAME, folder)
         return
     with tempfile.TemporaryDirectory(prefix="monitor-") as name:
         path = Path(name) / SAMPLES_NAME
         with Recorder(path, Path.cwd(), interval=max(INTERVAL, pause)):
-            yield _Source(path)
+            yield _Watched(path)
 
 
 # --- watching -----------------------------------------------------------------------------------------
 
 
 class _Screen:
-    """Where it is shown: one panel in a notebook, elsewhere lines of text."""
+    """Where it is shown: one page in a notebook, elsewhere lines of text."""
 
     def __init__(self, *, headless: bool) -> None:
-        self._panel: Callable[[str], None] | None = None if headless else open_panel()
+        self._page: Callable[[str], None] | None = None if headless else open_page()
         self._printed = -math.inf
 
-    def show(self, source: _Source, *, last: bool = False) -> None:
-        samples = list(source.history.recent)
-        if self._panel is not None:
-            self._panel(
-                live_html(samples, source.status, now=source.now, lost=source.lost, facts=source.facts)
-            )
+    def show(self, source: _Watched, *, last: bool = False) -> None:
+        samples, status = list(source.history.recent), source.status
+        if self._page is not None:
+            self._page(live_html(samples, status, now=source.now, lost=source.lost, facts=source.facts))
         elif last or time.monotonic() - self._printed >= TEXT_INTERVAL:
             self._printed = time.monotonic()
             lines = live_text(
-                samples, source.status, now=source.now, lost=source.lost, facts=source.facts, files=last
+                samples, status, now=source.now, lost=source.lost, facts=source.facts, files=last
             )
             print("\n".join(lines), flush=True)
 
 
-def _follow(
-    source: _Source, screen: _Screen, until: float, pause: float
-) -> Literal["end of run", "time", "interrupt"]:
+def _follow(source: _Watched, screen: _Screen, until: float, pause: float) -> End:
     """Look and show until there is nothing more to see, time is up, or somebody interrupts."""
     try:
         while True:
@@ -370,7 +301,7 @@ def _follow(
         return "interrupt"
 
 
-def _go_on(source: _Source, screen: _Screen, until: float, pause: float, opened: ExitStack) -> None:
+def _go_on(source: _Watched, screen: _Screen, until: float, pause: float, opened: ExitStack) -> None:
     """Look and show between cells, until there is nothing more to see or time is up."""
 
     def look() -> bool:
@@ -384,41 +315,18 @@ def _go_on(source: _Source, screen: _Screen, until: float, pause: float, opened:
     repeat(look, pause)
 
 
-def _summary(
-    source: _Source, ended_by: Literal["end of run", "time", "interrupt"], started: float, seconds: float
-) -> MonitorSummary:
-    status, history = source.status, source.history
+def _summary(source: _Watched, ended_by: End, seconds: float) -> MonitorSummary:
+    status = source.status
     state: State = "no run" if status is None else "lost" if source.lost else status.state
     files = status.files if status else []
-    is_run = status is not None and history.recent
-    advice = GO_ON if state == "lost" else RETRY if state == "failed" else ""
+    advice = {"lost": tr(GO_ON), "failed": tr(RETRY)}.get(state, "")
     return MonitorSummary(
         state=state,
         ended_by=ended_by,
         folder=str(source.folder or ""),
         host=source.host,
-        started=round(started, 3),
         seconds=round(seconds, 3),
-        samples=history.count,
-        figures=history.figures(),
-        files=dict(Counter(file.state for file in files)),
+        samples=source.history.count,
         failures={Path(file.target).name: file.error for file in files if file.error},
-        restarts=status.restarts if status else 0,
-        bottleneck=bottleneck(history.recent) if is_run else "",
-        warnings=history.warnings(),
-        advice=tr(advice),
+        advice=advice if state == "done" or not source.remedy else source.remedy,
     )
-
-
-def _written(summary: MonitorSummary, folder: Path) -> Path:
-    path = folder / MONITOR_REPORT
-    text = to_json(summary, indent=2) + "\n"
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise OutputError(
-            tr("the result cannot be written ({reason})", reason=error.strerror or error),
-            where=str(path),
-            remedy=tr("name another folder in output_dir"),
-        ) from error
-    return path

@@ -1,4 +1,4 @@
-"""The line that tells how a run is going: frames, rate, time left, memory, and where it runs."""
+"""The line that tells how a run, or a fetch, is going: a bar where somebody watches, else plain lines."""
 
 from __future__ import annotations
 
@@ -13,54 +13,71 @@ from colab_helpers.pages.units import clock_text
 
 if TYPE_CHECKING:
     from colab_helpers.batch.status import BatchStatus
+    from colab_helpers.models.progress import Progress as FetchProgress
     from colab_helpers.progress import Progress
 
 TEXT_INTERVAL = 5.0
 """Seconds between two plain lines, so that a log of a long run stays readable."""
 
 
-class ProgressLine:
-    """Shows a run's progress: a bar in notebook and shell, plain lines where nobody watches.
-
-    Use it as a context manager and give it to a run::
-
-        with ProgressLine() as line:
-            run_batch(sources, targets, folder, consent=consent, on_progress=line, on_status=line.status)
+class _Line:
+    """A bar, or plain lines where nobody watches; use it as a context manager.
 
     Args:
-        headless: Print plain lines, at most one every five seconds, and the last state at the end.
+        headless: Print plain lines, at most one every five seconds, and the last one at the end.
         clock: Seconds that only ever grow.
     """
 
     def __init__(self, *, headless: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._headless = headless
-        self._clock = clock
-        self._bar: Any = None
-        self._bar_file: int | None = None
+        self._headless, self._clock = headless, clock
         self._printed_at = clock() - TEXT_INTERVAL
-        self._unprinted: Progress | None = None
-        self._told: set[str] = set()
+        self._unprinted = ""
+        self._bar: Any = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._unprinted is not None:
-            self._print(self._unprinted)
+        if self._unprinted:
+            print(self._unprinted, flush=True)
         self._close_bar()
+
+    def _print(self, text: str) -> None:
+        """Print a line, or keep it until it is its turn."""
+        self._unprinted = text
+        if self._clock() - self._printed_at >= TEXT_INTERVAL:
+            print(text, flush=True)
+            self._printed_at, self._unprinted = self._clock(), ""
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+class ProgressLine(_Line):
+    """Shows a run's progress.
+
+    Use it as a context manager and give it to a run::
+
+        with ProgressLine() as line:
+            run_batch(sources, targets, folder, consent=consent, on_progress=line, on_status=line.status)
+    """
+
+    def __init__(self, *, headless: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(headless=headless, clock=clock)
+        self._bar_file: int | None = None
+        self._told: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
         """Show where the run stands."""
         if self._headless:
-            self._report(progress)
+            self._print(progress_text(progress))
         else:
             self._draw(progress)
 
     def note(self, text: str) -> None:
         """Say something on the whole run, without disturbing the bar."""
-        self._say(text)
-
-    def _say(self, text: str) -> None:
         if self._headless:
             print(text, flush=True)
         else:
@@ -68,25 +85,15 @@ class ProgressLine:
 
     def status(self, status: BatchStatus) -> None:
         """Say each remark on the whole run once; a refusal is left to whoever catches its error."""
-        begun = any(file.state not in ("queued", "cancelled") for file in status.files)
-        notes = status.notes if begun else []
+        begun = any(file.status not in ("queued", "cancelled") for file in status.files)
+        notes = status.remarks if begun else []
         for text in [*notes, *([status.pause] if status.pause else [])]:
             if text not in self._told:
                 self._told.add(text)
-                self._say(text)
-
-    def _report(self, progress: Progress) -> None:
-        self._unprinted = progress
-        if self._clock() - self._printed_at >= TEXT_INTERVAL:
-            self._print(progress)
-
-    def _print(self, progress: Progress) -> None:
-        print(progress_text(progress), flush=True)
-        self._printed_at = self._clock()
-        self._unprinted = None
+                self.note(text)
 
     def _draw(self, progress: Progress) -> None:
-        if progress.file_index != self._bar_file:
+        if self._bar is None or progress.file_index != self._bar_file:
             self._close_bar()
             self._bar = tqdm(
                 total=progress.frames, desc=_title(progress), unit=tr(" frames"), dynamic_ncols=True
@@ -95,14 +102,23 @@ class ProgressLine:
         self._bar.set_postfix_str(machine_text(progress), refresh=False)
         self._bar.update(progress.frame - self._bar.n)
 
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._bar_file = None, None
+
+class FetchLine(_Line):
+    """Shows how far a fetch of models is; give it to ``preload`` as its ``on_progress``."""
+
+    def __call__(self, progress: FetchProgress) -> None:
+        """Show where the fetch stands."""
+        if self._headless:
+            self._print(fetch_text(progress))
+            return
+        if self._bar is None:
+            self._bar = tqdm(desc=tr("models"), unit="B", unit_scale=True, dynamic_ncols=True)
+        self._bar.total = progress.bytes_total
+        self._bar.update(progress.bytes_done - self._bar.n)
 
 
 def progress_text(progress: Progress) -> str:
-    """The whole progress line as plain text."""
+    """Return the whole progress line of a run as plain text."""
     frames = f"{progress.frame}/{progress.frames}" if progress.frames else str(progress.frame)
     rate = tr("{frames} frames, {fps:.1f} frames/s", frames=frames, fps=progress.fps)
     eta = tr(", ETA {eta}", eta=clock_text(progress.eta)) if progress.eta is not None else ""
@@ -110,7 +126,7 @@ def progress_text(progress: Progress) -> str:
 
 
 def machine_text(progress: Progress) -> str:
-    """Memory in use (S: the system's RAM, G: the GPU's), and where and how the networks run."""
+    """Return memory in use (S: the system's RAM, G: the GPU's), and where and how the networks run."""
     gpu = "-" if progress.gpu_percent is None else f"{progress.gpu_percent:.0f}%"
     return tr(
         "(S: {ram_percent:.0f}%, G: {gpu}), {provider}, threads {threads}, batch {batch_size}",
@@ -124,3 +140,18 @@ def machine_text(progress: Progress) -> str:
 
 def _title(progress: Progress) -> str:
     return printable(f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}")
+
+
+def fetch_text(progress: FetchProgress) -> str:
+    """Return how far a fetch is, in one line."""
+    left = "" if progress.eta is None else tr(", {eta:.0f} s left", eta=progress.eta)
+    return tr(
+        "{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB at "
+        "{rate:.1f} MB/s{left}",
+        files_done=progress.files_done,
+        files_total=progress.files_total,
+        bytes_done=progress.bytes_done / 1e6,
+        bytes_total=progress.bytes_total / 1e6,
+        rate=progress.rate / 1e6,
+        left=left,
+    )

@@ -9,7 +9,6 @@ import re
 import struct
 import subprocess
 import sys
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -25,16 +24,14 @@ import pytest
 from PIL import Image, ImageFile
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch.names import HTML_REPORT_NAME, REPORT_NAME
-from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.results import KEPT as KEPT_NOTE
+from colab_helpers.batch.earlier import KEPT as KEPT_NOTE
+from colab_helpers.batch.report import HTML_REPORT_NAME, REPORT_NAME, BatchReport, FileReport
 from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
-from colab_helpers.settings import load_settings
-from tests.batch.processes import KEPT
 from tests.conftest import CONSENT, PATIENCE
+from tests.helpers.processes import CPU, KEPT
 from tests.media.harm import start_edit_at
 from tests.media.make import (
     Sound,
@@ -49,7 +46,6 @@ from tests.media.make import (
     variable_pts,
 )
 
-SETTINGS = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
 FAST = {"preset": "ultrafast", "crf": "16"}
 PNG_CODED: dict[str, Any] = {"codec": "png", "pix_fmt": "rgb24", "options": {}}
 Make = Callable[[Path], object]
@@ -407,12 +403,7 @@ BAD: tuple[Bad, ...] = (
     Bad("drawing.png", holding(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "drawing"),
     Bad("document.jpg", holding(b"%PDF-1.7\n" + b"0" * 500), "PDF"),
 )  # fmt: skip
-IGNORED = {
-    ".hidden.mp4",
-    "._left by a mac.mp4",
-    "notes.txt",
-    "no suffix",
-}
+IGNORED = {".hidden.mp4", "._left by a mac.mp4", "notes.txt", "no suffix"}
 pytestmark = [
     pytest.mark.xdist_group("bad_inputs"),
     # There is no bar code to be read where the picture is a few pixels wide.
@@ -451,12 +442,12 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> 
     photo.write_bytes(cv2.imencode(".png", np.full((256, 256, 3), 120, np.uint8))[1].tobytes())
     report = run_batch(
         [photo], [place / "in"], out, in_process=True,
-        consent=CONSENT, settings=SETTINGS, models_dir=constant_models,
+        consent=CONSENT, settings=CPU, models_dir=constant_models,
     )  # fmt: skip
     return Outcome(place / "in", out, photo, report)
 
 
-def test_everything_is_tried_and_counted(outcome: Outcome) -> None:
+def test_everything_is_tried_and_counted(outcome) -> None:
     names = {Path(file.target).name for file in outcome.report.files}
     assert names == {one.name for one in (*GOOD, *ODD, *BAD)}
     assert not names & IGNORED
@@ -467,7 +458,7 @@ def test_everything_is_tried_and_counted(outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize("one", [*GOOD, *ODD], ids=lambda one: ascii(one.name[:30]))
-def test_what_is_whole_is_done(outcome: Outcome, one: Odd) -> None:
+def test_what_is_whole_is_done(outcome, one) -> None:
     file = outcome.file(one.name)
     assert file.status == "done", file.error
     assert (file.frames_in, file.frames_out) == (one.frames, one.frames)
@@ -505,7 +496,7 @@ def sounds(path: Path) -> int:
 
 
 @pytest.mark.parametrize("one", BAD, ids=lambda one: ascii(one.name[:30]))
-def test_what_is_malformed_is_told_in_plain_words(outcome: Outcome, one: Bad) -> None:
+def test_what_is_malformed_is_told_in_plain_words(outcome, one) -> None:
     file = outcome.file(one.name)
     assert file.status == "failed"
     error = file.error or ""
@@ -518,7 +509,7 @@ def test_what_is_malformed_is_told_in_plain_words(outcome: Outcome, one: Bad) ->
     assert file.bytes_out == 0
 
 
-def test_nothing_is_left_but_the_results(outcome: Outcome) -> None:
+def test_nothing_is_left_but_the_results(outcome) -> None:
     results = {Path(file.output).name for file in outcome.report.files if file.output}
     assert len(results) == len(GOOD) + len(ODD)
     assert {path.name for path in outcome.out.iterdir()} == results | KEPT
@@ -528,7 +519,7 @@ def test_nothing_is_left_but_the_results(outcome: Outcome) -> None:
     )
 
 
-def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_models: Path) -> None:
+def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> None:
     before = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
     done = subprocess.run(
         [
@@ -552,33 +543,6 @@ def test_the_shell_says_the_same_and_ends_with_one(outcome: Outcome, constant_mo
     assert after == before
 
 
-def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
-    tmp_path: Path, photo: Path, constant_models: Path, consent: str
-) -> None:
-    pipe, lost, good = (
-        tmp_path / "pipe.mp4",
-        tmp_path / "lost.mp4",
-        make(tmp_path / "good.mp4", Spec(frames=5)),
-    )
-    os.mkfifo(pipe)
-    lost.symlink_to(tmp_path / "nothing.mp4")
-    # Whoever reads the pipe after all gets nothing after a while, so that the test fails and does not hang.
-    safety = threading.Timer(PATIENCE, lambda: os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)))
-    safety.daemon = True
-    safety.start()
-    report = run_batch(
-        [photo], [pipe, lost, good], tmp_path / "out", in_process=True,
-        consent=consent, settings=SETTINGS, models_dir=constant_models,
-    )  # fmt: skip
-    assert safety.is_alive()
-    safety.cancel()
-    assert [file.status for file in report.files] == ["failed", "failed", "done"]
-    for file, words in zip(report.files, ("pipe or device", "leads nowhere"), strict=False):
-        assert words in (file.error or "")
-        assert file.target in (file.error or "")
-        assert "What to do" in (file.error or "")
-
-
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -588,7 +552,7 @@ def test_a_pipe_a_lost_link_and_an_unreadable_file_are_told_and_hold_up_nothing(
         ("long", "cannot be read .File name too long"),
     ],
 )
-def test_what_is_no_file_is_named(tmp_path: Path, kind: str, words: str) -> None:
+def test_what_is_no_file_is_named(tmp_path, kind, words) -> None:
     path = tmp_path / ("x" * 300 if kind == "long" else kind)
     if kind == "pipe":
         os.mkfifo(path)
@@ -601,7 +565,7 @@ def test_what_is_no_file_is_named(tmp_path: Path, kind: str, words: str) -> None
     assert "What to do" in str(caught.value)
 
 
-def test_a_file_one_may_not_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_one_may_not_read_is_named(tmp_path, monkeypatch) -> None:
     path = make(tmp_path / "secret.mp4", Spec(frames=2))
 
     def refuse(*_given: Any, **_named: Any) -> Any:
@@ -628,9 +592,7 @@ def huge(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "bmp", "tiff", "gif", "webp"])
-def test_a_picture_of_absurd_size_is_refused_by_its_header(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_of_absurd_size_is_refused_by_its_header(kind, monkeypatch) -> None:
     def allocate(*_given: Any) -> Any:
         raise AssertionError("it was decoded")
 
@@ -639,27 +601,16 @@ def test_a_picture_of_absurd_size_is_refused_by_its_header(
         read_image(huge(kind))
 
 
-def test_copies_of_one_target_each_have_their_own_result(
-    tmp_path: Path, photo: Path, constant_models: Path, consent: str
-) -> None:
+def test_copies_of_one_target_each_have_their_own_result(batch, tmp_path) -> None:
     """The journal knows work by what a file holds, but results by name."""
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):
         make(folder / name, Spec(frames=5))
-
-    def run() -> list[FileReport]:
-        report = run_batch(
-            [photo], [folder], out, in_process=True,
-            consent=consent, settings=SETTINGS, models_dir=constant_models,
-        )  # fmt: skip
-        assert report.ok, [file.error for file in report.files]
-        return report.files
-
-    run()
+    assert batch(folder).ok
     make(folder / "c.mp4", Spec(frames=5))
     (out / "a.mp4").unlink()
-    files = run()
-    assert [Path(file.output or "").name for file in files] == ["a.mp4", "b.mp4", "c.mp4"]
-    assert [KEPT_NOTE in file.fallbacks for file in files] == [False, True, False]
+    report = batch(folder)
+    assert [Path(file.output or "").name for file in report.files] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert [KEPT_NOTE in file.fallbacks for file in report.files] == [False, True, False]
     assert sorted(path.name for path in out.glob("*.mp4")) == ["a.mp4", "b.mp4", "c.mp4"]

@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -25,27 +24,25 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-import onnx
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import runner, worker
-from colab_helpers.batch.names import JOURNAL_NAME, STATUS_NAME, WORK_NAME
-from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch import worker
+from colab_helpers.batch.journal import JOURNAL_NAME
+from colab_helpers.batch.places import WORK_NAME
+from colab_helpers.batch.report import STATUS_NAME, BatchReport
+from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.wholeness import Wholeness
 from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import report_progress
-from colab_helpers.settings import load_settings
-from tests.batch.processes import Content, contents, entries, litter, repeated
 from tests.conftest import CONSENT, PATIENCE
+from tests.helpers.processes import SECONDS, Content, contents, entries, litter, number_of, repeated
 from tests.media.make import Sound, Spec, make
 
 # Three frames a second: a segment, of one second at least, has three frames.
-SETTINGS = load_settings(
-    "balanced", output_video_encoder="libx264", execution_provider="cpu", segment_seconds=1.0, output_wait=0.0
-)
+SETTINGS = SECONDS.with_overrides(output_wait=0.0)
 FRAMES, SEGMENTS = 11, 4
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -129,13 +126,7 @@ class Faults:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        number: int,
-        *,
-        lasting: bool,
-        code: int = errno.ENOSPC,
-        everyone: bool = False,
+        self, folder: Path, number: int, *, lasting: bool, code: int = errno.ENOSPC, everyone: bool = False
     ) -> None:
         self.folder, self.number, self.lasting, self.code = folder, number, lasting, code
         self.everyone = everyone
@@ -221,7 +212,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return engines[key]
 
     monkeypatch.setattr(Engine, "open", opened)
-    monkeypatch.setattr(worker, "_page_apart", lambda path, samples, beat: "")
+    monkeypatch.setattr(worker, "make_page", lambda folder, report, beat: "")
 
 
 @pytest.mark.parametrize(
@@ -230,14 +221,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["once, beside", "for good, beside", "once, mirrored", "for good, mirrored"],
 )
 @pytest.mark.usefixtures("one_engine")
-def test_a_disk_that_is_full_at_any_write(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    short: Path,
-    lasting: bool,
-    away: bool,
-    step: int,
-) -> None:
+def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away, step) -> None:
     assert batch("plain", target=short).ok
     plain, outcomes = contents(tmp_path / "plain"), set()
     for number in range(0, 600, step):
@@ -248,7 +232,7 @@ def test_a_disk_that_is_full_at_any_write(
             faults.install(patching)
             outcomes.add(attempt(partial(batch, out.name, **given), out))
         journal = list(all_entries(out))
-        done = {entry["number"] for entry in journal if entry["event"] == "segment"}
+        done = {number_of(entry) for entry in journal if entry["event"] == "segment"}
         noted = not (out / "a.mp4").exists() or any(entry["event"] == "done" for entry in journal)
         report = batch(out.name, **given)
         assert_as_undisturbed(report, out, plain)
@@ -307,9 +291,7 @@ FULL_DISK = """
 
 
 @pytest.mark.parametrize("place", ["segment", "result"])
-def test_a_disk_that_is_full_while_a_video_is_written(
-    source: Path, constant_models: Path, tmp_path: Path, place: str
-) -> None:
+def test_a_disk_that_is_full_while_a_video_is_written(source, constant_models, tmp_path, place) -> None:
     """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
     target = make(tmp_path / "a.mp4", Spec(frames=60, size=(640, 360), sounds=(Sound(),)))
     settings = SETTINGS.with_overrides(output_video_quality=1)
@@ -318,7 +300,10 @@ def test_a_disk_that_is_full_while_a_video_is_written(
         "models_dir": constant_models, "in_process": True,
     }  # fmt: skip
     assert run_batch(output_dir=tmp_path / "plain", **order).ok
-    out, sizes = tmp_path / "out", [entry["bytes"] for entry in entries(tmp_path / "plain", "segment")]
+    out, sizes = (
+        tmp_path / "out",
+        [entry["part"]["segment"]["bytes"] for entry in entries(tmp_path / "plain", "segment")],
+    )
     # Journal, status and report are smaller than any segment, and the result is larger than each.
     assert max(sizes) > 30_000
     limit = max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000
@@ -345,15 +330,13 @@ def test_a_disk_that_is_full_while_a_video_is_written(
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_a_folder_one_may_not_write_to_is_told_before_any_work(
-    batch: Callable[..., BatchReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, monkeypatch, code) -> None:
     def refuse(*_given: Any, **_named: Any) -> Any:
         raise OSError(code, os.strerror(code))
 
     with pytest.MonkeyPatch.context() as patching:
         Faults(tmp_path / "out", 0, lasting=True, code=code, everyone=True).install(patching)
-        patching.setattr(runner.Batch, "run", refuse)
+        patching.setattr(Batch, "run", refuse)
         with pytest.raises(
             OutputError, match=rf"{os.strerror(code)}.*What to do: (choose another folder|free)"
         ):
@@ -363,7 +346,7 @@ def test_a_folder_one_may_not_write_to_is_told_before_any_work(
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EIO])
 def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], code: int
+    batch, tmp_path, plain, code
 ) -> None:
     out, faults = tmp_path / "out", None
 
@@ -385,9 +368,7 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
     assert_as_undisturbed(report, out, plain)
 
 
-def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content]
-) -> None:
+def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(batch, tmp_path, plain) -> None:
     genuine = Wholeness.watch
 
     def watch(self: Any, container: Any) -> Iterator[Any]:
@@ -406,9 +387,7 @@ def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(
     assert_as_undisturbed(batch(), tmp_path / "out", plain)
 
 
-def test_a_target_that_cannot_be_read_at_all_fails_with_the_cause(
-    batch: Callable[..., BatchReport], target: Path, tmp_path: Path, plain: dict[str, Content]
-) -> None:
+def test_a_target_that_cannot_be_read_at_all_fails_with_the_cause(batch, target, tmp_path, plain) -> None:
     genuine = Path.open
 
     def opened(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
@@ -432,14 +411,14 @@ def intact_segments(journal: Path) -> int:
         if line.startswith(b'{"crc":"') and b'"entry":' in line and line.endswith(b"}"):
             body = line[line.index(b'"entry":') + 8 : -1]
             if line[8:16] == b"%08x" % zlib.crc32(body) and b'"event":"segment"' in body:
-                numbers.add(json.loads(body)["number"])
+                numbers.add(number_of(json.loads(body)))
     return next(number for number in range(SEGMENTS + 1) if number not in numbers)
 
 
 @pytest.mark.usefixtures("one_engine")
 @pytest.mark.parametrize("harm", ["cut", "flipped", "zeros", "noise"])
 def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], harm: str
+    batch, tmp_path, plain, harm
 ) -> None:
     random = np.random.default_rng(list(harm.encode()))
     # Which segment's line, and where in it: how long lines are depends on how long paths are.
@@ -473,9 +452,7 @@ def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
 @pytest.mark.usefixtures("one_engine")
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "empty", "another"])
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_damaged_segment_is_done_again_and_those_after_it(
-    batch: Callable[..., BatchReport], tmp_path: Path, plain: dict[str, Content], harm: str, number: int
-) -> None:
+def test_a_damaged_segment_is_done_again_and_those_after_it(batch, tmp_path, plain, harm, number) -> None:
     out = tmp_path / "out"
     batch(on_progress=stop_at(10))
     parts = sorted((out / WORK_NAME).rglob("[!.]*.nut"))
@@ -492,18 +469,12 @@ def test_a_damaged_segment_is_done_again_and_those_after_it(
     report = batch()
     assert kept(report) == number
     assert_as_undisturbed(report, out, plain)
-    counts = {n: sum(entry["number"] == n for entry in entries(out, "segment")) for n in range(SEGMENTS)}
+    counts = {n: sum(number_of(entry) == n for entry in entries(out, "segment")) for n in range(SEGMENTS)}
     assert counts == {n: 2 if number <= n < 3 else 1 for n in range(SEGMENTS)}
 
 
 @pytest.mark.parametrize("jump", [-3600.0, 86400.0 * 365])
-def test_a_clock_that_jumps_changes_nothing(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    plain: dict[str, Content],
-    monkeypatch: pytest.MonkeyPatch,
-    jump: float,
-) -> None:
+def test_a_clock_that_jumps_changes_nothing(batch, tmp_path, plain, monkeypatch, jump) -> None:
     genuine, shift = time.time, [0.0]
     monkeypatch.setattr(time, "time", lambda: genuine() + shift[0])
 
@@ -525,80 +496,27 @@ def test_a_clock_that_jumps_changes_nothing(
     assert "kept from an earlier run" in batch().files[0].fallbacks
 
 
-class SmallGpu:
-    """A session that holds ``fits`` samples; the runtime words its refusal like this."""
+class FullGpu:
+    """A session for which no memory is left; the runtime words its refusal like this."""
 
-    def __init__(self, session: Any, fits: int) -> None:
-        self._session, self._fits = session, fits
-        self.asked: list[int] = []
+    def __init__(self, session: Any) -> None:
+        self._session = session
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def run(self, names: Any, feed: dict[str, Any]) -> Any:
-        count = len(next(iter(feed.values())))
-        self.asked.append(count)
-        if count > self._fits:
-            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
-        return self._session.run(names, feed)
-
-
-@pytest.fixture
-def any_batch(constant_models: Path, tmp_path: Path) -> Path:
-    """The same models, but they take any number of faces at once, as converted ones do."""
-    folder = Path(shutil.copytree(constant_models, tmp_path / "models"))
-    for name in ("inswapper_128.onnx", "GFPGANv1.4.onnx"):
-        model = onnx.load(folder / name)
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_param = "N"
-        onnx.save(model, folder / name)
-    return folder
-
-
-@pytest.mark.parametrize("fits", [1, 2, 3])
-def test_memory_that_runs_out_in_the_middle_of_a_video_lowers_the_batch_and_is_told(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    any_batch: Path,
-    fits: int,
-) -> None:
-    one = batch("one", overrides={"batch_size": 1}, models=any_batch)
-    assert one.ok
-    assert not any("memory ran out" in note for note in one.files[0].fallbacks)
-    genuine, made = sessions.create_session, []
-
-    def create(*given: Any, **named: Any) -> SmallGpu:
-        made.append(SmallGpu(genuine(*given, **named), fits))
-        return made[-1]
-
-    monkeypatch.setattr(sessions, "create_session", create)
-    # By itself a network is given one face at a time.
-    monkeypatch.setattr(sessions, "BatchLimit", partial(sessions.BatchLimit, 16))
-    report = batch("out", overrides={"batch_size": 4}, models=any_batch)
-    told = [note for note in report.files[0].fallbacks if "memory ran out" in note]
-    assert max(count for each in made for count in each.asked) == 4
-    expected = {1: [4, 2], 2: [4], 3: [4]}[fits]
-    for size in expected:
-        assert any(f"memory ran out with {size} at once; going on with {size // 2}" in note for note in told)
-    # Each network is refused each size once, and never asks for it again.
-    for each in made:
-        refused = [count for count in each.asked if count > fits]
-        assert len(refused) == len(set(refused))
-    assert_as_undisturbed(report, tmp_path / "out", contents(tmp_path / "one"))
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
 
 
 def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(
-    batch: Callable[..., BatchReport],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    plain: dict[str, Content],
+    batch, tmp_path, monkeypatch, plain
 ) -> None:
     genuine = sessions.create_session
 
     def create(model: str, *given: Any, **named: Any) -> Any:
         session = genuine(model, *given, **named)
-        return SmallGpu(session, 0) if "inswapper" in str(model) else session
+        return FullGpu(session) if "inswapper" in str(model) else session
 
     with pytest.MonkeyPatch.context() as patching:
         patching.setattr(sessions, "create_session", create)

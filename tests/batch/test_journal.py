@@ -16,24 +16,16 @@ from colab_helpers.batch.journal import Failed, FileDone, Journal, SegmentDone, 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.faces.quality import Measured
+from colab_helpers.media.segments import Segment
+from colab_helpers.pipeline import FinishedSegment
 from colab_helpers.settings import Settings
 
 
-def segment(number: int, key: str = "a", **values) -> SegmentDone:
-    facts = {
-        "start": 10 * number,
-        "stop": 10 * number + 10,
-        "length": 10,
-        "first_pts": 100 * number,
-        "last_pts": 100 * number + 90,
-        "end_pts": 100 * number + 100,
-        "bytes": 7,
-        "sha256": "0",
-        "encoder": "libx264",
-        "provider": "cpu",
-        "measured": Measured(faces=10),
-    }
-    return SegmentDone(key=key, number=number, **(facts | values))
+def segment(number: int, key: str = "a", *, sha256: str = "0", **values) -> SegmentDone:
+    times = {"first_pts": 100 * number, "last_pts": 100 * number + 90, "end_pts": 100 * number + 100}
+    file = Segment(Path("x.mkv"), number, start=10 * number, frames=10, bytes=7, sha256=sha256, **times)
+    facts = {"length": 10, "measured": Measured(faces=10), "encoder": "libx264", "provider": "cpu", **values}
+    return SegmentDone(key=key, part=FinishedSegment(file, **facts))
 
 
 def done(key: str = "a") -> FileDone:
@@ -47,7 +39,7 @@ def write(path: Path, *entries) -> None:
             journal.append(entry)
 
 
-def test_entries_come_back_in_order(tmp_path):
+def test_entries_come_back_in_order(tmp_path) -> None:
     path = tmp_path / "work" / "journal.jsonl"
     written = [
         Started(key="a", run="r", target="t.mp4", pid=3),
@@ -65,21 +57,21 @@ def test_entries_come_back_in_order(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_journal_that_is_not_there_is_empty(tmp_path):
+def test_a_journal_that_is_not_there_is_empty(tmp_path) -> None:
     assert read_journal(tmp_path / "none").entries == []
 
 
-def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path):
+def test_the_latest_of_a_segment_counts_and_keys_do_not_mix(tmp_path) -> None:
     path = tmp_path / "j"
     write(path, segment(0), segment(0, sha256="new"), segment(1, key="b"), done("b"), done("b"))
     history = read_journal(path)
-    assert {n: e.sha256 for n, e in history.segments("a").items()} == {0: "new"}
+    assert {n: part.segment.sha256 for n, part in history.segments("a").items()} == {0: "new"}
     assert set(history.segments("b")) == {1}
     assert history.result("a") is None
     assert history.result("b").report.frames_out == 20
 
 
-def test_interruptions_count_until_there_is_progress(tmp_path):
+def test_interruptions_count_until_there_is_progress(tmp_path) -> None:
     path = tmp_path / "j"
     start = Started(key="a", run="r", target="t", pid=1)
     write(path, start, start.model_copy(update={"key": "b"}), start)
@@ -93,7 +85,7 @@ def test_interruptions_count_until_there_is_progress(tmp_path):
     assert read_journal(path).interruptions("a", "s") == 0
 
 
-def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path):
+def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path) -> None:
     path = tmp_path / "j"
     failed = Failed(key="a", run="r", report=done().report.model_copy(update={"error": "it broke"}))
     write(path, Started(key="a", run="r", target="t", pid=1), failed)
@@ -105,7 +97,7 @@ def test_a_failure_counts_in_its_own_run_until_work_begins_again(tmp_path):
 
 @settings(max_examples=60)
 @given(share=st.floats(0, 1))
-def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, share):
+def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, share) -> None:
     path = tmp_path_factory.mktemp("torn") / "j"
     write(path, segment(0), segment(1))
     whole = path.read_bytes()
@@ -123,7 +115,7 @@ def test_a_tail_torn_anywhere_costs_the_last_entry_at_most(tmp_path_factory, sha
 
 @settings(max_examples=60)
 @given(share=st.floats(0, 1), change=st.integers(1, 255))
-def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factory, share, change):
+def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factory, share, change) -> None:
     path = tmp_path_factory.mktemp("changed") / "j"
     entries = [segment(n) for n in range(4)]
     write(path, *entries)
@@ -136,7 +128,7 @@ def test_a_changed_byte_costs_the_entries_it_touches_and_no_more(tmp_path_factor
     assert len(left) >= 2
 
 
-def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypatch) -> None:
     path = tmp_path / "j"
     with Journal(path) as journal:
         journal.append(segment(0))
@@ -153,18 +145,18 @@ def test_a_disk_that_fills_up_is_told_and_the_journal_goes_on(tmp_path, monkeypa
     assert {0, 2} <= set(read_journal(path).segments("a"))
 
 
-def test_a_journal_that_cannot_be_opened_says_so(tmp_path):
+def test_a_journal_that_cannot_be_opened_says_so(tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="run again"):
         Journal(tmp_path / "file" / "j")
 
 
-def test_an_entry_of_another_version_is_not_trusted(tmp_path):
+def test_an_entry_of_another_version_is_not_trusted(tmp_path) -> None:
     path = tmp_path / "j"
     write(path, segment(0))
     import zlib
 
-    body = json.dumps({"event": "segment", "key": "a", "number": 1, "surprise": True})
+    body = json.dumps({"event": "started", "key": "a", "run": "r", "target": "t", "pid": 1, "surprise": True})
     with path.open("a") as file:
         file.write(f'{{"crc":"{zlib.crc32(body.encode()):08x}","entry":{body}}}\n')
     history = read_journal(path)
@@ -191,17 +183,17 @@ PARTS = {
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_decides_the_result_changes_the_key(change):
+def test_whatever_decides_the_result_changes_the_key(change) -> None:
     assert keys.work_key(**(PARTS | change)) != keys.work_key(**PARTS)
 
 
-def test_resources_and_the_order_of_photos_do_not_change_the_key():
+def test_resources_and_the_order_of_photos_do_not_change_the_key() -> None:
     lighter = Settings(batch_size=1, max_memory=1.0, execution_threads=1)
     changed = PARTS | {"sources": ["r", "s"], "settings": lighter}
     assert keys.work_key(**changed) == keys.work_key(**PARTS)
 
 
-def test_digest_of_a_file(tmp_path):
+def test_digest_of_a_file(tmp_path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"abc")
     assert keys.file_digest(path).startswith("ba7816bf")

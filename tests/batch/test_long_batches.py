@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.batch.report import BatchReport
-from tests.batch.processes import Shell, at_start, litter
 from tests.conftest import PATIENCE
+from tests.helpers.processes import Shell, at_start, litter
 from tests.media.make import Sound, Spec, make
 
 VIDEOS = 65
@@ -55,12 +55,7 @@ COUNTING = """
 
 
 def test_sixty_five_videos_leave_memory_as_two_do(
-    photo: Path,
-    constant_models: Path,
-    consent: str,
-    tmp_path: Path,
-    own_temp: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    photo, constant_models, consent, tmp_path, own_temp, monkeypatch
 ) -> None:
     at_start(monkeypatch, tmp_path, COUNTING)
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
@@ -101,9 +96,7 @@ MEASURING = """
 """What a worker holds after each segment, however fast they follow each other."""
 
 
-def test_an_hour_needs_the_memory_of_a_minute(
-    photo: Path, constant_models: Path, consent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_hour_needs_the_memory_of_a_minute(photo, constant_models, consent, tmp_path, monkeypatch) -> None:
     at_start(monkeypatch, tmp_path, MEASURING)
     after = {}
     for name, seconds in (("minute", 60), ("hour", 3600)):

@@ -17,21 +17,17 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import places, worker
-from colab_helpers.batch.names import STATUS_NAME, STOP_NAME, WORK_NAME
-from colab_helpers.batch.places import Patience, WorkPlaces, copy_in, copy_out, is_remote
-from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch import places
+from colab_helpers.batch.places import WORK_NAME, Patience, WorkPlaces, copy_in, copy_out, is_remote
+from colab_helpers.batch.report import STATUS_NAME, BatchReport
+from colab_helpers.batch.stop import STOP_NAME, Stop
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.pipeline import report_progress
-from colab_helpers.settings import load_settings
-from tests.batch.processes import Content, contents, entries, litter, repeated
 from tests.conftest import CONSENT
+from tests.helpers.processes import SECONDS, Content, contents, entries, litter, repeated
 from tests.media.make import Sound, Spec, make
 
-SETTINGS = load_settings(
-    "balanced", output_video_encoder="libx264", execution_provider="cpu", segment_seconds=1.0
-)
 NAMES = ("a.mp4", "b.mp4")
 SEGMENTS = {"a.mp4": 3, "b.mp4": 4}
 pytestmark = pytest.mark.xdist_group("places")
@@ -55,9 +51,7 @@ pytestmark = pytest.mark.xdist_group("places")
         ("/", False),
     ],
 )
-def test_whether_a_folder_is_remote_is_told_by_the_innermost_mount(
-    folder: str, remote: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whether_a_folder_is_remote_is_told_by_the_innermost_mount(folder, remote, monkeypatch) -> None:
     mounts = {
         "/": "overlay",
         "/content/drive": "fuse.drive",
@@ -75,9 +69,7 @@ def test_whether_a_folder_is_remote_is_told_by_the_innermost_mount(
     assert is_remote(Path(folder)) is remote
 
 
-def test_places_are_found_again_and_are_another_folders_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_places_are_found_again_and_are_another_folders_own(tmp_path, monkeypatch) -> None:
     out = tmp_path / "out"
     first = WorkPlaces.of(out, tmp_path / "local")
     assert first == WorkPlaces.of(out, tmp_path / "local")
@@ -104,7 +96,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary: Path, tmp_path: Path) -> None:
+def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary, tmp_path) -> None:
     found = WorkPlaces.of(tmp_path / "out")
     own = found.local.parent
     assert own.parent == temporary
@@ -116,9 +108,7 @@ def test_work_in_a_folder_that_all_share_is_for_its_user_alone(temporary: Path, 
 
 
 @pytest.mark.parametrize("whose", ["another's", "a link", "a file"])
-def test_a_folder_that_somebody_else_has_made_is_refused(
-    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
-) -> None:
+def test_a_folder_that_somebody_else_has_made_is_refused(temporary, tmp_path, monkeypatch, whose) -> None:
     found = WorkPlaces.of(tmp_path / "out")
     own = found.local.parent
     if whose == "another's":
@@ -136,7 +126,7 @@ def test_a_folder_that_somebody_else_has_made_is_refused(
     assert not found.local.exists()
 
 
-def test_tidying_up_keeps_unfinished_work_and_what_is_the_users(tmp_path: Path) -> None:
+def test_tidying_up_keeps_unfinished_work_and_what_is_the_users(tmp_path) -> None:
     local = tmp_path / "local"
     found = WorkPlaces.of(tmp_path / "out", local)
     assert found.mirror is not None
@@ -226,13 +216,13 @@ def test_patience_is_for_the_place_alone_and_ends_when_told_so() -> None:
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ten chunks."""
-    monkeypatch.setattr(places, "_CHUNK", 1000)
+    monkeypatch.setattr(places, "CHUNK", 1000)
     path = tmp_path / "source.bin"
     path.write_bytes(os.urandom(9999))
     return path
 
 
-def test_a_copy_out_is_whole_and_told_by_its_hash(source: Path, tmp_path: Path) -> None:
+def test_a_copy_out_is_whole_and_told_by_its_hash(source, tmp_path) -> None:
     beats: list[int] = []
     target = tmp_path / "drive" / "deep" / "x.bin"
     digest = copy_out(source, target, beat=lambda: beats.append(1))
@@ -286,12 +276,7 @@ class SlowlyFull:
     ("fault", "words"), [(swap_bytes, "not what was written"), (fill_up, "No space left"), (None, "^$")]
 )
 def test_a_copy_out_that_fails_leaves_nothing_and_the_old_file(
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    old: bytes | None,
-    fault: Callable[[pytest.MonkeyPatch], None] | None,
-    words: str,
+    source, tmp_path, monkeypatch, old, fault, words
 ) -> None:
     target = tmp_path / "drive" / "x.bin"
     if old is not None:
@@ -315,16 +300,16 @@ def test_a_copy_out_that_fails_leaves_nothing_and_the_old_file(
     assert [path.read_bytes() for path in target.parent.iterdir()] == ([old] if old is not None else [])
 
 
-def test_a_copy_in_is_not_made_twice(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_in_is_not_made_twice(source, tmp_path, monkeypatch) -> None:
     target = tmp_path / "local" / "x.bin"
     copies: list[Path] = []
-    genuine = places._copy
+    genuine = places.copy_bytes
 
     def copy(source: Path, target: Path, beat: Callable[[], None]) -> str:
         copies.append(target)
         return genuine(source, target, beat)
 
-    monkeypatch.setattr(places, "_copy", copy)
+    monkeypatch.setattr(places, "copy_bytes", copy)
     digest = copy_in(source, target)
     assert copy_in(source, target) == digest == sha256_of(source)
     assert len(copies) == 1
@@ -343,16 +328,14 @@ def test_a_copy_in_is_not_made_twice(source: Path, tmp_path: Path, monkeypatch: 
     assert [path.name for path in target.parent.iterdir()] == ["x.bin"]
 
 
-def test_a_copy_in_of_nothing_is_told(tmp_path: Path) -> None:
+def test_a_copy_in_of_nothing_is_told(tmp_path) -> None:
     with pytest.raises(MissingFileError, match=r"none\.bin.*cannot be read.*What to do.*mount"):
         copy_in(tmp_path / "none.bin", tmp_path / "local" / "x.bin")
     assert not (tmp_path / "local").exists()
 
 
 @pytest.mark.parametrize("what", ["full", "stopped", "gone", "lost"])
-def test_a_copy_in_that_fails_leaves_nothing_and_says_which_side(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
+def test_a_copy_in_that_fails_leaves_nothing_and_says_which_side(source, tmp_path, monkeypatch, what) -> None:
     target = tmp_path / "local" / "x.bin"
     genuine = Path.open
 
@@ -398,7 +381,7 @@ def test_a_copy_in_that_fails_leaves_nothing_and_says_which_side(
         assert ("cannot be written" in str(caught.value)) is (what == "full")
 
 
-def test_names_as_long_as_names_can_be_are_copied(source: Path, tmp_path: Path) -> None:
+def test_names_as_long_as_names_can_be_are_copied(source, tmp_path) -> None:
     name = "ä" * 125 + ".mp4"
     copy_out(source, tmp_path / "drive" / name)
     copy_in(tmp_path / "drive" / name, tmp_path / "local" / name)
@@ -424,7 +407,7 @@ def plain(
     place = tmp_path_factory.mktemp("places_plain")
     report = run_batch(
         [_photo(place)], [targets], place / "out", in_process=True,
-        consent=CONSENT, settings=SETTINGS, models_dir=constant_models,
+        consent=CONSENT, settings=SECONDS, models_dir=constant_models,
     )  # fmt: skip
     assert report.ok
     return contents(place / "out")
@@ -448,7 +431,7 @@ class Away:
         self.photo, self.targets, self.models = _photo(folder), targets, models
 
     def run(self, **given: Any) -> BatchReport:
-        settings = SETTINGS.with_overrides(**given.pop("overrides", {}))
+        settings = SECONDS.with_overrides(**given.pop("overrides", {}))
         return run_batch(
             [self.photo], [self.targets], self.out, in_process=True, work_dir=self.work,
             consent=CONSENT, settings=settings, models_dir=self.models, **given,
@@ -479,7 +462,7 @@ def stop_at(frame: int, file: int = 0) -> Callable[[Any], None]:
     return stop
 
 
-def test_a_batch_works_on_the_local_disk_and_gives_the_same(away: Away, plain: dict[str, Content]) -> None:
+def test_a_batch_works_on_the_local_disk_and_gives_the_same(away, plain) -> None:
     away.work.mkdir()
     (away.work / "mine.txt").write_text("mine")
     seen: set[tuple[int, int]] = set()
@@ -497,9 +480,7 @@ def test_a_batch_works_on_the_local_disk_and_gives_the_same(away: Away, plain: d
     assert (away.work / "mine.txt").read_text() == "mine"
 
 
-def test_a_batch_goes_on_from_the_mirror_when_the_machine_is_gone(
-    away: Away, plain: dict[str, Content]
-) -> None:
+def test_a_batch_goes_on_from_the_mirror_when_the_machine_is_gone(away, plain) -> None:
     first = away.run(on_progress=stop_at(55))
     assert [file.status for file in first.files] == ["skipped", "skipped"]
     assert list(away.segments(away.local).values()) == [2]
@@ -511,9 +492,7 @@ def test_a_batch_goes_on_from_the_mirror_when_the_machine_is_gone(
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
-def test_a_damaged_mirror_costs_only_what_was_damaged(
-    away: Away, plain: dict[str, Content], harm: str
-) -> None:
+def test_a_damaged_mirror_costs_only_what_was_damaged(away, plain, harm) -> None:
     away.run(on_progress=stop_at(55))
     shutil.rmtree(away.work)
     (second,) = (away.out / WORK_NAME).rglob("000001.nut")
@@ -537,9 +516,9 @@ class Drive:
         self.away, self.times, self.suffix, self.after = away, 0, "", 0
         self.pauses: list[str | None] = []
         self.copies: list[str] = []
-        self.genuine = places._copy
-        monkeypatch.setattr(places, "_copy", self.copy)
-        monkeypatch.setattr(worker._Run, "_sleep", lambda _run, seconds: self.sleep(seconds))
+        self.genuine = places.copy_bytes
+        monkeypatch.setattr(places, "copy_bytes", self.copy)
+        monkeypatch.setattr(Stop, "sleep", lambda _stop, seconds, _tick: self.sleep(seconds))
 
     def copy(self, source: Path, target: Path, beat: Callable[[], None]) -> str:
         if self.away.out in target.parents and target.suffix.endswith(self.suffix):
@@ -555,9 +534,7 @@ class Drive:
         self.pauses.append(json.loads((self.away.local / STATUS_NAME).read_text())["pause"])
 
 
-def test_a_drive_that_is_full_for_a_while_is_waited_for(
-    away: Away, plain: dict[str, Content], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drive_that_is_full_for_a_while_is_waited_for(away, plain, monkeypatch) -> None:
     drive = Drive(away, monkeypatch)
     drive.times = 5
     report = away.run(overrides={"output_wait": 600.0})
@@ -570,9 +547,7 @@ def test_a_drive_that_is_full_for_a_while_is_waited_for(
     assert len(drive.copies) == len(set(drive.copies)) + SEGMENTS["a.mp4"] == 3 + 4 + 2
 
 
-def test_a_drive_that_stays_full_fails_the_file_and_later_runs_go_on(
-    away: Away, plain: dict[str, Content], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drive_that_stays_full_fails_the_file_and_later_runs_go_on(away, plain, monkeypatch) -> None:
     drive = Drive(away, monkeypatch)
     drive.after, drive.times = 2, 10**6  # two segments get through
     report = away.run(overrides={"output_wait": 0.0})
@@ -591,7 +566,7 @@ def test_a_drive_that_stays_full_fails_the_file_and_later_runs_go_on(
 
 @pytest.mark.parametrize("machine_gone", [False, True])
 def test_when_only_the_result_found_no_room_a_later_run_only_joins(
-    away: Away, plain: dict[str, Content], monkeypatch: pytest.MonkeyPatch, machine_gone: bool
+    away, plain, monkeypatch, machine_gone
 ) -> None:
     drive = Drive(away, monkeypatch)
     drive.suffix, drive.times = ".mp4", 10**6
@@ -609,12 +584,10 @@ def test_when_only_the_result_found_no_room_a_later_run_only_joins(
     away.assert_done(report, plain)
 
 
-def test_waiting_ends_when_somebody_asks_to_stop(
-    away: Away, plain: dict[str, Content], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_ends_when_somebody_asks_to_stop(away, plain, monkeypatch) -> None:
     drive = Drive(away, monkeypatch)
     drive.times = 10**6
-    monkeypatch.setattr(worker._Run, "_sleep", lambda _run, _seconds: ask(drive))
+    monkeypatch.setattr(Stop, "sleep", lambda _stop, _seconds, _tick: ask(drive))
 
     def ask(drive: Drive) -> None:
         drive.sleep(0.0)
@@ -631,7 +604,7 @@ def test_waiting_ends_when_somebody_asks_to_stop(
     away.assert_done(away.run(), plain)
 
 
-def test_kept_frames_reach_the_drive_too(away: Away, plain: dict[str, Content]) -> None:
+def test_kept_frames_reach_the_drive_too(away, plain) -> None:
     away.run(overrides={"keep_frames": True}, on_progress=stop_at(55))
     shutil.rmtree(away.work)
     report = away.run(overrides={"keep_frames": True})

@@ -19,14 +19,14 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def test_a_folder_stands_for_its_videos_and_images_in_natural_order(tmp_path: Path) -> None:
+def test_a_folder_stands_for_its_videos_and_images_in_natural_order(tmp_path) -> None:
     touch(tmp_path / "in", "clip10.mp4", "clip2.MP4", "clip1.mov", "photo.jpg", "notes.txt", ".hidden.mp4")
     tasks = plan_batch([tmp_path / "in"], tmp_path / "out")
     assert [task.target.name for task in tasks] == ["clip1.mov", "clip2.MP4", "clip10.mp4", "photo.jpg"]
     assert tasks[1].output == tmp_path / "out" / "clip2.MP4"
 
 
-def test_a_range_counts_from_one_over_all_targets(tmp_path: Path) -> None:
+def test_a_range_counts_from_one_over_all_targets(tmp_path) -> None:
     touch(tmp_path / "in", *(f"v{number}.mp4" for number in range(1, 66)))
     tasks = plan_batch([tmp_path / "in"], tmp_path / "out", video_range="1-30")
     assert [task.target.stem for task in tasks] == [f"v{number}" for number in range(1, 31)]
@@ -35,7 +35,7 @@ def test_a_range_counts_from_one_over_all_targets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "3-1", "0", "1-2-3", "1;2", "-", "1,,2", "-0"])
-def test_what_is_no_range_is_refused(text: str) -> None:
+def test_what_is_no_range_is_refused(text) -> None:
     with pytest.raises(UsageError):
         parse_range(text, 10)
 
@@ -48,12 +48,12 @@ def test_a_range_beyond_the_targets_is_refused() -> None:
 
 
 @given(st.sets(st.integers(1, 200), min_size=1))
-def test_any_set_of_numbers_can_be_written_as_a_range(numbers: set[int]) -> None:
+def test_any_set_of_numbers_can_be_written_as_a_range(numbers) -> None:
     text = ",".join(str(number) for number in sorted(numbers, reverse=True))
     assert parse_range(text, 200) == sorted(numbers)
 
 
-def test_a_target_named_twice_is_done_once(tmp_path: Path) -> None:
+def test_a_target_named_twice_is_done_once(tmp_path) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
     twice = [tmp_path / "b.mp4", tmp_path, tmp_path / "." / "b.mp4"]
@@ -76,9 +76,7 @@ def test_a_target_named_twice_is_done_once(tmp_path: Path) -> None:
         (["x/caf\udce9.mp4", "y/caf\udce9.mp4"], ["caf\udce9.mp4", "caf\udce9 (2).mp4"]),
     ],
 )
-def test_every_result_has_a_name_of_its_own_whatever_the_range(
-    tmp_path: Path, targets: list[str], results: list[str]
-) -> None:
+def test_every_result_has_a_name_of_its_own_whatever_the_range(tmp_path, targets, results) -> None:
     paths = [tmp_path / name for name in targets]
     tasks = plan_batch(paths, tmp_path / "out")
     assert [task.output.name for task in tasks] == results
@@ -91,7 +89,7 @@ def test_every_result_has_a_name_of_its_own_whatever_the_range(
 
 @pytest.mark.parametrize("out", [".", "sub/..", "linked"])
 @pytest.mark.parametrize("reads", ["its own target", "another target", "a photo"])
-def test_a_result_over_what_the_run_reads_is_refused(tmp_path: Path, out: str, reads: str) -> None:
+def test_a_result_over_what_the_run_reads_is_refused(tmp_path, out, reads) -> None:
     touch(tmp_path / "in", "a.png")
     touch(tmp_path / "other", "a.png", "b.png")
     (tmp_path / "other" / "sub").mkdir()
@@ -103,9 +101,7 @@ def test_a_result_over_what_the_run_reads_is_refused(tmp_path: Path, out: str, r
         plan_batch(targets, tmp_path / "other" / out, sources=[own])
 
 
-def test_what_is_no_file_or_cannot_be_listed_is_that_targets_affair(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_file_or_cannot_be_listed_is_that_targets_affair(tmp_path, monkeypatch) -> None:
     touch(tmp_path / "in", "a.mp4")
     (tmp_path / "in" / "folder.mp4").mkdir()
     (tmp_path / "in" / "loop.mp4").symlink_to("loop.mp4")
@@ -129,7 +125,7 @@ def test_what_is_no_file_or_cannot_be_listed_is_that_targets_affair(
         plan_batch([tmp_path / "closed"], tmp_path / "out")
 
 
-def test_empty_folders_and_no_targets_are_refused(tmp_path: Path) -> None:
+def test_empty_folders_and_no_targets_are_refused(tmp_path) -> None:
     touch(tmp_path / "in", "notes.txt")
     with pytest.raises(MissingFileError, match="no video"):
         plan_batch([tmp_path / "in"], tmp_path / "out")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.batch.names import STOP_NAME
-from tests.batch.processes import (
+from colab_helpers.batch.stop import STOP_NAME
+from tests.conftest import PATIENCE, until
+from tests.helpers.processes import (
     KEPT,
-    PATIENCE,
     Content,
     Shell,
     contents,
@@ -81,7 +81,7 @@ if phase and PAGE in sys.orig_argv:
     hold("page")
 if phase and WORKER in sys.orig_argv:
     hold("start")
-    from colab_helpers.batch import lock, places, report, results, status, work
+    from colab_helpers.batch import earlier, journal, lock, places, report, status
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
     from colab_helpers.pipeline import report_progress
@@ -99,12 +99,17 @@ if phase and WORKER in sys.orig_argv:
         return real_open(cls, *given, **named)
     Engine.open = classmethod(opened)
     held(FaceAnalyser, "find", "embed")
-    held(results, "file_digest", "hash")
-    held(places, "_copy", "copy")
+    held(earlier, "file_digest", "hash")
+    held(places, "copy_bytes", "copy")
     held(report_progress.ProgressReporter, "frame", "frames")
     held(report_progress.ProgressReporter, "joining", "joining")
-    held(work.FileWork, "keep", "segment")
-    held(results.Results, "keep", "noting")
+    held(earlier.UnfinishedFile, "keep", "segment")
+    real_append = journal.Journal.append
+    def append(self, entry):
+        if entry.event == "done":
+            hold("noting")
+        real_append(self, entry)
+    journal.Journal.append = append
     held(report.BatchReport, "save", "report")
     held(status.StatusWriter, "end", "end")
 """
@@ -116,23 +121,12 @@ def targets(shared_dir: Path) -> Path:
 
 
 @pytest.fixture
-def shell(
-    targets: Path,
-    photo: Path,
-    constant_models: Path,
-    consent: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., Shell]:
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers, and what makes the page, wait in the phase that ``HOLD_PHASE`` names."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(HOLD)
     monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(__file__).parents[2]}")
-
-    def make_shell(name: str, *options: str) -> Shell:
-        return Shell(targets, photo, constant_models, consent, tmp_path / name, *options)
-
-    return make_shell
 
 
 @pytest.fixture
@@ -143,47 +137,36 @@ def expected(shell: Callable[..., Shell]) -> dict[str, Content]:
     return _expected
 
 
+@pytest.mark.usefixtures("held")
 @pytest.mark.parametrize("seed", range(CHAINS))
-def test_stopped_at_random_moments(
-    seed: int,
-    shell: Callable[..., Shell],
-    expected: dict[str, Content],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_stopped_at_random_moments(seed, shell, expected, tmp_path, monkeypatch) -> None:
     chance = random.Random(seed)
     # Copies are made only where work is away from its results.
     batch = shell("out", "--work-dir", str(tmp_path / "local"))
     batch.near = tmp_path / "local"
-    try:
-        for number, (phase, means) in enumerate(moments(seed)):
-            place = tmp_path / f"moment{number}"
-            place.mkdir()
-            monkeypatch.setenv("HOLD_IN", str(place))
-            monkeypatch.setenv("HOLD_PHASE", phase)
-            monkeypatch.setenv("HOLD_TIMES", str(chance.randint(0, PHASES[phase])))
-            stop_once(batch, place, phase, means, chance)
-        monkeypatch.delenv("HOLD_PHASE")
-        finish(batch, expected)
-        assert not list((tmp_path / "local").rglob("*.*"))
-    finally:
-        batch.clean()
+    for number, (phase, means) in enumerate(moments(seed)):
+        place = tmp_path / f"moment{number}"
+        place.mkdir()
+        monkeypatch.setenv("HOLD_IN", str(place))
+        monkeypatch.setenv("HOLD_PHASE", phase)
+        monkeypatch.setenv("HOLD_TIMES", str(chance.randint(0, PHASES[phase])))
+        stop_once(batch, place, phase, means, chance)
+    monkeypatch.delenv("HOLD_PHASE")
+    finish(batch, expected)
+    assert not list((tmp_path / "local").rglob("*.*"))
 
 
-def test_stopped_wherever_it_may_be(shell: Callable[..., Shell], expected: dict[str, Content]) -> None:
+def test_stopped_wherever_it_may_be(shell, expected) -> None:
     """The fortieth moment: nothing says where that one falls."""
     batch = shell("out")
-    try:
-        process = batch.start()
-        batch.until(lambda status: status["state"] == "running")
-        time.sleep(random.Random(0).uniform(0.0, 2.0))
-        stop(batch, "SIGINT", watcher=process.pid)
-        text, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == (0 if batch.status()["state"] == "done" else 130), text
-        assert left_behind(batch) == set()
-        finish(batch, expected)
-    finally:
-        batch.clean()
+    process = batch.start()
+    batch.until(lambda status: status["state"] == "running")
+    time.sleep(random.Random(0).uniform(0.0, 2.0))
+    stop(batch, "SIGINT", watcher=process.pid)
+    text, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == (0 if batch.status()["state"] == "done" else 130), text
+    assert left_behind(batch) == set()
+    finish(batch, expected)
 
 
 def finish(batch: Shell, expected: dict[str, Content]) -> None:
@@ -233,14 +216,6 @@ def stop(batch: Shell, means: str, *, watcher: int) -> None:
         return
     for pid in [watcher] if watcher else [worker.pid for worker in batch.workers()]:
         os.kill(pid, signal.Signals[means])
-
-
-def until(reached: Callable[[], object]) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def left_behind(batch: Shell) -> set[str]:

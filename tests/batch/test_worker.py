@@ -19,19 +19,20 @@ import psutil
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import runner, supervisor
+from colab_helpers.batch import page, supervisor, watch
+from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import status as status_room
-from colab_helpers.batch import worker as worker_room
-from colab_helpers.batch.journal import Journal, Started
-from colab_helpers.batch.names import JOURNAL_NAME, STOP_NAME
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.exits import STOPPED
+from colab_helpers.batch.journal import JOURNAL_NAME, Journal, Started
 from colab_helpers.batch.places import WorkPlaces
-from colab_helpers.batch.results import KEPT
+from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.files import write_atomically
-from colab_helpers.settings import load_settings
-from tests.batch.processes import (
-    Shell,
+from tests.conftest import PATIENCE, until
+from tests.helpers.processes import (
+    SECONDS,
     at_start,
     contents,
     entries,
@@ -41,12 +42,8 @@ from tests.batch.processes import (
     litter,
     repeated,
 )
-from tests.conftest import PATIENCE, until
 from tests.media.make import Sound, Spec, make
 
-SETTINGS = load_settings(
-    "balanced", output_video_encoder="libx264", execution_provider="cpu", segment_seconds=1.0
-)
 NAMES = ("a.mp4", "b.mp4", "c.mp4")
 
 
@@ -59,33 +56,18 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shell(
-    targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path
-) -> Iterator[Callable[..., Shell]]:
-    shells = []
-
-    def make_shell(*options: str, out: str = "out") -> Shell:
-        shells.append(Shell(targets, photo, constant_models, consent, tmp_path / out, *options))
-        return shells[-1]
-
-    yield make_shell
-    for each in shells:
-        each.clean()
-
-
-@pytest.fixture
 def batch(targets: Path, photo: Path, constant_models: Path, consent: str, tmp_path: Path) -> Any:
     def run(*files: Path, **options: Any) -> Any:
-        given = {"consent": consent, "settings": SETTINGS, "models_dir": constant_models, **options}
+        given = {"consent": consent, "settings": SECONDS, "models_dir": constant_models, **options}
         return run_batch([photo], files or [targets], tmp_path / "out", **given)
 
     return run
 
 
-def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path: Path) -> None:
+def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path) -> None:
     progress: list[Any] = []
     notes: list[str] = []
-    report = batch(on_progress=progress.append, on_note=notes.append)
+    report = batch(on_progress=progress.append, on_status=lambda status: notes.extend(status.remarks))
     assert report.ok
     assert {Path(seen.file).name for seen in progress} <= set(NAMES)
     assert any("could safely work on" in note for note in notes)
@@ -101,7 +83,7 @@ def test_the_worker_gives_what_the_same_process_gives(batch, tmp_path: Path) -> 
 
 
 def test_what_cannot_be_started_is_said_here_as_the_same_error(
-    batch, targets: Path, constant_models: Path, tmp_path: Path, consent: str
+    batch, targets, constant_models, tmp_path, consent
 ) -> None:
     with pytest.raises(ModelError, match=r"det_10g\.onnx.*missing.*What to do"):
         batch(models_dir=tmp_path / "none")
@@ -112,13 +94,11 @@ def test_what_cannot_be_started_is_said_here_as_the_same_error(
     with pytest.raises(MissingFileError, match="no such file"):
         run_batch(
             [tmp_path / "none.png"], [targets], tmp_path / "out",
-            consent=consent, settings=SETTINGS, models_dir=constant_models,
+            consent=consent, settings=SECONDS, models_dir=constant_models,
         )  # fmt: skip
 
 
-def test_a_killed_worker_is_replaced_and_its_segments_are_kept(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_worker_is_replaced_and_its_segments_are_kept(shell, tmp_path, monkeypatch) -> None:
     plain = shell(out="plain")
     assert plain.run()[0] == 0
     hold(monkeypatch, tmp_path, file=1, frame=40)
@@ -140,7 +120,7 @@ def test_a_killed_worker_is_replaced_and_its_segments_are_kept(
 
 
 def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
-    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    batch, monkeypatch, tmp_path
 ) -> None:
     with monkeypatch.context() as patch:
         at_start(patch, tmp_path, DEADLY)
@@ -159,29 +139,25 @@ def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
 
 DEADLY = """
     import os, signal
-    import colab_helpers.batch.runner as runner
-    genuine = runner.Batch._do_video
-    def do(self, index, *rest):
-        if index == 1:
+    from colab_helpers.batch.run_file import FileRun
+    genuine = FileRun.run
+    def run(self):
+        if self.index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        genuine(self, index, *rest)
-    runner.Batch._do_video = do
+        return genuine(self)
+    FileRun.run = run
 """
 
 
-def test_a_worker_that_dies_before_it_begins_is_not_tried_for_ever(
-    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_worker_that_dies_before_it_begins_is_not_tried_for_ever(batch, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(supervisor.sys, "executable", "/bin/false")
     with pytest.raises(WorkerError, match="3 worker processes in a row"):
         batch()
 
 
-def test_a_worker_that_hangs_is_killed_and_replaced(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=1)
-    hung = shell("--stall-timeout", "10", "--gpu-memory-wait", "0")
+    hung = shell("out", "--stall-timeout", "10", "--gpu-memory-wait", "0")
     process = hung.start()
     text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, text
@@ -190,9 +166,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(
     assert hung.workers() == []
 
 
-def test_the_same_batch_asked_for_again_is_only_watched(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_batch_asked_for_again_is_only_watched(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=0, frame=1)
     watched = shell()
     first = watched.start()
@@ -209,13 +183,13 @@ def test_the_same_batch_asked_for_again_is_only_watched(
 
 
 def test_another_batch_into_the_same_folder_is_refused_with_the_holders_name(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell, tmp_path, monkeypatch
 ) -> None:
     hold(monkeypatch, tmp_path, file=0, frame=1)
     holder = shell()
     process = holder.start()
     worker = holder.held()
-    code, text = shell("--output-video-quality", "30").run()
+    code, text = shell("out", "--output-video-quality", "30").run()
     worker.resume()
     assert code == 2
     assert f"process {worker.pid} on" in text
@@ -224,9 +198,7 @@ def test_another_batch_into_the_same_folder_is_refused_with_the_holders_name(
     assert process.returncode == 0
 
 
-def test_a_killed_shell_leaves_the_worker_at_work(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=0, frame=1)
     left = shell()
     process = left.start()
@@ -260,9 +232,7 @@ DIES_REPORTING = """
 """
 
 
-def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_path, monkeypatch) -> None:
     at_start(monkeypatch, tmp_path, DIES_REPORTING)
     batch = shell()
     first = batch.start()
@@ -291,12 +261,13 @@ class Elsewhere:
         self.report = json.loads((out / "report.json").read_text())
         # A process of that number is here, too; it has nothing to do with it.
         self.news = {"host": "elsewhere", "run": "theirs", "pid": os.getpid(), "notes": []}
-        self.running = {"target": "a.mp4", "state": "running", "stage": "frames"}
+        self.running = {"target": "a.mp4", "status": "running"}
         self.tell("running", 0)
 
     def tell(self, state: str, frame: int) -> None:
-        files = [{**self.running, "frame": frame}, *self.status["files"][1:]]
-        told = {**self.status, **self.news, "state": state, "updated": time.time(), "files": files}
+        told = {**self.status, **self.news, "state": state, "updated": time.time()}
+        told["files"] = [self.running, *self.status["files"][1:]]
+        told["progress"] = {**self.status["progress"], "file_index": 0, "frame": frame}
         write_atomically(self.out / "status.json", json.dumps(told).encode())
 
     def work(self, end: str) -> None:
@@ -321,12 +292,10 @@ SOON_SILENT = """
 
 
 @pytest.mark.parametrize("end", ["done", "cancelled", "silent"])
-def test_a_batch_at_work_on_another_machine_is_watched(
-    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
+def test_a_batch_at_work_on_another_machine_is_watched(batch, tmp_path, monkeypatch, end) -> None:
     assert batch().ok
     theirs = Elsewhere(tmp_path / "out")
-    monkeypatch.setattr(supervisor, "_LOOK_AFAR_EVERY", 0.01)
+    monkeypatch.setattr(watch, "LOOK_AFAR_EVERY", 0.01)
     seen: list[Any] = []
 
     def look(status: Any) -> None:
@@ -355,12 +324,12 @@ def test_a_batch_at_work_on_another_machine_is_watched(
     finally:
         machine.join(PATIENCE)
     assert {status.run for status in seen[:2]} == {"theirs"}
-    assert seen[1].files[0].frame >= seen[0].files[0].frame
+    assert seen[1].running.frame >= seen[0].running.frame
     assert not (tmp_path / "out" / STOP_NAME).exists()
     assert litter(tmp_path / "out", *NAMES) == set()
 
 
-def test_what_does_not_change_the_results_is_no_other_batch(batch, tmp_path: Path) -> None:
+def test_what_does_not_change_the_results_is_no_other_batch(batch, tmp_path) -> None:
     assert batch().ok
     first = json.loads((tmp_path / "out" / "status.json").read_text())["job"]
     assert batch(session_minutes=60, shortest_first=True).ok
@@ -374,9 +343,7 @@ if "colab_helpers.pages" in sys.orig_argv:
 """
 
 
-def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(
-    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path, monkeypatch) -> None:
     assert batch().ok
     assert "Batch report" in (tmp_path / "out" / "report.html").read_text()
     (tmp_path / "site").mkdir()
@@ -391,15 +358,15 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(
     assert (status["state"], status["notes"][-1]) == ("done", report.notes[-1])
 
 
-def test_a_page_that_is_never_done_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_room, "_PAGE_SECONDS", 0.2)
-    monkeypatch.setattr(worker_room, "_LOOK_EVERY", 0.05)
+def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(page, "LONGEST", 0.2)
+    monkeypatch.setattr(page, "LOOK_EVERY", 0.05)
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 600\n")
     hangs.chmod(0o755)
-    monkeypatch.setattr(worker_room.sys, "executable", str(hangs))
+    monkeypatch.setattr(page.sys, "executable", str(hangs))
     beats: list[None] = []
-    problem = worker_room._page_apart(tmp_path / "r", tmp_path / "s", lambda: beats.append(None))
+    problem = page.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
     assert problem.startswith("it took longer than")
     assert beats
 
@@ -407,24 +374,24 @@ def test_a_page_that_is_never_done_is_given_up(tmp_path: Path, monkeypatch: pyte
 HANGS = """
 import os, signal, sys, time
 from pathlib import Path
-from colab_helpers.batch import worker
-worker._LONGEST_STOP, worker._LOOK_EVERY = 0.2, 0.05
-stop = worker.Stop(owns_process=True)
-with stop.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(worker.STOPPED)):
+from colab_helpers.batch import exits, stop
+stop.LONGEST_STOP, stop.LOOK_EVERY = 0.2, 0.05
+asked = stop.Stop(owns_process=True)
+with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(exits.STOPPED)):
     Path(sys.argv[1]).touch()
     time.sleep(600)
 """
 
 
-def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path: Path) -> None:
+def test_work_that_hangs_although_it_is_asked_to_stop_is_ended(tmp_path) -> None:
     command = [sys.executable, "-c", HANGS, str(tmp_path / "STOP")]
-    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == worker_room.STOPPED
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == STOPPED
 
 
 HANGING_DRIVE = """
     import time
     import colab_helpers.batch.status as room
-    genuine, room._FAR_WAIT = room.write_text, 0.2
+    genuine, room.FAR_WAIT = room.write_text, 0.2
     def write(path, text):
         if path.parent.name == "out":
             time.sleep(600)
@@ -434,19 +401,17 @@ HANGING_DRIVE = """
 
 
 def test_a_status_that_the_drive_does_not_take_does_not_kill_a_healthy_worker(
-    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch, tmp_path, monkeypatch
 ) -> None:
     at_start(monkeypatch, tmp_path, HANGING_DRIVE)
-    settings = SETTINGS.with_overrides(stall_timeout=10.0, gpu_memory_wait=0.0)
+    settings = SECONDS.with_overrides(stall_timeout=10.0, gpu_memory_wait=0.0)
     report = batch(work_dir=tmp_path / "local", settings=settings)
     assert report.ok
     assert report.summary.restarts == 0
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "terminate", "file", "verb"])
-def test_a_stop_is_clean_and_the_next_run_goes_on(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+@pytest.mark.parametrize("how", ["ctrl-c", "terminate", "file", "verb", "signals"])
+def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch, how) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=30)
     stopped = shell()
     process = stopped.start()
@@ -457,6 +422,9 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(
         process.terminate()
     elif how == "file":
         (tmp_path / "out" / STOP_NAME).touch()
+    elif how == "signals":  # to the worker itself
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            worker.send_signal(number)
     else:
         subprocess.run(
             [sys.executable, "-m", "colab_helpers", "stop", str(tmp_path / "out")],
@@ -475,7 +443,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(
     assert (report["files"][0]["status"], report["files"][2]["status"]) == ("done", "skipped")
     status = stopped.status()
     assert status["state"] == "cancelled"
-    assert status["files"][0]["state"] == "done"
+    assert status["files"][0]["status"] == "done"
     assert litter(tmp_path / "out", *NAMES) <= {".work"}
     assert not list((tmp_path / "out").rglob(".*.part*"))
     code, text = stopped.run()
@@ -486,9 +454,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(
     assert litter(tmp_path / "out", *NAMES) == set()
 
 
-def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=30)
     stopped = shell()
     process = stopped.start()
@@ -505,24 +471,7 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(
     assert litter(tmp_path / "out", *NAMES) == set()
 
 
-def test_signals_to_the_worker_itself(shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hold(monkeypatch, tmp_path, file=0, frame=1)
-    stopped = shell()
-    process = stopped.start()
-    worker = stopped.held()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
-        worker.send_signal(number)
-    worker.resume()
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert stopped.status()["state"] == "cancelled"
-    assert stopped.run()[0] == 0
-    assert repeated(tmp_path / "out") == {}
-
-
-def test_the_systems_out_of_memory_killer(
-    shell, tmp_path: Path, memory_group: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeypatch) -> None:
     hold(monkeypatch, tmp_path, file=1, frame=1)
     killed = shell()
     process = killed.start()
@@ -563,31 +512,26 @@ def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
     until(removed)
 
 
-def test_a_worker_that_has_grown_is_replaced_between_files(
-    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_worker_that_has_grown_is_replaced_between_files(monkeypatch) -> None:
     sizes = iter([100 << 20, 500 << 20])
-    monkeypatch.setattr(runner, "process_memory", lambda: next(sizes))
-    work = runner.Batch(None, [], None, [], "")  # type: ignore[arg-type]
-    work.resumption = type("R", (), {"recyclable": True})()  # type: ignore[assignment]
-    work._recycle()
-    with pytest.raises(runner.RecycleError, match="419 MB of RAM"):
-        work._recycle()
+    monkeypatch.setattr(batch_room, "process_memory", lambda: next(sizes))
+    growth = batch_room.Growth(recyclable=True)
+    growth.check()
+    with pytest.raises(batch_room.RecycleError, match="419 MB of RAM"):
+        growth.check()
 
 
-def test_a_replaced_worker_goes_on_with_the_same_run(
-    batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_replaced_worker_goes_on_with_the_same_run(batch, monkeypatch, tmp_path) -> None:
     """One worker for each file."""
     spy: list[int] = []
-    genuine = supervisor.Supervisor._started
+    genuine = supervisor.Supervisor.start_worker
 
-    def started(self: Any, path: Path, cause: str | None) -> Any:
-        end = genuine(self, path, cause)
+    def started(self: Any, cause: str) -> Any:
+        end = genuine(self, cause)
         spy.append(end.code)
         return end
 
-    monkeypatch.setattr(supervisor.Supervisor, "_started", started)
+    monkeypatch.setattr(supervisor.Supervisor, "start_worker", started)
     at_start(monkeypatch, tmp_path, GROWING)
     pids: set[int] = set()
     report = batch(on_status=lambda status: pids.add(status.pid))
@@ -605,12 +549,12 @@ GROWING = """
     from pathlib import Path
     place = Path(__file__).parents[1] / "processes"
     place.write_text((place.read_text() if place.exists() else "") + "x")
-    import colab_helpers.batch.runner as runner
-    runner._GROWTH, runner._GROWTH_BYTES = 0.0, 0
+    from colab_helpers.batch import run_batch
+    run_batch.GROWTH, run_batch.GROWTH_BYTES = 0.0, 0
 """
 
 
-def test_deaths_of_other_runs_do_not_count(batch, targets: Path, tmp_path: Path) -> None:
+def test_deaths_of_other_runs_do_not_count(batch, targets, tmp_path) -> None:
     assert batch().ok
     (done, *_) = entries(tmp_path / "out", "done")
     (tmp_path / "out" / "a.mp4").unlink()
@@ -620,7 +564,7 @@ def test_deaths_of_other_runs_do_not_count(batch, targets: Path, tmp_path: Path)
     assert batch().ok
 
 
-def test_a_status_of_a_dead_process_is_not_attached_to(batch, tmp_path: Path) -> None:
+def test_a_status_of_a_dead_process_is_not_attached_to(batch, tmp_path) -> None:
     assert batch().ok
     path = tmp_path / "out" / "status.json"
     status = json.loads(path.read_text())
@@ -629,17 +573,17 @@ def test_a_status_of_a_dead_process_is_not_attached_to(batch, tmp_path: Path) ->
     assert batch().ok
 
 
-def test_the_session_is_reckoned_with(batch, tmp_path: Path) -> None:
+def test_the_session_is_reckoned_with(batch, tmp_path) -> None:
     notes: list[str] = []
-    report = batch(session_minutes=60, shortest_first=True, on_note=notes.append)
+    report = batch(
+        session_minutes=60, shortest_first=True, on_status=lambda status: notes.extend(status.remarks)
+    )
     assert report.ok
     assert any("3 of 3 file(s) fit the 60 minutes" in note for note in notes)
     assert [Path(e["target"]).name for e in entries(tmp_path / "out", "started")] == list(NAMES)
 
 
-def test_bytes_and_pixels_reach_the_worker(
-    targets: Path, constant_models: Path, consent: str, tmp_path: Path
-) -> None:
+def test_bytes_and_pixels_reach_the_worker(targets, constant_models, consent, tmp_path) -> None:
     import cv2
     import numpy as np
 
@@ -647,28 +591,24 @@ def test_bytes_and_pixels_reach_the_worker(
     encoded = cv2.imencode(".jpg", image)[1].tobytes()
     report = run_batch(
         [image, encoded], [targets / "a.mp4"], tmp_path / "out",
-        consent=consent, settings=SETTINGS, models_dir=constant_models,
+        consent=consent, settings=SECONDS, models_dir=constant_models,
     )  # fmt: skip
     assert report.ok
     assert report.files[0].source == ["image in memory (ndarray)", "image in memory (bytes)"]
 
 
-def test_usage_errors_come_before_any_process(
-    batch, monkeypatch: pytest.MonkeyPatch, targets: Path, tmp_path: Path
-) -> None:
+def test_usage_errors_come_before_any_process(batch, monkeypatch, targets, tmp_path) -> None:
     monkeypatch.setattr(supervisor.subprocess, "Popen", None)
     with pytest.raises(UsageError, match="names none"):
         batch(video_range="9-12")
     assert not (tmp_path / "out").exists()
 
 
-def test_with_the_work_on_another_disk_that_is_lost(
-    shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_the_work_on_another_disk_that_is_lost(shell, tmp_path, monkeypatch) -> None:
     plain = shell(out="plain")
     assert plain.run()[0] == 0
     hold(monkeypatch, tmp_path, file=0, frame=55)
-    away = shell("--work-dir", str(tmp_path / "local"))
+    away = shell("out", "--work-dir", str(tmp_path / "local"))
     away.near = tmp_path / "local"
     process = away.start()
     away.held()
@@ -684,7 +624,7 @@ def test_with_the_work_on_another_disk_that_is_lost(
     assert not list((tmp_path / "local").rglob("*.*"))
 
 
-def test_a_batch_that_ends_leaves_the_job_of_one_that_waits(tmp_path: Path) -> None:
+def test_a_batch_that_ends_leaves_the_job_of_one_that_waits(tmp_path) -> None:
     places = WorkPlaces.of(tmp_path)
     places.local.mkdir()
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:

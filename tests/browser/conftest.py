@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ import nbformat
 import pytest
 
 from colab_helpers.demo import copy_demo
-from tests.browser.fronts import Lab, Voila
+from tests.browser.fronts import Lab, Shot, Voila
 from tests.browser.servers import LAB, ROOT, VOILA, end_kernels, environment, served
 
 if TYPE_CHECKING:
@@ -25,19 +25,11 @@ if TYPE_CHECKING:
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
     # Videos are played by the tests, which nobody has clicked.
     "--autoplay-policy=no-user-gesture-required",
-]
-
-
-Shot = Callable[[Any, str], None]
+]  # fmt: skip
 
 
 def _program() -> str | None:

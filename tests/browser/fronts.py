@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+Shot = Callable[[Any, str], None]
+"""Takes a picture of a page, or of a part of it, under a name."""
 SLOW = 40_000
 """Milliseconds that a whole notebook may take on a busy machine."""
 
@@ -24,33 +27,27 @@ class _Any:
 
     def __init__(self, page: Page, address: str) -> None:
         self.page, self.address = page, address
-        self.actions = 0
-        """What a person had to do so far."""
+        self.actions = 0  # what a person had to do so far
 
     def errors(self) -> list[str]:
         """The errors that the page shows."""
         return self.page.locator(_ERRORS).all_inner_texts()
 
     def act(self) -> None:
-        """Count something that a person does."""
         self.actions += 1
 
     def tab(self, title: str) -> None:
-        """Turn to a tab of the panel."""
         self.act()
         self.page.locator(".widget-tab li").filter(has_text=re.compile(f"^{title}$")).click()
 
     def button(self, label: str) -> Locator:
-        """A button of the panel."""
         return self.page.locator(".widget-button:visible").filter(has_text=re.compile(f"^{label}$"))
 
     def press(self, label: str) -> None:
-        """Press a button of the panel."""
         self.act()
         self.button(label).click()
 
     def sees(self, text: str) -> None:
-        """Wait until a text can be seen."""
         self.page.get_by_text(text).locator("visible=true").first.wait_for(timeout=SLOW)
 
     def changes(self, what: Locator, before: str, *, attribute: str = "") -> str:
@@ -78,7 +75,6 @@ class _Any:
         )
 
     def field(self, label: str) -> Locator:
-        """The widget beside a label."""
         return self.page.locator(f'.jupyter-widgets:visible:has(> label:text-is("{label}"))').last
 
 
@@ -89,7 +85,6 @@ class Lab(_Any):
     _workspaces = itertools.count()
 
     def open(self, notebook: str) -> None:
-        """Open a notebook and wait for its kernel."""
         self.act()
         self.page.goto(f"{self.address}/lab/workspaces/w{next(self._workspaces)}/tree/{notebook}")
         self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=SLOW)
@@ -102,25 +97,20 @@ class Lab(_Any):
         self.page.locator(".lm-Menu-itemLabel").filter(has_text=re.compile(f"^{item}$")).click()
 
     def run_all(self) -> None:
-        """Run all cells from the menu."""
         self._menu("Run", "Run All Cells")
 
     def interrupt(self) -> None:
-        """Interrupt the kernel from the menu."""
         self._menu("Kernel", "Interrupt Kernel")
 
     def code_cells(self) -> Locator:
-        """The code cells."""
         return self.page.locator(".jp-Notebook .jp-CodeCell")
 
     def cell(self, title: str) -> Locator:
-        """A cell, known by its title."""
         return self.code_cells().filter(
             has=self.page.locator(".jp-InputArea-editor").filter(has_text=f"#@title {title}")
         )
 
     def run_cell(self, title: str) -> None:
-        """Run one cell, known by its title."""
         self.act()
         self.cell(title).locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+Enter")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.media.segments import SUFFIX
-from tests.browser.fronts import SLOW, Lab, Voila
+from tests.browser.fronts import SLOW, Lab, Shot, Voila
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
+DESCRIBED = re.compile("Swapper only|Best picture")
+"""What two of the presets are said to be."""
 TIMES = 6
 """How often the demo's clip is shown in a video whose run takes a while."""
 
@@ -65,27 +67,32 @@ def drag(front: Lab | Voila, label: str, share: float) -> None:
     mouse.up()
 
 
-def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
-    site.long_clip(own.clip, TIMES)
-    voila.open(site.copy("batch_swap.ipynb", "own.ipynb", **filled(own, site)))
-    voila.finish()
+def choose(voila: Voila, shot: Shot) -> None:
     page = voila.page
-    voila.sees("Sources")
-    shot(page, "panel-sources")
+    page.locator(".widget-tab").wait_for()
+    shot(page, "panel-photos")
 
-    voila.tab("Settings")
-    described = page.locator(".widget-html-content:visible").filter(has_text="Speed:")
+    described = page.locator(".widget-html-content:visible").filter(has_text=DESCRIBED)
     before = described.first.text_content()
     voila.field("Preset").locator("select").select_option("quality")
     after = voila.changes(described, before)
     assert "Best picture" in after
-    shot(page, "panel-settings")
     voila.field("Preset").locator("select").select_option("light")
     voila.changes(described, after)
-    voila.tab("Targets")
+    overrides = voila.field("Overrides").locator("textarea")
+    overrides.fill("segment_second: 1")
+    overrides.blur()
+    voila.sees("Did you mean segment_seconds instead of segment_second?")
+    overrides.fill("segment_seconds: 1")
+    overrides.blur()
+    page.get_by_text("Did you mean").wait_for(state="detached")
+    voila.tab("Videos")
     voila.sees("holiday.mp4")
-    shot(page, "panel-targets")
+    shot(page, "panel-videos")
 
+
+def preview(voila: Voila, shot: Shot) -> None:
+    page = voila.page
     voila.tab("Preview")
     picture = page.locator('img[alt="after"]:visible')
     picture.wait_for()
@@ -98,6 +105,9 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     assert page.locator('img[alt="before"]:visible').get_attribute("src") != first[0]
     shot(page, "panel-preview")
 
+
+def start(voila: Voila, shot: Shot) -> None:
+    page = voila.page
     voila.tab("Run")
     voila.sees("1 file(s), preset light")
     voila.press("Start")
@@ -109,6 +119,16 @@ def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
     voila.changes(last, shown, attribute="src")
     assert page.locator("svg:visible").count() >= 3
     shot(page.locator(".widget-tab"), "panel-run")
+
+
+def test_choose_preview_start_stop_and_go_on(voila, site, own, shot):
+    site.long_clip(own.clip, TIMES)
+    voila.open(site.copy("batch_swap.ipynb", "own.ipynb", **filled(own, site)))
+    voila.finish()
+    choose(voila, shot)
+    preview(voila, shot)
+    start(voila, shot)
+    page = voila.page
     end = time.monotonic() + SLOW / 1000
     while not segments(own.out):
         assert time.monotonic() < end
@@ -150,8 +170,6 @@ def test_buttons_and_cells_in_jupyter(lab, site, own, shot):
     lab.run_cell("4. Results")
     lab.cell("4. Results").locator("video").wait_for()
     assert lab.errors() == []
-    panel.locator("video").wait_for(state="attached")
-    lab.tab("Results")
     lab.plays(panel.locator("video:visible"))
     journal = (own.out / "journal.jsonl").read_text()
     assert len(re.findall('"event":"started"', journal)) == 1

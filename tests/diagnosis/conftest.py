@@ -13,12 +13,14 @@ import onnx
 import pytest
 from filelock import FileLock
 
-from colab_helpers import install
+from colab_helpers import requirements
 from colab_helpers.__main__ import main
 from colab_helpers.diagnosis import subject
+from colab_helpers.diagnosis.doctor import QUESTIONS, examine
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.models import session
+from colab_helpers.settings import load_settings
 
 T4 = Machine(2, 12 * GIB, Gpu("Tesla T4", 15 * GIB, "550.1"), "3.11.7", "test", on_colab=False)
 NO_GPU = Machine(2, 12 * GIB, None, "3.11.7", "test", on_colab=False)
@@ -56,12 +58,18 @@ class Doctor:
         assert data["ok"] == (code == 0) == all(check.status != "fail" for check in checks)
         return Answer(code, {check.name: check for check in checks})
 
+    def ask(self, *questions: str) -> Answer:
+        """Only some of the questions, without the command line."""
+        found = subject.Subject.here(load_settings(), models_dir=self.models, folder=Path())
+        result = examine(found, {name: QUESTIONS[name] for name in questions})
+        return Answer(0 if result.ok else 1, {check.name: check for check in result.checks})
+
 
 @pytest.fixture
 def doctor(capsys: pytest.CaptureFixture[str], standins: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     """The doctor on a machine without a GPU, whatever this one has, with the stand-ins."""
     monkeypatch.setattr(subject, "this_machine", lambda: NO_GPU)
-    monkeypatch.setattr(install, "find_cuda", lambda: None)
+    monkeypatch.setattr(requirements, "find_cuda", lambda: None)
     Pretend(monkeypatch).installed(without=("onnxruntime-gpu",), onnxruntime="1.26.0")
     return Doctor(capsys, standins)
 
@@ -74,16 +82,16 @@ class Pretend:
 
     def installed(self, without: tuple[str, ...] = (), **versions: str) -> None:
         """Other versions of packages; underscores in names are hyphens."""
-        real = install.installed_versions
+        real = requirements.installed_versions
         others = {name.replace("_", "-"): version for name, version in versions.items()}
 
         def changed(names: object) -> dict[str, str]:
             found = {**real(names), **others}  # type: ignore[arg-type]
             return {name: version for name, version in found.items() if name not in without}
 
-        self.monkeypatch.setattr(install, "installed_versions", changed)
+        self.monkeypatch.setattr(requirements, "installed_versions", changed)
 
-    def gpu(self, cuda: install.Cuda, *, problem: str | None, wheel: str | None = "1.26.0") -> None:
+    def gpu(self, cuda: requirements.Cuda, *, problem: str | None, wheel: str | None = "1.26.0") -> None:
         """A T4 whose driver and libraries are these, and on which a network runs or has a problem.
 
         Args:
@@ -92,7 +100,7 @@ class Pretend:
             wheel: Version of onnxruntime-gpu; None for the CPU build.
         """
         self.monkeypatch.setattr(subject, "this_machine", lambda: T4)
-        self.monkeypatch.setattr(install, "find_cuda", lambda: cuda)
+        self.monkeypatch.setattr(requirements, "find_cuda", lambda: cuda)
         self.monkeypatch.setattr(session, "cuda_problem", lambda _: problem)
         name = "onnxruntime.capi.build_and_package_info"
         self.monkeypatch.setitem(sys.modules, name, ModuleType(name))  # says nothing of CUDA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,25 +12,25 @@ import pytest
 
 from colab_helpers.__main__ import FAILURE
 from colab_helpers.diagnosis import video
+from colab_helpers.diagnosis.doctor import Question
+from colab_helpers.diagnosis.findings import Check
 from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.machine import Machine
 from colab_helpers.media import encoders
 from colab_helpers.settings import load_settings
 from tests.diagnosis.conftest import NO_GPU, T4, Doctor
 
+Change = Callable[[list], list]
 ALL = ("h264_nvenc", "hevc_nvenc", "libx264", "libx265")
 
 
-@pytest.fixture
-def on_t4(standins: Path) -> Subject:
-    return Subject.here(load_settings(), models_dir=standins, folder=Path(), machine=T4)
+def seen_by(question: Question, machine: Machine) -> Check:
+    subject = Subject.here(load_settings(), models_dir=None, folder=Path(), machine=machine)
+    (check,) = question(subject)
+    return check
 
 
-@pytest.fixture
-def without(standins: Path) -> Subject:
-    return Subject.here(load_settings(), models_dir=standins, folder=Path(), machine=NO_GPU)
-
-
-def hardware(monkeypatch: pytest.MonkeyPatch, change) -> None:
+def hardware(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """NVDEC that gives the software decoder's frames, changed."""
     real = video.decode
     monkeypatch.setattr(
@@ -37,20 +38,19 @@ def hardware(monkeypatch: pytest.MonkeyPatch, change) -> None:
     )
 
 
-def test_the_trial_video_comes_back(without: Subject) -> None:
+def test_the_trial_video_comes_back_and_nvdec_counts_when_its_pictures_are_equal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     frames = video.decode(video.trial_video())
     assert len(frames) == video.FRAMES
     assert all(frame.shape == (video.HEIGHT, video.WIDTH) for frame in frames)
     apart = [np.abs(a.astype(int) - b).mean() for a, b in pairwise(frames)]
-    assert min(apart) > video._TOLERANCE  # frames in another order would be noticed
-    (check,) = video.decoder(without)
-    assert check.status == "pass"
-
-
-def test_nvdec_counts_when_its_pictures_are_equal(on_t4: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert min(apart) > video.TOLERANCE  # frames in another order would be noticed
+    assert seen_by(video.decoder, NO_GPU).status == "pass"
     hardware(monkeypatch, lambda frames: frames)
-    (check,) = video.decoder(on_t4)
-    assert (check.status, "by NVDEC, with equal pictures" in check.detail) == ("pass", True)
+    assert "by NVDEC, with equal pictures" in seen_by(video.decoder, T4).detail
+    monkeypatch.setattr(video, "decode", lambda *_: [])
+    assert seen_by(video.decoder, T4).status == "fail"
 
 
 def refuse(_: list) -> list:
@@ -66,26 +66,16 @@ def refuse(_: list) -> list:
     ],
 )
 def test_nvdec_that_does_not_work_is_told_where_there_is_a_gpu(
-    on_t4: Subject,
-    without: Subject,
-    monkeypatch: pytest.MonkeyPatch,
-    change,
-    reason: str,
+    monkeypatch: pytest.MonkeyPatch, change: Change, reason: str
 ) -> None:
     hardware(monkeypatch, change)
-    (check,) = video.decoder(on_t4)
+    check = seen_by(video.decoder, T4)
     assert check.status == "warn"
     assert "NVDEC is not usable" in check.detail
     assert reason in check.detail
     assert "NVIDIA_DRIVER_CAPABILITIES" in check.remedy
-    (other,) = video.decoder(without)
+    other = seen_by(video.decoder, NO_GPU)
     assert (other.status, "NVDEC is not usable" in other.detail) == ("pass", True)
-
-
-def test_a_decoder_that_loses_frames_fails(without: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "decode", lambda *_: [])
-    (check,) = video.decoder(without)
-    assert check.status == "fail"
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *working: str) -> None:
@@ -102,12 +92,9 @@ def only(monkeypatch: pytest.MonkeyPatch, *working: str) -> None:
         ((), False, "fail"),
     ],
 )
-def test_encoders(
-    on_t4: Subject, without: Subject, monkeypatch: pytest.MonkeyPatch, working: tuple[str, ...], gpu: bool,
-    status: str,
-) -> None:  # fmt: skip
+def test_encoders(monkeypatch: pytest.MonkeyPatch, working: tuple[str, ...], gpu: bool, status: str) -> None:
     only(monkeypatch, *working)
-    (check,) = video.encoder(on_t4 if gpu else without)
+    check = seen_by(video.encoder, T4 if gpu else NO_GPU)
     assert check.status == status
     assert ("NVENC is not usable (Operation not permitted)" in check.detail) == ("h264_nvenc" not in working)
     assert bool(check.remedy) == (status != "pass")

@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
-from colab_helpers.batch.results import model_digest
+from colab_helpers.batch.earlier import model_digest
 from colab_helpers.faces import engine
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
-from colab_helpers.models import origin
+from colab_helpers.models import inventory
 from colab_helpers.models.half import convert
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings, load_settings
-from tests.models.graphs import half_graph, small_inswapper
-from tests.models.pretend import CUDA, PretendedGpu, pretend_gpu
+from tests.helpers.gpu import CUDA, PretendedGpu, pretend_gpu
+from tests.helpers.networks import half_graph, small_inswapper
 
 CPU = Runtime("cpu", threads=1)
 DETECTOR, SWAPPER = "det_10g.onnx", "inswapper_128.onnx"
@@ -84,7 +84,7 @@ def test_a_run_says_that_nobody_knows_a_file_and_hashes_it_once(
         "licence are not known",
     )
     assert Engine.open(settings(), models_dir=models).notes == expected
-    monkeypatch.setattr(origin, "sha256_of", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(inventory, "sha256_of", lambda path: pytest.fail("hashed again"))
     assert Engine.open(settings(), models_dir=models).notes == expected
     (note,) = Engine.open(settings(swapper_model="mine"), models_dir=models).notes
     assert note.startswith("mine: not in the catalogue; the file that is there is used")
@@ -121,7 +121,7 @@ def test_the_first_run_on_a_gpu(models: Path, gpu: PretendedGpu) -> None:
     assert np.abs(swapped(plain).astype(int) - swapped(opened)).max() <= 5
     assert opened.pool is not None
     # As in every report: the model's name, whatever the file is called.
-    assert [model.name for model in opened.pool.loaded][-1] == "inswapper_128"
+    assert list(opened.pool.loaded)[-1] == "inswapper_128"
     again = Engine.open(settings(execution_provider="cuda"), models_dir=models)
     assert not any("compared" in note for note in again.notes)
 

@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Status, summarize
-from colab_helpers.batch.status import BatchStatus, FileStatus
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, State, summarize
+from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
+from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import GpuSample, Sample
 from colab_helpers.settings import Settings
 
@@ -39,7 +40,7 @@ _VOID = {"meta", "img", "br"}
 
 def a_file(target: Path | str, output: Path | str | None = None, **values: Any) -> FileReport:
     """A file that is done where it has an output."""
-    status: Status = "done" if output else "failed"
+    status: State = "done" if output else "failed"
     given = {"source": ["face.png"], "frames_in": 8, "frames_out": 8, "faces_swapped": 8, **values}
     return FileReport(
         target=str(target), output=str(output) if output else None, **{"status": status, **given}
@@ -48,8 +49,8 @@ def a_file(target: Path | str, output: Path | str | None = None, **values: Any) 
 
 def a_report(*files: FileReport, **values: Any) -> BatchReport:
     """A run of some files."""
-    summary = summarize(list(files), seconds=754.2, memory_warnings=values.pop("memory_warnings", 0))
-    summary.restarts = values.pop("restarts", 0)
+    counts = {name: values.pop(name, 0) for name in ("memory_warnings", "restarts")}
+    summary = summarize(list(files), seconds=754.2, **counts)
     given = {
         "consent": "The person shown has agreed.",
         "settings": Settings().model_dump(mode="json"),
@@ -79,7 +80,24 @@ def sample(number: int = 0, *, gpu: dict[str, Any] | None = GPU, **values: Any) 
     return Sample(**{**given, **values}, gpu=GpuSample(**gpu) if gpu is not None else None)
 
 
-def a_status(*files: FileStatus, **values: Any) -> BatchStatus:
+def a_progress(frame: int = 120, frames: int | None = 480, **values: Any) -> Progress:
+    """A file at work."""
+    given = {
+        "file": "a.mp4",
+        "file_index": 0,
+        "file_count": 2,
+        "fps": 24.04,
+        "eta": 75.0,
+        "ram_percent": 40.0,
+        "gpu_percent": None,
+        "provider": "cuda",
+        "threads": 8,
+        "batch_size": 4,
+    }
+    return Progress(frame=frame, frames=frames, **{**given, **values})
+
+
+def a_status(*files: FileReport, **values: Any) -> BatchStatus:
     """A batch at work in this process."""
     given = {"pid": os.getpid(), "host": socket.gethostname(), "started": START, "updated": START + 60}
     return BatchStatus(**{**given, **values}, files=list(files))
@@ -148,3 +166,9 @@ class Page(HTMLParser):
         for tag, attributes in self.tags:
             assert (attributes.get("src") or "data:").startswith("data:"), tag
             assert (attributes.get("href") or "#").startswith("#"), tag
+
+
+def bare_sample(when: float, **values: Any) -> Sample:
+    """A sample of a run on a machine without a GPU."""
+    given = {"ram_used": 40, "ram_total": 100, "file": "a.mp4", "fps": 25.0, "stage": "frames"}
+    return Sample(**{**given, **values}, time=when)

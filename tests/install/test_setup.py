@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -97,7 +96,8 @@ def sandbox(tmp_path) -> Sandbox:
     (root / "colab_helpers").mkdir(parents=True)
     shutil.copy(ROOT / "setup.sh", root)
     shutil.copy(ROOT / "pyproject.toml", root)
-    shutil.copy(ROOT / "colab_helpers" / "install.py", root / "colab_helpers")
+    for name in ("__init__.py", "install.py", "requirements.py"):
+        shutil.copy(ROOT / "colab_helpers" / name, root / "colab_helpers")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
     packages = next((root / ".venv" / "lib").glob("python3*")) / "site-packages"
     shutil.copytree(Path(packaging.__file__).parent, packages / "packaging")
@@ -116,6 +116,7 @@ def test_a_second_install_makes_no_package_call(sandbox):
     assert "insightface>=2.0,<3" in bare["arguments"]
     assert "--no-deps" in bare["arguments"]
     assert "--no-deps" not in with_dependencies["arguments"]
+    assert with_dependencies["pins"] == []  # nobody else uses it
 
     second = sandbox.call("install", "dev", "notebook")
     assert second.returncode == 0, second.stderr
@@ -123,14 +124,8 @@ def test_a_second_install_makes_no_package_call(sandbox):
     assert len(sandbox.calls()) == 2
 
 
-def test_an_environment_of_ones_own_is_not_pinned(sandbox):
-    sandbox.hold("numpy", "2.1.3")
-    assert sandbox.call("install").returncode == 0
-    assert "pins" not in sandbox.calls()[0]
-
-
 def test_on_colab_what_is_there_is_pinned_and_not_asked_for(sandbox):
-    held = {"numpy": "2.1.3", "opencv-contrib-python": "4.14.0.94", "protobuf": "5.29.6"}
+    held = {"numpy": "2.1.3", "opencv-python-headless": "5.0.0.93", "protobuf": "5.29.6"}
     for name, version in held.items():
         sandbox.hold(name, version)
     python = str(sandbox.root / ".venv" / "bin" / "python")
@@ -139,7 +134,7 @@ def test_on_colab_what_is_there_is_pinned_and_not_asked_for(sandbox):
     first = sandbox.calls()[0]
     assert {f"{name}=={version}" for name, version in held.items()} <= set(first["pins"])
     asked = {word.split(">")[0].split("<")[0] for word in first["arguments"]}
-    assert not asked & {*held, "opencv-python-headless"}
+    assert not asked & {*held}
     assert {"av", "onnx", "papermill"} <= asked
 
 
@@ -157,11 +152,11 @@ def test_two_runtimes_go_and_one_comes_back(sandbox):
 
 
 def test_a_failure_names_step_reason_and_remedy(sandbox):
-    done = sandbox.call("install", says="ERROR: [Errno 28] No space left on device")
+    done = sandbox.call("install", says="progress\n" * 30 + "ERROR: [Errno 28] No space left on device")
     assert done.returncode == 1
     assert "The step 'install packages' failed" in done.stderr
     assert "[Errno 28]" in done.stderr
-    assert "What to do: free some disk space" in done.stderr
+    assert "What to do: find the reason in the lines above: the network" in done.stderr
 
 
 def test_where_uv_fails_pip_is_tried(sandbox):
@@ -172,25 +167,6 @@ def test_where_uv_fails_pip_is_tried(sandbox):
     assert done.returncode == 0, done.stderr
     assert "uv could not do it (error: no such index); trying pip" in done.stdout
     assert len(sandbox.calls()) == 2
-
-
-def test_the_reason_is_found_beyond_the_lines_shown(sandbox):
-    words = "error: externally-managed-environment\n" + "advice\n" * 30
-    done = sandbox.call("install", says=words)
-    assert "externally-managed" not in done.stderr
-    assert "What to do: the system's Python does not take packages: leave out --system" in done.stderr
-
-
-def test_checking_installs_nothing(sandbox):
-    python = sandbox.root / ".venv" / "bin" / "python"
-    script = sandbox.root / "colab_helpers" / "install.py"
-    environment = {**os.environ, "PIP_LOG": str(sandbox.log)}
-    done = subprocess.run(
-        [python, script, "--check"], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "missing: numpy" in done.stderr
-    assert sandbox.calls() == []
 
 
 def test_a_broken_environment_is_made_anew(sandbox, tmp_path):
@@ -205,15 +181,12 @@ def test_a_broken_environment_is_made_anew(sandbox, tmp_path):
     assert "What to do:" in done.stderr
 
 
-def test_an_unsuitable_python_is_refused(sandbox):
+def test_an_unsuitable_python_and_a_misspelt_verb_are_refused(sandbox):
     shutil.rmtree(sandbox.root / ".venv")
     done = sandbox.call("install", PYTHON="/bin/false")
     assert done.returncode == 1
     assert 'The step "find Python" failed' in done.stderr
     assert "PYTHON=/path/to/python3.12" in done.stderr
-
-
-def test_wrong_usage_shows_the_usage(sandbox):
     done = sandbox.call("instal")
     assert done.returncode == 2
     assert "bash setup.sh [--system] install" in done.stderr

@@ -129,8 +129,8 @@ def test_bad_input_is_named(clip: Clip, kind: str) -> None:
     assert isinstance(caught.value, ValueError)
 
 
-def test_missing_file_is_a_builtin_error_too(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"none\.mp4"):
         probe(tmp_path / "none.mp4")
 
 

@@ -5,15 +5,19 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from colab_helpers.models import download
 from colab_helpers.models.catalog import Archive, Licence, ModelEntry, Source
+from colab_helpers.models.download import PreloadedFile
+from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.records import part_path
-from colab_helpers.models.transfer import Limits
-from tests.models.graphs import build, node
-from tests.models.server import FaultServer
+from colab_helpers.models.transfer import FetchOptions, Limits
+from tests.helpers.networks import build, node
+from tests.helpers.server import FaultServer
 
 FREE = Licence(name="MIT", link="https://opensource.org/license/mit", non_commercial=False, forbids="Little.")
 RESTRICTED = Licence(
@@ -77,6 +81,18 @@ def network(factor: float = 1.0) -> bytes:
     return build(
         [node("Mul", "input factor", "output")], (1, 3, 32, 32), weights={"factor": np.float32(factor)}
     ).SerializeToString()
+
+
+def fetch(
+    root: Path,
+    *entries: ModelEntry,
+    verify: bool = False,
+    on_progress: ProgressCallback | None = None,
+    **options: Any,
+) -> list[PreloadedFile]:
+    """Fetch with little patience, unless ``options`` say otherwise."""
+    chosen = FetchOptions(**{"limits": QUICK, **options})
+    return download.fetch(root, entries, chosen, verify=verify, on_progress=on_progress)
 
 
 def assert_clean(root: Path) -> None:

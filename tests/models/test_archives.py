@@ -11,10 +11,9 @@ import pytest
 
 from colab_helpers.errors import ModelError
 from colab_helpers.models.catalog import Archive, Source
-from colab_helpers.models.download import Downloader
-from tests.models import server as faults
-from tests.models.conftest import BODY, QUICK, assert_nothing_in_place, assert_right, model, sha256, source
-from tests.models.server import FaultServer
+from tests.helpers import server as faults
+from tests.helpers.server import FaultServer
+from tests.models.conftest import BODY, assert_nothing_in_place, assert_right, fetch, model, sha256, source
 
 
 def zipped(members: Mapping[str, bytes], *, pack: int = zipfile.ZIP_STORED) -> bytes:
@@ -34,39 +33,23 @@ def in_zip(url: str, body: bytes, *, member: str = "net.onnx", content: bytes = 
 def test_member(tmp_path: Path, server: FaultServer, name: str) -> None:
     body = zipped({"other.onnx": b"other", name: BODY, "x_net.onnx": b"x"}, pack=zipfile.ZIP_DEFLATED)
     server.add("/pack.zip", body, faults.drop(1000))
-    [fetched] = Downloader(tmp_path, limits=QUICK).fetch([model(in_zip(server.url("/pack.zip"), body))])
+    [fetched] = fetch(tmp_path, model(in_zip(server.url("/pack.zip"), body)))
     assert fetched.origin == server.url("/pack.zip")
     assert_right(tmp_path)
 
 
 def test_one_zip_serves_several_models_and_is_fetched_once(tmp_path: Path, server: FaultServer) -> None:
-    bodies = {f"{name}.onnx": BODY + name.encode() for name in "abcd"}
-    body = zipped(bodies)
+    bodies = {name: BODY + name.encode() for name in "abcd"}
+    body = zipped({f"{name}.onnx": content for name, content in bodies.items()})
     route = server.add("/pack.zip", body, always=faults.paced(100_000, 0.02))
-    entries = [
-        model(
-            in_zip(server.url("/pack.zip"), body, member=name, content=content),
-            name=name.removesuffix(".onnx"),
-        )
+    sources = {
+        name: in_zip(server.url("/pack.zip"), body, member=f"{name}.onnx", content=content)
         for name, content in bodies.items()
-    ]
-    Downloader(tmp_path, limits=QUICK, workers=3).fetch(entries)
+    }
+    fetch(tmp_path, *(model(where, name=name) for name, where in sources.items()))
     assert route.sent == len(body)
     for name, content in bodies.items():
-        assert_right(tmp_path, content, name.removesuffix(".onnx"))
-
-
-def test_zip_is_the_fallback_of_a_single_file(tmp_path: Path, server: FaultServer) -> None:
-    body = zipped({"net.onnx": BODY})
-    server.add("/pack.zip", body)
-    Downloader(tmp_path, limits=QUICK).fetch(
-        [model(source(server.url("/gone")), in_zip(server.url("/pack.zip"), body))]
-    )
-    assert_right(tmp_path)
-
-
-def twice() -> bytes:
-    return zipped({"a/net.onnx": BODY, "b/net.onnx": BODY})
+        assert_right(tmp_path, content, name)
 
 
 def damaged() -> bytes:
@@ -77,7 +60,7 @@ def damaged() -> bytes:
 
 BAD = {
     "missing": (zipped({"other.onnx": BODY}), "0 times instead of once"),
-    "twice": (twice(), "2 times instead of once"),
+    "twice": (zipped({"a/net.onnx": BODY, "b/net.onnx": BODY}), "2 times instead of once"),
     "damaged": (damaged(), "zip is damaged"),
     "not a zip": (BODY, "zip is damaged"),
     "cut off": (zipped({"net.onnx": BODY})[:-500], "zip is damaged"),
@@ -88,22 +71,23 @@ BAD = {
 
 @pytest.mark.parametrize(("body", "message"), BAD.values(), ids=BAD)
 def test_bad_zip(tmp_path: Path, server: FaultServer, body: bytes, message: str) -> None:
-    root = tmp_path / "root"
+    root, where = tmp_path / "root", in_zip(server.url("/pack.zip"), body)
     server.add("/pack.zip", body)
     server.add("/net", BODY)
     with pytest.raises(ModelError, match=message):
-        Downloader(root, limits=QUICK).fetch([model(in_zip(server.url("/pack.zip"), body))])
+        fetch(root, model(where))
     assert_nothing_in_place(root)
-    Downloader(root, limits=QUICK).fetch(
-        [model(in_zip(server.url("/pack.zip"), body), source(server.url("/net")))]
-    )
+    fetch(root, model(where, source(server.url("/net"))))
     assert_right(root)
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
-def test_wrong_zip_is_refused_by_its_hash(tmp_path: Path, server: FaultServer) -> None:
+def test_wrong_zip_is_refused_by_its_hash_and_serves_nothing(tmp_path: Path, server: FaultServer) -> None:
     body = zipped({"net.onnx": BODY})
-    server.add("/pack.zip", body, always=faults.other_bytes)
+    where = in_zip(server.url("/pack.zip"), body)
+    server.add("/pack.zip", body, faults.other_bytes)
     with pytest.raises(ModelError, match="wrong bytes"):
-        Downloader(tmp_path, limits=QUICK).fetch([model(in_zip(server.url("/pack.zip"), body))])
+        fetch(tmp_path, model(where))
     assert_nothing_in_place(tmp_path)
+    fetch(tmp_path, model(source(server.url("/gone")), where))  # as the fallback of a single file
+    assert_right(tmp_path)

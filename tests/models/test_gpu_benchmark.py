@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.gpu import Bench
-from tests.models.pretend import CUDA, T4, pretend_gpu
+from tests.helpers.gpu import CUDA, T4, pretend_gpu
 
 
 def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path) -> None:

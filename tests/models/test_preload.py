@@ -7,13 +7,15 @@ import onnx
 import pytest
 
 from colab_helpers.errors import LicenceError, ModelError
+from colab_helpers.models import half
 from colab_helpers.models.preload import PreloadReport, preload, preview
 from colab_helpers.models.session import STANDIN_KEY
+from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.settings import Settings
+from tests.helpers.gpu import pretend_gpu
+from tests.helpers.networks import small_inswapper
+from tests.helpers.server import FaultServer
 from tests.models.conftest import BODY, QUICK, assert_right, sha256
-from tests.models.graphs import small_inswapper
-from tests.models.pretend import pretend_gpu
-from tests.models.server import FaultServer
 
 ROLES = {
     "buffalo_l/det_10g": "detector",
@@ -28,6 +30,10 @@ RESTRICTED = {
     "non_commercial": True,
     "forbids": "Selling.",
 }
+
+
+ACCEPTING = FetchOptions(accept_licences=True, limits=QUICK)
+PLAIN = FetchOptions(limits=QUICK)
 
 
 def body_of(name: str) -> bytes:
@@ -52,81 +58,61 @@ def models(server: FaultServer) -> dict[str, Any]:
     return entries
 
 
-def test_preload(tmp_path: Path, models: dict[str, Any]) -> None:
-    report = preload(Settings(), models_dir=tmp_path, user_models=models, accept_licences=True, limits=QUICK)
+def test_preload(tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLAB_HELPERS_MODELS", str(tmp_path))
+    report = preload(Settings(), ACCEPTING, models_dir=tmp_path, user_models=models)
     assert [file.name for file in report.files] == NAMES
     assert {file.source for file in report.files} == {"downloaded"}
-    assert report.bytes_fetched == sum(len(body_of(name)) for name in NAMES)
     for file in report.files:
         assert (file.path, file.sha256) == (tmp_path / f"{file.name}.onnx", sha256(body_of(file.name)))
         assert (file.licence_accepted_at is not None) == file.non_commercial == (file.name == "inswapper_128")
         assert_right(tmp_path, body_of(file.name), file.name)
     assert PreloadReport.model_validate_json(report.model_dump_json()) == report
-    again = preload(Settings(), models_dir=tmp_path, user_models=models, offline=True)
+    again = preload(Settings(), FetchOptions(offline=True), user_models=models)
     assert {file.source for file in again.files} == {"present"}
-    assert again.bytes_fetched == 0
 
 
 def test_swapper_only_needs_no_enhancer(tmp_path: Path, models: dict[str, Any]) -> None:
     settings = Settings(frame_processors=("face_swapper",))
-    report = preload(settings, models_dir=tmp_path, user_models=models, accept_licences=True, limits=QUICK)
+    report = preload(settings, ACCEPTING, models_dir=tmp_path, user_models=models)
     assert [file.name for file in report.files] == NAMES[:3]
 
 
 def test_licence_is_asked_for_before_anything_is_fetched(tmp_path: Path, models: dict[str, Any]) -> None:
     with pytest.raises(LicenceError, match="inswapper_128"):
-        preload(Settings(), models_dir=tmp_path, user_models=models, limits=QUICK)
+        preload(Settings(), PLAIN, models_dir=tmp_path, user_models=models)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_preview(tmp_path: Path, models: dict[str, Any]) -> None:
     (tmp_path / "inswapper_128.onnx").write_bytes(body_of("inswapper_128"))
     found = preview(Settings(), models_dir=tmp_path, user_models=models)
-    assert found.present == ("inswapper_128",)
     assert found.missing == {name: len(body_of(name)) for name in NAMES if name != "inswapper_128"}
-    assert found.bytes_missing == sum(size or 0 for size in found.missing.values())
     assert len(found.licences.splitlines()) == 4
-
-
-def test_folder_of_the_environment(
-    tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLAB_HELPERS_MODELS", str(tmp_path / "there"))
-    report = preload(Settings(), user_models=models, accept_licences=True, limits=QUICK)
-    assert report.root == tmp_path / "there"
-    assert_right(tmp_path / "there", body_of("inswapper_128"), "inswapper_128")
 
 
 @pytest.mark.parametrize("name", ["no_such_net", "hyperswap_1a_256"])
 def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(tmp_path: Path, name: str) -> None:
     settings = Settings(swapper_model=name)
-    for ask in (preview, preload):
-        with pytest.raises(ModelError, match=f"{name}: there is no swapper of that name"):
-            ask(settings, models_dir=tmp_path)
-
-
-def test_offline_names_everything_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as caught:
-        preload(Settings(), models_dir=tmp_path, offline=True, accept_licences=True)
-    for name in NAMES:
-        assert f"{name}.onnx" in str(caught.value)
-    assert "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_l.zip" in str(
-        caught.value
-    )
+    with pytest.raises(ModelError, match=f"{name}: there is no swapper of that name"):
+        preview(settings, models_dir=tmp_path)
+    with pytest.raises(ModelError, match=f"{name}: there is no swapper of that name"):
+        preload(settings, PLAIN, models_dir=tmp_path)
 
 
 def test_stand_ins_are_left_alone(tmp_path: Path, models: dict[str, Any]) -> None:
     path = tmp_path / "inswapper_128.onnx"
     path.write_bytes(b"\x00" * 100 + STANDIN_KEY.encode() + b"\x00" * 100)
     with pytest.raises(ModelError, match="stand-in"):
-        preload(Settings(), models_dir=tmp_path, user_models=models, accept_licences=True, limits=QUICK)
+        preload(Settings(), ACCEPTING, models_dir=tmp_path, user_models=models)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_preview_of_the_shipped_catalogue(tmp_path: Path) -> None:
     found = preview(Settings(), models_dir=tmp_path)
-    assert list(found.missing) == NAMES
-    assert found.bytes_missing == 16_923_827 + 174_383_860 + 555_303_150 + 340_299_087
+    assert list(found.missing.items()) == list(
+        zip(NAMES, (16_923_827, 174_383_860, 555_303_150, 340_299_087), strict=True)
+    )
     assert "InsightFace" in found.licences
 
 
@@ -140,7 +126,7 @@ def own_swapper(folder: Path) -> Settings:
 
 def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path, models: dict[str, Any]) -> None:
     settings = own_swapper(tmp_path)
-    report = preload(settings, models_dir=tmp_path, user_models=models, limits=QUICK)
+    report = preload(settings, PLAIN, models_dir=tmp_path, user_models=models)
     own = report.files[-1]
     assert (own.name, own.role, own.source, own.sha256) == (
         "my_swapper",
@@ -155,28 +141,28 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path, models: dict[s
     )
     assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
     found = preview(settings, models_dir=tmp_path, user_models=models)
-    assert "my_swapper" in found.present
+    assert "my_swapper" not in found.missing
     assert "Whatever the maker of the weights forbids" in found.licences
-
-
-def test_a_name_that_is_neither_there_nor_known_is_refused(tmp_path: Path, models: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="my_swapper"):
-        preload(Settings(swapper_model="my_swapper"), models_dir=tmp_path, user_models=models, limits=QUICK)
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("provider", ["auto", "cpu"])
-def test_models_are_made_to_fit_a_gpu(
+def test_models_are_made_to_fit_a_gpu_once_for_all_machines(
     tmp_path: Path, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     pretend_gpu(monkeypatch)
-    settings = Settings(
-        swapper_model="my_swapper", frame_processors=("face_swapper",), execution_provider=provider
-    )
-    onnx.save(small_inswapper(), tmp_path / "my_swapper.onnx")
-    report = preload(settings, models_dir=tmp_path, user_models=models, limits=QUICK)
-    made = list((tmp_path / "converted").glob("my_swapper-half-*.onnx"))
-    assert len(made) == (provider == "auto")
-    assert any("compared on this GPU, once" in note for note in report.notes) == (provider == "auto")
+    made_here = []
+    write = half.write_half
+    monkeypatch.setattr(half, "write_half", lambda *given: made_here.append(given) or write(*given))
+    options = FetchOptions(limits=QUICK, shared_cache=tmp_path / "drive")
+    for machine in ("one", "two"):
+        root = tmp_path / machine
+        root.mkdir()
+        settings = own_swapper(root).with_overrides(execution_provider=provider)
+        report = preload(settings, options, models_dir=root, user_models=models)
+        made = list((root / "converted").glob("my_swapper-half-*.onnx"))
+        assert len(made) == (provider == "auto")
+        assert any("compared on this GPU, once" in note for note in report.notes) == (provider == "auto")
+    assert len(made_here) == (provider == "auto")

@@ -12,26 +12,28 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.models.download import Downloader, PreloadedFile
+from colab_helpers.models.download import PreloadedFile
 from colab_helpers.models.progress import Progress
-from colab_helpers.models.transfer import Limits
+from colab_helpers.models.supply import Supply
+from colab_helpers.models.transfer import FetchOptions, Limits
 from tests.conftest import PATIENCE, until
-from tests.models import server as faults
-from tests.models.conftest import BODY, QUICK, assert_right, model, source
-from tests.models.server import FaultServer
+from tests.helpers import server as faults
+from tests.helpers.server import FaultServer
+from tests.models.conftest import BODY, assert_right, fetch, model, source
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
 from pathlib import Path
 from colab_helpers.models.catalog import load_catalog
-from colab_helpers.models.download import Downloader
+from colab_helpers.models.download import fetch
+from colab_helpers.models.transfer import FetchOptions
 
 root, url, sha256, size = sys.argv[1:]
 entry = {"role": "swapper", "urls": url, "sha256": sha256, "bytes": int(size), "licence": "mit"}
 model = load_catalog({"net": entry}).get("net")
 print("ready", flush=True)
-[fetched] = Downloader(Path(root)).fetch([model])
+[fetched] = fetch(Path(root), [model], FetchOptions())
 print(fetched.source, flush=True)
 """
 
@@ -67,7 +69,7 @@ def test_killed_download_resumes(tmp_path: Path, server: FaultServer) -> None:
     assert not (tmp_path / "net.onnx").exists()
 
     first = route.sent
-    Downloader(tmp_path, limits=QUICK).fetch([model(source(server.url("/net"), body=body))])
+    fetch(tmp_path, model(source(server.url("/net"), body=body)))
     again = route.sent - first - (len(body) - there)
     assert route.starts == [0, there]
     assert again < 0.05 * len(body)
@@ -96,9 +98,8 @@ def test_waiting_for_another_process_can_be_interrupted(tmp_path: Path, server: 
     def watch(progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    other = Downloader(tmp_path)
-    with other._lock("net.onnx"), pytest.raises(KeyboardInterrupt):
-        Downloader(tmp_path, on_progress=watch).fetch([entry])
+    with Supply(tmp_path, FetchOptions()).alone("net.onnx"), pytest.raises(KeyboardInterrupt):
+        fetch(tmp_path, entry, on_progress=watch)
 
 
 def test_two_threads_fetch_once(tmp_path: Path, server: FaultServer) -> None:
@@ -107,7 +108,7 @@ def test_two_threads_fetch_once(tmp_path: Path, server: FaultServer) -> None:
     results: list[PreloadedFile] = []
 
     def work() -> None:
-        results.extend(Downloader(tmp_path, limits=Limits()).fetch([entry]))
+        results.extend(fetch(tmp_path, entry, limits=Limits()))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:

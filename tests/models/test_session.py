@@ -1,4 +1,4 @@
-"""Stacks of samples through a network: cut, padded, and halved where memory runs out."""
+"""Where networks run, what ONNX Runtime is told, and stacks of samples through a network."""
 
 from __future__ import annotations
 
@@ -6,13 +6,124 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from colab_helpers.errors import OutOfMemoryError
-from colab_helpers.models.pool import is_out_of_memory
-from colab_helpers.models.session import BatchLimit, Network
+from colab_helpers.errors import OutOfMemoryError, ProviderError
+from colab_helpers.models import session
+from colab_helpers.models.pool import SessionPool
+from colab_helpers.models.session import Network, Runtime, create_session, wait_without_spinning
+from tests.helpers.gpu import CPU, CUDA, PretendedGpu, pretend_gpu
+from tests.helpers.networks import net
 
-# As ONNX Runtime's CUDA provider words it.
+USUAL = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    return pretend_gpu(monkeypatch)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(net("plain"), path)
+    return path
+
+
+# --- what ONNX Runtime and the driver are told --------------------------------------------------------
+
+
+class Driver:
+    """CUDA's driver library; answers with these codes, 0 for success."""
+
+    def __init__(self, *, device: int = 0, flags: int = 0) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self._device, self._flags = device, flags
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        self.asked.append(("init", flags))
+        return 0
+
+    def cuDeviceGet(self, _device: object, number: int) -> int:  # noqa: N802
+        self.asked.append(("device", number))
+        return self._device
+
+    def cuDevicePrimaryCtxSetFlags_v2(self, _device: object, flags: int) -> int:  # noqa: N802
+        self.asked.append(("flags", flags))
+        return self._flags
+
+
+@pytest.mark.parametrize(
+    ("driver", "agreed", "calls"),
+    [
+        (Driver(), True, [("init", 0), ("device", 0), ("flags", 4)]),
+        (Driver(device=100), False, [("init", 0), ("device", 0)]),
+        (Driver(flags=1), False, [("init", 0), ("device", 0), ("flags", 4)]),
+        (object(), False, []),  # an old one, without the functions
+    ],
+    ids=["agrees", "no device", "refuses", "old"],
+)
+def test_threads_that_wait_for_the_gpu_sleep(
+    monkeypatch: pytest.MonkeyPatch, driver: Any, agreed: bool, calls: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setattr(session.ctypes, "CDLL", lambda name: driver)
+    assert wait_without_spinning() is agreed
+    assert getattr(driver, "asked", []) == calls
+
+
+def test_without_a_driver_nothing_waits_otherwise() -> None:
+    assert not wait_without_spinning("libnothing-of-this-name.so")
+
+
+def test_what_every_session_is_told(gpu: PretendedGpu, model: Path) -> None:
+    plain = Runtime("cuda")
+    plain.open(model)
+    pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40, ceiling=2 << 30)
+    for runtime in (Runtime("cuda", graphs=True), plain.pooled(pool, graphs=True)):
+        runtime.open(model)
+    captured = {**USUAL, "enable_cuda_graph": "1"}
+    assert gpu.options("net.onnx", CUDA) == [USUAL, captured, {**captured, "gpu_mem_limit": str(2 << 30)}]
+    assert [providers[-1] for _, providers in gpu.asked] == [CPU] * 5
+
+
+def test_onnxruntime_never_tries_again_with_other_options(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "net.onnx"
+    broken.write_bytes(b"no network")
+    with pytest.raises(Exception, match="Protobuf"):
+        create_session(str(broken), "cpu")
+    assert capfd.readouterr().out == ""
+
+
+def test_memory_that_runs_out_while_loading_is_no_reason_for_the_cpu(
+    gpu: PretendedGpu, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40)
+    runtime = Runtime("cuda", pool=pool)
+    real, refusals = gpu.create, [True]
+
+    def create(*words: object, **more: object) -> object:
+        if refusals:
+            refusals.pop()
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+        return real(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", create)
+    assert runtime.open(model).session.get_providers()[0] == CUDA
+    assert pool.notes == ["net: memory ran out while it was loaded; loaded again alone"]
+
+
+def test_a_gpu_that_onnxruntime_leaves_out_is_no_gpu(gpu: PretendedGpu) -> None:
+    gpu.missing.add(CUDA)
+    assert Runtime().provider == "cpu"
+    with pytest.raises(ProviderError, match="fell back to the CPU"):
+        Runtime("cuda")
+
+
+# --- stacks of samples --------------------------------------------------------------------------------
+
 CUDA_MESSAGE = (
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
     "bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of size 268435456"
@@ -20,10 +131,10 @@ CUDA_MESSAGE = (
 
 
 class Session:
-    """Doubles its input; refuses more than ``fits`` samples as a full GPU does."""
+    """Doubles its input, or fails with a message."""
 
-    def __init__(self, fits: int, *, batch: int | str = "N", message: str = CUDA_MESSAGE) -> None:
-        self.fits, self.batch, self.message = fits, batch, message
+    def __init__(self, batch: int | str = "N", message: str = "") -> None:
+        self.batch, self.message = batch, message
         self.asked: list[int] = []
 
     def get_inputs(self) -> list[Any]:
@@ -32,92 +143,36 @@ class Session:
     def run(self, _names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         (value,) = feed.values()
         self.asked.append(len(value))
-        if len(value) > self.fits:
+        if self.message:
             raise RuntimeError(self.message)
         return [value * 2]
 
 
-def network(session: Session, *, largest: int = 16) -> Network:
+def network(session: Session) -> Network:
     return Network(
         name="net", path=Path("net.onnx"), session=session, provider="cuda", standin=False,
-        input_names=("x",), output_names=("y",), limit=BatchLimit(largest),
+        input_names=("x",), output_names=("y",),
     )  # fmt: skip
 
 
-def test_samples_go_one_by_one_where_stacks_gain_nothing() -> None:
-    samples = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    session = Session(1)
-    net = network(session, largest=BatchLimit().largest)
-    assert np.array_equal(net.run_stack(samples), samples * 2)
-    assert session.asked == [1] * 5
-
-
-def test_stacks_are_not_padded_where_any_size_will_do() -> None:
-    session = Session(99)
-    network(session).run_stack(np.zeros((21, 3), np.float32))
-    assert session.asked == [16, 5]
-
-
-def test_a_batch_the_graph_insists_on_is_filled_up() -> None:
+@pytest.mark.parametrize(("batch", "asked"), [("N", [1] * 6), (1, [1] * 6), (4, [4, 4]), (9, [9])])
+def test_every_sample_comes_out_once_whatever_the_graph_insists_on(
+    batch: int | str, asked: list[int]
+) -> None:
     samples = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
-    session = Session(99, batch=4)
+    session = Session(batch)
     assert np.array_equal(network(session).run_stack(samples), samples * 2)
-    assert session.asked == [4, 4]
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 40])
-@pytest.mark.parametrize("fits", [1, 2, 3, 7, 16, 99])
-def test_every_sample_comes_out_once_whatever_fits(count: int, fits: int) -> None:
-    samples = np.random.default_rng(count).normal(size=(count, 3)).astype(np.float32)
-    session = Session(fits)
-    net = network(session)
-    assert np.array_equal(net.run_stack(samples), samples * 2)
-    refused = [asked for asked in session.asked if asked > fits]
-    # Each size is tried once and halved: memory that ran out is not asked for again.
-    assert len(refused) == len(set(refused)) == len(net.limit.notes)
-    session.asked.clear()
-    net.run_stack(samples)
-    assert max(session.asked) <= fits
-
-
-def test_what_was_lowered_is_said() -> None:
-    net = network(Session(3))
-    net.run_stack(np.zeros((8, 3), np.float32))
-    assert net.limit.notes == [
-        "net: memory ran out with 8 at once; going on with 4",
-        "net: memory ran out with 4 at once; going on with 2",
-    ]
+    assert session.asked == asked
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 4])
-def test_nothing_left_to_halve_is_an_error_with_a_remedy(batch: int | str) -> None:
+def test_memory_that_runs_out_is_an_error_with_a_remedy(batch: int | str) -> None:
     with pytest.raises(OutOfMemoryError, match=r"GPU memory ran out.*lighter preset") as caught:
-        network(Session(0, batch=batch)).run_stack(np.zeros((2, 3), np.float32))
+        network(Session(batch, CUDA_MESSAGE)).run_stack(np.zeros((2, 3), np.float32))
     assert isinstance(caught.value, MemoryError)
     assert "Failed to allocate" in str(caught.value.__cause__)
 
 
 def test_other_errors_are_not_mistaken_for_memory() -> None:
-    session = Session(1, message="Invalid rank for input: x")
     with pytest.raises(RuntimeError, match="Invalid rank"):
-        network(session).run_stack(np.zeros((2, 3), np.float32))
-    assert session.asked == [2]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("CUDA failure 2: out of memory ; GPU=0"),
-        RuntimeError("CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUBLAS failure 3: the resource allocation failed ; GPU=0"),
-        RuntimeError("bfc_arena.cc:360 Available memory of 7 is smaller than requested bytes of 805896448"),
-        RuntimeError("CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-        RuntimeError("std::bad_alloc"),
-    ],
-    ids=str,
-)
-def test_ways_to_say_that_memory_ran_out(error: Exception) -> None:
-    assert is_out_of_memory(error)
-    assert not is_out_of_memory(ValueError("Got invalid dimensions"))
+        network(Session(message="Invalid rank for input: x")).run_stack(np.zeros((2, 3), np.float32))

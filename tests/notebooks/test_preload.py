@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +12,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.diagnosis import networks, surroundings
 from colab_helpers.errors import LicenceError, ModelError
-from colab_helpers.models.progress import Progress
+from colab_helpers.presets import PresetFile
 from colab_helpers.request import PreloadRequest
-from colab_helpers.settings import PresetFile
-from colab_helpers.ui import headless
-from colab_helpers.ui import models as page
-from colab_helpers.ui.models import (
+from colab_helpers.ui import headless, preload
+from colab_helpers.ui.preload import (
+    Needed,
     PreloadError,
     PreloadResult,
-    TransferLine,
     fetch_models,
     models_html,
     models_text,
     show_models,
     show_preload,
-    transfer_text,
 )
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "preload.ipynb"
+NOTEBOOK = "preload"
 ROLES = {
     "buffalo_l/det_10g": "detector",
     "buffalo_l/w600k_r50": "recogniser",
@@ -46,10 +41,6 @@ RESEARCH = {
 }
 
 
-def run(folder: Path, *words: str) -> int:
-    return headless.main([str(NOTEBOOK), str(folder / "preload.ipynb"), *words])
-
-
 def result_of(folder: Path) -> PreloadResult:
     return PreloadResult.model_validate_json((folder / "preload.json").read_bytes())
 
@@ -58,7 +49,23 @@ def states(result: PreloadResult) -> list[str]:
     return [model.state for model in result.models]
 
 
-def test_an_empty_form_shows_and_runs_the_demos_networks(tmp_path, capfd):
+def needed(folder: Path, **values: object) -> Needed:
+    options = {"models_dir": str(folder / "models"), "output_dir": str(folder / "run"), "headless": True}
+    return show_models(PreloadRequest(**{**options, **values}))
+
+
+def copies(standins: Path, folder: Path) -> Path:
+    """The stand-ins as networks that nobody knows: nothing in them says what they are."""
+    for name in ROLES:
+        model = onnx.load(standins / f"{name}.onnx")
+        del model.metadata_props[:]
+        path = folder / f"{name}.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(model, path)
+    return folder
+
+
+def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert run(tmp_path) == 0
     result = result_of(tmp_path)
     assert result.ok
@@ -71,10 +78,10 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(tmp_path, capfd):
     assert f"report:   {tmp_path / 'preload.json'}" in printed
 
 
-def test_the_models_of_a_demo_are_converted_when_asked(standins, tmp_path):
+def test_the_models_of_a_demo_are_converted_when_asked(run, standins, tmp_path):
     models = shutil.copytree(standins, tmp_path / "models")
-    overrides = 'overrides={"half_precision": true}'
-    assert run(tmp_path / "run", f"models_dir={models}", "preset=light", "convert=true", overrides) == 0
+    asked = {"models_dir": str(models), "preset": "light", "convert": True}
+    assert run(tmp_path / "run", **asked, overrides={"half_precision": True}) == 0
     result = result_of(tmp_path / "run")
     assert [model.name for model in result.models] == list(ROLES)[:3]
     assert result.root == models
@@ -93,72 +100,51 @@ def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(st
     assert result.ok
     (made,) = result.converted
     assert made.name.startswith("mine-half-")
-    assert f"a run loads {made.name}" in next(
-        check.detail for check in result.diagnosis.checks if check.name == "model mine"
-    )
+    detail = next(check.detail for check in result.diagnosis.checks if check.name == "model mine")
+    assert f"a run loads {made.name}" in detail
 
 
 @pytest.mark.parametrize("answer", ["false", "no", ""])
-def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(tmp_path, capfd, answer):
-    models = tmp_path / "models"
-    words = [f"accept_licences={answer}", "demo=no"] if answer else []
-    assert run(tmp_path / "run", f"models_dir={models}", *words) == headless.EXIT_USAGE
+def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tmp_path, capfd, answer):
+    asked = {"accept_licences": answer, "demo": "no"} if answer else {}
+    assert run(tmp_path / "run", models_dir=tmp_path / "models", **asked) == headless.EXIT_USAGE
     result = result_of(tmp_path / "run")
     assert not result.ok
     assert states(result) == ["missing"] * 4
     assert "tick accept_licences" in result.error
     printed = capfd.readouterr()
-    assert "missing  inswapper_128 (swapper, 555.3 MB): " in printed.out
+    assert "missing  inswapper_128 (swapper, 555 MB): " in printed.out
     assert "To be fetched: buffalo_l/det_10g, " in printed.out
     assert "LicenceError" in printed.err
     assert "nothing was fetched; missing are buffalo_l/det_10g, " in printed.err
     assert list(tmp_path.rglob("*.onnx")) == []
 
 
-def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(tmp_path):
+def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(papermill, tmp_path):
     """Papermill hands over the text "false"."""
-    answers = ("accept_licences", "false", "demo", "false", "models_dir", "models", "output_dir", "out")
-    words = [word for pair in zip(answers[::2], answers[1::2], strict=True) for word in ("-p", *pair)]
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), "out.ipynb", *words, "-k", "python3"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    done = papermill(accept_licences="false", demo="false", models_dir="models", output_dir="out")
     assert done.returncode != 0
     assert "nothing was fetched; missing are" in done.stderr
     assert states(result_of(tmp_path / "out")) == ["missing"] * 4
     assert not (tmp_path / "models").exists()
 
 
-def test_an_unknown_parameter_is_refused_before_any_work(tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(folder, "accept_licenses=true") == headless.EXIT_USAGE
-    assert "no parameter 'accept_licenses'" in capsys.readouterr().err
-    assert not folder.exists()
-
-
 @pytest.fixture
 def own(standins, tmp_path, monkeypatch) -> Path:
     """A catalogue whose models lie in a folder of the user's, all but the enhancer under a strict licence."""
-    place = tmp_path / "own"
-    entries = {}
-    for name, role in ROLES.items():
-        model = onnx.load(standins / f"{name}.onnx")
-        del model.metadata_props[:]
-        path = place / f"{name}.onnx"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(model, path)
-        entries[name] = {
+    place = copies(standins, tmp_path / "own")
+    entries = {
+        name: {
             "role": role,
-            "path": str(path),
+            "path": str(place / f"{name}.onnx"),
             "licence": "mit" if role == "enhancer" else RESEARCH,
         }
+        for name, role in ROLES.items()
+    }
     known = PresetFile(version=1, presets={}, models=entries)
-    for module in (page, networks, surroundings):
+    for module in (preload, networks, surroundings):
         monkeypatch.setattr(module, "load_presets", lambda: known)
     return place
-
-
-def needed(folder: Path, **values: object) -> page.Needed:
-    options = {"models_dir": str(folder / "models"), "output_dir": str(folder / "run"), "headless": True}
-    return show_models(PreloadRequest(**{**options, **values}))
 
 
 def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
@@ -179,15 +165,25 @@ def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
     # What is there needs no licence accepted anew, and nothing is fetched twice.
     again = fetch_models(needed(tmp_path, offline=True, shared_cache=tmp_path / "cache"))
     assert {file.source for file in again.fetched.files} == {"present"}
+    # What was damaged since is told.
+    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
+    (model,) = [model for model in wanted.models() if model.state == "damaged"]
+    assert model.note.startswith("inswapper_128: it is a web page that was saved under the model's name")
+    assert model.note in models_text(wanted.models(), wanted.root)
 
 
 def test_a_licence_that_is_not_accepted_keeps_everything_out(own, tmp_path):
+    wanted = needed(tmp_path)
     with pytest.raises(LicenceError, match="nothing was fetched") as caught:
-        fetch_models(needed(tmp_path))
+        fetch_models(wanted)
     assert "accept_licences=true" in caught.value.remedy
     assert "Selling <it>." in caught.value.what
     assert not list((tmp_path / "models").rglob("*.onnx"))
     assert result_of(tmp_path / "run").error == str(caught.value)
+    page = models_html(wanted.models(), tmp_path)
+    assert page.count("<tr>") == 5
+    assert "Selling &lt;it&gt;." in page
+    assert '<a href="https://licence.example">Research</a>' in page
 
 
 def test_offline_says_what_is_missing(tmp_path):
@@ -215,23 +211,9 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
     assert "FAIL model GFPGANv1.4" in capsys.readouterr().out
 
 
-def test_a_damaged_file_is_told(own, tmp_path):
-    wanted = needed(tmp_path, accept_licences=True)
-    fetch_models(wanted)
-    (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
-    (model,) = [model for model in wanted.models() if model.state == "damaged"]
-    assert model.note.startswith("inswapper_128: it is a web page that was saved under the model's name")
-    assert model.note in models_text(wanted.models(), wanted.root)
-
-
 def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypatch):
-    models, home = tmp_path / "models", tmp_path / "home"
-    monkeypatch.setenv("HOME", str(home))
-    for name in ROLES:
-        model = onnx.load(standins / f"{name}.onnx")
-        del model.metadata_props[:]
-        (models / name).parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(model, models / f"{name}.onnx")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    models = copies(standins, tmp_path / "models")
     wanted = needed(tmp_path, offline=True)
     assert {model.state for model in wanted.models()} == {"unknown"}
     before = {path: path.read_bytes() for path in models.rglob("*.onnx")}
@@ -241,32 +223,3 @@ def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypat
     notes = [note for note in result.fetched.notes if "none of the published files" in note]
     assert [note.split(":")[0] for note in notes] == [f"{name}.onnx" for name in ROLES]
     assert before == {path: path.read_bytes() for path in models.rglob("*.onnx")}
-
-
-def test_the_table_is_escaped(own, tmp_path):
-    models = needed(tmp_path).models()
-    text = models_html(models, tmp_path)
-    assert text.count("<tr>") == 5
-    assert "Selling &lt;it&gt;." in text
-    assert '<a href="https://licence.example">Research</a>' in text
-
-
-def progress(done: int, *, eta: float | None = None) -> Progress:
-    return Progress(1, 4, done, 2_000_000, 500_000, eta)
-
-
-def test_a_fetch_is_told_in_plain_lines_that_do_not_flood(capsys):
-    times = iter([0.0, 0.0, 0.0, 1.0, 6.0, 6.0])
-    with TransferLine(headless=True, clock=lambda: next(times)) as line:
-        for done in (0, 500_000, 1_000_000):
-            line(progress(done))
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == [transfer_text(progress(0)), transfer_text(progress(1_000_000))]
-    assert transfer_text(progress(1_000_000, eta=2)) == "1 of 4 files, 1 of 2 MB at 0.5 MB/s, 2 s left"
-
-
-def test_where_somebody_watches_there_is_a_bar(capsys):
-    with TransferLine() as line:
-        line(progress(0))
-        line(progress(2_000_000))
-    assert "2.00M/2.00M" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What the README says, in each language, is what the package does."""
+"""What README and docs say, in each language, is what the package does."""
 
 from __future__ import annotations
 
@@ -13,31 +13,25 @@ from types import ModuleType
 import pytest
 
 import colab_helpers
-from colab_helpers.__main__ import build_parser
 from colab_helpers.batch.report import FileReport, Summary
+from colab_helpers.command_line import build_parser
 from colab_helpers.language import LANGUAGES, spoken
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import cells
+from colab_helpers.ui.headless import read_form
 
 ROOT = Path(__file__).resolve().parents[2]
-READMES = {
-    name: (ROOT / file).read_text(encoding="utf-8")
-    for name, file in {"en": "README.md", "es": "README.es.md"}.items()
+NAMES = ("settings", "command-line", "results", "notebooks")
+FILES = {
+    "en": {"README": ROOT / "README.md", **{name: ROOT / "docs" / f"{name}.md" for name in NAMES}},
+    "es": {"README": ROOT / "README.es.md", **{name: ROOT / "docs" / "es" / f"{name}.md" for name in NAMES}},
+}
+PAGES = {
+    chosen: {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    for chosen, files in FILES.items()
 }
 in_each_language = pytest.mark.parametrize("spoken_here", LANGUAGES)
-
-
-def code_blocks(kind: str, readme: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-
-
-def sections(readme: str) -> list[str]:
-    """The parts below the headings of the second level, in order."""
-    return re.split(r"^## .*$", readme, flags=re.MULTILINE)[1:]
-
-
-# The order of the sections is the same in every language.
-COMMANDS, LANGUAGE, NOTEBOOKS, MODELS, PRESETS, SETTINGS, COMMAND_LINE, PYTHON, REPORT = range(9)
+on_each_page = pytest.mark.parametrize("page", ["README", *NAMES])
 
 
 def tables() -> ModuleType:
@@ -48,7 +42,10 @@ def tables() -> ModuleType:
 
 
 def shell_lines() -> list[list[str]]:
-    blocks = [block for readme in READMES.values() for block in code_blocks("", readme)]
+    texts = [text for pages in PAGES.values() for text in pages.values()]
+    blocks = [
+        block for text in texts for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    ]
     text = "\n".join(blocks).replace("\\\n", " ")
     words = [shlex.split(line, comments=True) for line in text.splitlines()]
     return [line for line in words if line[:3] == ["python", "-m", "colab_helpers"]]
@@ -56,31 +53,37 @@ def shell_lines() -> list[list[str]]:
 
 @in_each_language
 def test_the_tables_are_up_to_date(spoken_here):
+    pages = PAGES[spoken_here]
+    for name, page in (("notebooks", "README"), ("presets", "settings"), ("settings", "settings")):
+        assert pages[page].count(f"<!-- {name} -->") == pages[page].count(f"<!-- /{name} -->") == 1
     with spoken(spoken_here):
-        readme = READMES[spoken_here]
-        assert tables().updated(readme) == readme, "run: python docs/tables.py"
+        for text in pages.values():
+            assert tables().updated(text) == text, "run: python docs/tables.py"
 
 
 @in_each_language
-def test_every_notebook_has_its_badge(spoken_here):
+def test_a_readme_is_short_and_every_notebook_has_its_badge(spoken_here):
+    readme = PAGES[spoken_here]["README"]
+    assert len(readme.splitlines()) <= 180
     folder = ROOT / "notebooks" / ("" if spoken_here == "en" else spoken_here)
     found = list(folder.glob("*.ipynb"))
     assert len(found) == 4
     for notebook in found:
-        place = notebook.relative_to(ROOT / "notebooks").as_posix()
-        assert cells.badge(place) in READMES[spoken_here]
+        assert cells.badge(notebook.relative_to(ROOT / "notebooks").as_posix()) in readme
 
 
 @in_each_language
-def test_pictures_and_links_are_there(spoken_here):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", READMES[spoken_here]):
-        assert (ROOT / target).exists(), target
+@on_each_page
+def test_pictures_and_links_are_there(spoken_here, page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", PAGES[spoken_here][page]):
+        assert (FILES[spoken_here][page].parent / target).exists(), target
 
 
-def test_both_say_the_same():
+@on_each_page
+def test_both_say_the_same(page):
     """As far as that can be seen: tables, lists, blocks of code and pictures are as many, names the same."""
-    english, spanish = sections(READMES["en"]), sections(READMES["es"])
-    assert len(english) == len(spanish) > REPORT
+    english, spanish = (re.split(r"^## .*$", PAGES[chosen][page], flags=re.MULTILINE) for chosen in LANGUAGES)
+    assert len(english) == len(spanish)
     for ours, theirs in zip(english, spanish, strict=True):
         for start in (r"^\| ", r"^- ", r"^```", r"^!\["):
             counts = [len(re.findall(start, text, re.MULTILINE)) for text in (ours, theirs)]
@@ -91,13 +94,10 @@ def test_both_say_the_same():
 
 @in_each_language
 def test_the_python_example_uses_what_there_is(spoken_here):
-    (example,) = code_blocks("python", READMES[spoken_here])
-    names = [
-        alias.name
-        for node in ast.walk(ast.parse(example))
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    ]
+    text = PAGES[spoken_here]["command-line"]
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
+    names = [alias.name for node in imports for alias in node.names]
     assert names
     assert set(names) <= set(colab_helpers.__all__)
     for name in names:
@@ -106,8 +106,7 @@ def test_the_python_example_uses_what_there_is(spoken_here):
 
 @pytest.mark.parametrize("words", shell_lines(), ids=" ".join)
 def test_the_command_lines_are_understood(words):
-    options = build_parser().parse_args(words[3:])
-    assert isinstance(options, argparse.Namespace)
+    assert isinstance(build_parser().parse_args(words[3:]), argparse.Namespace)
 
 
 def test_there_are_command_lines():
@@ -116,17 +115,9 @@ def test_there_are_command_lines():
 
 
 @in_each_language
-def test_every_field_of_the_report_is_explained(spoken_here):
-    section = sections(READMES[spoken_here])[REPORT]
+def test_every_field_of_the_report_and_of_the_form_is_explained(spoken_here):
+    pages = PAGES[spoken_here]
     for name in [*FileReport.model_fields, *Summary.model_fields]:
-        assert f"`{name}`" in section, name
-
-
-@in_each_language
-def test_every_answer_of_the_form_is_explained(spoken_here):
-    section = sections(READMES[spoken_here])[NOTEBOOKS]
-    from colab_helpers.ui.headless import read_form
-
-    explained = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert f"`{name}`" in pages["results"], name
     _, form = read_form(ROOT / "notebooks" / "batch_swap.ipynb")
-    assert explained == list(form)
+    assert re.findall(r"^\| `(\w+)` \|", pages["notebooks"], re.MULTILINE) == list(form)

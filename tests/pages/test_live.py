@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from colab_helpers.batch.results import KEPT
-from colab_helpers.batch.status import BatchStatus, FileStatus
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
 from colab_helpers.pages.figures import FIGURES, at_work, warnings
 from colab_helpers.pages.live import (
@@ -23,19 +24,22 @@ from colab_helpers.pages.live import (
 from colab_helpers.pages.svg import ALARM, BLUE
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
 from colab_helpers.ui.run_view import REFRESH, RunView
-from tests.helpers.reports import GPU, START, Page, a_status, sample
+from tests.helpers.reports import GPU, START, Page, a_progress, a_status, sample
 
 NASTY = """<a href="x">&'.mp4"""
 PICTURE = "data:image/jpeg;base64,AAAA"
-RUNNING = FileStatus(
-    target="/in/a.mp4", state="running", frame=120, frames=480, fps=24.04, eta=75.0, stage="frames"
-)
+RUNNING = FileReport(target="/in/a.mp4", status="running")
+WORK = a_progress()
 
 
 def page_of(samples: list[Sample], found: BatchStatus | None = None, **options: Any) -> Page:
     page = Page(live_html(samples, found, now=options.pop("now", START + 61), **options))
     page.safe()
     return page
+
+
+def queued(name: str) -> FileReport:
+    return FileReport(target=f"/in/{name}.mp4", status="queued")
 
 
 def told(page: Page) -> dict[str, str]:
@@ -100,7 +104,7 @@ def test_without_a_gpu_or_samples_it_is_said_once() -> None:
         ("Disk free", {"disk_free": 2_000_000_001}, {"disk_free": 0}),
     ],
 )
-def test_an_alarm_begins_at_the_right_value(title: str, below: dict, above: dict) -> None:
+def test_an_alarm_begins_at_the_right_value(title, below, above) -> None:
     fine = [sample(number, **below) for number in range(4)]
     bad = [sample(number, **above) for number in range(4)]
     assert f'stroke="{BLUE}"' in page_of(fine).charts()[title]
@@ -121,7 +125,7 @@ def test_a_warning_tells_the_worst_of_several() -> None:
 
 
 @pytest.mark.parametrize("gpu", [{}, {"memory_used": 3 * GIB}, {"memory_total": 0, "memory_used": 0}])
-def test_what_a_driver_does_not_tell_is_left_out(gpu: dict[str, Any]) -> None:
+def test_what_a_driver_does_not_tell_is_left_out(gpu) -> None:
     bare = {"cpu_percent": None, "process_memory": None, "disk_free": None, "file": None, "queues": {}}
     samples = [sample(number, gpu=gpu, **bare) for number in range(3)]
     page = page_of(samples)
@@ -142,7 +146,7 @@ def test_the_charts_go_back_ten_minutes_and_stay_small() -> None:
 
 
 def test_the_statuss_own_sample_counts_where_it_is_newer() -> None:
-    found = a_status(RUNNING, sample=sample(9, cpu_percent=77.0))
+    found = a_status(RUNNING, progress=WORK, sample=sample(9, cpu_percent=77.0))
     for samples in ([], [sample(0), sample(1)]):
         assert told(page_of(samples, found))["CPU"] == "77 %"
     assert told(page_of([sample(20, cpu_percent=11.0)], found))["CPU"] == "11 %"
@@ -159,7 +163,7 @@ def test_the_statuss_own_sample_counts_where_it_is_newer() -> None:
         ([], 0, 0),
     ],
 )
-def test_a_pause_takes_no_time_and_leaves_a_gap(distances: list[int], gaps: int, length: int) -> None:
+def test_a_pause_takes_no_time_and_leaves_a_gap(distances, gaps, length) -> None:
     times = [START]
     for distance in distances:
         times.append(times[-1] + distance)
@@ -174,11 +178,15 @@ def test_a_pause_takes_no_time_and_leaves_a_gap(distances: list[int], gaps: int,
 
 def test_names_and_reasons_are_escaped() -> None:
     files = [
-        FileStatus(target=f"/in/{NASTY}", state="running", frame=1, frames=2, stage="<frames>"),
-        FileStatus(target="/in/\udcff.mp4", state="failed", error="<script>alert(1)</script>"),
+        FileReport(target=f"/in/{NASTY}", status="running"),
+        FileReport(target="/in/\udcff.mp4", status="failed", error="<script>alert(1)</script>"),
     ]
     found = a_status(
-        *files, notes=["<img src=x>"], pause="<wait>", provider="<cuda>", picture="https://a.b/c.png"
+        *files,
+        notes=["<img src=x>"],
+        pause="<wait>",
+        progress=a_progress(1, 2, file=NASTY, stage="<frames>", provider="<cuda>"),
+        picture="https://a.b/c.png",
     )
     page = page_of([sample(file=NASTY, queues={"<q>": 1})], found, facts=["<fact>"])
     assert not {tag for tag, _ in page.tags} & {"a", "script", "img", "wait", "cuda", "q", "fact", "frames"}
@@ -187,9 +195,7 @@ def test_names_and_reasons_are_escaped() -> None:
 
 
 def test_the_running_file_with_its_bar() -> None:
-    found = a_status(
-        RUNNING, FileStatus(target="/in/b.mp4"), provider="cuda", threads=8, batch_size=4, restarts=1
-    )
+    found = a_status(RUNNING, queued("b"), progress=WORK, restarts=1)
     page = page_of([sample()], found)
     for part in (
         "running: 0 of 2 files ended (1 queued, 1 running), at work for 1:01, last news 1 s ago",
@@ -200,25 +206,25 @@ def test_the_running_file_with_its_bar() -> None:
         assert part in page.text
     bars = {bar["aria-label"]: bar["aria-valuenow"] for bar in page.all("div", role="progressbar")}
     assert bars == {"All files": "12", "a.mp4": "25"}
-    unknown = page_of([sample()], a_status(RUNNING.model_copy(update={"frames": None, "eta": None})))
+    unknown = page_of([sample()], a_status(RUNNING, progress=a_progress(frames=None, eta=None)))
     assert len(unknown.all("div", role="progressbar")) == 1
     assert "a.mp4: 120 frames, 24.0 frames/s" in unknown.text
 
 
 def test_what_was_done_with_each_file() -> None:
     files = [
-        FileStatus(target="/in/one.mp4", state="done", frame=90, frames=90, fallbacks=["libx264 was used"]),
-        FileStatus(target="/in/two.mp4", state="failed", error="no face was found"),
+        FileReport(target="/in/one.mp4", status="done", frames_out=90, fallbacks=["libx264 was used"]),
+        FileReport(target="/in/two.mp4", status="failed", error="no face was found"),
         RUNNING,
-        FileStatus(target="/in/last.mp4"),
+        queued("last"),
     ]
-    found = a_status(*files, notes=["one note"])
+    found = a_status(*files, notes=["one note"], progress=WORK)
     page = page_of([sample()], found)
     assert page.rows[1:] == [
         ["running", "a.mp4", "120/480", ""],
         ["failed", "two.mp4", "", "no face was found"],
         ["queued", "last.mp4", "", ""],
-        ["done", "one.mp4", "90/90", "libx264 was used"],
+        ["done", "one.mp4", "90", "libx264 was used"],
     ]
     assert len(page.all("td", class_="good")) == len(page.all("td", class_="bad")) == 1
     lines = live_text([sample()], found, now=START)
@@ -228,7 +234,7 @@ def test_what_was_done_with_each_file() -> None:
 
 
 def test_of_many_files_the_rest_is_counted() -> None:
-    files = [FileStatus(target=f"/in/{n}.mp4", state="done" if n < 60 else "queued") for n in range(65)]
+    files = [FileReport(target=f"/in/{n}.mp4", status="done" if n < 60 else "queued") for n in range(65)]
     page = page_of([sample()], a_status(*files))
     # The next in line first, then what was done last.
     expected = [f"{n}.mp4" for n in (60, 61, 62, 63, 64, 59, 58, 57, 56, 55, 54, 53)]
@@ -237,25 +243,29 @@ def test_of_many_files_the_rest_is_counted() -> None:
 
 
 def test_a_run_that_died_says_what_to_do() -> None:
-    page = page_of([sample()], a_status(RUNNING, picture=PICTURE), now=START + 400, lost=True)
+    page = page_of([sample()], a_status(RUNNING, progress=WORK, picture=PICTURE), now=START + 400, lost=True)
     assert f"last news 5:40 ago. What to do: {GO_ON}" in page.text
     assert page.text.startswith("ended without a word")
     assert "stopped" in page.text
     for gone in ("Why is it not faster", "running", "All files"):
         assert gone not in page.text
     assert page.all("img") == []
-    assert live_text([sample()], a_status(RUNNING), now=START, lost=True)[0].startswith("ended without a")
+    assert live_text([sample()], a_status(RUNNING, progress=WORK), now=START, lost=True)[0].startswith(
+        "ended without a"
+    )
 
 
 @pytest.mark.parametrize(("age", "old"), [(OLD_NEWS - 0.1, False), (OLD_NEWS, True), (-5.0, False)])
-def test_old_news_stand_out(age: float, old: bool) -> None:
-    line = live_text([], a_status(RUNNING), now=START + 60 + age)[0]
+def test_old_news_stand_out(age, old) -> None:
+    line = live_text([], a_status(RUNNING, progress=WORK), now=START + 60 + age)[0]
     assert ("hangs" in line) is old
     assert "-5" not in line
 
 
 def test_a_run_that_ended_is_not_slow_and_a_machine_without_one_not_idle() -> None:
-    done = page_of([sample()], a_status(RUNNING.model_copy(update={"state": "done"}), state="done"))
+    done = page_of(
+        [sample()], a_status(RUNNING.model_copy(update={"status": "done"}), state="done", progress=WORK)
+    )
     assert done.text.startswith("done: 1 of 1 files ended (1 done), at work for 1:00")
     assert "Why is it not faster" not in done.text
     assert "last news" not in done.text
@@ -265,7 +275,7 @@ def test_a_run_that_ended_is_not_slow_and_a_machine_without_one_not_idle() -> No
 
 
 def test_the_words_hold_the_figures() -> None:
-    lines = live_text([sample()], a_status(RUNNING), now=START + 61)
+    lines = live_text([sample()], a_status(RUNNING, progress=WORK), now=START + 61)
     assert lines[1] == "a.mp4: 120 of 480 frames, 24.0 frames/s, ETA 1:15"
     (machine,) = [line for line in lines if line.startswith("GPU 91 %")]
     for part in (
@@ -278,23 +288,23 @@ def test_the_words_hold_the_figures() -> None:
 
 
 def test_the_whole_batch_in_one_line() -> None:
-    queued = [FileStatus(target=f"/in/{name}.mp4") for name in "abcd"]
-    assert "All files: 0 %" in page_of([], a_status(*queued)).text
-    assert time_left(a_status(*queued), 0.0) is None
+    waiting = [queued(name) for name in "abcd"]
+    assert "All files: 0 %" in page_of([], a_status(*waiting)).text
+    assert time_left(a_status(*waiting), 0.0) is None
     # One file was there already, one is done, one is half done: half of the work took ten seconds.
     files = [
-        FileStatus(target="/in/a.mp4", state="done", fallbacks=[KEPT]),
-        FileStatus(target="/in/b.mp4", state="done"),
-        RUNNING.model_copy(update={"frame": 240, "eta": 3.0}),
-        queued[3],
+        FileReport(target="/in/a.mp4", status="done", fallbacks=[KEPT]),
+        FileReport(target="/in/b.mp4", status="done"),
+        RUNNING,
+        queued("d"),
     ]
-    found = a_status(*files, updated=START + 10, ram_percent=40.0)
+    found = a_status(*files, updated=START + 10, progress=a_progress(240, eta=3.0))
     assert time_left(found, 2.5 / 4) == pytest.approx(10 * 1.5 / 1.5)
     page = page_of([], found)
     assert "All files: 62 %, about 0:10 left, memory S 40 % (system), G - (GPU)" in page.text
     assert page.all("div", role="progressbar")[0]["aria-valuenow"] == "62"
     assert "All files" not in page_of([], found.model_copy(update={"state": "done"})).text
-    assert time_left(a_status(RUNNING), 0.01) == 75.0  # the last file tells for itself
+    assert time_left(a_status(RUNNING, progress=WORK), 0.01) == 75.0  # the last file tells for itself
 
 
 # --- painted while it runs --------------------------------------------------------------------------------
@@ -303,7 +313,7 @@ def test_the_whole_batch_in_one_line() -> None:
 def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
     pages, now = [], [0.0]
     view = RunView(tmp_path, pages.append, clock=lambda: now[0])
-    found = a_status(RUNNING)
+    found = a_status(RUNNING, progress=WORK)
     for _ in range(20):
         view(found)
         now[0] += REFRESH / 4
@@ -322,6 +332,6 @@ def test_samples_of_earlier_runs_are_not_drawn(tmp_path, monkeypatch) -> None:
     view = RunView(tmp_path, pages.append)
     taken = [sample(-100, cpu_percent=99.0), sample(1, cpu_percent=11.0), sample(2, cpu_percent=33.0)]
     (tmp_path / SAMPLES_NAME).write_text("".join(one.model_dump_json() + "\n" for one in taken))
-    view(a_status(RUNNING))
+    view(a_status(RUNNING, progress=WORK))
     assert told(Page(pages[0]))["CPU"] == "33 %"
     assert "last 0:02" in Page(pages[0]).text

@@ -63,13 +63,13 @@ def number_of(image: np.ndarray) -> int:
 
 @pytest.mark.parametrize("index", [0, 11, 13, 30, 35])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_frame_is_found_by_its_time(tmp_path, index, suffix):
+def test_a_frame_is_found_by_its_time(tmp_path, index, suffix) -> None:
     image = frame_at(grey_ramp(tmp_path / f"clip.{suffix}"), index / FPS)
     assert image.shape == (64, 96, 3)
     assert number_of(image) == index
 
 
-def test_beyond_the_end_is_the_last_frame(tmp_path):
+def test_beyond_the_end_is_the_last_frame(tmp_path) -> None:
     assert number_of(frame_at(grey_ramp(tmp_path / "clip.mp4"), 60)) == FRAMES - 1
 
 
@@ -82,7 +82,7 @@ def test_beyond_the_end_is_the_last_frame(tmp_path):
         (Quality(missed_spans=[(0, 36)]), 27),  # no face at all
     ],
 )
-def test_the_pictures_are_of_one_telling_moment(tmp_path, quality, number):
+def test_the_pictures_are_of_one_telling_moment(tmp_path, quality, number) -> None:
     target = grey_ramp(tmp_path / "clip.mp4")
     output = grey_ramp(tmp_path / "out.mp4", marked=range(25, 30))
     pair = pair_of(a_file(target, output, frames_out=FRAMES, quality=quality))
@@ -91,7 +91,7 @@ def test_the_pictures_are_of_one_telling_moment(tmp_path, quality, number):
     np.testing.assert_allclose(pair.after[:10].mean(), pair.before[:10].mean(), atol=2)
 
 
-def test_source_before_and_after_are_shown_of_an_image_too(tmp_path):
+def test_source_before_and_after_are_shown_of_an_image_too(tmp_path) -> None:
     for name, grey in (("face.png", 60), ("photo.png", 10), ("result.png", 200)):
         cv2.imwrite(str(tmp_path / name), np.full((30, 40, 3), grey, np.uint8))
     file = a_file(tmp_path / "photo.png", tmp_path / "result.png", source=[str(tmp_path / "face.png")])
@@ -108,7 +108,7 @@ def test_source_before_and_after_are_shown_of_an_image_too(tmp_path):
         assert [bool(picture.url) for picture in (first, *others)] == [False, True, True]
 
 
-def test_a_picture_is_small_and_in_the_page():
+def test_a_picture_is_small_and_in_the_page() -> None:
     url = data_url(np.full((1000, 3000, 3), (10, 200, 30), np.uint8))
     assert url.startswith("data:image/jpeg;base64,")
     image = read_image(url)
@@ -116,7 +116,7 @@ def test_a_picture_is_small_and_in_the_page():
     assert np.abs(image.astype(int) - (10, 200, 30)).max() < 6
 
 
-def test_what_is_gone_or_no_video_is_an_error(tmp_path):
+def test_what_is_gone_or_no_video_is_an_error(tmp_path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(MediaError):
         frame_at(tmp_path / "gone.mp4", 0)
@@ -137,13 +137,13 @@ def frames_of(content: bytes) -> list[av.VideoFrame]:
         return list(container.decode(video=0))
 
 
-def test_a_small_result_is_embedded_as_it_is(tmp_path):
+def test_a_small_result_is_embedded_as_it_is(tmp_path) -> None:
     path = write_video(tmp_path / "a.mp4")
     assert videos_in([path]) == [path.read_bytes()]
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4"])
-def test_what_browsers_cannot_play_becomes_a_clip(tmp_path, name):
+def test_what_browsers_cannot_play_becomes_a_clip(tmp_path, name) -> None:
     path = write_video(tmp_path / name, codec="mpeg4", frames=60, size=(960, 540))
     (player,), _ = players_of([path])
     assert "4" in player.told
@@ -153,12 +153,12 @@ def test_what_browsers_cannot_play_becomes_a_clip(tmp_path, name):
     assert frames[-1].time == pytest.approx(3.9, abs=0.01)
 
 
-def test_a_turned_video_stands_upright_in_its_clip(tmp_path):
+def test_a_turned_video_stands_upright_in_its_clip(tmp_path) -> None:
     frame = frames_of(clip_of(make(tmp_path / "a.mp4", Spec(size=(320, 180), rotation=90))))[0]
     assert (frame.width, frame.height) == (180, 320)
 
 
-def test_the_room_is_shared(tmp_path):
+def test_the_room_is_shared(tmp_path) -> None:
     images = np.random.default_rng(1).integers(0, 255, (15, 270, 480, 3), np.uint8)
     noise, small = write_video(tmp_path / "noise.mp4", images), write_video(tmp_path / "small.mp4")
     clip, whole = videos_in([noise, small])
@@ -169,7 +169,7 @@ def test_the_room_is_shared(tmp_path):
     assert left_out == ["noise.mp4"]
 
 
-def test_no_more_than_a_few_players_and_damage_is_named(tmp_path):
+def test_no_more_than_a_few_players_and_damage_is_named(tmp_path) -> None:
     players, left_out = players_of([write_video(tmp_path / f"{n}.mp4") for n in range(MOST_PLAYERS + 2)])
     assert len(players) == MOST_PLAYERS
     assert left_out == ["6.mp4", "7.mp4"]

@@ -48,7 +48,7 @@ def test_the_peak_is_where_it_belongs() -> None:
 
 @pytest.mark.parametrize("gap", [None, math.nan, math.inf])
 @pytest.mark.parametrize("draw", [lambda points: spark(*(v for _, v in points)), chart])
-def test_a_gap_stays_a_gap(gap: float | None, draw) -> None:
+def test_a_gap_stays_a_gap(gap, draw) -> None:
     ((_, line),) = curves(draw(list(enumerate([1, 2, gap, 2, 1, gap, 3]))))
     assert [len(stretch) for stretch in line] == [2, 2, 1]
 
@@ -73,7 +73,7 @@ def test_values_beyond_the_edges_are_cut_off_and_the_limit_is_a_line_across() ->
         ([1, None], "–", [1]),
     ],
 )
-def test_little_to_show(values: list[float | None], figures: str, lengths: list[int]) -> None:
+def test_little_to_show(values, figures, lengths) -> None:
     text = spark(*values)
     assert [len(stretch) for _, line in curves(text) for stretch in line] == lengths
     assert texts(text) == [figures]
@@ -130,7 +130,7 @@ def test_thousands_of_points_are_thinned_and_peaks_stay() -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 100), (0, 1), (0, 0), (0, 0.03), (0, 23.5), (0, 101), (-3, 7), (5, 5), (0, 9e9)]
 )
-def test_ticks_are_few_and_hold_the_values(low: float, high: float) -> None:
+def test_ticks_are_few_and_hold_the_values(low, high) -> None:
     ticks = nice_ticks(low, high)
     assert 3 <= len(ticks) <= 5
     assert ticks[0] <= low
@@ -147,7 +147,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("colour", [*(colour for colour, _ in svg.STYLES), svg.GOOD, svg.WARN, svg.BAD])
 @pytest.mark.parametrize("page", ["#FFFFFF", "#161618"])
-def test_colours_are_seen_on_light_and_dark_pages(colour: str, page: str) -> None:
+def test_colours_are_seen_on_light_and_dark_pages(colour, page) -> None:
     dark, light = sorted([luminance(colour), luminance(page)])
     assert (light + 0.05) / (dark + 0.05) >= 3
 
@@ -172,5 +172,5 @@ def test_colours_are_seen_on_light_and_dark_pages(colour: str, page: str) -> Non
         (memory(3 << 29), "1.5 GiB"),
     ],
 )
-def test_numbers_as_people_read_them(told: str, text: str) -> None:
+def test_numbers_as_people_read_them(told, text) -> None:
     assert told == text

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
 
@@ -15,41 +16,59 @@ import pytest
 from colab_helpers.media.images import read_image
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
+from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.host import Host
 from colab_helpers.ui.panel import Panel
-from colab_helpers.ui.panel_desk import Desk
+from tests.conftest import PATIENCE
+
+
+class Idle:
+    """The kernel between cells: calls what asked for it, until it says False."""
+
+    def __init__(self) -> None:
+        self.actions: list[Callable[[], bool]] = []
+
+    def repeat(self, action: Callable[[], bool], seconds: float) -> None:
+        self.actions.append(action)
+
+    def pass_by(self, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Let callbacks through, until nothing is left to do or something has come about."""
+        end = time.monotonic() + PATIENCE
+        while self.actions and not until():
+            self.actions = [action for action in self.actions if action()]
+            time.sleep(0.05)
+            assert time.monotonic() < end
 
 
 @dataclass(frozen=True)
-class Place:
-    """A host whose folders are the test's."""
+class Browser(Host):
+    """A place whose user chooses and takes files, and sees what is shown."""
 
-    home: Path
-    runs: Path
-    headless: bool = False
-    name: str = "a test"
-    has_cells: bool = True
-    has_buttons: bool = True
+    chosen: tuple[str, ...] = ()
+    taken: list[Path] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
 
-    def keeping(self, folder: Path) -> str:
-        return ""
+    def upload(self, folder: Path) -> list[Path]:
+        return [folder / name for name in self.chosen]
 
-    def reach(self, paths: object) -> None:
-        """Nothing to open."""
+    def download(self, path: Path) -> None:
+        self.taken.append(path)
 
-    def show_html(self, html: str, *, text: str) -> None:
-        raise AssertionError("the panel shows widgets")
+    def show(self, html: str, text: str, *, kept: bool = False) -> None:
+        self.shown.append(html)
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for runs; that of the user's own presets lies beside it."""
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path / "runs"))
-    return Place(tmp_path / "home", tmp_path / "runs")
+    return tmp_path / "runs"
 
 
 @pytest.fixture
-def desk(place: Place) -> Desk:
-    return Desk(ipywidgets, place)
+def idle() -> Idle:
+    return Idle()
 
 
 @pytest.fixture
@@ -63,9 +82,9 @@ def on_demo(demo: Path) -> BatchRequest:
 
 
 @pytest.fixture
-def make_panel(desk: Desk) -> Callable[[BatchRequest], Panel]:
-    def make(request: BatchRequest) -> Panel:
-        panel = Panel(desk, request)
+def make_panel(runs: Path, idle: Idle) -> Callable[..., Panel]:
+    def make(request: BatchRequest, *, host: Host | None = None, earlier: Choice | None = None) -> Panel:
+        panel = Panel(ipywidgets, host or Host(), Choice(request, earlier), idle.repeat)
         panel.fill()
         return panel
 

@@ -18,14 +18,16 @@ from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
 from colab_helpers import machine
-from colab_helpers.batch.names import STOP_NAME
 from colab_helpers.batch.status import read_status
+from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.errors import UsageError
+from colab_helpers.files import write_atomically
 from colab_helpers.request import SetupRequest
 from colab_helpers.ui import headless
-from colab_helpers.ui.headless import main, read_form
-from tests.batch.processes import at_start
+from colab_helpers.ui.form import read_form
+from colab_helpers.ui.headless import main
 from tests.conftest import PATIENCE, until
+from tests.helpers.processes import at_start
 
 PARAMETERS = """\
 preset: str = "balanced"  #@param
@@ -68,30 +70,24 @@ def test_the_executed_notebook_does_not_go_to_a_drive_that_is_not_mounted(tmp_pa
     assert not (tmp_path / "drive").exists()
 
 
-def test_values_are_checked_before_a_kernel_is_started(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("demo=perhaps", "demo = 'perhaps' is not allowed"),
+        ("overrides=[1]", "overrides = "),
+        ("preset=fastest", "there is no preset 'fastest'"),
+        ("overrides={batchsize: 2}", "unknown key 'batchsize'"),
+        ("language=fr", "allowed: auto, en, es"),
+        ("colour=red", "no parameter 'colour'"),
+    ],
+)
+def test_values_are_checked_before_a_kernel_is_started(tmp_path, capsys, monkeypatch, word, said):
     monkeypatch.setattr(headless, "run_notebook", lambda *_: pytest.fail("a kernel was started"))
     out = tmp_path / "run" / "out.ipynb"
-    for wrong in (
-        "demo=perhaps",
-        "overrides=[1]",
-        "preset=fastest",
-        "overrides={batchsize: 2}",
-        "language=fr",
-    ):
-        assert main([str(notebook(tmp_path)), str(out), wrong]) == 2
-        assert "What to do" in capsys.readouterr().err
-    assert not out.parent.exists()
-
-
-def test_a_missing_notebook_is_wrong_usage(tmp_path, capsys):
-    assert main([str(tmp_path / "none.ipynb"), str(tmp_path / "out.ipynb")]) == 2
-    assert "there is no such notebook" in capsys.readouterr().err
-
-
-def test_an_unknown_parameter_stops_before_any_work(tmp_path, capsys):
-    out = tmp_path / "run" / "out.ipynb"
-    assert main([str(notebook(tmp_path)), str(out), "colour=red"]) == 2
-    assert "no parameter 'colour'" in capsys.readouterr().err
+    assert main([str(notebook(tmp_path)), str(out), word]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "What to do" in told
     assert not out.parent.exists()
 
 
@@ -100,45 +96,29 @@ def test_a_word_without_equals_is_wrong_usage(tmp_path):
         main([str(notebook(tmp_path)), str(tmp_path / "out.ipynb"), "preset"])
 
 
-def test_a_run_gets_its_values_kernel_and_places(tmp_path, capfd):
+def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path, capfd):
+    files = [{"status": "done", "output": "/results/a.mp4"}, {"status": "failed", "output": None}]
+    summary = {"succeeded": 1, "total": 2, "seconds": 3.21}
+    report = json.dumps({"summary": summary, "models": [{"standin": True}], "files": files})
     cell = (
         "import json, pathlib, sys\n"
         "values = [preset, demo, headless, output_dir, sys.executable]\n"
         "pathlib.Path(output_dir, 'values.json').write_text(json.dumps(values))\n"
+        f"pathlib.Path(output_dir, 'report.json').write_text({report!r})\n"
         "print('working on it')"
     )
     out = tmp_path / "a {run}" / "out.ipynb"
-    code = main([str(notebook(tmp_path, cell)), str(out), "preset=light", "-p", "demo", "no"])
-    assert code == 0
+    source = notebook(tmp_path, cell, "raise RuntimeError('b.mp4 failed')")
+    assert main([str(source), str(out), "preset=light", "-p", "demo", "no"]) == 1
     values = json.loads((out.parent / "values.json").read_text())
     assert values[:4] == ["light", False, True, str(out.parent)]
     assert Path(values[4]) == Path(sys.executable)
-    printed = capfd.readouterr().out
-    assert "working on it" in printed
-    assert f"notebook: {out}" in printed
-
-
-def test_results_are_named_even_when_some_failed(tmp_path, capfd):
-    files = [
-        {"status": "done", "output": "/results/a.mp4"},
-        {"status": "failed", "output": None},
-    ]
-    summary = {"succeeded": 1, "total": 2, "seconds": 3.21}
-    report = json.dumps({"summary": summary, "models": [{"standin": True}], "files": files})
-    cells = [
-        f"import pathlib\npathlib.Path(output_dir, 'report.json').write_text({report!r})",
-        "raise RuntimeError('b.mp4 failed')",
-    ]
-    out = tmp_path / "run" / "out.ipynb"
-    assert main([str(notebook(tmp_path, *cells)), str(out)]) == 1
     printed = capfd.readouterr()
     assert "RuntimeError: b.mp4 failed" in printed.err
     assert "Traceback" not in printed.err
-    assert "stand-in networks" in printed.out
-    assert "1 of 2 files in 3.2 s" in printed.out
-    assert "result:   /results/a.mp4" in printed.out
-    assert f"report:   {out.parent / 'report.json'}" in printed.out
-    assert f"notebook: {out}" in printed.out
+    told = ("working on it", "stand-in networks", "1 of 2 files in 3.2 s", "result:   /results/a.mp4")
+    for line in (*told, f"report:   {out.parent / 'report.json'}", f"notebook: {out}"):
+        assert line in printed.out
 
 
 @pytest.mark.parametrize(
@@ -147,10 +127,10 @@ def test_results_are_named_even_when_some_failed(tmp_path, capfd):
         *(("errors", name, 2) for name in ("ConsentError", "MissingFileError", "ModelError", "LicenceError")),
         *(("errors", name, 1) for name in ("WorkerError", "OutOfMemoryError")),
         ("batch.lock", "FolderBusyError", 2),
-        ("ui.notebook", "BatchError", 1),
-        ("ui.doctor", "SetupError", 1),
-        ("ui.models", "PreloadError", 1),
-        ("ui.notebook", "StoppedError", 130),
+        ("ui.batch_swap", "BatchError", 1),
+        ("ui.setup", "SetupError", 1),
+        ("ui.preload", "PreloadError", 1),
+        ("ui.batch_swap", "StoppedError", 130),
     ],
 )
 def test_refused_failed_and_stopped_have_codes_of_their_own(
@@ -166,43 +146,22 @@ def test_refused_failed_and_stopped_have_codes_of_their_own(
     assert capsys.readouterr().err.count(error) == 1
 
 
-REFUSE = "from colab_helpers.errors import ConsentError\nraise ConsentError('no statement')"
-WRITE = (
-    "from pathlib import Path\n"
-    "from colab_helpers.files import write_atomically\n"
-    "write_atomically(Path(output_dir, {!r}), {!r}.encode())"
-)
-OLD = {
-    "report.json": '{"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}, "models": [], "files": []}',
-    "doctor.json": "{}",
-    "preload.json": "not even JSON",
-}
-
-
-def write(name: str) -> str:
-    """A cell that leaves a report as the product does, with the bytes that lie there already if any do."""
-    return WRITE.format(name, OLD.get(name, "{}"))
-
-
-@pytest.mark.parametrize(
-    ("cell", "code", "made"),
-    [
-        (REFUSE, 2, []),
-        ("pass", 0, []),
-        (write("doctor.json"), 0, ["report:   {}/doctor.json"]),
-        (write("report.json"), 0, ["1 of 1 files in 1.5 s", "report:   {}/report.json"]),
-        (write("monitor.json"), 0, ["report:   {}/monitor.json"]),
-    ],
-    ids=["refused", "nothing to do", "the same again", "the same batch again", "a new one"],
-)
-def test_only_what_this_run_has_made_is_told(tmp_path, capfd, cell, code, made):
-    """Reports of earlier runs, and of other notebooks, lie in the folder."""
-    for name, text in OLD.items():
+def test_only_what_this_run_has_made_is_told(tmp_path):
+    """Reports of earlier runs, and of other notebooks, lie in the folder; the same again is another file."""
+    batch = {"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}, "models": [], "files": []}
+    old = {"report.json": json.dumps(batch), "doctor.json": "{}", "preload.json": "not even JSON"}
+    for name, text in old.items():
         (tmp_path / name).write_text(text)
-    out = tmp_path / "out.ipynb"
-    assert main([str(notebook(tmp_path, cell)), str(out)]) == code
-    lines = [line for line in capfd.readouterr().out.splitlines() if line]
-    assert lines == [*(line.format(tmp_path) for line in made), f"notebook: {out}"]
+    out, before = tmp_path / "out.ipynb", headless.reports_in(tmp_path)
+    assert headless.describe_results(out, tmp_path, before) == []
+    out.touch()
+    for name in ("report.json", "doctor.json", "monitor.json"):
+        write_atomically(tmp_path / name, old.get(name, "{}").encode())
+    assert headless.describe_results(out, tmp_path, before) == [
+        "1 of 1 files in 1.5 s",
+        *(f"report:   {tmp_path / name}" for name in ("report.json", "doctor.json", "monitor.json")),
+        f"notebook: {out}",
+    ]
 
 
 class Kernel:
@@ -231,7 +190,7 @@ def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
         stops.on_signal(signal.SIGINT, None)
         await asyncio.sleep(0.01)
         assert kernel.interrupts == 2
-        with pytest.raises(headless._StopError):  # what has not begun is left alone
+        with pytest.raises(headless.CellsLeftError):  # what has not begun is left alone
             stops.before_cell()
         with pytest.raises(KeyboardInterrupt):
             stops.on_signal(signal.SIGINT, None)
@@ -243,13 +202,13 @@ def test_a_stop_waits_for_the_kernel_to_begin_the_cell():
 ENDLESS = """
     import os, time
     from pathlib import Path
-    import colab_helpers.batch.runner as runner
+    from colab_helpers.batch.run_file import FileRun
     def do(self, *_):
         Path(os.environ["BEGUN"]).touch()
         while True:
             self.beat()
             time.sleep(0.01)
-    runner.Batch._do_video = do
+    FileRun._video = do
 """
 
 
@@ -285,10 +244,6 @@ def test_a_stop_of_setup_sh_reaches_the_worker(demo, tmp_path, monkeypatch, numb
     assert not (out / STOP_NAME).exists()
     lines = [other.info["cmdline"] or [] for other in psutil.process_iter(["cmdline"])]
     assert not [word for line in lines for word in line if str(tmp_path) in word]
-
-
-def test_a_refusal_in_a_cell_is_wrong_usage(tmp_path):
-    assert main([str(notebook(tmp_path, REFUSE)), str(tmp_path / "out.ipynb")]) == 2
 
 
 def test_a_dead_kernel_has_its_own_code(tmp_path, capfd):

@@ -13,30 +13,20 @@ from colab_helpers import machine
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.ui import host
-from colab_helpers.ui.host import ColabHost, LocalHost, this_host
-
-MOUNTS: dict[str, str] = {}
-"""What is mounted beside this machine's own disks."""
+from colab_helpers.ui.host import ColabHost, Host, VoilaHost, this_host
 
 
-@pytest.fixture(autouse=True)
-def drive(monkeypatch, tmp_path) -> Path:
-    """Where Google Drive is mounted, or not, in these tests."""
-    place = tmp_path / "drive"
-    MOUNTS.clear()
-    monkeypatch.setattr(machine, "DRIVES", (place, tmp_path / "gdrive"))
-    monkeypatch.setattr(machine, "mounts", lambda: {Path(place): kind for place, kind in MOUNTS.items()})
-    monkeypatch.setattr(host, "DRIVES", (place,))
-    return place
+class FakeColab:
+    """``google.colab`` with somebody at the browser who says yes or no, or does not answer."""
 
-
-class FakeDrive(ModuleType):
-    """``google.colab.drive`` whose browser says yes or no, or does not answer."""
-
-    def __init__(self, *, allowed: bool, fault: Exception | None = None) -> None:
-        super().__init__("google.colab.drive")
-        self.allowed, self.fault = allowed, fault
+    def __init__(self, mounts: dict[str, str]) -> None:
+        self.allowed, self.fault = True, None
+        self.mounts = mounts
         self.mounted: list[str] = []
+        self.chosen: dict[str, bytes] = {}
+        self.saved: list[str] = []
+        self.secrets: dict[str, str] = {}
+        self.asked: list[str] = []
 
     def mount(self, mountpoint: str) -> None:
         self.mounted.append(mountpoint)
@@ -44,145 +34,120 @@ class FakeDrive(ModuleType):
             raise self.fault
         if self.allowed:
             Path(mountpoint, "MyDrive").mkdir(parents=True)
-            MOUNTS[mountpoint] = "fuse.drive"
-
-
-class FakeFiles(ModuleType):
-    """``google.colab.files`` with somebody who chooses files; Colab keeps their bytes and renames doubles."""
-
-    def __init__(self) -> None:
-        super().__init__("google.colab.files")
-        self.chosen: dict[str, bytes] = {}
-        self.saved: list[str] = []
+            self.mounts[mountpoint] = "fuse.drive"
 
     def upload(self, target_dir: str = "") -> dict[str, bytes]:
+        """Colab keeps the bytes and renames doubles."""
         kept = {}
         for name, content in self.chosen.items():
             path = Path(target_dir, name)
-            if path.exists():
-                path = path.with_stem(f"{path.stem} (1)")
+            path = path.with_stem(f"{path.stem} (1)") if path.exists() else path
             path.write_bytes(content)
             kept[str(path)] = content
         return kept
 
-    def download(self, filename: str) -> None:
-        assert Path(filename).is_file()
-        self.saved.append(filename)
-
-
-class SecretNotFoundError(Exception):
-    """As Colab calls it."""
-
-
-class FakeSecrets(ModuleType):
-    """``google.colab.userdata``."""
-
-    def __init__(self) -> None:
-        super().__init__("google.colab.userdata")
-        self.kept: dict[str, str] = {}
-        self.asked: list[str] = []
-
     def get(self, key: str) -> str:
         self.asked.append(key)
-        if key not in self.kept:
-            raise SecretNotFoundError(key)
-        return self.kept[key]
+        return self.secrets[key]
 
 
 @pytest.fixture
-def colab(monkeypatch):
-    def pretend(*, allowed: bool = True, fault: Exception | None = None) -> FakeDrive:
-        package = ModuleType("google.colab")
-        parts = (FakeDrive(allowed=allowed, fault=fault), FakeFiles(), FakeSecrets())
-        package.drive, package.files, package.userdata = parts
-        monkeypatch.setitem(sys.modules, "google.colab", package)
-        for part in parts:
-            monkeypatch.setitem(sys.modules, part.__name__, part)
-        return package.drive
-
-    return pretend
+def mounts(monkeypatch, tmp_path) -> dict[str, str]:
+    """What is mounted beside this machine's own disks; Google Drive is or is not at ``drive``."""
+    found: dict[str, str] = {}
+    monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive", tmp_path / "gdrive"))
+    monkeypatch.setattr(machine, "mounts", lambda: {Path(place): kind for place, kind in found.items()})
+    monkeypatch.setattr(host, "DRIVES", (tmp_path / "drive",))
+    return found
 
 
-def test_the_host_is_found_by_the_loaded_module(colab, drive):
-    assert isinstance(this_host(), LocalHost)
-    colab()
-    assert isinstance(this_host(), ColabHost)
+@pytest.fixture
+def colab(monkeypatch, mounts) -> FakeColab:
+    fake, package = FakeColab(mounts), ModuleType("google.colab")
+    package.drive = SimpleNamespace(mount=fake.mount)
+    package.files = SimpleNamespace(upload=fake.upload, download=fake.saved.append)
+    package.userdata = SimpleNamespace(get=fake.get)
+    monkeypatch.setitem(sys.modules, "google.colab", package)
+    return fake
+
+
+def test_the_host_is_found_by_what_runs_here(request, monkeypatch, tmp_path):
+    monkeypatch.delenv("COLAB_HELPERS_RUNS", raising=False)
+    assert type(this_host()) is Host
+    assert Host().runs == Path(host.__file__).parents[2] / "runs"
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    assert isinstance(this_host(), VoilaHost)
+    colab = request.getfixturevalue("colab")
+    assert isinstance(this_host(headless=True), ColabHost)
     assert this_host(headless=True).headless
     assert this_host().runs == Path("/content/runs")
-    MOUNTS[str(drive)] = "fuse.drive"
-    assert this_host().runs == drive / "MyDrive" / "colab_helpers" / "runs"
+    colab.mounts[str(tmp_path / "drive")] = "fuse.drive"
+    assert this_host().runs == tmp_path / "drive" / "MyDrive" / "colab_helpers" / "runs"
+    monkeypatch.setenv("COLAB_HELPERS_RUNS", "~/runs")
+    assert this_host().runs == Host().runs == Path.home() / "runs"
+    found = [(kind.has_cells, kind.has_buttons) for kind in (Host, VoilaHost, ColabHost)]
+    assert found == [(True, True), (False, True), (True, False)]
+
+
+def test_what_outlives_a_run_is_the_users_own_or_on_drive(monkeypatch, tmp_path):
+    monkeypatch.delenv("COLAB_HELPERS_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert machine.home() == tmp_path / ".colab_helpers"
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    assert machine.home() == Path("/content/colab_helpers_home")
+    monkeypatch.setattr(machine, "mounts", lambda: {Path("/content/drive"): "fuse.drive"})
+    assert machine.home() == Path("/content/drive/MyDrive/colab_helpers")
+    monkeypatch.setenv("COLAB_HELPERS_HOME", "~/mine")
+    assert machine.home() == tmp_path / "mine"
 
 
 def test_drive_is_mounted_once_and_only_when_asked_for(colab, tmp_path):
-    drive = colab()
     place = ColabHost()
     place.reach([tmp_path / "elsewhere.mp4"])
-    assert drive.mounted == []
+    assert colab.mounted == []
     place.reach([tmp_path / "drive" / "MyDrive" / "clips"])
     place.reach([tmp_path / "drive" / "MyDrive" / "clips"])
-    assert drive.mounted == [str(tmp_path / "drive")]
+    assert colab.mounted == [str(tmp_path / "drive")]
+    ColabHost(headless=True).reach([tmp_path / "drive" / "clip.mp4"])  # it is there: nobody is asked
 
 
 def test_a_headless_session_never_asks_for_drive(colab, tmp_path):
-    drive = colab()
-    place = ColabHost(headless=True)
     with pytest.raises(UsageError, match=r"clip\.mp4.*headless.*What to do"):
-        place.reach([tmp_path / "drive" / "clip.mp4"])
-    assert drive.mounted == []
-
-
-def test_a_mounted_drive_is_used_headless_too(colab, tmp_path):
-    drive = colab()
-    (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
-    MOUNTS[str(tmp_path / "drive")] = "fuse.drive"
-    ColabHost(headless=True).reach([tmp_path / "drive" / "clip.mp4"])
-    assert drive.mounted == []
-
-
-def test_a_refused_drive_is_said(colab, tmp_path):
-    colab(allowed=False)
-    with pytest.raises(UsageError, match="was not mounted"):
-        ColabHost().reach([tmp_path / "drive" / "clip.mp4"])
+        ColabHost(headless=True).reach([tmp_path / "drive" / "clip.mp4"])
+    assert colab.mounted == []
 
 
 @pytest.mark.parametrize(
-    "fault", [ValueError("mount failed: invalid oauth code"), TimeoutError("no answer"), RuntimeError()]
+    ("fault", "said"),
+    [
+        (None, "access was not allowed"),
+        (ValueError("mount failed: invalid oauth code"), "invalid oauth code"),
+        (TimeoutError("no answer"), "no answer"),
+        (RuntimeError(), "RuntimeError"),
+    ],
 )
-def test_a_drive_that_fails_says_why(colab, tmp_path, fault):
-    colab(fault=fault)
+def test_a_drive_that_fails_says_why(colab, tmp_path, fault, said):
+    colab.allowed, colab.fault = False, fault
     with pytest.raises(UsageError, match=r"clip\.mp4.*not mounted \(.*What to do") as caught:
         ColabHost().reach([tmp_path / "drive" / "clip.mp4"])
-    assert (str(fault) or "RuntimeError") in str(caught.value)
+    assert said in str(caught.value)
 
 
-def test_files_of_ones_own_computer_are_put_where_they_are_wanted(colab, tmp_path):
-    colab()
-    files = sys.modules["google.colab.files"]
-    files.chosen = {"me.jpg": b"1", "clip.mp4": b"2"}
+def test_files_of_ones_own_computer_come_and_go(colab, tmp_path):
     folder = tmp_path / "uploads"
+    assert ColabHost().upload(folder) == []  # cancelled
+    colab.chosen = {"me.jpg": b"1", "clip.mp4": b"2"}
     assert ColabHost().upload(folder) == [folder / "me.jpg", folder / "clip.mp4"]
     again = ColabHost().upload(folder)
     assert [path.name for path in again] == ["me (1).jpg", "clip (1).mp4"]
     assert all(path.is_file() for path in again)
+    ColabHost().download(folder / "me.jpg")
+    assert colab.saved == [str(folder / "me.jpg")]
 
 
-def test_an_upload_that_is_cancelled_brings_nothing(colab, tmp_path):
-    colab()
-    assert ColabHost().upload(tmp_path) == []
-
-
-def test_a_result_goes_to_the_browser(colab, tmp_path):
-    colab()
-    result = tmp_path / "out.mp4"
-    result.write_bytes(b"x")
-    ColabHost().download(result)
-    assert sys.modules["google.colab.files"].saved == [str(result)]
-
-
-@pytest.mark.parametrize("place", [ColabHost(headless=True), LocalHost(), LocalHost(headless=True)])
+@pytest.mark.parametrize("place", [ColabHost(headless=True), Host(), Host(headless=True)])
 def test_nobody_is_asked_where_nobody_can_answer(colab, tmp_path, place):
-    colab()
-    sys.modules["google.colab.files"].chosen = {"me.jpg": b"1"}
+    colab.chosen = {"me.jpg": b"1"}
     with pytest.raises(UsageError, match="What to do"):
         place.upload(tmp_path / "uploads")
     with pytest.raises(UsageError, match="What to do"):
@@ -191,62 +156,29 @@ def test_nobody_is_asked_where_nobody_can_answer(colab, tmp_path, place):
 
 
 def test_secrets_come_from_the_environment_first(colab, monkeypatch):
-    colab()
-    secrets = sys.modules["google.colab.userdata"]
-    secrets.kept = {"HF_TOKEN": "kept"}
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert [place.secret("HF_TOKEN") for place in (ColabHost(), Host())] == [None, None]
+    colab.secrets = {"HF_TOKEN": "kept"}
     assert ColabHost().secret("HF_TOKEN") == "kept"
     assert ColabHost(headless=True).secret("HF_TOKEN") is None
     monkeypatch.setenv("HF_TOKEN", "set")
-    assert [place.secret("HF_TOKEN") for place in (ColabHost(), LocalHost())] == ["set", "set"]
-    assert secrets.asked == ["HF_TOKEN"]
+    assert [place.secret("HF_TOKEN") for place in (ColabHost(), Host())] == ["set", "set"]
+    assert colab.asked == ["HF_TOKEN"] * 2
 
 
-def test_a_missing_secret_is_none(colab, monkeypatch):
-    colab()
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert ColabHost().secret("HF_TOKEN") is None
-    assert LocalHost().secret("HF_TOKEN") is None
-
-
-def test_local_runs_lie_in_the_checkout():
-    assert LocalHost().runs == Path(host.__file__).parents[2] / "runs"
-
-
-def test_runs_go_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path))
-    assert LocalHost().runs == tmp_path
-    monkeypatch.setenv("COLAB_HELPERS_RUNS", "~/runs")
-    assert LocalHost().runs == Path.home() / "runs"
-
-
-def test_voila_has_buttons_and_colab_has_cells(colab, monkeypatch):
-    assert (this_host().has_cells, this_host().has_buttons) == (True, True)
-    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
-    assert (this_host().has_cells, this_host().has_buttons) == (False, True)
-    colab()
-    assert (this_host().has_cells, this_host().has_buttons) == (True, False)
-
-
-def test_how_results_are_kept_is_said_where_they_would_go(colab, drive, tmp_path, monkeypatch):
-    colab()
-    results = drive / "MyDrive" / "out"
+def test_how_results_are_kept_is_said_where_they_would_go(colab, mounts, tmp_path, monkeypatch):
+    results = tmp_path / "drive" / "MyDrive" / "out"
     results.mkdir(parents=True)
-    assert LocalHost().keeping(Path("/tmp/out")) == ""
-    for lost in (
-        Path("/content/runs/1"),
-        results,
-    ):  # nothing is mounted: a folder of that name is on the VM's disk
+    assert Host().keeping(Path("/tmp/out")) == ""
+    # Nothing is mounted: a folder of that name is on the VM's disk.
+    for lost in (Path("/content/runs/1"), results):
         assert "ends with the session" in ColabHost().keeping(lost)
-    MOUNTS.update({str(drive): "fuse.drive", str(tmp_path / "gdrive"): "fuse.drive", "/mnt/nas": "nfs4"})
+    drives = {str(tmp_path / name): "fuse.drive" for name in ("drive", "gdrive")}
+    mounts.update({**drives, "/mnt/nas": "nfs4"})
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "link").symlink_to(drive / "MyDrive")
-    for kept in (
-        results,
-        absolute("drive/MyDrive/out"),
-        tmp_path / "link" / "out",
-        tmp_path / "gdrive" / "MyDrive",
-    ):
+    (tmp_path / "link").symlink_to(tmp_path / "drive" / "MyDrive")
+    also = (absolute("drive/MyDrive/out"), tmp_path / "link" / "out", tmp_path / "gdrive" / "MyDrive")
+    for kept in (results, *also):
         assert "Google Drive and stay there" in ColabHost().keeping(kept)
     assert "mounted drive and stay there" in ColabHost().keeping(Path("/mnt/nas/out"))
 
@@ -269,53 +201,49 @@ def test_repeated_between_cells_until_it_says_no():
     assert left == [0]
 
 
-@pytest.mark.parametrize("place", [LocalHost(), ColabHost()])
-def test_a_shell_gets_text(place, capsys):
-    place.show_html("<b>bold</b>", text="plain")
+@pytest.fixture
+def notebook(monkeypatch):
+    """A notebook's kernel; what it shows."""
+    shown: list[object] = []
+    display, widgets, ipython = ModuleType("IPython.display"), ModuleType("ipywidgets"), ModuleType("IPython")
+    display.publish_display_data = display.display = shown.append
+    widgets.HTML = SimpleNamespace
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=object())
+    for module in (display, widgets, ipython):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return shown
+
+
+def test_a_shell_gets_text_and_has_no_widgets(capsys):
+    ColabHost().show("<b>bold</b>", "plain")
+    assert capsys.readouterr().out == "plain\n"
+    assert host.open_page() is None
+    assert host.widget_library() is None
+
+
+def test_a_notebook_gets_html_and_a_log_text(notebook, capsys):
+    both = {"text/html": "<b>bold</b>", "text/plain": "plain"}
+    Host().show("<b>bold</b>", "plain")
+    Host(headless=True).show("<b>bold</b>", "plain", kept=True)
+    assert notebook == [both, both]
+    assert capsys.readouterr().out == ""
+    Host(headless=True).show("<b>bold</b>", "plain")
     assert capsys.readouterr().out == "plain\n"
 
 
-@pytest.mark.parametrize("place", [LocalHost(), ColabHost()])
-def test_a_notebook_gets_html_and_text(place, monkeypatch, capsys):
-    shown = []
-    display = ModuleType("IPython.display")
-    display.publish_display_data = shown.append
-    ipython = ModuleType("IPython")
-    ipython.display = display
-    ipython.get_ipython = lambda: SimpleNamespace(kernel=object())
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
-    monkeypatch.setitem(sys.modules, "IPython.display", display)
-    place.show_html("<b>bold</b>", text="plain")
-    assert shown == [{"text/html": "<b>bold</b>", "text/plain": "plain"}]
-    assert capsys.readouterr().out == ""
-
-
-class Kernel:
-    """What IPython's shell is inside a notebook."""
-
-    kernel = object()
-
-
-def test_a_panel_is_shown_once_and_replaced(monkeypatch):
-    shown: list[object] = []
-    display, widgets, ipython = ModuleType("IPython.display"), ModuleType("ipywidgets"), ModuleType("IPython")
-    display.display = shown.append
-    widgets.HTML = SimpleNamespace
-    ipython.get_ipython = Kernel
-    for module in (display, widgets, ipython):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    replace = host.open_panel()
+def test_a_page_is_shown_once_and_replaced(notebook, monkeypatch):
+    replace = host.open_page()
     replace("<b>1</b>")
     replace("<b>2</b>")
-    (panel,) = shown
-    assert panel.value == "<b>2</b>"
-    # Without widgets there is no panel; None in sys.modules stands for what cannot be imported.
+    (page,) = notebook
+    assert page.value == "<b>2</b>"
+    # Without widgets there is no page; None in sys.modules stands for what cannot be imported.
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert host.open_panel() is None
+    assert host.open_page() is None
 
 
 @pytest.mark.parametrize(
-    ("kernel", "colab", "expected"),
+    ("kernel", "on_colab", "expected"),
     [
         (None, False, True),
         (SimpleNamespace(), False, True),
@@ -325,15 +253,10 @@ def test_a_panel_is_shown_once_and_replaced(monkeypatch):
     ],
     ids=["shell", "some kernel", "Jupyter", "papermill", "Colab"],
 )
-def test_a_front_end_is_one_that_can_answer(monkeypatch, kernel, colab, expected):
+def test_a_front_end_is_one_that_can_answer(monkeypatch, kernel, on_colab, expected):
     ipython = ModuleType("IPython")
     ipython.get_ipython = lambda: kernel and SimpleNamespace(kernel=kernel)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    if colab:
+    if on_colab:
         monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     assert host.has_front_end() is expected
-
-
-def test_outside_a_notebook_there_is_no_panel(monkeypatch):
-    monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    assert host.open_panel() is None

@@ -12,39 +12,24 @@ from typing import Any
 import pytest
 
 from colab_helpers import language
-from colab_helpers.batch.report import BatchReport, ModelReport, Quality
-from colab_helpers.batch.status import FileStatus
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
+from colab_helpers.presets import load_presets
 from colab_helpers.request import BatchRequest, PreloadRequest
-from colab_helpers.settings import Settings, load_presets
-from colab_helpers.ui.doctor import diagnosis_html
-from colab_helpers.ui.host import LocalHost
-from colab_helpers.ui.models import models_html, models_text, show_models
-from colab_helpers.ui.monitor import MonitorSummary, summary_html
-from colab_helpers.ui.notebook import BatchRun
-from tests.helpers.reports import START, a_file, a_report, a_status, sample
+from colab_helpers.settings import Settings
+from colab_helpers.ui.host import Host
+from colab_helpers.ui.monitor import MonitorSummary
+from colab_helpers.ui.preload import models_html, models_text, show_models
+from colab_helpers.ui.runs import Run
+from colab_helpers.ui.setup import diagnosis_html
+from tests.helpers.reports import START, a_file, a_progress, a_report, a_status, sample
 
 SIGNS = {
-    "GB",
-    "GiB",
-    "MB",
-    "MiB",
-    "kB",
-    "VRAM",
-    "GPU",
-    "CPU",
-    "RAM",
-    "CRF",
-    "fps",
-    "min",
-    "ms",
-    "UTC",
-    "Python",
-    "true",
-    "false",
-}
+    "GB", "GiB", "MB", "MiB", "kB", "VRAM", "GPU", "CPU", "RAM", "CRF", "fps", "min", "ms", "UTC", "Python",
+    "true", "false",
+}  # fmt: skip
 """The same in every language."""
 
 
@@ -113,35 +98,24 @@ def texts_of(widget: Any) -> Iterator[str]:
 
 def test_the_panel(make_panel, on_demo):
     panel = make_panel(on_demo)
-    panel.targets.look()
-    panel.settings.editors["output_video_quality"].widget.value = 20
-    panel.settings.name.value = "Not a name"
-    panel.settings.save_button.click()
-    panel.sources.use_button.click()
-    panel.sources.add_button.click()
+    panel.videos.look()
+    panel.settings.overrides.value = "output_video_quality: 20"
+    panel.photos.add_button.click()
     for number in range(len(panel.tabs.children)):
         panel.tabs.selected_index = number
     panel.consent.value = ""
-    data = (
-        *on_demo.sources,
-        *on_demo.targets,
-        str(on_demo.models_dir),
-        "alma.png",
-        "clip1.mp4",
-        "Not a name",
-    )
+    names = ("alma.png", "clip1.mp4", "/path/to/photo.jpg")
+    data = (*on_demo.sources, *on_demo.targets, str(on_demo.models_dir), *names)
     texts = [text for widget in widgets_in(panel.box) for text in texts_of(widget)]
-    assert sum("⟦" in text for text in texts) > 60
-    assert [found for text in texts if (found := outside(text, *data, "/path/to/photo.jpg"))] == []
+    assert sum("⟦" in text for text in texts) > 40
+    assert [found for text in texts if (found := outside(text, *data))] == []
 
 
 def test_the_charts():
     files = [
-        FileStatus(
-            target="/in/a.mp4", state="running", frame=120, frames=480, fps=24.0, eta=75.0, stage="frames"
-        ),
-        FileStatus(target="/in/b.mp4", state="failed", error="REASON"),
-        *(FileStatus(target=f"/in/c{number}.mp4", state="queued") for number in range(20)),
+        FileReport(target="/in/a.mp4", status="running"),
+        FileReport(target="/in/b.mp4", status="failed", error="REASON"),
+        *(FileReport(target=f"/in/c{number}.mp4", status="queued") for number in range(20)),
     ]
     many = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
     found = a_status(
@@ -149,9 +123,7 @@ def test_the_charts():
         state="running",
         notes=["NOTE"],
         pause="PAUSE",
-        provider="cuda",
-        threads=8,
-        batch_size=2,
+        progress=a_progress(),
         restarts=1,
     )
     data = ("a.mp4", "b.mp4", *(f"c{number}.mp4" for number in range(20)), "REASON", "NOTE", "PAUSE", "cuda")
@@ -191,36 +163,18 @@ def a_run(tmp_path: Path) -> BatchReport:
 
 
 DATA = (
-    "a.mp4",
-    "b.mp4",
-    "out.mp4",
-    "NOTE",
-    "REASON",
-    "libx264",
-    "/m/inswapper_128.onnx",
-    "inswapper_128",
-    "face.png",
-    "The person shown has agreed.",
-    "Test Card",
-    "Linux",
-    "run-7",
-    "report.html",
-    "report.json",
-    "colab_helpers",
-    "Google Colab",
-)
+    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "libx264", "/m/inswapper_128.onnx", "inswapper_128",
+    "face.png", "run-7", "Linux", "report.html", "report.json", "colab_helpers",
+    "The person shown has agreed.", "Test Card", "Google Colab",
+)  # fmt: skip
 
 
-def test_the_results(tmp_path):
-    run = BatchRun(a_run(tmp_path), BatchRequest(), tmp_path, LocalHost())
-    assert outside(run.html(), *DATA, str(tmp_path)) == []
-    assert outside(results_text(run.report, tmp_path), *DATA, str(tmp_path)) == []
-
-
-def test_the_report(tmp_path):
-    page = report_html(a_run(tmp_path), [sample(number) for number in range(60)])
-    assert page.count("⟦") > 60
-    assert outside(page, *DATA, str(tmp_path)) == []
+def test_the_results_and_the_report(tmp_path):
+    report, run = a_run(tmp_path), Run(BatchRequest(output_dir=tmp_path), Host())
+    whole = report_html(report, [sample(number) for number in range(60)])
+    assert whole.count("⟦") > 60
+    for text in (run.html(report), results_text(report, tmp_path), whole):
+        assert outside(text, *DATA, str(tmp_path)) == []
 
 
 def test_the_doctor(demo, tmp_path):
@@ -241,15 +195,6 @@ def test_the_models(demo, tmp_path, capsys):
 
 
 def test_the_monitors_summary():
-    summary = MonitorSummary(
-        state="failed",
-        ended_by="end of run",
-        folder="/out",
-        host="h",
-        started=START,
-        seconds=9.0,
-        samples=3,
-        figures={},
-        failures={"b.mp4": "REASON"},
-    )
-    assert outside(summary_html(summary), "/out", "b.mp4", "REASON") == []
+    facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
+    summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
+    assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []

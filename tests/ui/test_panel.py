@@ -1,125 +1,113 @@
-"""The panel as a whole: what it leaves to the run."""
+"""The panel as a whole: what it leaves to the run, and what comes from and goes to one's own computer."""
 
 from __future__ import annotations
 
+import tempfile
+import zipfile
 from pathlib import Path
 
 import ipywidgets
 import pytest
 
-from colab_helpers.errors import ConsentError, SettingsError, UsageError
+from colab_helpers.demo import Demo
+from colab_helpers.errors import ConsentError, OutputError, SettingsError, UsageError
 from colab_helpers.request import BatchRequest
-from colab_helpers.settings import load_settings
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui import panel
-from colab_helpers.ui.notebook import run_batch_swap
-from colab_helpers.ui.panel import Demo, show_panel
+from colab_helpers.ui import batch_swap, panel
+from colab_helpers.ui.batch_swap import packed, run_batch_swap, show_results
+from colab_helpers.ui.host import Host
+from colab_helpers.ui.panel import show_panel
+from colab_helpers.ui.photos import UPLOADS
+from colab_helpers.ui.runs import Run
+from tests.helpers.reports import a_file, a_report
+from tests.ui.conftest import Browser
 
 CONSENT = "Rendered people of the demo, used in a test: synthetic."
 
 
 @pytest.fixture
-def in_notebook(monkeypatch, place):
-    """As in a notebook; returns what was shown."""
-    shown = []
+def shown(monkeypatch, runs):
+    """What is shown in a notebook."""
+    found = []
     monkeypatch.setattr(panel, "widget_library", lambda: ipywidgets)
-    monkeypatch.setattr(panel, "show_widget", shown.append)
-    monkeypatch.setattr(panel, "this_host", lambda: place)
-    return shown
+    monkeypatch.setattr(panel, "show_widget", found.append)
+    return found
 
 
 def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
     answers = on_demo.replaced(
         preset="speed+ram_8",
-        overrides={"keep_fps": False},
+        overrides={"keep_fps": False, "frame_processors": ["face_swapper"]},
         video_range="1",
         output_dir="/tmp/out",
         session_minutes=30.0,
         shortest_first=True,
     )
     made = make_panel(answers)
-    assert made.choice.request == answers
-    assert [made.tabs.get_title(number) for number in range(4)] == [
-        "Sources",
-        "Targets",
-        "Settings",
-        "Preview",
-    ]
+    assert made.choice.request() == answers
+    titles = [made.tabs.get_title(number) for number in range(4)]
+    assert titles == ["Photos", "Videos", "Preview", "Run"]
     assert made.tabs.selected_index == 0
 
 
-def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo):
+def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, tmp_path):
     made = make_panel(on_demo)
     made.settings.preset.value = "light"
-    made.targets.range.value = "1-1"
-    made.targets.minutes.value = 12.0
-    made.targets.shortest.value = True
-    made.targets.output.value = "/tmp/elsewhere"
+    made.videos.range.value = "1-1"
+    made.videos.minutes.value = 12.0
+    made.videos.shortest.value = True
+    made.videos.output.value = str(tmp_path / "elsewhere")
     made.consent.value = CONSENT
-    made.sources.path.value = str(demo / "source" / "bruno.png")
-    made.sources.add_button.click()
-    chosen = made.choice.request
+    made.photos.path.value = str(demo / "source" / "bruno.png")
+    made.photos.add_button.click()
+    chosen = made.choice.request()
     assert (chosen.preset, chosen.video_range, chosen.consent) == ("light", "1-1", CONSENT)
     assert (chosen.session_minutes, chosen.shortest_first) == (12.0, True)
-    assert chosen.output_dir == Path("/tmp/elsewhere")
+    assert chosen.output_dir == tmp_path / "elsewhere"
     assert [Path(path).name for path in chosen.sources] == ["alma.png", "bruno.png"]
+    made.photos.cards.children[1].children[1].click()
+    done = run_batch_swap(made.choice)
+    assert done.report.ok
+    assert done.report.settings["frame_processors"] == ["face_swapper"]
+    assert (tmp_path / "elsewhere" / "clip1.mp4").is_file()
 
 
-def test_headless_makes_no_widgets(monkeypatch, on_demo):
+def test_headless_and_outside_notebooks_the_answers_stand(monkeypatch, on_demo):
     def refuse(*_, **__):
         raise AssertionError("a widget was made")
 
     monkeypatch.setattr(ipywidgets.Widget, "__init__", refuse)
-    monkeypatch.setattr(panel, "show_widget", refuse)
+    assert show_panel(on_demo).request() == on_demo
+    monkeypatch.setattr(panel, "widget_library", lambda: ipywidgets)
     request = on_demo.replaced(headless=True)
-    choice = show_panel(request)
-    assert choice.request == request
-    choice.close()
+    assert show_panel(request).request() == request
 
 
-def test_outside_notebooks_the_answers_stand():
-    request = BatchRequest(sources="me.jpg", targets=["a.mp4"], preset="speed", consent=CONSENT)
-    assert show_panel(request).request == request
-
-
-def test_in_a_notebook_it_is_shown(in_notebook, on_demo):
-    choice = show_panel(on_demo)
-    assert len(in_notebook) == 1
-    assert isinstance(in_notebook[0], ipywidgets.VBox)
-    assert choice.request == on_demo
-
-
-def test_a_second_panel_takes_the_networks_of_the_first(in_notebook, on_demo):
+def test_a_second_panel_takes_the_networks_of_the_first(shown, on_demo, monkeypatch):
     first = show_panel(on_demo)
+    assert isinstance(shown[0], ipywidgets.VBox)
     released = []
-    first._release = lambda: released.append(first)
-    second = show_panel(on_demo)
+    monkeypatch.setattr(first.networks, "close", lambda: released.append(first))
+    second = show_panel(on_demo, first)
     assert released == [first]
-    assert second.request == on_demo
+    assert second.request() == first.request() == on_demo
+    assert second.runs is first.runs
 
 
 def test_nothing_named_shows_the_demo(make_panel, demo, monkeypatch, text_of):
-    small = Demo(demo / "source" / "bruno.png", (demo / "targets" / "clip1.mp4",), demo / "models")
+    alma, bruno = (demo / "source" / f"{name}.png" for name in ("alma", "bruno"))
+    small = Demo(bruno, (demo / "targets" / "clip1.mp4",), demo / "models")
     monkeypatch.setattr(panel, "copy_demo", lambda folder: small)
     made = make_panel(BatchRequest(consent=DEMO_CONSENT))
     assert "the demo with rendered people" in text_of(made.status)
-    assert "The demo is used" in text_of(made.sources.summary)
-    assert "bruno.png" in text_of(made.sources.cards.children[0].children[0])
-    assert "clip1.mp4" in text_of(made.targets.table)
-    chosen = made.choice.request
-    assert (chosen.sources, chosen.targets, chosen.models_dir) == (
-        (str(small.source),),
-        tuple(map(str, small.targets)),
-        small.models,
-    )
-    made.sources.path.value = str(demo / "source" / "alma.png")
-    made.sources.add_button.click()
-    chosen = made.choice.request
-    assert (chosen.sources, chosen.targets, chosen.models_dir) == (
-        (str(demo / "source" / "alma.png"),),
-        (),
-        None,
-    )
+    assert "The demo is used" in text_of(made.photos.summary)
+    assert "bruno.png" in text_of(made.photos.cards.children[0].children[0])
+    assert "clip1.mp4" in text_of(made.videos.table)
+    expected = BatchRequest(sources=[bruno], targets=small.targets, models_dir=small.models)
+    assert made.choice.request() == expected.replaced(consent=DEMO_CONSENT)
+    made.photos.path.value = str(alma)
+    made.photos.add_button.click()
+    assert made.choice.request() == BatchRequest(sources=[alma], consent=DEMO_CONSENT)
     assert text_of(made.status) == ""
 
 
@@ -133,27 +121,24 @@ def test_consent_is_checked_while_it_is_written(make_panel, on_demo, tmp_path, d
     made.consent.value = DEMO_CONSENT
     other = tmp_path / "holiday.mp4"
     other.write_bytes((demo / "targets" / "clip1.mp4").read_bytes())
-    made.targets.paths.value = str(other)
+    made.videos.paths.value = str(other)
     assert "covers its rendered people only" in text_of(made.consent_hint)
 
 
 def test_the_run_refuses_what_the_panel_calls_wrong(make_panel, on_demo):
     made = make_panel(on_demo)
-    made.settings.editors["batch_size"].widget.value = 5
-    made.settings.editors["execution_threads"].widget.value = "99"
+    made.settings.overrides.value = "batch_size: 5\nexecution_threads: 99"
     with pytest.raises(SettingsError, match="execution_threads = 99 is not allowed"):
         run_batch_swap(made.choice)
 
 
 def test_the_run_releases_the_previews_networks(make_panel, on_demo, monkeypatch):
     made = make_panel(on_demo)
-    made.tabs.selected_index = 3
-    assert made.preview.shown is not None
-    assert made._desk.studio.is_loaded
+    assert made.choice.networks.are_loaded
     seen = []
 
     def do_batch(request, **values):
-        seen.append((request.sources, request.targets, made._desk.studio.is_loaded))
+        seen.append((request.sources, request.targets, made.choice.networks.are_loaded))
         raise UsageError("far enough")
 
     monkeypatch.setattr("colab_helpers.api.do_batch", do_batch)
@@ -162,29 +147,54 @@ def test_the_run_releases_the_previews_networks(make_panel, on_demo, monkeypatch
     assert seen == [(on_demo.sources, on_demo.targets, False)]
 
 
-def test_a_run_of_the_panels_choice(make_panel, on_demo, tmp_path):
-    made = make_panel(on_demo.replaced(output_dir=str(tmp_path / "out"), headless=False))
-    made.settings.preset.value = "light"
-    done = run_batch_swap(made.choice)
-    assert done.report.ok
-    assert done.report.settings["frame_processors"] == ["face_swapper"]
-    assert (tmp_path / "out" / "clip1.mp4").is_file()
+# --- files of the user's own computer ---------------------------------------------------------------------
 
 
-def test_a_preset_of_ones_own_runs_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
-    mine = "{description: Mine., extends: balanced, settings: {output_video_quality: 28}}"
-    with pytest.raises(SettingsError, match="there is no preset 'mine'"):
-        load_settings("mine")
-    (tmp_path / "presets.yaml").write_text(f"version: 1\npresets:\n  mine: {mine}\n")
-    found = load_settings("mine+ram_8", keep_fps=False)
-    assert (found.output_video_quality, found.batch_size, found.max_memory, found.keep_fps) == (
-        28,
-        1,
-        6,
-        False,
-    )
-    (tmp_path / "presets.yaml").write_text("version: 2")
-    assert load_settings("speed").output_video_quality == 28
-    with pytest.raises(SettingsError, match=r"presets\.yaml"):
-        load_settings("mine")
+def test_photos_are_sources_and_videos_targets(monkeypatch, runs):
+    browser = Browser(chosen=("me.JPG", "a.mp4", "b.mov"))
+    monkeypatch.setattr(panel, "this_host", lambda headless: browser)
+    asked = BatchRequest(sources=["/other.png"], targets=["/c.mp4"], upload=True)
+    chosen, uploads = show_panel(asked).request(), runs / UPLOADS
+    assert chosen.sources == ("/other.png", str(uploads / "me.JPG"))
+    assert chosen.targets == ("/c.mp4", str(uploads / "a.mp4"), str(uploads / "b.mov"))
+    assert show_panel(BatchRequest(download=True)).request().sources == ()  # nobody is asked
+
+
+@pytest.mark.parametrize(
+    ("host", "said"), [(Browser(), r"no file was chosen.*untick"), (Host(), r"Colab only.*What to do")]
+)
+def test_without_files_there_is_no_demo_instead(monkeypatch, host, said):
+    monkeypatch.setattr(panel, "this_host", lambda headless: host)
+    with pytest.raises(UsageError, match=said):
+        show_panel(BatchRequest(upload=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "taken"),
+    [
+        (["a.mp4"], True, ["a.mp4"]),
+        (["a.mp4", "b.mp4"], True, ["results.zip"]),
+        (["a.mp4"], False, []),
+        ([], True, []),
+    ],
+    ids=["one as it is", "several as one", "unasked", "nothing"],
+)
+def test_results_are_handed_over(tmp_path, names, asked, taken):
+    host = Browser()
+    run = Run(BatchRequest(download=asked, output_dir=tmp_path), host)
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    run.report = a_report(*(a_file(tmp_path / "in" / name, tmp_path / name) for name in names))
+    show_results(run)
+    assert [path.name for path in host.taken] == taken
+    if taken == ["results.zip"]:
+        with zipfile.ZipFile(host.taken[0]) as archive:
+            assert {name: archive.read(name).decode() for name in names} == {name: name for name in names}
+
+
+def test_a_zip_that_cannot_be_written_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OutputError):
+        packed([tmp_path / "gone.mp4"])
+    assert list(tmp_path.iterdir()) == []
+    assert batch_swap.show_results(None) is None

@@ -1,0 +1,232 @@
+"""What earlier runs into the same folder have left: what of it still stands is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+
+from colab_helpers.batch.journal import Claimed, History, Journal, SegmentDone
+from colab_helpers.batch.keys import file_digest, work_key
+from colab_helpers.batch.places import Patience, copy_in, copy_out
+from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import FileReport, write_text
+from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.files import numbered, unwritable
+from colab_helpers.language import mark, tr
+from colab_helpers.media.inputs import is_image
+from colab_helpers.media.segments import SUFFIX, check_segment
+from colab_helpers.models.records import read_record
+from colab_helpers.pipeline import FinishedSegment, frames_folder
+from colab_helpers.settings import Settings
+
+KEPT = mark("kept from an earlier run")
+
+
+@dataclass(eq=False)
+class EarlierWork:
+    """What a folder's journal vouches for.
+
+    Attributes:
+        run: Names the run; a worker started again goes on with it.
+        sources: Digests of the photos that count; ``models`` has those of the model files by name.
+        digests: Finds out the digest of a target or result.
+    """
+
+    history: History
+    run: str
+    sources: Sequence[str]
+    settings: Settings
+    models: Mapping[str, str]
+    digests: Callable[[Path], str] = file_digest
+    _keys: dict[Path, str] = field(default_factory=dict, init=False)
+
+    def key(self, task: Task) -> str:
+        """Return the key of the work on a task; MissingFileError where the target cannot be read."""
+        if task.target not in self._keys:
+            self._keys[task.target] = work_key(
+                target=self.digests(task.target),
+                sources=self.sources,
+                settings=self.settings,
+                models=self.models,
+                encoder=self.settings.output_video_encoder,
+            )
+        return self._keys[task.target]
+
+    def result(self, task: Task) -> FileReport | None:
+        """Return the report of a result that is there, byte for byte, and would come out the same today."""
+        done = self.history.result(self.key(task), task.output.name)
+        if done is None or done.report.output is None:
+            return None
+        # The name alone: the folder may be mounted elsewhere today.
+        output = task.output.with_name(Path(done.report.output).name)
+        wants_frames = self.settings.keep_frames and not is_image(task.target)
+        frames = not wants_frames or frames_folder(output).is_dir()
+        if not (frames and output.is_file() and self.digests(output) == done.sha256):
+            return None
+        remarks = [*done.report.fallbacks, *([] if done.run == self.run else [tr(KEPT)])]
+        here: dict[str, object] = {"output": str(output), "target": str(task.target), "fallbacks": remarks}
+        if done.report.frames_folder:
+            here["frames_folder"] = str(frames_folder(output))
+        return done.report.model_copy(update=here)
+
+    def made(self, path: Path) -> bool:
+        """Whether an earlier run made what lies at a path, and nobody has changed it since."""
+        if path.name not in self.history.made:
+            return False
+        digests = self.history.made[path.name]
+        return digests is None or (path.is_file() and self.digests(path) in digests)
+
+    def set_aside(self, path: Path) -> str | None:
+        """Give a result that somebody changed another name, which a note tells; OutputError if it cannot."""
+        if not (self.history.made.get(path.name) and path.is_file()) or self.made(path):
+            return None
+        kept = next(other for n in count(2) if not os.path.lexists(other := numbered(path, n)))
+        try:
+            path.rename(kept)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        return tr(
+            "{name} was changed after an earlier run had made it: it is kept as {kept}",
+            name=path.name,
+            kept=kept.name,
+        )
+
+
+@dataclass(eq=False)
+class UnfinishedFile:
+    """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``.
+
+    Attributes:
+        place: Folder on the local disk where segments are written.
+        mirror: Folder beside the results where each is copied to, if those lie on a mounted drive: the
+            local disk may be gone tomorrow. None where ``place`` is beside the results already.
+        beat: Called during long copies; may raise to give up.
+        on_segment: Called with the number of frames of each segment that is safe.
+    """
+
+    key: str
+    place: Path
+    mirror: Path | None
+    journal: Journal
+    history: History
+    patience: Patience
+    beat: Callable[[], None] = lambda: None
+    on_segment: Callable[[int], None] = lambda _frames: None
+    _claimed: Sequence[Path] = field(default=(), init=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where segments are written."""
+        return self.place
+
+    def finished(self) -> list[FinishedSegment]:
+        """Return the segments whose files are still what the journal says, up to the first gap."""
+        parts: list[FinishedSegment] = []
+        noted = self.history.segments(self.key)
+        while (found := noted.get(len(parts))) is not None:
+            part = replace(found, segment=replace(found.segment, path=self._path(found)))
+            if not self._stands(part):
+                break
+            parts.append(part)
+        return parts
+
+    def _path(self, part: FinishedSegment) -> Path:
+        return self.place.absolute() / f"{part.segment.number:06d}{SUFFIX}"
+
+    def _stands(self, part: FinishedSegment) -> bool:
+        """Whether a segment is as it was noted; it is fetched from the mirror if the local one is gone."""
+        path = part.segment.path
+        self.beat()
+        try:
+            if self.mirror is not None and not path.is_file():
+                copy_in(self.mirror / path.name, path, beat=self.beat)
+            check_segment(part.segment)
+        except (MediaError, OutputError):
+            return False
+        return True
+
+    def keep(self, done: FinishedSegment) -> None:
+        """Copy a segment to safety if need be, and note it; OutputError where even waiting does not help."""
+        path = done.segment.path
+        if self.mirror is not None:
+            target = self.mirror / path.name
+            self.patience.attempt(lambda: copy_out(path, target, beat=self.beat))
+        part = replace(done, segment=replace(done.segment, path=Path(path.name)))
+        self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
+        self.on_segment(done.segment.frames)
+
+    def claim(self, places: Sequence[Path]) -> None:
+        """Note what is about to be made, so that it is known for our own even after a crash."""
+        entry = Claimed(key=self.key, names=tuple(place.name for place in places))
+        self.patience.attempt(lambda: self.journal.append(entry))
+        self._claimed = places
+
+    def break_off(self) -> None:
+        """Leave what a later run can go on with; a place where nothing was made is noted as the user's."""
+        if not any(path.suffix == SUFFIX and path.name[0] != "." for path in self.place.glob("*")):
+            self.discard()
+        claimed, self._claimed = self._claimed, ()
+        if claimed and not any(map(os.path.lexists, claimed)):
+            with suppress(OutputError):  # as after a crash
+                self.journal.append(Claimed(key=self.key, names=()))
+
+    def discard(self) -> None:
+        """Remove everything: the work is finished, or cannot be."""
+        for folder in filter(None, (self.place, self.mirror)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(eq=False)
+class Digests:
+    """SHA-256 of files, remembered at ``path`` as long as their size and time of change stay the same."""
+
+    path: Path
+    beat: Callable[[], None] = lambda: None
+    _known: dict[str, list[int | str]] | None = field(default=None, init=False)
+
+    def __call__(self, path: Path) -> str:
+        """Return the digest of a file; MissingFileError where it cannot be read."""
+        known, name, state = self._load(), str(path.absolute()), _state(path)
+        if state is not None and known.get(name, [])[:2] == state:
+            return str(known[name][2])
+        digest = file_digest(path, on_chunk=self.beat)
+        state = _state(path)
+        if state is not None:
+            known[name] = [*state, digest]
+            with suppress(OutputError):  # it only saves time
+                write_text(self.path, json.dumps(known))
+        return digest
+
+    def _load(self) -> dict[str, list[int | str]]:
+        if self._known is None:
+            try:
+                self._known = dict(json.loads(self.path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError):
+                self._known = {}
+        return self._known
+
+
+def _state(path: Path) -> list[int | str] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def model_digest(path: Path) -> str:
+    """Return what tells a model file from another: its verified SHA-256, else size and time of change.
+
+    Hashing half a gigabyte at every start would cost more than doing a clip again after a copied file.
+    """
+    record = read_record(path)
+    if record is not None and record.still_describes(path):
+        return record.sha256
+    found = path.stat()
+    return f"{found.st_size} bytes, changed {found.st_mtime_ns}"

@@ -1,0 +1,327 @@
+"""A batch from first to last file: one bad file never stops the others."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
+from colab_helpers.batch.job import Job
+from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
+from colab_helpers.batch.outlook import Outlook
+from colab_helpers.batch.places import Patience, WorkPlaces
+from colab_helpers.batch.plan import Task, Writable, listed
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
+from colab_helpers.batch.run_file import FileRun, error_text, new_report
+from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.stop import Stop
+from colab_helpers.batch.thumbnails import data_url
+from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, WorkerError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.photos import Identity
+from colab_helpers.language import tr
+from colab_helpers.machine import this_machine
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.picture import VideoPicture
+from colab_helpers.models.session import Network
+from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.resources.guard import MemoryGuard
+from colab_helpers.resources.sampler import gpu_memory, process_memory
+
+MOST_DEATHS = 3
+"""Workers that may die on a file before it is given up: the first, and two with less memory."""
+# A process that holds so much more than after its first video gives it back by being replaced (B6).
+GROWTH = 1.25
+GROWTH_BYTES = 256 << 20
+_GPU_GROWTH_BYTES = 1 << 30
+_PICTURE_EDGE = 240
+
+
+class RecycleError(Exception):
+    """The process holds more memory than it should: another one is to go on."""
+
+
+@dataclass(eq=False)
+class Growth:
+    """Watches what a process holds, which may be replaced between two files if it is ``recyclable``."""
+
+    recyclable: bool
+    _first: tuple[int, int] | None = field(default=None, init=False)
+
+    def check(self) -> None:
+        """Raise RecycleError where this process has grown since its first file."""
+        ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
+        self._first = self._first or (ram, vram)
+        more, more_vram = ram - self._first[0], vram - self._first[1]
+        grown = ram > self._first[0] * GROWTH + GROWTH_BYTES or more_vram > _GPU_GROWTH_BYTES
+        if self.recyclable and grown:
+            raise RecycleError(
+                f"{more / 1e6:.0f} MB of RAM and {more_vram / 1e6:.0f} MB of VRAM more "
+                "than after the first file"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a batch is told to do, where it works, and whom it tells and listens to.
+
+    Attributes:
+        cause: What the worker before this one died of.
+        on_progress: Called while a video runs.
+    """
+
+    job: Job
+    places: WorkPlaces
+    status: StatusWriter
+    stop: Stop
+    cause: str | None = None
+    on_progress: ProgressCallback | None = None
+
+    def beat(self) -> None:
+        """Say that the work gets on; KeyboardInterrupt where somebody asks to stop."""
+        self.status.tick()
+        self.stop.check()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not when somebody asks to stop."""
+        self.stop.sleep(seconds, self.status.tick)
+
+    @cached_property
+    def patience(self) -> Patience:
+        """Waits for the output folder."""
+        return Patience(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
+
+    def _tell_pause(self, reason: str | None) -> None:
+        self.status.pause(reason)
+        self.stop.check()
+
+
+@dataclass(eq=False)
+class Batch:
+    """One source, many targets, done in an ``order``; what is finished is noted in the ``journal``."""
+
+    around: Surroundings
+    engine: Engine
+    source: Identity | None
+    writable: Writable
+    journal: Journal
+    earlier: EarlierWork
+    order: Sequence[int]
+    outlook: Outlook
+
+    def __post_init__(self) -> None:
+        self.tasks, self.status = self.around.job.tasks, self.around.status
+        self.guard = MemoryGuard(sleep=self.around.sleep)
+        self.growth = Growth(recyclable=self.around.stop.owns_process)
+
+    def run(self) -> BatchReport:
+        """Do every task; a stop ends the current one cleanly and leaves the rest as skipped."""
+        # Earlier workers of this run were at work, too; from here on a clock that jumps changes nothing.
+        began = time.monotonic() - max(0.0, time.time() - self.status.status.started)
+        files: dict[int, FileReport] = {}
+        stopped = False
+        try:
+            for index in self.order:
+                self.around.beat()
+                files[index], worked = self._ended(index)
+                self.status.file(index, files[index])
+                self.outlook.end(index, done=worked and files[index].status == "done")
+                if worked and len(files) < len(self.tasks):
+                    self.growth.check()
+        except KeyboardInterrupt:
+            stopped = True
+        photos = list(self.source.photos) if self.source else []
+        reports = [files.get(n) or skipped(task, photos) for n, task in enumerate(self.tasks)]
+        return self._report(reports, seconds=time.monotonic() - began, stopped=stopped)
+
+    def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
+        notes, status = list(self.engine.notes), self.status.status
+        if self.earlier.history.damaged:
+            damaged = self.earlier.history.damaged
+            notes.append(tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged))
+        notes += [*status.remarks, *([self.status.problem] if self.status.problem else [])]
+        return report_of(
+            files,
+            consent=self.around.job.request.consent,
+            settings=self.engine.settings.model_dump(mode="json"),
+            seconds=seconds,
+            networks=self.engine.networks,
+            notes=notes,
+            run=self.earlier.run,
+            stopped=stopped,
+            memory_warnings=status.memory_warnings,
+            restarts=status.restarts,
+        )
+
+    def _ended(self, index: int) -> tuple[FileReport, bool]:
+        """Return the report of a task, done now unless an earlier run did; and whether there was any work."""
+        task = self.tasks[index]
+        report = new_report(task, self.source)
+        try:
+            if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered
+                listed(task.target)  # says why there is nothing to take from it
+            existing_file(task.target)
+            work = self._unfinished(task)
+            found = self.earlier.result(task)
+            if found is not None:
+                work.discard()  # an earlier run may have died between noting the result and this
+                return found, False
+            failed = self.earlier.history.failure(work.key, self.earlier.run, str(task.target))
+            if failed is not None:
+                return failed.report, False
+            self._do(index, task, report, work)
+        except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
+            report.error, report.status = error_text(error), "failed"
+            self._note_failure(task, report)
+        return report, report.memory_after > 0
+
+    def _unfinished(self, task: Task) -> UnfinishedFile:
+        key, mirror = self.earlier.key(task), self.around.places.mirror
+        return UnfinishedFile(
+            key=key,
+            place=self.around.places.local / key[:24],
+            mirror=mirror / key[:24] if mirror else None,
+            journal=self.journal,
+            history=self.earlier.history,
+            patience=self.around.patience,
+            beat=self.around.beat,
+            on_segment=self.outlook.segment,
+        )
+
+    def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
+        """Do a task, going on where an earlier attempt ended, and note that it is done."""
+        engine = self._engine_for(task, report, work.key)
+        self.outlook.begin(index)
+        warnings = self.guard.warnings
+        run = FileRun(
+            engine=engine,
+            source=self.source,
+            task=task,
+            report=report,
+            writable=self.writable,
+            index=index,
+            count=len(self.tasks),
+            unfinished=work,
+            guard=self.guard,
+            on_progress=self._on_progress,
+            on_picture=self._on_picture,
+            beat=self.around.beat,
+        )
+        try:
+            digest = run.run()
+        except BaseException:
+            work.break_off()
+            raise
+        finally:
+            self.status.status.memory_warnings += self.guard.warnings - warnings
+        try:
+            self.around.patience.attempt(lambda: self._note_done(work.key, report, digest))
+        except OutputError as error:
+            # Its segments stay: a later run need only join them again.
+            report.fallbacks.append(tr("a later run will do this file again: {error}", error=error))
+        else:
+            work.discard()
+
+    def _engine_for(self, task: Task, report: FileReport, key: str) -> Engine:
+        """Note that work on a file begins; return the networks, with less memory where some died on it."""
+        run = self.earlier.run
+        deaths = self.earlier.history.interruptions(key, run)
+        if deaths >= MOST_DEATHS:
+            raise WorkerError(
+                tr(
+                    "the worker process died {deaths} times on this file, last: {cause}",
+                    deaths=deaths,
+                    cause=self.around.cause or tr("unknown"),
+                ),
+                where=str(task.target),
+                remedy=tr("free memory, choose the preset stable, or leave this file out"),
+            )
+        try:
+            self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
+        except OutputError as error:
+            report.fallbacks.append(
+                tr("a death of the worker on this file would go unnoticed: {error}", error=error)
+            )
+        if not deaths and not self.guard.short:
+            return self.engine
+        reason = tr("a worker process died on this file") if deaths else tr("RAM is short")
+        engine, note = weakened(self.engine, deaths or 1, reason=reason)
+        report.fallbacks.append(note)
+        return engine
+
+    def _note_done(self, key: str, report: FileReport, digest: str | None) -> None:
+        assert report.output is not None
+        digest = digest or self.earlier.digests(Path(report.output))
+        self.journal.append(FileDone(key=key, run=self.earlier.run, sha256=digest, report=report))
+
+    def _note_failure(self, task: Task, report: FileReport) -> None:
+        try:
+            key = self.earlier.key(task)
+            self.journal.append(Failed(key=key, run=self.earlier.run, report=report))
+        except MediaError:
+            return  # what cannot be read has no key; a later look costs nothing
+        except ColabHelpersError as error:
+            report.fallbacks.append(tr("the failure could not be noted: {error}", error=error))
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.status.progress(progress)
+        if self.around.on_progress:
+            self.around.on_progress(progress)
+        self.outlook.warn()
+        self.around.beat()
+
+    def _on_picture(self, picture: VideoPicture) -> None:
+        self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
+
+
+def skipped(task: Task, sources: list[str]) -> FileReport:
+    """Return the report of a task that was not done because somebody stopped the batch."""
+    stopped = tr("stopped by the user")
+    return FileReport(source=sources, target=str(task.target), status="skipped", error=stopped)
+
+
+def report_of(
+    files: Sequence[FileReport],
+    *,
+    consent: str,
+    settings: Mapping[str, Any],
+    seconds: float,
+    networks: Iterable[Network] = (),
+    notes: Sequence[str] = (),
+    run: str = "",
+    stopped: bool = False,
+    memory_warnings: int = 0,
+    restarts: int = 0,
+) -> BatchReport:
+    """Put together the report of a run on this machine."""
+    return BatchReport(
+        run=run,
+        stopped=stopped,
+        consent=consent,
+        settings=dict(settings),
+        machine=asdict(this_machine()),
+        models=[ModelReport(name=net.name, path=str(net.path), standin=net.standin) for net in networks],
+        notes=list(notes),
+        summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
+        files=list(files),
+    )
+
+
+def weakened(engine: Engine, times: int, *, reason: str) -> tuple[Engine, str]:
+    """Return the same networks, used with less memory, and a note on it."""
+    before = engine.settings
+    memory = max(0.5, float(before.max_memory) / 2**times)
+    threads = max(1, int(before.execution_threads) // 2**times)
+    settings = before.with_overrides(max_memory=round(memory, 2), batch_size=1, execution_threads=threads)
+    note = tr(
+        "{reason}: max_memory lowered to {memory:.1f} GB, batch_size to 1, execution_threads to {threads}",
+        reason=reason,
+        memory=memory,
+        threads=threads,
+    )
+    return replace(engine, settings=settings), note

@@ -1,0 +1,315 @@
+"""One file of a run: where its result may go, the work itself, and what the report says of it."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from colab_helpers.batch.earlier import UnfinishedFile
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.places import copy_in, copy_out
+from colab_helpers.batch.plan import Task, Writable
+from colab_helpers.batch.report import FileReport, Quality
+from colab_helpers.errors import ColabHelpersError, OutputError, UsageError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.photos import Identity
+from colab_helpers.faces.types import FloatArray
+from colab_helpers.files import shortened, write_whole
+from colab_helpers.language import tr
+from colab_helpers.machine import disk_free
+from colab_helpers.media.animation import picture_suffix
+from colab_helpers.media.containers import output_suffix
+from colab_helpers.media.images import Still, read_image, write_still
+from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
+from colab_helpers.media.picture import VideoPicture
+from colab_helpers.media.probe import probe
+from colab_helpers.pipeline import FileResult, frames_folder, move_frames, process_picture, process_video
+from colab_helpers.pipeline.image import FrameCallback
+from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.resources.allocator import return_free_memory
+from colab_helpers.resources.guard import MemoryGuard
+from colab_helpers.resources.sampler import gpu_memory_percent, process_memory, ram_percent
+
+T = TypeVar("T")
+# Room needed before the start: twice the target (requirement C5), and once more for its segments.
+_DISK_FACTOR = 3
+_TELL_EVERY = 0.25
+
+
+@dataclass(eq=False, kw_only=True)
+class FileRun:
+    """One target on its way to its result.
+
+    Attributes:
+        report: What is filled in.
+        writable: Where results may go.
+        index: Number of the file in the run; ``count`` in all.
+        unfinished: Where segments are kept; None keeps none.
+        on_picture: Called with a frame just written, now and then; it must not keep it.
+        beat: Called as the work gets on; may raise to give up.
+    """
+
+    engine: Engine
+    source: Identity | None
+    task: Task
+    report: FileReport
+    writable: Writable
+    index: int = 0
+    count: int = 1
+    unfinished: UnfinishedFile | None = None
+    guard: MemoryGuard = field(default_factory=MemoryGuard)
+    on_progress: ProgressCallback | None = None
+    on_picture: Callable[[VideoPicture], None] | None = None
+    beat: Callable[[], None] = lambda: None
+
+    def run(self) -> str | None:
+        """Do it and fill the report; return the result's SHA-256 where it is known. Errors are raised."""
+        started, report = time.monotonic(), self.report
+        report.memory_before = process_memory()
+        try:
+            digest = self._done()
+            report.status = "done"
+        finally:
+            report.seconds = time.monotonic() - started
+            report.fallbacks += self.engine.take_memory_notes()
+            # Cycles through frames and generators would otherwise keep whole pictures until the next file,
+            # and the allocator the most that any file ever needed.
+            gc.collect()
+            return_free_memory()
+            report.memory_after = process_memory()
+            # Before the next file is opened; after the last there is nothing to wait for.
+            remark = self.guard.check(wait=self.index + 1 < self.count)
+            report.fallbacks += [remark] if remark else []
+        return digest
+
+    def _done(self) -> str | None:
+        task, report, away = self.task, self.report, self.unfinished and self.unfinished.mirror
+        report.bytes_in = existing_file(task.target).stat().st_size
+        work = self.unfinished.place if self.unfinished and away else None
+        _require_disk([task.output.parent, *([work] if work else [])], report.bytes_in)
+        as_picture = _goes_as_picture(task)
+        output, note = _picture_output(task) if as_picture else _video_output(task)
+        keeps = self.engine.settings.keep_frames and not is_image(task.target)
+        frames = frames_folder(output) if keeps else None
+        self._claim([output, *([frames] if frames else [])])
+        report.fallbacks += [note] if note else []
+        with _frames_removed_on_error(output):
+            if as_picture:
+                made, digest = self._picture(output), None
+            elif work is None:
+                made, digest = self._video(task.target, output), None
+            else:
+                made, digest = self._video_away(work, output)
+        report.output, report.bytes_out = str(output), made.stat().st_size
+        report.frames_folder = str(frames) if frames else None
+        return digest
+
+    def _claim(self, places: Sequence[Path]) -> None:
+        """Make sure that a result may go where it is to go, and note that what will lie there is ours."""
+        for place in places:
+            note = self.writable.clear(place)
+            self.report.fallbacks += [note] if note else []
+        if self.unfinished is not None:
+            self.unfinished.claim(places)
+
+    @property
+    def _embedding(self) -> FloatArray | None:
+        return self.source.embedding if self.source else None
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        return self.unfinished.patience.attempt(action) if self.unfinished else action()
+
+    def _video(self, target: Path, output: Path) -> Path:
+        with _frames_removed_on_error(output):
+            result = process_video(
+                self.engine,
+                self._embedding,
+                target,
+                output,
+                on_progress=self.on_progress,
+                file_index=self.index,
+                file_count=self.count,
+                store=self.unfinished,
+                on_picture=self.on_picture,
+            )
+        _enter(result, self.report)
+        return output
+
+    def _video_away(self, work: Path, output: Path) -> tuple[Path, str]:
+        """Do a video whose result goes to a mounted drive: all work is done on the local disk."""
+        target, result = work / "in" / self.task.target.name, work / "out" / output.name
+        self._attempt(lambda: copy_in(self.task.target, target, beat=self.beat))
+        self._video(target, result)
+        # The video last: what fails before leaves no result that nobody knows of.
+        if self.engine.settings.keep_frames:
+            made, place = frames_folder(result), frames_folder(output)
+            names = frozenset(path.name for path in made.iterdir())
+            self._attempt(lambda: move_frames(made, place, names))
+        return result, self._attempt(lambda: copy_out(result, output, beat=self.beat))
+
+    def _picture(self, output: Path) -> Path:
+        settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
+        result = process_picture(
+            self.engine,
+            self._embedding,
+            self.task.target,
+            output,
+            on_frame=self._on_frame(output),
+            put=lambda path, content: self._attempt(lambda: write_whole(path, content)),
+        )
+        _enter(result, report)
+        if not result.video_seconds:
+            report.quality = None  # what is measured there is measured over time
+        elif not settings.keep_fps:
+            report.fallbacks.append(tr("an animated picture keeps its times, whatever keep_fps says"))
+        if settings.keep_frames and still:
+            report.fallbacks.append(tr("keep_frames keeps none of a picture's frames, but a GIF's"))
+        return output
+
+    def _on_frame(self, output: Path) -> FrameCallback:
+        """Return what tells, and keeps, each finished frame of an animation."""
+        settings, started, told = self.engine.settings, time.monotonic(), 0.0
+        keeps = settings.keep_frames and not is_image(self.task.target)
+
+        def on_frame(number: int, total: int, still: Still) -> None:
+            nonlocal told
+            if keeps:
+                path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
+                write_still(path, still, quality=max(1, settings.temp_frame_quality))
+            self.beat()
+            now = time.monotonic()
+            if now - told >= _TELL_EVERY or number + 1 == total:
+                told = now
+                self._tell(number + 1, total, (number + 1) / max(now - started, 1e-6))
+
+        return on_frame
+
+    def _tell(self, frame: int, frames: int, rate: float) -> None:
+        if self.on_progress is None:
+            return
+        settings = self.engine.settings
+        self.on_progress(
+            Progress(
+                file=self.task.target.name,
+                file_index=self.index,
+                file_count=self.count,
+                frame=frame,
+                frames=frames,
+                fps=rate,
+                eta=(frames - frame) / rate,
+                ram_percent=ram_percent(),
+                gpu_percent=gpu_memory_percent(),
+                provider=self.engine.provider,
+                threads=int(settings.execution_threads),
+                batch_size=int(settings.batch_size),
+            )
+        )
+
+
+def new_report(task: Task, source: Identity | None) -> FileReport:
+    """Return a report that says failed until the task is done."""
+    photos = list(source.photos) if source else []
+    return FileReport(source=photos, target=str(task.target), status="failed", fallbacks=task.notes)
+
+
+def error_text(error: Exception) -> str:
+    """Write why a file could not be done."""
+    if isinstance(error, ColabHelpersError):
+        return str(error)
+    return tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
+
+
+def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
+    """Find out who the sources show; None where no face is swapped.
+
+    UsageError without a photo or with several people; NoFaceError, MediaError where no photo is of use.
+    """
+    if engine.swapper is None:
+        return None
+    if not sources:
+        raise UsageError(
+            tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
+        )
+    return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
+
+
+def _enter(result: FileResult, report: FileReport) -> None:
+    """Copy what the pipeline measured into the report."""
+    measured = result.measured
+    for name in vars(result).keys() - {"measured", "notes", "seconds"}:
+        setattr(report, name, getattr(result, name))
+    report.faces_swapped, report.frames_without_face = result.faces_swapped, result.frames_without_face
+    report.fps = result.frames_out / result.seconds if result.seconds else 0.0
+    report.quality = Quality(
+        similarity_mean=measured.similarity_mean,
+        similarity_p5=measured.similarity_p5,
+        similarity_samples=len(measured.similarities),
+        flicker=measured.flicker_rms,
+        missed_spans=measured.spans,
+    )
+    report.fallbacks += result.notes
+
+
+def _goes_as_picture(task: Task) -> bool:
+    """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
+    if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
+        return is_image(task.target)
+    with task.target.open("rb") as file:
+        return file.read(4) == b"GIF8"
+
+
+def _picture_output(task: Task) -> tuple[Path, str | None]:
+    """Return the output's final name: formats that are read but not written here become WebP or PNG."""
+    own, suffix = task.target.suffix.lower(), picture_suffix(task.target)
+    if task.demanded or suffix == own:
+        return task.output, None
+    note = tr(
+        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
+    )
+    return task.output.with_name(shortened("", task.output.name, suffix)), note
+
+
+def _video_output(task: Task) -> tuple[Path, str | None]:
+    """Return the output's final name: the target's container where it can hold the result."""
+    if task.demanded:
+        return task.output, None
+    suffix, note = output_suffix(probe(task.target))
+    if suffix == task.output.suffix.lower():
+        return task.output, note
+    return task.output.with_name(shortened("", task.output.name, suffix)), note
+
+
+@contextmanager
+def _frames_removed_on_error(output: Path) -> Iterator[None]:
+    """Remove the kept frames of a result that fails; those of a finished one belong to it."""
+    existed = frames_folder(output).exists()  # an earlier result's, or empty
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            shutil.rmtree(frames_folder(output), ignore_errors=True)
+        raise
+
+
+def _require_disk(folders: Sequence[Path], target_bytes: int) -> None:
+    """Refuse a task whose result may not fit: twice the target's size for it, once for its segments."""
+    for folder in folders:
+        free = disk_free(folder)
+        if free < _DISK_FACTOR * target_bytes:
+            raise OutputError(
+                tr(
+                    "{free:.1f} GB are free, but {needed:.1f} GB are needed: "
+                    "twice the target's size for the result and once for its segments",
+                    free=free / 1e9,
+                    needed=_DISK_FACTOR * target_bytes / 1e9,
+                ),
+                where=str(folder),
+                remedy=tr("free space or choose another output folder"),
+            )

@@ -1,0 +1,102 @@
+"""A stop that somebody asks for, by a signal or the file ``STOP``; raised where the work can take it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+STOP_NAME = "STOP"
+"""Whoever makes this file beside the results asks the batch to stop."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOOK_EVERY = 0.5
+# How long work may take to end when it is asked to; less than whoever watches waits for it.
+LONGEST_STOP = 45.0
+
+
+class Stop:
+    """Knows whether somebody has asked the batch to stop.
+
+    A process that does nothing else (``owns_process``) takes signals, and is ended where the work hangs.
+    """
+
+    def __init__(self, *, owns_process: bool = False) -> None:
+        self.owns_process = owns_process
+        self._asked_at: float | None = None
+        self._at_once = False
+        if owns_process:
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._ask)
+            # Whoever has started this process holds them back until there is somebody to take them.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _ask(self, *_: object) -> None:
+        self._asked_at = self._asked_at or time.monotonic()
+        if self._at_once:
+            self._at_once = False
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if somebody has asked."""
+        if self._asked_at is not None:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Have a stop raised at once, where nothing is written."""
+        self._at_once = self.owns_process
+        try:
+            self.check()
+            yield
+        finally:
+            self._at_once = False
+        self.check()
+
+    @contextmanager
+    def looking_for(self, file: Path, *, on_late: Callable[[], None]) -> Iterator[None]:
+        """Look for the file that asks; from a thread, since looking may hang on a mounted drive.
+
+        ``on_late`` is called where the work does not end in time; it ends the process.
+        """
+        ended = threading.Event()
+        threading.Thread(target=self._look, args=(file, ended, on_late), name="stop", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def _look(self, file: Path, ended: threading.Event, on_late: Callable[[], None]) -> None:
+        while not ended.wait(LOOK_EVERY):
+            if self._asked_at is None:
+                with suppress(OSError):
+                    if file.exists():
+                        self._tell()
+            elif self.owns_process and time.monotonic() - self._asked_at > LONGEST_STOP:
+                on_late()
+
+    def _tell(self) -> None:
+        if self.owns_process:
+            os.kill(os.getpid(), signal.SIGTERM)  # taken by the main thread, whatever it waits for
+        else:
+            self._asked_at = time.monotonic()
+
+    def sleep(self, seconds: float, tick: Callable[[], None]) -> None:
+        """Wait, but not when somebody asks to stop; ``tick`` is called meanwhile."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            tick()
+            self.check()
+            time.sleep(min(left, LOOK_EVERY))
+
+    def replace_process(self, command: list[str]) -> None:
+        """Run a command in a fresh process under the same number; whoever watches need not know."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        if self._asked_at is not None:
+            os.kill(os.getpid(), signal.SIGTERM)  # for the next one
+        os.closerange(3, max(os.sysconf("SC_OPEN_MAX"), 1 << 16))
+        os.execv(sys.executable, command)

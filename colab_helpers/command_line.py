@@ -1,0 +1,228 @@
+"""What can be written on the command line: ``build_parser``; what the verbs do stands in ``__main__``."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_origin
+
+import yaml
+
+from colab_helpers import __version__
+from colab_helpers.errors import UsageError
+from colab_helpers.files import absolute, from_yaml
+from colab_helpers.language import ASKED, Asked, tr
+from colab_helpers.request import BatchRequest, PreloadRequest
+from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help, load_settings
+
+FOLDER: dict[str, Any] = {"type": absolute, "metavar": "DIR"}
+SWITCH: dict[str, Any] = {"action": "store_true"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the whole command line."""
+    parser = _Parser(prog="colab_helpers", description=tr("Batch face swap for consented, lawful use."))
+    parser.add_argument("--version", action="version", version=__version__)
+    parsers = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
+    halves = tr("make checked half-precision copies of models, and ONNX of GFPGAN's weights")
+    verbs = {
+        "swap": (_add_swap, tr("swap the faces of one video or image")),
+        "batch": (_add_batch, tr("swap the faces of many videos and images")),
+        "status": (_add_status, tr("tell how the batch in an output folder stands")),
+        "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
+        "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
+        "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
+        "convert": (_add_convert, halves),
+        "doctor": (_add_doctor, tr("find out what works on this machine")),
+    }
+    for name, (add_options, purpose) in verbs.items():
+        chosen = parsers.add_parser(name, help=purpose)
+        add_options(chosen)
+        chosen.set_defaults(parser=chosen)
+    return parser
+
+
+def _add_swap(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_run_options(parser)
+    add("-t", "--target", required=True, metavar="VIDEO_OR_IMAGE")
+    result = tr("result; its suffix is the container")
+    add("-o", "--output", required=True, metavar="FILE", help=result)
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_run_options(parser)
+    add("-t", "--targets", required=True, nargs="+", metavar="FOLDER_OR_FILE")
+    add("-o", "--output-dir", "--output", required=True, metavar="DIR")
+    which = tr("which of the targets, counted from 1, such as 1-30 or 2,5-")
+    add("--range", default="", metavar="1-30", help=which)
+    work = tr("a folder on a local disk for unfinished work; chosen if not given")
+    add("--work-dir", help=work, **FOLDER)
+    session = tr("how long this machine can be used: you are told what fits as soon as something is done")
+    add("--session-minutes", default=0.0, metavar="N", help=session)
+    shortest = tr("begin with the files of fewest frames and pixels")
+    add("--shortest-first", help=shortest, **SWITCH)
+    here = tr("work in this process: a crash takes everything with it")
+    add("--in-process", help=here, **SWITCH)
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    _add_stop(parser)
+    parser.add_argument("--json", help=tr("the whole status, for machines"), **SWITCH)
+
+
+def _add_stop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help=tr("output folder of the batch"), **FOLDER)
+    _add_language(parser)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    photos = tr("photo(s) of the person to put in; averaged")
+    add("-s", "--source", nargs="+", default=[], metavar="FACE", help=photos)
+    consent = tr("who is shown, and on what ground (required)")
+    add("--consent", default="", metavar="TEXT", help=consent)
+    add("--report", type=absolute, metavar="FILE", help=tr("where the report goes"))
+    _add_models_dir(parser)
+    _add_settings(parser)
+
+
+def _add_models_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models-dir", help=tr("folder of the model files"), **FOLDER)
+
+
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    """The one setting that concerns verbs without settings, too."""
+    parser.add_argument("--language", choices=ASKED, default="auto", help=_setting_help("language"))
+
+
+def _setting_help(name: str) -> str:
+    return field_help(name).replace("%", "%%")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(tr("settings"), tr("a preset, and any setting on top of it"))
+    preset = tr("name(s) from presets.yaml, joined by '+'")
+    group.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help=preset)
+    anything = tr("any setting, also those below")
+    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=anything)
+    for name, field in Settings.model_fields.items():
+        # A switch may stand alone, as in roop: --many-faces is --many-faces true.
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+        # Several words, as in roop: --frame-processors face_swapper face_enhancer.
+        bare |= {"nargs": "+"} if get_origin(field.annotation) is tuple else {}
+        option = f"setting_{name}"
+        group.add_argument(option_name(name), dest=option, metavar="VALUE", help=_setting_help(name), **bare)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", **FOLDER)
+    _add_language(parser)
+
+
+def _add_preload(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_models_dir(parser)
+    accept = tr("accept the licences shown; non-commercial models are refused without")
+    add("--accept-licences", "--accept-licenses", help=accept, **SWITCH)
+    add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
+    add("--shared-cache", help=tr("copy from and to this folder, say on Drive"), **FOLDER)
+    add("--mirror-prefix", metavar="URL", help=tr("put before every address"))
+    add("--proxy", metavar="URL")
+    add("--verify", help=tr("hash files that are there already"), **SWITCH)
+    _add_settings(parser)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    files = tr("swapper or enhancer, .onnx or .pth")
+    parser.add_argument("models", nargs="+", type=absolute, metavar="FILE", help=files)
+    parser.add_argument("--half", help=tr("compute in float16, too"), **SWITCH)
+    _add_settings(parser)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", help=tr("print JSON for machines"), **SWITCH)
+    _add_models_dir(parser)
+    _add_settings(parser)
+
+
+def option_name(setting: str) -> str:
+    """Return the command-line option of a setting: ``many_faces`` is ``--many-faces``."""
+    return "--" + setting.replace("_", "-")
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return the settings that a command line asks for; options win over ``--set``, that over presets."""
+    return load_settings(options.preset, **overrides_of(options))
+
+
+def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a command line sets on top of its preset."""
+    overrides = dict(_parse_pair(pair) for pair in options.set)
+    given = {name: getattr(options, f"setting_{name}") for name in Settings.model_fields}
+    texts = {name: ",".join(text) if isinstance(text, list) else text for name, text in given.items()}
+    return overrides | {name: parse_value(text) for name, text in texts.items() if text is not None}
+
+
+def _parse_pair(pair: str) -> tuple[str, Any]:
+    key, separator, value = pair.partition("=")
+    if not separator:
+        what, remedy = (
+            tr("--set takes KEY=VALUE, but got {pair!r}", pair=pair),
+            tr("write it like --set batch_size=2"),
+        )
+        raise UsageError(what, remedy=remedy)
+    return key.strip().replace("-", "_"), parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """Read a setting's value as YAML does: numbers, true and false, text.
+
+    Raises:
+        UsageError: It is not YAML.
+    """
+    try:
+        return from_yaml(text)
+    except yaml.YAMLError as error:
+        what = tr("the value {text!r} cannot be read", text=text)
+        raise UsageError(what, remedy=tr("put it in quotes")) from error
+
+
+def language_asked(arguments: Sequence[str]) -> Asked:
+    """The language that a command line names, for the parser itself; ``auto`` without a known one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--language", choices=ASKED, default="auto")
+    try:
+        asked: Asked = parser.parse_known_args(arguments)[0].language
+    except (argparse.ArgumentError, SystemExit):
+        return "auto"  # whoever reads the whole command line will complain
+    return asked
+
+
+def as_options(remedy: str) -> str:
+    """A remedy with the names of settings as options: ``models_dir`` is ``--models-dir``."""
+    known = {*Settings.model_fields, *BatchRequest.model_fields, *PreloadRequest.model_fields}
+    # A single word may be just a word, unless a value follows.
+    names = "|".join(rf"{name}\b" if "_" in name else rf"{name}(?==)" for name in known)
+    written = re.sub(rf"(?<![\w-])({names})", lambda found: option_name(found[1]), remedy)
+    return re.sub(r"(--[a-z-]+)=(?:true\b)?", r"\1 ", written).replace("  ", " ")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says which option may be meant where one is misspelt."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        known = re.findall(r"--[a-z][a-z-]+", self.format_help())
+        given = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        odd = [word for word in given if not any(option.startswith(word) for option in known)]
+        meant = [close for word in odd for close in difflib.get_close_matches(word, known, 1)]
+        hint = tr(" (did you mean {options}?)", options=", ".join(meant)) if meant else ""
+        super().error(message + hint)

@@ -1,0 +1,140 @@
+"""``presets.yaml``: named overlays over the defaults of ``Settings``, the shipped ones and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from colab_helpers.errors import SettingsError
+from colab_helpers.files import absolute, from_yaml
+from colab_helpers.language import tr
+
+PRESETS_NAME = "presets.yaml"
+"""Of the shipped file, and of the user's own in the folder that ``machine.home`` names."""
+
+
+class Preset(BaseModel):
+    """One entry of ``presets.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str
+    extends: str | None = None
+    settings: dict[str, Any] = {}
+
+
+class PresetFile(BaseModel):
+    """Schema of ``presets.yaml``: named overlays over the defaults of ``Settings``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
+    presets: dict[str, Preset]
+    profiles: dict[str, Preset] = {}
+    models: dict[str, Any] = {}
+    """The user's own models, their paths absolute; checked by ``models.catalog.load_catalog``."""
+
+    @property
+    def known(self) -> dict[str, Preset]:
+        """Presets and machine profiles by name."""
+        return {**self.profiles, **self.presets}
+
+    def values(self, name: str) -> dict[str, Any]:
+        """Return the keys a preset sets, including those of the one preset it extends."""
+        preset = self.get(name)
+        if preset.extends is None:
+            return dict(preset.settings)
+        base = self.get(preset.extends)
+        if base.extends is not None:
+            raise SettingsError(
+                tr(
+                    "preset {name!r} extends {base!r}, which itself extends {further!r}",
+                    name=name,
+                    base=preset.extends,
+                    further=base.extends,
+                ),
+                remedy=tr("extend a preset that stands on its own: one level is allowed"),
+            )
+        return {**base.settings, **preset.settings}
+
+    def get(self, name: str) -> Preset:
+        """Return a preset or machine profile by name."""
+        if name not in self.known:
+            names = ", ".join([*self.presets, *self.profiles])
+            raise SettingsError(
+                tr("there is no preset {name!r}", name=name),
+                remedy=tr("choose one of {names}; join several with '+'", names=names),
+            )
+        return self.known[name]
+
+
+@cache
+def _shipped() -> PresetFile:
+    """The presets of the package, which lie in it, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return load_presets(next(path for path in (package, package.parent) if (path / PRESETS_NAME).exists()))
+
+
+def load_presets(path: Path | None = None) -> PresetFile:
+    """Read and check a preset file, or that in a folder; the shipped one if None.
+
+    Raises:
+        SettingsError: The file is missing, not YAML, or does not follow the schema.
+    """
+    if path is None:
+        return _shipped()
+    path = absolute(path / PRESETS_NAME if path.is_dir() else path)
+    try:
+        presets = PresetFile.model_validate(from_yaml(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        what = tr("cannot be read ({reason})", reason=error.strerror)
+        raise SettingsError(what, where=str(path)) from error
+    except yaml.YAMLError as error:
+        raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
+    except ValidationError as error:
+        raise SettingsError(_explain(error), where=str(path)) from error
+    models = {name: _placed(entry, path.parent) for name, entry in presets.models.items()}
+    return presets.model_copy(update={"models": models})
+
+
+def _placed(entry: Any, folder: Path) -> Any:
+    """An entry of ``models`` whose path is absolute: it is written relative to the preset file."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
+        return entry
+    return {**entry, "path": str(folder / Path(entry["path"]).expanduser())}
+
+
+def all_presets(folder: Path) -> PresetFile:
+    """Return the shipped presets and those in a user's folder; where names are equal the shipped one counts.
+
+    Raises:
+        SettingsError: The user's file does not follow the schema.
+    """
+    shipped, own = load_presets(), own_presets(folder)
+    if own is None:
+        return shipped
+
+    def joined(ours: dict[str, Preset], theirs: dict[str, Preset]) -> dict[str, Preset]:
+        return {**ours, **{name: each for name, each in theirs.items() if name not in shipped.known}}
+
+    return PresetFile(
+        version=1,
+        presets=joined(shipped.presets, own.presets),
+        profiles=joined(shipped.profiles, own.profiles),
+        models={**own.models, **shipped.models},
+    )
+
+
+def own_presets(folder: Path) -> PresetFile | None:
+    """Return the presets that a user has saved; None if there are none."""
+    return load_presets(folder) if (folder / PRESETS_NAME).is_file() else None
+
+
+def _explain(error: ValidationError) -> str:
+    told = dict.fromkeys(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+    return tr("{context}: {complaints}", context=tr("preset file"), complaints="; ".join(told))

@@ -1,0 +1,298 @@
+"""What this project needs, what the running environment has, and the plan that brings it there.
+
+Standard library only: this runs before anything is installed. The list is the one in ``pyproject.toml``; two
+packages cannot stand in it and are chosen here:
+
+* ONNX Runtime comes as two distributions that overwrite each other (``onnxruntime`` for the CPU,
+  ``onnxruntime-gpu`` for CUDA 12 or 13). Exactly one of them fits a machine.
+* insightface depends on ``onnxruntime`` by name and would overwrite ``onnxruntime-gpu``, so it is
+  installed without its dependencies; what it really needs is in ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+PROJECT = "colab-helpers"
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME_FOR_CPU = "onnxruntime>=1.20,<2"
+# Wheels on PyPI up to 1.26 are built for CUDA 12 (Colab: 12.8), from 1.27 on for CUDA 13.
+RUNTIME_FOR_CUDA = {12: "onnxruntime-gpu>=1.23,<1.27", 13: "onnxruntime-gpu>=1.27,<2"}
+INSIGHTFACE = "insightface>=2.0,<3"  # from 1.0 on its classes take sessions of ours
+# Distributions that install the same module; one at a time.
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+# CUDA's runtime and cuDNN, as PyTorch brings them.
+CUDA_PACKAGES = {
+    12: ("nvidia-cuda-runtime-cu12", "nvidia-cudnn-cu12"),
+    13: ("nvidia-cuda-runtime", "nvidia-cudnn-cu13"),
+}
+
+
+class InstallError(RuntimeError):
+    """A step of the installation failed: which one, what went wrong, and what the user can do next."""
+
+    def __init__(self, step: str, what: str, remedy: str) -> None:
+        super().__init__(f"The step '{step}' failed: {what}\nWhat to do: {remedy}.")
+        self.step, self.what, self.remedy = step, what, remedy
+
+
+class Project(NamedTuple):
+    """What ``pyproject.toml`` asks for: those PEP 508 requirements that apply here."""
+
+    version: str
+    requires_python: str
+    requirements: tuple[str, ...]
+    extras: Mapping[str, tuple[str, ...]]
+    root: Path | None
+    """The checkout to install editable; None when the package came as a wheel."""
+
+    def wanted(self, extras: Iterable[str]) -> tuple[str, ...]:
+        """Return the requirements of the package and of the named extras."""
+        unknown = ", ".join(sorted(set(extras) - set(self.extras)))
+        if unknown:
+            remedy = f"choose from {', '.join(self.extras)}"
+            raise InstallError("read pyproject.toml", f"there are no extras {unknown}", remedy)
+        return self.requirements + tuple(line for name in extras for line in self.extras[name])
+
+
+def read_project(root: Path = ROOT) -> Project:
+    """Read the dependency list: from the checkout, or from the installed package's metadata."""
+    path = root / "pyproject.toml"
+    if path.exists():
+        import tomllib  # not at the top: an unsuitable Python must get as far as being told so
+
+        table = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        extras = {name: applying(lines) for name, lines in table["optional-dependencies"].items()}
+        return Project(
+            table["version"], table["requires-python"], applying(table["dependencies"]), extras, root
+        )
+    found, lines = metadata.metadata(PROJECT), metadata.requires(PROJECT) or []
+    own = applying(lines)
+    names = found.get_all("Provides-Extra") or []
+    extras = {name: tuple(line for line in applying(lines, name) if line not in own) for name in names}
+    return Project(found["Version"], found["Requires-Python"], own, extras, None)
+
+
+def applying(lines: Iterable[str], extra: str = "") -> tuple[str, ...]:
+    """Return the requirements whose markers, if they have any, hold here, without the markers."""
+    parsed = [(line, requirement(line).marker) for line in lines]
+    held = (line for line, marker in parsed if marker is None or marker.evaluate({"extra": extra}))
+    return tuple(line.split(";")[0].strip() for line in held)
+
+
+def requirement(line: str) -> Any:
+    """Parse a PEP 508 requirement."""
+    return _packaging("requirements").Requirement(line)
+
+
+def _packaging(part: str) -> ModuleType:
+    """A module of ``packaging``, or of the copy that pip carries."""
+    for parent in ("packaging", "pip._vendor.packaging"):
+        try:
+            return importlib.import_module(f"{parent}.{part}")
+        except ImportError:
+            continue
+    remedy = "install pip for this Python (Debian, Ubuntu: apt install python3-venv)"
+    raise InstallError("read requirements", "this Python has neither packaging nor pip", remedy)
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name in the form in which names are compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def satisfied(line: str, installed: Mapping[str, str]) -> bool:
+    """Tell whether a requirement is met by an installed version."""
+    parsed = requirement(line)
+    version = installed.get(canonical(parsed.name))
+    return version is not None and bool(parsed.specifier.contains(version, prereleases=True))
+
+
+def check_python(project: Project, text: str) -> None:
+    """Refuse a Python (its version as ``3.12.1``) that the packages have no builds for."""
+    if not _packaging("specifiers").SpecifierSet(project.requires_python).contains(text, prereleases=True):
+        what = f"this is Python {text} ({sys.executable}), needed is {project.requires_python}"
+        remedy = "name a fitting one: PYTHON=/path/to/python3.12 bash setup.sh install"
+        raise InstallError("check Python", what, remedy)
+
+
+class Cuda(NamedTuple):
+    """A working NVIDIA driver; numbers are CUDA major versions."""
+
+    driver: int
+    """The newest CUDA that the driver runs; it runs older ones, too."""
+    libraries: frozenset[int] = frozenset()
+    """Versions whose runtime library and cuDNN 9 are here."""
+
+
+class Environment(NamedTuple):
+    """All that the choice depends on."""
+
+    installed: Mapping[str, str]
+    """Version by canonical distribution name."""
+    cuda: Cuda | None = None
+    shared: bool = False
+    """Whether others use this environment too (Colab, ``--system``): nothing in it may move."""
+    editable_root: Path | None = None
+    """The checkout the installed package points to."""
+
+
+def look(project: Project, extras: Iterable[str], *, shared: bool = False) -> Environment:
+    """Take stock of the running environment; reads metadata only of packages that matter."""
+    names = [requirement(line).name for line in project.wanted(extras)]
+    installed = installed_versions([*names, *RUNTIMES, "insightface", PROJECT])
+    return Environment(installed, find_cuda(), shared, _editable_root())
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions, of the given names, that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[canonical(name)] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def all_installed(places: Sequence[str]) -> dict[str, str]:
+    """Return every distribution in some folders with its version."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions(path=list(places)):
+        name = distribution.metadata["Name"]
+        if name:  # a half-removed package leaves metadata without a name
+            found.setdefault(canonical(name), distribution.version)
+    return found
+
+
+def _editable_root() -> Path | None:
+    try:
+        text = metadata.distribution(PROJECT).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+    record = json.loads(text) if text else {}
+    editable = record.get("dir_info", {}).get("editable")
+    return Path(unquote(urlsplit(record["url"]).path)) if editable else None
+
+
+def find_cuda() -> Cuda | None:
+    """Find the NVIDIA driver, if it works and has a device, and the CUDA libraries beside it.
+
+    Asks NVML, not CUDA itself: initialising CUDA here would spoil it for processes forked later.
+    """
+    nvml = _loads("libnvidia-ml.so.1")
+    if nvml is None or nvml.nvmlInit_v2() != 0:
+        return None
+    count, version = ctypes.c_uint(), ctypes.c_int()
+    counted = nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    asked = nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version))
+    nvml.nvmlShutdown()
+    if counted != 0 or asked != 0 or not count.value or not _loads("libcuda.so.1"):
+        return None
+    libraries = frozenset(major for major in CUDA_PACKAGES if _has_libraries(major))
+    return Cuda(version.value // 1000, libraries)  # 1000 * major + 10 * minor
+
+
+def _has_libraries(major: int) -> bool:
+    packages = CUDA_PACKAGES[major]
+    if len(installed_versions(packages)) == len(packages):
+        return True
+    return bool(_loads(f"libcudart.so.{major}") and _loads("libcudnn.so.9"))
+
+
+def _loads(name: str) -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        return None
+
+
+class Plan(NamedTuple):
+    """What brings an environment to what is needed."""
+
+    remove: tuple[str, ...] = ()
+    install: tuple[str, ...] = ()
+    bare: tuple[str, ...] = ()
+    """Requirements to install without dependencies."""
+    editable: Path | None = None
+    """The checkout to install editable, last."""
+    notes: tuple[str, ...] = ()
+
+    def missing(self) -> tuple[str, ...]:
+        """Return what is to be installed, in words; nothing where all is there."""
+        return self.install + self.bare + ((f"{PROJECT} (this checkout)",) if self.editable else ())
+
+
+def make_plan(project: Project, environment: Environment, extras: Iterable[str] = ()) -> Plan:
+    """Decide what has to be removed and installed."""
+    installed = environment.installed
+    missing = tuple(line for line in project.wanted(extras) if not satisfied(line, installed))
+    remove, runtime, notes = _plan_runtime(environment)
+    for name, line in ((canonical(requirement(line).name), line) for line in missing):
+        if environment.shared and name in installed:
+            notes += (f"{name} {installed[name]} is too old or too new and will be changed to {line}",)
+    stale = installed.get(PROJECT) != project.version or environment.editable_root != project.root
+    bare = () if satisfied(INSIGHTFACE, installed) else (INSIGHTFACE,)
+    return Plan(remove, missing + runtime, bare, project.root if stale else None, notes)
+
+
+def _plan_runtime(environment: Environment) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """What to remove, to install and to say so that exactly one ONNX Runtime is installed."""
+    line, reason = choose_runtime(environment.cuda)
+    wanted = requirement(line)
+    present = tuple(name for name in RUNTIMES if name in environment.installed)
+    if present == (canonical(wanted.name),):
+        complete = satisfied(line, environment.installed) and not wanted.extras
+        return ((), (), ()) if complete else ((), (line,), (reason,))
+    if not present:
+        return (), (line,), (reason,)
+    clash = f"{' and '.join(present)} are installed and overwrite each other: all go, one comes back"
+    if len(present) == 1:
+        clash = f"{present[0]} is installed but does not fit this machine: it is replaced"
+    return present, (line,), (clash, reason)
+
+
+def choose_runtime(cuda: Cuda | None) -> tuple[str, str]:
+    """Choose the one ONNX Runtime for this machine: the requirement, and the reason as a sentence.
+
+    CUDA 12 wherever the driver runs it, since CUDA 13 dropped Pascal and Volta; 13 where only its libraries
+    are there. Where none are, the requirement asks for them as packages.
+    """
+    if cuda is None:
+        return RUNTIME_FOR_CPU, "no working NVIDIA driver: ONNX Runtime for the CPU"
+    oldest = min(RUNTIME_FOR_CUDA)
+    if cuda.driver < oldest:
+        reason = f"the NVIDIA driver only runs CUDA {cuda.driver}: ONNX Runtime for the CPU"
+        return RUNTIME_FOR_CPU, f"{reason}; a newer driver allows the GPU"
+    usable = [major for major in cuda.libraries if major <= cuda.driver]
+    major = min(usable, default=oldest)
+    line = RUNTIME_FOR_CUDA[major]
+    line = line if usable else line.replace("onnxruntime-gpu", "onnxruntime-gpu[cuda,cudnn]")
+    return line, f"CUDA {major}: onnxruntime-gpu of the range built for it"
+
+
+def constraint_lines(installed: Mapping[str, str], plan: Plan) -> list[str]:
+    """Return pins for everything installed, except what the plan itself changes."""
+    changed = {canonical(requirement(line).name) for line in plan.install + plan.bare}
+    free = changed | set(plan.remove) | {PROJECT}
+    pins = [f"{name}=={version}" for name, version in sorted(installed.items()) if name not in free]
+    return [pin for pin in pins if _is_valid(pin)]
+
+
+def _is_valid(pin: str) -> bool:
+    """Whether an installer can read the pin; a distribution's own version may be anything."""
+    try:
+        requirement(pin)
+    except ValueError:
+        return False
+    return True

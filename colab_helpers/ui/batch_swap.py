@@ -1,0 +1,114 @@
+"""What the cells of ``batch_swap.ipynb`` call after the panel; the notebook holds no logic of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.files import unwritable
+from colab_helpers.language import tr
+from colab_helpers.pages.report import failure_text, results_of, results_text
+from colab_helpers.request import BatchRequest
+from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.host import open_page, this_host
+from colab_helpers.ui.progress import ProgressLine
+from colab_helpers.ui.run_view import RunView
+from colab_helpers.ui.runs import Run, prepared
+
+
+class BatchError(ColabHelpersError, RuntimeError):
+    """Some files of a batch failed; the report says which and why."""
+
+    refusal = False
+
+
+class StoppedError(BatchError):
+    """A batch was stopped before all files were done."""
+
+
+def run_batch_swap(choice: Choice | BatchRequest) -> Run | None:
+    """Swap faces in a batch, as chosen in the panel that ``show_panel`` has shown.
+
+    Without sources and targets the rendered demo is made in the run's folder and used, with its stand-in
+    models. The preview's networks are released. A batch that the panel's button has begun is watched.
+
+    Returns:
+        The run, with its report; None where it is left to the panel's button, because nobody runs cells.
+
+    Raises:
+        ConsentError: No usable statement of consent; nothing was done.
+        ColabHelpersError: The run could not be started.
+    """
+    choice = Choice(choice) if isinstance(choice, BatchRequest) else choice
+    asked, runs = choice.request(), choice.runs
+    host = this_host(headless=asked.headless)
+    if choice.has_panel and not host.has_cells:
+        return None
+    choice.networks.close()
+    run = runs.begin(prepared(asked, host), host)
+    run.in_cell = True
+    runs.look()
+    try:
+        with ProgressLine(headless=host.headless) as line:
+            paint = None if host.headless else open_page()
+            if paint is None:
+                run.work(on_progress=line, on_status=line.status)
+            else:
+                run.work(on_status=RunView(run.folder, paint))
+    finally:
+        run.in_cell = False
+        runs.look()
+    return run
+
+
+def show_results(run: Run | None) -> None:
+    """Show what became of every file, pictures of the results, and players for videos.
+
+    Where the form's ``download`` says so, results are handed to the browser's computer, several as one zip.
+
+    Args:
+        run: As ``run_batch_swap`` returns it; None shows nothing: the panel does.
+
+    Raises:
+        UsageError: There is no way to hand them over here.
+        StoppedError: The run was stopped before all files were done.
+        BatchError: Some file failed; so a headless run ends with an error, after everything was shown.
+    """
+    report = run.report if run is not None else None
+    if run is None or report is None:
+        return
+    run.host.show(run.html(report), results_text(report, run.folder), kept=True)
+    made = results_of(report)
+    if run.request.download and made:
+        run.host.download(made[0] if len(made) == 1 else packed(made))
+    if report.ok:
+        return
+    raise (StoppedError if report.stopped else BatchError)(
+        failure_text(report),
+        where=str(run.folder / "report.json"),
+        remedy=tr("run again to go on: what is finished is kept")
+        if report.stopped
+        else tr("correct what the report names and run again"),
+    )
+
+
+def packed(paths: Sequence[Path]) -> Path:
+    """Pack results as one zip in a folder of its own; stored as they are: videos do not get smaller.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    # Not beside the results, where a file of that name may be the user's.
+    path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for each in paths:
+                archive.write(each, each.name)
+    except OSError as error:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        raise unwritable(path, error) from error
+    return path

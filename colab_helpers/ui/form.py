@@ -1,0 +1,83 @@
+"""The form of a notebook, read and filled in without running it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.errors import UsageError
+from colab_helpers.language import ASKED, spoken, tr
+from colab_helpers.request import REQUESTS, Request
+
+
+def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
+    """Return the request that a notebook builds, and the values of its form, in the form's order.
+
+    Raises:
+        UsageError: There is no such notebook, or it builds no request.
+    """
+    remedy = tr("name a file of notebooks/")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
+    except OSError as error:
+        raise UsageError(tr("there is no such notebook"), where=str(path), remedy=remedy) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(tr("this is no notebook"), where=str(path), remedy=remedy) from error
+    nodes = [node for source in sources for node in _parsed(source)]
+    names = (inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name))
+    model = next((REQUESTS[name] for name in names if name in REQUESTS), None)
+    if model is None:
+        what = tr("this notebook has no form that can be filled in from here")
+        raise UsageError(what, where=str(path), remedy=remedy)
+    values: dict[str, Any] = {}
+    for node in nodes:
+        values |= {name: value for name, value in _assigned(node).items() if name in model.form()}
+    return model, values
+
+
+def _parsed(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return []  # a cell with commands of the shell, say
+
+
+def _assigned(node: ast.stmt) -> dict[str, Any]:
+    """Return what a line such as ``preset: str = "light"`` sets, where that is written out."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name):
+        return {}
+    try:
+        return {target.id: ast.literal_eval(node.value)} if node.value is not None else {}
+    except ValueError:
+        return {}  # computed
+
+
+def fill_in(
+    model: type[Request], form: Mapping[str, Any], pairs: Iterable[tuple[str, Any]]
+) -> tuple[Request, dict[str, Any]]:
+    """Put values into a form.
+
+    Returns:
+        The whole request, and those of its values that were given, as a notebook takes them.
+
+    Raises:
+        UsageError: A name the notebook does not have, or a value of the wrong kind.
+        SettingsError: An unknown preset or key, or a bad value.
+    """
+    given = dict(pairs)
+    for name in given:
+        if name not in form:
+            raise UsageError(
+                tr("the notebook has no parameter {name!r}", name=name),
+                remedy=tr("choose from {names}", names=", ".join(form)),
+            )
+    language = given.get("language", form.get("language"))
+    with spoken(next((known for known in ASKED if known == language), "auto")):
+        request = model(**{**form, **given})
+        request.check()
+    return request, request.model_dump(mode="json", include=set(given))

@@ -1,0 +1,97 @@
+"""Pieces of HTML that notebooks and panel share, and the pictures in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from markupsafe import Markup, escape
+
+from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.media.images import to_data_url
+from colab_helpers.pages.svg import BAD, GOOD, WARN
+
+RED, AMBER, GREEN = BAD, WARN, GOOD
+_GREEN, _ORANGE = (80, 220, 80), (0, 170, 255)  # BGR
+_STROKE = 2
+_JPEG = 90
+_CELL = "text-align:left;padding:2px 10px 2px 0"
+
+
+def paragraph(text: str, colour: str = "") -> Markup:
+    """Return a paragraph; nothing for no text."""
+    return Markup('<p style="{}">{}</p>').format(_style(colour), text) if text else Markup()
+
+
+def bullets(texts: Sequence[str], colour: str = "") -> Markup:
+    """Return a list of texts; nothing for none."""
+    items = Markup().join(Markup("<li>{}</li>").format(text) for text in texts)
+    whole = Markup('<ul style="{};padding-left:1.3em">{}</ul>')
+    return whole.format(_style(colour), items) if texts else Markup()
+
+
+def _style(colour: str) -> str:
+    return "margin:2px 0;line-height:1.4" + (f";color:{colour}" if colour else "")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """Return a table; a row's last cell reaches to the table's end."""
+    head = "".join(f'<th style="{_CELL}">{escape(text)}</th>' for text in heads)
+    body = "".join(_row(row, len(heads)) for row in rows)
+    return Markup(f'<table style="line-height:1.3"><tr>{head}</tr>{body}</table>')
+
+
+def _row(row: Sequence[str], width: int) -> str:
+    *others, last = (escape(text) for text in row)
+    cells = "".join(f'<td style="{_CELL}">{text}</td>' for text in others)
+    return f'<tr>{cells}<td style="{_CELL}" colspan="{width - len(others)}">{last}</td></tr>'
+
+
+def picture(image: ByteImage, *, alt: str, style: str = "max-width:100%") -> Markup:
+    """Return an image inside the HTML itself, as a JPEG."""
+    url = to_data_url(image, "jpeg", quality=_JPEG)
+    return Markup(f'<img src="{url}" alt="{escape(alt)}" style="{style}">')
+
+
+def fitted(image: ByteImage, width: int, height: int) -> ByteImage:
+    """Return the image, made smaller where it does not fit."""
+    scale = min(1.0, width / image.shape[1], height / image.shape[0])
+    if scale == 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def thumbnail(
+    image: ByteImage, faces: Sequence[Face], width: int, height: int, *, first_counts: bool = False
+) -> ByteImage:
+    """Return a small copy with the faces' boxes in green; in orange where only the first one counts."""
+    small = fitted(image, width, height).copy()
+    scale = small.shape[1] / image.shape[1]
+    for number, face in reversed(list(enumerate(faces))):
+        left, top, right, bottom = (round(float(value) * scale) for value in face.box)
+        colour = _ORANGE if first_counts and number else _GREEN
+        cv2.rectangle(small, (left, top), (right, bottom), colour, _STROKE)
+    return small
+
+
+def wipe(before: ByteImage, after: ByteImage, share: float) -> ByteImage:
+    """Make one image of two: ``before`` left of the cut, ``after`` right of it, a white line between.
+
+    Args:
+        before: ``(H, W, 3)`` uint8 BGR.
+        after: Of the same size.
+        share: Where the cut is, from 0 (all ``after``) to 1 (all ``before``).
+    """
+    cut = round(before.shape[1] * min(1.0, max(0.0, share)))
+    mixed = after.copy()
+    mixed[:, :cut] = before[:, :cut]
+    if 0 < cut < before.shape[1]:
+        mixed[:, max(0, cut - 1) : cut + 1] = 255
+    return mixed
+
+
+def words(error: BaseException) -> str:
+    """Say what went wrong, for a person."""
+    return str(error) or type(error).__name__

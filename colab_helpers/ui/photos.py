@@ -1,0 +1,233 @@
+"""The tab of the photos: a card for each with what speaks against it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from colab_helpers.batch.plan import skipped_files
+from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
+from colab_helpers.faces.photos import PhotoReport, strangers
+from colab_helpers.files import absolute, natural_key, numbered, write_atomically
+from colab_helpers.language import mark, printable, tr
+from colab_helpers.media.images import read_image
+from colab_helpers.media.inputs import is_image, reader_missing
+from colab_helpers.settings import Settings
+from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.host import Host
+from colab_helpers.ui.markup import AMBER, GREEN, RED, bullets, paragraph, picture, thumbnail, words
+from colab_helpers.ui.preview_networks import file_state, finding_key
+from colab_helpers.ui.widgets import Widgets
+
+MOST_CARDS = 24
+"""More photos than anybody compares by eye are used, too, but not shown."""
+STRANGER = mark("This looks like somebody else than most of the other photos do.")
+UPLOADS = "uploads"
+"""Folder for uploaded photos, under the host's runs."""
+
+_THUMB_WIDTH, _THUMB_HEIGHT = 220, 180
+_CARD_LAYOUT = {"width": "246px", "padding": "6px", "margin": "4px", "border": "1px solid #9999"}
+
+
+@dataclass(frozen=True, eq=False)
+class SeenPhoto:
+    """A photo as it was looked at.
+
+    Attributes:
+        thumbnail: Empty where there is no picture.
+        report: None where it could not be examined; ``reason`` says why.
+    """
+
+    path: str
+    thumbnail: Markup
+    report: PhotoReport | None
+    reason: str = ""
+
+
+class PhotosTab:
+    """Photos of the person who is put in."""
+
+    def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
+        self._widgets, self._choice, self._host = widgets, choice, host
+        self._seen: dict[object, SeenPhoto] = {}
+        hint = "/path/to/photo.jpg"
+        self.path = widgets.input("Text", label=tr("Photo or folder"), width="60%", placeholder=hint)
+        self.add_button = widgets.button(tr("Add"), lambda: self._try(self._add_written))
+        self.upload = widgets.library.FileUpload(accept="image/*", multiple=True, description=tr("Upload"))
+        self.upload.observe(lambda _: self._try(self._add_uploads), "value")
+        self.message, self.summary = widgets.html(), widgets.html()
+        self.cards = widgets.row(align="flex-start")
+        adding = widgets.row(self.path, self.add_button, self.upload)
+        self.box = widgets.column(adding, self.message, self.summary, self.cards)
+
+    def refresh(self) -> None:
+        """Show the photos chosen now."""
+        shown, finding = self._choice.request(overrides={}).sources, self._choice.finding()
+        seen = [self._look_at(path, finding) for path in shown[:MOST_CARDS]]
+        others = _strangers(seen)
+        self.cards.children = [self._card(photo, stranger=photo.path in others) for photo in seen]
+        self.summary.value = self._summary_html(shown, seen, others)
+
+    # --- adding -----------------------------------------------------------------------------------------
+
+    def _try(self, action: Callable[[], None]) -> None:
+        self.message.value = ""
+        try:
+            action()
+        except (ColabHelpersError, OSError) as error:
+            self.message.value = paragraph(words(error), RED)
+
+    def _add(self, paths: Iterable[str]) -> None:
+        self._choice.sources = tuple(dict.fromkeys([*self._choice.sources, *paths]))
+
+    def _remove(self, path: str) -> None:
+        self._choice.sources = tuple(other for other in self._choice.sources if other != path)
+
+    def _add_written(self) -> None:
+        written = self.path.value.strip()
+        if not written:
+            raise UsageError(
+                tr("nothing is written there"), remedy=tr("write the path of a photo or of a folder")
+            )
+        self._add(photos_at(written))
+        self.path.value = ""
+        left_out = skipped_files([absolute(written)], wanted=_is_photo)
+        if left_out:
+            self.message.value = paragraph(". ".join(left_out))
+
+    def _add_uploads(self) -> None:
+        folder = self._host.runs / UPLOADS
+        paths = []
+        for name, data in uploaded_files(self.upload.value):
+            read_image(data)  # raises where it is no picture
+            folder.mkdir(parents=True, exist_ok=True)
+            paths.append(str(kept_upload(folder / Path(name).name, data)))
+        self._add(paths)
+
+    # --- cards ------------------------------------------------------------------------------------------
+
+    def _look_at(self, path: str, finding: tuple[Settings, Path | None]) -> SeenPhoto:
+        """Tell what a photo shows, or why that is not known."""
+        small = Markup()
+        key = path, file_state(path), finding_key(*finding)
+        if key in self._seen:
+            return self._seen[key]
+        try:
+            image = read_image(path if path.startswith("data:") else Path(path))
+            small = _picture(image, ())
+            report = self._choice.networks.examine(*finding, image)
+        except (ColabHelpersError, OSError) as error:
+            # Not remembered: the next look may find the file, or the models.
+            return SeenPhoto(path, small, None, words(error))
+        self._seen[key] = SeenPhoto(path, _picture(image, report.faces), report)
+        return self._seen[key]
+
+    def _card(self, photo: SeenPhoto, *, stranger: bool) -> Any:
+        page = self._widgets.html(card_html(photo, stranger=stranger), width="230px")
+        parts = [page]
+        if photo.path in self._choice.sources:  # not the demo's
+            parts.append(self._widgets.button(tr("Remove"), lambda: self._remove(photo.path)))
+        return self._widgets.column(*parts, layout=_CARD_LAYOUT)
+
+    def _summary_html(self, shown: Sequence[str], seen: Sequence[SeenPhoto], others: set[str]) -> Markup:
+        if not shown:
+            return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
+        faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
+        known = sum(photo.report is not None and bool(photo.report.faces) for photo in seen)
+        used, hidden = len(shown) - faceless - len(others), len(shown) - len(seen)
+        facts, wrong = [], []
+        if not self._choice.sources:
+            facts.append(tr("The demo is used: one of its rendered portraits is put in."))
+        if used > 1:
+            facts.append(tr("{count} photos of one person are averaged.", count=used))
+        if hidden:
+            facts.append(tr("{count} of them are not shown.", count=hidden))
+        if faceless:
+            wrong.append(tr("{faceless} photo(s) without a face will be left out.", faceless=faceless))
+        if others and len(others) == known:
+            wrong.append(tr("The run would refuse these photos: they do not show one and the same person."))
+        elif others:
+            wrong.append(tr("{count} photo(s) of somebody else will be left out.", count=len(others)))
+        return paragraph(" ".join(facts)) + paragraph(" ".join(wrong), RED)
+
+
+def card_html(photo: SeenPhoto, *, stranger: bool = False) -> Markup:
+    """Return a photo with its faces marked, and what there is to say about it."""
+    name = tr("(picture as data)") if photo.path.startswith("data:") else printable(Path(photo.path).name)
+    head = photo.thumbnail + Markup('<br><b style="overflow-wrap:anywhere">{}</b>').format(name)
+    report = photo.report
+    if report is None:
+        return head + paragraph(tr("Not examined: {reason}", reason=photo.reason), AMBER)
+    facts = tr("{width} x {height} pixels", width=report.size[0], height=report.size[1])
+    facts += tr(", face {face_width:.0f} pixels wide", face_width=report.face_width) if report.faces else ""
+    hints = [*([tr(STRANGER)] if stranger else []), *report.hints]
+    verdict = bullets(hints, AMBER if report.faces else RED) or paragraph(tr("Good."), GREEN)
+    return head + paragraph(facts) + verdict
+
+
+def _picture(image: Any, faces: Sequence[Any]) -> Markup:
+    small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT, first_counts=True)
+    return picture(small, alt=tr("photo"))
+
+
+def _strangers(seen: Iterable[SeenPhoto]) -> set[str]:
+    """Return the photos that seem to show somebody else."""
+    known = [(photo.path, photo.report.embedding) for photo in seen if photo.report is not None]
+    embedded = [(path, embedding) for path, embedding in known if embedding is not None]
+    found = strangers([embedding for _, embedding in embedded])
+    return {path for (path, _), is_one in zip(embedded, found, strict=True) if is_one}
+
+
+def photos_at(written: str) -> list[str]:
+    """Find the photos that a person means: a file, those of a folder in natural order, or a data URL.
+
+    Raises:
+        MissingFileError: There is nothing.
+    """
+    if written.startswith("data:"):
+        return [written]
+    path = absolute(written)
+    if path.is_file():
+        return [str(path)]
+    if not path.is_dir():
+        raise MissingFileError(
+            tr("there is no such file or folder"), where=written, remedy=tr("check the path")
+        )
+    photos = (item for item in path.iterdir() if item.is_file() and _is_photo(item))
+    found = sorted(photos, key=lambda item: natural_key(item.name))
+    if not found:
+        remedy = "; ".join([*skipped_files([path], wanted=_is_photo), tr("name another")])
+        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=remedy)
+    return [str(item) for item in found]
+
+
+def _is_photo(path: Path) -> bool:
+    return is_image(path) and not reader_missing(path)
+
+
+def kept_upload(path: Path, data: bytes) -> Path:
+    """Keep an upload under its name, with a number where a file of other bytes has that name.
+
+    A run that is taken up again may read the file of that name.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    places = (path, *(numbered(path, number) for number in range(2, 10_000)))
+    place = next(p for p in places if not os.path.lexists(p) or (p.is_file() and p.read_bytes() == data))
+    if not place.exists():
+        write_atomically(place, data)
+    return place
+
+
+def uploaded_files(value: Any) -> Iterator[tuple[str, bytes]]:
+    """Yield names and bytes of a ``FileUpload``: a mapping in ipywidgets 7, a tuple in 8."""
+    if isinstance(value, Mapping):
+        value = [{"name": name, **entry} for name, entry in value.items()]
+    for entry in value:
+        yield str(entry["name"]), bytes(entry["content"])

@@ -1,0 +1,321 @@
+"""What the cells of ``preload.ipynb`` call: which models a preset needs, getting them, proving them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from markupsafe import Markup
+from pydantic import BaseModel, ConfigDict
+
+from colab_helpers.batch.report import write_text
+from colab_helpers.diagnosis import Diagnosis
+from colab_helpers.diagnosis.doctor import QUESTIONS, examine
+from colab_helpers.diagnosis.subject import Subject
+from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
+from colab_helpers.files import to_json
+from colab_helpers.language import mark, speak, tr
+from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
+from colab_helpers.models.half import wants_half
+from colab_helpers.models.inventory import look_at
+from colab_helpers.models.preload import TOKEN, PreloadReport, preload
+from colab_helpers.models.session import Runtime, is_standin, models_root
+from colab_helpers.models.transfer import FetchOptions
+from colab_helpers.pages.units import size
+from colab_helpers.presets import load_presets
+from colab_helpers.request import PreloadRequest
+from colab_helpers.ui.cells import PRELOAD_REPORT
+from colab_helpers.ui.host import Host, this_host
+from colab_helpers.ui.markup import paragraph, table
+from colab_helpers.ui.progress import FetchLine
+from colab_helpers.ui.setup import models_folder, prepare_folder, show_diagnosis
+
+State = Literal["there", "unknown", "missing", "damaged", "stand-in"]
+_STATES: dict[State, str] = {
+    "there": mark("there"),
+    "unknown": mark("unknown"),
+    "missing": mark("missing"),
+    "damaged": mark("damaged"),
+    "stand-in": mark("stand-in"),
+}
+_TO_BE_FETCHED: tuple[State, ...] = ("missing", "damaged")
+CONVERTED_ROLES = ("swapper", "enhancer")
+_STANDIN_LICENCE = Licence(
+    name="Apache-2.0",
+    link="",
+    non_commercial=False,
+    forbids=mark("Nothing beyond its terms; part of the demo."),
+)
+_STANDIN_HINT = mark(
+    "The demo's stand-in networks know the demo's rendered people only: for the real ones untick demo, or "
+    "name another folder in models_dir."
+)
+
+
+class PreloadError(ColabHelpersError, RuntimeError):
+    """A model could not be fetched, or is in place but does not run as it should."""
+
+    refusal = False
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NeededModel(_Model):
+    """A model of the preset and what is on the disk.
+
+    Attributes:
+        bytes: Size of what is there, else of what would be fetched; None if unknown.
+        note: What is wrong with the file, that nobody knows it, or where else it was found.
+    """
+
+    name: str
+    role: str
+    licence: Licence
+    bytes: int | None
+    state: State
+    note: str = ""
+
+
+class PreloadResult(_Model):
+    """What ``preload.json`` holds.
+
+    Attributes:
+        models: As they are when all is done.
+        fetched: What was fetched or found; None where nothing was tried or it failed.
+        converted: Files made to fit this machine.
+        notes: What was refused or replaced while converting, and where the comparison ran.
+        diagnosis: Each network run; None where it did not come to that.
+        error: Why it ended early; empty if it did not.
+    """
+
+    version: Literal[1] = 1
+    ok: bool
+    root: Path
+    models: tuple[NeededModel, ...]
+    fetched: PreloadReport | None = None
+    converted: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    diagnosis: Diagnosis | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a form asks for: the models of its preset, in their folder."""
+
+    request: PreloadRequest
+    root: Path
+    folder: Path
+    host: Host
+    entries: Sequence[ModelEntry]
+
+    def models(self) -> tuple[NeededModel, ...]:
+        """Return every model and its state on the disk now."""
+        return tuple(_described(entry, self.root) for entry in self.entries)
+
+
+def show_models(request: PreloadRequest) -> Needed:
+    """Show which models a preset needs, with licence, size and state; fetches nothing.
+
+    Raises:
+        ColabHelpersError: Wrong settings, an unknown model, or a folder that cannot be reached or written.
+    """
+    speak(request.language)
+    settings, host = request.settings, this_host(headless=request.headless)
+    folder = prepare_folder(host, request, PRELOAD_REPORT)
+    root = models_root(models_folder(request, folder))
+    entries = needed_models(settings, load_catalog(load_presets().models), root=root)
+    needed = Needed(request, root, folder, host, entries)
+    models = needed.models()
+    host.show(models_html(models, root), models_text(models, root))
+    return needed
+
+
+def fetch_models(needed: Needed) -> PreloadResult:
+    """Fetch and verify what is missing, convert if asked, and run every network once.
+
+    Stand-ins are complete as they are: nothing is fetched for them. ``preload.json`` in the output folder
+    holds the result, also where this fails.
+
+    Args:
+        needed: From ``show_models``.
+
+    Raises:
+        LicenceError: Something is missing and its licence was not accepted.
+        PreloadError: A model could not be fetched.
+        ColabHelpersError: A model is not there and nothing may be fetched, or a file cannot be written.
+    """
+    try:
+        return _saved(_fetched(needed), needed)
+    except ColabHelpersError as error:
+        _saved(PreloadResult(ok=False, root=needed.root, models=needed.models(), error=str(error)), needed)
+        if isinstance(error, ModelError) and not needed.request.offline:
+            # Fetching is this notebook's work: that failed, it was not refused.
+            raise PreloadError(error.what, where=error.where, remedy=error.remedy) from error
+        raise
+
+
+def _saved(result: PreloadResult, needed: Needed) -> PreloadResult:
+    write_text(needed.folder / PRELOAD_REPORT, to_json(result, indent=2) + "\n")
+    return result
+
+
+def _fetched(needed: Needed) -> PreloadResult:
+    fetched, cache = None, needed.request.shared_cache
+    if any(model.state != "stand-in" for model in needed.models()):
+        fetched = _preload(needed)
+    converted, notes = _converted(needed) if needed.request.convert else ((), [])
+    if cache is not None and fetched is not None:
+        told = tr(
+            "batch_swap.ipynb takes the cache as it is: name {folder} there in models_dir", folder=cache
+        )
+        notes = [*notes, told]
+    subject = Subject.here(needed.request.settings, models_dir=needed.root, folder=needed.folder)
+    diagnosis = examine(subject, {name: QUESTIONS[name] for name in ("gpu", "models")})
+    return PreloadResult(
+        ok=diagnosis.ok,
+        root=needed.root,
+        models=needed.models(),
+        fetched=fetched,
+        converted=converted,
+        notes=tuple(notes),
+        diagnosis=diagnosis,
+    )
+
+
+def _preload(needed: Needed) -> PreloadReport:
+    request = needed.request
+    with FetchLine(headless=needed.host.headless) as line:
+        try:
+            return preload(
+                needed.request.settings,
+                FetchOptions(
+                    accept_licences=request.accept_licences,
+                    offline=request.offline,
+                    shared_cache=request.shared_cache,
+                    token=needed.host.secret(TOKEN),
+                ),
+                models_dir=needed.root,
+                user_models=load_presets().models,
+                on_progress=line,
+            )
+        except LicenceError as error:
+            missing = [model.name for model in needed.models() if model.state in _TO_BE_FETCHED]
+            raise LicenceError(
+                tr(
+                    "nothing was fetched; missing are {names}. {what}",
+                    names=", ".join(missing),
+                    what=error.what,
+                ),
+                where=str(needed.root),
+                remedy=tr(
+                    "read the licences; if you may use the models under them, tick accept_licences "
+                    "(accept_licences=true) and run all cells again"
+                ),
+            ) from error
+
+
+def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:
+    from colab_helpers.models.half import convert
+
+    runtime = Runtime(needed.request.settings.execution_provider)
+    half = wants_half(needed.request.settings.half_precision, runtime.provider)
+    files = [needed.root / f"{entry.name}.onnx" for entry in needed.entries if entry.role in CONVERTED_ROLES]
+    results = [convert(path, half=half, runtime=runtime) for path in files]
+    made = tuple(result.path for path, result in zip(files, results, strict=True) if result.path != path)
+    return made, [*runtime.notes, *(note for result in results for note in result.notes)]
+
+
+def show_preload(needed: Needed, result: PreloadResult) -> None:
+    """Show what was fetched and converted, and what came of running each network.
+
+    Raises:
+        PreloadError: A network does not run as it should; so a headless run ends with an error.
+    """
+    notes = [*(result.fetched.notes if result.fetched else ()), *result.notes]
+    lines = [tr("converted: {path}", path=path) for path in result.converted]
+    lines += [tr("note: {note}", note=note) for note in notes]
+    page, text = Markup().join(map(paragraph, lines)), "\n".join(lines)
+    if result.fetched is not None:  # else the table above still holds
+        page = models_html(result.models, result.root) + page
+        text = "\n".join([models_text(result.models, result.root), *lines])
+    if text:
+        needed.host.show(page, text)
+    if result.diagnosis is not None:
+        report = needed.folder / PRELOAD_REPORT
+        show_diagnosis(needed.host, result.diagnosis, PreloadError, report)
+
+
+def _described(entry: ModelEntry, root: Path) -> NeededModel:
+    state, note = _state(entry, root)
+    licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
+    count = entry.bytes if state in _TO_BE_FETCHED else (root / entry.path).stat().st_size
+    return NeededModel(name=entry.name, role=entry.role, licence=licence, bytes=count, state=state, note=note)
+
+
+def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
+    path = root / entry.path
+    if path.is_file() and is_standin(path):
+        return "stand-in", ""
+    item = look_at(root, entry)
+    if item.state == "present":
+        return "there", ""
+    if item.state == "unknown":
+        return "unknown", item.notes[0]
+    notes = [f"{entry.name}: {item.problem}"] if item.problem else []
+    if item.found is not None:
+        notes.append(tr("{name}: found at {found}, taken over from there", name=entry.name, found=item.found))
+    return item.state, "; ".join(notes)
+
+
+def models_text(models: Sequence[NeededModel], root: Path) -> str:
+    """Return the models as plain text: state, size and licence of each, and what follows from it."""
+    lines = [
+        f"  {tr(_STATES[model.state]):9}{model.name} ({model.role}, {_size(model.bytes)}): "
+        + tr(
+            "{licence}. Forbidden: {forbids}",
+            licence=tr(model.licence.name) + (f" ({model.licence.link})" if model.licence.link else ""),
+            forbids=tr(model.licence.forbids),
+        )
+        for model in models
+    ]
+    return "\n".join([_place_text(root), *lines, *_remarks(models)])
+
+
+def models_html(models: Sequence[NeededModel], root: Path) -> Markup:
+    """Return the models as an HTML table."""
+    heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
+    remarks = map(paragraph, _remarks(models))
+    return paragraph(_place_text(root)) + table(heads, map(_row, models)) + Markup().join(remarks)
+
+
+def _row(model: NeededModel) -> tuple[str, ...]:
+    licence, size = model.licence, _size(model.bytes)
+    name = tr(licence.name)
+    if licence.link:
+        name = Markup('<a href="{}">{}</a>').format(licence.link, name)
+    return model.name, model.role, tr(_STATES[model.state]), size, name, tr(licence.forbids)
+
+
+def _place_text(root: Path) -> str:
+    return tr("models folder: {root}", root=root)
+
+
+def _remarks(models: Sequence[NeededModel]) -> list[str]:
+    """Say what is worth knowing of single files, and what is missing."""
+    notes = [tr("note: {note}", note=model.note) for model in models if model.note]
+    missing = [model for model in models if model.state in _TO_BE_FETCHED]
+    if missing:
+        names = ", ".join(model.name for model in missing)
+        whole = size(sum(model.bytes or 0 for model in missing))
+        return [*notes, tr("To be fetched: {names}; {size} in all.", names=names, size=whole)]
+    hint = f" {tr(_STANDIN_HINT)}" if any(model.state == "stand-in" for model in models) else ""
+    return [*notes, tr("Nothing is missing.") + hint]
+
+
+def _size(count: int | None) -> str:
+    return tr("size unknown") if count is None else size(count)

@@ -1,0 +1,138 @@
+"""The tab of the preview: one frame, before and after, side by side and as a wipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.language import mark, printable, tr
+from colab_helpers.media.inputs import is_image
+from colab_helpers.media.probe import probe
+from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.markup import AMBER, RED, fitted, paragraph, picture, wipe, words
+from colab_helpers.ui.preview_networks import Preview, frames_of
+from colab_helpers.ui.widgets import Widgets
+
+NOTHING = mark("(no target)")
+_WIDTH, _HEIGHT = 960, 540
+
+
+class PreviewTab:
+    """Shows what the run would make of one frame; works only while somebody looks at it.
+
+    Attributes:
+        shown: What is shown; None where there is nothing, or it failed.
+    """
+
+    def __init__(self, widgets: Widgets, choice: Choice) -> None:
+        self._choice = choice
+        self._targets: list[Path] = []
+        self._is_open, self._is_stale = False, True
+        self.shown: Preview | None = None
+        self.target = widgets.input(
+            "Dropdown", label=tr("Target"), width="60%", options=[(tr(NOTHING), -1)], value=-1
+        )
+        slider: dict[str, Any] = {"width": "60%", "min": 0, "max": 100}
+        self.frame = widgets.input("IntSlider", label=tr("Frame"), **slider)
+        self.cut = widgets.input("IntSlider", label=tr("Wipe, percent"), value=50, **slider)
+        self.message, self.pair, self.wipe = widgets.html(), widgets.html(), widgets.html()
+        self.target.observe(lambda _: self._measure_slider(), "value")
+        self.frame.observe(lambda _: self.mark_stale(), "value")
+        self.cut.observe(lambda _: self._draw_wipe(), "value")
+        self.box = widgets.column(self.target, self.frame, self.message, self.pair, self.cut, self.wipe)
+
+    def refresh(self, targets: Sequence[Path], *, first: int = 0) -> None:
+        """Take what was chosen anew; where there are other targets, that of number ``first`` is shown."""
+        if list(targets) != self._targets:
+            self._targets = list(targets)
+            names = [printable(f"{number}: {path.name}") for number, path in enumerate(targets, 1)]
+            options = [(name, number) for number, name in enumerate(names)]
+            self.target.options = options or [(tr(NOTHING), -1)]
+            self.target.value = first if options else -1
+            self._measure_slider()
+        self.mark_stale()
+
+    def mark_stale(self) -> None:
+        """Have what is shown made anew when somebody looks."""
+        self._is_stale = True
+        self._show_if_open()
+
+    def opened(self, is_open: bool) -> None:
+        """Note that somebody looks at this tab, or at another one."""
+        self._is_open = is_open
+        self._show_if_open()
+
+    def _measure_slider(self) -> None:
+        """Give the slider as many places as the target has frames, and begin in the middle."""
+        path, frames = self._chosen(), 1
+        try:
+            frames = 1 if path is None or is_image(path) else frames_of(probe(path))
+        except ColabHelpersError as error:
+            self.message.value = paragraph(words(error), RED)
+        with self.frame.hold_trait_notifications():  # one change, not two
+            self.frame.max, self.frame.value = max(frames - 1, 1), (frames - 1) // 2
+        self.frame.disabled = frames == 1
+        self.mark_stale()
+
+    def _chosen(self) -> Path | None:
+        number = self.target.value
+        return self._targets[number] if number is not None and 0 <= number < len(self._targets) else None
+
+    def _show_if_open(self) -> None:
+        if self._is_open and self._is_stale:
+            self._is_stale = False
+            self._show()
+
+    def _show(self) -> None:
+        self.shown, path = None, self._chosen()
+        if path is None:
+            self.message.value = paragraph(tr("There is no target to show."), AMBER)
+        else:
+            self.message.value = paragraph(tr("Working ..."))
+            self._work(path)
+        self._draw_pair()
+        self._draw_wipe()
+
+    def _work(self, path: Path) -> None:
+        try:
+            request = self._choice.request()
+            settings, models, sources = request.settings, request.models_dir, request.sources
+            shown = self._choice.networks.preview(settings, models, sources, path, self.frame.value)
+        except (ColabHelpersError, OSError) as error:
+            self.message.value = paragraph(words(error), RED)
+            return
+        self.shown = shown
+        told = tr("{faces} face(s) changed, in {seconds:.1f} s.", faces=shown.faces, seconds=shown.seconds)
+        if not shown.faces:
+            told = tr("No face to change in this frame; the picture is as it was. Try another frame.")
+        if settings.face_selector == "reference":
+            told += " " + tr(
+                "The person to follow is taken from this frame here, in the run from the reference frame."
+            )
+        self.message.value = paragraph(told) + Markup().join(paragraph(note, AMBER) for note in shown.notes)
+
+    def _draw_pair(self) -> None:
+        if self.shown is None:
+            self.pair.value = ""
+            return
+        sides = ((tr("before"), self.shown.before), (tr("after"), self.shown.after))
+        cells = [
+            f'<div style="flex:1 1 320px">{title}<br>{picture(_fitted(image), alt=title)}</div>'
+            for title, image in sides
+        ]
+        self.pair.value = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
+
+    def _draw_wipe(self) -> None:
+        if self.shown is None:
+            self.wipe.value = ""
+            return
+        mixed = wipe(_fitted(self.shown.before), _fitted(self.shown.after), self.cut.value / 100)
+        self.wipe.value = picture(mixed, alt=tr("wipe"))
+
+
+def _fitted(image: Any) -> Any:
+    return fitted(image, _WIDTH, _HEIGHT)

@@ -1,0 +1,122 @@
+"""What the cells of ``setup.ipynb`` call, and the doctor's table for notebooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from colab_helpers.batch.plan import Writable
+from colab_helpers.batch.report import own_file, write_text
+from colab_helpers.demo import DEMO_FOLDER, copy_models
+from colab_helpers.diagnosis import Check, Diagnosis, diagnose
+from colab_helpers.errors import ColabHelpersError, OutputError
+from colab_helpers.files import to_json
+from colab_helpers.language import mark, speak, tr
+from colab_helpers.machine import mounted_drive
+from colab_helpers.request import Request, SettingsRequest, SetupRequest
+from colab_helpers.ui.cells import DOCTOR_REPORT
+from colab_helpers.ui.host import Host, this_host
+from colab_helpers.ui.markup import AMBER, GREEN, RED, table
+from colab_helpers.ui.runs import new_run_folder, reach
+
+_COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
+_WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
+
+
+class SetupError(ColabHelpersError, RuntimeError):
+    """The doctor found something that keeps a run from working."""
+
+    refusal = False
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What was found, and where it is written down."""
+
+    diagnosis: Diagnosis
+    report: Path
+    host: Host
+
+
+def run_setup(request: SetupRequest) -> Setup:
+    """Examine this machine for runs with these settings; ``doctor.json`` in the output folder holds it all.
+
+    Raises:
+        ColabHelpersError: Wrong settings, or a folder that cannot be reached or written.
+    """
+    speak(request.language)
+    settings, host = request.settings, this_host(headless=request.headless)
+    folder = prepare_folder(host, request, DOCTOR_REPORT)
+    models = models_folder(request, folder)
+    diagnosis = diagnose(settings, models_dir=models, folder=folder, drive=mounted_drive())
+    report = folder / DOCTOR_REPORT
+    write_text(report, to_json(diagnosis, indent=2) + "\n")
+    return Setup(diagnosis, report, host)
+
+
+def prepare_folder(host: Host, request: Request, report: str) -> Path:
+    """Make the folder of a notebook's report, reach what the form names, and return the folder.
+
+    Raises:
+        OutputError: It cannot be made.
+        UsageError: A place cannot be reached, or a file of the user's has the name of the report.
+    """
+    folder = request.output_dir or new_run_folder(host)
+    reach(host, folder, *request.places)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            tr("the folder cannot be made ({reason})", reason=error.strerror),
+            where=str(folder),
+            remedy=tr("name another folder in output_dir"),
+        ) from error
+    overwrite = isinstance(request, SettingsRequest) and request.settings.overwrite
+    Writable(overwrite=overwrite, made=own_file).clear(folder / report)
+    return folder
+
+
+def models_folder(request: SetupRequest, folder: Path) -> Path | None:
+    """Return the models folder that a form means: the one named, the demo's own, or the usual one (None)."""
+    if request.models_dir or not request.demo:
+        return request.models_dir
+    return copy_models(folder / DEMO_FOLDER / "models")
+
+
+def show_setup(setup: Setup) -> None:
+    """Show the doctor's table.
+
+    Raises:
+        SetupError: Something failed; so a headless run ends with an error, after everything was shown.
+    """
+    show_diagnosis(setup.host, setup.diagnosis, SetupError, setup.report)
+
+
+def show_diagnosis(host: Host, found: Diagnosis, kind: type[ColabHelpersError], report: Path) -> None:
+    """Show findings as a table, or as text where there is no front end; then raise what failed.
+
+    Args:
+        host: Where it is shown.
+        found: By the doctor.
+        kind: The error that something failed.
+        report: Where the findings are written down.
+    """
+    host.show(diagnosis_html(found), "\n".join(found.lines()))
+    failures = found.failures()
+    if failures:
+        told = "; ".join(f"{item.title}: {item.detail}" for item in failures)
+        what = tr("{count} finding(s) failed: {told}", count=len(failures), told=told)
+        raise kind(what, where=str(report), remedy=failures[0].remedy)
+
+
+def diagnosis_html(diagnosis: Diagnosis) -> Markup:
+    """Return findings as an HTML table."""
+    heads = ("", tr("what"), tr("found"), tr("what to do"))
+    rows = [(_status(check), check.title, check.detail, check.remedy) for check in diagnosis.checks]
+    return Markup("<p><b>{}</b></p>{}").format(diagnosis.summary(), table(heads, rows))
+
+
+def _status(check: Check) -> Markup:
+    return Markup('<b style="color:{}">{}</b>').format(_COLOURS[check.status], tr(_WORDS[check.status]))

@@ -1,0 +1,152 @@
+"""The tab of the videos and images: what each is, and who is in it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from markupsafe import Markup
+
+from colab_helpers.batch.plan import plan_batch
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.language import mark, printable, tr
+from colab_helpers.machine import this_machine
+from colab_helpers.media.images import read_image
+from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.probe import probe
+from colab_helpers.pages.pictures import frame_at
+from colab_helpers.pages.units import clock_text
+from colab_helpers.settings import Settings
+from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.host import Host
+from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, table, thumbnail, words
+from colab_helpers.ui.preview_networks import finding_key, frames_of
+from colab_helpers.ui.runs import results_folder
+from colab_helpers.ui.widgets import Widgets
+
+FIRST_LOOK = 4.0
+"""Seconds that looking at targets may take by itself; a button looks at the rest."""
+NOT_SEEN = mark("not looked at yet")
+
+_THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
+_HEAD = ("", "", mark("file"), mark("length"), mark("size"), mark("frames"), mark("picture"), mark("faces"))
+Cells = tuple[str, ...]
+Finding = tuple[Settings, Path | None]
+"""Settings and models folder to find faces with."""
+
+
+class VideosTab:
+    """Videos and images to change.
+
+    Attributes:
+        files: Those that the run would take, as they were at the last look.
+        first_good: Which of them is the first that can be read, from 0.
+    """
+
+    def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
+        self._choice, self._host = choice, host
+        self._seen: dict[object, Cells] = {}
+        self.files: list[Path] = []
+        self.first_good = 0
+        self.table = widgets.html()
+        self.look_button = widgets.button(
+            tr("Look at all"), self.look, hint=tr("Find faces in the middle of each")
+        )
+        self.paths = widgets.input(
+            "Textarea",
+            "targets",
+            label=tr("Files, folders"),
+            placeholder=tr("one path a line"),
+            layout={"height": "70px"},
+        )
+        hint = tr("all, or 1-30, or 1,4-6,9-")
+        self.range = widgets.input("Text", "video_range", label=tr("Range"), width="auto", placeholder=hint)
+        self.minutes = widgets.input(
+            "BoundedFloatText", "session_minutes", label=tr("Minutes left"), width="240px", min=0, max=1e6
+        )
+        self.shortest = widgets.input(
+            "Checkbox", "shortest_first", label=tr("Shortest first"), width="auto", indent=False
+        )
+        hint = tr("one under runs, named by photos and targets")
+        self.output = widgets.input("Text", "output_dir", label=tr("Output folder"), placeholder=hint)
+        options = widgets.row(self.range, self.minutes, self.shortest)
+        self.box = widgets.column(self.paths, options, self.output, self.look_button, self.table)
+
+    def look(self) -> None:
+        """Look at every target, however long it takes."""
+        self.refresh(limit=float("inf"))
+
+    def refresh(self, *, limit: float = FIRST_LOOK) -> None:
+        """Show the targets chosen now; within so many seconds."""
+        self.files, self.first_good = [], 0
+        request = self._choice.request(overrides={})
+        if not request.targets:
+            self.table.value = paragraph(
+                tr("No video or image yet: write the paths of files or folders."), AMBER
+            )
+            return
+        try:
+            folder = results_folder(request, self._host)
+            tasks = plan_batch(request.target_paths, folder, video_range=request.video_range)
+        except (ColabHelpersError, OSError) as error:
+            self.table.value = paragraph(words(error), RED)
+            return
+        self.files = [task.target for task in tasks]
+        until, finding = time.monotonic() + limit, self._choice.finding()
+        found = [self._look_at(path, until, finding) for path in self.files]
+        readable = (n for n, seen in enumerate(found) if isinstance(seen, tuple) or seen == NOT_SEEN)
+        self.first_good = next(readable, 0)
+        rows = map(_row, range(1, len(found) + 1), self.files, found)
+        demo = "" if self._choice.targets else tr("The demo is used: clips of rendered people.")
+        self.table.value = paragraph(demo) + table([tr(name) for name in _HEAD], rows) + self._totals()
+
+    def _totals(self) -> Markup:
+        capacity = tr(
+            "This machine's memory would bear {capacity} video(s) at once; they are done one after another.",
+            capacity=this_machine().safe_capacity,
+        )
+        return paragraph(tr("{count} file(s).", count=len(self.files))) + paragraph(capacity)
+
+    def _look_at(self, path: Path, until: float, finding: Finding) -> Cells | str:
+        """Tell what a target is, or why that is not known."""
+        try:
+            found = existing_file(path).stat()
+            key = (path, found.st_mtime_ns, found.st_size, finding_key(*finding))
+            if key not in self._seen:
+                if time.monotonic() > until:
+                    return NOT_SEEN
+                self._seen[key] = self._examine(path, found.st_size, finding)
+            return self._seen[key]
+        except (ColabHelpersError, OSError) as error:
+            return words(error)
+
+    def _examine(self, path: Path, size: int, finding: Finding) -> Cells:
+        """Return thumbnail, length, size, frames, picture, and how many faces are in its middle."""
+        if is_image(path):
+            image, length, frames = read_image(path), "", 1
+        else:
+            info = probe(path)
+            seconds = float(info.duration)
+            image, length, frames = frame_at(path, seconds / 2), clock_text(seconds), frames_of(info)
+        try:
+            faces = self._choice.networks.faces(*finding, image)
+            count = str(len(faces))
+        except ColabHelpersError as error:
+            faces, count = [], tr("unknown: {what}", what=error.what)
+        small = thumbnail(image, faces, _THUMB_WIDTH, _THUMB_HEIGHT)
+        shown = picture(small, alt=printable(path.name), style="max-width:none")
+        edges = f"{image.shape[1]} x {image.shape[0]}"
+        return (shown, *map(_unbroken, (length, f"{size / 1e6:.1f} MB", str(frames), edges)), count)
+
+
+def _row(number: int, path: Path, seen: Cells | str) -> Cells:
+    whole = Markup('<span title="{}">{}</span>')
+    name = whole.format(printable(str(path)), printable(path.name))
+    if isinstance(seen, str):
+        return str(number), "", name, paragraph(tr(seen), AMBER if seen == NOT_SEEN else RED)
+    thumb, *facts = seen
+    return str(number), thumb, name, *facts
+
+
+def _unbroken(text: str) -> Markup:
+    return Markup('<span style="white-space:nowrap">{}</span>').format(text)

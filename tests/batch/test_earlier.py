@@ -1,0 +1,241 @@
+"""A second run into the same folder: what still stands is kept, everything else is done again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
+from colab_helpers.batch.report import BatchReport
+from colab_helpers.errors import MediaError, OutputError, UsageError
+from tests.helpers.processes import CPU
+from tests.media.make import Spec, make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two clips and a picture."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k, name in enumerate("ab"):
+        make(folder / f"{name}.mp4", Spec(frames=8 + k))
+    cv2.imwrite(str(folder / "c.png"), np.full((300, 300, 3), 90, np.uint8))
+    return folder
+
+
+@pytest.fixture
+def batch(folder: Path, batch: Callable[..., BatchReport]) -> Callable[..., BatchReport]:
+    return lambda **options: batch(folder, **options)
+
+
+def kept(report: BatchReport) -> list[str]:
+    return [Path(file.target).stem for file in report.files if KEPT in file.fallbacks]
+
+
+def test_nothing_is_done_twice(batch, tmp_path) -> None:
+    first = batch()
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("?.*")}
+    second, third = batch(), batch()
+    assert kept(first) == []
+    assert kept(second) == kept(third) == ["a", "b", "c"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("?.*")} == times
+    assert third.ok
+    assert third.summary.bytes == first.summary.bytes
+    assert [file.faces_swapped for file in third.files] == [file.faces_swapped for file in first.files]
+    assert third.files[0].fallbacks.count(KEPT) == 1
+
+
+def test_what_changed_is_done_again(batch, folder, tmp_path) -> None:
+    batch()
+    other = tmp_path / "other.png"
+    cv2.imwrite(str(other), np.full((256, 256, 3), 60, np.uint8))
+    assert kept(batch(settings=CPU.with_overrides(batch_size=1, max_memory=1.0))) == ["a", "b", "c"]
+    assert kept(batch(settings=CPU.with_overrides(output_video_quality=30))) == []
+    assert kept(batch(sources=[other])) == []
+    assert kept(batch(sources=[other])) == ["a", "b", "c"]
+    make(folder / "a.mp4", Spec(frames=11))
+    assert kept(batch(sources=[other])) == ["b", "c"]
+
+
+def test_a_result_that_is_gone_or_damaged_is_made_again(batch, tmp_path) -> None:
+    batch()
+    whole = (tmp_path / "out" / "b.mp4").read_bytes()
+    (tmp_path / "out" / "a.mp4").unlink()
+    (tmp_path / "out" / "b.mp4").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert kept(batch()) == ["c"]
+    assert (tmp_path / "out" / "b.mp4").read_bytes() == whole
+    assert (tmp_path / "out" / "a.mp4").is_file()
+
+
+def test_a_stopped_batch_goes_on_where_it_stopped(batch) -> None:
+    def stop(progress: Any) -> None:
+        if progress.file_index == 1:
+            raise KeyboardInterrupt
+
+    assert [file.status for file in batch(on_progress=stop).files] == ["done", "skipped", "skipped"]
+    report = batch()
+    assert report.ok
+    assert kept(report) == ["a"]
+
+
+def test_the_folder_may_move(batch, tmp_path) -> None:
+    batch()
+    shutil.move(tmp_path / "out", tmp_path / "elsewhere")
+    report = batch(out=tmp_path / "elsewhere")
+    assert kept(report) == ["a", "b", "c"]
+    assert Path(report.files[0].output) == tmp_path / "elsewhere" / "a.mp4"
+
+
+def test_kept_frames_that_are_gone_are_made_again(batch, tmp_path) -> None:
+    settings = CPU.with_overrides(keep_frames=True)
+    batch(settings=settings)
+    shutil.rmtree(tmp_path / "out" / "a.mp4_frames")
+    report = batch(settings=settings)
+    assert kept(report) == ["b", "c"]
+    assert len(list((tmp_path / "out" / "a.mp4_frames").iterdir())) == 8
+
+
+def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.mp4").write_bytes(b"mine")
+    (out / "c.png").symlink_to(tmp_path / "nowhere")
+    for _ in range(2):
+        report = batch()
+        assert [file.status for file in report.files] == ["failed", "done", "failed"]
+        error = report.files[0].error or ""
+        assert error.startswith(f"{out / 'a.mp4'}: something of this name is there already")
+        assert "choose another output folder or name, move it away, or set overwrite" in error
+        assert (out / "a.mp4").read_bytes() == b"mine"
+        assert (out / "c.png").is_symlink()
+    report = batch(settings=CPU.with_overrides(overwrite=True))
+    assert (kept(report), report.ok) == (["b"], True)
+    # From then on it is ours, and what did not change is not done again.
+    assert kept(batch()) == ["a", "b", "c"]
+
+
+def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_path) -> None:
+    out = tmp_path / "out"
+    whole = {file.output: Path(file.output).read_bytes() for file in batch().files}
+    (out / "a.mp4").write_bytes(b"cut by me")
+    (out / "a (2).mp4").write_bytes(b"mine, too")
+    report = batch()
+    assert kept(report) == ["b", "c"]
+    said = "a.mp4 was changed after an earlier run had made it: it is kept as a (3).mp4"
+    assert said in report.files[0].fallbacks
+    assert (out / "a (3).mp4").read_bytes() == b"cut by me"
+    assert (out / "a (2).mp4").read_bytes() == b"mine, too"
+    assert {path: Path(path).read_bytes() for path in whole} == whole
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_what_is_put_where_a_run_made_nothing_is_the_users(batch, folder, tmp_path, end) -> None:
+    good = (folder / "a.mp4").read_bytes()
+
+    def stop(progress: Any) -> None:
+        raise KeyboardInterrupt if end == "stopped" else RuntimeError("no more")
+
+    assert batch(on_progress=stop).files[0].status == {"failed": "failed", "stopped": "skipped"}[end]
+    (tmp_path / "out" / "a.mp4").write_bytes(good)
+    assert [file.status for file in batch().files] == ["failed", "done", "done"]
+    assert (tmp_path / "out" / "a.mp4").read_bytes() == good
+
+
+def test_kept_frames_never_touch_what_is_not_theirs(batch, folder, tmp_path) -> None:
+    out, settings = tmp_path / "out", CPU.with_overrides(keep_frames=True)
+    make(folder / "a.mov", Spec(frames=5))
+    for name in ("a_frames", "b.mp4_frames"):
+        (out / name).mkdir(parents=True)
+        (out / name / "000001.png").write_bytes(b"mine")
+    report = batch(settings=settings)
+    assert [file.status for file in report.files] == ["done", "done", "failed", "done"]
+    assert str(out / "b.mp4_frames") in (report.files[2].error or "")
+    for name in ("a_frames", "b.mp4_frames"):
+        assert [path.read_bytes() for path in (out / name).iterdir()] == [b"mine"]
+    assert not (out / "b.mp4").exists()
+    frames = [Path(file.frames_folder or "") for file in report.files[:2]]
+    assert [path.name for path in frames] == ["a.mov_frames", "a.mp4_frames"]
+    assert [len(list(path.iterdir())) for path in frames] == [5, 8]
+    # Done again with fewer frames: those of before go, and what somebody put beside them stays.
+    (frames[1] / "notes.txt").write_text("mine")
+    make(folder / "a.mp4", Spec(frames=3))
+    assert batch(settings=settings).files[1].status == "done"
+    assert sorted(path.name for path in frames[1].iterdir()) == [
+        "000000.png", "000001.png", "000002.png", "notes.txt"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["report.json", "report.html", "status.json", "samples.jsonl", "journal.jsonl", "mine.json"]
+)
+def test_reports_and_records_replace_none_of_the_users_files(batch, tmp_path, name) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    path.write_text('{"mine": 1}')
+    given = {"report_path": path} if name == "mine.json" else {}
+    with pytest.raises(UsageError, match=rf"{name}: something of this name is there already.*What to do"):
+        batch(**given)
+    assert path.read_text() == '{"mine": 1}'
+    assert [path.name for path in path.parent.iterdir()] == [name]
+    path.unlink()
+    assert batch(**given).ok  # whose files the next run knows
+    assert batch(**given).ok
+
+
+@pytest.mark.parametrize(
+    "name", ["in/a.mp4", "photo.png", "out/a.mp4", "out/journal.jsonl", "out/status.json"]
+)
+def test_a_report_has_no_name_of_a_target_photo_result_or_record(batch, tmp_path, name) -> None:
+    with pytest.raises(UsageError, match=r"cannot have this name.*name it like report\.json"):
+        batch(report_path=tmp_path / name, settings=CPU.with_overrides(overwrite=True))
+
+
+def test_photos_that_cannot_be_used_are_left_out_and_told(batch, photo, tmp_path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    report = batch(sources=[tmp_path / "bad.png", photo, tmp_path / "gone.png"])
+    assert report.ok
+    assert report.files[0].source == [str(photo)]
+    left_out = [note for note in report.notes if "is left out" in note]
+    assert [note.split(" is left out: ")[0] for note in left_out] == [
+        f"the photo {tmp_path / name}" for name in ("bad.png", "gone.png")
+    ]
+    # The same photos in use: the same results.
+    assert kept(batch(sources=[photo])) == ["a", "b", "c"]
+    with pytest.raises(MediaError, match=r"bad\.png.*not a picture"):
+        batch(sources=[tmp_path / "bad.png", tmp_path / "gone.png"])
+
+
+def test_a_damaged_journal_is_told_and_costs_only_its_lines(batch, tmp_path) -> None:
+    batch()
+    path = tmp_path / "out" / JOURNAL_NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    second = [line for line in lines if b'"event":"done"' in line][1]
+    path.write_bytes(b"".join(lines).replace(second, second[:40] + b"\n") + b"torn")
+    report = batch()
+    assert kept(report) == ["a", "c"]
+    assert "2 damaged line(s) of the journal were ignored" in report.notes
+
+
+def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch) -> None:
+    genuine = Journal.append
+
+    def full(self: Journal, entry: Any) -> None:
+        if not isinstance(entry, SegmentDone | Claimed):
+            raise OutputError("the journal cannot be written to (No space left on device)")
+        genuine(self, entry)
+
+    monkeypatch.setattr(Journal, "append", full)
+    report = batch(settings=CPU.with_overrides(output_wait=0.0))
+    assert report.ok
+    assert "would go unnoticed" in report.files[0].fallbacks[0]
+    assert all("a later run will do this file again" in file.fallbacks[-1] for file in report.files)
+    monkeypatch.undo()
+    again = batch()
+    assert (kept(again), again.ok) == ([], True)

@@ -1,0 +1,231 @@
+"""Batches in processes of their own, to be killed, stopped and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import psutil
+import pytest
+from filelock import FileLock
+
+import colab_helpers
+from colab_helpers.batch.journal import JOURNAL_NAME
+from colab_helpers.batch.report import STATUS_NAME
+from colab_helpers.settings import load_settings
+from tests.conftest import PATIENCE, until
+from tests.media.make import Spec, make, packets_of
+
+Content = tuple[list[str], list[Fraction], object]
+CPU = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
+SECONDS = CPU.with_overrides(segment_seconds=1.0)
+"""The same, in segments of one second."""
+
+
+class Shell:
+    """Runs one and the same batch from a command line, again and again."""
+
+    def __init__(
+        self, targets: Path, photo: Path, models: Path, consent: str, out: Path, *options: str
+    ) -> None:
+        self.out = out
+        self.command = [
+            sys.executable, "-m", "colab_helpers", "batch", "-s", str(photo), "-t", str(targets),
+            "-o", str(out), "--models-dir", str(models), "--consent", consent,
+            "--segment-seconds", "1", "--output-video-encoder", "libx264", "--execution-provider", "cpu",
+            *options,
+        ]  # fmt: skip
+        self.started: list[subprocess.Popen[str]] = []
+        self.near = out
+        """Where the newest status is."""
+
+    def start(self, *options: str, **keywords: Any) -> subprocess.Popen[str]:
+        """Begin, or go on."""
+        process = subprocess.Popen(
+            [*self.command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **keywords
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *options: str) -> tuple[int, str]:
+        """Exit code and everything printed."""
+        process = self.start(*options)
+        text, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, text
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes of this folder, whoever has started them."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            words = process.info["cmdline"] or []
+            ended = process.info["status"] == psutil.STATUS_ZOMBIE
+            job = words[-1 - 2 * ("--cause" in words)] if "colab_helpers.batch.worker" in words else ""
+            if not ended and (str(self.out) in job or str(self.near) in job):
+                found.append(process)
+        return found
+
+    def held(self) -> psutil.Process:
+        """The worker that ``hold`` has made stand still, as soon as it does."""
+        stopped = psutil.STATUS_STOPPED
+        return until(lambda: [each for each in self.workers() if each.info["status"] == stopped])[0]
+
+    def kill_workers(self) -> None:
+        """SIGKILL, and wait until they are gone."""
+        workers = self.workers()
+        for worker in workers:
+            worker.kill()
+        psutil.wait_procs(workers, timeout=PATIENCE)
+
+    def clean(self) -> None:
+        """Leave no process behind, whatever the test did."""
+        for process in self.started:
+            process.kill()
+            process.wait()
+        self.kill_workers()
+
+    def status(self) -> dict[str, Any]:
+        """What the newest ``status.json`` says; empty while there is none."""
+        try:
+            (path,) = self.near.rglob(STATUS_NAME)
+            found: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def until(self, reached: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """The first status of which that is true."""
+
+        def look() -> dict[str, Any] | None:
+            status = self.status()
+            return status if status and reached(status) else None
+
+        return until(look, told=self.status)
+
+
+def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    """Have every worker process run something before it begins."""
+    site = tmp_path / "site"
+    site.mkdir()
+    guard = 'import sys\nif "colab_helpers.batch.worker" in sys.orig_argv:\n'
+    (site / "sitecustomize.py").write_text(guard + code)
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(colab_helpers.__file__).parents[1]}")
+
+
+HOLD = """
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch.status import StatusWriter
+    from colab_helpers.pipeline import report_progress
+    report_progress.PROGRESS_INTERVAL = 0.0
+    file, frame, held = os.environ["HOLD"].split(" ", 2)
+    genuine = StatusWriter.progress
+    def progress(self, found):
+        genuine(self, found)
+        if (found.file_index, found.frame) >= (int(file), int(frame)) and not Path(held).exists():
+            Path(held).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+    StatusWriter.progress = progress
+"""
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, file: int, frame: int) -> None:
+    """Have the first worker that comes so far stand still there, until it is resumed or killed."""
+    at_start(monkeypatch, tmp_path, HOLD)
+    monkeypatch.setenv("HOLD", f"{file} {frame} {tmp_path / 'held'}")
+
+
+def has_signal_pending(pid: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(line.startswith(("SigPnd", "ShdPnd")) and int(line.split()[1], 16) for line in lines)
+
+
+def resume_once_signalled() -> None:
+    """Let this process's worker, which ``hold`` made stand still, go on as soon as a signal waits for it."""
+    stopped = psutil.STATUS_STOPPED
+    worker = until(lambda: [each for each in psutil.Process().children() if each.status() == stopped])[0]
+    until(lambda: has_signal_pending(worker.pid))
+    worker.resume()
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C."""
+    os.kill(process.pid, signal.SIGINT)
+
+
+def content(path: Path) -> Content:
+    """A hash of each decoded picture, the time of each, and the packets of the sound."""
+    pictures, times = [], []
+    with av.open(str(path)) as container:
+        has_sound = bool(container.streams.audio)
+        for frame in container.decode(video=0):
+            assert frame.pts is not None
+            assert frame.time_base is not None
+            planes = b"".join(bytes(plane) for plane in frame.planes)
+            pictures.append(hashlib.sha256(planes).hexdigest())
+            times.append(frame.pts * frame.time_base)
+    return pictures, times, packets_of(path) if has_sound else None
+
+
+def contents(out: Path) -> dict[str, Content]:
+    """Of all results in a folder."""
+    return {path.name: content(path) for path in sorted(out.glob("*.mp4"))}
+
+
+def entries(out: Path, event: str) -> Iterator[dict[str, Any]]:
+    """The journal's entries of one kind."""
+    for line in (out / JOURNAL_NAME).read_bytes().split(b"\n"):
+        try:
+            entry = json.loads(line)["entry"]
+        except ValueError:
+            continue  # torn by a kill
+        if entry["event"] == event:
+            yield entry
+
+
+def number_of(entry: Mapping[str, Any]) -> int:
+    """Of the segment that an entry notes."""
+    return int(entry["part"]["segment"]["number"])
+
+
+def repeated(out: Path) -> dict[tuple[str, int], int]:
+    """Segments that were noted more than once."""
+    counts = Counter((entry["key"], number_of(entry)) for entry in entries(out, "segment"))
+    return {which: count for which, count in counts.items() if count > 1}
+
+
+KEPT = {JOURNAL_NAME, STATUS_NAME, "report.json", "report.html", "samples.jsonl"}
+
+
+def litter(out: Path, *results: str) -> set[str]:
+    """What lies in the folder beside results and records."""
+    return {path.name for path in out.iterdir()} - KEPT - set(results)
+
+
+def made_once(folder: Path, specs: Mapping[str, Spec]) -> Path:
+    """A folder of clips, made by the first worker of this test run that asks for it."""
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            folder.mkdir()
+            for name, spec in specs.items():
+                make(folder / name, spec)
+    return folder
+
+
+def contents_undisturbed(shell: Shell, specs: Mapping[str, Spec]) -> dict[str, Content]:
+    """What a run gives that nobody interrupts."""
+    code, text = shell.run()
+    assert code == 0, text
+    found = contents(shell.out)
+    assert {name: len(each[0]) for name, each in found.items()} == {n: s.frames for n, s in specs.items()}
+    return found

@@ -1,0 +1,184 @@
+"""The tab "Run": buttons are clicked, and the kernel's idle time is played by hand."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import ipywidgets
+import psutil
+import pytest
+
+from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.ui.batch_swap import run_batch_swap
+from colab_helpers.ui.host import ColabHost, Host
+from colab_helpers.ui.runs import Run, new_run_folder, prepared
+from tests.conftest import PATIENCE, until
+from tests.helpers.processes import hold
+
+CONSENT = "Rendered people of the demo, used in a test: synthetic."
+
+
+@dataclass
+class Slow:
+    """Work that is done when it is told so; ends with an error where there is one."""
+
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.may_end = threading.Event()
+
+    def __call__(self, *_: object, **__: object) -> None:
+        assert self.may_end.wait(PATIENCE)
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    work = Slow(MissingFileError("it has gone", where="clip1.mp4"))
+    monkeypatch.setattr("colab_helpers.api.do_batch", work)
+    yield work
+    work.may_end.set()
+
+
+@pytest.fixture
+def light(on_demo, tmp_path):
+    return on_demo.replaced(preset="light", output_dir=tmp_path / "out")
+
+
+def results(panel):
+    return panel.run.results.children[0]
+
+
+def buttons(panel):
+    return not panel.run.start_button.disabled, not panel.run.stop_button.disabled
+
+
+def test_a_run_by_button(make_panel, light, idle, text_of):
+    made, out = make_panel(light), light.output_dir
+    assert f"1 file(s), preset light; results go to {out}." in text_of(made.run.plan)
+    assert "Nothing has been made yet" in text_of(results(made))
+    assert buttons(made) == (True, False)
+    made.run.start_button.click()
+    assert buttons(made) == (False, True)
+    made.run.start_button.click()  # a second click changes nothing
+    idle.pass_by()
+    assert (out / "clip1.mp4").is_file()
+    assert text_of(made.run.message) == ""
+    assert buttons(made) == (True, False)
+    assert "1 of 1 files ended (1 done)" in text_of(made.run.view)
+    for told in ("1 of 1 files", "clip1.mp4", "stand-in networks", str(out / "report.html")):
+        assert told in text_of(results(made))
+    assert results(made).value.count("data:image/jpeg;base64,") == 3  # source, before, after
+    assert results(made).value.count("data:video/mp4;base64,") == 1
+
+
+def test_the_cell_and_the_button_share_folder_and_results(make_panel, on_demo, idle, text_of, runs):
+    made = make_panel(on_demo.replaced(preset="light"))
+    folder = runs / on_demo.run_name
+    assert str(folder) in text_of(made.run.plan)
+    made.run.start_button.click()
+    idle.pass_by()
+    assert (folder / "report.json").exists()
+    assert run_batch_swap(made.choice).folder == folder
+    assert "kept from an earlier run" in text_of(results(made))
+    # Whatever else changes, the run goes on there.
+    made.settings.preset.value, made.videos.minutes.value = "stable", 30.0
+    assert str(folder) in text_of(made.run.plan)
+    assert prepared(made.choice.request(), Host()).output_dir == folder
+
+
+def test_a_refusal_is_shown_in_its_own_words(make_panel, on_demo, idle, text_of):
+    made = make_panel(on_demo.replaced(consent=""))
+    made.run.start_button.click()
+    assert "no statement of consent" in text_of(made.run.message)
+    made.consent.value = on_demo.consent
+    made.videos.paths.value = "/nowhere/clip.mp4"
+    made.run.start_button.click()
+    idle.pass_by()
+    assert "/nowhere/clip.mp4" in text_of(made.run.message)
+    assert buttons(made) == (True, False)
+
+
+def test_a_failed_file_is_named_and_start_goes_on(make_panel, light, idle, tmp_path, text_of):
+    bad = tmp_path / "text.mp4"
+    bad.write_text("no video")
+    made = make_panel(light.replaced(targets=(str(bad), *light.targets), consent=CONSENT))
+    made.run.start_button.click()
+    idle.pass_by()
+    assert "1 of 2 files did not succeed: text.mp4" in text_of(made.run.message)
+    assert "Start goes on with it" in text_of(made.run.message)
+    assert "text.mp4" in text_of(results(made))
+
+
+def test_stopped_and_gone_on_with(make_panel, light, idle, tmp_path, text_of, monkeypatch):
+    hold(monkeypatch, tmp_path, file=1, frame=1)
+    many = [tmp_path / f"clip{number}.mp4" for number in range(6)]
+    for path in many:
+        path.write_bytes(Path(light.targets[0]).read_bytes())
+    made = make_panel(light.replaced(targets=tuple(map(str, many)), consent=CONSENT))
+    made.run.start_button.click()
+    idle.pass_by(until=(tmp_path / "held").exists)
+    made.run.stop_button.click()
+    assert buttons(made) == (False, False)
+    stopped = psutil.STATUS_STOPPED
+    until(lambda: [each for each in psutil.Process().children() if each.status() == stopped])[0].resume()
+    idle.pass_by()
+    assert "Stopped: " in text_of(made.run.message)
+    # The worker looks for a stop once a second: the file at work may still be finished.
+    kept = sorted(path.name for path in light.output_dir.glob("clip*.mp4"))
+    assert kept in (["clip0.mp4"], ["clip0.mp4", "clip1.mp4"])
+    made.run.start_button.click()
+    idle.pass_by()
+    assert "6 of 6 files" in text_of(results(made))
+    assert text_of(results(made)).count("kept from an earlier run") == len(kept)
+
+
+def test_another_batch_is_refused_while_one_is_at_work(make_panel, on_demo, slow, tmp_path):
+    made = make_panel(on_demo.replaced(output_dir=tmp_path / "one"))
+    made.run.start_button.click()
+    made.videos.output.value = str(tmp_path / "two")
+    with pytest.raises(UsageError, match=r"one: another batch of this notebook is still at work.*Stop"):
+        run_batch_swap(made.choice)
+    assert not (tmp_path / "two" / "clip1.mp4").exists()
+
+
+def test_a_later_panel_takes_over_the_run(make_panel, on_demo, idle, slow, text_of):
+    first = make_panel(on_demo)
+    first.run.start_button.click()
+    second = make_panel(on_demo, earlier=first.choice)
+    assert buttons(second) == (False, True)
+    idle.pass_by(until=lambda: len(idle.actions) == 1)
+    slow.may_end.set()
+    idle.pass_by()
+    assert "clip1.mp4: it has gone" in text_of(second.run.message)
+    assert buttons(second) == (True, False)
+
+
+def test_on_colab_the_cell_runs(make_panel, light, text_of):
+    made = make_panel(light, host=ColabHost())
+    assert isinstance(made.run.box.children[1], ipywidgets.HTML)
+    assert 'Run the next cell, "3. Run"' in text_of(made.run.box.children[1])
+    run_batch_swap(made.choice)
+    assert "1 of 1 files" in text_of(results(made))
+
+
+def test_where_nobody_runs_cells_the_run_is_left_to_the_button(make_panel, on_demo, monkeypatch):
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
+    assert run_batch_swap(make_panel(on_demo).choice) is None
+
+
+def test_an_error_in_the_thread_is_kept(on_demo, slow):
+    run = Run(on_demo, Host())
+    slow.may_end.set()
+    run.watch()
+    until(lambda: not run.is_watched)
+    assert "it has gone" in str(run.error)
+
+
+def test_runs_of_the_same_second_do_not_meet(runs):
+    first = new_run_folder(Host())
+    first.mkdir(parents=True)
+    assert new_run_folder(Host()) != first

@@ -1,0 +1,103 @@
+"""The settings above the tabs: a preset, overrides a line each, complaints, and help."""
+
+from __future__ import annotations
+
+import pytest
+
+from colab_helpers.errors import SettingsError
+from colab_helpers.presets import all_presets, load_presets
+from colab_helpers.settings import Settings, field_help, load_settings
+from colab_helpers.ui.settings import NO_PROFILE, help_html
+
+
+@pytest.fixture
+def panel(make_panel, on_demo):
+    return make_panel(on_demo)
+
+
+def test_every_setting_is_explained_with_its_value(panel, text_of):
+    shown = text_of(panel.settings.help)
+    for name in Settings.model_fields:
+        assert " ".join(field_help(name).split()) in shown
+        assert name in shown
+    assert help_html(load_settings("light")).count("<tr>") == len(Settings.model_fields) + 1
+
+
+@pytest.mark.parametrize("preset", [*load_presets().presets, "speed+ram_8", "quality+cpu"])
+def test_every_preset_is_kept_as_it_is(make_panel, on_demo, preset):
+    made = make_panel(on_demo.replaced(preset=preset))
+    assert made.choice.request().settings == load_settings(preset)
+    assert made.choice.preset == preset
+
+
+def test_another_preset_changes_what_is_said(panel, text_of):
+    box = panel.settings
+    assert "the default" in text_of(box.description)
+    box.preset.value, box.profile.value = "light", "ram_8"
+    assert "Swapper only" in text_of(box.description)
+    assert "8 GB of RAM" in text_of(box.description)
+    assert "max_memory 6" in text_of(box.help)
+    box.overrides.value = "output_video_quality: 20\nkeep_fps: false"
+    assert "output_video_quality 20" in text_of(box.help)
+    assert "keep_fps false" in text_of(box.help)
+    box.preset.value, box.profile.value = "speed", NO_PROFILE
+    assert panel.choice.request().settings == load_settings("speed", output_video_quality=20, keep_fps=False)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("execution_threads: 99", "execution_threads = 99 is not allowed; allowed: a whole number from 1"),
+        (
+            "max_memory: much",
+            "max_memory = 'much' is not allowed; allowed: a number from 0.5 to 1024 or auto",
+        ),
+        ("face_selector: reference", "set many_faces to false"),
+        ("frame_processors: [face_enhancer, face_swapper]", "enhances before it swaps"),
+        ("batchsize: 2", "Did you mean batch_size instead of batchsize?"),
+        ("nonsense: 2", "unknown key 'nonsense' = 2"),
+        ("batch_size 2", "overrides = 'batch_size 2' is not allowed; allowed: settings such as"),
+    ],
+)
+def test_what_the_run_would_refuse_is_told(panel, text_of, written, said):
+    panel.settings.overrides.value = written
+    told = text_of(panel.settings.complaint)
+    assert told.startswith("The run would refuse these settings: ")
+    assert said in told
+    assert "clip1.mp4" in text_of(panel.videos.table)  # the rest is shown nevertheless
+    with pytest.raises(ValueError, match=r"\w"):
+        assert panel.choice.request().settings
+    panel.settings.overrides.value = ""
+    assert text_of(panel.settings.complaint) == ""
+
+
+def test_an_unknown_preset_is_told(make_panel, on_demo, text_of):
+    made = make_panel(on_demo.replaced(preset="fastest"))
+    assert "there is no preset 'fastest'" in text_of(made.settings.complaint)
+    made.settings.preset.value = "speed"
+    assert "Fastest with enhancement" in text_of(made.settings.description)
+
+
+def test_presets_of_ones_own_stand_beside_the_shipped_ones(make_panel, on_demo, tmp_path, text_of):
+    home = tmp_path / "home"
+    home.mkdir()
+    assert all_presets(home) == load_presets()
+    with pytest.raises(SettingsError, match="there is no preset 'mine'"):
+        load_settings("mine")
+    mine = "{description: Mine., extends: balanced, settings: {output_video_quality: 28}}"
+    (home / "presets.yaml").write_text(f"version: 1\npresets:\n  mine: {mine}\n  speed: {mine}\n")
+    found = load_settings("mine+ram_8", keep_fps=False)
+    assert (found.output_video_quality, found.batch_size, found.keep_fps) == (28, 1, False)
+    made = make_panel(on_demo)
+    assert [*made.settings.preset.options] == [*load_presets().presets, "mine"]
+    made.settings.preset.value = "mine"
+    assert text_of(made.settings.description) == "Mine."
+    assert made.choice.request().settings.output_video_quality == 28
+    # A damaged file stops nobody who does not need it, and is told.
+    (home / "presets.yaml").write_text("presets: [")
+    assert load_settings("speed").output_video_quality == 28
+    with pytest.raises(SettingsError, match=r"presets\.yaml"):
+        load_settings("mine")
+    made = make_panel(on_demo)
+    assert "is not valid YAML" in text_of(made.settings.box.children[-1])
+    assert made.settings.preset.value == "balanced"
