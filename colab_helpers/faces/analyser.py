@@ -29,6 +29,8 @@ _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
 _RECOGNISER_SIZE = 112
 # A crowd must not become one huge tensor.
 _RECOGNISER_STACK = 16
+# A face that stands on its side may be found upright, in the wrong place, but not with such a score.
+_SURE = 0.7
 
 
 class FaceAnalyser:
@@ -74,20 +76,18 @@ class FaceAnalyser:
         return self.embed(picture, faces) if embed else faces
 
     def search(self, picture: Picture) -> list[Face]:
-        """Find the faces of a single picture; where none is upright, look at other views of it.
+        """Find the faces of a single picture; where none is sure, look at other views of it, too.
 
         A brighter one where the picture is dark, one with a margin (a face may fill the picture), and turned
-        ones. What is found in them counts only if it stands upright there.
+        ones. What is found in them counts only if it stands upright there; of all views the surest counts.
         """
         view = picture.detector_view(self._settings.face_detector_size)
         faces = self._in_view(view)
-        if self._upright(faces, view):
-            return faces
-        for group in other_views(view):
-            answers = [self._upright(self._in_view(other), other) for other in group]
-            if found := max(answers, key=lambda faces: faces[0].score if faces else 0.0):
-                return found
-        return faces
+        answers = [self._upright(faces, view)]
+        if not answers[0] or answers[0][0].score < _SURE:
+            answers += [self._upright(self._in_view(other), other) for other in other_views(view)]
+        surest = max(answers, key=lambda found: found[0].score if found else 0.0)
+        return faces if surest is answers[0] else surest
 
     def detect(self, picture: Picture) -> list[Face]:
         """Find the faces of a picture, best score first, without embeddings."""

@@ -1,4 +1,4 @@
-"""Other views of a picture in which no face was found: brighter, with a margin, turned."""
+"""Other views of a picture in which no face is sure: brighter, with a margin, turned."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ _BRIGHTENED = 110.0
 _MOST_TILTED = 60.0  # degrees that a face may still be tilted in a view in which it counts
 
 
-def other_views(view: DetectorView) -> Iterator[list[DetectorView]]:
-    """Yield groups of views to try, one group after another; of a group the best answer counts.
-
-    Args:
-        view: The view in which nothing was found.
-    """
+def other_views(view: DetectorView) -> Iterator[DetectorView]:
+    """Yield other views of what a view shows."""
     bright = _brighter(view)
     if bright is not view:
-        yield [bright]
-    yield [_with_margin(bright)]
-    yield [_turned(bright, degrees) for degrees in (90, 180, 270)]
+        yield bright
+    yield _with_margin(bright)
+    for degrees in (90, 180, 270):
+        yield _turned(bright, degrees)
 
 
 def is_upright(kps: FloatArray) -> bool:
