@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import cv2
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.compositor import FaceJob
+from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.quality import Brightness, Dips, Measured, brightness, likeness
 from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces

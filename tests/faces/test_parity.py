@@ -14,7 +14,7 @@ from insightface.app import FaceAnalysis
 from insightface.model_zoo.inswapper import INSwapper
 
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.compositor import FaceJob
+from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import Face
