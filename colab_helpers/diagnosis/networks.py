@@ -140,8 +140,7 @@ def check_contract(role: Role, network: Network) -> None:
         ModelError: It does not.
     """
     from colab_helpers.faces.detector import Detector
-    from colab_helpers.faces.enhancer import Enhancer
-    from colab_helpers.faces.swapper import Swapper
+    from colab_helpers.faces.networks import Enhancer, Swapper
 
     makers = {"detector": Detector, "swapper": Swapper, "enhancer": Enhancer}
     if role in makers:

@@ -20,7 +20,7 @@ from colab_helpers.diagnosis.samples import soft_picture
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template
-from colab_helpers.faces.swapper import Swapper
+from colab_helpers.faces.networks import Swapper
 from colab_helpers.faces.types import Face
 from colab_helpers.language import mark, tr
 from colab_helpers.media.affine import transform_points
@@ -37,8 +37,9 @@ _DETAILS = {
     "swapper": mark("{apart:.3g} grey levels from insightface's own result ({limit:g} allowed)"),
 }
 
-# The made-up face: ArcFace's reference points, turned a little and three times as large as in a crop.
-_TURNED = np.array([[2.9, -0.4, 150.0], [0.4, 2.9, 100.0]])
+# The made-up face: ArcFace's reference points, turned a little and twice as large as in a crop.
+# Larger ones are averaged before they are sampled, as insightface does not.
+_TURNED = np.array([[1.9, -0.3, 150.0], [0.3, 1.9, 100.0]])
 _PICTURE = 640
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
-from colab_helpers.media.affine import transform_points
-from colab_helpers.media.picture import BgrPicture, Picture
+from colab_helpers.faces.views import is_upright, other_views
+from colab_helpers.media.affine import invert, transform_points
+from colab_helpers.media.picture import BgrPicture, DetectorView, Picture
 from colab_helpers.models.session import Network, Runtime, models_root
 from colab_helpers.settings import Settings
 from colab_helpers.stages import in_groups
@@ -28,6 +29,8 @@ _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
 _RECOGNISER_SIZE = 112
 # A crowd must not become one huge tensor.
 _RECOGNISER_STACK = 16
+# A face that stands on its side may be found upright, in the wrong place, but not with such a score.
+_SURE = 0.7
 
 
 class FaceAnalyser:
@@ -62,20 +65,41 @@ class FaceAnalyser:
         return self._runtime.open(self._root / _RECOGNISER_FILE)
 
     def find(self, image: ByteImage, *, embed: bool = True) -> list[Face]:
-        """Find the faces of an image, best score first.
+        """Find the faces of a single image, best score first; see `search`.
 
         Args:
             image: ``(H, W, 3)`` uint8 BGR.
             embed: Also compute each face's embedding.
         """
         picture = BgrPicture(image)
-        faces = self.detect(picture)
+        faces = self.search(picture)
         return self.embed(picture, faces) if embed else faces
+
+    def search(self, picture: Picture) -> list[Face]:
+        """Find the faces of a single picture; where none is sure, look at other views of it, too.
+
+        A brighter one where the picture is dark, one with a margin (a face may fill the picture), and turned
+        ones. What is found in them counts only if it stands upright there; of all views the surest counts.
+        """
+        view = picture.detector_view(self._settings.face_detector_size)
+        faces = self._in_view(view)
+        answers = [self._upright(faces, view)]
+        if not answers[0] or answers[0][0].score < _SURE:
+            answers += [self._upright(self._in_view(other), other) for other in other_views(view)]
+        surest = max(answers, key=lambda found: found[0].score if found else 0.0)
+        return faces if surest is answers[0] else surest
 
     def detect(self, picture: Picture) -> list[Face]:
         """Find the faces of a picture, best score first, without embeddings."""
+        return self._in_view(picture.detector_view(self._settings.face_detector_size))
+
+    @staticmethod
+    def _upright(faces: Sequence[Face], view: DetectorView) -> list[Face]:
+        to_view = invert(view.to_frame)
+        return [face for face in faces if is_upright(transform_points(face.kps, to_view))]
+
+    def _in_view(self, view: DetectorView) -> list[Face]:
         size = self._settings.face_detector_size
-        view = picture.detector_view(size)
         boxes, kps = self._detector.detect(view.image, size=size, score=self._settings.face_detector_score)
         return [
             Face(

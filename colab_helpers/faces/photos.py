@@ -84,7 +84,7 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
     """
     height, width = image.shape[:2]
     picture = BgrPicture(image)
-    faces = order_faces(analyser.detect(picture), "largest")
+    faces = order_faces(analyser.search(picture), "largest")
     if not faces:
         hints = (tr("No face was found: take a photo that shows the face from the front."),)
         return PhotoReport((width, height), (), None, 0.0, 0.0, 0.0, 0.0, hints)

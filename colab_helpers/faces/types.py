@@ -1,4 +1,4 @@
-"""What every room calls a face."""
+"""A face, and the arrays that hold pixels and points."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from colab_helpers.media.formats import ByteImage as ByteImage
+
 FloatArray = npt.NDArray[np.float32]
-ByteImage = npt.NDArray[np.uint8]
-"""uint8, HWC, BGR unless said otherwise."""
 AnyArray = npt.NDArray[Any]
 
 

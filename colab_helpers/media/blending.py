@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.media.affine import Matrix, crop_corners
+from colab_helpers.media.affine import Matrix, compose, crop_corners
 from colab_helpers.media.formats import ByteImage
 
 Mask = npt.NDArray[np.float32]
@@ -35,6 +35,28 @@ def face_region(matrix: Matrix, size: int, box: Box, width: int, height: int) ->
         int(max(min(right, width), 0)),
         int(max(min(bottom, height), 0)),
     )
+
+
+def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArray[Any]:
+    """Warp a ``(size, size)`` crop out of samples; the border goes on beyond itself.
+
+    Where the crop is less than half as large as what it shows, whole blocks of samples are averaged first:
+    reading every n-th one alone would carry the full noise of a large face into its small crop.
+    """
+    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 1e-6)
+    height, width = samples.shape[:2]
+    if 2 <= shrink <= min(height, width):
+        points = np.clip(crop_corners(matrix, size), -1e6, 1e6)
+        low = np.clip(np.floor(points.min(0)) - shrink, 0, None).astype(int)
+        blocks = np.minimum(np.ceil(points.max(0)) + 2 * shrink, (width, height)).astype(int) - low
+        across, down = blocks // shrink
+        if across > 0 and down > 0:
+            part = samples[low[1] : low[1] + down * shrink, low[0] : low[0] + across * shrink]
+            samples = cv2.resize(part, (int(across), int(down)), interpolation=cv2.INTER_AREA)
+            middle = low + (shrink - 1) / 2
+            matrix = compose(matrix, np.array([[shrink, 0, middle[0]], [0, shrink, middle[1]]]))
+    crop: npt.NDArray[Any] = cv2.warpAffine(samples, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
+    return crop
 
 
 def blend_plane(

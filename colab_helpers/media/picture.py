@@ -31,6 +31,7 @@ from colab_helpers.media.blending import (
     face_region,
     from_over_white,
     over_white,
+    warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
 from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
@@ -64,7 +65,7 @@ class Picture(Protocol):
         """Fit the picture into a ``size`` square, keeping its aspect."""
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
-        """Warp a ``(size, size, 3)`` BGR crop out of the picture; outside it is black."""
+        """Warp a ``(size, size, 3)`` BGR crop out of the picture; its border goes on beyond itself."""
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Blend a BGR crop back in place, only inside ``box``.
@@ -110,7 +111,7 @@ class BgrPicture:
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """See ``Picture.crop``."""
-        crop = np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
+        crop = np.asarray(warp_crop(self.image, matrix, size), np.uint8)
         return crop if self._alpha is None else over_white(crop, alpha_crop(self._alpha, matrix, size))
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
@@ -195,22 +196,14 @@ class VideoPicture:
         turned = np.rot90(small, -(self.rotation // 90))
         scale = scaling(self.width / width, self.height / height)
         upright = np.ascontiguousarray(turned, np.uint8)
-        return DetectorView(upright, compose(scale, _turn_back(self.rotation, width, height)))
+        return DetectorView(upright, compose(scale, turn_back(self.rotation, width, height)))
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
         warped: list[npt.NDArray[Any]] = []
-        channel = 0
         for plane in self._planes():
-            black = [value << plane.shift for value in self._space.black[channel:]]
-            part: npt.NDArray[Any] = cv2.warpAffine(
-                plane.samples,
-                compose(matrix, plane.to_luma),
-                (size, size),
-                borderValue=black[: plane.channels],
-            )
+            part = warp_crop(plane.samples, compose(matrix, plane.to_luma), size)
             warped.append(part >> plane.shift if plane.shift else part)
-            channel += plane.channels
         return yuv_to_bgr(cv2.merge(warped), self._space)
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
@@ -289,7 +282,7 @@ def _scaler() -> VideoReformatter:
     return scaler
 
 
-def _turn_back(rotation: int, width: int, height: int) -> Matrix:
+def turn_back(rotation: int, width: int, height: int) -> Matrix:
     """Map points of the upright picture back onto the stored one, ``width`` by ``height`` pixels."""
     right, bottom = width - 1, height - 1
     return np.array(

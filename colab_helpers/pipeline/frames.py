@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import cv2
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.compositor import FaceJob
+from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.quality import Brightness, Dips, Measured, brightness, likeness
 from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces
@@ -61,18 +61,26 @@ class FrameChanger:
         source: Unit embedding of the source; None where nothing is swapped.
         reference: Unit embedding of the person to follow, from `reference_person`.
         every: Of so many frames one is compared with the source.
+        single: Whether there is one frame only, in which faces are searched for harder.
     """
 
     def __init__(
-        self, engine: Engine, source: FloatArray | None, reference: FloatArray | None, *, every: int
+        self,
+        engine: Engine,
+        source: FloatArray | None,
+        reference: FloatArray | None,
+        *,
+        every: int,
+        single: bool = False,
     ) -> None:
         self._engine, self._source, self._reference, self._every = engine, source, reference, every
         self._changer = engine.changer(source)
+        self._detect = engine.analyser.search if single else engine.analyser.detect
 
     def find(self, picture: Picture) -> list[Face]:
         """Return the faces that are to be changed."""
         analyser, settings = self._engine.analyser, self._engine.settings
-        faces = analyser.detect(picture)
+        faces = self._detect(picture)
         if needs_embeddings(settings):
             faces = analyser.embed(picture, faces)
         return select_faces(faces, settings, reference=self._reference)
@@ -119,7 +127,7 @@ def reference_person(
             where=where,
             remedy=tr("choose an earlier frame"),
         )
-    faces = engine.analyser.embed(picture, engine.analyser.detect(picture))
+    faces = engine.analyser.embed(picture, engine.analyser.search(picture))
     return reference_embedding(faces, engine.settings, where=where)
 
 

@@ -46,7 +46,7 @@ def process_image(
     """
     picture = BgrPicture(image.copy(), alpha)
     reference = reference_person(engine, [picture], number=0, where="image")
-    changer = FrameChanger(engine, source, reference, every=1)
+    changer = FrameChanger(engine, source, reference, every=1, single=True)
     (work,) = changer.changed([changer.found(Work(0, image, picture))])
     return picture.image, len(work.faces)
 

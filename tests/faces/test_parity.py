@@ -14,15 +14,23 @@ from insightface.app import FaceAnalysis
 from insightface.model_zoo.inswapper import INSwapper
 
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.compositor import FaceJob
+from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import Face
+from colab_helpers.media.affine import Matrix
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.settings import load_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*estimate.*:FutureWarning")
 Image = npt.NDArray[np.uint8]
+
+
+class AsInsightface(BgrPicture):
+    """Crops that are black beyond the border, and whose pixels are read one by one at any size."""
+
+    def crop(self, matrix: Matrix, size: int) -> Image:
+        return np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
 
 
 def texture(width: int, height: int) -> Image:
@@ -72,7 +80,8 @@ def test_faces_and_embeddings_equal_insightface(
     image = picture(*size)
     expected = reference(models, tmp_path, score).get(image)
     settings = load_settings(face_detector_score=score, execution_provider="cpu")
-    found = FaceAnalyser(settings, models_dir=models).find(image)
+    analyser, picture_of = FaceAnalyser(settings, models_dir=models), AsInsightface(image)
+    found = analyser.embed(picture_of, analyser.detect(picture_of))
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.box, theirs.bbox, rtol=1e-4, atol=1e-3)

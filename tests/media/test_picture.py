@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
-from colab_helpers.media.affine import transform_points
+from colab_helpers.media.affine import compose, transform_points
 from colab_helpers.media.blending import face_region
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
 from colab_helpers.media.formats import WORKING_FORMATS
@@ -179,3 +179,33 @@ def test_the_detector_sees_the_picture_upright_and_points_come_back(rotation: in
 def test_formats_it_does_not_know_are_refused() -> None:
     with pytest.raises(MediaError, match="rgb24"):
         VideoPicture(av.VideoFrame(16, 16, "rgb24"))
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.3])
+def test_a_crop_beyond_the_border_goes_on_with_it(factor: float) -> None:
+    rng = np.random.default_rng(3)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 4)
+    wide = cv2.copyMakeBorder(image, 120, 120, 120, 120, cv2.BORDER_REPLICATE)
+    matrix = np.array([[factor, 0, 40.0], [0, factor, 25.0]])
+    shifted = compose(matrix, np.array([[1.0, 0, -120], [0, 1, -120]]))
+    ours, expected = BgrPicture(image).crop(matrix, 128), BgrPicture(wide).crop(shifted, 128)
+    assert np.abs(ours.astype(int) - expected).mean() < 1
+
+
+def test_a_small_crop_of_a_large_face_averages_its_noise() -> None:
+    rng = np.random.default_rng(4)
+    noise = np.clip(rng.normal(128, 20, (900, 900, 3)), 0, 255).astype(np.uint8)
+    for factor, least in ((1.0, 15), (0.2, 0)):
+        crop = BgrPicture(noise).crop(np.array([[factor, 0, -5.0], [0, factor, -5.0]]), 128)
+        assert least <= crop.std() <= (22 if factor == 1 else 6)
+
+
+def test_a_shrunken_crop_shows_every_point_where_it_lies() -> None:
+    y, x = np.mgrid[0:700, 0:900].astype(np.float32)
+    ramp = np.dstack([x / 4, y / 3, (x + y) / 8]).astype(np.uint8)
+    for factor in (0.45, 0.31, 0.17):
+        crop = BgrPicture(ramp).crop(np.array([[factor, 0, -10.0], [0, factor, 4.0]]), 96)
+        v, u = np.mgrid[20:90, 20:90]
+        expected = np.dstack([(u + 10) / factor / 4, (v - 4) / factor / 3])
+        inside = (expected < 220).all(2)
+        assert np.abs(crop[20:90, 20:90, :2].astype(float) + 0.5 - expected)[inside].max() < 1.5

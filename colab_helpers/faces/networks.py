@@ -1,4 +1,4 @@
-"""The swapper network: paints a source's face into aligned crops."""
+"""The networks that change aligned crops: the swapper and the enhancer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from colab_helpers.errors import ModelError
-from colab_helpers.faces.tensors import to_bgr
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.models.emap import read_emap
@@ -63,4 +62,61 @@ class Swapper:
         blob = cv2.dnn.blobFromImages(list(crops), 1 / 255, swapRB=True)
         output = self._network.run_stack(blob, np.ascontiguousarray(latents, np.float32))
         # Truncated as in insightface: with rounding, tiny differences could add up to two grey levels.
-        return to_bgr(output, low=0.0, high=1.0, truncate=True)
+        return _to_bgr(output, low=0.0, high=1.0, truncate=True)
+
+
+class Enhancer:
+    """GFPGAN's contract: RGB crops from -1 to 1 in, the same out.
+
+    Args:
+        network: ``input (1|N, 3, 512, 512)`` to ``output`` of that shape.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        shape = network.session.get_inputs()[0].shape
+        if len(network.input_names) != 1 or len(shape) != 4 or not isinstance(shape[2], int):
+            raise ModelError(
+                tr(
+                    "the enhancer must take one square crop, but its inputs are {names} with shape {shape}",
+                    names=", ".join(network.input_names),
+                    shape=shape,
+                ),
+                where=str(network.path),
+                remedy=tr("use GFPGANv1.4.onnx"),
+            )
+        self.size: int = shape[2]
+
+    @property
+    def network(self) -> Network:
+        """The loaded network."""
+        return self._network
+
+    def enhance(self, crops: Sequence[ByteImage] | ByteImage) -> ByteImage:
+        """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; returns ``(N, S, S, 3)``."""
+        blob = cv2.dnn.blobFromImages(list(crops), 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
+        return _to_bgr(self._network.run_stack(blob), low=-1.0, high=1.0)
+
+
+def _to_bgr(output: FloatArray, *, low: float, high: float, truncate: bool = False) -> ByteImage:
+    """Turn RGB planes into BGR pixels: scaled, rounded (or truncated) and clipped.
+
+    Args:
+        output: ``(N, 3, S, S)`` float RGB.
+        low: The value that is black.
+        high: The value that is white.
+        truncate: Drop the fraction instead of rounding.
+
+    Returns:
+        ``(N, S, S, 3)`` uint8 BGR.
+    """
+    scale = 255 / (high - low)
+    shift = -low * scale - (0.5 if truncate else 0.0)
+    images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
+    for image, planes in zip(images, output, strict=True):
+        # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.
+        channels = [
+            cv2.convertScaleAbs(np.maximum(plane, low), alpha=scale, beta=shift) for plane in planes[::-1]
+        ]
+        cv2.merge(channels, dst=image)
+    return images

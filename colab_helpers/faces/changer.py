@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from colab_helpers.faces.enhancer import Enhancer
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask, weighted
-from colab_helpers.faces.swapper import Swapper
+from colab_helpers.faces.networks import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
 

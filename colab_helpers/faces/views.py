@@ -1,0 +1,60 @@
+"""Other views of a picture in which no face is sure: brighter, with a margin, turned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from colab_helpers.faces.types import FloatArray
+from colab_helpers.media.affine import compose
+from colab_helpers.media.picture import DetectorView, turn_back
+
+DARK = 60.0
+"""Mean grey level below which a detector trained on photos misses faces that are there."""
+_BRIGHTENED = 110.0
+_MOST_TILTED = 60.0  # degrees that a face may still be tilted in a view in which it counts
+
+
+def other_views(view: DetectorView) -> Iterator[DetectorView]:
+    """Yield other views of what a view shows."""
+    bright = _brighter(view)
+    if bright is not view:
+        yield bright
+    yield _with_margin(bright)
+    for degrees in (90, 180, 270):
+        yield _turned(bright, degrees)
+
+
+def is_upright(kps: FloatArray) -> bool:
+    """Whether five points ``(5, 2)`` may be a face that stands upright and is not mirrored."""
+    right, down = kps[1] - kps[0], kps[3:].mean(0) - kps[:2].mean(0)
+    tilt = abs(np.degrees(np.arctan2(right[1], right[0])))
+    return bool(tilt <= _MOST_TILTED and right[0] * down[1] - right[1] * down[0] > 0)
+
+
+def _brighter(view: DetectorView) -> DetectorView:
+    mean = float(view.image.mean())
+    if not 0 < mean < DARK:
+        return view
+    image = cv2.convertScaleAbs(view.image, alpha=_BRIGHTENED / mean)
+    return DetectorView(np.asarray(image, np.uint8), view.to_frame)
+
+
+def _with_margin(view: DetectorView) -> DetectorView:
+    """Show the picture at half its size in the middle: a face that fills it gets room around."""
+    height, width = view.image.shape[:2]
+    small = cv2.resize(view.image, (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA)
+    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    image = np.zeros_like(view.image)
+    image[top : top + small.shape[0], left : left + small.shape[1]] = small
+    x, y = width / small.shape[1], height / small.shape[0]
+    back = np.array([[x, 0, -left * x], [0, y, -top * y]], np.float64)
+    return DetectorView(image, compose(view.to_frame, back))
+
+
+def _turned(view: DetectorView, degrees: int) -> DetectorView:
+    height, width = view.image.shape[:2]
+    image = np.ascontiguousarray(np.rot90(view.image, -(degrees // 90)), np.uint8)
+    return DetectorView(image, compose(view.to_frame, turn_back(degrees, width, height)))

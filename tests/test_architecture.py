@@ -1,0 +1,41 @@
+"""What ``docs/architecture.md`` says stands in the code."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import grimp
+import pytest
+
+import colab_helpers
+
+PACKAGE = Path(colab_helpers.__file__).parent
+TEXT = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+WALK = re.findall(r"^\d+\. `([\w.]+)\.(\w+)`", TEXT, re.MULTILINE)
+
+
+def test_it_is_short_and_names_every_room() -> None:
+    assert len(TEXT.splitlines()) <= 80
+    rooms = {path.parent.name + "/" for path in PACKAGE.glob("*/__init__.py")} - {"locale/"}
+    files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    cells = "".join(line.split("|")[1] for line in TEXT.splitlines() if line.startswith("| `"))
+    named = set(re.findall(r"`([\w/.]+)`", cells)) - {"notebooks/"}
+    assert named == rooms | files
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([a-z_]+/[\w/]+\.py)`", TEXT))))
+def test_the_files_it_names_are_there(path: str) -> None:
+    assert (PACKAGE / path).is_file()
+
+
+def test_the_walk_of_a_frame_follows_the_imports() -> None:
+    graph = grimp.build_graph("colab_helpers")
+    assert len(WALK) == 9
+    for module, name in WALK:
+        assert hasattr(import_module(module), name), f"{module} has no {name}"
+    first, video = WALK[0][0], WALK[1][0]
+    assert graph.find_shortest_chain(first, video), f"{first} does not lead to {video}"
+    for module, _ in WALK[2:]:
+        assert graph.find_shortest_chain(video, module), f"{video} does not lead to {module}"
