@@ -7,10 +7,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from colab_helpers.batch.writable import identities, refuse_input
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.files import natural_key, numbered, same_file
 from colab_helpers.language import tr
@@ -83,69 +83,6 @@ def plan_batch(
             )
         refuse_input(task.output, inputs)
     return chosen
-
-
-def identities(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
-    """What files are behind paths, links followed, however they are written: device and number of each."""
-    found = set()
-    for path in paths:
-        with suppress(OSError, ValueError):
-            state = path.stat()
-            found.add((state.st_dev, state.st_ino))
-    return frozenset(found)
-
-
-def refuse_input(path: Path, inputs: frozenset[tuple[int, int]]) -> None:
-    """Refuse to write to a file that the run reads (``inputs``, from ``identities``): UsageError."""
-    if identities([path]) & inputs:
-        raise UsageError(
-            tr("this file is read by the run and would be replaced by what it writes"),
-            where=str(path),
-            remedy=tr("choose another output folder or name"),
-        )
-
-
-@dataclass(frozen=True)
-class Writable:
-    """Decides where a run may write: the one place that knows what belongs to the user.
-
-    Attributes:
-        inputs: Targets, photos and models of the run, from ``identities``.
-        overwrite: Whether files that no earlier run made may be replaced; inputs never.
-        made: Whether an earlier run made what lies at a path.
-        set_aside: Gives what an earlier run made, and somebody changed since, another name; returns a note.
-    """
-
-    inputs: frozenset[tuple[int, int]] = frozenset()
-    overwrite: bool = False
-    made: Callable[[Path], bool] = lambda _path: False
-    set_aside: Callable[[Path], str | None] = lambda _path: None
-
-    def clear(self, path: Path) -> str | None:
-        """Make sure that a file or folder may be written; an empty folder may.
-
-        Returns a note, where something had to get out of the way.
-
-        Raises:
-            UsageError: Something is there that is not the run's to replace.
-        """
-        refuse_input(path, self.inputs)
-        note = None if self.overwrite else self.set_aside(path)
-        if os.path.lexists(path) and not (self.overwrite or _is_empty(path) or self.made(path)):
-            raise UsageError(
-                tr("something of this name is there already, and no earlier run into this folder made it"),
-                where=str(path),
-                remedy=tr("choose another output folder or name, move it away, or set overwrite"),
-            )
-        return note
-
-
-def _is_empty(path: Path) -> bool:
-    """Whether there is a folder with nothing in it."""
-    try:
-        return not os.listdir(path)  # noqa: PTH208 - a file raises either way
-    except OSError:
-        return False
 
 
 def listed(folder: Path) -> list[Path]:

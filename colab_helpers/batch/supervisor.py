@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import JOURNAL_NAME
 from colab_helpers.batch.places import WorkPlaces, job_name, telling_unwritable
@@ -24,6 +23,7 @@ from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import SILENCE, BatchStatus, end_status
 from colab_helpers.batch.stop import STOP_SIGNALS
 from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch
+from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import from_json
 from colab_helpers.language import tr

@@ -16,14 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
-from colab_helpers.batch.exits import BUSY, REFUSED, STOPPED, write_refusal
+from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
-from colab_helpers.batch.outlook import Outlook, load_of, shortest_first
-from colab_helpers.batch.page import make_page
 from colab_helpers.batch.places import WorkPlaces, supervisor_of
-from colab_helpers.batch.plan import Writable, identities, skipped_files
+from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
     REPORT_NAME,
@@ -33,10 +31,13 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
+from colab_helpers.batch.report_page import make_page
 from colab_helpers.batch.run_batch import Batch, RecycleError, Surroundings, report_of, skipped
 from colab_helpers.batch.run_file import identity_of
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
+from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, write_refusal
+from colab_helpers.batch.writable import Writable, identities
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
@@ -195,14 +196,14 @@ class _Run(Surroundings):
         self._announce(source.notes if source else ())
         return Batch(self, engine, source, writable, journal, earlier, order, outlook)
 
-    def _in_order(self) -> tuple[list[int], Outlook]:
+    def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""
         plan, request = self.job.tasks, self.job.request
         loads: list[tuple[int, int] | None] = [None] * len(plan)
         if request.session_minutes or request.shortest_first:
             loads = [load_of(task.target, beat=self.beat) for task in plan]
         order = shortest_first(loads) if request.shortest_first else list(range(len(plan)))
-        return order, Outlook(loads, order, self.status)
+        return order, Estimate(loads, order, self.status)
 
     def _nothing_done(self) -> BatchReport:
         """Return the report of a batch that was stopped before its first file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from colab_helpers.diagnosis import gpu, networks, packages, surroundings, video
+from colab_helpers.diagnosis import environment, gpu, networks, packages, video
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis, finding
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
@@ -16,14 +16,14 @@ from colab_helpers.settings import Settings, load_settings
 Question = Callable[[Subject], Iterable[Check]]
 
 QUESTIONS: Mapping[str, Question] = {
-    "place": surroundings.place,
+    "place": environment.place,
     "python": packages.python,
     "packages": packages.ranges,
     "onnxruntime": packages.runtime,
-    "memory": surroundings.memory,
-    "disk": surroundings.disk,
-    "models folder": surroundings.models_folder,
-    "drive": surroundings.drive,
+    "memory": environment.memory,
+    "disk": environment.disk,
+    "models folder": environment.models_folder,
+    "drive": environment.drive,
     "cuda": gpu.agreement,
     "gpu": gpu.card,
     "encoder": video.encoder,

@@ -94,9 +94,9 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     worst = problems[0] if problems else Problem("", "")
     yield finding(f"model {Path(name).name}", what, worst.remedy, warns=worst.warns, figures=figures)
     if not network.standin and role != "enhancer" and (worst.warns or not problems):
-        from colab_helpers.diagnosis import oracle
+        from colab_helpers.diagnosis import reference
 
-        yield oracle.parity(role, network, subject.settings, subject.models)
+        yield reference.parity(role, network, subject.settings, subject.models)
 
 
 def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:

@@ -20,9 +20,9 @@ from colab_helpers.errors import EncoderError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import has_avx512
 from colab_helpers.media.colour_tags import LightLevels
+from colab_helpers.media.conversion import working_format
 from colab_helpers.media.formats import DEFAULT_RATE, chroma_of, pixel_bits
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.media.shaping import working_format
 
 EncoderName = Literal["h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 WantedEncoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]

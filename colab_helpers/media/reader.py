@@ -1,6 +1,6 @@
 """Every frame of a video, in order, with its exact time.
 
-Decoding runs in FFmpeg's threads; frames come as `shaping.Shaper` brings them into one format and size.
+Decoding runs in FFmpeg's threads; `conversion.FrameConverter` brings them into one format and size.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.language import tr
+from colab_helpers.media.conversion import FrameConverter
 from colab_helpers.media.formats import begins_anew, is_mov
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.opening import open_source, picture_stream
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.media.shaping import Shaper
 from colab_helpers.media.timestamps import FrameClock
-from colab_helpers.media.wholeness import Wholeness
+from colab_helpers.media.truncation import TruncationCheck
 
 # A header that leaves more than this many seconds to the last frame is taken for wrong.
 _LONGEST_LAST = 10
@@ -78,7 +78,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         self._start, self._previous_pts = start, previous_pts
         existing_file(info.path)
         self._open()
-        self._shaper = Shaper(info)
+        self._shaper = FrameConverter(info)
         self._frames = self._read()
 
     @property
@@ -117,7 +117,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         self._stream.codec_context.thread_type = "AUTO"
         self._stream.codec_context.thread_count = 0
         self._clock = FrameClock(self._info)
-        self._wholeness = Wholeness(self._info, self._container, self._stream)
+        self._wholeness = TruncationCheck(self._info, self._container, self._stream)
 
     def _read(self) -> Generator[Frame, None, None]:
         """Frames one step late: a frame lasts until the next one is shown."""

@@ -15,10 +15,10 @@ from av.video.stream import VideoStream
 
 from colab_helpers.errors import EncoderError
 from colab_helpers.language import tr
+from colab_helpers.media.conversion import working_colour
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.formats import DEFAULT_RATE, is_mov, same_range
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.media.shaping import working_colour
 
 _CONVERTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 _INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29

@@ -42,7 +42,7 @@ from colab_helpers.models.records import (
     replace_damaged,
     write_record,
 )
-from colab_helpers.models.supply import FileProblem, Supply
+from colab_helpers.models.sources import FileProblem, ModelSources
 from colab_helpers.models.transfer import FetchOptions, discard
 
 _AT_ONCE = 3
@@ -112,12 +112,12 @@ def fetch(
     missing = [item for item in files if not item.usable]
     _require_accepted(missing, options)
     _check_disk(root, missing)
-    brought = _bring_all(Supply(root, options), missing, len(files) - len(missing), on_progress)
+    brought = _bring_all(ModelSources(root, options), missing, len(files) - len(missing), on_progress)
     return [brought[item.path] if item.path in brought else _present(item) for item in files]
 
 
 def _bring_all(
-    supply: Supply, missing: Sequence[ModelFile], present: int, on_progress: ProgressCallback | None
+    supply: ModelSources, missing: Sequence[ModelFile], present: int, on_progress: ProgressCallback | None
 ) -> dict[Path, PreloadedFile]:
     """Bring files, telling how far it is from the caller's own thread, as notebooks need it."""
     for item in missing:
@@ -145,7 +145,7 @@ def _bring_all(
     return {path: future.result() for path, future in futures.items()}
 
 
-def _obtain_alone(supply: Supply, item: ModelFile) -> PreloadedFile:
+def _obtain_alone(supply: ModelSources, item: ModelFile) -> PreloadedFile:
     """Obtain a file while no other process does."""
     started = time.monotonic()
     try:
@@ -162,7 +162,7 @@ def _obtain_alone(supply: Supply, item: ModelFile) -> PreloadedFile:
         ) from error
 
 
-def _obtain(supply: Supply, planned: ModelFile) -> PreloadedFile:
+def _obtain(supply: ModelSources, planned: ModelFile) -> PreloadedFile:
     # Another process may have brought it while this one waited. Wrong bytes may have been found only by
     # hashing, so what is there now has to be hashed, too.
     model, path, options = planned.model, planned.path, supply.options

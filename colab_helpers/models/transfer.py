@@ -25,8 +25,8 @@ from requests import exceptions as failures
 from colab_helpers.errors import OutputError
 from colab_helpers.files import sha256_of, write_atomically
 from colab_helpers.language import mark, tr
-from colab_helpers.models.answers import MirrorError, Temporary, nothing_left, understood
 from colab_helpers.models.catalog import LOOPBACK, ModelEntry
+from colab_helpers.models.responses import MirrorError, Temporary, nothing_left, understood
 
 HUGGING_FACE = "huggingface.co"
 _BLOCK = 1 << 18

@@ -10,7 +10,6 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from colab_helpers.batch.plan import Writable
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
     REPORT_NAME,
@@ -21,6 +20,7 @@ from colab_helpers.batch.report import (
     own_file,
     write_text,
 )
+from colab_helpers.batch.writable import Writable
 from colab_helpers.files import load
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of

@@ -34,7 +34,7 @@ from colab_helpers.batch.report import STATUS_NAME, BatchReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.media.wholeness import Wholeness
+from colab_helpers.media.truncation import TruncationCheck
 from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import report_progress
 from tests.conftest import CONSENT, PATIENCE
@@ -369,14 +369,14 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
 
 
 def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(batch, tmp_path, plain) -> None:
-    genuine = Wholeness.watch
+    genuine = TruncationCheck.watch
 
     def watch(self: Any, container: Any) -> Iterator[Any]:
         yield from islice(genuine(self, container), 7)
         raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
 
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(Wholeness, "watch", watch)
+        patching.setattr(TruncationCheck, "watch", watch)
         report = batch()
     error = report.files[0].error or ""
     assert report.files[0].status == "failed"

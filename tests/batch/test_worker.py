@@ -19,15 +19,15 @@ import psutil
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import page, supervisor, watch
+from colab_helpers.batch import report_page, supervisor, watch
 from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import status as status_room
 from colab_helpers.batch.earlier import KEPT
-from colab_helpers.batch.exits import STOPPED
 from colab_helpers.batch.journal import JOURNAL_NAME, Journal, Started
 from colab_helpers.batch.places import WorkPlaces
 from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
+from colab_helpers.batch.worker_exit import STOPPED
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.files import write_atomically
 from tests.conftest import PATIENCE, until
@@ -359,14 +359,14 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path,
 
 
 def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(page, "LONGEST", 0.2)
-    monkeypatch.setattr(page, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(report_page, "LONGEST", 0.2)
+    monkeypatch.setattr(report_page, "LOOK_EVERY", 0.05)
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 600\n")
     hangs.chmod(0o755)
-    monkeypatch.setattr(page.sys, "executable", str(hangs))
+    monkeypatch.setattr(report_page.sys, "executable", str(hangs))
     beats: list[None] = []
-    problem = page.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
+    problem = report_page.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
     assert problem.startswith("it took longer than")
     assert beats
 
@@ -374,10 +374,10 @@ def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
 HANGS = """
 import os, signal, sys, time
 from pathlib import Path
-from colab_helpers.batch import exits, stop
+from colab_helpers.batch import worker_exit, stop
 stop.LONGEST_STOP, stop.LOOK_EVERY = 0.2, 0.05
 asked = stop.Stop(owns_process=True)
-with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(exits.STOPPED)):
+with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(worker_exit.STOPPED)):
     Path(sys.argv[1]).touch()
     time.sleep(600)
 """

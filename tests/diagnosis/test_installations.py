@@ -15,7 +15,7 @@ import pytest
 
 from colab_helpers import requirements
 from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
-from colab_helpers.diagnosis import Diagnosis, diagnose, packages, subject, surroundings
+from colab_helpers.diagnosis import Diagnosis, diagnose, environment, packages, subject
 from colab_helpers.diagnosis.doctor import examine
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.errors import ColabHelpersError
@@ -218,7 +218,7 @@ def test_little_memory_warns(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_disk_of_one_gigabyte(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(surroundings, "disk_free", lambda _: GIB)
+    monkeypatch.setattr(environment, "disk_free", lambda _: GIB)
     answer = doctor()
     assert answer.names("fail") == ["disk"]
     assert answer["disk"].detail == "1.0 GB free for results"
@@ -269,7 +269,7 @@ def test_on_colab_the_time_left_is_told(
 ) -> None:
     on_colab = replace(T4, on_colab=True)
     found = subject.Subject.here(load_settings(), models_dir=standins, folder=tmp_path, machine=on_colab)
-    (check,) = surroundings.place(replace(found, uptime=uptime))
+    (check,) = environment.place(replace(found, uptime=uptime))
     assert check.status == status
     assert check.detail.startswith("Google Colab")
     assert detail in check.detail
@@ -278,7 +278,7 @@ def test_on_colab_the_time_left_is_told(
 def test_drive_is_told_only_where_it_is_mounted(doctor: Doctor, standins: Path, tmp_path: Path) -> None:
     assert doctor.ask("drive").checks == {}
     found = subject.Subject.here(load_settings(), models_dir=standins, folder=tmp_path, drive=tmp_path)
-    (check,) = surroundings.drive(found)
+    (check,) = environment.drive(found)
     assert (check.status, str(tmp_path) in check.detail) == ("pass", True)
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.__main__ import FAILURE, SUCCESS
-from colab_helpers.diagnosis import networks, oracle
+from colab_helpers.diagnosis import networks, reference
 from colab_helpers.diagnosis.networks import difference
 from colab_helpers.faces.detector import Detector
 from colab_helpers.files import sha256_of
@@ -258,7 +258,7 @@ def test_without_insightface_the_proof_is_missed(
     def missing(_: Path) -> None:
         raise ImportError("No module named 'insightface'")
 
-    monkeypatch.setattr(oracle, "_insightface", missing)
+    monkeypatch.setattr(reference, "_insightface", missing)
     answer = doctor("--preset", "light", models=unmarked)
     assert answer.code == SUCCESS
     assert answer["parity det_10g"].status == "warn"

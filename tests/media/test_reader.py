@@ -13,11 +13,11 @@ import pytest
 from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.media.colour_tags import ColourTags
 from colab_helpers.media.containers import stream_tags
+from colab_helpers.media.conversion import working_colour, working_format
 from colab_helpers.media.formats import WORKING_FORMATS
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import Frame, read_frames
-from colab_helpers.media.shaping import working_colour, working_format
-from colab_helpers.media.wholeness import Wholeness
+from colab_helpers.media.truncation import TruncationCheck
 from tests.media.conftest import Clip
 from tests.media.harm import PICTURES, damage, start_edit_at
 from tests.media.make import Sound, number_of, samples, variable_pts
@@ -214,13 +214,13 @@ def test_a_damaged_picture_is_a_note(clip: Clip) -> None:
 def test_what_the_decoder_holds_is_handed_on_when_the_file_breaks_off(
     clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = Wholeness.watch
+    genuine = TruncationCheck.watch
 
     def watch(self: Any, container: Any) -> Iterator[Any]:
         yield from islice(genuine(self, container), 20)
         raise av.error.InvalidDataError(1, "damaged")
 
-    monkeypatch.setattr(Wholeness, "watch", watch)
+    monkeypatch.setattr(TruncationCheck, "watch", watch)
     info = probe(clip("long.mp4", frames=40, options={"preset": "ultrafast", "crf": "16"}))
     frames: list[Frame] = []
     with read_frames(info) as reader, pytest.raises(MediaError, match=r"20 of 40.*\(damaged\)"):

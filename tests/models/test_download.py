@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, UsageError
-from colab_helpers.models import download, inventory, progress, records, supply, transfer
+from colab_helpers.models import download, inventory, progress, records, sources, transfer
 from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.inventory import DISK_RESERVE, bytes_missing, look_at, take_stock
 from colab_helpers.models.progress import Meter, Progress
@@ -90,7 +90,7 @@ def test_second_fetch_neither_asks_nor_hashes(
     tmp_path: Path, route: Route, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch(tmp_path, entry, entry)  # a file that is named twice is fetched once
-    for module in (supply, inventory):
+    for module in (sources, inventory):
         monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail("hashed"))
     [fetched] = fetch(tmp_path, entry)
     assert (fetched.source, fetched.sha256, len(route.requests)) == ("present", sha256(BODY), 1)
@@ -153,14 +153,14 @@ def refuse(*_: object) -> None:
 def test_a_file_that_a_user_puts_there_meanwhile_is_kept(
     tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = supply.Supply.bring
+    real = sources.ModelSources.bring
 
-    def bring(self: supply.Supply, *given: object) -> object:
+    def bring(self: sources.ModelSources, *given: object) -> object:
         brought = real(self, *given)  # type: ignore[arg-type]
         put(tmp_path, network(4.0))
         return brought
 
-    monkeypatch.setattr(supply.Supply, "bring", bring)
+    monkeypatch.setattr(sources.ModelSources, "bring", bring)
     [fetched] = fetch(tmp_path, entry)
     assert "what lay there before is kept as" in fetched.notes[0]
     [kept] = (tmp_path / "quarantine").iterdir()

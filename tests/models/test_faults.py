@@ -13,8 +13,8 @@ import requests
 
 from colab_helpers.errors import ModelError
 from colab_helpers.models import transfer
-from colab_helpers.models.answers import MirrorError
 from colab_helpers.models.inventory import bytes_missing, look_at
+from colab_helpers.models.responses import MirrorError
 from colab_helpers.models.transfer import Expected, FetchOptions, Limits, Transfer
 from tests.helpers import server as faults
 from tests.helpers.server import Behaviour, FaultServer

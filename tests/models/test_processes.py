@@ -14,7 +14,7 @@ import pytest
 
 from colab_helpers.models.download import PreloadedFile
 from colab_helpers.models.progress import Progress
-from colab_helpers.models.supply import Supply
+from colab_helpers.models.sources import ModelSources
 from colab_helpers.models.transfer import FetchOptions, Limits
 from tests.conftest import PATIENCE, until
 from tests.helpers import server as faults
@@ -98,7 +98,7 @@ def test_waiting_for_another_process_can_be_interrupted(tmp_path: Path, server: 
     def watch(progress: Progress) -> None:
         raise KeyboardInterrupt
 
-    with Supply(tmp_path, FetchOptions()).alone("net.onnx"), pytest.raises(KeyboardInterrupt):
+    with ModelSources(tmp_path, FetchOptions()).alone("net.onnx"), pytest.raises(KeyboardInterrupt):
         fetch(tmp_path, entry, on_progress=watch)
 
 

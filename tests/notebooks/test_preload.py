@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from colab_helpers.diagnosis import networks, surroundings
+from colab_helpers.diagnosis import environment, networks
 from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.presets import PresetFile
 from colab_helpers.request import PreloadRequest
@@ -142,7 +142,7 @@ def own(standins, tmp_path, monkeypatch) -> Path:
         for name, role in ROLES.items()
     }
     known = PresetFile(version=1, presets={}, models=entries)
-    for module in (preload, networks, surroundings):
+    for module in (preload, networks, environment):
         monkeypatch.setattr(module, "load_presets", lambda: known)
     return place
 

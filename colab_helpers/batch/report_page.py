@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from colab_helpers.batch.exits import cause_of
+from colab_helpers.batch.worker_exit import cause_of
 from colab_helpers.language import VARIABLE, language, tr
 
 # How long it may take: pictures are decoded for it.

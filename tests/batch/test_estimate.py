@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.batch.outlook import Outlook, load_of, shortest_first
+from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.status import StatusWriter
 from tests.media.make import Spec, make
@@ -44,7 +44,7 @@ def status(tmp_path: Path) -> StatusWriter:
 def test_what_fits_is_told_from_the_first_segment_on(status) -> None:
     now = [status.status.started]
     loads = [(100, 10), None, (200, 10), (300, 10)]
-    outlook = Outlook(loads, range(4), status, clock=lambda: now[0])
+    outlook = Estimate(loads, range(4), status, clock=lambda: now[0])
     outlook.warn()
     assert status.status.remarks == []
     outlook.begin(0)
@@ -57,7 +57,7 @@ def test_what_fits_is_told_from_the_first_segment_on(status) -> None:
     outlook.end(1, done=False)
     assert status.status.remarks == ["at this rate 4 of 4 file(s) fit the 10 minutes of the session"]
     # A worker started again goes on with that.
-    again = Outlook(loads, range(4), status, clock=lambda: now[0])
+    again = Estimate(loads, range(4), status, clock=lambda: now[0])
     again.end(0, done=False)  # was done before
     again.begin(2)
     now[0] += 300
@@ -72,7 +72,7 @@ def test_what_fits_is_told_from_the_first_segment_on(status) -> None:
 
 def test_what_has_no_segments_counts_when_it_is_done(status) -> None:
     now = [status.status.started]
-    outlook = Outlook([(100, 10), (100, 10)], [1, 0], status, clock=lambda: now[0])
+    outlook = Estimate([(100, 10), (100, 10)], [1, 0], status, clock=lambda: now[0])
     outlook.begin(1)
     now[0] += 50
     outlook.end(1, done=True)

@@ -65,7 +65,7 @@ def working_colour(info: VideoInfo) -> ColourTags:
     return info.colour
 
 
-class Shaper:
+class FrameConverter:
     """Brings frames into the working format, size and colour tags, and counts those that differed."""
 
     def __init__(self, info: VideoInfo) -> None:

@@ -54,7 +54,7 @@ def _product(load: tuple[int, int] | None, unknown: float = 0.0) -> float:
     return unknown if load is None else load[0] * load[1]
 
 
-class Outlook:
+class Estimate:
     """Keeps the status up to date on how many files fit the session, and warns before it ends.
 
     Args:

@@ -14,7 +14,6 @@ from filelock import FileLock, Timeout
 
 from colab_helpers.files import same_file, sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.models.answers import MirrorError
 from colab_helpers.models.catalog import Archive, ModelEntry, Source
 from colab_helpers.models.inventory import Finding, ModelFile, examine, namesake_note, unknown_note
 from colab_helpers.models.progress import Meter
@@ -27,6 +26,7 @@ from colab_helpers.models.records import (
     replace_damaged,
     write_record,
 )
+from colab_helpers.models.responses import MirrorError
 from colab_helpers.models.transfer import Cancelled, Expected, FetchOptions, Transfer, discard, public_url
 
 _BLOCK = 1 << 20
@@ -50,7 +50,7 @@ class Brought:
     mtime_ns: int | None = None
 
 
-class Supply:
+class ModelSources:
     """Fills ``.part`` files below a models root; may be used from several threads.
 
     When ``cancelled`` is set, everything stops soon; ``meter`` knows how far each file is.

@@ -23,7 +23,7 @@ _MISSING_FRAMES, _MISSING_SHARE = 2, Fraction(1, 50)
 _MISSING_SECONDS = Fraction(1, 2)
 
 
-class Wholeness:
+class TruncationCheck:
     """Counts what comes out of a file and says at the end whether it was all of it.
 
     Attributes:
