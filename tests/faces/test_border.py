@@ -1,0 +1,43 @@
+"""Faces that the frame's border cuts."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from colab_helpers.faces.engine import Engine
+from colab_helpers.pipeline.image import process_image
+from colab_helpers.settings import load_settings
+from tests.people.actors import portrait
+from tests.people.clip import Scene
+
+Image = npt.NDArray[np.uint8]
+
+
+def psnr(image: Image, truth: Image, inside: npt.NDArray[np.bool_]) -> float:
+    error = np.square(image.astype(np.float64) - truth).mean(2)[inside].mean()
+    return float(10 * np.log10(255**2 / error))
+
+
+def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(standins: Path) -> None:
+    settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
+    engine = Engine.open(settings, models_dir=standins)
+    source = engine.analyser.find(portrait("hanna"))[0].embedding
+    whole, cut, untouched = [], [], []
+    for seed in (301, 302, 304, 305):
+        scene = Scene(seed, (640, 360), Fraction(25), 4.0, 1)
+        frame, faces = scene.render(12)[:2]
+        truth, inside = scene.render(12, swap_to="hanna")[0], scene.face_mask(12) > 0.5
+        (face,) = faces
+        left = round(float(face.box[0] + 0.3 * (face.box[2] - face.box[0])))
+        whole.append(psnr(process_image(engine, source, frame)[0], truth, inside))
+        part, truth, inside = (np.ascontiguousarray(each[:, left:]) for each in (frame, truth, inside))
+        result, changed = process_image(engine, source, part)
+        assert changed == 1
+        cut.append(psnr(result, truth, inside))
+        untouched.append(psnr(part, truth, inside))
+    assert np.mean(cut) > np.mean(whole) - 1.5
+    assert np.mean(cut) > np.mean(untouched) + 4
