@@ -68,7 +68,7 @@ def join_segments(
     choice: EncoderChoice,
     time_base: Fraction | None = None,
     kinds: frozenset[Kind] = EVERYTHING,
-    on_frame: Callable[[int], None] | None = None,
+    on_frame: Callable[[int], None] = lambda _joined: None,
 ) -> JoinedVideo:
     """Make the result from its segments; if anything fails, nothing is left of it, and the segments stay.
 
@@ -78,19 +78,18 @@ def join_segments(
         output: The result; its suffix (.mp4, .m4v, .mov, .mkv) names the container.
         choice: The encoder the segments were written with.
         time_base: Seconds per tick of their timestamps; the source's if None.
-        kinds: Kinds of streams beside the picture that are copied.
+        kinds: Streams beside the picture that are copied.
         on_frame: Called with the count of frames joined so far; may raise to give up.
 
     Raises:
         UsageError: The segments do not follow on one another.
-        MediaError: A segment's file is missing, damaged, or comes from another encoder.
+        MediaError: A segment is missing, damaged, or comes from another encoder.
         OutputError: The result cannot be written, or is not what was joined.
     """
     output, time_base = output.absolute(), time_base or info.time_base
     check_output(output, info, kinds)
     _check_order(segments, output)
     timeline = Timeline(segments, time_base)
-    note = timing_note(time_base, output.suffix.lower())
     with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
         copier = StreamCopier(source, info, kinds)
         with _naming(output), _opened(partial, source, info, time_base) as result:
@@ -102,15 +101,14 @@ def join_segments(
                 packet.stream = picture
                 result.mux_one(packet)
                 copier.pump(result, cast(int, packet.pts) * time_base)
-                if on_frame is not None:
-                    on_frame(count)
+                on_frame(count)
             copier.finish(result)
         _check_result(partial, output, timeline, Counter(["video", *copier.copied.values()]))
     return JoinedVideo(
         frames=len(timeline.timestamps),
         video_seconds=float(timeline.span * time_base),
         audio_seconds=float(copier.audio_seconds),
-        notes=(*([note] if note else []), *copier.notes),
+        notes=(*filter(None, [timing_note(time_base, output.suffix.lower())]), *copier.notes),
     )
 
 

@@ -20,9 +20,16 @@ from colab_helpers.machine import GIB
 from colab_helpers.models.catalog import ModelEntry, Role, load_catalog, needed_models
 from colab_helpers.models.identify import broken_model, elsewhere, not_a_network
 from colab_helpers.models.pool import is_out_of_memory
-from colab_helpers.models.records import Record, now, part_path, read_record, record_path, write_record
+from colab_helpers.models.records import (
+    Record,
+    now,
+    part_path,
+    read_record,
+    record_path,
+    size_of,
+    write_record,
+)
 from colab_helpers.models.session import create_session, first_line, is_standin
-from colab_helpers.models.transfer import size_of
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
 

@@ -58,6 +58,11 @@ def part_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file; 0 if it is not there."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def read_record(path: Path) -> Record | None:
     """The record of a file; None if there is none, or none that can be read (then it is hashed anew)."""
     try:

@@ -26,6 +26,7 @@ from colab_helpers.errors import OutputError
 from colab_helpers.files import sha256_of, write_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import LOOPBACK, ModelEntry
+from colab_helpers.models.records import size_of
 from colab_helpers.models.responses import MirrorError, Temporary, nothing_left, understood
 
 HUGGING_FACE = "huggingface.co"
@@ -79,11 +80,6 @@ def discard(part: Path) -> None:
     """Remove an unfinished file and what is known about it."""
     part.unlink(missing_ok=True)
     _mark_of(part).unlink(missing_ok=True)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file; 0 if it is not there."""
-    return path.stat().st_size if path.exists() else 0
 
 
 def public_url(url: str) -> str:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import nbformat
 import pytest
 
 from colab_helpers.demo import copy_demo
-from tests.browser.fronts import Lab, Shot, Voila
+from tests.browser.fronts import SLOW, Lab, Shot, Voila
 from tests.browser.servers import LAB, ROOT, VOILA, end_kernels, environment, served
 
 if TYPE_CHECKING:
@@ -99,9 +100,10 @@ class Site:
         return [cell.source for cell in fill(book, values)]
 
     def long_clip(self, path: Path, times: int) -> Path:
-        """A clip of the demo, shown several times: one whose run can be stopped in the middle."""
+        """A second of the demo, shown several times: a clip whose run can be stopped in the middle."""
         with av.open(self.demo / "targets" / "crossing.mp4") as source:
-            frames = [frame.reformat(format="yuv420p") for frame in source.decode(video=0)]
+            second = islice(source.decode(video=0), 25)
+            frames = [frame.reformat(format="yuv420p") for frame in second]
         with av.open(path, "w") as container:
             stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
             stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
@@ -138,7 +140,7 @@ def voila_address(site: Site) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest, shot: Shot) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(SLOW)
     made = context.new_page()
     failed = request.session.testsfailed
     yield made

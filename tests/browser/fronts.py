@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.conftest import PATIENCE
+
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 Shot = Callable[[Any, str], None]
 """Takes a picture of a page, or of a part of it, under a name."""
-SLOW = 40_000
+SLOW = PATIENCE * 1000
 """Milliseconds that a whole notebook may take on a busy machine."""
 
 _ERRORS = (

@@ -34,7 +34,7 @@ def own(site, tmp_path) -> Own:
     clip = site.long_clip(tmp_path / "holiday.mp4", 1)
     out = site.notebooks / f"results-{1 + len(list(site.notebooks.glob('results-*')))}"
     out.mkdir()
-    return Own(site.demo / "source" / "bruno.png", clip, out)
+    return Own(site.demo / "source" / "hanna.jpg", clip, out)
 
 
 def filled(own: Own, site) -> dict[str, object]:

@@ -20,7 +20,7 @@ def at_work(site, tmp_path):
     }
     thread = threading.Thread(
         target=run_batch,
-        args=([site.demo / "source" / "bruno.png"], [clip], tmp_path / "out"),
+        args=([site.demo / "source" / "hanna.jpg"], [clip], tmp_path / "out"),
         kwargs={**words, "models_dir": site.demo / "models"},
     )
     thread.start()

@@ -212,7 +212,7 @@ def test_a_copy_that_is_not_the_recorded_one_is_not_used(model: Path, works: lis
 @pytest.mark.parametrize(
     ("error", "raised", "words"),
     [
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt("asked"), KeyboardInterrupt, "asked"),
         (RuntimeError("Failed to allocate memory for buffer of size 12345"), ModelError, "memory ran out"),
     ],
     ids=["interrupted", "memory"],
