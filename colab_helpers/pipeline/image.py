@@ -31,7 +31,12 @@ Put = Callable[[Path, BinaryIO], None]
 
 
 def process_image(
-    engine: Engine, source: FloatArray | None, image: ByteImage, alpha: ByteImage | None = None
+    engine: Engine,
+    source: FloatArray | None,
+    image: ByteImage,
+    alpha: ByteImage | None = None,
+    *,
+    single: bool = True,
 ) -> tuple[ByteImage, int]:
     """Change the faces of one image.
 
@@ -40,13 +45,14 @@ def process_image(
         source: Unit embedding of the source; None where nothing is swapped.
         image: ``(H, W, 3)`` uint8 BGR; not changed.
         alpha: ``(H, W)`` uint8 where it is transparent: faces are seen over white.
+        single: Whether it stands alone; in a frame of a video faces are found as its run finds them.
 
     Returns:
         The new image and how many faces were changed.
     """
     picture = BgrPicture(image.copy(), alpha)
     reference = reference_person(engine, [picture], number=0, where="image")
-    changer = FrameChanger(engine, source, reference, every=1, single=True)
+    changer = FrameChanger(engine, source, reference, every=1, single=single)
     (work,) = changer.changed([changer.found(Work(0, image, picture))])
     return picture.image, len(work.faces)
 

@@ -87,9 +87,10 @@ class PreviewNetworks:
 
         return examine(self._finder(settings, models), image)
 
-    def faces(self, settings: Settings, models: Path | None, image: ByteImage) -> list[Face]:
-        """Find the faces in a picture."""
-        return self._finder(settings, models).detect(BgrPicture(image))
+    def faces(self, settings: Settings, models: Path | None, target: Path, image: ByteImage) -> list[Face]:
+        """Find the faces in an image of a target, as the run would."""
+        analyser, picture = self._finder(settings, models), BgrPicture(image)
+        return analyser.search(picture) if is_image(target) else analyser.detect(picture)
 
     def preview(
         self, settings: Settings, models: Path | None, sources: Sequence[str], target: Path, frame: int
@@ -101,7 +102,8 @@ class PreviewNetworks:
         before = picture_of(target, frame)
         engine = self._open(settings, models)
         identity = self._source(engine, sources)
-        after, faces = process_image(engine, identity.embedding if identity else None, before)
+        embedding = identity.embedding if identity else None
+        after, faces = process_image(engine, embedding, before, single=is_image(target))
         notes = engine.notes + (identity.notes if identity else ())
         return Preview(before, after, faces, time.monotonic() - started, notes)
 

@@ -129,7 +129,7 @@ class VideosTab:
             seconds = float(info.duration)
             image, length, frames = frame_at(path, seconds / 2), clock_text(seconds), frames_of(info)
         try:
-            faces = self._choice.networks.faces(*finding, image)
+            faces = self._choice.networks.faces(*finding, path, image)
             count = str(len(faces))
         except ColabHelpersError as error:
             faces, count = [], tr("unknown: {what}", what=error.what)

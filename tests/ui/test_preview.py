@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_only_the_face_is_changed_and_shown_as_it_is(panel, pictures_of):
     before, after = panel.preview.shown.before, panel.preview.shown.after
     assert before.shape == after.shape == (270, 480, 3)
     changed = np.any(before != after, axis=2)
-    (face, *_) = panel.choice.networks.faces(*panel.choice.finding(), before)
+    (face, *_) = panel.choice.networks.faces(*panel.choice.finding(), Path("clip1.mp4"), before)
     inside, around = grown(face.box, 0, changed.shape), grown(face.box, 40, changed.shape)
     assert changed[inside].mean() > 0.4
     assert np.mean(cv2.absdiff(before, after)[inside]) > 2
