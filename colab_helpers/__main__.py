@@ -75,8 +75,8 @@ def _complain(error: ColabHelpersError) -> int:
 
 def _swap(options: argparse.Namespace) -> int:
     from colab_helpers.api import swap_file
+    from colab_helpers.batch.overwriting import Writable, identities
     from colab_helpers.batch.report import clear_report, own_file
-    from colab_helpers.batch.writable import Writable, identities
     from colab_helpers.ui.progress import ProgressLine
 
     settings = settings_of(options)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import numpy as np
 
 from colab_helpers.batch.job import ImageLike, Job, Source
+from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.batch.writable import Writable, identities
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import absolute

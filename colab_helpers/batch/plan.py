@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colab_helpers.batch.writable import identities, refuse_input
+from colab_helpers.batch.overwriting import identities, refuse_input
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.files import natural_key, numbered, same_file
 from colab_helpers.language import tr

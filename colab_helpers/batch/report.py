@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.writable import Writable
+from colab_helpers.batch.overwriting import Writable
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr

@@ -14,6 +14,7 @@ from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
+from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.places import Patience, WorkPlaces
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
@@ -21,7 +22,6 @@ from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.thumbnails import data_url
-from colab_helpers.batch.writable import Writable
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, WorkerError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity

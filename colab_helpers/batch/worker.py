@@ -20,6 +20,7 @@ from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
+from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.places import WorkPlaces, supervisor_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import (
@@ -37,7 +38,6 @@ from colab_helpers.batch.run_file import identity_of
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, write_refusal
-from colab_helpers.batch.writable import Writable, identities
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of

@@ -140,7 +140,7 @@ def check_contract(role: Role, network: Network) -> None:
         ModelError: It does not.
     """
     from colab_helpers.faces.detector import Detector
-    from colab_helpers.faces.networks import Enhancer, Swapper
+    from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 
     makers = {"detector": Detector, "swapper": Swapper, "enhancer": Enhancer}
     if role in makers:

@@ -20,7 +20,7 @@ from colab_helpers.diagnosis.samples import soft_picture
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template
-from colab_helpers.faces.networks import Swapper
+from colab_helpers.faces.swapper_enhancer import Swapper
 from colab_helpers.faces.types import Face
 from colab_helpers.language import mark, tr
 from colab_helpers.media.affine import transform_points

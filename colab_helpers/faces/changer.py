@@ -9,7 +9,7 @@ import numpy as np
 
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask, weighted
-from colab_helpers.faces.networks import Enhancer, Swapper
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.changer import FaceChanger
-from colab_helpers.faces.networks import Enhancer, Swapper
 from colab_helpers.faces.photos import Identity, agreed_identity
 from colab_helpers.faces.selection import order_faces
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from markupsafe import Markup
 
+from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
     REPORT_NAME,
@@ -20,7 +21,6 @@ from colab_helpers.batch.report import (
     own_file,
     write_text,
 )
-from colab_helpers.batch.writable import Writable
 from colab_helpers.files import load
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of

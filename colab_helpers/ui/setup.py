@@ -7,8 +7,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.report import own_file, write_text
-from colab_helpers.batch.writable import Writable
 from colab_helpers.demo import DEMO_FOLDER, copy_models
 from colab_helpers.diagnosis import Check, Diagnosis, diagnose
 from colab_helpers.errors import ColabHelpersError, OutputError

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from colab_helpers.errors import ModelError
-from colab_helpers.faces.networks import Swapper
+from colab_helpers.faces.swapper_enhancer import Swapper
 from colab_helpers.models import emap as room
 from colab_helpers.models.emap import emap_path, read_emap, save_emap
 from colab_helpers.models.session import Runtime
