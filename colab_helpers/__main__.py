@@ -211,15 +211,15 @@ def _preload(options: argparse.Namespace) -> int:
     from colab_helpers.models.transfer import FetchOptions
 
     settings, own = settings_of(options), load_presets().models
-    outlook = preview(settings, models_dir=options.models_dir, user_models=own)
-    free = outlook.bytes_free / 1e9
-    print(tr("models folder: {folder} ({free:.1f} GB free)", folder=outlook.root, free=free))
-    for name, size in outlook.missing.items():
+    planned = preview(settings, models_dir=options.models_dir, user_models=own)
+    free = planned.bytes_free / 1e9
+    print(tr("models folder: {folder} ({free:.1f} GB free)", folder=planned.root, free=free))
+    for name, size in planned.missing.items():
         if size is None:
             print(tr("missing: {name} (size unknown)", name=name))
         else:
             print(tr("missing: {name} ({size:.0f} MB)", name=name, size=size / 1e6))
-    print(outlook.licences)
+    print(planned.licences)
     try:
         report = preload(
             settings,

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from colab_helpers.errors import ColabHelpersError, MissingFileError, OutputError, UsageError
+from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.language import mark, tr
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -163,7 +163,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, ColabHelpersError):
+        if isinstance(error, OSError):
             raise unwritable(path, error) from error
         raise
 

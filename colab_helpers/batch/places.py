@@ -95,8 +95,6 @@ def telling_unwritable(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(
             tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
             where=str(output_dir),

@@ -113,7 +113,7 @@ class Batch:
     journal: Journal
     earlier: EarlierWork
     order: Sequence[int]
-    outlook: Estimate
+    estimate: Estimate
 
     def __post_init__(self) -> None:
         self.tasks, self.status = self.around.job.tasks, self.around.status
@@ -131,7 +131,7 @@ class Batch:
                 self.around.beat()
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
-                self.outlook.end(index, done=worked and files[index].status == "done")
+                self.estimate.end(index, done=worked and files[index].status == "done")
                 if worked and len(files) < len(self.tasks):
                     self.growth.check()
         except KeyboardInterrupt:
@@ -191,13 +191,13 @@ class Batch:
             history=self.earlier.history,
             patience=self.around.patience,
             beat=self.around.beat,
-            on_segment=self.outlook.segment,
+            on_segment=self.estimate.segment,
         )
 
     def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
         """Do a task, going on where an earlier attempt ended, and note that it is done."""
         engine = self._engine_for(task, report, work.key)
-        self.outlook.begin(index)
+        self.estimate.begin(index)
         warnings = self.guard.warnings
         run = FileRun(
             engine=engine,
@@ -273,7 +273,7 @@ class Batch:
         self.status.progress(progress)
         if self.around.on_progress:
             self.around.on_progress(progress)
-        self.outlook.warn()
+        self.estimate.warn()
         self.around.beat()
 
     def _on_picture(self, picture: VideoPicture) -> None:

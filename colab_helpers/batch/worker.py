@@ -182,7 +182,7 @@ class _Run(Surroundings):
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
             self.status.tick()
             source = identity_of(engine, job.sources)
-        order, outlook = self._in_order()
+        order, estimate = self._in_order()
         earlier = EarlierWork(
             read_journal(job.folder / JOURNAL_NAME),
             run=job.run,
@@ -194,7 +194,7 @@ class _Run(Surroundings):
         inputs = self.own.inputs | identities(network.path for network in engine.networks)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
         self._announce(source.notes if source else ())
-        return Batch(self, engine, source, writable, journal, earlier, order, outlook)
+        return Batch(self, engine, source, writable, journal, earlier, order, estimate)
 
     def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""

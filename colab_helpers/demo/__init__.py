@@ -74,8 +74,6 @@ def _put(path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(
             tr("the demo cannot be written: {reason}", reason=error.strerror),
             where=str(path),

@@ -29,7 +29,7 @@ _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
 _RECOGNISER_SIZE = 112
 # A crowd must not become one huge tensor.
 _RECOGNISER_STACK = 16
-# A face that stands on its side may be found upright, in the wrong place, but not with such a score.
+# On the demo's people, a face on its side may be found upright in the wrong place, but not with such a score.
 _SURE = 0.7
 
 

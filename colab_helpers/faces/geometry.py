@@ -64,9 +64,3 @@ def similarity_transform(points: AnyArray, template: AnyArray) -> Matrix:
     return np.array(
         [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]], np.float64
     )
-
-
-def roll_degrees(kps: FloatArray) -> float:
-    """In-plane rotation of a face in degrees: 0 upright, positive clockwise in the image."""
-    delta = kps[1] - kps[0]
-    return float(np.degrees(np.arctan2(delta[1], delta[0])))

@@ -78,13 +78,13 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         self._start, self._previous_pts = start, previous_pts
         existing_file(info.path)
         self._open()
-        self._shaper = FrameConverter(info)
+        self._converter = FrameConverter(info)
         self._frames = self._read()
 
     @property
     def times_kept(self) -> bool:
         """Whether every frame so far is shown when the file says."""
-        return not self._clock.repaired and not self._wholeness.clock.restarts
+        return not self._clock.repaired and not self._truncation.clock.restarts
 
     def __next__(self) -> Frame:
         """Return the next frame in presentation order.
@@ -117,7 +117,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         self._stream.codec_context.thread_type = "AUTO"
         self._stream.codec_context.thread_count = 0
         self._clock = FrameClock(self._info)
-        self._wholeness = TruncationCheck(self._info, self._container, self._stream)
+        self._truncation = TruncationCheck(self._info, self._container, self._stream)
 
     def _read(self) -> Generator[Frame, None, None]:
         """Frames one step late: a frame lasts until the next one is shown."""
@@ -137,11 +137,11 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                 continue
             if waiting is not None:
                 yield self._lasting(waiting, pts - waiting.pts)
-            waiting = Frame(index, pts, self._info.time_base, 0, self._shaper.shape(video))
+            waiting = Frame(index, pts, self._info.time_base, 0, self._converter.shape(video))
         if waiting is not None:
             yield self._lasting(waiting, self._last_duration(waiting))
-        clocks = [*self._wholeness.clock.notes(), *self._clock.notes()]
-        self.notes += [*clocks, *self._shaper.notes(), *self._wholeness.verdict(self.count)]
+        clocks = [*self._truncation.clock.notes(), *self._clock.notes()]
+        self.notes += [*clocks, *self._converter.notes(), *self._truncation.verdict(self.count)]
         if self.count < self._start:
             raise self._changed(
                 tr("it has {frames} frames, so none has number {start}", frames=self.count, start=self._start)
@@ -175,7 +175,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
             )
             self._container.close()
             self._open()
-        return enumerate(self._decoded(self._wholeness.watch(self._container)))
+        return enumerate(self._decoded(self._truncation.watch(self._container)))
 
     def _doubt(self) -> str:
         """Why decoding cannot begin in the middle; empty if it can."""
@@ -199,7 +199,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         def counted() -> Iterator[Packet[Any]]:
             nonlocal before
             first = int(self._info.start / self._info.time_base)
-            for packet in self._wholeness.watch(self._container):
+            for packet in self._truncation.watch(self._container):
                 if packet.pts is not None and not packet.is_discard:
                     before += first <= packet.pts < pts
                 yield packet
@@ -226,7 +226,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                     yield self._clock.stamp(video), video
         except av.FFmpegError as error:
             # The demuxer gave up; whether what came before is the whole video is seen at the end.
-            self._wholeness.broke_off(error)
+            self._truncation.broke_off(error)
             for video in self._decode(None):
                 yield self._clock.stamp(video), video
 
@@ -238,7 +238,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         except av.FFmpegError:
             # One damaged packet: the decoder carries on with the next.
             self._clock.lost()
-            self._wholeness.undecodable += 1
+            self._truncation.undecodable += 1
             return []
 
 

@@ -117,16 +117,16 @@ def fetch(
 
 
 def _bring_all(
-    supply: ModelSources, missing: Sequence[ModelFile], present: int, on_progress: ProgressCallback | None
+    sources: ModelSources, missing: Sequence[ModelFile], present: int, on_progress: ProgressCallback | None
 ) -> dict[Path, PreloadedFile]:
     """Bring files, telling how far it is from the caller's own thread, as notebooks need it."""
     for item in missing:
-        supply.meter.update(item.model.path, item.resumable, item.bytes)
+        sources.meter.update(item.model.path, item.resumable, item.bytes)
     executor = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
     try:
         # The largest first: it would otherwise be alone at the end.
         futures = {
-            item.path: executor.submit(copy_context().run, _obtain_alone, supply, item)
+            item.path: executor.submit(copy_context().run, _obtain_alone, sources, item)
             for item in sorted(missing, key=lambda item: -(item.bytes or 0))
         }
         pending: set[Future[PreloadedFile]] = set(futures.values())
@@ -134,23 +134,23 @@ def _bring_all(
             _, pending = wait(pending, timeout=_NOTIFY_SECONDS, return_when=FIRST_COMPLETED)
             if on_progress is not None:
                 total = present + len(missing)
-                on_progress(supply.meter.progress(total - len(pending), total))
+                on_progress(sources.meter.progress(total - len(pending), total))
     except BaseException:
-        supply.cancelled.set()
+        sources.cancelled.set()
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-        supply.remove_zips()
-    _raise_problems([future.exception() for future in futures.values()], offline=supply.options.offline)
+        sources.remove_zips()
+    _raise_problems([future.exception() for future in futures.values()], offline=sources.options.offline)
     return {path: future.result() for path, future in futures.items()}
 
 
-def _obtain_alone(supply: ModelSources, item: ModelFile) -> PreloadedFile:
+def _obtain_alone(sources: ModelSources, item: ModelFile) -> PreloadedFile:
     """Obtain a file while no other process does."""
     started = time.monotonic()
     try:
-        with supply.alone(item.model.path):
-            found = _obtain(supply, item)
+        with sources.alone(item.model.path):
+            found = _obtain(sources, item)
         return found.model_copy(update={"seconds": round(time.monotonic() - started, 3)})
     except OutputError:
         raise
@@ -162,20 +162,20 @@ def _obtain_alone(supply: ModelSources, item: ModelFile) -> PreloadedFile:
         ) from error
 
 
-def _obtain(supply: ModelSources, planned: ModelFile) -> PreloadedFile:
+def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
     # Another process may have brought it while this one waited. Wrong bytes may have been found only by
     # hashing, so what is there now has to be hashed, too.
-    model, path, options = planned.model, planned.path, supply.options
+    model, path, options = planned.model, planned.path, sources.options
     verify = planned.state == "damaged"
-    item = look_at(supply.root, model, verify=verify, accept_licences=options.accept_licences)
+    item = look_at(sources.root, model, verify=verify, accept_licences=options.accept_licences)
     if item.usable:
         discard(part_path(path))
-        supply.meter.update(model.path, item.bytes or 0, item.bytes)
+        sources.meter.update(model.path, item.bytes or 0, item.bytes)
         return _present(item)
     accepted, notes = _acceptance(item, options), list[str]()
     path.parent.mkdir(parents=True, exist_ok=True)
-    brought = supply.bring(item, notes)
-    notes += _publish(supply.root, item)
+    brought = sources.bring(item, notes)
+    notes += _publish(sources.root, item)
     record = renewed_record(model, path, brought.sha256).model_copy(
         update={
             "url": brought.url,
@@ -186,7 +186,7 @@ def _obtain(supply: ModelSources, planned: ModelFile) -> PreloadedFile:
     )
     write_record(path, record)
     if brought.source == "downloaded":
-        supply.share(item, record, notes)
+        sources.share(item, record, notes)
     return _preloaded(item, record, notes)
 
 

@@ -33,7 +33,7 @@ class StoppedError(BatchError):
 def run_batch_swap(choice: Choice | BatchRequest) -> Run | None:
     """Swap faces in a batch, as chosen in the panel that ``show_panel`` has shown.
 
-    Without sources and targets the rendered demo is made in the run's folder and used, with its stand-in
+    Without sources and targets the rendered demo is copied into the run's folder and used, with its stand-in
     models. The preview's networks are released. A batch that the panel's button has begun is watched.
 
     Returns:

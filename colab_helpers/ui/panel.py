@@ -31,7 +31,7 @@ def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
 
     Headless, outside notebooks and without ipywidgets nothing is shown, and the answers stand as they are.
     With ``upload`` files of the browser's computer are asked for first: photos are sources, videos are
-    targets, beside those named. Without sources and targets the rendered demo is made and shown. Everything
+    targets, beside those named. Without sources and targets the rendered demo is shown. Everything
     is said in the request's language from here on.
 
     Args:
@@ -126,14 +126,13 @@ class Panel:
         """Show everything; makes the demo where it is needed."""
         choice = self.choice
         if not choice.sources and not choice.listed_targets:
-            self._make_demo()
+            self._take_demo()
         self._reach()
         self._refresh()
         choice.observe(self._changed)
         self.run.take_over()
 
-    def _make_demo(self) -> None:
-        self.status.value = paragraph(tr("No sources and targets: making the rendered demo ..."))
+    def _take_demo(self) -> None:
         try:
             self.choice.demo = copy_demo(self._host.runs / DEMO_FOLDER)
             self.status.value = paragraph(

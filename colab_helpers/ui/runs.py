@@ -148,7 +148,7 @@ class Runs(HasTraits):
 
 
 def prepared(request: BatchRequest, host: Host) -> BatchRequest:
-    """Return the request with every folder known and within reach; makes the demo where nothing is named.
+    """Return the request with every folder known and within reach; the demo where nothing is named.
 
     Raises:
         ConsentError: No usable statement of consent; nothing was done.
@@ -164,7 +164,7 @@ def prepared(request: BatchRequest, host: Host) -> BatchRequest:
     if request.sources or request.targets:
         return request.replaced(output_dir=folder)
     place = folder / DEMO_FOLDER
-    print(tr("no sources and targets: making the rendered demo in {folder}", folder=place), flush=True)
+    print(tr("no sources and targets: the rendered demo is used, in {folder}", folder=place), flush=True)
     demo = copy_demo(place)
     return request.replaced(
         output_dir=folder,

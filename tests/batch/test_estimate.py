@@ -44,17 +44,17 @@ def status(tmp_path: Path) -> StatusWriter:
 def test_what_fits_is_told_from_the_first_segment_on(status) -> None:
     now = [status.status.started]
     loads = [(100, 10), None, (200, 10), (300, 10)]
-    outlook = Estimate(loads, range(4), status, clock=lambda: now[0])
-    outlook.warn()
+    estimate = Estimate(loads, range(4), status, clock=lambda: now[0])
+    estimate.warn()
     assert status.status.remarks == []
-    outlook.begin(0)
+    estimate.begin(0)
     now[0] += 60
-    outlook.segment(50)  # 500 a minute: 500 + 2000 more are done after six minutes, 3000 after twelve
+    estimate.segment(50)  # 500 a minute: 500 + 2000 more are done after six minutes, 3000 after twelve
     assert status.status.remarks == ["at this rate 3 of 4 file(s) fit the 10 minutes of the session"]
     now[0] += 15
-    outlook.segment(50)  # 800 a minute
-    outlook.end(0, done=True)
-    outlook.end(1, done=False)
+    estimate.segment(50)  # 800 a minute
+    estimate.end(0, done=True)
+    estimate.end(1, done=False)
     assert status.status.remarks == ["at this rate 4 of 4 file(s) fit the 10 minutes of the session"]
     # A worker started again goes on with that.
     again = Estimate(loads, range(4), status, clock=lambda: now[0])
@@ -72,8 +72,8 @@ def test_what_fits_is_told_from_the_first_segment_on(status) -> None:
 
 def test_what_has_no_segments_counts_when_it_is_done(status) -> None:
     now = [status.status.started]
-    outlook = Estimate([(100, 10), (100, 10)], [1, 0], status, clock=lambda: now[0])
-    outlook.begin(1)
+    estimate = Estimate([(100, 10), (100, 10)], [1, 0], status, clock=lambda: now[0])
+    estimate.begin(1)
     now[0] += 50
-    outlook.end(1, done=True)
+    estimate.end(1, done=True)
     assert status.status.remarks == ["at this rate 2 of 4 file(s) fit the 10 minutes of the session"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from insightface.utils import face_align
 
-from colab_helpers.faces.geometry import arcface_template, roll_degrees, similarity_transform
+from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.media.affine import compose, crop_corners, invert, transform_points
 
 
@@ -55,9 +55,3 @@ def test_corners_of_the_identity_crop() -> None:
     np.testing.assert_allclose(
         crop_corners(np.array([[1.0, 0, 0], [0, 1, 0]]), 11), [[0, 0], [10, 0], [10, 10], [0, 10]], atol=1e-6
     )
-
-
-def test_roll_is_clockwise() -> None:
-    kps = np.zeros((5, 2), np.float32)
-    kps[1] = (10, 10)
-    assert roll_degrees(kps) == pytest.approx(45)

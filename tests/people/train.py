@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -738,7 +739,10 @@ def train(plan: Plan, parts: Sequence[str], *, seed: int = 100_000, output: Path
     for part in parts:
         torch.manual_seed(seed)
         weights |= PARTS[part](plan, seed)
-    np.savez_compressed(output, **weights)  # type: ignore[arg-type]
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_LZMA) as pack:
+        for name, value in weights.items():
+            with pack.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, value)
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
 
 
