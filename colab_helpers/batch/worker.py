@@ -183,13 +183,14 @@ class _Run(Surroundings):
             self.status.tick()
             source = identity_of(engine, job.sources)
         order, estimate = self._in_order()
+        digests = Digests(self.places.local / "digests.json", beat=self.beat)
         earlier = EarlierWork(
             read_journal(job.folder / JOURNAL_NAME),
             run=job.run,
             sources=[_digest(job.sources[n]) for n in source.used] if source else [],
             settings=engine.settings,
-            models={net.name: model_digest(net.path) for net in engine.networks},
-            digests=Digests(self.places.local / "digests.json", beat=self.beat),
+            models={net.name: model_digest(net.path, digests) for net in engine.networks},
+            digests=digests,
         )
         inputs = self.own.inputs | identities(network.path for network in engine.networks)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)

@@ -15,6 +15,8 @@ from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MediaError, OutputError, UsageError
+from colab_helpers.models.catalog import load_catalog, needed_models
+from colab_helpers.models.inventory import take_stock
 from tests.helpers.processes import CPU
 from tests.media.make import Spec, make
 
@@ -62,6 +64,16 @@ def test_what_changed_is_done_again(batch, folder, tmp_path) -> None:
     assert kept(batch(sources=[other])) == ["a", "b", "c"]
     make(folder / "a.mp4", Spec(frames=11))
     assert kept(batch(sources=[other])) == ["b", "c"]
+
+
+def test_a_models_record_written_between_two_runs_repeats_nothing(batch, constant_models, tmp_path) -> None:
+    models = Path(shutil.copytree(constant_models, tmp_path / "models"))
+    for record in models.rglob("*.json"):
+        record.unlink()
+    assert batch(models_dir=models).ok
+    take_stock(models, needed_models(CPU, load_catalog()))
+    assert list(models.rglob("*.json"))
+    assert kept(batch(models_dir=models)) == ["a", "b", "c"]
 
 
 def test_a_result_that_is_gone_or_damaged_is_made_again(batch, tmp_path) -> None:
