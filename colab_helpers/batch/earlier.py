@@ -12,11 +12,12 @@ from itertools import count
 from pathlib import Path
 
 from colab_helpers.batch.journal import Claimed, History, Journal, SegmentDone
-from colab_helpers.batch.keys import file_digest, work_key
+from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.places import Patience, copy_in, copy_out
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, unwritable
 from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image
@@ -58,6 +59,10 @@ class EarlierWork:
             )
         return self._keys[task.target]
 
+    def index_key(self, task: Task) -> str:
+        """Return the key of what is found in a target; MissingFileError where it cannot be read."""
+        return index_key(target=self.digests(task.target), settings=self.settings, models=self.models)
+
     def result(self, task: Task) -> FileReport | None:
         """Return the report of a result that is there, byte for byte, and would come out the same today."""
         done = self.history.result(self.key(task), task.output.name)
@@ -98,6 +103,35 @@ class EarlierWork:
         )
 
 
+@dataclass(frozen=True)
+class FaceIndexPlace:
+    """Where the face index of a target lies: beside the results, for every later run.
+
+    Attributes:
+        key: Of `keys.index_key`.
+        place: Folder on the local disk in which it is written.
+        mirror: Folder beside the results to which it is copied, if those lie on a mounted drive.
+    """
+
+    key: str
+    place: Path
+    mirror: Path | None
+
+    def open(self, patience: Patience, beat: Callable[[], None]) -> FaceIndex:
+        """Open it, with what a mirror holds."""
+        mirror = self.mirror
+        if mirror is None:
+            return FaceIndex(self.place, self.key)
+        with suppress(OSError, MediaError, OutputError):  # what cannot be read is found again
+            for chunk in sorted(mirror.glob("*.npz")):
+                copy_in(chunk, self.place / chunk.name, beat=beat)
+
+        def keep(chunk: Path) -> None:
+            patience.attempt(lambda: copy_out(chunk, mirror / chunk.name, beat=beat))
+
+        return FaceIndex(self.place, self.key, keep=keep)
+
+
 @dataclass(eq=False)
 class UnfinishedFile:
     """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``.
@@ -108,6 +142,7 @@ class UnfinishedFile:
             local disk may be gone tomorrow. None where ``place`` is beside the results already.
         beat: Called during long copies; may raise to give up.
         on_segment: Called with the number of frames of each segment that is safe.
+        index: Where the target's face index lies; None keeps it with the segments.
     """
 
     key: str
@@ -118,12 +153,17 @@ class UnfinishedFile:
     patience: Patience
     beat: Callable[[], None] = lambda: None
     on_segment: Callable[[int], None] = lambda _frames: None
+    index: FaceIndexPlace | None = None
     _claimed: Sequence[Path] = field(default=(), init=False)
 
     @property
     def folder(self) -> Path:
         """Where segments are written."""
         return self.place
+
+    def face_index(self) -> FaceIndex:
+        """Return what earlier runs know of the target's faces, with the other sources, too."""
+        return self.index.open(self.patience, self.beat) if self.index else FaceIndex(self.place / "faces")
 
     def finished(self) -> list[FinishedSegment]:
         """Return the segments whose files are still what the journal says, up to the first gap."""

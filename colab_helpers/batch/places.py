@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 WORK_NAME = ".work"
 """Folder of unfinished work."""
+FACES_NAME = ".faces"
+"""Folder of what was found in the targets, for later runs."""
 CHUNK = 4 << 20
 """Bytes that are copied at once."""
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
@@ -251,6 +253,6 @@ def supervisor_of(job: Path) -> int:
 def _is_needed(path: Path, run: str) -> bool:
     """Whether something in a folder of unfinished work is a video's, or the job of another that waits."""
     if path.is_dir():
-        return True
+        return path.name != FACES_NAME  # there for speed only: the results have a copy
     match = _JOB_NAME.fullmatch(path.name)
     return match is not None and match["run"] != run and psutil.pid_exists(int(match["pid"]))

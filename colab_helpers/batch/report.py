@@ -50,8 +50,10 @@ class Quality(_Model):
     )
     missed_spans: list[tuple[int, int]] = Field(
         [],
-        description="Frames without a changed face, or with fewer than shortly before and after: first "
-        "frame, and the one after the last.",
+        description="Frames without a changed face: first frame, and the one after the last.",
+    )
+    filled: int = Field(
+        0, description="Faces that the detector missed for a moment, changed where their track says."
     )
 
 

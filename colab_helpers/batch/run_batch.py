@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
+from colab_helpers.batch.earlier import EarlierWork, FaceIndexPlace, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
-from colab_helpers.batch.places import Patience, WorkPlaces
+from colab_helpers.batch.places import FACES_NAME, Patience, WorkPlaces
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
@@ -192,7 +192,14 @@ class Batch:
             patience=self.around.patience,
             beat=self.around.beat,
             on_segment=self.estimate.segment,
+            index=self._index(task),
         )
+
+    def _index(self, task: Task) -> FaceIndexPlace:
+        key, places = self.earlier.index_key(task), self.around.places
+        beside = self.around.job.folder / FACES_NAME / key[:24]
+        near = places.local / FACES_NAME / key[:24]
+        return FaceIndexPlace(key, near, beside) if places.mirror else FaceIndexPlace(key, beside, None)
 
     def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
         """Do a task, going on where an earlier attempt ended, and note that it is done."""

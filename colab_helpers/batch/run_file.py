@@ -254,6 +254,7 @@ def _enter(result: FileResult, report: FileReport) -> None:
         similarity_samples=len(measured.similarities),
         flicker=measured.flicker_rms,
         missed_spans=measured.spans,
+        filled=measured.filled,
     )
     report.fallbacks += result.notes
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from colab_helpers.faces.detect_again import is_upright, other_views
+from colab_helpers.faces.detect_again import VIEWS, View, is_dark, is_upright, shown_as
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
@@ -29,8 +29,8 @@ _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
 _RECOGNISER_SIZE = 112
 # A crowd must not become one huge tensor.
 _RECOGNISER_STACK = 16
-# On the demo's people, a face on its side may be found upright in the wrong place, but not with such a score.
-_SURE = 0.7
+SURE = 0.7
+"""Score of a sure face: one on its side may be found upright in the wrong place, but with a lower one."""
 
 
 class FaceAnalyser:
@@ -76,22 +76,46 @@ class FaceAnalyser:
         return self.embed(picture, faces) if embed else faces
 
     def search(self, picture: Picture) -> list[Face]:
-        """Find the faces of a single picture; where none is sure, look at other views of it, too.
+        """Find the faces of a single picture; where none is sure, look at other views of it, too."""
+        return self.surest(picture)[0]
 
-        A brighter one where the picture is dark, one with a margin (a face may fill the picture), and turned
-        ones. What is found in them counts only if it stands upright there; of all views the surest counts.
+    def surest(self, picture: Picture) -> tuple[list[Face], View]:
+        """Return the faces of the view in which one is surest, best score first, and that view.
+
+        Other views count only where the plain one shows no sure face: a brighter one where the picture is
+        dark, one with a margin (a face may fill the picture), and turned ones; and of what is found in them
+        only what stands upright there.
         """
-        view = picture.detector_view(self._settings.face_detector_size)
-        faces = self._in_view(view)
-        answers = [self._upright(faces, view)]
-        if not answers[0] or answers[0][0].score < _SURE:
-            answers += [self._upright(self._in_view(other), other) for other in other_views(view)]
-        surest = max(answers, key=lambda found: found[0].score if found else 0.0)
-        return faces if surest is answers[0] else surest
+        plain = picture.detector_view(self._settings.face_detector_size)
+        faces = self._in_view(plain)
+        best, chosen = self._upright(faces, plain), (faces, VIEWS[0])
+        if best and best[0].score >= SURE:
+            return chosen
+        for view in VIEWS[1 if is_dark(plain) else 2 :]:
+            found = self._standing(plain, view)
+            if found and (not best or found[0].score > best[0].score):
+                best, chosen = found, (found, view)
+        return chosen
 
-    def detect(self, picture: Picture) -> list[Face]:
-        """Find the faces of a picture, best score first, without embeddings."""
-        return self._in_view(picture.detector_view(self._settings.face_detector_size))
+    def detect(self, picture: Picture, view: View = "plain") -> list[Face]:
+        """Find the faces of a picture, best score first, without embeddings.
+
+        Args:
+            picture: What is looked at; one that is dark and shows no sure face is looked at brightened, too.
+            view: How it is shown to the detector; in another one than the plain a face must stand upright.
+        """
+        plain = picture.detector_view(self._settings.face_detector_size)
+        if view != "plain":
+            return self._standing(plain, view)
+        faces = self._in_view(plain)
+        if is_dark(plain) and not (faces and faces[0].score >= SURE):
+            bright = self._in_view(shown_as("bright", plain))
+            faces = max(faces, bright, key=lambda found: found[0].score if found else 0.0)
+        return faces
+
+    def _standing(self, plain: DetectorView, view: View) -> list[Face]:
+        shown = shown_as(view, plain)
+        return self._upright(self._in_view(shown), shown)
 
     @staticmethod
     def _upright(faces: Sequence[Face], view: DetectorView) -> list[Face]:

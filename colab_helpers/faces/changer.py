@@ -65,7 +65,8 @@ class FaceChanger:
             enhancer.enhance,
             template=FFHQ_512 * np.float32(enhancer.size / _FFHQ_SIZE),
             size=enhancer.size,
-            mask=weighted(face_mask(enhancer.size), self.blend),
+            mask=face_mask(enhancer.size),
+            percent=self.blend,
         )
 
 
@@ -76,10 +77,12 @@ def _through_crops(
     template: FloatArray,
     size: int,
     mask: FloatArray,
+    percent: int = 100,
 ) -> None:
-    """Cut one aligned crop per job, run them as one stack, and blend each back."""
+    """Cut one aligned crop per job, run them as one stack, and blend each back at ``percent`` of the mask."""
     matrices = [similarity_transform(job.face.kps, template) for job in jobs]
     crops = [job.picture.crop(matrix, size) for job, matrix in zip(jobs, matrices, strict=True)]
     changed = network(crops)
     for job, matrix, crop in zip(jobs, matrices, changed, strict=True):
-        job.picture.paste(crop, matrix, mask, box=job.face.box)
+        weight = job.face.weight * percent / 100
+        job.picture.paste(crop, matrix, weighted(mask, weight), box=job.face.box)

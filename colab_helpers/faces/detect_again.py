@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,14 +17,24 @@ _BRIGHTENED = 110.0
 _MOST_TILTED = 60.0  # degrees that a face may still be tilted in a view in which it counts
 
 
-def other_views(view: DetectorView) -> Iterator[DetectorView]:
-    """Yield other views of what a view shows."""
-    bright = _brighter(view)
-    if bright is not view:
-        yield bright
-    yield _with_margin(bright)
-    for degrees in (90, 180, 270):
-        yield _turned(bright, degrees)
+View = Literal["plain", "bright", "margin", "90", "180", "270"]
+"""How a picture is shown to the detector: the last three turned by so many degrees."""
+VIEWS: tuple[View, ...] = get_args(View)
+
+
+def shown_as(view: View, plain: DetectorView) -> DetectorView:
+    """Return another view of a picture than the plain one; dark pictures are brightened in all of them."""
+    if view == "plain":
+        return plain
+    bright = _brighter(plain)
+    if view == "bright":
+        return bright
+    return _with_margin(bright) if view == "margin" else _turned(bright, int(view))
+
+
+def is_dark(view: DetectorView) -> bool:
+    """Whether a picture is so dark that faces are missed in it, but not black."""
+    return 0 < float(view.image.mean()) < DARK
 
 
 def is_upright(kps: FloatArray) -> bool:
@@ -35,10 +45,9 @@ def is_upright(kps: FloatArray) -> bool:
 
 
 def _brighter(view: DetectorView) -> DetectorView:
-    mean = float(view.image.mean())
-    if not 0 < mean < DARK:
+    if not is_dark(view):
         return view
-    image = cv2.convertScaleAbs(view.image, alpha=_BRIGHTENED / mean)
+    image = cv2.convertScaleAbs(view.image, alpha=_BRIGHTENED / float(view.image.mean()))
     return DetectorView(np.asarray(image, np.uint8), view.to_frame)
 
 

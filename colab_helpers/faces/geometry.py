@@ -64,3 +64,16 @@ def similarity_transform(points: AnyArray, template: AnyArray) -> Matrix:
     return np.array(
         [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]], np.float64
     )
+
+
+def eye_distance(kps: FloatArray) -> float:
+    """Distance of the eyes of five points ``(5, 2)``, in pixels; at least a tenth of one."""
+    return max(float(np.linalg.norm(kps[1] - kps[0])), 0.1)
+
+
+def overlap(one: AnyArray, other: AnyArray) -> float:
+    """Intersection over union of two xyxy boxes, 0 to 1."""
+    width, height = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    shared = max(float(width), 0.0) * max(float(height), 0.0)
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (one, other)]
+    return shared / max(sum(areas) - shared, 1e-6)

@@ -29,6 +29,6 @@ def face_mask(size: int) -> FloatArray:
     return np.asarray(mask)
 
 
-def weighted(mask: FloatArray, percent: int) -> FloatArray:
-    """The mask at ``percent`` of its strength."""
-    return mask if percent >= 100 else mask * np.float32(percent / 100)
+def weighted(mask: FloatArray, weight: float) -> FloatArray:
+    """The mask at a share, 0 to 1, of its strength."""
+    return mask if weight >= 1 else mask * np.float32(weight)

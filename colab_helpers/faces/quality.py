@@ -7,7 +7,6 @@ done in two runs gets the numbers of one done in a single run, but for the borde
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,6 @@ _PATCH = 16
 _POINTS = ARCFACE_112 * np.float32(_PATCH / 112)
 # A face whose centre moves by more than this share of its width is another face, or another shot.
 _SAME_FACE = 0.5
-# Fewer faces for longer than so many frames is someone who left.
-_LONGEST_DIP = 12
 
 
 class Measured(BaseModel):
@@ -35,8 +32,8 @@ class Measured(BaseModel):
     Attributes:
         faces: Faces changed.
         without_face: Frames in which no face was changed; frames shown again do not count.
-        fewer: Frames with a changed face, but with fewer than shortly before and after.
-        spans: Both of them: first frame, and the one after the last; rising.
+        filled: Those of them that the detector missed for a moment; they are where their track says.
+        spans: Frames in which no face was changed: first one, and the one after the last; rising.
         similarities: Cosine between source and result, one for each sample.
         flicker: Sum over pairs of frames of the squared difference in what the change added to the face's
             mean brightness, in grey levels.
@@ -47,7 +44,7 @@ class Measured(BaseModel):
 
     faces: int = 0
     without_face: int = 0
-    fewer: int = 0
+    filled: int = 0
     spans: list[tuple[int, int]] = []
     similarities: list[float] = []
     flicker: float = 0.0
@@ -57,24 +54,19 @@ class Measured(BaseModel):
         """Add what was counted over the frames that follow."""
         self.faces += later.faces
         self.without_face += later.without_face
-        self.fewer += later.fewer
+        self.filled += later.filled
         for start, stop in later.spans:
             self._add_span(start, stop)
         self.similarities += later.similarities
         self.flicker += later.flicker
         self.pairs += later.pairs
 
-    def add_frame(self, index: int, faces: int) -> None:
+    def add_frame(self, index: int, faces: int, *, filled: int = 0) -> None:
         """Count a frame."""
-        self.faces += faces
+        self.faces, self.filled = self.faces + faces, self.filled + filled
         if not faces:
             self.without_face += 1
             self._add_span(index, index + 1)
-
-    def add_fewer(self, index: int) -> None:
-        """Count a frame that turned out, some frames later, to lack a face."""
-        self.fewer += 1
-        self._add_span(index, index + 1)
 
     def _add_span(self, start: int, stop: int) -> None:
         while self.spans and self.spans[-1][1] >= start:
@@ -96,28 +88,6 @@ class Measured(BaseModel):
     def similarity_p5(self) -> float | None:
         """Cosine that 95 % of the samples reach; None without samples."""
         return float(np.percentile(self.similarities, 5)) if self.similarities else None
-
-
-class Dips:
-    """Finds, frame after frame, where fewer faces were changed than shortly before and after.
-
-    Until faces are followed from frame to frame, that is how a person missed now and then is seen.
-    """
-
-    def __init__(self) -> None:
-        self._open: deque[tuple[int, int]] = deque(maxlen=_LONGEST_DIP + 1)
-        """(frame, faces) of late frames, faces never rising."""
-
-    def add(self, frame: int, faces: int) -> list[int]:
-        """Frames, falling, that lacked a face which is back in this one; those without any do not count."""
-        below = []
-        while self._open and self._open[-1][1] < faces:
-            below.append(self._open.pop())
-        before = self._open[-1][0] if self._open else None
-        self._open.append((frame, faces))
-        if before is None:
-            return []
-        return [one for one, count in below if count and max(one - before, frame - one) <= _LONGEST_DIP]
 
 
 @dataclass(frozen=True)

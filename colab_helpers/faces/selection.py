@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
+from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.settings import FaceOrder, Settings
@@ -57,6 +59,105 @@ def select_faces(
     if reference is None:
         raise ValueError("face_selector=reference needs the reference's embedding")
     return _nearest(ordered, reference, settings.similar_face_distance)
+
+
+class Selection:
+    """Which faces of a video are changed: decided for each person over the whole video, not frame by frame.
+
+    Args:
+        settings: As for `select_faces`.
+        reference: Unit embedding of the person to follow, where ``face_selector`` is ``reference``.
+
+    Attributes:
+        needs_all: Whether `decide` has to be told all tracks before `of` can answer.
+    """
+
+    def __init__(self, settings: Settings, reference: FloatArray | None = None) -> None:
+        self._settings, self._reference = settings, reference
+        self.needs_all = not settings.many_faces
+        self._rank: dict[int | None, float] = {}
+
+    def decide(self, tracks: Sequence[Track]) -> None:
+        """Rank the tracks of a whole video."""
+        settings = self._settings
+        if settings.many_faces:
+            return
+        if settings.face_selector == "reference":
+            assert self._reference is not None
+            for track in tracks:
+                if track.embedding is not None:
+                    distance = face_distance(track.embedding, self._reference)
+                    if distance <= settings.similar_face_distance:
+                        self._rank[track.number] = distance
+            return
+        for person in people(tracks, limit=settings.similar_face_distance):
+            rank = _KEYS[settings.face_order](_typical(person))
+            self._rank |= dict.fromkeys((track.number for track in person), rank)
+
+    def of(self, faces: Sequence[Face]) -> list[Face]:
+        """Return those of a frame's faces that are changed."""
+        settings = self._settings
+        if settings.many_faces:
+            return order_faces(faces, settings.face_order)
+        ranked = [face for face in faces if face.track in self._rank]
+        ranked.sort(key=lambda face: self._rank[face.track])
+        position = settings.reference_face_position if settings.face_selector == "one" else 0
+        return ranked[position : position + 1]
+
+
+class FacesDigest:
+    """Tells apart what faces, and where, were to be changed over consecutive frames."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, faces: Sequence[Face]) -> None:
+        """Add the faces of the next frame."""
+        self._digest.update(len(faces).to_bytes(4, "little"))
+        for face in faces:
+            numbers = [*face.box, *face.kps.ravel(), face.weight]
+            self._digest.update(np.array(numbers, np.float32).tobytes())
+
+    def take(self) -> str:
+        """Return the digest of the frames since this was last asked."""
+        digest, self._digest = self._digest.hexdigest(), hashlib.sha256()
+        return digest
+
+
+def _typical(person: Sequence[Track]) -> Face:
+    """A face as large, as far to a side and as sure as a person's are on average."""
+    found = sum(track.found for track in person)
+    centre = sum(track.centre for track in person) / found
+    half = float(np.sqrt(sum(track.area for track in person) / found)) / 2
+    box = np.concatenate([centre - half, centre + half]).astype(np.float32)
+    return Face(box, np.zeros((5, 2), np.float32), sum(track.score for track in person) / found)
+
+
+def people(tracks: Sequence[Track], *, limit: float) -> list[list[Track]]:
+    """Join the tracks that show one person, never two of the same time.
+
+    Args:
+        tracks: Of one video.
+        limit: How far embeddings of one person may be apart; see `face_distance`.
+    """
+    persons: list[list[Track]] = []
+    for track in sorted(tracks, key=lambda track: -track.asked):
+        near = [(_distance(track, person), person) for person in persons]
+        distance, person = min(near, key=lambda pair: pair[0], default=(np.inf, []))
+        if distance <= limit:
+            person.append(track)
+        else:
+            persons.append([track])
+    return persons
+
+
+def _distance(track: Track, person: Sequence[Track]) -> float:
+    """How far a track is from a person's longest one; infinite where both are there at once."""
+    if any(track.first <= other.last and other.first <= track.last for other in person):
+        return np.inf
+    if track.embedding is None or person[0].embedding is None:
+        return np.inf
+    return face_distance(track.embedding, person[0].embedding)
 
 
 def _nearest(faces: Sequence[Face], reference: FloatArray, limit: float) -> list[Face]:

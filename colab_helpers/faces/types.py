@@ -24,6 +24,8 @@ class Face:
         score: Detector confidence, 0 to 1.
         embedding: ``(512,)`` float32 of unit length, or None where none was asked for.
         track: Number of the track the face belongs to, or None.
+        weight: How much of the change shows, 0 to 1: a face fades in and out.
+        filled: Whether the detector looked at the frame and missed it.
     """
 
     box: FloatArray
@@ -31,6 +33,8 @@ class Face:
     score: float
     embedding: FloatArray | None = None
     track: int | None = None
+    weight: float = 1.0
+    filled: bool = False
 
     @property
     def area(self) -> float:

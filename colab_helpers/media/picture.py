@@ -36,6 +36,8 @@ from colab_helpers.media.blending import (
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
 from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
 
+_GRID = 60
+
 
 @dataclass(frozen=True)
 class DetectorView:
@@ -63,6 +65,9 @@ class Picture(Protocol):
 
     def detector_view(self, size: int) -> DetectorView:
         """Fit the picture into a ``size`` square, keeping its aspect."""
+
+    def grid(self) -> ByteImage:
+        """Return some samples of its brightness, evenly spread, some 60 on the shorter side."""
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp a ``(size, size, 3)`` BGR crop out of the picture; its border goes on beyond itself."""
@@ -108,6 +113,11 @@ class BgrPicture:
         if self._alpha is not None:
             small = over_white(small, np.asarray(cv2.resize(self._alpha, (width, height)), np.uint8))
         return DetectorView(small, scaling(self.width / width, self.height / height))
+
+    def grid(self) -> ByteImage:
+        """See ``Picture.grid``."""
+        step = max(1, min(self.width, self.height) // _GRID)
+        return np.ascontiguousarray(self.image[::step, ::step, 1])
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """See ``Picture.crop``."""
@@ -197,6 +207,12 @@ class VideoPicture:
         scale = scaling(self.width / width, self.height / height)
         upright = np.ascontiguousarray(turned, np.uint8)
         return DetectorView(upright, compose(scale, turn_back(self.rotation, width, height)))
+
+    def grid(self) -> ByteImage:
+        """See ``Picture.grid``."""
+        luma, step = next(self._planes()).samples, max(1, min(self.width, self.height) // _GRID)
+        shift = self._layout.shift + self._layout.depth - 8
+        return np.asarray(luma[::step, ::step] >> shift, np.uint8)
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""

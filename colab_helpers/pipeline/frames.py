@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -13,8 +13,9 @@ import cv2
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.quality import Brightness, Dips, Measured, brightness, likeness
-from colab_helpers.faces.selection import needs_embeddings, reference_embedding, select_faces
+from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.quality import Brightness, Measured, brightness, likeness
+from colab_helpers.faces.selection import FacesDigest, needs_embeddings, reference_embedding
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import GIB
@@ -22,7 +23,7 @@ from colab_helpers.media.picture import Picture
 
 # Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
 # rest. Deeper queues do not make a run faster: one slow stage fills them all.
-_QUEUE_SHARE, _DEEPEST = 0.2, 8
+QUEUE_SHARE, _DEEPEST = 0.2, 8
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
@@ -38,9 +39,11 @@ class Work(Generic[Item, AnyPicture]):
         picture: Its pixels, which are changed in place.
         faces: The faces that are changed.
         repeats: Whether it shares its picture with the one before, as is done to keep a constant rate: such a
-            picture is changed once, and ``faces`` is empty then.
+            picture is changed once.
         before: Brightness of the largest face before it was changed, ``after`` after it.
         similarity: Cosine between source and result, where it was measured.
+        pts: Its timestamp, in ticks.
+        seen: What the networks found in it.
     """
 
     index: int
@@ -51,49 +54,33 @@ class Work(Generic[Item, AnyPicture]):
     before: Brightness | None = None
     after: Brightness | None = None
     similarity: float | None = None
+    pts: int = 0
+    seen: FrameFaces = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = FrameFaces(self.index, self.pts, picture=self.picture)
 
 
 class FrameChanger:
-    """Finds, selects, changes and measures the faces of frames; its two steps may run in several threads.
+    """Changes and measures the faces of frames; may run in several threads.
 
     Args:
         engine: The loaded networks.
         source: Unit embedding of the source; None where nothing is swapped.
-        reference: Unit embedding of the person to follow, from `reference_person`.
         every: Of so many frames one is compared with the source.
-        single: Whether there is one frame only, in which faces are searched for harder.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        source: FloatArray | None,
-        reference: FloatArray | None,
-        *,
-        every: int,
-        single: bool = False,
-    ) -> None:
-        self._engine, self._source, self._reference, self._every = engine, source, reference, every
+    def __init__(self, engine: Engine, source: FloatArray | None, *, every: int) -> None:
+        self._engine, self._source, self._every = engine, source, every
         self._changer = engine.changer(source)
-        self._detect = engine.analyser.search if single else engine.analyser.detect
-
-    def find(self, picture: Picture) -> list[Face]:
-        """Return the faces that are to be changed."""
-        analyser, settings = self._engine.analyser, self._engine.settings
-        faces = self._detect(picture)
-        if needs_embeddings(settings):
-            faces = analyser.embed(picture, faces)
-        return select_faces(faces, settings, reference=self._reference)
-
-    def found(self, work: Work[Item, AnyPicture]) -> Work[Item, AnyPicture]:
-        """Find the faces of a frame, unless it repeats the one before."""
-        if not work.repeats:
-            work.faces = self.find(work.picture)
-        return work
 
     def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
         """Change the faces of some frames, and measure the largest of each."""
-        shown = [(work, max(work.faces, key=lambda face: face.area)) for work in group if work.faces]
+        shown = [
+            (work, max(work.faces, key=lambda face: face.area))
+            for work in group
+            if work.faces and not work.repeats
+        ]
         for work, largest in shown:
             work.before = brightness(work.picture, largest, work.index)
         self._changer.change([FaceJob(work.picture, face) for work, _ in shown for face in work.faces])
@@ -138,15 +125,15 @@ class Tally:
         self.frames = 0
         self._measured = Measured()
         self._last: tuple[Brightness, float] | None = None
-        self._dips = Dips()
+        self.faces = FacesDigest()
 
     def add(self, work: Work[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
         self.frames += 1
+        self.faces.add(work.faces)
         if not work.repeats:
-            self._measured.add_frame(work.index, len(work.faces))
-            for index in self._dips.add(work.index, len(work.faces)):
-                self._measured.add_fewer(index)
+            filled = sum(face.filled for face in work.faces)
+            self._measured.add_frame(work.index, len(work.faces), filled=filled)
         if work.similarity is not None:
             self._measured.similarities.append(work.similarity)
         if work.before is None or work.after is None:
@@ -168,7 +155,7 @@ def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int, queues: in
 
     ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages hold.
     """
-    frames = int(max_memory * GIB * _QUEUE_SHARE / max(1, frame_bytes)) - in_work
+    frames = int(max_memory * GIB * QUEUE_SHARE / max(1, frame_bytes)) - in_work
     return max(1, min(_DEEPEST, frames // queues))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.selection import Selection, select_faces
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.files import write_whole
 from colab_helpers.language import tr
@@ -20,9 +23,10 @@ from colab_helpers.media.animation_writer import AnimationWriter
 from colab_helpers.media.images import Still, encode_still, read_still
 from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.picture import BgrPicture
+from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, reference_person
 from colab_helpers.pipeline.outcome import FileResult
-from colab_helpers.stages import map_ordered
+from colab_helpers.stages import in_groups, map_ordered
 
 FrameCallback = Callable[[int, int, Still], None]
 """Called with the number of each finished frame of an animation, how many there are, and the frame."""
@@ -52,8 +56,12 @@ def process_image(
     """
     picture = BgrPicture(image.copy(), alpha)
     reference = reference_person(engine, [picture], number=0, where="image")
-    changer = FrameChanger(engine, source, reference, every=1, single=single)
-    (work,) = changer.changed([changer.found(Work(0, image, picture))])
+    analyser, settings = engine.analyser, engine.settings
+    faces = analyser.search(picture) if single else analyser.detect(picture)
+    if reference is not None:
+        faces = analyser.embed(picture, faces)
+    work = Work(0, image, picture, select_faces(faces, settings, reference=reference))
+    FrameChanger(engine, source, every=1).changed([work])
     return picture.image, len(work.faces)
 
 
@@ -147,17 +155,20 @@ def _changed_frames(
         where=str(animation.path),
     )
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
-    changer = FrameChanger(engine, source, reference, every=max(1, round(per_second)))
+    changer = FrameChanger(engine, source, every=max(1, round(per_second)))
+    following = Following(engine.analyser, FaceIndex(None), Selection(engine.settings, reference))
 
-    def change(numbered: tuple[int, Still]) -> Work[Still, BgrPicture]:
-        index, still = numbered
-        # The picture changes the frame's own pixels.
-        work = Work(index, still, BgrPicture(still.bgr, still.alpha))
-        return changer.changed([changer.found(work)])[0]
+    def looked() -> Generator[Work[Still, BgrPicture], None, None]:
+        for index, still in enumerate(animation.frames()):
+            # The picture changes the frame's own pixels.
+            yield following.look(Work(index, still, BgrPicture(still.bgr, still.alpha)))
 
-    yield from map_ordered(
-        change, enumerate(animation.frames()), workers=int(engine.settings.execution_threads)
-    )
+    if following.selection.needs_all:
+        deque(following.find_all(looked()), maxlen=0)
+    works = following.works(looked(), start=0)
+    groups = in_groups(works, 1)
+    for group in map_ordered(changer.changed, groups, workers=int(engine.settings.execution_threads)):
+        yield from group
 
 
 def _is_copied(target: Path, output: Path, kind: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Measured
 from colab_helpers.files import unwritable
 from colab_helpers.media.segments import Segment
@@ -68,6 +69,7 @@ class FinishedSegment:
         encoder: What it was encoded with; segments of different encoders do not join.
         provider: Where the networks ran.
         times_kept: Whether its frames, and those before, are shown when the target's are.
+        faces: Digest of the faces that were changed, and where; see ``faces.selection.FacesDigest``.
         notes: What was repaired or converted, one sentence each.
     """
 
@@ -76,6 +78,7 @@ class FinishedSegment:
     measured: Measured
     encoder: str
     provider: str
+    faces: str
     notes: tuple[str, ...] = ()
     times_kept: bool = True
 
@@ -86,6 +89,9 @@ class SegmentStore(Protocol):
     @property
     def folder(self) -> Path:
         """Where segments are written; made if missing."""
+
+    def face_index(self) -> FaceIndex:
+        """Return what is known of the video's faces."""
 
     def finished(self) -> list[FinishedSegment]:
         """Return those that still stand as they were noted: the first, the second, … up to the first gap."""
@@ -99,6 +105,9 @@ class _NothingKept:
     """Segments that no later run goes on with."""
 
     folder: Path
+
+    def face_index(self) -> FaceIndex:
+        return FaceIndex(self.folder / "faces")
 
     def finished(self) -> list[FinishedSegment]:
         return []

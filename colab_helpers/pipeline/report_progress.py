@@ -52,6 +52,12 @@ class ProgressReporter:
             frames, rate = self._frames, self._rate
             self._report(now, "frames", max(0, frames - self._done) / rate if frames and rate else None)
 
+    def finding(self, found: int) -> None:
+        """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""
+        now = time.monotonic()
+        if self._is_due(now):
+            self._report(now, mark("finding faces"), None)
+
     def joining(self, joined: int) -> None:
         """Tell that the segments are being joined; ``joined`` frames are."""
         now = time.monotonic()

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Measured
-from colab_helpers.faces.selection import needs_embeddings
+from colab_helpers.faces.selection import Selection, needs_embeddings
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
+from colab_helpers.machine import GIB
 from colab_helpers.media.animation_writer import GifWriter, gif_of_video
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.copying import EVERYTHING, FACES, Kind
@@ -26,7 +28,9 @@ from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import Frame, FrameReader, read_frames
 from colab_helpers.media.retime import constant_rate
 from colab_helpers.media.segments import Segment, SegmentWriter
+from colab_helpers.pipeline.following import LOOK_AHEAD, Following
 from colab_helpers.pipeline.frames import (
+    QUEUE_SHARE,
     FrameChanger,
     Tally,
     Work,
@@ -139,6 +143,19 @@ class _Video:
         return max(2, round(self.settings.segment_seconds * self.rate))
 
     @property
+    def frame_bytes(self) -> int:
+        """The most that a decoded frame takes."""
+        info = self.info
+        return max(1, info.width * info.height * 3 * (2 if pixel_bits(info.pix_fmt) > 8 else 1))
+
+    @property
+    def depth(self) -> int:
+        """Frames that may wait between two stages."""
+        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 1) + LOOK_AHEAD
+        memory = float(self.settings.max_memory)
+        return queue_depth(self.frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
+
+    @property
     def encoding(self) -> str:
         """Tells encoders whose segments do not join apart."""
         options = ":".join(f"{key}={value}" for key, value in sorted(self.choice.options.items()))
@@ -146,9 +163,9 @@ class _Video:
 
 
 def _as_gif(video: _Video) -> FileResult:
-    info = video.info
+    info, faces = video.info, _following(video, FaceIndex(None))
     with read_frames(info) as reader, gif_of_video(video.output, info, video.time_base) as writer:
-        _write(video, writer, reader, KeptFrames(frames_folder(video.output), video.settings), 0)
+        _write(video, faces, writer, reader, KeptFrames(frames_folder(video.output), video.settings), 0)
     return FileResult(
         frames_in=reader.count,
         frames_out=video.tally.frames,
@@ -165,11 +182,12 @@ def _as_gif(video: _Video) -> FileResult:
 def _in_segments(video: _Video, store: SegmentStore) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
-    parts = _usable(video, store, images)
+    faces = _following(video, store.face_index())
+    parts = _usable(video, store, images, faces)
     kept, last = len(parts), parts[-1].segment if parts else None
     notes: list[str] = []
     if last is None or last.frames == video.length:
-        frames_in = _make_segments(video, store, parts, images, notes)
+        frames_in = _make_segments(video, faces, store, parts, images, notes)
     else:
         # Only a video's last segment is shorter than the others.
         frames_in = last.stop if video.settings.keep_fps else video.info.frames or last.stop
@@ -207,47 +225,76 @@ def _in_segments(video: _Video, store: SegmentStore) -> FileResult:
     )
 
 
-def _usable(video: _Video, store: SegmentStore, images: KeptFrames) -> list[FinishedSegment]:
+def _following(video: _Video, index: FaceIndex) -> Following:
+    """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
+    settings = video.settings
+    reference = _reference(video) if needs_embeddings(settings) else None
+    faces = Following(video.engine.analyser, index, Selection(settings, reference))
+    room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
+    if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
+        return faces
+    with _reader(video, faces, None) as reader, closing(_looked(video, faces, reader)) as works:
+        for frame in faces.find_all(works):
+            video.progress.finding(frame + 1)
+    return faces
+
+
+def _reader(video: _Video, faces: Following, last: Segment | None) -> FrameReader:
+    """Read the video from the frame after a segment on, or from where faces have to be found."""
+    start = last.stop if last else 0
+    begin = start if faces.index.complete else faces.begin if last is None else min(start, faces.begin)
+    # At a constant rate, which of the target's frames comes next follows from all before it.
+    if not begin or not video.settings.keep_fps:
+        return read_frames(video.info)
+    before = last.last_pts if last is not None and begin == start else faces.index.pts(begin - 1)
+    return read_frames(video.info, start=begin, previous_pts=before)
+
+
+def _usable(
+    video: _Video, store: SegmentStore, images: KeptFrames, faces: Following
+) -> list[FinishedSegment]:
     """Finished segments that fit this run, from the first on."""
-    usable = []
-    for number, part in enumerate(store.finished()):
+    usable, finished = [], store.finished()
+    digests = faces.digests([part.segment.stop for part in finished])
+    for number, (part, digest) in enumerate(zip(finished, digests, strict=False)):
         segment = part.segment
         place = segment.number, segment.start, part.length
         fits = place == (number, number * video.length, video.length) and part.encoder == video.encoding
-        if not fits or not images.has(segment.start, segment.stop):
+        if not fits or part.faces != digest or not images.has(segment.start, segment.stop):
             break
         usable.append(part)
     return usable
 
 
 def _make_segments(
-    video: _Video, store: SegmentStore, parts: list[FinishedSegment], images: KeptFrames, notes: list[str]
+    video: _Video,
+    faces: Following,
+    store: SegmentStore,
+    parts: list[FinishedSegment],
+    images: KeptFrames,
+    notes: list[str],
 ) -> int:
     """Append the missing segments to ``parts``, and notes on them; return how many frames the target has."""
     last = parts[-1].segment if parts else None
     start = last.stop if last else 0
 
     def finish(segment: Segment) -> None:
+        faces.index.flush()
         part = FinishedSegment(
             segment,
             video.length,
             video.tally.take(),
             video.encoding,
             video.engine.provider,
+            video.tally.faces.take(),
             tuple(reader.notes),
             reader.times_kept,
         )
         store.keep(part)
         parts.append(part)
 
-    # At a constant rate, which of the target's frames comes next follows from all before it.
-    taken_up = last if video.settings.keep_fps else None
     with (
-        read_frames(
-            video.info,
-            start=start if taken_up else 0,
-            previous_pts=taken_up.last_pts if taken_up else None,
-        ) as reader,
+        _reader(video, faces, last) as reader,
         SegmentWriter(
             store.folder,
             video.info,
@@ -258,21 +305,22 @@ def _make_segments(
             time_base=video.time_base,
         ) as writer,
     ):
-        _write(video, writer, reader, images, start)
+        _write(video, faces, writer, reader, images, start)
     notes += reader.notes
     return reader.count
 
 
 def _write(
-    video: _Video, writer: SegmentWriter | GifWriter, reader: FrameReader, images: KeptFrames, start: int
+    video: _Video,
+    faces: Following,
+    writer: SegmentWriter | GifWriter,
+    reader: FrameReader,
+    images: KeptFrames,
+    start: int,
 ) -> None:
     """Change all frames from the ``start``-th of the result on, and write them."""
-    frames: Iterator[Frame] = reader
-    if not video.settings.keep_fps:
-        evened = constant_rate(reader, rate=CONSTANT_RATE)
-        frames = (frame for frame in evened if frame.index >= start)
     tally, progress = video.tally, video.progress
-    with closing(_changed(video, frames)) as works:
+    with closing(_changed(video, faces, reader, start)) as works:
         for work in works:
             # Counted first: with this frame a segment may be finished, and noted with its count.
             tally.add(work)
@@ -285,22 +333,34 @@ def _write(
         progress.frame(tally.frames, start=start, last=True)
 
 
-def _changed(video: _Video, frames: Iterator[Frame]) -> Generator[VideoWork, None, None]:
+def _changed(
+    video: _Video, faces: Following, reader: FrameReader, start: int
+) -> Generator[VideoWork, None, None]:
     """The stages between reader and writer, as one generator."""
-    settings, info = video.settings, video.info
+    settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
-    frame_bytes = info.width * info.height * 3 * (2 if pixel_bits(info.pix_fmt) > 8 else 1)
-    memory, in_work = float(settings.max_memory), threads * (batch + 1)
-    depth = queue_depth(frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
-    reference = _reference(video) if needs_embeddings(settings) else None
-    changer = FrameChanger(video.engine, video.source, reference, every=max(1, round(video.rate)))
-    ahead = partial(run_ahead, gauges=video.progress.gauges)
-    decoded = ahead(_works(frames, info.heads_up), depth, name="decode")
-    found = ahead(map_ordered(changer.found, decoded, workers=threads), depth, name="find faces")
+    changer = FrameChanger(video.engine, video.source, every=max(1, round(video.rate)))
+    ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
+    looked = _looked(video, faces, reader, start)
+    found = ahead(faces.works(looked, start=start), depth, name="find faces")
     groups = map_ordered(changer.changed, in_groups(found, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
         for group in changed:
             yield from group
+
+
+def _looked(
+    video: _Video, faces: Following, reader: FrameReader, start: int = 0
+) -> Generator[VideoWork, None, None]:
+    """Frames that were looked at where they have to be, decoded in a thread of its own."""
+    frames: Iterator[Frame] = reader
+    if not video.settings.keep_fps:
+        begin = start if faces.index.complete else min(start, faces.begin)
+        frames = (frame for frame in constant_rate(reader, rate=CONSTANT_RATE) if frame.index >= begin)
+    decoded = run_ahead(
+        _works(frames, video.info.heads_up), video.depth, name="decode", gauges=video.progress.gauges
+    )
+    return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
 
 
 def _reference(video: _Video) -> FloatArray | None:
@@ -319,7 +379,7 @@ def _works(frames: Iterator[Frame], rotation: int) -> Iterator[VideoWork]:
     before = None
     for frame in frames:
         picture = VideoPicture(frame.video, rotation=rotation)
-        yield Work(frame.index, frame, picture, repeats=frame.video is before)
+        yield Work(frame.index, frame, picture, repeats=frame.video is before, pts=frame.pts)
         before = frame.video
 
 
@@ -337,7 +397,5 @@ def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
 def _face_notes(measured: Measured) -> list[str]:
     if not measured.faces:
         return [tr("no face was found in any frame: the picture is unchanged")]
-    told = mark(
-        "in {frames} frame(s) fewer faces were changed than just before and after: someone may flicker"
-    )
-    return [tr(told, frames=measured.fewer)] if measured.fewer else []
+    told = mark("{faces} face(s) that the detector missed for a moment were changed where they had to be")
+    return [tr(told, faces=measured.filled)] if measured.filled else []

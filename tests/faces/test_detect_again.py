@@ -64,15 +64,16 @@ def analyser(standins: Path) -> FaceAnalyser:
 def test_faces_are_found_in_other_views(
     analyser: FaceAnalyser, change: Callable[[Image, Points], tuple[Image, Points]], least: int
 ) -> None:
-    missed = found = 0
+    plainly = found = 0
     for who in IDENTITIES:
         image, points = change(portrait(who), points_of(who))
-        missed += not analyser.detect(BgrPicture(image))
+        plainly += bool(analyser.detect(BgrPicture(image)))
         gap = float(np.linalg.norm(points[1] - points[0]))
         faces = analyser.search(BgrPicture(image))
         # Each point where it is, in the order of the person: the eye on their right comes first.
         found += any(np.abs(face.kps - points).max() < 0.25 * gap for face in faces)
-    assert missed > 0
+    # A video's frame is not turned for each look, but brightened where it is dark.
+    assert plainly >= 7 if change is dark else plainly < len(IDENTITIES)
     assert found >= least
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.quality import Brightness, Dips, Measured
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.quality import Brightness, Measured
+from colab_helpers.faces.types import Face
 from colab_helpers.pipeline import FileResult, FinishedSegment, frames_folder, process_video
-from colab_helpers.pipeline.frames import FrameChanger
 from colab_helpers.progress import Progress
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
 from tests.pipeline.swapping import SOURCE, assert_same_pictures
@@ -27,6 +28,9 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.parts: list[FinishedSegment] = []
+
+    def face_index(self) -> FaceIndex:
+        return FaceIndex(self.folder / "faces", "key")
 
     def finished(self) -> list[FinishedSegment]:
         return list(self.parts)
@@ -254,39 +258,22 @@ def test_measurements_of_parts_add_up() -> None:
     assert Measured().similarity_mean is None
 
 
-@pytest.mark.parametrize(
-    ("faces", "spans"),
-    [
-        ([2, 2, 2, 1, 2, 2, 2, 1, 2], [(3, 4), (7, 8)]),
-        ([2, 2, 1, 1, 0, 1, 2], [(2, 6)]),
-        ([1, 1, 2, 2, 1, 1], []),
-        ([3, 1, 2, 3], [(1, 3)]),
-        ([2] + [1] * 13 + [2], []),
-        ([2] + [1] * 11 + [2], [(1, 12)]),
-    ],
-)
-def test_who_is_missed_for_moments_is_told_as_spans(faces: list[int], spans: list[tuple[int, int]]) -> None:
-    dips, measured = Dips(), Measured()
-    for index, count in enumerate(faces):
-        measured.add_frame(index, count)
-        for one in dips.add(index, count):
-            measured.add_fewer(one)
-    assert measured.spans == spans
-    assert measured.fewer + measured.without_face == sum(stop - start for start, stop in spans)
-
-
-def test_one_of_two_missed_in_every_fourth_frame(
+def test_one_of_two_that_is_missed_in_every_third_look_is_changed_all_the_same(
     tmp_path: Path, constant_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = FrameChanger.find
-    seen = itertools.count()
+    models = engine(constant_models, execution_threads=1)
+    detect, looks = models.analyser.detect, itertools.count()
 
-    def forgetful(self: FrameChanger, picture: Any) -> Any:
-        (face,) = find(self, picture)
-        return [face] if next(seen) % 4 == 3 else [face, face]
+    def forgetful(picture: Any, view: Any = "plain") -> list[Face]:
+        (face,) = detect(picture, view)
+        other = replace(face, box=face.box + 300, kps=face.kps + 300)
+        return [face] if next(looks) % 3 == 2 else [face, other]
 
-    monkeypatch.setattr(FrameChanger, "find", forgetful)
-    target = make(tmp_path / "in.mp4", Spec(frames=20))
-    result, _ = in_pieces(engine(constant_models, execution_threads=1), target, tmp_path / "a.mp4", [])
-    assert result.measured.spans == [(3, 4), (7, 8), (11, 12), (15, 16)]
-    assert any("in 4 frame(s) fewer faces" in note for note in result.notes)
+    monkeypatch.setattr(models.analyser, "detect", forgetful)
+    monkeypatch.setattr(models.analyser, "surest", lambda picture: (forgetful(picture), "plain"))
+    target = make(tmp_path / "in.mp4", Spec(size=(640, 640), frames=20))
+    result, _ = in_pieces(models, target, tmp_path / "a.mp4", [])
+    assert result.measured.spans == []
+    assert result.faces_swapped == 40
+    assert any(f"{result.measured.filled} face(s) that the detector missed" in note for note in result.notes)
+    assert result.measured.filled > 2

@@ -1,0 +1,220 @@
+"""What is found, and how steadily, on rendered people whose truth is known: ``python -m benchmarks.faces``.
+
+Each clip is done twice by the product's own detector stand-in: every frame by itself, as peers do, and
+followed. Seeds are drawn at random unless ``--seed`` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.detect_again import View
+from colab_helpers.faces.finder import FaceFinder
+from colab_helpers.faces.geometry import eye_distance, overlap
+from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.tracks import Tracker, embed_missing
+from colab_helpers.faces.types import Face
+from colab_helpers.media.picture import BgrPicture, Picture
+from colab_helpers.settings import load_settings
+from tests.people.clip import FaceTruth, Scene
+from tests.people.standins import write_standins
+
+Image = npt.NDArray[np.uint8]
+Shot = tuple[Image, Sequence[FaceTruth]]
+DROPPED = 0.2
+"""Share of detections that are taken away in the clips that try holes."""
+LEAST_HEIGHT, LEAST_VISIBLE = 50.0, 0.9
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to be tried: ``shot`` gives a frame and its faces, ``dropped`` the share of detections lost."""
+
+    name: str
+    frames: int
+    shot: Callable[[int], Shot]
+    dropped: float = 0.0
+
+
+def clips(seed: int, size: tuple[int, int], seconds: float) -> Iterator[Clip]:
+    """Yield one clip of each kind."""
+
+    def scene(number: int, people: int, **how: Any) -> Scene:
+        return Scene(100 * seed + number, size, seconds=seconds, people=people, **how)
+
+    def plain(name: str, one: Scene, dropped: float = 0.0) -> Clip:
+        return Clip(name, one.frames, one.render, dropped)
+
+    one = scene(0, 1)
+    yield plain("one person", one)
+    yield plain("one person, detections lost", one, DROPPED)
+    crossing = scene(1, 2, crossing=True)
+    yield plain("crossing", crossing)
+    yield plain("crossing, detections lost", crossing, DROPPED)
+    yield plain("three, one leaves", scene(2, 3))
+    parts = [scene(3, 2), scene(4, 2)]
+    yield Clip("cut every second", one.frames, lambda i: parts[i // 25 % 2].render(i))
+    yield Clip("dissolve", one.frames, lambda i: _dissolved(parts, i, one.frames))
+    yield Clip("dark", one.frames, lambda i: _darkened(one.render(i)))
+    yield Clip("turned by 90", one.frames, lambda i: _turned(one.render(i), 1))
+    yield Clip("turned by 180", one.frames, lambda i: _turned(one.render(i), 2))
+    yield Clip("turned by 270", one.frames, lambda i: _turned(one.render(i), 3))
+
+
+def rendered(clip: Clip) -> Clip:
+    """The same clip with all its frames in memory."""
+    shots = [clip.shot(i) for i in range(clip.frames)]
+    return replace(clip, shot=shots.__getitem__)
+
+
+def _dissolved(scenes: Sequence[Scene], i: int, frames: int) -> Shot:
+    share = float(np.clip((i - frames / 2 + 6) / 13, 0, 1))
+    shots = [scene.render(i) for scene in scenes]
+    image = cv2.addWeighted(shots[0][0], 1 - share, shots[1][0], share, 0)
+    seen = [faces for (_, faces), weight in zip(shots, (1 - share, share), strict=True) if weight > 0.7]
+    return np.asarray(image, np.uint8), [face for faces in seen for face in faces]
+
+
+def _darkened(shot: Shot) -> Shot:
+    return (shot[0] * 0.1).astype(np.uint8), shot[1]
+
+
+def _turned(shot: Shot, turns: int) -> Shot:
+    """Turn a frame anticlockwise by quarters, and its truth with it."""
+    image, faces = shot
+    height, width = image.shape[:2]
+    turned = []
+    for face in faces:
+        points = np.concatenate([face.kps, face.box.reshape(2, 2)])
+        w, h = width, height
+        for _ in range(turns):
+            points = np.stack([points[:, 1], w - 1 - points[:, 0]], axis=1)
+            w, h = h, w
+        box = np.concatenate([points[5:].min(0), points[5:].max(0)]).astype(np.float32)
+        turned.append(FaceTruth(face.who, box, points[:5].astype(np.float32), face.visible, face.roll))
+    return np.ascontiguousarray(np.rot90(image, turns)), turned
+
+
+class Forgetful(FaceAnalyser):
+    """An analyser that counts its looks, and loses a share of what it finds."""
+
+    looks, dropped, chance = 0, 0.0, random.Random(0)
+
+    def detect(self, picture: Picture, view: View = "plain") -> list[Face]:
+        """See ``FaceAnalyser.detect``."""
+        self.looks += 1
+        return [face for face in super().detect(picture, view) if self.chance.random() >= self.dropped]
+
+    def surest(self, picture: Picture) -> tuple[list[Face], View]:
+        """See ``FaceAnalyser.surest``."""
+        self.looks += 1
+        faces, view = super().surest(picture)
+        return [face for face in faces if self.chance.random() >= self.dropped], view
+
+
+@dataclass
+class Figures:
+    """What came out of one way to find the faces of a clip."""
+
+    asked: int = 0
+    missed: int = 0
+    wrong: int = 0
+    false: int = 0
+    looks: int = 0
+    frames: int = 0
+    errors: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+
+
+def followed(analyser: FaceAnalyser, clip: Clip) -> list[list[Face]]:
+    """Find the faces of all frames as a run does."""
+    finder = FaceFinder(analyser)
+
+    def rows() -> Iterator[FrameFaces]:
+        for i in range(clip.frames):
+            row = FrameFaces(i, i, picture=BgrPicture(clip.shot(i)[0]))
+            finder.look(row)
+            yield row
+
+    def embed(row: FrameFaces) -> None:
+        picture = row.picture
+        assert picture is not None
+        embed_missing(row, lambda faces: analyser.embed(picture, faces))
+
+    return list(Tracker(embed).follow(finder.rows(rows())))
+
+
+def alone(analyser: FaceAnalyser, clip: Clip) -> list[list[Face]]:
+    """Find the faces of every frame by itself."""
+    return [analyser.detect(BgrPicture(clip.shot(i)[0])) for i in range(clip.frames)]
+
+
+def measured(clip: Clip, found: Sequence[Sequence[Face]]) -> Figures:
+    """Compare what was found with the truth."""
+    figures, before = Figures(frames=clip.frames), dict[str, tuple[int, Any]]()
+    who: dict[int, Counter[str]] = defaultdict(Counter)
+    for i, faces in enumerate(found):
+        truths = clip.shot(i)[1]
+        figures.false += sum(not any(overlap(f.box, t.box) > 0.1 for t in truths) for f in faces)
+        for truth in truths:
+            found_here = [face for face in faces if overlap(face.box, truth.box) > 0.4]
+            best = max(found_here, key=lambda face: overlap(face.box, truth.box), default=None)
+            if best is not None and best.track is not None:
+                who[best.track][truth.who] += 1
+            if truth.visible < LEAST_VISIBLE or truth.box[3] - truth.box[1] < LEAST_HEIGHT:
+                continue
+            figures.asked += 1
+            figures.missed += best is None
+            if best is None:
+                continue
+            off = (best.kps - truth.kps) / eye_distance(truth.kps)
+            figures.errors.append(float(np.linalg.norm(off, axis=1).mean()))
+            if truth.who in before and before[truth.who][0] == i - 1:
+                step = np.linalg.norm(off - before[truth.who][1], axis=1)
+                figures.steps.append(float(step.mean()))
+            before[truth.who] = i, off
+    figures.wrong = sum(sum(names.values()) - max(names.values()) for names in who.values())
+    return figures
+
+
+def main() -> None:
+    """Run from a shell."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.randrange(1000))
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--only", default="", help="part of a clip's name")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    print(f"seed {options.seed}\n{'clip':28} {'way':9}  faces missed wrong false   error    step  looks")
+    with tempfile.TemporaryDirectory() as folder:
+        write_standins(Path(folder))
+        settings = load_settings(execution_provider="cpu")
+        for clip in clips(options.seed, (640, 360), options.seconds):
+            if options.only not in clip.name:
+                continue
+            clip = rendered(clip)
+            for way in (alone, followed):
+                analyser = Forgetful(settings, models_dir=Path(folder))
+                analyser.dropped, analyser.chance = clip.dropped, random.Random(options.seed)
+                one = measured(clip, way(analyser, clip))
+                print(
+                    f"{clip.name:28} {way.__name__:9} {one.asked:6} {one.missed:6} {one.wrong:5}"
+                    f" {one.false:5}  {np.mean(one.errors):6.4f}  {np.mean(one.steps):6.4f}"
+                    f" {analyser.looks / clip.frames:6.2f}"
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What was found in each frame of a video, kept so that no later run detects it again.
+
+Rows are written in chunks of consecutive frames, one compressed numpy file each, named by the first frame.
+They hold what the detector and recogniser said and nothing of the source, the selection or the masks.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colab_helpers.faces.detect_again import VIEWS, View
+from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.files import write_whole
+from colab_helpers.media.picture import Picture
+
+VERSION = 1
+EVERY = 4
+"""Frames from one that the detector sees in any case to the next."""
+EMBEDDING = np.float16
+"""Embeddings are rounded to it before they are used, so that a run reads what the first one computed."""
+
+
+@dataclass(eq=False)
+class FrameFaces:
+    """What the networks found in one frame.
+
+    Attributes:
+        frame: Its number; ``pts`` its timestamp in ticks.
+        change: Mean absolute difference of its brightness to the frame before, in grey levels.
+        cut: Whether a new shot seems to begin with it.
+        looked: Whether the detector saw it; where it did not, ``faces`` is empty.
+        faces: As detected, best score first.
+        view: In which view the frames around it are looked at where the plain one shows nothing.
+        picture: Its pixels, ``grid`` some of their brightness; kept until the frame is decided.
+    """
+
+    frame: int
+    pts: int
+    change: float = 0.0
+    cut: bool = False
+    looked: bool = False
+    faces: Sequence[Face] = ()
+    view: View = "plain"
+    picture: Picture | None = field(default=None, repr=False)
+    grid: ByteImage | None = field(default=None, repr=False)
+
+
+class FaceIndex:
+    """The rows of one video, frame after frame from the first: those on disk, and those still to be written.
+
+    Args:
+        folder: Where chunks lie; None keeps all rows in memory.
+        key: Names target, networks and settings; chunks of another key are not read.
+        keep: Called with each chunk that was written.
+    """
+
+    def __init__(
+        self, folder: Path | None, key: str = "", *, keep: Callable[[Path], None] = lambda _path: None
+    ) -> None:
+        self._folder, self._key, self._keep = folder, key, keep
+        self._lock = threading.Lock()
+        self._chunks: list[Path] = []
+        self._rows: list[FrameFaces] = []
+        self._written, self.complete = 0, False
+        while folder is not None and not self.complete:
+            chunk = _read_head(folder / _name(self._written), key, self._written)
+            if chunk is None:
+                break
+            self._chunks.append(folder / _name(self._written))
+            self._written, self.complete = self._written + chunk[0], chunk[1]
+
+    def __len__(self) -> int:
+        """How many frames are known."""
+        return self._written + len(self._rows)
+
+    def __iter__(self) -> Iterator[FrameFaces]:
+        """Yield the rows known so far, one chunk in memory at a time."""
+        with self._lock:
+            chunks, rows = list(self._chunks), list(self._rows)
+        for path in chunks:
+            with np.load(path) as data:
+                yield from _rows_of(data)
+        yield from rows
+
+    def pts(self, frame: int) -> int:
+        """Return the timestamp of a frame that is known."""
+        return next(row.pts for row in self if row.frame == frame)
+
+    def append(self, row: FrameFaces) -> None:
+        """Add the row of the next frame, to which nothing is added any more."""
+        row.picture = row.grid = None
+        with self._lock:
+            self._rows.append(row)
+
+    def finish(self) -> None:
+        """Say that every frame of the video has its row."""
+        with self._lock:
+            self.complete = True
+
+    def flush(self) -> None:
+        """Write the rows that are not on disk yet; OutputError where that cannot be done."""
+        if self._folder is None:
+            return
+        with self._lock:
+            # A later run decides as this one did only from a frame on that the detector sees in any case.
+            stop = next((n for n in range(len(self._rows), 0, -1) if self._ends_group(n)), 0)
+            rows, path = self._rows[:stop], self._folder / _name(self._written)
+            if not rows and not (self.complete and path not in self._chunks):
+                return
+            data = io.BytesIO()
+            np.savez_compressed(data, **_arrays(rows), key=self._key, version=VERSION, complete=self.complete)
+            write_whole(path, data)
+            self._chunks.append(path)
+            self._written += len(rows)
+            del self._rows[:stop]
+        self._keep(path)
+
+    def _ends_group(self, count: int) -> bool:
+        return self.complete or self._rows[count - 1].frame % EVERY == 0
+
+
+def _name(frame: int) -> str:
+    return f"{frame:08d}.npz"
+
+
+def _read_head(path: Path, key: str, start: int) -> tuple[int, bool] | None:
+    """How many frames a chunk has, and whether it is the last; None if it is damaged or of another key."""
+    try:
+        with np.load(path) as data:
+            if int(data["version"]) != VERSION or str(data["key"]) != key:
+                return None
+            rows = list(_rows_of(data))
+            complete = bool(data["complete"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+        return None
+    fits = [row.frame for row in rows] == list(range(start, start + len(rows)))
+    return (len(rows), complete) if fits and (rows or complete) else None
+
+
+def _arrays(rows: Sequence[FrameFaces]) -> dict[str, Any]:
+    faces = [face for row in rows for face in row.faces]
+    embeddings = [face.embedding for face in faces if face.embedding is not None]
+    return {
+        "frame": np.array([row.frame for row in rows], np.int64),
+        "pts": np.array([row.pts for row in rows], np.int64),
+        "change": np.array([row.change for row in rows], np.float64),
+        "cut": np.array([row.cut for row in rows], np.bool_),
+        "view": np.array([VIEWS.index(row.view) for row in rows], np.uint8),
+        "looked": np.array([row.looked for row in rows], np.bool_),
+        "faces": np.array([len(row.faces) for row in rows], np.int64),
+        "box": np.array([face.box for face in faces], np.float32).reshape(-1, 4),
+        "kps": np.array([face.kps for face in faces], np.float32).reshape(-1, 5, 2),
+        "score": np.array([face.score for face in faces], np.float64),
+        "embedded": np.array([face.embedding is not None for face in faces], np.bool_),
+        "embedding": np.stack(embeddings).astype(EMBEDDING) if embeddings else np.zeros((0, 0), EMBEDDING),
+    }
+
+
+def _rows_of(data: Any) -> Iterator[FrameFaces]:
+    parts = {name: data[name] for name in data.files}
+    embeddings = iter(parts["embedding"].astype(np.float32))
+    faces = (
+        Face(box, kps, float(score), next(embeddings) if embedded else None)
+        for box, kps, score, embedded in zip(
+            parts["box"], parts["kps"], parts["score"], parts["embedded"], strict=True
+        )
+    )
+    names = ("frame", "pts", "change", "cut", "looked", "view", "faces")
+    for frame, pts, change, cut, looked, view, count in zip(*(parts[n].tolist() for n in names), strict=True):
+        yield FrameFaces(frame, pts, change, cut, looked, [next(faces) for _ in range(count)], VIEWS[view])

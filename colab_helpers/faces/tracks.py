@@ -1,0 +1,334 @@
+"""Faces followed through a video: who is who from frame to frame, where exactly, and how much shows.
+
+Every frame is decided by what was found in at most ``LAG`` frames before and after it, so a track needs
+little memory, and a run that is taken up again decides as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from colab_helpers.faces.analyser import SURE
+from colab_helpers.faces.geometry import eye_distance, overlap
+from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.types import Face, FloatArray
+
+LONGEST_HOLE = 12
+"""Frames for which a face may be lost and still be drawn where it must have been."""
+LAG = 2 * LONGEST_HOLE
+"""Frames after one that must be known before it is decided."""
+# A track is asked who it is when it begins, in doubt, after so many frames, and after the pictures have
+# changed by so many grey levels in all: one face may dissolve into another.
+_ASKED_EVERY, _ASKED_CHANGE = 24, 30.0
+_AHEAD = 6  # frames for which a face is expected to move on as it did
+# Boxes that overlap this much less (intersection over union) are not the same face, unless their embeddings
+# agree; boxes of two faces that overlap more than _NEAR may be mistaken for each other.
+_LEAST_OVERLAP, _NEAR = 0.3, 0.05
+# Cosines of embeddings: of one person after a cut, and of what cannot be one person.
+_SAME, _OTHER = 0.4, 0.1
+_CUT_OVERLAP = 0.6
+# At the first and last frames of a shot so many may have been missed.
+_EDGE = 2
+# A track as short as this whose score is never higher is no face.
+_SHORT, _WEAK = 3, 0.65
+# Smoothing: standard deviation of a detected point, and of the curve's change of speed per frame, in eye
+# distances; half-widths of the windows tried, in frames.
+_POINT_NOISE, _SPEED_CHANGE = 0.015, 0.012
+_WINDOWS = (6.0, 4.0, 2.5, 1.5, 0.8)
+
+
+@dataclass(eq=False)
+class Track:
+    """One face from where it comes to where it goes.
+
+    Attributes:
+        number: From 0, by first appearance.
+        first: Its first frame, ``last`` its last one so far.
+        found: Frames in which it was detected.
+        embeddings: Sum of its unit embeddings, ``asked`` how many those are.
+        area: Sum of its boxes' areas, ``centre`` of their centres, ``score`` of its scores.
+    """
+
+    number: int
+    first: int
+    last: int
+    found: int = 0
+    asked: int = 0
+    embeddings: FloatArray | None = None
+    area: float = 0.0
+    centre: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
+    score: float = 0.0
+    best: float = 0.0
+    _seen: list[tuple[int, Face]] = field(default_factory=list, repr=False)
+    _asked_at: int = -1
+    _sure_at: int = -1
+    _asked_change: float = 0.0
+
+    @property
+    def embedding(self) -> FloatArray | None:
+        """Mean of its embeddings, of unit length; None if the recogniser was never asked."""
+        if self.embeddings is None:
+            return None
+        return (self.embeddings / max(float(np.linalg.norm(self.embeddings)), 1e-6)).astype(np.float32)
+
+    def add(self, frame: int, face: Face, changed: float) -> None:
+        """Go on with a detected face; ``changed`` is how much all frames so far have changed together."""
+        self.last = frame
+        self._count(face, 1)
+        self._seen.append((frame, face))
+        if face.embedding is not None:
+            self._asked_at, self._asked_change = frame, changed
+            # Not what is in doubt: one person dissolving into another would take the mean along.
+            if self.embeddings is None or self.likeness(face) >= _SAME:
+                before = 0 if self.embeddings is None else self.embeddings
+                self.embeddings = np.asarray(before + face.embedding, np.float32)
+                self.asked, self._sure_at = self.asked + 1, frame
+
+    def likeness(self, face: Face) -> float:
+        """Cosine of a face's embedding and the track's, -1 to 1; 1 where either is not known."""
+        mean = self.embedding
+        return 1.0 if face.embedding is None or mean is None else float(face.embedding @ mean)
+
+    def take_over(self, other: Track, frame: int) -> None:
+        """Begin with what another track found since it was asked: in ``frame`` it shows somebody else."""
+        middle = (other._sure_at + frame) / 2
+        taken = [(at, face) for at, face in other._seen if at > middle]
+        if taken and len(taken) < len(other._seen):
+            other._seen = other._seen[: -len(taken)]
+            other.last = other._seen[-1][0]
+            self.first, self._seen = taken[0][0], taken
+            for _, face in taken:
+                other._count(face, -1)
+                self._count(face, 1)
+
+    def _count(self, face: Face, times: int) -> None:
+        self.found += times
+        self.area += times * face.area
+        self.centre += times * np.asarray(face.centre, np.float32)
+        self.score, self.best = self.score + times * face.score, max(self.best, face.score)
+
+    def expected(self, frame: int) -> FloatArray:
+        """Where its box should be if it moves on as it did."""
+        at, face = self._seen[-1]
+        if len(self._seen) < 2:
+            return face.box
+        earlier, before = self._seen[-2]
+        ahead = min(frame - at, _AHEAD) / (at - earlier)
+        return np.asarray(face.box + (face.box - before.box) * ahead, np.float32)
+
+    def is_due(self, frame: int, changed: float) -> bool:
+        """Whether it is time to ask who it is."""
+        return frame - self._asked_at >= _ASKED_EVERY or changed - self._asked_change >= _ASKED_CHANGE
+
+    def forget(self, before: int) -> None:
+        """Drop detections that no frame to come looks at; its first frames and the newest two stay."""
+        while len(self._seen) > 2 and self._seen[0][0] < before:
+            del self._seen[0]
+
+    def at(self, frame: int, *, looked: bool) -> Face | None:
+        """Return the face as it is in a frame, at which the detector ``looked`` or not.
+
+        None where it is not there, or never was one.
+        """
+        if not self.first <= frame <= self.last:
+            return None
+        if self.last - self.first < _SHORT and self.best < _WEAK:
+            return None
+        filled = looked and all(at != frame for at, _ in self._seen)
+        face = _smoothed(self._seen, frame)
+        return replace(face, track=self.number, weight=self._weight(frame), filled=filled)
+
+    def _weight(self, frame: int) -> float:
+        """How much shows: a face whose score is low where it comes or goes does so slowly."""
+        weight = 1.0
+        for edge, seen in ((self.first, self._seen), (self.last, self._seen[::-1])):
+            sure = next((at for at, face in seen if face.score >= SURE), None)
+            slow = 0 if sure is None or seen[0][0] != edge else abs(sure - edge)
+            if abs(frame - edge) < slow <= LONGEST_HOLE:
+                weight = min(weight, (abs(frame - edge) + 1) / (slow + 1))
+        return weight
+
+
+def _smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
+    """Read a curve through detections around a frame there, by time alone.
+
+    The widest window in which detections are no further from their curve than noise; where none is wide
+    enough for that, the detection itself counts.
+    """
+    times = np.array([at - frame for at, _ in seen], np.float64)
+    points = np.stack([np.concatenate([face.kps.ravel(), face.box]) for _, face in seen]).astype(np.float64)
+    nearest = seen[int(np.abs(times).argmin())][1]
+    noise = _POINT_NOISE * eye_distance(nearest.kps)
+    before, after = times[times <= 0], times[times >= 0]
+    hole = float(after.min() - before.max()) if before.size and after.size else 0.0
+    for window in _WINDOWS:
+        fit, kernel, off = _fitted(times, points, max(window, 0.6 * hole))
+        if off <= 1.5 * noise:
+            break
+    score = float(np.average([face.score for _, face in seen], weights=kernel))
+    here = np.flatnonzero(times == 0)
+    if here.size:
+        off = float(np.sqrt(np.square((points[here[0]] - fit)[:10]).mean()))
+        fit += (points[here[0]] - fit) * max(0.0, 1 - (2 * noise / max(off, 1e-9)) ** 2)
+        score = seen[here[0]][1].score
+    values = fit.astype(np.float32)
+    return Face(values[10:], values[:10].reshape(5, 2), score)
+
+
+def _fitted(times: DoubleArray, points: DoubleArray, window: float) -> tuple[DoubleArray, DoubleArray, float]:
+    """Fit a local quadratic by weighted least squares (Cleveland 1979) and read it at time 0.
+
+    Its curvature is held back as far as it may come from noise alone.
+
+    Returns:
+        The values there, the weights of the detections, and how far those are from the curve (root of the
+        weighted mean square over the first ten values).
+    """
+    kernel = np.exp(-0.5 * np.square(times / window)) * (np.abs(times) <= 3 * window)
+    basis = np.stack([np.ones_like(times), times, np.square(times) / 2], axis=1)
+    weighted = (basis * kernel[:, None]).T
+    normal = weighted @ basis + np.diag([0, 1e-6, (_POINT_NOISE / _SPEED_CHANGE) ** 2])
+    curve = np.linalg.solve(normal, weighted @ points)
+    error = np.square((points - basis @ curve)[:, :10]).mean(1)
+    return curve[0], kernel, float(np.sqrt((error * kernel).sum() / kernel.sum()))
+
+
+DoubleArray = npt.NDArray[np.float64]
+Embed = Callable[[FrameFaces], None]
+"""Has the recogniser embed all faces of a frame that it has not embedded yet."""
+
+
+@dataclass(eq=False)
+class Tracker:
+    """Follows the faces of one video; see `follow`.
+
+    Attributes:
+        tracks: All tracks so far, in the order of their numbers.
+    """
+
+    embed: Embed
+    tracks: list[Track] = field(default_factory=list)
+    _open: list[Track] = field(default_factory=list)
+    _recent: list[Track] = field(default_factory=list)
+    _changed: float = 0.0
+    _looked: set[int] = field(default_factory=set)
+    _shot: int = 0
+    _shot_end: int = 0
+    _count: int = 0
+
+    def follow(self, rows: Iterable[FrameFaces]) -> Iterator[list[Face]]:
+        """Yield the faces of each frame, ``LAG`` frames after it was taken.
+
+        Args:
+            rows: What was found in each frame, from the first one on.
+        """
+        decided, cut = 0, False
+        for row in rows:
+            if row.cut and not cut:
+                self._shot_end, cut = row.frame, True
+            self._changed += row.change
+            if row.looked:
+                self._looked.add(row.frame)
+                self._associate(row, cut=cut)
+                cut = False
+            if row.frame - LAG >= decided:
+                yield self._faces(decided)
+                decided += 1
+            self._count = row.frame + 1
+        self._shot_end = self._count
+        self._end(self._open)
+        for frame in range(decided, self._count):
+            yield self._faces(frame)
+
+    def _faces(self, frame: int) -> list[Face]:
+        looked = frame in self._looked
+        self._looked.discard(frame)
+        faces = [face for t in self._recent if (face := t.at(frame, looked=looked)) is not None]
+        self._recent = [track for track in self._recent if track in self._open or track.last > frame]
+        for track in self._recent:
+            track.forget(frame - LAG)
+        return faces
+
+    def _associate(self, row: FrameFaces, *, cut: bool) -> None:
+        """Go on with tracks, or begin new ones, with what was found in a frame."""
+        self._open = [t for t in self._open if row.frame - t.last <= LONGEST_HOLE + 1]
+        self._shot = self._shot_end if cut else self._shot
+        expected = [track.expected(row.frame) for track in self._open]
+        if self._is_in_doubt(row, expected, cut=cut):
+            self.embed(row)
+        pairs = _matched(self._open, expected, row.faces, cut=cut)
+        for number, face in enumerate(row.faces):
+            track = pairs.get(number)
+            if track is None:
+                near_start = row.frame - self._shot <= _EDGE
+                track = Track(len(self.tracks), self._shot if near_start else row.frame, row.frame)
+                for other, box in zip(self._open, expected, strict=False):
+                    if not cut and other.likeness(face) < _OTHER and overlap(face.box, box) >= _LEAST_OVERLAP:
+                        track.take_over(other, row.frame)
+                self.tracks.append(track)
+                self._open.append(track)
+                self._recent.append(track)
+            track.add(row.frame, face, self._changed)
+        if cut:  # who was not found again belongs to the shot before
+            self._end([track for track in self._open if track.last < row.frame])
+            self._open = [track for track in self._open if track.last == row.frame]
+
+    def _end(self, tracks: Iterable[Track]) -> None:
+        """End tracks with their shot, in whose last frames a face may have been missed."""
+        for track in tracks:
+            if self._shot_end - 1 - track.last <= _EDGE:
+                track.last = max(track.last, self._shot_end - 1)
+
+    def _is_in_doubt(self, row: FrameFaces, expected: Sequence[FloatArray], *, cut: bool) -> bool:
+        """Whether boxes alone do not tell who is who."""
+        if not row.faces:
+            return False
+        if cut or any(track.is_due(row.frame, self._changed) for track in self._open):
+            return True
+        overlaps = np.array([[overlap(face.box, box) for box in expected] for face in row.faces])
+        if not overlaps.size:
+            return True
+        near, same = overlaps > _NEAR, overlaps >= _LEAST_OVERLAP
+        return bool((near.sum(1) != 1).any() or (near.sum(0) > 1).any() or not same.any(1).all())
+
+
+def _matched(
+    tracks: Sequence[Track], expected: Sequence[FloatArray], faces: Sequence[Face], *, cut: bool
+) -> dict[int, Track]:
+    """Which face goes on which track, so that overlap and likeness are greatest over all (Kuhn 1955)."""
+    if not tracks or not faces:
+        return {}
+    gain = np.array([[_gain(t, box, face, cut=cut) for t, box in zip(tracks, expected, strict=True)]
+                     for face in faces])  # fmt: skip
+    if min(gain.shape) == 1:
+        pairs = [np.unravel_index(gain.argmax(), gain.shape)]
+    else:
+        from scipy.optimize import linear_sum_assignment  # slow to import, and seldom needed
+
+        pairs = list(zip(*linear_sum_assignment(gain, maximize=True), strict=True))
+    return {int(face): tracks[int(track)] for face, track in pairs if gain[face, track] > 0}
+
+
+def _gain(track: Track, expected: FloatArray, face: Face, *, cut: bool) -> float:
+    """How well a face goes on a track; 0 where it cannot."""
+    shared = overlap(face.box, expected)
+    if face.embedding is None or track.embedding is None:
+        return shared if shared >= _LEAST_OVERLAP and not cut else 0.0
+    alike = track.likeness(face)
+    if alike < _OTHER or (cut and (alike < _SAME or shared < _CUT_OVERLAP)):
+        return 0.0
+    near = shared >= _LEAST_OVERLAP or (alike >= _SAME and shared > 0)
+    return shared + alike if near else 0.0
+
+
+def embed_missing(row: FrameFaces, embed: Callable[[Sequence[Face]], list[Face]]) -> None:
+    """Add the embeddings that are missing to a frame's faces."""
+    if any(face.embedding is None for face in row.faces):
+        row.faces = [
+            replace(face, embedding=new.embedding)
+            for face, new in zip(row.faces, embed(row.faces), strict=True)
+        ]

@@ -1,0 +1,127 @@
+"""A video's frames with the faces that are to be changed, found or taken from its index."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.finder import SEARCH_EVERY, FaceFinder
+from colab_helpers.faces.index import EVERY, FaceIndex, FrameFaces
+from colab_helpers.faces.selection import FacesDigest, Selection
+from colab_helpers.faces.tracks import LAG, Tracker, embed_missing
+from colab_helpers.faces.types import Face
+from colab_helpers.pipeline.frames import AnyPicture, Item, Work
+
+LOOK_AHEAD = LAG + SEARCH_EVERY + 2 * EVERY + 1
+"""Frames that may wait for what is found after them."""
+_FLUSH_EVERY = 500
+
+
+@dataclass(eq=False)
+class Following:
+    """The faces of one video; those of frames that its index knows are not looked for.
+
+    Attributes:
+        selection: Which of them are changed. Where that depends on the whole video, `find_all` comes first.
+    """
+
+    analyser: FaceAnalyser
+    index: FaceIndex
+    selection: Selection
+
+    def __post_init__(self) -> None:
+        self._finder = FaceFinder(self.analyser, known=len(self.index))
+
+    @property
+    def begin(self) -> int:
+        """First frame to be read in order to find faces: the one before the first that is not known."""
+        return max(0, len(self.index) - 1)
+
+    def look(self, work: Work[Item, AnyPicture]) -> Work[Item, AnyPicture]:
+        """Look at a frame that is seen in any case; may run in several threads."""
+        if not self.index.complete:
+            self._finder.look(work.seen)
+        return work
+
+    def find_all(self, works: Iterable[Work[Item, AnyPicture]]) -> Iterator[int]:
+        """Complete the index and decide who is changed; yield the number of each frame that is known.
+
+        Args:
+            works: The frames from `begin` on, after `look`; none where the index is complete.
+        """
+        tracker = Tracker(self._embed)
+        for frame, _ in enumerate(tracker.follow(self._rows(work.seen for work in works))):
+            if frame % _FLUSH_EVERY == 0:
+                self.index.flush()
+            yield frame
+        self.index.flush()
+        self.selection.decide(tracker.tracks)
+
+    def works(
+        self, works: Generator[Work[Item, AnyPicture], None, None], *, start: int
+    ) -> Generator[Work[Item, AnyPicture], None, None]:
+        """Yield the frames from ``start`` on with their faces.
+
+        Args:
+            works: Frames after `look`: from ``start`` on, or from `begin` where that comes earlier.
+            start: The first to be yielded.
+        """
+        waiting: deque[Work[Item, AnyPicture]] = deque()
+
+        def pulled() -> Iterator[FrameFaces]:
+            for work in works:
+                waiting.append(work)
+                yield work.seen
+
+        followed = Tracker(self._embed).follow(self._rows(pulled()))
+        with closing(works):
+            # Late, so that the index is sure to know, and to keep, what decided a frame before it is written.
+            for frame, faces in enumerate(_late(followed, by=EVERY + 1)):
+                while waiting and waiting[0].index < frame:
+                    waiting.popleft()
+                if frame < start:
+                    continue
+                work = waiting.popleft() if waiting else next(works, None)
+                if work is None:
+                    return
+                work.faces = self.selection.of(faces)
+                yield work
+
+    def digests(self, stops: Sequence[int]) -> Iterator[str]:
+        """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""
+        digest, known = FacesDigest(), len(self.index) - (0 if self.index.complete else LAG)
+        for frame, faces in enumerate(Tracker(self._embed).follow(self.index)):
+            if frame >= known:
+                return
+            digest.add(self.selection.of(faces))
+            if frame + 1 in stops:
+                yield digest.take()
+
+    def _rows(self, unknown: Iterable[FrameFaces]) -> Iterator[FrameFaces]:
+        """Yield what the index knows, then what is found; it is added once the tracker is done with it."""
+        for row in self.index:
+            self._finder.recall(row)
+            yield row
+        if not self.index.complete:
+            for row in self._finder.rows(unknown):
+                yield row
+                self.index.append(row)
+            self.index.finish()
+
+    def _embed(self, row: FrameFaces) -> None:
+        picture = row.picture
+        if picture is not None:
+            embed_missing(row, lambda faces: self.analyser.embed(picture, faces))
+
+
+def _late(frames: Iterable[list[Face]], *, by: int) -> Iterator[list[Face]]:
+    """Yield each item only once ``by`` more are there, or none is left."""
+    held: deque[list[Face]] = deque()
+    for faces in frames:
+        held.append(faces)
+        if len(held) > by:
+            yield held.popleft()
+    yield from held
