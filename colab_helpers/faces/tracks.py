@@ -28,8 +28,8 @@ _AHEAD = 6  # frames for which a face is expected to move on as it did
 # Boxes that overlap this much less (intersection over union) are not the same face, unless their embeddings
 # agree; boxes of two faces that overlap more than _NEAR may be mistaken for each other.
 _LEAST_OVERLAP, _NEAR = 0.3, 0.05
-# Cosines of embeddings: of one person after a cut, and of what cannot be one person.
-_SAME, _OTHER = 0.4, 0.1
+# Cosines of embeddings: of what is surely one person, of one person after a cut, of what cannot be one.
+_SURELY, _SAME, _OTHER = 0.5, 0.4, 0.15
 _CUT_OVERLAP = 0.6
 # At the first and last frames of a shot so many may have been missed.
 _EDGE = 2
@@ -83,7 +83,7 @@ class Track:
         if face.embedding is not None:
             self._asked_at, self._asked_change = frame, changed
             # Not what is in doubt: one person dissolving into another would take the mean along.
-            if self.embeddings is None or self.likeness(face) >= _SAME:
+            if self.embeddings is None or self.likeness(face) >= _SURELY:
                 before = 0 if self.embeddings is None else self.embeddings
                 self.embeddings = np.asarray(before + face.embedding, np.float32)
                 self.asked, self._sure_at = self.asked + 1, frame

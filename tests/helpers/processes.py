@@ -204,7 +204,7 @@ def repeated(out: Path) -> dict[tuple[str, int], int]:
     return {which: count for which, count in counts.items() if count > 1}
 
 
-KEPT = {JOURNAL_NAME, STATUS_NAME, "report.json", "report.html", "samples.jsonl"}
+KEPT = {JOURNAL_NAME, STATUS_NAME, "report.json", "report.html", "samples.jsonl", ".faces"}
 
 
 def litter(out: Path, *results: str) -> set[str]:

@@ -1,0 +1,203 @@
+"""Faces followed through frames whose truth is known: positions, people, holes, cuts, fades."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.selection import Selection
+from colab_helpers.faces.tracks import LAG, LONGEST_HOLE, Tracker
+from colab_helpers.faces.types import Face
+from colab_helpers.settings import load_settings
+from tests.helpers.faces import EYES, NOISE, face, person
+
+
+def shaken(faces: Sequence[Face], rng: np.random.Generator) -> list[Face]:
+    """As a detector sees them: every point, and the box, off by some noise."""
+    return [
+        replace(
+            one,
+            kps=(one.kps + rng.normal(0, NOISE, (5, 2))).astype(np.float32),
+            box=(one.box + rng.normal(0, NOISE, 4)).astype(np.float32),
+        )
+        for one in faces
+    ]
+
+
+def followed(frames: Sequence[Sequence[Face] | None], cuts: Sequence[int] = ()) -> list[list[Face]]:
+    """Follow what was found in each frame; None: nobody looked."""
+    rows = [
+        FrameFaces(n, n, cut=n in cuts, looked=faces is not None, faces=list(faces or ()))
+        for n, faces in enumerate(frames)
+    ]
+    return list(Tracker(lambda _row: None).follow(rows))
+
+
+def moving(n: int) -> float:
+    """Centre of a head that nods slowly, in pixels."""
+    return 200 + 12 * float(np.sin(n / 9))
+
+
+def steps(found: Sequence[Sequence[Face]], truth: Callable[[int], float]) -> float:
+    """Mean step in the error of the points from frame to frame, in eye distances."""
+    errors = [faces[0].kps - face(truth(n)).kps for n, faces in enumerate(found)]
+    pairs = zip(errors[1:], errors, strict=False)
+    return float(np.mean([np.linalg.norm(a - b, axis=1).mean() for a, b in pairs])) / EYES
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_points_are_steadier_than_detected_and_not_late(every: int) -> None:
+    rng = np.random.default_rng(1)
+    seen = [shaken([face(moving(n))], rng) for n in range(150)]
+    found = followed([faces if n % every == 0 else None for n, faces in enumerate(seen)])
+    assert len(found) == 150
+    assert steps(found[:146], moving) < 0.5 * steps(seen, moving)
+    errors = [faces[0].kps - face(moving(n)).kps for n, faces in enumerate(found[:146])]
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.02 * EYES
+
+
+def test_a_head_that_jerks_is_where_it_is_detected() -> None:
+    places = [200.0] * 20 + [200 + 3 * EYES * min(n, 6) / 6 for n in range(20)]
+    found = followed([[face(x)] for x in places])
+    for (one,), x in zip(found, places, strict=True):
+        assert np.abs(one.kps - face(x).kps).max() < 0.1 * EYES
+
+
+@pytest.mark.parametrize("hole", [1, 4, 8, LONGEST_HOLE])
+def test_a_hole_is_filled_where_the_face_must_be(hole: int) -> None:
+    rng = np.random.default_rng(2)
+    seen = [shaken([face(moving(n))], rng) for n in range(90)]
+    seen[40 : 40 + hole] = [[] for _ in range(hole)]
+    found = followed(seen)
+    assert [len(faces) for faces in found] == [1] * 90
+    assert {faces[0].track for faces in found} == {0}
+    assert [faces[0].filled for faces in found] == [40 <= n < 40 + hole for n in range(90)]
+    for n in range(40, 40 + hole):
+        off = np.linalg.norm(found[n][0].kps - face(moving(n)).kps, axis=1).mean() / EYES
+        assert off < 0.06
+
+
+def test_who_is_away_for_longer_comes_back_as_a_new_track() -> None:
+    away = LONGEST_HOLE + 1
+    found = followed([[face(200)]] * 20 + [[]] * away + [[face(200)]] * 20)
+    assert [len(faces) for faces in found] == [1] * 20 + [0] * away + [1] * 20
+    assert found[0][0].track != found[-1][0].track
+
+
+def crossing(n: int) -> list[Face]:
+    """Two people who change places; the nearer one hides the other in the middle."""
+    near, far = face(100 + 5 * n, who=1, size=1.2), face(500 - 5 * n, who=2)
+    return [near] if abs(near.centre[0] - far.centre[0]) < 60 else [near, far]
+
+
+def test_people_who_cross_keep_their_tracks() -> None:
+    found = followed([crossing(n) for n in range(80)])
+    for n in (0, 79):
+        left, right = sorted(found[n], key=lambda one: one.centre[0])
+        assert (left.track, right.track) == ((0, 1) if n == 0 else (1, 0))
+    assert {one.track for faces in found for one in faces} == {0, 1}
+
+
+def test_a_cut_ends_all_tracks_but_that_of_a_face_that_stays() -> None:
+    shots = [[face(200, who=1)]] * 20 + [[face(205, who=2)]] * 20 + [[face(205, who=2)]] * 20
+    found = followed(shots, cuts=[20, 40])
+    assert [faces[0].track for faces in found] == [0] * 20 + [1] * 40
+    assert np.abs(found[19][0].kps - face(200).kps).max() < 0.1
+    assert np.abs(found[20][0].kps - face(205).kps).max() < 0.1
+
+
+def test_one_person_who_dissolves_into_another_is_two_tracks() -> None:
+    def mixed(share: float) -> Face:
+        vector = (1 - share) * person(1) + share * person(2)
+        return replace(face(200), embedding=(vector / np.linalg.norm(vector)).astype(np.float32))
+
+    shares = [0.0] * 20 + [n / 12 for n in range(13)] + [1.0] * 20
+    found = followed([[mixed(share)] for share in shares])
+    tracks = [faces[0].track for faces in found]
+    assert tracks[:20] == [0] * 20
+    assert tracks[-20:] == [1] * 20
+
+
+def test_a_weak_detection_that_lasts_a_moment_is_no_face() -> None:
+    empty: list[list[Face]] = [[]]
+    weak, sure = face(200, score=0.55), face(200, score=0.9)
+    assert not any(followed(empty * 20 + [[weak]] * 2 + empty * 20))
+    assert [bool(f) for f in followed(empty * 20 + [[sure]] * 2 + empty * 20)].count(True) == 2
+    assert all(followed([[weak]] * 40))
+
+
+def test_a_face_that_comes_slowly_fades_in_and_out() -> None:
+    scores = [0.5, 0.55, 0.6, 0.65, *[0.9] * 30, 0.65, 0.6, 0.5]
+    nobody: list[list[Face]] = [[]] * 5
+    found = followed([*nobody, *([face(200, score=score)] for score in scores), *nobody])
+    weights = [faces[0].weight for faces in found if faces]
+    assert weights[:4] == sorted(weights[:4])
+    assert weights[0] < 0.3
+    assert weights[-3:] == sorted(weights[-3:], reverse=True)
+    assert set(weights[4:-3]) == {1.0}
+
+
+def test_frames_missed_at_the_edges_of_a_shot_are_filled() -> None:
+    missed: list[list[Face]] = [[], []]
+    found = followed(
+        [*missed, *[[face(200)]] * 20, *missed, *missed, *[[face(400)]] * 20, *missed], cuts=[24]
+    )
+    assert [len(faces) for faces in found] == [1] * len(found)
+    longer: list[list[Face]] = [[]] * 3
+    assert [len(faces) for faces in followed([*longer, *[[face(200)]] * 20])][:3] == [0, 0, 0]
+
+
+def test_a_frame_is_decided_by_those_around_it_alone() -> None:
+    rng = np.random.default_rng(3)
+    frames = [shaken(crossing(n % 80), rng) if rng.random() > 0.2 else [] for n in range(200)]
+    whole = followed(frames)
+    for stop in (60, 117, 160):
+        part = followed(frames[:stop])
+        for one, other in zip(part[: stop - LAG], whole, strict=False):
+            assert [(f.track, f.weight, f.kps.tobytes()) for f in one] == [
+                (f.track, f.weight, f.kps.tobytes()) for f in other
+            ]
+
+
+def test_memory_does_not_grow_with_a_track() -> None:
+    tracker = Tracker(lambda _row: None)
+
+    def rows() -> Iterator[FrameFaces]:
+        for n in range(2000):
+            yield FrameFaces(n, n, looked=True, faces=[face(moving(n))])
+            assert len(tracker.tracks) <= 1
+            assert all(len(track._seen) < 3 * LAG for track in tracker.tracks)
+
+    assert sum(1 for _ in tracker.follow(rows())) == 2000
+
+
+@pytest.mark.parametrize(("order", "expected"), [("largest", 1), ("smallest", 2)])
+def test_who_is_changed_is_decided_once_for_a_person(order: str, expected: int) -> None:
+    """The smaller of two comes nearer and is the larger one for a while; and leaves for a moment."""
+    frames = []
+    for n in range(100):
+        one = face(150, who=1, size=1.2)
+        other = face(450, who=2, size=1.4 if 40 <= n < 60 else 0.9)
+        frames.append([one] if 70 <= n < 90 else [one, other])
+    rows = [FrameFaces(n, n, looked=True, faces=faces) for n, faces in enumerate(frames)]
+    tracker = Tracker(lambda _row: None)
+    found = list(tracker.follow(rows))
+    selection = Selection(load_settings(many_faces=False, face_order=order))
+    selection.decide(tracker.tracks)
+    chosen = [selection.of(faces) for faces in found]
+    assert [len(faces) for faces in chosen] == [1] * 100
+    there = [n for n in range(100) if not 68 <= n < 92]
+    assert {round(chosen[n][0].centre[0] / 150) for n in there} == {1 if expected == 1 else 3}
+
+
+def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
+    tracker = Tracker(lambda _row: None)
+    rows = [FrameFaces(n, n, looked=True, faces=crossing(n)) for n in range(80)]
+    found = list(tracker.follow(rows))
+    selection = Selection(load_settings(many_faces=False, face_selector="reference"), person(2))
+    selection.decide(tracker.tracks)
+    assert {one.track for faces in found for one in selection.of(faces)} == {1}
