@@ -143,9 +143,8 @@ def test_a_face_that_comes_slowly_fades_in_and_out() -> None:
 
 def test_frames_missed_at_the_edges_of_a_shot_are_filled() -> None:
     missed: list[list[Face]] = [[], []]
-    found = followed(
-        [*missed, *[[face(200)]] * 20, *missed, *missed, *[[face(400)]] * 20, *missed], cuts=[24]
-    )
+    shots = [*missed, *[[face(200)]] * 20, *missed, *missed, *[[face(400)]] * 20, *missed]
+    found = followed(shots, cuts=[24])
     assert [len(faces) for faces in found] == [1] * len(found)
     longer: list[list[Face]] = [[]] * 3
     assert [len(faces) for faces in followed([*longer, *[[face(200)]] * 20])][:3] == [0, 0, 0]
