@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
+from colab_helpers.faces.grain import Grain
 from colab_helpers.faces.masks import face_mask, weighted
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
@@ -44,10 +45,14 @@ class FaceChanger:
         """Change every face in place; pictures may appear several times."""
         if not jobs:
             return
+        grains = [Grain.of(job.picture, job.face) for job in jobs]
         if self.swapper is not None and self.latent is not None:
             self._swap(jobs, self.swapper, self.latent)
         if self.enhancer is not None:
             self._enhance(jobs, self.enhancer)
+        for grain in grains:
+            if grain is not None:
+                grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
         latents = np.repeat(latent[None], len(jobs), axis=0)

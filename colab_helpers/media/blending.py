@@ -59,6 +59,16 @@ def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArr
     return crop
 
 
+def region_weights(mask: Mask, to_frame: Matrix, region: Region, box: Box) -> Mask:
+    """Warp a mask over a region of the frame, and let it fade out towards the face's box."""
+    left, top, right, bottom = region
+    shifted = to_frame - np.array([[0, 0, left], [0, 0, top]])
+    weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, (right - left, bottom - top))
+    weight *= _box_ramp(left, right, box[0], box[2], box)
+    weight *= _box_ramp(top, bottom, box[1], box[3], box)[:, None]
+    return weight
+
+
 def blend_plane(
     target: npt.NDArray[Any],
     crop: npt.NDArray[Any],

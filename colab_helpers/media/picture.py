@@ -72,6 +72,12 @@ class Picture(Protocol):
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp a ``(size, size, 3)`` BGR crop out of the picture; its border goes on beyond itself."""
 
+    def luma(self, region: Region) -> Mask:
+        """Return the brightness of a region, ``(h, w)`` float32 in grey levels of 8 bits."""
+
+    def add_luma(self, region: Region, levels: Mask) -> None:
+        """Add so many grey levels, ``(h, w)`` float32, to a region in place."""
+
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Blend a BGR crop back in place, only inside ``box``.
 
@@ -123,6 +129,17 @@ class BgrPicture:
         """See ``Picture.crop``."""
         crop = np.asarray(warp_crop(self.image, matrix, size), np.uint8)
         return crop if self._alpha is None else over_white(crop, alpha_crop(self._alpha, matrix, size))
+
+    def luma(self, region: Region) -> Mask:
+        """See ``Picture.luma``."""
+        left, top, right, bottom = region
+        return cv2.cvtColor(self.image[top:bottom, left:right], cv2.COLOR_BGR2GRAY).astype(np.float32)
+
+    def add_luma(self, region: Region, levels: Mask) -> None:
+        """See ``Picture.add_luma``."""
+        left, top, right, bottom = region
+        part = self.image[top:bottom, left:right]
+        part[...] = cv2.add(part, cv2.merge([levels] * 3), dtype=cv2.CV_8U)
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """See ``Picture.paste``."""
@@ -211,8 +228,7 @@ class VideoPicture:
     def grid(self) -> ByteImage:
         """See ``Picture.grid``."""
         luma, step = next(self._planes()).samples, max(1, min(self.width, self.height) // _GRID)
-        shift = self._layout.shift + self._layout.depth - 8
-        return np.asarray(luma[::step, ::step] >> shift, np.uint8)
+        return np.asarray(luma[::step, ::step] // self._level, np.uint8)
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
@@ -221,6 +237,25 @@ class VideoPicture:
             part = warp_crop(plane.samples, compose(matrix, plane.to_luma), size)
             warped.append(part >> plane.shift if plane.shift else part)
         return yuv_to_bgr(cv2.merge(warped), self._space)
+
+    def luma(self, region: Region) -> Mask:
+        """See ``Picture.luma``."""
+        left, top, right, bottom = region
+        return np.asarray(next(self._planes()).samples[top:bottom, left:right] / self._level, np.float32)
+
+    def add_luma(self, region: Region, levels: Mask) -> None:
+        """See ``Picture.add_luma``."""
+        self._make_writable()
+        left, top, right, bottom = region
+        part = next(self._planes()).samples[top:bottom, left:right]
+        depth = cv2.CV_8U if part.dtype == np.uint8 else cv2.CV_16U
+        added = cv2.add(part, levels * self._level, dtype=depth)
+        part[...] = np.minimum(added, 255 * self._level + self._level - 1)
+
+    @property
+    def _level(self) -> int:
+        """Sample values to a grey level of 8 bits."""
+        return 1 << (self._layout.shift + self._layout.depth - 8)
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
