@@ -241,7 +241,8 @@ class VideoPicture:
     def luma(self, region: Region) -> Mask:
         """See ``Picture.luma``."""
         left, top, right, bottom = region
-        return np.asarray(next(self._planes()).samples[top:bottom, left:right] / self._level, np.float32)
+        luma = next(self._planes()).samples[top:bottom, left:right].astype(np.float32)
+        return luma if self._level == 1 else luma / np.float32(self._level)
 
     def add_luma(self, region: Region, levels: Mask) -> None:
         """See ``Picture.add_luma``."""
@@ -249,8 +250,8 @@ class VideoPicture:
         left, top, right, bottom = region
         part = next(self._planes()).samples[top:bottom, left:right]
         depth = cv2.CV_8U if part.dtype == np.uint8 else cv2.CV_16U
-        added = cv2.add(part, levels * self._level, dtype=depth)
-        part[...] = np.minimum(added, 255 * self._level + self._level - 1)
+        added = cv2.add(part, levels * np.float32(self._level), dtype=depth)
+        part[...] = added if self._level == 1 else np.minimum(added, 256 * self._level - 1)
 
     @property
     def _level(self) -> int:
