@@ -227,8 +227,6 @@ def _preload(options: argparse.Namespace) -> int:
                 accept_licences=options.accept_licences,
                 offline=options.offline,
                 shared_cache=options.shared_cache,
-                mirror_prefix=options.mirror_prefix,
-                proxy=options.proxy,
             ),
             models_dir=options.models_dir,
             user_models=own,

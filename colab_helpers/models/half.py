@@ -19,6 +19,7 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
+from colab_helpers.files import publish
 from colab_helpers.language import mark, tr
 from colab_helpers.models.converted import (
     Conversion,
@@ -34,7 +35,7 @@ from colab_helpers.models.gfpgan import export_gfpgan
 from colab_helpers.models.identify import missing_model
 from colab_helpers.models.parity import NEARLY_SAME, compare, sample_inputs, value_range
 from colab_helpers.models.pool import is_out_of_memory
-from colab_helpers.models.records import part_path, put_in_place, record_path, write_json
+from colab_helpers.models.records import part_path, record_path, write_json
 from colab_helpers.models.session import Network, Provider, Runtime, first_line, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
@@ -224,7 +225,7 @@ def _converted(path: Path, half: bool, runtime: Runtime) -> ModelChoice:
         source = target_of(path, "export")
         if not source.is_file():
             export_gfpgan(path, part_path(source))
-            put_in_place(part_path(source), source)
+            publish(part_path(source), source)
             remove_outdated(source)
     choice = ModelChoice(path.stem, source, source)
     if half:
@@ -246,7 +247,7 @@ def _copied(source: Path, target: Path, runtime: Runtime) -> Verdict:
         refusal = None if record.bytes else write_half(source, part)
         verdict = _compared(source, target if record.bytes else part, runtime) if refusal is None else refusal
         if part.is_file() and not problem_of(verdict):
-            put_in_place(part, target)
+            publish(part, target)
             record = Conversion.made(target, record.verdicts)
     finally:
         part.unlink(missing_ok=True)

@@ -16,7 +16,6 @@ from typing import Literal
 from colab_helpers.errors import ModelError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import GIB
 from colab_helpers.models.catalog import ModelEntry, Role, load_catalog, needed_models
 from colab_helpers.models.identify import broken_model, elsewhere, not_a_network
 from colab_helpers.models.pool import is_out_of_memory
@@ -33,8 +32,6 @@ from colab_helpers.models.session import create_session, first_line, is_standin
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
 
-DISK_RESERVE = 2 * GIB
-"""Disk left free beside the models."""
 FileState = Literal["present", "unknown", "damaged"]
 # How many inputs and outputs a network of each role has; None for any number.
 _SIGNATURES: dict[Role, tuple[int, int | None]] = {
@@ -87,8 +84,7 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
     problem = None if loads or same else _role_problem(path, entry.role)
     if problem is not None:
         return Finding("damaged", sha256, problem.what, problem.remedy)
-    own = entry.local is not None and entry.sha256 is None
-    return Finding("present" if own else "unknown", sha256)
+    return Finding("unknown" if entry.local is None else "present", sha256)
 
 
 def _role_problem(path: Path, role: Role) -> ModelError | None:
@@ -112,36 +108,11 @@ def _role_problem(path: Path, role: Role) -> ModelError | None:
     )
 
 
-def accepted_at(entry: ModelEntry, record: Record | None) -> str | None:
-    """When the licence of a model was accepted, as a record says; None if another one was, or none."""
-    same = record is not None and record.licence == entry.licence_id
-    return record.licence_accepted_at if record is not None and same else None
-
-
-def renewed_record(entry: ModelEntry, path: Path, sha256: str, *, accept: bool = False) -> Record:
-    """Return the record of a file as it is now, keeping what is known about its origin and its licence.
-
-    With ``accept`` the user accepts its licence now, unless that was done before.
-    """
-    found, earlier = path.stat(), read_record(path)
-    accepted = accepted_at(entry, earlier)
-    if accepted is None and accept and entry.licence.non_commercial:
-        accepted = now()
-    known = earlier is not None and earlier.sha256 == sha256
-    kept = earlier.model_dump() if earlier is not None and known else {"source": "present"}
-    current = {"sha256": sha256, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-    licence = {"licence": entry.licence_id, "licence_accepted_at": accepted}
-    return Record.model_validate({**kept, **current, **licence})
-
-
-def unknown_note(name: str, sha256: str) -> str:
-    """That a file is used although nobody published it."""
-    return tr(
-        "{name}: none of the published files (SHA-256 {sha256}); it is used as it is, its origin and licence "
-        "are not known",
-        name=name,
-        sha256=sha256,
-    )
+def accepted_at(entry: ModelEntry, *places: Path | None) -> str | None:
+    """When the licence of a model was accepted, as the record beside one of some files says."""
+    records = (read_record(place) for place in places if place is not None)
+    times = (found.licence_accepted_at for found in records if found and found.licence == entry.licence_id)
+    return next(filter(None, times), None)
 
 
 def unlisted_note(name: str) -> str:
@@ -166,12 +137,9 @@ def origin_notes(settings: Settings, root: Path) -> list[str]:
             continue
         if entry.name not in catalog.models:
             notes.append(unlisted_note(entry.name))
-            continue
-        notes += look_at(root, entry, loads=True).notes
+        else:
+            notes += look_at(root, entry, loads=True).notes
     return notes
-
-
-# --- the files of a run ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -191,45 +159,32 @@ class ModelFile:
     @property
     def usable(self) -> bool:
         """Whether it is used as it is."""
-        return self.state in ("present", "unknown")
-
-
-def take_stock(
-    root: Path, models: Iterable[ModelEntry], *, verify: bool = False, accept_licences: bool = False
-) -> tuple[ModelFile, ...]:
-    """Find out what is there and what is missing, each file once; moves nothing.
-
-    Args:
-        root: The models root.
-        models: What is needed.
-        verify: Hash every file instead of trusting size and modification time.
-        accept_licences: The user accepts the licences of what is there; that is recorded.
-    """
-    unique = {model.path: model for model in models}
-    return tuple(
-        look_at(root, model, verify=verify, accept_licences=accept_licences) for model in unique.values()
-    )
+        return self.record is not None
 
 
 def look_at(
-    root: Path,
-    model: ModelEntry,
-    *,
-    verify: bool = False,
-    accept_licences: bool = False,
-    loads: bool = False,
+    root: Path, model: ModelEntry, *, verify: bool = False, accept: bool = False, loads: bool = False
 ) -> ModelFile:
-    """Find out what is there of one model; see ``take_stock`` and ``examine``."""
+    """Find out what is there of one model; moves nothing.
+
+    Args:
+        root: The models root.
+        model: What is needed.
+        verify: See ``examine``.
+        accept: The user accepts its licence; that is recorded if it is there.
+        loads: See ``examine``.
+    """
     path = root / model.path
-    missing = ModelFile(model, path, "missing", model.bytes, size_of(part_path(path)))
+    parts = (part_path(path, source.sha256[0]) for source in model.sources)
+    missing = ModelFile(model, path, "missing", model.bytes, max(map(size_of, parts), default=0))
     if not path.is_file() or is_outdated_copy(model, path):
         return replace(missing, found=_published_elsewhere(model, path))
     finding = examine(model, path, verify=verify, loads=loads)
     if finding.state == "damaged":
         found = _published_elsewhere(model, path)
         return replace(missing, state="damaged", problem=finding.words, found=found)
-    notes = [unknown_note(model.path, finding.sha256)] if finding.state == "unknown" else []
-    record = renewed_record(model, path, finding.sha256, accept=accept_licences)
+    notes = unknown_note(model, finding)
+    record = _renewed_record(model, path, finding.sha256, accept=accept)
     try:
         write_record(path, record)
     except OSError as error:  # a folder that is read-only by intent holds models all the same
@@ -238,12 +193,32 @@ def look_at(
     return ModelFile(model, path, finding.state, record.bytes, record=record, notes=tuple(notes))
 
 
-def bytes_missing(files: Iterable[ModelFile]) -> int:
-    """Bytes to be fetched, less what an interrupted fetch left; zips of several models count once."""
-    missing = [item for item in files if not item.usable]
-    first = [item.model.sources[0] for item in missing if item.model.sources and item.found is None]
-    zips = {source.urls: source.archive.bytes for source in first if source.archive is not None}
-    return sum(max(0, (item.bytes or 0) - item.resumable) for item in missing) + sum(zips.values())
+def take_stock(root: Path, models: Iterable[ModelEntry], **options: bool) -> tuple[ModelFile, ...]:
+    """Look at several models, each once; the options are those of ``look_at``."""
+    return tuple(
+        look_at(root, model, **options) for model in {model.path: model for model in models}.values()
+    )
+
+
+def unknown_note(model: ModelEntry, finding: Finding) -> list[str]:
+    """Say that a file is used although nobody published it, if that is so."""
+    text = mark(
+        "{name}: none of the published files (SHA-256 {sha256}); it is used as it is, its origin and licence "
+        "are not known"
+    )
+    return [tr(text, name=model.path, sha256=finding.sha256)] if finding.state == "unknown" else []
+
+
+def _renewed_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool) -> Record:
+    """The record of a file as it is now; what is known about its origin and its licence is kept."""
+    found, earlier = path.stat(), read_record(path)
+    accepted = accepted_at(model, path)
+    if accepted is None and accept and model.licence.non_commercial:
+        accepted = now()
+    same = earlier is not None and earlier.sha256 == sha256
+    kept = earlier.model_dump() if earlier is not None and same else {"source": "present"}
+    current = {"sha256": sha256, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+    return Record(**{**kept, **current, "licence": model.licence_id, "licence_accepted_at": accepted})
 
 
 def is_outdated_copy(model: ModelEntry, path: Path) -> bool:
@@ -251,8 +226,10 @@ def is_outdated_copy(model: ModelEntry, path: Path) -> bool:
     local, record = model.local, read_record(path)
     if local is None or not local.is_file() or record is None or local.samefile(path):
         return False
-    copied = record.source == "copied" and record.still_describes(path)
-    return copied and (str(local), local.stat().st_mtime_ns) != (record.url, record.origin_mtime_ns)
+    if record.source != "copied" or not record.still_describes(path):
+        return False
+    changed = local.stat().st_size != record.bytes or local.stat().st_mtime_ns > record.mtime_ns
+    return changed or record.url != str(local)
 
 
 def namesake_note(item: ModelFile) -> list[str]:
@@ -269,13 +246,11 @@ def _published_elsewhere(model: ModelEntry, path: Path) -> Path | None:
     sizes = {source.bytes for source in model.sources}
     for place in elsewhere(path, model.file_names) if model.sources else ():
         found = place.stat()
-        if (found.st_size in sizes or None in sizes) and (
-            _known_hash(place, found.st_size, found.st_mtime_ns) in model.accepted
-        ):
+        if found.st_size in sizes and _known_hash(place, found.st_mtime_ns) in model.accepted:
             return place
     return None
 
 
 @cache
-def _known_hash(path: Path, _size: int, _mtime_ns: int) -> str:
+def _known_hash(path: Path, _mtime_ns: int) -> str:
     return sha256_of(path)

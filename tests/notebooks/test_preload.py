@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from colab_helpers.diagnosis import environment, networks
 from colab_helpers.errors import LicenceError, ModelError
-from colab_helpers.presets import PresetFile
+from colab_helpers.models import catalog
+from colab_helpers.models import preload as models_preload
+from colab_helpers.models.catalog import Licence, load_catalog
 from colab_helpers.request import PreloadRequest
 from colab_helpers.ui import headless, preload
 from colab_helpers.ui.preload import (
@@ -133,17 +135,16 @@ def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(pap
 def own(standins, tmp_path, monkeypatch) -> Path:
     """A catalogue whose models lie in a folder of the user's, all but the enhancer under a strict licence."""
     place = copies(standins, tmp_path / "own")
+    known = load_catalog(
+        {name: {"role": role, "path": str(place / f"{name}.onnx")} for name, role in ROLES.items()}
+    )
+    strict = {"licence": Licence(**RESEARCH), "licence_id": "research"}
     entries = {
-        name: {
-            "role": role,
-            "path": str(place / f"{name}.onnx"),
-            "licence": "mit" if role == "enhancer" else RESEARCH,
-        }
-        for name, role in ROLES.items()
+        name: entry if entry.role == "enhancer" else entry.model_copy(update=strict)
+        for name, entry in known.models.items()
     }
-    known = PresetFile(version=1, presets={}, models=entries)
-    for module in (preload, networks, environment):
-        monkeypatch.setattr(module, "load_presets", lambda: known)
+    for module in (preload, models_preload, catalog):
+        monkeypatch.setattr(module, "load_catalog", lambda *_: replace(known, models=entries))
     return place
 
 
