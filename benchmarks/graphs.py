@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET, IR_VERSION = 17, 10
 _STRIDES = (8, 16, 32)
 _ANCHORS = 2
-# det_10g's output names: scores, boxes and points of the three strides.
-_DETECTOR_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
+DETECTOR_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
+"""det_10g's output names: scores, boxes and points of the three strides."""
 _WIDTHS = (1, 4, 10)
 # The five points of a frontal face in its box, as shares of width and height.
 _POINTS = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.35, 0.76], [0.65, 0.76]])
@@ -52,7 +52,7 @@ def detector_answers(box: Sequence[float], size: int) -> dict[str, npt.NDArray[n
             values = np.zeros((cells, width), np.float32)
             if stride == _STRIDES[-1]:
                 _place(values, np.asarray(box), stride, size // stride)
-            answers[_DETECTOR_OUTPUTS[component * 3 + number]] = values
+            answers[DETECTOR_OUTPUTS[component * 3 + number]] = values
     return answers
 
 

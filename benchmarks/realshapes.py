@@ -18,10 +18,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.graphs import IR_VERSION, OPSET
+from benchmarks.graphs import DETECTOR_OUTPUTS, IR_VERSION, OPSET
 
 _Array = npt.NDArray[np.float32]
-_SCRFD_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
 
 
 class Builder:
@@ -114,7 +113,7 @@ def scrfd_10g(seed: int = 0) -> onnx.ModelProto:
     for number, feature in enumerate(features):
         _scrfd_head(build, feature, number)
     widths = np.repeat((1, 4, 10), 3).tolist()
-    outputs = [_value(name, [None, width]) for name, width in zip(_SCRFD_OUTPUTS, widths, strict=True)]
+    outputs = [_value(name, [None, width]) for name, width in zip(DETECTOR_OUTPUTS, widths, strict=True)]
     return build.model("scrfd_10g", [_value("input.1", [1, 3, "?", "?"])], outputs)
 
 
@@ -170,7 +169,7 @@ def _scrfd_head(build: Builder, x: str, level: int) -> None:
     for component, (width, active) in enumerate(((1, True), (4, False), (10, False))):
         y = build.conv(x, 80, 2 * width, gain=0.5)
         y = build.node("Transpose", y, perm=[2, 3, 0, 1])
-        name = _SCRFD_OUTPUTS[component * 3 + level]
+        name = DETECTOR_OUTPUTS[component * 3 + level]
         shape = build.constant(np.array([-1, width], np.int64))
         if active:
             y = build.node("Reshape", y, shape)

@@ -22,7 +22,6 @@ from colab_helpers.errors import ColabHelpersError, ModelError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import lost_mount, mounted_drive, require_places
-from colab_helpers.presets import load_presets
 from colab_helpers.request import BatchRequest
 
 if TYPE_CHECKING:
@@ -210,8 +209,8 @@ def _preload(options: argparse.Namespace) -> int:
     from colab_helpers.models.records import SOURCE_WORDS
     from colab_helpers.models.transfer import FetchOptions
 
-    settings, own = settings_of(options), load_presets().models
-    planned = preview(settings, models_dir=options.models_dir, user_models=own)
+    settings = settings_of(options)
+    planned = preview(settings, models_dir=options.models_dir)
     free = planned.bytes_free / 1e9
     print(tr("models folder: {folder} ({free:.1f} GB free)", folder=planned.root, free=free))
     for name, size in planned.missing.items():
@@ -229,7 +228,6 @@ def _preload(options: argparse.Namespace) -> int:
                 shared_cache=options.shared_cache,
             ),
             models_dir=options.models_dir,
-            user_models=own,
             verify=options.verify,
             on_progress=_show_transfer if sys.stderr.isatty() else None,
         )

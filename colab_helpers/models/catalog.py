@@ -7,16 +7,16 @@ file name legitimately has several hashes (re-exports of one network), so every 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from colab_helpers.errors import ModelError, SettingsError
-from colab_helpers.files import absolute, from_yaml
+from colab_helpers.errors import ModelError
+from colab_helpers.files import from_yaml
 from colab_helpers.language import tr
 from colab_helpers.settings import Settings
 
@@ -24,13 +24,6 @@ Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50")
 """What every run needs to find faces and tell them apart."""
-
-
-def _inside_root(value: str) -> str:
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in value:
-        raise ValueError(tr("must be a relative path with forward slashes and without '..'"))
-    return value
 
 
 class _Frozen(BaseModel):
@@ -55,14 +48,13 @@ class Source(_Frozen):
 
 
 class ModelEntry(_Frozen):
-    """One model: its role, its licence, and where its file comes from: sources, or the user's disk."""
+    """One model: its role, its licence, and where its file comes from."""
 
-    name: Annotated[str, AfterValidator(_inside_root)]  # ``{name}.onnx`` below the models root
+    name: str  # ``{name}.onnx`` below the models root
     role: Role
     licence_id: str  # what an acceptance is recorded under
     licence: Licence
-    sources: tuple[Source, ...] = ()  # groups of mirrors, best first
-    local: Path | None = None  # a file of the user's, copied instead of fetched
+    sources: tuple[Source, ...] = ()  # groups of mirrors, best first; none for a user's own file
 
     @property
     def path(self) -> str:
@@ -76,10 +68,8 @@ class ModelEntry(_Frozen):
 
     @property
     def bytes(self) -> int | None:
-        """The largest size any source gives; None for a user's own file that is not there."""
-        if self.local is not None:
-            return self.local.stat().st_size if self.local.is_file() else None
-        return max(source.bytes for source in self.sources)
+        """The largest size any source gives; None where there is none."""
+        return max((source.bytes for source in self.sources), default=None)
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -100,36 +90,27 @@ class Catalog:
     licences: Mapping[str, Licence]
     models: Mapping[str, ModelEntry]
 
-    def get(self, name: str, *, role: Role | None = None) -> ModelEntry:
+    def get(self, name: str, *, role: Role) -> ModelEntry:
         """Find a model by name.
 
         Raises:
             ModelError: There is no such model; the message names those of that role.
         """
-        suitable = {entry.name: entry for entry in self.models.values() if role in (None, entry.role)}
+        suitable = {entry.name: entry for entry in self.models.values() if entry.role == role}
         if name in suitable:
             return suitable[name]
         raise ModelError(
-            tr("there is no {role} of that name in the catalogue", role=role)
-            if role
-            else tr("there is no model of that name in the catalogue"),
+            tr("there is no {role} of that name in the catalogue", role=role),
             where=name,
             remedy=tr(
-                "choose one of {names}, or add yours under 'models:' in presets.yaml",
-                names=", ".join(suitable),
+                "choose one of {names}, or put yours into the models folder", names=", ".join(suitable)
             ),
         )
 
 
-class UserModel(_Frozen):
-    """One entry of the ``models:`` section of a preset file."""
-
-    role: Role
-    path: Path  # relative to the preset file's folder
-
-
 @cache
-def _shipped() -> Catalog:
+def load_catalog() -> Catalog:
+    """Return the shipped catalogue."""
     data = from_yaml(Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8"))
     licences = {word: Licence(**terms) for word, terms in data["licences"].items()}
     models = {}
@@ -139,67 +120,28 @@ def _shipped() -> Catalog:
     return Catalog(licences, models)
 
 
-def load_catalog(extra: Mapping[str, Any] | None = None) -> Catalog:
-    """Return the shipped catalogue with the user's entries over it.
-
-    Args:
-        extra: The ``models:`` section of a preset file as ``load_presets`` gives it; see ``UserModel``.
-
-    Raises:
-        SettingsError: An entry does not follow the schema.
-    """
-    shipped = _shipped()
-    own = {str(name): _user_entry(str(name), values) for name, values in (extra or {}).items()}
-    return replace(shipped, models={**shipped.models, **own})
-
-
-def _user_entry(name: str, values: Any) -> ModelEntry:
-    try:
-        model = UserModel.model_validate(values)
-        return ModelEntry(
-            name=name,
-            role=model.role,
-            licence_id="own",
-            licence=_shipped().licences["own"],
-            local=absolute(model.path),
-        )
-    except ValidationError as error:
-        complaints = "; ".join(_complaint(item) for item in error.errors())
-        remedy = tr("an entry has a role and the path of an ONNX file")
-        raise SettingsError(complaints, where=f"models: {name}", remedy=remedy) from error
-
-
-def _complaint(item: Any) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{key} = {item['input']!r}: {message}" if key else message
-
-
 def needed_models(
     settings: Settings, catalog: Catalog | None = None, *, root: Path | None = None
 ) -> list[ModelEntry]:
     """Return the models a run with these settings opens, each once.
 
-    Args:
-        settings: Decide which models are needed.
-        catalog: Instead of the shipped one.
-        root: The models folder. A swapper or enhancer that lies there needs no entry in the catalogue: it
-            counts as the user's own file.
+    A swapper or enhancer that lies in the models folder ``root`` needs no entry in the catalogue.
 
     Raises:
         ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
     """
     catalog = catalog or load_catalog()
-    entries = [catalog.get(name) for name in ANALYSIS_MODELS]
+    entries = [catalog.models[name] for name in ANALYSIS_MODELS]
     changers: dict[Role, str] = {}
     if "face_swapper" in settings.frame_processors:
         changers["swapper"] = settings.swapper_model
     if "face_enhancer" in settings.frame_processors:
         changers["enhancer"] = settings.enhancer_model
     for role, name in changers.items():
-        own = root / f"{name}.onnx" if root is not None else None
-        if name not in catalog.models and own is not None and own.is_file():
-            entries.append(_user_entry(name, {"role": role, "path": own}))
-        else:
-            entries.append(catalog.get(name, role=role))
+        unlisted = name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file()
+        entries.append(
+            ModelEntry(name=name, role=role, licence_id="own", licence=catalog.licences["own"])
+            if unlisted
+            else catalog.get(name, role=role)
+        )
     return entries

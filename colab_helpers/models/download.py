@@ -17,11 +17,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError
-from colab_helpers.files import publish
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.inventory import ModelFile, accepted_at, is_outdated_copy, look_at, take_stock
+from colab_helpers.models.inventory import ModelFile, accepted_at, look_at, take_stock
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.records import FileSource, Record, now, part_path, put_in_place, write_record
 from colab_helpers.models.sources import FileProblem, ModelSources
@@ -49,7 +48,7 @@ class PreloadedFile(BaseModel):
     name: str
     path: Path
     bytes: int
-    source: FileSource  # ``copied`` from the shared cache, the user's own path or another program
+    source: FileSource  # ``copied`` from the shared cache or another program
     origin: str  # address or path it once came from; empty if it was simply there
     sha256: str
     licence: str
@@ -80,19 +79,10 @@ def fetch(
     verify: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> list[PreloadedFile]:
-    """Bring every file of some models into a folder.
+    """Bring every file of some models into a folder; return one entry for each, in their order.
 
-    Files that can be had are brought even when others cannot; what was interrupted is resumed next time.
-
-    Args:
-        root: The models root; made if missing.
-        models: What is needed.
-        options: How files may be brought.
-        verify: Hash also the files that count as verified.
-        on_progress: See ``ProgressCallback``.
-
-    Returns:
-        One entry per file, in the order of the models.
+    Files that can be had are brought even when others cannot; what was interrupted is resumed next time. With
+    ``verify`` also the files that count as verified are hashed.
 
     Raises:
         LicenceError: A missing model's licence limits its use and was not accepted.
@@ -117,13 +107,13 @@ def _bring_all(
 ) -> dict[Path, PreloadedFile]:
     """Bring files, telling how far it is from the caller's own thread, as notebooks need it."""
     for item in missing:
-        sources.meter.update(item.model.path, item.resumable, item.bytes or 0)
+        sources.meter.update(item.model.path, item.resumable, item.model.bytes or 0)
     executor = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
     try:
         # The largest first: it would otherwise be alone at the end.
         futures = {
             item.path: executor.submit(copy_context().run, _obtain, sources, item)
-            for item in sorted(missing, key=lambda item: -(item.bytes or 0))
+            for item in sorted(missing, key=lambda item: -(item.model.bytes or 0))
         }
         pending: set[Future[PreloadedFile]] = set(futures.values())
         while pending:
@@ -156,7 +146,11 @@ def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
             accepted, notes = _acceptance(item, options), list[str]()
             path.parent.mkdir(parents=True, exist_ok=True)
             brought = sources.bring(item, notes)
-            notes += _published(sources.root, item, brought.part)
+            kept = put_in_place(sources.root, brought.part, path)
+            if kept is not None:
+                text = mark("{path}: was replaced; what lay there before is kept as {kept}")
+                notes.append(tr(text, path=model.path, kept=kept))
+            _remove_parts(item)
             record = Record(
                 sha256=brought.sha256,
                 bytes=path.stat().st_size,
@@ -176,20 +170,6 @@ def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
             where=str(path),
             remedy=tr("free space, check the permissions, or choose another models folder"),
         ) from error
-
-
-def _published(root: Path, item: ModelFile, part: Path) -> list[str]:
-    """Move the verified bytes into place; nothing that lies there is lost, but an older copy of ours."""
-    kept = None
-    if is_outdated_copy(item.model, item.path):
-        publish(part, item.path)
-    else:
-        kept = put_in_place(root, part, item.path)
-    _remove_parts(item)
-    if kept is None:
-        return []
-    text = mark("{path}: was replaced; what lay there before is kept as {kept}")
-    return [tr(text, path=item.model.path, kept=kept)]
 
 
 def _remove_parts(item: ModelFile) -> None:
@@ -240,7 +220,7 @@ def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> No
 def _within_reach(item: ModelFile, options: FetchOptions) -> bool:
     """Whether a file would be brought; offline it may just be reported as missing."""
     cached = options.cached(item.model)
-    return not options.offline or bool(item.model.local or item.found or (cached and cached.is_file()))
+    return not options.offline or bool(item.found or (cached and cached.is_file()))
 
 
 def licence_notice(models: Iterable[ModelEntry]) -> str:
@@ -260,24 +240,15 @@ def licence_notice(models: Iterable[ModelEntry]) -> str:
 def _check_disk(root: Path, missing: Sequence[ModelFile]) -> None:
     if not missing:
         return
-    free, needed = disk_free(root), sum(max(0, (item.bytes or 0) - item.resumable) for item in missing)
-    if free < needed + DISK_RESERVE:
+    sizes = (max(0, (item.model.bytes or 0) - item.resumable) for item in missing)
+    free, needed = disk_free(root) / GIB, (sum(sizes) + DISK_RESERVE) / GIB
+    if free < needed:
+        text = mark("{free:.2f} GB are free on the disk, but {needed:.2f} GB are needed (2 GB stay free)")
         raise OutputError(
-            tr(
-                "{free} are free on the disk, but {needed} are needed "
-                "({missing} of models and {reserve} reserve)",
-                free=_gb(free),
-                needed=_gb(needed + DISK_RESERVE),
-                missing=_gb(needed),
-                reserve=_gb(DISK_RESERVE),
-            ),
+            tr(text, free=free, needed=needed),
             where=str(root),
             remedy=tr("free space, or choose a folder on another disk in models_dir or COLAB_HELPERS_MODELS"),
         )
-
-
-def _gb(size: int) -> str:
-    return f"{size / GIB:.2f} GB"
 
 
 def _raise_problems(errors: Iterable[BaseException | None], *, offline: bool) -> None:

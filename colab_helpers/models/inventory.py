@@ -1,14 +1,13 @@
 """What is there of the models a run needs: used as it is, damaged, elsewhere on this machine, or missing.
 
 A file whose hash is not known is *unknown*, not damaged: it may be a user's own and work well. Damaged is
-what cannot be used (it does not load, or is no network of its role), and what has other bytes than when it
-was verified although nobody wrote to it.
+what does not load, and what has other bytes than when it was verified although nobody wrote to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from typing import Literal
 from colab_helpers.errors import ModelError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.models.catalog import ModelEntry, Role, load_catalog, needed_models
+from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.models.identify import broken_model, elsewhere, not_a_network
 from colab_helpers.models.pool import is_out_of_memory
 from colab_helpers.models.records import (
@@ -29,22 +28,14 @@ from colab_helpers.models.records import (
     write_record,
 )
 from colab_helpers.models.session import create_session, first_line, is_standin
-from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
 
 FileState = Literal["present", "unknown", "damaged"]
-# How many inputs and outputs a network of each role has; None for any number.
-_SIGNATURES: dict[Role, tuple[int, int | None]] = {
-    "detector": (1, 9),
-    "recogniser": (1, None),
-    "swapper": (2, None),
-    "enhancer": (1, None),
-}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a file on disk is; ``present`` is published, or the user's own as named in the settings."""
+    """What a file on disk is; ``present`` is a published one."""
 
     state: FileState
     sha256: str
@@ -60,11 +51,8 @@ class Finding:
 def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool = False) -> Finding:
     """Find out what a model file is; one that is neither published nor recorded is loaded once.
 
-    Args:
-        entry: What is known of the model.
-        path: The file.
-        verify: Hash it even if size and time are those recorded.
-        loads: It is known to be a network of its role, so it need not be tried.
+    With ``verify`` it is hashed even if size and time are those recorded. With ``loads`` it is known to be a
+    network.
 
     Raises:
         OSError: The file cannot be read.
@@ -81,31 +69,23 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
             tr("its bytes have changed since it was verified, although nobody wrote to it"),
             tr("the disk may be failing: fetch it again with 'preload --verify', or put it there anew"),
         )
-    problem = None if loads or same else _role_problem(path, entry.role)
+    problem = None if loads or same else _load_problem(path)
     if problem is not None:
         return Finding("damaged", sha256, problem.what, problem.remedy)
-    return Finding("unknown" if entry.local is None else "present", sha256)
+    return Finding("unknown", sha256)
 
 
-def _role_problem(path: Path, role: Role) -> ModelError | None:
-    """Why a file is no network of a role; None if it is. It is loaded on the CPU, nothing is run."""
+def _load_problem(path: Path) -> ModelError | None:
+    """Why a file is no network; None if it is. It is loaded on the CPU, nothing is run."""
     if (problem := not_a_network(path)) is not None:
         return problem
     try:
-        loaded = create_session(str(path), "cpu", optimised=False)
+        create_session(str(path), "cpu", optimised=False)
     except Exception as error:
         if is_out_of_memory(error):
             raise
         return broken_model(path, first_line(error))
-    wanted, found = _SIGNATURES[role], (len(loaded.get_inputs()), len(loaded.get_outputs()))
-    if found[0] == wanted[0] and wanted[1] in (None, found[1]):
-        return None
-    text = mark("it is a network, but no {role}: it has {inputs} inputs and {outputs} outputs")
-    return ModelError(
-        tr(text, role=role, inputs=found[0], outputs=found[1]),
-        where=str(path),
-        remedy=tr("give it a name of its own: the file of this name is another network"),
-    )
+    return None
 
 
 def accepted_at(entry: ModelEntry, *places: Path | None) -> str | None:
@@ -115,31 +95,15 @@ def accepted_at(entry: ModelEntry, *places: Path | None) -> str | None:
     return next(filter(None, times), None)
 
 
-def unlisted_note(name: str) -> str:
-    """That a file is used although the catalogue does not name it."""
-    return tr(
-        "{name}: not in the catalogue; the file that is there is used, its origin and licence are not known",
-        name=name,
-    )
-
-
 def origin_notes(settings: Settings, root: Path) -> list[str]:
     """What a run says about the origin of the model files it loads; each file is hashed once."""
-    notes: list[str] = []
-    catalog = load_catalog(load_presets().models)
     try:
-        entries = needed_models(settings, catalog, root=root)
+        entries = needed_models(settings, load_catalog(), root=root)
     except ModelError:  # missing: opening it says what to do
-        return notes
-    for entry in entries:
-        path = root / entry.path
-        if not path.is_file() or is_standin(path):
-            continue
-        if entry.name not in catalog.models:
-            notes.append(unlisted_note(entry.name))
-        else:
-            notes += look_at(root, entry, loads=True).notes
-    return notes
+        return []
+    there = [entry for entry in entries if (root / entry.path).is_file()]
+    real = [entry for entry in there if not is_standin(root / entry.path)]
+    return [note for entry in real for note in look_at(root, entry, loads=True).notes]
 
 
 @dataclass(frozen=True)
@@ -148,41 +112,40 @@ class ModelFile:
 
     model: ModelEntry
     path: Path
-    state: FileState | Literal["missing"]  # ``present`` and ``unknown`` are used as they are
-    bytes: int | None  # of a missing file the largest its sources give, if any
-    resumable: int = 0  # bytes an interrupted fetch left
-    record: Record | None = None  # of the file that is there
-    problem: str = ""  # what is wrong with a damaged one, and what to do
-    found: Path | None = None  # where else on this machine a published file of it lies
+    finding: Finding | None = None  # None where nothing lies there
+    record: Record | None = None  # of the file that is there and is used as it is
+    found: Path | None = None  # where else on this machine a published file of a missing one lies
     notes: tuple[str, ...] = ()
 
     @property
-    def usable(self) -> bool:
-        """Whether it is used as it is."""
-        return self.record is not None
+    def state(self) -> FileState | Literal["missing"]:
+        """What lies there; ``present`` and ``unknown`` are used as they are."""
+        return self.finding.state if self.finding else "missing"
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with a damaged one, and what to do."""
+        damaged = self.finding is not None and self.finding.state == "damaged"
+        return self.finding.words if self.finding and damaged else ""
+
+    @property
+    def resumable(self) -> int:
+        """Bytes an interrupted fetch left."""
+        parts = (part_path(self.path, source.sha256[0]) for source in self.model.sources)
+        return max(map(size_of, parts), default=0)
 
 
 def look_at(
     root: Path, model: ModelEntry, *, verify: bool = False, accept: bool = False, loads: bool = False
 ) -> ModelFile:
-    """Find out what is there of one model; moves nothing.
+    """Find out what is there of one model; moves nothing. See ``examine``.
 
-    Args:
-        root: The models root.
-        model: What is needed.
-        verify: See ``examine``.
-        accept: The user accepts its licence; that is recorded if it is there.
-        loads: See ``examine``.
+    With ``accept`` the user accepts its licence; that is recorded if it is there.
     """
     path = root / model.path
-    parts = (part_path(path, source.sha256[0]) for source in model.sources)
-    missing = ModelFile(model, path, "missing", model.bytes, max(map(size_of, parts), default=0))
-    if not path.is_file() or is_outdated_copy(model, path):
-        return replace(missing, found=_published_elsewhere(model, path))
-    finding = examine(model, path, verify=verify, loads=loads)
-    if finding.state == "damaged":
-        found = _published_elsewhere(model, path)
-        return replace(missing, state="damaged", problem=finding.words, found=found)
+    finding = examine(model, path, verify=verify, loads=loads) if path.is_file() else None
+    if finding is None or finding.state == "damaged":
+        return ModelFile(model, path, finding, found=_published_elsewhere(model, path))
     notes = unknown_note(model, finding)
     record = _renewed_record(model, path, finding.sha256, accept=accept)
     try:
@@ -190,7 +153,7 @@ def look_at(
     except OSError as error:  # a folder that is read-only by intent holds models all the same
         text = mark("{path} cannot be written ({reason}): hashed anew next time")
         notes.append(tr(text, path=record_path(path), reason=error.strerror))
-    return ModelFile(model, path, finding.state, record.bytes, record=record, notes=tuple(notes))
+    return ModelFile(model, path, finding, record, notes=tuple(notes))
 
 
 def take_stock(root: Path, models: Iterable[ModelEntry], **options: bool) -> tuple[ModelFile, ...]:
@@ -219,17 +182,6 @@ def _renewed_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool)
     kept = earlier.model_dump() if earlier is not None and same else {"source": "present"}
     current = {"sha256": sha256, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
     return Record(**{**kept, **current, "licence": model.licence_id, "licence_accepted_at": accepted})
-
-
-def is_outdated_copy(model: ModelEntry, path: Path) -> bool:
-    """Whether a user's own file changed since it was copied here, and the copy is as it was made."""
-    local, record = model.local, read_record(path)
-    if local is None or not local.is_file() or record is None or local.samefile(path):
-        return False
-    if record.source != "copied" or not record.still_describes(path):
-        return False
-    changed = local.stat().st_size != record.bytes or local.stat().st_mtime_ns > record.mtime_ns
-    return changed or record.url != str(local)
 
 
 def namesake_note(item: ModelFile) -> list[str]:

@@ -7,6 +7,7 @@ measured when it is loaded: whoever makes a session runs it once, so that its wo
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,28 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.errors import OutOfMemoryError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 
 _LOOK_EVERY = 0.5
 
 # How CUDA, ONNX Runtime's arenas (at the device's end and at their own limit), cuDNN and cuBLAS, and the C++
 # library say it.
-_SIGNS = (
-    "out of memory",
-    "failed to allocate",
-    "is smaller than requested bytes",
-    "alloc_failed",
-    "allocation_failed",
-    "allocation failed",
-    "bad_alloc",
-    "bad allocation",
+_SIGNS = re.compile(
+    r"out of memory|failed to allocate|is smaller than requested bytes|alloc_failed|allocation[ _]failed"
+    r"|bad[ _]alloc",
+    re.IGNORECASE,
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory, of the GPU or the machine, ran out."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
+    return isinstance(error, MemoryError) or _SIGNS.search(str(error)) is not None
 
 
 @dataclass(eq=False)
@@ -121,27 +116,20 @@ class SessionPool:
         if slot.session is not None:  # already, or by another thread while this one waited
             return
         self._wait_for_others(slot)
-        before = self.used()
-        try:
-            slot.session = slot.create()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self.unload_idle()
-            self.notes.append(
-                tr("{name}: memory ran out while it was loaded; loaded again alone", name=slot.name)
-            )
+        for alone in (False, True):
             before = self.used()
-            slot.session = self._create_alone(slot)
+            try:
+                slot.session = slot.create()
+                break
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if alone:
+                    raise _too_large(slot, self.budget) from error
+                self.unload_idle()
+                text = mark("{name}: memory ran out while it was loaded; loaded again alone")
+                self.notes.append(tr(text, name=slot.name))
         slot.needs = max(slot.path.stat().st_size, self.used() - before)
-
-    def _create_alone(self, slot: _Slot) -> Any:
-        try:
-            return slot.create()
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise _too_large(slot, self.budget) from error
-            raise
 
     def _make_room(self, slot: _Slot, needed: int) -> bool:
         """Unload the least recently used until ``needed`` bytes fit; False if the rest is in use."""
@@ -150,9 +138,8 @@ class SessionPool:
                 break
             if not other.users and other is not slot:
                 _unload(other)
-                self.notes.append(
-                    tr("{name} was unloaded to make room for {other}", name=other.name, other=slot.name)
-                )
+                text = mark("{name} was unloaded to make room for {other}")
+                self.notes.append(tr(text, name=other.name, other=slot.name))
         return self._fits(needed)
 
     def _fits(self, needed: int) -> bool:
@@ -165,9 +152,8 @@ class SessionPool:
             self.sleep(_LOOK_EVERY)
         waited = self.clock() - started
         if waited >= _LOOK_EVERY:
-            self.notes.append(
-                tr("{name}: waited {waited:.1f} s for memory to become free", name=slot.name, waited=waited)
-            )
+            text = mark("{name}: waited {waited:.1f} s for memory to become free")
+            self.notes.append(tr(text, name=slot.name, waited=waited))
 
 
 @dataclass(frozen=True)
@@ -186,9 +172,8 @@ class PooledSession:
             except Exception as error:
                 if not is_out_of_memory(error) or not self.pool.unload_idle(keep=self.path):
                     raise
-            self.pool.notes.append(
-                tr("{name}: memory ran out; the idle networks were unloaded", name=self.name)
-            )
+            text = mark("{name}: memory ran out; the idle networks were unloaded")
+            self.pool.notes.append(tr(text, name=self.name))
             return slot.session.run(*arguments)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Where the bytes of a model come from: the user's own file, other programs, the shared cache, or mirrors."""
+"""Where the bytes of a model come from: other programs, the shared cache, or mirrors."""
 
 from __future__ import annotations
 
@@ -84,10 +84,8 @@ class ModelSources:
         if brought is not None:
             return brought
         model, tried = item.model, [*filter(None, [item.problem]), *notes]
-        if model.local is not None:
-            raise FileProblem(model.path, tried)
-        if self.options.offline:
-            tried += [tr("missing ({size} bytes); to be had from:", size=item.bytes), *model.urls]
+        if self.options.offline and model.sources:
+            tried += [tr("missing ({size} bytes); to be had from:", size=model.bytes), *model.urls]
         for source in () if self.options.offline else model.sources:
             part = part_path(item.path, source.sha256[0])
             for url in source.urls:
@@ -101,27 +99,15 @@ class ModelSources:
         raise FileProblem(model.path, [*tried, *namesake_note(item)])
 
     def _copied(self, item: ModelFile, notes: list[str]) -> Brought | None:
-        """Copy from the user's own path, another program's folder or the shared cache, if right there."""
+        """Copy from another program's folder or the shared cache, if it is right there."""
         model, cached = item.model, self.options.cached(item.model)
-        if cached is not None and not cached.is_file():
-            cached = None
-        for place in (model.local, item.found, cached):
-            if place is None or same_file(place, item.path):
+        for place in filter(None, (item.found, cached)):
+            if not place.is_file() or same_file(place, item.path):
                 continue
             try:
                 finding = self._copy(place, item)
-            except OSError as error:
-                if place == model.local and place.is_file():
-                    raise  # it is this disk
-                notes.append(
-                    tr(
-                        "the shared cache could not be read ({reason}): {path}",
-                        reason=error.strerror,
-                        path=place,
-                    )
-                    if place == cached
-                    else tr("{local}: there is no such file", local=place)
-                )
+            except OSError as error:  # or this disk: fetching tells
+                notes.append(tr("{path} could not be read ({reason})", path=place, reason=error.strerror))
                 continue
             if finding.state != "damaged":
                 notes += unknown_note(model, finding)
@@ -129,11 +115,7 @@ class ModelSources:
                     notes.append(tr("{path}: taken over from {found}", path=model.path, found=place))
                 return Brought(part_path(item.path), "copied", str(place), finding.sha256)
             part_path(item.path).unlink()
-            notes.append(
-                tr("the copy in the shared cache is damaged and was not used: {path}", path=place)
-                if place == cached
-                else f"{place}: {finding.words}"
-            )
+            notes.append(tr("the copy in the shared cache is damaged and was not used: {path}", path=place))
         return None
 
     def _copy(self, place: Path, item: ModelFile) -> Finding:

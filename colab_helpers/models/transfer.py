@@ -13,7 +13,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,6 @@ from typing import BinaryIO
 import requests
 import urllib3
 from requests import exceptions as failures
-from urllib3.util import Retry
 
 from colab_helpers.errors import OutputError
 from colab_helpers.files import sha256_of
@@ -32,8 +31,6 @@ from colab_helpers.models.records import size_of
 HUGGING_FACE = "https://huggingface.co/"
 _BLOCK = 1 << 18
 _WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
-_LONGEST_WAIT = 120.0
-"""Seconds; a server that asks for a longer pause is left for the next one."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
@@ -45,10 +42,10 @@ class MirrorError(Exception):
 
 
 class Temporary(Exception):  # noqa: N818
-    """Something that may go well the next time, after a pause if the server wants one."""
+    """Something that may go well the next time."""
 
-    def __init__(self, reason: str, *, wait: float = 0.0, connected: bool = True) -> None:
-        self.wait, self.connected = wait, connected
+    def __init__(self, reason: str, *, connected: bool = True) -> None:
+        self.connected = connected
         super().__init__(reason)
 
 
@@ -124,11 +121,8 @@ class Transfer:
         if failed >= (limits.attempts if problem.connected else limits.connect_attempts):
             text = tr("{problem} (tried {failures} times)", problem=problem, failures=failed)
             raise MirrorError(text) from problem
-        if problem.wait > _LONGEST_WAIT:
-            text = tr("{problem}, and asks to wait {wait:.0f} s", problem=problem, wait=problem.wait)
-            raise MirrorError(text) from problem
         pause = min(limits.backoff * 2 ** (failed - 1), limits.backoff_max) * random.uniform(0.5, 1)
-        if self._cancelled.wait(max(pause, problem.wait)):
+        if self._cancelled.wait(pause):
             raise Cancelled
 
     def _continue(self, url: str, part: Path, start: int, size: int, report: Callable[[int], None]) -> None:
@@ -218,7 +212,7 @@ def _begins_at(response: requests.Response, part: Path, start: int, size: int) -
     code, headers = response.status_code, response.headers
     if code not in (200, 206, 416):
         reason = tr("HTTP {code} ({reason})", code=code, reason=response.reason)
-        raise Temporary(reason, wait=_wait(headers)) if code in _WORTH_RETRYING else MirrorError(reason)
+        raise Temporary(reason) if code in _WORTH_RETRYING else MirrorError(reason)
     ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if code != 200 and (ranged is None or int(ranged[1]) != start):
         part.unlink(missing_ok=True)  # it has less than what had arrived, or answers something else
@@ -230,13 +224,6 @@ def _begins_at(response: requests.Response, part: Path, start: int, size: int) -
     if told.isdigit() and int(told) != size:
         raise MirrorError(tr("has {size} bytes instead of {expected}", size=told, expected=size))
     return start if code == 206 else 0
-
-
-def _wait(headers: Mapping[str, str]) -> float:
-    try:
-        return float(Retry().parse_retry_after(headers["Retry-After"]))
-    except (KeyError, urllib3.exceptions.InvalidHeader):
-        return 0.0
 
 
 def _verified(part: Path, source: Source, *, resumed: bool) -> str:

@@ -68,9 +68,8 @@ def source(*urls: str, body: bytes = BODY) -> Source:
     return Source(urls=urls, sha256=(sha256(body),), bytes=len(body))
 
 
-def model(*sources: Source, name: str = "net", licence: Licence = FREE, **more: Any) -> ModelEntry:
-    facts = {"role": "enhancer", "licence_id": licence.name, **more}
-    return ModelEntry(name=name, licence=licence, sources=sources, **facts)
+def model(*sources: Source, name: str = "net", licence: Licence = FREE) -> ModelEntry:
+    return ModelEntry(name=name, role="enhancer", licence_id=licence.name, licence=licence, sources=sources)
 
 
 def network(factor: float = 1.0) -> bytes:

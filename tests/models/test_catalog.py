@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from colab_helpers.errors import ModelError, SettingsError
+from colab_helpers.errors import ModelError
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings, load_settings
@@ -41,9 +39,10 @@ def test_only_what_the_product_runs_is_offered() -> None:
 
 
 def test_one_name_has_several_hashes_and_one_file_several_names() -> None:
-    assert len(CATALOG.get("inswapper_128").accepted) == 2
-    assert CATALOG.get("GFPGANv1.4").file_names == ("GFPGANv1.4.onnx", "gfpgan_1.4.onnx")
-    assert CATALOG.get("buffalo_l/det_10g").file_names == ("det_10g.onnx",)
+    models = CATALOG.models
+    assert len(models["inswapper_128"].accepted) == 2
+    assert models["GFPGANv1.4"].file_names == ("GFPGANv1.4.onnx", "gfpgan_1.4.onnx")
+    assert models["buffalo_l/det_10g"].file_names == ("det_10g.onnx",)
 
 
 @pytest.mark.parametrize("preset", [*load_presets().presets, *load_presets().profiles])
@@ -68,53 +67,3 @@ def test_unsuitable_model_is_refused_with_the_suitable_ones(values: dict[str, st
     with pytest.raises(ModelError, match=f"choose one of {offered}") as caught:
         needed_models(Settings(**values))
     assert str(caught.value).startswith(next(iter(values.values())))
-
-
-@pytest.mark.parametrize(
-    "written", ["nets/x.onnx", "./nets/../nets/x.onnx", "{folder}/nets/x.onnx", "~/nets/x.onnx"]
-)
-def test_a_users_path_counts_from_the_preset_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
-) -> None:
-    folder = tmp_path / "presets"
-    (folder / "nets").mkdir(parents=True)
-    (folder / "nets" / "x.onnx").write_bytes(bytes(100))
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.chdir(tmp_path)
-    file = folder / "presets.yaml"
-    path = written.format(folder=folder)
-    file.write_text(f"version: 1\npresets: {{}}\nmodels:\n  mine: {{role: swapper, path: {path}}}\n")
-    for name in (file, Path("presets") / "presets.yaml"):
-        catalog = load_catalog(load_presets(name).models)
-        entry = catalog.get("mine")
-        assert entry.local is not None
-        assert entry.local.is_absolute()
-        assert entry.local.samefile(folder / "nets" / "x.onnx")
-        assert (entry.bytes, entry.licence.non_commercial) == (100, False)
-    settings = Settings(frame_processors=("face_swapper",), swapper_model="mine")
-    assert entry in needed_models(settings, catalog)
-
-
-def test_a_users_model_stands_over_a_shipped_one() -> None:
-    own = load_catalog({"inswapper_128": {"role": "swapper", "path": "/x.onnx"}}).get("inswapper_128")
-    assert (own.local, own.urls) == (Path("/x.onnx"), ())
-    assert CATALOG.get("inswapper_128").urls
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "message"),
-    [
-        ("mine", {}, "role"),
-        ("mine", None, "valid dictionary"),
-        ("mine", {"role": "swapper"}, "path"),
-        ("mine", {"role": "painter", "path": "x"}, "painter"),
-        ("mine", {"role": "swapper", "path": "x", "colour": "RGB"}, "colour"),
-        ("../mine", {"role": "swapper", "path": "x"}, "relative path"),
-        ("/mine", {"role": "swapper", "path": "x"}, "relative path"),
-        ("a\\b", {"role": "swapper", "path": "x"}, "relative path"),
-    ],
-)
-def test_a_users_model_that_is_wrong(name: str, values: Any, message: str) -> None:
-    with pytest.raises(SettingsError, match=message) as caught:
-        load_catalog({name: values})
-    assert f"models: {name}" in str(caught.value)

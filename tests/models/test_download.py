@@ -72,7 +72,7 @@ def test_a_second_fetch_neither_asks_nor_hashes(
 def test_verify_hashes(tmp_path: Path, entry: ModelEntry) -> None:
     [fetched] = fetch(tmp_path, entry)
     rot(fetched.path, OTHER)
-    assert look_at(tmp_path, entry).usable
+    assert look_at(tmp_path, entry).state == "present"
     assert look_at(tmp_path, entry, verify=True).state == "damaged"
     [again] = fetch(tmp_path, entry, verify=True)
     assert again.source == "downloaded"
@@ -164,13 +164,6 @@ def test_a_file_that_nobody_knows_is_used_as_it_is(
     assert not (tmp_path / "quarantine").exists()
 
 
-def test_a_network_of_another_role_is_damaged_for_this_one(tmp_path: Path, entry: ModelEntry) -> None:
-    put(tmp_path, network())
-    item = look_at(tmp_path, entry.model_copy(update={"role": "swapper"}))
-    assert item.state == "damaged"
-    assert "it is a network, but no swapper: it has 1 inputs and 1 outputs" in item.problem
-
-
 def test_bytes_that_changed_without_being_written_are_damaged_although_they_load(
     tmp_path: Path, entry: ModelEntry
 ) -> None:
@@ -213,8 +206,6 @@ def test_a_file_that_is_no_model_is_called_what_it_is(
         Runtime("cpu").open(path)
     assert caught.value.where == str(path)
     assert caught.value.remedy
-    with pytest.raises(ModelError, match=words):
-        fetch(tmp_path / "root", own_model(path))
     assert path.read_bytes() == content
 
 
@@ -403,7 +394,7 @@ def test_models_folder_that_is_a_file(tmp_path: Path, entry: ModelEntry) -> None
         fetch(tmp_path / "root", entry)
 
 
-# --- shared cache and own files -------------------------------------------------------------------------
+# --- shared cache ----------------------------------------------------------------------------------------
 
 
 def test_shared_cache_is_filled_and_then_used(tmp_path: Path, route: Route, entry: ModelEntry) -> None:
@@ -451,46 +442,6 @@ def test_shared_cache_that_cannot_be_written_is_noted(tmp_path: Path, entry: Mod
     [fetched] = fetch(tmp_path / "root", entry, shared_cache=tmp_path / "drive")
     assert "could not be copied to the shared cache" in fetched.notes[0]
     assert_right(tmp_path / "root")
-
-
-def own_model(path: Path) -> ModelEntry:
-    return model(name="own", local=path)
-
-
-def test_own_file_is_copied_and_outlived(tmp_path: Path) -> None:
-    path = put(tmp_path, network(), name="mine.bin")
-    own, root = own_model(path), tmp_path / "root"
-    [fetched] = fetch(root, own, offline=True)
-    assert (fetched.source, fetched.origin, fetched.notes) == ("copied", str(path), ())
-    assert_right(root, network(), name="own")
-    for _ in range(2):
-        [again] = fetch(root, own, offline=True)
-        assert again.source == "present"
-        path.unlink(missing_ok=True)
-    with pytest.raises(ModelError, match="there is no such file"):
-        fetch(tmp_path / "elsewhere", own)
-
-
-def test_own_file_that_changed_is_copied_again_but_not_over_another(tmp_path: Path) -> None:
-    path, root = put(tmp_path, network(), name="mine.bin"), tmp_path / "root"
-    fetch(root, own_model(path))
-    later = path.stat().st_mtime + 100
-    path.write_bytes(network(2.0))
-    os.utime(path, (later, later))
-    [fetched] = fetch(root, own_model(path))
-    assert fetched.source == "copied"
-    assert_right(root, network(2.0), name="own")
-    path.write_bytes(network())
-    put(root, network(3.0), name="own.onnx")  # the user replaced the copy
-    [fetched] = fetch(root, own_model(path))
-    assert fetched.source == "present"
-    assert (root / "own.onnx").read_bytes() == network(3.0)
-
-
-def test_own_file_already_in_the_models_folder(tmp_path: Path) -> None:
-    own = own_model(put(tmp_path, network(), name="own.onnx"))
-    assert [fetch(tmp_path, own)[0].source for _ in range(2)] == ["present"] * 2
-    assert_right(tmp_path, network(), name="own")
 
 
 # --- progress and interruption --------------------------------------------------------------------------

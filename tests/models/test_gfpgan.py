@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import ModelError, OutputError
-from colab_helpers.models.gfpgan import export_gfpgan
+from colab_helpers.models.gfpgan_export import export_gfpgan
 from colab_helpers.models.half import convert
 from colab_helpers.models.parity import SAME
 from colab_helpers.models.session import Runtime
@@ -32,7 +32,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-from colab_helpers.models.gfpgan import network_of
+from colab_helpers.models.gfpgan_export import network_of
 
 weights, samples, answers, settings = sys.argv[1:]
 torch.manual_seed(3)

@@ -37,7 +37,7 @@ def served(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
         here = {"sources": (source(server.url(f"/{name}"), body=body_of(name)),), "licence": licence}
         models[name] = models[name].model_copy(update=here)
     found = type(known)(known.licences, models)
-    monkeypatch.setattr("colab_helpers.models.preload.load_catalog", lambda _: found)
+    monkeypatch.setattr("colab_helpers.models.preload.load_catalog", lambda: found)
 
 
 @pytest.mark.usefixtures("served")
@@ -97,10 +97,8 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     report = preload(settings, PLAIN, models_dir=tmp_path)
     own = report.files[-1]
     assert (own.name, own.source, own.licence, own.origin) == ("my_swapper", "present", "your own file", "")
-    assert report.notes == (
-        "my_swapper: not in the catalogue; the file that is there is used, its origin and licence are "
-        "not known",
-    )
+    assert report.notes == own.notes
+    assert "its origin and licence are not known" in own.notes[0]
     assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
     found = preview(settings, models_dir=tmp_path)
     assert "my_swapper" not in found.missing
