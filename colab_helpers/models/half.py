@@ -81,13 +81,9 @@ def wants_half(setting: HalfPrecision, provider: Provider) -> bool:
 def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make: bool) -> ModelChoice:
     """Find the file to load for a swapper or enhancer.
 
-    Args:
-        root: The models folder; ``{name}.onnx`` there, or ``{name}.pth`` that was exported.
-        name: The model's name.
-        half: The setting ``half_precision``.
-        runtime: Where it is to run: what another place accepted does not count here.
-        make: On CUDA, make and compare float16 where it is wanted and missing, which takes half a minute for
-            each model, once. On the CPU it does not help.
+    It is ``{name}.onnx`` in the models folder, or ``{name}.pth`` that was exported. What another runtime's
+    place accepted does not count. With ``make`` float16 is made and compared on CUDA where it is wanted and
+    missing, which takes half a minute for each model, once. On the CPU it does not help.
 
     Raises:
         ModelError: There are only weights that were not exported yet.
@@ -162,13 +158,8 @@ def _made(found: ModelChoice, runtime: Runtime) -> ModelChoice:
 def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelChoice:
     """Make a swapper or enhancer fit this machine, once; later calls read a few small files.
 
-    Args:
-        path: ``.onnx``, or GFPGAN's ``.pth``, which becomes ONNX.
-        half: Make it compute in float16.
-        runtime: Where it is to run and is compared; by default decided by trial.
-
-    Returns:
-        What to load. Why float16 was refused is in ``notes``.
+    GFPGAN's ``.pth`` becomes ONNX. With ``half`` it is made to compute in float16 and compared where it is to
+    run, by default decided by trial; why that was refused is in the ``notes`` of what is returned.
 
     Raises:
         ModelError: The model is missing, damaged, or no swapper or enhancer; or a ``.pth`` file cannot be

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -55,7 +56,11 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
         mark("it is a web page that was saved under the model's name"),
         mark("download the file itself, not the page that shows it; {refetch}"),
     ),
-    ((b"{", b"["), mark("it is a text, such as a server's answer, not the model itself"), "{refetch}"),
+    (
+        (b'{"', b"{\n", b'[{"'),
+        mark("it is a text, such as a server's answer, not the model itself"),
+        "{refetch}",
+    ),
     ((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"), mark("it is a packed archive, not the model itself"), _UNPACK),
     ((b"\x80\x02", b"\x80\x04"), _WEIGHTS, _WEIGHTS_REMEDY),
 )
@@ -73,8 +78,9 @@ def not_a_network(path: Path) -> ModelError | None:
         return ModelError(tr("it is an empty file"), where=str(path), remedy=tr(_REFETCH))
     if head.startswith(b"PK\x03\x04"):
         return _zipped(path)
+    text = b"" if re.search(rb"[\x00-\x08\x0e-\x1f]", head) else head.lstrip().lower()
     for signs, what, remedy in _KINDS:
-        if head.startswith(signs) or head.lstrip().lower().startswith(signs):
+        if (text or head).startswith(signs):
             return ModelError(tr(what), where=str(path), remedy=tr(remedy, refetch=tr(_REFETCH)))
     return None
 

@@ -89,13 +89,7 @@ class Transfer:
         """Fetch an address into a growing file, resuming what an earlier try left; return the SHA-256.
 
         The file is complete and verified when this returns. It is kept for resuming when the connection
-        failed, and removed when its bytes were wrong.
-
-        Args:
-            url: One of the source's.
-            part: Of its own for these bytes, see ``part_path``.
-            source: What the bytes must be.
-            report: Called with the bytes that are there.
+        failed, and removed when its bytes were wrong. ``report`` is called with the bytes that are there.
 
         Raises:
             MirrorError: The address does not give the file.

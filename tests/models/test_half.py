@@ -228,13 +228,10 @@ def test_not_a_model(tmp_path: Path, content: bytes | None, half: bool) -> None:
     with pytest.raises(ModelError, match=r"net\.onnx") as caught:
         make(tmp_path / "net.onnx", half=half)
     assert ("missing" in caught.value.what) == (content is None)
-    with pytest.raises(ModelError, match=r"net\.onnx"):  # asking for it is no error
-        ask(tmp_path, "net", half=False).open(CPU)
-
-
-def test_neither_swapper_nor_enhancer(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"net\.onnx.*neither pictures nor vectors"):
-        make(save(net("rank 3"), tmp_path / "net.onnx"))
+    assert ask(tmp_path, "net", half=False).path == tmp_path / "net.onnx"  # asking for it is no error
+    other = save(net("rank 3"), tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match=r"other\.onnx.*neither pictures nor vectors"):
+        make(other)
 
 
 def test_unwritable_cache(model: Path) -> None:
