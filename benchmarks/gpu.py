@@ -35,8 +35,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from benchmarks.graphs import detector_answers, write_constant_models
-from benchmarks.realshapes import answering, gfpgan, inswapper, iresnet50, scrfd_10g
+from benchmarks.graphs import answering, detector_answers, write_constant_models
+from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
 from colab_helpers.diagnosis.samples import Role
 from colab_helpers.machine import this_machine

@@ -214,10 +214,7 @@ def _preload(options: argparse.Namespace) -> int:
     free = planned.bytes_free / 1e9
     print(tr("models folder: {folder} ({free:.1f} GB free)", folder=planned.root, free=free))
     for name, size in planned.missing.items():
-        if size is None:
-            print(tr("missing: {name} (size unknown)", name=name))
-        else:
-            print(tr("missing: {name} ({size:.0f} MB)", name=name, size=size / 1e6))
+        print(tr("missing: {name} ({size:.0f} MB)", name=name, size=size / 1e6))
     print(planned.licences)
     try:
         report = preload(

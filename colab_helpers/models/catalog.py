@@ -67,9 +67,9 @@ class ModelEntry(_Frozen):
         return frozenset(sha256 for source in self.sources for sha256 in source.sha256)
 
     @property
-    def bytes(self) -> int | None:
-        """The largest size any source gives; None where there is none."""
-        return max((source.bytes for source in self.sources), default=None)
+    def bytes(self) -> int:
+        """The largest size any source gives; 0 where there is none."""
+        return max((source.bytes for source in self.sources), default=0)
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -107,13 +107,13 @@ def _bring_all(
 ) -> dict[Path, PreloadedFile]:
     """Bring files, telling how far it is from the caller's own thread, as notebooks need it."""
     for item in missing:
-        sources.meter.update(item.model.path, item.resumable, item.model.bytes or 0)
+        sources.meter.update(item.model.path, item.resumable, item.model.bytes)
     executor = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
     try:
         # The largest first: it would otherwise be alone at the end.
         futures = {
             item.path: executor.submit(copy_context().run, _obtain, sources, item)
-            for item in sorted(missing, key=lambda item: -(item.model.bytes or 0))
+            for item in sorted(missing, key=lambda item: -item.model.bytes)
         }
         pending: set[Future[PreloadedFile]] = set(futures.values())
         while pending:
@@ -240,7 +240,7 @@ def licence_notice(models: Iterable[ModelEntry]) -> str:
 def _check_disk(root: Path, missing: Sequence[ModelFile]) -> None:
     if not missing:
         return
-    sizes = (max(0, (item.model.bytes or 0) - item.resumable) for item in missing)
+    sizes = (max(0, item.model.bytes - item.resumable) for item in missing)
     free, needed = disk_free(root) / GIB, (sum(sizes) + DISK_RESERVE) / GIB
     if free < needed:
         text = mark("{free:.2f} GB are free on the disk, but {needed:.2f} GB are needed (2 GB stay free)")

@@ -44,7 +44,7 @@ class PreloadPreview(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     root: Path
-    missing: dict[str, int | None]  # sizes in bytes, where known, by name
+    missing: dict[str, int]  # sizes in bytes by name
     bytes_free: int
     licences: str  # one line for each model
 

@@ -19,7 +19,6 @@ def test_entry(entry: ModelEntry) -> None:
         assert re.fullmatch(r"https://(github\.com|huggingface\.co|hf-mirror\.com)/[^?]+\.onnx", url)
     for sha256 in entry.accepted:
         assert re.fullmatch(r"[0-9a-f]{64}", sha256)
-    assert entry.bytes is not None
     assert entry.bytes > 10_000_000
     assert entry.licence.link.startswith("https://")
     assert entry.licence.forbids.endswith(".")
