@@ -254,8 +254,8 @@ def _halves(build: Builder, x: str, channels: int) -> list[str]:
 def gfpgan(seed: int = 0, *, width: int = 64, size: int = 512) -> onnx.ModelProto:
     """GFPGAN v1.4: ``input (N, 3, size, size)`` to ``output``, with any batch as our export has it.
 
-    A Tanh at the end, which the real network lacks, keeps random weights within its range. ``width`` is that of
-    the decoder at the full size, ``size`` a power of two.
+    A Tanh at the end, which the real network lacks, keeps random weights within its range. ``width`` has the
+    decoder at the full size; ``size`` is a power of two.
     """
     build = Builder(seed)
     steps = [2**k for k in range(3, size.bit_length())]  # 8, 16, … size
