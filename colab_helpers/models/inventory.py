@@ -125,8 +125,7 @@ class ModelFile:
     @property
     def problem(self) -> str:
         """What is wrong with a damaged one, and what to do."""
-        damaged = self.finding is not None and self.finding.state == "damaged"
-        return self.finding.words if self.finding and damaged else ""
+        return self.finding.words if self.finding and self.finding.problem else ""
 
     @property
     def resumable(self) -> int:

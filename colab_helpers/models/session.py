@@ -11,7 +11,8 @@ import copy
 import ctypes
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -233,8 +234,7 @@ def create_session(
 
 def runs_on(session: Any, provider: Provider) -> bool:
     """Whether a session's first provider is the wanted one."""
-    active: Sequence[str] = session.get_providers()
-    return bool(active) and active[0] == _PROVIDER_NAMES[provider]
+    return bool(session.get_providers()[:1] == [_PROVIDER_NAMES[provider]])
 
 
 def cuda_problem(machine: Machine) -> str | None:
@@ -256,23 +256,16 @@ def cuda_problem(machine: Machine) -> str | None:
     return None
 
 
-def wait_without_spinning(driver: str = "libcuda.so.1") -> bool:
+def wait_without_spinning(driver: str = "libcuda.so.1") -> None:
     """Let threads that wait for the first GPU sleep; call it before anything runs there.
 
     By default the driver keeps a waiting thread turning on its processor, which decoder and encoder need: in
-    the cloud a T4 comes with two. Where the driver refuses (False), everything works as before.
+    the cloud a T4 comes with two. Where the driver refuses, everything works as before.
     """
-    try:
-        cuda = ctypes.CDLL(driver)
-        device = ctypes.c_int()
-        failed = (
-            cuda.cuInit(0)
-            or cuda.cuDeviceGet(ctypes.byref(device), 0)
-            or cuda.cuDevicePrimaryCtxSetFlags_v2(device, _BLOCKING_SYNC)
-        )
-        return not failed
-    except (OSError, AttributeError):
-        return False
+    with suppress(OSError, AttributeError):
+        cuda, device = ctypes.CDLL(driver), ctypes.c_int()
+        if not (cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)):
+            cuda.cuDevicePrimaryCtxSetFlags_v2(device, _BLOCKING_SYNC)
 
 
 def _trial_model() -> bytes:

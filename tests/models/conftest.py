@@ -16,6 +16,7 @@ from colab_helpers.models.catalog import Licence, ModelEntry, Source
 from colab_helpers.models.download import PreloadedFile
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.transfer import FetchOptions, Limits
+from tests.helpers.gpu import PretendedGpu, pretend_gpu
 from tests.helpers.networks import build, node
 from tests.helpers.server import FaultServer, Route
 
@@ -40,6 +41,11 @@ def _nothing_of_this_machine(
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    return pretend_gpu(monkeypatch)
 
 
 @pytest.fixture

@@ -91,7 +91,11 @@ def test_file_put_there_by_hand_is_verified_once(tmp_path: Path, route: Route, e
 
 @pytest.mark.parametrize("with_record", [True, False], ids=["changed later", "never right"])
 def test_damaged_file_leaves_only_for_its_replacement(
-    tmp_path: Path, server: FaultServer, entry: ModelEntry, with_record: bool
+    tmp_path: Path,
+    server: FaultServer,
+    entry: ModelEntry,
+    monkeypatch: pytest.MonkeyPatch,
+    with_record: bool,
 ) -> None:
     if with_record:
         fetch(tmp_path, entry)
@@ -101,21 +105,16 @@ def test_damaged_file_leaves_only_for_its_replacement(
             fetch(tmp_path, model(source(server.url("/gone"))), offline=offline)
         assert path.read_bytes() == OTHER
         assert not (tmp_path / "quarantine").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "publish", refuse)
+        with pytest.raises(OutputError, match="Permission denied"):
+            fetch(tmp_path, entry)
+    assert path.read_bytes() == OTHER
     [fetched] = fetch(tmp_path, entry)
     assert_right(tmp_path)
     kept = tmp_path / "quarantine" / f"net.onnx.{sha256(OTHER)}"
     assert kept.read_bytes() == OTHER
     assert fetched.notes == (f"net.onnx: was replaced; what lay there before is kept as {kept}",)
-
-
-def test_damaged_file_stays_where_its_replacement_cannot_be_put(
-    tmp_path: Path, entry: ModelEntry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = put(tmp_path, OTHER)
-    monkeypatch.setattr(records, "publish", refuse)
-    with pytest.raises(OutputError, match="Permission denied"):
-        fetch(tmp_path, entry)
-    assert path.read_bytes() == OTHER
 
 
 def test_a_file_that_a_user_puts_there_meanwhile_is_kept(

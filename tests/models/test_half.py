@@ -23,7 +23,7 @@ from colab_helpers.models.emap import read_emap
 from colab_helpers.models.half import ModelChoice, choose, computes_in_half, convert, wants_half
 from colab_helpers.models.parity import NEARLY_SAME, SAME, Parity, compare, sample_inputs
 from colab_helpers.models.session import Runtime
-from tests.helpers.gpu import PretendedGpu, pretend_gpu
+from tests.helpers.gpu import PretendedGpu
 from tests.helpers.networks import build, half_graph, net, node, small_inswapper
 from tests.people.standins import enhancer, load_weights, swapper
 
@@ -40,11 +40,6 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return save(small_inswapper(), tmp_path / f"{NAME}.onnx")
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
-    return pretend_gpu(monkeypatch)
 
 
 @pytest.fixture

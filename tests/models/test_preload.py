@@ -12,7 +12,6 @@ from colab_helpers.models.preload import PreloadReport, preload, preview
 from colab_helpers.models.session import STANDIN_KEY
 from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.settings import Settings
-from tests.helpers.gpu import pretend_gpu
 from tests.helpers.networks import small_inswapper
 from tests.helpers.server import FaultServer
 from tests.models.conftest import BODY, FREE, QUICK, RESTRICTED, assert_right, put, sha256, source
@@ -105,12 +104,11 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     assert "Whatever the maker of the weights forbids" in found.licences
 
 
-@pytest.mark.usefixtures("served")
+@pytest.mark.usefixtures("served", "gpu")
 @pytest.mark.parametrize("provider", ["auto", "cpu"])
 def test_models_are_made_to_fit_a_gpu_once_for_all_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
-    pretend_gpu(monkeypatch)
     made_here = []
     write = half.write_half
     monkeypatch.setattr(half, "write_half", lambda *given: made_here.append(given) or write(*given))
