@@ -26,8 +26,10 @@ SIZES = ((640, 360), (1280, 720), (1920, 1080))
 
 def _row(name: str, figures: Figures) -> str:
     def told(values: list[float], percent: int, worst: Callable[[list[float]], float]) -> str:
-        at = f"p{percent} {np.percentile(values, percent):.3f}" if values else ""
-        return f"{np.mean(values):.3f} ({at}, {worst.__name__} {worst(values):.3f})" if values else "-"
+        if not values:
+            return "-"
+        share, extreme = np.percentile(values, percent), worst(values)
+        return f"{np.mean(values):.3f} (p{percent} {share:.3f}, {worst.__name__} {extreme:.3f})"
 
     low, high = partial(told, percent=2, worst=min), partial(told, percent=98, worst=max)
     lines = [
