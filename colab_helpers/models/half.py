@@ -110,12 +110,13 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
         choice = _followed(choice, target, verdict)
         text = mark("{name}: computes in float16 as asked; on the CPU that is no faster")
         return _noted(choice, tr(text, name=name)) if on_cpu and choice.half else choice
+    if not on_cpu and is_standin(source):
+        return choice
+    if not on_cpu and make:
+        return _made(choice, runtime)
+    text = mark("{name}: nothing was made of it for this GPU yet; the first run does it, or '{command}'")
     if on_cpu:
         text = mark("{name}: float16 was asked for but nothing was made yet; run '{command}'")
-    elif make or is_standin(source):
-        return choice if is_standin(source) else _made(choice, runtime)
-    else:
-        text = mark("{name}: nothing was made of it for this GPU yet; the first run does it, or '{command}'")
     return _noted(choice, tr(text, name=name, command=command))
 
 

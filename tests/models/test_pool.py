@@ -100,10 +100,10 @@ def test_the_least_recently_used_leaves(card) -> None:
 def test_nothing_holds_a_session_once_its_call_is_over(card) -> None:
     there = card(1000, 400)
     net = there.net("a")
-    with there.pool.using(net.path) as slot:
+    with there.pool.using(net):
         assert net.run(None, 1) == 2
     assert there.pool.unload_idle()
-    assert (there.taken, slot.session) == (0, None)
+    assert (there.taken, net.session) == (0, None)
 
 
 def test_several_threads_share_a_budget_for_two(card) -> None:
