@@ -21,7 +21,7 @@ from colab_helpers.command_line import as_options, build_parser, language_asked,
 from colab_helpers.errors import ColabHelpersError, ModelError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, spoken, tr
-from colab_helpers.machine import lost_mount, mounted_drive, require_places
+from colab_helpers.machine import disk_free, lost_mount, mounted_drive, require_places
 from colab_helpers.request import BatchRequest
 
 if TYPE_CHECKING:
@@ -205,17 +205,22 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _preload(options: argparse.Namespace) -> int:
-    from colab_helpers.models.preload import preload, preview
+    from colab_helpers.models.catalog import needed_models
+    from colab_helpers.models.download import licence_notice
+    from colab_helpers.models.inventory import take_stock
+    from colab_helpers.models.preload import preload
     from colab_helpers.models.records import SOURCE_WORDS
+    from colab_helpers.models.session import models_root
     from colab_helpers.models.transfer import FetchOptions
 
-    settings = settings_of(options)
-    planned = preview(settings, models_dir=options.models_dir)
-    free = planned.bytes_free / 1e9
-    print(tr("models folder: {folder} ({free:.1f} GB free)", folder=planned.root, free=free))
-    for name, size in planned.missing.items():
-        print(tr("missing: {name} ({size:.0f} MB)", name=name, size=size / 1e6))
-    print(planned.licences)
+    settings, root = settings_of(options), models_root(options.models_dir)
+    needed = needed_models(settings, root=root)
+    free = disk_free(root) / 1e9
+    print(tr("models folder: {folder} ({free:.1f} GB free)", folder=root, free=free))
+    for item in take_stock(root, needed):
+        if item.record is None:
+            print(tr("missing: {name} ({size:.0f} MB)", name=item.model.name, size=item.model.bytes / 1e6))
+    print(licence_notice(needed))
     try:
         report = preload(
             settings,

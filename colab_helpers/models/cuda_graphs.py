@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from colab_helpers.language import tr
-from colab_helpers.models.pool import is_out_of_memory
+from colab_helpers.models.pool import first_line, is_out_of_memory
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 # As a share of the largest value. Replayed are the same kernels: more than the noise of their order of adding
@@ -94,7 +94,7 @@ class GpuSession:
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                on_problem((str(error).strip().splitlines() or [type(error).__name__])[0])
+                on_problem(first_line(error))
         self._session = None  # its memory is wanted for the next one
         with _alone("calls"):
             self._session = create(False)

@@ -33,9 +33,9 @@ from colab_helpers.models.emap import load_model
 from colab_helpers.models.gfpgan_export import export_gfpgan
 from colab_helpers.models.identify import missing_model
 from colab_helpers.models.parity import NEARLY_SAME, compare, sample_inputs, value_range
-from colab_helpers.models.pool import is_out_of_memory
+from colab_helpers.models.pool import first_line, is_out_of_memory
 from colab_helpers.models.records import part_path, record_path, write_json
-from colab_helpers.models.session import Network, Provider, Runtime, first_line, is_standin
+from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
 WEIGHTS = ".pth"

@@ -17,7 +17,7 @@ from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.models.identify import broken_model, elsewhere, not_a_network
-from colab_helpers.models.pool import is_out_of_memory
+from colab_helpers.models.pool import first_line, is_out_of_memory
 from colab_helpers.models.records import (
     Record,
     now,
@@ -27,7 +27,7 @@ from colab_helpers.models.records import (
     size_of,
     write_record,
 )
-from colab_helpers.models.session import create_session, first_line, is_standin
+from colab_helpers.models.session import create_session, is_standin
 from colab_helpers.settings import Settings
 
 FileState = Literal["present", "unknown", "damaged"]

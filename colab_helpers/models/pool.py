@@ -35,6 +35,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _SIGNS.search(str(error)) is not None
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its name."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 @dataclass(eq=False)
 class SessionPool:
     """Sessions within a budget of bytes; safe to use from several threads."""

@@ -12,12 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import disk_free
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.models.converted import FOLDER, carry
-from colab_helpers.models.download import PreloadedFile, fetch, licence_notice
+from colab_helpers.models.download import PreloadedFile, fetch
 from colab_helpers.models.half import changing_models, choose
-from colab_helpers.models.inventory import take_stock
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import FetchOptions
@@ -36,17 +34,6 @@ class PreloadReport(BaseModel):
     root: Path
     files: tuple[PreloadedFile, ...]
     notes: tuple[str, ...] = ()  # each thing out of the ordinary, said once
-
-
-class PreloadPreview(BaseModel):
-    """What a preload would do."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    root: Path
-    missing: dict[str, int]  # sizes in bytes by name
-    bytes_free: int
-    licences: str  # one line for each model
 
 
 def preload(
@@ -78,23 +65,6 @@ def preload(
     notes = [note for item in files for note in item.notes]
     notes += _prepared_for_gpu(settings, root, options.shared_cache)
     return PreloadReport(root=root, files=tuple(files), notes=tuple(notes))
-
-
-def preview(settings: Settings, *, models_dir: Path | None = None) -> PreloadPreview:
-    """Tell what ``preload`` would do with the same arguments; fetches nothing.
-
-    Raises:
-        ModelError: An unknown model.
-    """
-    root = models_root(models_dir)
-    entries = needed_models(settings, load_catalog(), root=root)
-    stock = take_stock(root, entries)
-    return PreloadPreview(
-        root=root,
-        missing={item.model.name: item.model.bytes for item in stock if item.record is None},
-        bytes_free=disk_free(root),
-        licences=licence_notice(entries),
-    )
 
 
 def _prepared_for_gpu(settings: Settings, root: Path, cache: Path | None) -> list[str]:

@@ -29,7 +29,7 @@ from colab_helpers.machine import Machine, this_machine
 from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.identify import broken_model, missing_model
 from colab_helpers.models.parity import sample_inputs
-from colab_helpers.models.pool import SessionPool, is_out_of_memory
+from colab_helpers.models.pool import SessionPool, first_line, is_out_of_memory
 
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
 onnxruntime.disable_telemetry_events()
@@ -280,12 +280,6 @@ def _trial_model() -> bytes:
     """
     serialized: bytes = onnx.parser.parse_model(text).SerializeToString()
     return serialized
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def is_standin(path: Path) -> bool:

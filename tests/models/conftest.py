@@ -15,6 +15,7 @@ from colab_helpers.models import download
 from colab_helpers.models.catalog import Licence, ModelEntry, Source
 from colab_helpers.models.download import PreloadedFile
 from colab_helpers.models.progress import ProgressCallback
+from colab_helpers.models.records import Record, read_record
 from colab_helpers.models.transfer import FetchOptions, Limits
 from tests.helpers.gpu import PretendedGpu, pretend_gpu
 from tests.helpers.networks import build, node
@@ -65,6 +66,12 @@ def entry(server: FaultServer, route: Route) -> ModelEntry:
     return model(source(server.url("/net")))
 
 
+@pytest.fixture
+def restricted(entry: ModelEntry) -> ModelEntry:
+    """A model under a licence that has to be accepted."""
+    return model(*entry.sources, licence=RESTRICTED)
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -97,6 +104,12 @@ def rot(path: Path, body: bytes) -> None:
     times = path.stat()
     path.write_bytes(body)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def record_of(path: Path) -> Record:
+    record = read_record(path)
+    assert record is not None
+    return record
 
 
 def fetch(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +21,10 @@ from colab_helpers.models import half as room
 from colab_helpers.models.converted import Conversion, place_of
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.half import ModelChoice, choose, computes_in_half, convert, wants_half
-from colab_helpers.models.parity import NEARLY_SAME, SAME, Parity, compare, sample_inputs
+from colab_helpers.models.parity import NEARLY_SAME, SAME, Parity, sample_inputs
 from colab_helpers.models.session import Runtime
 from tests.helpers.gpu import PretendedGpu
-from tests.helpers.networks import build, half_graph, net, node, small_inswapper
+from tests.helpers.networks import half_graph, net, small_inswapper
 from tests.people.standins import enhancer, load_weights, swapper
 
 CPU = Runtime("cpu", threads=1)
@@ -183,29 +183,26 @@ def test_a_copy_that_is_not_the_recorded_one_is_not_used(model: Path, works: lis
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "words"),
-    [
-        (KeyboardInterrupt("asked"), KeyboardInterrupt, "asked"),
-        (RuntimeError("Failed to allocate memory for buffer of size 12345"), ModelError, "memory ran out"),
-    ],
+    "error",
+    [KeyboardInterrupt("asked"), RuntimeError("Failed to allocate memory for buffer of size 12345")],
     ids=["interrupted", "memory"],
 )
 def test_a_conversion_that_ends_early_leaves_nothing(
-    model: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: BaseException,
-    raised: type[BaseException],
-    words: str,
+    model: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def end(*_: object) -> Parity:
         raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(room, "compare", end)
-        with pytest.raises(raised, match=words):
+        with pytest.raises((KeyboardInterrupt, ModelError), match=r"^asked|memory ran out"):
             make(model)
     assert list((model.parent / "converted").glob("*half*")) == []
     assert make(model).half
+    shutil.rmtree(model.parent / "converted")
+    (model.parent / "converted").write_text("a file where a folder should be")
+    with pytest.raises(OutputError, match="converted"):
+        make(model)
 
 
 def test_two_at_once_convert_once(model: Path, works: list[str]) -> None:
@@ -227,48 +224,6 @@ def test_not_a_model(tmp_path: Path, content: bytes | None, half: bool) -> None:
     other = save(net("rank 3"), tmp_path / "other.onnx")
     with pytest.raises(ModelError, match=r"other\.onnx.*neither pictures nor vectors"):
         make(other)
-
-
-def test_unwritable_cache(model: Path) -> None:
-    (model.parent / "converted").write_text("a file where a folder should be")
-    with pytest.raises(OutputError, match="converted"):
-        make(model)
-
-
-# --- comparing ----------------------------------------------------------------------------------------
-
-
-def test_compare() -> None:
-    reference = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
-    off = reference + np.float32(2 / 255)
-    same = compare(reference, reference, SAME, 1)
-    assert (same.mean, same.max, same.problem) == (0, 0, "")
-    assert same.spread == pytest.approx(255 / 3, rel=0.1)
-    assert compare(reference, off, SAME, 1).mean == pytest.approx(2, rel=1e-3)
-    assert "2 grey levels on average" in compare(reference, off, SAME, 1).problem
-    assert not compare(reference, off, (3, 3), 1).problem
-    assert compare(reference, reference[::-1].copy(), (255, 255), 1).problem
-    assert compare(reference, reference[:1], SAME, 1).problem
-    peak = reference.copy()
-    peak[0, 0, 0, 0] += 2 / 255
-    assert "2 at most" in compare(reference, peak, SAME, 1).problem
-    assert compare(reference, peak, SAME, 2).problem == ""
-    nothing = compare(reference, reference * np.float32(np.nan), SAME, 1)
-    written = json.dumps(Conversion(verdicts={"here": nothing, "there": "no room"}).model_dump())
-    again = Conversion.model_validate_json(written).verdicts
-    assert isinstance(again["here"], Parity)
-    assert again["here"].problem == nothing.problem != ""
-    assert again["there"] == "no room"
-
-
-def test_sample_inputs(model: Path) -> None:
-    pictures, latents = sample_inputs(CPU.open(model).session, 3).values()
-    assert (pictures.shape, pictures.dtype) == ((3, 3, 128, 128), np.float32)
-    assert (pictures.min(), pictures.max()) == (0, 1)
-    np.testing.assert_allclose(np.linalg.norm(latents, axis=1), 1, rtol=1e-6)
-    whole = build([node("Identity", "input", "output")], ("N", 3, "?", "?"))
-    (pictures,) = sample_inputs(CPU.open(save(whole, model)).session, edge=64).values()
-    assert (pictures.shape, pictures.min(), pictures.max()) == ((1, 3, 64, 64), -1, 1)
 
 
 # --- what a run loads ---------------------------------------------------------------------------------
@@ -293,9 +248,7 @@ def test_the_first_run_on_a_gpu_makes_what_is_missing(model: Path, gpu: Pretende
     assert ask(model.parent, half=False, runtime=runtime) == ModelChoice(NAME, model, model)
     asked = ask(model.parent, half="auto", runtime=runtime, make=False)
     assert asked.path == model
-    assert (
-        "first run does it, or 'python -m colab_helpers convert --execution-provider cuda " in asked.notes[0]
-    )
+    assert "first run does it, or 'python -m colab_helpers convert " in asked.notes[0]
     assert not (model.parent / "converted").exists()
     first = ask(model.parent, half="auto", runtime=runtime)
     assert first.half

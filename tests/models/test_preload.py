@@ -5,10 +5,11 @@ from pathlib import Path
 import onnx
 import pytest
 
+from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.models import half
 from colab_helpers.models.catalog import load_catalog
-from colab_helpers.models.preload import PreloadReport, preload, preview
+from colab_helpers.models.preload import PreloadReport, preload
 from colab_helpers.models.session import STANDIN_KEY
 from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.settings import Settings
@@ -42,11 +43,6 @@ def served(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("served")
 def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLAB_HELPERS_MODELS", str(tmp_path))
-    put(tmp_path, body_of("inswapper_128"), "inswapper_128.onnx")
-    found = preview(Settings())
-    assert found.missing == {name: len(body_of(name)) for name in NAMES if name != "inswapper_128"}
-    assert len(found.licences.splitlines()) == 4
-    (tmp_path / "inswapper_128.onnx").unlink()
     report = preload(Settings(), ACCEPTING, models_dir=tmp_path)
     assert [file.name for file in report.files] == NAMES
     assert {file.source for file in report.files} == {"downloaded"}
@@ -67,14 +63,13 @@ def test_licence_is_asked_for_before_anything_is_fetched(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["no_such_net", "hyperswap_1a_256"])
-def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(tmp_path: Path, name: str) -> None:
-    settings = Settings(swapper_model=name)
-    for refused in (
-        lambda: preview(settings, models_dir=tmp_path),
-        lambda: preload(settings, PLAIN, models_dir=tmp_path),
-    ):
-        with pytest.raises(ModelError, match=f"{name}: there is no swapper of that name"):
-            refused()
+def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(ModelError, match=f"{name}: there is no swapper of that name"):
+        preload(Settings(swapper_model=name), PLAIN, models_dir=tmp_path)
+    assert main(["preload", "--models-dir", str(tmp_path), "--swapper-model", name]) == WRONG_USAGE
+    assert f"{name}: there is no swapper of that name" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("served")
@@ -99,9 +94,6 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     assert report.notes == own.notes
     assert "its origin and licence are not known" in own.notes[0]
     assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
-    found = preview(settings, models_dir=tmp_path)
-    assert "my_swapper" not in found.missing
-    assert "Whatever the maker of the weights forbids" in found.licences
 
 
 @pytest.mark.usefixtures("served", "gpu")
