@@ -44,10 +44,6 @@ class MirrorError(Exception):
 class Temporary(Exception):  # noqa: N818
     """Something that may go well the next time."""
 
-    def __init__(self, reason: str, *, connected: bool = True) -> None:
-        self.connected = connected
-        super().__init__(reason)
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -55,10 +51,10 @@ class Limits:
 
     connect_timeout: float = 10.0
     read_timeout: float = 30.0  # longest silence in the middle of a body
-    attempts: int = 5  # tries of one address without progress before the next is taken
-    connect_attempts: int = 2  # the same where nobody even answers
-    backoff: float = 1.0  # first pause; it doubles each time, and is drawn between half and all of that,
-    backoff_max: float = 30.0  # so that many machines do not come back in step
+    attempts: int = 4  # tries of one address without progress before the next is taken
+    # First pause; it doubles each time, and is drawn between half and all of that, so that many machines do
+    # not come back in step.
+    backoff: float = 1.0
     progress: int = 1 << 20  # bytes gained that make the count of tries start over
     min_rate: float = 1024.0  # least rate over ``stall_seconds``; slower counts as broken
     stall_seconds: float = 60.0
@@ -111,12 +107,10 @@ class Transfer:
                 self._give_up_or_pause(problem, failed)
 
     def _give_up_or_pause(self, problem: Temporary, failed: int) -> None:
-        limits = self._limits
-        if failed >= (limits.attempts if problem.connected else limits.connect_attempts):
+        if failed >= self._limits.attempts:
             text = tr("{problem} (tried {failures} times)", problem=problem, failures=failed)
             raise MirrorError(text) from problem
-        pause = min(limits.backoff * 2 ** (failed - 1), limits.backoff_max) * random.uniform(0.5, 1)
-        if self._cancelled.wait(pause):
+        if self._cancelled.wait(self._limits.backoff * 2 ** (failed - 1) * random.uniform(0.5, 1)):
             raise Cancelled
 
     def _continue(self, url: str, part: Path, start: int, size: int, report: Callable[[int], None]) -> None:
@@ -149,8 +143,7 @@ class Transfer:
         except failures.ReadTimeout as error:
             raise Temporary(tr("no answer within {seconds:g} s", seconds=waits[1])) from error
         except failures.ConnectionError as error:
-            text = tr("no connection ({reason})", reason=_innermost(error))
-            raise Temporary(text, connected=False) from error
+            raise Temporary(tr("no connection ({reason})", reason=_innermost(error))) from error
         except (failures.RequestException, ValueError) as error:
             raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
 

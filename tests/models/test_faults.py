@@ -108,7 +108,7 @@ def test_nobody_there(tmp_path: Path, server: FaultServer) -> None:
     with socket.socket() as deaf:  # it has a port, and nobody else can get that, but does not listen
         deaf.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{deaf.getsockname()[1]}/a"
-        with pytest.raises(ModelError, match=r"Connection refused.*tried 2 times"):
+        with pytest.raises(ModelError, match=r"Connection refused.*tried 4 times"):
             fetch(tmp_path, model(source(nobody)))
         with pytest.raises(ModelError, match="no connection"):
             fetch(tmp_path, model(source("https://nowhere.invalid/a")))
