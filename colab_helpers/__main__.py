@@ -238,7 +238,7 @@ def _preload(options: argparse.Namespace) -> int:
         # Fetching is this verb's work.
         return code if options.offline else FAILURE
     for file in report.files:
-        print(f"{tr(SOURCE_WORDS[file.source])}: {file.path} ({file.bytes / 1e6:.1f} MB)")
+        print(f"{tr(SOURCE_WORDS[file.source])}: {file.path} ({file.record.bytes / 1e6:.1f} MB)")
     _print_notes(report.notes)
     return SUCCESS
 

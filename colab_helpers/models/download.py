@@ -47,28 +47,14 @@ class PreloadedFile(BaseModel):
 
     name: str
     path: Path
-    bytes: int
-    source: FileSource  # ``copied`` from the shared cache or another program
-    origin: str  # address or path it once came from; empty if it was simply there
-    sha256: str
-    licence: str
-    licence_accepted_at: str | None  # in UTC, if there was something to accept
+    source: FileSource  # how it came this time; ``copied`` from the shared cache or another program
+    record: Record
     notes: tuple[str, ...] = ()  # what else happened
 
     @classmethod
     def of(cls, item: ModelFile, record: Record, source: FileSource, notes: Sequence[str]) -> PreloadedFile:
         """Describe a file by its record, and by how it came this time."""
-        return cls(
-            name=item.model.name,
-            path=item.path,
-            bytes=record.bytes,
-            source=source,
-            origin=record.url,
-            sha256=record.sha256,
-            licence=item.model.licence.name,
-            licence_accepted_at=record.licence_accepted_at,
-            notes=tuple(notes),
-        )
+        return cls(name=item.model.name, path=item.path, source=source, record=record, notes=tuple(notes))
 
 
 def fetch(

@@ -66,14 +66,14 @@ def test_acceptance_is_recorded_lasts_and_travels_with_the_shared_cache(
     [fetched] = fetch(root, restricted, shared_cache=cache, accept_licences=True)
     accepted = record_of(fetched.path).licence_accepted_at
     assert accepted is not None
-    assert fetched.licence_accepted_at == accepted
+    assert fetched.record.licence_accepted_at == accepted
     [again] = fetch(root, restricted)
-    assert again.licence_accepted_at == accepted
+    assert again.record.licence_accepted_at == accepted
     put(root, OTHER)  # the damaged file is replaced without asking again
     [replaced] = fetch(root, restricted)
-    assert (replaced.source, replaced.licence_accepted_at) == ("downloaded", accepted)
+    assert (replaced.source, replaced.record.licence_accepted_at) == ("downloaded", accepted)
     [elsewhere] = fetch(tmp_path / "two", restricted, shared_cache=cache)
-    assert (elsewhere.source, elsewhere.licence_accepted_at) == ("copied", accepted)
+    assert (elsewhere.source, elsewhere.record.licence_accepted_at) == ("copied", accepted)
     put(root, OTHER)
     changed = RESTRICTED.model_copy(update={"name": "Research only 2"})
     with pytest.raises(LicenceError, match="Research only 2"):
@@ -83,10 +83,10 @@ def test_acceptance_is_recorded_lasts_and_travels_with_the_shared_cache(
 def test_file_that_is_there_needs_no_acceptance_but_gets_one(tmp_path: Path, restricted: ModelEntry) -> None:
     path = put(tmp_path)
     [fetched] = fetch(tmp_path, restricted)
-    assert fetched.licence_accepted_at is None
+    assert fetched.record.licence_accepted_at is None
     [fetched] = fetch(tmp_path, restricted, accept_licences=True)
-    assert fetched.licence_accepted_at is not None
-    assert record_of(path).licence_accepted_at == fetched.licence_accepted_at
+    assert fetched.record.licence_accepted_at is not None
+    assert record_of(path).licence_accepted_at == fetched.record.licence_accepted_at
 
 
 def test_disk_is_checked_before_the_start(
@@ -129,7 +129,7 @@ def test_shared_cache_is_filled_and_then_used(tmp_path: Path, route: Route, entr
     fetch(tmp_path / "one", entry, shared_cache=cache)
     assert_right(cache)
     [fetched] = fetch(tmp_path / "two", entry, shared_cache=cache, offline=True)
-    assert (fetched.source, fetched.origin) == ("copied", str(cache / "net.onnx"))
+    assert (fetched.source, fetched.record.url) == ("copied", str(cache / "net.onnx"))
     assert len(route.requests) == 1
     assert_right(tmp_path / "two")
 

@@ -43,10 +43,10 @@ def test_a_second_fetch_neither_asks_nor_hashes(
     record = record_of(first.path)
     assert (record.sha256, record.bytes, record.url) == (sha256(BODY), len(BODY), entry.urls[0])
     assert (record.source, record.licence) == ("downloaded", "MIT")
-    assert (first.source, first.origin, first.sha256) == ("downloaded", record.url, record.sha256)
+    assert (first.source, first.record) == ("downloaded", record)
     monkeypatch.setattr(inventory, "sha256_of", lambda path: pytest.fail("hashed"))
     [fetched] = fetch(tmp_path, entry)
-    assert (fetched.source, fetched.sha256, len(route.requests)) == ("present", sha256(BODY), 1)
+    assert (fetched.source, fetched.record.sha256, len(route.requests)) == ("present", sha256(BODY), 1)
 
 
 def test_bytes_that_changed_without_being_written_are_found_where_they_are_hashed(
@@ -65,7 +65,7 @@ def test_bytes_that_changed_without_being_written_are_found_where_they_are_hashe
 def test_file_put_there_by_hand_is_verified_once(tmp_path: Path, route: Route, entry: ModelEntry) -> None:
     path = put(tmp_path)
     [fetched] = fetch(tmp_path, entry)
-    assert (fetched.source, fetched.origin, route.requests) == ("present", "", [])
+    assert (fetched.source, fetched.record.url, route.requests) == ("present", "", [])
     assert (record_of(path).source, record_of(path).sha256) == ("present", sha256(BODY))
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_nobody_knows_is_used_as_it_is(
     path = put(tmp_path, network(2.0))
     for verify in (False, True, False):
         [fetched] = fetch(tmp_path, restricted, offline=offline, verify=verify)
-        assert (fetched.source, fetched.sha256) == ("present", sha256(network(2.0)))
+        assert (fetched.source, fetched.record.sha256) == ("present", sha256(network(2.0)))
         assert fetched.notes == (
             f"net.onnx: none of the published files (SHA-256 {sha256(network(2.0))}); it is used as it is, "
             "its origin and licence are not known",
@@ -190,7 +190,7 @@ def test_a_file_without_a_fitting_record_is_hashed_and_kept(
         record_path(first.path).write_text(content)
     [fetched] = fetch(tmp_path, entry)
     assert (fetched.source, len(route.requests)) == ("present", 1)
-    assert fetched.origin == (first.origin if content is None else "")
+    assert fetched.record.url == (first.record.url if content is None else "")
     assert record_of(first.path).still_describes(first.path)
 
 
@@ -240,7 +240,7 @@ def test_a_published_file_that_lies_elsewhere_is_taken_over(
         Runtime("cpu").open(root / "net.onnx")
     assert "preload --offline" in caught.value.remedy
     [fetched] = fetch(root, entry, offline=True)
-    assert (fetched.source, fetched.origin) == ("copied", str(found))
+    assert (fetched.source, fetched.record.url) == ("copied", str(found))
     assert fetched.notes == (f"net.onnx: taken over from {found}",)
     assert (root / "net.onnx").read_bytes() == found.read_bytes() == BODY
 

@@ -47,8 +47,8 @@ def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file.name for file in report.files] == NAMES
     assert {file.source for file in report.files} == {"downloaded"}
     for file in report.files:
-        assert (file.path, file.sha256) == (tmp_path / f"{file.name}.onnx", sha256(body_of(file.name)))
-        assert (file.licence_accepted_at is not None) == (file.name == "inswapper_128")
+        assert (file.path, file.record.sha256) == (tmp_path / f"{file.name}.onnx", sha256(body_of(file.name)))
+        assert (file.record.licence_accepted_at is not None) == (file.name == "inswapper_128")
         assert_right(tmp_path, body_of(file.name), file.name)
     assert PreloadReport.model_validate_json(report.model_dump_json()) == report
     again = preload(Settings(frame_processors=("face_swapper",)), FetchOptions(offline=True))
@@ -90,7 +90,7 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     settings = own_swapper(tmp_path)
     report = preload(settings, PLAIN, models_dir=tmp_path)
     own = report.files[-1]
-    assert (own.name, own.source, own.licence, own.origin) == ("my_swapper", "present", "your own file", "")
+    assert (own.name, own.source, own.record.licence, own.record.url) == ("my_swapper", "present", "own", "")
     assert report.notes == own.notes
     assert "its origin and licence are not known" in own.notes[0]
     assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")

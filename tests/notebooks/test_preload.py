@@ -158,7 +158,7 @@ def test_accepted_models_are_brought_verified_and_run(cache, tmp_path, capsys):
     assert result == result_of(tmp_path / "run")
     assert states(result) == ["there"] * 4
     assert {file.source for file in result.fetched.files} == {"copied"}
-    accepted = {file.name for file in result.fetched.files if file.licence_accepted_at}
+    accepted = {file.name for file in result.fetched.files if file.record.licence_accepted_at}
     assert accepted == set(ROLES) - {"GFPGANv1.4"}
     passed = {check.name for check in result.diagnosis.checks if check.status == "pass"}
     assert {"model GFPGANv1.4", "parity det_10g", "parity w600k_r50", "parity inswapper_128"} <= passed
