@@ -1,4 +1,4 @@
-"""What the networks do on this machine's GPU: one call, eight minutes at most, JSON and a table.
+"""What the networks do on this machine's GPU, in eight minutes at most.
 
     python -m benchmarks.gpu --out results/t4
     python -m benchmarks.gpu --out /tmp/dry --cpu-dry-run
@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from benchmarks.graphs import detector_answers, write_constant_models
-from benchmarks.realshapes import answering, gfpgan, inswapper, iresnet50, scrfd_10g
+from benchmarks.graphs import answering, detector_answers, write_constant_models
+from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
 from colab_helpers.diagnosis.samples import Role
 from colab_helpers.machine import this_machine
@@ -70,31 +69,17 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How thorough to be.
-
-    Attributes:
-        provider: Where networks run.
-        clip: Seconds of the clip.
-        until: When to stop beginning new parts, by ``time.monotonic``.
-    """
-
-    provider: Provider
-    clip: float
-    until: float
-
-
-@dataclass(frozen=True)
 class Bench:
-    """What to do, and where."""
+    """Where to work, how thoroughly, and until when (by ``time.monotonic``) something new is begun."""
 
-    plan: Plan
     folder: Path
+    provider: Provider
+    until: float
 
     @property
     def on_gpu(self) -> bool:
-        """Whether this is the real thing."""
-        return self.plan.provider == "cuda"
+        """Whether this is the real thing; else tiny networks and clips do."""
+        return self.provider == "cuda"
 
 
 # --- the parts ----------------------------------------------------------------------------------------
@@ -113,27 +98,21 @@ def machine(bench: Bench) -> Row:
     }
 
 
-def write_networks(bench: Bench, *, small: bool) -> Row:
+def networks(bench: Bench) -> Row:
     """Write the networks, and what the product makes of swapper and enhancer here; sizes and verdicts."""
     root = bench.folder / "models"
-    if (root / FILES["enhancer"]).exists():  # of an earlier call
-        made = {}
-    elif small:
+    made: dict[Role, onnx.ModelProto]
+    if bench.on_gpu:
+        (root / "buffalo_l").mkdir(parents=True)
+        made = {"detector": scrfd_10g(), "recogniser": iresnet50()}
+        made |= {"swapper": inswapper(), "enhancer": gfpgan()}
+    else:
         write_constant_models(root, box=(200, 60, 440, 300))
         made = {"swapper": inswapper(width=16), "enhancer": gfpgan(width=8, size=32)}
-    else:
-        (root / "buffalo_l").mkdir(parents=True, exist_ok=True)
-        made = {
-            "detector": scrfd_10g(),
-            "recogniser": iresnet50(),
-            "swapper": inswapper(),
-            "enhancer": gfpgan(),
-        }
-    for role, name in FILES.items():
-        if role in made:
-            onnx.save(made.pop(role), root / name)
+    for role in tuple(made):
+        onnx.save(made.pop(role), root / FILES[role])
     rows: Row = {role: {"bytes": (root / name).stat().st_size} for role, name in FILES.items()}
-    runtime = Runtime(bench.plan.provider)
+    runtime = Runtime(bench.provider)
     for role in CHANGERS:
         started = time.monotonic()
         half = convert(root / FILES[role], half=True, runtime=runtime)
@@ -155,7 +134,7 @@ def demo(bench: Bench) -> Row:
     seconds = 2.0 if bench.on_gpu else 0.25
     make_demo(folder, clips=1, seconds=seconds, size=(640, 360), true_swaps=False)
     results = {}
-    for provider in dict.fromkeys(("cpu", bench.plan.provider)):
+    for provider in dict.fromkeys(("cpu", bench.provider)):
         output = folder / f"{provider}.mp4"
         _run_helpers(
             *("swap", "-s", str(folder / "source" / "alma.png"), "-t", str(folder / "targets" / "clip1.mp4")),
@@ -166,7 +145,7 @@ def demo(bench: Bench) -> Row:
         )
         report = json.loads((folder / f"{provider}.json").read_text())
         results[provider] = (report["files"][0], _pictures(output))
-    (on_cpu, expected), (here, found) = results["cpu"], results[bench.plan.provider]
+    (on_cpu, expected), (here, found) = results["cpu"], results[bench.provider]
     apart = np.abs(found.astype(np.int16) - expected)
     return {
         "frames": [on_cpu["frames_out"], here["frames_out"]],
@@ -200,7 +179,6 @@ def end_to_end(bench: Bench) -> list[Row]:
     The detector has the real one's layers, too, but always gives the same answer: one face.
     """
     models = bench.folder / "run"
-    shutil.rmtree(models, ignore_errors=True)
     scale = 640 / WIDTH
     left, top = (WIDTH - FACE) / 2 * scale, (HEIGHT - FACE) / 2 * scale
     box = (left, top, left + FACE * scale, top + FACE * scale)
@@ -213,14 +191,13 @@ def end_to_end(bench: Bench) -> list[Row]:
     # What was made above counts here, too: same bytes, same times.
     shutil.copytree(bench.folder / "models" / FOLDER, models / FOLDER, copy_function=os.link)
     clips = [bench.folder / "targets" / f"{number}.mp4" for number in (1, 2)]
-    shutil.rmtree(clips[0].parent, ignore_errors=True)
     clips[0].parent.mkdir()
-    make_clip(clips[0], seconds=bench.plan.clip)
+    make_clip(clips[0], seconds=10.0 if bench.on_gpu else 0.25)
     clips[1].hardlink_to(clips[0])
     cv2.imwrite(str(bench.folder / "source.png"), np.full((512, 512, 3), 128, np.uint8))
     rows: list[Row] = []
     for half, cpus, more in RUNS if bench.on_gpu else RUNS[:1]:
-        if time.monotonic() < bench.plan.until:
+        if time.monotonic() < bench.until:
             rows.append(_run(bench, half, cpus, more))
     return rows
 
@@ -231,7 +208,7 @@ def _run(bench: Bench, half: str, cpus: int, more: Sequence[str]) -> Row:
     _run_helpers(
         *("batch", "-s", str(bench.folder / "source.png"), "-t", str(bench.folder / "targets")),
         *("-o", str(results), "--models-dir", str(bench.folder / "run"), "--consent", CONSENT),
-        *("--half-precision", half, "--execution-provider", bench.plan.provider, *more),
+        *("--half-precision", half, "--execution-provider", bench.provider, *more),
         cpus=cpus,
         check=True,
     )
@@ -264,87 +241,42 @@ def _run(bench: Bench, half: str, cpus: int, more: Sequence[str]) -> Row:
 
 # --- the whole ----------------------------------------------------------------------------------------
 
+PARTS: dict[str, Callable[[Bench], Any]] = {
+    "machine": machine,
+    "networks": networks,
+    "end_to_end": end_to_end,
+    "doctor": doctor,
+    "demo": demo,
+}
 
-def run(
-    out: Path, plan: Plan, *, small: bool, work: Path | None = None, only: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Measure and write ``gpu.json`` and ``gpu.md``; a part that fails is told, and the others go on.
 
-    Args:
-        out: Folder for the two files.
-        plan: How thorough to be.
-        small: Use tiny networks.
-        work: Keep the networks there, for a later call; by default they are removed at the end.
-        only: Names of the parts wanted; all of them by default.
-    """
+def run(out: Path, provider: Provider, *, minutes: float = 7.0) -> dict[str, Any]:
+    """Measure and write ``gpu.json``; a part that fails is told, and the others go on."""
     out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"seconds": {}}
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(plan, work or Path(name))
-        parts: dict[str, Callable[[], Any]] = {
-            "machine": partial(machine, bench),
-            "networks": partial(write_networks, bench, small=small),
-            "end_to_end": partial(end_to_end, bench),
-            "doctor": partial(doctor, bench),
-            "demo": partial(demo, bench),
-        }
-        for part, measure in parts.items():
-            if only and part not in (*only, "machine", "networks"):
-                continue
+        bench = Bench(Path(name), provider, time.monotonic() + 60 * minutes)
+        for part, measure in PARTS.items():
             started = time.monotonic()
             print(f"{part} …", flush=True)
             try:
-                found[part] = measure() if started < plan.until else "out of time"
+                found[part] = measure(bench) if started < bench.until else "failed: out of time"
             except Exception as error:  # noqa: BLE001 - the other parts are still worth having
                 found[part] = f"failed: {type(error).__name__}: {error}"
-            found.setdefault("seconds", {})[part] = time.monotonic() - started
+            found["seconds"][part] = time.monotonic() - started
             gc.collect()
             (out / "gpu.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (out / "gpu.md").write_text(markdown(found), encoding="utf-8")
     return found
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """Every part as a heading and a table."""
-    return "\n".join(f"## {part}\n\n{_table(value)}\n" for part, value in found.items())
-
-
-def _table(value: Any) -> str:
-    if isinstance(value, Mapping):
-        value = [{"": key, "value": item} for key, item in value.items()]
-    if not isinstance(value, list) or not value:
-        return str(value)
-    columns = list(dict.fromkeys(key for row in value for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return "\n".join(
-        [*lines, *("| " + " | ".join(_cell(row.get(key, "")) for key in columns) + " |" for row in value)]
-    )
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "/").replace("\n", " ")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json and gpu.md")
+    parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json")
     parser.add_argument("--cpu-dry-run", action="store_true", help="tiny networks, few repeats, on the CPU")
-    parser.add_argument("--minutes", type=float, default=7.0, help="begin nothing new after this time")
-    parser.add_argument(
-        "--work", type=Path, help="keep the networks in this folder, and take them from there"
-    )
-    parser.add_argument("--only", default="", help="measure these parts, such as demo,doctor")
     options = parser.parse_args(words)
-    until = time.monotonic() + 60 * options.minutes
-    if options.cpu_dry_run:
-        plan = Plan("cpu", clip=0.25, until=until)
-    else:
-        plan = Plan("cuda", clip=10.0, until=until)
-    only = tuple(filter(None, options.only.split(",")))
-    found = run(options.out, plan, small=options.cpu_dry_run, work=options.work, only=only)
-    failed = [part for part, value in found.items() if str(value).startswith(("failed", "out of time"))]
-    print(f"{options.out / 'gpu.md'}{'; not measured: ' + ', '.join(failed) if failed else ''}")
+    found = run(options.out, "cpu" if options.cpu_dry_run else "cuda")
+    failed = [part for part, value in found.items() if str(value).startswith("failed")]
+    print(f"{options.out / 'gpu.json'}{'; not measured: ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0
 
 

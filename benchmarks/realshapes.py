@@ -9,7 +9,7 @@ norms are folded into the convolutions, as the exports have them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.graphs import IR_VERSION, OPSET
+from benchmarks.graphs import DETECTOR_OUTPUTS, IR_VERSION, OPSET
 
 _Array = npt.NDArray[np.float32]
-_SCRFD_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
 
 
 class Builder:
@@ -114,27 +113,8 @@ def scrfd_10g(seed: int = 0) -> onnx.ModelProto:
     for number, feature in enumerate(features):
         _scrfd_head(build, feature, number)
     widths = np.repeat((1, 4, 10), 3).tolist()
-    outputs = [_value(name, [None, width]) for name, width in zip(_SCRFD_OUTPUTS, widths, strict=True)]
+    outputs = [_value(name, [None, width]) for name, width in zip(DETECTOR_OUTPUTS, widths, strict=True)]
     return build.model("scrfd_10g", [_value("input.1", [1, 3, "?", "?"])], outputs)
-
-
-def answering(model: onnx.ModelProto, answers: Mapping[str, _Array]) -> onnx.ModelProto:
-    """The same network at the same cost, whose outputs are these values whatever it computes.
-
-    A detector of random weights finds faces anywhere; one that is to cost what the real one costs, in a run
-    that is to change a known face, is made this way. Changes the model in place.
-    """
-    graph = model.graph
-    for node in graph.node:
-        for number, name in enumerate(node.output):
-            if name in answers:
-                node.output[number] = f"{name}_computed"
-    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nothing"))
-    for name, values in answers.items():
-        graph.initializer.append(numpy_helper.from_array(values, f"{name}_answer"))
-        graph.node.append(helper.make_node("Mul", [f"{name}_computed", "nothing"], [f"{name}_nothing"]))
-        graph.node.append(helper.make_node("Add", [f"{name}_nothing", f"{name}_answer"], [name]))
-    return model
 
 
 def _basic_block(build: Builder, x: str, ins: int, outs: int, *, stride: int) -> str:
@@ -170,13 +150,11 @@ def _scrfd_head(build: Builder, x: str, level: int) -> None:
     for component, (width, active) in enumerate(((1, True), (4, False), (10, False))):
         y = build.conv(x, 80, 2 * width, gain=0.5)
         y = build.node("Transpose", y, perm=[2, 3, 0, 1])
-        name = _SCRFD_OUTPUTS[component * 3 + level]
+        name = DETECTOR_OUTPUTS[component * 3 + level]
         shape = build.constant(np.array([-1, width], np.int64))
+        y = build.node("Reshape", y, shape, output=None if active else name)
         if active:
-            y = build.node("Reshape", y, shape)
             build.node("Sigmoid", y, output=name)
-        else:
-            build.node("Reshape", y, shape, output=name)
 
 
 def _group_norm(build: Builder, x: str, channels: int, groups: int = 16) -> str:
@@ -218,9 +196,7 @@ def _prelu(build: Builder, x: str, channels: int) -> str:
 def inswapper(seed: int = 0, *, width: int = 1024) -> onnx.ModelProto:
     """inswapper_128: ``target (1, 3, 128, 128)``, ``source (1, 512)`` to ``output``; emap last.
 
-    Args:
-        seed: Chooses the weights.
-        width: Channels of the style blocks; 1024 in the real network, smaller for quick tests.
+    ``width`` is that of the style blocks: 1024 channels in the real network, fewer for quick tests.
     """
     build = Builder(seed)
     quarter = width // 4
@@ -264,24 +240,22 @@ def _adain(build: Builder, x: str, channels: int) -> str:
     variance = build.node("ReduceMean", build.node("Mul", centred, centred), axes=[2, 3])
     floor = build.constant(np.array(1e-8, np.float32))
     normed = build.node("Div", centred, build.node("Sqrt", build.node("Add", variance, floor)))
-    axes = build.constant(np.array([2, 3], np.int64))
-    style = build.node("Unsqueeze", build.linear("source", 512, 2 * channels), axes)
-    one = build.constant(np.array([1], np.int64))
-    edges = [build.constant(np.array([edge], np.int64)) for edge in (0, channels, 2 * channels)]
-    scale = build.node("Slice", style, edges[0], edges[1], one)
-    shift = build.node("Slice", style, edges[1], edges[2], one)
+    style = _as_map(build, build.linear("source", 512, 2 * channels))
+    scale, shift = _halves(build, style, channels)
     return build.node("Add", build.node("Mul", normed, scale), shift)
+
+
+def _halves(build: Builder, x: str, channels: int) -> list[str]:
+    """The first and the second so many channels."""
+    axis, *edges = (build.constant(np.array([n], np.int64)) for n in (1, 0, channels, 2 * channels))
+    return [build.node("Slice", x, edges[half], edges[half + 1], axis) for half in (0, 1)]
 
 
 def gfpgan(seed: int = 0, *, width: int = 64, size: int = 512) -> onnx.ModelProto:
     """GFPGAN v1.4: ``input (N, 3, size, size)`` to ``output``, with any batch as our export has it.
 
-    A Tanh at the end, which the real network lacks, keeps random weights within its range.
-
-    Args:
-        seed: Chooses the weights.
-        width: Channels of the decoder at the full size; 64 in the real network.
-        size: Edge of the picture, a power of two.
+    A Tanh at the end, which the real network lacks, keeps random weights within its range. ``width`` has the
+    decoder at the full size; ``size`` is a power of two.
     """
     build = Builder(seed)
     steps = [2**k for k in range(3, size.bit_length())]  # 8, 16, … size
@@ -355,10 +329,8 @@ def _steered(build: Builder, image: str, features: str, half: int) -> str:
     for _ in range(2):
         y = build.node("LeakyRelu", build.conv(features, half, half), alpha=0.2)
         maps.append(build.conv(y, half, half, gain=0.1))
-    axis = build.constant(np.array([1], np.int64))
-    edges = [build.constant(np.array([edge], np.int64)) for edge in (0, half, 2 * half)]
-    kept = build.node("Slice", image, edges[0], edges[1], axis)
-    steered = build.node("Mul", build.node("Slice", image, edges[1], edges[2], axis), maps[0])
+    kept, rest = _halves(build, image, half)
+    steered = build.node("Mul", rest, maps[0])
     return build.node("Concat", kept, build.node("Add", steered, maps[1]), axis=1)
 
 

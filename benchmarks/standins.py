@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import secrets
 import tempfile
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -23,20 +25,13 @@ SIZES = ((640, 360), (1280, 720), (1920, 1080))
 
 
 def _row(name: str, figures: Figures) -> str:
-    def low(values: list[float]) -> str:
-        return (
-            f"{np.mean(values):.3f} (p2 {np.percentile(values, 2):.3f}, min {min(values):.3f})"
-            if values
-            else "-"
-        )
+    def told(values: list[float], percent: int, worst: Callable[[list[float]], float]) -> str:
+        if not values:
+            return "-"
+        share, extreme = np.percentile(values, percent), worst(values)
+        return f"{np.mean(values):.3f} (p{percent} {share:.3f}, {worst.__name__} {extreme:.3f})"
 
-    def high(values: list[float]) -> str:
-        return (
-            f"{np.mean(values):.3f} (p98 {np.percentile(values, 98):.3f}, max {max(values):.3f})"
-            if values
-            else "-"
-        )
-
+    low, high = partial(told, percent=2, worst=min), partial(told, percent=98, worst=max)
     lines = [
         f"{name}",
         f"  recall {figures.recall:.4f} ({figures.found}/{figures.asked})",

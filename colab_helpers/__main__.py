@@ -21,8 +21,7 @@ from colab_helpers.command_line import as_options, build_parser, language_asked,
 from colab_helpers.errors import ColabHelpersError, ModelError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, spoken, tr
-from colab_helpers.machine import lost_mount, mounted_drive, require_places
-from colab_helpers.presets import load_presets
+from colab_helpers.machine import disk_free, lost_mount, mounted_drive, require_places
 from colab_helpers.request import BatchRequest
 
 if TYPE_CHECKING:
@@ -206,20 +205,22 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _preload(options: argparse.Namespace) -> int:
-    from colab_helpers.models.preload import preload, preview
+    from colab_helpers.models.catalog import needed_models
+    from colab_helpers.models.download import licence_notice
+    from colab_helpers.models.inventory import take_stock
+    from colab_helpers.models.preload import preload
     from colab_helpers.models.records import SOURCE_WORDS
+    from colab_helpers.models.session import models_root
     from colab_helpers.models.transfer import FetchOptions
 
-    settings, own = settings_of(options), load_presets().models
-    planned = preview(settings, models_dir=options.models_dir, user_models=own)
-    free = planned.bytes_free / 1e9
-    print(tr("models folder: {folder} ({free:.1f} GB free)", folder=planned.root, free=free))
-    for name, size in planned.missing.items():
-        if size is None:
-            print(tr("missing: {name} (size unknown)", name=name))
-        else:
-            print(tr("missing: {name} ({size:.0f} MB)", name=name, size=size / 1e6))
-    print(planned.licences)
+    settings, root = settings_of(options), models_root(options.models_dir)
+    needed = needed_models(settings, root=root)
+    free = disk_free(root) / 1e9
+    print(tr("models folder: {folder} ({free:.1f} GB free)", folder=root, free=free))
+    for item in take_stock(root, needed):
+        if item.record is None:
+            print(tr("missing: {name} ({size:.0f} MB)", name=item.model.name, size=item.model.bytes / 1e6))
+    print(licence_notice(needed))
     try:
         report = preload(
             settings,
@@ -227,11 +228,8 @@ def _preload(options: argparse.Namespace) -> int:
                 accept_licences=options.accept_licences,
                 offline=options.offline,
                 shared_cache=options.shared_cache,
-                mirror_prefix=options.mirror_prefix,
-                proxy=options.proxy,
             ),
             models_dir=options.models_dir,
-            user_models=own,
             verify=options.verify,
             on_progress=_show_transfer if sys.stderr.isatty() else None,
         )
@@ -240,7 +238,7 @@ def _preload(options: argparse.Namespace) -> int:
         # Fetching is this verb's work.
         return code if options.offline else FAILURE
     for file in report.files:
-        print(f"{tr(SOURCE_WORDS[file.source])}: {file.path} ({file.bytes / 1e6:.1f} MB)")
+        print(f"{tr(SOURCE_WORDS[file.source])}: {file.path} ({file.record.bytes / 1e6:.1f} MB)")
     _print_notes(report.notes)
     return SUCCESS
 

@@ -131,8 +131,6 @@ def _add_preload(parser: argparse.ArgumentParser) -> None:
     add("--accept-licences", "--accept-licenses", help=accept, **SWITCH)
     add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
     add("--shared-cache", help=tr("copy from and to this folder, say on Drive"), **FOLDER)
-    add("--mirror-prefix", metavar="URL", help=tr("put before every address"))
-    add("--proxy", metavar="URL")
     add("--verify", help=tr("hash files that are there already"), **SWITCH)
     _add_settings(parser)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -36,8 +35,6 @@ class PresetFile(BaseModel):
     version: Literal[1]
     presets: dict[str, Preset]
     profiles: dict[str, Preset] = {}
-    models: dict[str, Any] = {}
-    """The user's own models, their paths absolute; checked by ``models.catalog.load_catalog``."""
 
     @property
     def known(self) -> dict[str, Preset]:
@@ -90,7 +87,7 @@ def load_presets(path: Path | None = None) -> PresetFile:
         return _shipped()
     path = absolute(path / PRESETS_NAME if path.is_dir() else path)
     try:
-        presets = PresetFile.model_validate(from_yaml(path.read_text(encoding="utf-8")))
+        return PresetFile.model_validate(from_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
         what = tr("cannot be read ({reason})", reason=error.strerror)
         raise SettingsError(what, where=str(path)) from error
@@ -98,15 +95,6 @@ def load_presets(path: Path | None = None) -> PresetFile:
         raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
     except ValidationError as error:
         raise SettingsError(_explain(error), where=str(path)) from error
-    models = {name: _placed(entry, path.parent) for name, entry in presets.models.items()}
-    return presets.model_copy(update={"models": models})
-
-
-def _placed(entry: Any, folder: Path) -> Any:
-    """An entry of ``models`` whose path is absolute: it is written relative to the preset file."""
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("path"), str):
-        return entry
-    return {**entry, "path": str(folder / Path(entry["path"]).expanduser())}
 
 
 def all_presets(folder: Path) -> PresetFile:
@@ -126,7 +114,6 @@ def all_presets(folder: Path) -> PresetFile:
         version=1,
         presets=joined(shipped.presets, own.presets),
         profiles=joined(shipped.profiles, own.profiles),
-        models={**own.models, **shipped.models},
     )
 
 

@@ -62,12 +62,9 @@ def messages() -> Iterator[Message]:
     presets = load_presets()
     for entry in [*presets.presets.values(), *presets.profiles.values()]:
         yield entry.description, "presets.yaml"
-    catalog = load_catalog()
-    for licence in catalog.licences.values():
+    for licence in load_catalog().licences.values():
         yield licence.name, "colab_helpers/models/catalog.yaml"
         yield licence.forbids, "colab_helpers/models/catalog.yaml"
-    for model in catalog.models.values():
-        yield model.description, "colab_helpers/models/catalog.yaml"
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             yield from ((text, f"notebooks/{path.name}") for text in _texts(cell))

@@ -11,7 +11,6 @@ from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
 from colab_helpers.machine import GIB, disk_free
-from colab_helpers.presets import load_presets
 from colab_helpers.resources.sampler import ram_used
 
 LEAST_MEMORY = 4 * GIB
@@ -96,7 +95,7 @@ def bytes_missing(subject: Subject) -> int:
     from colab_helpers.models.catalog import load_catalog, needed_models
 
     try:
-        entries = needed_models(subject.settings, load_catalog(load_presets().models))
+        entries = needed_models(subject.settings, load_catalog())
     except ModelError:  # a model under a name of its own; that it is missing is said with the models
         return 0
     return sum(entry.bytes or 0 for entry in entries if not (subject.models / entry.path).is_file())

@@ -12,7 +12,6 @@ from colab_helpers.diagnosis.samples import Role, sample_inputs
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
-from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
@@ -207,7 +206,7 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
     from colab_helpers.models.catalog import load_catalog
     from colab_helpers.models.inventory import examine
 
-    entry = load_catalog(load_presets().models).models.get(name)
+    entry = load_catalog().models.get(name)
     if entry is None or path.name != Path(entry.path).name:
         yield Problem(tr("the catalogue does not know it"), tr(_WHERE_FROM), warns=True)
         return

@@ -64,9 +64,8 @@ def parity(role: str, network: Network, settings: Settings, models: Path) -> Che
     remedy = ""
     if not apart <= LIMITS[role]:  # written so that NaN is a problem
         remedy = tr(
-            "remove files beside {path} that were made from it, fetch it again with 'python -m "
-            "colab_helpers preload --accept-licences --verify', and report it if that does not help",
-            path=network.path,
+            "fetch it again with 'python -m colab_helpers preload --accept-licences --verify', and report it "
+            "if that does not help"
         )
     what = tr(_DETAILS[role], apart=apart, limit=LIMITS[role])
     return finding(name, what, remedy, figures={"difference": apart})

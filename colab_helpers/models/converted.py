@@ -12,10 +12,10 @@ from typing import Literal
 import onnxruntime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from colab_helpers.files import sha256_of
+from colab_helpers.files import publish, sha256_of
 from colab_helpers.machine import this_machine
 from colab_helpers.models.parity import Parity
-from colab_helpers.models.records import part_path, put_in_place, record_path, recorded_hash, write_json
+from colab_helpers.models.records import part_path, record_path, recorded_hash, write_json
 from colab_helpers.models.session import Runtime
 
 CONVERTER = 2
@@ -88,7 +88,7 @@ def carry(source: Path, target: Path, name: str) -> None:
         if Conversion.of(path).bytes and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, part_path(place))
-            put_in_place(part_path(place), place)
+            publish(part_path(place), place)
             write_json(record_path(place), Conversion.made(place).model_dump())
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from colab_helpers.language import tr
-from colab_helpers.models.pool import is_out_of_memory
+from colab_helpers.models.pool import first_line, is_out_of_memory
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 # As a share of the largest value. Replayed are the same kernels: more than the noise of their order of adding
@@ -58,9 +58,8 @@ class _Captured:
 
     def takes(self, names: Sequence[str], feed: Arrays) -> bool:
         """Whether a call is one of those that were captured."""
-        return len(names) == len(self.outputs) and all(
-            list(value.shape) == self.inputs[name].shape() for name, value in feed.items()
-        )
+        shapes = all(list(array.shape) == self.inputs[name].shape() for name, array in feed.items())
+        return shapes and len(names) == len(self.outputs)
 
 
 class GpuSession:
@@ -75,7 +74,7 @@ class GpuSession:
         self,
         create: Callable[[bool], Any],
         *,
-        example: Callable[[Any], Arrays] | None,
+        example: Callable[[Any], Arrays],
         capture: bool,
         on_problem: Callable[[str], None],
         device: str = "cuda",
@@ -84,7 +83,8 @@ class GpuSession:
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._device = device
         self._captured: _Captured | None = None
-        if example is not None and capture:
+        self._session: Any = None
+        if capture:
             try:
                 with _alone("captures"):
                     self._session = create(True)
@@ -94,12 +94,15 @@ class GpuSession:
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                on_problem((str(error).strip().splitlines() or [type(error).__name__])[0])
+                on_problem(first_line(error))
         self._session = None  # its memory is wanted for the next one
         with _alone("calls"):
             self._session = create(False)
-        if example is not None:
-            self._try(example)
+        try:
+            self.run(self._names(), example(self._session))  # has its workspaces made
+        except Exception as error:  # whatever else is wrong, the first real call says in its place
+            if is_out_of_memory(error):
+                raise
 
     def run(self, names: Sequence[str], feed: Arrays) -> list[npt.NDArray[Any]]:
         """What ``InferenceSession.run`` does; calls of the example's shape, for all outputs, are replayed."""
@@ -119,14 +122,6 @@ class GpuSession:
 
     def _names(self) -> list[str]:
         return [output.name for output in self._session.get_outputs()]
-
-    def _try(self, example: Callable[[Any], Arrays]) -> None:
-        """Have its workspaces made; whatever else is wrong, the first real call says in its place."""
-        try:
-            self.run(self._names(), example(self._session))
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
 
     def _run(self, names: list[str], feed: Arrays) -> list[npt.NDArray[Any]]:
         with _alone("calls"):

@@ -1,15 +1,8 @@
-"""The swapper's projection matrix, kept in a small file of its own beside the model.
-
-inswapper carries the matrix as an initializer that no node uses: ONNX Runtime drops it, and finding it in
-the file means parsing half a gigabyte. The small file's name holds size and modification time of the model
-it was taken from, so that one left over from another model is never read.
-"""
+"""The swapper's projection matrix: an initializer of its file that no node uses, so ONNX Runtime drops it."""
 
 from __future__ import annotations
 
-import io
-import re
-from contextlib import suppress
+import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,62 +10,36 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.errors import ModelError
-from colab_helpers.files import write_atomically
 from colab_helpers.language import tr
 from colab_helpers.models.identify import broken_model
 
-# Slow to import and needed only until the matrix has been saved once.
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # slow to import, and seldom needed
     import onnx
 
 _NAME = "buff2fs"
 _SHAPE = (512, 512)
+_BYTES = 4 * 512 * 512
+# As protobuf writes it: field 8 is the name of a tensor, field 9 its bytes, here as many as float32 takes.
+_HEAD = b"\x42\x07" + _NAME.encode() + b"\x4a\x80\x80\x40"
 
 
 def read_emap(path: Path) -> npt.NDArray[np.float32]:
-    """Return the ``(512, 512)`` projection from ArcFace embeddings to inswapper latents.
+    """Return the ``(512, 512)`` projection from ArcFace embeddings to the latents of a swapper's file.
 
-    Args:
-        path: The swapper's model file. Unless the matrix was saved beside it and the model has not changed
-            since, the model is parsed, which for the real one takes half a second and a gigabyte.
+    It is read where it stands in the file, near its end. Only in a file that is written otherwise it is
+    looked for by parsing half a gigabyte.
 
     Raises:
         ModelError: The file is no model or has no such matrix.
     """
-    with suppress(OSError, ValueError, EOFError):  # none, or none that can be used: the model has it, too
-        saved = np.load(emap_path(path), allow_pickle=False)
-        if isinstance(saved, np.ndarray) and saved.shape == _SHAPE and saved.dtype == np.float32:
-            return saved
-    emap = _find_emap(load_model(path), where=str(path))
-    with suppress(OSError):  # a folder that is only read from: parsed again next time
-        save_emap(path, emap)
-    return emap
-
-
-def emap_path(path: Path) -> Path:
-    """Where the matrix of a model, as the file is now, is kept (whether it is there or not).
-
-    Raises:
-        FileNotFoundError: There is no such model.
-    """
-    found = path.stat()
-    return path.with_name(f"{path.stem}.emap-{found.st_size}-{found.st_mtime_ns}.npy")
-
-
-def save_emap(path: Path, emap: npt.NDArray[np.float32]) -> Path:
-    """Write a model's ``(512, 512)`` matrix beside it, all of it or nothing, and remove outdated ones.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    place, content = emap_path(path), io.BytesIO()
-    np.save(content, np.asarray(emap, np.float32), allow_pickle=False)
-    write_atomically(place, content.getvalue())
-    own = re.compile(re.escape(path.stem) + r"\.emap-\d+-\d+\.npy")
-    for other in place.parent.iterdir():
-        if own.fullmatch(other.name) and other != place:
-            other.unlink(missing_ok=True)
-    return place
+    with path.open("rb") as file:
+        if path.stat().st_size > _BYTES:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                start = content.rfind(_HEAD) + len(_HEAD)
+                if start >= len(_HEAD) and start + _BYTES <= len(content):
+                    raw = content[start : start + _BYTES]
+                    return np.frombuffer(raw, "<f4").reshape(_SHAPE)
+    return _in_model(load_model(path), where=str(path))
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -94,18 +61,18 @@ def load_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _find_emap(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
+def _in_model(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
     """By name first, then the only 512x512 initializer, then the last one: optimisers drop or move it."""
     from onnx import numpy_helper
 
     initializers = list(model.graph.initializer)
     named = [item for item in initializers if item.name == _NAME]
     square = [item for item in initializers if tuple(item.dims) == _SHAPE]
-    candidates = named or (square if len(square) == 1 else initializers[-1:])
-    if not candidates or tuple(candidates[0].dims) != _SHAPE:
+    (found,) = named[:1] or (square if len(square) == 1 else initializers[-1:]) or [None]
+    if found is None or tuple(found.dims) != _SHAPE:
         raise ModelError(
             tr("the swapper's projection matrix {name!r} (512x512) is missing", name=_NAME),
             where=where,
             remedy=tr("use the original inswapper_128.onnx: optimised copies lose the matrix"),
         )
-    return np.asarray(numpy_helper.to_array(candidates[0]), np.float32)
+    return np.asarray(numpy_helper.to_array(found), np.float32)

@@ -3,8 +3,7 @@
 What was made is kept in ``converted/`` beside the model, under a name that holds the SHA-256 of what it was
 made from and the converter's version. Nothing made is used before it was compared with the original on the
 provider it is to run on: the record beside it says what was accepted where, and why not; what is refused
-leaves the original in use. Asking what there is reads a few small files; onnx is imported only to make
-something.
+leaves the original in use. onnx is imported only to make something.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
+from colab_helpers.files import publish
 from colab_helpers.language import mark, tr
 from colab_helpers.models.converted import (
     Conversion,
@@ -30,22 +30,18 @@ from colab_helpers.models.converted import (
     target_of,
 )
 from colab_helpers.models.emap import load_model
-from colab_helpers.models.gfpgan import export_gfpgan
+from colab_helpers.models.gfpgan_export import export_gfpgan
 from colab_helpers.models.identify import missing_model
 from colab_helpers.models.parity import NEARLY_SAME, compare, sample_inputs, value_range
-from colab_helpers.models.pool import is_out_of_memory
-from colab_helpers.models.records import part_path, put_in_place, record_path, write_json
-from colab_helpers.models.session import Network, Provider, Runtime, first_line, is_standin
+from colab_helpers.models.pool import first_line, is_out_of_memory
+from colab_helpers.models.records import part_path, record_path, write_json
+from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
 WEIGHTS = ".pth"
 _SAMPLES = 3
-_HALF = mark("half precision")
 
 HalfPrecision = bool | Literal["auto"]
-
-
-# --- what a run loads ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -61,10 +57,6 @@ class ModelChoice:
     def open(self, runtime: Runtime) -> Network:
         """Load it; see ``Runtime.open``."""
         return runtime.open(self.path, name=self.name)
-
-    def noted(self, note: str) -> ModelChoice:
-        """The same with one sentence more."""
-        return replace(self, notes=(*self.notes, note))
 
     @property
     def words(self) -> str:
@@ -89,60 +81,47 @@ def wants_half(setting: HalfPrecision, provider: Provider) -> bool:
 def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make: bool) -> ModelChoice:
     """Find the file to load for a swapper or enhancer.
 
-    Args:
-        root: The models folder; ``{name}.onnx`` there, or ``{name}.pth`` that was exported.
-        name: The model's name.
-        half: The setting ``half_precision``.
-        runtime: Where it is to run: what another place accepted does not count here.
-        make: On CUDA, make and compare float16 where it is wanted and missing, which takes half a minute for
-            each model, once. On the CPU it does not help.
+    It is ``{name}.onnx`` in the models folder, or ``{name}.pth`` that was exported. What another runtime's
+    place accepted does not count. With ``make`` float16 is made and compared on CUDA where it is wanted and
+    missing, which takes half a minute for each model, once. On the CPU it does not help.
 
     Raises:
         ModelError: There are only weights that were not exported yet.
     """
+    wanted, on_cpu = wants_half(half, runtime.provider), runtime.provider == "cpu"
     source, weights = root / f"{name}.onnx", root / f"{name}{WEIGHTS}"
-    asked = source if source.is_file() else weights
-    if not asked.is_file():
-        return ModelChoice(name, source, source)  # opening it says what to do
-    on_cpu, wanted = runtime.provider == "cpu", wants_half(half, runtime.provider)
+    asked = source if source.is_file() or not weights.is_file() else weights
     options = f"--execution-provider {runtime.provider} {'--half ' if wanted else ''}"
     command = f"python -m colab_helpers convert {options}'{asked}'"
     if asked == weights:
-        source = _exported(weights, command, name)
+        source = target_of(weights, "export")
+        if not source.is_file():
+            raise ModelError(
+                tr("there are only weights, which were not made into a network yet"),
+                where=str(weights),
+                remedy=tr("run '{command}', or fetch {name}.onnx", command=command, name=name),
+            )
     choice = ModelChoice(name, source, source)
-    if not wanted:
+    if not wanted or not source.is_file():  # opening it says what to do
         return choice
     target = target_of(source, "half")
     verdict = Conversion.of(target).verdicts.get(place_of(runtime))
     if verdict is not None:
-        slow = tr("{name}: computes in float16 as asked; on the CPU that is no faster", name=name)
         choice = _followed(choice, target, verdict)
-        return choice.noted(slow) if on_cpu and choice.half else choice
-    if on_cpu:
-        note = tr(
-            "{name}: float16 was asked for but nothing was made yet; run '{command}'",
-            name=name,
-            command=command,
-        )
-        return choice.noted(note)
-    if is_standin(source):
+        text = mark("{name}: computes in float16 as asked; on the CPU that is no faster")
+        return _noted(choice, tr(text, name=name)) if on_cpu and choice.half else choice
+    if not on_cpu and is_standin(source):
         return choice
-    if make:
+    if not on_cpu and make:
         return _made(choice, runtime)
     text = mark("{name}: nothing was made of it for this GPU yet; the first run does it, or '{command}'")
-    note = tr(text, name=name, command=command)
-    return choice.noted(note)
+    if on_cpu:
+        text = mark("{name}: float16 was asked for but nothing was made yet; run '{command}'")
+    return _noted(choice, tr(text, name=name, command=command))
 
 
-def _exported(weights: Path, command: str, name: str) -> Path:
-    target = target_of(weights, "export")
-    if target.is_file():
-        return target
-    raise ModelError(
-        tr("there are only weights, which were not made into a network yet"),
-        where=str(weights),
-        remedy=tr("run '{command}', or fetch {name}.onnx", command=command, name=name),
-    )
+def _noted(choice: ModelChoice, note: str) -> ModelChoice:
+    return replace(choice, notes=(*choice.notes, note))
 
 
 def _followed(choice: ModelChoice, target: Path, verdict: Verdict) -> ModelChoice:
@@ -150,8 +129,8 @@ def _followed(choice: ModelChoice, target: Path, verdict: Verdict) -> ModelChoic
     reason = problem_of(verdict)
     if not reason:
         return replace(choice, path=target if target.is_file() else choice.path, half=True)
-    text = mark("{file}: {what} is not used, because {reason}")
-    return choice.noted(tr(text, file=choice.original.name, what=tr(_HALF), reason=reason))
+    text = mark("{file}: half precision is not used, because {reason}")
+    return _noted(choice, tr(text, file=choice.original.name, reason=reason))
 
 
 def _made(found: ModelChoice, runtime: Runtime) -> ModelChoice:
@@ -162,7 +141,7 @@ def _made(found: ModelChoice, runtime: Runtime) -> ModelChoice:
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the copy, the original still runs
         reason = getattr(error, "what", "") or f"{type(error).__name__}: {error}"
         text = mark("{name}: it cannot be made to fit this GPU ({reason}); used is {used}")
-        return found.noted(tr(text, name=found.name, reason=reason, used=found.words))
+        return _noted(found, tr(text, name=found.name, reason=reason, used=found.words))
     finally:
         gc.collect()  # sessions hold cycles; their memory is wanted now
     note = tr(
@@ -180,13 +159,8 @@ def _made(found: ModelChoice, runtime: Runtime) -> ModelChoice:
 def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelChoice:
     """Make a swapper or enhancer fit this machine, once; later calls read a few small files.
 
-    Args:
-        path: ``.onnx``, or GFPGAN's ``.pth``, which becomes ONNX.
-        half: Make it compute in float16.
-        runtime: Where it is to run and is compared; by default decided by trial.
-
-    Returns:
-        What to load. Why float16 was refused is in ``notes``.
+    GFPGAN's ``.pth`` becomes ONNX. With ``half`` it is made to compute in float16 and compared where it is to
+    run, by default decided by trial; why that was refused is in the ``notes`` of what is returned.
 
     Raises:
         ModelError: The model is missing, damaged, or no swapper or enhancer; or a ``.pth`` file cannot be
@@ -224,17 +198,15 @@ def _converted(path: Path, half: bool, runtime: Runtime) -> ModelChoice:
         source = target_of(path, "export")
         if not source.is_file():
             export_gfpgan(path, part_path(source))
-            put_in_place(part_path(source), source)
+            publish(part_path(source), source)
             remove_outdated(source)
     choice = ModelChoice(path.stem, source, source)
     if half:
         target = target_of(source, "half")
         return _followed(choice, target, _copied(source, target, runtime))
     load_model(source)  # says so if it is none
-    note = tr(
-        "{name}: used as it is; a float16 copy is made where half precision is asked for", name=path.name
-    )
-    return choice if path.suffix == WEIGHTS else choice.noted(note)
+    text = mark("{name}: used as it is; a float16 copy is made where half precision is asked for")
+    return choice if path.suffix == WEIGHTS else _noted(choice, tr(text, name=path.name))
 
 
 def _copied(source: Path, target: Path, runtime: Runtime) -> Verdict:
@@ -246,7 +218,7 @@ def _copied(source: Path, target: Path, runtime: Runtime) -> Verdict:
         refusal = None if record.bytes else write_half(source, part)
         verdict = _compared(source, target if record.bytes else part, runtime) if refusal is None else refusal
         if part.is_file() and not problem_of(verdict):
-            put_in_place(part, target)
+            publish(part, target)
             record = Conversion.made(target, record.verdicts)
     finally:
         part.unlink(missing_ok=True)
@@ -291,15 +263,21 @@ def write_half(source: Path, out: Path) -> str | None:
         ModelError: The source is no network.
         OSError: It cannot be written.
     """
-    model = load_model(source)
+    model, path = load_model(source), list(sys.path)
     if computes_in_half(model):
         return ""
     try:
-        out.write_bytes(_to_half(model).SerializeToString())
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        for index, node in enumerate(model.graph.node):
+            node.name = f"{index}_{node.op_type}"  # casts are named after the nodes, whose names may be equal
+        out.write_bytes(convert_float_to_float16(model, keep_io_types=True).SerializeToString())
     except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a graph that the converter does not understand
         return first_line(error)
+    finally:
+        sys.path[:] = path  # the import adds a folder with modules called "benchmark" and the like
     return None
 
 
@@ -311,14 +289,3 @@ def computes_in_half(model: Any) -> bool:
     return any(
         item.data_type == TensorProto.FLOAT16 and item.name in used for item in model.graph.initializer
     )
-
-
-def _to_half(model: Any) -> Any:
-    before = list(sys.path)
-    try:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    finally:
-        sys.path[:] = before  # the import adds a folder with modules called "benchmark" and the like
-    for index, node in enumerate(model.graph.node):
-        node.name = f"{index}_{node.op_type}"  # it names its casts after the nodes, whose names may be equal
-    return convert_float_to_float16(model, keep_io_types=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -43,8 +44,8 @@ _WEIGHTS_REMEDY = mark(
     "an ONNX file is needed; GFPGAN's own weights are converted when they are called GFPGANv1.4.pth "
     "('python -m colab_helpers convert')"
 )
-# By the first bytes (of a text without leading space, in lower case): what a file is, and what to do.
-_TEXTS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+# By the first bytes, of texts in lower case and without leading space: what a file is, and what to do.
+_KINDS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     (
         (b"version https://git-lfs",),
         mark("it is a Git LFS pointer, a few lines that stand for the model, not the model itself"),
@@ -55,9 +56,11 @@ _TEXTS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
         mark("it is a web page that was saved under the model's name"),
         mark("download the file itself, not the page that shows it; {refetch}"),
     ),
-    ((b"{", b"["), mark("it is a text, such as a server's answer, not the model itself"), "{refetch}"),
-)
-_BINARIES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+    (
+        (b'{"', b"{\n", b'[{"'),
+        mark("it is a text, such as a server's answer, not the model itself"),
+        "{refetch}",
+    ),
     ((b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"), mark("it is a packed archive, not the model itself"), _UNPACK),
     ((b"\x80\x02", b"\x80\x04"), _WEIGHTS, _WEIGHTS_REMEDY),
 )
@@ -71,17 +74,14 @@ def not_a_network(path: Path) -> ModelError | None:
     """
     with path.open("rb") as file:
         head = file.read(512)
-    where, refetch = str(path), tr(_REFETCH)
     if not head:
-        return ModelError(tr("it is an empty file"), where=where, remedy=refetch)
+        return ModelError(tr("it is an empty file"), where=str(path), remedy=tr(_REFETCH))
     if head.startswith(b"PK\x03\x04"):
         return _zipped(path)
-    is_text = all(byte >= 32 or byte in b"\t\n\f\r" for byte in head)
-    text = head.lstrip().lower() if is_text else b""
-    for content, kinds in ((text, _TEXTS), (head, _BINARIES)):
-        for signs, what, remedy in kinds:
-            if content.startswith(signs):
-                return ModelError(tr(what), where=where, remedy=tr(remedy, refetch=refetch))
+    text = b"" if re.search(rb"[\x00-\x08\x0e-\x1f]", head) else head.lstrip().lower()
+    for signs, what, remedy in _KINDS:
+        if (text or head).startswith(signs):
+            return ModelError(tr(what), where=str(path), remedy=tr(remedy, refetch=tr(_REFETCH)))
     return None
 
 

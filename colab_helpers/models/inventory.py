@@ -1,14 +1,13 @@
 """What is there of the models a run needs: used as it is, damaged, elsewhere on this machine, or missing.
 
 A file whose hash is not known is *unknown*, not damaged: it may be a user's own and work well. Damaged is
-what cannot be used (it does not load, or is no network of its role), and what has other bytes than when it
-was verified although nobody wrote to it.
+what does not load, and what has other bytes than when it was verified although nobody wrote to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -16,10 +15,9 @@ from typing import Literal
 from colab_helpers.errors import ModelError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import GIB
-from colab_helpers.models.catalog import ModelEntry, Role, load_catalog, needed_models
+from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.models.identify import broken_model, elsewhere, not_a_network
-from colab_helpers.models.pool import is_out_of_memory
+from colab_helpers.models.pool import first_line, is_out_of_memory
 from colab_helpers.models.records import (
     Record,
     now,
@@ -29,25 +27,15 @@ from colab_helpers.models.records import (
     size_of,
     write_record,
 )
-from colab_helpers.models.session import create_session, first_line, is_standin
-from colab_helpers.presets import load_presets
+from colab_helpers.models.session import create_session, is_standin
 from colab_helpers.settings import Settings
 
-DISK_RESERVE = 2 * GIB
-"""Disk left free beside the models."""
 FileState = Literal["present", "unknown", "damaged"]
-# How many inputs and outputs a network of each role has; None for any number.
-_SIGNATURES: dict[Role, tuple[int, int | None]] = {
-    "detector": (1, 9),
-    "recogniser": (1, None),
-    "swapper": (2, None),
-    "enhancer": (1, None),
-}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a file on disk is; ``present`` is published, or the user's own as named in the settings."""
+    """What a file on disk is; ``present`` is a published one."""
 
     state: FileState
     sha256: str
@@ -63,11 +51,8 @@ class Finding:
 def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool = False) -> Finding:
     """Find out what a model file is; one that is neither published nor recorded is loaded once.
 
-    Args:
-        entry: What is known of the model.
-        path: The file.
-        verify: Hash it even if size and time are those recorded.
-        loads: It is known to be a network of its role, so it need not be tried.
+    With ``verify`` it is hashed even if size and time are those recorded. With ``loads`` it is known to be a
+    network.
 
     Raises:
         OSError: The file cannot be read.
@@ -84,94 +69,41 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
             tr("its bytes have changed since it was verified, although nobody wrote to it"),
             tr("the disk may be failing: fetch it again with 'preload --verify', or put it there anew"),
         )
-    problem = None if loads or same else _role_problem(path, entry.role)
+    problem = None if loads or same else _load_problem(path)
     if problem is not None:
         return Finding("damaged", sha256, problem.what, problem.remedy)
-    own = entry.local is not None and entry.sha256 is None
-    return Finding("present" if own else "unknown", sha256)
+    return Finding("unknown", sha256)
 
 
-def _role_problem(path: Path, role: Role) -> ModelError | None:
-    """Why a file is no network of a role; None if it is. It is loaded on the CPU, nothing is run."""
+def _load_problem(path: Path) -> ModelError | None:
+    """Why a file is no network; None if it is. It is loaded on the CPU, nothing is run."""
     if (problem := not_a_network(path)) is not None:
         return problem
     try:
-        loaded = create_session(str(path), "cpu", optimised=False)
+        create_session(str(path), "cpu", optimised=False)
     except Exception as error:
         if is_out_of_memory(error):
             raise
         return broken_model(path, first_line(error))
-    wanted, found = _SIGNATURES[role], (len(loaded.get_inputs()), len(loaded.get_outputs()))
-    if found[0] == wanted[0] and wanted[1] in (None, found[1]):
-        return None
-    text = mark("it is a network, but no {role}: it has {inputs} inputs and {outputs} outputs")
-    return ModelError(
-        tr(text, role=role, inputs=found[0], outputs=found[1]),
-        where=str(path),
-        remedy=tr("give it a name of its own: the file of this name is another network"),
-    )
+    return None
 
 
-def accepted_at(entry: ModelEntry, record: Record | None) -> str | None:
-    """When the licence of a model was accepted, as a record says; None if another one was, or none."""
-    same = record is not None and record.licence == entry.licence_id
-    return record.licence_accepted_at if record is not None and same else None
-
-
-def renewed_record(entry: ModelEntry, path: Path, sha256: str, *, accept: bool = False) -> Record:
-    """Return the record of a file as it is now, keeping what is known about its origin and its licence.
-
-    With ``accept`` the user accepts its licence now, unless that was done before.
-    """
-    found, earlier = path.stat(), read_record(path)
-    accepted = accepted_at(entry, earlier)
-    if accepted is None and accept and entry.licence.non_commercial:
-        accepted = now()
-    known = earlier is not None and earlier.sha256 == sha256
-    kept = earlier.model_dump() if earlier is not None and known else {"source": "present"}
-    current = {"sha256": sha256, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-    licence = {"licence": entry.licence_id, "licence_accepted_at": accepted}
-    return Record.model_validate({**kept, **current, **licence})
-
-
-def unknown_note(name: str, sha256: str) -> str:
-    """That a file is used although nobody published it."""
-    return tr(
-        "{name}: none of the published files (SHA-256 {sha256}); it is used as it is, its origin and licence "
-        "are not known",
-        name=name,
-        sha256=sha256,
-    )
-
-
-def unlisted_note(name: str) -> str:
-    """That a file is used although the catalogue does not name it."""
-    return tr(
-        "{name}: not in the catalogue; the file that is there is used, its origin and licence are not known",
-        name=name,
-    )
+def accepted_at(entry: ModelEntry, *places: Path | None) -> str | None:
+    """When the licence of a model was accepted, as the record beside one of some files says."""
+    records = (read_record(place) for place in places if place is not None)
+    times = (found.licence_accepted_at for found in records if found and found.licence == entry.licence_id)
+    return next(filter(None, times), None)
 
 
 def origin_notes(settings: Settings, root: Path) -> list[str]:
     """What a run says about the origin of the model files it loads; each file is hashed once."""
-    notes: list[str] = []
-    catalog = load_catalog(load_presets().models)
     try:
-        entries = needed_models(settings, catalog, root=root)
+        entries = needed_models(settings, load_catalog(), root=root)
     except ModelError:  # missing: opening it says what to do
-        return notes
-    for entry in entries:
-        path = root / entry.path
-        if not path.is_file() or is_standin(path):
-            continue
-        if entry.name not in catalog.models:
-            notes.append(unlisted_note(entry.name))
-            continue
-        notes += look_at(root, entry, loads=True).notes
-    return notes
-
-
-# --- the files of a run ---------------------------------------------------------------------------------
+        return []
+    there = [entry for entry in entries if (root / entry.path).is_file()]
+    real = [entry for entry in there if not is_standin(root / entry.path)]
+    return [note for entry in real for note in look_at(root, entry, loads=True).notes]
 
 
 @dataclass(frozen=True)
@@ -180,79 +112,75 @@ class ModelFile:
 
     model: ModelEntry
     path: Path
-    state: FileState | Literal["missing"]  # ``present`` and ``unknown`` are used as they are
-    bytes: int | None  # of a missing file the largest its sources give, if any
-    resumable: int = 0  # bytes an interrupted fetch left
-    record: Record | None = None  # of the file that is there
-    problem: str = ""  # what is wrong with a damaged one, and what to do
-    found: Path | None = None  # where else on this machine a published file of it lies
+    finding: Finding | None = None  # None where nothing lies there
+    record: Record | None = None  # of the file that is there and is used as it is
+    found: Path | None = None  # where else on this machine a published file of a missing one lies
     notes: tuple[str, ...] = ()
 
     @property
-    def usable(self) -> bool:
-        """Whether it is used as it is."""
-        return self.state in ("present", "unknown")
+    def state(self) -> FileState | Literal["missing"]:
+        """What lies there; ``present`` and ``unknown`` are used as they are."""
+        return self.finding.state if self.finding else "missing"
 
+    @property
+    def problem(self) -> str:
+        """What is wrong with a damaged one, and what to do."""
+        return self.finding.words if self.finding and self.finding.problem else ""
 
-def take_stock(
-    root: Path, models: Iterable[ModelEntry], *, verify: bool = False, accept_licences: bool = False
-) -> tuple[ModelFile, ...]:
-    """Find out what is there and what is missing, each file once; moves nothing.
-
-    Args:
-        root: The models root.
-        models: What is needed.
-        verify: Hash every file instead of trusting size and modification time.
-        accept_licences: The user accepts the licences of what is there; that is recorded.
-    """
-    unique = {model.path: model for model in models}
-    return tuple(
-        look_at(root, model, verify=verify, accept_licences=accept_licences) for model in unique.values()
-    )
+    @property
+    def resumable(self) -> int:
+        """Bytes an interrupted fetch left."""
+        parts = (part_path(self.path, source.sha256[0]) for source in self.model.sources)
+        return max(map(size_of, parts), default=0)
 
 
 def look_at(
-    root: Path,
-    model: ModelEntry,
-    *,
-    verify: bool = False,
-    accept_licences: bool = False,
-    loads: bool = False,
+    root: Path, model: ModelEntry, *, verify: bool = False, accept: bool = False, loads: bool = False
 ) -> ModelFile:
-    """Find out what is there of one model; see ``take_stock`` and ``examine``."""
+    """Find out what is there of one model; moves nothing. See ``examine``.
+
+    With ``accept`` the user accepts its licence; that is recorded if it is there.
+    """
     path = root / model.path
-    missing = ModelFile(model, path, "missing", model.bytes, size_of(part_path(path)))
-    if not path.is_file() or is_outdated_copy(model, path):
-        return replace(missing, found=_published_elsewhere(model, path))
-    finding = examine(model, path, verify=verify, loads=loads)
-    if finding.state == "damaged":
-        found = _published_elsewhere(model, path)
-        return replace(missing, state="damaged", problem=finding.words, found=found)
-    notes = [unknown_note(model.path, finding.sha256)] if finding.state == "unknown" else []
-    record = renewed_record(model, path, finding.sha256, accept=accept_licences)
+    finding = examine(model, path, verify=verify, loads=loads) if path.is_file() else None
+    if finding is None or finding.state == "damaged":
+        return ModelFile(model, path, finding, found=_published_elsewhere(model, path))
+    notes = unknown_note(model, finding)
+    record = _renewed_record(model, path, finding.sha256, accept=accept)
     try:
         write_record(path, record)
     except OSError as error:  # a folder that is read-only by intent holds models all the same
         text = mark("{path} cannot be written ({reason}): hashed anew next time")
         notes.append(tr(text, path=record_path(path), reason=error.strerror))
-    return ModelFile(model, path, finding.state, record.bytes, record=record, notes=tuple(notes))
+    return ModelFile(model, path, finding, record, notes=tuple(notes))
 
 
-def bytes_missing(files: Iterable[ModelFile]) -> int:
-    """Bytes to be fetched, less what an interrupted fetch left; zips of several models count once."""
-    missing = [item for item in files if not item.usable]
-    first = [item.model.sources[0] for item in missing if item.model.sources and item.found is None]
-    zips = {source.urls: source.archive.bytes for source in first if source.archive is not None}
-    return sum(max(0, (item.bytes or 0) - item.resumable) for item in missing) + sum(zips.values())
+def take_stock(root: Path, models: Iterable[ModelEntry], **options: bool) -> tuple[ModelFile, ...]:
+    """Look at several models, each once; the options are those of ``look_at``."""
+    return tuple(
+        look_at(root, model, **options) for model in {model.path: model for model in models}.values()
+    )
 
 
-def is_outdated_copy(model: ModelEntry, path: Path) -> bool:
-    """Whether a user's own file changed since it was copied here, and the copy is as it was made."""
-    local, record = model.local, read_record(path)
-    if local is None or not local.is_file() or record is None or local.samefile(path):
-        return False
-    copied = record.source == "copied" and record.still_describes(path)
-    return copied and (str(local), local.stat().st_mtime_ns) != (record.url, record.origin_mtime_ns)
+def unknown_note(model: ModelEntry, finding: Finding) -> list[str]:
+    """Say that a file is used although nobody published it, if that is so."""
+    text = mark(
+        "{name}: none of the published files (SHA-256 {sha256}); it is used as it is, its origin and licence "
+        "are not known"
+    )
+    return [tr(text, name=model.path, sha256=finding.sha256)] if finding.state == "unknown" else []
+
+
+def _renewed_record(model: ModelEntry, path: Path, sha256: str, *, accept: bool) -> Record:
+    """The record of a file as it is now; what is known about its origin and its licence is kept."""
+    found, earlier = path.stat(), read_record(path)
+    accepted = accepted_at(model, path)
+    if accepted is None and accept and model.licence.non_commercial:
+        accepted = now()
+    same = earlier is not None and earlier.sha256 == sha256
+    kept = earlier.model_dump() if earlier is not None and same else {"source": "present"}
+    current = {"sha256": sha256, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+    return Record(**{**kept, **current, "licence": model.licence_id, "licence_accepted_at": accepted})
 
 
 def namesake_note(item: ModelFile) -> list[str]:
@@ -269,13 +197,11 @@ def _published_elsewhere(model: ModelEntry, path: Path) -> Path | None:
     sizes = {source.bytes for source in model.sources}
     for place in elsewhere(path, model.file_names) if model.sources else ():
         found = place.stat()
-        if (found.st_size in sizes or None in sizes) and (
-            _known_hash(place, found.st_size, found.st_mtime_ns) in model.accepted
-        ):
+        if found.st_size in sizes and _known_hash(place, found.st_mtime_ns) in model.accepted:
             return place
     return None
 
 
 @cache
-def _known_hash(path: Path, _size: int, _mtime_ns: int) -> str:
+def _known_hash(path: Path, _mtime_ns: int) -> str:
     return sha256_of(path)

@@ -37,22 +37,18 @@ class Parity(BaseModel):
         mean_limit, max_limit = self.allowed
         # Written so that NaN fails.
         if not (self.mean <= mean_limit and self.max <= max_limit):
-            return tr(
+            text = mark(
                 "the output differs by {mean:.3g} grey levels on average and {max:.3g} at most "
-                "({mean_limit:g} and {max_limit:g} are allowed)",
-                mean=self.mean,
-                max=self.max,
-                mean_limit=mean_limit,
-                max_limit=max_limit,
+                "({mean_limit:g} and {max_limit:g} are allowed)"
             )
+            return tr(text, mean=self.mean, max=self.max, mean_limit=mean_limit, max_limit=max_limit)
         # Outputs that hardly depend on the input would agree whatever became of the network.
         if not self.spread > 10 * self.mean:
-            return tr(
+            text = mark(
                 "the output differs by {mean:.3g} grey levels on average where those of different "
-                "samples lie only {spread:.3g} apart, which proves nothing",
-                mean=self.mean,
-                spread=self.spread,
+                "samples lie only {spread:.3g} apart, which proves nothing"
             )
+            return tr(text, mean=self.mean, spread=self.spread)
         return ""
 
 
@@ -61,11 +57,7 @@ def compare(
 ) -> Parity:
     """Compare outputs ``(N, …)`` float32 for the same samples, N at least 2; another shape is infinitely far.
 
-    Args:
-        reference: Of the network that is right.
-        candidate: Of the other one.
-        allowed: ``SAME`` or ``NEARLY_SAME``.
-        width: What 255 grey levels are in the outputs, see ``value_range``.
+    ``width`` is what 255 grey levels are in the outputs, see ``value_range``.
     """
     levels, exact = 255 / width, reference.astype(np.float64)
     difference = np.abs(exact - candidate) if reference.shape == candidate.shape else np.full(1, np.inf)

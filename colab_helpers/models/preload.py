@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import disk_free
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.models.converted import FOLDER, carry
-from colab_helpers.models.download import PreloadedFile, fetch, licence_notice
+from colab_helpers.models.download import PreloadedFile, fetch
 from colab_helpers.models.half import changing_models, choose
-from colab_helpers.models.inventory import take_stock, unlisted_note
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import FetchOptions
@@ -38,23 +36,11 @@ class PreloadReport(BaseModel):
     notes: tuple[str, ...] = ()  # each thing out of the ordinary, said once
 
 
-class PreloadPreview(BaseModel):
-    """What a preload would do."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    root: Path
-    missing: dict[str, int | None]  # sizes in bytes, where known, by name
-    bytes_free: int
-    licences: str  # one line for each model
-
-
 def preload(
     settings: Settings,
     options: FetchOptions,
     *,
     models_dir: Path | None = None,
-    user_models: Mapping[str, Any] | None = None,
     verify: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> PreloadReport:
@@ -63,48 +49,22 @@ def preload(
     What is there and verified is not touched; a second call reads a few small files only. On a machine whose
     GPU works, swapper and enhancer are also made to fit it, see ``models.half``.
 
-    Args:
-        settings: Decide which models are needed.
-        options: How files may be brought; the token is by default that of ``HF_TOKEN``.
-        models_dir: The models folder; see ``models.session.models_root``.
-        user_models: The ``models:`` section of a preset file.
-        verify: Hash every file anew.
-        on_progress: See ``models.progress.ProgressCallback``.
+    The token is by default that of ``HF_TOKEN``, the folder see ``models.session.models_root``. With
+    ``verify`` every file is hashed anew.
 
     Raises:
         LicenceError: A missing model's licence was not accepted.
         ModelError: An unknown model, a file that cannot be had, or a folder of stand-ins.
         OutputError: Too little room on the disk, or it cannot be written.
-        SettingsError: ``user_models`` does not follow the schema.
     """
-    root, catalog = models_root(models_dir), load_catalog(user_models)
+    root = models_root(models_dir)
     options = replace(options, token=options.token or os.environ.get(TOKEN))
-    entries = needed_models(settings, catalog, root=root)
+    entries = needed_models(settings, load_catalog(), root=root)
     _refuse_standins(root, entries)
     files = fetch(root, entries, options, verify=verify, on_progress=on_progress)
     notes = [note for item in files for note in item.notes]
-    notes += [unlisted_note(entry.name) for entry in entries if entry.name not in catalog.models]
     notes += _prepared_for_gpu(settings, root, options.shared_cache)
     return PreloadReport(root=root, files=tuple(files), notes=tuple(notes))
-
-
-def preview(
-    settings: Settings, *, models_dir: Path | None = None, user_models: Mapping[str, Any] | None = None
-) -> PreloadPreview:
-    """Tell what ``preload`` would do with the same arguments; fetches nothing.
-
-    Raises:
-        ModelError: An unknown model.
-        SettingsError: ``user_models`` does not follow the schema.
-    """
-    root = models_root(models_dir)
-    entries = needed_models(settings, load_catalog(user_models), root=root)
-    return PreloadPreview(
-        root=root,
-        missing={item.model.name: item.bytes for item in take_stock(root, entries) if not item.usable},
-        bytes_free=disk_free(root),
-        licences=licence_notice(entries),
-    )
 
 
 def _prepared_for_gpu(settings: Settings, root: Path, cache: Path | None) -> list[str]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-
-_RATE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -18,8 +15,8 @@ class Progress:
     files_done: int
     files_total: int
     bytes_done: int
-    bytes_total: int  # may grow: sizes of some files become known on the way
-    rate: float  # bytes per second over the last ten seconds
+    bytes_total: int
+    rate: float  # bytes per second since it began
     eta: float | None  # seconds left at that rate; None while unknown
 
 
@@ -30,31 +27,24 @@ ProgressCallback = Callable[[Progress], None]
 class Meter:
     """Counts bytes of several files at once; safe to use from several threads."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lock, self._clock = threading.Lock(), clock
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
-        self._samples: deque[tuple[float, int]] = deque()
+        self._began: tuple[float, int] | None = None
 
-    def update(self, name: str, done: int, total: int | None) -> None:
+    def update(self, name: str, done: int, total: int | None = None) -> None:
         """Set how many bytes of a file are there; None leaves its total as it was."""
         with self._lock:
             self._done[name] = done
-            self._total[name] = max(done, total if total is not None else self._total.get(name, 0))
+            self._total[name] = max(done, self._total.get(name, 0) if total is None else total)
 
     def progress(self, files_done: int, files_total: int) -> Progress:
-        """The sums now."""
+        """The sums now; what was there the first time this is asked is no rate."""
         with self._lock:
-            done, total = sum(self._done.values()), sum(self._total.values())
-        rate = self._rate(done)
+            at, done, total = self._clock(), sum(self._done.values()), sum(self._total.values())
+        since, before = self._began = self._began or (at, done)
+        # Starting a file over takes bytes away; that is not a negative rate.
+        rate = max(0.0, (done - before) / (at - since)) if at > since else 0.0
         eta = (total - done) / rate if rate > 0 else None
         return Progress(files_done, files_total, done, total, rate, eta)
-
-    def _rate(self, done: int) -> float:
-        at = time.monotonic()
-        self._samples.append((at, done))
-        while len(self._samples) > 2 and at - self._samples[0][0] > _RATE_SECONDS:
-            self._samples.popleft()
-        since, before = self._samples[0]
-        # Starting a file over takes bytes away; that is not a negative rate.
-        return max(0.0, (done - before) / (at - since)) if at > since else 0.0

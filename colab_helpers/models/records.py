@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from colab_helpers.files import sha256_of, write_atomically
+from colab_helpers.files import publish, sha256_of, write_atomically
 from colab_helpers.language import mark
 
 FileSource = Literal["present", "copied", "downloaded"]
@@ -35,11 +34,10 @@ class Record(BaseModel):
     sha256: str
     bytes: int
     mtime_ns: int
-    url: str = ""  # address or path it came from, without query; empty if it was simply there
+    url: str = ""  # address or path it came from; empty if it was simply there
     source: FileSource
     licence: str  # its id
     licence_accepted_at: str | None = None  # None where nothing had to be accepted or nobody did
-    origin_mtime_ns: int | None = None  # of the user's own file that this is a copy of
 
     def still_describes(self, path: Path) -> bool:
         """Whether size and modification time of a file are the recorded ones."""
@@ -52,10 +50,10 @@ def record_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def part_path(path: Path) -> Path:
-    """Where a file grows until it is complete and verified."""
+def part_path(path: Path, sha256: str = "") -> Path:
+    """Where a file grows until it is complete and verified; told apart by the hash it is to have."""
     # Hidden: browsers call what they are fetching "<file>.part", and that is not ours to resume or remove.
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(f".{path.name}.{sha256[:12]}.part" if sha256 else f".{path.name}.part")
 
 
 def size_of(path: Path) -> int:
@@ -93,29 +91,20 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def put_in_place(part: Path, path: Path) -> None:
-    """Move a complete file to its name so that it is there entirely or not at all, even after a crash."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def put_in_place(root: Path, part: Path, path: Path) -> Path | None:
+    """Give a verified file its name; return where what lay there is kept, its hash in the name, if anything.
 
-
-def replace_damaged(root: Path, part: Path, path: Path) -> Path:
-    """Put a verified file where a damaged one lies; return where that one is kept, its hash in the name.
-
-    The name does not end in ``.onnx``, so nothing loads it by mistake.
+    That name does not end in ``.onnx``, so nothing loads it by mistake.
     """
+    if not path.exists():
+        publish(part, path)
+        return None
     kept = root / "quarantine" / f"{path.name}.{sha256_of(path)}"
     kept.parent.mkdir(parents=True, exist_ok=True)
     path.replace(kept)
     record_path(path).unlink(missing_ok=True)
     try:
-        put_in_place(part, path)
+        publish(part, path)
     except OSError:
         kept.replace(path)
         raise

@@ -11,7 +11,8 @@ import copy
 import ctypes
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from colab_helpers.machine import Machine, this_machine
 from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.identify import broken_model, missing_model
 from colab_helpers.models.parity import sample_inputs
-from colab_helpers.models.pool import SessionPool, is_out_of_memory
+from colab_helpers.models.pool import SessionPool, first_line, is_out_of_memory
 
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
 onnxruntime.disable_telemetry_events()
@@ -46,11 +47,7 @@ CUDA_OPTIONS: Mapping[str, str] = {
     # heuristic) is asked once. The quick one now and then picks something many times slower.
     "cudnn_conv_algo_search": "EXHAUSTIVE",
 }
-"""What every session on CUDA is told.
-
-Copies stay on the compute stream (the default): ONNX Runtime warns of data races otherwise. TensorFloat-32
-stays on (the default): its rounding is within what a comparison allows.
-"""
+"""What every session on CUDA is told."""
 _BLOCKING_SYNC = 4  # CU_CTX_SCHED_BLOCKING_SYNC in cuda.h
 
 
@@ -66,12 +63,6 @@ class Network:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
-    @property
-    def fixed_batch(self) -> int | None:
-        """The batch size the first input insists on, or None if it takes any."""
-        first = self.session.get_inputs()[0].shape[0]
-        return first if isinstance(first, int) else None
-
     def run(self, *inputs: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Run on inputs given in the graph's own order."""
         feed = dict(zip(self.input_names, inputs, strict=True))
@@ -82,63 +73,42 @@ class Network:
         """Run any number of samples, one after another; return the first output, one row per sample.
 
         On a processor stacks are no faster, and each sample more takes a gigabyte. On CUDA, cuDNN plans a
-        network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md). Where the
-        graph insists on a batch, that many go at once, the last one padded by repeating its last sample.
+        network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md).
 
         Raises:
             OutOfMemoryError: It does not fit into memory.
         """
-        batch, total, parts = self.fixed_batch or 1, len(inputs[0]), []
-        for start in range(0, total, batch):
-            stack = [_padded(value[start : start + batch], batch) for value in inputs]
-            try:
-                parts.append(self.run(*stack)[0][: total - start])
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise _out_of_memory(self, batch) from error
-        return np.concatenate(parts)
-
-
-def _out_of_memory(network: Network, batch: int) -> OutOfMemoryError:
-    gpu = network.provider == "cuda"
-    return OutOfMemoryError(
-        tr("GPU memory ran out with a batch of {batch}", batch=batch)
-        if gpu
-        else tr("memory ran out with a batch of {batch}", batch=batch),
-        where=network.name,
-        remedy=tr("close other programs that use it, or choose a lighter preset"),
-    )
-
-
-def _padded(samples: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    missing = size - len(samples)
-    return np.concatenate([samples, np.repeat(samples[-1:], missing, axis=0)]) if missing else samples
+        try:
+            rows = [self.run(*(value[k : k + 1] for value in inputs))[0] for k in range(len(inputs[0]))]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                tr("GPU memory ran out") if self.provider == "cuda" else tr("memory ran out"),
+                where=self.name,
+                remedy=tr("close other programs that use it, or choose a lighter preset"),
+            ) from error
+        return np.concatenate(rows)
 
 
 @dataclass
 class Runtime:
     """Where networks run in this process, decided by trial.
 
-    Args:
-        wanted: ``auto`` takes CUDA where it works, ``cuda`` insists, ``cpu`` never asks.
-        threads: CPU threads of one network call; by default every core.
-        pool: Where sessions are kept; without one they stay loaded as long as their network lives.
-        graphs: On CUDA, capture what a network does when it is opened, and replay it. No encoder or decoder
-            may be at work then: see ``GpuSession``. One that the pool loads again goes on without.
-
     Raises:
         ProviderError: CUDA was insisted on but does not work.
     """
 
-    wanted: Literal["auto", "cuda", "cpu"] = "auto"
-    threads: int = 0
-    pool: SessionPool | None = None
+    wanted: Literal["auto", "cuda", "cpu"] = "auto"  # ``auto`` takes CUDA where it works, ``cuda`` insists
+    threads: int = 0  # on the CPU, of one network call; 0: every core
+    pool: SessionPool | None = None  # keeps the sessions; else they are loaded as long as their network lives
+    # On CUDA, capture what a network does when it is opened, and replay it. No encoder or decoder may be at
+    # work then: see ``GpuSession``. One that the pool loads again goes on without.
     graphs: bool = False
     notes: list[str] = field(default_factory=list)
     provider: Provider = field(init=False)
+    # Networks that were loaded, and whether they have a CUDA graph.
     _loaded: dict[Path, bool] = field(default_factory=dict, init=False)
-    """Networks that were loaded, and whether they have a CUDA graph."""
 
     def __post_init__(self) -> None:
         self.provider = self._decide(this_machine())
@@ -177,24 +147,20 @@ class Runtime:
             return self._plain(path)
 
         def without(reason: str) -> None:
-            self.notes.append(
-                tr("{name}: runs without a CUDA graph, a little slower ({reason})", name=name, reason=reason)
-            )
+            text = mark("{name}: runs without a CUDA graph, a little slower ({reason})")
+            self.notes.append(tr(text, name=name, reason=reason))
 
-        again = path in self._loaded
         session = GpuSession(
             partial(self._plain, path),
-            example=partial(sample_inputs, edge=edge) if self.pool or self.graphs else None,
-            capture=self.graphs and not again,
+            example=partial(sample_inputs, edge=edge),
+            capture=self.graphs and path not in self._loaded,
             on_problem=without,
         )
         if self.pool and self._loaded.get(path):
-            self.pool.notes.append(
-                tr(
-                    "{name}: was loaded again, and runs without its CUDA graph from now on, a little slower",
-                    name=name,
-                )
+            text = mark(
+                "{name}: was loaded again, and runs without its CUDA graph from now on, a little slower"
             )
+            self.pool.notes.append(tr(text, name=name))
         self._loaded[path] = session.captured
         return session
 
@@ -248,12 +214,8 @@ def create_session(
 ) -> Any:
     """Create an ONNX Runtime session on one provider, with the CPU behind it for unsupported nodes.
 
-    Args:
-        model: A file's path, or its bytes.
-        provider: Where it is to run; whether it does is told by ``runs_on``.
-        threads: CPU threads of one call; by default every core.
-        cuda: Options of CUDA beside ``CUDA_OPTIONS``.
-        optimised: Prepare it for running; without, only what it takes and gives can be asked.
+    Whether it runs there is told by ``runs_on``. ``threads`` are those of one call on the CPU, by default
+    every core; ``cuda`` has options beside ``CUDA_OPTIONS``. One that is not ``optimised`` is not to be run.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings speak of the unused emap initializer on every load
@@ -272,8 +234,7 @@ def create_session(
 
 def runs_on(session: Any, provider: Provider) -> bool:
     """Whether a session's first provider is the wanted one."""
-    active: Sequence[str] = session.get_providers()
-    return bool(active) and active[0] == _PROVIDER_NAMES[provider]
+    return bool(session.get_providers()[:1] == [_PROVIDER_NAMES[provider]])
 
 
 def cuda_problem(machine: Machine) -> str | None:
@@ -295,23 +256,16 @@ def cuda_problem(machine: Machine) -> str | None:
     return None
 
 
-def wait_without_spinning(driver: str = "libcuda.so.1") -> bool:
+def wait_without_spinning(driver: str = "libcuda.so.1") -> None:
     """Let threads that wait for the first GPU sleep; call it before anything runs there.
 
     By default the driver keeps a waiting thread turning on its processor, which decoder and encoder need: in
-    the cloud a T4 comes with two. Where the driver refuses (False), everything works as before.
+    the cloud a T4 comes with two. Where the driver refuses, everything works as before.
     """
-    try:
-        cuda = ctypes.CDLL(driver)
-        device = ctypes.c_int()
-        failed = (
-            cuda.cuInit(0)
-            or cuda.cuDeviceGet(ctypes.byref(device), 0)
-            or cuda.cuDevicePrimaryCtxSetFlags_v2(device, _BLOCKING_SYNC)
-        )
-        return not failed
-    except (OSError, AttributeError):
-        return False
+    with suppress(OSError, AttributeError):
+        cuda, device = ctypes.CDLL(driver), ctypes.c_int()
+        if not (cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0)):
+            cuda.cuDevicePrimaryCtxSetFlags_v2(device, _BLOCKING_SYNC)
 
 
 def _trial_model() -> bytes:
@@ -326,12 +280,6 @@ def _trial_model() -> bytes:
     """
     serialized: bytes = onnx.parser.parse_model(text).SerializeToString()
     return serialized
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its name."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def is_standin(path: Path) -> bool:

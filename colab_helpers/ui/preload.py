@@ -24,7 +24,6 @@ from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.pages.units import size
-from colab_helpers.presets import load_presets
 from colab_helpers.request import PreloadRequest
 from colab_helpers.ui.cells import PRELOAD_REPORT
 from colab_helpers.ui.host import Host, this_host
@@ -128,7 +127,7 @@ def show_models(request: PreloadRequest) -> Needed:
     settings, host = request.settings, this_host(headless=request.headless)
     folder = prepare_folder(host, request, PRELOAD_REPORT)
     root = models_root(models_folder(request, folder))
-    entries = needed_models(settings, load_catalog(load_presets().models), root=root)
+    entries = needed_models(settings, load_catalog(), root=root)
     needed = Needed(request, root, folder, host, entries)
     models = needed.models()
     host.show(models_html(models, root), models_text(models, root))
@@ -200,7 +199,6 @@ def _preload(needed: Needed) -> PreloadReport:
                     token=needed.host.secret(TOKEN),
                 ),
                 models_dir=needed.root,
-                user_models=load_presets().models,
                 on_progress=line,
             )
         except LicenceError as error:

@@ -523,7 +523,7 @@ def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(
         report = batch()
     error = report.files[0].error or ""
     assert report.files[0].status == "failed"
-    assert "memory ran out with a batch of 1" in error
+    assert "memory ran out" in error
     assert "What to do" in error
     assert "lighter preset" in error
     assert not list((tmp_path / "out").glob("*.mp4"))

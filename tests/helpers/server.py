@@ -23,7 +23,6 @@ class Route:
     script: list[Behaviour]
     always: Behaviour | None
     ranges: bool
-    headers: dict[str, str]
     requests: list[dict[str, str]] = field(default_factory=list)
     sent: int = 0
     gate: threading.Event | None = None
@@ -50,8 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        path = re.sub(r"^http://[^/]*", "", self.path)  # a proxy is asked for whole addresses
-        route = self.server.routes.get(path.split("?")[0])
+        route = self.server.routes.get(self.path)
         self.close_connection = True
         with contextlib.suppress(ConnectionError):
             if route is None:
@@ -87,10 +85,8 @@ class FaultServer:
         *script: Behaviour,
         always: Behaviour | None = None,
         ranges: bool = True,
-        **headers: str,
     ) -> Route:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        route = Route(body, list(script), always, ranges, named)
+        route = Route(body, list(script), always, ranges)
         self._server.routes[path] = route
         return route
 
@@ -134,29 +130,28 @@ def asked_from(handler: Handler, route: Route) -> int:
     return int(match[1]) if match and route.ranges else 0
 
 
-def head(handler: Handler, route: Route, start: int) -> dict[str, Any]:
-    headers: dict[str, Any] = dict(route.headers)
-    if start:
-        headers["Content-Range"] = f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"
-    return headers
+def answer(handler: Handler, route: Route, count: int | None = None) -> bytes:
+    """Send so much of what was asked for, under a head that promises all of it; return the rest."""
+    start = asked_from(handler, route)
+    body = route.body[start:]
+    ranged = {"Content-Range": f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"} if start else {}
+    sent = body if count is None else body[:count]
+    reply(handler, 206 if start else 200, sent, route=route, length=len(body), **ranged)
+    return body[len(sent) :]
 
 
 def normal(handler: Handler, route: Route) -> None:
-    start = asked_from(handler, route)
-    if start and start >= len(route.body):
+    if asked_from(handler, route) < len(route.body):
+        answer(handler, route)
+    else:
         reply(handler, 416, Content_Range=f"bytes */{len(route.body)}")
-        return
-    reply(handler, 206 if start else 200, route.body[start:], route=route, **head(handler, route, start))
 
 
 def drop(after: int) -> Behaviour:
     """Break the connection that many bytes into the answer."""
 
     def behave(handler: Handler, route: Route) -> None:
-        start = asked_from(handler, route)
-        body = route.body[start:]
-        status = 206 if start else 200
-        reply(handler, status, body[:after], route=route, length=len(body), **head(handler, route, start))
+        answer(handler, route, after)
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     return behave
@@ -166,10 +161,7 @@ def paced(block: int, pause: float) -> Behaviour:
     """Send small blocks with pauses between them."""
 
     def behave(handler: Handler, route: Route) -> None:
-        start = asked_from(handler, route)
-        body = route.body[start:]
-        status = 206 if start else 200
-        reply(handler, status, length=len(body), **head(handler, route, start))
+        body = answer(handler, route, 0)
         for offset in range(0, len(body), block):
             write(handler, body[offset : offset + block], route)
             time.sleep(pause)
@@ -177,12 +169,12 @@ def paced(block: int, pause: float) -> Behaviour:
     return behave
 
 
-def status(code: int, **headers: Any) -> Behaviour:
-    return lambda handler, route: reply(handler, code, b"error", **headers)
+def status(code: int) -> Behaviour:
+    return lambda handler, route: reply(handler, code, b"error")
 
 
-def redirect(target: str, **headers: Any) -> Behaviour:
-    return lambda handler, route: reply(handler, 302, Location=target, **headers)
+def redirect(target: str) -> Behaviour:
+    return lambda handler, route: reply(handler, 302, Location=target)
 
 
 def sends(change: Callable[[bytes], bytes], *, length: int | None = None, **headers: Any) -> Behaviour:
@@ -219,7 +211,6 @@ disguised_html = sends(
     lambda body: (b"\n<!DOCTYPE html><html>" + b"x" * len(body))[: len(body)],
     Content_Type="application/octet-stream",
 )
-gzipped = sends(lambda body: body, Content_Encoding="gzip")
 empty = sends(lambda _: b"")
 
 

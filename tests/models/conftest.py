@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,28 +12,22 @@ import numpy as np
 import pytest
 
 from colab_helpers.models import download
-from colab_helpers.models.catalog import Archive, Licence, ModelEntry, Source
+from colab_helpers.models.catalog import Licence, ModelEntry, Source
 from colab_helpers.models.download import PreloadedFile
 from colab_helpers.models.progress import ProgressCallback
-from colab_helpers.models.records import part_path
+from colab_helpers.models.records import Record, read_record
 from colab_helpers.models.transfer import FetchOptions, Limits
+from tests.helpers.gpu import PretendedGpu, pretend_gpu
 from tests.helpers.networks import build, node
-from tests.helpers.server import FaultServer
+from tests.helpers.server import FaultServer, Route
 
 FREE = Licence(name="MIT", link="https://opensource.org/license/mit", non_commercial=False, forbids="Little.")
 RESTRICTED = Licence(
     name="Research only", link="https://example.com/terms", non_commercial=True, forbids="Selling it."
 )
 BODY = random.Random(1).randbytes(200_000)
-QUICK = Limits(
-    attempts=4,
-    connect_attempts=2,
-    backoff=0.005,
-    backoff_max=0.02,
-    retry_after_max=2.0,
-    progress=32_000,
-    min_rate=50_000.0,
-)
+OTHER = bytes(reversed(BODY))
+QUICK = Limits(backoff=0.005, progress=32_000, min_rate=50_000.0)
 """Tries again at once, but waits for a server on a busy machine."""
 IMPATIENT = replace(QUICK, read_timeout=0.25, stall_seconds=0.15)
 """For servers that keep one waiting."""
@@ -50,30 +45,44 @@ def _nothing_of_this_machine(
 
 
 @pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
+    return pretend_gpu(monkeypatch)
+
+
+@pytest.fixture
 def server() -> Iterator[FaultServer]:
     server = FaultServer()
     yield server
     server.close()
 
 
+@pytest.fixture
+def route(server: FaultServer) -> Route:
+    return server.add("/net", BODY)
+
+
+@pytest.fixture
+def entry(server: FaultServer, route: Route) -> ModelEntry:
+    return model(source(server.url("/net")))
+
+
+@pytest.fixture
+def restricted(entry: ModelEntry) -> ModelEntry:
+    """A model under a licence that has to be accepted."""
+    return model(*entry.sources, licence=RESTRICTED)
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def source(*urls: str, body: bytes = BODY, size: int | None = -1, archive: Archive | None = None) -> Source:
+def source(*urls: str, body: bytes = BODY) -> Source:
     """A source that serves ``body``."""
-    return Source(urls=urls, sha256=(sha256(body),), bytes=len(body) if size == -1 else size, archive=archive)
+    return Source(urls=urls, sha256=(sha256(body),), bytes=len(body))
 
 
 def model(*sources: Source, name: str = "net", licence: Licence = FREE) -> ModelEntry:
-    return ModelEntry(
-        name=name,
-        role="enhancer",
-        description="For tests.",
-        licence_id=licence.name,
-        licence=licence,
-        sources=sources,
-    )
+    return ModelEntry(name=name, role="enhancer", licence_id=licence.name, licence=licence, sources=sources)
 
 
 def network(factor: float = 1.0) -> bytes:
@@ -81,6 +90,26 @@ def network(factor: float = 1.0) -> bytes:
     return build(
         [node("Mul", "input factor", "output")], (1, 3, 32, 32), weights={"factor": np.float32(factor)}
     ).SerializeToString()
+
+
+def put(root: Path, body: bytes = BODY, name: str = "net.onnx") -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    return path
+
+
+def rot(path: Path, body: bytes) -> None:
+    """Change the bytes as a failing disk does: size and time stay as they were."""
+    times = path.stat()
+    path.write_bytes(body)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def record_of(path: Path) -> Record:
+    record = read_record(path)
+    assert record is not None
+    return record
 
 
 def fetch(
@@ -95,20 +124,17 @@ def fetch(
     return download.fetch(root, entries, chosen, verify=verify, on_progress=on_progress)
 
 
-def assert_clean(root: Path) -> None:
-    """Nothing unfinished lies about."""
-    assert [path for path in root.rglob("*") if ".part" in path.name or path.suffix == ".tmp"] == []
-    assert list(root.glob(".archives/*")) == []
-
-
 def assert_right(root: Path, body: bytes = BODY, name: str = "net") -> None:
     path = root / f"{name}.onnx"
     assert path.read_bytes() == body
     assert path.with_name(path.name + ".json").is_file()
-    assert not part_path(path).exists()
     assert_clean(root)
 
 
+def assert_clean(root: Path) -> None:
+    """Nothing unfinished lies about."""
+    assert [path for path in root.rglob("*") if ".part" in path.name or path.suffix == ".tmp"] == []
+
+
 def assert_nothing_in_place(root: Path, name: str = "net") -> None:
-    assert not (root / f"{name}.onnx").exists()
-    assert not (root / f"{name}.onnx.json").exists()
+    assert not list(root.glob(f"{name}.onnx*"))

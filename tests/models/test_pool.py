@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from colab_helpers.errors import OutOfMemoryError
 from colab_helpers.faces import engine
+from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.pool import SessionPool, is_out_of_memory
-from colab_helpers.models.session import Runtime, create_session
+from colab_helpers.models.session import Runtime
 from tests.conftest import PATIENCE
 
 MEGABYTE = 1_000_000
 
 
 class Card:
-    """A graphics card that knows what is loaded on it."""
+    """A graphics card with a pool, which knows what is loaded on it; sizes are given in megabytes."""
 
-    def __init__(self, size: int) -> None:
-        self.size, self.taken, self.peak, self.foreign = size, 0, 0, 0
+    def __init__(self, folder: Path, size: int, budget: int, **more: Any) -> None:
+        self.folder, self.size, self.foreign = folder, size * MEGABYTE, 0
+        self.taken = self.peak = 0
+        self.pool = SessionPool(budget * MEGABYTE, self.used, self.free, **more)
         self._lock = threading.RLock()  # a session may be collected while another is made
 
     def used(self) -> int:
@@ -46,11 +48,21 @@ class Card:
         with self._lock:
             self.taken -= count
 
+    def net(
+        self, name: str, size: int = 150, *, working: int = 0, create: Callable[[], Any] | None = None
+    ) -> Any:
+        """A network of 100 MB on disk, and this size in memory."""
+        path = self.folder / f"{name}.onnx"
+        with path.open("wb") as out:
+            out.truncate(100 * MEGABYTE)
+        make = create or (lambda: Session(self, size * MEGABYTE, working * MEGABYTE))
+        return self.pool.session(path, make)
+
 
 class Session:
     """Takes memory as long as it is there, and more in a call with ``working`` bytes."""
 
-    def __init__(self, card: Card, size: int, working: int = 0) -> None:
+    def __init__(self, card: Card, size: int, working: int) -> None:
         self.card, self.working = card, working
         self.card.take(size)
         weakref.finalize(self, card.give, size)
@@ -62,85 +74,41 @@ class Session:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Callable[[str, int], Path]:
-    def make(name: str, size: int) -> Path:
-        path = tmp_path / f"{name}.onnx"
-        with path.open("wb") as out:
-            out.truncate(size)
-        return path
-
-    return make
+def card(tmp_path: Path) -> Callable[..., Card]:
+    return partial(Card, tmp_path)
 
 
-def pool_on(card: Card, budget: int, **more: Any) -> SessionPool:
-    return SessionPool(budget, card.used, card.free, **more)
+def test_a_network_that_takes_more_than_guessed_counts_from_when_it_is_loaded(card) -> None:
+    there = card(1000, 600)
+    there.net("a").run(None, 1)
+    assert there.net("b", 550).card is there  # asked about itself, as when it is opened
+    assert there.pool.loaded == {"b": 550 * MEGABYTE}
+    assert there.pool.notes == ["a was unloaded to make room for b"]
 
 
-def sessions(
-    pool: SessionPool, card: Card, file: Callable[[str, int], Path], names: str, *, working: int = 0
-) -> list[Any]:
-    """Networks of 100 MB on disk and 150 in memory."""
-    return [
-        pool.session(file(name, 100 * MEGABYTE), lambda: Session(card, 150 * MEGABYTE, working))
-        for name in names
-    ]
+def test_the_least_recently_used_leaves(card) -> None:
+    there = card(1000, 510)
+    a, b, c, d = map(there.net, "abcd")
+    for net in (a, b, c, a):  # all fit
+        assert net.run(None, 21) == 42
+    assert there.pool.loaded == dict.fromkeys("bca", 150 * MEGABYTE)
+    assert not there.pool.notes
+    d.run(None, 1)
+    assert list(there.pool.loaded) == ["c", "a", "d"]
 
 
-def test_everything_stays_loaded_where_it_fits(file) -> None:
-    card = Card(1000 * MEGABYTE)
-    pool = pool_on(card, 800 * MEGABYTE)
-    nets = sessions(pool, card, file, "abc")
-    for _ in range(3):
-        assert [net.run(None, k) for k, net in enumerate(nets)] == [0, 2, 4]
-    assert pool.loaded == dict.fromkeys("abc", 150 * MEGABYTE)
-    assert not pool.notes
-
-
-def test_a_network_that_takes_more_than_guessed_counts_from_when_it_is_loaded(file) -> None:
-    card = Card(1000 * MEGABYTE)
-    pool = pool_on(card, 600 * MEGABYTE)
-    (other,) = sessions(pool, card, file, "a")
-    other.run(None, 1)
-    large = pool.session(file("b", 50 * MEGABYTE), lambda: Session(card, 550 * MEGABYTE))
-    assert large.card is card  # asked about itself, as when it is opened
-    assert pool.loaded == {"b": 550 * MEGABYTE}
-    assert pool.notes == ["a was unloaded to make room for b"]
-
-
-def test_taking_turns_never_exceeds_the_budget(file) -> None:
-    card = Card(1000 * MEGABYTE)
-    pool = pool_on(card, 350 * MEGABYTE)
-    nets = sessions(pool, card, file, "abc")
-    for k in np.random.default_rng(1).integers(0, 3, 60):
-        assert nets[k].run(None, 21) == 42
-    assert card.peak <= 350 * MEGABYTE
-    assert len(pool.loaded) == 2
-    assert "a was unloaded to make room for b" in pool.notes
-
-
-def test_the_least_recently_used_leaves(file) -> None:
-    card = Card(1000 * MEGABYTE)
-    pool = pool_on(card, 510 * MEGABYTE)
-    a, b, c, d = sessions(pool, card, file, "abcd")
-    for net in (a, b, c, a, d):
-        net.run(None, 1)
-    assert list(pool.loaded) == ["c", "a", "d"]
-
-
-def test_nothing_holds_a_session_once_its_call_is_over(file) -> None:
-    card = Card(1000 * MEGABYTE)
-    pool = pool_on(card, 400 * MEGABYTE)
-    (net,) = sessions(pool, card, file, "a")
-    with pool.using(net.path) as slot:
+def test_nothing_holds_a_session_once_its_call_is_over(card) -> None:
+    there = card(1000, 400)
+    net = there.net("a")
+    with there.pool.using(net):
         assert net.run(None, 1) == 2
-    assert pool.unload_idle()
-    assert (card.taken, slot.session) == (0, None)
+    assert there.pool.unload_idle()
+    assert (there.taken, net.session) == (0, None)
 
 
-def test_several_threads_share_a_budget_for_two(file) -> None:
-    card = Card(1000 * MEGABYTE)
-    pool = pool_on(card, 400 * MEGABYTE)
-    nets = sessions(pool, card, file, "abcd")
+def test_several_threads_share_a_budget_for_two(card) -> None:
+    there = card(1000, 400)
+    nets = [there.net(name) for name in "abcd"]
     results: list[int] = []
 
     def work(seed: int) -> None:
@@ -153,7 +121,8 @@ def test_several_threads_share_a_budget_for_two(file) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert results == [2] * 200
-    assert card.peak <= 400 * MEGABYTE
+    assert there.peak <= 400 * MEGABYTE
+    assert len(there.pool.loaded) == 2
 
 
 @pytest.mark.parametrize(
@@ -164,94 +133,61 @@ def test_several_threads_share_a_budget_for_two(file) -> None:
     ],
     ids=["loading", "running"],
 )
-def test_memory_that_runs_out_is_made_and_tried_again(file, size: int, working: int, note: str) -> None:
-    card = Card(size * MEGABYTE)
-    pool = pool_on(card, 900 * MEGABYTE)  # more than the card has
-    a, b = sessions(pool, card, file, "ab", working=working * MEGABYTE)
-    assert [a.run(None, 1), b.run(None, 1)] == [2, 2]
-    assert list(pool.loaded) == ["b"]
-    assert pool.notes == [note]
+def test_memory_that_runs_out_is_made_and_tried_again(card, size: int, working: int, note: str) -> None:
+    there = card(size, 900)  # the budget is more than the card has
+    for name in "ab":
+        assert there.net(name, working=working).run(None, 1) == 2
+    assert list(there.pool.loaded) == ["b"]
+    assert there.pool.notes == [note]
 
 
-def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(file) -> None:
-    card = Card(100 * MEGABYTE)
-    (net,) = sessions(pool_on(card, 90 * MEGABYTE), card, file, "a")
+def test_what_does_not_fit_at_all_is_an_error_with_a_remedy(card) -> None:
+    there = card(100, 90)
     with pytest.raises(OutOfMemoryError, match=r"a\.onnx: the network does not fit.*lighter preset"):
-        net.run(None, 1)
-    assert card.taken == 0
+        there.net("a").run(None, 1)
+    assert there.taken == 0
 
 
-def test_a_fault_that_is_not_about_memory_is_not_retried(file) -> None:
+def test_a_fault_that_is_not_about_memory_is_not_retried(card) -> None:
     tries = []
 
     def broken() -> Any:
         tries.append(1)
         raise RuntimeError("Invalid model")
 
-    net = pool_on(Card(1000), 900).session(file("a", 1), broken)
     with pytest.raises(RuntimeError, match="Invalid model"):
-        net.run(None, 1)
+        card(1000, 900).net("a", create=broken).run(None, 1)
     assert len(tries) == 1
 
 
-def test_waits_for_other_programs_as_long_as_allowed(file) -> None:
-    card, now = Card(500 * MEGABYTE), [0.0]
-    card.foreign = 450 * MEGABYTE
+def test_waits_for_other_programs_as_long_as_allowed(card) -> None:
+    now = [0.0]
 
     def sleep(seconds: float) -> None:
         now[0] += seconds
         if now[0] >= 3:
-            card.foreign = 0
+            there.foreign = 0
 
-    pool = pool_on(card, 400 * MEGABYTE, wait=30.0, sleep=sleep, clock=lambda: now[0])
-    a, b = sessions(pool, card, file, "ab")
-    assert a.run(None, 1) == 2
-    assert pool.notes == ["a: waited 3.0 s for memory to become free"]
-    card.foreign, now[0] = 400 * MEGABYTE, -100.0
+    there = card(500, 400, wait=30.0, sleep=sleep, clock=lambda: now[0])
+    there.foreign = 450 * MEGABYTE
+    assert there.net("a").run(None, 1) == 2
+    assert there.pool.notes == ["a: waited 3.0 s for memory to become free"]
+    there.foreign, now[0] = 400 * MEGABYTE, -100.0
     with pytest.raises(OutOfMemoryError):
-        b.run(None, 1)
+        there.net("b").run(None, 1)
     assert now[0] == -70
-
-
-def test_real_networks_give_the_same_with_and_without_a_budget(standins: Path) -> None:
-    names = ["buffalo_l/w600k_r50.onnx", "buffalo_l/genderage.onnx", "inswapper_128.onnx"]
-    paths = [standins / name for name in names]
-    live = {"count": 0, "peak": 0}
-
-    def create(path: Path) -> Any:
-        session = create_session(str(path), "cpu", threads=1)
-        live["count"] += 1
-        live["peak"] = max(live["peak"], live["count"])
-        weakref.finalize(session, lambda: live.update(count=live["count"] - 1))
-        return session
-
-    # The meter sees nothing, so the sizes of the files count; guessed is twice as much for the next one.
-    sizes = sorted(path.stat().st_size for path in paths)
-    pool = SessionPool(sizes[0] + 2 * sizes[2], lambda: 0, lambda: 1 << 40)
-    pooled = [pool.session(path, partial(create, path)) for path in paths]
-    rng = np.random.default_rng(0)
-    for k in [0, 1, 2, 2, 0, 1, 0, 2, 1]:
-        direct = onnxruntime.InferenceSession(str(paths[k]), providers=["CPUExecutionProvider"])
-        feed = {
-            item.name: rng.random([n if isinstance(n, int) else 1 for n in item.shape], np.float32)
-            for item in direct.get_inputs()
-        }
-        for ours, theirs in zip(pooled[k].run(None, feed), direct.run(None, feed), strict=True):
-            assert np.allclose(ours, theirs, atol=1e-5)
-    assert live["peak"] <= 3
-    assert pool.notes  # something had to leave
 
 
 def test_a_runtime_opens_its_networks_through_the_pool(standins: Path) -> None:
     pool = SessionPool(1 << 30, lambda: 0, lambda: 1 << 40)
     network = Runtime("cpu", pool=pool).open(standins / "inswapper_128.onnx")
     assert network.standin
-    assert network.fixed_batch == 1
     assert list(pool.loaded) == ["inswapper_128"]
     pool.unload_idle()
     assert not pool.loaded
-    blob, latent = np.zeros((2, 3, 128, 128), np.float32), np.ones((2, 512), np.float32)
-    assert network.run_stack(blob, latent).shape == (2, 3, 128, 128)
+    inputs = sample_inputs(network.session, 2).values()
+    plain = Runtime("cpu").open(standins / "inswapper_128.onnx")
+    assert np.allclose(network.run_stack(*inputs), plain.run_stack(*inputs), atol=1e-5)
     assert list(pool.loaded) == ["inswapper_128"]
 
 
@@ -266,20 +202,19 @@ def test_the_gpus_pool_takes_what_is_free_but_a_reserve(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "error",
+    "said",
     [
-        MemoryError(),
-        RuntimeError("CUDA failure 2: out of memory ; GPU=0"),
-        RuntimeError("CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"),
-        RuntimeError("CUBLAS failure 3: the resource allocation failed ; GPU=0"),
-        RuntimeError("bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 268435456"),
-        RuntimeError("bfc_arena.cc:360 Available memory of 7 is smaller than requested bytes of 805896448"),
-        RuntimeError("CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-        RuntimeError("std::bad_alloc"),
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "CUBLAS failure 3: the resource allocation failed ; GPU=0",
+        "bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 268435456",
+        "bfc_arena.cc:360 Available memory of 7 is smaller than requested bytes of 805896448",
+        "CUDNN failure 4: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "std::bad_alloc",
     ],
-    ids=str,
 )
-def test_ways_to_say_that_memory_ran_out(error: Exception) -> None:
-    assert is_out_of_memory(error)
+def test_ways_to_say_that_memory_ran_out(said: str) -> None:
+    assert is_out_of_memory(RuntimeError(said))
+    assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(ValueError("Got invalid dimensions"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from colab_helpers.diagnosis import environment, networks
 from colab_helpers.errors import LicenceError, ModelError
-from colab_helpers.presets import PresetFile
+from colab_helpers.files import sha256_of
+from colab_helpers.models import catalog
+from colab_helpers.models import preload as models_preload
+from colab_helpers.models.catalog import Licence, Source, load_catalog
 from colab_helpers.request import PreloadRequest
 from colab_helpers.ui import headless, preload
 from colab_helpers.ui.preload import (
@@ -130,25 +133,24 @@ def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(pap
 
 
 @pytest.fixture
-def own(standins, tmp_path, monkeypatch) -> Path:
-    """A catalogue whose models lie in a folder of the user's, all but the enhancer under a strict licence."""
-    place = copies(standins, tmp_path / "own")
-    entries = {
-        name: {
-            "role": role,
-            "path": str(place / f"{name}.onnx"),
-            "licence": "mit" if role == "enhancer" else RESEARCH,
-        }
-        for name, role in ROLES.items()
-    }
-    known = PresetFile(version=1, presets={}, models=entries)
-    for module in (preload, networks, environment):
-        monkeypatch.setattr(module, "load_presets", lambda: known)
+def cache(standins, tmp_path, monkeypatch) -> Path:
+    """A shared cache that has every model; all but the enhancer come under a strict licence."""
+    place = copies(standins, tmp_path / "cache")
+    research = {"licence": Licence(**RESEARCH), "licence_id": "research"}
+    known, models = load_catalog(), {}
+    free = {"licence": known.licences["apache"], "licence_id": "apache"}
+    for name, role in ROLES.items():
+        path = place / f"{name}.onnx"
+        found = Source(urls=("https://x.invalid",), sha256=(sha256_of(path),), bytes=path.stat().st_size)
+        terms = free if role == "enhancer" else research
+        models[name] = known.models[name].model_copy(update={"sources": (found,), **terms})
+    for module in (preload, models_preload, catalog):
+        monkeypatch.setattr(module, "load_catalog", lambda: replace(known, models=models))
     return place
 
 
-def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
-    wanted = needed(tmp_path, accept_licences=True)
+def test_accepted_models_are_brought_verified_and_run(cache, tmp_path, capsys):
+    wanted = needed(tmp_path, accept_licences=True, shared_cache=cache)
     assert {model.state for model in wanted.models()} == {"missing"}
     assert "Research (https://licence.example). Forbidden: Selling <it>." in capsys.readouterr().out
     result = fetch_models(wanted)
@@ -156,14 +158,14 @@ def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
     assert result == result_of(tmp_path / "run")
     assert states(result) == ["there"] * 4
     assert {file.source for file in result.fetched.files} == {"copied"}
-    accepted = {file.name for file in result.fetched.files if file.licence_accepted_at}
+    accepted = {file.name for file in result.fetched.files if file.record.licence_accepted_at}
     assert accepted == set(ROLES) - {"GFPGANv1.4"}
     passed = {check.name for check in result.diagnosis.checks if check.status == "pass"}
     assert {"model GFPGANv1.4", "parity det_10g", "parity w600k_r50", "parity inswapper_128"} <= passed
     show_preload(wanted, result)
     assert "Nothing is missing." in capsys.readouterr().out
     # What is there needs no licence accepted anew, and nothing is fetched twice.
-    again = fetch_models(needed(tmp_path, offline=True, shared_cache=tmp_path / "cache"))
+    again = fetch_models(needed(tmp_path, offline=True))
     assert {file.source for file in again.fetched.files} == {"present"}
     # What was damaged since is told.
     (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
@@ -172,7 +174,7 @@ def test_accepted_models_are_brought_verified_and_run(own, tmp_path, capsys):
     assert model.note in models_text(wanted.models(), wanted.root)
 
 
-def test_a_licence_that_is_not_accepted_keeps_everything_out(own, tmp_path):
+def test_a_licence_that_is_not_accepted_keeps_everything_out(cache, tmp_path):
     wanted = needed(tmp_path)
     with pytest.raises(LicenceError, match="nothing was fetched") as caught:
         fetch_models(wanted)
@@ -192,7 +194,7 @@ def test_offline_says_what_is_missing(tmp_path):
     assert states(result_of(tmp_path / "run")) == ["missing"] * 4
 
 
-def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
+def test_a_network_that_gives_no_numbers_fails_the_proof(cache, tmp_path, capsys):
     shape = [1, 3, 512, 512]
     graph = helper.make_graph(
         [helper.make_node("Div", ["input", "zero"], ["output"])],
@@ -202,8 +204,9 @@ def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):
         [numpy_helper.from_array(np.float32(0), "zero")],
     )
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
-    onnx.save(model, own / "GFPGANv1.4.onnx")
-    wanted = needed(tmp_path, overrides={"frame_processors": ["face_enhancer"]}, accept_licences=True)
+    onnx.save(model, cache / "GFPGANv1.4.onnx")
+    asked = {"overrides": {"frame_processors": ["face_enhancer"]}, "shared_cache": cache}
+    wanted = needed(tmp_path, accept_licences=True, **asked)
     result = fetch_models(wanted)
     assert not result.ok
     with pytest.raises(PreloadError, match=r"model GFPGANv1\.4: .*not numbers"):

@@ -1,10 +1,9 @@
-"""GFPGAN's official weights as ONNX: ``python -m colab_helpers.models.gfpgan WEIGHTS OUT SETTINGS``.
+"""GFPGAN's official weights as ONNX, exported in a process of its own.
 
-The export runs in a process of its own, because torch is heavy and stays in memory, and because stand-ins for
-two names of basicsr must not be seen by anything else: ``import gfpgan`` as a whole imports basicsr, which
-does not build on Python 3.13 and imports a module that torchvision removed. The network itself needs a
-decorator and an initialiser from it, and nothing else. The process's last line on stdout is a ``Parity`` as
-JSON; a problem is the last line on stderr.
+torch is heavy and stays in memory, and the stand-ins for two names of basicsr must not be seen by anything
+else: ``import gfpgan`` as a whole imports basicsr, which does not build on Python 3.13 and imports a module
+that torchvision removed. The network itself needs a decorator and an initialiser from it, and nothing else.
+The process's last line on stdout is a ``Parity`` as JSON; a problem is the last line on stderr.
 """
 
 from __future__ import annotations
@@ -47,18 +46,16 @@ _INSTALL = {
     # Its requirements are left out: basicsr does not build on new Pythons, and nothing of it is needed.
     "gfpgan": "python -m pip install --no-deps gfpgan==1.3.8",
 }
-_READY_MADE = mark("use the official GFPGANv1.4.pth, or the ready-made GFPGANv1.4.onnx")
 
 
 def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] | None = None) -> Parity:
-    """Write GFPGAN's official weights as ONNX, compared with torch, in a process of its own.
+    """Write GFPGAN's official weights as ONNX, compared with torch.
 
-    The result takes ``(1, 3, 512, 512)`` float32 RGB from -1 to 1 and gives the same.
+    The result takes ``(1, 3, 512, 512)`` float32 RGB from -1 to 1 and gives the same. Versions 1.2 to
+    1.4 have the same layout.
 
-    Args:
-        weights: GFPGANv1.4.pth, or 1.2 or 1.3, which have the same layout.
-        out: The ONNX file; not there where this raises.
-        architecture: Settings of a network other than the official ones, such as ``out_size``.
+    ``architecture`` has settings of a network other than the official ones. ``out`` is not there where this
+    raises.
 
     Raises:
         ModelError: torch or gfpgan is not installed, the file holds other weights or code, or the result
@@ -77,11 +74,9 @@ def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] |
     try:
         parity = _run(weights, out, architecture or {})
         if parity.problem:
+            text = mark("the exported network does not compute what the weights do: {reason}")
             raise ModelError(
-                tr(
-                    "the exported network does not compute what the weights do: {reason}",
-                    reason=parity.problem,
-                ),
+                tr(text, reason=parity.problem),
                 where=str(weights),
                 remedy=tr("use the ready-made GFPGANv1.4.onnx"),
             )
@@ -95,7 +90,7 @@ def _run(weights: Path, out: Path, architecture: Mapping[str, object]) -> Parity
     """Export in another process."""
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    program = [sys.executable, "-m", "colab_helpers.models.gfpgan"]
+    program = [sys.executable, "-m", "colab_helpers.models.gfpgan_export"]
     done = subprocess.run(
         [*program, str(weights), str(out), json.dumps(dict(architecture))],
         env={**os.environ, "PYTHONPATH": paths, VARIABLE: language()},
@@ -110,7 +105,7 @@ def _run(weights: Path, out: Path, architecture: Mapping[str, object]) -> Parity
         raise ModelError(
             tr("the weights cannot be exported ({reason})", reason=reason),
             where=str(weights),
-            remedy=tr(_READY_MADE),
+            remedy=tr("use the official GFPGANv1.4.pth, or the ready-made GFPGANv1.4.onnx"),
         )
     return Parity.model_validate_json(done.stdout.strip().splitlines()[-1])
 

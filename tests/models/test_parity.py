@@ -1,0 +1,55 @@
+"""How far two networks' outputs lie apart, and on which samples that is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from colab_helpers.models.converted import Conversion
+from colab_helpers.models.parity import SAME, Parity, compare, sample_inputs
+from colab_helpers.models.session import Runtime
+from tests.helpers.networks import build, node, small_inswapper
+
+CPU = Runtime("cpu", threads=1)
+
+
+def saved(folder: Path, model: onnx.ModelProto) -> Path:
+    onnx.save(model, folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+def test_compare() -> None:
+    reference = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
+    off = reference + np.float32(2 / 255)
+    same = compare(reference, reference, SAME, 1)
+    assert (same.mean, same.max, same.problem) == (0, 0, "")
+    assert same.spread == pytest.approx(255 / 3, rel=0.1)
+    assert compare(reference, off, SAME, 1).mean == pytest.approx(2, rel=1e-3)
+    assert "2 grey levels on average" in compare(reference, off, SAME, 1).problem
+    assert not compare(reference, off, (3, 3), 1).problem
+    assert compare(reference, reference[::-1].copy(), (255, 255), 1).problem
+    assert compare(reference, reference[:1], SAME, 1).problem
+    peak = reference.copy()
+    peak[0, 0, 0, 0] += 2 / 255
+    assert "2 at most" in compare(reference, peak, SAME, 1).problem
+    assert compare(reference, peak, SAME, 2).problem == ""
+    nothing = compare(reference, reference * np.float32(np.nan), SAME, 1)
+    written = json.dumps(Conversion(verdicts={"here": nothing, "there": "no room"}).model_dump())
+    again = Conversion.model_validate_json(written).verdicts
+    assert isinstance(again["here"], Parity)
+    assert again["here"].problem == nothing.problem != ""
+    assert again["there"] == "no room"
+
+
+def test_sample_inputs(tmp_path: Path) -> None:
+    pictures, latents = sample_inputs(CPU.open(saved(tmp_path, small_inswapper())).session, 3).values()
+    assert (pictures.shape, pictures.dtype) == ((3, 3, 128, 128), np.float32)
+    assert (pictures.min(), pictures.max()) == (0, 1)
+    np.testing.assert_allclose(np.linalg.norm(latents, axis=1), 1, rtol=1e-6)
+    whole = build([node("Identity", "input", "output")], ("N", 3, "?", "?"))
+    (pictures,) = sample_inputs(CPU.open(saved(tmp_path, whole)).session, edge=64).values()
+    assert (pictures.shape, pictures.min(), pictures.max()) == ((1, 3, 64, 64), -1, 1)
