@@ -17,7 +17,7 @@ from colab_helpers.ui.markup import GREEN, RED, paragraph, words
 from colab_helpers.ui.photos import UPLOADS, PhotosTab
 from colab_helpers.ui.preview import PreviewTab
 from colab_helpers.ui.run import RunTab
-from colab_helpers.ui.runs import reach, results_folder
+from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.settings import SettingsBox
 from colab_helpers.ui.videos import VideosTab
 from colab_helpers.ui.widgets import Widgets
@@ -148,7 +148,7 @@ class Panel:
         """Open what the answers name and what has to be opened first, such as Google Drive."""
         request = self.choice.request(overrides={})
         try:
-            reach(self._host, results_folder(request, self._host), *request.places)
+            self._host.reach(results_folder(request, self._host), *request.places)
         except ColabHelpersError as error:
             self.status.value = paragraph(words(error), RED)
 
@@ -166,7 +166,7 @@ class Panel:
         self.photos.refresh()
         self.videos.refresh()
         self._show_consent()
-        self.preview.refresh(self.videos.files, first=self.videos.first_good)
+        self.preview.refresh(self.videos.files)
         self.run.refresh(len(self.videos.files))
 
     def _show_consent(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,17 +60,15 @@ class PreloadError(ColabHelpersError, RuntimeError):
     refusal = False
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NeededModel(_Model):
+class NeededModel(BaseModel):
     """A model of the preset and what is on the disk.
 
     Attributes:
         bytes: Size of what is there, else of what would be fetched; None if unknown.
         note: What is wrong with the file, that nobody knows it, or where else it was found.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     role: str
@@ -80,7 +78,7 @@ class NeededModel(_Model):
     note: str = ""
 
 
-class PreloadResult(_Model):
+class PreloadResult(BaseModel):
     """What ``preload.json`` holds.
 
     Attributes:
@@ -91,6 +89,8 @@ class PreloadResult(_Model):
         diagnosis: Each network run; None where it did not come to that.
         error: Why it ended early; empty if it did not.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     ok: bool
@@ -115,7 +115,7 @@ class Needed:
 
     def models(self) -> tuple[NeededModel, ...]:
         """Return every model and its state on the disk now."""
-        return tuple(_described(entry, self.root) for entry in self.entries)
+        return described(self.entries, self.root)
 
 
 def show_models(request: PreloadRequest) -> Needed:
@@ -250,11 +250,16 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
         show_diagnosis(needed.host, result.diagnosis, PreloadError, report)
 
 
-def _described(entry: ModelEntry, root: Path) -> NeededModel:
-    state, note = _state(entry, root)
-    licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
-    count = entry.bytes if state in _TO_BE_FETCHED else (root / entry.path).stat().st_size
-    return NeededModel(name=entry.name, role=entry.role, licence=licence, bytes=count, state=state, note=note)
+def described(entries: Iterable[ModelEntry], root: Path) -> tuple[NeededModel, ...]:
+    """Look at models in their folder; a stand-in has the demo's licence, whatever its name."""
+    found = []
+    for entry in entries:
+        state, note = _state(entry, root)
+        licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
+        count = entry.bytes if state in _TO_BE_FETCHED else (root / entry.path).stat().st_size
+        values = {"licence": licence, "bytes": count, "state": state, "note": note}
+        found.append(NeededModel(name=entry.name, role=entry.role, **values))
+    return tuple(found)
 
 
 def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
@@ -274,35 +279,31 @@ def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:
     """Return the models as plain text: state, size and licence of each, and what follows from it."""
-    lines = [
-        f"  {tr(_STATES[model.state]):9}{model.name} ({model.role}, {_size(model.bytes)}): "
-        + tr(
-            "{licence}. Forbidden: {forbids}",
-            licence=tr(model.licence.name) + (f" ({model.licence.link})" if model.licence.link else ""),
-            forbids=tr(model.licence.forbids),
-        )
-        for model in models
-    ]
-    return "\n".join([_place_text(root), *lines, *_remarks(models)])
+    lines = []
+    for name, role, state, count, licence, forbids in map(_cells, models):
+        told = tr("{licence}. Forbidden: {forbids}", licence=licence, forbids=forbids)
+        lines.append(f"  {state:9}{name} ({role}, {count}): {told}")
+    return "\n".join([tr("models folder: {root}", root=root), *lines, *_remarks(models)])
 
 
 def models_html(models: Sequence[NeededModel], root: Path) -> Markup:
     """Return the models as an HTML table."""
     heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
-    remarks = map(paragraph, _remarks(models))
-    return paragraph(_place_text(root)) + table(heads, map(_row, models)) + Markup().join(remarks)
+    rows = []
+    for model in models:
+        name, role, state, count, licence, forbids = _cells(model)
+        if link := model.licence.link:
+            licence = Markup('<a href="{}">{}</a>').format(link, tr(model.licence.name))
+        rows.append((name, role, state, count, licence, forbids))
+    place = paragraph(tr("models folder: {root}", root=root))
+    return place + table(heads, rows) + Markup().join(map(paragraph, _remarks(models)))
 
 
-def _row(model: NeededModel) -> tuple[str, ...]:
-    licence, size = model.licence, _size(model.bytes)
-    name = tr(licence.name)
-    if licence.link:
-        name = Markup('<a href="{}">{}</a>').format(licence.link, name)
-    return model.name, model.role, tr(_STATES[model.state]), size, name, tr(licence.forbids)
-
-
-def _place_text(root: Path) -> str:
-    return tr("models folder: {root}", root=root)
+def _cells(model: NeededModel) -> tuple[str, ...]:
+    """Name, role, state, size, licence, and what that forbids."""
+    licence, count = model.licence, tr("size unknown") if model.bytes is None else size(model.bytes)
+    name = f"{tr(licence.name)} ({licence.link})" if licence.link else tr(licence.name)
+    return model.name, model.role, tr(_STATES[model.state]), count, name, tr(licence.forbids)
 
 
 def _remarks(models: Sequence[NeededModel]) -> list[str]:
@@ -315,7 +316,3 @@ def _remarks(models: Sequence[NeededModel]) -> list[str]:
         return [*notes, tr("To be fetched: {names}; {size} in all.", names=names, size=whole)]
     hint = f" {tr(_STANDIN_HINT)}" if any(model.state == "stand-in" for model in models) else ""
     return [*notes, tr("Nothing is missing.") + hint]
-
-
-def _size(count: int | None) -> str:
-    return tr("size unknown") if count is None else size(count)

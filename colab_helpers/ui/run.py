@@ -12,8 +12,7 @@ from colab_helpers.pages.report import failure_text
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host, repeat
 from colab_helpers.ui.markup import AMBER, RED, paragraph, words
-from colab_helpers.ui.run_view import REFRESH, RunView
-from colab_helpers.ui.runs import Run, prepared, results_folder
+from colab_helpers.ui.runs import REFRESH, Run, RunView, prepared, results_folder
 from colab_helpers.ui.widgets import Widgets
 
 _LOOK_EVERY = REFRESH / 2

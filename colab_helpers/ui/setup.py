@@ -19,7 +19,6 @@ from colab_helpers.request import Request, SettingsRequest, SetupRequest
 from colab_helpers.ui.cells import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.markup import AMBER, GREEN, RED, table
-from colab_helpers.ui.runs import new_run_folder, reach
 
 _COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
 _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
@@ -63,8 +62,8 @@ def prepare_folder(host: Host, request: Request, report: str) -> Path:
         OutputError: It cannot be made.
         UsageError: A place cannot be reached, or a file of the user's has the name of the report.
     """
-    folder = request.output_dir or new_run_folder(host)
-    reach(host, folder, *request.places)
+    folder = request.output_dir or host.new_run_folder()
+    host.reach(folder, *request.places)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from colab_helpers.ui.run_view import REFRESH, RunView
 
 from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.report import FileReport
@@ -23,7 +24,6 @@ from colab_helpers.pages.live import (
 )
 from colab_helpers.pages.svg import ALARM, BLUE
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
-from colab_helpers.ui.run_view import REFRESH, RunView
 from tests.helpers.reports import GPU, START, Page, a_progress, a_status, sample
 
 NASTY = """<a href="x">&'.mp4"""

@@ -91,11 +91,6 @@ def test_values_are_checked_before_a_kernel_is_started(tmp_path, capsys, monkeyp
     assert not out.parent.exists()
 
 
-def test_a_word_without_equals_is_wrong_usage(tmp_path):
-    with pytest.raises(SystemExit, match="2"):
-        main([str(notebook(tmp_path)), str(tmp_path / "out.ipynb"), "preset"])
-
-
 def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path, capfd):
     files = [{"status": "done", "output": "/results/a.mp4"}, {"status": "failed", "output": None}]
     summary = {"succeeded": 1, "total": 2, "seconds": 3.21}

@@ -17,11 +17,9 @@ from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
 from colab_helpers.presets import load_presets
-from colab_helpers.request import BatchRequest, PreloadRequest
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.monitor import MonitorSummary
-from colab_helpers.ui.preload import models_html, models_text, show_models
 from colab_helpers.ui.runs import Run
 from colab_helpers.ui.setup import diagnosis_html
 from tests.helpers.reports import START, a_file, a_progress, a_report, a_status, sample
@@ -72,11 +70,6 @@ def outside(text: str, *data: str) -> list[str]:
     while before != text:
         before, text = text, re.sub(r"⟦[^⟦⟧]*⟧", " ", text)
     return [word for word in _words(text) if word not in SIGNS | names_of_settings()]
-
-
-def test_what_stands_outside_is_found():
-    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
-    assert outside('<img alt="last frame">') == ["last", "frame"]
 
 
 def widgets_in(widget: Any) -> Iterator[Any]:
@@ -183,18 +176,3 @@ def test_the_doctor(demo, tmp_path):
     # What ends a check's title is a name: of a package, a model, a folder.
     names = [check.name.split()[-1] for check in found.checks]
     assert outside(diagnosis_html(found), *names, str(tmp_path), str(demo)) == []
-
-
-def test_the_models(demo, tmp_path, capsys):
-    needed = show_models(PreloadRequest(models_dir=demo / "models", output_dir=tmp_path, headless=True))
-    capsys.readouterr()
-    models = needed.models()
-    data = (str(demo), *(model.name for model in models), *(model.role for model in models))
-    assert outside(models_html(models, needed.root), *data) == []
-    assert outside(models_text(models, needed.root), *data) == []
-
-
-def test_the_monitors_summary():
-    facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
-    summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
-    assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []

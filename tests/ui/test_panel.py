@@ -10,7 +10,7 @@ import ipywidgets
 import pytest
 
 from colab_helpers.demo import Demo
-from colab_helpers.errors import ConsentError, OutputError, SettingsError, UsageError
+from colab_helpers.errors import ConsentError, OutputError, UsageError
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import batch_swap, panel
@@ -123,28 +123,6 @@ def test_consent_is_checked_while_it_is_written(make_panel, on_demo, tmp_path, d
     other.write_bytes((demo / "targets" / "clip1.mp4").read_bytes())
     made.videos.paths.value = str(other)
     assert "covers its rendered people only" in text_of(made.consent_hint)
-
-
-def test_the_run_refuses_what_the_panel_calls_wrong(make_panel, on_demo):
-    made = make_panel(on_demo)
-    made.settings.overrides.value = "batch_size: 5\nexecution_threads: 99"
-    with pytest.raises(SettingsError, match="execution_threads = 99 is not allowed"):
-        run_batch_swap(made.choice)
-
-
-def test_the_run_releases_the_previews_networks(make_panel, on_demo, monkeypatch):
-    made = make_panel(on_demo)
-    assert made.choice.networks.are_loaded
-    seen = []
-
-    def do_batch(request, **values):
-        seen.append((request.sources, request.targets, made.choice.networks.are_loaded))
-        raise UsageError("far enough")
-
-    monkeypatch.setattr("colab_helpers.api.do_batch", do_batch)
-    with pytest.raises(UsageError, match="far enough"):
-        run_batch_swap(made.choice)
-    assert seen == [(on_demo.sources, on_demo.targets, False)]
 
 
 # --- files of the user's own computer ---------------------------------------------------------------------

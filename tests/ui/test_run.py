@@ -13,7 +13,7 @@ import pytest
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.ui.batch_swap import run_batch_swap
 from colab_helpers.ui.host import ColabHost, Host
-from colab_helpers.ui.runs import Run, new_run_folder, prepared
+from colab_helpers.ui.runs import prepared
 from tests.conftest import PATIENCE, until
 from tests.helpers.processes import hold
 
@@ -157,28 +157,14 @@ def test_a_later_panel_takes_over_the_run(make_panel, on_demo, idle, slow, text_
     assert buttons(second) == (True, False)
 
 
-def test_on_colab_the_cell_runs(make_panel, light, text_of):
+def test_on_colab_the_cell_runs_and_where_nobody_runs_cells_the_button(
+    make_panel, light, text_of, monkeypatch
+):
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
+    assert run_batch_swap(make_panel(light).choice) is None
+    monkeypatch.delenv("SERVER_SOFTWARE")
     made = make_panel(light, host=ColabHost())
     assert isinstance(made.run.box.children[1], ipywidgets.HTML)
     assert 'Run the next cell, "3. Run"' in text_of(made.run.box.children[1])
     run_batch_swap(made.choice)
     assert "1 of 1 files" in text_of(results(made))
-
-
-def test_where_nobody_runs_cells_the_run_is_left_to_the_button(make_panel, on_demo, monkeypatch):
-    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
-    assert run_batch_swap(make_panel(on_demo).choice) is None
-
-
-def test_an_error_in_the_thread_is_kept(on_demo, slow):
-    run = Run(on_demo, Host())
-    slow.may_end.set()
-    run.watch()
-    until(lambda: not run.is_watched)
-    assert "it has gone" in str(run.error)
-
-
-def test_runs_of_the_same_second_do_not_meet(runs):
-    first = new_run_folder(Host())
-    first.mkdir(parents=True)
-    assert new_run_folder(Host()) != first

@@ -71,13 +71,6 @@ def test_what_the_run_would_refuse_is_told(panel, text_of, written, said):
     assert text_of(panel.settings.complaint) == ""
 
 
-def test_an_unknown_preset_is_told(make_panel, on_demo, text_of):
-    made = make_panel(on_demo.replaced(preset="fastest"))
-    assert "there is no preset 'fastest'" in text_of(made.settings.complaint)
-    made.settings.preset.value = "speed"
-    assert "Fastest with enhancement" in text_of(made.settings.description)
-
-
 def test_presets_of_ones_own_stand_beside_the_shipped_ones(make_panel, on_demo, tmp_path, text_of):
     home = tmp_path / "home"
     home.mkdir()
