@@ -124,6 +124,12 @@ def test_the_charts():
         assert outside(live_html(many, found, now=START + 99, lost=lost), *data) == []
         assert outside("\n".join(live_text(many, found, now=START + 99, lost=lost)), *data) == []
     assert outside(live_html([sample(gpu=None)], None, now=START + 1)) == []
+    facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
+    summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
+    assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []
+    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == [
+        "three"
+    ]  # it finds something
 
 
 def a_run(tmp_path: Path) -> BatchReport:
@@ -166,13 +172,19 @@ def test_the_results_and_the_report(tmp_path):
     report, run = a_run(tmp_path), Run(BatchRequest(output_dir=tmp_path), Host())
     whole = report_html(report, [sample(number) for number in range(60)])
     assert whole.count("⟦") > 60
-    for text in (run.html(report), results_text(report, tmp_path), whole):
+    for text in (run.html(report), results_text(report), whole):
         assert outside(text, *DATA, str(tmp_path)) == []
 
 
-def test_the_doctor(demo, tmp_path):
+def test_the_doctor_and_the_models(demo, tmp_path, capsys):
     found = diagnose(Settings(), models_dir=demo / "models", folder=tmp_path)
     assert len(found.checks) > 15
     # What ends a check's title is a name: of a package, a model, a folder.
     names = [check.name.split()[-1] for check in found.checks]
     assert outside(diagnosis_html(found), *names, str(tmp_path), str(demo)) == []
+    needed = show_models(PreloadRequest(models_dir=demo / "models", output_dir=tmp_path, headless=True))
+    capsys.readouterr()
+    models = needed.models()
+    data = (str(demo), *(model.name for model in models), *(model.role for model in models))
+    for text in (models_html(models, needed.root), models_text(models, needed.root)):
+        assert outside(text, *data) == []

@@ -66,7 +66,9 @@ def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, t
     assert chosen.output_dir == tmp_path / "elsewhere"
     assert [Path(path).name for path in chosen.sources] == ["alma.png", "bruno.png"]
     made.photos.cards.children[1].children[1].click()
+    assert made.choice.networks.are_loaded
     done = run_batch_swap(made.choice)
+    assert not made.choice.networks.are_loaded  # their memory is the run's
     assert done.report.ok
     assert done.report.settings["frame_processors"] == ["face_swapper"]
     assert (tmp_path / "elsewhere" / "clip1.mp4").is_file()

@@ -157,9 +157,7 @@ def test_a_later_panel_takes_over_the_run(make_panel, on_demo, idle, slow, text_
     assert buttons(second) == (True, False)
 
 
-def test_on_colab_the_cell_runs_and_where_nobody_runs_cells_the_button(
-    make_panel, light, text_of, monkeypatch
-):
+def test_the_cell_runs_on_colab_and_the_button_without_cells(make_panel, light, text_of, monkeypatch):
     monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
     assert run_batch_swap(make_panel(light).choice) is None
     monkeypatch.delenv("SERVER_SOFTWARE")
