@@ -47,16 +47,6 @@ def test_the_compiled_catalogue_is_the_one_that_is_edited():
             assert compiled.gettext(message.id) == message.string, UPDATE
 
 
-def test_faults_are_found():
-    catalog = words().Catalog(locale="es")
-    catalog.add("{count} files in {folder}", "{count} archivos en {carpeta}")
-    catalog.add("{size:.1f} GB", "{size} GB")
-    catalog.add("nothing", "")
-    catalog.add('overrides = {"batch_size": 1}', 'overrides = {"batch_size": 1}')
-    catalog.add("{count} files", "archivos: {count}")
-    assert len(words().faults(catalog)) == 3
-
-
 def test_the_spanish_notebooks_follow_the_english_ones():
     made = words().spanish_notebooks()
     assert len(made) == 4

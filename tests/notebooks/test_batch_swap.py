@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import av
 import nbformat
-import numpy as np
 import pytest
 
-from benchmarks.main_job import images
 from colab_helpers.batch.earlier import KEPT
 from colab_helpers.demo import Demo
-from colab_helpers.errors import ConsentError, SettingsError
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import headless, runs
@@ -116,16 +111,6 @@ def test_the_same_notebook_again_skips_what_is_done(run, values, tmp_path):
     assert len(list(entries(tmp_path, "started"))) == 2
 
 
-def test_notebook_and_command_line_give_the_same_video(run, values, demo, tmp_path):
-    assert run(tmp_path / "notebook", **values) == 0
-    target, source = demo / "targets" / "clip1.mp4", demo / "source" / "alma.png"
-    words = ["-s", str(source), "-t", str(target), "-o", str(tmp_path / "clip1.mp4"), "--consent", CONSENT]
-    command = [sys.executable, "-m", "colab_helpers", "swap", *words, "--models-dir", str(demo / "models")]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
-    pairs = zip(images(tmp_path / "notebook" / "clip1.mp4"), images(tmp_path / "clip1.mp4"), strict=True)
-    assert all(np.array_equal(ours, theirs) for ours, theirs in pairs)
-
-
 def test_a_failing_file_is_reported_and_ends_the_run_with_1(run, values, tmp_path, capfd):
     bad, folder = tmp_path / "text.mp4", tmp_path / "run"
     bad.write_text("not a video")
@@ -178,17 +163,3 @@ def test_results_are_shown_before_a_failure_is_raised(values, tmp_path, capsys):
         show_results(done)
     assert caught.value.where == str(tmp_path / "run" / "report.json")
     assert "failed  empty.mp4" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("values", "error", "complaint"),
-    [
-        ({"consent": ""}, ConsentError, "no statement of consent"),
-        ({"preset": "fastest"}, SettingsError, "there is no preset 'fastest'"),
-        ({"overrides": {"batchsize": 2}}, SettingsError, "unknown key 'batchsize'"),
-    ],
-)
-def test_what_is_wrong_is_refused_before_the_demo_is_made(tmp_path, values, error, complaint):
-    with pytest.raises(error, match=complaint):
-        run_batch_swap(BatchRequest(**{"consent": DEMO_CONSENT, "output_dir": tmp_path, **values}))
-    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from colab_helpers.batch.report import Quality
-from colab_helpers.batch.thumbnails import HEIGHT, data_url
 from colab_helpers.errors import MediaError
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.pictures import (
@@ -69,10 +68,6 @@ def test_a_frame_is_found_by_its_time(tmp_path, index, suffix) -> None:
     assert number_of(image) == index
 
 
-def test_beyond_the_end_is_the_last_frame(tmp_path) -> None:
-    assert number_of(frame_at(grey_ramp(tmp_path / "clip.mp4"), 60)) == FRAMES - 1
-
-
 @pytest.mark.parametrize(
     ("quality", "number"),
     [
@@ -108,14 +103,6 @@ def test_source_before_and_after_are_shown_of_an_image_too(tmp_path) -> None:
         assert [bool(picture.url) for picture in (first, *others)] == [False, True, True]
 
 
-def test_a_picture_is_small_and_in_the_page() -> None:
-    url = data_url(np.full((1000, 3000, 3), (10, 200, 30), np.uint8))
-    assert url.startswith("data:image/jpeg;base64,")
-    image = read_image(url)
-    assert image.shape == (HEIGHT, 3 * HEIGHT, 3)
-    assert np.abs(image.astype(int) - (10, 200, 30)).max() < 6
-
-
 def test_what_is_gone_or_no_video_is_an_error(tmp_path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(MediaError):
@@ -135,11 +122,6 @@ def frames_of(content: bytes) -> list[av.VideoFrame]:
     with av.open(io.BytesIO(content)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         return list(container.decode(video=0))
-
-
-def test_a_small_result_is_embedded_as_it_is(tmp_path) -> None:
-    path = write_video(tmp_path / "a.mp4")
-    assert videos_in([path]) == [path.read_bytes()]
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4"])

@@ -17,9 +17,11 @@ from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
 from colab_helpers.presets import load_presets
-from colab_helpers.request import BatchRequest
+from colab_helpers.request import BatchRequest, PreloadRequest
 from colab_helpers.settings import Settings
 from colab_helpers.ui.host import Host
+from colab_helpers.ui.monitor import MonitorSummary
+from colab_helpers.ui.preload import models_html, models_text, show_models
 from colab_helpers.ui.runs import Run
 from colab_helpers.ui.setup import diagnosis_html
 from tests.helpers.reports import START, a_file, a_progress, a_report, a_status, sample
@@ -127,9 +129,8 @@ def test_the_charts():
     facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
     summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
     assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []
-    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == [
-        "three"
-    ]  # it finds something
+    # What stands outside is found.
+    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
 
 
 def a_run(tmp_path: Path) -> BatchReport:
