@@ -58,29 +58,20 @@ class Figure:
         value, total = self.read(sample), self.total(sample) if self.total else None
         return None if value is None or not total else 100.0 * value / total
 
-    def strain(self, sample: Sample) -> float:
-        """How far it is over the edge: from 1 on it is an alarm; 0 where nothing is known."""
+    def warning(self, sample: Sample) -> str:
+        """What is wrong, and what to do about it, in one sentence; empty where nothing is."""
         value = self.share(sample) if self.total else self.read(sample)
         if value is None:
-            return 0.0
-        if self.limit is not None:
-            return value / self.limit
-        # The least allowed is no alarm itself.
-        return self.least / value * (1 - 1e-9) if self.least and value > 0 else 2.0 * bool(self.least)
-
-    def warning(self, sample: Sample) -> str:
-        """What is wrong, and what to do about it, in one sentence."""
+            return ""
         unit = "%" if self.total else tr(self.unit)
-        found = self.share(sample) if self.total else self.read(sample)
-        values = {
-            "title": self.heading,
-            "found": f"{found or 0.0:.0f} %" if self.total else f"{number(found or 0.0)} {unit}",
-            "edge": f"{number(self.limit or self.least or 0.0)} {unit}",
-            "remedy": tr(self.remedy),
-        }
-        if self.least:
-            return tr("{title} {found} (a warning below {edge}): {remedy}.", **values)
-        return tr("{title} {found} (a warning from {edge}): {remedy}.", **values)
+        values = {"title": self.heading, "found": f"{number(value)} {unit}", "remedy": tr(self.remedy)}
+        if self.limit is not None and value >= self.limit:
+            edge = f"{number(self.limit)} {unit}"
+            return tr("{title} {found} (a warning from {edge}): {remedy}.", edge=edge, **values)
+        if self.least is not None and value < self.least:
+            edge = f"{number(self.least)} {unit}"
+            return tr("{title} {found} (a warning below {edge}): {remedy}.", edge=edge, **values)
+        return ""
 
     def text(self, sample: Sample) -> str:
         """Title and value in words; empty if the value is not known."""
@@ -183,9 +174,9 @@ def _queue(name: str) -> Reading:
 
 
 def warnings(samples: Sequence[Sample]) -> list[str]:
-    """Say of each figure that was over its limit how it was at its worst, in one sentence."""
-    worst = {figure: max(samples, key=figure.strain) for figure in FIGURES} if samples else {}
-    return [figure.warning(sample) for figure, sample in worst.items() if figure.strain(sample) >= 1]
+    """Say of each figure that is over its limit in the newest sample what to do about it."""
+    found = (figure.warning(sample) for sample in samples[-1:] for figure in FIGURES)
+    return [text for text in found if text]
 
 
 def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:

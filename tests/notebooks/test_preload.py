@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.diagnosis import environment, networks
-from colab_helpers.errors import LicenceError, ModelError
+from colab_helpers.errors import LicenceError
 from colab_helpers.presets import PresetFile
 from colab_helpers.request import PreloadRequest
 from colab_helpers.ui import headless, preload
@@ -78,17 +78,6 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert f"report:   {tmp_path / 'preload.json'}" in printed
 
 
-def test_the_models_of_a_demo_are_converted_when_asked(run, standins, tmp_path):
-    models = shutil.copytree(standins, tmp_path / "models")
-    asked = {"models_dir": str(models), "preset": "light", "convert": True}
-    assert run(tmp_path / "run", **asked, overrides={"half_precision": True}) == 0
-    result = result_of(tmp_path / "run")
-    assert [model.name for model in result.models] == list(ROLES)[:3]
-    assert result.root == models
-    (converted,) = result.converted
-    assert converted.name.startswith("inswapper_128-half-")
-
-
 def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(standins, tmp_path):
     models = Path(shutil.copytree(standins, tmp_path / "models"))
     (models / "inswapper_128.onnx").rename(models / "mine.onnx")
@@ -104,10 +93,9 @@ def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(st
     assert f"a run loads {made.name}" in detail
 
 
-@pytest.mark.parametrize("answer", ["false", "no", ""])
-def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tmp_path, capfd, answer):
-    asked = {"accept_licences": answer, "demo": "no"} if answer else {}
-    assert run(tmp_path / "run", models_dir=tmp_path / "models", **asked) == headless.EXIT_USAGE
+def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tmp_path, capfd):
+    asked = {"accept_licences": "false", "models_dir": tmp_path / "models"}
+    assert run(tmp_path / "run", **asked) == headless.EXIT_USAGE
     result = result_of(tmp_path / "run")
     assert not result.ok
     assert states(result) == ["missing"] * 4
@@ -184,12 +172,6 @@ def test_a_licence_that_is_not_accepted_keeps_everything_out(own, tmp_path):
     assert page.count("<tr>") == 5
     assert "Selling &lt;it&gt;." in page
     assert '<a href="https://licence.example">Research</a>' in page
-
-
-def test_offline_says_what_is_missing(tmp_path):
-    with pytest.raises(ModelError, match="nothing is fetched offline"):
-        fetch_models(needed(tmp_path, accept_licences=True, offline=True))
-    assert states(result_of(tmp_path / "run")) == ["missing"] * 4
 
 
 def test_a_network_that_gives_no_numbers_fails_the_proof(own, tmp_path, capsys):

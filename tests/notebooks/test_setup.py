@@ -55,22 +55,6 @@ def test_the_spanish_notebook_speaks_spanish_unless_the_form_says_otherwise(tmp_
     assert f"report:   {tmp_path / 'doctor.json'}" in capfd.readouterr().out
 
 
-def test_what_fails_ends_the_run_with_1_after_it_was_shown(run, tmp_path, capfd):
-    empty, folder = tmp_path / "none", tmp_path / "run"
-    assert run(folder, models_dir=empty, preset="light", overrides={"face_detector_size": 320}) == 1
-    assert [check.name for check in report_of(folder).failures()] == [
-        "model det_10g",
-        "model w600k_r50",
-        "model inswapper_128",  # light has no enhancer
-    ]
-    printed = capfd.readouterr()
-    assert "FAIL model inswapper_128" in printed.out
-    assert "SetupError" in printed.err
-    assert "3 finding(s) failed: model det_10g: " in printed.err
-    assert "What to do: fetch the models" in printed.err
-    assert not empty.exists()
-
-
 def test_what_is_wrong_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setenv("COLAB_HELPERS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(machine, "DRIVES", (tmp_path / "drive",))

@@ -8,8 +8,9 @@ from contextlib import suppress
 import pytest
 
 from colab_helpers.models.progress import Progress as FetchProgress
+from colab_helpers.pages.units import progress_text
 from colab_helpers.progress import Progress
-from colab_helpers.ui.progress import FetchLine, ProgressLine, fetch_text, progress_text
+from colab_helpers.ui.progress import FetchLine, ProgressLine, fetch_text
 from tests.helpers.reports import a_progress
 
 START = a_progress(
