@@ -226,14 +226,6 @@ def test_settings_that_differ_come_first() -> None:
     assert f"2 of {len(settings)} differ" in page.text
 
 
-def test_a_pause_is_a_gap_in_the_chart() -> None:
-    taken = samples(30) + [one.model_copy(update={"time": one.time + 90_000}) for one in samples(30)]
-    chart = page_of(a_report(), taken).charts()["Disk free"]
-    assert "2:00" not in chart  # 60 samples, 2 s apart: the axis ends before
-    (line,) = re.findall(r'<path d="([^"]*)"[^>]*stroke-width="1.6"', chart)
-    assert line.count("M") == 2
-
-
 @pytest.mark.parametrize("render", [page_of, results_of])
 def test_media_that_is_gone_or_damaged_is_said(clips, tmp_path, render) -> None:
     target, output = clips

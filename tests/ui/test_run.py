@@ -102,17 +102,6 @@ def test_a_refusal_is_shown_in_its_own_words(make_panel, on_demo, idle, text_of)
     assert buttons(made) == (True, False)
 
 
-def test_a_failed_file_is_named_and_start_goes_on(make_panel, light, idle, tmp_path, text_of):
-    bad = tmp_path / "text.mp4"
-    bad.write_text("no video")
-    made = make_panel(light.replaced(targets=(str(bad), *light.targets), consent=CONSENT))
-    made.run.start_button.click()
-    idle.pass_by()
-    assert "1 of 2 files did not succeed: text.mp4" in text_of(made.run.message)
-    assert "Start goes on with it" in text_of(made.run.message)
-    assert "text.mp4" in text_of(results(made))
-
-
 def test_stopped_and_gone_on_with(make_panel, light, idle, tmp_path, text_of, monkeypatch):
     hold(monkeypatch, tmp_path, file=1, frame=1)
     many = [tmp_path / f"clip{number}.mp4" for number in range(6)]
