@@ -12,6 +12,9 @@ from colab_helpers.errors import UsageError
 from colab_helpers.language import ASKED, spoken, tr
 from colab_helpers.request import REQUESTS, Request
 
+DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT = "doctor.json", "preload.json", "monitor.json"
+"""Names of what the notebooks setup, preload and monitor leave in their output folder."""
+
 
 def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
     """Return the request that a notebook builds, and the values of its form, in the form's order.

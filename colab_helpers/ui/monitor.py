@@ -31,7 +31,7 @@ from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
-from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
+from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT
 from colab_helpers.ui.host import Host, has_front_end, open_page, repeat, this_host
 from colab_helpers.ui.markup import paragraph
 from colab_helpers.ui.progress import TEXT_INTERVAL

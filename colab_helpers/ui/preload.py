@@ -26,7 +26,7 @@ from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.pages.units import size
 from colab_helpers.presets import load_presets
 from colab_helpers.request import PreloadRequest
-from colab_helpers.ui.cells import PRELOAD_REPORT
+from colab_helpers.ui.form import PRELOAD_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.markup import paragraph, table
 from colab_helpers.ui.progress import FetchLine

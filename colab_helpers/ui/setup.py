@@ -16,7 +16,7 @@ from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import mounted_drive
 from colab_helpers.request import Request, SettingsRequest, SetupRequest
-from colab_helpers.ui.cells import DOCTOR_REPORT
+from colab_helpers.ui.form import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.markup import AMBER, GREEN, RED, table
 

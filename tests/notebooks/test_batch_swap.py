@@ -61,7 +61,12 @@ def test_a_run_on_demo_files(run, values, demo, tmp_path, capfd):
     assert "stand-in networks" in page["text/html"]
     assert not [kind for kind in page if "widget" in kind]
     printed = capfd.readouterr().out
-    for line in (f"result:   {output}", f"report:   {tmp_path / 'report.json'}", "frames/s"):
+    for line in (
+        "done    clip1.mp4: 10 frames",
+        str(output),
+        f"report:   {tmp_path / 'report.json'}",
+        "frames/s",
+    ):
         assert line in printed
 
 

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import nbformat
 import pytest
 
-from colab_helpers.ui import cells
-
+BOOK = nbformat.read(Path(__file__).resolve().parents[2] / "notebooks" / "setup.ipynb", as_version=4)
+BOOTSTRAP = next(cell.source for cell in BOOK.cells if cell.id == "bootstrap")
 HERE = SimpleNamespace(origin="/somewhere/colab_helpers/__init__.py")
 
 
@@ -39,7 +40,7 @@ class Session:
         self.monkeypatch.setattr(Path, "exists", lambda path: checkout)
         if colab:
             self.monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-        exec(cells.BOOTSTRAP, {})
+        exec(BOOTSTRAP, {})
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def session(monkeypatch) -> Session:
     return Session(monkeypatch)
 
 
-ADDRESS = f"https://github.com/{cells.REPOSITORY}"
+ADDRESS = "https://github.com/colab-helpers/colab-helpers"
 CLONE = ["git", "clone", "--depth=1", ADDRESS, "/content/colab-helpers"]
 PULL = ["git", "-C", "/content/colab-helpers", "pull", "--ff-only"]
 

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
 
 import colab_helpers
@@ -16,7 +17,6 @@ from colab_helpers.batch.report import FileReport, Summary
 from colab_helpers.command_line import build_parser
 from colab_helpers.language import LANGUAGES, spoken
 from colab_helpers.trust.consent import DEMO_CONSENT
-from colab_helpers.ui import cells
 from colab_helpers.ui.headless import read_form
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,9 @@ def test_a_readme_is_short_and_every_notebook_has_its_badge(spoken_here):
     found = list(folder.glob("*.ipynb"))
     assert len(found) == 4
     for notebook in found:
-        assert cells.badge(notebook.relative_to(ROOT / "notebooks").as_posix()) in readme
+        badge = nbformat.read(notebook, as_version=4).cells[0].source
+        assert notebook.relative_to(ROOT).as_posix() in badge
+        assert badge in readme
 
 
 @pytest.mark.parametrize("page", ["README", *NAMES])
