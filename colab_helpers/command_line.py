@@ -178,11 +178,7 @@ def _parse_pair(pair: str) -> tuple[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Read a setting's value as YAML does: numbers, true and false, text.
-
-    Raises:
-        UsageError: It is not YAML.
-    """
+    """Read a setting's value as YAML does: numbers, true and false, text."""
     try:
         return from_yaml(text)
     except yaml.YAMLError as error:

@@ -5,6 +5,7 @@ Whether the GPU can actually run a network is proved by ``models.session``, whic
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
@@ -100,19 +101,11 @@ def _cgroup_cpu_quota() -> int | None:
 
 def memory_total() -> int:
     """RAM in bytes: the physical amount or the cgroup limit, whichever is smaller."""
-    return min([psutil.virtual_memory().total, *_cgroup_memory_limits()])
-
-
-def _cgroup_memory_limits() -> list[int]:
-    limits = []
+    limits = [psutil.virtual_memory().total]
     for path in _CGROUP_MEMORY_LIMITS:
-        try:
-            text = path.read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            limits.append(int(text))
-    return limits
+        with contextlib.suppress(OSError, ValueError):  # "max"
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 def disk_free(path: Path) -> int:

@@ -96,11 +96,7 @@ def show_results(run: Run | None) -> None:
 
 
 def packed(paths: Sequence[Path]) -> Path:
-    """Pack results as one zip in a folder of its own; stored as they are: videos do not get smaller.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
+    """Pack results as one zip in a folder of its own; stored as they are: videos do not get smaller."""
     # Not beside the results, where a file of that name may be the user's.
     path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
     try:

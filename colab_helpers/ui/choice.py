@@ -69,11 +69,7 @@ class Choice(HasTraits):
         return tuple(line.strip() for line in self.targets.splitlines() if line.strip())
 
     def request(self, **changes: Any) -> BatchRequest:
-        """Return what is chosen now; where nothing is named, the demo.
-
-        Raises:
-            UsageError: A value of the wrong kind.
-        """
+        """Return what is chosen now; where nothing is named, the demo."""
         if not self.has_panel:
             return self._first
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}

@@ -17,11 +17,7 @@ DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT = "doctor.json", "preload.json", "
 
 
 def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
-    """Return the request that a notebook builds, and the values of its form, in the form's order.
-
-    Raises:
-        UsageError: There is no such notebook, or it builds no request.
-    """
+    """Return the request that a notebook builds, and the values of its form, in the form's order."""
     remedy = tr("name a file of notebooks/")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -67,10 +63,6 @@ def fill_in(
 
     Returns:
         The whole request, and those of its values that were given, as a notebook takes them.
-
-    Raises:
-        UsageError: A name the notebook does not have, or a value of the wrong kind.
-        SettingsError: An unknown preset or key, or a bad value.
     """
     given = dict(pairs)
     for name in given:

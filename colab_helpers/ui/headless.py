@@ -51,9 +51,6 @@ def check_kernel() -> None:
     """Make sure that the kernel papermill starts is this very Python, with its packages.
 
     A ``python3`` kernel installed for the user may point to another environment.
-
-    Raises:
-        UsageError: It is another Python, or there is no kernel.
     """
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
@@ -222,13 +219,7 @@ def reports_in(folder: Path) -> Reports:
 
 
 def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
-    """Say where the reports are that a run has made, and the executed notebook.
-
-    Args:
-        output: The executed notebook.
-        folder: Where the results go.
-        before: The reports that lay there before the run.
-    """
+    """Say where the reports are that a run has made, and the executed notebook."""
     made = [path for path, facts in reports_in(folder).items() if before.get(path) != facts]
     lines = [tr("report:   {path}", path=path) for path in made]
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines

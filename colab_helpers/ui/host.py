@@ -92,9 +92,6 @@ class Host:
     def upload(self, folder: Path) -> list[Path]:
         """Ask for files of the computer that the browser runs on; none where nothing was chosen.
 
-        Args:
-            folder: Where they go; made if missing.
-
         Raises:
             UsageError: There is no way to ask for them here.
         """
@@ -116,12 +113,9 @@ class Host:
         )
 
     def show(self, html: str, text: str, *, kept: bool = False) -> None:
-        """Show HTML in a notebook that somebody watches; print ``text`` elsewhere: a log shows no HTML.
+        """Show HTML in a notebook that somebody watches; elsewhere print the same in words.
 
-        Args:
-            html: What is shown in a notebook.
-            text: The same in words.
-            kept: Show HTML headless, too, for whoever opens the executed notebook later.
+        ``kept``: show it headless, too, for whoever opens the executed notebook later.
         """
         if not in_notebook() or (self.headless and not kept):
             print(printable(text), flush=True)

@@ -60,11 +60,7 @@ def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
 
 
 def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ask for photos and videos of the user's computer.
-
-    Raises:
-        UsageError: There is no way to ask for them, or none was chosen.
-    """
+    """Ask for photos and videos of the user's computer."""
     paths = host.upload(host.runs / UPLOADS)
     if not paths:
         raise UsageError(

@@ -184,11 +184,7 @@ def _strangers(seen: Iterable[SeenPhoto]) -> set[str]:
 
 
 def photos_at(written: str) -> list[str]:
-    """Find the photos that a person means: a file, those of a folder in natural order, or a data URL.
-
-    Raises:
-        MissingFileError: There is nothing.
-    """
+    """Find the photos that a person means: a file, those of a folder in natural order, or a data URL."""
     if written.startswith("data:"):
         return [written]
     path = absolute(written)
@@ -214,9 +210,6 @@ def kept_upload(path: Path, data: bytes) -> Path:
     """Keep an upload under its name, with a number where a file of other bytes has that name.
 
     A run that is taken up again may read the file of that name.
-
-    Raises:
-        OSError: It cannot be written.
     """
     places = (path, *(numbered(path, number) for number in range(2, 10_000)))
     place = next(p for p in places if not os.path.lexists(p) or (p.is_file() and p.read_bytes() == data))

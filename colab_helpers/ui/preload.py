@@ -141,9 +141,6 @@ def fetch_models(needed: Needed) -> PreloadResult:
     Stand-ins are complete as they are: nothing is fetched for them. ``preload.json`` in the output folder
     holds the result, also where this fails.
 
-    Args:
-        needed: From ``show_models``.
-
     Raises:
         LicenceError: Something is missing and its licence was not accepted.
         PreloadError: A model could not be fetched.
@@ -204,19 +201,11 @@ def _preload(needed: Needed) -> PreloadReport:
                 on_progress=line,
             )
         except LicenceError as error:
-            missing = [model.name for model in needed.models() if model.state in _TO_BE_FETCHED]
-            raise LicenceError(
-                tr(
-                    "nothing was fetched; missing are {names}. {what}",
-                    names=", ".join(missing),
-                    what=error.what,
-                ),
-                where=str(needed.root),
-                remedy=tr(
-                    "read the licences; if you may use the models under them, tick accept_licences "
-                    "(accept_licences=true) and run all cells again"
-                ),
-            ) from error
+            remedy = tr(
+                "read the licences; if you may use the models under them, tick accept_licences "
+                "(accept_licences=true) and run all cells again"
+            )
+            raise LicenceError(error.what, where=str(needed.root), remedy=remedy) from error
 
 
 def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:

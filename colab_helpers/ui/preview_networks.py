@@ -141,11 +141,7 @@ class PreviewNetworks:
 
 
 def picture_of(target: Path, frame: int) -> ByteImage:
-    """Read a frame of a video, counted from 0, or an image; ``(H, W, 3)`` uint8 BGR.
-
-    Raises:
-        MediaError: It cannot be read.
-    """
+    """Read a frame of a video, counted from 0, or an image; ``(H, W, 3)`` uint8 BGR."""
     if is_image(target):
         return read_image(target)
     # A little before the frame: the first one from there on is taken, and time stamps are rounded.

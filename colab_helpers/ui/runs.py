@@ -120,11 +120,7 @@ class Runs(HasTraits):
     waiter = Enum(("", "cell", "button"), default_value="")
 
     def begin(self, request: BatchRequest, host: Host) -> Run:
-        """Return the run of a batch that begins; one that is at work already is joined.
-
-        Raises:
-            UsageError: Another one is at work.
-        """
+        """Return the run of a batch that begins; one that is at work already is joined."""
         last = self.latest
         if last is not None and last.request == request:
             return last
@@ -138,11 +134,7 @@ class Runs(HasTraits):
         return self.latest
 
     def start(self, request: BatchRequest, host: Host) -> None:
-        """Have a batch done while a thread watches it.
-
-        Raises:
-            UsageError: Another one is at work.
-        """
+        """Have a batch done while a thread watches it."""
         run = self.begin(request, host)
         if not run.waiter:
             run.report = run.error = None
@@ -180,13 +172,7 @@ class RunView:
 
 
 def prepared(request: BatchRequest, host: Host) -> BatchRequest:
-    """Return the request with every folder known and within reach; the demo where nothing is named.
-
-    Raises:
-        ConsentError: No usable statement of consent; nothing was done.
-        SettingsError: An unknown preset or key, or a bad value.
-        UsageError: Sources or targets are missing, or a place cannot be reached.
-    """
+    """Return the request with every folder known and within reach; the demo where nothing is named."""
     from colab_helpers.trust.consent import require_consent
 
     require_consent(request.consent, [])

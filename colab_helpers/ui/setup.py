@@ -56,12 +56,7 @@ def run_setup(request: SetupRequest) -> Setup:
 
 
 def prepare_folder(host: Host, request: Request, report: str) -> Path:
-    """Make the folder of a notebook's report, reach what the form names, and return the folder.
-
-    Raises:
-        OutputError: It cannot be made.
-        UsageError: A place cannot be reached, or a file of the user's has the name of the report.
-    """
+    """Make the folder of a notebook's report, reach what the form names, and return the folder."""
     folder = request.output_dir or host.new_run_folder()
     host.reach(folder, *request.places)
     try:
@@ -94,14 +89,7 @@ def show_setup(setup: Setup) -> None:
 
 
 def show_diagnosis(host: Host, found: Diagnosis, kind: type[ColabHelpersError], report: Path) -> None:
-    """Show findings as a table, or as text where there is no front end; then raise what failed.
-
-    Args:
-        host: Where it is shown.
-        found: By the doctor.
-        kind: The error that something failed.
-        report: Where the findings are written down.
-    """
+    """Show findings as a table, or as text where there is no front end; then raise what failed."""
     host.show(diagnosis_html(found), "\n".join(found.lines()))
     failures = found.failures()
     if failures:
