@@ -328,6 +328,12 @@ def queues(decode: int, find: int, change: int) -> dict[str, int]:
     return {"decode": decode, "find faces": find, "change faces": change}
 
 
+ON_CPU, NETWORKS = "The networks run on the CPU", "The networks are the limit"
+LAST_FULL, ALL_FULL, EMPTY = queues(8, 8, 0), queues(8, 8, 8), queues(0, 0, 0)
+OLD = [a_sample(time=100.0 + i, file="a.mp4", frame=i, queues=ALL_FULL) for i in range(100)]
+BETWEEN = [*run_of(6), a_sample(time=1021.0, cpu_percent=50.0)]
+
+
 @pytest.mark.parametrize(
     ("samples", "beginning", "evidence"),
     [
@@ -335,50 +341,22 @@ def queues(decode: int, find: int, change: int) -> dict[str, int]:
         (run_of(file=None, fps=0.0, moving=False), "Idle", "CPU 50 %"),
         (run_of(moving=False, stage="loading models"), "No frame was finished", "loading models"),
         (run_of(moving=False, ram_used=7 * GIB), "Waiting for memory", "RAM 88 %"),
-        (run_of(queues=queues(8, 8, 8)), "Encode-bound", "change faces 8.0"),
-        (run_of(queues=queues(0, 0, 0)), "Decode-bound", "decode 0.0"),
-        (run_of(queues=queues(8, 8, 0)), "The networks run on the CPU", "waiting: decode 8.0"),
-        (run_of(queues=queues(8, 0, 0)), "The networks run on the CPU", "find faces 0.0"),
-        (run_of(queues=queues(8, 8, 0), gpu=GpuSample(utilisation=97)), "GPU-bound", "GPU 97 %"),
-        (
-            run_of(queues=queues(8, 8, 0), gpu=GpuSample(utilisation=40)),
-            "The networks are the limit",
-            "GPU 40",
-        ),
-        (
-            run_of(queues=queues(8, 8, 0), gpu=GpuSample(utilisation=1)),
-            "The networks run on the CPU",
-            "GPU 1 %",
-        ),
+        (run_of(queues=ALL_FULL), "Encode-bound", "change faces 8.0"),
+        (run_of(queues=EMPTY), "Decode-bound", "decode 0.0"),
+        (run_of(queues=LAST_FULL), ON_CPU, "waiting: decode 8.0"),
+        (run_of(queues=queues(8, 0, 0)), ON_CPU, "find faces 0.0"),
+        (run_of(queues=LAST_FULL, gpu=GpuSample(utilisation=97)), "GPU-bound", "GPU 97 %"),
+        (run_of(queues=LAST_FULL, gpu=GpuSample(utilisation=40)), NETWORKS, "GPU 40"),
+        (run_of(queues=LAST_FULL, gpu=GpuSample(utilisation=1)), ON_CPU, "GPU 1 %"),
         (run_of(gpu=GpuSample(utilisation=97)), "GPU-bound", "GPU 97 %"),
         (run_of(gpu=GpuSample(utilisation=97, encoder=99)), "Encode-bound", "encoder 99 %"),
         (run_of(gpu=GpuSample(utilisation=20, decoder=95)), "Decode-bound", "GPU 20 %"),
         (run_of(cpu_percent=99.0), "CPU-bound", "CPU 99 %"),
-        (run_of(), "Nothing stands out", "RAM 25 %"),
         (run_of(1), "Nothing stands out", "RAM 25 %"),
-        (
-            [*run_of(1, file=None, fps=0.0), *run_of(1, queues=queues(8, 8, 0))],
-            "The networks run on the CPU",
-            "",
-        ),
-        # Only the newest count, and of those the ones at work.
-        (
-            [a_sample(time=100.0 + i, file="a.mp4", frame=i, queues=queues(8, 8, 8)) for i in range(100)]
-            + run_of(queues=queues(0, 0, 0)),
-            "Decode-bound",
-            "",
-        ),
-        (
-            [*run_of(4, queues=queues(8, 8, 2)), *run_of(6), a_sample(time=1021.0, cpu_percent=50.0)],
-            "Encode-bound",
-            "change faces 2.0",
-        ),
-        # A queue that is empty now and then waits.
-        (
-            [one.model_copy(update={"queues": queues(5, 5, i % 3)}) for i, one in enumerate(run_of(12))],
-            "Encode-bound",
-            "",
-        ),
+        # Only the newest count, and of those the ones at work; a queue that is empty now and then waits.
+        ([*OLD, *run_of(queues=EMPTY)], "Decode-bound", ""),
+        ([*run_of(4, queues=queues(8, 8, 2)), *BETWEEN], "Encode-bound", "change faces 2.0"),
+        ([run_of(12, queues=queues(5, 5, i % 3))[i] for i in range(12)], "Encode-bound", ""),
     ],
 )
 def test_why_it_is_not_faster(samples, beginning, evidence) -> None:
