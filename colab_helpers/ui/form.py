@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
         what = tr("this notebook has no form that can be filled in from here")
         raise UsageError(what, where=str(path), remedy=remedy)
     values: dict[str, Any] = {}
-    for node in nodes:
-        values |= {name: value for name, value in _assigned(node).items() if name in model.form()}
-    return model, values
+    for line in nodes:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
+            with suppress(ValueError):  # computed
+                values[line.target.id] = ast.literal_eval(line.value)
+    return model, {name: value for name, value in values.items() if name in model.form()}
 
 
 def _parsed(source: str) -> list[ast.stmt]:
@@ -43,17 +46,6 @@ def _parsed(source: str) -> list[ast.stmt]:
         return ast.parse(source).body
     except SyntaxError:
         return []  # a cell with commands of the shell, say
-
-
-def _assigned(node: ast.stmt) -> dict[str, Any]:
-    """Return what a line such as ``preset: str = "light"`` sets, where that is written out."""
-    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name):
-        return {}
-    try:
-        return {target.id: ast.literal_eval(node.value)} if node.value is not None else {}
-    except ValueError:
-        return {}  # computed
 
 
 def fill_in(

@@ -38,9 +38,6 @@ def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
         request: The form's answers.
         earlier: What an earlier run of the same cell returned, if there was one: this panel takes over.
 
-    Returns:
-        What is chosen, read when the run begins.
-
     Raises:
         UsageError: No file of the browser's computer can be had, or none was chosen.
     """
@@ -73,16 +70,9 @@ def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class Panel:
-    """Consent and settings, and below them the tabs.
+    """Consent and settings, and below them the tabs; ``box`` is the whole of it, ``choice`` what stands there.
 
-    Args:
-        library: The module ipywidgets, 7 or 8.
-        host: Where the notebook runs.
-        choice: What stands there, whenever it is asked.
-        repeat: See ``RunTab``.
-
-    Attributes:
-        box: The whole of it, to be shown.
+    ``library`` is ipywidgets, 7 or 8; for ``repeat`` see ``RunTab``.
     """
 
     def __init__(

@@ -33,11 +33,7 @@ REFRESH = 1.0
 
 
 class Run:
-    """A batch, from its request to its report.
-
-    Args:
-        request: What is asked for, as ``prepared`` returns it.
-        host: Where the notebook runs.
+    """A batch, from its request, as ``prepared`` returns it, to its report.
 
     Attributes:
         status: How it stood at the last look.
@@ -147,13 +143,7 @@ class Runs(HasTraits):
 
 
 class RunView:
-    """Paints the statuses of a run that is at work, as the monitor does, at most one a second.
-
-    Args:
-        folder: Output folder of the run.
-        paint: Puts HTML in the place of what it showed before.
-        clock: Seconds that only grow.
-    """
+    """Paints the statuses of a run that is at work, as the monitor does, at most one a second."""
 
     def __init__(
         self, folder: Path, paint: Callable[[str], None], clock: Callable[[], float] = time.monotonic
