@@ -23,6 +23,7 @@ from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import GpuSample, Sample, read_samples
 from tests.conftest import PATIENCE, until
+from tests.helpers.nvml import fake_nvml
 from tests.helpers.reports import a_progress
 
 
@@ -191,48 +192,6 @@ def test_a_resumed_run_goes_on_in_the_same_file(start, tmp_path, torn) -> None:
 # --- the GPU
 
 
-class NVMLError(Exception):
-    pass
-
-
-class NotSupportedError(NVMLError):
-    pass
-
-
-def fake_nvml(*, missing: tuple[str, ...] = ()) -> types.ModuleType:
-    """NVML with one card; queries named in ``missing`` are not supported by it."""
-    Record = types.SimpleNamespace
-    answers: dict[str, Any] = {
-        "nvmlInit": None,
-        "nvmlShutdown": None,
-        "nvmlDeviceGetCount": 1,
-        "nvmlDeviceGetHandleByIndex": "handle",
-        "nvmlDeviceGetName": b"Test Card",
-        "nvmlSystemGetDriverVersion": "1.0",
-        "nvmlDeviceGetMemoryInfo": Record(used=3 * GIB, total=16 * GIB),
-        "nvmlDeviceGetUtilizationRates": Record(gpu=87, memory=40),
-        "nvmlDeviceGetEncoderUtilization": [31, 167000],
-        "nvmlDeviceGetDecoderUtilization": [0, 167000],
-        "nvmlDeviceGetTemperature": 64,
-        "nvmlDeviceGetPowerUsage": 71_250,
-        "nvmlDeviceGetComputeRunningProcesses": [
-            Record(pid=os.getpid(), usedGpuMemory=2 * GIB),
-            Record(pid=1, usedGpuMemory=GIB),
-        ],
-    }
-    module = types.ModuleType("pynvml")
-    for name, answer in answers.items():
-
-        def query(*_: object, name: str = name, answer: Any = answer) -> Any:
-            if name in missing:
-                raise NotSupportedError(name)
-            return answer
-
-        setattr(module, name, query)
-    module.NVMLError, module.NVML_TEMPERATURE_GPU = NVMLError, 0
-    return module
-
-
 @pytest.fixture
 def install_nvml(monkeypatch) -> Iterator[Callable[[types.ModuleType], None]]:
     def install(module: types.ModuleType) -> None:
@@ -277,9 +236,8 @@ def test_a_card_that_fell_off_the_bus_tells_nothing_and_breaks_nothing(install_n
     module = fake_nvml()
     install_nvml(module)
     assert sampler.gpu_sample(()).memory_used == 3 * GIB
-    for name in [name for name in vars(module) if name.startswith("nvmlDeviceGet")]:
-        monkey = fake_nvml(missing=(name,))
-        setattr(module, name, getattr(monkey, name))
+    names = [name for name in vars(module) if name.startswith("nvmlDeviceGet")]
+    vars(module).update(vars(fake_nvml(missing=tuple(names))))
     assert sampler.gpu_sample(()) == GpuSample()
     install_nvml(fake_nvml(missing=("nvmlInit",)))
     assert sampler.gpu_sample(()) is None  # no driver, no GPU

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pickle
 import sys
-import types
-from typing import Any
 
 import pytest
 
 from colab_helpers import errors, machine
 from colab_helpers.machine import GIB, Machine
 from colab_helpers.resources import sampler
+from tests.helpers.nvml import fake_nvml
 
 
 @pytest.mark.parametrize(
@@ -54,16 +53,13 @@ def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:
 
 
 # Cards in the order of the bus; the second is the faster one where they differ.
-CARDS = ("GPU-aaaa1111", "GPU-bbbb2222")
-
-
 @pytest.mark.parametrize(
     ("visible", "order", "alike", "card"),
     [
         (None, None, True, 0),
         ("1", None, True, 1),
         ("1,0", None, True, 1),
-        ("GPU-bbbb2222", None, True, 1),
+        ("GPU-bbbb1111", None, True, 1),
         ("GPU-bbbb", None, True, 1),
         ("", None, True, None),
         ("-1", None, True, None),
@@ -79,24 +75,6 @@ def test_the_card_measured_is_the_card_used(visible, order, alike, card, monkeyp
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    nvml = types.ModuleType("pynvml")
-    answers: dict[str, Any] = {
-        "NVMLError": RuntimeError,
-        "NVML_CLOCK_SM": 1,
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetCount": lambda: 2,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetUUID": lambda handle: CARDS[handle],
-        "nvmlDeviceGetName": lambda handle: "card" if alike else f"card {handle}",
-        "nvmlDeviceGetNumGpuCores": lambda handle: (100, 200)[handle],
-        "nvmlDeviceGetMaxClockInfo": lambda _handle, _kind: 1000,
-        "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(total=(handle + 1) * GIB),
-        "nvmlSystemGetDriverVersion": lambda: "1.0",
-    }
-    for name, answer in answers.items():
-        setattr(nvml, name, answer)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    found = machine.find_gpu()
-    assert (found.memory_total // GIB - 1 if found else None) == card
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(cards=2, alike=alike))
     assert machine.gpu_handle() == card
+    assert (machine.find_gpu() is None) == (card is None)

@@ -11,8 +11,7 @@ from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.report import STATE_WORDS, FileReport, State
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.language import mark, tr
-from colab_helpers.pages.figures import FIGURES, Figure, at_work, points_of, queues, warnings
-from colab_helpers.pages.history import WINDOW
+from colab_helpers.pages.figures import FIGURES, WINDOW, Figure, at_work, points_of, queues, warnings
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import ALARM, BLUE, sparkline
 from colab_helpers.pages.units import clock_text, number, progress_text

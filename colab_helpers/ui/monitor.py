@@ -25,7 +25,7 @@ from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
-from colab_helpers.pages.history import SampleHistory
+from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
 from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest

@@ -70,7 +70,7 @@ def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class Panel:
-    """Consent and settings, and below them the tabs; ``box`` is the whole of it, ``choice`` what stands there.
+    """Consent and settings, and below them the tabs; ``box`` is the whole of it.
 
     ``library`` is ipywidgets, 7 or 8; for ``repeat`` see ``RunTab``.
     """

@@ -17,7 +17,7 @@ from colab_helpers.batch.status import BatchStatus
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
-from colab_helpers.pages.history import SampleHistory
+from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import live_html
 from colab_helpers.pages.report import results_html
 from colab_helpers.request import BatchRequest

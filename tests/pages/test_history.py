@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from colab_helpers.pages.history import WINDOW, SampleHistory
+from colab_helpers.pages.figures import WINDOW, SampleHistory
 from colab_helpers.resources import samples as samples_file
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, SampleTail
 from tests.helpers.reports import bare_sample as sample
