@@ -239,19 +239,16 @@ def gpu_handle() -> Any:
         names = {_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles}
         if len(names) > 1:
             handles.sort(key=_speed, reverse=True)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = "0" if visible is None else visible.split(",")[0].strip()
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if wanted.isdecimal():
-        return handles[int(wanted)] if int(wanted) < len(handles) else None
+        return dict(enumerate(handles)).get(int(wanted))
     if wanted.startswith("MIG-"):
         return pynvml.nvmlDeviceGetHandleByUUID(wanted)
+    if not wanted.startswith("GPU-"):
+        return None
     # CUDA takes any beginning of an identifier, and sees nothing from the first entry it does not know.
-    named = [
-        handle
-        for handle in handles
-        if wanted.startswith("GPU-") and _text(pynvml.nvmlDeviceGetUUID(handle)).startswith(wanted)
-    ]
-    return named[0] if named else None
+    named = (each for each in handles if _text(pynvml.nvmlDeviceGetUUID(each)).startswith(wanted))
+    return next(named, None)
 
 
 def _speed(handle: Any) -> int:
@@ -271,9 +268,6 @@ def find_gpu() -> Gpu | None:
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
         handle = gpu_handle()
         if handle is None:
             return None
@@ -285,7 +279,8 @@ def find_gpu() -> Gpu | None:
     except pynvml.NVMLError:
         return None
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):  # it may not have begun
+            pynvml.nvmlShutdown()
 
 
 def _text(value: str | bytes) -> str:

@@ -138,22 +138,15 @@ class PhotosTab:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
-        known = sum(photo.report is not None and bool(photo.report.faces) for photo in seen)
         used, hidden = len(shown) - faceless - len(others), len(shown) - len(seen)
-        facts, wrong = [], []
+        facts = []
         if not self._choice.sources:
             facts.append(tr("The demo is used: one of its rendered portraits is put in."))
         if used > 1:
             facts.append(tr("{count} photos of one person are averaged.", count=used))
         if hidden:
             facts.append(tr("{count} of them are not shown.", count=hidden))
-        if faceless:
-            wrong.append(tr("{faceless} photo(s) without a face will be left out.", faceless=faceless))
-        if others and len(others) == known:
-            wrong.append(tr("The run would refuse these photos: they do not show one and the same person."))
-        elif others:
-            wrong.append(tr("{count} photo(s) of somebody else will be left out.", count=len(others)))
-        return paragraph(" ".join(facts)) + paragraph(" ".join(wrong), RED)
+        return paragraph(" ".join(facts))
 
 
 def card_html(photo: SeenPhoto, *, stranger: bool = False) -> Markup:
