@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -219,9 +220,14 @@ def reports_in(folder: Path) -> Reports:
 
 
 def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
-    """Say where the reports are that a run has made, and the executed notebook."""
-    made = [path for path, facts in reports_in(folder).items() if before.get(path) != facts]
-    lines = [tr("report:   {path}", path=path) for path in made]
+    """Say how a batch has ended, and where the reports are that a run has made, and the executed notebook."""
+    lines = []
+    for path in [path for path, facts in reports_in(folder).items() if before.get(path) != facts]:
+        if path.name == REPORT_NAME:  # a run that was stopped has shown nothing
+            summary = json.loads(path.read_bytes())["summary"]
+            told = {name: summary[name] for name in ("succeeded", "total", "seconds")}
+            lines.append(tr("{succeeded} of {total} files in {seconds:.1f} s", **told))
+        lines.append(tr("report:   {path}", path=path))
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
 
 

@@ -96,7 +96,8 @@ def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path
         "import json, pathlib, sys\n"
         "values = [preset, demo, headless, output_dir, sys.executable]\n"
         "pathlib.Path(output_dir, 'values.json').write_text(json.dumps(values))\n"
-        "pathlib.Path(output_dir, 'report.json').touch()\n"
+        "summary = {'succeeded': 1, 'total': 2, 'seconds': 3.21}\n"
+        "pathlib.Path(output_dir, 'report.json').write_text(json.dumps({'summary': summary}))\n"
         "print('working on it')"
     )
     out = tmp_path / "a {run}" / "out.ipynb"
@@ -108,7 +109,12 @@ def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path
     printed = capfd.readouterr()
     assert "RuntimeError: b.mp4 failed" in printed.err
     assert "Traceback" not in printed.err
-    for line in ("working on it", f"report:   {out.parent / 'report.json'}", f"notebook: {out}"):
+    for line in (
+        "working on it",
+        "1 of 2 files in 3.2 s",
+        f"report:   {out.parent / 'report.json'}",
+        f"notebook: {out}",
+    ):
         assert line in printed.out
 
 
@@ -138,7 +144,8 @@ def test_refused_failed_and_stopped_have_codes_of_their_own(
 
 def test_only_what_this_run_has_made_is_told(tmp_path):
     """Reports of earlier runs, and of other notebooks, lie in the folder; the same again is another file."""
-    old = {"report.json": "{}", "doctor.json": "{}", "preload.json": "not even JSON"}
+    batch = '{"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}}'
+    old = {"report.json": batch, "doctor.json": "{}", "preload.json": "not even JSON"}
     for name, text in old.items():
         (tmp_path / name).write_text(text)
     out, before = tmp_path / "out.ipynb", headless.reports_in(tmp_path)
@@ -147,6 +154,7 @@ def test_only_what_this_run_has_made_is_told(tmp_path):
     for name in ("report.json", "doctor.json", "monitor.json"):
         write_atomically(tmp_path / name, old.get(name, "{}").encode())
     assert headless.describe_results(out, tmp_path, before) == [
+        "1 of 1 files in 1.5 s",
         *(f"report:   {tmp_path / name}" for name in ("report.json", "doctor.json", "monitor.json")),
         f"notebook: {out}",
     ]
