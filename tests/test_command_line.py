@@ -205,7 +205,6 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
     return mounts
 
 
-@pytest.mark.parametrize("made_before", [False, True], ids=["nothing there", "a folder of that name"])
 @pytest.mark.parametrize(
     "words",
     [
@@ -224,44 +223,8 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[Path, str]:
         "doctor --models-dir drive/MyDrive/models",
     ],
 )
-def test_a_drive_that_is_not_mounted_is_refused_and_nothing_is_made_there(
+def test_a_drive_that_is_not_there_is_refused_and_nothing_is_made_on_it(
     words: str,
-    made_before: bool,
-    common: list[str],
-    colab: dict[Path, str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    content = Path.cwd()
-    make(content / "a.mp4", Spec(frames=5))
-    (content / "link").symlink_to(content / "drive" / "MyDrive")
-    if made_before:  # by a run of an earlier version, on the VM's own disk
-        for place in machine.DRIVES:
-            (place / "MyDrive").mkdir(parents=True)
-    verb, *rest = words.split()
-    assert main([verb, *(common if verb in ("batch", "swap") else []), *rest]) == WRONG_USAGE
-    told = capsys.readouterr().err
-    assert "Google Drive is not mounted at" in told
-    assert "drive.mount(" in told
-    assert [path for place in machine.DRIVES for path in place.glob("MyDrive/*")] == []
-    # What is mounted at one place is not looked for at the other.
-    colab[content / ("gdrive" if " gdrive" not in words else "drive")] = "fuse.drive"
-    assert main([verb, *(common if verb in ("batch", "swap") else []), *rest]) == WRONG_USAGE
-    assert "write the path with that" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (errno.ENOTCONN, "batch -t drive/MyDrive -o out"),
-        (errno.ESTALE, "batch -t a.mp4 -o drive/MyDrive/out"),
-        (errno.EIO, "status drive/MyDrive/out"),
-        (errno.ENOTCONN, "swap -t drive/MyDrive/a.mp4 -o b.mp4"),
-        (errno.ENOTCONN, "demo drive/MyDrive/demo"),
-    ],
-)
-def test_a_mount_that_no_longer_answers_is_understood(
-    words: str,
-    number: int,
     common: list[str],
     colab: dict[Path, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -269,20 +232,37 @@ def test_a_mount_that_no_longer_answers_is_understood(
 ) -> None:
     content = Path.cwd()
     make(content / "a.mp4", Spec(frames=5))
-    colab[content / "drive"] = "fuse.drive"
+    (content / "link").symlink_to(content / "drive" / "MyDrive")
+    verb, *rest = words.split()
+    line = [verb, *(common if verb in ("batch", "swap") else []), *rest]
+
+    def refused() -> str:
+        assert main(line) == WRONG_USAGE
+        return capsys.readouterr().err
+
+    assert "Google Drive is not mounted at" in refused()
+    # By a run of an earlier version, on the VM's own disk.
+    for place in machine.DRIVES:
+        (place / "MyDrive").mkdir(parents=True)
+    assert "drive.mount(" in refused()
+    # What is mounted at one place is not looked for at the other.
+    there, other = ("gdrive", "drive") if " gdrive" in words else ("drive", "gdrive")
+    colab[content / other] = "fuse.drive"
+    assert "write the path with that" in refused()
+    # A mount that no longer answers.
+    colab[content / there] = "fuse.drive"
     stat = Path.stat
 
     def gone(path: Path, **options: bool) -> os.stat_result:
-        if path.absolute().is_relative_to(content / "drive"):
-            raise OSError(number, os.strerror(number), str(path))
+        if path.absolute().is_relative_to(content / there):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
         return stat(path, **options)
 
     monkeypatch.setattr(Path, "stat", gone)
-    verb, *rest = words.split()
-    assert main([verb, *(common if verb in ("batch", "swap") else []), *rest]) == WRONG_USAGE
-    told = capsys.readouterr().err
-    assert f"the drive or disk there no longer answers ({os.strerror(number)})" in told
-    assert "mount it again" in told
+    if "link" not in words:
+        assert "the drive or disk there no longer answers (Transport endpoint" in refused()
+    monkeypatch.undo()
+    assert [path for place in machine.DRIVES for path in place.glob("MyDrive/*")] == []
 
 
 def test_preload_shows_licences_and_fetches_nothing_until_they_are_accepted(

@@ -131,15 +131,7 @@ def test_what_the_run_was_is_at_the_top() -> None:
 
 
 def test_everything_known_of_a_file_is_in_its_table() -> None:
-    file = a_file(
-        "in/a.mp4", "out/a.mp4", frames_in=250, frames_out=250, faces_swapped=240, frames_without_face=35,
-        seconds=10.42, fps=24.0, encoder="h264_nvenc", provider="cuda", memory_before=1 * GIB,
-        memory_after=1 * GIB + (50 << 20), bytes_in=2_000_000, bytes_out=1_000_000, video_seconds=10.0,
-        audio_seconds=10.02, times_kept=True, segments=5, segments_kept=3, fallbacks=["sound was converted"],
-        source=["face.png", "other.png"],
-        quality=Quality(similarity_mean=0.7123, similarity_p5=0.641, similarity_samples=11, flicker=0.42,
-                        missed_spans=[(0, 10), (225, 250)]),
-    )  # fmt: skip
+    file = a_full_file("in/a.mp4", "out/a.mp4")
     page = page_of(a_report(file))
     expected = {
         "Frames in / out": "250 / 250",

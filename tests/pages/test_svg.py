@@ -124,19 +124,6 @@ def test_ticks_are_few_and_hold_the_values(low, high) -> None:
     assert f"{step:e}"[:3] in ("1.0", "2.0", "2.5", "5.0")
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize("colour", [*(colour for colour, _ in svg.STYLES), svg.GOOD, svg.WARN, svg.BAD])
-@pytest.mark.parametrize("page", ["#FFFFFF", "#161618"])
-def test_colours_are_seen_on_light_and_dark_pages(colour, page) -> None:
-    dark, light = sorted([luminance(colour), luminance(page)])
-    assert (light + 0.05) / (dark + 0.05) >= 3
-
-
 @pytest.mark.parametrize(
     ("told", "text"),
     [

@@ -6,13 +6,12 @@ import gettext
 import re
 from collections.abc import Iterator
 from html import unescape
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from colab_helpers import language
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality
+from colab_helpers.batch.report import FileReport, ModelReport
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
@@ -24,7 +23,7 @@ from colab_helpers.ui.monitor import MonitorSummary
 from colab_helpers.ui.preload import models_html, models_text, show_models
 from colab_helpers.ui.runs import Run
 from colab_helpers.ui.setup import diagnosis_html
-from tests.helpers.reports import START, a_file, a_progress, a_report, a_status, sample
+from tests.helpers.reports import START, a_file, a_full_file, a_progress, a_report, a_status, sample
 
 SIGNS = {
     "GB", "GiB", "MB", "MiB", "kB", "VRAM", "GPU", "CPU", "RAM", "CRF", "fps", "min", "ms", "UTC", "Python",
@@ -133,46 +132,24 @@ def test_the_charts():
     assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
 
 
-def a_run(tmp_path: Path) -> BatchReport:
-    good = a_file(
-        tmp_path / "a.mp4",
-        tmp_path / "out.mp4",
-        fallbacks=["NOTE"],
-        encoder="libx264",
-        provider="cpu",
-        times_kept=True,
-        video_seconds=3.0,
-        audio_seconds=3.0,
-        segments=3,
-        segments_kept=1,
-        memory_before=10**9,
-        memory_after=10**9,
-        quality=Quality(
-            similarity_mean=0.8, similarity_p5=0.7, similarity_samples=9, flicker=0.4, missed_spans=[(0, 9)]
-        ),
-    )
-    standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
-    return a_report(
-        good,
-        a_file(tmp_path / "b.mp4", error="REASON"),
-        memory_warnings=2,
-        restarts=1,
-        notes=["NOTE"],
-        models=[standin],
-    )
-
-
 DATA = (
-    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "libx264", "/m/inswapper_128.onnx", "inswapper_128",
-    "face.png", "run-7", "Linux", "report.html", "report.json", "colab_helpers",
+    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "h264_nvenc", "cuda", "sound was converted", "/m/inswapper_128.onnx", "inswapper_128",
+    "face.png", "other.png", "run-7", "Linux", "report.html", "report.json", "colab_helpers",
     "The person shown has agreed.", "Test Card", "Google Colab",
 )  # fmt: skip
 
 
 def test_the_results_and_the_report(tmp_path):
-    report, run = a_run(tmp_path), Run(BatchRequest(output_dir=tmp_path), Host())
+    standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
+    files = [
+        a_full_file(tmp_path / "a.mp4", tmp_path / "out.mp4"),
+        a_file(tmp_path / "b.mp4", error="REASON"),
+    ]
+    counts = {"memory_warnings": 2, "restarts": 1}
+    report = a_report(*files, notes=["NOTE"], models=[standin], **counts)
     whole = report_html(report, [sample(number) for number in range(60)])
     assert whole.count("⟦") > 60
+    run = Run(BatchRequest(output_dir=tmp_path), Host())
     for text in (run.html(report), results_text(report), whole):
         assert outside(text, *DATA, str(tmp_path)) == []
 
