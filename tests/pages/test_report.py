@@ -30,7 +30,7 @@ from colab_helpers.pages.report import (
 )
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
 from colab_helpers.settings import Settings
-from tests.helpers.reports import START, Page, a_file, a_report, sample
+from tests.helpers.reports import START, Page, a_file, a_full_file, a_report, sample
 from tests.media.make import Spec, make, picture
 
 EVIL = "<script>alert(\"1\")</script>&'x' 日本 ü"

@@ -133,20 +133,18 @@ def test_the_charts():
 
 
 DATA = (
-    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "h264_nvenc", "cuda", "sound was converted", "/m/inswapper_128.onnx", "inswapper_128",
-    "face.png", "other.png", "run-7", "Linux", "report.html", "report.json", "colab_helpers",
-    "The person shown has agreed.", "Test Card", "Google Colab",
+    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "h264_nvenc", "cuda", "sound was converted", "face.png",
+    "other.png", "/m/inswapper_128.onnx", "inswapper_128", "run-7", "Linux", "report.html", "report.json",
+    "colab_helpers", "The person shown has agreed.", "Test Card", "Google Colab",
 )  # fmt: skip
 
 
 def test_the_results_and_the_report(tmp_path):
     standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
-    files = [
-        a_full_file(tmp_path / "a.mp4", tmp_path / "out.mp4"),
-        a_file(tmp_path / "b.mp4", error="REASON"),
-    ]
+    good = a_full_file(tmp_path / "a.mp4", tmp_path / "out.mp4")
+    bad = a_file(tmp_path / "b.mp4", error="REASON")
     counts = {"memory_warnings": 2, "restarts": 1}
-    report = a_report(*files, notes=["NOTE"], models=[standin], **counts)
+    report = a_report(good, bad, notes=["NOTE"], models=[standin], **counts)
     whole = report_html(report, [sample(number) for number in range(60)])
     assert whole.count("⟦") > 60
     run = Run(BatchRequest(output_dir=tmp_path), Host())
