@@ -59,7 +59,6 @@ def test_hints_in_plain_words(panel, tmp_path, text_of, pictures_of):
     assert "not a picture" in told["zero.png"]
     for name, (_, hint) in bad.items():
         assert hint in told[name]
-    assert "4 photos of one person are averaged." in text_of(panel.photos.summary)
 
 
 def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
