@@ -224,9 +224,11 @@ def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
     lines = []
     for path in [path for path, facts in reports_in(folder).items() if before.get(path) != facts]:
         if path.name == REPORT_NAME:  # a run that was stopped has shown nothing
-            summary = json.loads(path.read_bytes())["summary"]
-            told = {name: summary[name] for name in ("succeeded", "total", "seconds")}
+            report = json.loads(path.read_bytes())
+            told = {name: report["summary"][name] for name in ("succeeded", "total", "seconds")}
             lines.append(tr("{succeeded} of {total} files in {seconds:.1f} s", **told))
+            made = [file["output"] for file in report["files"] if file["status"] == "done"]
+            lines += [tr("result:   {path}", path=output) for output in made]
         lines.append(tr("report:   {path}", path=path))
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
 

@@ -97,7 +97,8 @@ def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path
         "values = [preset, demo, headless, output_dir, sys.executable]\n"
         "pathlib.Path(output_dir, 'values.json').write_text(json.dumps(values))\n"
         "summary = {'succeeded': 1, 'total': 2, 'seconds': 3.21}\n"
-        "pathlib.Path(output_dir, 'report.json').write_text(json.dumps({'summary': summary}))\n"
+        "files = [{'status': 'done', 'output': '/results/a.mp4'}, {'status': 'failed', 'output': None}]\n"
+        "pathlib.Path(output_dir, 'report.json').write_text(json.dumps({'summary': summary, 'files': files}))\n"
         "print('working on it')"
     )
     out = tmp_path / "a {run}" / "out.ipynb"
@@ -112,6 +113,7 @@ def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path
     for line in (
         "working on it",
         "1 of 2 files in 3.2 s",
+        "result:   /results/a.mp4",
         f"report:   {out.parent / 'report.json'}",
         f"notebook: {out}",
     ):
@@ -144,7 +146,7 @@ def test_refused_failed_and_stopped_have_codes_of_their_own(
 
 def test_only_what_this_run_has_made_is_told(tmp_path):
     """Reports of earlier runs, and of other notebooks, lie in the folder; the same again is another file."""
-    batch = '{"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}}'
+    batch = '{"summary": {"succeeded": 1, "total": 1, "seconds": 1.5}, "files": []}'
     old = {"report.json": batch, "doctor.json": "{}", "preload.json": "not even JSON"}
     for name, text in old.items():
         (tmp_path / name).write_text(text)
