@@ -98,7 +98,8 @@ def test_a_run_gets_its_values_kernel_and_places_and_names_what_it_made(tmp_path
         "pathlib.Path(output_dir, 'values.json').write_text(json.dumps(values))\n"
         "summary = {'succeeded': 1, 'total': 2, 'seconds': 3.21}\n"
         "files = [{'status': 'done', 'output': '/results/a.mp4'}, {'status': 'failed', 'output': None}]\n"
-        "pathlib.Path(output_dir, 'report.json').write_text(json.dumps({'summary': summary, 'files': files}))\n"
+        "report = json.dumps({'summary': summary, 'files': files})\n"
+        "pathlib.Path(output_dir, 'report.json').write_text(report)\n"
         "print('working on it')"
     )
     out = tmp_path / "a {run}" / "out.ipynb"
