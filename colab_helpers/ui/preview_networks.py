@@ -64,11 +64,6 @@ class PreviewNetworks:
     def __init__(self) -> None:
         self._held: dict[str, tuple[object, Any]] = {}
 
-    @property
-    def are_loaded(self) -> bool:
-        """Whether any network is held."""
-        return bool(self._held)
-
     def close(self) -> None:
         """Release all networks; the next need loads them again."""
         self._held.clear()

@@ -50,7 +50,7 @@ def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
     assert made.tabs.selected_index == 0
 
 
-def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, tmp_path):
+def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, tmp_path, monkeypatch):
     made = make_panel(on_demo)
     made.settings.preset.value = "light"
     made.videos.range.value = "1-1"
@@ -66,9 +66,10 @@ def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, t
     assert chosen.output_dir == tmp_path / "elsewhere"
     assert [Path(path).name for path in chosen.sources] == ["alma.png", "bruno.png"]
     made.photos.cards.children[1].children[1].click()
-    assert made.choice.networks.are_loaded
+    released = []
+    monkeypatch.setattr(made.choice.networks, "close", lambda: released.append(made))
     done = run_batch_swap(made.choice)
-    assert not made.choice.networks.are_loaded  # their memory is the run's
+    assert released == [made]  # their memory is the run's
     assert done.report.ok
     assert done.report.settings["frame_processors"] == ["face_swapper"]
     assert (tmp_path / "elsewhere" / "clip1.mp4").is_file()

@@ -89,7 +89,6 @@ def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, t
     panel.settings.preset.value = "light"
     assert len(opened) == 2
     panel.choice.close()
-    assert not panel.choice.networks.are_loaded
     panel.preview.frame.value = 3
     assert panel.preview.shown.faces == 1
     assert len(opened) == 3
