@@ -133,7 +133,7 @@ def test_the_charts():
 
 
 DATA = (
-    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "h264_nvenc", "cuda", "sound was converted", "face.png",
+    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "h264_nvenc", "sound was converted", "face.png",
     "other.png", "/m/inswapper_128.onnx", "inswapper_128", "run-7", "Linux", "report.html", "report.json",
     "colab_helpers", "The person shown has agreed.", "Test Card", "Google Colab",
 )  # fmt: skip
@@ -141,7 +141,7 @@ DATA = (
 
 def test_the_results_and_the_report(tmp_path):
     standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
-    good = a_full_file(tmp_path / "a.mp4", tmp_path / "out.mp4")
+    good = a_full_file(tmp_path / "a.mp4", tmp_path / "out.mp4").model_copy(update={"provider": "cpu"})
     bad = a_file(tmp_path / "b.mp4", error="REASON")
     counts = {"memory_warnings": 2, "restarts": 1}
     report = a_report(good, bad, notes=["NOTE"], models=[standin], **counts)
