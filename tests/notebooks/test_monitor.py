@@ -267,22 +267,3 @@ def test_the_form_names_a_run_that_has_ended(run, tmp_path, folder, writer, capf
     assert (found.state, found.ended_by, found.samples, found.advice) == ("done", "end of run", 5, "")
     assert (found.schema_version, found.folder) == (1, str(folder))
     assert "it is done" in capfd.readouterr().out
-
-
-def test_a_page_without_cells_goes_on_looking(monkeypatch, capsys):
-    """Voila shows its page when all cells have ended."""
-    shown, actions = [], []
-    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
-    monkeypatch.setattr(monitor, "PAGE_SECONDS", 0.0)
-    monkeypatch.setattr(monitor, "open_page", lambda: shown.append)
-    monkeypatch.setattr(monitor, "repeat", lambda action, seconds: actions.append(action))
-    result = monitor.watch(MonitorRequest())
-    assert result.summary.ended_by == "time"
-    show_result(result)
-    assert capsys.readouterr().out == "The charts above go on by themselves.\n"
-    before = len(shown)
-    assert actions[0]()
-    assert len(shown) == before + 1
-    monkeypatch.setattr(monitor, "PAGE_SECONDS", 9.0)
-    monitor.watch(MonitorRequest(seconds=0.1))
-    assert len(actions) == 1
