@@ -114,8 +114,7 @@ def test_on_colab_nothing_installed_may_move_but_what_must():
 
 
 @pytest.mark.parametrize(
-    ("version", "fits"),
-    [("3.10.4", False), ("3.11.0", True), ("3.13.5", True), ("3.14.0", False)],
+    ("version", "fits"), [("3.10.4", False), ("3.11.0", True), ("3.13.5", True), ("3.14.0", False)]
 )
 def test_other_pythons_are_refused(version, fits):
     if fits:

@@ -61,11 +61,7 @@ def test_a_run_on_demo_files(run, values, demo, tmp_path, capfd):
     assert "stand-in networks" in page["text/html"]
     assert not [kind for kind in page if "widget" in kind]
     printed = capfd.readouterr().out
-    for line in (
-        f"result:   {output}",
-        f"report:   {tmp_path / 'report.json'}",
-        "frames/s",
-    ):
+    for line in (f"result:   {output}", f"report:   {tmp_path / 'report.json'}", "frames/s"):
         assert line in printed
 
 

@@ -15,14 +15,7 @@ import pytest
 from colab_helpers.batch.report import Quality
 from colab_helpers.errors import MediaError
 from colab_helpers.media.images import read_image
-from colab_helpers.pages.pictures import (
-    MOST_PLAYERS,
-    ROOM,
-    frame_at,
-    pair_of,
-    pictures_of,
-    players_of,
-)
+from colab_helpers.pages.pictures import MOST_PLAYERS, ROOM, frame_at, pair_of, pictures_of, players_of
 from tests.helpers.reports import a_file
 from tests.media.make import Spec, make
 

@@ -113,12 +113,7 @@ def test_the_charts():
     ]
     many = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
     found = a_status(
-        *files,
-        state="running",
-        notes=["NOTE"],
-        pause="PAUSE",
-        progress=a_progress(),
-        restarts=1,
+        *files, state="running", notes=["NOTE"], pause="PAUSE", progress=a_progress(), restarts=1
     )
     data = ("a.mp4", "b.mp4", *(f"c{number}.mp4" for number in range(20)), "REASON", "NOTE", "PAUSE", "cuda")
     for lost in (False, True):
