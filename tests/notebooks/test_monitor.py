@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -72,30 +71,22 @@ def look(folder: Path, **options: Any) -> monitor.MonitorResult:
 
 
 def test_a_run_is_followed_to_its_end(folder, writer, monkeypatch, capsys):
-    looked, written = threading.Semaphore(0), threading.Semaphore(0)
+    numbers = iter(range(1, 12))
 
-    def work() -> None:
-        for number in range(1, 11):
-            looked.acquire(timeout=PATIENCE)
+    def work(_: float) -> None:
+        """Get on a little between two looks."""
+        number = next(numbers)
+        if number <= 10:
             append(folder, sample(time.time(), frame=10 * number, ram_used=40 + number))
             writer.progress(a_progress(10 * number, 100))
             writer.beat()
-            written.release()
-        looked.acquire(timeout=PATIENCE)
+            return
         writer.file(0, FileReport(target="/in/a.mp4", status="done", frames_out=100))
         writer.file(1, FileReport(target="/in/b.mp4", status="failed", error="no face was found"))
         writer.end()
-        written.release()
 
-    def wait(_: float) -> None:
-        looked.release()
-        assert written.acquire(timeout=PATIENCE)
-
-    monkeypatch.setattr(monitor.time, "sleep", wait)
-    thread = threading.Thread(target=work)
-    thread.start()
-    result = look(folder, seconds=2 * PATIENCE)
-    thread.join()
+    monkeypatch.setattr(monitor.time, "sleep", work)
+    result = look(folder)
     found = result.summary
     assert (found.state, found.ended_by, found.samples) == ("failed", "end of run", 10)
     assert found.seconds < PATIENCE
