@@ -38,15 +38,6 @@ def test_it_runs_ahead_by_depth_and_no_more() -> None:
     stage.close()
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_mapping_keeps_the_order_whatever_takes_longer(workers: int) -> None:
-    def slow_when_even(number: int) -> int:
-        time.sleep(0.01 * (number % 2 == 0))
-        return number * 2
-
-    assert list(map_ordered(slow_when_even, range(20), workers=workers)) == list(range(0, 40, 2))
-
-
 def test_groups() -> None:
     assert list(in_groups(run_ahead(range(7), 2, name="t"), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(in_groups([], 3)) == []

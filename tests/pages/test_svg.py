@@ -56,25 +56,6 @@ def test_a_gap_stays_a_gap(gap, draw) -> None:
     assert [len(stretch) for stretch in line] == [2, 2, 1]
 
 
-@pytest.mark.parametrize(
-    ("values", "figures", "lengths"),
-    [
-        ([], "–", []),
-        ([math.nan, math.nan], "–", []),
-        ([7], "7 %", [1]),
-        ([0, 0], "0 %", [2]),
-        ([1, None], "–", [1]),
-    ],
-)
-def test_little_to_show(values, figures, lengths) -> None:
-    text = spark(*values)
-    assert [len(stretch) for _, line in curves(text) for stretch in line] == lengths
-    assert texts(text) == [figures]
-    for each in (text, chart(list(enumerate(values)))):
-        assert "nan" not in each
-        assert "inf" not in each
-
-
 def test_it_can_be_read_aloud_and_nothing_breaks_out() -> None:
     evil = '<b>&"quoted"\'</b>'
     lines = {evil: [(0.0, 1.0)], "b": []}

@@ -16,11 +16,6 @@ from colab_helpers.ui.photos import STRANGER, kept_upload, photos_at, uploaded_f
 from tests.people.actors import portrait
 
 
-@pytest.fixture
-def panel(make_panel, on_demo):
-    return make_panel(on_demo)
-
-
 def cards(panel):
     return [card.children[0] for card in panel.photos.cards.children]
 

@@ -32,11 +32,6 @@ def opened(monkeypatch):
     return count
 
 
-@pytest.fixture
-def panel(make_panel, on_demo):
-    return make_panel(on_demo)
-
-
 def grown(box, by, shape):
     left, top, right, bottom = (int(value) for value in box)
     rows = slice(max(0, top - by), min(shape[0], bottom + by))

@@ -70,17 +70,10 @@ def test_headless_lines_come_every_five_seconds_and_at_the_end(capsys):
 
 def test_a_bar_for_each_file_that_is_closed_when_a_run_fails(capsys):
     with suppress(RuntimeError), ProgressLine() as line:
-        line(at(10))
         line(at(400))
         line(at(3, file="next.mp4", file_index=2, frames=None))
         raise RuntimeError
     drawn = capsys.readouterr().err
-    assert "[2/5] clip.mp4: 100%" in drawn
-    assert "400/400" in drawn
-    assert "(S: 41%, G: 63%), cuda, threads 8, batch 4" in drawn
-    assert "[3/5] next.mp4: 3 frames" in drawn
+    for part in ("[2/5] clip.mp4: 100%", "(S: 41%, G: 63%), cuda", "[3/5] next.mp4: 3 frames"):
+        assert part in drawn
     assert drawn.endswith("\n")
-    with FetchLine() as fetch:
-        fetch(fetched(0))
-        fetch(fetched(2_000_000))
-    assert "2.00M/2.00M" in capsys.readouterr().err

@@ -10,11 +10,6 @@ from colab_helpers.settings import Settings, field_help, load_settings
 from colab_helpers.ui.settings import NO_PROFILE, help_html
 
 
-@pytest.fixture
-def panel(make_panel, on_demo):
-    return make_panel(on_demo)
-
-
 def test_every_setting_is_explained_with_its_value(panel, text_of):
     shown = text_of(panel.settings.help)
     for name in Settings.model_fields:
