@@ -19,7 +19,7 @@ from pathlib import Path
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
-from colab_helpers.pages.history import SampleHistory
+from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import live_html
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import GpuSample, Sample

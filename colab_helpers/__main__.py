@@ -21,13 +21,11 @@ from colab_helpers.command_line import as_options, build_parser, language_asked,
 from colab_helpers.errors import ColabHelpersError, ModelError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, spoken, tr
-from colab_helpers.machine import disk_free, lost_mount, mounted_drive, require_places
+from colab_helpers.machine import lost_mount, mounted_drive, require_places
 from colab_helpers.request import BatchRequest
 
 if TYPE_CHECKING:
-    from colab_helpers.batch.report import BatchReport, FileReport
-    from colab_helpers.models.progress import Progress as Transfer
-
+    from colab_helpers.batch.report import BatchReport
 
 SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 _STOPPED = mark("stopped; the same command goes on with what is finished")
@@ -79,12 +77,12 @@ def _swap(options: argparse.Namespace) -> int:
     from colab_helpers.ui.progress import ProgressLine
 
     settings = settings_of(options)
-    if options.report:
-        inputs = identities(map(Path, [*options.source, options.target]))
-        clear_report(Path(options.report), Writable(inputs, settings.overwrite, made=own_file), page=False)
+    if options.report_path:
+        inputs = identities(map(Path, [*options.sources, options.target]))
+        clear_report(options.report_path, Writable(inputs, settings.overwrite, made=own_file), page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         report = swap_file(
-            options.source,
+            options.sources,
             options.target,
             options.output,
             consent=options.consent,
@@ -92,8 +90,8 @@ def _swap(options: argparse.Namespace) -> int:
             models_dir=options.models_dir,
             on_progress=line,
         )
-    if options.report:
-        report.save(options.report)
+    if options.report_path:
+        report.save(options.report_path)
     return _conclude(report)
 
 
@@ -120,32 +118,17 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import do_batch
-    from colab_helpers.batch.job import Source
     from colab_helpers.batch.supervisor import BatchStopped
     from colab_helpers.ui.progress import ProgressLine
 
-    request = BatchRequest(
-        sources=options.source,
-        targets=options.targets,
-        output_dir=options.output_dir,
-        preset=options.preset,
-        overrides=overrides_of(options),
-        consent=options.consent,
-        models_dir=options.models_dir,
-        video_range=options.range,
-        report_path=options.report,
-        work_dir=options.work_dir,
-        session_minutes=options.session_minutes,
-        shortest_first=options.shortest_first,
-        in_process=options.in_process,
-    )
+    given = {name: value for name, value in vars(options).items() if name in BatchRequest.model_fields}
+    request = BatchRequest(**given, overrides=overrides_of(options))
     # Whoever ends this process politely means the batch; only a kill leaves the worker to itself.
     # Not what SIGINT has: a shell that starts this in the background has that ignored.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
-        photos = [Source.of(photo) for photo in options.source]
         try:
-            report = do_batch(request, photos=photos, on_progress=line, on_status=line.status)
+            report = do_batch(request, on_progress=line, on_status=line.status)
         except BatchStopped as stopped:
             if stopped.report is None:
                 raise
@@ -154,46 +137,13 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 def _conclude(report: BatchReport) -> int:
-    for file in report.files:
-        print(_line(file))
-    _print_notes(report.notes)
-    if any(model.standin for model in report.models):
-        print(tr("note: stand-in models were used; they know the demo's rendered people only"))
-    summary = report.summary
-    print(
-        tr(
-            "{succeeded} of {total} done, {failed} failed, {skipped} skipped; "
-            "{size:.1f} MB in {seconds:.1f} s; "
-            "{warnings} memory warning(s)",
-            succeeded=summary.succeeded,
-            total=summary.total,
-            failed=summary.failed,
-            skipped=summary.skipped,
-            size=summary.bytes / 1e6,
-            seconds=summary.seconds,
-            warnings=summary.memory_warnings,
-        )
-    )
+    from colab_helpers.pages.report import results_text
+
+    print(results_text(report))
     if report.stopped:
         print(tr(_STOPPED), file=sys.stderr)
         return INTERRUPTED
     return SUCCESS if report.ok else FAILURE
-
-
-def _line(file: FileReport) -> str:
-    from colab_helpers.batch.report import STATE_WORDS
-
-    if file.status != "done":
-        return f"{tr(STATE_WORDS[file.status])}: {file.target}: {file.error}"
-    done = tr(
-        "done: {target} -> {output} ({frames} frames, {faces} faces, {fps:.1f} fps)",
-        target=file.target,
-        output=file.output,
-        frames=file.frames_out,
-        faces=file.faces_swapped,
-        fps=file.fps,
-    )
-    return "\n      ".join([done, *(tr("note: {note}", note=note) for note in file.fallbacks)])
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -206,33 +156,25 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _preload(options: argparse.Namespace) -> int:
     from colab_helpers.models.catalog import needed_models
-    from colab_helpers.models.download import licence_notice
-    from colab_helpers.models.inventory import take_stock
     from colab_helpers.models.preload import preload
     from colab_helpers.models.records import SOURCE_WORDS
     from colab_helpers.models.session import models_root
     from colab_helpers.models.transfer import FetchOptions
+    from colab_helpers.ui.preload import described, models_text
+    from colab_helpers.ui.progress import FetchLine
 
     settings, root = settings_of(options), models_root(options.models_dir)
-    needed = needed_models(settings, root=root)
-    free = disk_free(root) / 1e9
-    print(tr("models folder: {folder} ({free:.1f} GB free)", folder=root, free=free))
-    for item in take_stock(root, needed):
-        if item.record is None:
-            print(tr("missing: {name} ({size:.0f} MB)", name=item.model.name, size=item.model.bytes / 1e6))
-    print(licence_notice(needed))
+    print(models_text(described(needed_models(settings, root=root), root), root))
+    names = ("accept_licences", "offline", "shared_cache")
     try:
-        report = preload(
-            settings,
-            FetchOptions(
-                accept_licences=options.accept_licences,
-                offline=options.offline,
-                shared_cache=options.shared_cache,
-            ),
-            models_dir=options.models_dir,
-            verify=options.verify,
-            on_progress=_show_transfer if sys.stderr.isatty() else None,
-        )
+        with FetchLine(headless=not sys.stderr.isatty()) as line:
+            report = preload(
+                settings,
+                FetchOptions(**{name: getattr(options, name) for name in names}),
+                models_dir=options.models_dir,
+                verify=options.verify,
+                on_progress=line,
+            )
     except ModelError as error:
         code = _complain(error)
         # Fetching is this verb's work.
@@ -246,18 +188,6 @@ def _preload(options: argparse.Namespace) -> int:
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(tr("note: {note}", note=note))
-
-
-def _show_transfer(progress: Transfer) -> None:
-    """One line that is written over: megabytes, rate, time left."""
-    line = tr(
-        "{done:.0f} of {total:.0f} MB at {rate:.1f} MB/s",
-        done=progress.bytes_done / 1e6,
-        total=progress.bytes_total / 1e6,
-        rate=progress.rate / 1e6,
-    )
-    left = "" if progress.eta is None else tr(", {eta:.0f} s left", eta=progress.eta)
-    print(f"\r{line}{left}   ", end="", file=sys.stderr, flush=True)
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -219,10 +219,7 @@ def do_batch(
             require_places(request.places)
             folder = _results_folder(request.output_dir)
             tasks = plan_batch(
-                request.target_paths,
-                folder,
-                video_range=request.video_range,
-                sources=request.source_paths,
+                request.target_paths, folder, video_range=request.video_range, sources=request.source_paths
             )
             consent = require_consent(
                 request.consent, [*request.source_paths, *(task.target for task in tasks)]
@@ -278,12 +275,7 @@ def _open(
     identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
     report = new_report(task, identity)
     run = FileRun(
-        engine=engine,
-        source=identity,
-        task=task,
-        report=report,
-        writable=writable,
-        on_progress=on_progress,
+        engine=engine, source=identity, task=task, report=report, writable=writable, on_progress=on_progress
     )
     return run, statement
 

@@ -59,7 +59,7 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     add("-t", "--targets", required=True, nargs="+", metavar="FOLDER_OR_FILE")
     add("-o", "--output-dir", "--output", required=True, metavar="DIR")
     which = tr("which of the targets, counted from 1, such as 1-30 or 2,5-")
-    add("--range", default="", metavar="1-30", help=which)
+    add("--range", dest="video_range", default="", metavar="1-30", help=which)
     work = tr("a folder on a local disk for unfinished work; chosen if not given")
     add("--work-dir", help=work, **FOLDER)
     session = tr("how long this machine can be used: you are told what fits as soon as something is done")
@@ -83,10 +83,11 @@ def _add_stop(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     photos = tr("photo(s) of the person to put in; averaged")
-    add("-s", "--source", nargs="+", default=[], metavar="FACE", help=photos)
+    add("-s", "--source", dest="sources", nargs="+", default=[], metavar="FACE", help=photos)
     consent = tr("who is shown, and on what ground (required)")
     add("--consent", default="", metavar="TEXT", help=consent)
-    add("--report", type=absolute, metavar="FILE", help=tr("where the report goes"))
+    where = tr("where the report goes")
+    add("--report", dest="report_path", type=absolute, metavar="FILE", help=where)
     _add_models_dir(parser)
     _add_settings(parser)
 
@@ -169,20 +170,13 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
 def _parse_pair(pair: str) -> tuple[str, Any]:
     key, separator, value = pair.partition("=")
     if not separator:
-        what, remedy = (
-            tr("--set takes KEY=VALUE, but got {pair!r}", pair=pair),
-            tr("write it like --set batch_size=2"),
-        )
-        raise UsageError(what, remedy=remedy)
+        what = tr("--set takes KEY=VALUE, but got {pair!r}", pair=pair)
+        raise UsageError(what, remedy=tr("write it like --set batch_size=2"))
     return key.strip().replace("-", "_"), parse_value(value)
 
 
 def parse_value(text: str) -> Any:
-    """Read a setting's value as YAML does: numbers, true and false, text.
-
-    Raises:
-        UsageError: It is not YAML.
-    """
+    """Read a setting's value as YAML does: numbers, true and false, text."""
     try:
         return from_yaml(text)
     except yaml.YAMLError as error:

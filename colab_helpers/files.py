@@ -56,11 +56,9 @@ def numbered(path: Path, number: int) -> Path:
 
 
 def to_json(model: BaseModel, **options: Any) -> str:
-    r"""Return a model as JSON on one line, or indented; file names that are no UTF-8 survive as ``\udce9``.
+    r"""Return a model as JSON; file names that are no UTF-8 survive as ``\udce9``.
 
-    Args:
-        model: What is written down.
-        **options: ``indent`` as for ``json.dumps``; the others as for ``model_dump``.
+    Options are ``indent``, as for ``json.dumps``, and those of ``model_dump``.
     """
     indent = options.pop("indent", None)
     data = model.model_dump(mode="json", by_alias=True, **options)

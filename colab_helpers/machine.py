@@ -5,6 +5,7 @@ Whether the GPU can actually run a network is proved by ``models.session``, whic
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
@@ -100,19 +101,11 @@ def _cgroup_cpu_quota() -> int | None:
 
 def memory_total() -> int:
     """RAM in bytes: the physical amount or the cgroup limit, whichever is smaller."""
-    return min([psutil.virtual_memory().total, *_cgroup_memory_limits()])
-
-
-def _cgroup_memory_limits() -> list[int]:
-    limits = []
+    limits = [psutil.virtual_memory().total]
     for path in _CGROUP_MEMORY_LIMITS:
-        try:
-            text = path.read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            limits.append(int(text))
-    return limits
+        with contextlib.suppress(OSError, ValueError):  # "max"
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 def disk_free(path: Path) -> int:
@@ -246,19 +239,16 @@ def gpu_handle() -> Any:
         names = {_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles}
         if len(names) > 1:
             handles.sort(key=_speed, reverse=True)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    wanted = "0" if visible is None else visible.split(",")[0].strip()
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if wanted.isdecimal():
-        return handles[int(wanted)] if int(wanted) < len(handles) else None
+        return dict(enumerate(handles)).get(int(wanted))
     if wanted.startswith("MIG-"):
         return pynvml.nvmlDeviceGetHandleByUUID(wanted)
+    if not wanted.startswith("GPU-"):
+        return None
     # CUDA takes any beginning of an identifier, and sees nothing from the first entry it does not know.
-    named = [
-        handle
-        for handle in handles
-        if wanted.startswith("GPU-") and _text(pynvml.nvmlDeviceGetUUID(handle)).startswith(wanted)
-    ]
-    return named[0] if named else None
+    named = (each for each in handles if _text(pynvml.nvmlDeviceGetUUID(each)).startswith(wanted))
+    return next(named, None)
 
 
 def _speed(handle: Any) -> int:
@@ -278,9 +268,6 @@ def find_gpu() -> Gpu | None:
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
         handle = gpu_handle()
         if handle is None:
             return None
@@ -292,7 +279,8 @@ def find_gpu() -> Gpu | None:
     except pynvml.NVMLError:
         return None
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):  # it may not have begun
+            pynvml.nvmlShutdown()
 
 
 def _text(value: str | bytes) -> str:

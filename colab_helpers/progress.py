@@ -13,13 +13,11 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        file: Name of the target.
-        file_index: Its number in the run, from 0; ``file_count`` files in all.
+        file: Name of the target, number ``file_index``, from 0, of ``file_count``.
         frame: Frames written so far, of ``frames`` (None if the file does not say).
         fps: Frames per second since the file began.
         eta: Seconds until the file is done, or None.
-        ram_percent: RAM in use on the machine, in percent.
-        gpu_percent: VRAM in use in percent, or None without a GPU.
+        ram_percent: RAM in use on the machine; ``gpu_percent`` VRAM, None without a GPU.
         provider: Where the networks run.
         threads: Groups of frames worked on at a time.
         batch_size: Frames whose faces go through a network together.

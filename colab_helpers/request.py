@@ -120,11 +120,7 @@ class Request(BaseModel):
 
     @classmethod
     def of(cls, session: Mapping[str, Any]) -> Self:
-        """Build the request from a notebook's form: ``BatchRequest.of(globals())``.
-
-        Raises:
-            UsageError: The form has not been run, or holds a value of the wrong kind.
-        """
+        """Build the request from a notebook's form: ``BatchRequest.of(globals())``."""
         values = {name: recall(name, session) for name in cls.form()}
         with spoken(next((known for known in ASKED if known == values["language"]), "auto")):
             return cls(**values)
@@ -136,12 +132,7 @@ class Request(BaseModel):
         return tuple(value for value in values if isinstance(value, Path))
 
     def check(self) -> None:
-        """Refuse what can be seen to be wrong without looking at any file.
-
-        Raises:
-            SettingsError: An unknown preset or key, or a bad value.
-            UsageError: Values that do not go together, or an address where a path should stand.
-        """
+        """Refuse what can be seen to be wrong without looking at any file."""
 
     def replaced(self, **values: Any) -> Self:
         """Return the same request with some other values, checked."""
@@ -190,11 +181,7 @@ class SettingsRequest(Request):
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings asked for.
-
-        Raises:
-            SettingsError: An unknown preset or key, or a bad value.
-        """
+        """The settings asked for."""
         return load_settings(self.preset, **self.overrides)
 
     def check(self) -> None:
@@ -253,11 +240,7 @@ class BatchRequest(SettingsRequest):
 
     @property
     def target_paths(self) -> list[Path]:
-        """The targets, with patterns such as ``clips/*.mp4`` replaced by the files they stand for.
-
-        Raises:
-            MissingFileError: A pattern stands for nothing.
-        """
+        """The targets, with patterns such as ``clips/*.mp4`` replaced by the files they stand for."""
         return [path for target in self.targets for path in _matching(target)]
 
     @property
@@ -292,11 +275,7 @@ class BatchRequest(SettingsRequest):
 
 
 def refuse_address(path: str | Path) -> None:
-    """Refuse an address where a path should stand.
-
-    Raises:
-        UsageError: It is one.
-    """
+    """Refuse an address where a path should stand."""
     if is_address(path) and not str(path).startswith("data:"):
         raise UsageError(
             tr("this is an address, and only files are read and written"),

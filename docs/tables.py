@@ -5,6 +5,7 @@ Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 from colab_helpers.language import Language, language, mark, spoken, tr
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
-from colab_helpers.ui import cells
 
 NOTEBOOKS = {
     "setup.ipynb": mark("Examines the machine: what works, what does not, and what to do about it"),
@@ -34,9 +34,14 @@ PAGES: dict[Language, tuple[Path, ...]] = {
 
 def notebooks_table() -> str:
     """Every notebook with its badge."""
-    place = "" if language() == "en" else f"{language()}/"
-    rows = [(f"`{name}`", tr(purpose), cells.badge(f"{place}{name}")) for name, purpose in NOTEBOOKS.items()]
+    folder = ROOT / "notebooks" / ("" if language() == "en" else language())
+    rows = [(f"`{name}`", tr(purpose), _badge(folder / name)) for name, purpose in NOTEBOOKS.items()]
     return table((tr("Notebook"), tr("What it does"), tr("Open")), rows)
+
+
+def _badge(notebook: Path) -> str:
+    """The badge that opens a notebook in Colab, which is its first text."""
+    return "".join(json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"])
 
 
 def presets_table() -> str:

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Formatter
@@ -30,7 +30,6 @@ from colab_helpers.models.catalog import load_catalog
 from colab_helpers.pages.rendering import TEMPLATES
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings
-from colab_helpers.ui import cells
 
 ROOT = Path(__file__).resolve().parents[1]
 PO = LOCALE / "es" / "LC_MESSAGES" / f"{DOMAIN}.po"
@@ -189,10 +188,8 @@ def _translated(path: Path) -> str:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
-        if source == cells.badge(path.name):
-            lines: Iterable[str] = [cells.badge(f"es/{path.name}")]
-        else:
-            lines = (_translated_line(line, cell["cell_type"]) for line in source.splitlines())
+        source = source.replace(f"/blob/main/notebooks/{path.name}", f"/blob/main/notebooks/es/{path.name}")
+        lines = (_translated_line(line, cell["cell_type"]) for line in source.splitlines())
         cell["source"] = "\n".join(lines).splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 

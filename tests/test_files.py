@@ -55,7 +55,4 @@ def test_a_file_is_the_same_however_it_is_named(tmp_path: Path) -> None:
     assert same_file(clip, linked / "clip.mp4")
     assert not same_file(clip, tmp_path / "other.mp4")
     assert not same_file(tmp_path / "other.mp4", tmp_path / "other.mp4")
-
-
-def test_a_number_stands_before_the_suffix() -> None:
-    assert numbered(Path("/x/IMG_1.jpg"), 2) == Path("/x/IMG_1 (2).jpg")
+    assert numbered(clip, 2) == tmp_path / "clip (2).mp4"

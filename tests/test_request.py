@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
-from colab_helpers.language import spoken
 from colab_helpers.request import (
     REQUESTS,
     BatchRequest,
@@ -155,12 +154,3 @@ def test_a_session_without_its_form_is_told_what_to_do() -> None:
     with pytest.raises(UsageError, match="'run' is not known here"):
         recall("run", {})
     assert recall("run", {"run": None}) is None
-
-
-def test_a_form_is_refused_in_its_own_language() -> None:
-    session = {name: BatchRequest.model_fields[name].default for name in BatchRequest.form()}
-    with spoken("es"), pytest.raises(UsageError) as spanish:
-        BatchRequest(session_minutes="soon")
-    with pytest.raises(UsageError) as told:
-        BatchRequest.of({**session, "language": "es", "session_minutes": "soon"})
-    assert told.value.remedy == spanish.value.remedy != "correct the value"

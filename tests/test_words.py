@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import gettext
 import importlib.util
-import re
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-
-import nbformat
-import pytest
-
-from colab_helpers.ui import cells
 
 ROOT = Path(__file__).resolve().parents[1]
 UPDATE = "run: python docs/words.py"
@@ -47,49 +41,9 @@ def test_the_compiled_catalogue_is_the_one_that_is_edited():
             assert compiled.gettext(message.id) == message.string, UPDATE
 
 
-def test_faults_are_found():
-    catalog = words().Catalog(locale="es")
-    catalog.add("{count} files in {folder}", "{count} archivos en {carpeta}")
-    catalog.add("{size:.1f} GB", "{size} GB")
-    catalog.add("nothing", "")
-    catalog.add('overrides = {"batch_size": 1}', 'overrides = {"batch_size": 1}')
-    catalog.add("{count} files", "archivos: {count}")
-    assert len(words().faults(catalog)) == 3
-
-
 def test_the_spanish_notebooks_follow_the_english_ones():
     made = words().spanish_notebooks()
     assert len(made) == 4
     for path, text in made.items():
         assert path.read_text(encoding="utf-8") == text, UPDATE
     assert {path.name for path in (ROOT / "notebooks" / "es").iterdir()} == {path.name for path in made}
-
-
-@pytest.mark.parametrize("name", ["setup", "preload", "batch_swap", "monitor"])
-def test_a_spanish_notebook_differs_in_its_words_alone(name):
-    english = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    spanish = nbformat.read(ROOT / "notebooks" / "es" / f"{name}.ipynb", as_version=4)
-    nbformat.validate(spanish)
-    assert spanish.metadata == english.metadata
-    assert spanish.cells[0].source == cells.badge(f"es/{name}.ipynb")
-    assert len(spanish.cells) == len(english.cells)
-    for theirs, ours in zip(spanish.cells[1:], english.cells[1:], strict=True):
-        assert (theirs.cell_type, theirs.metadata) == (ours.cell_type, ours.metadata)
-        if ours.cell_type == "markdown":
-            assert theirs.source != ours.source
-            assert _shape(theirs.source) == _shape(ours.source)
-            continue
-        assert theirs.source.splitlines()[0] != ours.source.splitlines()[0]
-        assert _code(theirs.source) == _code(ours.source).replace(
-            'language: str = "auto"', 'language: str = "es"'
-        )
-
-
-def _shape(markdown: str) -> list[str]:
-    """How each line of Markdown begins."""
-    return [re.match(r"\s*(?:\d+\. |- |#+ |> )?", line)[0] for line in markdown.splitlines()]
-
-
-def _code(source: str) -> str:
-    """A cell without its words."""
-    return "\n".join(line for line in source.splitlines() if not line.startswith(("#@title", "#@markdown")))

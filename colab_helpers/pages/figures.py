@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
@@ -17,6 +18,11 @@ from colab_helpers.resources.samples import Sample
 # Samples farther apart than so many usual distances, and than so many seconds, have a pause between them:
 # the machine slept, or the run was continued later.
 _PAUSE_DISTANCES, _PAUSE_SECONDS = 5.0, 20.0
+
+WINDOW = 600.0
+"""Seconds that the charts of a run at work go back."""
+# More samples than ten minutes hold; only foreign files have so many.
+_MOST_SAMPLES = 2000
 
 Reading = Callable[[Sample], float | None]
 
@@ -58,29 +64,20 @@ class Figure:
         value, total = self.read(sample), self.total(sample) if self.total else None
         return None if value is None or not total else 100.0 * value / total
 
-    def strain(self, sample: Sample) -> float:
-        """How far it is over the edge: from 1 on it is an alarm; 0 where nothing is known."""
+    def warning(self, sample: Sample) -> str:
+        """What is wrong, and what to do about it, in one sentence; empty where nothing is."""
         value = self.share(sample) if self.total else self.read(sample)
         if value is None:
-            return 0.0
-        if self.limit is not None:
-            return value / self.limit
-        # The least allowed is no alarm itself.
-        return self.least / value * (1 - 1e-9) if self.least and value > 0 else 2.0 * bool(self.least)
-
-    def warning(self, sample: Sample) -> str:
-        """What is wrong, and what to do about it, in one sentence."""
+            return ""
         unit = "%" if self.total else tr(self.unit)
-        found = self.share(sample) if self.total else self.read(sample)
-        values = {
-            "title": self.heading,
-            "found": f"{found or 0.0:.0f} %" if self.total else f"{number(found or 0.0)} {unit}",
-            "edge": f"{number(self.limit or self.least or 0.0)} {unit}",
-            "remedy": tr(self.remedy),
-        }
-        if self.least:
-            return tr("{title} {found} (a warning below {edge}): {remedy}.", **values)
-        return tr("{title} {found} (a warning from {edge}): {remedy}.", **values)
+        values = {"title": self.heading, "found": f"{number(value)} {unit}", "remedy": tr(self.remedy)}
+        if self.limit is not None and value >= self.limit:
+            edge = f"{number(self.limit)} {unit}"
+            return tr("{title} {found} (a warning from {edge}): {remedy}.", edge=edge, **values)
+        if self.least is not None and value < self.least:
+            edge = f"{number(self.least)} {unit}"
+            return tr("{title} {found} (a warning below {edge}): {remedy}.", edge=edge, **values)
+        return ""
 
     def text(self, sample: Sample) -> str:
         """Title and value in words; empty if the value is not known."""
@@ -183,9 +180,9 @@ def _queue(name: str) -> Reading:
 
 
 def warnings(samples: Sequence[Sample]) -> list[str]:
-    """Say of each figure that was over its limit how it was at its worst, in one sentence."""
-    worst = {figure: max(samples, key=figure.strain) for figure in FIGURES} if samples else {}
-    return [figure.warning(sample) for figure, sample in worst.items() if figure.strain(sample) >= 1]
+    """Say of each figure that is over its limit in the newest sample what to do about it."""
+    found = (figure.warning(sample) for sample in samples[-1:] for figure in FIGURES)
+    return [text for text in found if text]
 
 
 def at_work(samples: Sequence[Sample]) -> list[tuple[float, Sample | None]]:
@@ -208,3 +205,25 @@ def points_of(
 ) -> list[tuple[float, float | None]]:
     """Read a figure over time, for a chart."""
     return [(time, None if sample is None else figure.read(sample)) for time, sample in course]
+
+
+@dataclass
+class SampleHistory:
+    """The samples of the last ten minutes; as small after hours as before.
+
+    Samples before ``since`` are those of another run.
+    """
+
+    since: float = 0.0
+    recent: deque[Sample] = field(default_factory=lambda: deque(maxlen=_MOST_SAMPLES))
+    count: int = 0
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Take what is new."""
+        for sample in samples:
+            if sample.time < self.since or (self.recent and sample.time <= self.recent[-1].time):
+                continue
+            self.count += 1
+            self.recent.append(sample)
+            while sample.time - self.recent[0].time > WINDOW:
+                self.recent.popleft()

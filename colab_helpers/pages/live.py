@@ -11,11 +11,10 @@ from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.report import STATE_WORDS, FileReport, State
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.language import mark, tr
-from colab_helpers.pages.figures import FIGURES, Figure, at_work, points_of, queues, warnings
-from colab_helpers.pages.history import WINDOW
+from colab_helpers.pages.figures import FIGURES, WINDOW, Figure, at_work, points_of, queues, warnings
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import ALARM, BLUE, sparkline
-from colab_helpers.pages.units import clock_text, number
+from colab_helpers.pages.units import clock_text, number, progress_text
 from colab_helpers.progress import Progress
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import Sample
@@ -69,10 +68,10 @@ def live_html(
         headline=_headline(status, now, lost) if status else None,
         mood=_MOODS["lost" if lost else status.state] if status else "",
         running=running,
-        running_text=_running_text(running) if running else "",
+        running_text=progress_text(running) if running else "",
         state_lines=_state_lines(status),
         why=_why(shown, status, lost),
-        alarms=warnings(shown[-1:]),
+        alarms=warnings(shown),
         remarks=_remarks(shown),
         tiles=_tiles(shown),
         span=shown[-1].time - shown[0].time if shown else 0.0,
@@ -96,13 +95,13 @@ def live_text(
     shown = _in_window(samples, status)
     lines = [": ".join(_headline(status, now, lost))] if status else []
     running = status.running if status and not lost else None
-    lines += [*([_running_text(running)] if running else []), *_state_lines(status)]
+    lines += [*([progress_text(running)] if running else []), *_state_lines(status)]
     if shown:
         texts = [figure.text(shown[-1]) for figure in (*FIGURES, *queues(shown[-1:]))]
         lines.append(", ".join(filter(None, texts)))
     why = _why(shown, status, lost)
     lines += [*_remarks(shown), *([why] if why else [])]
-    lines += [tr("warning: {text}", text=text) for text in warnings(shown[-1:])]
+    lines += [tr("warning: {text}", text=text) for text in warnings(shown)]
     if not files:
         return lines
     lines += facts
@@ -150,7 +149,7 @@ def _tile(figure: Figure, newest: Sample, points: list[tuple[float, float | None
     limit = figure.limit
     if limit is not None and figure.total:
         limit = limit / 100 * total if total else None
-    strained = figure.strain(newest) >= 1
+    strained = bool(figure.warning(newest))
     aside = tr("warning") if strained else ""
     if total and share is not None:
         aside = tr("of {total} {unit}, {share:.0f} %", total=number(total), unit=tr(figure.unit), share=share)
@@ -196,19 +195,8 @@ def _ago(seconds: float, lost: bool) -> str:
     return tr("{span} ago", span=span)
 
 
-def _running_text(progress: Progress) -> str:
-    values = {"name": progress.file, "frame": progress.frame, "frames": progress.frames, "fps": progress.fps}
-    if progress.frames:
-        text = tr("{name}: {frame} of {frames} frames, {fps:.1f} frames/s", **values)
-    else:
-        text = tr("{name}: {frame} frames, {fps:.1f} frames/s", **values)
-    eta = tr(", ETA {time}", time=clock_text(progress.eta)) if progress.eta is not None else ""
-    stage = f", {tr(progress.stage)}" if progress.stage != "frames" else ""
-    return f"{text}{eta}{stage}"
-
-
 def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
-    """How far the whole batch is as a share, and with the time left and the memory in use in words."""
+    """How far the whole batch is as a share, and with the time left in words."""
     if status is None or status.state != "running" or not status.files:
         return None
     progress = status.progress
@@ -220,9 +208,6 @@ def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
     parts = [tr("All files: {share:.0f} %", share=100 * share)]
     left = time_left(status, share)
     parts += [tr("about {time} left", time=clock_text(left))] if left is not None else []
-    if progress is not None:
-        gpu = "-" if progress.gpu_percent is None else f"{progress.gpu_percent:.0f} %"
-        parts.append(tr("memory S {ram:.0f} % (system), G {gpu} (GPU)", ram=progress.ram_percent, gpu=gpu))
     return share, ", ".join(parts)
 
 
@@ -237,26 +222,15 @@ def time_left(status: BatchStatus, share: float) -> float | None:
 
 
 def _state_lines(status: BatchStatus | None) -> list[str]:
-    """Where and how the networks run, and what is worth knowing of the run itself."""
+    """What is worth knowing of the run itself."""
     if status is None:
         return []
-    now = status.progress
-    told = (
-        [
-            (tr("networks on {value}", value=now.provider), now.provider),
-            (tr("threads {value}", value=now.threads), now.threads),
-            (tr("batch size {value}", value=now.batch_size), now.batch_size),
-        ]
-        if now
-        else []
-    )
-    told += [
-        (tr("worker restarts {value}", value=status.restarts), status.restarts),
-        (tr("memory warnings {value}", value=status.memory_warnings), status.memory_warnings),
-    ]
-    line = ", ".join(text for text, value in told if value)
-    paused = status.pause and status.state == "running"
-    return [*([line] if line else []), *([tr("waiting: {reason}", reason=status.pause)] if paused else [])]
+    told = {
+        tr("worker restarts {value}", value=status.restarts): status.restarts,
+        tr("memory warnings {value}", value=status.memory_warnings): status.memory_warnings,
+        tr("waiting: {reason}", reason=status.pause): status.pause and status.state == "running",
+    }
+    return [text for text, value in told.items() if value]
 
 
 def _named(status: BatchStatus | None) -> tuple[list[FileReport], str]:

@@ -119,7 +119,7 @@ def results_html(
         "report.html.j2",
         whole=False,
         report=report,
-        state=summary_text(report, folder),
+        state=summary_text(report),
         notes=notes_of(report),
         pictured=pictured,
         more=more,
@@ -141,29 +141,27 @@ def notes_of(report: BatchReport) -> list[str]:
     return [*([tr(STANDIN_NOTE)] if standins else []), *report.notes]
 
 
-def results_text(report: BatchReport, folder: Path) -> str:
+def results_text(report: BatchReport) -> str:
     """Write the results for places that cannot show HTML."""
-    files = [
-        f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: "
-        + tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
-        + (f", {file.error}" if file.error else "")
-        for file in report.files
-    ]
-    return "\n".join([summary_text(report, folder), *notes_of(report), *files])
+    lines = [summary_text(report), *notes_of(report)]
+    for file in report.files:
+        told = tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
+        ended = (file.output if file.status == "done" else file.error) or ""
+        lines.append(f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: {told}, {ended}")
+        lines += [f"          {tr('note: {note}', note=note)}" for note in file.fallbacks]
+    return "\n".join(lines)
 
 
-def summary_text(report: BatchReport, folder: Path) -> str:
+def summary_text(report: BatchReport) -> str:
     """Write the run in one line."""
     summary = report.summary
     return tr(
-        "{succeeded} of {total} files in {seconds:.1f} s, {size:.1f} MB, memory warnings: {warnings}; "
-        "results in {folder}",
+        "{succeeded} of {total} files in {seconds:.1f} s, {size:.1f} MB, memory warnings: {warnings}",
         succeeded=summary.succeeded,
         total=summary.total,
         seconds=summary.seconds,
         size=summary.bytes / 1e6,
         warnings=summary.memory_warnings,
-        folder=folder,
     )
 
 

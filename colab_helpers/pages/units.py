@@ -1,11 +1,12 @@
-"""Numbers as people read them."""
+"""Numbers, and the progress of a run, as people read them."""
 
 from __future__ import annotations
 
 import math
 
-from colab_helpers.language import tr
+from colab_helpers.language import printable, tr
 from colab_helpers.machine import GIB
+from colab_helpers.progress import Progress
 
 
 def number(value: float) -> str:
@@ -47,3 +48,30 @@ def size(count: float) -> str:
 def memory(count: float) -> str:
     """Write bytes of memory in steps of 1024."""
     return f"{number(count / GIB)} GiB" if abs(count) >= GIB else f"{count / 2**20:.0f} MiB"
+
+
+def progress_text(progress: Progress) -> str:
+    """Write the whole progress line of a run as plain text."""
+    frames = f"{progress.frame}/{progress.frames}" if progress.frames else str(progress.frame)
+    rate = tr("{frames} frames, {fps:.1f} frames/s", frames=frames, fps=progress.fps)
+    eta = tr(", ETA {eta}", eta=clock_text(progress.eta)) if progress.eta is not None else ""
+    stage = f", {tr(progress.stage)}" if progress.stage != "frames" else ""
+    return f"{file_text(progress)}: {rate}{eta}{stage}, {machine_text(progress)}"
+
+
+def file_text(progress: Progress) -> str:
+    """Write which file of a run is at work."""
+    return printable(f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}")
+
+
+def machine_text(progress: Progress) -> str:
+    """Write memory in use (S: the system's RAM, G: the GPU's), and where and how the networks run."""
+    gpu = "-" if progress.gpu_percent is None else f"{progress.gpu_percent:.0f}%"
+    return tr(
+        "(S: {ram_percent:.0f}%, G: {gpu}), {provider}, threads {threads}, batch {batch_size}",
+        ram_percent=progress.ram_percent,
+        gpu=gpu,
+        provider=progress.provider,
+        threads=progress.threads,
+        batch_size=progress.batch_size,
+    )

@@ -16,8 +16,7 @@ from colab_helpers.request import BatchRequest
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import open_page, this_host
 from colab_helpers.ui.progress import ProgressLine
-from colab_helpers.ui.run_view import RunView
-from colab_helpers.ui.runs import Run, prepared
+from colab_helpers.ui.runs import Run, RunView, prepared
 
 
 class BatchError(ColabHelpersError, RuntimeError):
@@ -81,7 +80,7 @@ def show_results(run: Run | None) -> None:
     report = run.report if run is not None else None
     if run is None or report is None:
         return
-    run.host.show(run.html(report), results_text(report, run.folder), kept=True)
+    run.host.show(run.html(report), results_text(report), kept=True)
     made = results_of(report)
     if run.request.download and made:
         run.host.download(made[0] if len(made) == 1 else packed(made))
@@ -97,11 +96,7 @@ def show_results(run: Run | None) -> None:
 
 
 def packed(paths: Sequence[Path]) -> Path:
-    """Pack results as one zip in a folder of its own; stored as they are: videos do not get smaller.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
+    """Pack results as one zip in a folder of its own; stored as they are: videos do not get smaller."""
     # Not beside the results, where a file of that name may be the user's.
     path = Path(tempfile.mkdtemp(prefix="colab_helpers-")) / "results.zip"
     try:

@@ -19,19 +19,14 @@ from colab_helpers.ui.runs import Runs
 class Choice(HasTraits):
     """What one cell of the notebook leaves to the next; each trait is linked to a widget of the panel.
 
-    Args:
-        first: The form's answers.
-        earlier: The choice of an earlier run of the same cell: its networks are released, and the batches
-            it has begun go on here.
+    Begins with the form's answers. The networks of an earlier choice, by the same cell, are released, and the
+    batches it has begun go on here.
 
     Attributes:
-        sources: Photos: paths and data URLs.
         targets: A path a line.
         overrides: Settings, ``name: value`` a line.
         has_panel: Whether there is a panel, with a button that begins the run.
         demo: Used where neither sources nor targets are chosen.
-        networks: What previews hold.
-        runs: The batches begun.
     """
 
     sources = Tuple()
@@ -69,11 +64,7 @@ class Choice(HasTraits):
         return tuple(line.strip() for line in self.targets.splitlines() if line.strip())
 
     def request(self, **changes: Any) -> BatchRequest:
-        """Return what is chosen now; where nothing is named, the demo.
-
-        Raises:
-            UsageError: A value of the wrong kind.
-        """
+        """Return what is chosen now; where nothing is named, the demo."""
         if not self.has_panel:
             return self._first
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,12 @@ from colab_helpers.errors import UsageError
 from colab_helpers.language import ASKED, spoken, tr
 from colab_helpers.request import REQUESTS, Request
 
+DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT = "doctor.json", "preload.json", "monitor.json"
+"""Names of what the notebooks setup, preload and monitor leave in their output folder."""
+
 
 def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
-    """Return the request that a notebook builds, and the values of its form, in the form's order.
-
-    Raises:
-        UsageError: There is no such notebook, or it builds no request.
-    """
+    """Return the request that a notebook builds, and the values of its form, in the form's order."""
     remedy = tr("name a file of notebooks/")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -34,9 +34,11 @@ def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
         what = tr("this notebook has no form that can be filled in from here")
         raise UsageError(what, where=str(path), remedy=remedy)
     values: dict[str, Any] = {}
-    for node in nodes:
-        values |= {name: value for name, value in _assigned(node).items() if name in model.form()}
-    return model, values
+    for line in nodes:
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
+            with suppress(ValueError):  # computed
+                values[line.target.id] = ast.literal_eval(line.value)
+    return model, {name: value for name, value in values.items() if name in model.form()}
 
 
 def _parsed(source: str) -> list[ast.stmt]:
@@ -46,17 +48,6 @@ def _parsed(source: str) -> list[ast.stmt]:
         return []  # a cell with commands of the shell, say
 
 
-def _assigned(node: ast.stmt) -> dict[str, Any]:
-    """Return what a line such as ``preset: str = "light"`` sets, where that is written out."""
-    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name):
-        return {}
-    try:
-        return {target.id: ast.literal_eval(node.value)} if node.value is not None else {}
-    except ValueError:
-        return {}  # computed
-
-
 def fill_in(
     model: type[Request], form: Mapping[str, Any], pairs: Iterable[tuple[str, Any]]
 ) -> tuple[Request, dict[str, Any]]:
@@ -64,10 +55,6 @@ def fill_in(
 
     Returns:
         The whole request, and those of its values that were given, as a notebook takes them.
-
-    Raises:
-        UsageError: A name the notebook does not have, or a value of the wrong kind.
-        SettingsError: An unknown preset or key, or a bad value.
     """
     given = dict(pairs)
     for name in given:

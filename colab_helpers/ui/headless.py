@@ -34,9 +34,7 @@ from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import spoken, tr
 from colab_helpers.machine import require_places
-from colab_helpers.pages.report import STANDIN_NOTE
-from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT
-from colab_helpers.ui.form import fill_in, read_form
+from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, fill_in, read_form
 
 KERNEL = "python3"
 _STARTUP_SECONDS = 300
@@ -54,9 +52,6 @@ def check_kernel() -> None:
     """Make sure that the kernel papermill starts is this very Python, with its packages.
 
     A ``python3`` kernel installed for the user may point to another environment.
-
-    Raises:
-        UsageError: It is another Python, or there is no kernel.
     """
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
@@ -210,7 +205,7 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
 
 # --- what came of it ----------------------------------------------------------------------------------
 
-Reports = dict[Path, tuple[int, int, bytes]]
+Reports = dict[Path, tuple[int, int]]
 """Reports in a folder, with what tells one that is written again from the one before: it is another file."""
 
 
@@ -220,35 +215,22 @@ def reports_in(folder: Path) -> Reports:
     for name in (REPORT_NAME, DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT):
         with suppress(OSError):
             facts = (folder / name).stat()
-            found[folder / name] = facts.st_ino, facts.st_mtime_ns, (folder / name).read_bytes()
+            found[folder / name] = facts.st_ino, facts.st_mtime_ns
     return found
 
 
 def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:
-    """Say where everything is that a run has made: results, reports, executed notebook.
-
-    Args:
-        output: The executed notebook.
-        folder: Where the results go.
-        before: The reports that lay there before the run.
-    """
+    """Say how a batch has ended, and where the reports are that a run has made, and the executed notebook."""
     lines = []
-    for path, facts in reports_in(folder).items():
-        if before.get(path) == facts:
-            continue
-        lines += _batch_lines(json.loads(facts[-1])) if path.name == REPORT_NAME else []
+    for path in [path for path, facts in reports_in(folder).items() if before.get(path) != facts]:
+        if path.name == REPORT_NAME:  # a run that was stopped has shown nothing
+            report = json.loads(path.read_bytes())
+            told = {name: report["summary"][name] for name in ("succeeded", "total", "seconds")}
+            lines.append(tr("{succeeded} of {total} files in {seconds:.1f} s", **told))
+            made = [file["output"] for file in report["files"] if file["status"] == "done"]
+            lines += [tr("result:   {path}", path=output) for output in made]
         lines.append(tr("report:   {path}", path=path))
     return [*lines, tr("notebook: {output}", output=output)] if output.exists() else lines
-
-
-def _batch_lines(report: dict[str, Any]) -> list[str]:
-    summary, files = report["summary"], report["files"]
-    told = {name: summary[name] for name in ("succeeded", "total", "seconds")}
-    return [
-        *([tr(STANDIN_NOTE)] if any(model["standin"] for model in report["models"]) else []),
-        tr("{succeeded} of {total} files in {seconds:.1f} s", **told),
-        *(tr("result:   {path}", path=file["output"]) for file in files if file["status"] == "done"),
-    ]
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,14 @@ from typing import Any, ClassVar
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import printable, tr
-from colab_helpers.machine import DRIVES, drive_of, is_remote, is_unmounted_drive, mounted_drive
+from colab_helpers.machine import (
+    DRIVES,
+    drive_of,
+    is_remote,
+    is_unmounted_drive,
+    mounted_drive,
+    require_places,
+)
 
 COLAB_RUNS = Path("/content/runs")
 RUNS = "COLAB_HELPERS_RUNS"
@@ -53,16 +61,29 @@ class Host:
         root = Path(__file__).resolve().parents[2]
         return (root if (root / "pyproject.toml").exists() else Path.cwd()) / "runs"
 
+    def new_run_folder(self) -> Path:
+        """Return a folder under ``runs`` that is not there yet, named by the time."""
+        first = self.runs / time.strftime("%Y%m%d-%H%M%S")
+        folder, number = first, 2
+        while folder.exists():
+            folder, number = first.with_name(f"{first.name}-{number}"), number + 1
+        return folder
+
     def keeping(self, folder: Path) -> str:
         """Say how to keep what lies in a folder; nothing where it stays anyway."""
         return ""
 
-    def reach(self, paths: Iterable[Path]) -> None:
-        """Make places readable that have to be opened first, such as Google Drive.
+    def reach(self, *paths: Path) -> None:
+        """Open places that have to be opened first, such as Google Drive, and refuse those out of reach.
 
         Raises:
-            UsageError: It takes somebody's consent in a browser and nobody is there, or it failed.
+            UsageError: A place cannot be reached, or opening it takes somebody at a browser.
         """
+        self._open(paths)
+        require_places(paths)
+
+    def _open(self, paths: Iterable[Path]) -> None:
+        """Open what has to be opened first."""
 
     def secret(self, name: str) -> str | None:
         """Return a password or token that the user keeps outside the notebook; None where there is none."""
@@ -70,9 +91,6 @@ class Host:
 
     def upload(self, folder: Path) -> list[Path]:
         """Ask for files of the computer that the browser runs on; none where nothing was chosen.
-
-        Args:
-            folder: Where they go; made if missing.
 
         Raises:
             UsageError: There is no way to ask for them here.
@@ -95,12 +113,9 @@ class Host:
         )
 
     def show(self, html: str, text: str, *, kept: bool = False) -> None:
-        """Show HTML in a notebook that somebody watches; print ``text`` elsewhere: a log shows no HTML.
+        """Show HTML in a notebook that somebody watches; elsewhere print the same in words.
 
-        Args:
-            html: What is shown in a notebook.
-            text: The same in words.
-            kept: Show HTML headless, too, for whoever opens the executed notebook later.
+        ``kept``: show it headless, too, for whoever opens the executed notebook later.
         """
         if not in_notebook() or (self.headless and not kept):
             print(printable(text), flush=True)
@@ -125,7 +140,7 @@ class ColabHost(Host):
         drive = mounted_drive()
         return drive / "colab_helpers" / "runs" if drive else COLAB_RUNS
 
-    def reach(self, paths: Iterable[Path]) -> None:
+    def _open(self, paths: Iterable[Path]) -> None:
         """Mount Google Drive when one of the paths lies on it, unless it is mounted elsewhere."""
         missing = [path for path in paths if is_unmounted_drive(path)]
         if missing and mounted_drive() is None:

@@ -76,22 +76,6 @@ def thumbnail(
     return small
 
 
-def wipe(before: ByteImage, after: ByteImage, share: float) -> ByteImage:
-    """Make one image of two: ``before`` left of the cut, ``after`` right of it, a white line between.
-
-    Args:
-        before: ``(H, W, 3)`` uint8 BGR.
-        after: Of the same size.
-        share: Where the cut is, from 0 (all ``after``) to 1 (all ``before``).
-    """
-    cut = round(before.shape[1] * min(1.0, max(0.0, share)))
-    mixed = after.copy()
-    mixed[:, :cut] = before[:, :cut]
-    if 0 < cut < before.shape[1]:
-        mixed[:, max(0, cut - 1) : cut + 1] = 255
-    return mixed
-
-
 def words(error: BaseException) -> str:
     """Say what went wrong, for a person."""
     return str(error) or type(error).__name__

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,17 +25,16 @@ from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
-from colab_helpers.pages.history import SampleHistory
+from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
 from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.recorder import INTERVAL, Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
-from colab_helpers.ui.cells import DOCTOR_REPORT, MONITOR_REPORT
+from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT
 from colab_helpers.ui.host import Host, has_front_end, open_page, repeat, this_host
 from colab_helpers.ui.markup import paragraph
 from colab_helpers.ui.progress import TEXT_INTERVAL
-from colab_helpers.ui.runs import reach
 from colab_helpers.ui.setup import prepare_folder
 
 HEADLESS_SECONDS = 10.0
@@ -104,10 +103,8 @@ class MonitorResult:
 def watch(request: MonitorRequest) -> MonitorResult:
     """Show live how a batch and its machine do; interrupt it to end it sooner, the batch goes on.
 
-    Where nothing says how long, a machine by itself is watched until the interrupt, headless for ten seconds,
-    and for a minute where no front end runs the cells. ``monitor.json`` goes into the output folder; without
-    one nowhere, headless to a new folder under the host's ``runs``. Headless there are plain lines, at most
-    every five seconds.
+    ``monitor.json`` goes into the output folder; without one nowhere, headless to a new folder under the
+    host's ``runs``. Headless there are plain lines, at most every five seconds.
 
     Raises:
         MissingFileError: No batch has begun in the folder.
@@ -116,18 +113,18 @@ def watch(request: MonitorRequest) -> MonitorResult:
     speak(request.language)
     headless, pause = request.headless, max(FASTEST, request.refresh)
     host = this_host(headless=headless)
-    reach(host, *request.places)
+    host.reach(*request.places)
     begun = time.monotonic()
     with ExitStack() as stack:
-        source, screen = stack.enter_context(_opened(request.folder, pause)), _Screen(headless=headless)
+        source, show = stack.enter_context(_opened(request.folder, pause)), _screen(headless=headless)
         keep = prepare_folder(host, request, MONITOR_REPORT) if headless or request.output_dir else None
         limit = request.seconds or (math.inf if request.folder else _usual_limit(host))
         # A page made of all cells appears when they have ended: it goes on looking by itself.
         here = limit if host.has_cells or headless else min(limit, PAGE_SECONDS)
-        ended_by = _follow(source, screen, begun + here, pause)
+        ended_by = _follow(source, show, begun + here, pause)
         goes_on = ended_by == "time" and here < limit
         if goes_on:
-            _go_on(source, screen, begun + limit, pause, stack.pop_all())
+            _go_on(source, show, begun + limit, pause, stack.pop_all())
     summary = _summary(source, ended_by, time.monotonic() - begun)
     report = keep and keep / MONITOR_REPORT
     if report:
@@ -156,20 +153,12 @@ def show_result(result: MonitorResult) -> None:
 class _Watched:
     """A run, by what it writes into its output folder; or this machine, by samples of our own.
 
-    Args:
-        samples: Their file.
-        folder: Output folder of the run; None without one.
-
     Attributes:
         status: How the run stands; None without one.
         facts: Sentences on the machine.
         remedy: What the doctor says to do about it.
         now: Seconds since 1970 by the clock of whoever writes.
         lost: The run died.
-
-    Raises:
-        MissingFileError: No run has begun there.
-        UsageError: What is there is of another version.
     """
 
     def __init__(self, samples: Path, folder: Path | None = None) -> None:
@@ -252,6 +241,10 @@ def _doctor_facts(folder: Path) -> tuple[list[str], str]:
     return [f"{check.name}: {check.detail} ({DOCTOR_REPORT})" for check in told], remedy
 
 
+Show = Callable[[_Watched, bool], None]
+"""Shows what is watched; whether it is for the last time."""
+
+
 @contextmanager
 def _opened(folder: Path | None, pause: float) -> Iterator[_Watched]:
     if folder is not None:
@@ -266,48 +259,46 @@ def _opened(folder: Path | None, pause: float) -> Iterator[_Watched]:
 # --- watching -----------------------------------------------------------------------------------------
 
 
-class _Screen:
-    """Where it is shown: one page in a notebook, elsewhere lines of text."""
+def _screen(*, headless: bool) -> Show:
+    """Return what shows how it stands: on one page in a notebook, elsewhere in lines of text."""
+    page, printed = None if headless else open_page(), -math.inf
 
-    def __init__(self, *, headless: bool) -> None:
-        self._page: Callable[[str], None] | None = None if headless else open_page()
-        self._printed = -math.inf
-
-    def show(self, source: _Watched, *, last: bool = False) -> None:
+    def show(source: _Watched, last: bool) -> None:
+        nonlocal printed
         samples, status = list(source.history.recent), source.status
-        if self._page is not None:
-            self._page(live_html(samples, status, now=source.now, lost=source.lost, facts=source.facts))
-        elif last or time.monotonic() - self._printed >= TEXT_INTERVAL:
-            self._printed = time.monotonic()
-            lines = live_text(
-                samples, status, now=source.now, lost=source.lost, facts=source.facts, files=last
-            )
-            print("\n".join(lines), flush=True)
+        seen: dict[str, Any] = {"now": source.now, "lost": source.lost, "facts": source.facts}
+        if page is not None:
+            page(live_html(samples, status, **seen))
+        elif last or time.monotonic() - printed >= TEXT_INTERVAL:
+            printed = time.monotonic()
+            print("\n".join(live_text(samples, status, files=last, **seen)), flush=True)
+
+    return show
 
 
-def _follow(source: _Watched, screen: _Screen, until: float, pause: float) -> End:
+def _follow(source: _Watched, show: Show, until: float, pause: float) -> End:
     """Look and show until there is nothing more to see, time is up, or somebody interrupts."""
     try:
         while True:
             source.look()
             left = until - time.monotonic()
-            screen.show(source, last=source.over or left <= 0)
+            show(source, source.over or left <= 0)
             if source.over or left <= 0:
                 return "end of run" if source.over else "time"
             time.sleep(min(pause, max(0.0, left)))
     except KeyboardInterrupt:
         # The way to end it: not an error, and the run that is watched goes on.
-        screen.show(source, last=True)
+        show(source, True)
         return "interrupt"
 
 
-def _go_on(source: _Watched, screen: _Screen, until: float, pause: float, opened: ExitStack) -> None:
+def _go_on(source: _Watched, show: Show, until: float, pause: float, opened: ExitStack) -> None:
     """Look and show between cells, until there is nothing more to see or time is up."""
 
     def look() -> bool:
         source.look()
         over = source.over or time.monotonic() >= until
-        screen.show(source, last=over)
+        show(source, over)
         if over:
             opened.close()
         return not over

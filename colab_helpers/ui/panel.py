@@ -17,7 +17,7 @@ from colab_helpers.ui.markup import GREEN, RED, paragraph, words
 from colab_helpers.ui.photos import UPLOADS, PhotosTab
 from colab_helpers.ui.preview import PreviewTab
 from colab_helpers.ui.run import RunTab
-from colab_helpers.ui.runs import reach, results_folder
+from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.settings import SettingsBox
 from colab_helpers.ui.videos import VideosTab
 from colab_helpers.ui.widgets import Widgets
@@ -38,9 +38,6 @@ def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
         request: The form's answers.
         earlier: What an earlier run of the same cell returned, if there was one: this panel takes over.
 
-    Returns:
-        What is chosen, read when the run begins.
-
     Raises:
         UsageError: No file of the browser's computer can be had, or none was chosen.
     """
@@ -60,11 +57,7 @@ def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
 
 
 def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ask for photos and videos of the user's computer.
-
-    Raises:
-        UsageError: There is no way to ask for them, or none was chosen.
-    """
+    """Ask for photos and videos of the user's computer."""
     paths = host.upload(host.runs / UPLOADS)
     if not paths:
         raise UsageError(
@@ -77,16 +70,9 @@ def _uploaded(host: Host) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class Panel:
-    """Consent and settings, and below them the tabs.
+    """Consent and settings, and below them the tabs; ``box`` is the whole of it.
 
-    Args:
-        library: The module ipywidgets, 7 or 8.
-        host: Where the notebook runs.
-        choice: What stands there, whenever it is asked.
-        repeat: See ``RunTab``.
-
-    Attributes:
-        box: The whole of it, to be shown.
+    ``library`` is ipywidgets, 7 or 8; for ``repeat`` see ``RunTab``.
     """
 
     def __init__(
@@ -148,7 +134,7 @@ class Panel:
         """Open what the answers name and what has to be opened first, such as Google Drive."""
         request = self.choice.request(overrides={})
         try:
-            reach(self._host, results_folder(request, self._host), *request.places)
+            self._host.reach(results_folder(request, self._host), *request.places)
         except ColabHelpersError as error:
             self.status.value = paragraph(words(error), RED)
 
@@ -166,7 +152,7 @@ class Panel:
         self.photos.refresh()
         self.videos.refresh()
         self._show_consent()
-        self.preview.refresh(self.videos.files, first=self.videos.first_good)
+        self.preview.refresh(self.videos.files)
         self.run.refresh(len(self.videos.files))
 
     def _show_consent(self) -> None:

@@ -138,22 +138,15 @@ class PhotosTab:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
-        known = sum(photo.report is not None and bool(photo.report.faces) for photo in seen)
         used, hidden = len(shown) - faceless - len(others), len(shown) - len(seen)
-        facts, wrong = [], []
+        facts = []
         if not self._choice.sources:
             facts.append(tr("The demo is used: one of its rendered portraits is put in."))
         if used > 1:
             facts.append(tr("{count} photos of one person are averaged.", count=used))
         if hidden:
             facts.append(tr("{count} of them are not shown.", count=hidden))
-        if faceless:
-            wrong.append(tr("{faceless} photo(s) without a face will be left out.", faceless=faceless))
-        if others and len(others) == known:
-            wrong.append(tr("The run would refuse these photos: they do not show one and the same person."))
-        elif others:
-            wrong.append(tr("{count} photo(s) of somebody else will be left out.", count=len(others)))
-        return paragraph(" ".join(facts)) + paragraph(" ".join(wrong), RED)
+        return paragraph(" ".join(facts))
 
 
 def card_html(photo: SeenPhoto, *, stranger: bool = False) -> Markup:
@@ -184,11 +177,7 @@ def _strangers(seen: Iterable[SeenPhoto]) -> set[str]:
 
 
 def photos_at(written: str) -> list[str]:
-    """Find the photos that a person means: a file, those of a folder in natural order, or a data URL.
-
-    Raises:
-        MissingFileError: There is nothing.
-    """
+    """Find the photos that a person means: a file, those of a folder in natural order, or a data URL."""
     if written.startswith("data:"):
         return [written]
     path = absolute(written)
@@ -214,9 +203,6 @@ def kept_upload(path: Path, data: bytes) -> Path:
     """Keep an upload under its name, with a number where a file of other bytes has that name.
 
     A run that is taken up again may read the file of that name.
-
-    Raises:
-        OSError: It cannot be written.
     """
     places = (path, *(numbered(path, number) for number in range(2, 10_000)))
     place = next(p for p in places if not os.path.lexists(p) or (p.is_file() and p.read_bytes() == data))

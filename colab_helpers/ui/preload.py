@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,7 @@ from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.pages.units import size
 from colab_helpers.request import PreloadRequest
-from colab_helpers.ui.cells import PRELOAD_REPORT
+from colab_helpers.ui.form import PRELOAD_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.markup import paragraph, table
 from colab_helpers.ui.progress import FetchLine
@@ -59,17 +59,15 @@ class PreloadError(ColabHelpersError, RuntimeError):
     refusal = False
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NeededModel(_Model):
+class NeededModel(BaseModel):
     """A model of the preset and what is on the disk.
 
     Attributes:
         bytes: Size of what is there, else of what would be fetched; None if unknown.
         note: What is wrong with the file, that nobody knows it, or where else it was found.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     role: str
@@ -79,7 +77,7 @@ class NeededModel(_Model):
     note: str = ""
 
 
-class PreloadResult(_Model):
+class PreloadResult(BaseModel):
     """What ``preload.json`` holds.
 
     Attributes:
@@ -90,6 +88,8 @@ class PreloadResult(_Model):
         diagnosis: Each network run; None where it did not come to that.
         error: Why it ended early; empty if it did not.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
     ok: bool
@@ -114,7 +114,7 @@ class Needed:
 
     def models(self) -> tuple[NeededModel, ...]:
         """Return every model and its state on the disk now."""
-        return tuple(_described(entry, self.root) for entry in self.entries)
+        return described(self.entries, self.root)
 
 
 def show_models(request: PreloadRequest) -> Needed:
@@ -139,9 +139,6 @@ def fetch_models(needed: Needed) -> PreloadResult:
 
     Stand-ins are complete as they are: nothing is fetched for them. ``preload.json`` in the output folder
     holds the result, also where this fails.
-
-    Args:
-        needed: From ``show_models``.
 
     Raises:
         LicenceError: Something is missing and its licence was not accepted.
@@ -202,19 +199,11 @@ def _preload(needed: Needed) -> PreloadReport:
                 on_progress=line,
             )
         except LicenceError as error:
-            missing = [model.name for model in needed.models() if model.state in _TO_BE_FETCHED]
-            raise LicenceError(
-                tr(
-                    "nothing was fetched; missing are {names}. {what}",
-                    names=", ".join(missing),
-                    what=error.what,
-                ),
-                where=str(needed.root),
-                remedy=tr(
-                    "read the licences; if you may use the models under them, tick accept_licences "
-                    "(accept_licences=true) and run all cells again"
-                ),
-            ) from error
+            remedy = tr(
+                "read the licences; if you may use the models under them, tick accept_licences "
+                "(accept_licences=true) and run all cells again"
+            )
+            raise LicenceError(error.what, where=str(needed.root), remedy=remedy) from error
 
 
 def _converted(needed: Needed) -> tuple[tuple[Path, ...], list[str]]:
@@ -248,11 +237,16 @@ def show_preload(needed: Needed, result: PreloadResult) -> None:
         show_diagnosis(needed.host, result.diagnosis, PreloadError, report)
 
 
-def _described(entry: ModelEntry, root: Path) -> NeededModel:
-    state, note = _state(entry, root)
-    licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
-    count = entry.bytes if state in _TO_BE_FETCHED else (root / entry.path).stat().st_size
-    return NeededModel(name=entry.name, role=entry.role, licence=licence, bytes=count, state=state, note=note)
+def described(entries: Iterable[ModelEntry], root: Path) -> tuple[NeededModel, ...]:
+    """Look at models in their folder; a stand-in has the demo's licence, whatever its name."""
+    found = []
+    for entry in entries:
+        state, note = _state(entry, root)
+        licence = _STANDIN_LICENCE if state == "stand-in" else entry.licence
+        count = entry.bytes if state in _TO_BE_FETCHED else (root / entry.path).stat().st_size
+        values = {"licence": licence, "bytes": count, "state": state, "note": note}
+        found.append(NeededModel(name=entry.name, role=entry.role, **values))
+    return tuple(found)
 
 
 def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
@@ -272,35 +266,31 @@ def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:
     """Return the models as plain text: state, size and licence of each, and what follows from it."""
-    lines = [
-        f"  {tr(_STATES[model.state]):9}{model.name} ({model.role}, {_size(model.bytes)}): "
-        + tr(
-            "{licence}. Forbidden: {forbids}",
-            licence=tr(model.licence.name) + (f" ({model.licence.link})" if model.licence.link else ""),
-            forbids=tr(model.licence.forbids),
-        )
-        for model in models
-    ]
-    return "\n".join([_place_text(root), *lines, *_remarks(models)])
+    lines = []
+    for name, role, state, count, licence, forbids in map(_cells, models):
+        told = tr("{licence}. Forbidden: {forbids}", licence=licence, forbids=forbids)
+        lines.append(f"  {state:9}{name} ({role}, {count}): {told}")
+    return "\n".join([tr("models folder: {root}", root=root), *lines, *_remarks(models)])
 
 
 def models_html(models: Sequence[NeededModel], root: Path) -> Markup:
     """Return the models as an HTML table."""
     heads = (tr("model"), tr("role"), tr("state"), tr("size"), tr("licence"), tr("forbidden"))
-    remarks = map(paragraph, _remarks(models))
-    return paragraph(_place_text(root)) + table(heads, map(_row, models)) + Markup().join(remarks)
+    rows = []
+    for model in models:
+        name, role, state, count, licence, forbids = _cells(model)
+        if link := model.licence.link:
+            licence = Markup('<a href="{}">{}</a>').format(link, tr(model.licence.name))
+        rows.append((name, role, state, count, licence, forbids))
+    place = paragraph(tr("models folder: {root}", root=root))
+    return place + table(heads, rows) + Markup().join(map(paragraph, _remarks(models)))
 
 
-def _row(model: NeededModel) -> tuple[str, ...]:
-    licence, size = model.licence, _size(model.bytes)
-    name = tr(licence.name)
-    if licence.link:
-        name = Markup('<a href="{}">{}</a>').format(licence.link, name)
-    return model.name, model.role, tr(_STATES[model.state]), size, name, tr(licence.forbids)
-
-
-def _place_text(root: Path) -> str:
-    return tr("models folder: {root}", root=root)
+def _cells(model: NeededModel) -> tuple[str, ...]:
+    """Name, role, state, size, licence, and what that forbids."""
+    licence, count = model.licence, tr("size unknown") if model.bytes is None else size(model.bytes)
+    name = f"{tr(licence.name)} ({licence.link})" if licence.link else tr(licence.name)
+    return model.name, model.role, tr(_STATES[model.state]), count, name, tr(licence.forbids)
 
 
 def _remarks(models: Sequence[NeededModel]) -> list[str]:
@@ -313,7 +303,3 @@ def _remarks(models: Sequence[NeededModel]) -> list[str]:
         return [*notes, tr("To be fetched: {names}; {size} in all.", names=names, size=whole)]
     hint = f" {tr(_STANDIN_HINT)}" if any(model.state == "stand-in" for model in models) else ""
     return [*notes, tr("Nothing is missing.") + hint]
-
-
-def _size(count: int | None) -> str:
-    return tr("size unknown") if count is None else size(count)

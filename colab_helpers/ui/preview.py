@@ -1,10 +1,9 @@
-"""The tab of the preview: one frame, before and after, side by side and as a wipe."""
+"""The tab of the preview: one frame, before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -13,7 +12,7 @@ from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
 from colab_helpers.ui.choice import Choice
-from colab_helpers.ui.markup import AMBER, RED, fitted, paragraph, picture, wipe, words
+from colab_helpers.ui.markup import AMBER, RED, fitted, paragraph, picture, words
 from colab_helpers.ui.preview_networks import Preview, frames_of
 from colab_helpers.ui.widgets import Widgets
 
@@ -36,23 +35,20 @@ class PreviewTab:
         self.target = widgets.input(
             "Dropdown", label=tr("Target"), width="60%", options=[(tr(NOTHING), -1)], value=-1
         )
-        slider: dict[str, Any] = {"width": "60%", "min": 0, "max": 100}
-        self.frame = widgets.input("IntSlider", label=tr("Frame"), **slider)
-        self.cut = widgets.input("IntSlider", label=tr("Wipe, percent"), value=50, **slider)
-        self.message, self.pair, self.wipe = widgets.html(), widgets.html(), widgets.html()
+        self.frame = widgets.input("IntSlider", label=tr("Frame"), width="60%", min=0, max=100)
+        self.message, self.pair = widgets.html(), widgets.html()
         self.target.observe(lambda _: self._measure_slider(), "value")
         self.frame.observe(lambda _: self.mark_stale(), "value")
-        self.cut.observe(lambda _: self._draw_wipe(), "value")
-        self.box = widgets.column(self.target, self.frame, self.message, self.pair, self.cut, self.wipe)
+        self.box = widgets.column(self.target, self.frame, self.message, self.pair)
 
-    def refresh(self, targets: Sequence[Path], *, first: int = 0) -> None:
-        """Take what was chosen anew; where there are other targets, that of number ``first`` is shown."""
+    def refresh(self, targets: Sequence[Path]) -> None:
+        """Take what was chosen anew; where there are other targets, the first is shown."""
         if list(targets) != self._targets:
             self._targets = list(targets)
             names = [printable(f"{number}: {path.name}") for number, path in enumerate(targets, 1)]
             options = [(name, number) for number, name in enumerate(names)]
             self.target.options = options or [(tr(NOTHING), -1)]
-            self.target.value = first if options else -1
+            self.target.value = 0 if options else -1
             self._measure_slider()
         self.mark_stale()
 
@@ -95,7 +91,6 @@ class PreviewTab:
             self.message.value = paragraph(tr("Working ..."))
             self._work(path)
         self._draw_pair()
-        self._draw_wipe()
 
     def _work(self, path: Path) -> None:
         try:
@@ -119,20 +114,8 @@ class PreviewTab:
         if self.shown is None:
             self.pair.value = ""
             return
-        sides = ((tr("before"), self.shown.before), (tr("after"), self.shown.after))
-        cells = [
-            f'<div style="flex:1 1 320px">{title}<br>{picture(_fitted(image), alt=title)}</div>'
-            for title, image in sides
-        ]
+        cells = []
+        for title, image in ((tr("before"), self.shown.before), (tr("after"), self.shown.after)):
+            shown = picture(fitted(image, _WIDTH, _HEIGHT), alt=title)
+            cells.append(f'<div style="flex:1 1 320px">{title}<br>{shown}</div>')
         self.pair.value = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'
-
-    def _draw_wipe(self) -> None:
-        if self.shown is None:
-            self.wipe.value = ""
-            return
-        mixed = wipe(_fitted(self.shown.before), _fitted(self.shown.after), self.cut.value / 100)
-        self.wipe.value = picture(mixed, alt=tr("wipe"))
-
-
-def _fitted(image: Any) -> Any:
-    return fitted(image, _WIDTH, _HEIGHT)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from colab_helpers.faces.engine import Engine
     from colab_helpers.faces.photos import Identity, PhotoReport
 
+T = TypeVar("T")
 _USUAL_RATE = 25
 _FINDING = ("execution_provider", "face_detector_size", "face_detector_score")
 """What the networks that find faces are loaded with."""
@@ -61,25 +62,20 @@ class PreviewNetworks:
     """
 
     def __init__(self) -> None:
-        self._forget()
-
-    def _forget(self) -> None:
-        self._engine: Engine | None = None
-        self._engine_key: object = None
-        self._analyser: FaceAnalyser | None = None
-        self._analyser_key: object = None
-        self._identity: Identity | None = None
-        self._identity_key: object = None
-
-    @property
-    def are_loaded(self) -> bool:
-        """Whether any network is held."""
-        return self._engine is not None or self._analyser is not None
+        self._held: dict[str, tuple[object, Any]] = {}
 
     def close(self) -> None:
         """Release all networks; the next need loads them again."""
-        self._forget()
+        self._held.clear()
         gc.collect()
+
+    def _kept(self, name: str, key: object, make: Callable[[], T]) -> T:
+        """Return what is held under a name; made where there is none, or one for another key."""
+        if name not in self._held or self._held[name][0] != key:
+            self._held.pop(name, None)  # its memory is needed for the next
+            self._held[name] = key, make()
+        found: T = self._held[name][1]
+        return found
 
     def examine(self, settings: Settings, models: Path | None, image: ByteImage) -> PhotoReport:
         """Measure a photo of the person who is put in."""
@@ -100,36 +96,34 @@ class PreviewNetworks:
 
         started = time.monotonic()
         before = picture_of(target, frame)
-        engine = self._open(settings, models)
-        identity = self._source(engine, sources)
+        engine = self._engine(settings, models)
+        identity = self._identity(engine, sources)
         embedding = identity.embedding if identity else None
         after, faces = process_image(engine, embedding, before, single=is_image(target))
         notes = engine.notes + (identity.notes if identity else ())
         return Preview(before, after, faces, time.monotonic() - started, notes)
 
     def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:
+        from colab_helpers.faces.analyser import FaceAnalyser
+
         key = finding_key(settings, models)
-        if self._analyser is None or self._analyser_key != key:
-            from colab_helpers.faces.analyser import FaceAnalyser
+        return self._kept("analyser", key, lambda: FaceAnalyser(settings, models_dir=models))
 
-            self._analyser = None
-            self._analyser, self._analyser_key = FaceAnalyser(settings, models_dir=models), key
-        return self._analyser
-
-    def _open(self, settings: Settings, models: Path | None) -> Engine:
-        key = _key(settings, models, _CHANGING)
-        if self._engine is None or self._engine_key != key:
+    def _engine(self, settings: Settings, models: Path | None) -> Engine:
+        def opened() -> Engine:
             from colab_helpers.faces.engine import Engine
 
-            self._engine = self._analyser = None
-            self._engine, self._engine_key = Engine.open(settings, models_dir=models), key
-            self._identity = None
+            self._held.clear()
+            engine = Engine.open(settings, models_dir=models)
             # One pair of networks finds faces for all.
-            self._analyser, self._analyser_key = self._engine.analyser, finding_key(settings, models)
-        now = {name: getattr(settings, name) for name in _AT_ONCE}
-        return replace(self._engine, settings=self._engine.settings.with_overrides(**now))
+            self._held["analyser"] = finding_key(settings, models), engine.analyser
+            return engine
 
-    def _source(self, engine: Engine, sources: Sequence[str]) -> Identity | None:
+        engine = self._kept("engine", _key(settings, models, _CHANGING), opened)
+        now = {name: getattr(settings, name) for name in _AT_ONCE}
+        return replace(engine, settings=engine.settings.with_overrides(**now))
+
+    def _identity(self, engine: Engine, sources: Sequence[str]) -> Identity | None:
         if engine.swapper is None:
             return None
         if not sources:
@@ -137,18 +131,12 @@ class PreviewNetworks:
                 tr("there is no photo of the person who is put in"), remedy=tr("add one under Photos")
             )
         key = tuple((source, file_state(source)) for source in sources)
-        if self._identity is None or self._identity_key != key:
-            photos = [(source[:80], partial(read_image, source)) for source in sources]
-            self._identity, self._identity_key = engine.identity(photos), key
-        return self._identity
+        photos = [(source[:80], partial(read_image, source)) for source in sources]
+        return self._kept("identity", key, lambda: engine.identity(photos))
 
 
 def picture_of(target: Path, frame: int) -> ByteImage:
-    """Read a frame of a video, counted from 0, or an image; ``(H, W, 3)`` uint8 BGR.
-
-    Raises:
-        MediaError: It cannot be read.
-    """
+    """Read a frame of a video, counted from 0, or an image; ``(H, W, 3)`` uint8 BGR."""
     if is_image(target):
         return read_image(target)
     # A little before the frame: the first one from there on is taken, and time stamps are rounded.

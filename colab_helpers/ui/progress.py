@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm.auto import tqdm
 
-from colab_helpers.language import printable, tr
-from colab_helpers.pages.units import clock_text
+from colab_helpers.language import tr
+from colab_helpers.pages.units import file_text, machine_text, progress_text
 
 if TYPE_CHECKING:
     from colab_helpers.batch.status import BatchStatus
@@ -96,7 +96,7 @@ class ProgressLine(_Line):
         if self._bar is None or progress.file_index != self._bar_file:
             self._close_bar()
             self._bar = tqdm(
-                total=progress.frames, desc=_title(progress), unit=tr(" frames"), dynamic_ncols=True
+                total=progress.frames, desc=file_text(progress), unit=tr(" frames"), dynamic_ncols=True
             )
             self._bar_file = progress.file_index
         self._bar.set_postfix_str(machine_text(progress), refresh=False)
@@ -115,31 +115,6 @@ class FetchLine(_Line):
             self._bar = tqdm(desc=tr("models"), unit="B", unit_scale=True, dynamic_ncols=True)
         self._bar.total = progress.bytes_total
         self._bar.update(progress.bytes_done - self._bar.n)
-
-
-def progress_text(progress: Progress) -> str:
-    """Return the whole progress line of a run as plain text."""
-    frames = f"{progress.frame}/{progress.frames}" if progress.frames else str(progress.frame)
-    rate = tr("{frames} frames, {fps:.1f} frames/s", frames=frames, fps=progress.fps)
-    eta = tr(", ETA {eta}", eta=clock_text(progress.eta)) if progress.eta is not None else ""
-    return f"{_title(progress)}: {rate}{eta}, {machine_text(progress)}"
-
-
-def machine_text(progress: Progress) -> str:
-    """Return memory in use (S: the system's RAM, G: the GPU's), and where and how the networks run."""
-    gpu = "-" if progress.gpu_percent is None else f"{progress.gpu_percent:.0f}%"
-    return tr(
-        "(S: {ram_percent:.0f}%, G: {gpu}), {provider}, threads {threads}, batch {batch_size}",
-        ram_percent=progress.ram_percent,
-        gpu=gpu,
-        provider=progress.provider,
-        threads=progress.threads,
-        batch_size=progress.batch_size,
-    )
-
-
-def _title(progress: Progress) -> str:
-    return printable(f"[{progress.file_index + 1}/{progress.file_count}] {progress.file}")
 
 
 def fetch_text(progress: FetchProgress) -> str:

@@ -12,8 +12,7 @@ from colab_helpers.pages.report import failure_text
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host, repeat
 from colab_helpers.ui.markup import AMBER, RED, paragraph, words
-from colab_helpers.ui.run_view import REFRESH, RunView
-from colab_helpers.ui.runs import Run, prepared, results_folder
+from colab_helpers.ui.runs import REFRESH, Run, RunView, prepared, results_folder
 from colab_helpers.ui.widgets import Widgets
 
 _LOOK_EVERY = REFRESH / 2
@@ -23,13 +22,7 @@ class RunTab:
     """Starts the batch that is chosen, shows how it stands, stops it, and shows its results.
 
     The work is done by the batch's worker process and watched by a thread; all painting is done by the
-    kernel's main thread, between cells.
-
-    Args:
-        widgets: Makes its widgets.
-        choice: What is chosen.
-        host: Where the notebook runs.
-        repeat: Calls something every so many seconds until it says False, while no cell runs.
+    kernel's main thread, between cells, where ``repeat`` calls what it is given until that says False.
     """
 
     def __init__(

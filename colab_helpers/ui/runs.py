@@ -1,9 +1,11 @@
-"""The batches that this notebook has begun: which one is at work, where it goes, and what came of it."""
+"""The batches that this notebook has begun: which one is at work, how it stands, and what came of it."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
 from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +17,23 @@ from colab_helpers.batch.status import BatchStatus
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
-from colab_helpers.machine import require_places
+from colab_helpers.pages.figures import SampleHistory
+from colab_helpers.pages.live import live_html
 from colab_helpers.pages.report import results_html
 from colab_helpers.request import BatchRequest
+from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
 from colab_helpers.ui.host import Host
 
 if TYPE_CHECKING:
     from colab_helpers.batch.supervisor import StatusCallback
     from colab_helpers.progress import ProgressCallback
 
+REFRESH = 1.0
+"""Seconds between two pictures of a run that is at work."""
+
 
 class Run:
-    """A batch, from its request to its report.
-
-    Args:
-        request: What is asked for, as ``prepared`` returns it.
-        host: Where the notebook runs.
+    """A batch, from its request, as ``prepared`` returns it, to its report.
 
     Attributes:
         status: How it stood at the last look.
@@ -113,11 +116,7 @@ class Runs(HasTraits):
     waiter = Enum(("", "cell", "button"), default_value="")
 
     def begin(self, request: BatchRequest, host: Host) -> Run:
-        """Return the run of a batch that begins; one that is at work already is joined.
-
-        Raises:
-            UsageError: Another one is at work.
-        """
+        """Return the run of a batch that begins; one that is at work already is joined."""
         last = self.latest
         if last is not None and last.request == request:
             return last
@@ -131,11 +130,7 @@ class Runs(HasTraits):
         return self.latest
 
     def start(self, request: BatchRequest, host: Host) -> None:
-        """Have a batch done while a thread watches it.
-
-        Raises:
-            UsageError: Another one is at work.
-        """
+        """Have a batch done while a thread watches it."""
         run = self.begin(request, host)
         if not run.waiter:
             run.report = run.error = None
@@ -147,20 +142,33 @@ class Runs(HasTraits):
         self.waiter = self.latest.waiter if self.latest else ""
 
 
-def prepared(request: BatchRequest, host: Host) -> BatchRequest:
-    """Return the request with every folder known and within reach; the demo where nothing is named.
+class RunView:
+    """Paints the statuses of a run that is at work, as the monitor does, at most one a second."""
 
-    Raises:
-        ConsentError: No usable statement of consent; nothing was done.
-        SettingsError: An unknown preset or key, or a bad value.
-        UsageError: Sources or targets are missing, or a place cannot be reached.
-    """
+    def __init__(
+        self, folder: Path, paint: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._paint, self._clock, self._painted = paint, clock, -math.inf
+        self._history, self._tail = SampleHistory(since=time.time()), SampleTail(folder / SAMPLES_NAME)
+
+    def __call__(self, status: BatchStatus) -> None:
+        """Show how it stands."""
+        now = self._clock()
+        if now - self._painted < REFRESH and status.state == "running":
+            return
+        self._painted = now
+        self._history.add(self._tail.read())
+        self._paint(live_html(list(self._history.recent), status, now=status.updated))
+
+
+def prepared(request: BatchRequest, host: Host) -> BatchRequest:
+    """Return the request with every folder known and within reach; the demo where nothing is named."""
     from colab_helpers.trust.consent import require_consent
 
     require_consent(request.consent, [])
     request.check()
     folder = results_folder(request, host)
-    reach(host, folder, *request.places)
+    host.reach(folder, *request.places)
     if request.sources or request.targets:
         return request.replaced(output_dir=folder)
     place = folder / DEMO_FOLDER
@@ -180,22 +188,3 @@ def results_folder(request: BatchRequest, host: Host) -> Path:
     Whatever else is asked for may change: what was made otherwise does not pass for what is wanted now.
     """
     return request.output_dir or host.runs / request.run_name
-
-
-def reach(host: Host, *paths: Path) -> None:
-    """Open places that have to be opened first, and refuse those that cannot be reached.
-
-    Raises:
-        UsageError: A place cannot be reached.
-    """
-    host.reach(paths)
-    require_places(paths)
-
-
-def new_run_folder(host: Host) -> Path:
-    """Return a folder under the host's ``runs`` that is not there yet, named by the time."""
-    first = host.runs / time.strftime("%Y%m%d-%H%M%S")
-    folder, number = first, 2
-    while folder.exists():
-        folder, number = first.with_name(f"{first.name}-{number}"), number + 1
-    return folder

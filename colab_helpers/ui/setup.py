@@ -16,10 +16,9 @@ from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import mounted_drive
 from colab_helpers.request import Request, SettingsRequest, SetupRequest
-from colab_helpers.ui.cells import DOCTOR_REPORT
+from colab_helpers.ui.form import DOCTOR_REPORT
 from colab_helpers.ui.host import Host, this_host
 from colab_helpers.ui.markup import AMBER, GREEN, RED, table
-from colab_helpers.ui.runs import new_run_folder, reach
 
 _COLOURS = {"pass": GREEN, "warn": AMBER, "fail": RED}
 _WORDS = {"pass": mark("works"), "warn": mark("warning"), "fail": mark("fails")}
@@ -57,14 +56,9 @@ def run_setup(request: SetupRequest) -> Setup:
 
 
 def prepare_folder(host: Host, request: Request, report: str) -> Path:
-    """Make the folder of a notebook's report, reach what the form names, and return the folder.
-
-    Raises:
-        OutputError: It cannot be made.
-        UsageError: A place cannot be reached, or a file of the user's has the name of the report.
-    """
-    folder = request.output_dir or new_run_folder(host)
-    reach(host, folder, *request.places)
+    """Make the folder of a notebook's report, reach what the form names, and return the folder."""
+    folder = request.output_dir or host.new_run_folder()
+    host.reach(folder, *request.places)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,14 +89,7 @@ def show_setup(setup: Setup) -> None:
 
 
 def show_diagnosis(host: Host, found: Diagnosis, kind: type[ColabHelpersError], report: Path) -> None:
-    """Show findings as a table, or as text where there is no front end; then raise what failed.
-
-    Args:
-        host: Where it is shown.
-        found: By the doctor.
-        kind: The error that something failed.
-        report: Where the findings are written down.
-    """
+    """Show findings as a table, or as text where there is no front end; then raise what failed."""
     host.show(diagnosis_html(found), "\n".join(found.lines()))
     failures = found.failures()
     if failures:

@@ -40,14 +40,12 @@ class VideosTab:
 
     Attributes:
         files: Those that the run would take, as they were at the last look.
-        first_good: Which of them is the first that can be read, from 0.
     """
 
     def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
         self._choice, self._host = choice, host
         self._seen: dict[object, Cells] = {}
         self.files: list[Path] = []
-        self.first_good = 0
         self.table = widgets.html()
         self.look_button = widgets.button(
             tr("Look at all"), self.look, hint=tr("Find faces in the middle of each")
@@ -78,7 +76,7 @@ class VideosTab:
 
     def refresh(self, *, limit: float = FIRST_LOOK) -> None:
         """Show the targets chosen now; within so many seconds."""
-        self.files, self.first_good = [], 0
+        self.files = []
         request = self._choice.request(overrides={})
         if not request.targets:
             self.table.value = paragraph(
@@ -94,8 +92,6 @@ class VideosTab:
         self.files = [task.target for task in tasks]
         until, finding = time.monotonic() + limit, self._choice.finding()
         found = [self._look_at(path, until, finding) for path in self.files]
-        readable = (n for n, seen in enumerate(found) if isinstance(seen, tuple) or seen == NOT_SEEN)
-        self.first_good = next(readable, 0)
         rows = map(_row, range(1, len(found) + 1), self.files, found)
         demo = "" if self._choice.targets else tr("The demo is used: clips of rendered people.")
         self.table.value = paragraph(demo) + table([tr(name) for name in _HEAD], rows) + self._totals()

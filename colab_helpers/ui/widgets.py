@@ -26,15 +26,7 @@ class Widgets:
         self.library, self._model = library, model
 
     def input(self, kind: str, name: str = "", /, *, label: str, width: str = "80%", **values: Any) -> Any:
-        """Make an input with its label beside it.
-
-        Args:
-            kind: Its class in ipywidgets.
-            name: Of the trait that it is linked to; empty: of none.
-            label: Its description.
-            width: As CSS has it.
-            **values: Anything else the class takes.
-        """
+        """Make an input with its label beside it."""
         layout = {"width": width, **values.pop("layout", {})}
         if kind in _WAITING:
             values["continuous_update"] = False

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, State, summarize
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality, State, summarize
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
 from colab_helpers.progress import Progress
@@ -45,6 +45,24 @@ def a_file(target: Path | str, output: Path | str | None = None, **values: Any) 
     return FileReport(
         target=str(target), output=str(output) if output else None, **{"status": status, **given}
     )
+
+
+def a_full_file(target: Path | str, output: Path | str) -> FileReport:
+    """A file of which everything is known."""
+    quality = Quality(
+        similarity_mean=0.7123,
+        similarity_p5=0.641,
+        similarity_samples=11,
+        flicker=0.42,
+        missed_spans=[(0, 10), (225, 250)],
+    )
+    return a_file(
+        target, output, source=["face.png", "other.png"], frames_in=250, frames_out=250, faces_swapped=240,
+        frames_without_face=35, seconds=10.42, fps=24.0, encoder="h264_nvenc", provider="cuda",
+        memory_before=GIB, memory_after=GIB + (50 << 20), bytes_in=2_000_000, bytes_out=1_000_000,
+        video_seconds=10.0, audio_seconds=10.02, times_kept=True, segments=5, segments_kept=3,
+        fallbacks=["sound was converted"], quality=quality,
+    )  # fmt: skip
 
 
 def a_report(*files: FileReport, **values: Any) -> BatchReport:

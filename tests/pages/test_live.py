@@ -11,19 +11,10 @@ from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
 from colab_helpers.pages.figures import FIGURES, at_work, warnings
-from colab_helpers.pages.live import (
-    GO_ON,
-    MOST_FILES,
-    NO_GPU,
-    NO_SAMPLES,
-    OLD_NEWS,
-    live_html,
-    live_text,
-    time_left,
-)
+from colab_helpers.pages.live import GO_ON, MOST_FILES, NO_GPU, NO_SAMPLES, live_html, live_text, time_left
 from colab_helpers.pages.svg import ALARM, BLUE
-from colab_helpers.resources.samples import SAMPLES_NAME, Sample
-from colab_helpers.ui.run_view import REFRESH, RunView
+from colab_helpers.resources.samples import Sample
+from colab_helpers.ui.runs import REFRESH, RunView
 from tests.helpers.reports import GPU, START, Page, a_progress, a_status, sample
 
 NASTY = """<a href="x">&'.mp4"""
@@ -53,40 +44,41 @@ def told(page: Page) -> dict[str, str]:
 
 def test_every_figure_has_its_chart_with_the_newest_value() -> None:
     page = page_of([sample(number) for number in range(20)])
-    queues = {"After decode": "8", "After find faces": "6", "After change faces": "0"}
-    assert told(page) == {
-        "GPU": "91 %",
-        "VRAM": "6 GiB",
-        "VRAM of this run": "5 GiB",
-        "Video encoder": "22 %",
-        "Video decoder": "7 %",
-        "GPU temperature": "66 °C",
-        "GPU power": "61.5 W",
-        "CPU": "35 %",
-        "RAM": "5 GiB",
-        "Process memory": "3 GiB",
-        "Disk free": "50 GB",
-        "Speed": "24 frames/s",
-        **{name: f"{count} waiting" for name, count in queues.items()},
-    }
-    assert len(told(page)) == len(FIGURES) + len(queues)
+    assert list(told(page).items()) == [
+        ("GPU", "91 %"),
+        ("VRAM", "6 GiB"),
+        ("VRAM of this run", "5 GiB"),
+        ("Video encoder", "22 %"),
+        ("Video decoder", "7 %"),
+        ("GPU temperature", "66 °C"),
+        ("GPU power", "61.5 W"),
+        ("CPU", "35 %"),
+        ("RAM", "5 GiB"),
+        ("Process memory", "3 GiB"),
+        ("Disk free", "50 GB"),
+        ("Speed", "24 frames/s"),
+        ("After decode", "8 waiting"),
+        ("After find faces", "6 waiting"),
+        ("After change faces", "0 waiting"),
+    ]
+    assert len(told(page)) == len(FIGURES) + 3
     assert "VRAM of 15 GiB, 40 %" in page.text
-    assert "RAM of 12 GiB, 42 %" in page.text
+    (line,) = live_text([sample()], None, now=START)[:1]
+    for part in ("GPU 91 %", "VRAM 6 of 15 GiB (40 %)", "Disk free 50 GB", "After decode 8 waiting"):
+        assert part in line
+    newer = a_status(RUNNING, progress=WORK, sample=sample(9, cpu_percent=77.0))
+    assert told(page_of([sample(0), sample(1)], newer))["CPU"] == "77 %"  # Drive brings one before the other
 
 
-def test_queues_stand_in_the_order_of_the_work() -> None:
-    page = page_of([sample(queues={"more": 1, "change faces": 2, "find faces": 3, "decode": 4})])
-    found = [title for title in told(page) if title.startswith("After")]
-    assert found == ["After decode", "After find faces", "After change faces", "After more"]
-
-
-def test_without_a_gpu_or_samples_it_is_said_once() -> None:
-    page = page_of([sample(number, gpu=None) for number in range(5)])
-    assert page.text.count(NO_GPU) == 1
-    assert not any("GPU" in title or "VRAM" in title or "Video" in title for title in told(page))
-    nothing = page_of([])
-    assert NO_SAMPLES in nothing.text
-    assert NO_GPU not in nothing.text + page_of([sample()]).text
+@pytest.mark.parametrize("gpu", [None, {}, {"memory_used": 3 * GIB}, {"memory_total": 0, "memory_used": 0}])
+def test_what_is_not_known_is_left_out(gpu) -> None:
+    bare = {"cpu_percent": None, "process_memory": None, "disk_free": None, "file": None, "queues": {}}
+    samples = [sample(number, gpu=gpu, **bare) for number in range(3)]
+    page = page_of(samples)
+    assert set(told(page)) == {"RAM"} | ({"VRAM"} if gpu and "memory_used" in gpu else set())
+    assert "None" not in page.text + " ".join(live_text(samples, None, now=START))
+    assert page.text.count(NO_GPU) == (gpu is None)
+    assert NO_SAMPLES in page_of([]).text
     assert live_text([], None, now=START) == [NO_SAMPLES]
 
 
@@ -106,35 +98,15 @@ def test_without_a_gpu_or_samples_it_is_said_once() -> None:
 )
 def test_an_alarm_begins_at_the_right_value(title, below, above) -> None:
     fine = [sample(number, **below) for number in range(4)]
-    bad = [sample(number, **above) for number in range(4)]
+    bad = [*fine, sample(4, **above)]
     assert f'stroke="{BLUE}"' in page_of(fine).charts()[title]
-    assert f'stroke="{BLUE}"' not in page_of(bad).charts()[title]
     assert f'stroke="{ALARM}" stroke-dasharray="none"' in page_of(bad).charts()[title]
-    assert warnings(fine) == []
-    assert not page_of(fine).all("span", class_="bad")
+    assert warnings(fine) == page_of(fine).all("span", class_="bad") == []
     (warning,) = warnings(bad)
     assert warning.startswith(f"{title} ")
     assert f"Warning. {warning}" in page_of(bad).text
     assert f"warning: {warning}" in live_text(bad, None, now=START)
     assert len(page_of(bad).all("span", class_="bad")) == 1
-
-
-def test_a_warning_tells_the_worst_of_several() -> None:
-    found = warnings([sample(n, ram_used=percent, ram_total=100) for n, percent in enumerate([90, 97, 88])])
-    assert [text.split(" (")[0] for text in found] == ["RAM 97 %"]
-
-
-@pytest.mark.parametrize("gpu", [{}, {"memory_used": 3 * GIB}, {"memory_total": 0, "memory_used": 0}])
-def test_what_a_driver_does_not_tell_is_left_out(gpu) -> None:
-    bare = {"cpu_percent": None, "process_memory": None, "disk_free": None, "file": None, "queues": {}}
-    samples = [sample(number, gpu=gpu, **bare) for number in range(3)]
-    page = page_of(samples)
-    assert set(told(page)) == {"RAM"} | ({"VRAM"} if "memory_used" in gpu else set())
-    assert "None" not in page.text + " ".join(live_text(samples, None, now=START))
-
-
-def test_a_figure_that_is_unknown_now_keeps_its_past() -> None:
-    assert told(page_of([sample(0), sample(1), sample(2, cpu_percent=None)]))["CPU"] == "–"
 
 
 def test_the_charts_go_back_ten_minutes_and_stay_small() -> None:
@@ -145,17 +117,9 @@ def test_the_charts_go_back_ten_minutes_and_stay_small() -> None:
     assert len(long) < 40_000
 
 
-def test_the_statuss_own_sample_counts_where_it_is_newer() -> None:
-    found = a_status(RUNNING, progress=WORK, sample=sample(9, cpu_percent=77.0))
-    for samples in ([], [sample(0), sample(1)]):
-        assert told(page_of(samples, found))["CPU"] == "77 %"
-    assert told(page_of([sample(20, cpu_percent=11.0)], found))["CPU"] == "11 %"
-
-
 @pytest.mark.parametrize(
     ("distances", "gaps", "length"),
     [
-        ([2, 2, 2, 2], 0, 8),
         ([2, 2, 90_000, 2, 2], 1, 10),  # the machine slept: no time at work
         ([2, 19, 2, 2], 0, 25),  # late, but no pause
         ([60, 60, 60], 0, 180),  # seldom, as somebody asked for
@@ -181,45 +145,30 @@ def test_names_and_reasons_are_escaped() -> None:
         FileReport(target=f"/in/{NASTY}", status="running"),
         FileReport(target="/in/\udcff.mp4", status="failed", error="<script>alert(1)</script>"),
     ]
-    found = a_status(
-        *files,
-        notes=["<img src=x>"],
-        pause="<wait>",
-        progress=a_progress(1, 2, file=NASTY, stage="<frames>", provider="<cuda>"),
-        picture="https://a.b/c.png",
-    )
-    page = page_of([sample(file=NASTY, queues={"<q>": 1})], found, facts=["<fact>"])
+    work = a_progress(1, 2, file=NASTY, stage="<frames>", provider="<cuda>")
+    remarks = {"notes": ["<img src=x>"], "pause": "<wait>", "picture": "https://a.b/c.png"}
+    samples = [sample(file=NASTY, queues={"<q>": 1})]
+    page = page_of(samples, a_status(*files, progress=work, **remarks), facts=["<fact>"])
     assert not {tag for tag, _ in page.tags} & {"a", "script", "img", "wait", "cuda", "q", "fact", "frames"}
     for text in (NASTY, "<script>alert(1)</script>", "<img src=x>", "waiting: <wait>", "<fact>", r"\xff.mp4"):
         assert text in page.text
 
 
-def test_the_running_file_with_its_bar() -> None:
-    found = a_status(RUNNING, queued("b"), progress=WORK, restarts=1)
-    page = page_of([sample()], found)
-    for part in (
-        "running: 0 of 2 files ended (1 queued, 1 running), at work for 1:01, last news 1 s ago",
-        "a.mp4: 120 of 480 frames, 24.0 frames/s, ETA 1:15",
-        "networks on cuda, threads 8, batch size 4, worker restarts 1",
-        "Why is it not faster?",
-    ):
-        assert part in page.text
-    bars = {bar["aria-label"]: bar["aria-valuenow"] for bar in page.all("div", role="progressbar")}
-    assert bars == {"All files": "12", "a.mp4": "25"}
-    unknown = page_of([sample()], a_status(RUNNING, progress=a_progress(frames=None, eta=None)))
-    assert len(unknown.all("div", role="progressbar")) == 1
-    assert "a.mp4: 120 frames, 24.0 frames/s" in unknown.text
-
-
-def test_what_was_done_with_each_file() -> None:
+def test_a_run_at_work_shows_what_it_does_with_each_file() -> None:
     files = [
         FileReport(target="/in/one.mp4", status="done", frames_out=90, fallbacks=["libx264 was used"]),
         FileReport(target="/in/two.mp4", status="failed", error="no face was found"),
         RUNNING,
         queued("last"),
     ]
-    found = a_status(*files, notes=["one note"], progress=WORK)
+    found = a_status(*files, notes=["one note"], progress=WORK, restarts=1)
     page = page_of([sample()], found)
+    head = "running: 2 of 4 files ended (1 done, 1 queued, 1 failed, 1 running), at work for 1:01"
+    work = "[1/2] a.mp4: 120/480 frames, 24.0 frames/s, ETA 1:15, (S: 40%, G: -), cuda, threads 8, batch 4"
+    for part in (f"{head}, last news 1 s ago", work, "worker restarts 1", "Why is it not faster?"):
+        assert part in page.text
+    bars = {bar["aria-label"]: bar["aria-valuenow"] for bar in page.all("div", role="progressbar")}
+    assert bars == {"All files": "56", "a.mp4": "25"}
     assert page.rows[1:] == [
         ["running", "a.mp4", "120/480", ""],
         ["failed", "two.mp4", "", "no face was found"],
@@ -228,9 +177,11 @@ def test_what_was_done_with_each_file() -> None:
     ]
     assert len(page.all("td", class_="good")) == len(page.all("td", class_="bad")) == 1
     lines = live_text([sample()], found, now=START)
-    assert "  failed     two.mp4  no face was found" in lines
-    assert "note: one note" in lines
+    for line in (work, "  failed     two.mp4  no face was found", "note: one note"):
+        assert line in lines
     assert not any("two.mp4" in line for line in live_text([], found, now=START, files=False))
+    unknown = page_of([sample()], a_status(RUNNING, progress=a_progress(frames=None, eta=None)))
+    assert len(unknown.all("div", role="progressbar")) == 1
 
 
 def test_of_many_files_the_rest_is_counted() -> None:
@@ -242,49 +193,21 @@ def test_of_many_files_the_rest_is_counted() -> None:
     assert f"and {65 - MOST_FILES} more: 53 done" in page.text
 
 
-def test_a_run_that_died_says_what_to_do() -> None:
-    page = page_of([sample()], a_status(RUNNING, progress=WORK, picture=PICTURE), now=START + 400, lost=True)
-    assert f"last news 5:40 ago. What to do: {GO_ON}" in page.text
-    assert page.text.startswith("ended without a word")
-    assert "stopped" in page.text
+def test_a_run_that_ended_or_died_is_not_slow_and_says_what_to_do() -> None:
+    done = a_status(RUNNING.model_copy(update={"status": "done"}), state="done", progress=WORK)
+    page = page_of([sample()], done)
+    assert page.text.startswith("done: 1 of 1 files ended (1 done), at work for 1:00")
+    died = a_status(RUNNING, progress=WORK, picture=PICTURE)
+    lost = page_of([sample()], died, now=START + 400, lost=True)
+    assert f"last news 5:40 ago. What to do: {GO_ON}" in lost.text
+    assert lost.text.startswith("ended without a word")
     for gone in ("Why is it not faster", "running", "All files"):
-        assert gone not in page.text
-    assert page.all("img") == []
-    assert live_text([sample()], a_status(RUNNING, progress=WORK), now=START, lost=True)[0].startswith(
-        "ended without a"
-    )
-
-
-@pytest.mark.parametrize(("age", "old"), [(OLD_NEWS - 0.1, False), (OLD_NEWS, True), (-5.0, False)])
-def test_old_news_stand_out(age, old) -> None:
-    line = live_text([], a_status(RUNNING, progress=WORK), now=START + 60 + age)[0]
-    assert ("hangs" in line) is old
-    assert "-5" not in line
-
-
-def test_a_run_that_ended_is_not_slow_and_a_machine_without_one_not_idle() -> None:
-    done = page_of(
-        [sample()], a_status(RUNNING.model_copy(update={"status": "done"}), state="done", progress=WORK)
-    )
-    assert done.text.startswith("done: 1 of 1 files ended (1 done), at work for 1:00")
-    assert "Why is it not faster" not in done.text
-    assert "last news" not in done.text
-    alone = sample(file=None, stage="", queues={}, fps=0.0)
-    assert not any("Idle" in line for line in live_text([alone], None, now=START))
-    assert any("Idle" in line for line in live_text([alone], a_status(), now=START))
-
-
-def test_the_words_hold_the_figures() -> None:
-    lines = live_text([sample()], a_status(RUNNING, progress=WORK), now=START + 61)
-    assert lines[1] == "a.mp4: 120 of 480 frames, 24.0 frames/s, ETA 1:15"
-    (machine,) = [line for line in lines if line.startswith("GPU 91 %")]
-    for part in (
-        "VRAM 6 of 15 GiB (40 %)",
-        "RAM 5 of 12 GiB (42 %)",
-        "Disk free 50 GB",
-        "After decode 8 waiting",
-    ):
-        assert part in machine
+        assert gone not in page.text + lost.text
+    assert lost.all("img") == []
+    for age, old in ((9.9, False), (10.0, True), (-5.0, False)):
+        line = live_text([], a_status(RUNNING, progress=WORK), now=START + 60 + age)[0]
+        assert ("hangs" in line) is old
+        assert "-5" not in line
 
 
 def test_the_whole_batch_in_one_line() -> None:
@@ -292,22 +215,11 @@ def test_the_whole_batch_in_one_line() -> None:
     assert "All files: 0 %" in page_of([], a_status(*waiting)).text
     assert time_left(a_status(*waiting), 0.0) is None
     # One file was there already, one is done, one is half done: half of the work took ten seconds.
-    files = [
-        FileReport(target="/in/a.mp4", status="done", fallbacks=[KEPT]),
-        FileReport(target="/in/b.mp4", status="done"),
-        RUNNING,
-        queued("d"),
-    ]
-    found = a_status(*files, updated=START + 10, progress=a_progress(240, eta=3.0))
+    kept, done = (FileReport(target="/in/a.mp4", status="done", fallbacks=notes) for notes in ([KEPT], []))
+    found = a_status(kept, done, RUNNING, queued("d"), updated=START + 10, progress=a_progress(240, eta=3.0))
     assert time_left(found, 2.5 / 4) == pytest.approx(10 * 1.5 / 1.5)
-    page = page_of([], found)
-    assert "All files: 62 %, about 0:10 left, memory S 40 % (system), G - (GPU)" in page.text
-    assert page.all("div", role="progressbar")[0]["aria-valuenow"] == "62"
-    assert "All files" not in page_of([], found.model_copy(update={"state": "done"})).text
+    assert "All files: 62 %, about 0:10 left" in page_of([], found).text
     assert time_left(a_status(RUNNING, progress=WORK), 0.01) == 75.0  # the last file tells for itself
-
-
-# --- painted while it runs --------------------------------------------------------------------------------
 
 
 def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
@@ -324,14 +236,3 @@ def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
     assert f'src="{PICTURE}" alt="last frame"' in pages[-1]
     view(found.model_copy(update={"state": "done"}))
     assert len(pages) == 7
-
-
-def test_samples_of_earlier_runs_are_not_drawn(tmp_path, monkeypatch) -> None:
-    pages: list[str] = []
-    monkeypatch.setattr("colab_helpers.ui.run_view.time.time", lambda: START)
-    view = RunView(tmp_path, pages.append)
-    taken = [sample(-100, cpu_percent=99.0), sample(1, cpu_percent=11.0), sample(2, cpu_percent=33.0)]
-    (tmp_path / SAMPLES_NAME).write_text("".join(one.model_dump_json() + "\n" for one in taken))
-    view(a_status(RUNNING, progress=WORK))
-    assert told(Page(pages[0]))["CPU"] == "33 %"
-    assert "last 0:02" in Page(pages[0]).text

@@ -92,6 +92,11 @@ def make_panel(runs: Path, idle: Idle) -> Callable[..., Panel]:
 
 
 @pytest.fixture
+def panel(make_panel: Callable[..., Panel], on_demo: BatchRequest) -> Panel:
+    return make_panel(on_demo)
+
+
+@pytest.fixture
 def text_of() -> Callable[[object], str]:
     """What a person reads in a widget of HTML."""
 

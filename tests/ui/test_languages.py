@@ -6,13 +6,12 @@ import gettext
 import re
 from collections.abc import Iterator
 from html import unescape
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from colab_helpers import language
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality
+from colab_helpers.batch.report import FileReport, ModelReport
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
 from colab_helpers.pages.report import report_html, results_text
@@ -24,7 +23,7 @@ from colab_helpers.ui.monitor import MonitorSummary
 from colab_helpers.ui.preload import models_html, models_text, show_models
 from colab_helpers.ui.runs import Run
 from colab_helpers.ui.setup import diagnosis_html
-from tests.helpers.reports import START, a_file, a_progress, a_report, a_status, sample
+from tests.helpers.reports import START, a_file, a_full_file, a_progress, a_report, a_status, sample
 
 SIGNS = {
     "GB", "GiB", "MB", "MiB", "kB", "VRAM", "GPU", "CPU", "RAM", "CRF", "fps", "min", "ms", "UTC", "Python",
@@ -74,11 +73,6 @@ def outside(text: str, *data: str) -> list[str]:
     return [word for word in _words(text) if word not in SIGNS | names_of_settings()]
 
 
-def test_what_stands_outside_is_found():
-    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
-    assert outside('<img alt="last frame">') == ["last", "frame"]
-
-
 def widgets_in(widget: Any) -> Iterator[Any]:
     yield widget
     for child in getattr(widget, "children", ()):
@@ -119,82 +113,49 @@ def test_the_charts():
     ]
     many = [sample(number, ram_used=12_000_000_000, disk_free=1_000_000) for number in range(40)]
     found = a_status(
-        *files,
-        state="running",
-        notes=["NOTE"],
-        pause="PAUSE",
-        progress=a_progress(),
-        restarts=1,
+        *files, state="running", notes=["NOTE"], pause="PAUSE", progress=a_progress(), restarts=1
     )
     data = ("a.mp4", "b.mp4", *(f"c{number}.mp4" for number in range(20)), "REASON", "NOTE", "PAUSE", "cuda")
     for lost in (False, True):
         assert outside(live_html(many, found, now=START + 99, lost=lost), *data) == []
         assert outside("\n".join(live_text(many, found, now=START + 99, lost=lost)), *data) == []
     assert outside(live_html([sample(gpu=None)], None, now=START + 1)) == []
-
-
-def a_run(tmp_path: Path) -> BatchReport:
-    good = a_file(
-        tmp_path / "a.mp4",
-        tmp_path / "out.mp4",
-        fallbacks=["NOTE"],
-        encoder="libx264",
-        provider="cpu",
-        times_kept=True,
-        video_seconds=3.0,
-        audio_seconds=3.0,
-        segments=3,
-        segments_kept=1,
-        memory_before=10**9,
-        memory_after=10**9,
-        quality=Quality(
-            similarity_mean=0.8, similarity_p5=0.7, similarity_samples=9, flicker=0.4, missed_spans=[(0, 9)]
-        ),
-    )
-    standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
-    return a_report(
-        good,
-        a_file(tmp_path / "b.mp4", error="REASON"),
-        memory_warnings=2,
-        restarts=1,
-        notes=["NOTE"],
-        models=[standin],
-    )
+    facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
+    summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
+    assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []
+    # What stands outside is found.
+    assert outside("<p title='x'>⟦one ⟦two⟧⟧ three a.mp4 4 GB</p>", "a.mp4") == ["three"]
 
 
 DATA = (
-    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "libx264", "/m/inswapper_128.onnx", "inswapper_128",
-    "face.png", "run-7", "Linux", "report.html", "report.json", "colab_helpers",
-    "The person shown has agreed.", "Test Card", "Google Colab",
+    "a.mp4", "b.mp4", "out.mp4", "NOTE", "REASON", "h264_nvenc", "sound was converted", "face.png",
+    "other.png", "/m/inswapper_128.onnx", "inswapper_128", "run-7", "Linux", "report.html", "report.json",
+    "colab_helpers", "The person shown has agreed.", "Test Card", "Google Colab",
 )  # fmt: skip
 
 
 def test_the_results_and_the_report(tmp_path):
-    report, run = a_run(tmp_path), Run(BatchRequest(output_dir=tmp_path), Host())
+    standin = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=True)
+    good = a_full_file(tmp_path / "a.mp4", tmp_path / "out.mp4").model_copy(update={"provider": "cpu"})
+    bad = a_file(tmp_path / "b.mp4", error="REASON")
+    counts = {"memory_warnings": 2, "restarts": 1}
+    report = a_report(good, bad, notes=["NOTE"], models=[standin], **counts)
     whole = report_html(report, [sample(number) for number in range(60)])
     assert whole.count("⟦") > 60
-    for text in (run.html(report), results_text(report, tmp_path), whole):
+    run = Run(BatchRequest(output_dir=tmp_path), Host())
+    for text in (run.html(report), results_text(report), whole):
         assert outside(text, *DATA, str(tmp_path)) == []
 
 
-def test_the_doctor(demo, tmp_path):
+def test_the_doctor_and_the_models(demo, tmp_path, capsys):
     found = diagnose(Settings(), models_dir=demo / "models", folder=tmp_path)
     assert len(found.checks) > 15
     # What ends a check's title is a name: of a package, a model, a folder.
     names = [check.name.split()[-1] for check in found.checks]
     assert outside(diagnosis_html(found), *names, str(tmp_path), str(demo)) == []
-
-
-def test_the_models(demo, tmp_path, capsys):
     needed = show_models(PreloadRequest(models_dir=demo / "models", output_dir=tmp_path, headless=True))
     capsys.readouterr()
     models = needed.models()
     data = (str(demo), *(model.name for model in models), *(model.role for model in models))
-    assert outside(models_html(models, needed.root), *data) == []
-    assert outside(models_text(models, needed.root), *data) == []
-
-
-def test_the_monitors_summary():
-    facts = {"folder": "/out", "host": "h", "seconds": 9.0, "samples": 3}
-    summary = MonitorSummary(state="failed", ended_by="end of run", advice="REMEDY", **facts)
-    assert outside("\n".join(summary.lines()), "/out", "REMEDY") == []
+    for text in (models_html(models, needed.root), models_text(models, needed.root)):
+        assert outside(text, *data) == []

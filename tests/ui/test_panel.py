@@ -10,7 +10,7 @@ import ipywidgets
 import pytest
 
 from colab_helpers.demo import Demo
-from colab_helpers.errors import ConsentError, OutputError, SettingsError, UsageError
+from colab_helpers.errors import ConsentError, OutputError, UsageError
 from colab_helpers.request import BatchRequest
 from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui import batch_swap, panel
@@ -50,7 +50,7 @@ def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
     assert made.tabs.selected_index == 0
 
 
-def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, tmp_path):
+def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, tmp_path, monkeypatch):
     made = make_panel(on_demo)
     made.settings.preset.value = "light"
     made.videos.range.value = "1-1"
@@ -66,7 +66,10 @@ def test_the_run_gets_what_is_chosen_when_it_begins(make_panel, on_demo, demo, t
     assert chosen.output_dir == tmp_path / "elsewhere"
     assert [Path(path).name for path in chosen.sources] == ["alma.png", "bruno.png"]
     made.photos.cards.children[1].children[1].click()
+    released = []
+    monkeypatch.setattr(made.choice.networks, "close", lambda: released.append(made))
     done = run_batch_swap(made.choice)
+    assert released == [made]  # their memory is the run's
     assert done.report.ok
     assert done.report.settings["frame_processors"] == ["face_swapper"]
     assert (tmp_path / "elsewhere" / "clip1.mp4").is_file()
@@ -123,28 +126,6 @@ def test_consent_is_checked_while_it_is_written(make_panel, on_demo, tmp_path, d
     other.write_bytes((demo / "targets" / "clip1.mp4").read_bytes())
     made.videos.paths.value = str(other)
     assert "covers its rendered people only" in text_of(made.consent_hint)
-
-
-def test_the_run_refuses_what_the_panel_calls_wrong(make_panel, on_demo):
-    made = make_panel(on_demo)
-    made.settings.overrides.value = "batch_size: 5\nexecution_threads: 99"
-    with pytest.raises(SettingsError, match="execution_threads = 99 is not allowed"):
-        run_batch_swap(made.choice)
-
-
-def test_the_run_releases_the_previews_networks(make_panel, on_demo, monkeypatch):
-    made = make_panel(on_demo)
-    assert made.choice.networks.are_loaded
-    seen = []
-
-    def do_batch(request, **values):
-        seen.append((request.sources, request.targets, made.choice.networks.are_loaded))
-        raise UsageError("far enough")
-
-    monkeypatch.setattr("colab_helpers.api.do_batch", do_batch)
-    with pytest.raises(UsageError, match="far enough"):
-        run_batch_swap(made.choice)
-    assert seen == [(on_demo.sources, on_demo.targets, False)]
 
 
 # --- files of the user's own computer ---------------------------------------------------------------------

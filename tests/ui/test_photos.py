@@ -11,14 +11,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import MissingFileError
-from colab_helpers.media.images import read_image, to_data_url
+from colab_helpers.media.images import to_data_url
 from colab_helpers.ui.photos import STRANGER, kept_upload, photos_at, uploaded_files
 from tests.people.actors import portrait
-
-
-@pytest.fixture
-def panel(make_panel, on_demo):
-    return make_panel(on_demo)
 
 
 def cards(panel):
@@ -36,23 +31,13 @@ def add(panel, text):
     panel.photos.add_button.click()
 
 
-def test_a_card_shows_the_photo_with_its_face_marked(panel, text_of, pictures_of, demo):
+def test_hints_in_plain_words(panel, tmp_path, text_of, pictures_of):
     (card,) = cards(panel)
     assert text_of(card).startswith("alma.png 512 x 512 pixels, face 15")
     assert text_of(card).endswith("Good.")
     (picture,) = pictures_of(card)
-    assert picture.shape == (180, 180, 3)
-    plain = cv2.resize(read_image(demo / "source" / "alma.png"), (180, 180), interpolation=cv2.INTER_AREA)
     green = (picture[..., 1].astype(int) - picture[..., 2] > 90) & (picture[..., 1] > 150)
-    marked = np.argwhere(green)
-    assert len(marked) > 60
-    # The mark goes around a face in the picture's upper half; the rest is the photo.
-    assert np.all(marked.min(0) > 20)
-    assert np.all(marked.max(0) < 140)
-    assert np.mean(cv2.absdiff(picture, plain)[150:]) < 3
-
-
-def test_hints_in_plain_words(panel, tmp_path, text_of):
+    assert 60 < green.sum() < green.size // 4  # the mark around its face
     image = portrait("bruno")
     bad = {
         "soft.png": (cv2.GaussianBlur(image, (0, 0), 3), "The face is blurred"),
@@ -60,14 +45,15 @@ def test_hints_in_plain_words(panel, tmp_path, text_of):
         "wall.png": (np.full((200, 200, 3), 90, np.uint8), "No face was found"),
         "night.png": ((image * 0.2).astype(np.uint8), "The face is too dark"),
     }
-    for name, (picture, _) in bad.items():
-        write(tmp_path / "p" / name, picture)
+    for name, (image, _) in bad.items():
+        write(tmp_path / "p" / name, image)
+    (tmp_path / "p" / "zero.png").write_text("no picture")
     add(panel, tmp_path / "p")
     told = {text_of(card).split()[0]: text_of(card) for card in cards(panel)}
-    assert list(told) == ["alma.png", *sorted(bad)]
+    assert list(told) == ["alma.png", *sorted(bad), "zero.png"]
+    assert "not a picture" in told["zero.png"]
     for name, (_, hint) in bad.items():
         assert hint in told[name]
-    assert "1 photo(s) without a face will be left out" in text_of(panel.photos.summary)
 
 
 def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
@@ -80,11 +66,6 @@ def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
     assert len(cards(panel)) == 2
 
 
-def test_two_people_cannot_be_told_which_is_wrong(panel, demo, text_of):
-    add(panel, demo / "source" / "hanna.png")
-    assert [STRANGER in text_of(card) for card in cards(panel)] == [True, True]
-
-
 def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of, pictures_of):
     made = make_panel(on_demo.replaced(models_dir=str(tmp_path / "none")))
     (card,) = cards(made)
@@ -93,15 +74,6 @@ def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of,
     assert len(pictures_of(card)) == 1
     made.models.value = str(on_demo.models_dir)
     assert "Good." in text_of(cards(made)[0])
-
-
-def test_a_photo_that_is_gone_or_damaged(make_panel, on_demo, tmp_path, text_of):
-    damaged = tmp_path / "text.png"
-    damaged.write_text("no picture")
-    made = make_panel(on_demo.replaced(sources=(str(damaged), str(tmp_path / "gone.png"))))
-    first, second = (text_of(card) for card in cards(made))
-    assert "not a picture" in first
-    assert "there is no such file" in second
 
 
 @pytest.mark.parametrize("written", ["", "/nowhere/a.png"])
@@ -124,41 +96,33 @@ def test_a_changed_photo_is_examined_again_and_its_name_is_no_markup(make_panel,
     assert "No face" in text_of(cards(made)[0])
 
 
-def test_photos_of_a_folder_come_in_natural_order(tmp_path):
-    for name in ("b10.png", "b9.png", "note.txt", "A1.JPG"):
-        (tmp_path / name).touch()
-    assert [Path(path).name for path in photos_at(str(tmp_path))] == ["A1.JPG", "b9.png", "b10.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingFileError, match="holds no photo"):
-        photos_at(str(tmp_path / "empty"))
-
-
 def test_what_a_folder_of_photos_holds_besides_is_said(panel, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
     folder = tmp_path / "photos"
     folder.mkdir()
-    write(folder / "a.png", portrait("alma"))
+    write(folder / "b9.png", portrait("alma"))
+    write(folder / "A10.png", portrait("alma"))
     for name in ("b.heic", "c.heic", "note.txt"):
         (folder / name).touch()
+    assert [Path(path).name for path in photos_at(str(folder))] == ["A10.png", "b9.png"]
     add(panel, folder)
     said = panel.photos.message.value
     assert "3 file(s)" in said
     assert "2 .heic, 1 .txt" in said
     assert "pip install pillow-heif" in said
-    (folder / "a.png").unlink()
+    for name in ("b9.png", "A10.png"):
+        (folder / name).unlink()
     with pytest.raises(MissingFileError, match=r"2 \.heic.*pip install pillow-heif"):
         photos_at(str(folder))
 
 
-def test_uploads_of_both_versions_of_ipywidgets():
-    old = {"a.png": {"metadata": {"name": "a.png"}, "content": b"1"}}
-    new = ({"name": "a.png", "content": memoryview(b"1")},)
-    assert list(uploaded_files(old)) == list(uploaded_files(new)) == [("a.png", b"1")]
-
-
 def test_uploaded_photos_are_kept_and_used(panel, runs, monkeypatch):
+    """As both versions of ipywidgets give them."""
     data = base64.b64decode(to_data_url(portrait("hanna")).partition(",")[2])
-    monkeypatch.setattr("colab_helpers.ui.photos.uploaded_files", lambda value: [("../../h.png", data)])
+    old = {"../../h.png": {"metadata": {"name": "../../h.png"}, "content": data}}
+    new = ({"name": "../../h.png", "content": memoryview(data)},)
+    assert list(uploaded_files(old)) == list(uploaded_files(new)) == [("../../h.png", data)]
+    monkeypatch.setattr("colab_helpers.ui.photos.uploaded_files", lambda value: uploaded_files(new))
     upload = panel.photos.upload
     upload.notify_change({"name": "value", "owner": upload, "type": "change", "old": (), "new": ()})
     path = runs / "uploads" / "h.png"

@@ -12,7 +12,6 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.media.images import write_image
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.ui.markup import wipe
 from colab_helpers.ui.preview_networks import picture_of
 from tests.people.actors import portrait
 
@@ -33,30 +32,10 @@ def opened(monkeypatch):
     return count
 
 
-@pytest.fixture
-def panel(make_panel, on_demo):
-    return make_panel(on_demo)
-
-
 def grown(box, by, shape):
     left, top, right, bottom = (int(value) for value in box)
     rows = slice(max(0, top - by), min(shape[0], bottom + by))
     return rows, slice(max(0, left - by), min(shape[1], right + by))
-
-
-def test_it_works_only_while_somebody_looks(panel, opened, text_of):
-    assert panel.preview.shown is None
-    assert not opened
-    panel.tabs.selected_index = PREVIEW
-    shown = panel.preview.shown
-    assert shown.faces == 1
-    assert "1 face(s) changed" in text_of(panel.preview.message)
-    panel.tabs.selected_index = 1
-    panel.settings.overrides.value = "enhancer_blend: 0"
-    assert panel.preview.shown is shown
-    panel.tabs.selected_index = PREVIEW
-    assert panel.preview.shown is not shown
-    assert len(opened) == 1
 
 
 def test_only_the_face_is_changed_and_shown_as_it_is(panel, pictures_of):
@@ -75,30 +54,6 @@ def test_only_the_face_is_changed_and_shown_as_it_is(panel, pictures_of):
         assert np.mean(cv2.absdiff(picture, image)) < 4
 
 
-@pytest.mark.parametrize("percent", [0, 25, 100])
-def test_the_wipe_cuts_where_the_slider_is(panel, pictures_of, percent):
-    panel.tabs.selected_index = PREVIEW
-    panel.preview.cut.value = percent
-    (picture,) = pictures_of(panel.preview.wipe)
-    shown = panel.preview.shown
-    cut = round(480 * percent / 100)
-    left, right = slice(0, max(0, cut - 12)), slice(cut + 12, None)
-    assert percent == 100 or np.mean(cv2.absdiff(picture, shown.after)[:, right]) < 4
-    assert percent == 0 or np.mean(cv2.absdiff(picture, shown.before)[:, left]) < 4
-    if 0 < percent < 100:
-        assert picture[:, cut - 1 : cut + 1].mean() > 220
-
-
-def test_the_wipe_takes_pixels_of_both():
-    before, after = np.zeros((4, 100, 3), np.uint8), np.full((4, 100, 3), 100, np.uint8)
-    mixed = wipe(before, after, 0.3)
-    assert np.all(mixed[:, :29] == 0)
-    assert np.all(mixed[:, 29:31] == 255)
-    assert np.all(mixed[:, 31:] == 100)
-    assert np.array_equal(wipe(before, after, 0), after)
-    assert np.array_equal(wipe(before, after, 1), before)
-
-
 def test_every_place_of_the_slider_is_that_frame(panel, demo):
     frames = list(read_frames(probe(demo / "targets" / "clip1.mp4")))
     assert panel.preview.frame.max == len(frames) - 1 == 9
@@ -107,9 +62,16 @@ def test_every_place_of_the_slider_is_that_frame(panel, demo):
         assert np.array_equal(picture_of(demo / "targets" / "clip1.mp4", number), expected)
 
 
-def test_networks_stay_loaded_from_frame_to_frame(panel, opened, demo):
+def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, text_of):
+    assert panel.preview.shown is None
+    assert not opened
     panel.tabs.selected_index = PREVIEW
     first = panel.preview.shown
+    assert "1 face(s) changed" in text_of(panel.preview.message)
+    panel.tabs.selected_index = 1
+    panel.settings.overrides.value = "enhancer_blend: 0"
+    assert panel.preview.shown is first  # nobody looks
+    panel.tabs.selected_index = PREVIEW
     panel.preview.frame.value = 0
     assert panel.preview.shown is not first
     panel.settings.overrides.value = "enhancer_blend: 10"
@@ -122,17 +84,19 @@ def test_networks_stay_loaded_from_frame_to_frame(panel, opened, demo):
     panel.settings.preset.value = "light"
     assert len(opened) == 2
     panel.choice.close()
-    assert not panel.choice.networks.are_loaded
     panel.preview.frame.value = 3
     assert panel.preview.shown.faces == 1
     assert len(opened) == 3
 
 
 def test_images_and_frames_without_a_face(make_panel, on_demo, tmp_path, text_of):
+    """Enhancing alone needs no source."""
     write_image(tmp_path / "a.png", portrait("bruno"))
     write_image(tmp_path / "b.png", np.full((100, 150, 3), 77, np.uint8))
-    made = make_panel(on_demo.replaced(targets=(str(tmp_path),)))
+    alone = {"sources": (), "overrides": {"frame_processors": ["face_enhancer"]}}
+    made = make_panel(on_demo.replaced(targets=(str(tmp_path),), **alone))
     made.tabs.selected_index = PREVIEW
+    assert made.preview.shown.faces == 1
     assert made.preview.frame.disabled
     assert made.preview.shown.before.shape == (512, 512, 3)
     made.preview.target.value = 1
@@ -155,28 +119,4 @@ def test_errors_stand_in_place_of_the_picture(make_panel, on_demo, text_of, chan
     made = make_panel(on_demo.replaced(**change))
     made.tabs.selected_index = PREVIEW
     assert said in text_of(made.preview.message)
-    assert (made.preview.shown, made.preview.pair.value, made.preview.wipe.value) == (None, "", "")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"sources": (), "overrides": {"frame_processors": ["face_enhancer"]}}, "1 face(s) changed"),
-        ({"overrides": {"many_faces": False, "face_selector": "reference"}}, "The person to follow is taken"),
-    ],
-    ids=["enhancing alone needs no source", "following one person is explained"],
-)
-def test_what_is_done_is_said(make_panel, on_demo, text_of, change, said):
-    made = make_panel(on_demo.replaced(**change))
-    made.tabs.selected_index = PREVIEW
-    assert made.preview.shown.faces == 1
-    assert said in text_of(made.preview.message)
-
-
-def test_it_begins_with_a_target_that_can_be_read(make_panel, on_demo, tmp_path):
-    (tmp_path / "a.mp4").write_text("not a video")
-    write_image(tmp_path / "b.png", portrait("bruno"))
-    made = make_panel(on_demo.replaced(targets=(str(tmp_path),)))
-    made.tabs.selected_index = PREVIEW
-    assert made.preview.target.value == 1
-    assert made.preview.shown.faces == 1
+    assert (made.preview.shown, made.preview.pair.value) == (None, "")

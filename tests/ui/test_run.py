@@ -13,7 +13,7 @@ import pytest
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.ui.batch_swap import run_batch_swap
 from colab_helpers.ui.host import ColabHost, Host
-from colab_helpers.ui.runs import Run, new_run_folder, prepared
+from colab_helpers.ui.runs import prepared
 from tests.conftest import PATIENCE, until
 from tests.helpers.processes import hold
 
@@ -102,17 +102,6 @@ def test_a_refusal_is_shown_in_its_own_words(make_panel, on_demo, idle, text_of)
     assert buttons(made) == (True, False)
 
 
-def test_a_failed_file_is_named_and_start_goes_on(make_panel, light, idle, tmp_path, text_of):
-    bad = tmp_path / "text.mp4"
-    bad.write_text("no video")
-    made = make_panel(light.replaced(targets=(str(bad), *light.targets), consent=CONSENT))
-    made.run.start_button.click()
-    idle.pass_by()
-    assert "1 of 2 files did not succeed: text.mp4" in text_of(made.run.message)
-    assert "Start goes on with it" in text_of(made.run.message)
-    assert "text.mp4" in text_of(results(made))
-
-
 def test_stopped_and_gone_on_with(make_panel, light, idle, tmp_path, text_of, monkeypatch):
     hold(monkeypatch, tmp_path, file=1, frame=1)
     many = [tmp_path / f"clip{number}.mp4" for number in range(6)]
@@ -157,28 +146,12 @@ def test_a_later_panel_takes_over_the_run(make_panel, on_demo, idle, slow, text_
     assert buttons(second) == (True, False)
 
 
-def test_on_colab_the_cell_runs(make_panel, light, text_of):
+def test_the_cell_runs_on_colab_and_the_button_without_cells(make_panel, light, text_of, monkeypatch):
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
+    assert run_batch_swap(make_panel(light).choice) is None
+    monkeypatch.delenv("SERVER_SOFTWARE")
     made = make_panel(light, host=ColabHost())
     assert isinstance(made.run.box.children[1], ipywidgets.HTML)
     assert 'Run the next cell, "3. Run"' in text_of(made.run.box.children[1])
     run_batch_swap(made.choice)
     assert "1 of 1 files" in text_of(results(made))
-
-
-def test_where_nobody_runs_cells_the_run_is_left_to_the_button(make_panel, on_demo, monkeypatch):
-    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.0")
-    assert run_batch_swap(make_panel(on_demo).choice) is None
-
-
-def test_an_error_in_the_thread_is_kept(on_demo, slow):
-    run = Run(on_demo, Host())
-    slow.may_end.set()
-    run.watch()
-    until(lambda: not run.is_watched)
-    assert "it has gone" in str(run.error)
-
-
-def test_runs_of_the_same_second_do_not_meet(runs):
-    first = new_run_folder(Host())
-    first.mkdir(parents=True)
-    assert new_run_folder(Host()) != first

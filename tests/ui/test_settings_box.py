@@ -10,11 +10,6 @@ from colab_helpers.settings import Settings, field_help, load_settings
 from colab_helpers.ui.settings import NO_PROFILE, help_html
 
 
-@pytest.fixture
-def panel(make_panel, on_demo):
-    return make_panel(on_demo)
-
-
 def test_every_setting_is_explained_with_its_value(panel, text_of):
     shown = text_of(panel.settings.help)
     for name in Settings.model_fields:
@@ -23,7 +18,7 @@ def test_every_setting_is_explained_with_its_value(panel, text_of):
     assert help_html(load_settings("light")).count("<tr>") == len(Settings.model_fields) + 1
 
 
-@pytest.mark.parametrize("preset", [*load_presets().presets, "speed+ram_8", "quality+cpu"])
+@pytest.mark.parametrize("preset", ["stable", "speed+ram_8"])
 def test_every_preset_is_kept_as_it_is(make_panel, on_demo, preset):
     made = make_panel(on_demo.replaced(preset=preset))
     assert made.choice.request().settings == load_settings(preset)
@@ -48,14 +43,8 @@ def test_another_preset_changes_what_is_said(panel, text_of):
     ("written", "said"),
     [
         ("execution_threads: 99", "execution_threads = 99 is not allowed; allowed: a whole number from 1"),
-        (
-            "max_memory: much",
-            "max_memory = 'much' is not allowed; allowed: a number from 0.5 to 1024 or auto",
-        ),
-        ("face_selector: reference", "set many_faces to false"),
         ("frame_processors: [face_enhancer, face_swapper]", "enhances before it swaps"),
         ("batchsize: 2", "Did you mean batch_size instead of batchsize?"),
-        ("nonsense: 2", "unknown key 'nonsense' = 2"),
         ("batch_size 2", "overrides = 'batch_size 2' is not allowed; allowed: settings such as"),
     ],
 )
@@ -69,13 +58,6 @@ def test_what_the_run_would_refuse_is_told(panel, text_of, written, said):
         assert panel.choice.request().settings
     panel.settings.overrides.value = ""
     assert text_of(panel.settings.complaint) == ""
-
-
-def test_an_unknown_preset_is_told(make_panel, on_demo, text_of):
-    made = make_panel(on_demo.replaced(preset="fastest"))
-    assert "there is no preset 'fastest'" in text_of(made.settings.complaint)
-    made.settings.preset.value = "speed"
-    assert "Fastest with enhancement" in text_of(made.settings.description)
 
 
 def test_presets_of_ones_own_stand_beside_the_shipped_ones(make_panel, on_demo, tmp_path, text_of):

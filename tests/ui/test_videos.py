@@ -66,11 +66,6 @@ def test_what_is_written_is_looked_at(make_panel, on_demo, folder, text_of):
     assert "No video or image yet" in text_of(made.videos.table)
 
 
-def test_a_result_over_its_target_is_told(make_panel, on_demo, folder, text_of):
-    made = make_panel(on_demo.replaced(targets=(str(folder),), output_dir=str(folder)))
-    assert "would overwrite its own target" in text_of(made.videos.table)
-
-
 def test_without_models_the_rest_is_told(make_panel, on_demo, tmp_path):
     made = make_panel(on_demo.replaced(models_dir=str(tmp_path / "none")))
     row = rows(made.videos.table)["clip1.mp4"]
