@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Measured
-from colab_helpers.faces.selection import Selection, needs_embeddings
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import GIB
 from colab_helpers.media.animation_writer import GifWriter, gif_of_video
 from colab_helpers.media.containers import timing_note
-from colab_helpers.media.copying import EVERYTHING, FACES, Kind
-from colab_helpers.media.encoders import EncoderChoice, encoder_for
-from colab_helpers.media.formats import DEFAULT_RATE, pixel_bits
+from colab_helpers.media.encoders import encoder_for
 from colab_helpers.media.join import check_output, join_segments
-from colab_helpers.media.picture import VideoPicture
-from colab_helpers.media.probe import VideoInfo, probe
-from colab_helpers.media.reader import Frame, FrameReader, read_frames
-from colab_helpers.media.retime import constant_rate
+from colab_helpers.media.probe import probe
+from colab_helpers.media.reader import FrameReader, read_frames
 from colab_helpers.media.segments import Segment, SegmentWriter
-from colab_helpers.pipeline.following import LOOK_AHEAD, Following
+from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import (
-    QUEUE_SHARE,
-    FrameChanger,
-    Tally,
-    Work,
     one_opencv_thread,
-    queue_depth,
-    reference_person,
 )
 from colab_helpers.pipeline.kept_frames import KeptFrames, frames_folder
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.pipeline.video_stages import (
+    CONSTANT_RATE,
+    PictureCallback,
+    VideoRun,
+    changed_frames,
+    follow_faces,
+    open_reader,
+)
 from colab_helpers.progress import ProgressCallback
-from colab_helpers.settings import Settings
-from colab_helpers.stages import in_groups, map_ordered, run_ahead
-
-CONSTANT_RATE = Fraction(30)
-"""Frames per second of a result whose settings do not keep the target's timing (as in roop)."""
-
-PictureCallback = Callable[[VideoPicture], None]
-VideoWork = Work[Frame, VideoPicture]
-
-_QUEUES = 3
 
 
 def process_video(
@@ -91,7 +75,7 @@ def process_video(
     if settings.output_video_preset != "auto":
         preset = settings.output_video_preset
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
-    video = _Video(engine, source, info, output, choice, progress, on_picture)
+    video = VideoRun(engine, source, info, output, choice, progress, on_picture)
     check_output(output, info, video.kinds)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _as_gif(video) if is_gif else _in_segments(video, place)
@@ -104,66 +88,8 @@ def process_video(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Video:
-    """What a video's run is made of, and what follows from it; see `process_video`."""
-
-    engine: Engine
-    source: FloatArray | None
-    info: VideoInfo
-    output: Path
-    choice: EncoderChoice
-    progress: ProgressReporter
-    on_picture: PictureCallback | None
-    tally: Tally = field(default_factory=Tally)
-
-    @property
-    def settings(self) -> Settings:
-        return self.engine.settings
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        """Streams beside the picture that the result gets: none that still shows a face that was replaced."""
-        silent: frozenset[Kind] = frozenset(("audio",)) if self.settings.skip_audio else frozenset()
-        return EVERYTHING - silent - (FACES if self.source is not None else frozenset())
-
-    @property
-    def rate(self) -> Fraction:
-        """Frames per second of the result, on average."""
-        return (self.info.average_rate or DEFAULT_RATE) if self.settings.keep_fps else CONSTANT_RATE
-
-    @property
-    def time_base(self) -> Fraction:
-        """Seconds per tick of the result's timestamps."""
-        return self.info.time_base if self.settings.keep_fps else 1 / CONSTANT_RATE
-
-    @property
-    def length(self) -> int:
-        """Frames of a segment."""
-        return max(2, round(self.settings.segment_seconds * self.rate))
-
-    @property
-    def frame_bytes(self) -> int:
-        """The most that a decoded frame takes."""
-        info = self.info
-        return max(1, info.width * info.height * 3 * (2 if pixel_bits(info.pix_fmt) > 8 else 1))
-
-    @property
-    def depth(self) -> int:
-        """Frames that may wait between two stages."""
-        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 1) + LOOK_AHEAD
-        memory = float(self.settings.max_memory)
-        return queue_depth(self.frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
-
-    @property
-    def encoding(self) -> str:
-        """Tells encoders whose segments do not join apart."""
-        options = ":".join(f"{key}={value}" for key, value in sorted(self.choice.options.items()))
-        return f"{self.choice.name} {self.choice.pix_fmt} {options}"
-
-
-def _as_gif(video: _Video) -> FileResult:
-    info, faces = video.info, _following(video, FaceIndex(None))
+def _as_gif(video: VideoRun) -> FileResult:
+    info, faces = video.info, follow_faces(video, FaceIndex(None))
     with read_frames(info) as reader, gif_of_video(video.output, info, video.time_base) as writer:
         _write(video, faces, writer, reader, KeptFrames(frames_folder(video.output), video.settings), 0)
     return FileResult(
@@ -179,10 +105,10 @@ def _as_gif(video: _Video) -> FileResult:
     )
 
 
-def _in_segments(video: _Video, store: SegmentStore) -> FileResult:
+def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
-    faces = _following(video, store.face_index())
+    faces = follow_faces(video, store.face_index())
     parts = _usable(video, store, images, faces)
     kept, last = len(parts), parts[-1].segment if parts else None
     notes: list[str] = []
@@ -225,33 +151,8 @@ def _in_segments(video: _Video, store: SegmentStore) -> FileResult:
     )
 
 
-def _following(video: _Video, index: FaceIndex) -> Following:
-    """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
-    settings = video.settings
-    reference = _reference(video) if needs_embeddings(settings) else None
-    faces = Following(video.engine.analyser, index, Selection(settings, reference))
-    room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
-    if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
-        return faces
-    with _reader(video, faces, None) as reader, closing(_looked(video, faces, reader)) as works:
-        for frame in faces.find_all(works):
-            video.progress.finding(frame + 1)
-    return faces
-
-
-def _reader(video: _Video, faces: Following, last: Segment | None) -> FrameReader:
-    """Read the video from the frame after a segment on, or from where faces have to be found."""
-    start = last.stop if last else 0
-    begin = start if faces.index.complete else faces.begin if last is None else min(start, faces.begin)
-    # At a constant rate, which of the target's frames comes next follows from all before it.
-    if not begin or not video.settings.keep_fps:
-        return read_frames(video.info)
-    before = last.last_pts if last is not None and begin == start else faces.index.pts(begin - 1)
-    return read_frames(video.info, start=begin, previous_pts=before)
-
-
 def _usable(
-    video: _Video, store: SegmentStore, images: KeptFrames, faces: Following
+    video: VideoRun, store: SegmentStore, images: KeptFrames, faces: Following
 ) -> list[FinishedSegment]:
     """Finished segments that fit this run, from the first on."""
     usable, finished = [], store.finished()
@@ -267,7 +168,7 @@ def _usable(
 
 
 def _make_segments(
-    video: _Video,
+    video: VideoRun,
     faces: Following,
     store: SegmentStore,
     parts: list[FinishedSegment],
@@ -294,7 +195,7 @@ def _make_segments(
         parts.append(part)
 
     with (
-        _reader(video, faces, last) as reader,
+        open_reader(video, faces, last) as reader,
         SegmentWriter(
             store.folder,
             video.info,
@@ -311,7 +212,7 @@ def _make_segments(
 
 
 def _write(
-    video: _Video,
+    video: VideoRun,
     faces: Following,
     writer: SegmentWriter | GifWriter,
     reader: FrameReader,
@@ -320,7 +221,7 @@ def _write(
 ) -> None:
     """Change all frames from the ``start``-th of the result on, and write them."""
     tally, progress = video.tally, video.progress
-    with closing(_changed(video, faces, reader, start)) as works:
+    with closing(changed_frames(video, faces, reader, start)) as works:
         for work in works:
             # Counted first: with this frame a segment may be finished, and noted with its count.
             tally.add(work)
@@ -331,56 +232,6 @@ def _write(
                 video.on_picture(work.picture)
         # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
         progress.frame(tally.frames, start=start, last=True)
-
-
-def _changed(
-    video: _Video, faces: Following, reader: FrameReader, start: int
-) -> Generator[VideoWork, None, None]:
-    """The stages between reader and writer, as one generator."""
-    settings = video.settings
-    threads, batch = int(settings.execution_threads), int(settings.batch_size)
-    changer = FrameChanger(video.engine, video.source, every=max(1, round(video.rate)))
-    ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
-    looked = _looked(video, faces, reader, start)
-    found = ahead(faces.works(looked, start=start), depth, name="find faces")
-    groups = map_ordered(changer.changed, in_groups(found, batch), workers=threads)
-    with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
-        for group in changed:
-            yield from group
-
-
-def _looked(
-    video: _Video, faces: Following, reader: FrameReader, start: int = 0
-) -> Generator[VideoWork, None, None]:
-    """Frames that were looked at where they have to be, decoded in a thread of its own."""
-    frames: Iterator[Frame] = reader
-    if not video.settings.keep_fps:
-        begin = start if faces.index.complete else min(start, faces.begin)
-        frames = (frame for frame in constant_rate(reader, rate=CONSTANT_RATE) if frame.index >= begin)
-    decoded = run_ahead(
-        _works(frames, video.info.heads_up), video.depth, name="decode", gauges=video.progress.gauges
-    )
-    return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
-
-
-def _reference(video: _Video) -> FloatArray | None:
-    info = video.info
-    with read_frames(info) as reader:
-        return reference_person(
-            video.engine,
-            (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
-            number=video.settings.reference_frame_number,
-            where=str(info.path),
-        )
-
-
-def _works(frames: Iterator[Frame], rotation: int) -> Iterator[VideoWork]:
-    """Frames with their pictures; those that repeat the one before are marked."""
-    before = None
-    for frame in frames:
-        picture = VideoPicture(frame.video, rotation=rotation)
-        yield Work(frame.index, frame, picture, repeats=frame.video is before, pts=frame.pts)
-        before = frame.video
 
 
 def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:

@@ -1,0 +1,178 @@
+"""What a video's run is made of, and its stages from the reader to the changed frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.selection import Selection, needs_embeddings
+from colab_helpers.faces.types import FloatArray
+from colab_helpers.machine import GIB
+from colab_helpers.media.copying import EVERYTHING, FACES, Kind
+from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.formats import DEFAULT_RATE, pixel_bits
+from colab_helpers.media.picture import VideoPicture
+from colab_helpers.media.probe import VideoInfo
+from colab_helpers.media.reader import Frame, FrameReader, read_frames
+from colab_helpers.media.retime import constant_rate
+from colab_helpers.media.segments import Segment
+from colab_helpers.pipeline.following import LOOK_AHEAD, Following
+from colab_helpers.pipeline.frames import (
+    QUEUE_SHARE,
+    FrameChanger,
+    Tally,
+    Work,
+    queue_depth,
+    reference_person,
+)
+from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.settings import Settings
+from colab_helpers.stages import in_groups, map_ordered, run_ahead
+
+CONSTANT_RATE = Fraction(30)
+"""Frames per second of a result whose settings do not keep the target's timing (as in roop)."""
+
+PictureCallback = Callable[[VideoPicture], None]
+VideoWork = Work[Frame, VideoPicture]
+
+_QUEUES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class VideoRun:
+    """What a video's run is made of, and what follows from it; see `process_video`."""
+
+    engine: Engine
+    source: FloatArray | None
+    info: VideoInfo
+    output: Path
+    choice: EncoderChoice
+    progress: ProgressReporter
+    on_picture: PictureCallback | None
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        return self.engine.settings
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Streams beside the picture that the result gets: none that still shows a face that was replaced."""
+        silent: frozenset[Kind] = frozenset(("audio",)) if self.settings.skip_audio else frozenset()
+        return EVERYTHING - silent - (FACES if self.source is not None else frozenset())
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second of the result, on average."""
+        return (self.info.average_rate or DEFAULT_RATE) if self.settings.keep_fps else CONSTANT_RATE
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick of the result's timestamps."""
+        return self.info.time_base if self.settings.keep_fps else 1 / CONSTANT_RATE
+
+    @property
+    def length(self) -> int:
+        """Frames of a segment."""
+        return max(2, round(self.settings.segment_seconds * self.rate))
+
+    @property
+    def frame_bytes(self) -> int:
+        """The most that a decoded frame takes."""
+        info = self.info
+        return max(1, info.width * info.height * 3 * (2 if pixel_bits(info.pix_fmt) > 8 else 1))
+
+    @property
+    def depth(self) -> int:
+        """Frames that may wait between two stages."""
+        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 1) + LOOK_AHEAD
+        memory = float(self.settings.max_memory)
+        return queue_depth(self.frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
+
+    @property
+    def encoding(self) -> str:
+        """Tells encoders whose segments do not join apart."""
+        options = ":".join(f"{key}={value}" for key, value in sorted(self.choice.options.items()))
+        return f"{self.choice.name} {self.choice.pix_fmt} {options}"
+
+
+def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
+    """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
+    settings = video.settings
+    reference = _reference(video) if needs_embeddings(settings) else None
+    faces = Following(video.engine.analyser, index, Selection(settings, reference))
+    room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
+    if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
+        return faces
+    with open_reader(video, faces, None) as reader, closing(_looked(video, faces, reader)) as works:
+        for frame in faces.find_all(works):
+            video.progress.finding(frame + 1)
+    return faces
+
+
+def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:
+    """Read the video from the frame after a segment on, or from where faces have to be found."""
+    start = last.stop if last else 0
+    begin = start if faces.index.complete else faces.begin if last is None else min(start, faces.begin)
+    # At a constant rate, which of the target's frames comes next follows from all before it.
+    if not begin or not video.settings.keep_fps:
+        return read_frames(video.info)
+    before = last.last_pts if last is not None and begin == start else faces.index.pts(begin - 1)
+    return read_frames(video.info, start=begin, previous_pts=before)
+
+
+def changed_frames(
+    video: VideoRun, faces: Following, reader: FrameReader, start: int
+) -> Generator[VideoWork, None, None]:
+    """The stages between reader and writer, as one generator."""
+    settings = video.settings
+    threads, batch = int(settings.execution_threads), int(settings.batch_size)
+    changer = FrameChanger(video.engine, video.source, every=max(1, round(video.rate)))
+    ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
+    looked = _looked(video, faces, reader, start)
+    found = ahead(faces.works(looked, start=start), depth, name="find faces")
+    groups = map_ordered(changer.changed, in_groups(found, batch), workers=threads)
+    with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
+        for group in changed:
+            yield from group
+
+
+def _looked(
+    video: VideoRun, faces: Following, reader: FrameReader, start: int = 0
+) -> Generator[VideoWork, None, None]:
+    """Frames that were looked at where they have to be, decoded in a thread of its own."""
+    frames: Iterator[Frame] = reader
+    if not video.settings.keep_fps:
+        begin = start if faces.index.complete else min(start, faces.begin)
+        frames = (frame for frame in constant_rate(reader, rate=CONSTANT_RATE) if frame.index >= begin)
+    decoded = run_ahead(
+        _works(frames, video.info.heads_up), video.depth, name="decode", gauges=video.progress.gauges
+    )
+    return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
+
+
+def _reference(video: VideoRun) -> FloatArray | None:
+    info = video.info
+    with read_frames(info) as reader:
+        return reference_person(
+            video.engine,
+            (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
+            number=video.settings.reference_frame_number,
+            where=str(info.path),
+        )
+
+
+def _works(frames: Iterator[Frame], rotation: int) -> Iterator[VideoWork]:
+    """Frames with their pictures; those that repeat the one before are marked."""
+    before = None
+    for frame in frames:
+        picture = VideoPicture(frame.video, rotation=rotation)
+        yield Work(frame.index, frame, picture, repeats=frame.video is before, pts=frame.pts)
+        before = frame.video
