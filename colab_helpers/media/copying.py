@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import av
 from av.audio.codeccontext import AudioCodecContext
@@ -17,24 +17,14 @@ from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Discard, Disposition, Stream
+from av.stream import Discard, Stream
 
 from colab_helpers.language import tr
 from colab_helpers.media.containers import stream_tags, takes, takes_data
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import COVER, codec_name, open_source
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import OneClock, RisingTicks
 
-Kind = Literal["audio", "subtitle", "attachment", "data", "video", "cover"]
-EVERYTHING: frozenset[Kind] = frozenset(("audio", "subtitle", "attachment", "data", "video", "cover"))
-"""Kinds of streams beside the picture; ``video`` is a second picture, ``cover`` a still for the file."""
-FACES: frozenset[Kind] = frozenset(("video", "cover"))
-"""Those that may show whose face is replaced."""
-
-# Matroska has covers as attachments, recognised by their names (Matroska specification, attachments).
-_COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-_MP4_COVERS = frozenset(("mjpeg", "png", "bmp"))
+_CARRIED = frozenset(("audio", "subtitle", "attachment", "data"))
 _AUDIO_CODEC = "aac"
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 96_000
@@ -48,17 +38,17 @@ class StreamCopier:
     Args:
         source: The file; read from here on by nobody else.
         info: What `probe` said of it.
-        kinds: Kinds of streams to carry over.
+        audio: Whether audio is carried over.
 
     Attributes:
         notes: What was left out or changed, one sentence each.
         copied: FFmpeg's types of the streams carried over, by their numbers in the source.
     """
 
-    def __init__(self, source: InputContainer, info: VideoInfo, kinds: frozenset[Kind]) -> None:
+    def __init__(self, source: InputContainer, info: VideoInfo, *, audio: bool = True) -> None:
         self.notes: list[str] = []
         self.copied: dict[int, str] = {}
-        self._source, self._info, self._kinds = source, info, kinds
+        self._source, self._info, self._audio = source, info, audio
         self._clock = OneClock(source, info.video_index)
         self._rising: dict[int, RisingTicks] = {}
         self._anew: dict[int, _Reencoder] = {}
@@ -74,22 +64,20 @@ class StreamCopier:
 
     def add(self, stream: Stream, output: OutputContainer) -> None:
         """Make room for a stream in the output, or note that its container has none."""
-        kind, muxer = _kind(stream), output.format.name
-        if kind not in self._kinds:
-            if kind in FACES and self._kinds:
-                said = tr(
-                    "{stream} is left out: it may show the face that was replaced", stream=self._name(stream)
-                )
-                self.notes.append(said)
-        elif self._is_rewritten(stream, muxer):
+        muxer, suffix, name = output.format.name, Path(output.name).suffix.lower(), self._name(stream)
+        if stream.type == "video":
+            # Another angle, a preview or cover art.
+            self.notes.append(tr("{stream} is left out: it may show the face as it was", stream=name))
+        elif (stream.type == "audio" and not self._audio) or self._is_rewritten(stream, muxer):
             pass
-        elif kind == "cover" and muxer == "matroska" and codec_name(stream) in _COVER_FILES:
-            self._attach(stream, output, *_COVER_FILES[codec_name(stream)])
-        elif self._fits(stream, kind, muxer):
-            target = output.add_stream_from_template(stream, opaque=True)
-            self._take(stream, target)
-        elif kind != "audio" or stream.codec_context is None or not self._encode(stream, output):
-            suffix, name = _suffix(output), self._name(stream)
+        elif self._fits(stream, muxer):
+            self._take(stream, output.add_stream_from_template(stream, opaque=True))
+        elif stream.type == "audio" and self._encode(stream, output):
+            told = tr(
+                "{suffix} cannot hold {stream}: its sound was encoded anew as AAC", suffix=suffix, stream=name
+            )
+            self.notes.append(told)
+        else:
             self.notes.append(tr("{suffix} cannot hold {stream}: left out", suffix=suffix, stream=name))
 
     def start(self) -> None:
@@ -144,28 +132,15 @@ class StreamCopier:
         self._rising[stream.index] = RisingTicks(lambda: Fraction(target.time_base or 1))
         self.copied[stream.index] = stream.type
 
-    def _attach(self, stream: Stream, output: OutputContainer, name: str, mimetype: str) -> None:
-        """Matroska stores a cover as a file; its one packet is that file."""
-        with open_source(existing_file(self._info.path)) as again:
-            packets = again.demux(again.streams[stream.index])
-            data = next((bytes(packet) for packet in packets if packet.size), b"")
-        output.add_attachment(name, mimetype, data)
-        self.copied[stream.index] = stream.type
-
     def _encode(self, stream: Stream, output: OutputContainer) -> bool:
         """Make room for audio encoded anew; False if that does not work either."""
+        if stream.codec_context is None:
+            return False
         try:
             self._anew[stream.index] = anew = _Reencoder(cast(AudioStream, stream), output)
         except (av.FFmpegError, ValueError):
             return False
         self._take(stream, anew.target)
-        self.notes.append(
-            tr(
-                "{suffix} cannot hold {stream}: its sound was encoded anew as AAC",
-                suffix=_suffix(output),
-                stream=self._name(stream),
-            )
-        )
         return True
 
     def _send(self, packet: Packet[Any], output: OutputContainer) -> None:
@@ -190,15 +165,10 @@ class StreamCopier:
         known = self._audio_span or (first, last)
         self._audio_span = min(known[0], first), max(known[1], last)
 
-    def _fits(self, stream: Stream, kind: Kind | None, muxer: str) -> bool:
-        if kind == "data":
+    def _fits(self, stream: Stream, muxer: str) -> bool:
+        if stream.type == "data":
             return takes_data(self._info, stream.index, muxer)
-        if kind == "cover":
-            # Elsewhere it would come back as an ordinary track.
-            attached = bool(stream.disposition & Disposition.attached_pic)
-            if not (attached and muxer == "mp4" and codec_name(stream) in _MP4_COVERS):
-                return False
-        return kind is not None and takes(stream, muxer)
+        return stream.type in _CARRIED and takes(stream, muxer)
 
     def _is_rewritten(self, stream: Stream, muxer: str) -> bool:
         """MP4 has tracks for chapters and timecode, which its muxer makes anew from chapters and tags."""
@@ -248,16 +218,6 @@ class _Reencoder:
                 yield from self.target.encode(block)
         if packet is None:
             yield from self.target.encode(None)
-
-
-def _suffix(output: OutputContainer) -> str:
-    return Path(output.name).suffix.lower()
-
-
-def _kind(stream: Stream) -> Kind | None:
-    if stream.type == "video" and stream.disposition & COVER:
-        return "cover"
-    return cast(Kind, stream.type) if stream.type in EVERYTHING else None
 
 
 def _holds_data(packet: Packet[Any]) -> bool:

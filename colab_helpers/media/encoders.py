@@ -19,7 +19,6 @@ from av.video.codeccontext import VideoCodecContext
 from colab_helpers.errors import EncoderError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import has_avx512
-from colab_helpers.media.colour_tags import LightLevels
 from colab_helpers.media.conversion import working_format
 from colab_helpers.media.formats import DEFAULT_RATE, chroma_of, pixel_bits
 from colab_helpers.media.probe import VideoInfo
@@ -53,7 +52,7 @@ class EncoderChoice:
     Attributes:
         name: FFmpeg's encoder name.
         pix_fmt: Pixel format its frames must have.
-        options: Encoder options: quality, preset, HDR metadata.
+        options: Encoder options: quality and preset.
         notes: What was lost or replaced, one sentence each; empty if nothing was.
     """
 
@@ -72,7 +71,6 @@ class _Request:
     pix_fmt: str
     quality: int
     preset: str | None
-    light: LightLevels | None
 
     def __str__(self) -> str:
         return f"{self.pix_fmt} {self.width}x{self.height}"
@@ -87,7 +85,7 @@ def encoder_for(
     libx264. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
 
     Args:
-        info: The video; its HDR10 metadata is written into the stream.
+        info: The video.
         wanted: ``auto`` or an encoder's name; a named encoder is never replaced by another.
         quality: CRF or CQ, 0 to 51, lower is better. NVENC's CQ 0 means "automatic", so 0 becomes 1 there.
         preset: The encoder's own preset; default ``veryfast`` (x264, x265) or ``p4`` (NVENC).
@@ -99,7 +97,7 @@ def encoder_for(
         EncoderError: The named encoder does not work here; says why and what to do.
     """
     pix_fmt = working_format(info)[0]
-    request = _Request(info.width, info.height, pix_fmt, quality, preset, info.light)
+    request = _Request(info.width, info.height, pix_fmt, quality, preset)
     if wanted != "auto":
         if preset is not None and preset not in _presets(wanted):
             raise EncoderError(
@@ -179,12 +177,10 @@ def _options(name: str, request: _Request) -> dict[str, str]:
         return options | {"rc": "vbr", "cq": str(max(1, request.quality)), "b": "0", "tune": "hq"}
     options["crf"] = str(request.quality)
     if name == "libx265":
-        light = _light(request.light, "master-display", "max-cll")
-        options["x265-params"] = ":".join(["log-level=error", *light])
-    else:
-        light = _light(request.light, "mastering-display", "cll")
-        if parameters := [*light, *repeatable_x264(request.width)]:
-            options["x264-params"] = ":".join(parameters)
+        # Without remarks on its threads: another machine may go on where one broke off.
+        options["x265-params"] = "log-level=error:info=0"
+    elif parameters := list(repeatable_x264(request.width)):
+        options["x264-params"] = ":".join(parameters)
     return options
 
 
@@ -197,17 +193,6 @@ def repeatable_x264(width: int) -> Iterator[str]:
     """
     if math.ceil(width / 16) % 8 and has_avx512():
         yield "asm=AVX2,FMA3,BMI2"
-
-
-def _light(light: LightLevels | None, display: str, content: str) -> Iterator[str]:
-    """HDR10 metadata in the notation x264 and x265 share, under the names each has for it."""
-    if light is not None and light.primaries and light.luminance:
-        red, green, blue, white = light.primaries
-        # Green comes first as in the SEI message.
-        points = {"G": green, "B": blue, "R": red, "WP": white, "L": light.luminance}
-        yield f"{display}=" + "".join(f"{key}({pair[0]},{pair[1]})" for key, pair in points.items())
-    if light is not None and light.content:
-        yield f"{content}={light.content[0]},{light.content[1]}"
 
 
 def _formats(name: str, request: _Request) -> Iterator[str]:
@@ -268,7 +253,7 @@ def _notes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
 
 
 def _usual_trial(name: str) -> str | None:
-    return _trial(name, "yuv420p", 640, 360, _options(name, _Request(640, 360, "yuv420p", 23, None, None)))
+    return _trial(name, "yuv420p", 640, 360, _options(name, _Request(640, 360, "yuv420p", 23, None)))
 
 
 _proved: set[tuple[object, ...]] = set()

@@ -30,7 +30,7 @@ from colab_helpers.media.containers import (
     stream_tags,
     timing_note,
 )
-from colab_helpers.media.copying import EVERYTHING, Kind, StreamCopier
+from colab_helpers.media.copying import StreamCopier
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.formats import is_mov
 from colab_helpers.media.inputs import existing_file
@@ -67,7 +67,7 @@ def join_segments(
     *,
     choice: EncoderChoice,
     time_base: Fraction | None = None,
-    kinds: frozenset[Kind] = EVERYTHING,
+    audio: bool = True,
     on_frame: Callable[[int], None] = lambda _joined: None,
 ) -> JoinedVideo:
     """Make the result from its segments; if anything fails, nothing is left of it, and the segments stay.
@@ -78,7 +78,7 @@ def join_segments(
         output: The result; its suffix (.mp4, .m4v, .mov, .mkv) names the container.
         choice: The encoder the segments were written with.
         time_base: Seconds per tick of their timestamps; the source's if None.
-        kinds: Streams beside the picture that are copied.
+        audio: Whether audio is copied.
         on_frame: Called with the count of frames joined so far; may raise to give up.
 
     Raises:
@@ -87,11 +87,11 @@ def join_segments(
         OutputError: The result cannot be written, or is not what was joined.
     """
     output, time_base = output.absolute(), time_base or info.time_base
-    check_output(output, info, kinds)
+    check_output(output, info, audio=audio)
     _check_order(segments, output)
     timeline = Timeline(segments, time_base)
     with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
-        copier = StreamCopier(source, info, kinds)
+        copier = StreamCopier(source, info, audio=audio)
         with _naming(output), _opened(partial, source, info, time_base) as result:
             picture = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(picture)
@@ -112,7 +112,7 @@ def join_segments(
     )
 
 
-def check_output(output: Path, info: VideoInfo, kinds: frozenset[Kind]) -> None:
+def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
     """Make sure that a result can be written to this name, before any work.
 
     Raises:
@@ -125,7 +125,7 @@ def check_output(output: Path, info: VideoInfo, kinds: frozenset[Kind]) -> None:
             remedy=tr("choose another name"),
         )
     suffix = output.suffix.lower()
-    if suffix not in MUXERS or "audio" in kinds:
+    if suffix not in MUXERS or audio:
         output_suffix(info, suffix)
 
 

@@ -15,9 +15,7 @@ from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.selection import needs_embeddings
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.media.animation_writer import GifWriter, gif_of_video
 from colab_helpers.media.containers import timing_note
-from colab_helpers.media.copying import EVERYTHING, FACES, Kind
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.formats import DEFAULT_RATE, pixel_bits
 from colab_helpers.media.join import check_output, join_segments
@@ -34,7 +32,7 @@ from colab_helpers.pipeline.frames import (
     queue_depth,
     reference_person,
 )
-from colab_helpers.pipeline.kept_frames import KeptFrames, frames_folder
+from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.progress import ProgressCallback
@@ -80,7 +78,6 @@ def process_video(
             failed; nothing is left of the result then, but finished segments stay in the store.
     """
     started, info, settings = time.monotonic(), probe(target), engine.settings
-    is_gif = output.suffix.lower() == ".gif"
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     wanted, quality, preset = settings.output_video_encoder, settings.output_video_quality, None
@@ -88,15 +85,15 @@ def process_video(
         preset = settings.output_video_preset
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
     video = _Video(engine, source, info, output, choice, progress, on_picture)
-    check_output(output, info, video.kinds)
+    check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
-        result = _as_gif(video) if is_gif else _in_segments(video, place)
+        result = _in_segments(video, place)
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     return replace(
         result,
         seconds=time.monotonic() - started,
         notes=tuple(dict.fromkeys((*choice.notes, *result.notes, *_face_notes(result.measured)))),
-        times_kept=None if is_gif else exact and result.times_kept,
+        times_kept=exact and result.times_kept,
     )
 
 
@@ -116,12 +113,6 @@ class _Video:
     @property
     def settings(self) -> Settings:
         return self.engine.settings
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        """Streams beside the picture that the result gets: none that still shows a face that was replaced."""
-        silent: frozenset[Kind] = frozenset(("audio",)) if self.settings.skip_audio else frozenset()
-        return EVERYTHING - silent - (FACES if self.source is not None else frozenset())
 
     @property
     def rate(self) -> Fraction:
@@ -145,23 +136,6 @@ class _Video:
         return f"{self.choice.name} {self.choice.pix_fmt} {options}"
 
 
-def _as_gif(video: _Video) -> FileResult:
-    info = video.info
-    with read_frames(info) as reader, gif_of_video(video.output, info, video.time_base) as writer:
-        _write(video, writer, reader, KeptFrames(frames_folder(video.output), video.settings), 0)
-    return FileResult(
-        frames_in=reader.count,
-        frames_out=video.tally.frames,
-        measured=video.tally.take(),
-        seconds=0.0,
-        encoder=video.choice.name,
-        provider=video.engine.provider,
-        notes=(*reader.notes, *writer.notes),
-        video_seconds=float(writer.seconds),
-        audio_seconds=0.0,
-    )
-
-
 def _in_segments(video: _Video, store: SegmentStore) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
@@ -179,7 +153,7 @@ def _in_segments(video: _Video, store: SegmentStore) -> FileResult:
         video.output,
         choice=video.choice,
         time_base=video.time_base,
-        kinds=video.kinds,
+        audio=not video.settings.skip_audio,
         on_frame=video.progress.joining,
     )
     images.hand_out(video.output)
@@ -263,9 +237,7 @@ def _make_segments(
     return reader.count
 
 
-def _write(
-    video: _Video, writer: SegmentWriter | GifWriter, reader: FrameReader, images: KeptFrames, start: int
-) -> None:
+def _write(video: _Video, writer: SegmentWriter, reader: FrameReader, images: KeptFrames, start: int) -> None:
     """Change all frames from the ``start``-th of the result on, and write them."""
     frames: Iterator[Frame] = reader
     if not video.settings.keep_fps:
