@@ -6,16 +6,13 @@ Whether a container takes a stream is found by trying: a header is written to me
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
-from itertools import islice
 from math import lcm
-from typing import Any
 
 import av
 from av.container import InputContainer
-from av.packet import Packet
-from av.stream import Discard, Stream
+from av.stream import Stream
 
 from colab_helpers.errors import OutputError
 from colab_helpers.language import tr
@@ -30,7 +27,6 @@ MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _GENERAL = (".mp4", ".mov", ".mkv")
 _DEFAULT_MOVIE_SCALE, _MAX_MOVIE_SCALE = 1000, 50_000_000
 _MATROSKA_TICK = Fraction(1, 1000)
-_TRIAL_PACKETS = 3
 
 # What the MP4 muxer stores in its own well-known atoms; any other key needs the general key list.
 _MP4_KEYS = frozenset((
@@ -117,32 +113,17 @@ def _refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
         ]
 
 
-def takes(stream: Stream, muxer: str, samples: Sequence[Packet[Any]] = ()) -> bool:
-    """Tell whether a muxer completes a file with a copy of this stream and some of its packets."""
+def takes(stream: Stream, muxer: str) -> bool:
+    """Tell whether a muxer completes a file with a copy of this stream."""
     with io.BytesIO() as memory:
         trial = av.open(memory, "w", format=muxer)
         try:
-            copy = trial.add_stream_from_template(stream, opaque=True)
-            copy.disposition = stream.disposition
+            trial.add_stream_from_template(stream, opaque=True).disposition = stream.disposition
             trial.start_encoding()
-            for packet in samples:
-                packet.stream = copy
-                trial.mux_one(packet)
             trial.close()
         except (av.FFmpegError, ValueError):
             return False
     return True
-
-
-def takes_data(info: VideoInfo, index: int, muxer: str) -> bool:
-    """Tell `takes` for a data stream: some muxers refuse those only when they finish."""
-    with open_source(info.path) as source:
-        stream = source.streams[index]
-        for other in source.streams:
-            if other.index != index:
-                other.discard = Discard.all
-        packets = (packet for packet in source.demux(stream) if packet.size)
-        return takes(stream, muxer, list(islice(packets, _TRIAL_PACKETS)))
 
 
 def muxer_options(

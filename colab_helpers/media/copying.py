@@ -20,11 +20,11 @@ from av.packet import Packet
 from av.stream import Discard, Stream
 
 from colab_helpers.language import tr
-from colab_helpers.media.containers import stream_tags, takes, takes_data
+from colab_helpers.media.containers import stream_tags, takes
+from colab_helpers.media.formats import is_mov
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import OneClock, RisingTicks
 
-_CARRIED = frozenset(("audio", "subtitle", "attachment", "data"))
 _AUDIO_CODEC = "aac"
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 96_000
@@ -68,9 +68,12 @@ class StreamCopier:
         if stream.type == "video":
             # Another angle, a preview or cover art.
             self.notes.append(tr("{stream} is left out: it may show the face as it was", stream=name))
-        elif (stream.type == "audio" and not self._audio) or self._is_rewritten(stream, muxer):
+        elif stream.type == "data":
+            if not self._is_rewritten(stream, muxer):
+                self.notes.append(tr("{stream} is left out", stream=name))
+        elif stream.type == "audio" and not self._audio:
             pass
-        elif self._fits(stream, muxer):
+        elif takes(stream, muxer):
             self._take(stream, output.add_stream_from_template(stream, opaque=True))
         elif stream.type == "audio" and self._encode(stream, output):
             told = tr(
@@ -165,14 +168,9 @@ class StreamCopier:
         known = self._audio_span or (first, last)
         self._audio_span = min(known[0], first), max(known[1], last)
 
-    def _fits(self, stream: Stream, muxer: str) -> bool:
-        if stream.type == "data":
-            return takes_data(self._info, stream.index, muxer)
-        return stream.type in _CARRIED and takes(stream, muxer)
-
     def _is_rewritten(self, stream: Stream, muxer: str) -> bool:
         """MP4 has tracks for chapters and timecode, which its muxer makes anew from chapters and tags."""
-        if stream.type != "data" or muxer not in ("mp4", "mov"):
+        if not is_mov(muxer):
             return False
         chapters = getattr(stream, "name", None) == "bin_data" and bool(self._source.chapters())
         return chapters or "timecode" in stream.metadata

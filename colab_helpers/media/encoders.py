@@ -90,14 +90,10 @@ def encoder_for(
         quality: CRF or CQ, 0 to 51, lower is better. NVENC's CQ 0 means "automatic", so 0 becomes 1 there.
         preset: The encoder's own preset; default ``veryfast`` (x264, x265) or ``p4`` (NVENC).
 
-    Returns:
-        The encoder, the format it takes, its options, and notes on what was lost.
-
     Raises:
         EncoderError: The named encoder does not work here; says why and what to do.
     """
-    pix_fmt = working_format(info)[0]
-    request = _Request(info.width, info.height, pix_fmt, quality, preset)
+    request = _Request(info.width, info.height, working_format(info)[0], quality, preset)
     if wanted != "auto":
         if preset is not None and preset not in _presets(wanted):
             raise EncoderError(
@@ -105,7 +101,7 @@ def encoder_for(
                 remedy=tr("use one of {names}", names=", ".join(_presets(wanted))),
             )
         return _working(wanted, request)
-    gpu = "hevc_nvenc" if pixel_bits(pix_fmt) > 8 else "h264_nvenc"
+    gpu = "hevc_nvenc" if pixel_bits(request.pix_fmt) > 8 else "h264_nvenc"
     chosen = _first_working(gpu, request, lossless_only=True)
     if chosen is not None:
         return chosen
@@ -142,14 +138,17 @@ def _working(name: str, request: _Request) -> EncoderChoice:
 
 def _first_working(name: str, request: _Request, *, lossless_only: bool = False) -> EncoderChoice | None:
     options = _options(name, request)
-    refused = False
-    for pix_fmt in _formats(name, request):
-        if lossless_only and _losses(request, pix_fmt):
+    notes = []
+    if request.preset not in (None, options["preset"]):
+        told = {"name": name, "preset": request.preset, "default": options["preset"]}
+        notes.append(tr("{name} has no preset {preset!r}: {default} used", **told))
+    for number, pix_fmt in enumerate(_formats(name, request)):
+        losses = _losses(request, pix_fmt)
+        if lossless_only and losses:
             return None
         if _trial(name, pix_fmt, request.width, request.height, options) is None:
-            notes = (*_preset_notes(name, request), *_notes(request, pix_fmt, refused=refused))
-            return EncoderChoice(name, pix_fmt, options, notes)
-        refused = True
+            notes += [*_changes(request, pix_fmt, refused=number > 0), *losses]
+            return EncoderChoice(name, pix_fmt, options, tuple(notes))
     return None
 
 
@@ -157,22 +156,12 @@ def _presets(name: str) -> tuple[str, ...]:
     return _NVENC_PRESETS if name.endswith("_nvenc") else _X26X_PRESETS
 
 
-def _preset(name: str, wanted: str | None) -> str:
-    """A preset of the other encoder family gives way to the default."""
-    default = "p4" if name.endswith("_nvenc") else "veryfast"
-    return wanted if wanted in _presets(name) else default
-
-
-def _preset_notes(name: str, request: _Request) -> list[str]:
-    preset, used = request.preset, _preset(name, request.preset)
-    if preset in (None, used):
-        return []
-    return [tr("{name} has no preset {preset!r}: {default} used", name=name, preset=preset, default=used)]
-
-
 def _options(name: str, request: _Request) -> dict[str, str]:
-    options = {"preset": _preset(name, request.preset)}
-    if name.endswith("_nvenc"):
+    """Options of an encoder; a preset of the other family gives way to the default."""
+    nvenc = name.endswith("_nvenc")
+    wanted, default = request.preset, "p4" if nvenc else "veryfast"
+    options = {"preset": wanted if wanted in _presets(name) else default}
+    if nvenc:
         # Constant quality: variable rate without a target. CQ 0 would mean "automatic".
         return options | {"rc": "vbr", "cq": str(max(1, request.quality)), "b": "0", "tune": "hq"}
     options["crf"] = str(request.quality)
@@ -226,30 +215,21 @@ def _losses(request: _Request, pix_fmt: str) -> list[str]:
     return notes
 
 
-def _notes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
-    """What differs from what was wanted; finer chroma is said where a trial was ``refused``."""
+def _changes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
+    """What differs without loss; finer chroma, which fewer players take, where a trial was ``refused``."""
     notes = []
     if not _size_fits(request.pix_fmt, request.width, request.height):
-        notes.append(
-            tr(
-                "{size} is odd, which {format} cannot store: encoded as {used}",
-                size=f"{request.width}x{request.height}",
-                format=request.pix_fmt,
-                used=pix_fmt,
-            )
-        )
+        size = f"{request.width}x{request.height}"
+        odd = mark("{size} is odd, which {format} cannot store: encoded as {used}")
+        notes.append(tr(odd, size=size, format=request.pix_fmt, used=pix_fmt))
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
     if after > before and refused:
-        # It loses nothing, but fewer players take it.
-        notes.append(
-            tr(
-                "chroma {before} became {after}, which not every player shows: "
-                "the encoder did not take {before} just then",
-                before=before,
-                after=after,
-            )
+        finer = mark(
+            "chroma {before} became {after}, which not every player shows: "
+            "the encoder did not take {before} just then"
         )
-    return [*notes, *_losses(request, pix_fmt)]
+        notes.append(tr(finer, before=before, after=after))
+    return notes
 
 
 def _usual_trial(name: str) -> str | None:
@@ -262,9 +242,7 @@ _proved: set[tuple[object, ...]] = set()
 def _trial(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
     """None if one frame goes through, else the reason it does not; ``tr`` of it is shown."""
     request = name, pix_fmt, width, height, tuple(options.items())
-    if request in _proved:
-        return None
-    problem = _try(name, pix_fmt, width, height, options)
+    problem = None if request in _proved else _try(name, pix_fmt, width, height, options)
     if problem is None:
         _proved.add(request)
     return problem

@@ -236,7 +236,9 @@ def _still(image: Image.Image, data: bytes) -> Still:
     options = {"subsampling": subsampling} if subsampling >= 0 else {}
     options |= {"lossless": True} if kind == "WEBP" and b"VP8L" in data else {}
     said = image.info | {"text": getattr(image, "text", {}).keys() - {"XML:com.adobe.xmp"}}
-    losses += [tr("{part} was left out", part=tr(name)) for part, name in _LEFT_OUT.items() if said.get(part)]
+    losses += [
+        tr("the result has no {part}", part=tr(name)) for part, name in _LEFT_OUT.items() if said.get(part)
+    ]
     parts = {"exif": _exif(image)}
     rgb, parts["icc_profile"] = _in_rgb(_upright(image))
     if image.info.get("icc_profile") and not parts["icc_profile"]:

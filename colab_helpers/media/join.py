@@ -181,15 +181,8 @@ def _naming(output: Path) -> Iterator[None]:
 
 
 def _check_order(segments: Sequence[Segment], output: Path) -> None:
-    if not segments:
-        raise UsageError(tr("there is no segment to join"), where=str(output))
-    if (segments[0].number, segments[0].start) != (0, 0):
-        raise UsageError(
-            tr("the first one to join is {segments}, not segment 0", segments=segments[0]), where=str(output)
-        )
     for one, after in pairwise(segments):
-        follows = (after.number, after.start) == (one.number + 1, one.stop)
-        if not follows or after.first_pts <= one.last_pts:
+        if after.start != one.stop or after.first_pts <= one.last_pts:
             raise UsageError(
                 tr("{after} does not follow {one}", after=after, one=one),
                 where=str(output),

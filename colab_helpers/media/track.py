@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, cast
+from typing import cast
 
 import av
 from av.container import OutputContainer
-from av.packet import Packet
-from av.video.frame import PictureType
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import EncoderError
 from colab_helpers.language import tr
 from colab_helpers.media.conversion import working_colour
 from colab_helpers.media.encoders import EncoderChoice
-from colab_helpers.media.formats import DEFAULT_RATE, is_mov, same_range
+from colab_helpers.media.formats import DEFAULT_RATE, is_mov
 from colab_helpers.media.probe import VideoInfo
 
-_CONVERTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 _INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
 """FFmpeg's AV_CODEC_FLAG_INTERLACED_DCT and _ME."""
 
@@ -58,49 +53,11 @@ def add_picture(
     try:
         context.open()
     except av.FFmpegError as error:
-        raise _failed(
-            tr("{name} does not open ({reason})", name=choice.name, reason=error.strerror)
-        ) from error
+        what = tr("{name} does not open ({reason})", name=choice.name, reason=error.strerror)
+        raise encoder_failed(what) from error
     return stream
 
 
-class FrameEncoder:
-    """Encodes frames into packets of a stream made by `add_picture`."""
-
-    def __init__(self, stream: VideoStream, choice: EncoderChoice) -> None:
-        self._stream, self._choice = stream, choice
-        self._converter = VideoReformatter()
-        self._count = 0
-
-    def packets(self, video: av.VideoFrame | None) -> Iterator[Packet[Any]]:
-        """Yield what is ready after a picture, or with None what is left.
-
-        Raises:
-            EncoderError: The encoder failed.
-        """
-        if video is not None:
-            # Decoded frames carry the type they were coded as; the encoder would take it as an order.
-            video.pict_type = PictureType.NONE
-            self._count += 1
-        try:
-            yield from self._stream.encode(video if video is None else self._fitting(video))
-        except av.FFmpegError as error:
-            what = tr(
-                "{name} failed at frame {number} ({reason})",
-                name=self._choice.name,
-                number=self._count,
-                reason=error.strerror,
-            )
-            raise _failed(what) from error
-
-    def _fitting(self, video: av.VideoFrame) -> av.VideoFrame:
-        """The picture in the encoder's format: same matrix, same range, only samples laid out anew."""
-        if video.format.name == self._choice.pix_fmt:
-            return video
-        return self._converter.reformat(
-            video, format=self._choice.pix_fmt, interpolation=_CONVERTER, **same_range(video)
-        )
-
-
-def _failed(what: str) -> EncoderError:
+def encoder_failed(what: str) -> EncoderError:
+    """Return the error to raise for an encoder that does not do its work."""
     return EncoderError(what, remedy=tr("choose the encoder libx264"))

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.media.animation_writer import gif_of_video
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.encoders import EncoderChoice, WantedEncoder, encoder_for
 from colab_helpers.media.formats import pixel_bits
@@ -19,7 +18,7 @@ from colab_helpers.media.segments import Segment, SegmentWriter
 from tests.media.make import Sent, decoded, packets_of
 
 KEPT = (
-    "width", "height", "rotation", "display_matrix", "sample_aspect_ratio", "colour", "light",
+    "width", "height", "rotation", "display_matrix", "sample_aspect_ratio", "colour",
     "interlaced", "start", "duration", "average_rate", "frames",
 )  # fmt: skip
 
@@ -113,16 +112,6 @@ def write_segments(
             if frame.index + 1 == stop:
                 break
     return segments, reader.notes
-
-
-def gif_trip(path: Path) -> tuple[VideoInfo, list[str]]:
-    """A clip written as a GIF, and what was noted."""
-    info, target = probe(path), path.parent.parent / "out" / f"{path.stem}.gif"
-    with read_frames(info) as reader, gif_of_video(target, info, info.time_base) as writer:
-        for frame in reader:
-            writer.write(frame.video, pts=frame.pts, duration=frame.duration)
-    assert sorted(one.name for one in target.parent.iterdir()) == [target.name]
-    return probe(target), [*reader.notes, *writer.notes]
 
 
 def cut(info: VideoInfo, folder: Path, choice: EncoderChoice, length: int, **more: Any) -> list[Segment]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import ColabHelpersError, MediaError, MissingFileError
-from colab_helpers.media.colour_tags import ColourTags
+from colab_helpers.media.formats import ColourTags
 from colab_helpers.media.inputs import is_image, is_video
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import MediaError, MissingFileError
-from colab_helpers.media.colour_tags import ColourTags
+from colab_helpers.media.formats import ColourTags
 from colab_helpers.media.containers import stream_tags
 from colab_helpers.media.conversion import working_colour, working_format
 from colab_helpers.media.formats import WORKING_FORMATS
