@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import MediaError, MissingFileError
-from colab_helpers.media.formats import ColourTags
 from colab_helpers.media.containers import stream_tags
 from colab_helpers.media.conversion import working_colour, working_format
-from colab_helpers.media.formats import WORKING_FORMATS
+from colab_helpers.media.formats import WORKING_FORMATS, ColourTags
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import Frame, read_frames
 from colab_helpers.media.truncation import TruncationCheck

@@ -16,7 +16,7 @@ from colab_helpers.media.reader import FrameReader, read_frames
 from tests.media.conftest import Clip
 from tests.media.harm import PICTURES, cut_out, damage, joined, start_edit_at, without_first_group
 from tests.media.make import variable_pts
-from tests.media.shown import OPEN, Shown, shown, x264
+from tests.media.roundtrip import OPEN, Shown, shown, x264
 
 
 def resumed(info: VideoInfo, whole: list[Shown], start: int) -> list[str]:
