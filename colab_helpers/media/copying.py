@@ -19,7 +19,7 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Stream
 
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import stream_tags, takes
 from colab_helpers.media.formats import is_mov
 from colab_helpers.media.probe import VideoInfo
@@ -64,30 +64,32 @@ class StreamCopier:
 
     def add(self, stream: Stream, output: OutputContainer) -> None:
         """Make room for a stream in the output, or note that its container has none."""
-        muxer, suffix, name = output.format.name, Path(output.name).suffix.lower(), self._name(stream)
+        suffix, name = Path(output.name).suffix.lower(), self._name(stream)
         if stream.type == "video":
             # Another angle, a preview or cover art.
             self.notes.append(tr("{stream} is left out: it may show the face as it was", stream=name))
         elif stream.type == "data":
-            if not self._is_rewritten(stream, muxer):
-                self.notes.append(tr("{stream} is left out", stream=name))
+            self.notes += (
+                [] if self._is_rewritten(stream, output) else [tr("{stream} is left out", stream=name)]
+            )
         elif stream.type == "audio" and not self._audio:
             pass
-        elif takes(stream, muxer):
+        elif takes(stream, output.format.name):
             self._take(stream, output.add_stream_from_template(stream, opaque=True))
         elif stream.type == "audio" and self._encode(stream, output):
-            told = tr(
-                "{suffix} cannot hold {stream}: its sound was encoded anew as AAC", suffix=suffix, stream=name
-            )
-            self.notes.append(told)
+            anew = mark("{suffix} cannot hold {stream}: its sound was encoded anew as AAC")
+            self.notes.append(tr(anew, suffix=suffix, stream=name))
         else:
             self.notes.append(tr("{suffix} cannot hold {stream}: left out", suffix=suffix, stream=name))
 
     def start(self) -> None:
         """Begin to read; call when every stream has been added and the output's header is written."""
-        read = [stream for stream in self._source.streams if stream.index in self._targets]
         # Attachments went into the header already.
-        read = [stream for stream in read if stream.type != "attachment"]
+        read = [
+            stream
+            for stream in self._source.streams
+            if stream.index in self._targets and stream.type != "attachment"
+        ]
         if not read:
             return
         if not self._clock.steady:
@@ -123,9 +125,8 @@ class StreamCopier:
         self.notes += self._clock.notes()
         restamped = sum(rising.repaired for rising in self._rising.values())
         if restamped:
-            self.notes.append(
-                tr("{number} copied packets had no rising timestamp: given one", number=restamped)
-            )
+            told = mark("{number} copied packets had no rising timestamp: given one")
+            self.notes.append(tr(told, number=restamped))
 
     def _take(self, stream: Stream, target: Stream) -> None:
         target.disposition = stream.disposition
@@ -149,11 +150,8 @@ class StreamCopier:
     def _send(self, packet: Packet[Any], output: OutputContainer) -> None:
         index = packet.stream.index
         self._measure(packet)
-        if index in self._anew:
-            for encoded in self._anew[index].packets(packet):
-                self._write(encoded, index, output)
-        else:
-            self._write(packet, index, output)
+        for one in self._anew[index].packets(packet) if index in self._anew else (packet,):
+            self._write(one, index, output)
 
     def _write(self, packet: Packet[Any], index: int, output: OutputContainer) -> None:
         self._rising[index].apply(packet)
@@ -168,12 +166,10 @@ class StreamCopier:
         known = self._audio_span or (first, last)
         self._audio_span = min(known[0], first), max(known[1], last)
 
-    def _is_rewritten(self, stream: Stream, muxer: str) -> bool:
+    def _is_rewritten(self, stream: Stream, output: OutputContainer) -> bool:
         """MP4 has tracks for chapters and timecode, which its muxer makes anew from chapters and tags."""
-        if not is_mov(muxer):
-            return False
         chapters = getattr(stream, "name", None) == "bin_data" and bool(self._source.chapters())
-        return chapters or "timecode" in stream.metadata
+        return is_mov(output.format.name) and (chapters or "timecode" in stream.metadata)
 
     def _name(self, stream: Stream) -> str:
         beside = (*self._info.audio, *self._info.subtitles, *self._info.others)

@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from fractions import Fraction
+from typing import Literal, cast, get_args
 
 import av
 from av.codec import Codec
+from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from colab_helpers.errors import EncoderError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import has_avx512
-from colab_helpers.media.conversion import working_format
-from colab_helpers.media.formats import DEFAULT_RATE, chroma_of, pixel_bits
+from colab_helpers.media.conversion import working_colour, working_format
+from colab_helpers.media.formats import DEFAULT_RATE, chroma_of, is_mov, pixel_bits
 from colab_helpers.media.probe import VideoInfo
 
 EncoderName = Literal["h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
@@ -31,6 +34,8 @@ _X26X_PRESETS = (
 )  # fmt: skip
 _NVENC_PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "p7", "fast", "medium", "slow")
 
+_INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
+"""FFmpeg's AV_CODEC_FLAG_INTERLACED_DCT and _ME."""
 # Sample formats by (chroma subsampling, bits), what each encoder family calls them; NVENC reads deep samples
 # from the high bits: 444 goes in as 16 bit, of which it keeps the top ten.
 _PLANAR = {
@@ -110,6 +115,49 @@ def encoder_for(
         return chosen
     note = tr("{encoder} cannot keep {picture}: encoded on the CPU by libx264", encoder=gpu, picture=request)
     return replace(chosen, notes=(note, *chosen.notes))
+
+
+def add_picture(
+    output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
+) -> VideoStream:
+    """Add the picture's stream to a file; its encoder is open.
+
+    Args:
+        output: The file.
+        info: The source, for size, rate, colour and rotation.
+        choice: The encoder.
+        time_base: Seconds per tick of the frames' timestamps.
+
+    Raises:
+        EncoderError: The encoder does not open.
+    """
+    rate = info.average_rate or DEFAULT_RATE
+    stream = cast(VideoStream, output.add_stream(choice.name, rate=rate, options=dict(choice.options)))
+    context, colour = stream.codec_context, working_colour(info)
+    context.width, context.height, context.pix_fmt = info.width, info.height, choice.pix_fmt
+    stream.time_base = context.time_base = time_base
+    context.thread_type = "AUTO"
+    context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0)
+    context.colorspace, context.color_range = colour.matrix, colour.range
+    context.color_primaries, context.color_trc = colour.primaries, colour.transfer
+    if info.interlaced:
+        context.flags |= _INTERLACED_DCT | _INTERLACED_ME
+    if is_mov(output.format.name) and ("hevc" in choice.name or "265" in choice.name):
+        # Apple's players take HEVC under this name only; others take both.
+        context.codec_tag = "hvc1"
+    if info.display_matrix:
+        stream.set_display_matrix(info.display_matrix)
+    try:
+        context.open()
+    except av.FFmpegError as error:
+        what = tr("{name} does not open ({reason})", name=choice.name, reason=error.strerror)
+        raise encoder_failed(what) from error
+    return stream
+
+
+def encoder_failed(what: str) -> EncoderError:
+    """Return the error to raise for an encoder that does not do its work."""
+    return EncoderError(what, remedy=tr("choose the encoder libx264"))
 
 
 def usable_encoders() -> dict[str, str | None]:

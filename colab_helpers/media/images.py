@@ -57,16 +57,11 @@ _EXIF_TAGS = (
 _EXIF_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _KEPT = {"exif": mark("EXIF data"), "icc_profile": mark("colour profile")}
 _LEFT_OUT = {"xmp": mark("XMP data"), "comment": mark("comment"), "text": mark("text notes")}
+_GREY, _PALETTE = mark("grey"), mark("a palette of colours")
 _MODES = {
-    "1": mark("black and white"),
-    "L": mark("grey"),
-    "LA": mark("grey"),
-    "P": mark("a palette of colours"),
-    "PA": mark("a palette of colours"),
-    "CMYK": "CMYK",
-    "YCbCr": "YCbCr",
-    "LAB": "CIE Lab",
-}
+    "1": mark("black and white"), "L": _GREY, "LA": _GREY, "P": _PALETTE, "PA": _PALETTE,
+    "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "CIE Lab",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,14 +31,13 @@ from colab_helpers.media.containers import (
     timing_note,
 )
 from colab_helpers.media.copying import StreamCopier
-from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.encoders import EncoderChoice, add_picture
 from colab_helpers.media.formats import is_mov
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.opening import open_source, picture_stream
 from colab_helpers.media.probe import VideoInfo, stated_duration
 from colab_helpers.media.segments import Segment
 from colab_helpers.media.timeline import Timeline
-from colab_helpers.media.track import add_picture
 
 _MILLISECOND = Fraction(1, 1000)
 
@@ -92,7 +91,7 @@ def join_segments(
     timeline = Timeline(segments, time_base)
     with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
         copier = StreamCopier(source, info, audio=audio)
-        with _naming(output), _opened(partial, source, info, time_base) as result:
+        with _opened(partial, output, source, info, time_base) as result:
             picture = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(picture)
             result.start_encoding()
@@ -131,23 +130,19 @@ def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
 
 @contextlib.contextmanager
 def _opened(
-    partial: Path, source: InputContainer, info: VideoInfo, time_base: Fraction
+    partial: Path, path: Path, source: InputContainer, info: VideoInfo, time_base: Fraction
 ) -> Iterator[OutputContainer]:
     """The result under its hidden name, with the source's tags and chapters; closed at the end."""
     suffix, tags = partial.suffix.lower(), file_tags(info.metadata)
     options = muxer_options(source, suffix, time_base=time_base, tags=tags)
-    output = av.open(str(partial), "w", format=MUXERS[suffix], container_options=options)
     try:
-        output.metadata.update(tags)
-        if source.chapters():
-            output.set_chapters(source.chapters())
-        yield output
-    except BaseException:
-        with contextlib.suppress(av.FFmpegError, OSError):
-            # The trailer may fail for the very reason of giving up.
-            output.close()
-        raise
-    output.close()
+        with av.open(str(partial), "w", format=MUXERS[suffix], container_options=options) as output:
+            output.metadata.update(tags)
+            if source.chapters():
+                output.set_chapters(source.chapters())
+            yield output
+    except av.FFmpegError as error:
+        raise unwritable(path, error) from error
 
 
 def _add_streams(
@@ -169,15 +164,6 @@ def _add_streams(
             copier.add(stream, output)
     assert picture is not None
     return picture
-
-
-@contextlib.contextmanager
-def _naming(output: Path) -> Iterator[None]:
-    """FFmpeg's errors name the result; those of this package say more already."""
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise unwritable(output, error) from error
 
 
 def _check_order(segments: Sequence[Segment], output: Path) -> None:

@@ -20,10 +20,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.files import hidden_name, publish, sha256_of, unwritable
 from colab_helpers.language import mark, tr
-from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.encoders import EncoderChoice, add_picture, encoder_failed
 from colab_helpers.media.formats import same_range
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.media.track import add_picture, encoder_failed
 
 SUFFIX = ".nut"
 """Suffix of segment files."""
@@ -65,12 +64,8 @@ class Segment:
 
     def __str__(self) -> str:
         """Number and frames, for messages."""
-        return tr(
-            "segment {number} (frames {first} to {last})",
-            number=self.number,
-            first=self.start,
-            last=self.stop - 1,
-        )
+        told = mark("segment {number} (frames {first} to {last})")
+        return tr(told, number=self.number, first=self.start, last=self.stop - 1)
 
 
 class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
@@ -163,12 +158,9 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         try:
             packets = self._stream.encode(video)
         except av.FFmpegError as error:
-            what = tr(
-                "{name} failed at frame {number} ({reason})",
-                name=self._choice.name,
-                number=self._start + self._frames,
-                reason=error.strerror,
-            )
+            number = self._start + self._frames
+            told = {"name": self._choice.name, "number": number, "reason": error.strerror}
+            what = tr("{name} failed at frame {number} ({reason})", **told)
             raise encoder_failed(what) from error
         self._output.mux(packets)
 

@@ -14,7 +14,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.opening import open_source
 from colab_helpers.media.segments import Segment, check_segment, damaged, unreadable
 
@@ -74,15 +74,12 @@ class Timeline:
         Raises:
             MediaError: One is not.
         """
-        kind = _kind(picture)
+        other = mark(
+            "{segment} was encoded by another encoder, or with other settings, than the result is to be"
+        )
         for survey in self._surveys:
-            if survey.kind != kind:
-                what = tr(
-                    "{segment} was encoded by another encoder, or with other settings, "
-                    "than the result is to be",
-                    segment=survey.segment,
-                )
-                raise damaged(survey.segment, what)
+            if survey.kind != _kind(picture):
+                raise damaged(survey.segment, tr(other, segment=survey.segment))
 
     def packets(self, *, adds_up: bool) -> Iterator[Packet[Any]]:
         """Yield the segments' packets with the times they have in the whole video.
