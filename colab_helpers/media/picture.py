@@ -19,8 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from colab_helpers.errors import MediaError
-from colab_helpers.language import tr
 from colab_helpers.media.affine import Matrix, compose, invert, scaling
 from colab_helpers.media.blending import (
     Box,
@@ -138,11 +136,6 @@ class VideoPicture:
     """
 
     def __init__(self, frame: av.VideoFrame, *, rotation: int = 0) -> None:
-        if frame.format.name not in WORKING_FORMATS:
-            raise MediaError(
-                tr("pixel format {format} cannot be worked on directly", format=frame.format.name),
-                remedy=tr("read the video through media.reader, which converts it"),
-            )
         self.frame = frame
         self.width, self.height = frame.width, frame.height
         self.rotation = rotation % 360

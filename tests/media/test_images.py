@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms, ImageFile, JpegImagePlugin
+from PIL import ExifTags, Image, ImageCms, JpegImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from colab_helpers.errors import MediaError, MissingFileError, OutputError
@@ -241,20 +239,6 @@ def test_arrays() -> None:
         read_image(np.zeros((4, 4, 3), np.int64))
 
 
-def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_arguments: object) -> None:
-        raise AssertionError("decoded")
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    body = zlib.compress(bytes(1 << 16), 9)
-    monkeypatch.setattr(ImageFile.ImageFile, "load", never)
-    with pytest.raises(MediaError, match="too large"):
-        read_image(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
-
-
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "a.png", quadrants())
     monkeypatch.setattr(image_sources, "MAX_BYTES", 10)
@@ -263,37 +247,18 @@ def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             read_image(source)
 
 
-GOOD = saved(RGB, "PNG")
-NO_PICTURES = {
-    "text": b"hello " * 20,
-    "cut": GOOD[:30],
-    "no pixels": GOOD[:33],
-    "jpeg start": b"\xff\xd8\xff\xe0",
-    "webp start": b"RIFF\x10\0\0\0WEBPVP8 ",
-    "tiff start": b"II*\0\xff\xff\xff\xff",
-    "bmp start": b"BM12",
-}
-
-
-@pytest.mark.parametrize("name", NO_PICTURES)
-def test_bad_pictures_are_named(tmp_path: Path, name: str) -> None:
-    path = tmp_path / f"{name}.png"
-    path.write_bytes(NO_PICTURES[name])
-    with pytest.raises(MediaError, match="not a picture") as caught:
-        read_image(path)
-    assert str(path) in str(caught.value)
-
-
-def test_no_file_or_an_empty_one(tmp_path: Path) -> None:
+def test_no_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         read_image(tmp_path / "none.png")
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(MediaError, match="empty"):
-        read_image(tmp_path / "empty.png")
-    with pytest.raises(MediaError, match="folder"):
-        read_image(tmp_path)
-    with pytest.raises(MediaError, match="not a picture"):
-        read_image(b"")
+    path = tmp_path / "a.png"
+    for data, words in (
+        (b"", "empty"),
+        (b"BM12", "not a picture"),
+        (saved(RGB, "PNG")[:33], "not a picture"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(MediaError, match=rf"{path}.*{words}"):
+            read_image(path)
 
 
 def test_places_and_formats_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
