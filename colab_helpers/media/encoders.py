@@ -170,10 +170,8 @@ def _working(name: str, request: _Request) -> EncoderChoice:
     chosen = _first_working(name, request)
     if chosen is not None:
         return chosen
-    formats = list(_formats(name, request))
-    reason = mark("none of its formats fits")
-    if formats:
-        reason = _trial(name, formats[0], request.width, request.height, _options(name, request)) or reason
+    tried = next(_formats(name, request))
+    reason = _trial(name, tried, request.width, request.height, _options(name, request)) or ""
     remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
         remedy = tr(

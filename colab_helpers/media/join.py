@@ -86,7 +86,6 @@ def join_segments(
         OutputError: The result cannot be written, or is not what was joined.
     """
     output, time_base = output.absolute(), time_base or info.time_base
-    check_output(output, info, audio=audio)
     _check_order(segments, output)
     timeline = Timeline(segments, time_base)
     with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
@@ -115,14 +114,8 @@ def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
     """Make sure that a result can be written to this name, before any work.
 
     Raises:
-        OutputError: It is the source itself, or its container cannot hold a stream that another one can.
+        OutputError: Its container cannot hold a stream that another one can.
     """
-    if output.absolute() == info.path:
-        raise OutputError(
-            tr("the result would replace its own source"),
-            where=str(output),
-            remedy=tr("choose another name"),
-        )
     suffix = output.suffix.lower()
     if suffix not in MUXERS or audio:
         output_suffix(info, suffix)

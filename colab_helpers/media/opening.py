@@ -21,6 +21,13 @@ COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 UNKNOWN_CODEC = "unknown"
 """Name given to the codec of a stream this FFmpeg knows nothing about."""
 
+# By whether there is a still picture, and whether there is audio.
+_NO_PICTURE = {
+    (True, True): mark("the file holds only cover art beside its sound"),
+    (True, False): mark("the file holds only a still picture"),
+    (False, True): mark("the file holds only sound"),
+    (False, False): mark("the file holds no video"),
+}
 # Boxes an MP4 or QuickTime file begins with (ISO/IEC 14496-12, 4.3).
 _FIRST_BOXES = (b"ftyp", b"mdat", b"moov", b"wide")
 _CONVERT = mark("check that the file is complete and really a video, or convert it, e.g. to H.264 in MP4")
@@ -74,19 +81,13 @@ def picture_stream(container: InputContainer, path: Path) -> VideoStream:
     """
     pictures = [stream for stream in container.streams.video if not stream.disposition & COVER]
     if pictures:
-        marked = [stream for stream in pictures if stream.disposition & Disposition.default]
-        chosen = (marked or pictures)[0]
+        chosen = next((one for one in pictures if one.disposition & Disposition.default), pictures[0])
         if chosen.codec_context is None:
             what, remedy = tr("no decoder for this kind of video"), tr("convert it, e.g. to H.264 in MP4")
             raise MediaError(what, where=str(path), remedy=remedy)
         return chosen
-    if container.streams.video and container.streams.audio:
-        what = tr("the file holds only cover art beside its sound")
-    elif container.streams.video:
-        what = tr("the file holds only a still picture")
-    else:
-        what = tr("the file holds only sound") if container.streams.audio else tr("the file holds no video")
-    raise MediaError(what, where=str(path), remedy=tr("choose a file with a video stream"))
+    what = _NO_PICTURE[bool(container.streams.video), bool(container.streams.audio)]
+    raise MediaError(tr(what), where=str(path), remedy=tr("choose a file with a video stream"))
 
 
 def exact(value: Any) -> Fraction | None:

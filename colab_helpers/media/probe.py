@@ -74,12 +74,9 @@ class VideoInfo:
     """A video file as its header and its first frame describe it.
 
     Attributes:
-        path: The file, absolute.
         container: FFmpeg's demuxer name, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``.
-        codec: Codec of the picture stream, e.g. ``h264``.
         video_index: Position of the picture stream in the file.
-        width: Pixels of a stored row, before rotation.
-        height: Stored rows, before rotation.
+        width: Pixels of a stored row, before rotation; ``height`` the stored rows.
         pix_fmt: FFmpeg's pixel format name of decoded frames.
         time_base: Seconds per tick of the picture's timestamps.
         average_rate: Frames per second, or None if the file does not say.
@@ -90,16 +87,12 @@ class VideoInfo:
         rotation: Clockwise degrees a player turns the picture by: 0, 90, 180 or 270.
         display_matrix: The nine integers behind ``rotation`` and ``mirrored``, or None.
         sample_aspect_ratio: Width of a pixel over its height, or None if unspecified.
-        colour: Colour description.
         hdr10: Whether it states the light levels of HDR10, which no result has.
         interlaced: Whether the first frame is interlaced.
         mirrored: Whether a player mirrors the stored picture left to right before it turns it.
         in_coded_order: Whether times belong to places in the file and not to frames (H.264 in AVI).
         alpha: Whether the picture has transparency, also where this FFmpeg does not decode it.
-        audio: Audio streams.
-        subtitles: Subtitle streams.
         others: Data, attachments, cover art and further pictures.
-        metadata: Tags of the file.
     """
 
     path: Path
