@@ -36,15 +36,13 @@ class Segment:
     """A finished segment, as a journal records it.
 
     Attributes:
-        path: The file.
         number: 0, 1, 2, … in the order of the video.
         start: Number of its first frame in the video.
         frames: Frames it holds.
         first_pts: When its first frame is shown, in ticks of the writer's time base.
         last_pts: When its last frame is shown.
         end_pts: When its last frame ends.
-        bytes: Size of the file.
-        sha256: Hash of the file, in hexadecimal.
+        sha256: Hash of the file, in hexadecimal; ``bytes`` its size.
     """
 
     path: Path

@@ -21,20 +21,14 @@ from colab_helpers.media.segments import Segment, check_segment, damaged, unread
 
 @dataclass(frozen=True, eq=False)
 class _Survey:
-    """What a segment's packets say.
-
-    Attributes:
-        segment: The segment.
-        timestamps: ``(frames,)`` int64: presentation times in ticks, rising.
-        delay: Pictures coded before one that is shown earlier than they are, at most.
-        offset: Ticks to add to the file's own times.
-        kind: See `_kind`.
-    """
+    """What a segment's packets say."""
 
     segment: Segment
     timestamps: NDArray[np.int64]
     delay: int
+    """Pictures coded before one that is shown earlier than they are, at most."""
     offset: int
+    """Ticks to add to the file's own times."""
     kind: tuple[object, ...]
 
 
