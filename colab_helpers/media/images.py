@@ -11,7 +11,7 @@ import base64
 import io
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -290,14 +290,12 @@ def _in_rgb(image: Image.Image) -> tuple[Image.Image, bytes]:
         return Image.fromarray(np.asarray(grey + 0.5, np.uint8)).convert("RGB"), b""
     profile = image.info.get("icc_profile", b"")
     if profile and image.mode in ("CMYK", "L", "LAB"):
-        try:
+        with suppress(OSError, ImageCms.PyCMSError):
             space = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             done = ImageCms.profileToProfile(image, space, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (OSError, ImageCms.PyCMSError):
-            done = None
+            if done is not None:
+                return done, b""
         profile = b""
-        if done is not None:
-            return done, b""
     return image.convert("RGBA" if image.has_transparency_data else "RGB"), profile
 
 

@@ -48,11 +48,6 @@ def test_streams_beside_the_picture(clip: Clip) -> None:
     assert str(info.audio[1]) == "audio stream 2 (opus, deu)"
 
 
-def test_gif_is_a_video(clip: Clip) -> None:
-    info = probe(clip("anim.gif", frames=5, codec="gif", pix_fmt="rgb8", options={}, rate=Fraction(10)))
-    assert (info.frames, info.average_rate, info.duration) == (5, Fraction(10), Fraction(1, 2))
-
-
 def test_frames_hidden_by_an_edit_list_do_not_count(clip: Clip) -> None:
     path = clip("hidden.mp4", frames=30, options={"preset": "ultrafast", "g": "100"})
     start_edit_at(path, 10)
