@@ -6,16 +6,13 @@ Whether a container takes a stream is found by trying: a header is written to me
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
-from itertools import islice
 from math import lcm
-from typing import Any
 
 import av
 from av.container import InputContainer
-from av.packet import Packet
-from av.stream import Discard, Stream
+from av.stream import Stream
 
 from colab_helpers.errors import OutputError
 from colab_helpers.language import tr
@@ -24,13 +21,12 @@ from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.opening import UNKNOWN_CODEC, exact, open_source
 from colab_helpers.media.probe import StreamInfo, VideoInfo
 
-MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
+MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Suffixes of results, and the FFmpeg muxer that writes each."""
 
 _GENERAL = (".mp4", ".mov", ".mkv")
 _DEFAULT_MOVIE_SCALE, _MAX_MOVIE_SCALE = 1000, 50_000_000
 _MATROSKA_TICK = Fraction(1, 1000)
-_TRIAL_PACKETS = 3
 
 # What the MP4 muxer stores in its own well-known atoms; any other key needs the general key list.
 _MP4_KEYS = frozenset((
@@ -47,9 +43,9 @@ _STREAM_KEYS = frozenset(("encoder", "duration"))
 def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str | None]:
     """Return the suffix a result should have, and a note if it differs from the source's.
 
-    MP4, MOV, MKV and GIF stay what they are. WebM becomes MKV, since H.264 and HEVC are no part of WebM;
-    others become MP4, else MOV, else MKV: the first that holds every audio and subtitle stream. Where none
-    does, it is the one that loses the fewest subtitles; audio is encoded anew there.
+    MP4, MOV and MKV stay what they are. WebM becomes MKV, since H.264 and HEVC are no part of WebM; others
+    become MP4, else MOV, else MKV: the first that holds every audio and subtitle stream. Where none does, the
+    one that loses the fewest subtitles; audio is encoded anew there.
 
     Args:
         info: The source.
@@ -62,26 +58,50 @@ def output_suffix(info: VideoInfo, wanted: str | None = None) -> tuple[str, str 
         return _demanded(info, wanted.lower()), None
     own = info.path.suffix.lower()
     first = [own] if own in MUXERS else [".mkv"] if "webm" in info.container.split(",") else []
-    refusals: list[str] = []
-    lost: dict[str, int] = {}
-    for suffix in dict.fromkeys((*first, *_GENERAL)):
-        refused = refused_streams(info, suffix)
-        if not refused or suffix == ".gif":
-            return suffix, _suffix_note(own, suffix, refusals)
-        refusals += [tr("{suffix} cannot hold {stream}", suffix=suffix, stream=refused[0])]
-        lost[suffix] = sum(one.kind != "audio" for one in refused)
-    best = min(lost, key=lambda suffix: lost[suffix])
-    return best, _suffix_note(own, best, [])
+    refused = {suffix: _refused_streams(info, suffix) for suffix in dict.fromkeys((*first, *_GENERAL))}
+    lost = {suffix: sum(one.kind != "audio" for one in streams) for suffix, streams in refused.items()}
+    best = min(refused, key=lambda suffix: (bool(refused[suffix]), lost[suffix]))
+    if own == best:
+        return best, None
+    passed = list(refused)[: list(refused).index(best)] if not refused[best] else []
+    reasons = [tr("{suffix} cannot hold {stream}", suffix=one, stream=refused[one][0]) for one in passed]
+    note = tr(
+        "the result is a {suffix} file, the source a {own} one{because}",
+        suffix=best,
+        own=own or tr("nameless"),
+        because=tr(", since {reasons}", reasons="; ".join(reasons)) if reasons else "",
+    )
+    return best, note
 
 
-def refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
-    """Return the audio and subtitle streams of the source a container does not take; all of them for GIF.
+def _demanded(info: VideoInfo, suffix: str) -> str:
+    if suffix not in MUXERS:
+        raise OutputError(
+            tr("results cannot be written as {suffix}", suffix=suffix)
+            if suffix
+            else tr("results cannot be written as a file without suffix"),
+            where=str(info.path),
+            remedy=tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
+        )
+    refused = _refused_streams(info, suffix)
+    fitting = [other for other in _GENERAL if not _refused_streams(info, other)] if refused else []
+    if fitting:
+        raise OutputError(
+            tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0]),
+            where=str(info.path),
+            remedy=tr("write {suffix} instead", suffix=fitting[0]),
+        )
+    return suffix
+
+
+def _refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
+    """Audio and subtitle streams of the source that a container does not take.
 
     A stream of a codec unknown to this FFmpeg fits nowhere; it is left out with a note, not counted here.
     """
     beside = [one for one in (*info.audio, *info.subtitles) if one.codec != UNKNOWN_CODEC]
-    if not beside or suffix == ".gif":
-        return beside
+    if not beside:
+        return []
     # The standard has PCM in MP4 (ISO/IEC 23003-5), but next to nothing plays it.
     silent = suffix in (".mp4", ".m4v") and info.path.suffix.lower() != suffix
     with open_source(existing_file(info.path)) as source:
@@ -93,32 +113,17 @@ def refused_streams(info: VideoInfo, suffix: str) -> list[StreamInfo]:
         ]
 
 
-def takes(stream: Stream, muxer: str, samples: Sequence[Packet[Any]] = ()) -> bool:
-    """Tell whether a muxer completes a file with a copy of this stream and some of its packets."""
+def takes(stream: Stream, muxer: str) -> bool:
+    """Tell whether a muxer completes a file with a copy of this stream."""
     with io.BytesIO() as memory:
         trial = av.open(memory, "w", format=muxer)
         try:
-            copy = trial.add_stream_from_template(stream, opaque=True)
-            copy.disposition = stream.disposition
+            trial.add_stream_from_template(stream, opaque=True).disposition = stream.disposition
             trial.start_encoding()
-            for packet in samples:
-                packet.stream = copy
-                trial.mux_one(packet)
             trial.close()
         except (av.FFmpegError, ValueError):
             return False
     return True
-
-
-def takes_data(info: VideoInfo, index: int, muxer: str) -> bool:
-    """Tell `takes` for a data stream: some muxers refuse those only when they finish."""
-    with open_source(info.path) as source:
-        stream = source.streams[index]
-        for other in source.streams:
-            if other.index != index:
-                other.discard = Discard.all
-        packets = (packet for packet in source.demux(stream) if packet.size)
-        return takes(stream, muxer, list(islice(packets, _TRIAL_PACKETS)))
 
 
 def muxer_options(
@@ -132,7 +137,7 @@ def muxer_options(
     if not is_mov(MUXERS[suffix]):
         return {}
     options = {"movflags": "+faststart" + ("" if set(tags) <= _MP4_KEYS else "+use_metadata_tags")}
-    starts = (_start(stream) for stream in source.streams)
+    starts = (Fraction(one.start_time or 0) * (exact(one.time_base) or 0) for one in source.streams)
     scale = lcm(
         _DEFAULT_MOVIE_SCALE, time_base.denominator, *(start.denominator for start in starts if start > 0)
     )
@@ -161,41 +166,3 @@ def timing_note(time_base: Fraction, suffix: str) -> str | None:
     if MUXERS[suffix] != "matroska" or (time_base / _MATROSKA_TICK).denominator == 1:
         return None
     return tr("Matroska stores times in milliseconds: time stamps were rounded to them")
-
-
-def _demanded(info: VideoInfo, suffix: str) -> str:
-    if suffix not in MUXERS:
-        raise OutputError(
-            tr("results cannot be written as {suffix}", suffix=suffix)
-            if suffix
-            else tr("results cannot be written as a file without suffix"),
-            where=str(info.path),
-            remedy=tr("use one of {suffixes}", suffixes=", ".join(MUXERS)),
-        )
-    refused = refused_streams(info, suffix) if suffix != ".gif" else []
-    fitting = (
-        next((other for other in _GENERAL if not refused_streams(info, other)), None) if refused else None
-    )
-    if fitting is not None:
-        raise OutputError(
-            tr("{suffix} cannot hold {stream} of the source", suffix=suffix, stream=refused[0]),
-            where=str(info.path),
-            remedy=tr("write {suffix} instead", suffix=fitting),
-        )
-    return suffix
-
-
-def _suffix_note(own: str, suffix: str, refusals: list[str]) -> str | None:
-    if own == suffix:
-        return None
-    because = tr(", since {reasons}", reasons="; ".join(refusals)) if refusals else ""
-    return tr(
-        "the result is a {suffix} file, the source a {own} one{because}",
-        suffix=suffix,
-        own=own or tr("nameless"),
-        because=because,
-    )
-
-
-def _start(stream: Any) -> Fraction:
-    return (stream.start_time or 0) * (exact(stream.time_base) or Fraction(0))

@@ -13,13 +13,13 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from colab_helpers.language import mark, tr
-from colab_helpers.media.colour_tags import ColourTags
 from colab_helpers.media.formats import (
     BT709,
     FULL,
     LIMITED,
     UNSPECIFIED,
     WORKING_FORMATS,
+    ColourTags,
     chroma_of,
     has_alpha,
     is_grey,
@@ -100,6 +100,8 @@ class FrameConverter:
         told = {"width": self._info.width, "height": self._info.height, "format": self._target}
         counts = (self._resized, _RESIZED), (self._reformatted, _REFORMATTED), (self._recoloured, _RECOLOURED)
         said = [tr(text, frames=frames, **told) for frames, text in counts if frames]
+        if self._info.hdr10:
+            said.append(tr("the light levels of HDR10 are left out: players assume the usual ones"))
         return [*([self._note] if self._note else []), *said]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import av
 from av.audio.codeccontext import AudioCodecContext
@@ -17,24 +17,14 @@ from av.audio.stream import AudioStream
 from av.codec import Codec
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Discard, Disposition, Stream
+from av.stream import Discard, Stream
 
-from colab_helpers.language import tr
-from colab_helpers.media.containers import stream_tags, takes, takes_data
-from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import COVER, codec_name, open_source
+from colab_helpers.language import mark, tr
+from colab_helpers.media.containers import stream_tags, takes
+from colab_helpers.media.formats import is_mov
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import OneClock, RisingTicks
 
-Kind = Literal["audio", "subtitle", "attachment", "data", "video", "cover"]
-EVERYTHING: frozenset[Kind] = frozenset(("audio", "subtitle", "attachment", "data", "video", "cover"))
-"""Kinds of streams beside the picture; ``video`` is a second picture, ``cover`` a still for the file."""
-FACES: frozenset[Kind] = frozenset(("video", "cover"))
-"""Those that may show whose face is replaced."""
-
-# Matroska has covers as attachments, recognised by their names (Matroska specification, attachments).
-_COVER_FILES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-_MP4_COVERS = frozenset(("mjpeg", "png", "bmp"))
 _AUDIO_CODEC = "aac"
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 96_000
@@ -48,17 +38,17 @@ class StreamCopier:
     Args:
         source: The file; read from here on by nobody else.
         info: What `probe` said of it.
-        kinds: Kinds of streams to carry over.
+        audio: Whether audio is carried over.
 
     Attributes:
         notes: What was left out or changed, one sentence each.
         copied: FFmpeg's types of the streams carried over, by their numbers in the source.
     """
 
-    def __init__(self, source: InputContainer, info: VideoInfo, kinds: frozenset[Kind]) -> None:
+    def __init__(self, source: InputContainer, info: VideoInfo, *, audio: bool = True) -> None:
         self.notes: list[str] = []
         self.copied: dict[int, str] = {}
-        self._source, self._info, self._kinds = source, info, kinds
+        self._source, self._info, self._audio = source, info, audio
         self._clock = OneClock(source, info.video_index)
         self._rising: dict[int, RisingTicks] = {}
         self._anew: dict[int, _Reencoder] = {}
@@ -74,29 +64,32 @@ class StreamCopier:
 
     def add(self, stream: Stream, output: OutputContainer) -> None:
         """Make room for a stream in the output, or note that its container has none."""
-        kind, muxer = _kind(stream), output.format.name
-        if kind not in self._kinds:
-            if kind in FACES and self._kinds:
-                said = tr(
-                    "{stream} is left out: it may show the face that was replaced", stream=self._name(stream)
-                )
-                self.notes.append(said)
-        elif self._is_rewritten(stream, muxer):
+        suffix, name = Path(output.name).suffix.lower(), self._name(stream)
+        if stream.type == "video":
+            # Another angle, a preview or cover art.
+            self.notes.append(tr("{stream} is left out: it may show the face as it was", stream=name))
+        elif stream.type == "data":
+            self.notes += (
+                [] if self._is_rewritten(stream, output) else [tr("{stream} is left out", stream=name)]
+            )
+        elif stream.type == "audio" and not self._audio:
             pass
-        elif kind == "cover" and muxer == "matroska" and codec_name(stream) in _COVER_FILES:
-            self._attach(stream, output, *_COVER_FILES[codec_name(stream)])
-        elif self._fits(stream, kind, muxer):
-            target = output.add_stream_from_template(stream, opaque=True)
-            self._take(stream, target)
-        elif kind != "audio" or stream.codec_context is None or not self._encode(stream, output):
-            suffix, name = _suffix(output), self._name(stream)
+        elif takes(stream, output.format.name):
+            self._take(stream, output.add_stream_from_template(stream, opaque=True))
+        elif stream.type == "audio" and self._encode(stream, output):
+            anew = mark("{suffix} cannot hold {stream}: its sound was encoded anew as AAC")
+            self.notes.append(tr(anew, suffix=suffix, stream=name))
+        else:
             self.notes.append(tr("{suffix} cannot hold {stream}: left out", suffix=suffix, stream=name))
 
     def start(self) -> None:
         """Begin to read; call when every stream has been added and the output's header is written."""
-        read = [stream for stream in self._source.streams if stream.index in self._targets]
         # Attachments went into the header already.
-        read = [stream for stream in read if stream.type != "attachment"]
+        read = [
+            stream
+            for stream in self._source.streams
+            if stream.index in self._targets and stream.type != "attachment"
+        ]
         if not read:
             return
         if not self._clock.steady:
@@ -132,9 +125,8 @@ class StreamCopier:
         self.notes += self._clock.notes()
         restamped = sum(rising.repaired for rising in self._rising.values())
         if restamped:
-            self.notes.append(
-                tr("{number} copied packets had no rising timestamp: given one", number=restamped)
-            )
+            told = mark("{number} copied packets had no rising timestamp: given one")
+            self.notes.append(tr(told, number=restamped))
 
     def _take(self, stream: Stream, target: Stream) -> None:
         target.disposition = stream.disposition
@@ -144,38 +136,22 @@ class StreamCopier:
         self._rising[stream.index] = RisingTicks(lambda: Fraction(target.time_base or 1))
         self.copied[stream.index] = stream.type
 
-    def _attach(self, stream: Stream, output: OutputContainer, name: str, mimetype: str) -> None:
-        """Matroska stores a cover as a file; its one packet is that file."""
-        with open_source(existing_file(self._info.path)) as again:
-            packets = again.demux(again.streams[stream.index])
-            data = next((bytes(packet) for packet in packets if packet.size), b"")
-        output.add_attachment(name, mimetype, data)
-        self.copied[stream.index] = stream.type
-
     def _encode(self, stream: Stream, output: OutputContainer) -> bool:
         """Make room for audio encoded anew; False if that does not work either."""
+        if stream.codec_context is None:
+            return False
         try:
             self._anew[stream.index] = anew = _Reencoder(cast(AudioStream, stream), output)
         except (av.FFmpegError, ValueError):
             return False
         self._take(stream, anew.target)
-        self.notes.append(
-            tr(
-                "{suffix} cannot hold {stream}: its sound was encoded anew as AAC",
-                suffix=_suffix(output),
-                stream=self._name(stream),
-            )
-        )
         return True
 
     def _send(self, packet: Packet[Any], output: OutputContainer) -> None:
         index = packet.stream.index
         self._measure(packet)
-        if index in self._anew:
-            for encoded in self._anew[index].packets(packet):
-                self._write(encoded, index, output)
-        else:
-            self._write(packet, index, output)
+        for one in self._anew[index].packets(packet) if index in self._anew else (packet,):
+            self._write(one, index, output)
 
     def _write(self, packet: Packet[Any], index: int, output: OutputContainer) -> None:
         self._rising[index].apply(packet)
@@ -190,22 +166,10 @@ class StreamCopier:
         known = self._audio_span or (first, last)
         self._audio_span = min(known[0], first), max(known[1], last)
 
-    def _fits(self, stream: Stream, kind: Kind | None, muxer: str) -> bool:
-        if kind == "data":
-            return takes_data(self._info, stream.index, muxer)
-        if kind == "cover":
-            # Elsewhere it would come back as an ordinary track.
-            attached = bool(stream.disposition & Disposition.attached_pic)
-            if not (attached and muxer == "mp4" and codec_name(stream) in _MP4_COVERS):
-                return False
-        return kind is not None and takes(stream, muxer)
-
-    def _is_rewritten(self, stream: Stream, muxer: str) -> bool:
+    def _is_rewritten(self, stream: Stream, output: OutputContainer) -> bool:
         """MP4 has tracks for chapters and timecode, which its muxer makes anew from chapters and tags."""
-        if stream.type != "data" or muxer not in ("mp4", "mov"):
-            return False
         chapters = getattr(stream, "name", None) == "bin_data" and bool(self._source.chapters())
-        return chapters or "timecode" in stream.metadata
+        return is_mov(output.format.name) and (chapters or "timecode" in stream.metadata)
 
     def _name(self, stream: Stream) -> str:
         beside = (*self._info.audio, *self._info.subtitles, *self._info.others)
@@ -248,16 +212,6 @@ class _Reencoder:
                 yield from self.target.encode(block)
         if packet is None:
             yield from self.target.encode(None)
-
-
-def _suffix(output: OutputContainer) -> str:
-    return Path(output.name).suffix.lower()
-
-
-def _kind(stream: Stream) -> Kind | None:
-    if stream.type == "video" and stream.disposition & COVER:
-        return "cover"
-    return cast(Kind, stream.type) if stream.type in EVERYTHING else None
 
 
 def _holds_data(packet: Packet[Any]) -> bool:

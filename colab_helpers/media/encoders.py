@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from fractions import Fraction
+from typing import Literal, cast, get_args
 
 import av
 from av.codec import Codec
+from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from colab_helpers.errors import EncoderError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import has_avx512
-from colab_helpers.media.colour_tags import LightLevels
-from colab_helpers.media.conversion import working_format
-from colab_helpers.media.formats import DEFAULT_RATE, chroma_of, pixel_bits
+from colab_helpers.media.conversion import working_colour, working_format
+from colab_helpers.media.formats import DEFAULT_RATE, chroma_of, is_mov, pixel_bits
 from colab_helpers.media.probe import VideoInfo
 
 EncoderName = Literal["h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
@@ -32,6 +34,8 @@ _X26X_PRESETS = (
 )  # fmt: skip
 _NVENC_PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "p7", "fast", "medium", "slow")
 
+_INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
+"""FFmpeg's AV_CODEC_FLAG_INTERLACED_DCT and _ME."""
 # Sample formats by (chroma subsampling, bits), what each encoder family calls them; NVENC reads deep samples
 # from the high bits: 444 goes in as 16 bit, of which it keeps the top ten.
 _PLANAR = {
@@ -53,7 +57,7 @@ class EncoderChoice:
     Attributes:
         name: FFmpeg's encoder name.
         pix_fmt: Pixel format its frames must have.
-        options: Encoder options: quality, preset, HDR metadata.
+        options: Encoder options: quality and preset.
         notes: What was lost or replaced, one sentence each; empty if nothing was.
     """
 
@@ -72,7 +76,6 @@ class _Request:
     pix_fmt: str
     quality: int
     preset: str | None
-    light: LightLevels | None
 
     def __str__(self) -> str:
         return f"{self.pix_fmt} {self.width}x{self.height}"
@@ -87,19 +90,15 @@ def encoder_for(
     libx264. 4:2:0 needs even sizes, so an odd size goes out as 4:4:4.
 
     Args:
-        info: The video; its HDR10 metadata is written into the stream.
+        info: The video.
         wanted: ``auto`` or an encoder's name; a named encoder is never replaced by another.
         quality: CRF or CQ, 0 to 51, lower is better. NVENC's CQ 0 means "automatic", so 0 becomes 1 there.
         preset: The encoder's own preset; default ``veryfast`` (x264, x265) or ``p4`` (NVENC).
 
-    Returns:
-        The encoder, the format it takes, its options, and notes on what was lost.
-
     Raises:
         EncoderError: The named encoder does not work here; says why and what to do.
     """
-    pix_fmt = working_format(info)[0]
-    request = _Request(info.width, info.height, pix_fmt, quality, preset, info.light)
+    request = _Request(info.width, info.height, working_format(info)[0], quality, preset)
     if wanted != "auto":
         if preset is not None and preset not in _presets(wanted):
             raise EncoderError(
@@ -107,7 +106,7 @@ def encoder_for(
                 remedy=tr("use one of {names}", names=", ".join(_presets(wanted))),
             )
         return _working(wanted, request)
-    gpu = "hevc_nvenc" if pixel_bits(pix_fmt) > 8 else "h264_nvenc"
+    gpu = "hevc_nvenc" if pixel_bits(request.pix_fmt) > 8 else "h264_nvenc"
     chosen = _first_working(gpu, request, lossless_only=True)
     if chosen is not None:
         return chosen
@@ -116,6 +115,49 @@ def encoder_for(
         return chosen
     note = tr("{encoder} cannot keep {picture}: encoded on the CPU by libx264", encoder=gpu, picture=request)
     return replace(chosen, notes=(note, *chosen.notes))
+
+
+def add_picture(
+    output: OutputContainer, info: VideoInfo, choice: EncoderChoice, time_base: Fraction
+) -> VideoStream:
+    """Add the picture's stream to a file; its encoder is open.
+
+    Args:
+        output: The file.
+        info: The source, for size, rate, colour and rotation.
+        choice: The encoder.
+        time_base: Seconds per tick of the frames' timestamps.
+
+    Raises:
+        EncoderError: The encoder does not open.
+    """
+    rate = info.average_rate or DEFAULT_RATE
+    stream = cast(VideoStream, output.add_stream(choice.name, rate=rate, options=dict(choice.options)))
+    context, colour = stream.codec_context, working_colour(info)
+    context.width, context.height, context.pix_fmt = info.width, info.height, choice.pix_fmt
+    stream.time_base = context.time_base = time_base
+    context.thread_type = "AUTO"
+    context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0)
+    context.colorspace, context.color_range = colour.matrix, colour.range
+    context.color_primaries, context.color_trc = colour.primaries, colour.transfer
+    if info.interlaced:
+        context.flags |= _INTERLACED_DCT | _INTERLACED_ME
+    if is_mov(output.format.name) and ("hevc" in choice.name or "265" in choice.name):
+        # Apple's players take HEVC under this name only; others take both.
+        context.codec_tag = "hvc1"
+    if info.display_matrix:
+        stream.set_display_matrix(info.display_matrix)
+    try:
+        context.open()
+    except av.FFmpegError as error:
+        what = tr("{name} does not open ({reason})", name=choice.name, reason=error.strerror)
+        raise encoder_failed(what) from error
+    return stream
+
+
+def encoder_failed(what: str) -> EncoderError:
+    """Return the error to raise for an encoder that does not do its work."""
+    return EncoderError(what, remedy=tr("choose the encoder libx264"))
 
 
 def usable_encoders() -> dict[str, str | None]:
@@ -128,10 +170,8 @@ def _working(name: str, request: _Request) -> EncoderChoice:
     chosen = _first_working(name, request)
     if chosen is not None:
         return chosen
-    formats = list(_formats(name, request))
-    reason = mark("none of its formats fits")
-    if formats:
-        reason = _trial(name, formats[0], request.width, request.height, _options(name, request)) or reason
+    tried = next(_formats(name, request))
+    reason = _trial(name, tried, request.width, request.height, _options(name, request)) or ""
     remedy = tr("choose the encoder auto or libx264")
     if name.endswith("_nvenc"):
         remedy = tr(
@@ -144,14 +184,17 @@ def _working(name: str, request: _Request) -> EncoderChoice:
 
 def _first_working(name: str, request: _Request, *, lossless_only: bool = False) -> EncoderChoice | None:
     options = _options(name, request)
-    refused = False
-    for pix_fmt in _formats(name, request):
-        if lossless_only and _losses(request, pix_fmt):
+    notes = []
+    if request.preset not in (None, options["preset"]):
+        told = {"name": name, "preset": request.preset, "default": options["preset"]}
+        notes.append(tr("{name} has no preset {preset!r}: {default} used", **told))
+    for number, pix_fmt in enumerate(_formats(name, request)):
+        losses = _losses(request, pix_fmt)
+        if lossless_only and losses:
             return None
         if _trial(name, pix_fmt, request.width, request.height, options) is None:
-            notes = (*_preset_notes(name, request), *_notes(request, pix_fmt, refused=refused))
-            return EncoderChoice(name, pix_fmt, options, notes)
-        refused = True
+            notes += [*_changes(request, pix_fmt, refused=number > 0), *losses]
+            return EncoderChoice(name, pix_fmt, options, tuple(notes))
     return None
 
 
@@ -159,32 +202,20 @@ def _presets(name: str) -> tuple[str, ...]:
     return _NVENC_PRESETS if name.endswith("_nvenc") else _X26X_PRESETS
 
 
-def _preset(name: str, wanted: str | None) -> str:
-    """A preset of the other encoder family gives way to the default."""
-    default = "p4" if name.endswith("_nvenc") else "veryfast"
-    return wanted if wanted in _presets(name) else default
-
-
-def _preset_notes(name: str, request: _Request) -> list[str]:
-    preset, used = request.preset, _preset(name, request.preset)
-    if preset in (None, used):
-        return []
-    return [tr("{name} has no preset {preset!r}: {default} used", name=name, preset=preset, default=used)]
-
-
 def _options(name: str, request: _Request) -> dict[str, str]:
-    options = {"preset": _preset(name, request.preset)}
-    if name.endswith("_nvenc"):
+    """Options of an encoder; a preset of the other family gives way to the default."""
+    nvenc = name.endswith("_nvenc")
+    wanted, default = request.preset, "p4" if nvenc else "veryfast"
+    options = {"preset": wanted if wanted in _presets(name) else default}
+    if nvenc:
         # Constant quality: variable rate without a target. CQ 0 would mean "automatic".
         return options | {"rc": "vbr", "cq": str(max(1, request.quality)), "b": "0", "tune": "hq"}
     options["crf"] = str(request.quality)
     if name == "libx265":
-        light = _light(request.light, "master-display", "max-cll")
-        options["x265-params"] = ":".join(["log-level=error", *light])
-    else:
-        light = _light(request.light, "mastering-display", "cll")
-        if parameters := [*light, *repeatable_x264(request.width)]:
-            options["x264-params"] = ":".join(parameters)
+        # Without remarks on its threads: another machine may go on where one broke off.
+        options["x265-params"] = "log-level=error:info=0"
+    elif parameters := list(repeatable_x264(request.width)):
+        options["x264-params"] = ":".join(parameters)
     return options
 
 
@@ -197,17 +228,6 @@ def repeatable_x264(width: int) -> Iterator[str]:
     """
     if math.ceil(width / 16) % 8 and has_avx512():
         yield "asm=AVX2,FMA3,BMI2"
-
-
-def _light(light: LightLevels | None, display: str, content: str) -> Iterator[str]:
-    """HDR10 metadata in the notation x264 and x265 share, under the names each has for it."""
-    if light is not None and light.primaries and light.luminance:
-        red, green, blue, white = light.primaries
-        # Green comes first as in the SEI message.
-        points = {"G": green, "B": blue, "R": red, "WP": white, "L": light.luminance}
-        yield f"{display}=" + "".join(f"{key}({pair[0]},{pair[1]})" for key, pair in points.items())
-    if light is not None and light.content:
-        yield f"{content}={light.content[0]},{light.content[1]}"
 
 
 def _formats(name: str, request: _Request) -> Iterator[str]:
@@ -241,34 +261,25 @@ def _losses(request: _Request, pix_fmt: str) -> list[str]:
     return notes
 
 
-def _notes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
-    """What differs from what was wanted; finer chroma is said where a trial was ``refused``."""
+def _changes(request: _Request, pix_fmt: str, *, refused: bool) -> list[str]:
+    """What differs without loss; finer chroma, which fewer players take, where a trial was ``refused``."""
     notes = []
     if not _size_fits(request.pix_fmt, request.width, request.height):
-        notes.append(
-            tr(
-                "{size} is odd, which {format} cannot store: encoded as {used}",
-                size=f"{request.width}x{request.height}",
-                format=request.pix_fmt,
-                used=pix_fmt,
-            )
-        )
+        size = f"{request.width}x{request.height}"
+        odd = mark("{size} is odd, which {format} cannot store: encoded as {used}")
+        notes.append(tr(odd, size=size, format=request.pix_fmt, used=pix_fmt))
     before, after = chroma_of(request.pix_fmt), chroma_of(pix_fmt)
     if after > before and refused:
-        # It loses nothing, but fewer players take it.
-        notes.append(
-            tr(
-                "chroma {before} became {after}, which not every player shows: "
-                "the encoder did not take {before} just then",
-                before=before,
-                after=after,
-            )
+        finer = mark(
+            "chroma {before} became {after}, which not every player shows: "
+            "the encoder did not take {before} just then"
         )
-    return [*notes, *_losses(request, pix_fmt)]
+        notes.append(tr(finer, before=before, after=after))
+    return notes
 
 
 def _usual_trial(name: str) -> str | None:
-    return _trial(name, "yuv420p", 640, 360, _options(name, _Request(640, 360, "yuv420p", 23, None, None)))
+    return _trial(name, "yuv420p", 640, 360, _options(name, _Request(640, 360, "yuv420p", 23, None)))
 
 
 _proved: set[tuple[object, ...]] = set()
@@ -277,9 +288,7 @@ _proved: set[tuple[object, ...]] = set()
 def _trial(name: str, pix_fmt: str, width: int, height: int, options: Mapping[str, str]) -> str | None:
     """None if one frame goes through, else the reason it does not; ``tr`` of it is shown."""
     request = name, pix_fmt, width, height, tuple(options.items())
-    if request in _proved:
-        return None
-    problem = _try(name, pix_fmt, width, height, options)
+    problem = None if request in _proved else _try(name, pix_fmt, width, height, options)
     if problem is None:
         _proved.add(request)
     return problem

@@ -11,7 +11,7 @@ import base64
 import io
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,15 +20,14 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError, features
 
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
 from colab_helpers.files import write_whole
 from colab_helpers.language import mark, tr
 from colab_helpers.media.blending import over_white
 from colab_helpers.media.formats import ByteImage
-from colab_helpers.media.image_parts import lost_parts, parts_of, save_options
-from colab_helpers.media.image_sources import bytes_of, of_array, to_bytes, too_large
+from colab_helpers.media.image_sources import bytes_of, of_array, too_large
 from colab_helpers.media.inputs import IMAGE_KINDS, SHOWN, WRONG_SUFFIX, foreign_kind
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -50,16 +49,19 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
     "WEBP": {"exact": True},
 }
+# What a result keeps of the first EXIF directory: what is said of the picture, not how its file is laid out.
+# The directory with the thumbnail is left out: it shows the old face.
+_EXIF_TAGS = (
+    "ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "HostComputer", "Copyright",
+)  # fmt: skip
+_EXIF_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_KEPT = {"exif": mark("EXIF data"), "icc_profile": mark("colour profile")}
+_LEFT_OUT = {"xmp": mark("XMP data"), "comment": mark("comment"), "text": mark("text notes")}
+_GREY, _PALETTE = mark("grey"), mark("a palette of colours")
 _MODES = {
-    "1": mark("black and white"),
-    "L": mark("grey"),
-    "LA": mark("grey"),
-    "P": mark("a palette of colours"),
-    "PA": mark("a palette of colours"),
-    "CMYK": "CMYK",
-    "YCbCr": "YCbCr",
-    "LAB": "CIE Lab",
-}
+    "1": mark("black and white"), "L": _GREY, "LA": _GREY, "P": _PALETTE, "PA": _PALETTE,
+    "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "CIE Lab",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +71,7 @@ class Still:
     Attributes:
         bgr: ``(H, W, 3)`` uint8, upright; under transparency as the file has them, not blended.
         alpha: ``(H, W)`` uint8, 255 is opaque; None where everything is.
-        parts: What its file says of it, by Pillow's name: ``exif``, ``icc_profile``, ``xmp``, ``text``,
-            ``comment``, ``dpi``.
+        parts: What its file says of it, by Pillow's name: ``exif``, ``icc_profile``.
         kind: Pillow's name of its file's format; empty for bare pixels.
         options: How that format had stored it: ``subsampling`` of a JPEG, whether a WebP is ``lossless``.
         losses: What could not be kept in reading it, one sentence each.
@@ -86,7 +87,10 @@ class Still:
     def losses_in(self, path: Path) -> list[str]:
         """Return what the format of a file has no room for, one sentence each."""
         kind = IMAGE_KINDS[path.suffix.lower()]
-        notes = lost_parts(self.parts, kind)
+        lost = self.parts if kind == "BMP" else ()
+        notes = [
+            tr("{kind} holds no {part}: it was left out", kind=kind, part=tr(_KEPT[one])) for one in lost
+        ]
         if self.alpha is not None and kind in _OPAQUE:
             notes.append(tr("{kind} holds no transparency: it was filled with white", kind=kind))
         return notes
@@ -97,15 +101,15 @@ def read_image(source: str | Path | bytes | npt.NDArray[Any]) -> ByteImage:
 
     Args:
         source: A path, the bytes of a PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF or HEIC file (its first picture),
-            the same as base64 text or as a ``data:`` URL, or an array: grey ``(H, W)``, BGR ``(H, W, 3)`` or
-            BGRA ``(H, W, 4)``, uint8, uint16, or float from 0 to 1.
+            the same as a ``data:`` URL, or a uint8 array: grey ``(H, W)``, BGR ``(H, W, 3)`` or BGRA
+            ``(H, W, 4)``.
 
     Returns:
         ``(H, W, 3)`` uint8 BGR, contiguous, owned by the caller.
 
     Raises:
         MissingFileError: There is no such file.
-        MediaError: It is no picture, damaged, or larger than `MAX_PIXELS` or `image_sources.MAX_BYTES`.
+        MediaError: It is no picture, damaged, or larger than `MAX_PIXELS` or `MAX_BYTES`.
     """
     if isinstance(source, np.ndarray):
         return of_array(source)
@@ -160,7 +164,7 @@ def encode_still(still: Still, path: Path, *, quality: int = 95) -> bytes:
 def is_written(suffix: str) -> bool:
     """Tell whether pictures can be written with this suffix on this machine."""
     kind = IMAGE_KINDS.get(suffix.lower())
-    return kind in readable_formats() and (kind != "HEIF" or _writes_heif())
+    return kind in readable_formats()
 
 
 def to_data_url(bgr: ByteImage, kind: ImageFormat = "png", *, quality: int = 95) -> str:
@@ -217,13 +221,6 @@ def readable_formats() -> tuple[str, ...]:
     return (*names, "HEIF")
 
 
-@cache
-def _writes_heif() -> bool:
-    import pillow_heif
-
-    return bool(pillow_heif.libheif_info()["HEIF"])
-
-
 def _still(image: Image.Image, data: bytes) -> Still:
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     losses = reading_losses(image, data)
@@ -233,14 +230,16 @@ def _still(image: Image.Image, data: bytes) -> Still:
     subsampling = JpegImagePlugin.get_sampling(image) if kind == "JPEG" else -1
     options = {"subsampling": subsampling} if subsampling >= 0 else {}
     options |= {"lossless": True} if kind == "WEBP" and b"VP8L" in data else {}
-    stored, image = image, _upright(image)
-    parts = parts_of(stored, image)
-    rgb, profile = _in_rgb(image)
-    if "icc_profile" in parts and not profile:
-        del parts["icc_profile"]
+    said = image.info | {"text": getattr(image, "text", {}).keys() - {"XML:com.adobe.xmp"}}
+    losses += [
+        tr("the result has no {part}", part=tr(name)) for part, name in _LEFT_OUT.items() if said.get(part)
+    ]
+    parts = {"exif": _exif(image)}
+    rgb, parts["icc_profile"] = _in_rgb(_upright(image))
+    if image.info.get("icc_profile") and not parts["icc_profile"]:
         losses.append(tr("its colour profile is not one of RGB: the result has none and is sRGB"))
-    bgr, alpha = pixels_of(rgb)
-    return Still(bgr, alpha, parts, kind, options, tuple(losses))
+    kept = {name: part for name, part in parts.items() if part}
+    return Still(*pixels_of(rgb), kept, kind, options, tuple(losses))
 
 
 def reading_losses(image: Image.Image, data: bytes) -> list[str]:
@@ -266,30 +265,38 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _in_rgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture in RGB or RGBA, and whether its colour profile, if it has one, still holds."""
-    if image.mode[0] in "IF":  # I;16, I, F: grey of more than 8 bits
-        return Image.fromarray(to_bytes(np.asarray(image), "")).convert("RGB"), False
-    space = _profile_space(image)
-    if space in ("CMYK", "GRAY", "LAB") and image.mode in ("CMYK", "L", "LAB"):
-        try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-            done = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            if done is not None:
-                return done, False
-        except ImageCms.PyCMSError:
-            pass
-    rgb = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return rgb, space == "RGB" and image.mode not in ("CMYK", "LAB")
-
-
-def _profile_space(image: Image.Image) -> str:
-    """Colour space of its ICC profile, such as ``RGB`` or ``CMYK``; empty if there is none to be read."""
+def _exif(image: Image.Image) -> bytes:
+    """EXIF data that fits the upright picture; empty where there is none or it is damaged."""
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        return str(profile.profile.xcolor_space).strip()
-    except (KeyError, OSError, ImageCms.PyCMSError):
-        return ""
+        before, kept = image.getexif(), Image.Exif()
+        for name in _EXIF_TAGS:
+            tag = getattr(ExifTags.Base, name)
+            if tag in before:
+                kept[tag] = before[tag]
+        for directory in _EXIF_DIRECTORIES:
+            kept.get_ifd(directory).update(before.get_ifd(directory))
+        return kept.tobytes() if len(kept) or any(map(kept.get_ifd, _EXIF_DIRECTORIES)) else b""
+    except Exception:  # noqa: BLE001 - what cannot be read cannot be kept
+        return b""
+
+
+def _in_rgb(image: Image.Image) -> tuple[Image.Image, bytes]:
+    """The picture in RGB or RGBA, and its colour profile, empty where that does not hold any more."""
+    if image.mode[0] in "IF":  # grey of more than 8 bits, or from 0 to 1
+        deep = np.asarray(image)
+        grey = (
+            np.clip(np.nan_to_num(deep), 0, 1) * 255 if image.mode == "F" else np.clip(deep, 0, 65535) / 257
+        )
+        return Image.fromarray(np.asarray(grey + 0.5, np.uint8)).convert("RGB"), b""
+    profile = image.info.get("icc_profile", b"")
+    if profile and image.mode in ("CMYK", "L", "LAB"):
+        with suppress(OSError, ImageCms.PyCMSError):
+            space = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            done = ImageCms.profileToProfile(image, space, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if done is not None:
+                return done, b""
+        profile = b""
+    return image.convert("RGBA" if image.has_transparency_data else "RGB"), profile
 
 
 def _unreadable(data: bytes, where: str) -> MediaError:
@@ -322,7 +329,10 @@ def _encode(still: Still, kind: str, quality: int) -> bytes:
     options: dict[str, Any] = {"quality": quality} if kind in _LOSSY else {}
     options |= _OPTIONS.get(kind, {})
     options |= still.options if still.kind == kind else {}
-    options |= save_options(still.parts, kind)
+    if kind != "BMP":
+        options |= still.parts
+    if kind == "TIFF" and "exif" in options:
+        options["compression"] = "raw"  # libtiff, which compresses, writes no EXIF directory
     memory = io.BytesIO()
     try:
         image.save(memory, kind, **options)

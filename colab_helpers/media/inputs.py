@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 import errno
 import stat
-import struct
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -142,44 +140,3 @@ def foreign_kind(start: bytes) -> tuple[str, str]:
             "copy or download it again; a link may have asked for a login"
         )
     return mark("it is text"), AGAIN
-
-
-def why_unopenable(path: Path, error: Exception) -> MediaError:
-    """Return the error to raise for a file that FFmpeg cannot open as a video."""
-    with path.open("rb") as file:
-        kind, remedy = foreign_kind(file.read(SHOWN))
-    boxes = {} if kind else dict(_boxes(path))
-    if boxes.keys() & {b"ftyp", b"mdat"} and (b"moov" not in boxes or boxes[b"moov"] > path.stat().st_size):
-        return MediaError(
-            tr("the file is cut off: its index (moov) is missing, so nothing in it can be found")
-            if b"moov" not in boxes
-            else tr("the file is cut off: its index (moov) is not complete, so nothing in it can be found"),
-            where=str(path),
-            remedy=tr("copy or download it again; a recording that broke off needs a repair tool"),
-        )
-    if isinstance(error, EOFError):
-        return MediaError(tr("no frame: the file ends with its header"), where=str(path), remedy=tr(AGAIN))
-    reason = tr(kind) or getattr(error, "strerror", None) or error
-    return MediaError(
-        tr("this is not a video that can be read ({kind})", kind=reason),
-        where=str(path),
-        remedy=tr(remedy)
-        or tr("check that the file is complete and really a video, or convert it, e.g. to H.264 in MP4"),
-    )
-
-
-def _boxes(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Types and ends of the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2)."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        position = 0
-        while position + 8 <= size:
-            file.seek(position)
-            head = file.read(16)
-            length, kind = struct.unpack(">I4s", head[:8])
-            if length == 1 and len(head) == 16:
-                (length,) = struct.unpack(">Q", head[8:])
-            yield kind, position + length
-            if length < 8:
-                return
-            position += length

@@ -30,15 +30,14 @@ from colab_helpers.media.containers import (
     stream_tags,
     timing_note,
 )
-from colab_helpers.media.copying import EVERYTHING, Kind, StreamCopier
-from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.copying import StreamCopier
+from colab_helpers.media.encoders import EncoderChoice, add_picture
 from colab_helpers.media.formats import is_mov
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.opening import open_source, picture_stream
 from colab_helpers.media.probe import VideoInfo, stated_duration
 from colab_helpers.media.segments import Segment
 from colab_helpers.media.timeline import Timeline
-from colab_helpers.media.track import add_picture
 
 _MILLISECOND = Fraction(1, 1000)
 
@@ -67,7 +66,7 @@ def join_segments(
     *,
     choice: EncoderChoice,
     time_base: Fraction | None = None,
-    kinds: frozenset[Kind] = EVERYTHING,
+    audio: bool = True,
     on_frame: Callable[[int], None] = lambda _joined: None,
 ) -> JoinedVideo:
     """Make the result from its segments; if anything fails, nothing is left of it, and the segments stay.
@@ -78,7 +77,7 @@ def join_segments(
         output: The result; its suffix (.mp4, .m4v, .mov, .mkv) names the container.
         choice: The encoder the segments were written with.
         time_base: Seconds per tick of their timestamps; the source's if None.
-        kinds: Streams beside the picture that are copied.
+        audio: Whether audio is copied.
         on_frame: Called with the count of frames joined so far; may raise to give up.
 
     Raises:
@@ -87,12 +86,11 @@ def join_segments(
         OutputError: The result cannot be written, or is not what was joined.
     """
     output, time_base = output.absolute(), time_base or info.time_base
-    check_output(output, info, kinds)
     _check_order(segments, output)
     timeline = Timeline(segments, time_base)
     with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
-        copier = StreamCopier(source, info, kinds)
-        with _naming(output), _opened(partial, source, info, time_base) as result:
+        copier = StreamCopier(source, info, audio=audio)
+        with _opened(partial, output, source, info, time_base) as result:
             picture = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(picture)
             result.start_encoding()
@@ -112,42 +110,32 @@ def join_segments(
     )
 
 
-def check_output(output: Path, info: VideoInfo, kinds: frozenset[Kind]) -> None:
+def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
     """Make sure that a result can be written to this name, before any work.
 
     Raises:
-        OutputError: It is the source itself, or its container cannot hold a stream that another one can.
+        OutputError: Its container cannot hold a stream that another one can.
     """
-    if output.absolute() == info.path:
-        raise OutputError(
-            tr("the result would replace its own source"),
-            where=str(output),
-            remedy=tr("choose another name"),
-        )
     suffix = output.suffix.lower()
-    if suffix not in MUXERS or "audio" in kinds:
+    if suffix not in MUXERS or audio:
         output_suffix(info, suffix)
 
 
 @contextlib.contextmanager
 def _opened(
-    partial: Path, source: InputContainer, info: VideoInfo, time_base: Fraction
+    partial: Path, path: Path, source: InputContainer, info: VideoInfo, time_base: Fraction
 ) -> Iterator[OutputContainer]:
     """The result under its hidden name, with the source's tags and chapters; closed at the end."""
     suffix, tags = partial.suffix.lower(), file_tags(info.metadata)
     options = muxer_options(source, suffix, time_base=time_base, tags=tags)
-    output = av.open(str(partial), "w", format=MUXERS[suffix], container_options=options)
     try:
-        output.metadata.update(tags)
-        if source.chapters():
-            output.set_chapters(source.chapters())
-        yield output
-    except BaseException:
-        with contextlib.suppress(av.FFmpegError, OSError):
-            # The trailer may fail for the very reason of giving up.
-            output.close()
-        raise
-    output.close()
+        with av.open(str(partial), "w", format=MUXERS[suffix], container_options=options) as output:
+            output.metadata.update(tags)
+            if source.chapters():
+                output.set_chapters(source.chapters())
+            yield output
+    except av.FFmpegError as error:
+        raise unwritable(path, error) from error
 
 
 def _add_streams(
@@ -171,25 +159,9 @@ def _add_streams(
     return picture
 
 
-@contextlib.contextmanager
-def _naming(output: Path) -> Iterator[None]:
-    """FFmpeg's errors name the result; those of this package say more already."""
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise unwritable(output, error) from error
-
-
 def _check_order(segments: Sequence[Segment], output: Path) -> None:
-    if not segments:
-        raise UsageError(tr("there is no segment to join"), where=str(output))
-    if (segments[0].number, segments[0].start) != (0, 0):
-        raise UsageError(
-            tr("the first one to join is {segments}, not segment 0", segments=segments[0]), where=str(output)
-        )
     for one, after in pairwise(segments):
-        follows = (after.number, after.start) == (one.number + 1, one.stop)
-        if not follows or after.first_pts <= one.last_pts:
+        if after.start != one.stop or after.first_pts <= one.last_pts:
             raise UsageError(
                 tr("{after} does not follow {one}", after=after, one=one),
                 where=str(output),

@@ -12,8 +12,8 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError
-from colab_helpers.language import tr
-from colab_helpers.media.inputs import why_unopenable
+from colab_helpers.language import mark, tr
+from colab_helpers.media.inputs import AGAIN, SHOWN, foreign_kind
 
 COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 """Dispositions of pictures that stand for the file and are no video."""
@@ -21,6 +21,16 @@ COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 UNKNOWN_CODEC = "unknown"
 """Name given to the codec of a stream this FFmpeg knows nothing about."""
 
+# By whether there is a still picture, and whether there is audio.
+_NO_PICTURE = {
+    (True, True): mark("the file holds only cover art beside its sound"),
+    (True, False): mark("the file holds only a still picture"),
+    (False, True): mark("the file holds only sound"),
+    (False, False): mark("the file holds no video"),
+}
+# Boxes an MP4 or QuickTime file begins with (ISO/IEC 14496-12, 4.3).
+_FIRST_BOXES = (b"ftyp", b"mdat", b"moov", b"wide")
+_CONVERT = mark("check that the file is complete and really a video, or convert it, e.g. to H.264 in MP4")
 # Playlists and scripts (hls, dash, concat) could name other files or addresses; only formats whose data
 # lies in the file itself are opened.
 _FORMATS = (
@@ -43,8 +53,24 @@ def open_source(path: Path) -> InputContainer:
             str(path), "r", container_options=dict(_OPEN_OPTIONS), **_TAG_DECODING
         )
     except av.FFmpegError as error:
-        raise why_unopenable(path, error) from error
+        raise _unopenable(path, error) from error
     return container
+
+
+def _unopenable(path: Path, error: av.FFmpegError) -> MediaError:
+    with path.open("rb") as file:
+        start = file.read(SHOWN)
+    kind, remedy = foreign_kind(start)
+    if isinstance(error, EOFError):
+        what, remedy = tr("no frame: the file ends with its header"), AGAIN
+    elif not kind and start[4:8] in _FIRST_BOXES:
+        what = tr("the file is cut off: its index (moov) is not complete, so nothing in it can be found")
+        remedy = mark("copy or download it again; a recording that broke off needs a repair tool")
+    else:
+        reason = tr(kind) or error.strerror or error
+        what = tr("this is not a video that can be read ({kind})", kind=reason)
+        remedy = remedy or _CONVERT
+    return MediaError(what, where=str(path), remedy=tr(remedy))
 
 
 def picture_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -55,19 +81,13 @@ def picture_stream(container: InputContainer, path: Path) -> VideoStream:
     """
     pictures = [stream for stream in container.streams.video if not stream.disposition & COVER]
     if pictures:
-        marked = [stream for stream in pictures if stream.disposition & Disposition.default]
-        chosen = (marked or pictures)[0]
+        chosen = next((one for one in pictures if one.disposition & Disposition.default), pictures[0])
         if chosen.codec_context is None:
             what, remedy = tr("no decoder for this kind of video"), tr("convert it, e.g. to H.264 in MP4")
             raise MediaError(what, where=str(path), remedy=remedy)
         return chosen
-    if container.streams.video and container.streams.audio:
-        what = tr("the file holds only cover art beside its sound")
-    elif container.streams.video:
-        what = tr("the file holds only a still picture")
-    else:
-        what = tr("the file holds only sound") if container.streams.audio else tr("the file holds no video")
-    raise MediaError(what, where=str(path), remedy=tr("choose a file with a video stream"))
+    what = _NO_PICTURE[bool(container.streams.video), bool(container.streams.audio)]
+    raise MediaError(tr(what), where=str(path), remedy=tr("choose a file with a video stream"))
 
 
 def exact(value: Any) -> Fraction | None:

@@ -19,8 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from colab_helpers.errors import MediaError
-from colab_helpers.language import tr
 from colab_helpers.media.affine import Matrix, compose, invert, scaling
 from colab_helpers.media.blending import (
     Box,
@@ -55,13 +53,8 @@ class DetectorView:
 class Picture(Protocol):
     """What the faces room needs of an image or video frame."""
 
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-
-    @property
-    def height(self) -> int:
-        """Height in pixels."""
+    width: int
+    height: int
 
     def detector_view(self, size: int) -> DetectorView:
         """Fit the picture into a ``size`` square, keeping its aspect."""
@@ -100,17 +93,8 @@ class BgrPicture:
 
     def __init__(self, image: ByteImage, alpha: ByteImage | None = None) -> None:
         self.image = image
+        self.height, self.width = image.shape[:2]
         self._alpha = alpha
-
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-        return int(self.image.shape[1])
-
-    @property
-    def height(self) -> int:
-        """Height in pixels."""
-        return int(self.image.shape[0])
 
     def detector_view(self, size: int) -> DetectorView:
         """Scale with bilinear interpolation, as insightface does."""
@@ -179,48 +163,22 @@ class VideoPicture:
     """
 
     def __init__(self, frame: av.VideoFrame, *, rotation: int = 0) -> None:
-        if frame.format.name not in WORKING_FORMATS:
-            raise MediaError(
-                tr("pixel format {format} cannot be worked on directly", format=frame.format.name),
-                remedy=tr("read the video through media.reader, which converts it"),
-            )
         self.frame = frame
+        self.width, self.height = frame.width, frame.height
         self.rotation = rotation % 360
         self._layout = WORKING_FORMATS[frame.format.name]
         self._space = ColourSpace.of_frame(frame, depth=self._layout.depth)
         self._writable = False
 
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-        return int(self.frame.width)
-
-    @property
-    def height(self) -> int:
-        """Height in pixels."""
-        return int(self.frame.height)
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was pasted."""
-        return self._writable
-
     def detector_view(self, size: int) -> DetectorView:
         """Scale and convert in one pass of the scaler, then turn upright."""
         width, height = fit_inside(self.width, self.height, size)
-        small = (
-            _scaler()
-            .reformat(
-                self.frame,
-                width=width,
-                height=height,
-                format="bgr24",
-                src_colorspace=_swscale_matrix(self._space.matrix),
-                interpolation=Interpolation.BILINEAR,
-            )
-            .to_ndarray()
+        # Swscale's own number of the matrix (SWS_CS_*) is H.273's, but for BT.2020's second form.
+        matrix = 9 if self._space.matrix == 10 else self._space.matrix
+        small = _scaler().reformat(
+            self.frame, width, height, "bgr24", src_colorspace=matrix, interpolation=Interpolation.BILINEAR
         )
-        turned = np.rot90(small, -(self.rotation // 90))
+        turned = np.rot90(small.to_ndarray(), -(self.rotation // 90))
         scale = scaling(self.width / width, self.height / height)
         upright = np.ascontiguousarray(turned, np.uint8)
         return DetectorView(upright, compose(scale, turn_back(self.rotation, width, height)))
@@ -260,7 +218,9 @@ class VideoPicture:
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
-        self._make_writable()
+        if not self._writable:
+            self.frame.make_writable()
+            self._writable = True
         channels: list[npt.NDArray[Any]] = list(cv2.split(bgr_to_yuv(crop, self._space)))
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         for number, plane in enumerate(self._planes()):
@@ -271,11 +231,6 @@ class VideoPicture:
             blend_plane(
                 plane.samples, part, mask, to_samples, _plane_region(region, plane), _plane_box(box, plane)
             )
-
-    def _make_writable(self) -> None:
-        if not self._writable:
-            self.frame.make_writable()
-            self._writable = True
 
     def _planes(self) -> Iterator[_Plane]:
         layout = self._layout
@@ -346,8 +301,3 @@ def turn_back(rotation: int, width: int, height: int) -> Matrix:
         }[rotation],
         np.float64,
     )
-
-
-def _swscale_matrix(matrix: int) -> int:
-    """Swscale's own number of an H.273 matrix (SWS_CS_*): they agree, but for BT.2020's two forms."""
-    return 9 if matrix == 10 else matrix

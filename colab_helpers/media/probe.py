@@ -19,15 +19,15 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Stream
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from colab_helpers.errors import MediaError
 from colab_helpers.language import mark, tr
-from colab_helpers.media.colour_tags import ColourTags, LightLevels, colour_tags, light_levels, side_data
 from colab_helpers.media.formats import (
+    UNSPECIFIED,
     ByteImage,
+    ColourTags,
     has_alpha,
     is_in_coded_order,
     is_mov,
@@ -40,16 +40,11 @@ from colab_helpers.media.opening import codec_name, exact, open_source, picture_
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
 
+_HDR10 = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
 # How many places are looked at for the largest size.
 _SAMPLES = 8
 
-_KINDS = {
-    "audio": mark("audio"),
-    "subtitle": mark("subtitle"),
-    "data": mark("data"),
-    "attachment": mark("attachment"),
-    "video": mark("video"),
-}
+_KINDS = (mark("audio"), mark("subtitle"), mark("data"), mark("attachment"), mark("video"))
 
 
 @dataclass(frozen=True)
@@ -61,22 +56,17 @@ class StreamInfo:
         kind: ``audio``, ``subtitle``, ``data``, ``attachment`` or ``video`` (a second picture or cover art).
         codec: FFmpeg's codec name, or ``unknown``.
         language: ISO 639-2 code as written in the file, or None.
-        title: Title tag, or None.
-        disposition: FFmpeg's disposition bits (default, forced, attached picture, …).
     """
 
     index: int
     kind: str
     codec: str
     language: str | None = None
-    title: str | None = None
-    disposition: int = 0
 
     def __str__(self) -> str:
         """Stream number, kind, codec and language, for messages."""
         codec = f"{self.codec}, {self.language}" if self.language else self.codec
-        kind = tr(_KINDS.get(self.kind, self.kind))
-        return tr("{kind} stream {index} ({codec})", kind=kind, index=self.index, codec=codec)
+        return tr("{kind} stream {index} ({codec})", kind=tr(self.kind), index=self.index, codec=codec)
 
 
 @dataclass(frozen=True)
@@ -84,12 +74,9 @@ class VideoInfo:
     """A video file as its header and its first frame describe it.
 
     Attributes:
-        path: The file, absolute.
         container: FFmpeg's demuxer name, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``.
-        codec: Codec of the picture stream, e.g. ``h264``.
         video_index: Position of the picture stream in the file.
-        width: Pixels of a stored row, before rotation.
-        height: Stored rows, before rotation.
+        width: Pixels of a stored row, before rotation; ``height`` the stored rows.
         pix_fmt: FFmpeg's pixel format name of decoded frames.
         time_base: Seconds per tick of the picture's timestamps.
         average_rate: Frames per second, or None if the file does not say.
@@ -100,16 +87,12 @@ class VideoInfo:
         rotation: Clockwise degrees a player turns the picture by: 0, 90, 180 or 270.
         display_matrix: The nine integers behind ``rotation`` and ``mirrored``, or None.
         sample_aspect_ratio: Width of a pixel over its height, or None if unspecified.
-        colour: Colour description.
-        light: HDR10 static metadata, or None.
+        hdr10: Whether it states the light levels of HDR10, which no result has.
         interlaced: Whether the first frame is interlaced.
         mirrored: Whether a player mirrors the stored picture left to right before it turns it.
         in_coded_order: Whether times belong to places in the file and not to frames (H.264 in AVI).
         alpha: Whether the picture has transparency, also where this FFmpeg does not decode it.
-        audio: Audio streams.
-        subtitles: Subtitle streams.
         others: Data, attachments, cover art and further pictures.
-        metadata: Tags of the file.
     """
 
     path: Path
@@ -129,21 +112,15 @@ class VideoInfo:
     display_matrix: tuple[int, ...] | None
     sample_aspect_ratio: Fraction | None
     colour: ColourTags
-    light: LightLevels | None
     interlaced: bool
     mirrored: bool = False
     in_coded_order: bool = False
     alpha: bool = False
+    hdr10: bool = False
     audio: tuple[StreamInfo, ...] = ()
     subtitles: tuple[StreamInfo, ...] = ()
     others: tuple[StreamInfo, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def display_size(self) -> tuple[int, int]:
-        """(width, height) in pixels as shown: after rotation, sample aspect not applied."""
-        turned = self.rotation in (90, 270)
-        return (self.height, self.width) if turned else (self.width, self.height)
 
     @property
     def heads_up(self) -> int:
@@ -262,7 +239,11 @@ def _describe(
     rate = exact(stream.average_rate) or exact(stream.guessed_rate)
     duration, counted = stated_duration(container, stream), _declared_frames(container, stream)
     matrix = _display_matrix(frame)
-    beside = [_stream_info(other) for other in container.streams if other.index != stream.index]
+    beside = [
+        StreamInfo(other.index, other.type, codec_name(other), other.language)
+        for other in container.streams
+        if other.index != stream.index
+    ]
     # VP8 and VP9 keep alpha in a second stream, which only a tag tells of.
     tagged = any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
     return VideoInfo(
@@ -283,8 +264,8 @@ def _describe(
         mirrored=_mirrors(matrix) if matrix else False,
         display_matrix=matrix,
         sample_aspect_ratio=exact(stream.sample_aspect_ratio),
-        colour=colour_tags(stream, frame),
-        light=light_levels(frame),
+        colour=_colour_tags(stream, frame),
+        hdr10=any(_side_data(frame, name) for name in _HDR10),
         interlaced=frame.interlaced_frame,
         in_coded_order=_by_place(container, stream),
         alpha=tagged or has_alpha(frame.format.name),
@@ -301,17 +282,6 @@ def _once(value: str) -> str:
     return half if half and value == f"{half};{half}" else value
 
 
-def _stream_info(stream: Stream) -> StreamInfo:
-    return StreamInfo(
-        index=stream.index,
-        kind=stream.type,
-        codec=codec_name(stream),
-        language=stream.language,
-        title=stream.metadata.get("title"),
-        disposition=int(stream.disposition),
-    )
-
-
 def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
     if stream.frames and is_mov(container.format.name):
         # The sample table counts frames an edit list hides; the demuxer's index marks those.
@@ -320,8 +290,32 @@ def _declared_frames(container: InputContainer, stream: VideoStream) -> int:
     return stream.frames
 
 
+def _colour_tags(stream: VideoStream, frame: av.VideoFrame) -> ColourTags:
+    """The bitstream's word, else the container's."""
+    context = stream.codec_context
+
+    def known(first: int, second: int) -> int:
+        return int(second if first == UNSPECIFIED else first)
+
+    return ColourTags(
+        matrix=known(frame.colorspace, context.colorspace),
+        range=frame.color_range or context.color_range,
+        primaries=known(frame.color_primaries, context.color_primaries),
+        transfer=known(frame.color_trc, context.color_trc),
+    )
+
+
+def _side_data(frame: av.VideoFrame, name: str) -> bytes:
+    """What FFmpeg attaches to a frame under this name; empty if nothing."""
+    data: Any = frame.side_data
+    try:
+        return bytes(data[name])
+    except KeyError:
+        return b""
+
+
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    raw = side_data(frame, "DISPLAYMATRIX")
+    raw = _side_data(frame, "DISPLAYMATRIX")
     return struct.unpack("=9i", raw[:36]) if raw else None
 
 

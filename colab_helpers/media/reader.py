@@ -18,8 +18,8 @@ from av.packet import Packet
 from av.stream import Discard
 from av.video.stream import VideoStream
 
-from colab_helpers.errors import MediaError, UsageError
-from colab_helpers.language import tr
+from colab_helpers.errors import MediaError
+from colab_helpers.language import mark, tr
 from colab_helpers.media.conversion import FrameConverter
 from colab_helpers.media.formats import begins_anew, is_mov
 from colab_helpers.media.inputs import existing_file
@@ -68,14 +68,9 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
     """
 
     def __init__(self, info: VideoInfo, *, start: int = 0, previous_pts: int | None = None) -> None:
-        if start < 0:
-            raise UsageError(
-                tr("frames count from 0: there is no frame {start}", start=start), where=str(info.path)
-            )
         self.notes: list[str] = []
         self.count = 0
-        self._info = info
-        self._start, self._previous_pts = start, previous_pts
+        self._info, self._start, self._previous_pts = info, start, previous_pts
         existing_file(info.path)
         self._open()
         self._converter = FrameConverter(info)
@@ -87,11 +82,6 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         return not self._clock.repaired and not self._truncation.clock.restarts
 
     def __next__(self) -> Frame:
-        """Return the next frame in presentation order.
-
-        Raises:
-            MediaError: The file ended early, or no frame could be decoded.
-        """
         return next(self._frames)
 
     def __exit__(self, *_: object) -> None:
@@ -125,14 +115,8 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         for index, (pts, video) in self._numbered():
             self.count = index + 1
             if index == self._start - 1 and self._previous_pts not in (None, pts):
-                raise self._changed(
-                    tr(
-                        "frame {number} is shown at {pts}, not at {previous}",
-                        number=index,
-                        pts=pts,
-                        previous=self._previous_pts,
-                    )
-                )
+                moved = mark("frame {number} is shown at {pts}, not at {previous}")
+                raise self._changed(tr(moved, number=index, pts=pts, previous=self._previous_pts))
             if index < self._start:
                 continue
             if waiting is not None:
@@ -166,13 +150,9 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
             taken_up = None if doubt else self._taken_up(self._previous_pts)
             if taken_up is not None:
                 return enumerate(taken_up, self._start - 1)
-            self.notes.append(
-                tr(
-                    "frame {number} was reached by decoding from the start: {reason}",
-                    number=self._start,
-                    reason=doubt or tr("its packets give its frames other numbers"),
-                )
-            )
+            told = mark("frame {number} was reached by decoding from the start: {reason}")
+            reason = doubt or tr("its packets give its frames other numbers")
+            self.notes.append(tr(told, number=self._start, reason=reason))
             self._container.close()
             self._open()
         return enumerate(self._decoded(self._truncation.watch(self._container)))
@@ -243,7 +223,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
 
 
 def read_frames(info: VideoInfo, *, start: int = 0, previous_pts: int | None = None) -> FrameReader:
-    """Open a video for reading its frames in presentation order.
+    """Open a video for reading its frames in presentation order; use it in a ``with`` statement or close it.
 
     A ``start`` whose previous frame's timestamp is known is reached without decoding all before it; where
     the file does not allow that, a note says so. Either way the frames are those that reading from the
@@ -254,15 +234,10 @@ def read_frames(info: VideoInfo, *, start: int = 0, previous_pts: int | None = N
         start: Number of the first frame wanted, from 0.
         previous_pts: Timestamp of frame ``start - 1`` as an earlier reading gave it, in ticks.
 
-    Returns:
-        An iterator of frames; use it in a ``with`` statement or close it. After the last frame its
-        ``notes`` say what was repaired.
-
     Raises:
-        UsageError: ``start`` is negative.
         MissingFileError: The file has gone.
-        MediaError: At once if the file cannot be opened; while iterating if it ends early or is not the
-            one ``start`` and ``previous_pts`` were found in.
+        MediaError: At once if the file cannot be opened; while iterating if it ends early, no frame can be
+            decoded, or it is not the one ``start`` and ``previous_pts`` were found in.
     """
     return FrameReader(info, start=start, previous_pts=previous_pts)
 

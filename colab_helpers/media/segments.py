@@ -13,17 +13,21 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.container import OutputContainer
+from av.video.frame import PictureType
+from av.video.reformatter import Interpolation, VideoReformatter
 
-from colab_helpers.errors import EncoderError, MediaError, MissingFileError, OutputError, UsageError
+from colab_helpers.errors import MediaError, MissingFileError
 from colab_helpers.files import hidden_name, publish, sha256_of, unwritable
 from colab_helpers.language import mark, tr
-from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.media.encoders import EncoderChoice, add_picture, encoder_failed
+from colab_helpers.media.formats import same_range
 from colab_helpers.media.probe import VideoInfo
-from colab_helpers.media.track import FrameEncoder, add_picture
 
 SUFFIX = ".nut"
 """Suffix of segment files."""
 
+_CONVERTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 _AGAIN = mark("delete it and run again: it is encoded anew")
 
 
@@ -32,15 +36,13 @@ class Segment:
     """A finished segment, as a journal records it.
 
     Attributes:
-        path: The file.
         number: 0, 1, 2, … in the order of the video.
         start: Number of its first frame in the video.
         frames: Frames it holds.
         first_pts: When its first frame is shown, in ticks of the writer's time base.
         last_pts: When its last frame is shown.
         end_pts: When its last frame ends.
-        bytes: Size of the file.
-        sha256: Hash of the file, in hexadecimal.
+        sha256: Hash of the file, in hexadecimal; ``bytes`` its size.
     """
 
     path: Path
@@ -60,12 +62,8 @@ class Segment:
 
     def __str__(self) -> str:
         """Number and frames, for messages."""
-        return tr(
-            "segment {number} (frames {first} to {last})",
-            number=self.number,
-            first=self.start,
-            last=self.stop - 1,
-        )
+        told = mark("segment {number} (frames {first} to {last})")
+        return tr(told, number=self.number, first=self.start, last=self.stop - 1)
 
 
 class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
@@ -81,9 +79,6 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         on_segment: Called with each segment when it is safe on disk.
         start: Number of the first frame that will be written; a multiple of ``length``.
         time_base: Seconds per tick of the timestamps given to `write`; the source's if None.
-
-    Raises:
-        UsageError: ``start`` is no multiple of ``length``, or ``length`` is not positive.
     """
 
     def __init__(
@@ -97,18 +92,12 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
         start: int = 0,
         time_base: Fraction | None = None,
     ) -> None:
-        if length < 1 or start < 0 or start % length:
-            raise UsageError(
-                tr("segments of {length} frames cannot start at frame {start}", length=length, start=start),
-                where=str(folder),
-                remedy=tr("start at a multiple of the segment's length"),
-            )
         self._folder, self._info, self._choice = folder.absolute(), info, choice
         self._length, self._on_segment, self._start = length, on_segment, start
         self._time_base = time_base or info.time_base
-        self._last_pts: int | None = None
-        self._first_pts = self._end_pts = self._frames = 0
-        self._output: av.container.OutputContainer | None = None
+        self._first_pts = self._last_pts = self._end_pts = self._frames = 0
+        self._converter = VideoReformatter()
+        self._output: OutputContainer | None = None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish the segment at work, or remove it if an exception ends the block."""
@@ -129,25 +118,24 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
             duration: Ticks the picture is shown; counts for the last frame, others last until the next.
 
         Raises:
-            OutputError: The disk is full, the folder has gone, or ``pts`` does not rise.
+            OutputError: The disk is full, or the folder has gone.
             EncoderError: The encoder does not open, or failed.
         """
-        if self._last_pts is not None and pts <= self._last_pts:
-            raise OutputError(
-                tr(
-                    "time stamp {pts} is not later than the one before ({last})", pts=pts, last=self._last_pts
-                ),
-                where=str(self._folder),
-                remedy=tr("give frames in the order they are shown"),
-            )
         with self._naming_the_file():
-            output = self._output or self._begin(pts)
+            if self._output is None:
+                self._begin(pts)
             self._last_pts, self._end_pts = pts, pts + duration
             self._frames += 1
+            if video.format.name != self._choice.pix_fmt:
+                # Same matrix, same range: only samples laid out anew.
+                video = self._converter.reformat(
+                    video, format=self._choice.pix_fmt, interpolation=_CONVERTER, **same_range(video)
+                )
             # NUT has no negative timestamps, and the same frames make the same file wherever they stand.
             video.pts, video.time_base, video.duration = pts - self._first_pts, self._time_base, duration
-            for packet in self._encoder.packets(video):
-                output.mux_one(packet)
+            # Decoded frames carry the type they were coded as; the encoder would take it as an order.
+            video.pict_type = PictureType.NONE
+            self._encode(video)
         if self._frames == self._length:
             self._finish()
 
@@ -155,26 +143,33 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     def _path(self) -> Path:
         return self._folder / f"{self._start // self._length:06d}{SUFFIX}"
 
-    def _begin(self, pts: int) -> av.container.OutputContainer:
+    def _begin(self, pts: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._output = output = av.open(str(hidden_name(self._path)), "w", format="nut")
+        self._output = av.open(str(hidden_name(self._path)), "w", format="nut")
         self._first_pts = pts
-        self._encoder = FrameEncoder(
-            add_picture(output, self._info, self._choice, self._time_base), self._choice
-        )
-        output.start_encoding()
-        return output
+        self._stream = add_picture(self._output, self._info, self._choice, self._time_base)
+        self._output.start_encoding()
+
+    def _encode(self, video: av.VideoFrame | None) -> None:
+        """Write what is ready after a picture, or with None what is left."""
+        assert self._output is not None
+        try:
+            packets = self._stream.encode(video)
+        except av.FFmpegError as error:
+            number = self._start + self._frames
+            told = {"name": self._choice.name, "number": number, "reason": error.strerror}
+            what = tr("{name} failed at frame {number} ({reason})", **told)
+            raise encoder_failed(what) from error
+        self._output.mux(packets)
 
     def _finish(self) -> None:
         """Put the segment at work, if there is one, in its place, and tell of it."""
-        output, path = self._output, self._path
-        if output is None or self._last_pts is None:
+        if self._output is None:
             return
-        partial = hidden_name(path)
+        path, partial = self._path, hidden_name(self._path)
         with self._naming_the_file():
-            for packet in self._encoder.packets(None):
-                output.mux_one(packet)
-            output.close()
+            self._encode(None)
+            self._output.close()
             segment = Segment(
                 path=path,
                 number=self._start // self._length,
@@ -204,8 +199,6 @@ class SegmentWriter(contextlib.AbstractContextManager["SegmentWriter"]):
     def _naming_the_file(self) -> Iterator[None]:
         try:
             yield
-        except (EncoderError, OutputError):
-            raise
         except (av.FFmpegError, OSError) as error:
             raise unwritable(self._path, error) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,30 +14,21 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.opening import open_source
 from colab_helpers.media.segments import Segment, check_segment, damaged, unreadable
-
-# Supplemental enhancement information (ITU-T H.264, 7.4.1; H.265, 7.4.2.2): names the encoder, its threads.
-_REMARKS = {"h264": frozenset((6,)), "hevc": frozenset((39, 40))}
 
 
 @dataclass(frozen=True, eq=False)
 class _Survey:
-    """What a segment's packets say.
-
-    Attributes:
-        segment: The segment.
-        timestamps: ``(frames,)`` int64: presentation times in ticks, rising.
-        delay: Pictures coded before one that is shown earlier than they are, at most.
-        offset: Ticks to add to the file's own times.
-        kind: See `stream_kind`.
-    """
+    """What a segment's packets say."""
 
     segment: Segment
     timestamps: NDArray[np.int64]
     delay: int
+    """Pictures coded before one that is shown earlier than they are, at most."""
     offset: int
+    """Ticks to add to the file's own times."""
     kind: tuple[object, ...]
 
 
@@ -78,15 +68,12 @@ class Timeline:
         Raises:
             MediaError: One is not.
         """
-        kind = stream_kind(picture)
+        other = mark(
+            "{segment} was encoded by another encoder, or with other settings, than the result is to be"
+        )
         for survey in self._surveys:
-            if survey.kind != kind:
-                what = tr(
-                    "{segment} was encoded by another encoder, or with other settings, "
-                    "than the result is to be",
-                    segment=survey.segment,
-                )
-                raise damaged(survey.segment, what)
+            if survey.kind != _kind(picture):
+                raise damaged(survey.segment, tr(other, segment=survey.segment))
 
     def packets(self, *, adds_up: bool) -> Iterator[Packet[Any]]:
         """Yield the segments' packets with the times they have in the whole video.
@@ -133,7 +120,7 @@ def _survey(segment: Segment, time_base: Fraction) -> _Survey:
             stream = container.streams.video[0]
             packets = (packet for packet in container.demux(stream) if packet.size)
             coded = np.fromiter((_ticks(packet, time_base) for packet in packets), np.int64)
-            kind = stream_kind(stream)
+            kind = _kind(stream)
     except (av.FFmpegError, OSError) as error:
         raise unreadable(segment, error) from error
     order = np.argsort(coded, kind="stable")
@@ -152,16 +139,7 @@ def _ticks(packet: Packet[Any], time_base: Fraction) -> int:
     return cast(int, packet.pts) * ratio.numerator // ratio.denominator
 
 
-def stream_kind(stream: VideoStream) -> tuple[object, ...]:
-    """Return codec, size, and what a decoder has to know, without remarks on how it was encoded."""
+def _kind(stream: VideoStream) -> tuple[object, ...]:
+    """Codec, size, and what a decoder has to know."""
     context = stream.codec_context
-    codec, data = context.codec.canonical_name, context.extradata or b""
-    units = [data]
-    if codec in _REMARKS:
-        parts = [unit.rstrip(b"\0") for unit in re.split(b"\0\0\1", data)]
-        units = [unit for unit in parts if unit and _unit_type(codec, unit) not in _REMARKS[codec]]
-    return codec, (context.width, context.height), tuple(units)
-
-
-def _unit_type(codec: str, unit: bytes) -> int:
-    return unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+    return context.codec.canonical_name, context.width, context.height, context.extradata

@@ -16,7 +16,7 @@ import av
 from av.container import InputContainer
 from av.packet import Packet
 
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.formats import DEFAULT_RATE, is_joinable, is_mov
 from colab_helpers.media.probe import VideoInfo
 
@@ -60,15 +60,11 @@ class OneClock:
 
     def notes(self) -> list[str]:
         """Return what was put right, in one sentence; empty if nothing was."""
-        if not self.restarts:
-            return []
-        return [
-            tr(
-                "the file's clock starts again in the middle ({times} time(s)): "
-                "what follows was moved behind what came before, picture and audio alike",
-                times=self.restarts,
-            )
-        ]
+        told = mark(
+            "the file's clock starts again in the middle ({times} time(s)): "
+            "what follows was moved behind what came before, picture and audio alike"
+        )
+        return [tr(told, times=self.restarts)] if self.restarts else []
 
     def corrected(self, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
         """Yield the packets with their times on the common clock."""
@@ -215,11 +211,8 @@ class FrameClock:
 
     def notes(self) -> list[str]:
         """Return what was put right, in one sentence; empty if nothing was."""
-        if not self.repaired:
-            return []
-        return [
-            tr("{frames} frames had no or no rising timestamp; they were given one", frames=self.repaired)
-        ]
+        told = mark("{frames} frames had no or no rising timestamp; they were given one")
+        return [tr(told, frames=self.repaired)] if self.repaired else []
 
 
 class RisingTicks:

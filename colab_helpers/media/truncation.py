@@ -12,7 +12,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.formats import DEFAULT_RATE, is_mov, states_length
 from colab_helpers.media.opening import exact
 from colab_helpers.media.probe import VideoInfo
@@ -72,11 +72,8 @@ class TruncationCheck:
             raise self._cut_off(frames, expected)
         if self._indexed:
             missing = max(missing, (self._info.frames or 0) - frames)
-        if missing or self._error:
-            return [
-                tr("the file is slightly damaged: about {frames} frame(s) could not be read", frames=missing)
-            ]
-        return []
+        told = tr("the file is slightly damaged: about {frames} frame(s) could not be read", frames=missing)
+        return [told] if missing or self._error else []
 
     def _missing(self, frames: int) -> int:
         if self._indexed:
@@ -88,22 +85,15 @@ class TruncationCheck:
         return max(_MISSING_FRAMES + 1, (self._info.frames or 0) - frames, int(lacking * rate))
 
     def _cut_off(self, frames: int, expected: int) -> MediaError:
+        counted = mark(
+            "the file is cut off or damaged: only {frames} of {expected} frames could be read{reason}"
+        )
+        estimated = mark(
+            "the file is cut off or damaged: only {frames} of about {expected} frames could be read{reason}"
+        )
         reason = f" ({self._error})" if self._error else ""
         return MediaError(
-            tr(
-                "the file is cut off or damaged: only {frames} of {expected} frames could be read{reason}",
-                frames=frames,
-                expected=expected,
-                reason=reason,
-            )
-            if self._indexed
-            else tr(
-                "the file is cut off or damaged: "
-                "only {frames} of about {expected} frames could be read{reason}",
-                frames=frames,
-                expected=expected,
-                reason=reason,
-            ),
+            tr(counted if self._indexed else estimated, frames=frames, expected=expected, reason=reason),
             where=str(self._info.path),
             remedy=tr("copy or download it again, or cut it to the readable part"),
         )

@@ -18,8 +18,7 @@ from colab_helpers.faces.selection import Selection, select_faces
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.files import write_whole
 from colab_helpers.language import tr
-from colab_helpers.media.animation import ANIMATION_KINDS, Animation
-from colab_helpers.media.animation_writer import AnimationWriter
+from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
 from colab_helpers.media.images import Still, encode_still, read_still
 from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.picture import BgrPicture

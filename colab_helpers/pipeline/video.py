@@ -9,22 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.media.animation_writer import GifWriter, gif_of_video
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import encoder_for
 from colab_helpers.media.join import check_output, join_segments
 from colab_helpers.media.probe import probe
-from colab_helpers.media.reader import FrameReader, read_frames
+from colab_helpers.media.reader import FrameReader
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import (
     one_opencv_thread,
 )
-from colab_helpers.pipeline.kept_frames import KeptFrames, frames_folder
+from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.pipeline.video_stages import (
@@ -68,7 +66,6 @@ def process_video(
             failed; nothing is left of the result then, but finished segments stay in the store.
     """
     started, info, settings = time.monotonic(), probe(target), engine.settings
-    is_gif = output.suffix.lower() == ".gif"
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     wanted, quality, preset = settings.output_video_encoder, settings.output_video_quality, None
@@ -76,32 +73,15 @@ def process_video(
         preset = settings.output_video_preset
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
     video = VideoRun(engine, source, info, output, choice, progress, on_picture)
-    check_output(output, info, video.kinds)
+    check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
-        result = _as_gif(video) if is_gif else _in_segments(video, place)
+        result = _in_segments(video, place)
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     return replace(
         result,
         seconds=time.monotonic() - started,
         notes=tuple(dict.fromkeys((*choice.notes, *result.notes, *_face_notes(result.measured)))),
-        times_kept=None if is_gif else exact and result.times_kept,
-    )
-
-
-def _as_gif(video: VideoRun) -> FileResult:
-    info, faces = video.info, follow_faces(video, FaceIndex(None))
-    with read_frames(info) as reader, gif_of_video(video.output, info, video.time_base) as writer:
-        _write(video, faces, writer, reader, KeptFrames(frames_folder(video.output), video.settings), 0)
-    return FileResult(
-        frames_in=reader.count,
-        frames_out=video.tally.frames,
-        measured=video.tally.take(),
-        seconds=0.0,
-        encoder=video.choice.name,
-        provider=video.engine.provider,
-        notes=(*reader.notes, *writer.notes),
-        video_seconds=float(writer.seconds),
-        audio_seconds=0.0,
+        times_kept=exact and result.times_kept,
     )
 
 
@@ -123,7 +103,7 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
         video.output,
         choice=video.choice,
         time_base=video.time_base,
-        kinds=video.kinds,
+        audio=not video.settings.skip_audio,
         on_frame=video.progress.joining,
     )
     images.hand_out(video.output)
@@ -214,7 +194,7 @@ def _make_segments(
 def _write(
     video: VideoRun,
     faces: Following,
-    writer: SegmentWriter | GifWriter,
+    writer: SegmentWriter,
     reader: FrameReader,
     images: KeptFrames,
     start: int,

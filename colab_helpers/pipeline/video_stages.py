@@ -14,7 +14,6 @@ from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.selection import Selection, needs_embeddings
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import GIB
-from colab_helpers.media.copying import EVERYTHING, FACES, Kind
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.formats import DEFAULT_RATE, pixel_bits
 from colab_helpers.media.picture import VideoPicture
@@ -61,12 +60,6 @@ class VideoRun:
     def settings(self) -> Settings:
         """Settings of the run."""
         return self.engine.settings
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        """Streams beside the picture that the result gets: none that still shows a face that was replaced."""
-        silent: frozenset[Kind] = frozenset(("audio",)) if self.settings.skip_audio else frozenset()
-        return EVERYTHING - silent - (FACES if self.source is not None else frozenset())
 
     @property
     def rate(self) -> Fraction:

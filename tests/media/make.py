@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.reformatter import ColorRange
@@ -117,9 +117,8 @@ def tone(sound: Sound, seconds: float) -> Iterable[av.AudioFrame]:
         wave = np.sin(2 * np.pi * sound.tone * (start + np.arange(count)) / sound.rate) * 8000
         block = np.repeat(wave.astype(np.int16), 2).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(block, format="s16", layout="stereo")
-        frame.sample_rate = sound.rate
+        frame.sample_rate, frame.time_base = sound.rate, Fraction(1, sound.rate)
         frame.pts = start + int(sound.start * sound.rate)
-        frame.time_base = Fraction(1, sound.rate)
         yield frame
 
 
@@ -128,7 +127,13 @@ def make(path: Path, spec: Spec = Spec()) -> Path:
     with av.open(str(path), "w", container_options=spec.container) as out:
         out.metadata.update(spec.metadata)
         if spec.chapters:
-            out.set_chapters([_chapter(number, *chapter) for number, chapter in enumerate(spec.chapters)])
+            base = Fraction(1, 1000)
+            out.set_chapters(
+                [
+                    {"id": k, "start": start, "end": end, "time_base": base, "metadata": {"title": title}}
+                    for k, (start, end, title) in enumerate(spec.chapters)
+                ]
+            )
         video = _video_stream(out, spec)
         sounds = [_audio_stream(out, sound) for sound in spec.sounds]
         texts = [_subtitle_stream(out, subtitle) for subtitle in spec.subtitles]
@@ -140,19 +145,8 @@ def make(path: Path, spec: Spec = Spec()) -> Path:
             packets += _audio_packets(stream, sound, sound.seconds or float(spec.frames / spec.rate))
         for stream, subtitle in zip(texts, spec.subtitles, strict=True):
             packets += _text_packets(stream, subtitle)
-        for packet in sorted(packets, key=_decode_time):
-            out.mux(packet)
+        out.mux(sorted(packets, key=_decode_time))
     return path
-
-
-def _chapter(number: int, start: int, end: int, title: str) -> Any:
-    return {
-        "id": number,
-        "start": start,
-        "end": end,
-        "time_base": Fraction(1, 1000),
-        "metadata": {"title": title},
-    }
 
 
 def _decode_time(packet: Packet[Any]) -> Fraction:
@@ -232,10 +226,8 @@ def _subtitle_stream(out: OutputContainer, subtitle: Subtitle) -> Any:
 _ASS_HEADER = b"""[Script Info]
 ScriptType: v4.00+
 [V4+ Styles]
-Format: Name, Fontname, Fontsize, PrimaryColour, SecondaryColour, OutlineColour, BackColour, Bold, Italic, \
-Underline, StrikeOut, ScaleX, ScaleY, Spacing, Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, \
-MarginR, MarginV, Encoding
-Style: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,1
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,16
 [Events]
 Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
 """
@@ -245,12 +237,11 @@ def _text_packets(stream: Any, subtitle: Subtitle) -> list[Packet[Any]]:
     packets: list[Packet[Any]] = []
     for start, duration, text in subtitle.lines:
         raw = text.encode()
-        sized = struct.pack(">H", len(raw)) + raw
-        packet: Packet[Any] = Packet(sized if subtitle.codec == "mov_text" else raw)
-        packet.stream = stream
-        packet.time_base = Fraction(1, 1000)
-        packet.pts = packet.dts = start
-        packet.duration = duration
+        packet: Packet[Any] = Packet(
+            struct.pack(">H", len(raw)) + raw if subtitle.codec == "mov_text" else raw
+        )
+        packet.stream, packet.time_base = stream, Fraction(1, 1000)
+        packet.pts, packet.dts, packet.duration = start, start, duration
         packets.append(packet)
     return packets
 
@@ -294,41 +285,34 @@ class Sent:
 def packets_of(path: Path, kind: str = "audio", which: int = 0) -> list[Sent]:
     """All packets of one stream, in file order."""
     with av.open(str(path)) as container:
-        stream = [stream for stream in container.streams if stream.type == kind][which]
-        return [_sent(packet) for packet in _packets(container, stream) if packet.size]
+        stream: Any = [stream for stream in container.streams if stream.type == kind][which]
+        base = Fraction(stream.time_base)
+
+        def seconds(value: int | None) -> Fraction | None:
+            return None if value is None else value * base
+
+        return [
+            Sent(bytes(one), seconds(one.pts), seconds(one.dts), (one.duration or 0) * base)
+            for one in container.demux(stream)
+            if one.size
+        ]
 
 
-def _packets(container: InputContainer, stream: Any) -> Iterable[Packet[Any]]:
-    return container.demux(stream)
-
-
-def _sent(packet: Packet[Any]) -> Sent:
-    def seconds(value: int | None) -> Fraction | None:
-        return None if value is None else value * packet.time_base
-
-    length = seconds(packet.duration) or Fraction(0)
-    return Sent(bytes(packet), seconds(packet.pts), seconds(packet.dts), length)
-
-
-def make_song(path: Path, seconds: float = 0.5) -> Path:
-    """A file with sound and nothing else."""
+def make_song(path: Path, *, cover: bool = False) -> Path:
+    """A file with half a second of sound, and perhaps a cover, which players do not show as video."""
     with av.open(str(path), "w") as out:
         stream = _audio_stream(out, Sound())
-        for packet in _audio_packets(stream, Sound(), seconds):
+        if cover:
+            packet = add_cover(out)
+            out.start_encoding()
             out.mux(packet)
+        out.mux(_audio_packets(stream, Sound(), 0.5))
     return path
 
 
-def make_cover_song(path: Path, seconds: float = 0.5) -> Path:
-    """Sound with an attached cover picture, which players do not show as video."""
-    with av.open(str(path), "w") as out:
-        stream = _audio_stream(out, Sound())
-        cover = add_cover(out)
-        out.start_encoding()
-        out.mux(cover)
-        for packet in _audio_packets(stream, Sound(), seconds):
-            out.mux(packet)
-    return path
+def make_cover_song(path: Path) -> Path:
+    """A song with its cover."""
+    return make_song(path, cover=True)
 
 
 def add_cover(out: OutputContainer) -> Packet[Any]:
@@ -340,11 +324,8 @@ def add_cover(out: OutputContainer) -> Packet[Any]:
     frame.pts = 0
     data = b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
     stream: Any = out.add_mux_stream("mjpeg", width=64, height=64)
-    stream.disposition = Disposition.attached_pic
-    stream.time_base = Fraction(1, 90000)
+    stream.disposition, stream.time_base = Disposition.attached_pic, Fraction(1, 90000)
     packet: Packet[Any] = Packet(data)
-    packet.stream = stream
-    packet.time_base = Fraction(1, 90000)
+    packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 90000), True
     packet.pts = packet.dts = 0
-    packet.is_keyframe = True
     return packet

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,22 @@ import pytest
 
 from colab_helpers.errors import EncoderError
 from colab_helpers.media import encoders
-from colab_helpers.media.colour_tags import LightLevels
-from colab_helpers.media.encoders import EncoderChoice, usable_encoders
-from colab_helpers.media.probe import probe
-from tests.media.choosing import choose
+from colab_helpers.media.encoders import EncoderChoice, encoder_for, usable_encoders
+from colab_helpers.media.formats import ColourTags
+from colab_helpers.media.probe import VideoInfo
+
+PLAIN = VideoInfo(
+    path=Path("a.mp4"), container="mov,mp4", codec="h264", video_index=0, width=320, height=240,
+    pix_fmt="yuv420p", time_base=Fraction(1, 25), average_rate=Fraction(25), frames=1, frames_declared=True,
+    start=Fraction(0), duration=Fraction(1), rotation=0, display_matrix=None, sample_aspect_ratio=None,
+    colour=ColourTags(), interlaced=False,
+)  # fmt: skip
+
+
+def choose(
+    wanted: Any = "auto", *, quality: int = 23, preset: str | None = None, **info: Any
+) -> EncoderChoice:
+    return encoder_for(replace(PLAIN, **info), wanted=wanted, quality=quality, preset=preset)
 
 
 @pytest.fixture(autouse=True)
@@ -48,19 +61,18 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, problem)
 
 
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gpu_auto_is_x264_and_nvenc_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, lambda *_: "Operation not permitted")
-
-
-@pytest.mark.usefixtures("no_gpu")
-def test_without_gpu_auto_is_x264_and_nvenc_says_why_not() -> None:
     assert choose() == EncoderChoice("libx264", "yuv420p", {"preset": "veryfast", "crf": "23"})
     for name in ("h264_nvenc", "hevc_nvenc"):
         with pytest.raises(EncoderError, match=rf"{name} cannot encode .* Operation not permitted") as caught:
             choose(name)
         assert "auto or libx264" in caught.value.remedy
-        assert isinstance(caught.value, RuntimeError)
+    usable = usable_encoders()
+    assert usable == dict.fromkeys(("h264_nvenc", "hevc_nvenc"), "Operation not permitted") | {
+        "libx264": None,
+        "libx265": None,
+    }
 
 
 TOO_MUCH = "hevc_nvenc cannot keep yuv422p10le 320x240: encoded on the CPU by libx264"
@@ -99,86 +111,33 @@ def test_quality_and_preset_become_options() -> None:
         choose("libx264", preset="p4")
 
 
+KEPT = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "yuv444p10le")
+
+
 @pytest.mark.parametrize(
-    ("size", "pix_fmt", "expected"),
+    ("pix_fmt", "size", "used"),
     [
-        ((97, 65), "yuv420p", "yuv444p"),
-        ((97, 64), "yuv420p", "yuv444p"),
-        ((96, 65), "yuv420p", "yuv444p"),
-        ((97, 65), "yuv420p10le", "yuv444p10le"),
-        ((97, 64), "yuv422p", "yuv444p"),
-        ((96, 65), "yuv422p", "yuv422p"),
-        ((97, 65), "yuv444p", "yuv444p"),
+        *((one, (64, 64), one) for one in KEPT),
+        # Only another order of the same samples.
+        ("p010le", (64, 64), "yuv420p10le"),
+        ("bgr0", (64, 64), "yuv444p"),
+        ("yuv422p", (96, 65), "yuv422p"),
+        ("yuv444p", (97, 65), "yuv444p"),
+        # Odd sizes take the chroma they need.
+        ("yuv420p", (97, 65), "yuv444p"),
+        ("yuv420p", (97, 64), "yuv444p"),
+        ("yuv420p", (96, 65), "yuv444p"),
+        ("yuv420p10le", (97, 65), "yuv444p10le"),
+        ("yuv422p", (97, 64), "yuv444p"),
     ],
 )
 @pytest.mark.parametrize("name", ["libx264", "libx265"])
-def test_odd_sizes_take_the_chroma_they_need(
-    name: str, size: tuple[int, int], pix_fmt: str, expected: str
+def test_cpu_encoders_keep_the_format_where_they_can(
+    name: str, pix_fmt: str, size: tuple[int, int], used: str
 ) -> None:
     choice = choose(name, width=size[0], height=size[1], pix_fmt=pix_fmt)
-    assert choice.pix_fmt == expected
-    assert bool(choice.notes) == (pix_fmt != expected)
-
-
-@pytest.mark.parametrize("name", ["libx264", "libx265"])
-@pytest.mark.parametrize(
-    "pix_fmt",
-    ["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv420p10le", "yuv444p10le"],
-)
-def test_cpu_encoders_keep_the_format(name: str, pix_fmt: str) -> None:
-    choice = choose(name, pix_fmt=pix_fmt, width=64, height=64)
-    assert (choice.name, choice.pix_fmt, choice.notes) == (name, pix_fmt, ())
-
-
-@pytest.mark.parametrize(("source", "used"), [("p010le", "yuv420p10le"), ("bgr0", "yuv444p")])
-def test_what_the_reader_hands_on_only_changes_its_order(source: str, used: str) -> None:
-    choice = choose("libx264", pix_fmt=source)
-    assert (choice.pix_fmt, choice.notes) == (used, ())
-
-
-def test_an_answer_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose("libx264", width=98, height=66)
-
-    def never(*_arguments: object) -> None:
-        raise AssertionError("tried again")
-
-    monkeypatch.setattr("colab_helpers.media.encoders.av.CodecContext.create", never)
-    assert choose("libx264", width=98, height=66).name == "libx264"
-
-
-def test_usable_encoders_names_them_all() -> None:
-    usable = usable_encoders()
-    assert set(usable) == {"h264_nvenc", "hevc_nvenc", "libx264", "libx265"}
-    assert usable["libx264"] is None
-    assert usable["libx265"] is None
-
-
-def test_light_levels_become_options() -> None:
-    light = LightLevels(
-        primaries=((34000, 16000), (13250, 34500), (7500, 3000), (15635, 16450)),
-        luminance=(10000000, 50),
-        content=(1000, 400),
-    )
-    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
-    x265 = choose("libx265", pix_fmt="yuv420p10le", light=light).options["x265-params"]
-    assert x265 == f"log-level=error:master-display={display}:max-cll=1000,400"
-    x264 = choose("libx264", pix_fmt="yuv420p10le", light=light).options["x264-params"]
-    assert x264 == f"mastering-display={display}:cll=1000,400"
-
-
-@pytest.mark.parametrize("name", [one for one, reason in usable_encoders().items() if reason is None])
-def test_what_was_chosen_encodes(name: Any, tmp_path: Path) -> None:
-    choice = choose(name, quality=20)
-    path = tmp_path / "x.mkv"
-    with av.open(str(path), "w") as out:
-        stream: Any = out.add_stream(choice.name, rate=25, options=dict(choice.options))
-        stream.width, stream.height, stream.pix_fmt = 320, 240, choice.pix_fmt
-        for number in range(5):
-            frame = av.VideoFrame(320, 240, choice.pix_fmt)
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    assert probe(path).codec == ("h264" if "264" in name else "hevc")
+    assert (choice.name, choice.pix_fmt) == (name, used)
+    assert [("is odd" in note) for note in choice.notes] == [True] * (size[0] > 64 and used != pix_fmt)
 
 
 _ENCODE = """
@@ -186,12 +145,14 @@ import hashlib
 from fractions import Fraction
 import av, cv2
 import numpy as np
-from tests.media.choosing import choose
+from colab_helpers.media.encoders import repeatable_x264
 for width in (480, 640, 720):
-    choice = choose("libx264", width=width, height=272, quality=25)
     context = av.CodecContext.create("libx264", "w")
-    context.width, context.height, context.pix_fmt = width, 272, choice.pix_fmt
-    context.time_base, context.framerate, context.options = Fraction(1, 25), 25, dict(choice.options)
+    context.width, context.height, context.pix_fmt = width, 272, "yuv420p"
+    context.time_base, context.framerate = Fraction(1, 25), 25
+    parameters = ":".join(repeatable_x264(width))
+    context.options = {"preset": "veryfast", "crf": "25"}
+    context.options |= {"x264-params": parameters} if parameters else {}
     rng, digest = np.random.default_rng(0), hashlib.sha256()
     patches = rng.integers(0, 255, (40, 100), np.uint8)
     texture = cv2.resize(patches, (width + 80, 352), interpolation=cv2.INTER_CUBIC)
@@ -226,14 +187,15 @@ def test_the_result_does_not_depend_on_what_lay_in_memory_before() -> None:
 
 def test_only_widths_and_processors_that_need_it_go_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "has_avx512", lambda: True)
-    assert list(encoders.repeatable_x264(1920)) == list(encoders.repeatable_x264(640)) == []
-    assert list(encoders.repeatable_x264(720)) == ["asm=AVX2,FMA3,BMI2"]
+    assert "x264-params" not in choose("libx264", width=640).options
     assert choose("libx264", width=720).options["x264-params"] == "asm=AVX2,FMA3,BMI2"
     monkeypatch.setattr(encoders, "has_avx512", lambda: False)
-    assert list(encoders.repeatable_x264(720)) == []
+    assert "x264-params" not in choose("libx264", width=720).options
 
 
-def test_a_failure_is_tried_again_and_wider_chroma_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_success_is_remembered_a_failure_is_not_and_wider_chroma_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     real, calls = av.CodecContext.create, []
 
     def busy_once(name: str, mode: Any) -> Any:
@@ -248,3 +210,5 @@ def test_a_failure_is_tried_again_and_wider_chroma_is_said(monkeypatch: pytest.M
     assert any("chroma 420 became 444" in note for note in first.notes)
     second = choose("libx264", width=114, height=82)
     assert (second.pix_fmt, second.notes) == ("yuv420p", ())
+    assert choose("libx264", width=114, height=82) == second
+    assert len(calls) == 3

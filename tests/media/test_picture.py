@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pytest
 from av.video.reformatter import ColorRange
 
-from colab_helpers.errors import MediaError
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
 from colab_helpers.media.affine import compose, transform_points
@@ -81,6 +80,12 @@ def test_pasting_changes_the_face_and_not_one_sample_outside_its_box(fmt: str) -
     frame = video_frame(fmt)
     before = planes(frame)
     picture = VideoPicture(frame)
+    picture.paste(picture.crop(MATRIX, 128), MATRIX, face_mask(128), box=BOX)
+    shift = 6 if fmt == "p010le" else 0
+    for old, new in zip(before, planes(picture.frame), strict=True):
+        # Its own crop changes next to nothing.
+        difference = np.abs((old >> shift).astype(int) - (new >> shift).astype(int))
+        assert difference.max() <= (4 if "10" not in fmt else 16)
     crop = np.full((128, 128, 3), (30, 90, 200), np.uint8)
     picture.paste(crop, MATRIX, face_mask(128), box=BOX)
     after = planes(picture.frame)
@@ -94,30 +99,6 @@ def test_pasting_changes_the_face_and_not_one_sample_outside_its_box(fmt: str) -
         np.testing.assert_array_equal(old[~inside], new[~inside])
     middle = VideoPicture(picture.frame).crop(MATRIX, 128)[50:80, 50:80]
     np.testing.assert_allclose(middle.reshape(-1, 3).mean(0), (30, 90, 200), atol=3)
-
-
-@pytest.mark.parametrize("fmt", ["yuv420p", "nv12", "yuv420p10le", "p010le"])
-def test_pasting_its_own_crop_changes_next_to_nothing(fmt: str) -> None:
-    frame = video_frame(fmt)
-    before = planes(frame)
-    picture = VideoPicture(frame)
-    picture.paste(picture.crop(MATRIX, 128), MATRIX, face_mask(128), box=BOX)
-    shift = 6 if fmt == "p010le" else 0
-    for old, new in zip(before, planes(picture.frame), strict=True):
-        difference = np.abs((old >> shift).astype(int) - (new >> shift).astype(int))
-        assert difference.max() <= (4 if "10" not in fmt else 16)
-
-
-def test_the_original_frame_of_the_decoder_is_not_touched() -> None:
-    frame = video_frame("yuv420p")
-    shared = frame.reformat(format="yuv420p")  # the same buffers, as a decoder's reference picture
-    before = planes(shared)
-    picture = VideoPicture(frame)
-    picture.paste(np.zeros((128, 128, 3), np.uint8), MATRIX, face_mask(128), box=BOX)
-    assert frame.pts == 7
-    if shared is not frame:
-        for old, new in zip(before, planes(shared), strict=True):
-            np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +155,6 @@ def test_the_detector_sees_the_picture_upright_and_points_come_back(rotation: in
     stored_rows, stored_columns = np.nonzero(stored[..., 0] > 128)
     expected = (stored_columns.mean(), stored_rows.mean())
     np.testing.assert_allclose(transform_points(seen, view.to_frame)[0], expected, atol=2)
-
-
-def test_formats_it_does_not_know_are_refused() -> None:
-    with pytest.raises(MediaError, match="rgb24"):
-        VideoPicture(av.VideoFrame(16, 16, "rgb24"))
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.3])

@@ -4,63 +4,48 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from colab_helpers.media.reader import Frame
 from colab_helpers.media.retime import constant_rate
 
-PICTURE = av.VideoFrame(16, 16, "yuv420p")
-MILLI = Fraction(1, 1000)
-THIRTY = Fraction(30)
+MILLI, THIRTY = Fraction(1, 1000), Fraction(30)
 
 
-def frames_at(stamps: list[int], base: Fraction = MILLI, last: int = 40) -> list[Frame]:
+def evened(stamps: list[int], rate: Fraction, last: int = 40, base: Fraction = MILLI) -> list[Frame]:
+    """Frames at a constant rate; the height of each one's picture is the number of the frame it shows."""
     gaps = [after - before for before, after in pairwise(stamps)]
-    return [
-        Frame(index, pts, base, duration, PICTURE)
-        for index, (pts, duration) in enumerate(zip(stamps, [*gaps, last], strict=True))
+    frames = [
+        Frame(number, pts, base, duration, av.VideoFrame(16, number + 1, "gray"))
+        for number, (pts, duration) in enumerate(zip(stamps, [*gaps, last][: len(stamps)], strict=True))
     ]
+    return list(constant_rate(frames, rate=rate))
 
 
-def shown(stamps: list[int], rate: Fraction, base: Fraction = MILLI, last: int = 40) -> list[int]:
-    """Which source frame each tick shows, found by the picture's place in time."""
-    sources = frames_at(stamps, base, last)
-    marked = [Frame(one.index, one.pts, base, one.duration, av.VideoFrame(16, 16, "gray")) for one in sources]
-    names = {id(one.video): one.index for one in marked}
-    return [names[id(one.video)] for one in constant_rate(marked, rate=rate)]
+@pytest.mark.parametrize(
+    ("stamps", "rate", "last", "shown"),
+    [
+        ([], THIRTY, 40, []),
+        ([0], THIRTY, 1, [0]),
+        ([0, 40, 80, 120], Fraction(25), 40, [0, 1, 2, 3]),
+        ([0, 40, 80], Fraction(50), 40, [0, 0, 1, 1, 2, 2]),
+        ([0, 20, 40, 60, 80, 100], Fraction(25), 20, [1, 3, 5]),
+    ],
+)
+def test_frames_are_repeated_and_dropped(
+    stamps: list[int], rate: Fraction, last: int, shown: list[int]
+) -> None:
+    assert [frame.video.height - 1 for frame in evened(stamps, rate, last)] == shown
 
 
-def test_the_same_rate_changes_nothing() -> None:
-    assert shown([0, 40, 80, 120], Fraction(25)) == [0, 1, 2, 3]
-
-
-def test_twice_the_rate_shows_each_twice() -> None:
-    assert shown([0, 40, 80], Fraction(50)) == [0, 0, 1, 1, 2, 2]
-
-
-def test_half_the_rate_shows_every_other() -> None:
-    assert len(shown([0, 20, 40, 60, 80, 100], Fraction(25), last=20)) == 3
-
-
-def test_ntsc_keeps_its_count_over_a_long_time() -> None:
-    stamps = [1001 * number for number in range(3000)]
-    chosen = shown(stamps, THIRTY, base=Fraction(1, 30000), last=1001)
-    assert len(chosen) == 3003
-    assert set(chosen) == set(range(3000))
-
-
-def test_a_late_start_stays_late() -> None:
-    first = next(constant_rate(frames_at([1000, 1040]), rate=THIRTY))
+def test_ntsc_keeps_its_count_over_a_long_time_and_a_late_start_stays_late() -> None:
+    frames = evened([1001 * number for number in range(3000)], THIRTY, 1001, Fraction(1, 30000))
+    assert len(frames) == 3003
+    assert {frame.video.height - 1 for frame in frames} == set(range(3000))
+    first = evened([1000, 1040], THIRTY)[0]
     assert (first.pts, first.time_base, first.duration, first.index) == (30, Fraction(1, 30), 1, 0)
-
-
-def test_nothing_in_nothing_out() -> None:
-    assert list(constant_rate([], rate=THIRTY)) == []
-
-
-def test_a_single_short_frame_is_shown_once() -> None:
-    assert shown([0], THIRTY, last=1) == [0]
 
 
 @given(
@@ -72,8 +57,8 @@ def test_every_tick_shows_what_was_on_screen(gaps: list[int], rate: Fraction, st
     stamps = [start]
     for gap in gaps[:-1]:
         stamps.append(stamps[-1] + gap)
-    result = list(constant_rate(frames_at(stamps, last=gaps[-1]), rate=rate))
-    chosen = shown(stamps, rate, last=gaps[-1])
+    result = evened(stamps, rate, gaps[-1])
+    chosen = [frame.video.height - 1 for frame in result]
     assert [one.index for one in result] == list(range(len(result)))
     assert [one.pts for one in result] == list(range(result[0].pts, result[0].pts + len(result)))
     assert chosen == sorted(chosen)

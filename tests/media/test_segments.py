@@ -10,20 +10,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 
-from colab_helpers.errors import EncoderError, MediaError, OutputError, UsageError
-from colab_helpers.media.encoders import EncoderChoice
+from colab_helpers.errors import EncoderError, MediaError, OutputError
+from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.media.segments import Segment, SegmentWriter, check_segment
+from colab_helpers.media.segments import Segment, check_segment
 from tests.media.conftest import Clip
 from tests.media.harm import start_edit_at
 from tests.media.make import Sound, Spec, make, packets_of, variable_pts
-from tests.media.roundtrip import LOSSLESS, LOSSY, WHOLE_ROWS, cut
-from tests.media.shown import OPEN, shown, x264
+from tests.media.roundtrip import LOSSLESS, LOSSY, OPEN, WHOLE_ROWS, cut, shown, x264
 
 # --- writing ---------------------------------------------------------------------------------------------
 
@@ -74,42 +72,24 @@ def test_a_segment_is_on_disk_before_it_has_its_name(
     assert synced == [(".000000.part.nut", False), ("work", True)]
 
 
-@pytest.mark.parametrize(("broken", "kept"), [("duration", 2), ("pts", 2)])
-def test_an_error_leaves_the_finished_segments_only(
-    small: Clip, tmp_path: Path, broken: str, kept: int
-) -> None:
+def test_an_error_leaves_the_finished_segments_only(small: Clip, tmp_path: Path) -> None:
     def change(frame: Any) -> dict[str, int]:
-        fails = frame.index == 50
-        if broken == "duration":
-            return {"pts": frame.pts, "duration": frame.duration // (not fails)}
-        return {"pts": frame.pts - fails * 9999, "duration": frame.duration}
+        return {"pts": frame.pts, "duration": frame.duration // (frame.index != 50)}
 
     info = probe(small("a.mp4", options=OPEN))
-    with pytest.raises((ZeroDivisionError, OutputError), match=r"zero|later than the one before"):
+    with pytest.raises(ZeroDivisionError):
         cut(info, tmp_path / "work", LOSSY, 20, change=change)
-    assert sorted(one.name for one in (tmp_path / "work").iterdir()) == ["000000.nut", "000001.nut"][:kept]
+    assert sorted(one.name for one in (tmp_path / "work").iterdir()) == ["000000.nut", "000001.nut"]
 
 
-@pytest.mark.parametrize(("length", "start"), [(0, 0), (10, 5), (10, -10)])
-def test_segments_begin_at_multiples_of_their_length(
-    small: Clip, tmp_path: Path, length: int, start: int
-) -> None:
-    info = probe(small("a.mp4", frames=5))
-    with pytest.raises(UsageError, match="cannot start"):
-        SegmentWriter(tmp_path, info, choice=LOSSLESS, length=length, start=start, on_segment=print)
-
-
-def test_an_encoder_that_does_not_open_leaves_nothing(small: Clip, tmp_path: Path) -> None:
+def test_an_encoder_or_a_folder_that_does_not_work_is_named(small: Clip, tmp_path: Path) -> None:
     info = probe(small("a.mp4", frames=5))
     choice = EncoderChoice("libx264", "yuv420p", {"preset": "no such preset"})
     with pytest.raises(EncoderError, match="does not open"):
         cut(info, tmp_path / "work", choice, 9)
     assert list((tmp_path / "work").iterdir()) == []
-
-
-def test_an_unwritable_folder_is_named(small: Clip) -> None:
     with pytest.raises(OutputError, match=r"/proc/work.*cannot be written"):
-        cut(probe(small("a.mp4", frames=5)), Path("/proc/work"), LOSSLESS, 9)
+        cut(info, Path("/proc/work"), LOSSLESS, 9)
 
 
 # --- joining ---------------------------------------------------------------------------------------------
@@ -231,16 +211,15 @@ def test_frames_in_another_time_base(small: Clip, tmp_path: Path) -> None:
     assert times == [number * base for number in range(90)]
 
 
-def test_remarks_of_the_encoder_do_not_matter(small: Clip, tmp_path: Path) -> None:
-    """x265 writes down how many threads it had: another machine may go on where one broke off."""
+def test_another_machine_may_go_on_where_one_broke_off(small: Clip, tmp_path: Path) -> None:
+    """x265 writes down how many threads it had, unless it is told not to."""
     info = probe(small("a.mp4", frames=40))
+    wanted = encoder_for(info, wanted="libx265", quality=23, preset="ultrafast")
     segments: list[Segment] = []
     for pools in ("1", "2"):
-        params = f"log-level=none:pools={pools}:frame-threads={pools}"
-        choice = EncoderChoice("libx265", "yuv420p", {"preset": "ultrafast", "x265-params": params})
+        params = f"{wanted.options['x265-params']}:pools={pools}:frame-threads={pools}"
+        choice = EncoderChoice("libx265", "yuv420p", {**wanted.options, "x265-params": params})
         after = segments[-1] if segments else None
         segments += cut(info, tmp_path / "work", choice, 20, after=after, stop=20 * int(pools))
-    with av.open(str(segments[0].path)) as one, av.open(str(segments[1].path)) as other:
-        assert one.streams.video[0].codec_context.extradata != other.streams.video[0].codec_context.extradata
-    join_segments(segments, info, tmp_path / "x.mp4", choice=choice)
+    join_segments(segments, info, tmp_path / "x.mp4", choice=wanted)
     assert len(shown(read_frames(probe(tmp_path / "x.mp4")))) == 40

@@ -11,14 +11,13 @@ from av.packet import Packet
 
 from colab_helpers.files import unwritable
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.timestamps import RisingTicks
 from tests.media.conftest import Clip
 from tests.media.harm import joined
 from tests.media.make import Sound, decoded, packets_of
-from tests.media.roundtrip import trip, write_segments
+from tests.media.roundtrip import LOSSLESS, trip, write_segments
 
 B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "2"}
 NO_B_FRAMES = {"preset": "veryfast", "crf": "16", "bf": "0"}
@@ -66,21 +65,18 @@ def test_recordings_joined_byte_by_byte_last_as_long_as_both(clip: Clip, case: s
         assert abs(stamps[-1] - second - ((before[-1].pts or 0) - (before[0].pts or 0))) < Fraction(1, 100)
 
 
-def test_an_overlap_of_one_packet_is_moved_too(clip: Clip) -> None:
-    first = clip("a.ts", options=NO_B_FRAMES)
-    ticks = [3600 * (24 + number) for number in range(25)]
-    second = clip("b.ts", options=NO_B_FRAMES, time_base=Fraction(1, 90000), pts=ticks)
-    numbers, times = decoded(trip(joined(first, second), suffix=".mp4").result.path)
-    assert numbers == [*range(25), *range(25)]
-    assert times == evenly(50, times[0])
+def later(start: int, jump: int = 0) -> dict[str, Any]:
+    """Without B-frames from a tick on, the second half with a jump."""
+    ticks = [start + 3600 * number + (jump if number > 12 else 0) for number in range(25)]
+    return {"options": NO_B_FRAMES, "time_base": Fraction(1, 90000), "pts": ticks}
 
 
-def test_a_jump_ahead_by_hours_is_a_restart_too(clip: Clip) -> None:
-    first = clip("a.ts", options=NO_B_FRAMES, **SOUND)
-    ticks = [90000 * 7200 + 3600 * number for number in range(25)]
-    late = (Sound("mp2", start=Fraction(7200)),)
-    settings = {"options": NO_B_FRAMES, "time_base": Fraction(1, 90000), "pts": ticks, "sounds": late}
-    there = trip(joined(first, clip("b.ts", **settings)), suffix=".mp4")
+# An overlap of one packet, and a jump ahead by hours.
+@pytest.mark.parametrize("start", [3600 * 24, 90000 * 7200])
+def test_a_second_recording_goes_on_where_the_first_ends(clip: Clip, start: int) -> None:
+    sounds = (Sound("mp2", start=Fraction(7200)),) if start > 90000 else ()
+    first = clip("a.ts", options=NO_B_FRAMES, **(SOUND if sounds else {}))
+    there = trip(joined(first, clip("b.ts", **later(start), sounds=sounds)), suffix=".mp4")
     numbers, times = decoded(there.result.path)
     assert numbers == [*range(25), *range(25)]
     assert times == evenly(50, times[0])
@@ -89,11 +85,8 @@ def test_a_jump_ahead_by_hours_is_a_restart_too(clip: Clip) -> None:
 
 @pytest.mark.parametrize("sounds", [(), (Sound("mp2", seconds=31),)])
 def test_a_pause_of_the_picture_is_kept_where_audio_goes_on(clip: Clip, sounds: tuple[Sound, ...]) -> None:
-    ticks = [3600 * number + (90000 * 30 if number > 12 else 0) for number in range(25)]
-    settings = {"options": NO_B_FRAMES, "time_base": Fraction(1, 90000), "pts": ticks, "sounds": sounds}
-    there = trip(clip("a.ts", **settings), suffix=".mp4")
-    paused = 30 if sounds else 0
-    assert there.joined.video_seconds == pytest.approx(1 + paused, abs=0.05)
+    there = trip(clip("a.ts", **later(0, jump=90000 * 30), sounds=sounds), suffix=".mp4")
+    assert there.joined.video_seconds == pytest.approx(31 if sounds else 1, abs=0.05)
 
 
 @pytest.mark.parametrize("options", [B_FRAMES, NO_B_FRAMES])
@@ -112,12 +105,10 @@ def test_h264_in_avi_has_its_times_by_place(clip: Clip, options: dict[str, str],
 def test_a_restarted_recording_is_resumed_at_the_same_times(clip: Clip, tmp_path: Path) -> None:
     once = clip("a.ts", options=B_FRAMES, **SOUND)
     info = probe(joined(once, once))
-    choice = EncoderChoice("libx264", "yuv420p", {"preset": "ultrafast", "crf": "0"})
-    parts, _ = write_segments(info, tmp_path / "work", choice, length=10, stop=30)
-    more, notes = write_segments(info, tmp_path / "work", choice, length=10, after=parts[-1])
+    parts, _ = write_segments(info, tmp_path / "work", LOSSLESS, length=10, stop=30)
+    more, notes = write_segments(info, tmp_path / "work", LOSSLESS, length=10, after=parts[-1])
     assert any("starts again" in note for note in notes)
-    parts += more
-    join_segments(parts, info, tmp_path / "x.mp4", choice=choice)
+    join_segments(parts + more, info, tmp_path / "x.mp4", choice=LOSSLESS)
     numbers, times = decoded(tmp_path / "x.mp4")
     assert numbers == [*range(25), *range(25)]
     assert times == evenly(50, times[0])

@@ -185,13 +185,6 @@ def test_segments_of_another_encoder_or_length_are_done_again(tmp_path: Path, co
     assert longer.segments_kept == 0
 
 
-def test_a_gif_is_written_in_one_go(tmp_path: Path, constant_models: Path) -> None:
-    target = make(tmp_path / "in.mp4", Spec(frames=30))
-    store = Store(tmp_path / "work")
-    result = process_video(engine(constant_models), SOURCE, target, tmp_path / "a.gif", store=store)
-    assert (result.segments, store.parts, result.times_kept) == (0, [], None)
-
-
 def test_a_video_begun_on_another_provider_says_so(tmp_path: Path, constant_models: Path) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
     models = engine(constant_models)
