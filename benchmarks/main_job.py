@@ -35,8 +35,9 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.settings import Settings, load_settings
-from tests.people.clip import Scene, make_demo
+from tests.people.clip import make_demo
 from tests.people.looks import IDENTITIES
+from tests.people.scene import Scene
 
 Image = npt.NDArray[np.uint8]
 CONSENT = "The rendered people of the demo: synthetic."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from colab_helpers.batch.places import WorkPlaces, telling_unwritable
+from colab_helpers.batch.drive import WorkPlaces, telling_unwritable
 from colab_helpers.batch.report import STATUS_NAME
 from colab_helpers.batch.status import BatchStatus, latest_status, process_lives
 from colab_helpers.errors import UsageError

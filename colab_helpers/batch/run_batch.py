@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.batch.drive import Patience, WorkPlaces
 from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
-from colab_helpers.batch.places import Patience, WorkPlaces
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
 from colab_helpers.batch.run_file import FileRun, error_text, new_report

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from colab_helpers.batch.drive import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.places import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import SILENCE, BatchStatus, end_status
 from colab_helpers.batch.stop import STOP_SIGNALS

@@ -81,7 +81,7 @@ if phase and PAGE in sys.orig_argv:
     hold("page")
 if phase and WORKER in sys.orig_argv:
     hold("start")
-    from colab_helpers.batch import earlier, journal, lock, places, report, status
+    from colab_helpers.batch import drive, earlier, journal, lock, report, status
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
     from colab_helpers.pipeline import report_progress
@@ -100,7 +100,7 @@ if phase and WORKER in sys.orig_argv:
     Engine.open = classmethod(opened)
     held(FaceAnalyser, "find", "embed")
     held(earlier, "file_digest", "hash")
-    held(places, "copy_bytes", "copy")
+    held(drive, "copy_bytes", "copy")
     held(report_progress.ProgressReporter, "frame", "frames")
     held(report_progress.ProgressReporter, "joining", "joining")
     held(earlier.UnfinishedFile, "keep", "segment")

@@ -12,7 +12,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.pipeline.image import process_image
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait
-from tests.people.clip import Scene
+from tests.people.scene import Scene
 
 Image = npt.NDArray[np.uint8]
 

@@ -15,21 +15,50 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
+import numpy as np
 import psutil
 import pytest
 from filelock import FileLock
 
 import colab_helpers
+from colab_helpers.api import run_batch
 from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.report import STATUS_NAME
+from colab_helpers.batch.report import STATUS_NAME, BatchReport
 from colab_helpers.settings import load_settings
-from tests.conftest import PATIENCE, until
+from tests.conftest import CONSENT, PATIENCE, until
 from tests.media.make import Spec, make, packets_of
 
 Content = tuple[list[str], list[Fraction], object]
 CPU = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
 SECONDS = CPU.with_overrides(segment_seconds=1.0)
 """The same, in segments of one second."""
+
+
+def draw_photo(folder: Path) -> Path:
+    """A picture; the constant detector sees a face in any."""
+    path = folder / "photo.png"
+    cv2.imwrite(str(path), np.full((256, 256, 3), 120, np.uint8))
+    return path
+
+
+def run_here(photo: Path, targets: Path, out: Path, models: Path, **given: Any) -> BatchReport:
+    """A batch in this process, in segments of one second; ``overrides`` are settings."""
+    settings = SECONDS.with_overrides(**given.pop("overrides", {}))
+    return run_batch(
+        [photo], [targets], out, in_process=True,
+        consent=CONSENT, settings=settings, models_dir=models, **given,
+    )  # fmt: skip
+
+
+def stop_at(frame: int, *, file: int = 0) -> Callable[[Any], None]:
+    """Stops a batch of this process at a frame of one of its files."""
+
+    def stop(progress: Any) -> None:
+        if progress.file_index == file and progress.frame >= frame:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 class Shell:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.people.actors import portrait
-from tests.people.clip import FaceTruth, Scene
 from tests.people.looks import IDENTITIES
+from tests.people.scene import FaceTruth, Scene
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from colab_helpers.trust.consent import DEMO_CONSENT, require_consent
-from tests.people.clip import DemoPaths, Scene, make_demo
+from tests.people.clip import DemoPaths, make_demo
 from tests.people.looks import IDENTITIES
+from tests.people.scene import Scene
 
 RATE = Fraction(15000, 1001)
 SIZE = (320, 180)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.people.actors import portrait
-from tests.people.clip import Scene
 from tests.people.looks import IDENTITIES, look_of, random_look
+from tests.people.scene import Scene
 
 SIZE = (320, 180)
 

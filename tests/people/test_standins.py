@@ -12,11 +12,12 @@ from onnx import numpy_helper
 
 from tests.people import actors
 from tests.people.actors import portrait
-from tests.people.clip import Scene, random_background
+from tests.people.background import random_background
 from tests.people.looks import IDENTITIES, look_of
 from tests.people.measure import Figures, Tools, measure_detection, measure_identity, measure_swap
 from tests.people.paint import F32, Expression
 from tests.people.samples import crop_face
+from tests.people.scene import Scene
 from tests.people.standins import WEIGHTS, write_standins
 
 CONTRACTS = {

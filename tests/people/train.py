@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.people import actors
-from tests.people.clip import random_background
+from tests.people.background import random_background
 from tests.people.looks import KEPT
 from tests.people.samples import Composite, Crops, draw_composite, draw_crops
 from tests.people.standins import (
