@@ -31,15 +31,15 @@ LOOK_AFAR_EVERY = 1.0
 class Unchanged:
     """Tells how long a value has been the same."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.value: float = -1
-        self._clock, self._since = clock, clock()
+        self._since = time.monotonic()
 
     def seconds(self, value: float) -> float:
         """Return the seconds since it became this value."""
         if value != self.value:
-            self.value, self._since = value, self._clock()
-        return self._clock() - self._since
+            self.value, self._since = value, time.monotonic()
+        return time.monotonic() - self._since
 
 
 @dataclass(eq=False)
@@ -58,7 +58,6 @@ class Watch:
     limit: float
     on_progress: ProgressCallback | None = None
     on_status: StatusCallback | None = None
-    clock: Callable[[], float] = time.monotonic
     interrupts: int = field(default=0, init=False)
     _seen: float = field(default=0.0, init=False)
     _shown: Progress | None = field(default=None, init=False)
@@ -90,10 +89,10 @@ class Watch:
     @contextmanager
     def counting_interrupts(self) -> Iterator[None]:
         """Have Ctrl-C raise nothing meanwhile: it is counted, and looked at in ``until_end``."""
+        # Only the main thread may; and what somebody else has made of them stays theirs.
         main = threading.current_thread() is threading.main_thread()
-        # What somebody else has made of them stays theirs.
-        ours = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.default_int_handler]
-        ours = ours if main else []
+        given = signal.default_int_handler
+        ours = [number for number in STOP_SIGNALS if main and signal.getsignal(number) is given]
         for number in ours:
             signal.signal(number, self._interrupt)
         try:
@@ -112,7 +111,7 @@ class Watch:
             goes_on: Whether it does, as its status tells.
             own: The process that does it, if it was started here.
         """
-        life, killed = Unchanged(self.clock), ""
+        life, killed = Unchanged(), ""
         self._answered, self._asked = 0, 0
         while goes_on(status := self.status(own)):
             here = status is not None and status.host == socket.gethostname()
@@ -140,11 +139,11 @@ class Watch:
         """Pass Ctrl-C on to a process; return whether there is any use in waiting for it longer."""
         if self.interrupts > self._answered or (self._answered and pid != self._asked):
             if not self._answered:
-                self._asked_at = self.clock()
+                self._asked_at = time.monotonic()
             self._answered, self._asked = self.interrupts, pid
             self._ask(pid)
-        if self._answered and self.clock() - self._asked_at > GRACE:
-            self._asked_at = self.clock()
+        if self._answered and time.monotonic() - self._asked_at > GRACE:
+            self._asked_at = time.monotonic()
             return _kill(pid)
         return True
 
@@ -160,17 +159,14 @@ class Watch:
 
     def _show(self, status: BatchStatus) -> None:
         try:
-            self._tell(status)
+            if self.on_status is not None and status.updated != self._seen:
+                self._seen = status.updated
+                self.on_status(status)
+            if status.running and status.running != self._shown and self.on_progress is not None:
+                self._shown = status.running
+                self.on_progress(status.running)
         except KeyboardInterrupt:  # of a display, or where Ctrl-C is not ours to count
             self.interrupts += 1
-
-    def _tell(self, status: BatchStatus) -> None:
-        if self.on_status is not None and status.updated != self._seen:
-            self._seen = status.updated
-            self.on_status(status)
-        if status.running and status.running != self._shown and self.on_progress is not None:
-            self._shown = status.running
-            self.on_progress(status.running)
 
 
 def _kill(pid: int) -> bool:

@@ -380,7 +380,8 @@ def test_a_target_that_cannot_be_read_fails_with_the_cause(batch, target, tmp_pa
         report = batch()
     error, how = report.files[0].error or "", "the file cannot" if at_all else "only 7 of 11 frames could"
     assert report.files[0].status == "failed"
-    assert f"{target}: {how} be read (Input/output error)" in error
+    assert str(target) in error
+    assert f"{how} be read (Input/output error)" in error
     assert "What to do" in error
     # A disk may have failed for a moment: what is finished waits for the next run.
     assert litter(tmp_path / "out") <= {WORK_NAME}

@@ -18,8 +18,8 @@ from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
 from colab_helpers.diagnosis import Diagnosis, diagnose, environment, packages, subject
 from colab_helpers.diagnosis.doctor import examine
 from colab_helpers.diagnosis.findings import Check
-from colab_helpers.errors import ColabHelpersError
 from colab_helpers.machine import GIB
+from colab_helpers.media import encoders
 from colab_helpers.models import session
 from colab_helpers.requirements import Cuda
 from colab_helpers.settings import load_settings
@@ -28,10 +28,9 @@ from tests.diagnosis.conftest import NO_GPU, T4, Doctor, Pretend
 INSTALL = "bash setup.sh install"
 
 
-def test_a_machine_without_a_gpu_works_and_claims_none(doctor: Doctor) -> None:
+def test_a_machine_without_a_gpu_works_and_claims_none_unless_one_is_demanded(doctor: Doctor) -> None:
     answer = doctor()
-    assert answer.code == SUCCESS
-    assert answer.names("fail") == []
+    assert (answer.code, answer.names("fail")) == (SUCCESS, [])
     assert answer["gpu"].status == "warn"
     assert answer["gpu"].detail == "networks run on the CPU: no NVIDIA GPU is visible"
     assert "everything runs on the CPU" in answer["gpu"].remedy
@@ -46,12 +45,8 @@ def test_a_machine_without_a_gpu_works_and_claims_none(doctor: Doctor) -> None:
     assert {"numpy", "onnx", "papermill"} <= names
     assert names | {"python", "insightface", "onnxruntime"} <= set(answer.checks)
     assert all(answer[name].status == "pass" for name in names)
-
-
-def test_a_demanded_gpu_that_is_not_there_fails(doctor: Doctor) -> None:
-    answer = doctor("--execution-provider", "cuda")
-    assert answer.code == FAILURE
-    assert answer.names("fail") == ["gpu"]
+    demanded = doctor("--execution-provider", "cuda")
+    assert (demanded.code, demanded.names("fail")) == (FAILURE, ["gpu"])
 
 
 @pytest.mark.parametrize(
@@ -86,18 +81,15 @@ def test_packages_that_are_missing_or_outside_their_ranges(
     assert answer.names("fail") == ([name] if status == "fail" else [])
 
 
-def test_an_unsuitable_python(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsuitable_python_and_an_empty_shell_of_a_removed_onnxruntime(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, python="3.10.4"))
-    answer = doctor.ask("python")
-    assert answer.names("fail") == ["python"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
+    answer = doctor.ask("python", "onnxruntime")
+    assert answer.names("fail") == ["python", "onnxruntime"]
     assert answer["python"].detail == "3.10.4, but >=3.11,<3.14 is needed"
     assert "PYTHON=" in answer["python"].remedy
-
-
-def test_an_empty_shell_of_a_removed_onnxruntime(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
-    answer = doctor.ask("onnxruntime")
-    assert answer.names("fail") == ["onnxruntime"]
     assert "its files are gone" in answer["onnxruntime"].detail
 
 
@@ -198,32 +190,18 @@ def test_a_provider_that_is_only_listed_is_no_gpu(
         assert (gpu.status, "run on the CPU" in gpu.detail) == (status, True)
 
 
-def test_cuda_asked_for_but_missing_is_an_error_and_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "this_machine", lambda: T4)
-    monkeypatch.setattr(session, "cuda_problem", lambda _: "cuDNN is missing")
-    with pytest.raises(ColabHelpersError, match="cuDNN is missing"):
-        session.Runtime("cuda")
-    runtime = session.Runtime("auto")
-    assert runtime.provider == "cpu"
-    assert "cuDNN is missing" in runtime.notes[0]
-    assert session.Runtime("cpu").notes == []
-
-
-def test_little_memory_warns(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_and_a_disk_of_one_gigabyte(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, memory_total=3 * GIB))
-    found = doctor.ask("memory")["memory"]
-    assert found.status == "warn"
-    assert "'stable'" in found.remedy
-    assert found.figures["ram_total_bytes"] == 3 * GIB
-
-
-def test_a_disk_of_one_gigabyte(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "disk_free", lambda _: GIB)
-    answer = doctor()
-    assert answer.names("fail") == ["disk"]
+    answer = doctor.ask("memory", "disk")
+    assert (answer["memory"].status, answer["disk"].status) == ("warn", "fail")
+    assert "'stable'" in answer["memory"].remedy
+    assert answer["memory"].figures["ram_total_bytes"] == 3 * GIB
     assert answer["disk"].detail == "1.0 GB free for results"
     assert answer["disk"].remedy.startswith("free space")
-    missing = doctor(models=tmp_path)["models folder"]
+    missing = replace(doctor, models=tmp_path).ask("models folder")["models folder"]
     assert missing.status == "fail"
     assert "1.01 GB of models are to be fetched" in missing.detail
     assert "models_dir" in missing.remedy
@@ -264,7 +242,7 @@ def test_nothing_is_left_behind(doctor: Doctor, tmp_path: Path, monkeypatch: pyt
         (None, "pass", "is not known"),
     ],
 )
-def test_on_colab_the_time_left_is_told(
+def test_on_colab_the_time_left_is_told_and_drive_where_it_is_mounted(
     standins: Path, tmp_path: Path, uptime: float | None, status: str, detail: str
 ) -> None:
     on_colab = replace(T4, on_colab=True)
@@ -273,13 +251,35 @@ def test_on_colab_the_time_left_is_told(
     assert check.status == status
     assert check.detail.startswith("Google Colab")
     assert detail in check.detail
-
-
-def test_drive_is_told_only_where_it_is_mounted(doctor: Doctor, standins: Path, tmp_path: Path) -> None:
-    assert doctor.ask("drive").checks == {}
-    found = subject.Subject.here(load_settings(), models_dir=standins, folder=tmp_path, drive=tmp_path)
-    (check,) = environment.drive(found)
+    assert list(environment.drive(found)) == []
+    (check,) = environment.drive(replace(found, drive=tmp_path))
     assert (check.status, str(tmp_path) in check.detail) == ("pass", True)
+
+
+ENCODERS = ("h264_nvenc", "hevc_nvenc", "libx264", "libx265")
+
+
+@pytest.mark.parametrize(
+    ("working", "gpu", "wanted", "status"),
+    [
+        (ENCODERS, True, "auto", "pass"),
+        (("libx264",), True, "auto", "warn"),
+        (("libx264",), False, "auto", "pass"),
+        (("libx264",), False, "hevc_nvenc", "fail"),
+        ((), False, "auto", "fail"),
+    ],
+)
+def test_encoders(
+    monkeypatch: pytest.MonkeyPatch, working: tuple[str, ...], gpu: bool, wanted: str, status: str
+) -> None:
+    tried = {name: None if name in working else "Operation not permitted" for name in ENCODERS}
+    monkeypatch.setattr(encoders, "usable_encoders", lambda: tried)
+    settings, machine = load_settings(output_video_encoder=wanted), T4 if gpu else NO_GPU
+    found = subject.Subject.here(settings, models_dir=None, folder=Path(), machine=machine)
+    (check,) = environment.encoder(found)
+    assert check.status == status
+    assert ("NVENC is not usable (Operation not permitted)" in check.detail) == ("h264_nvenc" not in working)
+    assert bool(check.remedy) == (status != "pass")
 
 
 def test_a_question_that_breaks_down_becomes_a_finding(standins: Path) -> None:

@@ -30,7 +30,7 @@ def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(standins: Pa
     for seed in (301, 302, 304, 305):
         scene = Scene(seed, (640, 360), Fraction(25), 4.0, 1)
         frame, faces = scene.render(12)[:2]
-        truth, inside = scene.render(12, swap_to="hanna")[0], scene.face_mask(12) > 0.5
+        truth, inside = scene.render(12, swap_to="hanna")[0], scene.render_all(12).mask > 0.5
         (face,) = faces
         left = round(float(face.box[0] + 0.3 * (face.box[2] - face.box[0])))
         whole.append(psnr(process_image(engine, source, frame)[0], truth, inside))

@@ -5,9 +5,7 @@ Every landmark is the projection of a point of the same surface that the rays me
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -34,64 +32,7 @@ from tests.people.raycast import (
     scalp,
     skull,
 )
-
-
-def _texture_res(scale: float) -> float:
-    for res in (24.0, 48.0, 96.0, 192.0):
-        if scale <= res:
-            return res
-    return 288.0
-
-
-class _Store:
-    """A small cache of textures by what they depend on; oldest out first."""
-
-    def __init__(self, limit: int = 96) -> None:
-        self.limit = limit
-        self._items: dict[Hashable, Any] = {}
-
-    def get(self, key: Hashable, make: Any) -> Any:
-        if key not in self._items:
-            if len(self._items) > self.limit - 1:
-                self._items.pop(next(iter(self._items)))
-            self._items[key] = make()
-        return self._items[key]
-
-
-_STORE = _Store()
-
-
-def keep_textures(limit: int) -> None:
-    """Let the cache hold more textures (about half a megabyte each) than a scene needs."""
-    _STORE.limit = limit
-
-
-def _window(res: float) -> F32:
-    grid = paint.sheet(res)
-    return _STORE.get(("window", res), lambda: paint.face_window(grid.x, grid.y))  # type: ignore[no-any-return]
-
-
-def _mixed(kind: Any, look: Look, res: float) -> F32:
-    """Paint a static texture; where the inner face ends, the body's own skin shows."""
-
-    def make() -> F32:
-        own: F32 = kind(look.body, look.skin, res)
-        if look.face == look.skin:
-            return own
-        other: F32 = kind(look.body, look.face, res)
-        window = _window(res)
-        return own + (window if own.ndim == 2 else window[..., None]) * (other - own)
-
-    return _STORE.get((kind.__name__, look.body, look.face, look.skin, res), make)  # type: ignore[no-any-return]
-
-
-def _albedo(look: Look, act: Expression, res: float) -> F32:
-    image = _mixed(paint.front, look, res).copy()
-    for side, grid in zip((-1, 1), paint.eye_sheets(res), strict=True):
-        paint.paint_eye(image[grid.rows, grid.cols], grid, side, look.body, look.face, act)
-    grid = paint.mouth_sheet(res)
-    paint.paint_mouth(image[grid.rows, grid.cols], grid, look.body, look.face, act)
-    return image
+from tests.people.textures import albedo, kept, mixed, texture_res
 
 
 def _opened(cover: F32, scale: float) -> F32:
@@ -135,7 +76,7 @@ class Head:
         reach = pose.scale * (1.95 if look.body.style == "long" else 1.45)
         self.left, self.top = int(np.floor(pose.x - reach)), int(np.floor(pose.y - reach))
         self.size = int(np.ceil(2 * reach)) + 2
-        self.res = _texture_res(pose.scale)
+        self.res = texture_res(pose.scale)
         self._matrix = rotation(pose)
         self._hair = self._cast_hair()
         self._base = self._cast_skin()
@@ -162,7 +103,7 @@ class Head:
         pick = Pick.of((flat_u * flat_u + (flat_v / 1.25) ** 2) < 1.0 + 0.6 * (flat_v > 0.3))
         rays = cast_rays(pick.take(flat_u), pick.take(flat_v), self._matrix)
         hit = meet(rays, scalp(body), None, self.res, 3)
-        colour_map, cover_map = _STORE.get(("hair", body), lambda: hair_map(body))
+        colour_map, cover_map = kept(("hair", body), lambda: hair_map(body))
         rows, cols = cover_map.shape
         u = (np.arctan2(hit.x, hit.z) + np.float32(np.pi)) * np.float32((cols - 1) / (2 * np.pi))
         span = HAIR_BOTTOM - HAIR_TOP
@@ -194,9 +135,9 @@ class Head:
         return _Cast(picture, _soften(cover, 0.6), np.asarray(depth, np.float32), region)
 
     def _paint(self, rays: Rays, look: Look) -> tuple[Hit, F32]:
-        hit = meet(rays, skull(look.body), _mixed(paint.relief, look, self.res), self.res, 4)
-        albedo = sample(_albedo(look, self.act, self.res), self.res, hit.x, hit.y)
-        return hit, lit(albedo, hit.normal, self.light, 0.12 + 0.05 * look.face.tone)
+        hit = meet(rays, skull(look.body), mixed(paint.relief, look, self.res), self.res, 4)
+        skin = sample(albedo(look, self.act, self.res), self.res, hit.x, hit.y)
+        return hit, lit(skin, hit.normal, self.light, 0.12 + 0.05 * look.face.tone)
 
     def _ear(self, u: F32, v: F32, side: int, depth: F32, picture: F32) -> npt.NDArray[np.bool_]:
         """Paint an ear, an ellipsoid at the side of the skull; return where it is in front."""
@@ -267,8 +208,8 @@ class Head:
 
 def torso(look: Look, pose: Pose, frame: tuple[int, int], light: Light) -> Layer | None:
     """Place neck and shoulders under a head; None if nothing of them lies in the frame (width, height)."""
-    res = min(0.5 * _texture_res(pose.scale), 96.0)
-    sprite: F32 = _STORE.get(("torso", look.body, look.skin, res), lambda: torso_sprite(look, res))
+    res = min(0.5 * texture_res(pose.scale), 96.0)
+    sprite: F32 = kept(("torso", look.body, look.skin, res), lambda: torso_sprite(look, res))
     roll = np.deg2rad(pose.roll)
     # The neck bends where it meets the head: the shoulders follow a third of the tilt.
     hollow_x = pose.x - np.sin(roll) * 0.85 * pose.scale
@@ -293,14 +234,18 @@ def torso(look: Look, pose: Pose, frame: tuple[int, int], light: Light) -> Layer
     )
 
 
+def _axes(body: Body, y: float) -> tuple[float, float]:
+    """Half axes of the skull at a height, across and in depth."""
+    lathe, at = skull(body), np.asarray([[y]], np.float32)
+    return float(lookup(lathe.w, at)[0, 0]), float(lookup(lathe.d, at)[0, 0])
+
+
 def _surface(body: Body, face: Face, x: float, y: float) -> tuple[float, float, float]:
     """Return the head point over frontal coordinates."""
-    lathe = skull(body)
-    ys = np.asarray([[y]], np.float32)
-    w, d = float(lookup(lathe.w, ys)[0, 0]), float(lookup(lathe.d, ys)[0, 0])
+    w, d = _axes(body, y)
     res = 96.0
-    height = _STORE.get(("relief", body, face, face, res), lambda: paint.relief(body, face, res))
-    lift = float(sample(height, res, np.asarray([[x]], np.float32), ys)[0, 0])
+    height = kept(("relief", body, face, face, res), lambda: paint.relief(body, face, res))
+    lift = float(sample(height, res, np.asarray([[x]], np.float32), np.asarray([[y]], np.float32))[0, 0])
     return x, y, d * float(np.sqrt(max(1 - (x / w) ** 2, 0))) + lift
 
 
@@ -329,9 +274,7 @@ def face_box(body: Body, pose: Pose) -> F32:
     """Return the face's box, float32 (4,) xyxy frame pixels: hairline to chin, temple to temple."""
     points = []
     for height in np.linspace(-0.6, 0.97, 14):
-        lathe = skull(body)
-        ys = np.asarray([[height]], np.float32)
-        w, d = float(lookup(lathe.w, ys)[0, 0]), float(lookup(lathe.d, ys)[0, 0])
+        w, d = _axes(body, height)
         points += [(w * np.sin(a), height, d * np.cos(a)) for a in np.linspace(-1.25, 1.25, 11)]
     flat = project(points, pose)
     return np.concatenate([flat.min(0), flat.max(0)]).astype(np.float32)

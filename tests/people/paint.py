@@ -90,11 +90,6 @@ def skin_colour(face: Face) -> F32:
     return np.clip(_ramp(_SKIN, face.tone) + warm * (1 - 0.45 * face.tone), 0, 255).astype(np.float32)
 
 
-def brow_colour(face: Face) -> F32:
-    """Brows and beard as RGB (3,)."""
-    return _ramp(_HAIR, face.brow_shade)
-
-
 def bump(x: F32, y: F32, cx: float, cy: float, rx: float, ry: float) -> F32:
     """A Gaussian hill of height 1, radii at 1/e."""
     return np.exp(-(((x - cx) / rx) ** 2) - ((y - cy) / ry) ** 2).astype(np.float32)
@@ -126,9 +121,8 @@ def _grain(res: float, along_x: float, along_y: float, seed: int) -> F32:
     """Smooth noise over the whole sheet, mean 0 and deviation 1, stretched along the axes."""
     grid = sheet(res)
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((round(110 * HALF_HEIGHT * 2), round(110 * HALF_WIDTH * 2))).astype(
-        np.float32
-    )
+    cells = round(110 * HALF_HEIGHT * 2), round(110 * HALF_WIDTH * 2)
+    noise = rng.standard_normal(cells).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), sigmaX=110 * along_x, sigmaY=110 * along_y)
     size = (grid.x.shape[1], grid.y.shape[0])
     fitted = cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR if res > 110 else cv2.INTER_AREA)
@@ -138,8 +132,7 @@ def _grain(res: float, along_x: float, along_y: float, seed: int) -> F32:
 def face_window(x: F32, y: F32) -> F32:
     """How far a point of the front belongs to the inner face: 1 inside, 0 outside, soft between.
 
-    The region reaches from mid forehead to the chin and to the cheekbones, about what a face
-    swapper pastes back; everything outside keeps the target's skin.
+    It reaches from mid forehead to chin and cheekbones, about what a face swapper pastes back.
     """
     radius = np.sqrt((x / 0.66) ** 2 + ((y - 0.1) / 0.86) ** 2)
     return np.asarray(np.clip((1.0 - radius) / 0.2, 0, 1), np.float32)
@@ -195,9 +188,8 @@ def _freckles(res: float) -> F32:
         cx, cy = float(np.clip(rng.normal(0, 0.3), -0.7, 0.7)), rng.normal(0.16, 0.09)
         radius = rng.uniform(0.008, 0.015)
         near = sheet(res, cx - 0.06, cx + 0.06, cy - 0.06, cy + 0.06)
-        spots[near.rows, near.cols] += bump(
-            near.x, near.y, cx, cy, max(radius, 0.6 / res), max(radius, 0.6 / res)
-        )
+        radius = max(radius, 0.6 / res)
+        spots[near.rows, near.cols] += bump(near.x, near.y, cx, cy, radius, radius)
     return np.clip(spots, 0, 1)
 
 
@@ -226,9 +218,14 @@ def _beard(image: F32, grid: Sheet, face: Face) -> None:
     chin = bump(x, y, 0, 0.93, 0.24, 0.2)
     around = np.clip(1 - bump(x, y, 0, MOUTH_Y, 0.27, 0.13) * 1.4, 0, 1)
     cover = np.clip(np.maximum(jaw, chin * 1.5), 0, 1) * around
-    blend(image, brow_colour(face), np.clip(cover * strands * face.beard, 0, 0.96))
+    colour = _ramp(_HAIR, face.brow_shade)
+    blend(image, colour, np.clip(cover * strands * face.beard, 0, 0.96))
     lip = np.exp(-even((y - 0.475 - 0.5 * x * x * 2) / 0.055, 4)) * np.exp(-even(x / 0.235, 8))
-    blend(image, brow_colour(face), np.clip(np.asarray(lip, np.float32) * strands * face.moustache, 0, 0.96))
+    blend(
+        image,
+        _ramp(_HAIR, face.brow_shade),
+        np.clip(np.asarray(lip, np.float32) * strands * face.moustache, 0, 0.96),
+    )
 
 
 def front(body: Body, face: Face, res: float) -> F32:
@@ -307,7 +304,7 @@ def _brow(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expre
     cover = np.exp(-even((grid.y - middle) / thick, 4)) * ends
     strands = np.clip(0.9 + 0.12 * _grain(grid.res, 0.008, 0.012, 9)[grid.rows, grid.cols], 0, 1)
     strength = (0.72 + 0.28 * face.brow_thickness) * strands
-    blend(image, brow_colour(face) * 0.9, np.asarray(np.clip(cover * strength, 0, 1), np.float32))
+    blend(image, _ramp(_HAIR, face.brow_shade) * 0.9, np.asarray(np.clip(cover * strength, 0, 1), np.float32))
 
 
 def mouth_corner(body: Body, act: Expression) -> tuple[float, float]:

@@ -182,10 +182,6 @@ class Scene:
         result = self.render_all(i, [swap_to] if swap_to else [])
         return (result.swapped[swap_to] if swap_to else result.frame), result.faces
 
-    def face_mask(self, i: int) -> F32:
-        """Return the visible inner faces of a frame, float32 (H, W) 0..1."""
-        return self.render_all(i).mask
-
     def render_all(self, i: int, swaps: Sequence[str] = ()) -> Rendered:
         """Render a frame, its truth and any number of true swaps, sharing what is equal."""
         t = float(i / self.fps)
