@@ -483,8 +483,10 @@ def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(batch,
         """A session for which no memory is left; the runtime words its refusal like this."""
 
         def __init__(self, session: Any) -> None:
-            self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
-            self.get_providers = session.get_providers
+            self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
 
         def run(self, names: Any, feed: dict[str, Any]) -> Any:
             raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
