@@ -231,12 +231,3 @@ def test_swap_image_takes_paths_bytes_arrays_and_data_urls(photo, tmp_path, cons
     for result in results:
         assert result.shape == image.shape
         np.testing.assert_array_equal(result, results[0])
-
-
-def test_a_changed_suffix_does_not_make_two_results_one(batch, tmp_path) -> None:
-    first = make(tmp_path / "x.avi", Spec(frames=5, codec="mpeg4", options={}))
-    second = make(tmp_path / "x.avi.mp4", Spec(frames=7))
-    report = batch(first, second)
-    assert [Path(file.output or "").name for file in report.files] == ["x.avi.mp4", "x.avi (2).mp4"]
-    assert "this one is called x.avi (2).mp4" in report.files[1].fallbacks[0]
-    assert [len(decoded(Path(file.output or ""))[1]) for file in report.files] == [5, 7]

@@ -92,6 +92,16 @@ class Shell:
         text, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, text
 
+    def finish(self, expected: Mapping[str, Content], process: subprocess.Popen[str] | None = None) -> None:
+        """Let it end, and compare what there is with what there should be."""
+        process = process or self.start()
+        text, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, text
+        assert contents(self.out) == expected
+        assert repeated(self.out) == {}, "a finished segment was done again"
+        assert litter(self.out, *expected) == set()
+        assert self.workers() == []
+
     def workers(self) -> list[psutil.Process]:
         """The worker processes of this folder, whoever has started them."""
         found = []

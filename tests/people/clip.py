@@ -178,22 +178,11 @@ def make_demo(
     true_swaps: bool | Collection[str] = True,
     workers: int | None = None,
 ) -> DemoPaths:
-    """Write portraits, clips, ground truth and stand-in models.
+    """Write portraits, clips, ground truth and stand-in models; files of the same names are replaced.
 
-    Every second clip shows one person fewer, so that people are seen alone and in pairs.
-
-    Args:
-        directory: Where to; made if missing, files of the same names are replaced.
-        seed: Another seed gives other clips.
-        seconds: Length of each clip.
-        size: Width and height in pixels, even.
-        fps: Frames per second, exact.
-        people: Most people in a clip; 0 gives clips without people.
-        clips: How many clips.
-        cast: Names of the people of every clip instead of a seeded choice.
-        true_swaps: Also write the true result for every identity, most of the time and 60 MB a clip; or for
-            those named.
-        workers: Processes; default: one for each core, at most 8. 1 works in this process.
+    Every second clip shows one person fewer, so that people are seen alone and in pairs. ``cast`` names the
+    people of every clip instead of a seeded choice. ``true_swaps``, for every identity or those named, take
+    most of the time and 60 MB a clip. ``workers`` are processes, by default one for each core, at most 8.
     """
     swaps = tuple(IDENTITIES if true_swaps is True else true_swaps or ())
     for who in swaps:
