@@ -140,7 +140,7 @@ def measure_clip(demo: Path, clip: str, who: str, output: Path, scene: Scene, ev
     settings = load_settings(execution_provider="cpu")
     plain_re_encode(target, plain, load_settings(output_video_encoder="libx264"))
     analyser = FaceAnalyser(settings, models_dir=demo / "models")
-    portraits = {
+    portraits: dict[str, Any] = {
         path.stem: analyser.find(read_image(path))[0].embedding for path in (demo / "source").glob("*.png")
     }
     (times_in, sound_in), (times_out, sound_out) = times_and_sound(target), times_and_sound(output)

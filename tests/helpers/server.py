@@ -35,19 +35,9 @@ class Route:
         return [int(match[1]) if match else 0 for match in found]
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.routes: dict[str, Route] = {}
-        self.lock = threading.Lock()
-        self.closing = threading.Event()
-        super().__init__(("127.0.0.1", 0), Handler)
-
-
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server
+    server: FaultServer
 
     def do_GET(self) -> None:
         path = re.sub(r"^http://[^/]*", "", self.path)  # a proxy is asked for whole addresses
@@ -56,62 +46,52 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             if route is None:
                 reply(self, 404, b"no such file")
-            else:
-                self._serve(route)
-
-    def _serve(self, route: Route) -> None:
-        with self.server.lock:
-            route.requests.append(dict(self.headers))
-            behave = route.script.pop(0) if route.script else (route.always or normal)
-        if route.gate is not None:
-            route.gate.wait()
-        behave(self, route)
+                return
+            with self.server.lock:
+                route.requests.append(dict(self.headers))
+                behave = route.script.pop(0) if route.script else (route.always or normal)
+            if route.gate is not None:
+                route.gate.wait()
+            behave(self, route)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
-class FaultServer:
+class FaultServer(ThreadingHTTPServer):
     """Serves ``routes`` on a free port of this machine until closed."""
 
+    daemon_threads = True
+
     def __init__(self) -> None:
-        self._server = Server()
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        self.base = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.routes: dict[str, Route] = {}
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+        self.base = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def add(
-        self,
-        path: str,
-        body: bytes,
-        *script: Behaviour,
-        always: Behaviour | None = None,
-        ranges: bool = True,
-        **headers: str,
-    ) -> Route:
+        self, path: str, body: bytes, *script: Behaviour,
+        always: Behaviour | None = None, ranges: bool = True, **headers: str,
+    ) -> Route:  # fmt: skip
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        route = Route(body, list(script), always, ranges, named)
-        self._server.routes[path] = route
-        return route
+        self.routes[path] = Route(body, list(script), always, ranges, named)
+        return self.routes[path]
 
     def url(self, path: str) -> str:
         return self.base + path
 
     def close(self) -> None:
-        self._server.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
 
 
 def reply(
-    handler: Handler,
-    status: int,
-    body: bytes = b"",
-    *,
-    route: Route | None = None,
-    length: int | None = None,
-    **headers: Any,
-) -> None:
+    handler: Handler, status: int, body: bytes = b"", *, route: Route | None = None,
+    length: int | None = None, **headers: Any,
+) -> None:  # fmt: skip
     handler.send_response(status)
     for name, value in headers.items():
         handler.send_header(name.replace("_", "-"), str(value))
@@ -129,34 +109,30 @@ def write(handler: Handler, body: bytes, route: Route | None) -> None:
         route.sent += len(body)
 
 
-def asked_from(handler: Handler, route: Route) -> int:
+def rest(handler: Handler, route: Route) -> tuple[int, bytes, dict[str, Any]]:
+    """Status, bytes and headers of an answer from the first byte that was asked for."""
     match = re.match(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    return int(match[1]) if match and route.ranges else 0
-
-
-def head(handler: Handler, route: Route, start: int) -> dict[str, Any]:
-    headers: dict[str, Any] = dict(route.headers)
-    if start:
-        headers["Content-Range"] = f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"
-    return headers
+    start = int(match[1]) if match and route.ranges else 0
+    if not start:
+        return 200, route.body, dict(route.headers)
+    span = f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"
+    return 206, route.body[start:], {**route.headers, "Content-Range": span}
 
 
 def normal(handler: Handler, route: Route) -> None:
-    start = asked_from(handler, route)
-    if start and start >= len(route.body):
+    status, body, headers = rest(handler, route)
+    if status == 206 and not body:
         reply(handler, 416, Content_Range=f"bytes */{len(route.body)}")
         return
-    reply(handler, 206 if start else 200, route.body[start:], route=route, **head(handler, route, start))
+    reply(handler, status, body, route=route, **headers)
 
 
 def drop(after: int) -> Behaviour:
     """Break the connection that many bytes into the answer."""
 
     def behave(handler: Handler, route: Route) -> None:
-        start = asked_from(handler, route)
-        body = route.body[start:]
-        status = 206 if start else 200
-        reply(handler, status, body[:after], route=route, length=len(body), **head(handler, route, start))
+        status, body, headers = rest(handler, route)
+        reply(handler, status, body[:after], route=route, length=len(body), **headers)
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     return behave
@@ -166,10 +142,8 @@ def paced(block: int, pause: float) -> Behaviour:
     """Send small blocks with pauses between them."""
 
     def behave(handler: Handler, route: Route) -> None:
-        start = asked_from(handler, route)
-        body = route.body[start:]
-        status = 206 if start else 200
-        reply(handler, status, length=len(body), **head(handler, route, start))
+        status, body, headers = rest(handler, route)
+        reply(handler, status, length=len(body), **headers)
         for offset in range(0, len(body), block):
             write(handler, body[offset : offset + block], route)
             time.sleep(pause)

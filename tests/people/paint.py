@@ -85,7 +85,6 @@ def _ramp(table: F32, at: float) -> F32:
 
 
 def skin_colour(face: Face) -> F32:
-    """Skin as RGB (3,)."""
     warm = (face.warmth - 0.5) * np.array([4, 10, -26], np.float32)
     return np.clip(_ramp(_SKIN, face.tone) + warm * (1 - 0.45 * face.tone), 0, 255).astype(np.float32)
 

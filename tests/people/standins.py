@@ -93,10 +93,7 @@ def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
 
 
 def proposer(weights: Mapping[str, F32]) -> onnx.ModelProto:
-    """Build the detector's first half, from which the second is trained.
-
-    From ``input.1`` to ``scores`` (PLACES,) in 0..1 and ``boxes`` (PLACES, 4) in pixels.
-    """
+    """Build the detector's first half: ``scores`` (PLACES,) in 0..1 and ``boxes`` (PLACES, 4) in pixels."""
     g = Graph(weights, "det")
     chosen = _best_places(g, _first_look(g))
     g.add("Identity", chosen.scores, out="scores")

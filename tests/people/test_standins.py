@@ -39,9 +39,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_contracts_are_those_of_the_real_ones_and_each_says_what_it_is(
-    models: Path, name: str
-) -> None:
+def test_contracts_are_those_of_the_real_ones_and_each_says_what_it_is(models: Path, name: str) -> None:
     session = _session(models / name)
     inputs, outputs = CONTRACTS[name]
     assert [(i.name, i.shape) for i in session.get_inputs()] == inputs
