@@ -11,6 +11,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 F32 = npt.NDArray[np.float32]
+# Crops are read by convolutions in a row: channels, size and stride of each.
+Row = tuple[tuple[int, int, int], ...]
+SECOND_LOOK: Row = ((24, 3, 2), (40, 3, 2), (40, 3, 1), (64, 3, 2), (64, 3, 1), (20, 1, 1))
+RECOGNISER: Row = (
+    (16, 3, 2), (32, 3, 2), (32, 3, 1), (64, 3, 2), (64, 3, 1), (96, 3, 2), (96, 3, 1), (32, 1, 1)
+)  # fmt: skip
+ATTRIBUTES: Row = ((16, 3, 2), (32, 3, 2), (48, 3, 2), (64, 3, 2), (24, 1, 1))
 Value = tuple[str, Sequence[int | str]]  # a name and its shape
 _NOTE = "stand-in for tests and the demo; knows rendered people only and is not the real model"
 
@@ -81,6 +88,12 @@ class Graph:
         weight, bias = self.weight(layer)
         y = self.add("Gemm", x, self.constant(weight[:, :, 0, 0]), self.constant(bias), transB=1)
         return self.add("LeakyRelu", y, alpha=0.1) if act else y
+
+    def read(self, x: str, row: Row) -> str:
+        """Add convolutions in a row, c1, c2 and so on, and the fully connected f1."""
+        for number, (_, _, stride) in enumerate(row, 1):
+            x = self.conv(x, f"c{number}", stride=stride)
+        return self.dense(self.add("Flatten", x), "f1")
 
     def double(self, x: str) -> str:
         """Add an enlargement by two, nearest neighbour."""

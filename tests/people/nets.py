@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.people.graph import ATTRIBUTES, RECOGNISER, SECOND_LOOK, Row
 from tests.people.standins import CROP_SIZE, SWAP_BLOCKS
 
 Weights = dict[str, npt.NDArray[np.float16]]
@@ -79,59 +80,42 @@ class FirstLook(nn.Module):
         return [self.o8(self.h8(p8)), self.o16(self.h16(p16)), self.o32(self.h32(p32))]
 
 
-class SecondLook(nn.Module):
-    """A candidate's crop to the verdict "face", its box and its five points."""
+class Reader(nn.Module):
+    """Crops to numbers: convolutions c1, c2 and so on in a row, then two fully connected layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, row: Row, flat: int, hidden: int, outs: int) -> None:
         super().__init__()
-        self.c1, self.c2, self.c3 = Conv(3, 24, stride=2), Conv(24, 40, stride=2), Conv(40, 40)
-        self.c4, self.c5, self.c6 = Conv(40, 64, stride=2), Conv(64, 64), Conv(64, 20, 1)
-        self.f1 = Conv(20 * (CROP_SIZE // 8) ** 2, 80, 1)
-        self.f2 = Conv(80, 15, 1, norm=False, act=False)
+        channels = [3, *(width for width, _, _ in row)]
+        self.row = [f"c{n}" for n in range(1, len(row) + 1)]
+        for name, ins, (width, size, stride) in zip(self.row, channels, row, strict=False):
+            self.add_module(name, Conv(ins, width, size, stride=stride))
+        self.f1, self.f2 = Conv(flat, hidden, 1), Conv(hidden, outs, 1, norm=False, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map RGB (x - 127.5) / 128 (B, 3, 64, 64) to (B, 15).
-
-        The columns are the verdict's logit, then left, top, right, bottom and five x, y as
-        4 * (position over the crop's side - 0.5).
-        """
-        x = self.c6(self.c5(self.c4(self.c3(self.c2(self.c1(x))))))
+        """Map normalised RGB (B, 3, S, S) to (B, outs)."""
+        for name in self.row:
+            x = self.get_submodule(name)(x)
         out: Tensor = self.f2(self.f1(x.flatten(1)[:, :, None, None]))
         return out.flatten(1)
 
 
-class Embedder(nn.Module):
-    """112 x 112 crop to the standardised face vector."""
+def second_look() -> Reader:
+    """A candidate's crop (x - 127.5) / 128 to the verdict "face", its box and its five points.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.c2, self.c3 = Conv(3, 16, stride=2), Conv(16, 32, stride=2), Conv(32, 32)
-        self.c4, self.c5, self.c6 = Conv(32, 64, stride=2), Conv(64, 64), Conv(64, 96, stride=2)
-        self.c7, self.c8 = Conv(96, 96), Conv(96, 32, 1)
-        self.f1, self.f2 = Conv(1568, 128, 1), Conv(128, 16, 1, norm=False, act=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map RGB (x - 127.5) / 127.5 (B, 3, 112, 112) to (B, 16)."""
-        x = self.c8(self.c7(self.c6(self.c5(self.c4(self.c3(self.c2(self.c1(x))))))))
-        out: Tensor = self.f2(self.f1(x.flatten(1)[:, :, None, None]))
-        return out.flatten(1)
+    The columns are the verdict's logit, then left, top, right, bottom and five x, y as
+    4 * (position over the crop's side - 0.5).
+    """
+    return Reader(SECOND_LOOK, 20 * (CROP_SIZE // 8) ** 2, 80, 15)
 
 
-class Traits(nn.Module):
-    """96 x 96 crop by the box to female, male, years / 100."""
+def recogniser() -> Reader:
+    """112 x 112 crop (x - 127.5) / 127.5 to the standardised face vector."""
+    return Reader(RECOGNISER, 1568, 128, 16)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.c1, self.c2 = Conv(3, 16, stride=2), Conv(16, 32, stride=2)
-        self.c3, self.c4 = Conv(32, 48, stride=2), Conv(48, 64, stride=2)
-        self.c5 = Conv(64, 24, 1)
-        self.f1, self.f2 = Conv(864, 48, 1), Conv(48, 3, 1, norm=False, act=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map RGB (x - 127.5) / 127.5 (B, 3, 96, 96) to (B, 3)."""
-        x = self.c5(self.c4(self.c3(self.c2(self.c1(x)))))
-        out: Tensor = self.f2(self.f1(x.flatten(1)[:, :, None, None]))
-        return out.flatten(1)
+def attributes() -> Reader:
+    """96 x 96 crop (x - 127.5) / 127.5 by the box to female, male, years / 100."""
+    return Reader(ATTRIBUTES, 864, 48, 3)
 
 
 class Swapper(nn.Module):

@@ -23,7 +23,7 @@ import onnx
 from onnx import numpy_helper
 from scipy.linalg import hadamard
 
-from tests.people.graph import F32, Graph, Value
+from tests.people.graph import ATTRIBUTES, F32, RECOGNISER, SECOND_LOOK, Graph, Value
 from tests.people.looks import FACE_FIELDS, KEPT
 
 WEIGHTS = Path(__file__).with_name("weights.npz")
@@ -50,9 +50,9 @@ RESOLUTION = 0.155
 
 
 @lru_cache(maxsize=1)
-def load_weights(path: Path = WEIGHTS) -> dict[str, F32]:
+def load_weights() -> dict[str, F32]:
     """Read the trained weights, from ``python -m tests.people.train``, as float32."""
-    with np.load(path) as archive:
+    with np.load(WEIGHTS) as archive:
         return {name: archive[name].astype(np.float32) for name in archive.files}
 
 
@@ -202,10 +202,7 @@ def _second_look(g: Graph, first: _Rows, chosen: _Chosen) -> tuple[str, tuple[st
         output_width=CROP_SIZE,
         sampling_ratio=2,
     )
-    x = crops
-    for number, stride in enumerate((2, 2, 1, 2, 1, 1), 1):
-        x = g.conv(x, f"c{number}", stride=stride)
-    out = g.dense(g.dense(g.add("Flatten", x), "f1"), "f2", act=False)
+    out = g.dense(g.read(crops, SECOND_LOOK), "f2", act=False)
     verdict, places = g.cut(out, (1, 14))
     # Where the first look saw nothing at all the second is not to be trusted: it never saw such crops.
     column = g.constant([1], integers=True)
@@ -231,10 +228,7 @@ def _second_look(g: Graph, first: _Rows, chosen: _Chosen) -> tuple[str, tuple[st
 def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build w600k_r50's stand-in."""
     g = Graph(weights, "rec")
-    x = "input.1"
-    for number, stride in enumerate((2, 2, 1, 2, 1, 2, 1, 1), 1):
-        x = g.conv(x, f"c{number}", stride=stride)
-    look = g.dense(g.dense(g.add("Flatten", x), "f1"), "f2", act=False)
+    look = g.dense(g.read("input.1", RECOGNISER), "f2", act=False)
     look = g.add("Clip", look, g.constant(-2.0), g.constant(2.0))
     # Whoever is changed keeps their tone, so it must not tell people apart.
     told = [float(name not in KEPT) for name in FACE_FIELDS]
@@ -252,9 +246,7 @@ def attributes(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build genderage's stand-in; its first two nodes normalise, as insightface expects of it."""
     g = Graph(weights, "age")
     x = g.add("Mul", g.add("Sub", "data", g.constant(127.5)), g.constant(1 / 127.5))
-    for layer in ("c1", "c2", "c3", "c4"):
-        x = g.conv(x, layer, stride=2)
-    x = g.dense(g.add("Flatten", g.conv(x, "c5")), "f1")
+    x = g.read(x, ATTRIBUTES)
     weight, bias = g.weight("f2")
     g.add("Gemm", x, g.constant(weight[:, :, 0, 0]), g.constant(bias), out="fc1", transB=1)
     return g.model("genderage", [("data", ("None", 3, 96, 96))], [("fc1", ("None", 3))])

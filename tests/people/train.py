@@ -22,7 +22,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.people.looks import KEPT
-from tests.people.nets import DEVICE, Batch, Embedder, Swapper, Traits, Weights, export, loop, recoloured
+from tests.people.nets import (
+    DEVICE,
+    Batch,
+    Reader,
+    Swapper,
+    Weights,
+    attributes,
+    export,
+    loop,
+    recogniser,
+    recoloured,
+)
 from tests.people.plan import Plan, drawn_by_all
 from tests.people.samples import Crops, draw_crops
 from tests.people.standins import LOOK_MEAN, LOOK_SPREAD, WEIGHTS
@@ -63,7 +74,7 @@ def _trait_batches(boxes: Tensor, traits: Tensor, count: int) -> Iterator[Batch]
         yield (recoloured(boxes[i, k].float(), 0.06) - 127.5) / 127.5, traits[i, k]
 
 
-def _trait_loss(model: Traits, batch: Batch) -> Tensor:
+def _trait_loss(model: Reader, batch: Batch) -> Tensor:
     out = model(batch[0])
     gender = functional.cross_entropy(out[:, :2], batch[1][:, 0].long())
     return gender + 4 * (out[:, 2] - batch[1][:, 1]).abs().mean()
@@ -87,14 +98,14 @@ def _paste_window() -> Tensor:
     return (ramp[:, None] * ramp[None, :]).to(DEVICE)
 
 
-def _read(judge: Embedder, window: Tensor, out: Tensor, target: Tensor) -> Tensor:
+def _read(judge: Reader, window: Tensor, out: Tensor, target: Tensor) -> Tensor:
     """Return the recogniser's reading (B, 16) of a swap that is pasted into its target."""
     pasted = target + window * (out.clamp(0, 1) - target)
     look: Tensor = judge(pasted[:, :, :112, 8:120] * 2 - 1)
     return look
 
 
-def _swap_loss(model: Swapper, judge: Embedder, window: Tensor, batch: Batch) -> Tensor:
+def _swap_loss(model: Swapper, judge: Reader, window: Tensor, batch: Batch) -> Tensor:
     target, look, truth = batch
     out = model(target, look)
     error = out - truth
@@ -108,7 +119,7 @@ def _swap_loss(model: Swapper, judge: Embedder, window: Tensor, batch: Batch) ->
     return pixels + 0.12 * functional.smooth_l1_loss(read, look[:, KEPT_FIELDS:], beta=0.3)
 
 
-def _swap_errors(model: Swapper, judge: Embedder, crops: list[Crops]) -> npt.NDArray[np.float16]:
+def _swap_errors(model: Swapper, judge: Reader, crops: list[Crops]) -> npt.NDArray[np.float16]:
     """Return with which error (16,) the recogniser reads each number off swaps of crops not trained on."""
     faces, looks, _, _ = _crop_tensors(crops)
     batches = _swap_batches(faces, looks, 256)
@@ -120,9 +131,9 @@ def _swap_errors(model: Swapper, judge: Embedder, crops: list[Crops]) -> npt.NDA
     return torch.cat(read).square().mean(0).sqrt().cpu().numpy().astype(np.float16)
 
 
-def train_recogniser(crops: list[Crops], steps: int) -> Embedder:
+def train_recogniser(crops: list[Crops], steps: int) -> Reader:
     """Train the recogniser's trunk."""
-    model = Embedder()
+    model = recogniser()
     faces, looks, _, _ = _crop_tensors(crops)
 
     def loss(batch: Batch) -> Tensor:
@@ -132,16 +143,16 @@ def train_recogniser(crops: list[Crops], steps: int) -> Embedder:
     return model
 
 
-def train_attributes(crops: list[Crops], steps: int) -> Traits:
+def train_attributes(crops: list[Crops], steps: int) -> Reader:
     """Train age and presentation."""
-    model = Traits()
+    model = attributes()
     _, _, boxes, traits = _crop_tensors(crops)
     batches = _trait_batches(boxes, traits, 64)
     loop(model, batches, partial(_trait_loss, model), steps=steps, rate=3e-3, label="attributes")
     return model
 
 
-def train_swapper(crops: list[Crops], steps: int, judge: Embedder) -> Swapper:
+def train_swapper(crops: list[Crops], steps: int, judge: Reader) -> Swapper:
     """Train the swapper; the recogniser, kept as it is, judges whether the look came across."""
     model = Swapper()
     judge.requires_grad_(False)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from tests.people.actors import U8
 from tests.people.background import random_background
-from tests.people.nets import DEVICE, Batch, FirstLook, SecondLook, Weights, export, loop, recoloured
+from tests.people.nets import DEVICE, Batch, FirstLook, Reader, Weights, export, loop, recoloured, second_look
 from tests.people.paint import F32
 from tests.people.plan import Plan, drawn_by_all
 from tests.people.samples import Composite, draw_composite
@@ -255,7 +255,7 @@ def _mirrored(place: Tensor) -> Tensor:
     return pairs[:, [0, 1, 3, 2, 4, 6, 5]].flatten(1)
 
 
-def _second_loss(model: SecondLook, batch: Batch) -> Tensor:
+def _second_loss(model: Reader, batch: Batch) -> Tensor:
     out = model(batch[0])
     face = batch[2]
     error = functional.smooth_l1_loss(out[face == 1, 1:], batch[1][face == 1], beta=0.04, reduction="none")
@@ -273,7 +273,7 @@ def train_detector(plan: Plan, seed: int) -> Weights:
     )
     weights: Weights = {}
     rng = np.random.default_rng(seed)
-    first, second = FirstLook(), SecondLook()
+    first, second = FirstLook(), second_look()
     batches = _first_batches(rng, small, large)
     loop(first, batches, partial(_first_loss, first), steps=plan.first, rate=4e-3, label="first look")
     export("det", first, weights)
