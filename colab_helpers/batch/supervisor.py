@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from colab_helpers.batch.drive import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.job import Job
@@ -47,8 +47,7 @@ class BatchStopped(KeyboardInterrupt):
         self.report = report
 
 
-@dataclass(frozen=True)
-class _End:
+class _End(NamedTuple):
     """How a worker ended: exit code, the run it did, and what it died of."""
 
     code: int

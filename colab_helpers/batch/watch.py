@@ -44,13 +44,10 @@ class Unchanged:
 
 @dataclass(eq=False)
 class Watch:
-    """Whoever watches a run.
+    """Whoever watches a run in a ``folder``; its status lies ``near`` if the work is done on a local disk.
 
-    Attributes:
-        near: Where its status lies if the work is done on a local disk.
-        limit: Seconds without any sign of life after which a process is killed.
-        on_progress: Called with every new state of a running file; ``on_status`` with every new status.
-        interrupts: How often somebody pressed Ctrl-C.
+    A process without any sign of life for ``limit`` seconds is killed. ``on_progress`` is called with every
+    new state of a running file, ``on_status`` with every new status.
     """
 
     folder: Path
@@ -121,7 +118,7 @@ class Watch:
             known = status is not None and pid in (0, status.pid)
             signs = status.ticks if status is not None and known else _cpu_seconds(pid)
             if life.seconds(signs) > self.limit and pid and not killed:
-                _kill(pid)
+                _signal(pid, signal.SIGKILL)
                 killed = tr("made no progress for {limit:.0f} seconds and was killed", limit=self.limit)
                 if own:
                     return killed
@@ -144,7 +141,7 @@ class Watch:
             self._ask(pid)
         if self._answered and time.monotonic() - self._asked_at > GRACE:
             self._asked_at = time.monotonic()
-            return _kill(pid)
+            return _signal(pid, signal.SIGKILL)
         return True
 
     def _ask(self, pid: int) -> None:
@@ -155,7 +152,7 @@ class Watch:
         with suppress(OSError):
             (self.folder / STOP_NAME).touch()
         if self.interrupts > 1:
-            _kill(pid)
+            _signal(pid, signal.SIGKILL)
 
     def _show(self, status: BatchStatus) -> None:
         try:
@@ -167,10 +164,6 @@ class Watch:
                 self.on_progress(status.running)
         except KeyboardInterrupt:  # of a display, or where Ctrl-C is not ours to count
             self.interrupts += 1
-
-
-def _kill(pid: int) -> bool:
-    return _signal(pid, signal.SIGKILL)
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:

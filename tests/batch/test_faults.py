@@ -7,10 +7,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import zlib
@@ -25,7 +21,6 @@ import av
 import numpy as np
 import pytest
 
-from colab_helpers.api import run_batch
 from colab_helpers.batch import worker
 from colab_helpers.batch.drive import WORK_NAME
 from colab_helpers.batch.journal import JOURNAL_NAME
@@ -36,10 +31,9 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.media.truncation import TruncationCheck
 from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import report_progress
-from tests.conftest import CONSENT, PATIENCE
 from tests.helpers.processes import (
-    SECONDS,
     Content,
+    at_start,
     contents,
     draw_photo,
     entries,
@@ -270,50 +264,35 @@ def attempt(run: Callable[[], BatchReport], out: Path) -> str:
 
 
 FULL_DISK = """
-    import pickle, resource, signal, sys
-
-    from colab_helpers.api import run_batch
-
-    order, limit = pickle.load(sys.stdin.buffer)
+    import os, resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    report = run_batch(**order)
-    print(report.files[0].status, report.files[0].error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]),) * 2)
 """
 
 
 @pytest.mark.parametrize("place", ["segment", "result"])
-def test_a_disk_that_is_full_while_a_video_is_written(source, constant_models, tmp_path, place) -> None:
+def test_a_disk_that_is_full_while_a_video_is_written(
+    source, constant_models, tmp_path, monkeypatch, place
+) -> None:
     """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
     target = make(tmp_path / "a.mp4", Spec(frames=60, size=(640, 360), sounds=(Sound(),)))
-    settings = SECONDS.with_overrides(output_video_quality=1, **NO_WAIT)
-    order = {
-        "sources": [source], "targets": [target], "consent": CONSENT, "settings": settings,
-        "models_dir": constant_models, "in_process": True,
-    }  # fmt: skip
-    assert run_batch(output_dir=tmp_path / "plain", **order).ok
+    given = {"overrides": {"output_video_quality": 1, **NO_WAIT}}
+    assert run_here(source, target, tmp_path / "plain", constant_models, **given).ok
     out = tmp_path / "out"
     sizes = [entry["part"]["segment"]["bytes"] for entry in entries(tmp_path / "plain", "segment")]
     # Journal, status and report are smaller than any segment, and the result is larger than each.
     assert max(sizes) > 30_000
-    limit = max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(FULL_DISK)],
-        input=pickle.dumps((order | {"output_dir": out}, limit)),
-        capture_output=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=PATIENCE,
-    )
-    text = done.stdout.decode()
-    assert done.returncode == 0, done.stderr.decode()
-    assert text.startswith("failed")
-    assert "cannot be written (File too large)" in text
-    assert "What to do: choose a disk that takes larger files" in text
+    with monkeypatch.context() as patching:
+        at_start(patching, tmp_path, FULL_DISK)
+        patching.setenv("LIMIT", str(max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000))
+        report = run_here(source, target, out, constant_models, in_process=False, **given)
+    error = report.files[0].error or ""
+    assert "cannot be written (File too large)" in error
+    assert "What to do: choose a disk that takes larger files" in error
     assert not list(out.glob("*.mp4")) + list(out.glob(".*.mp4")) + list(out.rglob(".*.nut"))
     finished = len(list(entries(out, "segment")))
     assert finished == (3 if place == "result" else 0)
-    report = run_batch(output_dir=out, **order)
+    report = run_here(source, target, out, constant_models, **given)
     assert report.files[0].segments_kept == finished
     assert_as_undisturbed(report, out, contents(tmp_path / "plain"))
     assert repeated(out) == {}

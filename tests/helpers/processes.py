@@ -45,10 +45,8 @@ def draw_photo(folder: Path) -> Path:
 def run_here(photo: Path, targets: Path, out: Path, models: Path, **given: Any) -> BatchReport:
     """A batch in this process, in segments of one second; ``overrides`` are settings."""
     settings = SECONDS.with_overrides(**given.pop("overrides", {}))
-    return run_batch(
-        [photo], [targets], out, in_process=True,
-        consent=CONSENT, settings=settings, models_dir=models, **given,
-    )  # fmt: skip
+    usual = {"consent": CONSENT, "settings": settings, "models_dir": models, "in_process": True}
+    return run_batch([photo], [targets], out, **(usual | given))
 
 
 def stop_at(frame: int, *, file: int = 0) -> Callable[[Any], None]:
