@@ -15,7 +15,7 @@ import pytest
 
 from colab_helpers import requirements
 from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
-from colab_helpers.diagnosis import Diagnosis, diagnose, environment, packages, subject
+from colab_helpers.diagnosis import Diagnosis, environment, packages, subject
 from colab_helpers.diagnosis.doctor import examine
 from colab_helpers.diagnosis.findings import Check
 from colab_helpers.machine import GIB
@@ -117,53 +117,43 @@ def test_an_onnxruntime_that_cannot_be_imported_does_not_stop_the_doctor() -> No
 CUDA_12 = Cuda(12, frozenset({12}))
 
 
+FAILS = "CUDA failure 35"
+
+
 @pytest.mark.parametrize(
-    ("cuda", "wheel", "detail", "remedy"),
+    ("machine", "cuda", "wheel", "problem", "status", "detail", "remedy"),
     [
-        (CUDA_12, "1.27.0", "built for CUDA 13, but the driver only offers CUDA 12", "the build for CUDA 12"),
-        (Cuda(12), "1.26.0", "its runtime library or cuDNN 9 for it cannot be found", "as packages"),
-        (Cuda(13, frozenset({13})), "1.26.0", "wants CUDA 12, but its runtime library", "as packages"),
-        (CUDA_12, None, "offers CUDA 12, but ONNX Runtime is the CPU build", INSTALL),
-        (CUDA_12, "1.26.0", "but no network runs: CUDA failure 35", "nvidia-smi"),
+        (T4, CUDA_12, "1.27.0", FAILS, "fail", "built for CUDA 13, but the driver only offers CUDA 12",
+         "the build for CUDA 12"),
+        (T4, Cuda(12), "1.26.0", FAILS, "fail", "its runtime library or cuDNN 9 for it cannot be found",
+         "as packages"),
+        (T4, Cuda(13, frozenset({13})), "1.26.0", FAILS, "fail", "wants CUDA 12, but its runtime library",
+         "as packages"),
+        (T4, CUDA_12, None, FAILS, "fail", "offers CUDA 12, but ONNX Runtime is the CPU build", INSTALL),
+        (T4, CUDA_12, "1.26.0", FAILS, "fail", "but no network runs: CUDA failure 35", "nvidia-smi"),
+        (T4, None, "1.26.0", "no libcuda", "fail", "libcuda.so.1 cannot be loaded", "--gpus all"),
+        (NO_GPU, None, "1.26.0", "no driver", "warn", "but there is no working NVIDIA driver", "T4 GPU"),
+        # A network that ran proves more: PyTorch brings CUDA's libraries where nobody looks for them.
+        (T4, Cuda(12), "1.26.0", None, "pass", "driver for CUDA 12: a network ran with them", ""),
     ],
-)
-def test_what_does_not_agree_is_named(
-    doctor: Doctor, pretend: Pretend, cuda: Cuda, wheel: str | None, detail: str, remedy: str
+)  # fmt: skip
+def test_whether_driver_libraries_and_runtime_agree(
+    doctor: Doctor, pretend: Pretend, machine, cuda, wheel, problem, status, detail, remedy
 ) -> None:
-    pretend.gpu(cuda, problem="CUDA failure 35", wheel=wheel)
-    answer = doctor("--preset", "light")
-    assert answer.code == FAILURE
-    assert answer["cuda"].status == "fail"
+    pretend.gpu(cuda, problem=problem, wheel=wheel, machine=machine)
+    answer = doctor.ask("cuda", "gpu")
+    assert answer["cuda"].status == status
     assert detail in answer["cuda"].detail
     assert remedy in answer["cuda"].remedy
-    assert answer["gpu"].status == "warn"
-    assert answer["gpu"].detail == "networks run on the CPU: CUDA failure 35"
-    assert doctor("--preset", "light", "--execution-provider", "cpu")["cuda"].status == "warn"
-
-
-def test_a_network_that_ran_proves_more_than_what_is_found(doctor: Doctor, pretend: Pretend) -> None:
-    """PyTorch brings CUDA's libraries where nobody looks for them."""
-    pretend.gpu(Cuda(12), problem=None)
-    answer = doctor.ask("cuda", "gpu")
-    assert answer.names("pass") == ["cuda", "gpu"]
-    assert answer["cuda"].detail == "onnxruntime-gpu for CUDA 12, driver for CUDA 12: a network ran with them"
-    assert answer["gpu"].detail.startswith("Tesla T4, 15.0 GB, driver 550.1; a network ran on it")
-    assert answer["gpu"].figures["vram_total_bytes"] == 15 * GIB
-
-
-def test_a_gpu_without_its_driver_and_a_build_without_a_gpu(
-    doctor: Doctor, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend.installed(without=("onnxruntime",), onnxruntime_gpu="1.26.0")
-    only_warned = doctor.ask("cuda")["cuda"]
-    assert only_warned.status == "warn"
-    assert "wants CUDA 12, but there is no working NVIDIA driver" in only_warned.detail
-    pretend.gpu(CUDA_12, problem="libcuda.so.1: cannot open shared object file")
-    monkeypatch.setattr(requirements, "find_cuda", lambda: None)
-    listed = doctor.ask("cuda")["cuda"]
-    assert listed.status == "fail"
-    assert "libcuda.so.1 cannot be loaded" in listed.detail
-    assert "--gpus all" in listed.remedy
+    if problem:
+        assert answer["gpu"].status == "warn"
+        assert answer["gpu"].detail == f"networks run on the CPU: {problem}"
+    else:
+        assert answer["gpu"].detail.startswith("Tesla T4, 15.0 GB, driver 550.1; a network ran on it")
+        assert answer["gpu"].figures["vram_total_bytes"] == 15 * GIB
+    if status == "fail":  # who asked for the CPU needs no GPU
+        on_cpu = doctor("--preset", "light", "--execution-provider", "cpu")
+        assert (on_cpu.code, on_cpu["cuda"].status) == (SUCCESS, "warn")
 
 
 @pytest.mark.parametrize(("built", "expected"), [("13.0", 13), ("12.8", 12), ("", 12), (None, 12)])
@@ -177,17 +167,11 @@ def test_the_wheel_itself_says_what_it_was_built_for(
     assert subject.wheel_cuda(None) is None
 
 
-def test_a_provider_that_is_only_listed_is_no_gpu(
-    constant_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The CUDA build lists its provider on every machine and falls back to the CPU without a word."""
-    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(session.onnxruntime, "get_available_providers", lambda: listed)
-    for provider, status in (("auto", "warn"), ("cuda", "fail")):
-        settings = load_settings(execution_provider=provider)
-        result = diagnose(settings, models_dir=constant_models, machine=T4)
-        gpu = next(check for check in result.checks if check.name == "gpu")
-        assert (gpu.status, "run on the CPU" in gpu.detail) == (status, True)
+def test_where_cuda_does_not_work_auto_takes_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "this_machine", lambda: T4)
+    monkeypatch.setattr(session, "cuda_problem", lambda _: "cuDNN is missing")
+    runtime = session.Runtime("auto")
+    assert (runtime.provider, "cuDNN is missing" in runtime.notes[0]) == ("cpu", True)
 
 
 def test_little_memory_and_a_disk_of_one_gigabyte(
