@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +137,24 @@ class BatchReport(_Model):
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
         write_text(path, to_json(self, indent=2) + "\n")
+
+
+def summarize(
+    files: Sequence[FileReport], *, seconds: float, memory_warnings: int, restarts: int = 0
+) -> Summary:
+    """Count and add up."""
+    statuses = [file.status for file in files]
+    return Summary(
+        total=len(files),
+        succeeded=statuses.count("done"),
+        failed=statuses.count("failed"),
+        skipped=statuses.count("skipped"),
+        success_rate=statuses.count("done") / len(files) if files else 0.0,
+        bytes=sum(file.bytes_out for file in files),
+        seconds=seconds,
+        memory_warnings=memory_warnings,
+        restarts=restarts,
+    )
 
 
 # Report and status; journal; samples; the reports of the doctor and of preload; page; or nothing yet.

@@ -17,7 +17,7 @@ from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task, listed
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Summary
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
@@ -286,19 +286,6 @@ def report_of(
     restarts: int = 0,
 ) -> BatchReport:
     """Put together the report of a run on this machine."""
-    statuses = [file.status for file in files]
-    succeeded = statuses.count("done")
-    summary = Summary(
-        total=len(files),
-        succeeded=succeeded,
-        failed=statuses.count("failed"),
-        skipped=statuses.count("skipped"),
-        success_rate=succeeded / len(files) if files else 0.0,
-        bytes=sum(file.bytes_out for file in files),
-        seconds=seconds,
-        memory_warnings=memory_warnings,
-        restarts=restarts,
-    )
     return BatchReport(
         run=run,
         stopped=stopped,
@@ -307,7 +294,7 @@ def report_of(
         machine=asdict(this_machine()),
         models=[ModelReport(name=net.name, path=str(net.path), standin=net.standin) for net in networks],
         notes=list(notes),
-        summary=summary,
+        summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
         files=list(files),
     )
 

@@ -34,6 +34,7 @@ class Recorder:
     Args:
         path: The file; what it holds already is kept.
         folder: Where the results go, for the free space there.
+        pid: The process whose figures are taken, with its children; None for this one.
         run_state: Says where the file at work stands, or what the run is doing, in a word or two; called, as
             ``on_sample`` with each sample, from the recorder's thread.
         sleep: Waits for some seconds; by default ``close`` ends the wait.
@@ -45,6 +46,7 @@ class Recorder:
         folder: Path,
         *,
         interval: float = INTERVAL,
+        pid: int | None = None,
         run_state: Callable[[], Progress | str] = str,
         on_sample: Callable[[Sample], None] | None = None,
         clock: Callable[[], float] = time.time,
@@ -60,18 +62,26 @@ class Recorder:
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="recorder", daemon=True
         )
-        self.pid = os.getpid()  # whose figures are taken, with its children's
+        self.pid = os.getpid() if pid is None else pid
         self.latest: Sample | None = None
         self.problem: str | None = None
 
     def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Self:
+        """Begin; the first sample is taken at once."""
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Take the last sample and end, after five seconds at the latest."""
+    def close(self) -> None:
+        """Take the last sample and end; returns after five seconds at the latest. May be called twice."""
         self._stop.set()
-        self._thread.join(_LONGEST_GOODBYE)
+        if self._thread.is_alive():
+            self._thread.join(_LONGEST_GOODBYE)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -222,11 +222,18 @@ def test_unmarked_weights_are_held_against_insightface(
     assert (answer.code, answer["parity det_10g"].status) == (SUCCESS, "warn")
 
 
-def test_a_matrix_of_another_model_and_a_detector_that_is_a_pixel_off_are_found_out(
-    doctor: Doctor, unmarked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_matrix_of_another_model_is_found_out(doctor: Doctor, unmarked: Path, tmp_path: Path) -> None:
     models = Path(shutil.copytree(unmarked, tmp_path / "models"))
     save_emap(models / "inswapper_128.onnx", np.random.default_rng(0).standard_normal((512, 512)))
+    answer = doctor("--preset", "light", models=models)
+    assert answer.code == FAILURE
+    assert answer.names("fail") == ["parity inswapper_128"]
+    assert "remove files beside" in answer["parity inswapper_128"].remedy
+
+
+def test_a_detector_that_is_a_pixel_off_is_found_out(
+    doctor: Doctor, unmarked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Detector.detect
 
     def shifted(self, image, *, size, score):
@@ -234,7 +241,6 @@ def test_a_matrix_of_another_model_and_a_detector_that_is_a_pixel_off_are_found_
         return boxes, points + 1
 
     monkeypatch.setattr(Detector, "detect", shifted)
-    answer = doctor("--preset", "light", models=models)
-    assert answer.names("fail") == ["parity det_10g", "parity inswapper_128"]
-    assert answer["parity det_10g"].figures["difference"] == pytest.approx(1, abs=0.01)
-    assert "remove files beside" in answer["parity inswapper_128"].remedy
+    check = doctor("--preset", "light", models=unmarked)["parity det_10g"]
+    assert check.status == "fail"
+    assert check.figures["difference"] == pytest.approx(1, abs=0.01)

@@ -9,8 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, State
-from colab_helpers.batch.run_batch import report_of
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, State, summarize
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
 from colab_helpers.progress import Progress
@@ -51,16 +50,16 @@ def a_file(target: Path | str, output: Path | str | None = None, **values: Any) 
 def a_report(*files: FileReport, **values: Any) -> BatchReport:
     """A run of some files."""
     counts = {name: values.pop(name, 0) for name in ("memory_warnings", "restarts")}
-    made = report_of(
-        list(files),
-        consent="The person shown has agreed.",
-        settings=Settings().model_dump(mode="json"),
-        seconds=754.2,
-        run="run-7",
-        **counts,
-    )
-    model = ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=False)
-    return made.model_copy(update={"machine": MACHINE, "models": [model], **values})
+    summary = summarize(list(files), seconds=754.2, **counts)
+    given = {
+        "consent": "The person shown has agreed.",
+        "settings": Settings().model_dump(mode="json"),
+        "machine": MACHINE,
+        "run": "run-7",
+        "models": [ModelReport(name="inswapper_128", path="/m/inswapper_128.onnx", standin=False)],
+        **values,
+    }
+    return BatchReport(summary=summary, files=list(files), **given)
 
 
 def sample(number: int = 0, *, gpu: dict[str, Any] | None = GPU, **values: Any) -> Sample:

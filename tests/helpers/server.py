@@ -35,9 +35,19 @@ class Route:
         return [int(match[1]) if match else 0 for match in found]
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: FaultServer
+    server: Server
 
     def do_GET(self) -> None:
         path = re.sub(r"^http://[^/]*", "", self.path)  # a proxy is asked for whole addresses
@@ -46,52 +56,62 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             if route is None:
                 reply(self, 404, b"no such file")
-                return
-            with self.server.lock:
-                route.requests.append(dict(self.headers))
-                behave = route.script.pop(0) if route.script else (route.always or normal)
-            if route.gate is not None:
-                route.gate.wait()
-            behave(self, route)
+            else:
+                self._serve(route)
+
+    def _serve(self, route: Route) -> None:
+        with self.server.lock:
+            route.requests.append(dict(self.headers))
+            behave = route.script.pop(0) if route.script else (route.always or normal)
+        if route.gate is not None:
+            route.gate.wait()
+        behave(self, route)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
-class FaultServer(ThreadingHTTPServer):
+class FaultServer:
     """Serves ``routes`` on a free port of this machine until closed."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.routes: dict[str, Route] = {}
-        self.lock = threading.Lock()
-        self.closing = threading.Event()
-        self.base = f"http://127.0.0.1:{self.server_port}"
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        self._server = Server()
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.base = f"http://127.0.0.1:{self._server.server_port}"
 
     def add(
-        self, path: str, body: bytes, *script: Behaviour,
-        always: Behaviour | None = None, ranges: bool = True, **headers: str,
-    ) -> Route:  # fmt: skip
+        self,
+        path: str,
+        body: bytes,
+        *script: Behaviour,
+        always: Behaviour | None = None,
+        ranges: bool = True,
+        **headers: str,
+    ) -> Route:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.routes[path] = Route(body, list(script), always, ranges, named)
-        return self.routes[path]
+        route = Route(body, list(script), always, ranges, named)
+        self._server.routes[path] = route
+        return route
 
     def url(self, path: str) -> str:
         return self.base + path
 
     def close(self) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
+        self._server.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def reply(
-    handler: Handler, status: int, body: bytes = b"", *, route: Route | None = None,
-    length: int | None = None, **headers: Any,
-) -> None:  # fmt: skip
+    handler: Handler,
+    status: int,
+    body: bytes = b"",
+    *,
+    route: Route | None = None,
+    length: int | None = None,
+    **headers: Any,
+) -> None:
     handler.send_response(status)
     for name, value in headers.items():
         handler.send_header(name.replace("_", "-"), str(value))
@@ -109,30 +129,34 @@ def write(handler: Handler, body: bytes, route: Route | None) -> None:
         route.sent += len(body)
 
 
-def rest(handler: Handler, route: Route) -> tuple[int, bytes, dict[str, Any]]:
-    """Status, bytes and headers of an answer from the first byte that was asked for."""
+def asked_from(handler: Handler, route: Route) -> int:
     match = re.match(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-    start = int(match[1]) if match and route.ranges else 0
-    if not start:
-        return 200, route.body, dict(route.headers)
-    span = f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"
-    return 206, route.body[start:], {**route.headers, "Content-Range": span}
+    return int(match[1]) if match and route.ranges else 0
+
+
+def head(handler: Handler, route: Route, start: int) -> dict[str, Any]:
+    headers: dict[str, Any] = dict(route.headers)
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{len(route.body) - 1}/{len(route.body)}"
+    return headers
 
 
 def normal(handler: Handler, route: Route) -> None:
-    status, body, headers = rest(handler, route)
-    if status == 206 and not body:
+    start = asked_from(handler, route)
+    if start and start >= len(route.body):
         reply(handler, 416, Content_Range=f"bytes */{len(route.body)}")
         return
-    reply(handler, status, body, route=route, **headers)
+    reply(handler, 206 if start else 200, route.body[start:], route=route, **head(handler, route, start))
 
 
 def drop(after: int) -> Behaviour:
     """Break the connection that many bytes into the answer."""
 
     def behave(handler: Handler, route: Route) -> None:
-        status, body, headers = rest(handler, route)
-        reply(handler, status, body[:after], route=route, length=len(body), **headers)
+        start = asked_from(handler, route)
+        body = route.body[start:]
+        status = 206 if start else 200
+        reply(handler, status, body[:after], route=route, length=len(body), **head(handler, route, start))
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     return behave
@@ -142,8 +166,10 @@ def paced(block: int, pause: float) -> Behaviour:
     """Send small blocks with pauses between them."""
 
     def behave(handler: Handler, route: Route) -> None:
-        status, body, headers = rest(handler, route)
-        reply(handler, status, length=len(body), **headers)
+        start = asked_from(handler, route)
+        body = route.body[start:]
+        status = 206 if start else 200
+        reply(handler, status, length=len(body), **head(handler, route, start))
         for offset in range(0, len(body), block):
             write(handler, body[offset : offset + block], route)
             time.sleep(pause)
