@@ -34,6 +34,7 @@ from tests.helpers.processes import (
     SECONDS,
     at_start,
     contents,
+    ended,
     entries,
     has_signal_pending,
     hold,
@@ -52,6 +53,12 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k, name in enumerate(NAMES):
         make(folder / name, Spec(size=(320, 180), frames=60 + 30 * k, sounds=(Sound(),)))
     return folder
+
+
+def assert_tidy(out: Path) -> None:
+    """No finished segment was done again, and nothing lies beside results and records."""
+    assert repeated(out) == {}
+    assert litter(out, *NAMES) == set()
 
 
 @pytest.fixture
@@ -131,8 +138,7 @@ def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeyp
     worker = killed.held()
     memory_group(worker.pid)
     worker.resume()
-    text, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, text
+    text = ended(process)
     assert "was killed, as the system does when memory runs out" in text
     assert repeated(tmp_path / "out") == {}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -183,8 +189,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(shell, tmp_path, monkeypatch
     hold(monkeypatch, tmp_path, file=1, frame=1)
     hung = shell("out", "--stall-timeout", "10", "--gpu-memory-wait", "0")
     process = hung.start()
-    text, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, text
+    text = ended(process)
     assert "made no progress for 10 seconds" in text
     assert repeated(tmp_path / "out") == {}
     assert hung.workers() == []
@@ -205,8 +210,7 @@ def test_the_same_batch_asked_for_again_is_only_watched_and_another_refused(
     assert f"process {worker.pid} on" in text
     assert "What to do" in text
     worker.resume()
-    results = [process.communicate(timeout=PATIENCE)[0] for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), results
+    results = [ended(process) for process in (first, second)]
     assert len({entry["pid"] for entry in entries(tmp_path / "out", "started")}) == 1
     assert "3 of 3 done" in results[1]
 
@@ -222,8 +226,7 @@ def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path, monkeypatch) 
     worker.resume()
     left.until(lambda status: status["state"] == "done")
     psutil.wait_procs(left.workers(), timeout=PATIENCE)
-    code, text = left.run()
-    assert code == 0
+    text = ended(left.start())
     assert text.count(KEPT) == 3
     assert litter(tmp_path / "out", *NAMES) == set()
 
@@ -257,8 +260,7 @@ def test_a_worker_that_dies_before_its_report_is_there_has_not_ended(shell, tmp_
     assert second.stdout is not None
     assert "could safely work on" in second.stdout.readline()  # it watches
     (tmp_path / "go").touch()
-    text, _ = second.communicate(timeout=PATIENCE)
-    assert second.returncode == 0, text
+    text = ended(second)
     assert "ended without a word" in text
     assert json.loads((tmp_path / "out" / "report.json").read_text())["summary"]["succeeded"] == len(NAMES)
     assert batch.status()["state"] == "done"
@@ -442,8 +444,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch, 
         subprocess.run(verb, check=True, timeout=PATIENCE)
     until(lambda: (tmp_path / "out" / STOP_NAME).exists() or has_signal_pending(worker.pid))
     worker.resume()
-    text, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, text
+    text = ended(process, 130)
     assert " of 3 done" in text
     assert "a new one goes on" not in text
     assert stopped.workers() == []
@@ -454,8 +455,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch, 
     assert (status["state"], status["files"][0]["status"]) == ("cancelled", "done")
     assert litter(tmp_path / "out", *NAMES) <= {".work"}
     assert not list((tmp_path / "out").rglob(".*.part*"))
-    code, text = stopped.run()
-    assert code == 0, text
+    ended(stopped.start())
     assert repeated(tmp_path / "out") == {}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["files"][1]["segments_kept"] >= 1 or KEPT in report["files"][1]["fallbacks"]
@@ -471,12 +471,10 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, m
     until(lambda: has_signal_pending(worker.pid))
     assert process.poll() is None
     interrupt(process)
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+    ended(process, 130)
     assert stopped.workers() == []
-    assert stopped.run()[0] == 0
-    assert repeated(tmp_path / "out") == {}
-    assert litter(tmp_path / "out", *NAMES) == set()
+    ended(stopped.start())
+    assert_tidy(tmp_path / "out")
 
 
 def test_a_worker_that_has_grown_is_replaced_and_goes_on(batch, monkeypatch, tmp_path) -> None:

@@ -59,6 +59,13 @@ def stop_at(frame: int, *, file: int = 0) -> Callable[[Any], None]:
     return stop
 
 
+def ended(process: subprocess.Popen[str], code: int = 0, *, patience: float = PATIENCE) -> str:
+    """What a process has printed, once it has ended with that exit code."""
+    text, _ = process.communicate(timeout=patience)
+    assert process.returncode == code, text
+    return text
+
+
 class Shell:
     """Runs one and the same batch from a command line, again and again."""
 
@@ -92,9 +99,7 @@ class Shell:
 
     def finish(self, expected: Mapping[str, Content], process: subprocess.Popen[str] | None = None) -> None:
         """Let it end, and compare what there is with what there should be."""
-        process = process or self.start()
-        text, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, text
+        ended(process or self.start())
         assert contents(self.out) == expected
         assert repeated(self.out) == {}, "a finished segment was done again"
         assert litter(self.out, *expected) == set()
@@ -261,8 +266,7 @@ def made_once(folder: Path, specs: Mapping[str, Spec]) -> Path:
 
 def contents_undisturbed(shell: Shell, specs: Mapping[str, Spec]) -> dict[str, Content]:
     """What a run gives that nobody interrupts."""
-    code, text = shell.run()
-    assert code == 0, text
+    ended(shell.start())
     found = contents(shell.out)
     assert {name: len(each[0]) for name, each in found.items()} == {n: s.frames for n, s in specs.items()}
     return found
