@@ -42,40 +42,26 @@ SEGMENTS = {"a.mp4": 3, "b.mp4": 4}
 pytestmark = pytest.mark.xdist_group("drive")
 
 
-@pytest.mark.parametrize(
-    ("folder", "remote"),
-    [
-        ("/content/drive/MyDrive/out", True),
-        ("/content/drive", True),
-        ("/content/drive/not/there/yet", True),
-        ("/content/driver/out", False),
-        ("/mnt/nas/films", True),
-        ("/mnt/nas/local/films", False),
-        ("/mnt/vm/films", True),
-        ("/mnt/windows/films", False),
-        ("/mnt/cifs", True),
-        ("/home/me/out", False),
-        ("/home/me/bucket/out", True),
-        ("/var/lib/box/merged/out", False),
-        ("/", False),
-    ],
-)
-def test_whether_a_folder_is_remote_is_told_by_the_innermost_mount(folder, remote, monkeypatch) -> None:
-    mounts = {
-        "/": "overlay",
-        "/content/drive": "fuse.drive",
-        "/mnt/nas": "nfs4",
-        "/mnt/nas/local": "ext4",
-        "/mnt/vm": "9p",
-        "/mnt/windows": "fuseblk",
-        "/mnt/cifs": "cifs",
-        "/home": "ext4",
-        "/home/me/bucket": "fuse.gcsfuse",
-        "/var/lib/box/merged": "fuse.overlayfs",
-    }
-    parts = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts.items()]
+MOUNTS = {
+    "/": "overlay", "/content/drive": "fuse.drive", "/mnt/nas": "nfs4", "/mnt/nas/local": "ext4",
+    "/mnt/vm": "9p", "/mnt/windows": "fuseblk", "/mnt/cifs": "cifs", "/home": "ext4",
+    "/home/me/bucket": "fuse.gcsfuse", "/var/lib/box/merged": "fuse.overlayfs",
+}  # fmt: skip
+REMOTE = (
+    "/content/drive/MyDrive/out", "/content/drive", "/content/drive/not/there/yet", "/mnt/nas/films",
+    "/mnt/vm/films", "/mnt/cifs", "/home/me/bucket/out",
+)  # fmt: skip
+LOCAL = (
+    "/content/driver/out", "/mnt/nas/local/films", "/mnt/windows/films", "/home/me/out",
+    "/var/lib/box/merged/out", "/",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", [*REMOTE, *LOCAL])
+def test_whether_a_folder_is_remote_is_told_by_the_innermost_mount(folder, monkeypatch) -> None:
+    parts = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in MOUNTS.items()]
     monkeypatch.setattr(drive.psutil, "disk_partitions", lambda **_: parts)
-    assert is_remote(Path(folder)) is remote
+    assert is_remote(Path(folder)) is (folder in REMOTE)
 
 
 def test_places_are_found_again_and_are_another_folders_own(tmp_path, monkeypatch) -> None:

@@ -11,12 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from colab_helpers.api import swap_image, swap_video
 from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import run_file
-from colab_helpers.batch.lock import LOCK_NAME
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import (
     ConsentError,
@@ -115,14 +113,6 @@ def test_a_source_without_a_face_stops_before_any_work(batch, tmp_path, standins
     cv2.imwrite(str(blank), np.full((200, 200, 3), 128, np.uint8))
     with pytest.raises(ValueError, match=r"blank\.png.*no face"):
         batch(make(tmp_path / "a.mp4", Spec(frames=5)), sources=[blank], models_dir=standins)
-
-
-def test_one_batch_per_folder(batch, tmp_path) -> None:
-    target = make(tmp_path / "a.mp4", Spec(frames=5))
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / LOCK_NAME), pytest.raises(UsageError, match="another run"):
-        batch(target)
-    assert batch(target).ok
 
 
 def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> None:
