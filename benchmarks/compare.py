@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -173,6 +173,18 @@ def compare(
     return differences(*outputs)
 
 
+def made(inputs: Path) -> list[Path]:
+    """The made inputs: videos, and a picture in two formats."""
+    inputs.mkdir(parents=True)
+    for name, spec in INPUTS.items():
+        make(inputs / name, spec)
+    still = np.dstack([np.tile(np.linspace(0, 255, 320, dtype=np.uint8), (240, 1))] * 3)
+    pictures = [inputs / name for name in ("still.png", "still.jpg")]
+    for path in pictures:
+        cv2.imwrite(str(path), still)
+    return [*(inputs / name for name in INPUTS), *pictures]
+
+
 def main() -> int:
     """Run from a shell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -186,29 +198,18 @@ def main() -> int:
         Checkout("this", Path(__file__).resolve().parents[1], sys.executable),
         Checkout("other", options.other.resolve(), options.python),
     )
-    inputs, models, photo = work / "inputs", work / "models", work / "photo.png"
-    inputs.mkdir(parents=True)
+    targets, models, photo = made(work / "inputs"), work / "models", work / "photo.png"
     write_constant_models(models, box=(200, 60, 440, 300))
     cv2.imwrite(str(photo), np.full((256, 256, 3), 120, np.uint8))
-    still = np.dstack([np.tile(np.linspace(0, 255, 320, dtype=np.uint8), (240, 1))] * 3)
-    makers: dict[str, Callable[[Path], object]] = {
-        name: lambda path, spec=spec: make(path, spec)  # type: ignore[misc]
-        for name, spec in INPUTS.items()
-    }
-    makers |= {name: lambda path: cv2.imwrite(str(path), still) for name in ("still.png", "still.jpg")}
-    jobs: list[tuple[str, Path, Path, Path, bool]] = []
-    for name, maker in makers.items():
-        maker(inputs / name)
-        jobs.append((name, inputs / name, photo, models, False))
-    jobs += [(f"{name}, killed", inputs / name, photo, models, True) for name in KILLED]
+    jobs = [(target, photo, models, False) for target in targets]
+    jobs += [(work / "inputs" / name, photo, models, True) for name in KILLED]
     for clip in sorted((options.demo / "targets").iterdir()) if options.demo else ():
-        source = sorted((options.demo / "source").iterdir())[0]
-        jobs.append((f"demo {clip.name}", clip, source, options.demo / "models", False))
+        jobs.append((clip, min((options.demo / "source").iterdir()), options.demo / "models", False))
     failed = 0
-    for number, (name, target, source, folder, kill) in enumerate(jobs):
+    for number, (target, source, folder, kill) in enumerate(jobs):
         told = compare(target, source, folder, checkouts, work / f"run{number}", kill=kill)
         failed += bool(told)
-        print(f"{name}: {'same' if not told else '; '.join(told)}", flush=True)
+        print(f"{target.name}{', killed' * kill}: {'; '.join(told) or 'same'}", flush=True)
     print(f"{len(jobs) - failed} of {len(jobs)} the same; everything is in {work}")
     return int(failed > 0)
 

@@ -28,7 +28,7 @@ from colab_helpers.faces.tracks import Tracker, embed_missing
 from colab_helpers.faces.types import Face
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.settings import load_settings
-from tests.people.clip import FaceTruth, Scene
+from tests.people.scene import FaceTruth, Scene
 from tests.people.standins import write_standins
 
 Image = npt.NDArray[np.uint8]

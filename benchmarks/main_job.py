@@ -12,10 +12,9 @@ and clicks. Without seeds, three are drawn at random.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -35,8 +34,9 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.settings import Settings, load_settings
-from tests.people.clip import Scene, make_demo
+from tests.people.clip import make_demo
 from tests.people.looks import IDENTITIES
+from tests.people.scene import FaceTruth, Scene
 
 Image = npt.NDArray[np.uint8]
 CONSENT = "The rendered people of the demo: synthetic."
@@ -51,11 +51,11 @@ class Outcome:
     """Everything measured on one clip. PSNR in dB, offsets in frames."""
 
     clip: str
-    frames_in: int = 0
-    frames_out: int = 0
-    same_times: bool = False
-    same_sound: bool = False
-    flash_offsets: list[float] = field(default_factory=list)
+    frames_in: int
+    frames_out: int
+    same_times: bool
+    same_sound: bool
+    flash_offsets: list[float]
     to_source: list[float] = field(default_factory=list)
     to_original: list[float] = field(default_factory=list)
     inside: list[float] = field(default_factory=list)
@@ -81,15 +81,14 @@ def times_and_sound(path: Path) -> tuple[list[Fraction], list[tuple[bytes, Fract
         return times, [(bytes(packet), packet.pts * packet.time_base) for packet in packets]
 
 
-def squared_error(first: Image, second: Image) -> npt.NDArray[np.float32]:
-    """Squared difference per pixel, mean over channels, ``(H, W)``."""
-    error: npt.NDArray[np.float32] = np.square(first.astype(np.float32) - second).mean(axis=2)
-    return error
+def squared_error(first: Image, second: Image, where: npt.NDArray[np.bool_]) -> float:
+    """Mean squared difference of a part of two pictures."""
+    return float(np.square(first[where].astype(np.float32) - second[where]).mean())
 
 
-def psnr(mean_squared_error: float) -> float:
-    """Peak signal-to-noise ratio of 8-bit pictures, dB."""
-    return float(10 * np.log10(255**2 / max(mean_squared_error, 1e-9)))
+def psnr(error: float) -> float:
+    """Peak signal-to-noise ratio of 8-bit pictures with a mean squared error, dB."""
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def plain_re_encode(target: Path, output: Path, settings: Settings) -> None:
@@ -117,10 +116,9 @@ def flash_offsets(path: Path, scene: Scene) -> list[float]:
         frames: Iterator[Any] = container.decode(stream)
         parts = [(frame.pts * frame.time_base, frame.to_ndarray()[0]) for frame in frames]
         rate = stream.rate
-    origin = parts[0][0]
     signal = np.abs(np.concatenate([samples for _, samples in parts]).astype(np.float32))
     loud = np.flatnonzero(signal > 0.5 * signal.max())
-    clicks = loud[np.insert(np.diff(loud) > rate // 4, 0, True)] / rate + float(origin)
+    clicks = loud[np.insert(np.diff(loud) > rate // 4, 0, True)] / rate + float(parts[0][0])
     if len(clicks) != len(starts):
         raise AssertionError(f"{len(starts)} flashes but {len(clicks)} clicks in {path}")
     return [float((click - i / scene.fps) * scene.fps) for click, i in zip(clicks, starts, strict=True)]
@@ -136,83 +134,53 @@ def nearest(faces: list[Face], box: npt.NDArray[np.float32]) -> Face | None:
     return None
 
 
-def measure_clip(
-    demo: Path, clip: str, who: str, output: Path, plain: Path, scene: Scene, every: int
-) -> Outcome:
+def measure_clip(demo: Path, clip: str, who: str, output: Path, scene: Scene, every: int) -> Outcome:
     """Measure one result file against the truth; pictures in every ``every``-th frame."""
-    target = demo / "targets" / f"{clip}.mp4"
-    truth = json.loads((demo / "truth" / f"{clip}.json").read_text())["frames"]
-    analyser = FaceAnalyser(load_settings(execution_provider="cpu"), models_dir=demo / "models")
-    portraits = {
+    target, plain = demo / "targets" / f"{clip}.mp4", demo / f"{clip}.plain.mp4"
+    settings = load_settings(execution_provider="cpu")
+    plain_re_encode(target, plain, load_settings(output_video_encoder="libx264"))
+    analyser = FaceAnalyser(settings, models_dir=demo / "models")
+    portraits: dict[str, Any] = {
         path.stem: analyser.find(read_image(path))[0].embedding for path in (demo / "source").glob("*.png")
     }
     (times_in, sound_in), (times_out, sound_out) = times_and_sound(target), times_and_sound(output)
-    outcome = Outcome(clip, len(times_in), len(times_out), times_in == times_out, sound_in == sound_out)
-    outcome.flash_offsets = flash_offsets(output, scene)
+    same = times_in == times_out, sound_in == sound_out
+    outcome = Outcome(clip, len(times_in), len(times_out), *same, flash_offsets(output, scene))
     outside: list[tuple[float, float]] = []
-    swaps = demo / "truth" / f"{clip}.swap-{who}.mkv"
-    for i, (old, new, true, same) in enumerate(
-        zip(images(target), images(output), images(swaps), images(plain), strict=True)
-    ):
+    for i, (old, new, encoded) in enumerate(zip(*map(images, (target, output, plain)), strict=True)):
         if i % every:
             continue
-        faces = truth[i]["faces"]
-        outside.append(_outside(old, new, same, faces))
-        if any(face["who"] != who and _measurable(face) for face in faces):
-            _inside(outcome, old, new, true, scene.face_mask(i), faces, who)
-            _identities(outcome, analyser.find(new), faces, portraits, who)
+        truth = scene.render_all(i, [who])
+        clear = ~_boxes(old.shape, truth.faces)
+        outside.append((squared_error(old, new, clear), squared_error(old, encoded, clear)))
+        found = analyser.find(new)
+        for face in truth.faces:
+            width = face.box[2] - face.box[0]
+            if face.who == who or face.visible < _LEAST_VISIBLE or width < _LEAST_SIZE:
+                continue
+            inside = (truth.mask > _INSIDE) & _boxes(old.shape, [face])
+            if inside.sum() > 400:
+                outcome.inside.append(psnr(squared_error(new, truth.swapped[who], inside)))
+                untouched = psnr(squared_error(old, truth.swapped[who], inside))
+                outcome.gain.append(outcome.inside[-1] - untouched)
+            match = nearest(found, face.box)
+            if match is not None and match.embedding is not None:
+                outcome.to_source.append(float(match.embedding @ portraits[who]))
+                outcome.to_original.append(float(match.embedding @ portraits[face.who]))
     outcome.outside, outcome.outside_plain = (
         psnr(float(np.mean(part))) for part in zip(*outside, strict=True)
     )
     return outcome
 
 
-def _measurable(face: dict[str, Any]) -> bool:
-    return bool(face["visible"] >= _LEAST_VISIBLE and face["box"][2] - face["box"][0] >= _LEAST_SIZE)
-
-
-def _boxes(shape: tuple[int, ...], faces: list[dict[str, Any]]) -> npt.NDArray[np.bool_]:
+def _boxes(shape: tuple[int, ...], faces: Sequence[FaceTruth]) -> npt.NDArray[np.bool_]:
+    """Where faces are, and a margin around them."""
     covered = np.zeros(shape[:2], bool)
     for face in faces:
-        left, top, right, bottom = (max(0, round(value)) for value in face["box"])
+        left, top, right, bottom = (max(0, round(float(value))) for value in face.box)
         margin = round(0.1 * (right - left))  # detected boxes differ a little from the true ones
         covered[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = True
     return covered
-
-
-def _outside(old: Image, new: Image, same: Image, faces: list[dict[str, Any]]) -> tuple[float, float]:
-    clear = ~_boxes(old.shape, faces)
-    return float(squared_error(old, new)[clear].mean()), float(squared_error(old, same)[clear].mean())
-
-
-def _inside(
-    outcome: Outcome,
-    old: Image,
-    new: Image,
-    true: Image,
-    mask: npt.NDArray[np.float32],
-    faces: list[dict[str, Any]],
-    who: str,
-) -> None:
-    for face in faces:
-        if face["who"] == who or not _measurable(face):
-            continue
-        inside = (mask > _INSIDE) & _boxes(old.shape, [face])
-        if inside.sum() > 400:
-            outcome.inside.append(psnr(float(squared_error(new, true)[inside].mean())))
-            outcome.gain.append(outcome.inside[-1] - psnr(float(squared_error(old, true)[inside].mean())))
-
-
-def _identities(
-    outcome: Outcome, found: list[Face], faces: list[dict[str, Any]], portraits: dict[str, Any], who: str
-) -> None:
-    for face in faces:
-        if face["who"] == who or not _measurable(face):
-            continue
-        match = nearest(found, np.array(face["box"], np.float32))
-        if match is not None and match.embedding is not None:
-            outcome.to_source.append(float(match.embedding @ portraits[who]))
-            outcome.to_original.append(float(match.embedding @ portraits[face["who"]]))
 
 
 def measure_seed(
@@ -220,25 +188,22 @@ def measure_seed(
 ) -> list[Outcome]:
     """Render, swap and measure one seed; two clips."""
     who = sorted(IDENTITIES)[seed % len(IDENTITIES)]
-    make_demo(folder, seed=seed, seconds=seconds, size=size, true_swaps=[who])
-    settings = load_settings("balanced", execution_provider="cpu", output_video_encoder="libx264")
+    make_demo(folder, seed=seed, seconds=seconds, size=size, true_swaps=False)
     report = run_batch(
         [folder / "source" / f"{who}.png"],
         [folder / "targets"],
         folder / "out",
         consent=CONSENT,
-        settings=settings,
+        settings=load_settings("balanced", execution_provider="cpu", output_video_encoder="libx264"),
         models_dir=folder / "models",
     )
     if not report.ok:
         raise AssertionError([file.error for file in report.files])
     outcomes = []
     for number, file in enumerate(report.files):
-        clip = Path(file.target).stem
-        plain = folder / f"{clip}.plain.mp4"
-        plain_re_encode(Path(file.target), plain, settings)
         scene = Scene(seed=seed * 1000 + number, size=size, seconds=seconds, people=2 - number % 2)
-        outcomes.append(measure_clip(folder, clip, who, Path(file.output or ""), plain, scene, every))
+        output = Path(file.output or "")
+        outcomes.append(measure_clip(folder, Path(file.target).stem, who, output, scene, every))
     return outcomes
 
 
@@ -257,10 +222,8 @@ def main() -> None:
 
 def describe(outcome: Outcome) -> str:
     """One clip's figures in a few lines."""
-    mean = {
-        name: np.mean(getattr(outcome, name) or [np.nan])
-        for name in ("to_source", "to_original", "inside", "gain")
-    }
+    names = ("to_source", "to_original", "inside", "gain")
+    mean = {name: np.mean(getattr(outcome, name) or [np.nan]) for name in names}
     worst = max((abs(offset) for offset in outcome.flash_offsets), default=float("nan"))
     return (
         f"{outcome.clip}: {outcome.frames_in} frames in, {outcome.frames_out} out, "

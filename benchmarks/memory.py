@@ -69,15 +69,8 @@ def drawn(folder: Path) -> tuple[Path, Path, Path]:
 
 def rendered(folder: Path) -> tuple[Path, Path, Path]:
     """The same of two rendered people and the stand-ins."""
-    demo = make_demo(
-        folder / "demo",
-        size=(WIDTH, HEIGHT),
-        fps=Fraction(RATE),
-        seconds=_BLOCK_SECONDS,
-        people=2,
-        clips=1,
-        true_swaps=False,
-    )
+    size, rate = (WIDTH, HEIGHT), Fraction(RATE)
+    demo = make_demo(folder / "demo", size=size, fps=rate, seconds=_BLOCK_SECONDS, clips=1, true_swaps=False)
     return demo.targets[0], demo.models, demo.directory / "source" / f"{SOURCE}.png"
 
 

@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from benchmarks.memory import drawn, make_long_clip, rendered
-from benchmarks.throughput import CONSENT
+from benchmarks.throughput import CONSENT, wall_and_cpu
 
 
 def main() -> None:
@@ -42,33 +40,21 @@ def measure(folder: Path, models: Path, source: Path, *, repeat: int) -> None:
     """Time both ways in turn and print the ratio of their medians."""
     common = ["-s", str(source), "--consent", CONSENT, "--models-dir", str(models)]
     common += ["--output-video-encoder", "libx264", "--execution-provider", "cpu"]
+    targets = folder / "in"
     ways = {
-        "swap": [
-            "swap",
-            "--overwrite",
-            "-t",
-            str(folder / "in" / "clip.mp4"),
-            "-o",
-            str(folder / "plain.mp4"),
-            *common,
-        ],
-        "batch": ["batch", "-t", str(folder / "in"), "-o", str(folder / "out"), *common],
+        "swap": ["swap", "--overwrite", "-t", f"{targets}/clip.mp4", "-o", f"{folder}/plain.mp4", *common],
+        "batch": ["batch", "-t", f"{targets}", "-o", f"{folder}/out", *common],
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeat):
         for name, arguments in ways.items():
             shutil.rmtree(folder / "out", ignore_errors=True)
-            times[name].append(_seconds(arguments))
+            seconds, _ = wall_and_cpu([sys.executable, "-m", "colab_helpers", *arguments])
+            times[name].append(seconds)
             print(f"{name:<6} {times[name][-1]:7.2f} s", flush=True)
     medians = {name: statistics.median(found) for name, found in times.items()}
     ratio = medians["batch"] / medians["swap"]
     print(f"batch / swap = {ratio:.3f} (medians of {repeat})")
-
-
-def _seconds(arguments: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "colab_helpers", *arguments], check=True, capture_output=True)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

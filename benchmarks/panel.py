@@ -13,95 +13,51 @@ import argparse
 import statistics
 import tempfile
 import time
-from fractions import Fraction
 from pathlib import Path
 
-from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import BatchStatus
-from colab_helpers.machine import GIB
 from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import live_html
-from colab_helpers.progress import Progress
-from colab_helpers.resources.samples import GpuSample, Sample
+from colab_helpers.resources.samples import Sample
 from colab_helpers.settings import load_settings
 from colab_helpers.ui.preview_networks import PreviewNetworks
+from tests.helpers.reports import GPU, START, a_file, a_progress, a_status, sample
 from tests.people.clip import make_demo
 
 FILES = 65
 HISTORY, INTERVAL = 600, 2
 """Seconds of samples in the charts, and from one sample to the next."""
-START = 1_790_000_000.0
 
 
-def sample(number: int) -> Sample:
+def moving(number: int) -> Sample:
     """A sample in which every figure moves."""
-    return Sample(
-        time=START + INTERVAL * number,
-        cpu_percent=50.0 + number % 40,
-        ram_used=5 * GIB + number * 1_000_003 % GIB,
-        ram_total=12 * GIB,
-        process_memory=3 * GIB + number * 700_001 % GIB,
-        disk_free=50_000_000_000 - 1_000_000 * number,
-        gpu=GpuSample(
-            utilisation=80.0 + number % 17,
-            memory_used=6 * GIB + number * 500_009 % GIB,
-            memory_total=15 * GIB,
-            process_memory=5 * GIB,
-            encoder=20.0 + number % 9,
-            decoder=7.0 + number % 3,
-            temperature=60.0 + number % 11,
-            power=60.0 + number % 13,
-        ),
-        file="clip30.mp4",
-        frame=48 * number,
-        fps=24.0 + number % 5,
-        queues={"decode": number % 9, "find faces": number % 7, "change faces": number % 2},
-        stage="frames",
-    )
+    gpu = {name: value + number % 13 for name, value in GPU.items()}
+    queues = {"decode": number % 9, "find faces": number % 7, "change faces": number % 2}
+    return sample(number, gpu=gpu, cpu_percent=50.0 + number % 40, fps=24.0 + number % 5, queues=queues)
 
 
-def status(second: float) -> BatchStatus:
+def middle(second: float) -> BatchStatus:
     """A batch in its middle."""
     files = [
-        FileReport(target=f"/in/clip{number}.mp4", status="done" if number < 30 else "queued", frames_out=900)
-        for number in range(FILES)
+        a_file(f"/in/clip{number}.mp4", "/out/x.mp4" if number < 30 else None) for number in range(FILES)
     ]
+    for file in files[30:]:
+        file.status = "queued"
     files[30].status = "running"
-    progress = Progress(
-        file="clip30.mp4",
-        file_index=30,
-        file_count=FILES,
-        frame=int(second) % 900,
-        frames=900,
-        fps=24.0,
-        eta=30.0,
-        ram_percent=40.0,
-        gpu_percent=50.0,
-        provider="cuda",
-        threads=8,
-        batch_size=2,
-    )
+    progress = a_progress(int(second) % 900, 900, file="clip30.mp4", file_index=30, file_count=FILES)
     notes = [f"note number {number} on the whole run" for number in range(8)]
-    return BatchStatus(
-        pid=1,
-        host="h",
-        started=START,
-        updated=START + second,
-        files=files,
-        notes=notes,
-        progress=progress,
-    )
+    return a_status(*files, updated=START + second, notes=notes, progress=progress)
 
 
 def charts_share(paints: int) -> float:
     """Share of a core that painting once a second takes."""
     history = SampleHistory(since=START)
-    history.add(iter(sample(number) for number in range(HISTORY // INTERVAL)))
+    history.add(iter(moving(number) for number in range(HISTORY // INTERVAL)))
     spent = 0.0
     for second in range(paints):
         if second % INTERVAL == 0:
-            history.add(iter([sample((HISTORY + second) // INTERVAL)]))
-        found = status(HISTORY + second)
+            history.add(iter([moving((HISTORY + second) // INTERVAL)]))
+        found = middle(HISTORY + second)
         before = time.process_time()
         live_html(list(history.recent), found, now=found.updated)
         spent += time.process_time() - before
@@ -111,9 +67,7 @@ def charts_share(paints: int) -> float:
 def preview_seconds(frames: int) -> tuple[float, float]:
     """Seconds to the first preview, and the median of those that follow."""
     with tempfile.TemporaryDirectory() as name:
-        demo = make_demo(
-            Path(name), true_swaps=False, seconds=4.0, size=(1280, 720), fps=Fraction(25), people=2, clips=1
-        )
+        demo = make_demo(Path(name), true_swaps=False, size=(1280, 720), clips=1)
         networks, settings = PreviewNetworks(), load_settings("balanced", execution_provider="cpu")
         taken = []
         for frame in range(0, 100, 100 // frames):
@@ -124,9 +78,7 @@ def preview_seconds(frames: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--paints", type=int, default=300)
     parser.add_argument("--frames", type=int, default=10, help="previews to make")
     options = parser.parse_args()

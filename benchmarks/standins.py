@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.people.clip import Scene
 from tests.people.looks import IDENTITIES
 from tests.people.measure import Figures, Tools, measure_detection, measure_identity, measure_swap
+from tests.people.scene import Scene
 from tests.people.standins import write_standins
 
 SIZES = ((640, 360), (1280, 720), (1920, 1080))

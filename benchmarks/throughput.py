@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
@@ -117,16 +117,13 @@ def wall_and_cpu(command: Sequence[str]) -> tuple[float, float]:
     return time.monotonic() - started, cpu
 
 
-def measure(programs: dict[str, list[str]], *, repeat: int) -> dict[str, tuple[float, float]]:
+def measure(programs: dict[str, list[str]], *, repeat: int) -> dict[str, tuple[float, ...]]:
     """Median wall and CPU seconds of each program, run in turn."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
     for _ in range(repeat):
         for name, command in programs.items():
             times[name].append(wall_and_cpu(command))
-    median: Callable[[list[float]], float] = statistics.median
-    return {
-        name: (median([t[0] for t in runs]), median([t[1] for t in runs])) for name, runs in times.items()
-    }
+    return {name: tuple(map(statistics.median, zip(*runs, strict=True))) for name, runs in times.items()}
 
 
 def main() -> None:
@@ -148,15 +145,11 @@ def main() -> None:
         print(f"{'preset':10} {'program':18} {'fps':>6} {'CPU s/100':>9} {'/ PyAV':>7} {'/ ffmpeg':>8}")
         for preset in PRESETS:
             for enhance in (False, True):
-                _print(
-                    measure(commands(clip, folder, preset, enhance=enhance), repeat=options.repeat),
-                    frames,
-                    preset,
-                    enhance,
-                )
+                programs = commands(clip, folder, preset, enhance=enhance)
+                _print(measure(programs, repeat=options.repeat), frames, preset, enhance)
 
 
-def _print(times: dict[str, tuple[float, float]], frames: int, preset: str, enhance: bool) -> None:
+def _print(times: dict[str, tuple[float, ...]], frames: int, preset: str, enhance: bool) -> None:
     for program, (wall, cpu) in times.items():
         name = f"{program}{' + enhancer' if enhance and program == 'ours' else ''}"
         by_pyav = times["PyAV transcode"][0] / wall

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
+from colab_helpers.batch.drive import Patience, copy_in, copy_out
 from colab_helpers.batch.journal import Claimed, History, Journal, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
-from colab_helpers.batch.places import Patience, copy_in, copy_out
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.errors import MediaError, OutputError

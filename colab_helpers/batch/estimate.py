@@ -57,9 +57,7 @@ def _product(load: tuple[int, int] | None, unknown: float = 0.0) -> float:
 class Estimate:
     """Keeps the status up to date on how many files fit the session, and warns before it ends.
 
-    Args:
-        loads: Frames and pixels of each file; unused where the status does not know when the session ends.
-        order: Positions of the files in the order they are done.
+    ``loads`` are frames and pixels of each file, ``order`` the positions of the files as they are done.
     """
 
     def __init__(
@@ -119,10 +117,9 @@ class Estimate:
         if self._warned or self._seconds_left >= _WARNING:
             return
         self._warned = True
-        self._status.note(
-            tr(
-                "the session ends in about {minutes:.0f} minute(s): what is not done then is taken up "
-                "by the next run",
-                minutes=max(0.0, self._seconds_left / 60),
-            )
+        told = tr(
+            "the session ends in about {minutes:.0f} minute(s): what is not done then is taken up "
+            "by the next run",
+            minutes=max(0.0, self._seconds_left / 60),
         )
+        self._status.note(told)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from colab_helpers.batch.places import WorkPlaces, telling_unwritable
+from colab_helpers.batch.drive import WorkPlaces, telling_unwritable
 from colab_helpers.batch.report import STATUS_NAME
 from colab_helpers.batch.status import BatchStatus, latest_status, process_lives
 from colab_helpers.errors import UsageError
@@ -54,16 +54,17 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def _busy(output_dir: Path, status: BatchStatus | None) -> FolderBusyError:
-    return FolderBusyError(
-        tr("another run is working in this folder{holder}", holder=_holder(status)),
-        where=str(output_dir),
-        remedy=tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder"),
-    )
+def _busy(output_dir: Path, status: BatchStatus | None, *, afar: bool = False) -> FolderBusyError:
+    """Return the refusal that names who works in a folder, as far as its status tells."""
+    what = tr("another run is working in this folder{holder}", holder=_holder(status))
+    remedy = tr("wait for it, stop it with 'python -m colab_helpers stop', or choose another folder")
+    if afar:
+        what = tr("another machine is working in this folder{holder}", holder=_holder(status))
+        remedy = tr("wait until it has been silent for half a minute, or choose another output folder")
+    return FolderBusyError(what, where=str(output_dir), remedy=remedy)
 
 
 def _holder(status: BatchStatus | None) -> str:
-    """Who works in a folder, as its status tells, to be put behind a sentence; empty if it does not."""
     if status is None:
         return ""
     since = time.strftime("%H:%M", time.localtime(status.started))
@@ -75,12 +76,7 @@ def _check_status(output_dir: Path) -> None:
     status = latest_status([output_dir / STATUS_NAME])
     if status is None or status.state != "running":
         return
-    if status.host != socket.gethostname():
-        if status.alive():
-            raise FolderBusyError(
-                tr("another machine is working in this folder{holder}", holder=_holder(status)),
-                where=str(output_dir),
-                remedy=tr("wait until it has been silent for half a minute, or choose another output folder"),
-            )
-    elif status.pid != os.getpid() and process_lives(status.pid, status.pid_started):
-        raise _busy(output_dir, status)
+    here = status.host == socket.gethostname()
+    works = process_lives(status.pid, status.pid_started) if here else status.alive()
+    if works and (not here or status.pid != os.getpid()):
+        raise _busy(output_dir, status, afar=not here)

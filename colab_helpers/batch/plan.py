@@ -7,7 +7,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from colab_helpers.batch.overwriting import identities, refuse_input
@@ -68,7 +70,8 @@ def plan_batch(
         UsageError: Nothing is left to do, or a result would replace a target or photo.
     """
     tasks = _named(_found([Path(target) for target in targets]), output_dir)
-    chosen = _choose(tasks, video_range)
+    numbers = parse_range(video_range, len(tasks)) if video_range.strip() else range(1, len(tasks) + 1)
+    chosen = [tasks[number - 1] for number in numbers]
     if not chosen:
         raise UsageError(
             tr("there is no target to work on"), remedy=tr("name at least one video, image or folder")
@@ -109,16 +112,16 @@ def listed(folder: Path) -> list[Path]:
 
 def _is_target(path: Path) -> bool:
     """Whether a file of a folder is taken, by its name alone: what is behind it is found out in its turn."""
-    if path.name.startswith("."):
-        return False
-    return is_video(path) or (is_image(path) and not reader_missing(path))
+    return path.name[0] != "." and (is_video(path) or (is_image(path) and not reader_missing(path)))
 
 
 def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _is_target) -> list[str]:
     """What of these folders is left out because of its kind, and what to do about it, one sentence each."""
     notes = []
     for folder in folders:
-        others = [item for item in _entries(folder) if not item.name.startswith(".") and item.is_file()]
+        others: list[Path] = []
+        with suppress(OSError):  # that it cannot be listed is told when its turn comes
+            others = [item for item in folder.iterdir() if item.name[0] != "." and item.is_file()]
         kinds = Counter(item.suffix.lower() or tr("no suffix") for item in others if not wanted(item))
         if kinds:
             notes.append(
@@ -136,14 +139,6 @@ def skipped_files(folders: Sequence[Path], *, wanted: Callable[[Path], bool] = _
             if command
         ]
     return notes
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it cannot be listed, which is told when its turn comes."""
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []
 
 
 def _found(targets: Iterable[Path]) -> list[Task]:
@@ -183,20 +178,9 @@ def _named(tasks: Sequence[Task], output_dir: Path) -> list[Task]:
         return True
 
     names = {task.target: task.target.name for task in tasks if take(task.target.name)}
-    for task in tasks:
-        number = 2
-        while task.target not in names:
-            name = numbered(task.target, number).name
-            if take(name):
-                names[task.target] = name
-            number += 1
+    for target in (task.target for task in tasks if task.target not in names):
+        names[target] = next(name for n in count(2) if take(name := numbered(target, n).name))
     return [replace(task, output=output_dir / names[task.target]) for task in tasks]
-
-
-def _choose(tasks: list[Task], video_range: str) -> list[Task]:
-    if not video_range.strip():
-        return tasks
-    return [tasks[number - 1] for number in parse_range(video_range, len(tasks))]
 
 
 def parse_range(text: str, count: int) -> list[int]:

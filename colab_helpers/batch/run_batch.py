@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from colab_helpers.batch.drive import FACES_NAME, Patience, WorkPlaces
 from colab_helpers.batch.earlier import EarlierWork, FaceIndexPlace, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
-from colab_helpers.batch.places import FACES_NAME, Patience, WorkPlaces
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
@@ -45,26 +45,6 @@ _PICTURE_EDGE = 240
 
 class RecycleError(Exception):
     """The process holds more memory than it should: another one is to go on."""
-
-
-@dataclass(eq=False)
-class Growth:
-    """Watches what a process holds, which may be replaced between two files if it is ``recyclable``."""
-
-    recyclable: bool
-    _first: tuple[int, int] | None = field(default=None, init=False)
-
-    def check(self) -> None:
-        """Raise RecycleError where this process has grown since its first file."""
-        ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
-        self._first = self._first or (ram, vram)
-        more, more_vram = ram - self._first[0], vram - self._first[1]
-        grown = ram > self._first[0] * GROWTH + GROWTH_BYTES or more_vram > _GPU_GROWTH_BYTES
-        if self.recyclable and grown:
-            raise RecycleError(
-                f"{more / 1e6:.0f} MB of RAM and {more_vram / 1e6:.0f} MB of VRAM more "
-                "than after the first file"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +94,11 @@ class Batch:
     earlier: EarlierWork
     order: Sequence[int]
     estimate: Estimate
+    _held: tuple[int, int] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.tasks, self.status = self.around.job.tasks, self.around.status
         self.guard = MemoryGuard(sleep=self.around.sleep)
-        self.growth = Growth(recyclable=self.around.stop.owns_process)
 
     def run(self) -> BatchReport:
         """Do every task; a stop ends the current one cleanly and leaves the rest as skipped."""
@@ -132,18 +112,24 @@ class Batch:
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
                 self.estimate.end(index, done=worked and files[index].status == "done")
-                if worked and len(files) < len(self.tasks):
-                    self.growth.check()
+                if worked and len(files) < len(self.tasks) and self.around.stop.owns_process:
+                    self._check_growth()
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []
         reports = [files.get(n) or skipped(task, photos) for n, task in enumerate(self.tasks)]
         return self._report(reports, seconds=time.monotonic() - began, stopped=stopped)
 
+    def _check_growth(self) -> None:
+        """Raise RecycleError where this process holds much more than after its first file."""
+        ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
+        first_ram, first_vram = self._held = self._held or (ram, vram)
+        if ram > first_ram * GROWTH + GROWTH_BYTES or vram - first_vram > _GPU_GROWTH_BYTES:
+            raise RecycleError(f"it holds {ram / 1e6:.0f} MB of RAM and {vram / 1e6:.0f} MB of VRAM")
+
     def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
         notes, status = list(self.engine.notes), self.status.status
-        if self.earlier.history.damaged:
-            damaged = self.earlier.history.damaged
+        if damaged := self.earlier.history.damaged:
             notes.append(tr("{damaged} damaged line(s) of the journal were ignored", damaged=damaged))
         notes += [*status.remarks, *([self.status.problem] if self.status.problem else [])]
         return report_of(

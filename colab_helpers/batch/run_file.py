@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from colab_helpers.batch.drive import copy_in, copy_out
 from colab_helpers.batch.earlier import UnfinishedFile
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.overwriting import Writable
-from colab_helpers.batch.places import copy_in, copy_out
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, Quality
 from colab_helpers.errors import ColabHelpersError, OutputError, UsageError

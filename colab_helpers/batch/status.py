@@ -154,7 +154,7 @@ class _Courier:
 
 
 class StatusWriter:
-    """Keeps the status file up to date while a batch runs.
+    """Keeps the status file up to date while a batch runs; ``problem``: why that was not possible.
 
     Args:
         path: Where it lies; replaced as a whole each time.
@@ -162,10 +162,6 @@ class StatusWriter:
         near: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
             gets news every five seconds and never holds anything up.
         run: Names the run; notes and counts of an earlier worker of the same run are taken over.
-        supervisor: The process that starts another worker if this one dies; 0: none.
-
-    Attributes:
-        problem: Why it could not be written, if it could not.
     """
 
     def __init__(
@@ -314,12 +310,12 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
 def ask_to_stop(folder: Path) -> bool:
     """Ask the batch in an output folder to stop; False if none is at work there."""
     try:
-        if not read_status(folder).alive():
-            return False
+        alive = read_status(folder).alive()
     except MissingFileError:
         return False
-    write_text(folder / STOP_NAME, "")
-    return True
+    if alive:
+        write_text(folder / STOP_NAME, "")
+    return alive
 
 
 def read_status(folder: Path) -> BatchStatus:

@@ -20,10 +20,7 @@ LONGEST_STOP = 45.0
 
 
 class Stop:
-    """Knows whether somebody has asked the batch to stop.
-
-    A process that does nothing else (``owns_process``) takes signals, and is ended where the work hangs.
-    """
+    """Knows whether somebody has asked the batch to stop; ``owns_process``: it does nothing else."""
 
     def __init__(self, *, owns_process: bool = False) -> None:
         self.owns_process = owns_process

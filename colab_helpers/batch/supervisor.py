@@ -10,15 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
+from colab_helpers.batch.drive import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.places import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import SILENCE, BatchStatus, end_status
 from colab_helpers.batch.stop import STOP_SIGNALS
@@ -48,8 +47,7 @@ class BatchStopped(KeyboardInterrupt):
         self.report = report
 
 
-@dataclass(frozen=True)
-class _End:
+class _End(NamedTuple):
     """How a worker ended: exit code, the run it did, and what it died of."""
 
     code: int
@@ -64,7 +62,6 @@ class Supervisor:
     job: Job
     on_progress: ProgressCallback | None = None
     on_status: StatusCallback | None = None
-    clock: Callable[[], float] = time.monotonic
 
     @cached_property
     def _places(self) -> WorkPlaces:
@@ -79,7 +76,6 @@ class Supervisor:
             limit=float(settings.stall_timeout) + float(settings.gpu_memory_wait),
             on_progress=self.on_progress,
             on_status=self.on_status,
-            clock=self.clock,
         )
 
     @property
@@ -116,7 +112,7 @@ class Supervisor:
             journal = self._journal_size()
             end = self._attached(living) if living else self.start_worker(cause)
             if end.code == 0:
-                return self._report(end.run)
+                return self._report_of(end.run) or self._nothing_reported(end.run)
             if end.code == STOPPED:
                 end_status(self._watch.status_files, end.run, cancelled=True)
                 raise BatchStopped(self._report_of(end.run))
@@ -133,13 +129,13 @@ class Supervisor:
                 continue
             barren = barren + 1 if self._journal_size() == journal else 0
             if barren >= _MOST_BARREN:
-                raise self._given_up(barren, cause)
+                raise self._given_up(cause)
 
-    def _given_up(self, barren: int, cause: str) -> WorkerError:
+    def _given_up(self, cause: str) -> WorkerError:
         error = WorkerError(
             tr(
                 "{number} worker processes in a row died before they did anything, the last one {cause}{log}",
-                number=barren,
+                number=_MOST_BARREN,
                 cause=cause,
                 log=self._log_tail(),
             ),
@@ -190,7 +186,7 @@ class Supervisor:
 
     def _attached(self, run: str) -> _End:
         """Watch a worker that somebody else has started, here or on another machine, to its end."""
-        news = Unchanged(self.clock)
+        news = Unchanged()
 
         def goes_on(status: BatchStatus | None) -> bool:
             if status is not None and (status.run, status.state) != (run, "running"):
@@ -214,10 +210,7 @@ class Supervisor:
             return None
         return report if report.run == run else None
 
-    def _report(self, run: str) -> BatchReport:
-        report = self._report_of(run)
-        if report is not None:
-            return report
+    def _nothing_reported(self, run: str) -> NoReturn:
         status = self._watch.status()
         said = status.notes[-1:] if status is not None and status.run == run else []
         raise WorkerError(

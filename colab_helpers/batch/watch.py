@@ -31,26 +31,23 @@ LOOK_AFAR_EVERY = 1.0
 class Unchanged:
     """Tells how long a value has been the same."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.value: float = -1
-        self._clock, self._since = clock, clock()
+        self._since = time.monotonic()
 
     def seconds(self, value: float) -> float:
         """Return the seconds since it became this value."""
         if value != self.value:
-            self.value, self._since = value, self._clock()
-        return self._clock() - self._since
+            self.value, self._since = value, time.monotonic()
+        return time.monotonic() - self._since
 
 
 @dataclass(eq=False)
 class Watch:
-    """Whoever watches a run.
+    """Whoever watches a run in a ``folder``; its status lies ``near`` if the work is done on a local disk.
 
-    Attributes:
-        near: Where its status lies if the work is done on a local disk.
-        limit: Seconds without any sign of life after which a process is killed.
-        on_progress: Called with every new state of a running file; ``on_status`` with every new status.
-        interrupts: How often somebody pressed Ctrl-C.
+    A process without any sign of life for ``limit`` seconds is killed. ``on_progress`` is called with every
+    new state of a running file, ``on_status`` with every new status.
     """
 
     folder: Path
@@ -58,7 +55,6 @@ class Watch:
     limit: float
     on_progress: ProgressCallback | None = None
     on_status: StatusCallback | None = None
-    clock: Callable[[], float] = time.monotonic
     interrupts: int = field(default=0, init=False)
     _seen: float = field(default=0.0, init=False)
     _shown: Progress | None = field(default=None, init=False)
@@ -90,10 +86,10 @@ class Watch:
     @contextmanager
     def counting_interrupts(self) -> Iterator[None]:
         """Have Ctrl-C raise nothing meanwhile: it is counted, and looked at in ``until_end``."""
+        # Only the main thread may; and what somebody else has made of them stays theirs.
         main = threading.current_thread() is threading.main_thread()
-        # What somebody else has made of them stays theirs.
-        ours = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.default_int_handler]
-        ours = ours if main else []
+        given = signal.default_int_handler
+        ours = [number for number in STOP_SIGNALS if main and signal.getsignal(number) is given]
         for number in ours:
             signal.signal(number, self._interrupt)
         try:
@@ -112,7 +108,7 @@ class Watch:
             goes_on: Whether it does, as its status tells.
             own: The process that does it, if it was started here.
         """
-        life, killed = Unchanged(self.clock), ""
+        life, killed = Unchanged(), ""
         self._answered, self._asked = 0, 0
         while goes_on(status := self.status(own)):
             here = status is not None and status.host == socket.gethostname()
@@ -122,7 +118,7 @@ class Watch:
             known = status is not None and pid in (0, status.pid)
             signs = status.ticks if status is not None and known else _cpu_seconds(pid)
             if life.seconds(signs) > self.limit and pid and not killed:
-                _kill(pid)
+                _signal(pid, signal.SIGKILL)
                 killed = tr("made no progress for {limit:.0f} seconds and was killed", limit=self.limit)
                 if own:
                     return killed
@@ -140,12 +136,12 @@ class Watch:
         """Pass Ctrl-C on to a process; return whether there is any use in waiting for it longer."""
         if self.interrupts > self._answered or (self._answered and pid != self._asked):
             if not self._answered:
-                self._asked_at = self.clock()
+                self._asked_at = time.monotonic()
             self._answered, self._asked = self.interrupts, pid
             self._ask(pid)
-        if self._answered and self.clock() - self._asked_at > GRACE:
-            self._asked_at = self.clock()
-            return _kill(pid)
+        if self._answered and time.monotonic() - self._asked_at > GRACE:
+            self._asked_at = time.monotonic()
+            return _signal(pid, signal.SIGKILL)
         return True
 
     def _ask(self, pid: int) -> None:
@@ -156,25 +152,18 @@ class Watch:
         with suppress(OSError):
             (self.folder / STOP_NAME).touch()
         if self.interrupts > 1:
-            _kill(pid)
+            _signal(pid, signal.SIGKILL)
 
     def _show(self, status: BatchStatus) -> None:
         try:
-            self._tell(status)
+            if self.on_status is not None and status.updated != self._seen:
+                self._seen = status.updated
+                self.on_status(status)
+            if status.running and status.running != self._shown and self.on_progress is not None:
+                self._shown = status.running
+                self.on_progress(status.running)
         except KeyboardInterrupt:  # of a display, or where Ctrl-C is not ours to count
             self.interrupts += 1
-
-    def _tell(self, status: BatchStatus) -> None:
-        if self.on_status is not None and status.updated != self._seen:
-            self._seen = status.updated
-            self.on_status(status)
-        if status.running and status.running != self._shown and self.on_progress is not None:
-            self._shown = status.running
-            self.on_progress(status.running)
-
-
-def _kill(pid: int) -> bool:
-    return _signal(pid, signal.SIGKILL)
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:

@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from colab_helpers.diagnosis import environment, gpu, networks, packages, video
+from colab_helpers.diagnosis import environment, gpu, networks, packages
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, Diagnosis, finding
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine
 from colab_helpers.settings import Settings, load_settings
 
 Question = Callable[[Subject], Iterable[Check]]
 
 QUESTIONS: Mapping[str, Question] = {
-    "place": environment.place,
+    mark("place"): environment.place,
     "python": packages.python,
-    "packages": packages.ranges,
+    mark("packages"): packages.ranges,
     "onnxruntime": packages.runtime,
-    "memory": environment.memory,
-    "disk": environment.disk,
-    "models folder": environment.models_folder,
-    "drive": environment.drive,
+    mark("memory"): environment.memory,
+    mark("disk"): environment.disk,
+    mark("models folder"): environment.models_folder,
+    mark("drive"): environment.drive,
     "cuda": gpu.agreement,
     "gpu": gpu.card,
-    "encoder": video.encoder,
-    "decoder": video.decoder,
-    "models": networks.models,
+    mark("encoder"): environment.encoder,
+    mark("models"): networks.models,
 }
 """In the order of the table, by the name a finding has that the question could not come to."""
 
@@ -49,7 +48,7 @@ def diagnose(
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
         folder: Where results would go.
-        machine: Describes another machine than this one, for tests.
+        machine: Another machine than this one.
         drive: Google Drive, where it is mounted.
     """
     settings = settings or load_settings()
@@ -67,8 +66,6 @@ def _answers(name: str, ask: Question, subject: Subject) -> Iterator[Check]:
     except ColabHelpersError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
         yield finding(name, what, error.remedy or tr(INSTALL_REMEDY))
-    except ImportError as error:
-        yield finding(name, tr("cannot be examined: {error}", error=error), tr(INSTALL_REMEDY))
     except Exception as error:  # noqa: BLE001 - a broken installation may fail in any way
-        what = tr("cannot be examined: {kind}: {error}", kind=type(error).__name__, error=error)
-        yield finding(name, what, tr(INSTALL_REMEDY))
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        yield finding(name, tr("cannot be examined: {error}", error=f"{kind}{error}"), tr(INSTALL_REMEDY))

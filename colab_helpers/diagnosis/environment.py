@@ -1,4 +1,4 @@
-"""Where this runs, and what memory, disk and folders there are."""
+"""Where this runs, what memory, disk and folders there are, and which encoders work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from colab_helpers.diagnosis.findings import Check, finding
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ModelError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.resources.sampler import ram_used
 
@@ -19,6 +19,10 @@ LEAST_DISK = 2 * GIB
 COLAB_SESSION = 12 * 3600.0
 """Longest life of a Colab session, in seconds."""
 _SHORT_SESSION = 3600.0
+_NVENC_REMEDY = mark(
+    "nothing fails without it, the CPU does the work; in a container the driver shows its video parts with "
+    "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video"
+)
 
 
 def place(subject: Subject) -> Iterator[Check]:
@@ -27,8 +31,7 @@ def place(subject: Subject) -> Iterator[Check]:
         yield finding("place", tr("not Colab: {system}", system=subject.machine.system))
         return
     if subject.uptime is None:
-        what = tr("Google Colab; how much of the session's 12 hours is left is not known")
-        yield finding("place", what)
+        yield finding("place", tr("Google Colab; how much of the session's 12 hours is left is not known"))
         return
     left = max(0.0, COLAB_SESSION - subject.uptime)
     what = tr("Google Colab; at most {hours:.1f} hours of the session are left", hours=left / 3600)
@@ -56,11 +59,13 @@ def memory(subject: Subject) -> Iterator[Check]:
 
 def disk(subject: Subject) -> Iterator[Check]:
     """Check the room for results, and whether they can be written."""
-    free, remedy = disk_free(subject.folder), ""
-    problem = write_problem(subject.folder)
-    what = tr("{free:.1f} GB free for results", free=free / GIB)
+    free, problem, folder = (
+        disk_free(subject.folder),
+        write_problem(subject.folder),
+        subject.folder.absolute(),
+    )
+    what, remedy = tr("{free:.1f} GB free for results", free=free / GIB), ""
     if problem:
-        folder = subject.folder.absolute()
         what = tr("{folder} cannot be written: {problem}", folder=folder, problem=problem)
         remedy = tr("choose another folder")
     elif free < LEAST_DISK:
@@ -70,16 +75,14 @@ def disk(subject: Subject) -> Iterator[Check]:
 
 def models_folder(subject: Subject) -> Iterator[Check]:
     """Check whether the models folder can be written, and has room for what is missing."""
-    root, remedy, warns = subject.models, "", False
+    root, problem, remedy = subject.models, write_problem(subject.models), ""
     free, missing = disk_free(root), bytes_missing(subject)
-    problem = write_problem(root)
     if problem:
         what = tr("{folder} cannot be written: {problem}", folder=root, problem=problem)
         remedy = tr(
             "name a writable folder in models_dir or COLAB_HELPERS_MODELS; until then no model is "
             "fetched or converted"
         )
-        warns = not missing  # what is there already can be used as it is
     else:
         what = tr("{folder} can be written, {free:.1f} GB free", folder=root, free=free / GIB)
         if missing:
@@ -87,7 +90,8 @@ def models_folder(subject: Subject) -> Iterator[Check]:
         if missing and free < missing + LEAST_DISK:
             remedy = tr("free space (2 GB are kept free), or name a folder on another disk in models_dir")
     figures = {"disk_free_bytes": free, "missing_bytes": missing}
-    yield finding("models folder", what, remedy, warns=warns, figures=figures)
+    # What is there already can be used as it is.
+    yield finding("models folder", what, remedy, warns=not missing, figures=figures)
 
 
 def bytes_missing(subject: Subject) -> int:
@@ -122,9 +126,31 @@ def drive(subject: Subject) -> Iterator[Check]:
     folder = subject.drive
     if folder is None:
         return
-    what, remedy = tr("Google Drive is mounted at {folder}", folder=folder), ""
-    problem = write_problem(folder)
+    what, remedy, problem = (
+        tr("Google Drive is mounted at {folder}", folder=folder),
+        "",
+        write_problem(folder),
+    )
     if problem:
         what = tr("Google Drive is mounted at {folder}, but: {problem}", folder=folder, problem=problem)
         remedy = tr("free space on Drive, or mount it again")
     yield finding("drive", what, remedy, warns=True)
+
+
+def encoder(subject: Subject) -> Iterator[Check]:
+    """Check the encoder that a run would take, and NVENC."""
+    from colab_helpers.media.encoders import usable_encoders  # PyAV may be what is broken
+
+    problems = usable_encoders()
+    working = [name for name, problem in problems.items() if problem is None]
+    wanted = subject.settings.output_video_encoder
+    good = bool(working) if wanted == "auto" else wanted in working
+    what, remedy = tr("a trial encode works with none"), ""
+    if working:
+        what = tr("a trial encode works with {names}", names=", ".join(working))
+    if "h264_nvenc" not in working:
+        what += tr("; NVENC is not usable ({problem})", problem=problems["h264_nvenc"])
+        remedy = tr(_NVENC_REMEDY) if subject.machine.gpu is not None else ""
+    if not good:
+        remedy = tr("set output_video_encoder to auto or libx264")
+    yield finding("encoder", what, remedy, warns=good)

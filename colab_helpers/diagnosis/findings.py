@@ -15,30 +15,16 @@ CheckStatus = Literal["pass", "warn", "fail"]
 INSTALL_REMEDY = mark("run 'bash setup.sh install' (on Colab: run the cell \"Get ready\" again)")
 
 _STATUS_WORDS: dict[CheckStatus, str] = {"pass": mark("PASS"), "warn": mark("WARN"), "fail": mark("FAIL")}
-# Findings whose names are words, not those of packages; and of models, by what their names begin with.
-_NAMES = {
-    "place": mark("place"),
-    "memory": mark("memory"),
-    "disk": mark("disk"),
-    "models folder": mark("models folder"),
-    "drive": mark("drive"),
-    "packages": mark("packages"),
-    "encoder": mark("encoder"),
-    "decoder": mark("decoder"),
-    "models": mark("models"),
-}
+# The names of findings on models begin with these.
+_NONE: Mapping[str, float] = {}
 _TITLES = {"model": mark("model {name}"), "parity": mark("parity {name}")}
 
 
 class Check(BaseModel):
-    """One finding.
+    """One finding; its name, in a word or two of English, is the same in every language.
 
-    Attributes:
-        name: What was examined, in a word or two of English: the same in every language.
-        status: ``warn``: a run works, but with something less; ``fail``: it does not, or not rightly.
-        detail: What was found.
-        remedy: What to do about it; empty only if the status is ``pass``.
-        figures: Measured values for machines, by name; the names end in their unit.
+    ``warn``: a run works, but with something less; ``fail``: it does not, or not rightly. Only what passes
+    has no remedy. Figures are measured values for machines, whose names end in their unit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,20 +41,15 @@ class Check(BaseModel):
         kind, _, subject = self.name.partition(" ")
         if subject and kind in _TITLES:
             return tr(_TITLES[kind], name=subject)
-        return tr(_NAMES.get(self.name, self.name))
+        return tr(self.name)
 
 
 def finding(
-    name: str,
-    detail: str,
-    remedy: str = "",
-    *,
-    warns: bool = False,
-    figures: Mapping[str, float] | None = None,
+    name: str, detail: str, remedy: str = "", *, warns: bool = False, figures: Mapping[str, float] = _NONE
 ) -> Check:
     """Make a finding: without a remedy it passes, else it fails, or only warns."""
     # JSON knows neither infinity nor "not a number".
-    finite = {key: float(value) for key, value in (figures or {}).items() if math.isfinite(value)}
+    finite = {key: float(value) for key, value in figures.items() if math.isfinite(value)}
     status: CheckStatus = "pass" if not remedy else "warn" if warns else "fail"
     return Check(name=name, status=status, detail=detail, remedy=remedy, figures=finite)
 

@@ -22,8 +22,7 @@ def agreement(subject: Subject) -> Iterator[Check]:
     A network that ran on the GPU proves that all of them agree, whatever is found lying about; only where
     none did are they looked at for the reason.
     """
-    cuda, wheel = subject.environment.cuda, subject.wheel_cuda
-    wanted = subject.settings.execution_provider
+    cuda, wheel, wanted = subject.environment.cuda, subject.wheel_cuda, subject.settings.execution_provider
     what, remedy, warns = "", "", wanted == "cpu"  # who asked for the CPU needs no GPU
     if subject.cuda_problem is None:
         what = tr(

@@ -87,7 +87,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         apart = difference(on_cpu, made)
         facts.append(tr("{apart:.2%} apart from the original", apart=apart))
         figures["difference"] = apart
-        problems += _conversion_problem(apart, choice.path)
+        problems += _difference_problem(apart, choice.path.parent)
     problems.sort(key=lambda problem: problem.warns)
     what = "; ".join([", ".join(facts), *choice.notes, *(problem.what for problem in problems)])
     worst = problems[0] if problems else Problem("", "")
@@ -114,16 +114,9 @@ def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
 def open_network(
     path: Path, provider: Provider, *, settings: Settings | None = None, notes: list[str] | None = None
 ) -> Network:
-    """Load a network on one provider.
+    """Load a network on one provider; ColabHelpersError where it is damaged or does not run there.
 
-    Args:
-        path: Its file.
-        provider: Where it must run.
-        settings: On CUDA, capture it if they say so; without them it is loaded plainly.
-        notes: Gets what the runtime had to do without.
-
-    Raises:
-        ColabHelpersError: It is missing or damaged, or does not run there.
+    On CUDA it is captured if the settings say so. ``notes`` gets what the runtime had to do without.
     """
     from colab_helpers.models.session import Runtime
 
@@ -133,11 +126,7 @@ def open_network(
 
 
 def check_contract(role: Role, network: Network) -> None:
-    """Make sure that a network takes and gives what its role asks for.
-
-    Raises:
-        ModelError: It does not.
-    """
+    """Make sure that a network takes and gives what its role asks for; ModelError where it does not."""
     from colab_helpers.faces.detector import Detector
     from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 
@@ -178,20 +167,20 @@ def _values_problem(outputs: Sequence[Any], where: str) -> Iterator[Problem]:
         )
 
 
-def _difference_problem(apart: float) -> Iterator[Problem]:
-    if not apart <= SAME_RESULT:  # written so that NaN is a problem
+def _difference_problem(apart: float, made_in: Path | None = None) -> Iterator[Problem]:
+    """Whether GPU and CPU, or a file and what was made of it in a folder, lie too far apart."""
+    if apart <= SAME_RESULT:  # NaN is not
+        return
+    if made_in is None:
         yield Problem(
             tr("GPU and CPU give different results ({allowed:.0%} is allowed)", allowed=SAME_RESULT),
             tr("run with execution_provider=cpu; update driver and ONNX Runtime: bash setup.sh install"),
         )
-
-
-def _conversion_problem(apart: float, path: Path) -> Iterator[Problem]:
-    if not apart <= SAME_RESULT:  # written so that NaN is a problem
-        yield Problem(
-            tr("the file made of it gives different results ({allowed:.0%} is allowed)", allowed=SAME_RESULT),
-            tr("remove the folder {folder}: it is made anew when needed", folder=path.parent),
-        )
+        return
+    yield Problem(
+        tr("the file made of it gives different results ({allowed:.0%} is allowed)", allowed=SAME_RESULT),
+        tr("remove the folder {folder}: it is made anew when needed", folder=made_in),
+    )
 
 
 def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:

@@ -44,14 +44,7 @@ _PICTURE = 640
 
 
 def parity(role: str, network: Network, settings: Settings, models: Path) -> Check:
-    """Measure how far our result lies from insightface's on a made-up picture.
-
-    Args:
-        role: ``detector``, ``recogniser`` or ``swapper``.
-        network: On the CPU.
-        settings: For the detector's size.
-        models: The models folder.
-    """
+    """Measure how far the result of a detector, recogniser or swapper on the CPU lies from insightface's."""
     name = f"parity {network.name}"
     try:
         oracle = _insightface(network.path)

@@ -26,13 +26,9 @@ class Subject:
     """Everything that findings depend on, apart from what is tried out.
 
     Attributes:
-        settings: What a run is to do.
-        machine: CPU, RAM and GPU as the system reports them.
-        models_dir: Folder of the model files; None for the usual one.
         folder: Where results would go.
         project: What ``pyproject.toml`` asks for.
         environment: Installed packages, the driver and CUDA's libraries.
-        drive: Google Drive where it is mounted.
         uptime: Seconds since this container or machine was started; None if unknown.
     """
 
@@ -55,11 +51,7 @@ class Subject:
         machine: Machine | None = None,
         drive: Path | None = None,
     ) -> Subject:
-        """Take stock of the running installation.
-
-        Raises:
-            ColabHelpersError: The list of what is needed cannot be read, or nothing can be asked.
-        """
+        """Take stock of the running installation; ColabHelpersError where not even that can be asked."""
         try:
             machine = machine or this_machine()
             project = requirements.read_project()
@@ -77,7 +69,7 @@ class Subject:
 
         return models_root(self.models_dir)
 
-    @cached_property
+    @property
     def wheel_cuda(self) -> int | None:
         """CUDA version the installed ONNX Runtime was built for; None for the CPU build."""
         return wheel_cuda(self.environment.installed.get("onnxruntime-gpu"))

@@ -218,9 +218,7 @@ class VideoPicture:
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
-        if not self._writable:
-            self.frame.make_writable()
-            self._writable = True
+        self._make_writable()
         channels: list[npt.NDArray[Any]] = list(cv2.split(bgr_to_yuv(crop, self._space)))
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         for number, plane in enumerate(self._planes()):
@@ -231,6 +229,11 @@ class VideoPicture:
             blend_plane(
                 plane.samples, part, mask, to_samples, _plane_region(region, plane), _plane_box(box, plane)
             )
+
+    def _make_writable(self) -> None:
+        if not self._writable:
+            self.frame.make_writable()
+            self._writable = True
 
     def _planes(self) -> Iterator[_Plane]:
         layout = self._layout

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,6 @@ from typing import Any, Self
 import psutil
 
 from colab_helpers.files import ends_a_line, to_json
-from colab_helpers.language import tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress
 from colab_helpers.resources.sampler import gpu_sample, ram_used
@@ -23,8 +23,6 @@ INTERVAL = 2.0
 """Seconds between two samples."""
 # A folder on a network that hangs must not hold up the end of a run.
 _LONGEST_GOODBYE = 5.0
-# Windows counts handles in place of file descriptors.
-_COUNT_FILES = "num_fds" if hasattr(psutil.Process, "num_fds") else "num_handles"
 
 
 class Recorder:
@@ -40,9 +38,6 @@ class Recorder:
         run_state: Says where the file at work stands, or what the run is doing, in a word or two; called, as
             ``on_sample`` with each sample, from the recorder's thread.
         sleep: Waits for some seconds; by default ``close`` ends the wait.
-
-    Attributes:
-        cpu_seconds: Processor time that the recorder itself has used.
     """
 
     def __init__(
@@ -61,7 +56,7 @@ class Recorder:
         self._run_state, self._on_sample, self._clock = run_state, on_sample, clock
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
-        self._file = _LineFile(path)
+        self._path = path
         self.processes = ProcessTree()
         # Daemon: it may hang in a network folder, which must not keep the process from ending.
         self._thread = threading.Thread(
@@ -70,7 +65,6 @@ class Recorder:
         self.pid = os.getpid() if pid is None else pid
         self.latest: Sample | None = None
         self.problem: str | None = None
-        self.cpu_seconds = 0.0
 
     def __enter__(self) -> Self:
         return self.start()
@@ -90,10 +84,8 @@ class Recorder:
             self._thread.join(_LONGEST_GOODBYE)
 
     def _run(self) -> None:
-        started = time.thread_time()
         while not self._stop.is_set():
             self._record()
-            self.cpu_seconds = time.thread_time() - started
             self._sleep(self._interval)
         self._record()
 
@@ -101,9 +93,7 @@ class Recorder:
         try:
             sample = self._take()
         except Exception as error:  # noqa: BLE001 - whatever a driver or system does, the work goes on
-            self.problem = tr(
-                "a sample could not be taken: {kind}: {error}", kind=type(error).__name__, error=error
-            )
+            self.problem = f"{type(error).__name__}: {error}"
             return
         self.latest = sample
         # First: the file may lie in a network folder that hangs.
@@ -111,13 +101,11 @@ class Recorder:
             if self._on_sample:
                 self._on_sample(sample)
         except Exception as error:  # noqa: BLE001 - a display that fails must end neither work nor sampling
-            self.problem = tr(
-                "a display of the samples failed: {kind}: {error}", kind=type(error).__name__, error=error
-            )
+            self.problem = f"{type(error).__name__}: {error}"
         try:
-            self._file.append(to_json(sample).encode())
+            _append_line(self._path, to_json(sample).encode())
         except OSError as error:
-            self.problem = tr("samples could not always be written: {reason}", reason=error.strerror or error)
+            self.problem = str(error)
 
     def _take(self) -> Sample:
         process, load = self.processes.read(self.pid), psutil.cpu_percent()
@@ -141,28 +129,18 @@ class Recorder:
         try:
             return self._run_state()
         except Exception as error:  # noqa: BLE001 - the machine's figures are worth having all the same
-            self.problem = tr(
-                "the run did not say where it stands: {kind}: {error}", kind=type(error).__name__, error=error
-            )
+            self.problem = f"{type(error).__name__}: {error}"
             return ""
 
 
-class _LineFile:
-    """Appends whole lines to a file that it opens anew each time.
+def _append_line(path: Path, line: bytes) -> None:
+    """Append a line; one that was cut short before, by a crash or a full disk, is ended first.
 
-    A folder may go and come back while the run goes on, and Drive uploads a file only once it is closed.
+    The file is opened anew each time: a folder may go and come back while the run goes on, and Drive uploads
+    a file only once it is closed.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._ends_well = False
-
-    def append(self, line: bytes) -> None:
-        """Append a line; one that was cut short before, by a crash or a full disk, is ended first."""
-        ends_well, self._ends_well = self._ends_well, False
-        with self._path.open("ab+") as file:
-            file.write((b"" if ends_well or ends_a_line(file) else b"\n") + line + b"\n")
-        self._ends_well = True
+    with path.open("ab+") as file:
+        file.write((b"" if ends_a_line(file) else b"\n") + line + b"\n")
 
 
 class ProcessTree:
@@ -177,11 +155,15 @@ class ProcessTree:
         # The same objects every time: psutil counts a process's time since it was last asked.
         before, self._known = self._known, {}
         figures = []
-        for process in _family(pid):
-            found = _figures(before.get(process, process))
-            if found is not None:
-                self._known[process] = before.get(process, process)
-                figures.append(found)
+        family: list[psutil.Process] = []
+        with suppress(psutil.Error):  # it has ended
+            process = psutil.Process(pid)
+            family = [process, *process.children(recursive=True)]
+        for process in family:
+            known = before.get(process, process)
+            with suppress(psutil.Error):
+                figures.append(_figures(known))
+                self._known[known] = known
         self.pids = {process.pid for process in self._known}
         if not figures:
             return {}
@@ -194,26 +176,14 @@ class ProcessTree:
         }
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _figures(process: psutil.Process) -> tuple[float, int, int, int] | None:
-    """Percent of a core since the last look, resident bytes, threads, open files; None if it has ended."""
-    try:
-        with process.oneshot():
-            files = int(getattr(process, _COUNT_FILES)())
-            return process.cpu_percent(), process.memory_info().rss, process.num_threads(), files
-    except psutil.Error:
-        return None
+def _figures(process: psutil.Process) -> tuple[float, int, int, int]:
+    """Percent of a core since the last look, resident bytes, threads, open files."""
+    with process.oneshot():
+        threads, files = process.num_threads(), process.num_fds()
+        return process.cpu_percent(), process.memory_info().rss, threads, files
 
 
 def _disk_free(folder: Path) -> int | None:
-    try:
+    with suppress(OSError):
         return disk_free(folder)
-    except OSError:
-        return None
+    return None

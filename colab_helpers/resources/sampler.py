@@ -82,10 +82,8 @@ def gpu_sample(processes: Collection[int]) -> GpuSample | None:
 
     memory = ask(pynvml.nvmlDeviceGetMemoryInfo)
     rates = ask(pynvml.nvmlDeviceGetUtilizationRates)
-    encoder, decoder = (
-        ask(pynvml.nvmlDeviceGetEncoderUtilization),
-        ask(pynvml.nvmlDeviceGetDecoderUtilization),
-    )
+    encoder = ask(pynvml.nvmlDeviceGetEncoderUtilization)
+    decoder = ask(pynvml.nvmlDeviceGetDecoderUtilization)
     power = ask(pynvml.nvmlDeviceGetPowerUsage)
     return GpuSample(
         utilisation=None if rates is None else rates.gpu,

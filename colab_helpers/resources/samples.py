@@ -113,8 +113,6 @@ def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
 
     ``most`` (2 or more) thins evenly, keeping the first and the last, in memory that depends on it alone.
     """
-    if most is not None and most < 2:
-        raise ValueError("most must be 2 or more: the first sample and the last are always kept")
     samples = SampleTail(path).read()
     return list(samples) if most is None else _thinned(samples, most)
 

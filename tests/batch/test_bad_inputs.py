@@ -7,21 +7,18 @@ import json
 import os
 import re
 import struct
-import subprocess
-import sys
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch.earlier import KEPT as KEPT_NOTE
@@ -30,14 +27,12 @@ from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
-from tests.conftest import CONSENT, PATIENCE
-from tests.helpers.processes import CPU, KEPT
-from tests.media.harm import start_edit_at
+from tests.conftest import CONSENT
+from tests.helpers.processes import CPU, KEPT, Shell
 from tests.media.make import (
     Sound,
     Spec,
     Subtitle,
-    add_cover,
     decoded,
     make,
     make_cover_song,
@@ -53,16 +48,9 @@ Make = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Odd:
-    """A target that is unusual but whole.
+    """A target that is unusual but whole: what its result must have, and what the report must say of it.
 
-    Attributes:
-        name: Of the file.
-        make: Makes it.
-        frames: What the result must have; 1 for a picture.
-        size: Width and height of the result.
-        sound: Whether it has sound, which then must be the target's to the byte.
-        said: What the report must say of it.
-        rough: Whether it is so harsh that scaling a face to and fro shows.
+    Sound, if it is to have any, must be the target's to the byte. In a ``rough`` one, scaling shows.
     """
 
     name: str
@@ -74,9 +62,8 @@ class Odd:
     rough: bool = False
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A target that cannot be done: its message must hold one of the words."""
+class Bad(NamedTuple):
+    """A target that cannot be done: its message must match the words."""
 
     name: str
     make: Make
@@ -96,31 +83,23 @@ def bytes_of(path: Path, spec: Spec) -> bytes:
         other.unlink()
 
 
-def cut(share: float, **given: Any) -> Make:
-    """The first part of a clip."""
-
-    def write(path: Path) -> None:
-        whole = bytes_of(path, Spec(frames=50, **given))
-        path.write_bytes(whole[: int(len(whole) * share)])
-
-    return write
-
-
 def holding(data: bytes) -> Make:
     return lambda path: path.write_bytes(data)
 
 
 def changed(change: Callable[[bytearray], bytes | bytearray], **given: Any) -> Make:
     """A clip whose bytes are tampered with."""
-    return lambda path: path.write_bytes(
-        change(bytearray(bytes_of(path.with_suffix(".mp4"), Spec(frames=50, **given))))
-    )
+    return lambda path: path.write_bytes(change(bytearray(bytes_of(path, Spec(frames=50, **given)))))
 
 
-def without_index(data: bytearray) -> bytes:
-    at = data.index(b"moov") - 4
-    (length,) = struct.unpack_from(">I", data, at)
-    return bytes(data[:at] + data[at + length :])
+def cut(share: float, **given: Any) -> Make:
+    """The first part of a clip."""
+    return changed(lambda whole: whole[: int(len(whole) * share)], **given)
+
+
+def renamed(suffix: str) -> Make:
+    """A clip that is called something else than it is."""
+    return lambda path: path.write_bytes(bytes_of(path.with_suffix(suffix), Spec(frames=5)))
 
 
 def broken_middle(data: bytearray) -> bytearray:
@@ -129,19 +108,6 @@ def broken_middle(data: bytearray) -> bytearray:
     low, high = at + length // 4, at + length * 3 // 4
     data[low:high] = np.random.default_rng(5).bytes(high - low)
     return data
-
-
-def as_another_kind(data: bytearray) -> bytes:
-    """The start of a Matroska file in front of an MP4's middle."""
-    return b"\x1a\x45\xdf\xa3\x93\x42\x82\x88matroska" + bytes(data[2000:])
-
-
-def hollow(path: Path) -> None:
-    """A header that promises a video, and no frame."""
-    with av.open(str(path), "w") as out:
-        stream: Any = out.add_stream("libx264", rate=25)
-        stream.width, stream.height = 64, 64
-        out.start_encoding()
 
 
 def archive(path: Path) -> None:
@@ -158,18 +124,11 @@ def picture(
     mode: str = "RGB", size: tuple[int, int] = (96, 64), kind: str | None = None, **save: Any
 ) -> Make:
     """A picture file as Pillow writes it."""
-
-    def write(path: Path) -> None:
-        image = Image.fromarray(picture_of(*size))
-        if mode == "I;16":
-            image = Image.fromarray((picture_of(*size)[..., 0].astype(np.uint16)) * 257)
-        elif mode == "P":
-            image = image.quantize(16)
-        else:
-            image = image.convert(mode)
-        image.save(path, kind, **save)
-
-    return write
+    pixels = picture_of(*size)
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    image = deep if mode == "I;16" else Image.fromarray(pixels)
+    image = image.quantize(16) if mode == "P" else image.convert(mode)
+    return lambda path: image.save(path, kind, **save)
 
 
 def animated(kind: str) -> Make:
@@ -180,20 +139,10 @@ def animated(kind: str) -> Make:
     return write
 
 
-def turned(path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(picture_of()).save(path, exif=exif.tobytes())
-
-
-def encoded_picture(kind: str) -> bytes:
+def tampered_picture(kind: str, change: Callable[[bytes], bytes]) -> Make:
     memory = io.BytesIO()
     Image.fromarray(picture_of(200, 150)).save(memory, kind)
-    return memory.getvalue()
-
-
-def tampered_picture(kind: str, change: Callable[[bytes], bytes]) -> Make:
-    return lambda path: path.write_bytes(change(encoded_picture(kind)))
+    return holding(change(memory.getvalue()))
 
 
 def half(data: bytes) -> bytes:
@@ -206,17 +155,6 @@ def wrong_checksum(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-def bomb(path: Path) -> None:
-    """A few bytes that say they are 60000 by 60000 pixels: 10 GB when decoded."""
-    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
-    body = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-
-
 def linked(path: Path) -> None:
     """A link to a clip in another folder."""
     elsewhere = path.parent.parent / "elsewhere"
@@ -224,61 +162,13 @@ def linked(path: Path) -> None:
     path.symlink_to(make(elsewhere / "clip.mp4", Spec(frames=5)))
 
 
-def remuxed(
-    path: Path, spec: Spec, keep: Callable[[int, Any], bool] = lambda _n, _p: True, more: int = 0
-) -> None:
-    """A clip whose packets are passed on one by one, if they are to be kept, to one or more streams."""
-    other = path.with_name(f".making{path.suffix}")
-    make(other, spec)
-    with av.open(str(other)) as source, av.open(str(path), "w") as out:
-        stream = source.streams.video[0]
-        copies = [out.add_stream_from_template(stream, opaque=True) for _ in range(1 + more)]
-        out.start_encoding()
-        for number, packet in enumerate(p for p in source.demux(stream) if p.size):
-            if keep(number, packet):
-                pts, dts, base = packet.pts, packet.dts, packet.time_base
-                for copy in copies:
-                    packet.stream, packet.pts, packet.dts, packet.time_base = copy, pts, dts, base
-                    out.mux_one(packet)
-    other.unlink()
-
-
-def covered(path: Path) -> None:
-    """A clip with cover art as its second video stream."""
-    other = make(path.with_name(".plain.mp4"), Spec(frames=5))
-    with av.open(str(other)) as source, av.open(str(path), "w") as out:
-        copy = out.add_stream_from_template(source.streams.video[0], opaque=True)
-        cover = add_cover(out)
-        out.start_encoding()
-        out.mux(cover)
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = copy
-                out.mux(packet)
-    other.unlink()
-
-
-def hidden_start(path: Path) -> None:
-    """Its edit list hides the first ten frames."""
-    make(path, Spec(frames=30, options={"preset": "ultrafast", "g": "100"}))
-    start_edit_at(path, 10)
-
-
-def no_first_key(path: Path) -> None:
-    """The recording began in the middle of a group of pictures."""
-    options = {"preset": "ultrafast", "g": "10", "bf": "0"}
-    remuxed(path, Spec(frames=40, options=options), keep=lambda number, _packet: number >= 4)
-
-
 SOUND = {"sounds": (Sound(),)}
-GOOD: tuple[Odd, ...] = (
+WHOLE: tuple[Odd, ...] = (
     Odd("good 1.mp4", clip(**SOUND), sound=True),
     Odd("good 2.mkv", clip(6, **SOUND), 6, sound=True),
     Odd("good 3.mov", clip(7, **SOUND), 7, sound=True),
     Odd("good 4.m4v", clip(8, **SOUND), 8, sound=True),
     Odd("good 5.mp4", clip(9, sounds=(Sound(tone=300), Sound(tone=500))), 9, sound=True),
-)
-ODD: tuple[Odd, ...] = (
     Odd("  name with   spaces .mp4", clip()),
     Odd("ünïcödé 日本語 ñ.mp4", clip()),
     Odd("emoji 🎬👩‍🦰🏳️‍🌈.mp4", clip()),
@@ -288,7 +178,6 @@ ODD: tuple[Odd, ...] = (
     Odd("longest " + "ü" * 118 + ".mp4", clip()),
     Odd("longest picture " + "z" * 235 + ".png", picture(), 1),
     Odd("UPPER.MP4", clip()),
-    Odd("several.dots.in.the.name.mp4", clip()),
     Odd("link.mp4", linked),
     Odd("sound of no length.mp4", clip(sounds=(Sound(seconds=1e-9),))),
     Odd("sound longer.mp4", clip(sounds=(Sound(seconds=2),)), sound=True),
@@ -302,18 +191,10 @@ ODD: tuple[Odd, ...] = (
     Odd("one in ten seconds.mp4", clip(3, rate=Fraction(1, 10), **SOUND), 3, sound=True),
     Odd("times below zero.mp4", clip(8, pts=range(-3, 5)), 5),
     Odd("starts after 100 hours.mkv", clip(pts=range(9_000_000, 9_000_005))),
-    Odd("turned.mp4", clip(rotation=90)),
-    Odd("interlaced.mp4", clip(options=FAST | {"flags": "+ildct+ilme"})),
     Odd("ten bit.mp4", clip(pix_fmt="yuv420p10le")),
-    Odd("grey.mkv", clip(pix_fmt="gray")),
     Odd("alpha.mov", clip(codec="qtrle", pix_fmt="argb", options={}), said="transparency"),
     Odd("palette.mov", clip(codec="qtrle", pix_fmt="rgb555be", options={})),
     Odd("uneven times.mkv", clip(8, pts=variable_pts(8), time_base=Fraction(1, 1000)), 8),
-    Odd("edit list.mp4", hidden_start, 20),
-    Odd("no first key frame.mkv", no_first_key, 30),
-    Odd("two videos.mkv", lambda path: remuxed(path, Spec(frames=5), more=1), said="may show the face"),
-    Odd("cover art.mp4", covered, said="may show the face"),
-    Odd("time code.mov", clip(metadata={"timecode": "01:02:03:04"})),
     Odd("chapters.mkv", clip(25, chapters=((0, 500, "one"), (500, 1000, "two"))), 25),
     Odd("subtitles.mkv", clip(25, subtitles=(Subtitle("subrip"),)), 25),
     Odd("transport stream.ts", clip(sounds=(Sound("mp2"),)), sound=True, said=".ts"),
@@ -324,32 +205,24 @@ ODD: tuple[Odd, ...] = (
         sound=True, said=".webm"),
     Odd("disc.mpg", clip(codec="mpeg2video", options={}), said=".mpg"),
     Odd("media.wmv", clip(codec="wmv2", options={}), said=".wmv"),
-    Odd("prores.mov", clip(codec="prores_ks", pix_fmt="yuv422p10le", options={})),
-    Odd("ffv1.mkv", clip(codec="ffv1", options={})),
-    Odd("motion jpeg.mov", clip(codec="mjpeg", pix_fmt="yuvj420p", options={})),
     Odd("animation.gif", clip(codec="gif", pix_fmt="rgb8", options={}, rate=Fraction(10))),
-    Odd("really mp4.avi", lambda path: path.write_bytes(bytes_of(path.with_suffix(".mp4"), Spec(frames=5)))),
+    Odd("really mp4.avi", renamed(".mp4")),
     Odd("cut stream.ts", cut(0.9), 44),
     Odd(os.fsdecode(b"caf\xe9.mp4"), clip()),
     Odd(os.fsdecode(b"caf\xe9.png"), picture("RGB"), 1),
     Odd("cmyk.jpg", picture("CMYK"), 1, said="CMYK became RGB"),
     Odd("sixteen bit.png", picture("I;16"), 1, said="16 bits per sample became 8"),
-    Odd("turned.jpg", turned, 1, (64, 96)),
     Odd("grey.png", picture("L"), 1, said="grey became RGB"),
     Odd("two colours.png", picture("1"), 1, rough=True),
     Odd("palette.png", picture("P"), 1, said="a palette of colours became RGB"),
     Odd("photo.jfif", picture(kind="JPEG"), 1),
     Odd("photo.avif", picture(kind="AVIF"), 1),
     Odd("alpha.png", picture("RGBA"), 1),
-    Odd("grey and alpha.png", picture("LA"), 1),
     Odd("one pixel.png", picture(size=(1, 1)), 1, (1, 1)),
-    Odd("one row.jpg", picture(size=(300, 1)), 1, (300, 1)),
     Odd("really png.jpg", picture(kind="PNG"), 1),
-    Odd("deflated.tif", picture(compression="tiff_adobe_deflate"), 1),
-    Odd("progressive.jpeg", picture(progressive=True), 1),
     Odd("animated.png", animated("PNG"), 3),
     Odd("animated.webp", animated("WEBP"), 3),
-    Odd("really mp4.gif", lambda path: path.write_bytes(bytes_of(path.with_suffix(".mp4"), Spec(frames=5)))),
+    Odd("really mp4.gif", renamed(".mp4")),
 )  # fmt: skip
 BAD: tuple[Bad, ...] = (
     Bad("folder.mp4", Path.mkdir, "the folder holds no video or image"),
@@ -370,34 +243,25 @@ BAD: tuple[Bad, ...] = (
     Bad("index first, cut in half.mp4", cut(0.5, container={"movflags": "faststart"}), "cut off"),
     Bad("index first, cut at a tenth.mp4", cut(0.13, container={"movflags": "faststart"}),
         "index .moov. is not complete"),
-    Bad("no index.mp4", changed(without_index), "index"),
     Bad("broken middle.mov", changed(broken_middle, **PNG_CODED), "cut off or damaged"),
-    Bad("another kind.mp4", changed(as_another_kind), "not a video|no video|no frame"),
     Bad("random.mp4", holding(np.random.default_rng(1).bytes(50_000)), "not a video"),
-    Bad("random.mkv", holding(np.random.default_rng(2).bytes(50_000)), "not a video"),
-    Bad("random.ts", holding(np.random.default_rng(3).bytes(50_000)), "not a video"),
     Bad("random.gif", holding(np.random.default_rng(4).bytes(5_000)), "not a video"),
     Bad("zeros.mp4", holding(bytes(50_000)), "nothing but zeros"),
     Bad("text.mp4", holding(b"Das ist kein Film.\n" * 100), "it is text"),
     Bad("archive.mp4", archive, "ZIP archive"),
     Bad("page.mp4", holding(b"<!DOCTYPE html><html><body>404 Not Found</body></html>"), "web page"),
     Bad("playlist.mp4", holding(b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"), "it is text"),
-    Bad("no frames.mp4", hollow, "no frame|no video|not a video"),
-    Bad("no frames.mkv", hollow, "no frame|no video|not a video"),
     Bad("only sound.mp4", make_song, "only sound"),
     Bad("only sound and cover.mp4", make_cover_song, "cover art"),
     Bad("really png.mp4", picture(kind="PNG"), "PNG picture"),
-    Bad("really mp4.png", lambda path: path.write_bytes(bytes_of(path.with_suffix(".mp4"), Spec())),
+    Bad("really mp4.png", renamed(".mp4"),
         "not a picture"),
     Bad("head alone.gif", holding(b"GIF89a\x10\0\x10\0\x80\0\0"), "not a picture"),
     Bad("wrong checksum.png", tampered_picture("PNG", wrong_checksum), "damaged"),
     Bad("cut in half.png", tampered_picture("PNG", half), "damaged|cut off"),
     Bad("cut in half.jpg", tampered_picture("JPEG", half), "damaged|cut off"),
     Bad("cut in half.webp", tampered_picture("WEBP", half), "damaged|cut off"),
-    Bad("cut in half.bmp", tampered_picture("BMP", half), "damaged|cut off"),
-    Bad("cut in half.tiff", tampered_picture("TIFF", half), "damaged|cut off"),
     Bad("head alone.jpg", holding(b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"), "damaged"),
-    Bad("bomb.png", bomb, "too large"),
     Bad("bomb.gif", holding(b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\1\0;"),
         "too large"),
     Bad("drawing.png", holding(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "drawing"),
@@ -427,9 +291,9 @@ class Outcome:
 
 def fill(folder: Path) -> None:
     folder.mkdir()
-    for one in (*GOOD, *ODD, *BAD):
+    for one in (*WHOLE, *BAD):
         one.make(folder / one.name)
-    for name in (".hidden.mp4", "._left by a mac.mp4", "notes.txt", "no suffix"):
+    for name in IGNORED:
         (folder / name).write_bytes(b"not to be touched")
 
 
@@ -449,15 +313,14 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, constant_models: Path) -> 
 
 def test_everything_is_tried_and_counted(outcome) -> None:
     names = {Path(file.target).name for file in outcome.report.files}
-    assert names == {one.name for one in (*GOOD, *ODD, *BAD)}
+    assert names == {one.name for one in (*WHOLE, *BAD)}
     assert not names & IGNORED
     summary = outcome.report.summary
-    assert (summary.succeeded, summary.failed, summary.skipped) == (len(GOOD) + len(ODD), len(BAD), 0)
-    assert len(ODD) + len(BAD) >= 60
+    assert (summary.succeeded, summary.failed, summary.skipped) == (len(WHOLE), len(BAD), 0)
     assert not outcome.report.ok
 
 
-@pytest.mark.parametrize("one", [*GOOD, *ODD], ids=lambda one: ascii(one.name[:30]))
+@pytest.mark.parametrize("one", WHOLE, ids=lambda one: ascii(one.name[:30]))
 def test_what_is_whole_is_done(outcome, one) -> None:
     file = outcome.file(one.name)
     assert file.status == "done", file.error
@@ -511,61 +374,35 @@ def test_what_is_malformed_is_told_in_plain_words(outcome, one) -> None:
 
 def test_nothing_is_left_but_the_results(outcome) -> None:
     results = {Path(file.output).name for file in outcome.report.files if file.output}
-    assert len(results) == len(GOOD) + len(ODD)
+    assert len(results) == len(WHOLE)
     assert {path.name for path in outcome.out.iterdir()} == results | KEPT
     # And nothing beside the targets.
     assert {path.name for path in outcome.folder.iterdir()} == (
-        {one.name for one in (*GOOD, *ODD, *BAD)} | IGNORED
+        {one.name for one in (*WHOLE, *BAD)} | IGNORED
     )
 
 
 def test_the_shell_says_the_same_and_ends_with_one(outcome, constant_models) -> None:
     before = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "colab_helpers", "batch", "-s", str(outcome.photo),
-            "-t", str(outcome.folder), "-o", str(outcome.out), "--models-dir", str(constant_models),
-            "--consent", CONSENT, "--preset", "balanced", "--output-video-encoder", "libx264",
-            "--execution-provider", "cpu",
-        ],
-        capture_output=True, text=True, check=False, timeout=PATIENCE,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    shell = Shell(
+        outcome.folder, outcome.photo, constant_models, CONSENT, outcome.out, "--segment-seconds", "20"
+    )
+    code, text = shell.run()
+    assert (code, "Traceback" in text) == (1, False), text
     for one in BAD:
-        assert printable(str(outcome.folder / one.name)) in done.stdout + done.stderr
+        assert printable(str(outcome.folder / one.name)) in text
     data = json.loads((outcome.out / REPORT_NAME).read_text())
     assert os.fsdecode(b"caf\xe9.mp4") in {Path(file["target"]).name for file in data["files"]}
     assert "caf\\xe9.mp4" in (outcome.out / HTML_REPORT_NAME).read_text(encoding="utf-8")
-    assert (data["summary"]["succeeded"], data["summary"]["failed"]) == (len(GOOD) + len(ODD), len(BAD))
+    assert (data["summary"]["succeeded"], data["summary"]["failed"]) == (len(WHOLE), len(BAD))
     # What was done is kept.
     after = {path: path.stat().st_mtime_ns for path in outcome.out.iterdir() if path.name not in KEPT}
     assert after == before
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("pipe", "pipe or device"),
-        ("link", "the link leads nowhere"),
-        ("folder", "a folder"),
-        ("long", "cannot be read .File name too long"),
-    ],
-)
-def test_what_is_no_file_is_named(tmp_path, kind, words) -> None:
-    path = tmp_path / ("x" * 300 if kind == "long" else kind)
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "link":
-        path.symlink_to(tmp_path / "nowhere")
-    elif kind == "folder":
-        path.mkdir()
-    with pytest.raises(MediaError, match=words) as caught:
-        existing_file(path)
-    assert "What to do" in str(caught.value)
-
-
-def test_a_file_one_may_not_read_is_named(tmp_path, monkeypatch) -> None:
+def test_a_file_one_may_not_read_or_whose_name_no_system_takes_is_named(tmp_path, monkeypatch) -> None:
+    with pytest.raises(MediaError, match=r"cannot be read .File name too long.*What to do"):
+        existing_file(tmp_path / ("x" * 300))
     path = make(tmp_path / "secret.mp4", Spec(frames=2))
 
     def refuse(*_given: Any, **_named: Any) -> Any:
@@ -574,31 +411,6 @@ def test_a_file_one_may_not_read_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(MediaError, match=r"secret\.mp4.*Permission denied.*What to do: check your rights"):
         existing_file(path)
-
-
-def huge(kind: str) -> bytes:
-    """The start of a picture of 60000 by 60000 pixels."""
-    side, tag = 60000, lambda number, value: struct.pack("<HHII", number, 4, 1, value)
-    return {
-        "jpeg": b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 11, 8, side, side, 1) + b"\1\x11\0",
-        "bmp": b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, side, side, 1, 24, 0) + bytes(60),
-        "tiff": b"II*\0" + struct.pack("<IH", 8, 7) + tag(0x0100, side) + tag(0x0101, side) + tag(0x0102, 8)
-        + tag(0x0103, 1) + tag(0x0106, 1) + tag(0x0111, 8) + tag(0x0117, side * side) + bytes(4),
-        "gif": b"GIF89a" + struct.pack("<HH", side, side) + b"\0\0\0,"
-        + struct.pack("<HHHH", 0, 0, side, side) + b"\0\x02\x02D\1\0;",
-        "webp": b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)
-        + (side - 1).to_bytes(3, "little") * 2,
-    }[kind]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ["jpeg", "bmp", "tiff", "gif", "webp"])
-def test_a_picture_of_absurd_size_is_refused_by_its_header(kind, monkeypatch) -> None:
-    def allocate(*_given: Any) -> Any:
-        raise AssertionError("it was decoded")
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", allocate)
-    with pytest.raises(MediaError, match=r"too large"):
-        read_image(huge(kind))
 
 
 def test_copies_of_one_target_each_have_their_own_result(batch, tmp_path) -> None:

@@ -7,10 +7,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import zlib
@@ -22,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.api import run_batch
 from colab_helpers.batch import worker
+from colab_helpers.batch.drive import WORK_NAME
 from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.places import WORK_NAME
 from colab_helpers.batch.report import STATUS_NAME, BatchReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
@@ -37,12 +31,22 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.media.truncation import TruncationCheck
 from colab_helpers.models import session as sessions
 from colab_helpers.pipeline import report_progress
-from tests.conftest import CONSENT, PATIENCE
-from tests.helpers.processes import SECONDS, Content, contents, entries, litter, number_of, repeated
+from tests.helpers.processes import (
+    Content,
+    at_start,
+    contents,
+    draw_photo,
+    entries,
+    litter,
+    number_of,
+    repeated,
+    run_here,
+    stop_at,
+)
 from tests.media.make import Sound, Spec, make
 
+NO_WAIT = {"output_wait": 0.0}
 # Three frames a second: a segment, of one second at least, has three frames.
-SETTINGS = SECONDS.with_overrides(output_wait=0.0)
 FRAMES, SEGMENTS = 11, 4
 pytestmark = pytest.mark.xdist_group("faults")
 
@@ -56,9 +60,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("faults_source") / "photo.png"
-    cv2.imwrite(str(path), np.full((256, 256, 3), 120, np.uint8))
-    return path
+    return draw_photo(tmp_path_factory.mktemp("faults_source"))
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +69,9 @@ def plain(
 ) -> dict[str, Content]:
     """What an undisturbed batch gives."""
     out = tmp_path_factory.mktemp("faults_plain") / "out"
-    assert do(source, target, out, constant_models).ok
+    assert run_here(source, target, out, constant_models, overrides=NO_WAIT).ok
     assert len(contents(out)["a.mp4"][0]) == FRAMES
     return contents(out)
-
-
-def do(source: Path, target: Path, out: Path, models: Path, **given: Any) -> BatchReport:
-    settings = SETTINGS.with_overrides(**given.pop("overrides", {}))
-    return run_batch(
-        [source], [target], out, in_process=True,
-        consent=CONSENT, settings=settings, models_dir=models, **given,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -89,7 +83,7 @@ def batch(
     def run(
         out: str = "out", *, target: Path = target, models: Path = constant_models, **given: Any
     ) -> BatchReport:
-        return do(source, target, tmp_path / out, models, **given)
+        return run_here(source, target, tmp_path / out, models, overrides=NO_WAIT, **given)
 
     return run
 
@@ -98,14 +92,6 @@ def batch(
 def short(tmp_path: Path) -> Path:
     """Two segments."""
     return make(tmp_path / "a.mp4", Spec(frames=5, rate=Fraction(3), sounds=(Sound(seconds=0.5),)))
-
-
-def stop_at(frame: int) -> Callable[[Any], None]:
-    def stop(progress: Any) -> None:
-        if progress.frame >= frame:
-            raise KeyboardInterrupt
-
-    return stop
 
 
 def kept(report: BatchReport) -> int:
@@ -278,59 +264,42 @@ def attempt(run: Callable[[], BatchReport], out: Path) -> str:
 
 
 FULL_DISK = """
-    import pickle, resource, signal, sys
-
-    from colab_helpers.api import run_batch
-
-    order, limit = pickle.load(sys.stdin.buffer)
+    import os, resource, signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    report = run_batch(**order)
-    print(report.files[0].status, report.files[0].error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]),) * 2)
 """
 
 
 @pytest.mark.parametrize("place", ["segment", "result"])
-def test_a_disk_that_is_full_while_a_video_is_written(source, constant_models, tmp_path, place) -> None:
+def test_a_disk_that_is_full_while_a_video_is_written(
+    source, constant_models, tmp_path, monkeypatch, place
+) -> None:
     """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
     target = make(tmp_path / "a.mp4", Spec(frames=60, size=(640, 360), sounds=(Sound(),)))
-    settings = SETTINGS.with_overrides(output_video_quality=1)
-    order = {
-        "sources": [source], "targets": [target], "consent": CONSENT, "settings": settings,
-        "models_dir": constant_models, "in_process": True,
-    }  # fmt: skip
-    assert run_batch(output_dir=tmp_path / "plain", **order).ok
-    out, sizes = (
-        tmp_path / "out",
-        [entry["part"]["segment"]["bytes"] for entry in entries(tmp_path / "plain", "segment")],
-    )
+    given = {"overrides": {"output_video_quality": 1, **NO_WAIT}}
+    assert run_here(source, target, tmp_path / "plain", constant_models, **given).ok
+    out = tmp_path / "out"
+    sizes = [entry["part"]["segment"]["bytes"] for entry in entries(tmp_path / "plain", "segment")]
     # Journal, status and report are smaller than any segment, and the result is larger than each.
     assert max(sizes) > 30_000
-    limit = max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(FULL_DISK)],
-        input=pickle.dumps((order | {"output_dir": out}, limit)),
-        capture_output=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=PATIENCE,
-    )
-    text = done.stdout.decode()
-    assert done.returncode == 0, done.stderr.decode()
-    assert text.startswith("failed")
-    assert "cannot be written (File too large)" in text
-    assert "What to do: choose a disk that takes larger files" in text
+    with monkeypatch.context() as patching:
+        at_start(patching, tmp_path, FULL_DISK)
+        patching.setenv("LIMIT", str(max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000))
+        report = run_here(source, target, out, constant_models, in_process=False, **given)
+    error = report.files[0].error or ""
+    assert "cannot be written (File too large)" in error
+    assert "What to do: choose a disk that takes larger files" in error
     assert not list(out.glob("*.mp4")) + list(out.glob(".*.mp4")) + list(out.rglob(".*.nut"))
     finished = len(list(entries(out, "segment")))
     assert finished == (3 if place == "result" else 0)
-    report = run_batch(output_dir=out, **order)
+    report = run_here(source, target, out, constant_models, **given)
     assert report.files[0].segments_kept == finished
     assert_as_undisturbed(report, out, contents(tmp_path / "plain"))
     assert repeated(out) == {}
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
-def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, monkeypatch, code) -> None:
+def test_a_folder_one_may_not_write_to_is_told_before_any_work(batch, tmp_path, code) -> None:
     def refuse(*_given: Any, **_named: Any) -> Any:
         raise OSError(code, os.strerror(code))
 
@@ -368,39 +337,33 @@ def test_a_folder_that_can_no_longer_be_written_to_keeps_what_is_finished(
     assert_as_undisturbed(report, out, plain)
 
 
-def test_a_target_that_breaks_off_while_it_is_read_fails_with_the_cause(batch, tmp_path, plain) -> None:
-    genuine = TruncationCheck.watch
+@pytest.mark.parametrize("at_all", [False, True])
+def test_a_target_that_cannot_be_read_fails_with_the_cause(batch, target, tmp_path, plain, at_all) -> None:
+    genuine_watch, genuine_open = TruncationCheck.watch, Path.open
+    lost = errno.EIO, os.strerror(errno.EIO)
 
     def watch(self: Any, container: Any) -> Iterator[Any]:
-        yield from islice(genuine(self, container), 7)
-        raise av.error.OSError(errno.EIO, os.strerror(errno.EIO))
-
-    with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(TruncationCheck, "watch", watch)
-        report = batch()
-    error = report.files[0].error or ""
-    assert report.files[0].status == "failed"
-    assert "only 7 of 11 frames could be read (Input/output error)" in error
-    assert "What to do" in error
-    # A disk may have failed for a moment: what is finished waits for the next run.
-    assert litter(tmp_path / "out") <= {WORK_NAME}
-    assert_as_undisturbed(batch(), tmp_path / "out", plain)
-
-
-def test_a_target_that_cannot_be_read_at_all_fails_with_the_cause(batch, target, tmp_path, plain) -> None:
-    genuine = Path.open
+        yield from islice(genuine_watch(self, container), 7)
+        raise av.error.OSError(*lost)
 
     def opened(path: Path, mode: str = "r", *given: Any, **named: Any) -> Any:
         if path == target:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return genuine(path, mode, *given, **named)
+            raise OSError(*lost)
+        return genuine_open(path, mode, *given, **named)
 
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(Path, "open", opened)
+        if at_all:
+            patching.setattr(Path, "open", opened)
+        else:
+            patching.setattr(TruncationCheck, "watch", watch)
         report = batch()
-    error = report.files[0].error or ""
-    assert f"{target}: the file cannot be read (Input/output error)" in error
+    error, how = report.files[0].error or "", "the file cannot" if at_all else "only 7 of 11 frames could"
+    assert report.files[0].status == "failed"
+    assert str(target) in error
+    assert f"{how} be read (Input/output error)" in error
     assert "What to do" in error
+    # A disk may have failed for a moment: what is finished waits for the next run.
+    assert litter(tmp_path / "out") <= {WORK_NAME}
     assert_as_undisturbed(batch(), tmp_path / "out", plain)
 
 
@@ -459,13 +422,11 @@ def test_a_damaged_segment_is_done_again_and_those_after_it(batch, tmp_path, pla
     assert len(parts) == 3
     data = bytearray(parts[number].read_bytes())
     data[len(data) * 2 // 3] ^= 16
+    other = parts[(number + 1) % 3].read_bytes()
+    harmed = {"flipped": bytes(data), "cut": bytes(data[:-1]), "another": other}
+    parts[number].write_bytes(harmed.get(harm, b""))
     if harm == "gone":
         parts[number].unlink()
-    else:
-        other = parts[(number + 1) % 3].read_bytes()
-        parts[number].write_bytes(
-            {"flipped": bytes(data), "cut": bytes(data[:-1]), "empty": b"", "another": other}[harm]
-        )
     report = batch()
     assert kept(report) == number
     assert_as_undisturbed(report, out, plain)
@@ -479,10 +440,8 @@ def test_a_clock_that_jumps_changes_nothing(batch, tmp_path, plain, monkeypatch,
     monkeypatch.setattr(time, "time", lambda: genuine() + shift[0])
 
     def stop(progress: Any) -> None:
-        if progress.frame >= 5:
-            shift[0] = jump
-        if progress.frame >= 10:
-            raise KeyboardInterrupt
+        shift[0] = jump if progress.frame >= 5 else 0.0
+        stop_at(10)(progress)
 
     assert batch(on_progress=stop).files[0].status == "skipped"
     status = json.loads((tmp_path / "out" / STATUS_NAME).read_text())
@@ -496,23 +455,20 @@ def test_a_clock_that_jumps_changes_nothing(batch, tmp_path, plain, monkeypatch,
     assert "kept from an earlier run" in batch().files[0].fallbacks
 
 
-class FullGpu:
-    """A session for which no memory is left; the runtime words its refusal like this."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, names: Any, feed: dict[str, Any]) -> Any:
-        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
-
-
-def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(
-    batch, tmp_path, monkeypatch, plain
-) -> None:
+def test_memory_too_small_for_a_single_face_fails_the_file_in_plain_words(batch, tmp_path, plain) -> None:
     genuine = sessions.create_session
+
+    class FullGpu:
+        """A session for which no memory is left; the runtime words its refusal like this."""
+
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        def run(self, names: Any, feed: dict[str, Any]) -> Any:
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; CUDA out of memory")
 
     def create(model: str, *given: Any, **named: Any) -> Any:
         session = genuine(model, *given, **named)

@@ -10,16 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE
-from tests.helpers.processes import (
-    Content,
-    Shell,
-    contents,
-    contents_undisturbed,
-    litter,
-    made_once,
-    repeated,
-)
+from tests.helpers.processes import Content, Shell, contents_undisturbed, made_once
 from tests.media.make import Sound, Spec, variable_pts
 
 SPECS = {
@@ -59,7 +50,7 @@ def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
     process = batch.start()
     for kind in kinds:
         if process.poll() is not None:
-            finish(batch, process, expected)
+            batch.finish(expected, process)
             batches += 1
             batch = shell(f"out{batches}")
             process = batch.start()
@@ -71,7 +62,7 @@ def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
             batch.kill_workers()
         if kind != "worker":
             process = batch.start()
-    finish(batch, process, expected)
+    batch.finish(expected, process)
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> None:
@@ -79,13 +70,3 @@ def wait(process: subprocess.Popen[str], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
-
-
-def finish(batch: Shell, process: subprocess.Popen[str], expected: dict[str, Content]) -> None:
-    """Let it end, and compare what there is with what there should be."""
-    text, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, text
-    assert contents(batch.out) == expected
-    assert repeated(batch.out) == {}, "a finished segment was done again"
-    assert litter(batch.out, *SPECS) == set()
-    assert batch.workers() == []

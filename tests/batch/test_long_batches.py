@@ -12,7 +12,7 @@ import pytest
 
 from colab_helpers.batch.report import BatchReport
 from tests.conftest import PATIENCE
-from tests.helpers.processes import Shell, at_start, litter
+from tests.helpers.processes import Shell, at_start, ended, litter
 from tests.media.make import Sound, Spec, make
 
 VIDEOS = 65
@@ -32,9 +32,7 @@ def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(shell: Shell) -> BatchReport:
-    process = shell.start()
-    text, _ = process.communicate(timeout=3 * PATIENCE)
-    assert process.returncode == 0, text
+    ended(shell.start(), patience=3 * PATIENCE)
     return BatchReport.model_validate_json((shell.out / "report.json").read_bytes())
 
 

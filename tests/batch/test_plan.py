@@ -24,14 +24,7 @@ def test_a_folder_stands_for_its_videos_and_images_in_natural_order(tmp_path) ->
     tasks = plan_batch([tmp_path / "in"], tmp_path / "out")
     assert [task.target.name for task in tasks] == ["clip1.mov", "clip2.MP4", "clip10.mp4", "photo.jpg"]
     assert tasks[1].output == tmp_path / "out" / "clip2.MP4"
-
-
-def test_a_range_counts_from_one_over_all_targets(tmp_path) -> None:
-    touch(tmp_path / "in", *(f"v{number}.mp4" for number in range(1, 66)))
-    tasks = plan_batch([tmp_path / "in"], tmp_path / "out", video_range="1-30")
-    assert [task.target.stem for task in tasks] == [f"v{number}" for number in range(1, 31)]
-    tasks = plan_batch([tmp_path / "in"], tmp_path / "out", video_range="2, 60-")
-    assert [task.target.stem for task in tasks] == ["v2", *(f"v{number}" for number in range(60, 66))]
+    assert plan_batch([tmp_path / "in"], tmp_path / "out", video_range="2, 4-") == [tasks[1], tasks[3]]
 
 
 @pytest.mark.parametrize("text", ["a", "3-1", "0", "1-2-3", "1;2", "-", "1,,2", "-0"])
@@ -43,8 +36,7 @@ def test_what_is_no_range_is_refused(text) -> None:
 def test_a_range_beyond_the_targets_is_refused() -> None:
     with pytest.raises(UsageError, match="from 1 to 3"):
         parse_range("7-9", 3)
-    assert parse_range("2-99", 3) == [2, 3]
-    assert parse_range("-2", 3) == [1, 2]
+    assert (parse_range("2-99", 3), parse_range("-2", 3)) == ([2, 3], [1, 2])
 
 
 @given(st.sets(st.integers(1, 200), min_size=1))

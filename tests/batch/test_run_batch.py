@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from colab_helpers.api import swap_image, swap_video
 from colab_helpers.batch import run_batch as batch_room
 from colab_helpers.batch import run_file
-from colab_helpers.batch.lock import LOCK_NAME
+from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import (
     ConsentError,
     MediaError,
@@ -30,21 +31,19 @@ from tests.helpers.processes import CPU, litter
 from tests.media.make import Sound, Spec, decoded, make
 
 
+@pytest.fixture
+def swap(photo: Path, constant_models: Path, consent: str) -> Callable[..., FileReport]:
+    return partial(swap_video, photo, consent=consent, models_dir=constant_models, settings=CPU)
+
+
 def test_the_report_holds_what_is_promised(batch, tmp_path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=25, sounds=(Sound(),)))
     batch(target)
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     assert data["schema"] == 1
-    assert {"settings", "machine", "summary", "files", "consent", "models"} <= data.keys()
-    assert data["summary"].keys() >= {
-        "total", "succeeded", "failed", "skipped", "bytes", "seconds", "memory_warnings"
-    }  # fmt: skip
+    assert data["consent"]
+    assert data["machine"]["cpus"] > 0
     file = data["files"][0]
-    assert file.keys() >= {
-        "source", "target", "output", "status", "frames_in", "frames_out", "faces_swapped",
-        "frames_without_face", "seconds", "fps", "encoder", "provider", "fallbacks", "memory_before",
-        "memory_after", "error",
-    }  # fmt: skip
     assert (file["frames_in"], file["frames_out"], file["faces_swapped"]) == (25, 25, 25)
     assert (file["encoder"], file["provider"], file["error"]) == ("libx264", "cpu", None)
     assert file["bytes_out"] == (tmp_path / "out" / "a.mp4").stat().st_size == data["summary"]["bytes"]
@@ -78,21 +77,18 @@ def test_what_a_folder_holds_besides_is_said(batch, tmp_path, monkeypatch) -> No
         batch(folder)
 
 
-def test_a_picture_that_nothing_here_reads_is_named(
-    tmp_path, photo, constant_models, consent, monkeypatch
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "brand", "kind"),
+    [("x.heic", b"heic", "a HEIC"), ("x.mp4", b"heic", "a HEIC"), ("y.mp4", b"avif", "an AVIF")],
+)
+def test_a_picture_that_nothing_here_reads_is_named(swap, tmp_path, monkeypatch, name, brand, kind) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not installed
     monkeypatch.setattr("colab_helpers.media.images.readable_formats", lambda: ("JPEG", "PNG"))
-    for name, kind in (("x.heic", "a HEIC"), ("x.mp4", "a HEIC"), ("y.mp4", "an AVIF")):
-        brand = b"heic" if kind == "a HEIC" else b"avif"
-        (tmp_path / name).write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(80))
-        with pytest.raises(MediaError, match=f"it is {kind} picture") as caught:
-            swap_video(
-                photo, tmp_path / name, tmp_path / "out" / name,
-                consent=consent, settings=CPU, models_dir=constant_models,
-            )  # fmt: skip
-        assert ("pip install pillow-heif" in str(caught.value)) == (kind == "a HEIC")
-        assert "moov" not in str(caught.value)
+    (tmp_path / name).write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1" + brand + bytes(80))
+    with pytest.raises(MediaError, match=f"it is {kind} picture") as caught:
+        swap(tmp_path / name, tmp_path / "out" / name)
+    assert ("pip install pillow-heif" in str(caught.value)) == (brand == b"heic")
+    assert "moov" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -117,14 +113,6 @@ def test_a_source_without_a_face_stops_before_any_work(batch, tmp_path, standins
     cv2.imwrite(str(blank), np.full((200, 200, 3), 128, np.uint8))
     with pytest.raises(ValueError, match=r"blank\.png.*no face"):
         batch(make(tmp_path / "a.mp4", Spec(frames=5)), sources=[blank], models_dir=standins)
-
-
-def test_one_batch_per_folder(batch, tmp_path) -> None:
-    target = make(tmp_path / "a.mp4", Spec(frames=5))
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / LOCK_NAME), pytest.raises(UsageError, match="another run"):
-        batch(target)
-    assert batch(target).ok
 
 
 def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> None:
@@ -184,48 +172,39 @@ def test_kept_frames_of_a_failed_file_are_removed(batch, tmp_path, monkeypatch) 
     assert len(list((tmp_path / "out" / "a.mp4_frames").iterdir())) == 30
 
 
-def test_swap_video_returns_its_report_and_raises_its_error(
-    photo, tmp_path, constant_models, consent
-) -> None:
+def test_swap_video_returns_its_report_and_raises_its_error(swap, tmp_path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
-    options: dict[str, Any] = {"consent": consent, "settings": CPU, "models_dir": constant_models}
-    report = swap_video(photo, target, tmp_path / "deep" / "b.mkv", **options)
-    assert report.frames_out == 5
+    assert swap(target, tmp_path / "deep" / "b.mkv").frames_out == 5
     assert len(decoded(tmp_path / "deep" / "b.mkv")[0]) == 5
     with pytest.raises(MissingFileError):
-        swap_video(photo, tmp_path / "none.mp4", tmp_path / "c.mp4", **options)
+        swap(tmp_path / "none.mp4", tmp_path / "c.mp4")
     with pytest.raises(OutputError, match="webm"):
-        swap_video(photo, target, tmp_path / "c.webm", **options)
+        swap(target, tmp_path / "c.webm")
 
 
 @pytest.mark.parametrize("name", ["dir/../a.mp4", "linked/a.mp4", "photo.png", "hard.mp4", "./a.mp4"])
-def test_swap_never_replaces_what_it_reads(name, photo, tmp_path, constant_models, consent) -> None:
+def test_swap_never_replaces_what_it_reads(swap, name, photo, tmp_path) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     (tmp_path / "dir").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path)
     (tmp_path / "hard.mp4").hardlink_to(target)
     before = target.read_bytes(), photo.read_bytes()
     with pytest.raises(UsageError, match=r"read by the run.*What to do"):
-        swap_video(
-            photo, target, f"{tmp_path}/{name}", consent=consent, models_dir=constant_models,
-            settings=CPU.with_overrides(overwrite=True),
-        )  # fmt: skip
+        swap(target, f"{tmp_path}/{name}", settings=CPU.with_overrides(overwrite=True))
     assert (target.read_bytes(), photo.read_bytes()) == before
 
 
 @pytest.mark.parametrize("name", ["b.mp4", "b.png"])
-def test_swap_replaces_what_is_there_only_if_asked_to(
-    name, photo, tmp_path, constant_models, consent
-) -> None:
-    target = photo if name == "b.png" else make(tmp_path / "a.mp4", Spec(frames=5))
-    options: dict[str, Any] = {"consent": consent, "models_dir": constant_models}
-    source = tmp_path / "me.png"
-    source.write_bytes(photo.read_bytes())
+def test_swap_replaces_what_is_there_only_if_asked_to(swap, name, photo, tmp_path) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=5))
+    if name == "b.png":
+        target = photo.with_name("another.png")
+        target.write_bytes(photo.read_bytes())
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match="set overwrite"):
-        swap_video(source, target, tmp_path / name, settings=CPU, **options)
+        swap(target, tmp_path / name)
     assert (tmp_path / name).read_text() == "mine"
-    swap_video(source, target, tmp_path / name, settings=CPU.with_overrides(overwrite=True), **options)
+    swap(target, tmp_path / name, settings=CPU.with_overrides(overwrite=True))
     assert (tmp_path / name).stat().st_size > 4
 
 
@@ -242,12 +221,3 @@ def test_swap_image_takes_paths_bytes_arrays_and_data_urls(photo, tmp_path, cons
     for result in results:
         assert result.shape == image.shape
         np.testing.assert_array_equal(result, results[0])
-
-
-def test_a_changed_suffix_does_not_make_two_results_one(batch, tmp_path) -> None:
-    first = make(tmp_path / "x.avi", Spec(frames=5, codec="mpeg4", options={}))
-    second = make(tmp_path / "x.avi.mp4", Spec(frames=7))
-    report = batch(first, second)
-    assert [Path(file.output or "").name for file in report.files] == ["x.avi.mp4", "x.avi (2).mp4"]
-    assert "this one is called x.avi (2).mp4" in report.files[1].fallbacks[0]
-    assert [len(decoded(Path(file.output or ""))[1]) for file in report.files] == [5, 7]

@@ -80,21 +80,16 @@ def test_it_is_written_twice_a_second_and_at_every_change_of_state(tmp_path) -> 
 
 
 def test_a_status_that_cannot_be_written_does_not_stop_the_work(batch, tmp_path) -> None:
-    target = make(tmp_path / "a.mp4", Spec(frames=5))
     (tmp_path / "out" / STATUS_NAME).mkdir(parents=True)
-    report = batch(target)
+    report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))
     assert report.ok
     assert any("the status could not always be written" in note for note in report.notes)
 
 
-def test_a_run_that_died_is_not_alive(tmp_path) -> None:
+def dead_pid() -> int:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
-    here = BatchStatus(pid=ended.pid, host=socket.gethostname(), started=0, updated=time.time(), files=[])
-    assert not here.alive()
-    there = here.model_copy(update={"host": "another", "updated": time.time() - SILENCE / 2})
-    assert there.alive()
-    assert not there.model_copy(update={"updated": time.time() - 2 * SILENCE}).alive()
+    return ended.pid
 
 
 def test_the_verb_tells_it(tmp_path, capsys) -> None:
@@ -174,27 +169,33 @@ def test_a_drive_that_hangs_holds_up_neither_work_nor_heartbeat(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("worker", "supervisor", "silent", "alive"),
+    ("host", "worker", "supervisor", "silent", "alive"),
     [
-        ("lives", "gone", True, True),
-        ("gone", "lives", False, True),  # it starts another one
-        ("gone", "lives", True, False),  # it lives on, as a notebook's kernel, but does nothing about it
-        ("gone", "gone", False, False),
-        ("gone", "another", False, False),  # that has its number now
+        ("here", "lives", "gone", True, True),
+        ("here", "gone", "lives", False, True),  # it starts another one
+        (
+            "here",
+            "gone",
+            "lives",
+            True,
+            False,
+        ),  # it lives on, as a notebook's kernel, but does nothing about it
+        ("here", "gone", "gone", False, False),
+        ("here", "gone", "another", False, False),  # that has its number now
+        ("another", "gone", "gone", False, True),  # only its news tell
+        ("another", "gone", "gone", True, False),
     ],
 )
-def test_between_two_workers_a_batch_is_at_work_while_somebody_starts_another(
-    tmp_path, worker, supervisor, silent, alive, capsys
+def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
+    tmp_path, capsys, host, worker, supervisor, silent, alive
 ) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        pass
     here = psutil.Process()
-    pids = {"lives": here.pid, "another": here.pid, "gone": ended.pid}
+    pids = {"lives": here.pid, "another": here.pid, "gone": dead_pid()}
     status = BatchStatus(
         pid=pids[worker],
         supervisor=pids[supervisor],
         supervisor_started=here.create_time() + (100 if supervisor == "another" else 0),
-        host=socket.gethostname(),
+        host=socket.gethostname() if host == "here" else host,
         started=0,
         updated=time.time() - (2 * SILENCE if silent else 0),
         files=[],
@@ -251,12 +252,11 @@ def test_a_folder_where_another_machine_works_is_refused(batch, tmp_path) -> Non
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     assert batch(target).ok
     path = tmp_path / "out" / STATUS_NAME
-    status = json.loads(path.read_text())
-    news = {"state": "running", "host": "elsewhere", "pid": 7, "updated": time.time()}
-    path.write_text(json.dumps({**status, **news}))
+    told = {**json.loads(path.read_text()), "state": "running", "host": "elsewhere", "pid": 7}
+    path.write_text(json.dumps({**told, "updated": time.time()}))
     with pytest.raises(UsageError, match=r"another machine .*process 7 on elsewhere.*What to do"):
         batch(target)
-    path.write_text(json.dumps({**status, **news, "updated": time.time() - 2 * SILENCE}))
+    path.write_text(json.dumps({**told, "updated": time.time() - 2 * SILENCE}))
     assert batch(target).ok
 
 

@@ -13,16 +13,7 @@ import pytest
 
 from colab_helpers.batch.stop import STOP_NAME
 from tests.conftest import PATIENCE, until
-from tests.helpers.processes import (
-    KEPT,
-    Content,
-    Shell,
-    contents,
-    contents_undisturbed,
-    litter,
-    made_once,
-    repeated,
-)
+from tests.helpers.processes import KEPT, Content, Shell, contents_undisturbed, made_once
 from tests.media.make import Sound, Spec, variable_pts
 
 SPECS = {
@@ -81,7 +72,7 @@ if phase and PAGE in sys.orig_argv:
     hold("page")
 if phase and WORKER in sys.orig_argv:
     hold("start")
-    from colab_helpers.batch import earlier, journal, lock, places, report, status
+    from colab_helpers.batch import drive, earlier, journal, lock, report, status
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
     from colab_helpers.pipeline import report_progress
@@ -100,7 +91,7 @@ if phase and WORKER in sys.orig_argv:
     Engine.open = classmethod(opened)
     held(FaceAnalyser, "find", "embed")
     held(earlier, "file_digest", "hash")
-    held(places, "copy_bytes", "copy")
+    held(drive, "copy_bytes", "copy")
     held(report_progress.ProgressReporter, "frame", "frames")
     held(report_progress.ProgressReporter, "joining", "joining")
     held(earlier.UnfinishedFile, "keep", "segment")
@@ -152,7 +143,7 @@ def test_stopped_at_random_moments(seed, shell, expected, tmp_path, monkeypatch)
         monkeypatch.setenv("HOLD_TIMES", str(chance.randint(0, PHASES[phase])))
         stop_once(batch, place, phase, means, chance)
     monkeypatch.delenv("HOLD_PHASE")
-    finish(batch, expected)
+    batch.finish(expected)
     assert not list((tmp_path / "local").rglob("*.*"))
 
 
@@ -166,17 +157,7 @@ def test_stopped_wherever_it_may_be(shell, expected) -> None:
     text, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == (0 if batch.status()["state"] == "done" else 130), text
     assert left_behind(batch) == set()
-    finish(batch, expected)
-
-
-def finish(batch: Shell, expected: dict[str, Content]) -> None:
-    """Let it end, and compare what there is with what there should be."""
-    code, text = batch.run()
-    assert code == 0, text
-    assert contents(batch.out) == expected
-    assert repeated(batch.out) == {}, "a finished segment was done again"
-    assert litter(batch.out, *SPECS) == set()
-    assert batch.workers() == []
+    batch.finish(expected)
 
 
 def stop_once(batch: Shell, place: Path, phase: str, means: str, chance: random.Random) -> None:

@@ -91,15 +91,19 @@ class Pretend:
 
         self.monkeypatch.setattr(requirements, "installed_versions", changed)
 
-    def gpu(self, cuda: requirements.Cuda, *, problem: str | None, wheel: str | None = "1.26.0") -> None:
-        """A T4 whose driver and libraries are these, and on which a network runs or has a problem.
+    def gpu(
+        self,
+        cuda: requirements.Cuda | None,
+        *,
+        problem: str | None,
+        wheel: str | None = "1.26.0",
+        machine: Machine = T4,
+    ) -> None:
+        """A machine with a driver and libraries, on which a network runs or has a problem.
 
-        Args:
-            cuda: Driver and libraries.
-            problem: What running a network ends with; None if it works.
-            wheel: Version of onnxruntime-gpu; None for the CPU build.
+        ``wheel`` is the version of onnxruntime-gpu; None for the CPU build.
         """
-        self.monkeypatch.setattr(subject, "this_machine", lambda: T4)
+        self.monkeypatch.setattr(subject, "this_machine", lambda: machine)
         self.monkeypatch.setattr(requirements, "find_cuda", lambda: cuda)
         self.monkeypatch.setattr(session, "cuda_problem", lambda _: problem)
         name = "onnxruntime.capi.build_and_package_info"

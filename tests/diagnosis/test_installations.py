@@ -15,11 +15,11 @@ import pytest
 
 from colab_helpers import requirements
 from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
-from colab_helpers.diagnosis import Diagnosis, diagnose, environment, packages, subject
+from colab_helpers.diagnosis import Diagnosis, environment, packages, subject
 from colab_helpers.diagnosis.doctor import examine
 from colab_helpers.diagnosis.findings import Check
-from colab_helpers.errors import ColabHelpersError
 from colab_helpers.machine import GIB
+from colab_helpers.media import encoders
 from colab_helpers.models import session
 from colab_helpers.requirements import Cuda
 from colab_helpers.settings import load_settings
@@ -28,10 +28,9 @@ from tests.diagnosis.conftest import NO_GPU, T4, Doctor, Pretend
 INSTALL = "bash setup.sh install"
 
 
-def test_a_machine_without_a_gpu_works_and_claims_none(doctor: Doctor) -> None:
+def test_a_machine_without_a_gpu_works_and_claims_none_unless_one_is_demanded(doctor: Doctor) -> None:
     answer = doctor()
-    assert answer.code == SUCCESS
-    assert answer.names("fail") == []
+    assert (answer.code, answer.names("fail")) == (SUCCESS, [])
     assert answer["gpu"].status == "warn"
     assert answer["gpu"].detail == "networks run on the CPU: no NVIDIA GPU is visible"
     assert "everything runs on the CPU" in answer["gpu"].remedy
@@ -46,12 +45,8 @@ def test_a_machine_without_a_gpu_works_and_claims_none(doctor: Doctor) -> None:
     assert {"numpy", "onnx", "papermill"} <= names
     assert names | {"python", "insightface", "onnxruntime"} <= set(answer.checks)
     assert all(answer[name].status == "pass" for name in names)
-
-
-def test_a_demanded_gpu_that_is_not_there_fails(doctor: Doctor) -> None:
-    answer = doctor("--execution-provider", "cuda")
-    assert answer.code == FAILURE
-    assert answer.names("fail") == ["gpu"]
+    demanded = doctor("--execution-provider", "cuda")
+    assert (demanded.code, demanded.names("fail")) == (FAILURE, ["gpu"])
 
 
 @pytest.mark.parametrize(
@@ -86,18 +81,15 @@ def test_packages_that_are_missing_or_outside_their_ranges(
     assert answer.names("fail") == ([name] if status == "fail" else [])
 
 
-def test_an_unsuitable_python(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsuitable_python_and_an_empty_shell_of_a_removed_onnxruntime(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, python="3.10.4"))
-    answer = doctor.ask("python")
-    assert answer.names("fail") == ["python"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
+    answer = doctor.ask("python", "onnxruntime")
+    assert answer.names("fail") == ["python", "onnxruntime"]
     assert answer["python"].detail == "3.10.4, but >=3.11,<3.14 is needed"
     assert "PYTHON=" in answer["python"].remedy
-
-
-def test_an_empty_shell_of_a_removed_onnxruntime(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", type(sys)("onnxruntime"))
-    answer = doctor.ask("onnxruntime")
-    assert answer.names("fail") == ["onnxruntime"]
     assert "its files are gone" in answer["onnxruntime"].detail
 
 
@@ -125,53 +117,43 @@ def test_an_onnxruntime_that_cannot_be_imported_does_not_stop_the_doctor() -> No
 CUDA_12 = Cuda(12, frozenset({12}))
 
 
+FAILS = "CUDA failure 35"
+
+
 @pytest.mark.parametrize(
-    ("cuda", "wheel", "detail", "remedy"),
+    ("machine", "cuda", "wheel", "problem", "status", "detail", "remedy"),
     [
-        (CUDA_12, "1.27.0", "built for CUDA 13, but the driver only offers CUDA 12", "the build for CUDA 12"),
-        (Cuda(12), "1.26.0", "its runtime library or cuDNN 9 for it cannot be found", "as packages"),
-        (Cuda(13, frozenset({13})), "1.26.0", "wants CUDA 12, but its runtime library", "as packages"),
-        (CUDA_12, None, "offers CUDA 12, but ONNX Runtime is the CPU build", INSTALL),
-        (CUDA_12, "1.26.0", "but no network runs: CUDA failure 35", "nvidia-smi"),
+        (T4, CUDA_12, "1.27.0", FAILS, "fail", "built for CUDA 13, but the driver only offers CUDA 12",
+         "the build for CUDA 12"),
+        (T4, Cuda(12), "1.26.0", FAILS, "fail", "its runtime library or cuDNN 9 for it cannot be found",
+         "as packages"),
+        (T4, Cuda(13, frozenset({13})), "1.26.0", FAILS, "fail", "wants CUDA 12, but its runtime library",
+         "as packages"),
+        (T4, CUDA_12, None, FAILS, "fail", "offers CUDA 12, but ONNX Runtime is the CPU build", INSTALL),
+        (T4, CUDA_12, "1.26.0", FAILS, "fail", "but no network runs: CUDA failure 35", "nvidia-smi"),
+        (T4, None, "1.26.0", "no libcuda", "fail", "libcuda.so.1 cannot be loaded", "--gpus all"),
+        (NO_GPU, None, "1.26.0", "no driver", "warn", "but there is no working NVIDIA driver", "T4 GPU"),
+        # A network that ran proves more: PyTorch brings CUDA's libraries where nobody looks for them.
+        (T4, Cuda(12), "1.26.0", None, "pass", "driver for CUDA 12: a network ran with them", ""),
     ],
-)
-def test_what_does_not_agree_is_named(
-    doctor: Doctor, pretend: Pretend, cuda: Cuda, wheel: str | None, detail: str, remedy: str
+)  # fmt: skip
+def test_whether_driver_libraries_and_runtime_agree(
+    doctor: Doctor, pretend: Pretend, machine, cuda, wheel, problem, status, detail, remedy
 ) -> None:
-    pretend.gpu(cuda, problem="CUDA failure 35", wheel=wheel)
-    answer = doctor("--preset", "light")
-    assert answer.code == FAILURE
-    assert answer["cuda"].status == "fail"
+    pretend.gpu(cuda, problem=problem, wheel=wheel, machine=machine)
+    answer = doctor.ask("cuda", "gpu")
+    assert answer["cuda"].status == status
     assert detail in answer["cuda"].detail
     assert remedy in answer["cuda"].remedy
-    assert answer["gpu"].status == "warn"
-    assert answer["gpu"].detail == "networks run on the CPU: CUDA failure 35"
-    assert doctor("--preset", "light", "--execution-provider", "cpu")["cuda"].status == "warn"
-
-
-def test_a_network_that_ran_proves_more_than_what_is_found(doctor: Doctor, pretend: Pretend) -> None:
-    """PyTorch brings CUDA's libraries where nobody looks for them."""
-    pretend.gpu(Cuda(12), problem=None)
-    answer = doctor.ask("cuda", "gpu")
-    assert answer.names("pass") == ["cuda", "gpu"]
-    assert answer["cuda"].detail == "onnxruntime-gpu for CUDA 12, driver for CUDA 12: a network ran with them"
-    assert answer["gpu"].detail.startswith("Tesla T4, 15.0 GB, driver 550.1; a network ran on it")
-    assert answer["gpu"].figures["vram_total_bytes"] == 15 * GIB
-
-
-def test_a_gpu_without_its_driver_and_a_build_without_a_gpu(
-    doctor: Doctor, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend.installed(without=("onnxruntime",), onnxruntime_gpu="1.26.0")
-    only_warned = doctor.ask("cuda")["cuda"]
-    assert only_warned.status == "warn"
-    assert "wants CUDA 12, but there is no working NVIDIA driver" in only_warned.detail
-    pretend.gpu(CUDA_12, problem="libcuda.so.1: cannot open shared object file")
-    monkeypatch.setattr(requirements, "find_cuda", lambda: None)
-    listed = doctor.ask("cuda")["cuda"]
-    assert listed.status == "fail"
-    assert "libcuda.so.1 cannot be loaded" in listed.detail
-    assert "--gpus all" in listed.remedy
+    if problem:
+        assert answer["gpu"].status == "warn"
+        assert answer["gpu"].detail == f"networks run on the CPU: {problem}"
+    else:
+        assert answer["gpu"].detail.startswith("Tesla T4, 15.0 GB, driver 550.1; a network ran on it")
+        assert answer["gpu"].figures["vram_total_bytes"] == 15 * GIB
+    if status == "fail":  # who asked for the CPU needs no GPU
+        on_cpu = doctor("--preset", "light", "--execution-provider", "cpu")
+        assert (on_cpu.code, on_cpu["cuda"].status) == (SUCCESS, "warn")
 
 
 @pytest.mark.parametrize(("built", "expected"), [("13.0", 13), ("12.8", 12), ("", 12), (None, 12)])
@@ -185,45 +167,25 @@ def test_the_wheel_itself_says_what_it_was_built_for(
     assert subject.wheel_cuda(None) is None
 
 
-def test_a_provider_that_is_only_listed_is_no_gpu(
-    constant_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The CUDA build lists its provider on every machine and falls back to the CPU without a word."""
-    listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(session.onnxruntime, "get_available_providers", lambda: listed)
-    for provider, status in (("auto", "warn"), ("cuda", "fail")):
-        settings = load_settings(execution_provider=provider)
-        result = diagnose(settings, models_dir=constant_models, machine=T4)
-        gpu = next(check for check in result.checks if check.name == "gpu")
-        assert (gpu.status, "run on the CPU" in gpu.detail) == (status, True)
-
-
-def test_cuda_asked_for_but_missing_is_an_error_and_auto_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_cuda_does_not_work_auto_takes_the_cpu_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "this_machine", lambda: T4)
     monkeypatch.setattr(session, "cuda_problem", lambda _: "cuDNN is missing")
-    with pytest.raises(ColabHelpersError, match="cuDNN is missing"):
-        session.Runtime("cuda")
     runtime = session.Runtime("auto")
-    assert runtime.provider == "cpu"
-    assert "cuDNN is missing" in runtime.notes[0]
-    assert session.Runtime("cpu").notes == []
+    assert (runtime.provider, "cuDNN is missing" in runtime.notes[0]) == ("cpu", True)
 
 
-def test_little_memory_warns(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_and_a_disk_of_one_gigabyte(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(subject, "this_machine", lambda: replace(NO_GPU, memory_total=3 * GIB))
-    found = doctor.ask("memory")["memory"]
-    assert found.status == "warn"
-    assert "'stable'" in found.remedy
-    assert found.figures["ram_total_bytes"] == 3 * GIB
-
-
-def test_a_disk_of_one_gigabyte(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "disk_free", lambda _: GIB)
-    answer = doctor()
-    assert answer.names("fail") == ["disk"]
+    answer = doctor.ask("memory", "disk")
+    assert (answer["memory"].status, answer["disk"].status) == ("warn", "fail")
+    assert "'stable'" in answer["memory"].remedy
+    assert answer["memory"].figures["ram_total_bytes"] == 3 * GIB
     assert answer["disk"].detail == "1.0 GB free for results"
     assert answer["disk"].remedy.startswith("free space")
-    missing = doctor(models=tmp_path)["models folder"]
+    missing = replace(doctor, models=tmp_path).ask("models folder")["models folder"]
     assert missing.status == "fail"
     assert "1.01 GB of models are to be fetched" in missing.detail
     assert "models_dir" in missing.remedy
@@ -264,7 +226,7 @@ def test_nothing_is_left_behind(doctor: Doctor, tmp_path: Path, monkeypatch: pyt
         (None, "pass", "is not known"),
     ],
 )
-def test_on_colab_the_time_left_is_told(
+def test_on_colab_the_time_left_is_told_and_drive_where_it_is_mounted(
     standins: Path, tmp_path: Path, uptime: float | None, status: str, detail: str
 ) -> None:
     on_colab = replace(T4, on_colab=True)
@@ -273,13 +235,35 @@ def test_on_colab_the_time_left_is_told(
     assert check.status == status
     assert check.detail.startswith("Google Colab")
     assert detail in check.detail
-
-
-def test_drive_is_told_only_where_it_is_mounted(doctor: Doctor, standins: Path, tmp_path: Path) -> None:
-    assert doctor.ask("drive").checks == {}
-    found = subject.Subject.here(load_settings(), models_dir=standins, folder=tmp_path, drive=tmp_path)
-    (check,) = environment.drive(found)
+    assert list(environment.drive(found)) == []
+    (check,) = environment.drive(replace(found, drive=tmp_path))
     assert (check.status, str(tmp_path) in check.detail) == ("pass", True)
+
+
+ENCODERS = ("h264_nvenc", "hevc_nvenc", "libx264", "libx265")
+
+
+@pytest.mark.parametrize(
+    ("working", "gpu", "wanted", "status"),
+    [
+        (ENCODERS, True, "auto", "pass"),
+        (("libx264",), True, "auto", "warn"),
+        (("libx264",), False, "auto", "pass"),
+        (("libx264",), False, "hevc_nvenc", "fail"),
+        ((), False, "auto", "fail"),
+    ],
+)
+def test_encoders(
+    monkeypatch: pytest.MonkeyPatch, working: tuple[str, ...], gpu: bool, wanted: str, status: str
+) -> None:
+    tried = {name: None if name in working else "Operation not permitted" for name in ENCODERS}
+    monkeypatch.setattr(encoders, "usable_encoders", lambda: tried)
+    settings, machine = load_settings(output_video_encoder=wanted), T4 if gpu else NO_GPU
+    found = subject.Subject.here(settings, models_dir=None, folder=Path(), machine=machine)
+    (check,) = environment.encoder(found)
+    assert check.status == status
+    assert ("NVENC is not usable (Operation not permitted)" in check.detail) == ("h264_nvenc" not in working)
+    assert bool(check.remedy) == (status != "pass")
 
 
 def test_a_question_that_breaks_down_becomes_a_finding(standins: Path) -> None:

@@ -12,7 +12,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.pipeline.image import process_image
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait
-from tests.people.clip import Scene
+from tests.people.scene import Scene
 
 Image = npt.NDArray[np.uint8]
 
@@ -30,7 +30,7 @@ def test_a_face_cut_by_the_border_comes_out_as_well_as_an_uncut_one(standins: Pa
     for seed in (301, 302, 304, 305):
         scene = Scene(seed, (640, 360), Fraction(25), 4.0, 1)
         frame, faces = scene.render(12)[:2]
-        truth, inside = scene.render(12, swap_to="hanna")[0], scene.face_mask(12) > 0.5
+        truth, inside = scene.render(12, swap_to="hanna")[0], scene.render_all(12).mask > 0.5
         (face,) = faces
         left = round(float(face.box[0] + 0.3 * (face.box[2] - face.box[0])))
         whole.append(psnr(process_image(engine, source, frame)[0], truth, inside))

@@ -91,7 +91,7 @@ def test_a_turned_photo_is_swapped_as_the_upright_one(standins: Path) -> None:
 
 
 def test_nothing_is_found_where_nobody_is(analyser: FaceAnalyser) -> None:
-    from tests.people.clip import random_background
+    from tests.people.background import random_background
 
     rng = np.random.default_rng(5)
     assert not any(analyser.search(BgrPicture(random_background(rng, (640, 360)))) for _ in range(20))

@@ -19,7 +19,7 @@ from colab_helpers.pipeline.image import process_image
 from colab_helpers.settings import load_settings
 from tests.helpers.faces import face
 from tests.people.actors import portrait
-from tests.people.clip import Scene
+from tests.people.scene import Scene
 
 WHOLE = (0, 0, 320, 320)
 FACE = face(160, 160, size=2)
@@ -93,7 +93,7 @@ def test_a_large_face_is_as_sharp_as_its_shot_and_nearer_to_the_truth(
     source = engine.analyser.find(portrait("hanna"))[0].embedding
     scene = Scene(301, (2560, 1440), Fraction(25), 4.0, 1)
     frame, truth = scene.render(12)[0], scene.render(12, swap_to="hanna")[0]
-    inside = cv2.erode((scene.face_mask(12) > 0.5).astype(np.uint8), np.ones((9, 9))) > 0
+    inside = cv2.erode((scene.render_all(12).mask > 0.5).astype(np.uint8), np.ones((9, 9))) > 0
 
     def sharpness(image: npt.NDArray[np.uint8]) -> float:
         return float(cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.CV_32F)[inside].std())

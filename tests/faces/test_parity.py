@@ -40,7 +40,7 @@ def texture(width: int, height: int) -> Image:
 
 
 def people(width: int, height: int) -> Image:
-    from tests.people.clip import Scene
+    from tests.people.scene import Scene
 
     return np.asarray(Scene(seed=5, size=(width, height), people=2).render(10)[0], np.uint8)
 

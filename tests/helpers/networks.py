@@ -63,32 +63,21 @@ def net(kind: str) -> onnx.ModelProto:
         kind: ``plain`` takes one picture; ``dynamic`` any number of them; ``constant`` ignores its input;
             ``rank 3`` takes something else than pictures.
     """
-    shape: tuple[int | str, ...] = (1, 3, SIZE, SIZE)
-    if kind in ("plain", "dynamic"):
-        shape = ("N", *shape[1:]) if kind == "dynamic" else shape
-        return build(
-            [node("Conv", "input w", "output", pads=[1] * 4)], shape, weights={"w": random(3, 3, 3, 3)}
-        )
     if kind == "rank 3":
         return build([node("Identity", "input", "output")], (1, SIZE, SIZE))
+    shape = ("N" if kind == "dynamic" else 1, 3, SIZE, SIZE)
     if kind == "constant":
         return build([node("Mul", "input zero", "output")], shape, weights={"zero": np.float32(0)})
-    raise ValueError(kind)
+    return build([node("Conv", "input w", "output", pads=[1] * 4)], shape, weights={"w": random(3, 3, 3, 3)})
 
 
 def half_graph(kind: str) -> onnx.ModelProto:
-    """An enhancer-like network whose conversion to half precision fails.
-
-    Args:
-        kind: ``overflowing`` has intermediate values of a million.
-    """
-    shape = (1, 3, SIZE, SIZE)
-    if kind == "overflowing":
-        nodes = [
-            node("Mul", "input large", "big"),
-            node("Conv", "big w", "mixed", pads=[1] * 4),
-            node("Mul", "mixed small", "output"),
-        ]
-        weights = {"large": np.float32(1e6), "small": np.float32(1e-6), "w": random(3, 3, 3, 3)}
-        return build(nodes, shape, weights=weights)
-    raise ValueError(kind)
+    """An enhancer-like network whose conversion to half precision fails: its values reach a million."""
+    assert kind == "overflowing"
+    nodes = [
+        node("Mul", "input large", "big"),
+        node("Conv", "big w", "mixed", pads=[1] * 4),
+        node("Mul", "mixed small", "output"),
+    ]
+    weights = {"large": np.float32(1e6), "small": np.float32(1e-6), "w": random(3, 3, 3, 3)}
+    return build(nodes, (1, 3, SIZE, SIZE), weights=weights)

@@ -15,21 +15,55 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
+import numpy as np
 import psutil
 import pytest
 from filelock import FileLock
 
 import colab_helpers
+from colab_helpers.api import run_batch
 from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.report import STATUS_NAME
+from colab_helpers.batch.report import STATUS_NAME, BatchReport
 from colab_helpers.settings import load_settings
-from tests.conftest import PATIENCE, until
+from tests.conftest import CONSENT, PATIENCE, until
 from tests.media.make import Spec, make, packets_of
 
 Content = tuple[list[str], list[Fraction], object]
 CPU = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
 SECONDS = CPU.with_overrides(segment_seconds=1.0)
 """The same, in segments of one second."""
+
+
+def draw_photo(folder: Path) -> Path:
+    """A picture; the constant detector sees a face in any."""
+    path = folder / "photo.png"
+    cv2.imwrite(str(path), np.full((256, 256, 3), 120, np.uint8))
+    return path
+
+
+def run_here(photo: Path, targets: Path, out: Path, models: Path, **given: Any) -> BatchReport:
+    """A batch in this process, in segments of one second; ``overrides`` are settings."""
+    settings = SECONDS.with_overrides(**given.pop("overrides", {}))
+    usual = {"consent": CONSENT, "settings": settings, "models_dir": models, "in_process": True}
+    return run_batch([photo], [targets], out, **(usual | given))
+
+
+def stop_at(frame: int, *, file: int = 0) -> Callable[[Any], None]:
+    """Stops a batch of this process at a frame of one of its files."""
+
+    def stop(progress: Any) -> None:
+        if progress.file_index == file and progress.frame >= frame:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def ended(process: subprocess.Popen[str], code: int = 0, *, patience: float = PATIENCE) -> str:
+    """What a process has printed, once it has ended with that exit code."""
+    text, _ = process.communicate(timeout=patience)
+    assert process.returncode == code, text
+    return text
 
 
 class Shell:
@@ -62,6 +96,14 @@ class Shell:
         process = self.start(*options)
         text, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, text
+
+    def finish(self, expected: Mapping[str, Content], process: subprocess.Popen[str] | None = None) -> None:
+        """Let it end, and compare what there is with what there should be."""
+        ended(process or self.start())
+        assert contents(self.out) == expected
+        assert repeated(self.out) == {}, "a finished segment was done again"
+        assert litter(self.out, *expected) == set()
+        assert self.workers() == []
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes of this folder, whoever has started them."""
@@ -224,8 +266,7 @@ def made_once(folder: Path, specs: Mapping[str, Spec]) -> Path:
 
 def contents_undisturbed(shell: Shell, specs: Mapping[str, Spec]) -> dict[str, Content]:
     """What a run gives that nobody interrupts."""
-    code, text = shell.run()
-    assert code == 0, text
+    ended(shell.start())
     found = contents(shell.out)
     assert {name: len(each[0]) for name, each in found.items()} == {n: s.frames for n, s in specs.items()}
     return found

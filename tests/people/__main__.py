@@ -31,7 +31,6 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=2, help="at most so many at once; 0 for none")
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--cast", type=lambda text: text.split(","), help="names, joined by commas")
-    parser.add_argument("--crossing", action="store_true", help="have them change places")
     parser.add_argument("--ship", action="store_true", help="write the product's demo; no other options")
     options = vars(parser.parse_args())
     if options.pop("ship"):

@@ -24,43 +24,24 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """The half of a look that a face swapper replaces; every number lies in 0..1.
+    """The half of a look that a face swapper replaces; every number lies in 0..1."""
 
-    Attributes:
-        tone: Skin from very light to very dark.
-        warmth: Skin from pinkish to golden.
-        brow_thickness: Thin to bushy.
-        brow_tilt: Inner end high to outer end high.
-        brow_shade: Colour of brows and beard, black over brown to white.
-        eye_size: Narrow to wide eyes.
-        eye_tilt: Outer corner low to high.
-        iris: Dark brown, hazel, green, blue, pale grey.
-        lashes: Bare to strongly lined upper lid.
-        nose_width: Narrow to broad.
-        lip_fullness: Thin to full.
-        lip_red: Skin-coloured to red.
-        beard: None to full on chin and jaw.
-        moustache: None to full.
-        age: Smooth to deeply lined.
-        freckles: None to many.
-    """
-
-    tone: float
-    warmth: float
-    brow_thickness: float
-    brow_tilt: float
-    brow_shade: float
-    eye_size: float
-    eye_tilt: float
-    iris: float
-    lashes: float
-    nose_width: float
-    lip_fullness: float
-    lip_red: float
-    beard: float
-    moustache: float
-    age: float
-    freckles: float
+    tone: float  # skin from very light to very dark
+    warmth: float  # skin from pinkish to golden
+    brow_thickness: float  # thin to bushy
+    brow_tilt: float  # inner end high to outer end high
+    brow_shade: float  # colour of brows and beard, black over brown to white
+    eye_size: float  # narrow to wide eyes
+    eye_tilt: float  # outer corner low to high
+    iris: float  # dark brown, hazel, green, blue, pale grey
+    lashes: float  # bare to strongly lined upper lid
+    nose_width: float  # narrow to broad
+    lip_fullness: float  # thin to full
+    lip_red: float  # skin-coloured to red
+    beard: float  # none to full on chin and jaw
+    moustache: float  # none to full
+    age: float  # smooth to deeply lined
+    freckles: float  # none to many
 
     def vector(self) -> npt.NDArray[np.float32]:
         """Return the sixteen numbers as float32 (16,), in field order."""
@@ -74,54 +55,31 @@ KEPT = ("tone", "warmth")
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """The half of a look that a face swapper keeps.
+    """The half of a look that a face swapper keeps."""
 
-    Attributes:
-        width: Half width of the head in head units (half its height).
-        jaw: 0 (pointed) to 1 (square).
-        eye_gap: Half distance of the eyes in head units.
-        mouth_width: Half width of the mouth in head units.
-        nose_height: How far the nose stands out, head units.
-        ears: Size factor of the ears.
-        style: Hair style.
-        hair: Hair colour, RGB 0..255.
-        volume: Thickness of the hair in head units.
-        cloth: Colour of the clothes, RGB 0..255.
-        trim: Second colour of the clothes, RGB 0..255.
-        pattern: 0 plain, 1 stripes, 2 collar.
-        build: Width factor of the shoulders.
-    """
-
-    width: float
-    jaw: float
-    eye_gap: float
-    mouth_width: float
-    nose_height: float
-    ears: float
-    style: Style
-    hair: Colour
-    volume: float
-    cloth: Colour
-    trim: Colour
-    pattern: int
-    build: float
+    width: float  # half width of the head in head units (half its height)
+    jaw: float  # 0 (pointed) to 1 (square)
+    eye_gap: float  # half distance of the eyes in head units
+    mouth_width: float  # half width of the mouth in head units
+    nose_height: float  # how far the nose stands out, head units
+    ears: float  # size factor of the ears
+    style: Style  # hair style
+    hair: Colour  # hair colour, RGB 0..255
+    volume: float  # thickness of the hair in head units
+    cloth: Colour  # colour of the clothes, RGB 0..255
+    trim: Colour  # second colour of the clothes, RGB 0..255
+    pattern: int  # 0 plain, 1 stripes, 2 collar
+    build: float  # width factor of the shoulders
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """A whole person.
+    """A whole person."""
 
-    Attributes:
-        face: What a swap replaces.
-        skin: The face half that paints skin outside the inner face; equal to ``face`` unless swapped.
-        body: What a swap keeps.
-        male: Presentation, for the gender figure.
-    """
-
-    face: Face
-    skin: Face
-    body: Body
-    male: bool
+    face: Face  # what a swap replaces
+    skin: Face  # the face half that paints skin outside the inner face; equal to ``face`` unless swapped
+    body: Body  # what a swap keeps
+    male: bool  # presentation, for the gender figure
 
     @property
     def years(self) -> int:
@@ -135,27 +93,13 @@ class Look:
 
 
 HAIR_COLOURS: tuple[Colour, ...] = (
-    (28, 24, 24),
-    (54, 36, 26),
-    (92, 58, 34),
-    (140, 92, 48),
-    (196, 156, 92),
-    (160, 70, 34),
-    (150, 150, 152),
-    (222, 220, 214),
-)
+    (28, 24, 24), (54, 36, 26), (92, 58, 34), (140, 92, 48),
+    (196, 156, 92), (160, 70, 34), (150, 150, 152), (222, 220, 214),
+)  # fmt: skip
 CLOTH_COLOURS: tuple[Colour, ...] = (
-    (44, 74, 112),
-    (150, 52, 54),
-    (52, 104, 84),
-    (222, 190, 104),
-    (228, 226, 218),
-    (70, 64, 78),
-    (104, 70, 128),
-    (64, 140, 156),
-    (196, 110, 66),
-    (36, 40, 48),
-)
+    (44, 74, 112), (150, 52, 54), (52, 104, 84), (222, 190, 104), (228, 226, 218),
+    (70, 64, 78), (104, 70, 128), (64, 140, 156), (196, 110, 66), (36, 40, 48),
+)  # fmt: skip
 
 
 def _named(face: tuple[float, ...], body: Body, *, male: bool) -> Look:
@@ -164,24 +108,10 @@ def _named(face: tuple[float, ...], body: Body, *, male: bool) -> Look:
 
 
 def _body(style: Style, hair: Colour, cloth: int, trim: int, pattern: int, **shape: float) -> Body:
-    base = {
-        "width": 0.73,
-        "jaw": 0.5,
-        "eye_gap": 0.3,
-        "mouth_width": 0.235,
-        "nose_height": 0.2,
-        "ears": 1.0,
-        "volume": 0.1,
-        "build": 1.0,
-    }
-    return Body(
-        style=style,
-        hair=hair,
-        cloth=CLOTH_COLOURS[cloth],
-        trim=CLOTH_COLOURS[trim],
-        pattern=pattern,
-        **(base | shape),
-    )
+    usual = {"width": 0.73, "jaw": 0.5, "eye_gap": 0.3, "mouth_width": 0.235, "nose_height": 0.2}
+    usual |= {"ears": 1.0, "volume": 0.1, "build": 1.0}
+    colours = {"hair": hair, "cloth": CLOTH_COLOURS[cloth], "trim": CLOTH_COLOURS[trim]}
+    return Body(style=style, pattern=pattern, **colours, **(usual | shape))
 
 
 # tone warmth, brow: thickness tilt shade, eye: size tilt iris lashes, nose, lips: fullness red,
@@ -189,53 +119,41 @@ def _body(style: Style, hair: Colour, cloth: int, trim: int, pattern: int, **sha
 IDENTITIES: dict[str, Look] = {
     "alma": _named(
         (0.08, 0.25, 0.25, 0.8, 0.42, 0.75, 0.65, 0.8, 0.75, 0.2, 0.55, 0.75, 0.0, 0.0, 0.05, 0.95),
-        _body("long", HAIR_COLOURS[5], 2, 4, 0, width=0.69, jaw=0.25, volume=0.13, build=0.86),
-        male=False,
+        _body("long", HAIR_COLOURS[5], 2, 4, 0, width=0.69, jaw=0.25, volume=0.13, build=0.86), male=False,
     ),
     "bruno": _named(
         (0.3, 0.8, 0.9, 0.4, 0.05, 0.4, 0.45, 0.05, 0.2, 0.7, 0.35, 0.15, 0.95, 0.9, 0.3, 0.0),
-        _body("short", HAIR_COLOURS[0], 5, 3, 1, width=0.76, jaw=0.8, volume=0.09, build=1.12),
-        male=True,
+        _body("short", HAIR_COLOURS[0], 5, 3, 1, width=0.76, jaw=0.8, volume=0.09, build=1.12), male=True,
     ),
     "chidi": _named(
         (0.95, 0.35, 0.6, 0.5, 0.02, 0.6, 0.5, 0.02, 0.25, 0.95, 0.85, 0.25, 0.0, 0.75, 0.1, 0.0),
-        _body("curly", HAIR_COLOURS[0], 3, 0, 2, width=0.73, jaw=0.6, volume=0.08, build=1.08),
-        male=True,
+        _body("curly", HAIR_COLOURS[0], 3, 0, 2, width=0.73, jaw=0.6, volume=0.08, build=1.08), male=True,
     ),
     "dalia": _named(
         (0.62, 0.85, 0.45, 0.9, 0.08, 0.95, 0.6, 0.1, 1.0, 0.6, 0.95, 0.95, 0.0, 0.0, 0.1, 0.0),
-        _body("bob", HAIR_COLOURS[1], 6, 8, 0, width=0.7, jaw=0.35, volume=0.14, build=0.88),
-        male=False,
+        _body("bob", HAIR_COLOURS[1], 6, 8, 0, width=0.7, jaw=0.35, volume=0.14, build=0.88), male=False,
     ),
     "edvin": _named(
         (0.12, 0.1, 0.85, 0.25, 0.98, 0.25, 0.3, 0.92, 0.05, 0.65, 0.15, 0.2, 0.7, 0.95, 0.95, 0.1),
-        _body("receding", HAIR_COLOURS[7], 0, 4, 2, width=0.74, jaw=0.65, ears=1.15, volume=0.045),
-        male=True,
+        _body("receding", HAIR_COLOURS[7], 0, 4, 2, width=0.74, jaw=0.65, ears=1.15, volume=0.045), male=True,
     ),
     "fumiko": _named(
         (0.2, 0.85, 0.25, 0.3, 0.03, 0.25, 0.95, 0.04, 0.55, 0.15, 0.4, 0.5, 0.0, 0.0, 0.55, 0.0),
-        _body("fringe", HAIR_COLOURS[0], 7, 4, 1, width=0.72, jaw=0.3, volume=0.11, build=0.84),
-        male=False,
+        _body("fringe", HAIR_COLOURS[0], 7, 4, 1, width=0.72, jaw=0.3, volume=0.11, build=0.84), male=False,
     ),
     "gustav": _named(
         (0.02, 0.75, 0.5, 0.5, 0.68, 0.6, 0.35, 0.98, 0.1, 0.5, 0.3, 0.3, 0.0, 0.05, 0.1, 0.25),
-        _body("parted", HAIR_COLOURS[4], 1, 9, 0, width=0.71, jaw=0.5, volume=0.12),
-        male=True,
+        _body("parted", HAIR_COLOURS[4], 1, 9, 0, width=0.71, jaw=0.5, volume=0.12), male=True,
     ),
     "hanna": _named(
         (0.45, 0.35, 0.7, 0.55, 0.85, 0.5, 0.15, 0.5, 0.5, 0.75, 0.2, 0.85, 0.0, 0.0, 1.0, 0.0),
-        _body("bun", HAIR_COLOURS[6], 8, 5, 2, width=0.72, jaw=0.4, volume=0.08, build=0.92),
-        male=False,
+        _body("bun", HAIR_COLOURS[6], 8, 5, 2, width=0.72, jaw=0.4, volume=0.08, build=0.92), male=False,
     ),
-}
+}  # fmt: skip
 
 
 def look_of(who: str) -> Look:
-    """Return a named character's look.
-
-    Raises:
-        ValueError: If nobody has that name.
-    """
+    """Return a named character's look; ValueError if nobody has that name."""
     if who not in IDENTITIES:
         raise ValueError(f"there is nobody called {who!r}, only {', '.join(IDENTITIES)}")
     return IDENTITIES[who]

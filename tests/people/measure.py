@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.people.actors import portrait
-from tests.people.clip import FaceTruth, Scene
 from tests.people.looks import IDENTITIES
+from tests.people.scene import FaceTruth, Scene
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -26,33 +26,19 @@ MIN_HEIGHT, MAX_ROLL, MIN_VISIBLE = 80.0, 25.0, 0.99
 
 @dataclass
 class Figures:
-    """Raw measurements, added up over scenes.
+    """Raw measurements, added up over scenes."""
 
-    Attributes:
-        asked: Faces that have to be found.
-        found: How many of them were.
-        false: Detections that are no face.
-        frames: Frames looked at.
-        landmark: Mean error of the five points over the eye distance, for each face found.
-        same: Cosines between a person's portrait and their face in a frame.
-        different: Cosines between a face in a frame and the other persons' portraits.
-        to_source: Cosines between swapped face and source.
-        to_original: Cosines between swapped face and the person it replaced.
-        psnr: Inside the face, swapped frame against the true swap, dB.
-        gain: The same less the unswapped frame's, dB.
-    """
-
-    asked: int = 0
-    found: int = 0
-    false: int = 0
-    frames: int = 0
-    landmark: list[float] = field(default_factory=list)
-    same: list[float] = field(default_factory=list)
-    different: list[float] = field(default_factory=list)
-    to_source: list[float] = field(default_factory=list)
-    to_original: list[float] = field(default_factory=list)
-    psnr: list[float] = field(default_factory=list)
-    gain: list[float] = field(default_factory=list)
+    asked: int = 0  # faces that have to be found
+    found: int = 0  # how many of them were
+    false: int = 0  # detections that are no face
+    frames: int = 0  # frames looked at
+    landmark: list[float] = field(default_factory=list)  # error of the points over the eye distance
+    same: list[float] = field(default_factory=list)  # cosines of portrait and face in a frame
+    different: list[float] = field(default_factory=list)  # the same, of other people's portraits
+    to_source: list[float] = field(default_factory=list)  # cosines of swapped face and source
+    to_original: list[float] = field(default_factory=list)  # the same, and the person replaced
+    psnr: list[float] = field(default_factory=list)  # inside the face, against the true swap, dB
+    gain: list[float] = field(default_factory=list)  # the same less the unswapped frame's, dB
 
     @property
     def recall(self) -> float:
@@ -61,11 +47,7 @@ class Figures:
 
 
 class Tools:
-    """The stand-ins in insightface's classes, on the CPU.
-
-    Args:
-        models: Folder that :func:`tests.people.standins.write_standins` wrote.
-    """
+    """The stand-ins of a models folder in insightface's classes, on the CPU."""
 
     def __init__(self, models: Path) -> None:
         import onnxruntime

@@ -1,8 +1,7 @@
-"""Procedural textures of the rendered people, painted in head units.
+"""Faces of the rendered people, painted in head units.
 
 Head units: the origin is the middle of the head, x to the image's right, y down, z towards the
-camera; the crown lies at y = -1, the chin at y = +1. Textures of the front are painted on a
-:class:`Sheet`; hair is painted on a map of azimuth and height (see :func:`hair_map`).
+camera; the crown lies at y = -1, the chin at y = +1. Textures of the front are painted on a :class:`Sheet`.
 Colours are float32 RGB 0..255.
 """
 
@@ -16,13 +15,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tests.people.looks import Body, Colour, Face, Look
+from tests.people.looks import Body, Face
 
 F32 = npt.NDArray[np.float32]
 
 HALF_WIDTH, HALF_HEIGHT = 0.86, 1.1
 EYE_Y, NOSE_Y, MOUTH_Y = -0.05, 0.29, 0.6
-HAIR_TOP, HAIR_BOTTOM = -1.35, 1.75
 
 _SKIN = np.array(
     [(247, 218, 198), (240, 196, 166), (208, 154, 116), (154, 103, 72), (94, 60, 45)], np.float32
@@ -33,23 +31,14 @@ _HAIR = np.array([(26, 22, 22), (74, 46, 30), (134, 90, 50), (170, 146, 116), (2
 
 @dataclass(frozen=True, kw_only=True)
 class Expression:
-    """What the face does at one moment.
+    """What the face does at one moment."""
 
-    Attributes:
-        open: Mouth opening 0..1.
-        smile: Corners of the mouth, -0.3 (down) to 1 (up).
-        blink: Lids, 0 open to 1 closed.
-        gaze_x: Where the eyes look, -1..1.
-        gaze_y: The same, down positive.
-        brows: Lift of the brows -1..1.
-    """
-
-    open: float = 0.0
-    smile: float = 0.4
-    blink: float = 0.0
-    gaze_x: float = 0.0
-    gaze_y: float = 0.0
-    brows: float = 0.0
+    open: float = 0.0  # mouth, 0..1
+    smile: float = 0.4  # corners of the mouth, -0.3 (down) to 1 (up)
+    blink: float = 0.0  # lids, 0 open to 1 closed
+    gaze_x: float = 0.0  # where the eyes look, -1..1
+    gaze_y: float = 0.0  # the same, down positive
+    brows: float = 0.0  # lift, -1..1
 
 
 @dataclass(frozen=True)
@@ -96,14 +85,8 @@ def _ramp(table: F32, at: float) -> F32:
 
 
 def skin_colour(face: Face) -> F32:
-    """Skin as RGB (3,)."""
     warm = (face.warmth - 0.5) * np.array([4, 10, -26], np.float32)
     return np.clip(_ramp(_SKIN, face.tone) + warm * (1 - 0.45 * face.tone), 0, 255).astype(np.float32)
-
-
-def brow_colour(face: Face) -> F32:
-    """Brows and beard as RGB (3,)."""
-    return _ramp(_HAIR, face.brow_shade)
 
 
 def bump(x: F32, y: F32, cx: float, cy: float, rx: float, ry: float) -> F32:
@@ -137,9 +120,8 @@ def _grain(res: float, along_x: float, along_y: float, seed: int) -> F32:
     """Smooth noise over the whole sheet, mean 0 and deviation 1, stretched along the axes."""
     grid = sheet(res)
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((round(110 * HALF_HEIGHT * 2), round(110 * HALF_WIDTH * 2))).astype(
-        np.float32
-    )
+    cells = round(110 * HALF_HEIGHT * 2), round(110 * HALF_WIDTH * 2)
+    noise = rng.standard_normal(cells).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), sigmaX=110 * along_x, sigmaY=110 * along_y)
     size = (grid.x.shape[1], grid.y.shape[0])
     fitted = cv2.resize(smooth, size, interpolation=cv2.INTER_LINEAR if res > 110 else cv2.INTER_AREA)
@@ -149,8 +131,7 @@ def _grain(res: float, along_x: float, along_y: float, seed: int) -> F32:
 def face_window(x: F32, y: F32) -> F32:
     """How far a point of the front belongs to the inner face: 1 inside, 0 outside, soft between.
 
-    The region reaches from mid forehead to the chin and to the cheekbones, about what a face
-    swapper pastes back; everything outside keeps the target's skin.
+    It reaches from mid forehead to chin and cheekbones, about what a face swapper pastes back.
     """
     radius = np.sqrt((x / 0.66) ** 2 + ((y - 0.1) / 0.86) ** 2)
     return np.asarray(np.clip((1.0 - radius) / 0.2, 0, 1), np.float32)
@@ -206,9 +187,8 @@ def _freckles(res: float) -> F32:
         cx, cy = float(np.clip(rng.normal(0, 0.3), -0.7, 0.7)), rng.normal(0.16, 0.09)
         radius = rng.uniform(0.008, 0.015)
         near = sheet(res, cx - 0.06, cx + 0.06, cy - 0.06, cy + 0.06)
-        spots[near.rows, near.cols] += bump(
-            near.x, near.y, cx, cy, max(radius, 0.6 / res), max(radius, 0.6 / res)
-        )
+        radius = max(radius, 0.6 / res)
+        spots[near.rows, near.cols] += bump(near.x, near.y, cx, cy, radius, radius)
     return np.clip(spots, 0, 1)
 
 
@@ -237,9 +217,14 @@ def _beard(image: F32, grid: Sheet, face: Face) -> None:
     chin = bump(x, y, 0, 0.93, 0.24, 0.2)
     around = np.clip(1 - bump(x, y, 0, MOUTH_Y, 0.27, 0.13) * 1.4, 0, 1)
     cover = np.clip(np.maximum(jaw, chin * 1.5), 0, 1) * around
-    blend(image, brow_colour(face), np.clip(cover * strands * face.beard, 0, 0.96))
+    colour = _ramp(_HAIR, face.brow_shade)
+    blend(image, colour, np.clip(cover * strands * face.beard, 0, 0.96))
     lip = np.exp(-even((y - 0.475 - 0.5 * x * x * 2) / 0.055, 4)) * np.exp(-even(x / 0.235, 8))
-    blend(image, brow_colour(face), np.clip(np.asarray(lip, np.float32) * strands * face.moustache, 0, 0.96))
+    blend(
+        image,
+        _ramp(_HAIR, face.brow_shade),
+        np.clip(np.asarray(lip, np.float32) * strands * face.moustache, 0, 0.96),
+    )
 
 
 def front(body: Body, face: Face, res: float) -> F32:
@@ -318,7 +303,7 @@ def _brow(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expre
     cover = np.exp(-even((grid.y - middle) / thick, 4)) * ends
     strands = np.clip(0.9 + 0.12 * _grain(grid.res, 0.008, 0.012, 9)[grid.rows, grid.cols], 0, 1)
     strength = (0.72 + 0.28 * face.brow_thickness) * strands
-    blend(image, brow_colour(face) * 0.9, np.asarray(np.clip(cover * strength, 0, 1), np.float32))
+    blend(image, _ramp(_HAIR, face.brow_shade) * 0.9, np.asarray(np.clip(cover * strength, 0, 1), np.float32))
 
 
 def mouth_corner(body: Body, act: Expression) -> tuple[float, float]:
@@ -363,112 +348,3 @@ def _inside_mouth(image: F32, grid: Sheet, line: F32, gap: F32, half: float, sof
     tongue = bump(x, y, 0, float(line.mean()) + 0.13, 0.11, 0.05)
     blend(depth, np.array([170, 70, 76], np.float32), 0.8 * tongue)
     image += np.asarray(cover, np.float32)[..., None] * (depth - image)
-
-
-def _hairline(style: str, azimuth: F32) -> F32:
-    """Height of the lower edge of the hair over azimuth (0 is the front), head units."""
-    away = np.abs(azimuth)
-    side = np.clip((away - 0.75) / 0.45, 0, 1)
-    back = np.clip((away - 1.5) / 0.25, 0, 1)
-    top = {"fringe": -0.33, "bob": -0.37, "receding": -0.9, "curly": -0.56}.get(style, -0.6)
-    front = np.full_like(azimuth, top)
-    if style in ("parted", "long", "bun"):
-        front = -0.5 - 0.2 * np.exp(-(((azimuth - 0.25) / 0.32) ** 2))
-    if style == "receding":
-        side = np.clip((away - 1.05) / 0.3, 0, 1)
-    burns = {"long": 1.3, "bob": 0.62, "bun": -0.12, "receding": -0.02}.get(style, 0.02)
-    edge = front + side * (burns - front)
-    nape = {"long": 1.6, "bob": 0.72}.get(style, 0.12)
-    return np.asarray(edge + back * (nape - edge), np.float32)
-
-
-@lru_cache(maxsize=16)
-def _strands(style: str, shape: tuple[int, int]) -> F32:
-    rng = np.random.default_rng(len(style))
-    noise = rng.standard_normal(shape).astype(np.float32)
-    if style == "curly":
-        curls = cv2.GaussianBlur(noise, (0, 0), 3.2)
-        return np.asarray(curls / curls.std(), np.float32)
-    fine = cv2.GaussianBlur(noise, (0, 0), sigmaX=1.1, sigmaY=16)
-    broad = cv2.GaussianBlur(noise, (0, 0), sigmaX=5, sigmaY=30)
-    return np.asarray(0.6 * fine / fine.std() + 0.6 * broad / broad.std(), np.float32)
-
-
-def hair_map(body: Body) -> tuple[F32, F32]:
-    """Paint the hair over azimuth (-pi..pi, columns) and height (rows).
-
-    Returns:
-        Colour RGB (480, 512, 3) and cover 0..1 (480, 512).
-    """
-    rows, cols = 480, 512
-    rng = np.random.default_rng(int(sum(body.hair)) + len(body.style))
-    azimuth = np.linspace(-np.pi, np.pi, cols, dtype=np.float32)[None, :]
-    height = np.linspace(HAIR_TOP, HAIR_BOTTOM, rows, dtype=np.float32)[:, None]
-    strands = _strands(body.style, (rows, cols))
-    ragged = cv2.GaussianBlur(rng.standard_normal((1, cols)).astype(np.float32), (0, 0), 4.0)
-    jag = {"fringe": 0.03, "curly": 0.035, "long": 0.03}.get(body.style, 0.018)
-    edge = _hairline(body.style, azimuth) + jag * ragged / ragged.std()
-    cover = step(
-        np.asarray(edge - height + 0.02 * (strands if body.style == "curly" else 0), np.float32), 0.045
-    )
-    if body.style == "bald":
-        cover = cover * 0
-    light = 1 + (0.24 if body.style == "curly" else 0.13) * strands
-    light = light * np.clip(0.72 + (edge - height) * 1.2, 0.72, 1)
-    colour = np.asarray(body.hair, np.float32) * np.clip(light, 0.4, 1.6)[..., None]
-    return np.asarray(colour, np.float32), np.asarray(cover, np.float32)
-
-
-def _torso(x: F32, y: F32, build: float) -> F32:
-    slope = 0.52 + 0.42 * (np.abs(x) / (1.25 * build)) ** 2.2
-    neck = np.minimum(0.34 + 0.35 * np.clip(y - 0.15, 0, 1) ** 2.5 - np.abs(x), y + 0.4)
-    shoulders = np.minimum(y - slope, 1.32 * build + 0.25 * np.clip(y - 0.7, 0, 2) * 0.4 - np.abs(x))
-    return np.asarray(np.maximum(neck, shoulders), np.float32)
-
-
-def _clothes(image: F32, x: F32, y: F32, body: Body, soft: float) -> None:
-    neckline = 0.42 - 0.9 * np.clip(x * x, 0, 0.16) * 1.6
-    if body.pattern == 2:
-        neckline = 0.80 - 1.3 * np.abs(x)
-    slope = 0.50 + 0.42 * (np.abs(x) / (1.25 * body.build)) ** 2.2
-    dress = step(np.asarray(np.minimum(y - neckline, y - slope + 0.03), np.float32), soft)
-    cloth = np.empty_like(image)
-    cloth[:] = body.cloth
-    if body.pattern == 1:
-        blend(
-            cloth,
-            np.asarray(body.trim, np.float32),
-            step(np.asarray(np.sin(y * 22) + 0 * x, np.float32), 0.4),
-        )
-    folds = 1 - 0.10 * np.exp(-(((np.abs(x) - 0.95 * body.build) / 0.07) ** 2)) * np.clip(y - 0.9, 0, 1)
-    cloth *= np.asarray(folds, np.float32)[..., None]
-    image += dress[..., None] * (cloth - image)
-    collar = np.exp(-even((y - neckline - 0.03) / 0.045, 4)) * np.exp(-even(x / 0.45, 8)) * dress
-    trim = body.trim if body.pattern else tuple(0.8 * c for c in body.cloth)
-    blend(image, np.asarray(trim, np.float32), np.asarray(collar * 0.9, np.float32))
-
-
-def torso_sprite(look: Look, res: float) -> F32:
-    """Paint neck and shoulders, RGBA (H, W, 4), alpha 0..1, not premultiplied.
-
-    The origin (hollow of the neck) lies 0.6 units below the top edge in the middle column.
-    """
-    x = ((np.arange(round(3.4 * res)) + 0.5) / res - 1.7).astype(np.float32)[None, :]
-    y = ((np.arange(round(5.6 * res)) + 0.5) / res - 0.6).astype(np.float32)[:, None]
-    soft = 1.5 / res
-    image = np.empty((y.shape[0], x.shape[1], 4), np.float32)
-    rgb = np.empty((y.shape[0], x.shape[1], 3), np.float32)
-    rgb[:] = skin_colour(look.skin) * 0.92
-    rgb *= np.clip(0.55 + (y + 0.05) * 0.9, 0.5, 1)[..., None]
-    rgb *= (1 - 0.35 * np.clip(np.abs(x) / 0.4, 0, 1) ** 2.5 * np.clip((0.5 - y) * 4, 0, 1))[..., None]
-    _clothes(rgb, x, y, look.body, soft)
-    rgb *= (1.02 - 0.26 * np.clip(np.abs(x) / (1.4 * look.body.build), 0, 1) ** 3)[..., None]
-    rgb *= (1 - 0.18 * np.clip(x * 0.7 + 0.1, 0, 1))[..., None]
-    image[..., :3] = np.clip(rgb, 0, 255)
-    image[..., 3] = step(_torso(x, y, look.body.build), soft)
-    return image
-
-
-def rgb_of(colour: Colour) -> F32:
-    """Return a colour as float32 (3,)."""
-    return np.asarray(colour, np.float32)

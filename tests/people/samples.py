@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from tests.people import actors
 from tests.people.actors import Head, Light, Pose
-from tests.people.clip import add_change, board, random_background
+from tests.people.background import board, random_background
 from tests.people.looks import Look, random_look
 from tests.people.paint import F32, Expression
+from tests.people.scene import add_change
 
 U8 = npt.NDArray[np.uint8]
 
@@ -58,19 +59,12 @@ def crop_box(image: U8, box: F32, size: int = 96) -> U8:
 
 @dataclass(frozen=True)
 class Crops:
-    """One head with several faces, aligned alike.
+    """One head with several faces, aligned alike."""
 
-    Attributes:
-        faces: uint8 BGR (K, 128, 128, 3), first its own.
-        looks: float32 (K, 16), the face vectors.
-        boxes: uint8 BGR (K, 96, 96, 3), cropped by the box.
-        traits: float32 (K, 2): male 0/1 and years / 100.
-    """
-
-    faces: U8
-    looks: F32
-    boxes: U8
-    traits: F32
+    faces: U8  # uint8 BGR (K, 128, 128, 3), first its own
+    looks: F32  # float32 (K, 16), the face vectors
+    boxes: U8  # uint8 BGR (K, 96, 96, 3), cropped by the box
+    traits: F32  # float32 (K, 2): male 0/1 and years / 100
 
 
 def _light(rng: np.random.Generator) -> Light:
@@ -131,9 +125,7 @@ def _draw_pose(rng: np.random.Generator, looks: list[Look], scale: float) -> Cro
     pose = _pose(rng, size / 2 + rng.uniform(-1, 1), size / 2 + rng.uniform(-1, 1), scale, 28)
     frame = random_background(rng, (size, size))
     head = Head(look, pose, act, light)
-    for layer in (head.behind(), actors.torso(look, pose, (size, size), light), head.draw()):
-        if layer is not None:
-            actors.lay(frame, layer)
+    actors.lay_person(frame, head)
     frames = [frame]
     for other in looks[1:]:
         changed = frame.copy()
@@ -165,19 +157,12 @@ def _cut(rng: np.random.Generator, frames: list[U8], looks: list[Look], kps: F32
 
 @dataclass(frozen=True)
 class Composite:
-    """A picture for the detector.
+    """A picture for the detector."""
 
-    Attributes:
-        image: uint8 BGR (S, S, 3).
-        boxes: float32 (N, 4).
-        kps: float32 (N, 5, 2).
-        sure: bool (N,), False where too little is seen to ask for it.
-    """
-
-    image: U8
-    boxes: F32
-    kps: F32
-    sure: npt.NDArray[np.bool_]
+    image: U8  # uint8 BGR (S, S, 3)
+    boxes: F32  # float32 (N, 4)
+    kps: F32  # float32 (N, 5, 2)
+    sure: npt.NDArray[np.bool_]  # bool (N,), False where too little is seen to ask for it
 
 
 def draw_composite(seed: int, size: int = 256, low: float = 18.0, high: float = 230.0) -> Composite:

@@ -10,7 +10,8 @@ import cv2
 
 from colab_helpers.demo import MODELS
 from tests.people.actors import portrait
-from tests.people.clip import Scene, write_manifest, write_target
+from tests.people.clip import write_manifest, write_target
+from tests.people.scene import Scene
 from tests.people.standins import build_standins
 
 SOURCE = "hanna"

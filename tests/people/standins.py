@@ -1,34 +1,30 @@
 """Tiny ONNX models with the tensor contracts of the real ones, for the rendered people only.
 
-They let everything run and be measured without a download: names, order, ranks, shapes and ranges are
-those of buffalo_l (det_10g, w600k_r50, genderage), inswapper_128 and GFPGANv1.4. Four are small networks
-trained by :mod:`tests.people.train`; embedding head, latent map and enhancer are constructed.
+They let everything run without a download: names, order, shapes and ranges are those of buffalo_l
+(det_10g, w600k_r50, genderage), inswapper_128 and GFPGANv1.4. Four are small networks trained by
+:mod:`tests.people.train`; embedding head, latent map and enhancer are constructed.
 Every file says in its metadata that it is a stand-in. They are useless on photographs.
 
-How the embedding and the swapper fit together: the recogniser measures the sixteen numbers p of a
-:class:`~tests.people.looks.Face` and writes [alpha p, cos(Wp + b), sin(Wp + b)] with fixed random W.
-The Fourier part has constant length, so equal faces have cosine near 1 and different ones near 0,
-while the linear part lets the swapper read p back from the unit vector: p is proportional to the
-linear part over the length of the rest.
+The recogniser measures the sixteen numbers p of a :class:`~tests.people.looks.Face` and writes
+[alpha p, cos(Wp + b), sin(Wp + b)] with fixed random W. The Fourier part has constant length, so equal
+faces have cosine near 1 and different ones near 0; from the linear part, over the length of the rest, the
+swapper reads p back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from scipy.linalg import hadamard
 
+from tests.people.graph import ATTRIBUTES, F32, RECOGNISER, SECOND_LOOK, Graph, Value
 from tests.people.looks import FACE_FIELDS, KEPT
-
-F32 = npt.NDArray[np.float32]
 
 WEIGHTS = Path(__file__).with_name("weights.npz")
 # Sizes of the two anchors of each stride, in pixels of the detector's input.
@@ -49,125 +45,14 @@ SWAP_BLOCKS = {"r1": 96, "r2": 96, "m1": 64, "m2": 64, "m3": 64, "m4": 64}
 LINEAR_GAIN = 1.1  # alpha: large enough to read p back, small beside the Fourier part
 EMBEDDING_NORM = 20.0
 _DIMENSIONS, _WAVES = 16, 248
-# How finely each number tells faces apart (deviation of W's rows) times the error with which the swapper
-# brings it across, as the training measured it.
+# How finely each number tells faces apart (deviation of W's rows) times the swapper's error, as measured.
 RESOLUTION = 0.155
 
 
-class Graph:
-    """Collects nodes and initializers of one model."""
-
-    def __init__(self, weights: Mapping[str, F32], prefix: str) -> None:
-        self._weights, self._prefix = weights, prefix
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def constant(self, value: npt.ArrayLike, *, integers: bool = False) -> str:
-        """Add an initializer; return its name."""
-        name = f"const_{len(self.initializers)}"
-        array = np.asarray(value, np.int64 if integers else np.float32)
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def add(self, op: str, *inputs: str, out: str = "", **attributes: Any) -> str:
-        """Add a node with one output; return the output's name."""
-        name = f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [out or f"{name}_out"], name=name, **attributes))
-        return out or f"{name}_out"
-
-    def use(self, prefix: str) -> None:
-        """Take the layers of another trained network from here on."""
-        self._prefix = prefix
-
-    def top(self, values: str, count: int) -> tuple[str, str]:
-        """Add a search for the largest of (N,) values; return names of values and places, both (count,)."""
-        names = f"top_{len(self.nodes)}", f"top_at_{len(self.nodes)}"
-        inputs = [values, self.constant([count], integers=True)]
-        self.nodes.append(helper.make_node("TopK", inputs, names, name=f"TopK_{len(self.nodes)}"))
-        return names
-
-    def split(self, x: str, sizes: str, outs: Sequence[str], *, axis: int = 0) -> None:
-        """Add a cut of ``x`` into named parts."""
-        name = f"Split_{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Split", [x, sizes], list(outs), name=name, axis=axis))
-
-    def cut(self, x: str, widths: Sequence[int]) -> list[str]:
-        """Add a cut of (K, sum of widths) by columns; return the parts' names."""
-        names = [f"cut_{len(self.nodes)}_{k}" for k in range(len(widths))]
-        self.split(x, self.constant(widths, integers=True), names, axis=1)
-        return names
-
-    def weight(self, layer: str) -> tuple[F32, F32]:
-        """Return a trained layer's weight and bias."""
-        return self._weights[f"{self._prefix}.{layer}.w"], self._weights[f"{self._prefix}.{layer}.b"]
-
-    def conv(self, x: str, layer: str, *, stride: int = 1, dilation: int = 1, act: bool = True) -> str:
-        """Add a trained convolution."""
-        return self.conv_with(x, *self.weight(layer), stride=stride, dilation=dilation, act=act)
-
-    def conv_with(
-        self, x: str, weight: F32, bias: F32, *, stride: int = 1, dilation: int = 1, act: bool = False
-    ) -> str:
-        """Add a convolution with given weights, padded to keep the size."""
-        pad = dilation * (weight.shape[2] // 2)
-        y = self.add(
-            "Conv",
-            x,
-            self.constant(weight),
-            self.constant(bias),
-            kernel_shape=list(weight.shape[2:]),
-            pads=[pad] * 4,
-            strides=[stride] * 2,
-            dilations=[dilation] * 2,
-        )
-        return self.add("LeakyRelu", y, alpha=0.1) if act else y
-
-    def dense(self, x: str, layer: str, *, act: bool = True) -> str:
-        """Add a trained fully connected layer, stored as a 1 x 1 convolution."""
-        weight, bias = self.weight(layer)
-        y = self.add("Gemm", x, self.constant(weight[:, :, 0, 0]), self.constant(bias), transB=1)
-        return self.add("LeakyRelu", y, alpha=0.1) if act else y
-
-    def double(self, x: str) -> str:
-        """Add an enlargement by two, nearest neighbour."""
-        scales = self.constant([1, 1, 2, 2])
-        return self.add(
-            "Resize",
-            x,
-            "",
-            scales,
-            mode="nearest",
-            coordinate_transformation_mode="asymmetric",
-            nearest_mode="floor",
-        )
-
-    def model(
-        self,
-        name: str,
-        inputs: Sequence[tuple[str, Sequence[int | str]]],
-        outputs: Sequence[tuple[str, Sequence[int | str]]],
-    ) -> onnx.ModelProto:
-        """Finish the model: check it and mark it as a stand-in."""
-        ins = [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in inputs]
-        outs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in outputs]
-        graph = helper.make_graph(self.nodes, name, ins, outs, self.initializers)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="colab_helpers"
-        )
-        model.ir_version = 10
-        model.doc_string = _NOTE
-        helper.set_model_props(model, {"colab_helpers.standin": "true", "description": f"{name}: {_NOTE}"})
-        onnx.checker.check_model(model)
-        return model
-
-
-_NOTE = "stand-in for tests and the demo; knows rendered people only and is not the real model"
-
-
 @lru_cache(maxsize=1)
-def load_weights(path: Path = WEIGHTS) -> dict[str, F32]:
+def load_weights() -> dict[str, F32]:
     """Read the trained weights, from ``python -m tests.people.train``, as float32."""
-    with np.load(path) as archive:
+    with np.load(WEIGHTS) as archive:
         return {name: archive[name].astype(np.float32) for name in archive.files}
 
 
@@ -188,9 +73,8 @@ def _waves(errors: F32) -> tuple[F32, F32]:
 def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build det_10g's stand-in: SCRFD heads at strides 8, 16 and 32, two anchors a cell.
 
-    A small network finds candidates on the whole picture; a second one looks at the best of them in a crop
-    of their own, decides, and measures box and points. Only candidates seen twice score above
-    ``UNSEEN_SCORE``.
+    One network finds candidates on the whole picture; a second looks at the best of them in a crop of their
+    own, decides, and measures. Only candidates seen twice score above ``UNSEEN_SCORE``.
     """
     g = Graph(weights, "det")
     first = _first_look(g)
@@ -200,7 +84,7 @@ def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
     names = ("448", "471", "494"), ("451", "474", "497"), ("454", "477", "500")
     for rows, outputs in zip((scores, *places), names, strict=True):
         g.split(rows, first.counts, outputs)
-    contract: list[tuple[str, Sequence[int | str]]] = [
+    contract: list[Value] = [
         (name, (f"cells_{s}", width))
         for part, width in zip(names, (1, 4, 10), strict=True)
         for name, s in zip(part, ANCHORS, strict=True)
@@ -209,11 +93,7 @@ def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
 
 
 def proposer(weights: Mapping[str, F32]) -> onnx.ModelProto:
-    """Build the detector's first half, from which the second is trained.
-
-    Returns:
-        A model from ``input.1`` to ``scores`` (PLACES,) in 0..1 and ``boxes`` (PLACES, 4) in pixels.
-    """
+    """Build the detector's first half: ``scores`` (PLACES,) in 0..1 and ``boxes`` (PLACES, 4) in pixels."""
     g = Graph(weights, "det")
     chosen = _best_places(g, _first_look(g))
     g.add("Identity", chosen.scores, out="scores")
@@ -224,29 +104,18 @@ def proposer(weights: Mapping[str, F32]) -> onnx.ModelProto:
 _PICTURE = ("input.1", (1, 3, "?", "?"))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Names of the first look's results, one row for each cell and anchor of all levels.
+class _Rows(NamedTuple):
+    """Names of the first look's results, one row for each cell and anchor of all levels."""
 
-    Attributes:
-        scores: (N, 1), 0..1.
-        peaks: The same, 0 where a neighbouring cell scores higher.
-        sides: (N, 4), left, top, right, bottom of the centre, pixels.
-        centres: (N, 2), pixels.
-        strides: (N, 1), pixels.
-        counts: (3,) int64, rows of each level.
-    """
-
-    scores: str
-    peaks: str
-    sides: str
-    centres: str
-    strides: str
-    counts: str
+    scores: str  # (N, 1), 0..1
+    peaks: str  # the same, 0 where a neighbouring cell scores higher
+    sides: str  # (N, 4), left, top, right, bottom of the centre, pixels
+    centres: str  # (N, 2), pixels
+    strides: str  # (N, 1), pixels
+    counts: str  # (3,) int64, rows of each level
 
 
-@dataclass(frozen=True)
-class _Chosen:
+class _Chosen(NamedTuple):
     """Names of the best places: row numbers (PLACES,), scores (PLACES,), boxes (PLACES, 4) in pixels."""
 
     rows: str
@@ -275,11 +144,11 @@ def _first_look(g: Graph) -> _Rows:
     return _Rows(scores, peaks, sides, centres, strides, counts)
 
 
-def _head(g: Graph, x: str, stride: int) -> tuple[str, str, str, str, str]:
+def _head(g: Graph, x: str, stride: int) -> list[str]:
     """Rows of one level: scores, peaks, sides, centres, strides."""
     weight, bias = g.weight(f"o{stride}")
-    parts = np.arange(10).reshape(2, 5)
-    scores, sides = parts[:, 0], parts[:, 1:].ravel()
+    channels = np.arange(10).reshape(2, 5)
+    scores, sides = channels[:, 0], channels[:, 1:].ravel()
     sizes = np.repeat(np.asarray(ANCHORS[stride], np.float32), 4)
     score = g.add("Sigmoid", g.conv_with(x, weight[scores], bias[scores]))
     side = g.conv_with(x, weight[sides] * sizes[:, None, None, None], bias[sides] * sizes)
@@ -290,13 +159,8 @@ def _head(g: Graph, x: str, stride: int) -> tuple[str, str, str, str, str]:
     x_of, y_of = (g.add("CumSum", steps, g.constant(axis, integers=True), exclusive=1) for axis in (3, 2))
     order = g.constant([0, 2, 1, 3], integers=True)
     centre = g.add("Gather", g.add("Concat", x_of, y_of, axis=1), order, axis=1)
-    return (
-        _rows(g, score, 1),
-        _rows(g, peak, 1),
-        _rows(g, side, 4),
-        _rows(g, centre, 2),
-        _rows(g, steps, 1),
-    )
+    parts = ((score, 1), (peak, 1), (side, 4), (centre, 2), (steps, 1))
+    return [_rows(g, part, width) for part, width in parts]
 
 
 def _rows(g: Graph, x: str, width: int) -> str:
@@ -316,10 +180,9 @@ def _best_places(g: Graph, first: _Rows) -> _Chosen:
 def _squares(g: Graph, boxes: str) -> tuple[str, str]:
     """Names of the squares' corners (K, 2) and sides (K, 1) around boxes (K, 4), all in pixels."""
     low, high = (
-        g.add("Slice", boxes, g.constant([k], integers=True), g.constant([k + 2], integers=True),
-              g.constant([1], integers=True))
+        g.add("Slice", boxes, *(g.constant([number], integers=True) for number in (k, k + 2, 1)))
         for k in (0, 2)
-    )  # fmt: skip
+    )
     longer = g.add("ReduceMax", g.add("Sub", high, low), axes=[1], keepdims=1)
     side = g.add("Max", g.add("Mul", longer, g.constant(CROP_REACH)), g.constant(4.0))
     middle = g.add("Mul", g.add("Add", low, high), g.constant(0.5))
@@ -339,10 +202,7 @@ def _second_look(g: Graph, first: _Rows, chosen: _Chosen) -> tuple[str, tuple[st
         output_width=CROP_SIZE,
         sampling_ratio=2,
     )
-    x = crops
-    for layer, stride in (("c1", 2), ("c2", 2), ("c3", 1), ("c4", 2), ("c5", 1), ("c6", 1)):
-        x = g.conv(x, layer, stride=stride)
-    out = g.dense(g.dense(g.add("Flatten", x), "f1"), "f2", act=False)
+    out = g.dense(g.read(crops, SECOND_LOOK), "f2", act=False)
     verdict, places = g.cut(out, (1, 14))
     # Where the first look saw nothing at all the second is not to be trusted: it never saw such crops.
     column = g.constant([1], integers=True)
@@ -357,36 +217,18 @@ def _second_look(g: Graph, first: _Rows, chosen: _Chosen) -> tuple[str, tuple[st
     box, points = g.cut(away, (4, 10))
     index = g.add("Unsqueeze", chosen.rows, column)
     nothing = g.add("Mul", first.scores, g.constant(0.0))
-    return (
-        g.add("ScatterND", g.add("Mul", first.scores, g.constant(UNSEEN_SCORE)), index, verdict),
-        (
-            g.add(
-                "ScatterND",
-                g.add("Div", first.sides, first.strides),
-                index,
-                g.add("Mul", box, g.constant([-1, -1, 1, 1])),
-            ),
-            g.add("ScatterND", g.add("Tile", nothing, g.constant([1, 10], integers=True)), index, points),
-        ),
-    )
+    scores = g.add("ScatterND", g.add("Mul", first.scores, g.constant(UNSEEN_SCORE)), index, verdict)
+    sides = g.add("Div", first.sides, first.strides)
+    box = g.add("Mul", box, g.constant([-1, -1, 1, 1]))
+    sides = g.add("ScatterND", sides, index, box)
+    spread = g.add("Tile", nothing, g.constant([1, 10], integers=True))
+    return scores, (sides, g.add("ScatterND", spread, index, points))
 
 
 def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build w600k_r50's stand-in."""
     g = Graph(weights, "rec")
-    x = "input.1"
-    for layer, stride in (
-        ("c1", 2),
-        ("c2", 2),
-        ("c3", 1),
-        ("c4", 2),
-        ("c5", 1),
-        ("c6", 2),
-        ("c7", 1),
-        ("c8", 1),
-    ):
-        x = g.conv(x, layer, stride=stride)
-    look = g.dense(g.dense(g.add("Flatten", x), "f1"), "f2", act=False)
+    look = g.dense(g.read("input.1", RECOGNISER), "f2", act=False)
     look = g.add("Clip", look, g.constant(-2.0), g.constant(2.0))
     # Whoever is changed keeps their tone, so it must not tell people apart.
     told = [float(name not in KEPT) for name in FACE_FIELDS]
@@ -404,9 +246,7 @@ def attributes(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build genderage's stand-in; its first two nodes normalise, as insightface expects of it."""
     g = Graph(weights, "age")
     x = g.add("Mul", g.add("Sub", "data", g.constant(127.5)), g.constant(1 / 127.5))
-    for layer in ("c1", "c2", "c3", "c4"):
-        x = g.conv(x, layer, stride=2)
-    x = g.dense(g.add("Flatten", g.conv(x, "c5")), "f1")
+    x = g.read(x, ATTRIBUTES)
     weight, bias = g.weight("f2")
     g.add("Gemm", x, g.constant(weight[:, :, 0, 0]), g.constant(bias), out="fc1", transB=1)
     return g.model("genderage", [("data", ("None", 3, 96, 96))], [("fc1", ("None", 3))])

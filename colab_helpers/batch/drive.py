@@ -1,4 +1,4 @@
-"""Copying between a local disk and a mounted one, such as Google Drive, that may be slow, full or gone.
+"""Results on Google Drive or another mounted disk, which may be slow, full or gone: work elsewhere and copy.
 
 Video is never decoded from or encoded to a mounted drive: files are copied whole, compared by their
 SHA-256, and only then get their names.
@@ -22,7 +22,7 @@ from typing import TypeVar
 import psutil
 
 from colab_helpers.errors import MissingFileError, OutputError
-from colab_helpers.files import hidden_name, sha256_of, unwritable
+from colab_helpers.files import sha256_of, written_whole
 from colab_helpers.language import tr
 from colab_helpers.machine import is_remote
 
@@ -74,8 +74,6 @@ class WorkPlaces:
                 _make_private(self.local.parent)
             self.local.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if isinstance(error, OutputError):
-                raise
             raise OutputError(
                 tr(
                     "the folder for unfinished work cannot be made ({reason})", reason=error.strerror or error
@@ -141,14 +139,14 @@ class Patience:
         while True:
             try:
                 result = action()
+                break
             except OutputError as error:
                 if self.clock() - started >= self.longest:
                     raise
                 self.tell(tr("waiting for room or access: {error}", error=error))
                 self.sleep(_LOOK_EVERY)
-            else:
-                self.tell(None)
-                return result
+        self.tell(None)
+        return result
 
 
 def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
@@ -160,7 +158,7 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
     """
-    with _partial(target) as partial:
+    with written_whole(target) as partial:
         digest = copy_bytes(source, partial, beat)
         if sha256_of(partial, on_chunk=beat) != digest:
             raise OutputError(
@@ -168,7 +166,6 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
                 where=str(target),
                 remedy=tr("check the disk or the mount"),
             )
-        partial.replace(target)
     return digest
 
 
@@ -190,10 +187,9 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
             where=str(source),
             remedy=tr("check the path; on Drive, mount it again"),
         ) from error
-    with _partial(target) as partial:
+    with written_whole(target) as partial:
         digest = copy_bytes(source, partial, beat)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
-        partial.replace(target)
     return digest
 
 
@@ -206,7 +202,7 @@ def copy_bytes(source: Path, target: Path, beat: Callable[[], None]) -> str:
             writing.write(chunk)
             beat()
         writing.flush()
-        os.fsync(writing.fileno())
+        os.fsync(writing.fileno())  # so that what is read back comes from the disk
     return digest.hexdigest()
 
 
@@ -222,21 +218,6 @@ def _chunks(source: Path) -> Iterator[bytes]:
             where=str(source),
             remedy=tr("check the disk or the mount"),
         ) from error
-
-
-@contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """Yield where a copy lies until it is complete; whatever fails or stops it leaves nothing there."""
-    partial = hidden_name(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise unwritable(target, error) from error
-        raise
 
 
 def job_name(run: str) -> str:
