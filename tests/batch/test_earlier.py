@@ -15,6 +15,7 @@ from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MediaError, OutputError, UsageError
+from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.models.catalog import load_catalog, needed_models
 from colab_helpers.models.inventory import take_stock
 from tests.helpers.processes import CPU
@@ -64,6 +65,44 @@ def test_what_changed_is_done_again(batch, folder, tmp_path) -> None:
     assert kept(batch(sources=[other])) == ["a", "b", "c"]
     make(folder / "a.mp4", Spec(frames=11))
     assert kept(batch(sources=[other])) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sources": "other"},
+        {"settings": CPU.with_overrides(output_video_quality=30, many_faces=False, face_order="best")},
+    ],
+    ids=["source", "selection"],
+)
+def test_with_another_source_or_selection_nothing_is_detected_again(
+    batch, tmp_path, monkeypatch, changed
+) -> None:
+    looks: list[str] = []
+
+    def counted(look: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(analyser: FaceAnalyser, picture: Any, *view: Any) -> Any:
+            looks.append(type(picture).__name__)
+            return look(analyser, picture, *view)
+
+        return counting
+
+    for name in ("detect", "surest"):
+        monkeypatch.setattr(FaceAnalyser, name, counted(getattr(FaceAnalyser, name)))
+    first = batch()
+    assert looks.count("VideoPicture") >= 4
+    looks.clear()
+    if "sources" in changed:
+        cv2.imwrite(str(tmp_path / "other.png"), np.full((256, 256, 3), 60, np.uint8))
+        changed = {"sources": [tmp_path / "other.png"]}
+    second = batch(**changed)
+    assert kept(second) == []
+    assert [file.faces_swapped for file in second.files] == [file.faces_swapped for file in first.files]
+    assert looks.count("VideoPicture") == 0
+    make(tmp_path / "in" / "a.mp4", Spec(frames=11))  # another file under the same name
+    looks.clear()
+    assert batch(**changed).ok
+    assert looks.count("VideoPicture") > 0
 
 
 def test_a_models_record_written_between_two_runs_repeats_nothing(batch, constant_models, tmp_path) -> None:
