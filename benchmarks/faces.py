@@ -23,13 +23,13 @@ import numpy.typing as npt
 
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.changer import FaceJob
-from colab_helpers.faces.detect_again import View
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.finder import FaceFinder
 from colab_helpers.faces.geometry import eye_distance, overlap
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.faces.tracks import Tracker, embed_missing
 from colab_helpers.faces.types import Face
+from colab_helpers.faces.views import View
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait

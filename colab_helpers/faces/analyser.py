@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from colab_helpers.faces.detect_again import VIEWS, View, is_dark, is_upright, shown_as
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.views import VIEWS, View, is_dark, is_upright, shown_as
 from colab_helpers.media.affine import invert, transform_points
 from colab_helpers.media.picture import BgrPicture, DetectorView, Picture
 from colab_helpers.models.session import Network, Runtime, models_root

@@ -15,6 +15,7 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
+from colab_helpers.media.picture import BgrPicture
 from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
 from colab_helpers.models.pool import SessionPool
@@ -23,6 +24,7 @@ from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.sampler import gpu_memory
 from colab_helpers.settings import Settings
 
+_MOST_FACES = 8
 GPU_RESERVE = 512 << 20
 """VRAM left to the encoder and to other programs, in bytes."""
 
@@ -103,30 +105,33 @@ class Engine:
         """Who one or more photos show; those that cannot be used are left out, which is noted.
 
         Args:
-            photos: Name (for messages) of each, and what reads it as ``(H, W, 3)`` BGR. The largest face of
-                each counts.
+            photos: Name (for messages) of each, and what reads it as ``(H, W, 3)`` BGR. Of several faces the
+                one that most photos share counts, else the largest.
 
         Raises:
             ColabHelpersError: None can be used: what is wrong with the first.
             UsageError: They do not show one person, and nobody can tell which is wrong.
         """
-        found: list[FloatArray | ColabHelpersError] = []
+        found: list[list[FloatArray] | ColabHelpersError] = []
         for name, read in photos:
             try:
-                found.append(self._photo_embedding(name, read()))
+                found.append(self._photo_embeddings(name, read()))
             except (NoFaceError, MediaError) as error:
                 found.append(error)
         return agreed_identity([name for name, _ in photos], found)
 
-    def _photo_embedding(self, name: str, image: ByteImage) -> FloatArray:
-        faces = order_faces(self.analyser.find(image), "largest")
-        if not faces or faces[0].embedding is None:
+    def _photo_embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
+        """Embed the faces of a photo, the largest first, but no crowd."""
+        picture = BgrPicture(image)
+        faces = order_faces(self.analyser.search(picture), "largest")[:_MOST_FACES]
+        if not faces:
             raise NoFaceError(
                 tr("no face was found in the source picture"),
                 where=name,
                 remedy=tr("use a photo that shows the face from the front, at least 100 pixels wide"),
             )
-        return faces[0].embedding
+        embedded = self.analyser.embed(picture, faces)
+        return [face.embedding for face in embedded if face.embedding is not None]
 
     def changer(self, source: FloatArray | None) -> FaceChanger:
         """What is done to each face, for one source embedding (None where nothing is swapped)."""

@@ -9,10 +9,10 @@ from statistics import median
 import numpy as np
 
 from colab_helpers.faces.analyser import SURE, FaceAnalyser
-from colab_helpers.faces.detect_again import View
 from colab_helpers.faces.geometry import eye_distance, overlap
 from colab_helpers.faces.index import EVERY, FrameFaces
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.faces.views import View
 
 SEARCH_EVERY = 5 * EVERY
 """Where no face is sure, one frame in so many is also looked at turned, and with a margin."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from colab_helpers.faces.detect_again import VIEWS, View
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.faces.views import VIEWS, View
 from colab_helpers.files import write_whole
 from colab_helpers.media.picture import Picture
 

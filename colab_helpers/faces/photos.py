@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,7 +13,7 @@ from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.selection import face_distance, order_faces
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import BgrPicture
 
 SMALLEST = 100.0
@@ -117,7 +117,7 @@ class Identity:
         embedding: ``(512,)`` unit embedding, averaged over the photos that count.
         photos: Names of those photos.
         used: Their positions among all that were given.
-        notes: Which photos were left out and why, one sentence each.
+        notes: Which photos were left out and why, and who counts where several are seen; one sentence each.
     """
 
     embedding: FloatArray
@@ -126,21 +126,25 @@ class Identity:
     notes: tuple[str, ...] = ()
 
 
-def agreed_identity(names: Sequence[str], found: Sequence[FloatArray | ColabHelpersError]) -> Identity:
+def agreed_identity(
+    names: Sequence[str], found: Sequence[Sequence[FloatArray] | ColabHelpersError]
+) -> Identity:
     """Who photos show, from what was found in each.
 
     Args:
         names: Of the photos, for messages.
-        found: ``(512,)`` unit embedding of each photo's face, or why there is none.
+        found: ``(512,)`` unit embeddings of each photo's faces, the largest first, or why there are none.
 
     Raises:
         ColabHelpersError: There is no embedding at all: the first photo's error.
         UsageError: The photos do not show one person, and nobody can tell which is wrong.
     """
-    known = [(n, one) for n, one in enumerate(found) if not isinstance(one, ColabHelpersError)]
     errors = {n: one for n, one in enumerate(found) if isinstance(one, ColabHelpersError)}
-    if not known:
+    photos = {n: one for n, one in enumerate(found) if not isinstance(one, ColabHelpersError)}
+    if not photos:
         raise next(iter(errors.values()))
+    places = {n: _shared_face(n, photos) for n in photos}
+    known = [(n, photos[n][place]) for n, place in places.items()]
     foreign = {n for (n, _), wrong in zip(known, strangers([one for _, one in known]), strict=True) if wrong}
     used = [n for n, _ in known if n not in foreign]
     if not used:
@@ -157,10 +161,34 @@ def agreed_identity(names: Sequence[str], found: Sequence[FloatArray | ColabHelp
         embedding=np.asarray(mean / np.linalg.norm(mean), np.float32),
         photos=tuple(names[n] for n in used),
         used=tuple(used),
-        notes=tuple(
-            tr("the photo {name} is left out: {reason}", name=names[n], reason=why[n]) for n in sorted(why)
+        notes=(
+            *(
+                tr("the photo {name} is left out: {reason}", name=names[n], reason=why[n])
+                for n in sorted(why)
+            ),
+            *(_chosen_note(names[n], len(photos[n]), places[n]) for n in used if len(photos[n]) > 1),
         ),
     )
+
+
+def _shared_face(number: int, photos: Mapping[int, Sequence[FloatArray]]) -> int:
+    """Which of a photo's faces most other photos show, too; of equals the largest."""
+    others = [faces for n, faces in photos.items() if n != number]
+
+    def shared(face: FloatArray) -> int:
+        return sum(any(face_distance(face, one) <= SAME_PERSON for one in faces) for faces in others)
+
+    counts = [shared(face) for face in photos[number]]
+    return counts.index(max(counts))
+
+
+def _chosen_note(name: str, count: int, place: int) -> str:
+    if place == 0:
+        return tr("the photo {name} shows {count} faces: the largest counts", name=name, count=count)
+    told = mark(
+        "the photo {name} shows {count} faces: number {place} by size counts, whom the other photos show"
+    )
+    return tr(told, name=name, count=count, place=place + 1)
 
 
 def strangers(embeddings: Sequence[FloatArray]) -> list[bool]:
@@ -215,7 +243,8 @@ def _grey_crop(image: ByteImage, face: Face) -> ByteImage:
 
 
 def _count_hints(count: int) -> list[str]:
-    return [] if count == 1 else [tr("{count} faces were found: the largest counts.", count=count)]
+    told = mark("{count} faces were found: the one that most photos show counts, else the largest.")
+    return [] if count == 1 else [tr(told, count=count)]
 
 
 def _detail_hints(width: float, sharpness: float) -> list[str]:

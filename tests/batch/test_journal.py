@@ -24,8 +24,8 @@ from colab_helpers.settings import Settings
 def segment(number: int, key: str = "a", *, sha256: str = "0", **values) -> SegmentDone:
     times = {"first_pts": 100 * number, "last_pts": 100 * number + 90, "end_pts": 100 * number + 100}
     file = Segment(Path("x.mkv"), number, start=10 * number, frames=10, bytes=7, sha256=sha256, **times)
-    facts = {"length": 10, "measured": Measured(faces=10), "encoder": "libx264", "provider": "cpu", **values}
-    return SegmentDone(key=key, part=FinishedSegment(file, **facts))
+    facts = {"length": 10, "measured": Measured(faces=10), "encoder": "libx264", "provider": "cpu"}
+    return SegmentDone(key=key, part=FinishedSegment(file, **{**facts, "faces": "digest", **values}))
 
 
 def done(key: str = "a") -> FileDone:

@@ -103,7 +103,7 @@ def test_of_several_faces_the_largest_counts(analyser):
     image[:350, 540:890] = scaled(portrait("bruno"), 350)
     report = examine(analyser, image)
     assert len(report.faces) == 2
-    assert "2 faces were found: the largest counts." in report.hints
+    assert "2 faces were found: the one that most photos show counts, else the largest." in report.hints
     assert report.face.centre[0] < 512
     alone = examine(analyser, portrait("alma"))
     assert float(report.embedding @ alone.embedding) > 0.8
@@ -139,20 +139,34 @@ BROKEN = MediaError("it is no picture", where="a.png", remedy="name another")
 @pytest.mark.parametrize(
     ("found", "used", "said"),
     [
-        ([unit(1)], (0,), []),
-        ([unit(1), unit(1, 2)], (0, 1), []),
-        ([unit(1), unit(2), unit(1, 3)], (0, 2), ["b.png is left out: it seems to show somebody else"]),
-        ([BROKEN, unit(1), BROKEN], (1,), ["a.png is left out: it is no picture", "c.png is left out"]),
-        ([BROKEN, unit(1), unit(1), unit(2)], (1, 2), ["a.png is left out", "d.png is left out: it seems"]),
+        ([[unit(1)]], (0,), []),
+        ([[unit(1)], [unit(1, 2)]], (0, 1), []),
+        ([[unit(1)], [unit(2)], [unit(1, 3)]], (0, 2), ["b.png is left out: it seems to show somebody else"]),
+        ([BROKEN, [unit(1)], BROKEN], (1,), ["a.png is left out: it is no picture", "c.png is left out"]),
+        (
+            [BROKEN, [unit(1)], [unit(1)], [unit(2)]],
+            (1, 2),
+            ["a.png is left out", "d.png is left out: it seems"],
+        ),
+        ([[unit(1), unit(2)]], (0,), ["a.png shows 2 faces: the largest counts"]),
     ],
 )
 def test_photos_that_disagree_or_cannot_be_read_are_left_out(found, used, said):
     identity = agreed_identity(["a.png", "b.png", "c.png", "d.png"][: len(found)], found)
     assert identity.used == used
-    expected = np.mean([found[n] for n in used], axis=0)
+    expected = np.mean([found[n][0] for n in used], axis=0)
     np.testing.assert_allclose(identity.embedding, expected / np.linalg.norm(expected), atol=1e-6)
     for words, note in zip(said, identity.notes, strict=True):
         assert words in note
+
+
+def test_of_several_faces_the_one_that_the_other_photos_show_counts():
+    found = [[unit(2), unit(3), unit(1)], [unit(1, 2)], [unit(4), unit(1, 3)]]
+    identity = agreed_identity(["a.png", "b.png", "c.png"], found)
+    assert identity.used == (0, 1, 2)
+    expected = np.mean([unit(1), unit(1, 2), unit(1, 3)], axis=0)
+    np.testing.assert_allclose(identity.embedding, expected / np.linalg.norm(expected), atol=1e-6)
+    assert ["number 3 by size" in identity.notes[0], "number 2 by size" in identity.notes[1]] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +174,8 @@ def test_photos_that_disagree_or_cannot_be_read_are_left_out(found, used, said):
     [
         ([BROKEN], MediaError, "no picture"),
         ([BROKEN, BROKEN], MediaError, "no picture"),
-        ([unit(1), unit(2)], UsageError, r"a\.png, b\.png: .*one and the same person.*What to do"),
-        ([BROKEN, unit(1), unit(2)], UsageError, r"b\.png, c\.png: "),
+        ([[unit(1)], [unit(2)]], UsageError, r"a\.png, b\.png: .*one and the same person.*What to do"),
+        ([BROKEN, [unit(1)], [unit(2)]], UsageError, r"b\.png, c\.png: "),
     ],
 )
 def test_photos_from_which_nobody_can_be_told_are_refused(found, error, words):
