@@ -13,11 +13,14 @@ from colab_helpers.faces.index import EVERY, FaceIndex, FrameFaces
 from colab_helpers.faces.selection import FacesDigest, Selection
 from colab_helpers.faces.tracks import LAG, Tracker, embed_missing
 from colab_helpers.faces.types import Face
+from colab_helpers.media.picture import Picture
 from colab_helpers.pipeline.frames import AnyPicture, Item, Work
 
 LOOK_AHEAD = LAG + SEARCH_EVERY + 2 * EVERY + 1
 """Frames that may wait for what is found after them."""
 _FLUSH_EVERY = 500
+# Cosine to its track's mean from which a face is there although the detector missed it.
+_SEEN = 0.25
 
 
 @dataclass(eq=False)
@@ -76,7 +79,8 @@ class Following:
                 waiting.append(work)
                 yield work.seen
 
-        followed = Tracker(self._embed).follow(self._rows(pulled()))
+        tracker = Tracker(self._embed)
+        followed = tracker.follow(self._rows(pulled()))
         with closing(works):
             # Late, so that the index is sure to know, and to keep, what decided a frame before it is written.
             for frame, faces in enumerate(_late(followed, by=EVERY + 1)):
@@ -87,7 +91,8 @@ class Following:
                 work = waiting.popleft() if waiting else next(works, None)
                 if work is None:
                     return
-                work.faces = self.selection.of(faces)
+                work.chosen = self.selection.of(faces)
+                work.faces = [face for face in work.chosen if self._is_seen(face, work.picture, tracker)]
                 yield work
 
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
@@ -110,6 +115,13 @@ class Following:
                 yield row
                 self.index.append(row)
             self.index.finish()
+
+    def _is_seen(self, face: Face, picture: Picture, tracker: Tracker) -> bool:
+        """Whether a face that the detector missed is there, and not hidden behind something."""
+        track = tracker.tracks[face.track] if face.filled and face.track is not None else None
+        if track is None or track.embedding is None:
+            return True
+        return track.likeness(self.analyser.embed(picture, [face])[0]) >= _SEEN
 
     def _embed(self, row: FrameFaces) -> None:
         picture = row.picture

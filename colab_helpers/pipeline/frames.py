@@ -44,6 +44,7 @@ class Work(Generic[Item, AnyPicture]):
         similarity: Cosine between source and result, where it was measured.
         pts: Its timestamp, in ticks.
         seen: What the networks found in it.
+        chosen: Faces that are changed if they are not hidden; see ``Following.works``.
     """
 
     index: int
@@ -55,6 +56,7 @@ class Work(Generic[Item, AnyPicture]):
     after: Brightness | None = None
     similarity: float | None = None
     pts: int = 0
+    chosen: Sequence[Face] = ()
     seen: FrameFaces = field(init=False)
 
     def __post_init__(self) -> None:
@@ -130,7 +132,7 @@ class Tally:
     def add(self, work: Work[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
         self.frames += 1
-        self.faces.add(work.faces)
+        self.faces.add(work.chosen)
         if not work.repeats:
             filled = sum(face.filled for face in work.faces)
             self._measured.add_frame(work.index, len(work.faces), filled=filled)
