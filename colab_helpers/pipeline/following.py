@@ -7,12 +7,14 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from colab_helpers.errors import MediaError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.finder import SEARCH_EVERY, FaceFinder
 from colab_helpers.faces.index import EVERY, FaceIndex, FrameFaces
 from colab_helpers.faces.selection import FacesDigest, Selection
 from colab_helpers.faces.tracks import LAG, Tracker, embed_missing
 from colab_helpers.faces.types import Face
+from colab_helpers.language import tr
 from colab_helpers.media.picture import Picture
 from colab_helpers.pipeline.frames import AnyPicture, Item, Work
 
@@ -89,11 +91,19 @@ class Following:
                 if frame < start:
                     continue
                 work = waiting.popleft() if waiting else next(works, None)
-                if work is None:
-                    return
+                if work is None or work.index != frame:
+                    raise self._other_video(frame)
                 work.chosen = self.selection.of(faces)
                 work.faces = [face for face in work.chosen if self._is_seen(face, work.picture, tracker)]
                 yield work
+            if waiting or next(works, None) is not None:
+                raise self._other_video(len(self.index))
+
+    def _other_video(self, frame: int) -> MediaError:
+        return MediaError(
+            tr("the video has other frames than its face index knows, from frame {number} on", number=frame),
+            remedy=tr("delete the folder .faces beside the results and run again"),
+        )
 
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
         """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""

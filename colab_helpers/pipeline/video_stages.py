@@ -104,7 +104,7 @@ def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
     if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
         return faces
-    with open_reader(video, faces, None) as reader, closing(_looked(video, faces, reader)) as works:
+    with _open_reader(video, faces.begin, faces) as reader, closing(_looked(video, faces, reader)) as works:
         for frame in faces.find_all(works):
             video.progress.finding(frame + 1)
     return faces
@@ -113,11 +113,17 @@ def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
 def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:
     """Read the video from the frame after a segment on, or from where faces have to be found."""
     start = last.stop if last else 0
-    begin = start if faces.index.complete else faces.begin if last is None else min(start, faces.begin)
+    begin = start if faces.index.complete else min(start, faces.begin)
+    return _open_reader(video, begin, faces, last.last_pts if last and begin == start else None)
+
+
+def _open_reader(
+    video: VideoRun, begin: int, faces: Following, previous_pts: int | None = None
+) -> FrameReader:
     # At a constant rate, which of the target's frames comes next follows from all before it.
     if not begin or not video.settings.keep_fps:
         return read_frames(video.info)
-    before = last.last_pts if last is not None and begin == start else faces.index.pts(begin - 1)
+    before = faces.index.pts(begin - 1) if previous_pts is None else previous_pts
     return read_frames(video.info, start=begin, previous_pts=before)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from colab_helpers.errors import MediaError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Brightness, Measured
@@ -118,6 +119,43 @@ def test_in_segments_and_interrupted_anywhere(
     assert result.segments == whole.segments == len(numbers)
     length = store.parts[0].segment.frames
     assert result.segments_kept >= max(0, stops[-1] // length - 1)
+
+
+@pytest.mark.parametrize("keep_fps", [True, False])
+@pytest.mark.parametrize("selection", [{}, {"many_faces": False}], ids=["all", "one"])
+def test_an_index_without_any_segment_is_gone_on_with(
+    tmp_path: Path, inverting_models: Path, *, keep_fps: bool, selection: dict[str, Any]
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(frames=90))
+    models = engine(inverting_models, keep_fps=keep_fps, **selection)
+    whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
+    store = Store(tmp_path / "work")
+
+    def fail(_done: FinishedSegment) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "keep", fail)
+        with pytest.raises(KeyboardInterrupt):
+            process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
+    assert len(store.face_index()) > 30
+    result = process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
+    same(whole, result)
+    assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
+
+
+def test_an_index_of_another_video_is_refused(tmp_path: Path, constant_models: Path) -> None:
+    models = engine(constant_models)
+    for frames, others in ((60, 61), (61, 60)):
+        store = Store(tmp_path / f"work{frames}")
+        first = make(tmp_path / f"{frames}.mp4", Spec(frames=frames))
+        process_video(models, SOURCE, first, tmp_path / "a.mp4", store=store)
+        store.parts.clear()
+        with pytest.raises(MediaError, match=r"other frames than its face index.*\.faces"):
+            process_video(
+                models, SOURCE, make(tmp_path / "b.mp4", Spec(frames=others)), tmp_path / "c.mp4", store=store
+            )
+        assert not (tmp_path / "c.mp4").exists()
 
 
 def test_a_run_that_ended_before_joining_reads_nothing_again(
