@@ -51,6 +51,7 @@ class Track:
         found: Frames in which it was detected.
         embeddings: Sum of its unit embeddings, ``asked`` how many those are.
         area: Sum of its boxes' areas, ``centre`` of their centres, ``score`` of its scores.
+        best: Its highest score.
     """
 
     number: int
@@ -124,9 +125,9 @@ class Track:
         """Whether it is time to ask who it is."""
         return frame - self._asked_at >= _ASKED_EVERY or changed - self._asked_change >= _ASKED_CHANGE
 
-    def forget(self, before: int) -> None:
-        """Drop detections that no frame to come looks at; its first frames and the newest two stay."""
-        while len(self._seen) > 2 and self._seen[0][0] < before:
+    def forget(self, before: int, *, least: int = 2) -> None:
+        """Drop detections that no frame to come looks at; the newest ``least`` stay."""
+        while len(self._seen) > least and self._seen[0][0] < before:
             del self._seen[0]
 
     def at(self, frame: int, *, looked: bool) -> Face | None:
@@ -218,7 +219,7 @@ class Tracker:
     _looked: set[int] = field(default_factory=set)
     _shot: int = 0
     _shot_end: int = 0
-    _count: int = 0
+    _frames: int = 0
 
     def follow(self, rows: Iterable[FrameFaces]) -> Iterator[list[Face]]:
         """Yield the faces of each frame, ``LAG`` frames after it was taken.
@@ -238,19 +239,20 @@ class Tracker:
             if row.frame - LAG >= decided:
                 yield self._faces(decided)
                 decided += 1
-            self._count = row.frame + 1
-        self._shot_end = self._count
+            self._frames = row.frame + 1
+        self._shot_end = self._frames
         self._end(self._open)
-        for frame in range(decided, self._count):
+        for frame in range(decided, self._frames):
             yield self._faces(frame)
 
     def _faces(self, frame: int) -> list[Face]:
         looked = frame in self._looked
         self._looked.discard(frame)
         faces = [face for t in self._recent if (face := t.at(frame, looked=looked)) is not None]
-        self._recent = [track for track in self._recent if track in self._open or track.last > frame]
+        recent = [track for track in self._recent if track in self._open or track.last > frame]
         for track in self._recent:
-            track.forget(frame - LAG)
+            track.forget(frame - LAG if track in recent else frame + 1, least=2 if track in recent else 0)
+        self._recent = recent
         return faces
 
     def _associate(self, row: FrameFaces, *, cut: bool) -> None:
