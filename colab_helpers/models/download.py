@@ -1,256 +1,231 @@
-"""Fetching models once: verified, resumable, from whichever mirror works.
+"""Fetching one address into one growing file, over a network that breaks.
 
-A file appears under its name only after its bytes were proved to be the right ones. Until then it is hidden
-beside its place; ``<file>.json`` there records what was verified. What lies there already is used, also where
-nobody knows it; only a damaged file is replaced, and only once its replacement is there. The models root also
-has ``.locks`` (one per file, so that two processes never fetch the same) and ``quarantine`` (damaged files
-that were replaced).
+``requests`` carries the connections. Retrying is done here and not by urllib3's ``Retry``, because that one
+ends with the headers: what breaks half a gigabyte is the body, and a retry has to resume it. What an
+interrupted fetch left is resumed from any address that promises the same bytes; if the whole turns out wrong,
+it is fetched once more from the beginning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+import http.client
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict
+import requests
+import urllib3
+from requests import exceptions as failures
 
-from colab_helpers.errors import LicenceError, ModelError, OutputError
+from colab_helpers.errors import OutputError
+from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import GIB, disk_free
-from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.inventory import ModelFile, accepted_at, look_at, take_stock
-from colab_helpers.models.progress import ProgressCallback
-from colab_helpers.models.records import FileSource, Record, now, part_path, put_in_place, write_record
-from colab_helpers.models.sources import FileProblem, ModelSources
-from colab_helpers.models.transfer import FetchOptions
+from colab_helpers.models.catalog import ModelEntry, Source
+from colab_helpers.models.records import size_of
 
-DISK_RESERVE = 2 * GIB
-"""Disk left free beside the models."""
-_AT_ONCE = 3
-_NOTIFY_SECONDS = 0.25
-_OFFLINE_REMEDY = mark(
-    "fetch them on a machine with a network ('python -m colab_helpers preload') and put them into the "
-    "models folder under these names, or run with offline=false"
-)
-_FAILED_REMEDY = mark(
-    "check the network and try again (what arrived is kept and resumed), or put the files into the models "
-    "folder yourself"
-)
+HUGGING_FACE = "https://huggingface.co/"
+_BLOCK = 1 << 18
+_WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
 
 
-class PreloadedFile(BaseModel):
-    """The file of a model, in place."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    path: Path
-    source: FileSource  # how it came this time; ``copied`` from the shared cache or another program
-    record: Record
-    notes: tuple[str, ...] = ()  # what else happened
-
-    @classmethod
-    def of(cls, item: ModelFile, record: Record, source: FileSource, notes: Sequence[str]) -> PreloadedFile:
-        """Describe a file by its record, and by how it came this time."""
-        return cls(name=item.model.name, path=item.path, source=source, record=record, notes=tuple(notes))
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """The whole fetch was stopped; what arrived is kept."""
 
 
-def fetch(
-    root: Path,
-    models: Iterable[ModelEntry],
-    options: FetchOptions,
-    *,
-    verify: bool = False,
-    on_progress: ProgressCallback | None = None,
-) -> list[PreloadedFile]:
-    """Bring every file of some models into a folder; return one entry for each, in their order.
+class MirrorError(Exception):
+    """An address that did not give the file; the text says why, and the next one may be tried."""
 
-    Files that can be had are brought even when others cannot; what was interrupted is resumed next time. With
-    ``verify`` also the files that count as verified are hashed.
+
+class Temporary(Exception):  # noqa: N818
+    """Something that may go well the next time."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait and how often to try; seconds, bytes and bytes per second."""
+
+    connect_timeout: float = 10.0
+    read_timeout: float = 30.0  # longest silence in the middle of a body
+    attempts: int = 4  # tries of one address without progress before the next is taken
+    # First pause; it doubles each time, and is drawn between half and all of that, so that many machines do
+    # not come back in step.
+    backoff: float = 1.0
+    progress: int = 1 << 20  # bytes gained that make the count of tries start over
+    min_rate: float = 1024.0  # least rate over ``stall_seconds``; slower counts as broken
+    stall_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """How files may be brought."""
+
+    accept_licences: bool = False  # the user accepts those that limit use; recorded beside each file
+    offline: bool = False  # never touch the network; copies from disk are still made
+    token: str | None = None  # of Hugging Face, where strangers may be kept waiting
+    shared_cache: Path | None = None  # a folder that outlives this machine: copied from, and to
+    limits: Limits = field(default_factory=Limits)
+
+    def cached(self, model: ModelEntry) -> Path | None:
+        """Where a model lies in the shared cache."""
+        return self.shared_cache / model.path if self.shared_cache else None
+
+
+class Transfer:
+    """Fetches addresses; may be used from several threads. When ``cancelled`` is set, it stops soon."""
+
+    def __init__(self, options: FetchOptions, cancelled: threading.Event) -> None:
+        self._limits, self._token, self._cancelled = options.limits, options.token, cancelled
+
+    def fetch(self, url: str, part: Path, source: Source, *, report: Callable[[int], None]) -> str:
+        """Fetch an address into a growing file, resuming what an earlier try left; return the SHA-256.
+
+        The file is complete and verified when this returns. It is kept for resuming when the connection
+        failed, and removed when its bytes were wrong. ``report`` is called with the bytes that are there.
+
+        Raises:
+            MirrorError: The address does not give the file.
+            Cancelled: The fetch was stopped.
+            OutputError: The disk does not take it.
+        """
+        failed = furthest = 0
+        while True:
+            start = size_of(part)
+            try:
+                if start < source.bytes:
+                    self._continue(url, part, start, source.bytes, report)
+                return _verified(part, source, resumed=start > 0)
+            except Temporary as problem:
+                there = size_of(part)
+                # Only going further than ever before counts, or starting over and over would never end.
+                advanced = there >= furthest + self._limits.progress
+                failed, furthest = (1, there) if advanced else (failed + 1, furthest)
+                self._give_up_or_pause(problem, failed)
+
+    def _give_up_or_pause(self, problem: Temporary, failed: int) -> None:
+        if failed >= self._limits.attempts:
+            text = tr("{problem} (tried {failures} times)", problem=problem, failures=failed)
+            raise MirrorError(text) from problem
+        if self._cancelled.wait(self._limits.backoff * 2 ** (failed - 1) * random.uniform(0.5, 1)):
+            raise Cancelled
+
+    def _continue(self, url: str, part: Path, start: int, size: int, report: Callable[[int], None]) -> None:
+        """Append what is still missing, or all where the server knows no ranges."""
+        with self._ask(url, start) as response:
+            start = _begins_at(response, part, start, size)
+            try:
+                # Unbuffered: what was received survives the death of the process.
+                with part.open("ab" if start else "wb", buffering=0) as file:
+                    self._copy_body(response, file, start, size, report)
+            except OSError as error:
+                raise OutputError(
+                    tr("cannot be written ({reason})", reason=error.strerror),
+                    where=str(part),
+                    remedy=tr("free space on this disk"),
+                ) from error
+
+    def _ask(self, url: str, start: int) -> requests.Response:
+        if self._cancelled.is_set():
+            raise Cancelled
+        # A compressed body could neither be resumed nor compared with the size.
+        headers = {"Accept-Encoding": "identity", "User-Agent": "colab-helpers"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        if self._token and url.startswith(HUGGING_FACE):  # requests drops it where another host is named
+            headers["Authorization"] = f"Bearer {self._token}"
+        waits = (self._limits.connect_timeout, self._limits.read_timeout)
+        try:
+            return requests.get(url, headers=headers, timeout=waits, stream=True)
+        except failures.ReadTimeout as error:
+            raise Temporary(tr("no answer within {seconds:g} s", seconds=waits[1])) from error
+        except failures.ConnectionError as error:
+            raise Temporary(tr("no connection ({reason})", reason=_innermost(error))) from error
+        except (failures.RequestException, ValueError) as error:
+            raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
+
+    def _copy_body(
+        self,
+        response: requests.Response,
+        file: BinaryIO,
+        there: int,
+        size: int,
+        report: Callable[[int], None],
+    ) -> None:
+        since, before = time.monotonic(), there
+        report(there)
+        while block := self._read(response, there):
+            file.write(block)
+            there += len(block)
+            report(there)
+            if there > size:
+                raise MirrorError(tr("gives more than the {total} bytes it should", total=size))
+            # A body that trickles: each byte comes in time, but the file never would.
+            elapsed = time.monotonic() - since
+            if elapsed >= self._limits.stall_seconds:
+                rate = (there - before) / elapsed
+                if rate < self._limits.min_rate:
+                    text = mark("too slow ({rate:.0f} bytes/s after {there} bytes)")
+                    raise Temporary(tr(text, rate=rate, there=there))
+                since, before = time.monotonic(), there
+        if there < size:
+            text = mark("the connection broke after {there} of {total} bytes")
+            raise Temporary(tr(text, there=there, total=size))
+
+    def _read(self, response: requests.Response, there: int) -> bytes:
+        if self._cancelled.is_set():
+            raise Cancelled
+        try:
+            # read1 hands over what is there; read would wait for a whole block on a slow line.
+            return response.raw.read1(_BLOCK, decode_content=False) or b""
+        except urllib3.exceptions.ReadTimeoutError as error:
+            silence = self._limits.read_timeout
+            text = tr("no data for {seconds:g} s after {there} bytes", seconds=silence, there=there)
+            raise Temporary(text) from error
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            raise Temporary(tr("the connection broke after {there} bytes", there=there)) from error
+
+
+def _begins_at(response: requests.Response, part: Path, start: int, size: int) -> int:
+    """Where the body of an answer begins, which was asked to begin at ``start``.
 
     Raises:
-        LicenceError: A missing model's licence limits its use and was not accepted.
-        ModelError: Some file cannot be had; the message lists what each address did.
-        OutputError: The disk has not enough room, or cannot be written.
+        Temporary: Asking again may help.
+        MirrorError: Another answer than one with the file.
     """
-    files = take_stock(root, models, verify=verify, accept=options.accept_licences)
-    there = {
-        item.path: PreloadedFile.of(item, item.record, "present", item.notes)
-        for item in files
-        if item.record is not None
-    }
-    missing = [item for item in files if item.record is None]
-    _require_accepted(missing, options)
-    _check_disk(root, missing)
-    there |= _bring_all(ModelSources(root, options), missing, len(there), on_progress)
-    return [there[item.path] for item in files]
+    code, headers = response.status_code, response.headers
+    if code not in (200, 206, 416):
+        reason = tr("HTTP {code} ({reason})", code=code, reason=response.reason)
+        raise Temporary(reason) if code in _WORTH_RETRYING else MirrorError(reason)
+    ranged = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if code != 200 and (ranged is None or int(ranged[1]) != start):
+        part.unlink(missing_ok=True)  # it has less than what had arrived, or answers something else
+        raise Temporary(tr("answers with another range"))
+    if headers.get("Content-Type", "").lower().startswith("text/html"):
+        raise MirrorError(tr("gives an HTML page instead of the file"))
+    told = ranged[2] if code == 206 and ranged is not None else headers.get("Content-Length", "")
+    # Refused before half a gigabyte is spent on what cannot be right.
+    if told.isdigit() and int(told) != size:
+        raise MirrorError(tr("has {size} bytes instead of {expected}", size=told, expected=size))
+    return start if code == 206 else 0
 
 
-def _bring_all(
-    sources: ModelSources, missing: Sequence[ModelFile], present: int, on_progress: ProgressCallback | None
-) -> dict[Path, PreloadedFile]:
-    """Bring files, telling how far it is from the caller's own thread, as notebooks need it."""
-    for item in missing:
-        sources.meter.update(item.model.path, item.resumable, item.model.bytes)
-    executor = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
-    try:
-        # The largest first: it would otherwise be alone at the end.
-        futures = {
-            item.path: executor.submit(copy_context().run, _obtain, sources, item)
-            for item in sorted(missing, key=lambda item: -item.model.bytes)
-        }
-        pending: set[Future[PreloadedFile]] = set(futures.values())
-        while pending:
-            _, pending = wait(pending, timeout=_NOTIFY_SECONDS, return_when=FIRST_COMPLETED)
-            if on_progress is not None:
-                total = present + len(missing)
-                on_progress(sources.meter.progress(total - len(pending), total))
-    except BaseException:
-        sources.cancelled.set()
-        raise
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-    _raise_problems([future.exception() for future in futures.values()], offline=sources.options.offline)
-    return {path: future.result() for path, future in futures.items()}
+def _verified(part: Path, source: Source, *, resumed: bool) -> str:
+    sha256 = sha256_of(part)
+    if sha256 in source.sha256:
+        return sha256
+    part.unlink()
+    text = mark("gives wrong bytes (sha256 {sha256}, expected {expected})")
+    problem = tr(text, sha256=sha256, expected=tr(" or ").join(source.sha256))
+    # The fault may lie in what was there before this try: start over once before blaming the address.
+    raise Temporary(problem) if resumed else MirrorError(problem)
 
 
-def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
-    """Obtain a file while no other process does."""
-    model, path, options = planned.model, planned.path, sources.options
-    try:
-        with sources.alone(model.path):
-            # Another process may have brought it while this one waited. Wrong bytes may have been found only
-            # by hashing, so what is there now has to be hashed, too.
-            verify = planned.state == "damaged"
-            item = look_at(sources.root, model, verify=verify, accept=options.accept_licences)
-            if item.record is not None:
-                sources.meter.update(model.path, item.record.bytes, item.record.bytes)
-                _remove_parts(item)
-                return PreloadedFile.of(item, item.record, "present", item.notes)
-            accepted, notes = _acceptance(item, options), list[str]()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            brought = sources.bring(item, notes)
-            kept = put_in_place(sources.root, brought.part, path)
-            if kept is not None:
-                text = mark("{path}: was replaced; what lay there before is kept as {kept}")
-                notes.append(tr(text, path=model.path, kept=kept))
-            _remove_parts(item)
-            record = Record(
-                sha256=brought.sha256,
-                bytes=path.stat().st_size,
-                mtime_ns=path.stat().st_mtime_ns,
-                url=brought.url,
-                source=brought.source,
-                licence=model.licence_id,
-                licence_accepted_at=accepted,
-            )
-            write_record(path, record)
-            if brought.source == "downloaded":
-                sources.share(item, record, notes)
-            return PreloadedFile.of(item, record, brought.source, notes)
-    except OSError as error:
-        raise OutputError(
-            tr("cannot be written ({reason})", reason=error.strerror),
-            where=str(path),
-            remedy=tr("free space, check the permissions, or choose another models folder"),
-        ) from error
-
-
-def _remove_parts(item: ModelFile) -> None:
-    """Remove what was left unfinished, of other sources too."""
-    part_path(item.path).unlink(missing_ok=True)
-    for source in item.model.sources:
-        part_path(item.path, source.sha256[0]).unlink(missing_ok=True)
-
-
-# --- what is asked first ------------------------------------------------------------------------------
-
-
-def _acceptance(item: ModelFile, options: FetchOptions) -> str | None:
-    """When the licence of a model was accepted: earlier, beside its file or in the cache, or now."""
-    if not item.model.licence.non_commercial:
-        return None
-    earlier = accepted_at(item.model, item.path, options.cached(item.model))
-    return earlier or (now() if options.accept_licences else None)
-
-
-def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> None:
-    """Make sure that every licence which limits use was accepted, before anything is brought.
-
-    Raises:
-        LicenceError: One was not; the message names the models and what is forbidden.
-    """
-    refused = [
-        item.model
-        for item in missing
-        if item.model.licence.non_commercial
-        and _within_reach(item, options)
-        and not _acceptance(item, options)
-    ]
-    if refused:
-        raise LicenceError(
-            tr(
-                "these models are for non-commercial use only, and their licences have not been "
-                "accepted:\n{licences}",
-                licences=licence_notice(refused),
-            ),
-            remedy=tr(
-                "read the licences; if you may use the models under them, run '{command}'",
-                command="python -m colab_helpers preload --accept-licences",
-            ),
-        )
-
-
-def _within_reach(item: ModelFile, options: FetchOptions) -> bool:
-    """Whether a file would be brought; offline it may just be reported as missing."""
-    cached = options.cached(item.model)
-    return not options.offline or bool(item.found or (cached and cached.is_file()))
-
-
-def licence_notice(models: Iterable[ModelEntry]) -> str:
-    """Licences in words, one line for each model."""
-    return "\n".join(
-        tr(
-            "  {model}: {licence} ({link}). Forbidden: {forbidden}",
-            model=model.name,
-            licence=tr(model.licence.name),
-            link=model.licence.link,
-            forbidden=tr(model.licence.forbids),
-        )
-        for model in models
-    )
-
-
-def _check_disk(root: Path, missing: Sequence[ModelFile]) -> None:
-    if not missing:
-        return
-    sizes = (max(0, item.model.bytes - item.resumable) for item in missing)
-    free, needed = disk_free(root) / GIB, (sum(sizes) + DISK_RESERVE) / GIB
-    if free < needed:
-        text = mark("{free:.2f} GB are free on the disk, but {needed:.2f} GB are needed (2 GB stay free)")
-        raise OutputError(
-            tr(text, free=free, needed=needed),
-            where=str(root),
-            remedy=tr("free space, or choose a folder on another disk in models_dir or COLAB_HELPERS_MODELS"),
-        )
-
-
-def _raise_problems(errors: Iterable[BaseException | None], *, offline: bool) -> None:
-    problems = []
-    for error in errors:
-        if isinstance(error, FileProblem):
-            problems.append(str(error))
-        elif error is not None:
-            raise error
-    if problems:
-        text = (
-            mark("{count} model file(s) missing, and nothing is fetched offline:\n{files}")
-            if offline
-            else mark("{count} model file(s) not to be had:\n{files}")
-        )
-        raise ModelError(
-            tr(text, count=len(problems), files="\n".join(problems)),
-            remedy=tr(_OFFLINE_REMEDY if offline else _FAILED_REMEDY),
-        )
+def _innermost(error: BaseException) -> str:
+    """The cause at the bottom, without the address that requests puts around it."""
+    while deeper := error.__cause__ or error.__context__:
+        error = deeper
+    return str(getattr(error, "strerror", None) or type(error).__name__)

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from colab_helpers.files import same_file
 from colab_helpers.language import mark, tr
+from colab_helpers.models.download import Cancelled, FetchOptions, MirrorError, Transfer
 from colab_helpers.models.inventory import Finding, ModelFile, examine, namesake_note, unknown_note
 from colab_helpers.models.progress import Meter
 from colab_helpers.models.records import (
@@ -23,7 +24,6 @@ from colab_helpers.models.records import (
     recorded_hash,
     write_record,
 )
-from colab_helpers.models.transfer import Cancelled, FetchOptions, MirrorError, Transfer
 
 _BLOCK = 1 << 20
 _LOOK_EVERY = 0.25

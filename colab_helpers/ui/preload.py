@@ -18,11 +18,11 @@ from colab_helpers.errors import ColabHelpersError, LicenceError, ModelError
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.models.catalog import Licence, ModelEntry, load_catalog, needed_models
+from colab_helpers.models.download import FetchOptions
 from colab_helpers.models.half import wants_half
 from colab_helpers.models.inventory import look_at
 from colab_helpers.models.preload import TOKEN, PreloadReport, preload
 from colab_helpers.models.session import Runtime, is_standin, models_root
-from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.pages.units import size
 from colab_helpers.request import PreloadRequest
 from colab_helpers.ui.form import PRELOAD_REPORT

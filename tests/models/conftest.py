@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colab_helpers.models import download
+from colab_helpers.models import fetching
 from colab_helpers.models.catalog import Licence, ModelEntry, Source
-from colab_helpers.models.download import PreloadedFile
+from colab_helpers.models.download import FetchOptions, Limits
+from colab_helpers.models.fetching import PreloadedFile
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.records import Record, read_record
-from colab_helpers.models.transfer import FetchOptions, Limits
 from tests.helpers.gpu import PretendedGpu, pretend_gpu
 from tests.helpers.networks import build, node
 from tests.helpers.server import FaultServer, Route
@@ -121,7 +121,7 @@ def fetch(
 ) -> list[PreloadedFile]:
     """Fetch with little patience, unless ``options`` say otherwise."""
     chosen = FetchOptions(**{"limits": QUICK, **options})
-    return download.fetch(root, entries, chosen, verify=verify, on_progress=on_progress)
+    return fetching.fetch(root, entries, chosen, verify=verify, on_progress=on_progress)
 
 
 def assert_right(root: Path, body: bytes = BODY, name: str = "net") -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError
-from colab_helpers.models import download, records, transfer
+from colab_helpers.models import download, fetching, records
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.download import DISK_RESERVE
+from colab_helpers.models.download import Limits
+from colab_helpers.models.fetching import DISK_RESERVE
 from colab_helpers.models.progress import Meter, Progress
 from colab_helpers.models.records import Record, part_path
-from colab_helpers.models.transfer import Limits
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer, Route
 from tests.models.conftest import (
@@ -35,7 +35,7 @@ from tests.models.conftest import (
 def test_offline_says_what_is_missing_and_asks_nobody(
     tmp_path: Path, restricted: ModelEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer.requests, "get", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr(download.requests, "get", lambda *_, **__: pytest.fail("asked"))
     other = model(source("https://example.com/a", "https://example.com/b"), name="other")
     where = {"offline": True, "shared_cache": tmp_path / "drive"}
     with pytest.raises(ModelError, match=r"2 model file\(s\) missing") as caught:
@@ -95,14 +95,14 @@ def test_disk_is_checked_before_the_start(
     put(tmp_path, name="there.onnx")  # needs no room
     part_path(tmp_path / "net.onnx", sha256(BODY)).write_bytes(BODY[:1000])  # has some already
     models = [entry, model(*entry.sources, name="there")]
-    monkeypatch.setattr(download, "disk_free", lambda path: DISK_RESERVE + len(BODY) - 1001)
+    monkeypatch.setattr(fetching, "disk_free", lambda path: DISK_RESERVE + len(BODY) - 1001)
     with pytest.raises(OutputError, match=r"2\.00 GB are free on the disk, but 2\.00 GB are needed"):
         fetch(tmp_path, *models)
     assert route.requests == []
-    monkeypatch.setattr(download, "disk_free", lambda path: DISK_RESERVE + len(BODY) - 1000)
+    monkeypatch.setattr(fetching, "disk_free", lambda path: DISK_RESERVE + len(BODY) - 1000)
     fetch(tmp_path, *models)
     assert_right(tmp_path)
-    monkeypatch.setattr(download, "disk_free", lambda path: 0)
+    monkeypatch.setattr(fetching, "disk_free", lambda path: 0)
     assert [file.source for file in fetch(tmp_path, *models)] == ["present"] * 2
 
 
@@ -115,7 +115,7 @@ def test_a_disk_that_takes_nothing_is_told(
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         fetch(tmp_path / "file", entry)
-    monkeypatch.setattr(transfer.Transfer, "_copy_body", full)
+    monkeypatch.setattr(download.Transfer, "_copy_body", full)
     with pytest.raises(OutputError, match="No space left on device"):
         fetch(tmp_path, entry)
     assert_nothing_in_place(tmp_path)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.errors import ModelError
-from colab_helpers.models import transfer
+from colab_helpers.models import download
+from colab_helpers.models.download import Limits
 from colab_helpers.models.inventory import look_at
 from colab_helpers.models.records import part_path
-from colab_helpers.models.transfer import Limits
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer
 from tests.models.conftest import (
@@ -149,7 +149,7 @@ def test_redirects_are_followed_and_a_token_is_shown_to_its_server_alone(
         server.add("/store", BODY, faults.drop(HALF)),
         server.add("/stranger", OTHER),
     ]
-    monkeypatch.setattr(transfer, "HUGGING_FACE", server.url("/net"))
+    monkeypatch.setattr(download, "HUGGING_FACE", server.url("/net"))
     stranger = model(source(server.url("/stranger"), body=OTHER), name="other")
     fetch(tmp_path, model(source(server.url("/net"))), stranger, token="secret")
     assert_right(tmp_path)

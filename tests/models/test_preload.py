@@ -9,9 +9,9 @@ from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.errors import LicenceError, ModelError
 from colab_helpers.models import half
 from colab_helpers.models.catalog import load_catalog
+from colab_helpers.models.download import FetchOptions
 from colab_helpers.models.preload import PreloadReport, preload
 from colab_helpers.models.session import STANDIN_KEY
-from colab_helpers.models.transfer import FetchOptions
 from colab_helpers.settings import Settings
 from tests.helpers.networks import small_inswapper
 from tests.helpers.server import FaultServer

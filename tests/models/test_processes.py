@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.models.catalog import ModelEntry
+from colab_helpers.models.download import FetchOptions
 from colab_helpers.models.progress import Progress
 from colab_helpers.models.records import part_path
 from colab_helpers.models.sources import ModelSources
-from colab_helpers.models.transfer import FetchOptions
 from tests.conftest import PATIENCE, until
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer
@@ -27,8 +27,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.download import fetch
-from colab_helpers.models.transfer import FetchOptions
+from colab_helpers.models.fetching import fetch
+from colab_helpers.models.download import FetchOptions
 
 print("ready", flush=True)
 [fetched] = fetch(Path(sys.argv[1]), [ModelEntry.model_validate_json(sys.argv[2])], FetchOptions())
