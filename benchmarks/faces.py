@@ -224,6 +224,10 @@ def flicker(engine: Engine, seed: int, way: Way) -> float:
     return steps(results) / steps([clip.shot(i)[0] for i in range(clip.frames)])
 
 
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):6.4f}" if values else "     -"
+
+
 def main() -> None:
     """Run from a shell."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -246,7 +250,7 @@ def main() -> None:
                 one = measured(clip, way(analyser, clip))
                 print(
                     f"{clip.name:28} {way.__name__:9} {one.asked:6} {one.missed:6} {one.wrong:5}"
-                    f" {one.false:5}  {np.mean(one.errors):6.4f}  {np.mean(one.steps):6.4f}"
+                    f" {one.false:5}  {_mean(one.errors)}  {_mean(one.steps)}"
                     f" {analyser.looks / clip.frames:6.2f}"
                 )
         engine = Engine.open(settings, models_dir=Path(folder))
