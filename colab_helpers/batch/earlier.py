@@ -44,7 +44,7 @@ class EarlierWork:
     sources: Sequence[str]
     settings: Settings
     models: Mapping[str, str]
-    digests: Callable[[Path], str] = file_digest
+    digests: Callable[..., str] = file_digest
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
 
     def key(self, task: Task) -> str:
@@ -230,12 +230,15 @@ class Digests:
     beat: Callable[[], None] = lambda: None
     _known: dict[str, list[int | str]] | None = field(default=None, init=False)
 
-    def __call__(self, path: Path) -> str:
-        """Return the digest of a file; MissingFileError where it cannot be read."""
+    def __call__(self, path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
+        """Return the digest of a file; MissingFileError where it cannot be read.
+
+        ``on_chunk`` is called instead of ``beat``.
+        """
         known, name, state = self._load(), str(path.absolute()), _state(path)
         if state is not None and known.get(name, [])[:2] == state:
             return str(known[name][2])
-        digest = file_digest(path, on_chunk=self.beat)
+        digest = file_digest(path, on_chunk=on_chunk or self.beat)
         state = _state(path)
         if state is not None:
             known[name] = [*state, digest]

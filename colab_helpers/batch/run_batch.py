@@ -250,7 +250,8 @@ class Batch:
 
     def _note_done(self, key: str, report: FileReport, digest: str | None) -> None:
         assert report.output is not None
-        digest = digest or self.earlier.digests(Path(report.output))
+        # A stop waits for it: a result that is there but not noted would be made again.
+        digest = digest or self.earlier.digests(Path(report.output), on_chunk=self.status.tick)
         self.journal.append(FileDone(key=key, run=self.earlier.run, sha256=digest, report=report))
 
     def _note_failure(self, task: Task, report: FileReport) -> None:

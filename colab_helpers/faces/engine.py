@@ -122,15 +122,14 @@ class Engine:
 
     def _photo_embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
         """Embed the faces of a photo, the largest first, but no crowd."""
-        picture = BgrPicture(image)
-        faces = order_faces(self.analyser.search(picture), "largest")[:_MOST_FACES]
+        faces = order_faces(self.analyser.find(image, embed=False), "largest")[:_MOST_FACES]
         if not faces:
             raise NoFaceError(
                 tr("no face was found in the source picture"),
                 where=name,
                 remedy=tr("use a photo that shows the face from the front, at least 100 pixels wide"),
             )
-        embedded = self.analyser.embed(picture, faces)
+        embedded = self.analyser.embed(BgrPicture(image), faces)
         return [face.embedding for face in embedded if face.embedding is not None]
 
     def changer(self, source: FloatArray | None) -> FaceChanger:

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.batch import earlier
 from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.run_batch import Surroundings
 from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.models.catalog import load_catalog, needed_models
@@ -290,3 +292,27 @@ def test_a_result_stands_even_if_it_cannot_be_noted(batch, monkeypatch) -> None:
     monkeypatch.undo()
     again = batch()
     assert (kept(again), again.ok) == ([], True)
+
+
+def test_a_stop_while_a_result_is_hashed_does_not_have_it_made_again(batch, monkeypatch) -> None:
+    hashed: list[str] = []
+    genuine, beat = earlier.file_digest, Surroundings.beat
+
+    def hashing(path: Path, *, on_chunk: Callable[[], None]) -> str:
+        if path.parent.name == "out" and path.suffix == ".mp4":
+            hashed.append(path.name)
+            on_chunk()
+        return genuine(path, on_chunk=on_chunk)
+
+    def stopped(run: Surroundings) -> None:
+        if hashed:
+            raise KeyboardInterrupt
+        beat(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(earlier, "file_digest", hashing)
+        patch.setattr(Surroundings, "beat", stopped)
+        report = batch()
+    assert hashed == ["a.mp4"]
+    assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
+    assert kept(batch()) == ["a"]

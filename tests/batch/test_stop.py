@@ -73,7 +73,6 @@ if phase and PAGE in sys.orig_argv:
 if phase and WORKER in sys.orig_argv:
     hold("start")
     from colab_helpers.batch import drive, earlier, journal, lock, report, status
-    from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
     from colab_helpers.pipeline import report_progress
     report_progress.PROGRESS_INTERVAL, set_signal = 0.0, signal.signal
@@ -89,7 +88,7 @@ if phase and WORKER in sys.orig_argv:
         hold("load")
         return real_open(cls, *given, **named)
     Engine.open = classmethod(opened)
-    held(FaceAnalyser, "find", "embed")
+    held(Engine, "identity", "embed")
     held(earlier, "file_digest", "hash")
     held(drive, "copy_bytes", "copy")
     held(report_progress.ProgressReporter, "frame", "frames")
