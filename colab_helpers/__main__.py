@@ -137,7 +137,7 @@ def _batch(options: argparse.Namespace) -> int:
 
 
 def _conclude(report: BatchReport) -> int:
-    from colab_helpers.pages.report import results_text
+    from colab_helpers.pages.units import results_text
 
     print(results_text(report))
     if report.stopped:

@@ -22,12 +22,12 @@ from colab_helpers.batch.report import (
     write_text,
 )
 from colab_helpers.files import load
-from colab_helpers.language import mark, tr
+from colab_helpers.language import tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import line_chart
-from colab_helpers.pages.units import moment, number
+from colab_helpers.pages.units import moment, notes_of, number, summary_text
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
 from colab_helpers.settings import Settings, field_help
 
@@ -37,11 +37,6 @@ PICTURE_SECONDS = 60.0
 """How long pictures may be looked for: in long videos finding a frame takes seconds."""
 OPEN_FILES = 8
 """Up to so many files, each is shown opened."""
-STANDIN_NOTE = mark(
-    "Made with the demo's stand-in networks, which know only the demo's rendered people. "
-    "They show that everything works, not what the real networks can do."
-)
-"""Said wherever results of the stand-ins could be mistaken for those of the real networks."""
 _MOST_SAMPLES = 10_000
 _MOST_NAMES, _MOST_SPANS = 5, 12
 # Sound comes in frames of its own and may be some hundredths of a second longer than the picture.
@@ -133,36 +128,6 @@ def results_html(
 def results_of(report: BatchReport) -> list[Path]:
     """List the files that were made."""
     return [Path(file.output) for file in report.files if file.status == "done" and file.output]
-
-
-def notes_of(report: BatchReport) -> list[str]:
-    """List what is to be known of the whole run."""
-    standins = any(model.standin for model in report.models)
-    return [*([tr(STANDIN_NOTE)] if standins else []), *report.notes]
-
-
-def results_text(report: BatchReport) -> str:
-    """Write the results for places that cannot show HTML."""
-    lines = [summary_text(report), *notes_of(report)]
-    for file in report.files:
-        told = tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
-        ended = (file.output if file.status == "done" else file.error) or ""
-        lines.append(f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: {told}, {ended}")
-        lines += [f"          {tr('note: {note}', note=note)}" for note in file.fallbacks]
-    return "\n".join(lines)
-
-
-def summary_text(report: BatchReport) -> str:
-    """Write the run in one line."""
-    summary = report.summary
-    return tr(
-        "{succeeded} of {total} files in {seconds:.1f} s, {size:.1f} MB, memory warnings: {warnings}",
-        succeeded=summary.succeeded,
-        total=summary.total,
-        seconds=summary.seconds,
-        size=summary.bytes / 1e6,
-        warnings=summary.memory_warnings,
-    )
 
 
 def failure_text(report: BatchReport) -> str:

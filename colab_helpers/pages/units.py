@@ -1,12 +1,20 @@
-"""Numbers, and the progress of a run, as people read them."""
+"""Numbers, and the progress and results of a run, as people read them."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
-from colab_helpers.language import printable, tr
+from colab_helpers.batch.report import STATE_WORDS, BatchReport
+from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import GIB
 from colab_helpers.progress import Progress
+
+STANDIN_NOTE = mark(
+    "Made with the demo's stand-in networks, which know only the demo's rendered people. "
+    "They show that everything works, not what the real networks can do."
+)
+"""Said wherever results of the stand-ins could be mistaken for those of the real networks."""
 
 
 def number(value: float) -> str:
@@ -74,4 +82,34 @@ def machine_text(progress: Progress) -> str:
         provider=progress.provider,
         threads=progress.threads,
         batch_size=progress.batch_size,
+    )
+
+
+def notes_of(report: BatchReport) -> list[str]:
+    """List what is to be known of the whole run."""
+    standins = any(model.standin for model in report.models)
+    return [*([tr(STANDIN_NOTE)] if standins else []), *report.notes]
+
+
+def results_text(report: BatchReport) -> str:
+    """Write the results for places that cannot show HTML."""
+    lines = [summary_text(report), *notes_of(report)]
+    for file in report.files:
+        told = tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
+        ended = (file.output if file.status == "done" else file.error) or ""
+        lines.append(f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: {told}, {ended}")
+        lines += [f"          {tr('note: {note}', note=note)}" for note in file.fallbacks]
+    return "\n".join(lines)
+
+
+def summary_text(report: BatchReport) -> str:
+    """Write the run in one line."""
+    summary = report.summary
+    return tr(
+        "{succeeded} of {total} files in {seconds:.1f} s, {size:.1f} MB, memory warnings: {warnings}",
+        succeeded=summary.succeeded,
+        total=summary.total,
+        seconds=summary.seconds,
+        size=summary.bytes / 1e6,
+        warnings=summary.memory_warnings,
     )

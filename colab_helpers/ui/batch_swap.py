@@ -11,7 +11,8 @@ from pathlib import Path
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import unwritable
 from colab_helpers.language import tr
-from colab_helpers.pages.report import failure_text, results_of, results_text
+from colab_helpers.pages.report import failure_text, results_of
+from colab_helpers.pages.units import results_text
 from colab_helpers.request import BatchRequest
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import open_page, this_host

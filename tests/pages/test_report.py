@@ -25,9 +25,9 @@ from colab_helpers.pages.report import (
     failure_text,
     report_html,
     results_html,
-    results_text,
     write_page,
 )
+from colab_helpers.pages.units import results_text
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample
 from colab_helpers.settings import Settings
 from tests.helpers.reports import START, Page, a_file, a_full_file, a_report, sample

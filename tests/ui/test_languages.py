@@ -14,7 +14,8 @@ from colab_helpers import language
 from colab_helpers.batch.report import FileReport, ModelReport
 from colab_helpers.diagnosis import diagnose
 from colab_helpers.pages.live import live_html, live_text
-from colab_helpers.pages.report import report_html, results_text
+from colab_helpers.pages.report import report_html
+from colab_helpers.pages.units import results_text
 from colab_helpers.presets import load_presets
 from colab_helpers.request import BatchRequest, PreloadRequest
 from colab_helpers.settings import Settings
