@@ -272,6 +272,30 @@ def test_thinning_is_even_and_keeps_both_ends(tmp_path, count) -> None:
     assert all(0 < distance <= max(1.0, 2.5 * count / 10) for distance in distances)
 
 
+def test_a_long_file_is_not_held_in_memory_at_once(tmp_path, monkeypatch) -> None:
+    """Counted in samples that live at the same time, as a weak set would."""
+    path = write(tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(5000)])
+    alive, most = [0], [0]
+
+    class Counted(Sample):
+        def __init__(self, **values: Any) -> None:
+            super().__init__(**values)
+
+        @classmethod
+        def model_validate(cls, data: Any, **options: Any) -> Any:
+            sample = cls(**data)
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+            return sample
+
+        def __del__(self) -> None:
+            alive[0] -= 1
+
+    monkeypatch.setattr("colab_helpers.resources.samples.Sample", Counted)
+    assert len(read_samples(path, most=50)) == 50
+    assert most[0] <= 2 * 50 + 2
+
+
 # --- the bottleneck
 
 

@@ -19,6 +19,8 @@ from colab_helpers.faces.types import Face
 from colab_helpers.pipeline import FileResult, FinishedSegment, frames_folder, process_video
 from colab_helpers.progress import Progress
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
+from tests.people.clip import write_target
+from tests.people.scene import Scene
 from tests.pipeline.swapping import SOURCE, assert_same_pictures
 from tests.pipeline.swapping import engine as any_engine
 
@@ -141,6 +143,27 @@ def test_an_index_without_any_segment_is_gone_on_with(
     assert len(store.face_index()) > 30
     result = process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
     same(whole, result)
+    assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
+
+
+def test_where_ram_is_short_all_faces_are_found_first_and_the_result_is_the_same(
+    tmp_path: Path, standins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "in.mp4"
+    write_target(
+        target, Scene(7, (320, 180), seconds=2.4, people=2, crossing=True), crf=18, preset="veryfast"
+    )
+    models = any_engine(standins, frame_processors="face_swapper")
+    plain = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
+    assert plain.faces_swapped > 60
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("colab_helpers.pipeline.video_stages.LOOK_AHEAD", 10**9)
+        found_first = process_video(
+            models, SOURCE, target, tmp_path / "out.mp4", on_progress=lambda now: told.append(now.stage)
+        )
+    assert "finding faces" in told
+    same(plain, found_first)
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
 
 
