@@ -116,8 +116,9 @@ class Settings(BaseModel):
     many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")
     face_selector: Literal["one", "reference"] = Field(
         "one",
-        description="With many_faces off: one takes a face by face_order in each frame, reference follows "
-        "the person shown at reference_face_position in frame reference_frame_number.",
+        description="With many_faces off: one takes who comes first by face_order, in a video over the whole "
+        "of it (a preview knows one frame only and may show another), reference follows the person shown "
+        "at reference_face_position in frame reference_frame_number.",
     )
     face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
     reference_face_position: int = Field(0, ge=0, description="Which face in that order, counted from 0.")

@@ -142,7 +142,7 @@ class UnfinishedFile:
             local disk may be gone tomorrow. None where ``place`` is beside the results already.
         beat: Called during long copies; may raise to give up.
         on_segment: Called with the number of frames of each segment that is safe.
-        index: Where the target's face index lies; None keeps it with the segments.
+        index: Where the target's face index lies.
     """
 
     key: str
@@ -151,9 +151,9 @@ class UnfinishedFile:
     journal: Journal
     history: History
     patience: Patience
+    index: FaceIndexPlace
     beat: Callable[[], None] = lambda: None
     on_segment: Callable[[int], None] = lambda _frames: None
-    index: FaceIndexPlace | None = None
     _claimed: Sequence[Path] = field(default=(), init=False)
 
     @property
@@ -163,7 +163,7 @@ class UnfinishedFile:
 
     def face_index(self) -> FaceIndex:
         """Return what earlier runs know of the target's faces, with the other sources, too."""
-        return self.index.open(self.patience, self.beat) if self.index else FaceIndex(self.place / "faces")
+        return self.index.open(self.patience, self.beat)
 
     def finished(self) -> list[FinishedSegment]:
         """Return the segments whose files are still what the journal says, up to the first gap."""

@@ -107,14 +107,13 @@ def work_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def index_key(*, target: str, settings: Settings, models: Mapping[str, str], code: str | None = None) -> str:
+def index_key(*, target: str, settings: Settings, models: Mapping[str, str]) -> str:
     """Return the key of what is found in one target, whatever is made of it; see `work_key`.
 
     Args:
         target: Digest of the target.
         settings: Those of the detector count, and which frames there are.
         models: Digests of the model files by name; those of detector and recogniser count.
-        code: Digest of the code; that of this package if None.
     """
     names = ("face_detector_size", "face_detector_score", "keep_fps")
     networks = [Path(name).name for name in ANALYSIS_MODELS]
@@ -122,6 +121,6 @@ def index_key(*, target: str, settings: Settings, models: Mapping[str, str], cod
         "target": target,
         "settings": {name: getattr(settings, name) for name in names},
         "models": {name: models[name] for name in networks if name in models},
-        "code": code or code_digest(),
+        "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

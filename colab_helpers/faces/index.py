@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.faces.views import VIEWS, View
 from colab_helpers.files import write_whole
 from colab_helpers.media.picture import Picture
@@ -24,8 +24,12 @@ from colab_helpers.media.picture import Picture
 VERSION = 1
 EVERY = 4
 """Frames from one that the detector sees in any case to the next."""
-EMBEDDING = np.float16
-"""Embeddings are rounded to it before they are used, so that a run reads what the first one computed."""
+_EMBEDDING = np.float16
+
+
+def rounded(embedding: FloatArray | None) -> FloatArray | None:
+    """Return an embedding as a later run reads it from an index: decisions are the same in both."""
+    return None if embedding is None else embedding.astype(_EMBEDDING).astype(np.float32)
 
 
 @dataclass(eq=False)
@@ -160,7 +164,7 @@ def _arrays(rows: Sequence[FrameFaces]) -> dict[str, Any]:
         "kps": np.array([face.kps for face in faces], np.float32).reshape(-1, 5, 2),
         "score": np.array([face.score for face in faces], np.float64),
         "embedded": np.array([face.embedding is not None for face in faces], np.bool_),
-        "embedding": np.stack(embeddings).astype(EMBEDDING) if embeddings else np.zeros((0, 0), EMBEDDING),
+        "embedding": np.stack(embeddings).astype(_EMBEDDING) if embeddings else np.zeros((0, 0), _EMBEDDING),
     }
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from colab_helpers.faces.analyser import SURE
 from colab_helpers.faces.geometry import eye_distance, overlap
-from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.index import FrameFaces, rounded
 from colab_helpers.faces.types import Face, FloatArray
 
 LONGEST_HOLE = 12
@@ -328,9 +328,9 @@ def _gain(track: Track, expected: FloatArray, face: Face, *, cut: bool) -> float
 
 
 def embed_missing(row: FrameFaces, embed: Callable[[Sequence[Face]], list[Face]]) -> None:
-    """Add the embeddings that are missing to a frame's faces."""
+    """Add the embeddings that are missing to a frame's faces, rounded as the index keeps them."""
     if any(face.embedding is None for face in row.faces):
         row.faces = [
-            replace(face, embedding=new.embedding)
+            replace(face, embedding=rounded(new.embedding))
             for face, new in zip(row.faces, embed(row.faces), strict=True)
         ]

@@ -15,7 +15,6 @@ from colab_helpers.faces.selection import FacesDigest, Selection
 from colab_helpers.faces.tracks import LAG, Tracker, embed_missing
 from colab_helpers.faces.types import Face
 from colab_helpers.language import tr
-from colab_helpers.media.picture import Picture
 from colab_helpers.pipeline.frames import AnyPicture, Item, Work
 
 LOOK_AHEAD = LAG + SEARCH_EVERY + 2 * EVERY + 1
@@ -31,11 +30,13 @@ class Following:
 
     Attributes:
         selection: Which of them are changed. Where that depends on the whole video, `find_all` comes first.
+        where: Its file, for messages.
     """
 
     analyser: FaceAnalyser
     index: FaceIndex
     selection: Selection
+    where: str
 
     def __post_init__(self) -> None:
         self._finder = FaceFinder(self.analyser, known=len(self.index))
@@ -73,6 +74,9 @@ class Following:
         Args:
             works: Frames after `look`: from ``start`` on, or from `begin` where that comes earlier.
             start: The first to be yielded.
+
+        Raises:
+            MediaError: The video does not have the frames that its index knows.
         """
         waiting: deque[Work[Item, AnyPicture]] = deque()
 
@@ -94,7 +98,7 @@ class Following:
                 if work is None or work.index != frame:
                     raise self._other_video(frame)
                 work.chosen = self.selection.of(faces)
-                work.faces = [face for face in work.chosen if self._is_seen(face, work.picture, tracker)]
+                work.faces = [face for face in work.chosen if self._is_seen(face, work, tracker)]
                 yield work
             if waiting or next(works, None) is not None:
                 raise self._other_video(len(self.index))
@@ -102,6 +106,7 @@ class Following:
     def _other_video(self, frame: int) -> MediaError:
         return MediaError(
             tr("the video has other frames than its face index knows, from frame {number} on", number=frame),
+            where=self.where,
             remedy=tr("delete the folder .faces beside the results and run again"),
         )
 
@@ -126,12 +131,12 @@ class Following:
                 self.index.append(row)
             self.index.finish()
 
-    def _is_seen(self, face: Face, picture: Picture, tracker: Tracker) -> bool:
+    def _is_seen(self, face: Face, work: Work[Item, AnyPicture], tracker: Tracker) -> bool:
         """Whether a face that the detector missed is there, and not hidden behind something."""
-        track = tracker.tracks[face.track] if face.filled and face.track is not None else None
-        if track is None or track.embedding is None:
+        if not face.filled or face.track is None or work.repeats:  # what repeats is changed already
             return True
-        return track.likeness(self.analyser.embed(picture, [face])[0]) >= _SEEN
+        (seen,) = self.analyser.embed(work.picture, [face])
+        return tracker.tracks[face.track].likeness(seen) >= _SEEN
 
     def _embed(self, row: FrameFaces) -> None:
         picture = row.picture

@@ -155,7 +155,9 @@ def _changed_frames(
     )
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
     changer = FrameChanger(engine, source, every=max(1, round(per_second)))
-    following = Following(engine.analyser, FaceIndex(None), Selection(engine.settings, reference))
+    following = Following(
+        engine.analyser, FaceIndex(None), Selection(engine.settings, reference), str(animation.path)
+    )
 
     def looked() -> Generator[Work[Still, BgrPicture], None, None]:
         for index, still in enumerate(animation.frames()):

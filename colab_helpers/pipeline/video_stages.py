@@ -100,7 +100,7 @@ def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
     """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
     settings = video.settings
     reference = _reference(video) if needs_embeddings(settings) else None
-    faces = Following(video.engine.analyser, index, Selection(settings, reference))
+    faces = Following(video.engine.analyser, index, Selection(settings, reference), str(video.info.path))
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
     if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
         return faces

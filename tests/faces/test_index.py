@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from colab_helpers.faces.index import EVERY, FaceIndex, FrameFaces
-from tests.helpers.faces import face
+from colab_helpers.faces.tracks import embed_missing
+from tests.helpers.faces import face, person
 
 
 def rows(count: int) -> list[FrameFaces]:
@@ -65,6 +66,20 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     embedded = next(iter(again)).faces[0].embedding
     assert embedded is not None
     assert float(embedded @ rows(1)[0].faces[0].embedding) == pytest.approx(1, abs=1e-3)
+
+
+def test_an_embedding_that_was_asked_for_is_read_as_it_was_used(tmp_path: Path) -> None:
+    row = FrameFaces(0, 0, looked=True, faces=[face(200)])
+    embed_missing(row, lambda faces: [replace(one, embedding=person(3)) for one in faces])
+    used = row.faces[0].embedding
+    index = FaceIndex(tmp_path, "key")
+    index.append(row)
+    index.flush()
+    read = next(iter(FaceIndex(tmp_path, "key"))).faces[0].embedding
+    assert used is not None
+    assert read is not None
+    np.testing.assert_array_equal(read, used)
+    assert float(np.abs(used - person(3)).max()) > 0
 
 
 def test_an_unfinished_index_ends_with_a_frame_that_is_looked_at_in_any_case(tmp_path: Path) -> None:
