@@ -147,6 +147,8 @@ def swap_file(
 class BatchOptions(TypedDict, total=False):
     """What ``run_batch`` also takes; fields of ``BatchRequest``."""
 
+    target_person: Sequence[str | Path]
+    never: Sequence[str | Path]
     video_range: str
     report_path: str | Path | None
     work_dir: str | Path | None
@@ -219,10 +221,10 @@ def do_batch(
             require_places(request.places)
             folder = _results_folder(request.output_dir)
             tasks = plan_batch(
-                request.target_paths, folder, video_range=request.video_range, sources=request.source_paths
+                request.target_paths, folder, video_range=request.video_range, sources=request.photo_paths
             )
             consent = require_consent(
-                request.consent, [*request.source_paths, *(task.target for task in tasks)]
+                request.consent, [*request.photo_paths, *(task.target for task in tasks)]
             )
             job = Job.of(request.replaced(consent=consent), photos, tasks, folder)
             if request.in_process:

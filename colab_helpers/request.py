@@ -226,6 +226,10 @@ class BatchRequest(SettingsRequest):
 
     sources: Places = Field((), description="Photos of the person who is put in; several are averaged.")
     targets: Places = Field((), description="Videos, images, or folders of them.")
+    target_person: Places = Field(
+        (), description="Photos of the one person who is changed; empty: the settings decide."
+    )
+    never: Places = Field((), description="Photos of people who are never changed.")
     consent: str = Field("", description="Who is shown, and on what ground.")
     video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
     session_minutes: Amount = Field(0.0, description="How long this machine can be used; 0: not known.")
@@ -244,14 +248,19 @@ class BatchRequest(SettingsRequest):
         return [path for target in self.targets for path in _matching(target)]
 
     @property
-    def source_paths(self) -> list[Path]:
-        """Those of the sources that are files."""
-        return [Path(source) for source in self.sources if not source.startswith("data:")]
+    def photos(self) -> tuple[str, ...]:
+        """Every photo: of who is put in, who is changed, and who never is."""
+        return (*self.sources, *self.target_person, *self.never)
+
+    @property
+    def photo_paths(self) -> list[Path]:
+        """Those of the photos that are files."""
+        return [Path(photo) for photo in self.photos if not photo.startswith("data:")]
 
     @property
     def places(self) -> tuple[Path, ...]:
         """Every file and folder that is named."""
-        return (*super().places, *self.source_paths, *map(Path, self.targets))
+        return (*super().places, *self.photo_paths, *map(Path, self.targets))
 
     @property
     def run_name(self) -> str:
@@ -264,7 +273,7 @@ class BatchRequest(SettingsRequest):
 
     def check(self) -> None:
         """Also refuse addresses, and photos without videos or the other way round."""
-        for path in (*self.sources, *self.targets, self.output_dir or "", self.models_dir or ""):
+        for path in (*self.photos, *self.targets, self.output_dir or "", self.models_dir or ""):
             refuse_address(path)
         swaps = "face_swapper" in self.settings.frame_processors
         missing = "sources" if self.targets and swaps and not self.sources else ""

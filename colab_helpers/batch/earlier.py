@@ -36,12 +36,14 @@ class EarlierWork:
     Attributes:
         run: Names the run; a worker started again goes on with it.
         sources: Digests of the photos that count; ``models`` has those of the model files by name.
+        sought: Digests of the photos that say who is changed, and who never is.
         digests: Finds out the digest of a target or result.
     """
 
     history: History
     run: str
     sources: Sequence[str]
+    sought: Sequence[str]
     settings: Settings
     models: Mapping[str, str]
     digests: Callable[..., str] = file_digest
@@ -53,6 +55,7 @@ class EarlierWork:
             self._keys[task.target] = work_key(
                 target=self.digests(task.target),
                 sources=self.sources,
+                sought=self.sought,
                 settings=self.settings,
                 models=self.models,
                 encoder=self.settings.output_video_encoder,

@@ -111,12 +111,21 @@ class Job(BaseModel):
     @property
     def inputs(self) -> list[Path]:
         """Every file that the batch reads, but for the models."""
-        return [*self.request.source_paths, *(task.target for task in self.tasks)]
+        return [*self.request.photo_paths, *(task.target for task in self.tasks)]
 
     @property
     def digest(self) -> str:
         """What tells this batch from another: whatever changes its results or where they go, and no more."""
-        decides = {"sources", "output_dir", "consent", "models_dir", "report_path", "work_dir"}
+        decides = {
+            "sources",
+            "target_person",
+            "never",
+            "output_dir",
+            "consent",
+            "models_dir",
+            "report_path",
+            "work_dir",
+        }
         asked = self.model_dump(mode="json", include={"names": True, "tasks": True, "request": decides})
         settings = {k: v for k, v in self.request.overrides.items() if k != "language"}
         return hashlib.sha256(json.dumps([asked, settings]).encode()).hexdigest()

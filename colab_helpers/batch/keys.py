@@ -80,6 +80,7 @@ def work_key(
     *,
     target: str,
     sources: Sequence[str],
+    sought: Sequence[str],
     settings: Settings,
     models: Mapping[str, str],
     encoder: str,
@@ -90,6 +91,7 @@ def work_key(
     Args:
         target: Digest of the target.
         sources: Digests of the source photos; their order does not matter, as they are averaged.
+        sought: Digests of what says who is changed and who never is, beside the settings.
         settings: Resolved or not: what is left to the machine is not part of the key.
         models: Digest of each model file by name.
         encoder: The encoder asked for; which one ``auto`` took is noted with each segment.
@@ -99,6 +101,7 @@ def work_key(
     parts = {
         "target": target,
         "sources": sorted(sources),
+        "sought": list(sought),
         "settings": asked,
         "models": dict(models),
         "encoder": encoder,

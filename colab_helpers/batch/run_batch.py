@@ -24,6 +24,7 @@ from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, WorkerError
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.people import Sought
 from colab_helpers.faces.photos import Identity
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
@@ -89,6 +90,7 @@ class Batch:
     around: Surroundings
     engine: Engine
     source: Identity | None
+    sought: Sought | None
     writable: Writable
     journal: Journal
     earlier: EarlierWork
@@ -195,6 +197,7 @@ class Batch:
         run = FileRun(
             engine=engine,
             source=self.source,
+            sought=self.sought,
             task=task,
             report=report,
             writable=self.writable,

@@ -20,6 +20,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, Quality
 from colab_helpers.errors import ColabHelpersError, OutputError, UsageError
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.people import Sought
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import shortened, write_whole
@@ -51,6 +52,7 @@ class FileRun:
     Attributes:
         report: What is filled in.
         writable: Where results may go.
+        sought: Who is changed, where photos say it; else the settings do.
         index: Number of the file in the run; ``count`` in all.
         unfinished: Where segments are kept; None keeps none.
         on_picture: Called with a frame just written, now and then; it must not keep it.
@@ -62,6 +64,7 @@ class FileRun:
     task: Task
     report: FileReport
     writable: Writable
+    sought: Sought | None = None
     index: int = 0
     count: int = 1
     unfinished: UnfinishedFile | None = None
@@ -139,6 +142,7 @@ class FileRun:
                 file_count=self.count,
                 store=self.unfinished,
                 on_picture=self.on_picture,
+                sought=self.sought,
             )
         _enter(result, self.report)
         return output
@@ -164,6 +168,7 @@ class FileRun:
             output,
             on_frame=self._on_frame(output),
             put=lambda path, content: self._attempt(lambda: write_whole(path, content)),
+            sought=self.sought,
         )
         _enter(result, report)
         if not result.video_seconds:
@@ -239,6 +244,33 @@ def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
             tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
         )
     return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
+
+
+def sought_of(
+    engine: Engine, target_person: Sequence[str], never: Sequence[str]
+) -> tuple[Sought | None, list[str]]:
+    """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
+
+    Args:
+        engine: The loaded networks.
+        target_person: Paths or data URLs of photos of one person.
+        never: Of photos of people, all of whose faces count.
+
+    Raises:
+        ColabHelpersError: A photo cannot be read or shows no face; the photos of the person do not agree.
+    """
+    if not target_person and not never:
+        return None, []
+    wanted, notes, spared = None, [], list[FloatArray]()
+    if target_person:
+        photos = [Source.of(photo) for photo in target_person]
+        person = engine.identity([(photo.name, partial(read_image, photo.image)) for photo in photos])
+        wanted = person.embedding
+        notes = [tr("only the person on {photos} is changed", photos=", ".join(person.photos)), *person.notes]
+    for photo in map(Source.of, never):
+        spared += engine.embeddings(photo.name, read_image(photo.image))
+        notes.append(tr("whoever is on {photo} is never changed", photo=photo.name))
+    return Sought(wanted, tuple(spared)), notes
 
 
 def _enter(result: FileResult, report: FileReport) -> None:

@@ -34,7 +34,7 @@ from colab_helpers.batch.report import (
     own_file,
 )
 from colab_helpers.batch.run_batch import Batch, RecycleError, Surroundings, report_of, skipped
-from colab_helpers.batch.run_file import identity_of
+from colab_helpers.batch.run_file import identity_of, sought_of
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, write_refusal
@@ -44,6 +44,7 @@ from colab_helpers.files import sha256_of
 from colab_helpers.language import VARIABLE, language, mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.request import BatchRequest
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
@@ -186,20 +187,22 @@ class _Run(Surroundings):
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
             self.status.tick()
             source = identity_of(engine, job.sources)
+            sought, told = sought_of(engine, job.request.target_person, job.request.never)
         order, estimate = self._in_order()
         digests = Digests(self.places.local / "digests.json", beat=self.beat)
         earlier = EarlierWork(
             read_journal(job.folder / JOURNAL_NAME),
             run=job.run,
             sources=[_digest(job.sources[n]) for n in source.used] if source else [],
+            sought=_sought_digests(job.request),
             settings=engine.settings,
             models={net.name: model_digest(net.path, digests) for net in engine.networks},
             digests=digests,
         )
         inputs = self.own.inputs | identities(network.path for network in engine.networks)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
-        self._announce(source.notes if source else ())
-        return Batch(self, engine, source, writable, journal, earlier, order, estimate)
+        self._announce([*(source.notes if source else ()), *told])
+        return Batch(self, engine, source, sought, writable, journal, earlier, order, estimate)
 
     def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""
@@ -303,6 +306,15 @@ def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:
         with suppress(subprocess.TimeoutExpired):  # what hangs in the system does not even end then
             process.wait(1.0)
     return tr("it took longer than {limit:.0f} seconds", limit=PAGE_LONGEST)
+
+
+def _sought_digests(request: BatchRequest) -> list[str]:
+    """Digests of the photos of who is changed, and of who never is."""
+    return [
+        f"{kind} {_digest(Source.of(photo))}"
+        for kind, photos in (("target", request.target_person), ("never", request.never))
+        for photo in sorted(photos)
+    ]
 
 
 def _digest(source: Source) -> str:

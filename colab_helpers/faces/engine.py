@@ -115,13 +115,13 @@ class Engine:
         found: list[list[FloatArray] | ColabHelpersError] = []
         for name, read in photos:
             try:
-                found.append(self._photo_embeddings(name, read()))
+                found.append(self.embeddings(name, read()))
             except (NoFaceError, MediaError) as error:
                 found.append(error)
         return agreed_identity([name for name, _ in photos], found)
 
-    def _photo_embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
-        """Embed the faces of a photo, the largest first, but no crowd."""
+    def embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
+        """Embed the faces of a photo, the largest first, but no crowd; NoFaceError without any."""
         faces = order_faces(self.analyser.find(image, embed=False), "largest")[:_MOST_FACES]
         if not faces:
             raise NoFaceError(

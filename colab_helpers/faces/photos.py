@@ -10,8 +10,8 @@ import numpy as np
 
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.geometry import arcface_template, similarity_transform
-from colab_helpers.faces.selection import face_distance, order_faces
+from colab_helpers.faces.geometry import arcface_template, face_distance, similarity_transform, yaw_degrees
+from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import BgrPicture
@@ -35,8 +35,6 @@ SAME_PERSON = 1.4
 """Squared distance of unit embeddings up to which two photos may show one person: a cosine of 0.3."""
 
 _CROP = 112
-# How far the tip of the nose stands before the eyes, over the distance of the eyes: as in the demo's heads.
-_NOSE = 0.45
 _WHITE = 250
 
 
@@ -213,23 +211,6 @@ def sharpness_of(grey: ByteImage) -> float:
     """
     spread = float(np.var(grey))
     return float(np.var(cv2.Laplacian(grey, cv2.CV_64F))) / spread if spread > 0 else 0.0
-
-
-def yaw_degrees(kps: FloatArray) -> float:
-    """Turn of a head to the side, from how far the nose stands off the middle of the eyes.
-
-    Args:
-        kps: ``(5, 2)`` points of a face in pixels.
-
-    Returns:
-        Degrees, about 0 to 60 either way; positive where the nose is nearer to the image-right eye.
-    """
-    axis = (kps[1] - kps[0]).astype(np.float64)
-    length = float(axis @ axis)
-    if length == 0:
-        return 90.0
-    offset = float((kps[2] - (kps[0] + kps[1]) / 2) @ axis) / length
-    return float(np.degrees(np.arctan(offset / _NOSE)))
 
 
 def _width(face: Face) -> float:

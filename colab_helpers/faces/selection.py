@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
+from colab_helpers.faces.geometry import face_distance
+from colab_helpers.faces.people import Appearance, Sought
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.language import tr
@@ -29,36 +31,34 @@ def order_faces(faces: Sequence[Face], order: FaceOrder) -> list[Face]:
     return sorted(faces, key=_KEYS[order])
 
 
-def face_distance(first: FloatArray, second: FloatArray) -> float:
-    """Squared Euclidean distance of two unit embeddings, 0 (same) to 4: 2 - 2 cosine."""
-    return float(np.sum(np.square(first - second)))
-
-
 def needs_embeddings(settings: Settings) -> bool:
     """Whether the choice depends on who the faces are."""
     return not settings.many_faces and settings.face_selector == "reference"
 
 
-def select_faces(
-    faces: Sequence[Face], settings: Settings, *, reference: FloatArray | None = None
-) -> list[Face]:
+def select_faces(faces: Sequence[Face], settings: Settings, *, sought: Sought | None = None) -> list[Face]:
     """Keep the faces that are to be changed.
 
     Args:
-        faces: All faces of one frame; with embeddings if ``needs_embeddings``.
+        faces: All faces of one frame; with embeddings where somebody is sought.
         settings: ``many_faces``, ``face_selector``, ``face_order``, ``reference_face_position`` and
             ``similar_face_distance`` decide.
-        reference: Unit embedding of the person to follow, where ``face_selector`` is ``reference``.
+        sought: Who is changed, where that is asked for by name; then other settings have no say.
     """
     ordered = order_faces(faces, settings.face_order)
+    if sought is not None:
+        apart = [(sought.distance(face.embedding, limit=settings.similar_face_distance), face)
+                 for face in ordered if face.embedding is not None]  # fmt: skip
+        picked = [pair for pair in apart if pair[0] < np.inf]
+        if sought.wanted is not None:
+            picked = sorted(picked, key=lambda pair: pair[0])[:1]
+        return [face for _, face in picked]
     if settings.many_faces:
         return ordered
     if settings.face_selector == "one":
         position = settings.reference_face_position
         return ordered[position : position + 1]
-    if reference is None:
-        raise ValueError("face_selector=reference needs the reference's embedding")
-    return _nearest(ordered, reference, settings.similar_face_distance)
+    raise ValueError("face_selector=reference needs to know who is sought")
 
 
 class Selection:
@@ -66,42 +66,42 @@ class Selection:
 
     Args:
         settings: As for `select_faces`.
-        reference: Unit embedding of the person to follow, where ``face_selector`` is ``reference``.
+        sought: As for `select_faces`.
 
     Attributes:
         needs_all: Whether `decide` has to be told all tracks before `of` can answer.
     """
 
-    def __init__(self, settings: Settings, reference: FloatArray | None = None) -> None:
-        self._settings, self._reference = settings, reference
-        self.needs_all = not settings.many_faces
-        self._rank: dict[int | None, float] = {}
+    def __init__(self, settings: Settings, sought: Sought | None = None) -> None:
+        self._settings, self._sought = settings, sought
+        self.needs_all = sought is not None or not settings.many_faces
+        self._rank: Mapping[int | None, float] = {}
 
     def decide(self, tracks: Sequence[Track]) -> None:
         """Rank the tracks of a whole video."""
         settings = self._settings
+        if self._sought is not None:
+            seen = [one for track in tracks if (one := Appearance.of("", track)) is not None]
+            self._rank = self._sought.tracks(seen, limit=settings.similar_face_distance)
+            return
         if settings.many_faces:
             return
-        if settings.face_selector == "reference":
-            assert self._reference is not None
-            for track in tracks:
-                if track.embedding is not None:
-                    distance = face_distance(track.embedding, self._reference)
-                    if distance <= settings.similar_face_distance:
-                        self._rank[track.number] = distance
-            return
+        ranks: dict[int | None, float] = {}
         for person in people(tracks, limit=settings.similar_face_distance):
             rank = _KEYS[settings.face_order](_typical(person))
-            self._rank |= dict.fromkeys((track.number for track in person), rank)
+            ranks |= dict.fromkeys((track.number for track in person), rank)
+        self._rank = ranks
 
     def of(self, faces: Sequence[Face]) -> list[Face]:
         """Return those of a frame's faces that are changed."""
-        settings = self._settings
-        if settings.many_faces:
+        settings, everybody = self._settings, self._sought is not None and self._sought.wanted is None
+        if settings.many_faces and self._sought is None:
             return order_faces(faces, settings.face_order)
         ranked = [face for face in faces if face.track in self._rank]
+        if everybody:
+            return order_faces(ranked, settings.face_order)
         ranked.sort(key=lambda face: self._rank[face.track])
-        position = settings.reference_face_position if settings.face_selector == "one" else 0
+        position = settings.reference_face_position if self._sought is None else 0
         return ranked[position : position + 1]
 
 
@@ -158,15 +158,6 @@ def _distance(track: Track, person: Sequence[Track]) -> float:
     if track.embedding is None or person[0].embedding is None:
         return np.inf
     return face_distance(track.embedding, person[0].embedding)
-
-
-def _nearest(faces: Sequence[Face], reference: FloatArray, limit: float) -> list[Face]:
-    """The one face nearest to the reference, if it is near enough."""
-    distances = [
-        (face_distance(face.embedding, reference), face) for face in faces if face.embedding is not None
-    ]
-    distance, face = min(distances, key=lambda pair: pair[0], default=(np.inf, None))
-    return [face] if face is not None and distance <= limit else []
 
 
 def reference_embedding(faces: Sequence[Face], settings: Settings, *, where: str) -> FloatArray:

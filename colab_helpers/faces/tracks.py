@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.faces.analyser import SURE
-from colab_helpers.faces.geometry import eye_distance, overlap
+from colab_helpers.faces.geometry import eye_distance, overlap, yaw_degrees
 from colab_helpers.faces.index import FrameFaces, rounded
 from colab_helpers.faces.types import Face, FloatArray
 
@@ -21,9 +21,10 @@ LONGEST_HOLE = 12
 """Frames for which a face may be lost and still be drawn where it must have been."""
 LAG = 2 * LONGEST_HOLE
 """Frames after one that must be known before it is decided."""
-# A track is asked who it is when it begins, in doubt, after so many frames, and after the pictures have
-# changed by so many grey levels in all: one face may dissolve into another.
-_ASKED_EVERY, _ASKED_CHANGE = 24, 30.0
+# A track is asked who it is when it begins, in doubt, after so many frames (soon at first: a face that comes
+# is seldom seen well), and after the pictures have changed by so many grey levels in all: one face may
+# dissolve into another.
+_ASKED_SOON, _ASKED_EVERY, _ASKED_CHANGE = 2, 24, 30.0
 _AHEAD = 6  # frames for which a face is expected to move on as it did
 # Boxes that overlap this much less (intersection over union) are not the same face, unless their embeddings
 # agree; boxes of two faces that overlap more than _NEAR may be mistaken for each other.
@@ -52,6 +53,8 @@ class Track:
         embeddings: Sum of its unit embeddings, ``asked`` how many those are.
         area: Sum of its boxes' areas, ``centre`` of their centres, ``score`` of its scores.
         best: Its highest score.
+        shot: Frame with which its shot begins.
+        ends: Its first and last box.
     """
 
     number: int
@@ -64,10 +67,13 @@ class Track:
     centre: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
     score: float = 0.0
     best: float = 0.0
+    shot: int = 0
+    ends: tuple[FloatArray, FloatArray] | None = None
     _seen: list[tuple[int, Face]] = field(default_factory=list, repr=False)
     _asked_at: int = -1
     _sure_at: int = -1
     _asked_change: float = 0.0
+    _turned: float = np.inf
 
     @property
     def embedding(self) -> FloatArray | None:
@@ -81,13 +87,19 @@ class Track:
         self.last = frame
         self._count(face, 1)
         self._seen.append((frame, face))
+        self.ends = (self.ends[0] if self.ends else face.box), face.box
         if face.embedding is not None:
             self._asked_at, self._asked_change = frame, changed
-            # Not what is in doubt: one person dissolving into another would take the mean along.
+            # Not what is in doubt: one person dissolving into another would take the mean along. But a face
+            # that comes is seldom seen well: of the first ones that do not agree, the most frontal counts.
             if self.embeddings is None or self.likeness(face) >= _SURELY:
                 before = 0 if self.embeddings is None else self.embeddings
                 self.embeddings = np.asarray(before + face.embedding, np.float32)
                 self.asked, self._sure_at = self.asked + 1, frame
+                self._turned = min(self._turned, abs(yaw_degrees(face.kps)))
+            elif self.asked == 1 and abs(yaw_degrees(face.kps)) < self._turned:
+                self.embeddings, self._sure_at = face.embedding, frame
+                self._turned = abs(yaw_degrees(face.kps))
 
     def likeness(self, face: Face) -> float:
         """Cosine of a face's embedding and the track's, -1 to 1; 1 where either is not known."""
@@ -123,7 +135,9 @@ class Track:
 
     def is_due(self, frame: int, changed: float) -> bool:
         """Whether it is time to ask who it is."""
-        return frame - self._asked_at >= _ASKED_EVERY or changed - self._asked_change >= _ASKED_CHANGE
+        known = self._asked_at - self.first
+        wait = min(max(known, _ASKED_SOON), _ASKED_EVERY)
+        return frame - self._asked_at >= wait or changed - self._asked_change >= _ASKED_CHANGE
 
     def forget(self, before: int, *, least: int = 2) -> None:
         """Drop detections that no frame to come looks at; the newest ``least`` stay."""
@@ -268,6 +282,7 @@ class Tracker:
             if track is None:
                 near_start = row.frame - self._shot <= _EDGE
                 track = Track(len(self.tracks), self._shot if near_start else row.frame, row.frame)
+                track.shot = self._shot
                 for other, box in zip(self._open, expected, strict=False):
                     if not cut and other.likeness(face) < _OTHER and overlap(face.box, box) >= _LEAST_OVERLAP:
                         track.take_over(other, row.frame)

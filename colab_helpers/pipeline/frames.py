@@ -14,6 +14,7 @@ from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.people import Sought
 from colab_helpers.faces.quality import Brightness, Measured, brightness, likeness
 from colab_helpers.faces.selection import FacesDigest, needs_embeddings, reference_embedding
 from colab_helpers.faces.types import Face, FloatArray
@@ -95,8 +96,8 @@ class FrameChanger:
 
 def reference_person(
     engine: Engine, pictures: Iterable[Picture], *, number: int, where: str
-) -> FloatArray | None:
-    """Return the embedding of the person to follow, read off one picture; None where nobody is followed.
+) -> Sought | None:
+    """Read the person to follow off one picture; None where the settings ask for nobody.
 
     Args:
         engine: The loaded networks.
@@ -117,7 +118,7 @@ def reference_person(
             remedy=tr("choose an earlier frame"),
         )
     faces = engine.analyser.embed(picture, engine.analyser.search(picture))
-    return reference_embedding(faces, engine.settings, where=where)
+    return Sought(reference_embedding(faces, engine.settings, where=where))
 
 
 class Tally:

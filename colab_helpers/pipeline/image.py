@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.people import Sought
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.selection import Selection, select_faces
 from colab_helpers.faces.types import ByteImage, FloatArray
@@ -40,6 +41,7 @@ def process_image(
     alpha: ByteImage | None = None,
     *,
     single: bool = True,
+    sought: Sought | None = None,
 ) -> tuple[ByteImage, int]:
     """Change the faces of one image.
 
@@ -49,17 +51,18 @@ def process_image(
         image: ``(H, W, 3)`` uint8 BGR; not changed.
         alpha: ``(H, W)`` uint8 where it is transparent: faces are seen over white.
         single: Whether it stands alone; in a frame of a video faces are found as its run finds them.
+        sought: Who is changed, where that is asked for by photos; else the settings decide.
 
     Returns:
         The new image and how many faces were changed.
     """
     picture = BgrPicture(image.copy(), alpha)
-    reference = reference_person(engine, [picture], number=0, where="image")
+    sought = sought or reference_person(engine, [picture], number=0, where="image")
     analyser, settings = engine.analyser, engine.settings
     faces = analyser.search(picture) if single else analyser.detect(picture)
-    if reference is not None:
+    if sought is not None:
         faces = analyser.embed(picture, faces)
-    work = Work(0, image, picture, select_faces(faces, settings, reference=reference))
+    work = Work(0, image, picture, select_faces(faces, settings, sought=sought))
     FrameChanger(engine, source, every=1).changed([work])
     return picture.image, len(work.faces)
 
@@ -72,6 +75,7 @@ def process_picture(
     *,
     on_frame: FrameCallback | None = None,
     put: Put = write_whole,
+    sought: Sought | None = None,
 ) -> FileResult:
     """Change the faces of a picture file; of an animation, those of every frame.
 
@@ -84,6 +88,7 @@ def process_picture(
         output: The result. An animation is written whole where this suffix can hold one.
         on_frame: Called with each finished frame of an animation, in order.
         put: Puts the result in its place.
+        sought: As for `process_image`.
 
     Raises:
         MediaError: The target cannot be read to its end.
@@ -93,9 +98,9 @@ def process_picture(
     kind = ANIMATION_KINDS.get(output.suffix.lower())
     animation = Animation.of(target) if kind else None
     if kind and animation:
-        return _process_animation(engine, source, animation, output, kind, on_frame, put)
+        return _process_animation(engine, source, animation, output, kind, on_frame, put, sought)
     still = read_still(target)
-    image, faces = process_image(engine, source, still.bgr, still.alpha)
+    image, faces = process_image(engine, source, still.bgr, still.alpha, sought=sought)
     measured = Measured()
     measured.add_frame(0, faces)
     if not faces and _is_copied(target, output, still.kind):
@@ -116,10 +121,11 @@ def _process_animation(
     kind: str,
     on_frame: FrameCallback | None,
     put: Put,
+    sought: Sought | None,
 ) -> FileResult:
     started, tally, target = time.monotonic(), Tally(), animation.path
     with AnimationWriter(kind, animation, quality=engine.settings.output_image_quality) as writer:
-        with closing(_changed_frames(engine, source, animation)) as works:
+        with closing(_changed_frames(engine, source, animation, sought)) as works:
             for work in works:
                 tally.add(work)
                 writer.write(work.item)
@@ -145,9 +151,9 @@ def _process_animation(
 
 
 def _changed_frames(
-    engine: Engine, source: FloatArray | None, animation: Animation
+    engine: Engine, source: FloatArray | None, animation: Animation, sought: Sought | None
 ) -> Generator[Work[Still, BgrPicture], None, None]:
-    reference = reference_person(
+    sought = sought or reference_person(
         engine,
         (BgrPicture(still.bgr, still.alpha) for still in animation.frames()),
         number=engine.settings.reference_frame_number,
@@ -156,7 +162,7 @@ def _changed_frames(
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
     changer = FrameChanger(engine, source, every=max(1, round(per_second)))
     following = Following(
-        engine.analyser, FaceIndex(None), Selection(engine.settings, reference), str(animation.path)
+        engine.analyser, FaceIndex(None), Selection(engine.settings, sought), str(animation.path)
     )
 
     def looked() -> Generator[Work[Still, BgrPicture], None, None]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.people import Sought
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
@@ -47,6 +48,7 @@ def process_video(
     file_count: int = 1,
     store: SegmentStore | None = None,
     on_picture: PictureCallback | None = None,
+    sought: Sought | None = None,
 ) -> FileResult:
     """Change the faces of a video.
 
@@ -60,6 +62,7 @@ def process_video(
         file_count: Files in the run.
         store: Where finished segments are kept for a later run; None keeps none.
         on_picture: Called with the frame just written, every two seconds; it must not keep it.
+        sought: Who is changed, where that is asked for by photos; else the settings decide.
 
     Raises:
         ColabHelpersError: The video cannot be read, the result cannot be written, or a network
@@ -72,7 +75,7 @@ def process_video(
     if settings.output_video_preset != "auto":
         preset = settings.output_video_preset
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
-    video = VideoRun(engine, source, info, output, choice, progress, on_picture)
+    video = VideoRun(engine, source, info, output, choice, progress, on_picture, sought)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place)

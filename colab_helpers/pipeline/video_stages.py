@@ -11,6 +11,7 @@ from pathlib import Path
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.people import Sought
 from colab_helpers.faces.selection import Selection, needs_embeddings
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import GIB
@@ -54,6 +55,7 @@ class VideoRun:
     choice: EncoderChoice
     progress: ProgressReporter
     on_picture: PictureCallback | None
+    sought: Sought | None = None
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -99,8 +101,10 @@ class VideoRun:
 def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
     """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
     settings = video.settings
-    reference = _reference(video) if needs_embeddings(settings) else None
-    faces = Following(video.engine.analyser, index, Selection(settings, reference), str(video.info.path))
+    sought = video.sought
+    if sought is None and needs_embeddings(settings):
+        sought = _reference(video)
+    faces = Following(video.engine.analyser, index, Selection(settings, sought), str(video.info.path))
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
     if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
         return faces
@@ -157,7 +161,7 @@ def _looked(
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
 
 
-def _reference(video: VideoRun) -> FloatArray | None:
+def _reference(video: VideoRun) -> Sought | None:
     info = video.info
     with read_frames(info) as reader:
         return reference_person(

@@ -159,7 +159,7 @@ class Panel:
         """Say whether the statement would do, in the words of whoever checks it."""
         request = self.choice.request(overrides={})
         try:
-            require_consent(request.consent, [*request.source_paths, *self.videos.files])
+            require_consent(request.consent, [*request.photo_paths, *self.videos.files])
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(words(error), RED)
             return

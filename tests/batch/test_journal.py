@@ -165,8 +165,8 @@ def test_an_entry_of_another_version_is_not_trusted(tmp_path) -> None:
 
 
 PARTS = {
-    "target": "t", "sources": ["s", "r"], "settings": Settings(), "models": {"inswapper_128": "m"},
-    "encoder": "libx264",
+    "target": "t", "sources": ["s", "r"], "sought": [], "settings": Settings(),
+    "models": {"inswapper_128": "m"}, "encoder": "libx264",
 }  # fmt: skip
 
 
@@ -175,6 +175,7 @@ PARTS = {
     [
         {"target": "u"},
         {"sources": ["s"]},
+        {"sought": ["target s"]},
         {"settings": Settings(output_video_quality=20)},
         {"settings": Settings(enhancer_blend=79)},
         {"models": {"inswapper_128": "n"}},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.people import Sought
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import LAG, LONGEST_HOLE, Tracker
 from colab_helpers.faces.types import Face
@@ -200,6 +201,6 @@ def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
     tracker = Tracker(lambda _row: None)
     rows = [FrameFaces(n, n, looked=True, faces=crossing(n)) for n in range(80)]
     found = list(tracker.follow(rows))
-    selection = Selection(load_settings(many_faces=False, face_selector="reference"), person(2))
+    selection = Selection(load_settings(many_faces=False, face_selector="reference"), Sought(person(2)))
     selection.decide(tracker.tracks)
     assert {one.track for faces in found for one in selection.of(faces)} == {1}

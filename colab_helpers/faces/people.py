@@ -1,0 +1,208 @@
+"""Who is seen in a whole batch: the tracks of all its videos, put together by the person they show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from colab_helpers.faces.geometry import face_distance, overlap
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.tracks import Track, Tracker
+from colab_helpers.faces.types import FloatArray
+
+SAME = 0.4
+"""Mean cosine between two groups of tracks from which they show one person."""
+ALIKE = 0.25
+"""Cosine between two people from which somebody should look whether they are one."""
+# Two tracks seen in one frame cannot show one person; for so many frames a tracker may have seen double.
+_TOGETHER = 3
+# Larger than any mean of distances can make it small again.
+_NEVER = 1e9
+# A track that the recogniser saw less often is a fragment: somebody covered, turned away, or about to leave.
+# It belongs to whoever was seen in the same place of the same shot so many frames before or after it, or to
+# whom it is liker than to anybody else by so much.
+_CONFIRMED, _NEAR_FRAMES, _NEAR_OVERLAP = 2, 48, 0.3
+_LIKER, _LEAST_ALIKE = 0.1, 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Appearance:
+    """One track of one video.
+
+    Attributes:
+        video: What tells the video from the others.
+        track: Number of the track; it is there from frame ``first`` to ``last``.
+        found: Frames in which it was detected.
+        embedding: ``(512,)`` unit mean of its embeddings; ``asked`` is how many those are.
+        area: Mean area of its boxes, in square pixels.
+        shot: Frame with which its shot begins.
+        ends: Its first and last box, xyxy.
+    """
+
+    video: str
+    track: int
+    first: int
+    last: int
+    found: int
+    embedding: FloatArray
+    asked: int
+    area: float = 0.0
+    shot: int = 0
+    ends: tuple[FloatArray, FloatArray] | None = None
+
+    @classmethod
+    def of(cls, video: str, track: Track) -> Appearance | None:
+        """Take it from a track; None where the recogniser never saw it."""
+        if track.embedding is None:
+            return None
+        return cls(
+            video,
+            track.number,
+            track.first,
+            track.last,
+            track.found,
+            track.embedding,
+            track.asked,
+            track.area / max(track.found, 1),
+            track.shot,
+            track.ends,
+        )
+
+    def beside(self, other: Appearance) -> bool:
+        """Whether both are seen at the same time."""
+        shared = min(self.last, other.last) - max(self.first, other.first) + 1
+        return self.video == other.video and shared >= _TOGETHER
+
+    def gap(self, other: Appearance) -> float:
+        """Frames between this and another track that is seen in the same place; infinite where none is."""
+        if (self.video, self.shot) != (other.video, other.shot) or not self.ends or not other.ends:
+            return np.inf
+        earlier, later = (self, other) if self.first <= other.first else (other, self)
+        assert earlier.ends
+        assert later.ends
+        near = overlap(earlier.ends[1], later.ends[0]) >= _NEAR_OVERLAP
+        return max(later.first - earlier.last, 0) if near else np.inf
+
+
+def appearances(video: str, index: FaceIndex) -> list[Appearance]:
+    """Return the tracks of a video whose index is complete."""
+    tracker = Tracker(lambda _row: None)
+    for _ in tracker.follow(index):
+        pass
+    found = (Appearance.of(video, track) for track in tracker.tracks)
+    return [one for one in found if one is not None]
+
+
+def grouped(seen: Sequence[Appearance]) -> list[list[int]]:
+    """Group tracks by the person they show, the one seen longest first.
+
+    Agglomerative clustering by the mean cosine between groups (UPGMA; Sokal and Michener 1958), in which two
+    tracks of one moment never come together; fragments join a group afterwards.
+
+    Returns:
+        Positions in ``seen``.
+    """
+    sure = [n for n, one in enumerate(seen) if one.asked >= _CONFIRMED]
+    groups = [[sure[n] for n in group] for group in _clustered([seen[n] for n in sure])]
+    rest = [n for n, one in enumerate(seen) if one.asked < _CONFIRMED]
+    left = []
+    for n in rest:
+        group = _by_place(n, seen, groups)
+        group = _by_look(n, seen, groups) if group is None else group
+        left += [n] if group is None else []
+        if group is not None:
+            group.append(n)
+    groups += [[left[n] for n in group] for group in _clustered([seen[n] for n in left])]
+    return sorted(groups, key=lambda group: (-sum(seen[n].found for n in group), group[0]))
+
+
+def _clustered(seen: Sequence[Appearance]) -> list[list[int]]:
+    if len(seen) < 2:
+        return [[n] for n in range(len(seen))]
+    from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and seldom needed
+
+    vectors = np.stack([one.embedding for one in seen])
+    distances = np.clip(1 - vectors @ vectors.T, 0, 2).astype(np.float64)
+    for a, b in _together(seen):
+        distances[a, b] = distances[b, a] = _NEVER
+    upper = distances[np.triu_indices(len(seen), 1)]
+    labels = fcluster(linkage(upper, method="average"), 1 - SAME, criterion="distance")
+    groups: dict[int, list[int]] = {}
+    for place, label in enumerate(labels.tolist()):
+        groups.setdefault(label, []).append(place)
+    return list(groups.values())
+
+
+def _together(seen: Sequence[Appearance]) -> list[tuple[int, int]]:
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(seen):
+        places.setdefault(one.video, []).append(place)
+    return [(a, b) for each in places.values() for a, b in combinations(each, 2) if seen[a].beside(seen[b])]
+
+
+def _by_place(n: int, seen: Sequence[Appearance], groups: Sequence[list[int]]) -> list[int] | None:
+    """The group of whoever was last or next seen where a fragment is."""
+    gaps = [(seen[n].gap(seen[m]), group) for group in _possible(n, seen, groups) for m in group]
+    gap, group = min(gaps, key=lambda pair: pair[0], default=(np.inf, None))
+    return group if gap <= _NEAR_FRAMES else None
+
+
+def _by_look(n: int, seen: Sequence[Appearance], groups: Sequence[list[int]]) -> list[int] | None:
+    """The group that a fragment is clearly liker than any other."""
+    likes = [(float(np.mean([seen[n].embedding @ seen[m].embedding for m in group])), group)
+             for group in _possible(n, seen, groups)]  # fmt: skip
+    likes.sort(key=lambda pair: -pair[0])
+    if not likes or likes[0][0] < _LEAST_ALIKE or (len(likes) > 1 and likes[0][0] - likes[1][0] < _LIKER):
+        return None
+    return likes[0][1]
+
+
+def _possible(n: int, seen: Sequence[Appearance], groups: Sequence[list[int]]) -> list[list[int]]:
+    return [group for group in groups if not any(seen[n].beside(seen[m]) for m in group)]
+
+
+@dataclass(frozen=True, eq=False)
+class Sought:
+    """Who is changed, and who never is, as photos show them.
+
+    Attributes:
+        wanted: ``(512,)`` unit embedding of the one person who is changed; None for everybody.
+        never: Those of people who are left as they are.
+    """
+
+    wanted: FloatArray | None = None
+    never: Sequence[FloatArray] = ()
+
+    def distance(self, look: FloatArray, *, limit: float) -> float:
+        """How far somebody is from who is changed; infinite for whoever is left.
+
+        Args:
+            look: ``(512,)`` unit embedding.
+            limit: Squared distance up to which it may be somebody on the photos.
+        """
+        spared = min((face_distance(look, one) for one in self.never), default=np.inf)
+        if self.wanted is None:
+            return 0.0 if spared > limit else np.inf
+        hers = face_distance(look, self.wanted)
+        return hers if hers <= limit and hers < spared else np.inf
+
+    def tracks(self, seen: Sequence[Appearance], *, limit: float) -> dict[int | None, float]:
+        """Return the numbers of the tracks of one video that are changed, with `distance` of who they show.
+
+        Whoever was hardly seen is left if anybody is: nobody can tell who that is.
+        """
+        chosen: dict[int | None, float] = {}
+        for group in grouped(seen):
+            known = len(seen) == 1 or any(seen[n].asked >= _CONFIRMED for n in group)
+            apart = self.distance(_mean_look([seen[n] for n in group]), limit=limit) if known else np.inf
+            if apart < np.inf:
+                chosen |= dict.fromkeys((seen[n].track for n in group), apart)
+        return chosen
+
+
+def _mean_look(group: Sequence[Appearance]) -> FloatArray:
+    total = np.sum([one.embedding * one.asked for one in group], axis=0)
+    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-6), np.float32)
