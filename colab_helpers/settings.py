@@ -117,8 +117,9 @@ class Settings(BaseModel):
     face_selector: Literal["one", "reference"] = Field(
         "one",
         description="With many_faces off: one takes who comes first by face_order, in a video over the whole "
-        "of it (a preview knows one frame only and may show another), reference follows the person shown "
-        "at reference_face_position in frame reference_frame_number.",
+        "of it (a preview shows the same once a run has found the video's faces; before, it knows one frame "
+        "only), reference follows the person shown at reference_face_position in frame "
+        "reference_frame_number.",
     )
     face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
     reference_face_position: int = Field(0, ge=0, description="Which face in that order, counted from 0.")

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from colab_helpers.batch.drive import Patience, copy_in, copy_out
+from colab_helpers.batch.face_indexes import About, FaceIndexPlace
 from colab_helpers.batch.journal import Claimed, History, Journal, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
@@ -66,6 +67,10 @@ class EarlierWork:
         """Return the key of what is found in a target; MissingFileError where it cannot be read."""
         return index_key(target=self.digests(task.target), settings=self.settings, models=self.models)
 
+    def index_about(self, task: Task) -> About:
+        """Return what is noted of it; MissingFileError, OSError where the target cannot be read."""
+        return About.of(task.target, self.digests(task.target), self.models)
+
     def result(self, task: Task) -> FileReport | None:
         """Return the report of a result that is there, byte for byte, and would come out the same today."""
         done = self.history.result(self.key(task), task.output.name)
@@ -104,35 +109,6 @@ class EarlierWork:
             name=path.name,
             kept=kept.name,
         )
-
-
-@dataclass(frozen=True)
-class FaceIndexPlace:
-    """Where the face index of a target lies: beside the results, for every later run.
-
-    Attributes:
-        key: Of `keys.index_key`.
-        place: Folder on the local disk in which it is written.
-        mirror: Folder beside the results to which it is copied, if those lie on a mounted drive.
-    """
-
-    key: str
-    place: Path
-    mirror: Path | None
-
-    def open(self, patience: Patience, beat: Callable[[], None]) -> FaceIndex:
-        """Open it, with what a mirror holds."""
-        mirror = self.mirror
-        if mirror is None:
-            return FaceIndex(self.place, self.key)
-        with suppress(OSError, MediaError, OutputError):  # what cannot be read is found again
-            for chunk in sorted(mirror.glob("*.npz")):
-                copy_in(chunk, self.place / chunk.name, beat=beat)
-
-        def keep(chunk: Path) -> None:
-            patience.attempt(lambda: copy_out(chunk, mirror / chunk.name, beat=beat))
-
-        return FaceIndex(self.place, self.key, keep=keep)
 
 
 @dataclass(eq=False)

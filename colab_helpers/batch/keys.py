@@ -119,11 +119,16 @@ def index_key(*, target: str, settings: Settings, models: Mapping[str, str]) -> 
         models: Digests of the model files by name; those of detector and recogniser count.
     """
     names = ("face_detector_size", "face_detector_score", "keep_fps")
-    networks = [Path(name).name for name in ANALYSIS_MODELS]
     parts = {
         "target": target,
         "settings": {name: getattr(settings, name) for name in names},
-        "models": {name: models[name] for name in networks if name in models},
+        "models": analysis_models(models),
         "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def analysis_models(models: Mapping[str, str]) -> dict[str, str]:
+    """Return those of some model files, by name, that find faces and tell them apart."""
+    networks = [Path(name).name for name in ANALYSIS_MODELS]
+    return {name: models[name] for name in networks if name in models}

@@ -33,6 +33,44 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
+class PersonReport(_Model):
+    """What became of one person of a video, over all of it; frames are counted from 0."""
+
+    people: int = Field(1, description="More than one in the last row only: all who were hardly seen.")
+    seen: int = Field(0, description="Frames that show the face.")
+    changed: int = Field(0, description="Frames in which it was changed.")
+    filled: int = Field(0, description="Those of them in which the detector missed it.")
+    hidden: int = Field(0, description="Frames in which it was not changed: something stands before it.")
+    unselected: int = Field(0, description="Frames in which the settings choose somebody else, or nobody.")
+    lost: int = Field(
+        0,
+        description="Frames in which nothing was found of a face that is there before and after, in the "
+        "same shot: the detector lost it, or it left the picture for a moment.",
+    )
+    samples: int = Field(0, description="Frames in which it was compared with the source: one a second.")
+    likeness_swap: float | None = Field(
+        None, description="Mean cosine between the source and what the swapper's network painted."
+    )
+    likeness_mask: float | None = Field(None, description="The same of what was pasted of it.")
+    likeness_final: float | None = Field(None, description="The same of the result.")
+    flicker: float | None = Field(None, description="As for the file; only of this face.")
+    flicker_target: float | None = Field(
+        None, description="The same of the target's own brightness, unchanged."
+    )
+    present_spans: list[tuple[int, int]] = Field(
+        [], description="First frame and the one after the last, from where the face comes to where it goes."
+    )
+    missed_spans: list[tuple[int, int]] = Field(
+        [], description="Frames in which a face that is changed elsewhere was seen or lost, but not changed."
+    )
+    portrait_seconds: float | None = Field(
+        None, description="Time of its best frame in the target, after the first one."
+    )
+    portrait_box: tuple[float, float, float, float] | None = Field(
+        None, description="Where it is there: left, top, right, bottom in pixels of the stored frame."
+    )
+
+
 class Quality(_Model):
     """How well a video came out, as far as numbers tell."""
 
@@ -55,6 +93,7 @@ class Quality(_Model):
     filled: int = Field(
         0, description="Faces that the detector missed for a moment, changed where their track says."
     )
+    people: list[PersonReport] = Field([], description="The same for each person, by their first frame.")
 
 
 class FileReport(_Model):

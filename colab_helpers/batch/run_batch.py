@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from colab_helpers.batch.drive import FACES_NAME, Patience, WorkPlaces
-from colab_helpers.batch.earlier import EarlierWork, FaceIndexPlace, UnfinishedFile
+from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
+from colab_helpers.batch.face_indexes import FaceIndexPlace, folder_name, remove_stale
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
@@ -97,6 +98,7 @@ class Batch:
     order: Sequence[int]
     estimate: Estimate
     _held: tuple[int, int] | None = field(default=None, init=False)
+    _indexes: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.tasks, self.status = self.around.job.tasks, self.around.status
@@ -116,6 +118,8 @@ class Batch:
                 self.estimate.end(index, done=worked and files[index].status == "done")
                 if worked and len(files) < len(self.tasks) and self.around.stop.owns_process:
                     self._check_growth()
+            for place in (self.around.job.folder, self.around.places.local):
+                remove_stale(place / FACES_NAME, self._indexes, self.earlier.models)
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []
@@ -185,9 +189,12 @@ class Batch:
 
     def _index(self, task: Task) -> FaceIndexPlace:
         key, places = self.earlier.index_key(task), self.around.places
-        beside = self.around.job.folder / FACES_NAME / key[:24]
-        near = places.local / FACES_NAME / key[:24]
-        return FaceIndexPlace(key, near, beside) if places.mirror else FaceIndexPlace(key, beside, None)
+        name, about = folder_name(key), self.earlier.index_about(task)
+        self._indexes.add(name)
+        beside, near = self.around.job.folder / FACES_NAME / name, places.local / FACES_NAME / name
+        if places.mirror:
+            return FaceIndexPlace(key, about, near, beside)
+        return FaceIndexPlace(key, about, beside, None)
 
     def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
         """Do a task, going on where an earlier attempt ended, and note that it is done."""

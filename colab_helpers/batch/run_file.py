@@ -17,11 +17,13 @@ from colab_helpers.batch.earlier import UnfinishedFile
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport, Quality
+from colab_helpers.batch.report import FileReport, PersonReport, Quality
 from colab_helpers.errors import ColabHelpersError, OutputError, UsageError
+from colab_helpers.faces.counts import Person
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.photos import Identity
+from colab_helpers.faces.quality import root_mean
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import shortened, write_whole
 from colab_helpers.language import tr
@@ -276,7 +278,7 @@ def sought_of(
 def _enter(result: FileResult, report: FileReport) -> None:
     """Copy what the pipeline measured into the report."""
     measured = result.measured
-    for name in vars(result).keys() - {"measured", "notes", "seconds"}:
+    for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
         setattr(report, name, getattr(result, name))
     report.faces_swapped, report.frames_without_face = result.faces_swapped, result.frames_without_face
     report.fps = result.frames_out / result.seconds if result.seconds else 0.0
@@ -287,8 +289,31 @@ def _enter(result: FileResult, report: FileReport) -> None:
         flicker=measured.flicker_rms,
         missed_spans=measured.spans,
         filled=measured.filled,
+        people=[_person_report(person) for person in result.people],
     )
     report.fallbacks += result.notes
+
+
+def _person_report(person: Person) -> PersonReport:
+    counts, portrait = person.counts, person.counts.portrait
+    sums = {"likeness_swap": counts.swap, "likeness_mask": counts.mask, "likeness_final": counts.final}
+    return PersonReport(
+        people=person.people,
+        seen=counts.seen,
+        changed=counts.changed,
+        filled=counts.filled,
+        hidden=counts.hidden,
+        unselected=counts.seen - counts.changed - counts.hidden,
+        lost=person.lost,
+        samples=counts.samples,
+        **{name: value / counts.samples for name, value in sums.items() if counts.samples},
+        flicker=root_mean(counts.flicker, counts.pairs),
+        flicker_target=root_mean(counts.own, counts.pairs),
+        present_spans=person.present,
+        missed_spans=person.missed,
+        portrait_seconds=portrait.seconds if portrait else None,
+        portrait_box=portrait.box if portrait else None,
+    )
 
 
 def _goes_as_picture(task: Task) -> bool:

@@ -19,10 +19,16 @@ _FFHQ_SIZE = 512
 
 @dataclass(frozen=True, eq=False)
 class FaceJob:
-    """One face to be changed in one picture."""
+    """One face to be changed in one picture.
+
+    Attributes:
+        watch: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
+            gave it, and where the face's five points are in it, ``(5, 2)``.
+    """
 
     picture: Picture
     face: Face
+    watch: Callable[[ByteImage, FloatArray], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +61,17 @@ class FaceChanger:
                 grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
-        latents = np.repeat(latent[None], len(jobs), axis=0)
-        _through_crops(
+        latents, template = np.repeat(latent[None], len(jobs), axis=0), arcface_template(swapper.size)
+        swapped = _through_crops(
             jobs,
             lambda crops: swapper.swap(crops, latents),
-            template=arcface_template(swapper.size),
+            template=template,
             size=swapper.size,
             mask=face_mask(swapper.size),
         )
+        for job, crop in zip(jobs, swapped, strict=True):
+            if job.watch is not None:
+                job.watch(crop, template)
 
     def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer) -> None:
         _through_crops(
@@ -83,11 +92,16 @@ def _through_crops(
     size: int,
     mask: FloatArray,
     percent: int = 100,
-) -> None:
-    """Cut one aligned crop per job, run them as one stack, and blend each back at ``percent`` of the mask."""
+) -> ByteImage:
+    """Cut one aligned crop per job, run them as one stack, and blend each back at ``percent`` of the mask.
+
+    Returns:
+        ``(N, size, size, 3)`` uint8 BGR as the network gave them.
+    """
     matrices = [similarity_transform(job.face.kps, template) for job in jobs]
     crops = [job.picture.crop(matrix, size) for job, matrix in zip(jobs, matrices, strict=True)]
     changed = network(crops)
     for job, matrix, crop in zip(jobs, matrices, changed, strict=True):
         weight = job.face.weight * percent / 100
         job.picture.paste(crop, matrix, weighted(mask, weight), box=job.face.box)
+    return changed

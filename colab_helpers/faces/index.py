@@ -80,6 +80,7 @@ class FaceIndex:
                 break
             self._chunks.append(folder / _name(self._written))
             self._written, self.complete = self._written + chunk[0], chunk[1]
+        self._ends_on_disk = self.complete
 
     def __len__(self) -> int:
         """How many frames are known."""
@@ -117,13 +118,13 @@ class FaceIndex:
             # A later run decides as this one did only from a frame on that the detector sees in any case.
             stop = next((n for n in range(len(self._rows), 0, -1) if self._ends_group(n)), 0)
             rows, path = self._rows[:stop], self._folder / _name(self._written)
-            if not rows and not (self.complete and path not in self._chunks):
+            if not rows and (self._ends_on_disk or not self.complete):
                 return
             data = io.BytesIO()
             np.savez_compressed(data, **_arrays(rows), key=self._key, version=VERSION, complete=self.complete)
             write_whole(path, data)
             self._chunks.append(path)
-            self._written += len(rows)
+            self._written, self._ends_on_disk = self._written + len(rows), self.complete
             del self._rows[:stop]
         self._keep(path)
 

@@ -96,6 +96,14 @@ def appearances(video: str, index: FaceIndex) -> list[Appearance]:
     return [one for one in found if one is not None]
 
 
+def persons(tracks: Sequence[Track]) -> list[list[Track]]:
+    """Group the tracks of one video by the person they show, the one seen longest first."""
+    numbered = {track.number: track for track in tracks}
+    seen = [one for track in tracks if (one := Appearance.of("", track)) is not None]
+    groups = [[numbered[seen[n].track] for n in group] for group in grouped(seen)]
+    return groups + [[track] for track in tracks if track.embedding is None]
+
+
 def grouped(seen: Sequence[Appearance]) -> list[list[int]]:
     """Group tracks by the person they show, the one seen longest first.
 

@@ -1,29 +1,100 @@
 """How well faces came out, in a few numbers that need no reference: likeness, steadiness, gaps.
 
-Each is measured on the fly, so nothing is decoded again, and kept in sums that can be added up: a video
-done in two runs gets the numbers of one done in a single run, but for the border between them.
+Each is measured on the fly, so nothing is decoded again, and kept in sums that can be added up segment by
+segment: a video done in two runs gets the numbers of one done in a single run.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from colab_helpers.faces.geometry import ARCFACE_112, similarity_transform
-from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.geometry import ARCFACE_112, similarity_transform, yaw_degrees
+from colab_helpers.faces.photos import BLURRED, sharpness_of
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
 
-if TYPE_CHECKING:
-    from colab_helpers.faces.analyser import FaceAnalyser
+Spans = list[tuple[int, int]]
+"""Frames: first one, and the one after the last; rising, never touching."""
+MOST_TRACKS = 32
+"""Tracks that are counted one by one in a segment; what there is beyond them is a crowd."""
+CROWD = -1
+"""Number under which all further tracks of a segment are counted."""
 
 _PATCH = 16
 _POINTS = ARCFACE_112 * np.float32(_PATCH / 112)
 # A face whose centre moves by more than this share of its width is another face, or another shot.
 _SAME_FACE = 0.5
+# A portrait is no better for being wider than so many pixels, or sharper than so many times what is blurred.
+_WIDE, _SHARP = 160.0, 4 * BLURRED
+
+
+class Portrait(BaseModel):
+    """The frame that shows somebody best.
+
+    Attributes:
+        worth: How frontal, large and sharp, 0 to 1; 0 where that was not looked at.
+        frame: Its number; ``seconds`` its time after the first frame.
+        box: xyxy in pixels of the stored frame.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    worth: float
+    frame: int
+    seconds: float
+    box: tuple[float, float, float, float]
+
+
+class Counts(BaseModel):
+    """What was counted of one track, or of one person, over some frames.
+
+    Attributes:
+        seen: Frames that show the face; ``changed`` those in which it was changed.
+        filled: Frames of those changed in which the detector missed it.
+        hidden: Frames in which it was not changed because something stood before it.
+        samples: How often it was compared with the source; sums of cosines are ``swap`` of the network's
+            own crop, ``mask`` of what was pasted of it, and ``final`` of the finished frame.
+        flicker: Sum over pairs of frames of the squared step in what the change added to its mean
+            brightness, ``own`` of the squared step in the target's, in grey levels; over ``pairs``.
+        spans: Frames in which it was seen, but not changed.
+        portrait: Its best frame.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    seen: int = 0
+    changed: int = 0
+    filled: int = 0
+    hidden: int = 0
+    samples: int = 0
+    swap: float = 0.0
+    mask: float = 0.0
+    final: float = 0.0
+    flicker: float = 0.0
+    own: float = 0.0
+    pairs: int = 0
+    spans: Spans = []
+    portrait: Portrait | None = None
+
+    def add(self, other: Counts) -> None:
+        """Add what was counted over other frames."""
+        for name in Counts.model_fields.keys() - {"spans", "portrait"}:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.spans = merged([*self.spans, *other.spans])
+        self.show(other.portrait)
+
+    def show(self, portrait: Portrait | None) -> None:
+        """Take a portrait if it is better than the one so far; of equals the earlier one."""
+        best = self.portrait
+        if portrait is not None and (best is None or portrait.worth > best.worth):
+            self.portrait = portrait
 
 
 class Measured(BaseModel):
@@ -33,11 +104,12 @@ class Measured(BaseModel):
         faces: Faces changed.
         without_face: Frames in which no face was changed; frames shown again do not count.
         filled: Those of them that the detector missed for a moment; they are where their track says.
-        spans: Frames in which no face was changed: first one, and the one after the last; rising.
-        similarities: Cosine between source and result, one for each sample.
-        flicker: Sum over pairs of frames of the squared difference in what the change added to the face's
-            mean brightness, in grey levels.
+        spans: Frames in which no face was changed.
+        similarities: Cosine between source and result of the largest face, one for each sample.
+        flicker: Sum over pairs of frames of the squared difference in what the change added to the largest
+            face's mean brightness, in grey levels.
         pairs: How many pairs of frames went into ``flicker``.
+        tracks: What was counted of each track, by its number.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,39 +117,42 @@ class Measured(BaseModel):
     faces: int = 0
     without_face: int = 0
     filled: int = 0
-    spans: list[tuple[int, int]] = []
+    spans: Spans = []
     similarities: list[float] = []
     flicker: float = 0.0
     pairs: int = 0
+    tracks: dict[int, Counts] = {}
 
     def add(self, later: Measured) -> None:
         """Add what was counted over the frames that follow."""
         self.faces += later.faces
         self.without_face += later.without_face
         self.filled += later.filled
-        for start, stop in later.spans:
-            self._add_span(start, stop)
+        self.spans = merged([*self.spans, *later.spans])
         self.similarities += later.similarities
         self.flicker += later.flicker
         self.pairs += later.pairs
+        for number, counts in later.tracks.items():
+            self.tracks.setdefault(number, Counts()).add(counts)
 
     def add_frame(self, index: int, faces: int, *, filled: int = 0) -> None:
         """Count a frame."""
         self.faces, self.filled = self.faces + faces, self.filled + filled
         if not faces:
             self.without_face += 1
-            self._add_span(index, index + 1)
+            add_span(self.spans, index, index + 1)
 
-    def _add_span(self, start: int, stop: int) -> None:
-        while self.spans and self.spans[-1][1] >= start:
-            before = self.spans.pop()
-            start, stop = min(before[0], start), max(before[1], stop)
-        self.spans.append((start, stop))
+    def sum_up_crowd(self) -> None:
+        """Count all but the tracks seen most as one."""
+        kept = heapq.nlargest(MOST_TRACKS, self.tracks, key=lambda number: self.tracks[number].seen)
+        for number in sorted(self.tracks.keys() - set(kept)):
+            counts = self.tracks.pop(number)
+            self.tracks.setdefault(CROWD, Counts()).add(counts)
 
     @property
     def flicker_rms(self) -> float | None:
         """Root mean square of the steps in brightness, in grey levels; None without two frames to compare."""
-        return math.sqrt(self.flicker / self.pairs) if self.pairs else None
+        return root_mean(self.flicker, self.pairs)
 
     @property
     def similarity_mean(self) -> float | None:
@@ -88,6 +163,27 @@ class Measured(BaseModel):
     def similarity_p5(self) -> float | None:
         """Cosine that 95 % of the samples reach; None without samples."""
         return float(np.percentile(self.similarities, 5)) if self.similarities else None
+
+
+def root_mean(squares: float, count: int) -> float | None:
+    """Root of the mean of so many squares, given their sum; None without any."""
+    return math.sqrt(squares / count) if count else None
+
+
+def add_span(spans: Spans, start: int, stop: int) -> None:
+    """Add frames that do not begin before the last of those there are."""
+    while spans and spans[-1][1] >= start:
+        before = spans.pop()
+        start, stop = min(before[0], start), max(before[1], stop)
+    spans.append((start, stop))
+
+
+def merged(spans: Spans) -> Spans:
+    """Put spans in order, and those together that touch."""
+    found: Spans = []
+    for start, stop in sorted(spans):
+        add_span(found, start, stop)
+    return found
 
 
 @dataclass(frozen=True)
@@ -130,3 +226,12 @@ def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: Float
     (embedded,) = analyser.embed(picture, [face])
     assert embedded.embedding is not None
     return float(embedded.embedding @ source)
+
+
+def worth(picture: Picture, face: Face) -> float:
+    """How well a face would do as a portrait, 0 to 1: frontal, large, sharp, and wholly there."""
+    crop: ByteImage = picture.crop(similarity_transform(face.kps, ARCFACE_112), 112)
+    sharp = sharpness_of(np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.uint8))
+    frontal = max(0.0, 1 - abs(yaw_degrees(face.kps)) / 90)
+    size = min(1.0, float(face.box[2] - face.box[0]) / _WIDE)
+    return round(frontal * size * min(1.0, sharp / _SHARP) * face.weight, 4)

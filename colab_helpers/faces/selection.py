@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.geometry import face_distance
-from colab_helpers.faces.people import Appearance, Sought
+from colab_helpers.faces.people import Appearance, Sought, persons
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.language import tr
@@ -87,7 +86,7 @@ class Selection:
         if settings.many_faces:
             return
         ranks: dict[int | None, float] = {}
-        for person in people(tracks, limit=settings.similar_face_distance):
+        for person in persons(tracks):
             rank = _KEYS[settings.face_order](_typical(person))
             ranks |= dict.fromkeys((track.number for track in person), rank)
         self._rank = ranks
@@ -131,33 +130,6 @@ def _typical(person: Sequence[Track]) -> Face:
     half = float(np.sqrt(sum(track.area for track in person) / found)) / 2
     box = np.concatenate([centre - half, centre + half]).astype(np.float32)
     return Face(box, np.zeros((5, 2), np.float32), sum(track.score for track in person) / found)
-
-
-def people(tracks: Sequence[Track], *, limit: float) -> list[list[Track]]:
-    """Join the tracks that show one person, never two of the same time.
-
-    Args:
-        tracks: Of one video.
-        limit: How far embeddings of one person may be apart; see `face_distance`.
-    """
-    persons: list[list[Track]] = []
-    for track in sorted(tracks, key=lambda track: -track.asked):
-        near = [(_distance(track, person), person) for person in persons]
-        distance, person = min(near, key=lambda pair: pair[0], default=(np.inf, []))
-        if distance <= limit:
-            person.append(track)
-        else:
-            persons.append([track])
-    return persons
-
-
-def _distance(track: Track, person: Sequence[Track]) -> float:
-    """How far a track is from a person's longest one; infinite where both are there at once."""
-    if any(track.first <= other.last and other.first <= track.last for other in person):
-        return np.inf
-    if track.embedding is None or person[0].embedding is None:
-        return np.inf
-    return face_distance(track.embedding, person[0].embedding)
 
 
 def reference_embedding(faces: Sequence[Face], settings: Settings, *, where: str) -> FloatArray:

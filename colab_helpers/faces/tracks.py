@@ -49,17 +49,18 @@ class Track:
     Attributes:
         number: From 0, by first appearance.
         first: Its first frame, ``last`` its last one so far.
+        shot: First frame of the shot in which it began.
         found: Frames in which it was detected.
         embeddings: Sum of its unit embeddings, ``asked`` how many those are.
         area: Sum of its boxes' areas, ``centre`` of their centres, ``score`` of its scores.
         best: Its highest score.
-        shot: Frame with which its shot begins.
         ends: Its first and last box.
     """
 
     number: int
     first: int
     last: int
+    shot: int = 0
     found: int = 0
     asked: int = 0
     embeddings: FloatArray | None = None
@@ -67,7 +68,6 @@ class Track:
     centre: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
     score: float = 0.0
     best: float = 0.0
-    shot: int = 0
     ends: tuple[FloatArray, FloatArray] | None = None
     _seen: list[tuple[int, Face]] = field(default_factory=list, repr=False)
     _asked_at: int = -1
@@ -235,11 +235,12 @@ class Tracker:
     _shot_end: int = 0
     _frames: int = 0
 
-    def follow(self, rows: Iterable[FrameFaces]) -> Iterator[list[Face]]:
+    def follow(self, rows: Iterable[FrameFaces], *, start: int = 0) -> Iterator[list[Face]]:
         """Yield the faces of each frame, ``LAG`` frames after it was taken.
 
         Args:
             rows: What was found in each frame, from the first one on.
+            start: Of frames before it nobody wants the faces, which are not worked out: none are yielded.
         """
         decided, cut = 0, False
         for row in rows:
@@ -251,18 +252,19 @@ class Tracker:
                 self._associate(row, cut=cut)
                 cut = False
             if row.frame - LAG >= decided:
-                yield self._faces(decided)
+                yield self._faces(decided, wanted=decided >= start)
                 decided += 1
             self._frames = row.frame + 1
         self._shot_end = self._frames
         self._end(self._open)
         for frame in range(decided, self._frames):
-            yield self._faces(frame)
+            yield self._faces(frame, wanted=frame >= start)
 
-    def _faces(self, frame: int) -> list[Face]:
+    def _faces(self, frame: int, *, wanted: bool) -> list[Face]:
         looked = frame in self._looked
         self._looked.discard(frame)
-        faces = [face for t in self._recent if (face := t.at(frame, looked=looked)) is not None]
+        shown = self._recent if wanted else []
+        faces = [face for t in shown if (face := t.at(frame, looked=looked)) is not None]
         recent = [track for track in self._recent if track in self._open or track.last > frame]
         for track in self._recent:
             track.forget(frame - LAG if track in recent else frame + 1, least=2 if track in recent else 0)
@@ -281,8 +283,8 @@ class Tracker:
             track = pairs.get(number)
             if track is None:
                 near_start = row.frame - self._shot <= _EDGE
-                track = Track(len(self.tracks), self._shot if near_start else row.frame, row.frame)
-                track.shot = self._shot
+                first = self._shot if near_start else row.frame
+                track = Track(len(self.tracks), first, row.frame, self._shot)
                 for other, box in zip(self._open, expected, strict=False):
                     if not cut and other.likeness(face) < _OTHER and overlap(face.box, box) >= _LEAST_OVERLAP:
                         track.take_over(other, row.frame)

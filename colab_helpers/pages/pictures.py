@@ -29,6 +29,8 @@ MOST_PLAYERS = 6
 CLIP_SECONDS = 4.0
 # Where in a video to look for a telling frame if nothing is known of it, as shares of its length.
 _MOMENTS = (0.5, 0.25, 0.75, 0.1, 0.9)
+# A portrait shows so many times as much as the face's box, and is so many pixels high.
+_AROUND, _PORTRAIT_HEIGHT = 1.5, 72
 # Time stamps of the two files may differ by a container's rounding (Matroska counts milliseconds).
 _SAME_TIME = 0.002
 _CLIP_EDGE = 480
@@ -128,9 +130,37 @@ def frame_at(path: Path, seconds: float) -> ByteImage:
     return _frame(path, seconds, earliest=seconds)[0]
 
 
+def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
+    """Cut a face out of the frame shown at some seconds after the first frame; return it as a data URL.
+
+    Args:
+        path: The video.
+        seconds: When the face is seen.
+        box: xyxy in pixels of the stored frame; some of what is around it is shown, too.
+
+    Raises:
+        MediaError: The file cannot be decoded there, or nothing of the box is in the frame.
+    """
+    info = probe(path)
+    image, _ = _stored_frame(info, seconds, earliest=seconds)
+    left, top, right, bottom = box
+    x, y, half = (left + right) / 2, (top + bottom) / 2, _AROUND * max(right - left, bottom - top) / 2
+    rows = slice(max(0, round(y - half)), max(0, round(y + half)))
+    part = image[rows, max(0, round(x - half)) : max(0, round(x + half))]
+    if not part.size:
+        raise MediaError(tr("no frame could be decoded for a picture"), where=str(path))
+    return data_url(info.upright(part), height=_PORTRAIT_HEIGHT)
+
+
 def _frame(path: Path, seconds: float, *, earliest: float) -> tuple[ByteImage, float]:
     """The frame at a time, or the key frame before it if that is not before ``earliest``; and its time."""
     info = probe(path)
+    image, found = _stored_frame(info, seconds, earliest=earliest)
+    return info.upright(image), found
+
+
+def _stored_frame(info: VideoInfo, seconds: float, *, earliest: float) -> tuple[ByteImage, float]:
+    path = info.path
     start = float(info.start)
     try:
         with av.open(path) as container:
@@ -141,7 +171,8 @@ def _frame(path: Path, seconds: float, *, earliest: float) -> tuple[ByteImage, f
             image = frame.to_ndarray(format="bgr24")
     except (av.FFmpegError, StopIteration) as error:
         raise MediaError(tr("no frame could be decoded for a picture"), where=str(path)) from error
-    return info.upright(image), (frame.time if frame.time is not None else start + seconds) - start
+    shown = frame.time if frame.time is not None else start + seconds
+    return np.asarray(image, np.uint8), shown - start
 
 
 def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: float) -> av.VideoFrame:

@@ -24,10 +24,11 @@ from colab_helpers.batch.report import (
 from colab_helpers.files import load
 from colab_helpers.language import tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
+from colab_helpers.pages.people import PersonRow, rows_of, spans_text
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import line_chart
-from colab_helpers.pages.units import moment, notes_of, number, summary_text
+from colab_helpers.pages.units import notes_of, number, summary_text
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
 from colab_helpers.settings import Settings, field_help
 
@@ -75,7 +76,7 @@ def report_html(
 
     Files that are no longer where the report says go without a picture; ``clock`` counts the time for them.
     """
-    pictured, more = _pictured(report.files, MOST_PICTURES, clock)
+    pictured, people, more = _pictured(report.files, MOST_PICTURES, clock)
     return render(
         "report.html.j2",
         whole=True,
@@ -87,6 +88,7 @@ def report_html(
         written=_date(time.time() if now is None else now),
         charts=charts_of(samples),
         pictured=pictured,
+        people=people,
         more=more,
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
@@ -108,7 +110,7 @@ def results_html(
     ``keeping`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
     looks: else players would only make the notebook large.
     """
-    pictured, more = _pictured(report.files, MOST_ROWS, clock)
+    pictured, people, more = _pictured(report.files, MOST_ROWS, clock)
     players, left_out = players_of(results_of(report)) if with_players else ([], [])
     return render(
         "report.html.j2",
@@ -117,6 +119,7 @@ def results_html(
         state=summary_text(report),
         notes=notes_of(report),
         pictured=pictured,
+        people=people,
         more=more,
         players=players,
         left_out=left_out,
@@ -144,19 +147,24 @@ def failure_text(report: BatchReport) -> str:
 
 def _pictured(
     files: Sequence[FileReport], most: int, clock: Clock
-) -> tuple[dict[int, list[Picture] | str], int]:
-    """Pictures of the first finished files by index, or why there are none; and how many more there are."""
+) -> tuple[dict[int, list[Picture] | str], dict[int, list[PersonRow]], int]:
+    """Pictures of the first finished files by index, or why there are none; people; how many more files."""
     done = [index for index, file in enumerate(files) if file.status == "done" and file.output]
     until, found = clock() + PICTURE_SECONDS, dict[int, list[Picture] | str]()
-    for index in done[:most]:
-        if clock() > until:
+    people: dict[int, list[PersonRow]] = {}
+    for index, file in enumerate(files):
+        in_time = index in done[:most] and clock() <= until
+        people[index] = rows_of(file, portraits=in_time)
+        if index not in done[:most]:
+            continue
+        if not in_time:
             found[index] = tr("No picture: those of the files before took too long to find.")
             continue
         try:
-            found[index] = pictures_of(files[index])
+            found[index] = pictures_of(file)
         except Exception as error:  # noqa: BLE001 - files change after a run; a picture is never worth the page
             found[index] = tr("No picture: {reason}", reason=error)
-    return found, max(0, len(done) - most)
+    return found, people, max(0, len(done) - most)
 
 
 def charts_of(samples: Sequence[Sample]) -> list[tuple[Markup, list[str]]]:
@@ -254,13 +262,6 @@ def _date(seconds: float) -> str:
 
 def missed_text(file: FileReport) -> str:
     """Name the stretches without a changed face in frames and times; only the first few of many."""
-    spans = file.quality.missed_spans if file.quality else []
-    rate = file.frames_out / file.video_seconds if file.video_seconds else 0.0
-    lines = [f"{first}–{end - 1}" for first, end in spans[:_MOST_SPANS]]
-    if rate:
-        times = [f"{moment(first / rate)}–{moment(end / rate)}" for first, end in spans]
-        lines = [f"{line} ({span})" for line, span in zip(lines, times, strict=False)]
-    if len(spans) > _MOST_SPANS:
-        lines.append(tr("and {count} more", count=len(spans) - _MOST_SPANS))
+    text = spans_text(file.quality.missed_spans if file.quality else [], file, _MOST_SPANS)
     note = tr("frames counted from 0, times approximate")
-    return f"{', '.join(lines)} ({note})" if lines else ""
+    return f"{text} ({note})" if text else ""

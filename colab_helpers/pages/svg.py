@@ -29,6 +29,8 @@ SMALL_WIDTH, SMALL_HEIGHT = 200, 34
 """Size of a small chart with its figures, in pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 40, 36
 """Room around the lines of a chart for axes, title and legend, in pixels."""
+_STRIP_WIDTH, _STRIP_LEAST = 1000, 2.5
+"""A strip's own units across, and how many of them a single frame takes at least: it is to be seen."""
 _LETTER = 6.5  # mean width of a letter, in pixels
 _TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
@@ -82,6 +84,29 @@ def line_chart(
             parts += [_path(f"M{x:.1f} 26 h20", *style), _text(x + 26, 30, name)]
             x = min(x + 40 + _LETTER * len(name), WIDTH - LEFT)
     return _svg(WIDTH, HEIGHT, title, parts)
+
+
+def strip(
+    present: Sequence[tuple[int, int]], missed: Sequence[tuple[int, int]], frames: int, *, label: str
+) -> Markup:
+    """Draw a bar as long as a video, as wide as there is room: when somebody is there, and when missed.
+
+    ``present`` and ``missed`` are frames, the first and the one after the last, of ``frames`` in all.
+    """
+    made = Markup(
+        '<svg role="img" aria-label="{label}" viewBox="0 0 {width} 10" preserveAspectRatio="none" '
+        'style="display:block;width:100%;height:10px;background:rgba(128,128,128,.2)">'
+        '<title>{label}</title><path d="{present}" fill="{blue}" fill-opacity="0.45"/>'
+        '<path d="{missed}" fill="{alarm}"/></svg>'
+    )
+    drawn = {"present": _bars(present, frames), "missed": _bars(missed, frames)}
+    return made.format(label=label, width=_STRIP_WIDTH, blue=BLUE, alarm=ALARM, **drawn)
+
+
+def _bars(spans: Sequence[tuple[int, int]], frames: int) -> str:
+    unit = _STRIP_WIDTH / max(frames, 1)
+    widths = [(start * unit, max((stop - start) * unit, _STRIP_LEAST)) for start, stop in spans]
+    return " ".join(f"M{left:.1f} 0h{width:.1f}v10h-{width:.1f}z" for left, width in widths)
 
 
 def nice_ticks(low: float, high: float) -> list[float]:

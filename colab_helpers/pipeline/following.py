@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.finder import SEARCH_EVERY, FaceFinder
 from colab_helpers.faces.index import EVERY, FaceIndex, FrameFaces
 from colab_helpers.faces.selection import FacesDigest, Selection
-from colab_helpers.faces.tracks import LAG, Tracker, embed_missing
+from colab_helpers.faces.tracks import LAG, Track, Tracker, embed_missing
 from colab_helpers.faces.types import Face
 from colab_helpers.language import tr
-from colab_helpers.pipeline.frames import AnyPicture, Item, Work
+from colab_helpers.pipeline.frames import AnyPicture, Item, Look, Work
 
 LOOK_AHEAD = LAG + SEARCH_EVERY + 2 * EVERY + 1
 """Frames that may wait for what is found after them."""
@@ -31,15 +32,22 @@ class Following:
     Attributes:
         selection: Which of them are changed. Where that depends on the whole video, `find_all` comes first.
         where: Its file, for messages.
+        tracks: All its tracks, once its last frame was reached in any way.
     """
 
     analyser: FaceAnalyser
     index: FaceIndex
     selection: Selection
     where: str
+    tracks: list[Track] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._finder = FaceFinder(self.analyser, known=len(self.index))
+
+    def _tracker(self) -> Tracker:
+        tracker = Tracker(self._embed)
+        self.tracks = tracker.tracks
+        return tracker
 
     @property
     def begin(self) -> int:
@@ -58,8 +66,9 @@ class Following:
         Args:
             works: The frames from `begin` on, after `look`; none where the index is complete.
         """
-        tracker = Tracker(self._embed)
-        for frame, _ in enumerate(tracker.follow(self._rows(work.seen for work in works))):
+        tracker = self._tracker()
+        followed = tracker.follow(self._rows(work.seen for work in works), start=sys.maxsize)
+        for frame, _ in enumerate(followed):
             if frame % _FLUSH_EVERY == 0:
                 self.index.flush()
             yield frame
@@ -85,8 +94,8 @@ class Following:
                 waiting.append(work)
                 yield work.seen
 
-        tracker = Tracker(self._embed)
-        followed = tracker.follow(self._rows(pulled()))
+        tracker = self._tracker()
+        followed = tracker.follow(self._rows(pulled()), start=start)
         with closing(works):
             # Late, so that the index is sure to know, and to keep, what decided a frame before it is written.
             for frame, faces in enumerate(_late(followed, by=EVERY + 1)):
@@ -99,6 +108,7 @@ class Following:
                     raise self._other_video(frame)
                 work.chosen = self.selection.of(faces)
                 work.faces = [face for face in work.chosen if self._is_seen(face, work, tracker)]
+                work.looks = [] if work.repeats else [Look(face) for face in faces]
                 yield work
             if waiting or next(works, None) is not None:
                 raise self._other_video(len(self.index))
@@ -113,7 +123,7 @@ class Following:
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
         """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""
         digest, known = FacesDigest(), len(self.index) - (0 if self.index.complete else LAG)
-        for frame, faces in enumerate(Tracker(self._embed).follow(self.index)):
+        for frame, faces in enumerate(self._tracker().follow(self.index)):
             if frame >= known:
                 return
             digest.add(self.selection.of(faces))

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
 import cv2
+import numpy as np
 
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.faces.people import Sought
-from colab_helpers.faces.quality import Brightness, Measured, brightness, likeness
+from colab_helpers.faces.quality import (
+    Brightness,
+    Counts,
+    Measured,
+    Portrait,
+    add_span,
+    brightness,
+    likeness,
+    worth,
+)
 from colab_helpers.faces.selection import FacesDigest, needs_embeddings, reference_embedding
-from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import GIB
-from colab_helpers.media.picture import Picture
+from colab_helpers.media.picture import BgrPicture, Picture
 
 # Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
 # rest. Deeper queues do not make a run faster: one slow stage fills them all.
@@ -28,6 +38,24 @@ QUEUE_SHARE, _DEEPEST = 0.2, 8
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
+
+
+@dataclass(eq=False)
+class Look:
+    """One face of a frame, and what was measured of it.
+
+    Attributes:
+        before: Its brightness before it was changed, ``after`` after it; None where it was not.
+        cosines: Between source and what the network made of it, what was pasted of that, and what came of it
+            in the end; empty where nothing was compared.
+        worth: How well it would do as a portrait, where that was looked at.
+    """
+
+    face: Face
+    before: Brightness | None = None
+    after: Brightness | None = None
+    cosines: list[float] = field(default_factory=list)
+    worth: float = 0.0
 
 
 @dataclass(eq=False)
@@ -41,11 +69,10 @@ class Work(Generic[Item, AnyPicture]):
         faces: The faces that are changed.
         repeats: Whether it shares its picture with the one before, as is done to keep a constant rate: such a
             picture is changed once.
-        before: Brightness of the largest face before it was changed, ``after`` after it.
-        similarity: Cosine between source and result, where it was measured.
-        pts: Its timestamp, in ticks.
+        pts: Its timestamp, in ticks; ``seconds`` its time after the first frame.
         seen: What the networks found in it.
         chosen: Faces that are changed if they are not hidden; see ``Following.works``.
+        looks: All faces, and what was measured of them; empty where the picture repeats.
     """
 
     index: int
@@ -53,11 +80,10 @@ class Work(Generic[Item, AnyPicture]):
     picture: AnyPicture
     faces: Sequence[Face] = ()
     repeats: bool = False
-    before: Brightness | None = None
-    after: Brightness | None = None
-    similarity: float | None = None
     pts: int = 0
+    seconds: float = 0.0
     chosen: Sequence[Face] = ()
+    looks: Sequence[Look] = ()
     seen: FrameFaces = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +96,7 @@ class FrameChanger:
     Args:
         engine: The loaded networks.
         source: Unit embedding of the source; None where nothing is swapped.
-        every: Of so many frames one is compared with the source.
+        every: Of so many frames one is looked at closely: its faces are compared with the source.
     """
 
     def __init__(self, engine: Engine, source: FloatArray | None, *, every: int) -> None:
@@ -78,20 +104,38 @@ class FrameChanger:
         self._changer = engine.changer(source)
 
     def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
-        """Change the faces of some frames, and measure the largest of each."""
-        shown = [
-            (work, max(work.faces, key=lambda face: face.area))
-            for work in group
-            if work.faces and not work.repeats
-        ]
-        for work, largest in shown:
-            work.before = brightness(work.picture, largest, work.index)
-        self._changer.change([FaceJob(work.picture, face) for work, _ in shown for face in work.faces])
-        for work, largest in shown:
-            work.after = brightness(work.picture, largest, work.index)
-            if self._source is not None and work.index % self._every == 0:
-                work.similarity = likeness(self._engine.analyser, work.picture, largest, self._source)
+        """Change the faces of some frames, and measure all that are seen there."""
+        pairs = [(work, look) for work in group for look in work.looks]
+        for work, look in pairs:
+            if work.index % self._every == 0:
+                look.worth = worth(work.picture, look.face)
+            if look.face in work.faces:
+                look.before = brightness(work.picture, look.face, work.index)
+        changed = [(work, look) for work, look in pairs if look.before is not None]
+        self._changer.change([FaceJob(w.picture, look.face, self._watch(w, look)) for w, look in changed])
+        for work, look in changed:
+            look.after = brightness(work.picture, look.face, work.index)
+            if self._source is not None and look.cosines:
+                look.cosines.append(self._likeness(work.picture, look.face, self._source))
         return group
+
+    def _watch(
+        self, work: Work[Item, AnyPicture], look: Look
+    ) -> Callable[[ByteImage, FloatArray], None] | None:
+        """What notes how alike a swapped face is to the source, by itself and pasted; None in most frames."""
+        source = self._source
+        if source is None or work.index % self._every:
+            return None
+
+        def watch(crop: ByteImage, template: FloatArray) -> None:
+            alone = Face(np.array([0, 0, *crop.shape[1::-1]], np.float32), template, 1.0)
+            look.cosines.append(self._likeness(BgrPicture(crop), alone, source))
+            look.cosines.append(self._likeness(work.picture, look.face, source))
+
+        return watch
+
+    def _likeness(self, picture: Picture, face: Face, source: FloatArray) -> float:
+        return likeness(self._engine.analyser, picture, face, source)
 
 
 def reference_person(
@@ -126,30 +170,72 @@ class Tally:
 
     def __init__(self) -> None:
         self.frames = 0
-        self._measured = Measured()
-        self._last: tuple[Brightness, float] | None = None
         self.faces = FacesDigest()
+        self._measured = Measured()
+        self._last: dict[int | None, Look] = {}
 
     def add(self, work: Work[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
         self.frames += 1
         self.faces.add(work.chosen)
-        if not work.repeats:
-            filled = sum(face.filled for face in work.faces)
-            self._measured.add_frame(work.index, len(work.faces), filled=filled)
-        if work.similarity is not None:
-            self._measured.similarities.append(work.similarity)
-        if work.before is None or work.after is None:
+        if work.repeats:
             return
-        added = work.after.level - work.before.level
-        if self._last is not None and work.before.follows(self._last[0]):
-            self._measured.flicker += (added - self._last[1]) ** 2
-            self._measured.pairs += 1
-        self._last = work.before, added
+        measured, changed = self._measured, [look for look in work.looks if look.after is not None]
+        measured.add_frame(work.index, len(changed), filled=sum(look.face.filled for look in changed))
+        for look in work.looks:
+            self._count(work, look)
+        if not changed:
+            return
+        largest = max(changed, key=lambda look: look.face.area)
+        measured.similarities += largest.cosines[-1:]
+        step = self._step(None, largest)
+        if step is not None:
+            measured.flicker, measured.pairs = measured.flicker + step[0], measured.pairs + 1
+
+    def _count(self, work: Work[Item, AnyPicture], look: Look) -> None:
+        """Count one face of a frame."""
+        face = look.face
+        assert face.track is not None
+        counts = self._measured.tracks.setdefault(face.track, Counts())
+        counts.seen += 1
+        if counts.portrait is None or look.worth > counts.portrait.worth:
+            box = [round(float(edge), 1) for edge in face.box]
+            seconds = round(work.seconds, 4)
+            counts.portrait = Portrait(worth=look.worth, frame=work.index, seconds=seconds, box=box)
+        if look.after is None:
+            counts.hidden += face in work.chosen
+            add_span(counts.spans, work.index, work.index + 1)
+            return
+        counts.changed, counts.filled = counts.changed + 1, counts.filled + face.filled
+        for stage, cosine in zip(("swap", "mask", "final"), look.cosines, strict=False):
+            setattr(counts, stage, getattr(counts, stage) + cosine)
+        counts.samples += bool(look.cosines)
+        step = self._step(face.track, look)
+        if step is not None:
+            counts.flicker, counts.own = counts.flicker + step[0], counts.own + step[1]
+            counts.pairs += 1
+
+    def _step(self, track: int | None, look: Look) -> tuple[float, float] | None:
+        """Squared step from the frame before: of what the change added, and of the target's own brightness.
+
+        None where that shows another face, or none; ``track`` is None of the largest face.
+        """
+        last, self._last[track] = self._last.get(track), look
+        assert look.before is not None
+        assert look.after is not None
+        if last is None or last.before is None or last.after is None or not look.before.follows(last.before):
+            return None
+        own = look.before.level - last.before.level
+        return (look.after.level - last.after.level - own) ** 2, own**2
 
     def take(self) -> Measured:
-        """Return what was measured since this was last asked."""
+        """Return what was measured since this was last asked; what comes next is measured by itself.
+
+        So that a run which is taken up between two segments counts as one that goes on.
+        """
         measured, self._measured = self._measured, Measured()
+        self._last.clear()
+        measured.sum_up_crowd()
         return measured
 
 

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from colab_helpers.faces.changer import FaceJob
+from colab_helpers.faces.counts import people_of
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.people import Sought
@@ -62,9 +64,9 @@ def process_image(
     faces = analyser.search(picture) if single else analyser.detect(picture)
     if sought is not None:
         faces = analyser.embed(picture, faces)
-    work = Work(0, image, picture, select_faces(faces, settings, sought=sought))
-    FrameChanger(engine, source, every=1).changed([work])
-    return picture.image, len(work.faces)
+    chosen = select_faces(faces, settings, sought=sought)
+    engine.changer(source).change([FaceJob(picture, face) for face in chosen])
+    return picture.image, len(chosen)
 
 
 def process_picture(
@@ -124,8 +126,9 @@ def _process_animation(
     sought: Sought | None,
 ) -> FileResult:
     started, tally, target = time.monotonic(), Tally(), animation.path
+    following = _following(engine, animation, sought)
     with AnimationWriter(kind, animation, quality=engine.settings.output_image_quality) as writer:
-        with closing(_changed_frames(engine, source, animation, sought)) as works:
+        with closing(_changed_frames(engine, source, animation, following)) as works:
             for work in works:
                 tally.add(work)
                 writer.write(work.item)
@@ -147,28 +150,34 @@ def _process_animation(
         provider=engine.provider,
         notes=tuple(notes),
         video_seconds=sum(animation.durations) / 1000,
+        people=people_of(following.tracks, measured),
     )
 
 
-def _changed_frames(
-    engine: Engine, source: FloatArray | None, animation: Animation, sought: Sought | None
-) -> Generator[Work[Still, BgrPicture], None, None]:
+def _following(engine: Engine, animation: Animation, sought: Sought | None) -> Following:
     sought = sought or reference_person(
         engine,
         (BgrPicture(still.bgr, still.alpha) for still in animation.frames()),
         number=engine.settings.reference_frame_number,
         where=str(animation.path),
     )
+    selection = Selection(engine.settings, sought)
+    return Following(engine.analyser, FaceIndex(None), selection, str(animation.path))
+
+
+def _changed_frames(
+    engine: Engine, source: FloatArray | None, animation: Animation, following: Following
+) -> Generator[Work[Still, BgrPicture], None, None]:
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
     changer = FrameChanger(engine, source, every=max(1, round(per_second)))
-    following = Following(
-        engine.analyser, FaceIndex(None), Selection(engine.settings, sought), str(animation.path)
-    )
 
     def looked() -> Generator[Work[Still, BgrPicture], None, None]:
-        for index, still in enumerate(animation.frames()):
+        shown = 0.0
+        for index, (still, lasts) in enumerate(zip(animation.frames(), animation.durations, strict=True)):
             # The picture changes the frame's own pixels.
-            yield following.look(Work(index, still, BgrPicture(still.bgr, still.alpha)))
+            picture = BgrPicture(still.bgr, still.alpha)
+            yield following.look(Work(index, still, picture, seconds=shown / 1000))
+            shown += lasts
 
     if following.selection.needs_all:
         deque(following.find_all(looked()), maxlen=0)

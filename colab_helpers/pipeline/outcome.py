@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from colab_helpers.faces.counts import Person
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Measured
 from colab_helpers.files import unwritable
@@ -22,7 +23,7 @@ class FileResult:
 
     Attributes:
         frames_in: Frames read; ``frames_out`` frames written.
-        measured: Faces changed, and how well they came out.
+        measured: Faces changed, and how well they came out; ``people`` the same for each person.
         seconds: Wall time.
         encoder: Encoder of the result; None for an image.
         provider: Where the networks ran.
@@ -46,6 +47,7 @@ class FileResult:
     times_kept: bool | None = None
     segments: int = 0
     segments_kept: int = 0
+    people: tuple[Person, ...] = ()
 
     @property
     def faces_swapped(self) -> int:

@@ -8,6 +8,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from colab_helpers.faces.counts import people_of
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.quality import Measured
@@ -20,9 +21,7 @@ from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import FrameReader
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
-from colab_helpers.pipeline.frames import (
-    one_opencv_thread,
-)
+from colab_helpers.pipeline.frames import one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
@@ -131,6 +130,7 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
         times_kept=all(part.times_kept for part in parts),
         segments=len(parts),
         segments_kept=kept,
+        people=people_of(faces.tracks, measured),
     )
 
 

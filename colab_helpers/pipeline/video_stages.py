@@ -101,10 +101,7 @@ class VideoRun:
 def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
     """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
     settings = video.settings
-    sought = video.sought
-    if sought is None and needs_embeddings(settings):
-        sought = _reference(video)
-    faces = Following(video.engine.analyser, index, Selection(settings, sought), str(video.info.path))
+    faces = following_of(video.engine, video.info, index, video.sought)
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
     if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
         return faces
@@ -112,6 +109,15 @@ def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
         for frame in faces.find_all(works):
             video.progress.finding(frame + 1)
     return faces
+
+
+def following_of(
+    engine: Engine, info: VideoInfo, index: FaceIndex, sought: Sought | None = None
+) -> Following:
+    """Who is followed in a video: those sought, else by the settings of a run."""
+    if sought is None and needs_embeddings(engine.settings):
+        sought = _reference(engine, info)
+    return Following(engine.analyser, index, Selection(engine.settings, sought), str(info.path))
 
 
 def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:
@@ -156,26 +162,26 @@ def _looked(
         begin = start if faces.index.complete else min(start, faces.begin)
         frames = (frame for frame in constant_rate(reader, rate=CONSTANT_RATE) if frame.index >= begin)
     decoded = run_ahead(
-        _works(frames, video.info.heads_up), video.depth, name="decode", gauges=video.progress.gauges
+        works_of(frames, video.info), video.depth, name="decode", gauges=video.progress.gauges
     )
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
 
 
-def _reference(video: VideoRun) -> Sought | None:
-    info = video.info
+def _reference(engine: Engine, info: VideoInfo) -> Sought | None:
     with read_frames(info) as reader:
         return reference_person(
-            video.engine,
+            engine,
             (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
-            number=video.settings.reference_frame_number,
+            number=engine.settings.reference_frame_number,
             where=str(info.path),
         )
 
 
-def _works(frames: Iterator[Frame], rotation: int) -> Iterator[VideoWork]:
-    """Frames with their pictures; those that repeat the one before are marked."""
+def works_of(frames: Iterator[Frame], info: VideoInfo) -> Generator[VideoWork, None, None]:
+    """Yield frames with their pictures; those that repeat the one before are marked."""
     before = None
     for frame in frames:
-        picture = VideoPicture(frame.video, rotation=rotation)
-        yield Work(frame.index, frame, picture, repeats=frame.video is before, pts=frame.pts)
+        picture = VideoPicture(frame.video, rotation=info.heads_up)
+        repeats, seconds = frame.video is before, float(frame.time - info.start)
+        yield Work(frame.index, frame, picture, repeats=repeats, pts=frame.pts, seconds=seconds)
         before = frame.video

@@ -98,7 +98,7 @@ class Panel:
         self.consent_hint, self.status = widgets.html(), widgets.html()
         self.settings = SettingsBox(widgets, choice)
         self.photos, self.videos = PhotosTab(widgets, choice, host), VideosTab(widgets, choice, host)
-        self.preview, self.run = PreviewTab(widgets, choice), RunTab(widgets, choice, host, repeat)
+        self.preview, self.run = PreviewTab(widgets, choice, host), RunTab(widgets, choice, host, repeat)
         parts = [self.photos.box, self.videos.box, self.preview.box, self.run.box]
         self.tabs = library.Tab(children=parts)
         for number, title in enumerate(_TITLES):

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from markupsafe import Markup
 
+from colab_helpers.batch.report import REPORT_NAME, BatchReport
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.files import from_json
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
+from colab_helpers.pages.people import person_name, strip_of
 from colab_helpers.ui.choice import Choice
+from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, fitted, paragraph, picture, words
 from colab_helpers.ui.preview_networks import Preview, frames_of
+from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
 NOTHING = mark("(no target)")
 _WIDTH, _HEIGHT = 960, 540
+# As wide as the slider's own track: its label stands before it, its number behind.
+_STRIP = (
+    '<div style="display:flex;align-items:center;line-height:1.3"><div style="flex:0 0 145px;'
+    'text-align:right;padding-right:12px;box-sizing:border-box">{}</div><div style="flex:1">{}</div>'
+    '<div style="flex:0 0 60px"></div></div>'
+)
 
 
 class PreviewTab:
@@ -27,8 +39,8 @@ class PreviewTab:
         shown: What is shown; None where there is nothing, or it failed.
     """
 
-    def __init__(self, widgets: Widgets, choice: Choice) -> None:
-        self._choice = choice
+    def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
+        self._choice, self._host = choice, host
         self._targets: list[Path] = []
         self._is_open, self._is_stale = False, True
         self.shown: Preview | None = None
@@ -36,10 +48,11 @@ class PreviewTab:
             "Dropdown", label=tr("Target"), width="60%", options=[(tr(NOTHING), -1)], value=-1
         )
         self.frame = widgets.input("IntSlider", label=tr("Frame"), width="60%", min=0, max=100)
+        self.strips = widgets.html(width="60%")
         self.message, self.pair = widgets.html(), widgets.html()
         self.target.observe(lambda _: self._measure_slider(), "value")
         self.frame.observe(lambda _: self.mark_stale(), "value")
-        self.box = widgets.column(self.target, self.frame, self.message, self.pair)
+        self.box = widgets.column(self.target, self.frame, self.strips, self.message, self.pair)
 
     def refresh(self, targets: Sequence[Path]) -> None:
         """Take what was chosen anew; where there are other targets, the first is shown."""
@@ -85,6 +98,7 @@ class PreviewTab:
 
     def _show(self) -> None:
         self.shown, path = None, self._chosen()
+        self.strips.value = Markup().join(self._strips(path)) if path else ""
         if path is None:
             self.message.value = paragraph(tr("There is no target to show."), AMBER)
         else:
@@ -95,8 +109,8 @@ class PreviewTab:
     def _work(self, path: Path) -> None:
         try:
             request = self._choice.request()
-            settings, models, sources = request.settings, request.models_dir, request.sources
-            shown = self._choice.networks.preview(settings, models, sources, path, self.frame.value)
+            folder = results_folder(request, self._host)
+            shown = self._choice.networks.preview(request, folder, path, self.frame.value)
         except (ColabHelpersError, OSError) as error:
             self.message.value = paragraph(words(error), RED)
             return
@@ -104,11 +118,31 @@ class PreviewTab:
         told = tr("{faces} face(s) changed, in {seconds:.1f} s.", faces=shown.faces, seconds=shown.seconds)
         if not shown.faces:
             told = tr("No face to change in this frame; the picture is as it was. Try another frame.")
-        if settings.face_selector == "reference":
+        notes = list(shown.notes)
+        if shown.known:
+            told += " " + tr("A run makes the same of it: an earlier one has found the faces of this video.")
+        elif not is_image(path):
+            notes.append(
+                tr("Only this frame was looked at: a run sees the whole video and may decide otherwise.")
+            )
+        if request.settings.face_selector == "reference" and not shown.known:
             told += " " + tr(
                 "The person to follow is taken from this frame here, in the run from the reference frame."
             )
-        self.message.value = paragraph(told) + Markup().join(paragraph(note, AMBER) for note in shown.notes)
+        self.message.value = paragraph(told) + Markup().join(paragraph(note, AMBER) for note in notes)
+
+    def _strips(self, path: Path) -> Iterator[Markup]:
+        """Draw below the slider when each person is there and was missed, as the report of a run says."""
+        with suppress(ColabHelpersError, OSError, ValueError):
+            folder = results_folder(self._choice.request(overrides={}), self._host)
+            report = from_json(BatchReport, (folder / REPORT_NAME).read_bytes())
+            file = next((file for file in report.files if file.target == str(path)), None)
+            if file is None or file.quality is None or file.frames_out != self.frame.max + 1:
+                return
+            for place, person in enumerate(file.quality.people):
+                name = person_name(person, place)
+                drawn = strip_of(person, file.frames_out, name)
+                yield Markup(_STRIP).format(name, drawn) if drawn else Markup()
 
     def _draw_pair(self) -> None:
         if self.shown is None:

@@ -18,12 +18,15 @@ from colab_helpers.media.inputs import is_image
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.pages.pictures import frame_at
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.engine import Engine
+    from colab_helpers.faces.people import Sought
     from colab_helpers.faces.photos import Identity, PhotoReport
+    from colab_helpers.pipeline.following import Following
 
 T = TypeVar("T")
 _USUAL_RATE = 25
@@ -32,8 +35,10 @@ _FINDING = ("execution_provider", "face_detector_size", "face_detector_score")
 _CHANGING = (*_FINDING, "frame_processors", "swapper_model", "enhancer_model", "half_precision",
              "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads", "batch_size")  # fmt: skip
 """What all networks are loaded with; other settings may change while they stay."""
-_AT_ONCE = ("enhancer_blend", "many_faces", "face_selector", "face_order", "reference_face_position",
-            "reference_frame_number", "similar_face_distance")  # fmt: skip
+_DECIDING = ("many_faces", "face_selector", "face_order", "reference_face_position",
+             "reference_frame_number", "similar_face_distance")  # fmt: skip
+"""What decides, beside the networks, who is changed."""
+_AT_ONCE = (*_DECIDING, "enhancer_blend", "keep_fps")
 """What a picture depends on beside the networks."""
 
 
@@ -44,6 +49,7 @@ class Preview:
     Attributes:
         before: ``(H, W, 3)`` uint8 BGR; ``after`` of the same size.
         faces: How many faces were changed.
+        known: Whether a run has found the faces of the whole video, so that this is what a run makes.
         seconds: How long it took.
         notes: Fall-backs of the networks and photos left out, one sentence each.
     """
@@ -51,6 +57,7 @@ class Preview:
     before: ByteImage
     after: ByteImage
     faces: int
+    known: bool
     seconds: float
     notes: tuple[str, ...]
 
@@ -88,20 +95,61 @@ class PreviewNetworks:
         analyser, picture = self._finder(settings, models), BgrPicture(image)
         return analyser.search(picture) if is_image(target) else analyser.detect(picture)
 
-    def preview(
-        self, settings: Settings, models: Path | None, sources: Sequence[str], target: Path, frame: int
-    ) -> Preview:
-        """Change one frame of a target as the run would."""
+    def preview(self, request: BatchRequest, folder: Path, target: Path, frame: int) -> Preview:
+        """Change one frame of a target as the run would; ``folder`` is where its results would go."""
         from colab_helpers.pipeline import process_image
+        from colab_helpers.pipeline.known_frame import process_known_frame
 
-        started = time.monotonic()
+        started, single = time.monotonic(), is_image(target)
+        # Read before networks are loaded: what cannot be read is said at once.
         before = picture_of(target, frame)
-        engine = self._engine(settings, models)
-        identity = self._identity(engine, sources)
+        engine = self._engine(request.settings, request.models_dir)
+        identity = self._identity(engine, request.sources)
         embedding = identity.embedding if identity else None
-        after, faces = process_image(engine, embedding, before, single=is_image(target))
-        notes = engine.notes + (identity.notes if identity else ())
-        return Preview(before, after, faces, time.monotonic() - started, notes)
+        sought, told = self._sought(engine, request)
+        known = None if single else self._known_faces(engine, folder, target, sought)
+        if known is None:
+            after, faces = process_image(engine, embedding, before, single=single, sought=sought)
+        else:
+            before, after, faces = process_known_frame(engine, embedding, probe(target), frame, known)
+        notes = (*engine.notes, *(identity.notes if identity else ()), *told)
+        return Preview(before, after, faces, known is not None, time.monotonic() - started, notes)
+
+    def _sought(self, engine: Engine, request: BatchRequest) -> tuple[Sought | None, list[str]]:
+        from colab_helpers.batch.run_file import sought_of
+
+        asked = request.target_person, request.never
+        key = tuple(tuple((photo, file_state(photo)) for photo in photos) for photos in asked)
+        return self._kept("sought", key, lambda: sought_of(engine, *asked))
+
+    def _known_faces(
+        self, engine: Engine, folder: Path, target: Path, sought: Sought | None
+    ) -> Following | None:
+        """Return whom a run changes in a video where an earlier one has found its faces."""
+        from colab_helpers.batch.earlier import model_digest
+        from colab_helpers.batch.face_indexes import find_index
+        from colab_helpers.pipeline.known_frame import decided_faces
+
+        settings = engine.settings
+        if not settings.keep_fps:  # the slider counts the target's frames, and an index the result's
+            return None
+
+        def found() -> Following | None:
+            models = {net.name: model_digest(net.path) for net in engine.analyser.networks}
+            index = find_index(folder, target, settings, models)
+            return decided_faces(engine, probe(target), index, sought) if index else None
+
+        key = (
+            folder,
+            target,
+            file_state(str(target)),
+            sought,
+            *(getattr(settings, name) for name in _DECIDING),
+        )
+        known = self._kept("faces", key, found)
+        if known is None:  # there may be an index the next time
+            del self._held["faces"]
+        return known
 
     def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:
         from colab_helpers.faces.analyser import FaceAnalyser
@@ -113,7 +161,7 @@ class PreviewNetworks:
         def opened() -> Engine:
             from colab_helpers.faces.engine import Engine
 
-            self._held.clear()
+            self._held.clear()  # known faces, too: they belong to its analyser
             engine = Engine.open(settings, models_dir=models)
             # One pair of networks finds faces for all.
             self._held["analyser"] = finding_key(settings, models), engine.analyser

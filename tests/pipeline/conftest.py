@@ -44,3 +44,8 @@ def inverting_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)])
     onnx.save(model, folder / "inswapper_128.onnx")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def every_frame_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colab_helpers.pipeline.report_progress.PROGRESS_INTERVAL", 0.0)

@@ -8,8 +8,12 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.pipeline import FileResult, FinishedSegment, process_video
+from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings, load_settings
 
 SOURCE = np.ones(512, np.float32) / np.float32(512**0.5)
@@ -43,3 +47,51 @@ def assert_same_pictures(one: Path, other: Path) -> None:
     for old, new in zip(planes(one), planes(other), strict=True):
         for first, second in zip(old, new, strict=True):
             np.testing.assert_array_equal(first, second)
+
+
+def pieces_engine(models: Path, **overrides: Any) -> Engine:
+    """Networks whose segments are of one second."""
+    return engine(models, **{"segment_seconds": 1.0, **overrides})
+
+
+class Store:
+    """Keeps segments in memory, as a run that was interrupted finds them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: list[FinishedSegment] = []
+
+    def face_index(self) -> FaceIndex:
+        return FaceIndex(self.folder / "faces", "key")
+
+    def finished(self) -> list[FinishedSegment]:
+        return list(self.parts)
+
+    def keep(self, done: FinishedSegment) -> None:
+        assert done.segment.path.is_file()
+        self.parts.append(done)
+
+
+def stop_at(frame: int) -> Any:
+    def stop(progress: Progress) -> None:
+        if progress.frame >= frame:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def in_pieces(models: Engine, target: Path, output: Path, stops: list[int]) -> tuple[FileResult, Store]:
+    """Interrupted at each of the given frames, then taken up to the end."""
+    store = Store(output.parent / f"work-{output.stem}")
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt):
+            process_video(models, SOURCE, target, output, on_progress=stop_at(stop), store=store)
+        assert not output.exists()
+        assert not list(store.folder.glob(".*"))
+    return process_video(models, SOURCE, target, output, store=store), store
+
+
+def same(one: FileResult, other: FileResult) -> None:
+    """Compares everything that is told of two runs."""
+    facts = ("measured", "people", "frames_in", "frames_out", "encoder", "audio_seconds", "times_kept")
+    assert [getattr(one, name) for name in facts] == [getattr(other, name) for name in facts]

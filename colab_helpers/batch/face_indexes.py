@@ -1,0 +1,163 @@
+"""Face indexes beside the results: found again by their target, and removed once they are of no use."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from colab_helpers.batch.drive import FACES_NAME, Patience, copy_in, copy_out
+from colab_helpers.batch.keys import analysis_models, code_digest, index_key
+from colab_helpers.batch.report import write_text
+from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.files import from_json, to_json
+from colab_helpers.settings import Settings
+
+ABOUT_NAME = "about.json"
+KEPT_SECONDS = 30 * 24 * 3600.0
+"""How long an index stays that no run has used."""
+_FOLDER_NAME = re.compile(r"[0-9a-f]{24}")
+_OWN_FILE = re.compile(r"(\d{8,}\.npz|about\.json|\.(\d{8,}\.npz|about\.json)\..*\.part)")
+
+
+class About(BaseModel):
+    """Whose index lies in a folder, and when a run used it last (seconds since 1970).
+
+    ``sha256``, ``size`` and ``mtime_ns`` are the target's, ``models`` the digests of the networks by name,
+    ``code`` that of this package.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    target: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    models: dict[str, str]
+    code: str
+    used: float
+
+    @classmethod
+    def of(cls, target: Path, sha256: str, models: Mapping[str, str]) -> About:
+        """Describe the index of a target that a run is about to use; OSError if the target has gone."""
+        found = target.stat()
+        return cls(
+            target=str(target.absolute()),
+            size=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            sha256=sha256,
+            models=analysis_models(models),
+            code=code_digest(),
+            used=time.time(),
+        )
+
+    @property
+    def is_of_what_is_there(self) -> bool:
+        """Whether the target lies there as it was, or nobody can tell because its folder has gone."""
+        target = Path(self.target)
+        try:
+            found = target.stat()
+        except OSError:
+            return not target.parent.is_dir()
+        return (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True)
+class FaceIndexPlace:
+    """Where the face index of a target lies: beside the results, for every later run.
+
+    Attributes:
+        key: Of `keys.index_key`.
+        about: What is noted beside it.
+        place: Folder on the local disk in which it is written.
+        mirror: Folder beside the results to which it is copied, if those lie on a mounted drive.
+    """
+
+    key: str
+    about: About
+    place: Path
+    mirror: Path | None
+
+    def open(self, patience: Patience, beat: Callable[[], None]) -> FaceIndex:
+        """Open it, with what a mirror holds."""
+        mirror = self.mirror
+        with suppress(OutputError):  # the index itself is found by its key
+            write_text((mirror or self.place) / ABOUT_NAME, to_json(self.about))
+        if mirror is None:
+            return FaceIndex(self.place, self.key)
+        with suppress(OSError, MediaError, OutputError):  # what cannot be read is found again
+            for chunk in sorted(mirror.glob("*.npz")):
+                copy_in(chunk, self.place / chunk.name, beat=beat)
+
+        def keep(chunk: Path) -> None:
+            patience.attempt(lambda: copy_out(chunk, mirror / chunk.name, beat=beat))
+
+        return FaceIndex(self.place, self.key, keep=keep)
+
+
+def folder_name(key: str) -> str:
+    """Return what the folder of an index is called."""
+    return key[:24]
+
+
+def find_index(
+    output_dir: Path, target: Path, settings: Settings, models: Mapping[str, str]
+) -> FaceIndex | None:
+    """Return what an earlier run into a folder found in a target; None where it did not find everything.
+
+    Nothing is written, and the target is not read: it counts as the same while its size and time are.
+    """
+    for path in (output_dir / FACES_NAME).glob(f"*/{ABOUT_NAME}"):
+        about = _read(path)
+        if about is None or about.target != str(target.absolute()) or not about.is_of_what_is_there:
+            continue
+        key = index_key(target=about.sha256, settings=settings, models=models)
+        if path.parent.name == folder_name(key):
+            index = FaceIndex(path.parent, key)
+            return index if index.complete else None
+    return None
+
+
+def remove_stale(faces: Path, used: Collection[str], models: Mapping[str, str]) -> None:
+    """Remove the indexes that no run will use again; whoever calls holds the lock of the output folder.
+
+    An index stays if this run used it, or if any did in the last 30 days and a run can use it still: it is
+    of this version and these networks, and its target is there as it was. Nothing is removed but what an
+    index consists of.
+
+    Args:
+        faces: The folder of all indexes.
+        used: Names of the folders that this run used.
+        models: Digests of this run's networks by name.
+    """
+    with suppress(OSError):
+        for folder in list(faces.iterdir()):
+            ours = _FOLDER_NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir()
+            if ours and folder.name not in used and not _is_of_use(_read(folder / ABOUT_NAME), models):
+                for path in list(folder.iterdir()):
+                    if _OWN_FILE.fullmatch(path.name) and not path.is_dir():
+                        path.unlink()
+                with suppress(OSError):  # something of somebody else's lies there
+                    folder.rmdir()
+
+
+def _is_of_use(about: About | None, models: Mapping[str, str]) -> bool:
+    if about is None or time.time() - about.used > KEPT_SECONDS:
+        return False
+    same = about.code == code_digest() and about.models == analysis_models(models)
+    return same and about.is_of_what_is_there
+
+
+def _read(path: Path) -> About | None:
+    try:
+        return from_json(About, path.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,59 @@
+"""One frame of a video whose faces an earlier run has found, made as a run makes it."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import closing
+
+import numpy as np
+
+from colab_helpers.faces.changer import FaceJob
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.people import Sought
+from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.media.probe import VideoInfo
+from colab_helpers.media.reader import Frame, read_frames
+from colab_helpers.pipeline.following import Following
+from colab_helpers.pipeline.video_stages import following_of, works_of
+
+
+def decided_faces(
+    engine: Engine, info: VideoInfo, index: FaceIndex, sought: Sought | None = None
+) -> Following:
+    """Decide who is changed in a video whose index is complete; NoFaceError as in a run."""
+    faces = following_of(engine, info, index, sought)
+    if faces.selection.needs_all:
+        deque(faces.find_all(()), maxlen=0)
+    return faces
+
+
+def process_known_frame(
+    engine: Engine, source: FloatArray | None, info: VideoInfo, number: int, faces: Following
+) -> tuple[ByteImage, ByteImage, int]:
+    """Change one frame of a video.
+
+    Args:
+        engine: The loaded networks.
+        source: Unit embedding of the source; None where nothing is swapped.
+        info: The video.
+        number: Of the frame, from 0; beyond the last one that is taken.
+        faces: As `decided_faces` returns them.
+
+    Returns:
+        The frame as players show it, before and after, ``(H, W, 3)`` uint8 BGR; how many faces were changed.
+    """
+    number = min(number, len(faces.index) - 1)
+    before = faces.index.pts(number - 1) if number else None
+    with (
+        read_frames(info, start=number, previous_pts=before) as reader,
+        closing(faces.works(works_of(reader, info), start=number)) as works,
+    ):
+        work = next(works)
+        unchanged = _shown(work.item, info)
+        engine.changer(source).change([FaceJob(work.picture, face) for face in work.faces])
+        return unchanged, _shown(work.item, info), len(work.faces)
+
+
+def _shown(frame: Frame, info: VideoInfo) -> ByteImage:
+    return info.upright(np.asarray(frame.video.to_ndarray(format="bgr24"), np.uint8))

@@ -1,0 +1,85 @@
+"""Tracks put together to people: what is counted adds up, and who was lost is told from who was gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from colab_helpers.faces.counts import LONGEST_LOSS, MOST_PEOPLE, coarse, people_of
+from colab_helpers.faces.quality import CROWD, MOST_TRACKS, Counts, Measured, Portrait
+from colab_helpers.faces.tracks import Track
+from tests.helpers.faces import face
+
+
+def track(number: int, first: int, last: int, who: int, *, shot: int = 0) -> Track:
+    made = Track(number, first, first, shot)
+    for frame in (first, last):
+        made.add(frame, face(100, who=who), 0.0)
+    return made
+
+
+def counted(*tracks: Track, changed: bool = True) -> Measured:
+    """Every frame of every track was seen, and changed or not."""
+    measured = Measured()
+    for one in tracks:
+        frames = one.last + 1 - one.first
+        portrait = Portrait(worth=0.1 * one.number, frame=one.first, seconds=1.0, box=(0, 0, 1, 1))
+        spans = [] if changed else [(one.first, one.last + 1)]
+        counts = Counts(seen=frames, changed=frames * changed, spans=spans, portrait=portrait)
+        measured.tracks[one.number] = counts
+    return measured
+
+
+def test_tracks_of_one_person_are_one_row_and_the_hole_between_them_is_a_loss() -> None:
+    tracks = [track(0, 0, 99, 1), track(1, 20, 80, 2), track(2, 120, 199, 1)]
+    first, second = people_of(tracks, counted(*tracks))
+    assert (first.counts.seen, first.lost, first.missed) == (180, 20, [(100, 120)])
+    assert first.present == [(0, 100), (120, 200)]
+    assert first.counts.portrait is not None
+    assert first.counts.portrait.frame == 120
+    assert (second.counts.seen, second.lost, second.missed) == (61, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("first", "shot"), [(105, 105), (105, 102), (101 + LONGEST_LOSS, 0)], ids=["cut", "cut between", "long"]
+)
+def test_who_comes_back_in_another_shot_or_much_later_was_not_lost(first: int, shot: int) -> None:
+    tracks = [track(0, 0, 99, 1), track(1, first, 300, 1, shot=shot)]
+    (found,) = people_of(tracks, counted(*tracks))
+    assert (found.lost, found.missed) == (0, [])
+
+
+def test_of_who_is_never_changed_nothing_is_missed() -> None:
+    tracks = [track(0, 0, 99, 1), track(1, 105, 200, 1)]
+    (found,) = people_of(tracks, counted(*tracks, changed=False))
+    assert (found.counts.seen, found.lost, found.missed) == (196, 0, [])
+
+
+def test_a_crowd_is_one_row_and_loses_nobody() -> None:
+    tracks = [track(n, n, n + 99 + n, who=n) for n in range(MOST_TRACKS + 9)]
+    measured = counted(*tracks)
+    whole = sum(counts.seen for counts in measured.tracks.values())
+    measured.sum_up_crowd()
+    assert len(measured.tracks) == MOST_TRACKS + 1
+    assert measured.tracks[CROWD].seen == sum(100 + n for n in range(9))
+    assert Measured.model_validate_json(measured.model_dump_json()) == measured
+    *named, others = people_of(tracks, measured)
+    assert [one.present[0][0] for one in named] == list(range(MOST_TRACKS + 9))[-MOST_PEOPLE:]
+    assert sum(one.counts.seen for one in (*named, others)) == whole
+    assert (others.people, others.present) == (MOST_TRACKS - MOST_PEOPLE, [])
+    assert len(measured.model_dump_json()) < 300 * (MOST_TRACKS + 1)
+
+
+def test_who_is_hardly_seen_gets_no_row_beside_somebody_who_is() -> None:
+    tracks = [track(0, 0, 499, 1), track(1, 7, 9, 2)]
+    _, others = people_of(tracks, counted(*tracks))
+    assert (others.counts.seen, others.present) == (3, [])
+    assert len(people_of(tracks[1:], counted(tracks[1]))[0].present) == 1
+    assert people_of([], Measured()) == ()
+
+
+def test_many_spans_are_joined_where_they_are_nearest() -> None:
+    spans = [(0, 1), (3, 4), (10, 12), (13, 20), (40, 41)]
+    assert coarse(spans, 5) == spans
+    assert coarse(spans, 3) == [(0, 4), (10, 20), (40, 41)]
+    assert coarse(spans, 1) == [(0, 41)]
+    assert coarse([], 3) == []

@@ -1,0 +1,159 @@
+"""What is told of each person of a video, and what a preview makes of it: against exact truth."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.geometry import arcface_template, similarity_transform
+from colab_helpers.faces.masks import face_mask
+from colab_helpers.faces.types import Face
+from colab_helpers.media.picture import VideoPicture
+from colab_helpers.media.probe import probe
+from colab_helpers.media.reader import read_frames
+from colab_helpers.pipeline import process_image, process_video
+from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
+from colab_helpers.pipeline.video_stages import following_of, works_of
+from tests.helpers.faces import person
+from tests.media.make import Spec, make
+from tests.people.actors import portrait
+from tests.people.clip import write_target
+from tests.people.scene import Scene
+from tests.pipeline.swapping import SOURCE, Store, in_pieces, pieces_engine, same
+
+
+@dataclass
+class Troubled:
+    """Two people in every frame, one of whom is lost in a quarter of those looked at; then hidden or not."""
+
+    models: Engine
+    is_hidden: bool
+    lost: set[int] = field(default_factory=set)
+
+    def detect(self, picture: Any, view: Any = "plain") -> list[Face]:
+        (face,) = self.genuine_detect(picture, view)
+        other = replace(face, box=face.box + 300, kps=face.kps + 300)
+        number = round(picture.frame.time * 25)
+        if 2 < number < 77 and random.Random(number).random() < 0.25:
+            self.lost.add(number)
+            return [face]
+        return [face, other]
+
+    def embed(self, picture: Any, faces: Any) -> list[Face]:
+        """Who they are follows from where they are; what stands before a face looks like nobody."""
+        who = [replace(face, embedding=person(int(face.box[0] > 400))) for face in faces]
+        return [replace(f, embedding=-f.embedding) if f.filled and self.is_hidden else f for f in who]
+
+    def __enter__(self) -> Troubled:
+        self.patch = pytest.MonkeyPatch()
+        analyser = self.models.analyser
+        self.genuine_detect = analyser.detect
+        self.patch.setattr(analyser, "detect", self.detect)
+        self.patch.setattr(analyser, "embed", self.embed)
+        self.patch.setattr(analyser, "surest", lambda picture: (self.detect(picture), "plain"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.patch.undo()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_person_lost_now_and_then_is_seen_in_the_report(
+    hidden: bool, tmp_path: Path, constant_models: Path
+) -> None:
+    models = pieces_engine(constant_models, execution_threads=2, frame_processors="face_swapper")
+    target = make(tmp_path / "in.mp4", Spec(size=(640, 640), frames=80))
+    with Troubled(models, hidden) as trouble:
+        result, _ = in_pieces(models, target, tmp_path / "a.mp4", [])
+        lost = trouble.lost
+        again, _ = in_pieces(models, target, tmp_path / "b.mp4", [33, 71])
+    same(result, again)
+    assert 5 < len(lost) < 30
+    steady, troubled = result.people
+    assert (steady.counts.seen, steady.counts.changed, steady.missed, steady.lost) == (80, 80, [], 0)
+    assert troubled.counts.seen == 80
+    assert result.measured.spans == []
+    if not hidden:
+        assert (troubled.counts.changed, troubled.counts.filled) == (80, len(lost))
+        assert troubled.missed == []
+        assert any(f"{len(lost)} face(s) that the detector missed" in note for note in result.notes)
+        return
+    assert (troubled.counts.changed, troubled.counts.hidden) == (80 - len(lost), len(lost))
+    assert {frame for start, stop in troubled.missed for frame in range(start, stop)} == lost
+    assert result.measured.filled == 0
+
+
+def test_who_is_not_chosen_is_counted_too(tmp_path: Path, constant_models: Path) -> None:
+    models = pieces_engine(
+        constant_models, many_faces=False, face_order="left-right", frame_processors="face_swapper"
+    )
+    target = make(tmp_path / "in.mp4", Spec(size=(640, 640), frames=80))
+    with Troubled(models, is_hidden=False):
+        result, _ = in_pieces(models, target, tmp_path / "a.mp4", [40])
+    left, right = result.people
+    assert (left.counts.changed, left.missed, left.present) == (80, [], [(0, 80)])
+    assert (right.counts.seen, right.counts.changed, right.counts.hidden) == (80, 0, 0)
+    assert (right.present, right.missed) == ([(0, 80)], [])
+
+
+def test_likeness_after_each_stage_is_that_of_its_pixels(tmp_path: Path, standins: Path) -> None:
+    target, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_target(target, Scene(5, (480, 270), seconds=2, people=1), crf=12, preset="ultrafast")
+    models = pieces_engine(standins)
+    store = Store(tmp_path / "work")
+    source = models.analyser.find(portrait("alma"))[0].embedding
+    assert source is not None
+    found = process_video(models, source, target, output, store=store).people[0]
+    assert found.counts.samples == 2
+    expected = np.zeros(3)
+    info, following = probe(target), following_of(models, probe(target), store.face_index())
+    sampled = list(following.works(works_of(read_frames(info), info), start=0))[::25]
+    finished = list(read_frames(probe(output)))[::25]
+    for work, final in zip(sampled, finished, strict=True):
+        (face,) = work.faces
+        matrix = similarity_transform(face.kps, arcface_template(128))
+        crop = models.swapper.swap([work.picture.crop(matrix, 128)], models.swapper.latent(source)[None])[0]
+        small = cv2.warpAffine(crop, np.float64([[1, 0, -8], [0, 1, 0]]), (112, 112))
+        blob = cv2.dnn.blobFromImage(small, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
+        (feature,) = models.analyser.networks[1].run(blob)[0]
+        work.picture.paste(crop, matrix, face_mask(128), box=face.box)
+        pasted = models.analyser.embed(work.picture, [face])[0].embedding
+        shown = models.analyser.embed(VideoPicture(final.video), [face])[0].embedding
+        expected += [feature @ source / np.linalg.norm(feature), pasted @ source, shown @ source]
+    counts = found.counts
+    assert [counts.swap, counts.mask, counts.final] == pytest.approx(list(expected), abs=0.001)
+    assert len({round(value, 3) for value in expected}) == 3
+
+
+@pytest.mark.parametrize(
+    "selection", [{"frame_processors": "face_swapper"}, {"many_faces": False}], ids=["all", "one"]
+)
+def test_a_known_frame_is_made_as_the_run_made_it(
+    tmp_path: Path, standins: Path, selection: dict[str, Any]
+) -> None:
+    target, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    scene = Scene(7, (320, 180), seconds=2.4, people=2, crossing=True)
+    write_target(target, scene, crf=18, preset="veryfast")
+    models, store = pieces_engine(standins, **selection), Store(tmp_path / "work")
+    process_video(models, SOURCE, target, output, store=store)
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    info = probe(target)
+    known = decided_faces(models, info, store.face_index())
+    frames = {"in": list(read_frames(info)), "out": list(read_frames(probe(output)))}
+    differing = 0
+    for number in (59, 0, 31, 30, 8):
+        unchanged, changed, faces = process_known_frame(models, SOURCE, info, number, known)
+        for name, image in (("in", unchanged), ("out", changed)):
+            np.testing.assert_array_equal(image, frames[name][number].video.to_ndarray(format="bgr24"))
+        assert faces == (1 if "many_faces" in selection else 2)
+        alone, _ = process_image(models, SOURCE, unchanged, single=False)
+        differing += not np.array_equal(alone, changed)
+    assert differing
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
