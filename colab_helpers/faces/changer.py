@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
+from colab_helpers.faces.geometry import similarity_transform
 from colab_helpers.faces.grain import Grain
 from colab_helpers.faces.masks import face_mask, weighted
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
-
-_FFHQ_SIZE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +57,7 @@ class FaceChanger:
         _through_crops(
             jobs,
             lambda crops: swapper.swap(crops, latents),
-            template=arcface_template(swapper.size),
+            template=swapper.template,
             size=swapper.size,
             mask=face_mask(swapper.size),
         )
@@ -68,7 +66,7 @@ class FaceChanger:
         _through_crops(
             jobs,
             enhancer.enhance,
-            template=FFHQ_512 * np.float32(enhancer.size / _FFHQ_SIZE),
+            template=enhancer.template,
             size=enhancer.size,
             mask=face_mask(enhancer.size),
             percent=self.blend,

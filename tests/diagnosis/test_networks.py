@@ -79,7 +79,7 @@ def test_missing_models(doctor: Doctor, tmp_path: Path) -> None:
         ("short", "ONNX Runtime cannot load"),
         ("empty", "it is an empty file"),
         ("text", "it is a web page"),
-        ("other", "must take a target crop and a source latent"),
+        ("other", "no swapper that is known takes these inputs: input [1, 3, 512, 512]"),
     ],
 )
 def test_a_damaged_file(doctor: Doctor, copied: Path, damage: str, words: str) -> None:
