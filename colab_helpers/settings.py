@@ -53,7 +53,7 @@ class Settings(BaseModel):
     swapper_model: str = Field("inswapper_128", description="Network that paints the source's face.")
     face_swapper_pixel_boost: Literal[128, 256, 512] = Field(
         128,
-        description="Edge in pixels at which a face is swapped, by tiles of the swapper's own size; 128: off.",
+        description="Edge of the crops that are swapped, in pixels, by tiles of the swapper's own; 128: off.",
     )
     enhancer_model: str = Field("GFPGANv1.4", description="Network that restores detail in the face.")
     enhancer_weight: float = Field(

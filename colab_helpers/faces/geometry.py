@@ -13,7 +13,7 @@ ARCFACE_112 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
     np.float32,
 )
-# ArcFace's earlier points for a 112 px crop, where the face is smaller (insightface, face_align.py: src3).
+# ArcFace's earlier points for a 112 px crop, where a face is smaller (FaceFusion: arcface_112_v1).
 ARCFACE_112_V1 = np.array(
     [[39.730, 51.138], [72.270, 51.138], [56.000, 68.493], [42.463, 87.010], [69.537, 87.010]], np.float32
 )

@@ -114,8 +114,8 @@ class Identity:
     """Who is put in.
 
     Attributes:
-        embedding: ``(512,)``, averaged over the photos that count: the direction says who it is, the length is
-            the mean of what the recogniser gave, which some swappers want.
+        embedding: ``(512,)``, averaged over the photos that count; as long as the recogniser's are on
+            average, which some swappers want.
         photos: Names of those photos.
         used: Their positions among all that were given.
         notes: Which photos were left out and why, and who counts where several are seen; one sentence each.
