@@ -46,7 +46,7 @@ class _CropNetwork:
         values = {"picture": blob, **beside}
         inputs = [values[door] for door in self._fit.doors]
         output = self.network.run_stack(*inputs, output=self._fit.picture)
-        return _to_bgr(output, low=black, high=1.0, truncate=self.contract.truncates)
+        return _to_bgr(output, black, truncate=self.contract.truncates)
 
 
 class Swapper(_CropNetwork):
@@ -132,25 +132,24 @@ class Enhancer(_CropNetwork):
         return self._through(crops, weight=np.full(len(crops), self._weight, self._fit.weight))
 
 
-def _to_bgr(output: FloatArray, *, low: float, high: float, truncate: bool = False) -> ByteImage:
+def _to_bgr(output: FloatArray, black: float, *, truncate: bool) -> ByteImage:
     """Turn RGB planes into BGR pixels: scaled, rounded (or truncated) and clipped.
 
     Args:
-        output: ``(N, 3, S, S)`` float RGB.
-        low: The value that is black.
-        high: The value that is white.
+        output: ``(N, 3, S, S)`` float RGB, whose white is 1.
+        black: The value that is black.
         truncate: Drop the fraction instead of rounding.
 
     Returns:
         ``(N, S, S, 3)`` uint8 BGR.
     """
-    scale = 255 / (high - low)
-    shift = -low * scale - (0.5 if truncate else 0.0)
+    scale = 255 / (1 - black)
+    shift = -black * scale - (0.5 if truncate else 0.0)
     images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
     for image, planes in zip(images, output, strict=True):
         # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.
         channels = [
-            cv2.convertScaleAbs(np.maximum(plane, low), alpha=scale, beta=shift) for plane in planes[::-1]
+            cv2.convertScaleAbs(np.maximum(plane, black), alpha=scale, beta=shift) for plane in planes[::-1]
         ]
         cv2.merge(channels, dst=image)
     return images

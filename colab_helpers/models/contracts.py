@@ -36,7 +36,7 @@ class Contract:
     size: int = 0  # edge of its crops in pixels; 0: any
     outputs: int = 0  # how many there are; 0: any
     by_name: bool = False  # inputs and outputs alone do not tell it from others
-    truncates: bool = False  # its reference drops the fractions of grey levels
+    truncates: bool = False  # its reference drops fractions: rounding could come two grey levels off
 
     @property
     def role(self) -> str:
