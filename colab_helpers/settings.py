@@ -51,7 +51,14 @@ class Settings(BaseModel):
         description="What is done to each face, in this order.",
     )
     swapper_model: str = Field("inswapper_128", description="Network that paints the source's face.")
+    face_swapper_pixel_boost: Literal[128, 256, 512] = Field(
+        128,
+        description="Edge of the crops that are swapped, in pixels, by tiles of the swapper's own; 128: off.",
+    )
     enhancer_model: str = Field("GFPGANv1.4", description="Network that restores detail in the face.")
+    enhancer_weight: float = Field(
+        0.5, ge=0.0, le=1.0, description="For CodeFormer: 0 restores most, 1 stays closest to the face."
+    )
     enhancer_blend: int = Field(
         80, ge=0, le=100, description="How much of the enhanced face is used, in percent."
     )

@@ -19,6 +19,7 @@ from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, PersonReport, Quality
 from colab_helpers.errors import ColabHelpersError, OutputError, UsageError
+from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.counts import Person
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Sought
@@ -267,10 +268,10 @@ def sought_of(
     if target_person:
         photos = [Source.of(photo) for photo in target_person]
         person = engine.identity([(photo.name, partial(read_image, photo.image)) for photo in photos])
-        wanted = person.embedding
+        wanted = unit(person.embedding)
         notes = [tr("only the person on {photos} is changed", photos=", ".join(person.photos)), *person.notes]
     for photo in map(Source.of, never):
-        spared += engine.embeddings(photo.name, read_image(photo.image))
+        spared += map(unit, engine.embeddings(photo.name, read_image(photo.image)))
         notes.append(tr("whoever is on {photo} is never changed", photo=photo.name))
     return Sought(wanted, tuple(spared)), notes
 

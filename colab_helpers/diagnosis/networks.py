@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from colab_helpers.diagnosis.findings import Check, finding
-from colab_helpers.diagnosis.samples import Role, sample_inputs
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
+    from colab_helpers.models.catalog import Role
     from colab_helpers.models.half import ModelChoice
     from colab_helpers.models.session import Network, Provider
 
@@ -35,10 +35,13 @@ class Problem(NamedTuple):
 def wanted_networks(settings: Settings) -> list[tuple[Role, str]]:
     """Return role and name of each network a run with these settings opens."""
     from colab_helpers.models.catalog import ANALYSIS_MODELS
+    from colab_helpers.models.contracts import converter_of
 
     found: list[tuple[Role, str]] = [("detector", ANALYSIS_MODELS[0]), ("recogniser", ANALYSIS_MODELS[1])]
     if "face_swapper" in settings.frame_processors:
         found.append(("swapper", settings.swapper_model))
+        if converter := converter_of(settings.swapper_model):
+            found.append(("converter", converter))
     if "face_enhancer" in settings.frame_processors:
         found.append(("enhancer", settings.enhancer_model))
     return found
@@ -65,7 +68,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     plain = choice.original if choice.original.suffix == ".onnx" else choice.path
     network = open_network(plain, "cpu")
     check_contract(role, network)
-    inputs = sample_inputs(role, network, subject.settings)
+    inputs = inputs_for(network, subject.settings)
     on_cpu, milliseconds = trial(network, inputs)
     facts, figures = [f"CPU {milliseconds:.1f} ms"], {"cpu_ms": milliseconds}
     problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, plain)]
@@ -92,10 +95,26 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     what = "; ".join([", ".join(facts), *choice.notes, *(problem.what for problem in problems)])
     worst = problems[0] if problems else Problem("", "")
     yield finding(f"model {Path(name).name}", what, worst.remedy, warns=worst.warns, figures=figures)
-    if not network.standin and role != "enhancer" and (worst.warns or not problems):
+    if not network.standin and _has_oracle(role, network) and (worst.warns or not problems):
         from colab_helpers.diagnosis import reference
 
         yield reference.parity(role, network, subject.settings, subject.models)
+
+
+def inputs_for(network: Network, settings: Settings) -> list[Any]:
+    """Make what a network takes, in its order."""
+    from colab_helpers.models.parity import sample_inputs
+
+    found = sample_inputs(network.session, edge=settings.face_detector_size, name=network.name)
+    return list(found.values())
+
+
+def _has_oracle(role: Role, network: Network) -> bool:
+    """Whether insightface has a class for a network."""
+    from colab_helpers.models.contracts import fit_of
+
+    fit = fit_of(network.session, network.name)
+    return role in ("detector", "recogniser") or (fit is not None and fit.contract.kind == "inswapper")
 
 
 def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
@@ -103,7 +122,7 @@ def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
     from colab_helpers.models.half import ModelChoice, choose
     from colab_helpers.models.session import Runtime
 
-    if role in ("detector", "recogniser"):
+    if role not in ("swapper", "enhancer"):
         path = subject.models / f"{name}.onnx"
         return ModelChoice(name, path, path)
     runtime = Runtime("cuda" if subject.runs_on_gpu else "cpu")

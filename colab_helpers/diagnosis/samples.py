@@ -1,15 +1,8 @@
-"""Made-up pictures and inputs, always the same, for networks that are tried out."""
+"""A made-up picture, always the same, for networks that are tried out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-from colab_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    from colab_helpers.models.session import Network
-
-Role = Literal["detector", "recogniser", "swapper", "enhancer"]
+from typing import Any
 
 
 def soft_picture(size: int) -> Any:
@@ -19,16 +12,3 @@ def soft_picture(size: int) -> Any:
 
     patches = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     return cv2.resize(patches, (size, size), interpolation=cv2.INTER_CUBIC)
-
-
-def sample_inputs(role: Role, network: Network, settings: Settings) -> list[Any]:
-    """Make a picture (and identity) as the network of a role takes it, float32."""
-    import numpy as np
-
-    size = network.session.get_inputs()[0].shape[2]
-    edge = settings.face_detector_size if role == "detector" else size if isinstance(size, int) else 112
-    picture = soft_picture(edge).transpose(2, 0, 1)[None].astype(np.float32) / 255
-    if role != "swapper":
-        return [2 * picture - 1]
-    identity = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
-    return [picture, identity / np.linalg.norm(identity)]

@@ -140,13 +140,15 @@ class FaceAnalyser:
         return [face for group in groups for face in self._embed_stack(picture, group)]
 
     def _embed_stack(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
+        features = self.features(picture, faces)
+        return [replace(face, embedding=unit(one)) for face, one in zip(faces, features, strict=True)]
+
+    def features(self, picture: Picture, faces: Sequence[Face]) -> FloatArray:
+        """Return what the recogniser says of a few faces, ``(N, 512)``: embeddings that have their length."""
         template = arcface_template(_RECOGNISER_SIZE)
         crops = [picture.crop(similarity_transform(face.kps, template), _RECOGNISER_SIZE) for face in faces]
         blob = cv2.dnn.blobFromImages(crops, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
-        features = self._recogniser.run_stack(blob)
-        return [
-            replace(face, embedding=_unit(feature)) for face, feature in zip(faces, features, strict=True)
-        ]
+        return np.asarray(self._recogniser.run_stack(blob), np.float32)
 
 
 def _upright_box(corners: FloatArray) -> FloatArray:
@@ -154,6 +156,7 @@ def _upright_box(corners: FloatArray) -> FloatArray:
     return np.concatenate([corners.min(0), corners.max(0)]).astype(np.float32)
 
 
-def _unit(vector: FloatArray) -> FloatArray:
+def unit(vector: FloatArray) -> FloatArray:
+    """Return a vector at length 1; one without length as it is."""
     norm = float(np.linalg.norm(vector))
     return (vector / norm if norm > 0 else vector).astype(np.float32)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
+from colab_helpers.faces.geometry import similarity_transform
 from colab_helpers.faces.grain import Grain
 from colab_helpers.faces.masks import face_mask, weighted
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
-
-_FFHQ_SIZE = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +59,23 @@ class FaceChanger:
                 grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
-        latents, template = np.repeat(latent[None], len(jobs), axis=0), arcface_template(swapper.size)
+        latents = np.repeat(latent[None], len(jobs), axis=0)
         swapped = _through_crops(
             jobs,
             lambda crops: swapper.swap(crops, latents),
-            template=template,
+            template=swapper.template,
             size=swapper.size,
             mask=face_mask(swapper.size),
         )
         for job, crop in zip(jobs, swapped, strict=True):
             if job.watch is not None:
-                job.watch(crop, template)
+                job.watch(crop, swapper.template)
 
     def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer) -> None:
         _through_crops(
             jobs,
             enhancer.enhance,
-            template=FFHQ_512 * np.float32(enhancer.size / _FFHQ_SIZE),
+            template=enhancer.template,
             size=enhancer.size,
             mask=face_mask(enhancer.size),
             percent=self.blend,

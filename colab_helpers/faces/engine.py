@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,17 @@ from colab_helpers.faces.photos import Identity, agreed_identity
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.picture import BgrPicture
+from colab_helpers.models.contracts import converter_of
 from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.sampler import gpu_memory
-from colab_helpers.settings import Settings
+from colab_helpers.settings import FrameProcessor, Settings
 
 _MOST_FACES = 8
 GPU_RESERVE = 512 << 20
@@ -73,15 +74,16 @@ class Engine:
         resolved = resolved.with_overrides(half_precision=half)
         analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
         networks = {step: choice.open(runtime) for step, choice in choices.items()}
+        swapper, enhancer = _changers(resolved, networks, runtime, root)
         if runtime.graphs:
             analyser.load()  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
-        chosen += origin_notes(settings, root)
+        chosen += [*origin_notes(settings, root), *_without_effect(resolved, swapper, enhancer)]
         return cls(
             settings=resolved,
             analyser=analyser,
-            swapper=Swapper(networks["face_swapper"]) if "face_swapper" in networks else None,
-            enhancer=Enhancer(networks["face_enhancer"]) if "face_enhancer" in networks else None,
+            swapper=swapper,
+            enhancer=enhancer,
             provider=runtime.provider,
             notes=(*runtime.notes, *lowered, *chosen),
             pool=runtime.pool,
@@ -90,8 +92,8 @@ class Engine:
     @property
     def networks(self) -> list[Network]:
         """Every network of the run."""
-        changers = [part.network for part in (self.swapper, self.enhancer) if part is not None]
-        return [*self.analyser.networks, *changers]
+        changers = [part.networks for part in (self.swapper, self.enhancer) if part is not None]
+        return [*self.analyser.networks, *(network for part in changers for network in part)]
 
     def take_memory_notes(self) -> list[str]:
         """What was unloaded or waited for since this was last asked, one sentence each."""
@@ -121,7 +123,10 @@ class Engine:
         return agreed_identity([name for name, _ in photos], found)
 
     def embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
-        """Embed the faces of a photo, the largest first, but no crowd; NoFaceError without any."""
+        """Embeddings of a photo's faces, as the recogniser gives them, the largest first, but no crowd.
+
+        NoFaceError without any.
+        """
         faces = order_faces(self.analyser.find(image, embed=False), "largest")[:_MOST_FACES]
         if not faces:
             raise NoFaceError(
@@ -129,13 +134,39 @@ class Engine:
                 where=name,
                 remedy=tr("use a photo that shows the face from the front, at least 100 pixels wide"),
             )
-        embedded = self.analyser.embed(BgrPicture(image), faces)
-        return [face.embedding for face in embedded if face.embedding is not None]
+        return list(self.analyser.features(BgrPicture(image), faces))
 
     def changer(self, source: FloatArray | None) -> FaceChanger:
-        """What is done to each face, for one source embedding (None where nothing is swapped)."""
+        """What is done to each face, for the embedding of an `Identity` (None where nothing is swapped)."""
         latent = self.swapper.latent(source) if self.swapper is not None and source is not None else None
         return FaceChanger(self.swapper, latent, self.enhancer, self.settings.enhancer_blend)
+
+
+def _changers(
+    settings: Settings, networks: Mapping[FrameProcessor, Network], runtime: Runtime, root: Path
+) -> tuple[Swapper | None, Enhancer | None]:
+    swapper = enhancer = None
+    if "face_swapper" in networks:
+        name = converter_of(settings.swapper_model)
+        converter = runtime.open(root / f"{name}.onnx") if name else None
+        boost = settings.face_swapper_pixel_boost
+        swapper = Swapper(networks["face_swapper"], converter, boost=boost)
+    if "face_enhancer" in networks:
+        enhancer = Enhancer(networks["face_enhancer"], weight=settings.enhancer_weight)
+    return swapper, enhancer
+
+
+def _without_effect(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:
+    """Settings that were changed and mean nothing to the chosen networks, one sentence each."""
+    notes, usual = [], Settings()
+    boosting = settings.face_swapper_pixel_boost != usual.face_swapper_pixel_boost
+    if swapper is not None and boosting and not swapper.boosted:
+        text = mark("face_swapper_pixel_boost has no effect: {name} itself works at {size} pixels")
+        notes.append(tr(text, name=swapper.network.name, size=swapper.size))
+    if enhancer is not None and settings.enhancer_weight != usual.enhancer_weight and not enhancer.weighted:
+        text = mark("enhancer_weight has no effect: {name} takes no weight")
+        notes.append(tr(text, name=enhancer.network.name))
+    return notes
 
 
 def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:

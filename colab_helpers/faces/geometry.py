@@ -6,11 +6,16 @@ import numpy as np
 
 from colab_helpers.faces.types import AnyArray, FloatArray
 from colab_helpers.media.affine import Matrix
+from colab_helpers.models.contracts import Template
 
 # ArcFace's reference points for a 112 px crop (insightface, utils/face_align.py: arcface_dst).
 ARCFACE_112 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
     np.float32,
+)
+# ArcFace's earlier points for a 112 px crop, where a face is smaller (FaceFusion: arcface_112_v1).
+ARCFACE_112_V1 = np.array(
+    [[39.730, 51.138], [72.270, 51.138], [56.000, 68.493], [42.463, 87.010], [69.537, 87.010]], np.float32
 )
 # FFHQ's reference points for a 512 px crop (facexlib, FaceRestoreHelper: face_template).
 FFHQ_512 = np.array(
@@ -42,6 +47,14 @@ def arcface_template(size: int) -> FloatArray:
         ratio = np.float32(size / 128)
         return ARCFACE_112 * ratio + np.array([8 * ratio, 0], np.float32)
     raise ValueError(f"crop size must be a multiple of 112 or 128, but got {size}")
+
+
+def template_of(template: Template, size: int) -> FloatArray:
+    """Reference points ``(5, 2)`` of a network's square crop with an edge of ``size`` pixels."""
+    if template == "arcface":
+        return arcface_template(size)
+    points, edge = (FFHQ_512, 512) if template == "ffhq" else (ARCFACE_112_V1, 112)
+    return points * np.float32(size / edge)
 
 
 def similarity_transform(points: AnyArray, template: AnyArray) -> Matrix:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.analyser import FaceAnalyser, unit
 from colab_helpers.faces.geometry import arcface_template, face_distance, similarity_transform, yaw_degrees
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
@@ -112,7 +112,8 @@ class Identity:
     """Who is put in.
 
     Attributes:
-        embedding: ``(512,)`` unit embedding, averaged over the photos that count.
+        embedding: ``(512,)``, averaged over the photos that count; as long as the recogniser's are on
+            average, which some swappers want.
         photos: Names of those photos.
         used: Their positions among all that were given.
         notes: Which photos were left out and why, and who counts where several are seen; one sentence each.
@@ -131,14 +132,15 @@ def agreed_identity(
 
     Args:
         names: Of the photos, for messages.
-        found: ``(512,)`` unit embeddings of each photo's faces, the largest first, or why there are none.
+        found: ``(512,)`` embeddings of each photo's faces, the largest first, or why there are none.
 
     Raises:
         ColabHelpersError: There is no embedding at all: the first photo's error.
         UsageError: The photos do not show one person, and nobody can tell which is wrong.
     """
     errors = {n: one for n, one in enumerate(found) if isinstance(one, ColabHelpersError)}
-    photos = {n: one for n, one in enumerate(found) if not isinstance(one, ColabHelpersError)}
+    given = {n: one for n, one in enumerate(found) if not isinstance(one, ColabHelpersError)}
+    photos = {n: [unit(face) for face in faces] for n, faces in given.items()}
     if not photos:
         raise next(iter(errors.values()))
     places = {n: _shared_face(n, photos) for n in photos}
@@ -152,11 +154,12 @@ def agreed_identity(
             remedy=tr("give photos of one person only, each with that face as its largest"),
         )
     mean = np.mean([one for n, one in known if n in used], axis=0)
+    length = np.mean([np.linalg.norm(given[n][places[n]]) for n in used])
     why = {n: error.what for n, error in errors.items()} | dict.fromkeys(
         foreign, tr("it seems to show somebody else than most of the others")
     )
     return Identity(
-        embedding=np.asarray(mean / np.linalg.norm(mean), np.float32),
+        embedding=np.asarray(length * mean / np.linalg.norm(mean), np.float32),
         photos=tuple(names[n] for n in used),
         used=tuple(used),
         notes=(

@@ -221,11 +221,11 @@ def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: Float
         analyser: Its recogniser embeds the face.
         picture: The changed picture.
         face: Where it is.
-        source: ``(512,)`` unit embedding.
+        source: ``(512,)`` embedding, of any length.
     """
     (embedded,) = analyser.embed(picture, [face])
     assert embedded.embedding is not None
-    return float(embedded.embedding @ source)
+    return float(embedded.embedding @ source / np.linalg.norm(source))
 
 
 def worth(picture: Picture, face: Face) -> float:

@@ -7,50 +7,91 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from colab_helpers.errors import ModelError
-from colab_helpers.faces.types import ByteImage, FloatArray
-from colab_helpers.language import tr
+from colab_helpers.faces.analyser import unit
+from colab_helpers.faces.geometry import template_of
+from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
+from colab_helpers.models.contracts import doors_of, not_understood, understood
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
 
 
-class Swapper:
-    """inswapper's contract: a target crop and the source's latent give the crop with the new face.
+class _CropNetwork:
+    """A network that aligned crops go through, spoken to by its contract (``models.contracts``).
 
-    Args:
-        network: ``target (1|N, 3, S, S)`` RGB 0 to 1 and ``source (1|N, 512)`` to the same crop.
+    Raises:
+        ModelError: It keeps no contract of its role that is known.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        shape = network.session.get_inputs()[0].shape
-        size = shape[2] if len(shape) == 4 else None
-        if len(network.input_names) != 2 or not isinstance(size, int) or (size % 112 and size % 128):
-            raise ModelError(
-                tr(
-                    "the swapper must take a target crop and a source latent, but its inputs are "
-                    "{names} with target shape {shape}",
-                    names=", ".join(network.input_names),
-                    shape=shape,
-                ),
-                where=str(network.path),
-                remedy=tr("use inswapper_128.onnx"),
-            )
-        self.size: int = size
-        self._emap = read_emap(network.path)
+    def __init__(self, network: Network, role: str) -> None:
+        self.network = network
+        self._fit = understood(network.session, network.name, role=role, where=str(network.path))
+        self.contract = self._fit.contract
+        self.size = self._fit.size  # edge of the crops, in pixels
 
     @property
-    def network(self) -> Network:
-        """The loaded network."""
-        return self._network
+    def networks(self) -> tuple[Network, ...]:
+        """Every network it takes."""
+        return (self.network,)
+
+    @property
+    def template(self) -> FloatArray:
+        """Where a face's five points belong in a crop, ``(5, 2)`` in pixels."""
+        return template_of(self.contract.template, self.size)
+
+    def _through(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
+        """Run crops ``(N, S, S, 3)`` uint8 BGR, with what goes beside each picture by its kind of input."""
+        black = self.contract.black
+        mean = -255 * black / (1 - black)
+        blob = cv2.dnn.blobFromImages(list(crops), (1 - black) / 255, mean=(mean,) * 3, swapRB=True)
+        values = {"picture": blob, **beside}
+        inputs = [values[door] for door in self._fit.doors]
+        output = self.network.run_stack(*inputs, output=self._fit.picture)
+        return _to_bgr(output, black, truncate=self.contract.truncates)
+
+
+class Swapper(_CropNetwork):
+    """Paints the source's face into target crops.
+
+    Args:
+        network: It takes target crops and what stands for the source.
+        converter: Prepares the source, where the contract names one.
+        boost: Edge of the crops in pixels, if that is a multiple of the network's own: see ``swap``.
+    """
+
+    def __init__(self, network: Network, converter: Network | None = None, *, boost: int = 0) -> None:
+        super().__init__(network, "swapper")
+        if converter is not None and doors_of(converter.session) != ("vector",):
+            raise not_understood(converter.session, role="converter", where=str(converter.path))
+        self._converter = converter
+        self._emap = read_emap(network.path) if self.contract.source == "projected" else None
+        self._tiles = max(boost // self.size, 1) if boost % self.size == 0 else 1
+        self.size *= self._tiles
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Every network it takes."""
+        return (self.network,) if self._converter is None else (self.network, self._converter)
+
+    @property
+    def boosted(self) -> bool:
+        """Whether crops are larger than the network's own."""
+        return self._tiles > 1
 
     def latent(self, embedding: FloatArray) -> FloatArray:
-        """Project a unit embedding ``(512,)`` to the unit latent ``(512,)`` the network wants."""
-        latent = embedding @ self._emap
-        return np.asarray(latent / np.linalg.norm(latent), np.float32)
+        """What stands for a source ``(512,)``, from its embedding, as long as the recogniser gave it."""
+        if self.contract.source == "converted":
+            assert self._converter is not None
+            return np.asarray(self._converter.run(embedding[None])[0], np.float32).reshape(-1)
+        if self._emap is None:
+            return unit(embedding)
+        # As insightface does it; FaceFusion leaves out the second normalisation.
+        return unit(unit(embedding) @ self._emap)
 
     def swap(self, crops: Sequence[ByteImage] | ByteImage, latents: FloatArray) -> ByteImage:
         """Swap any number of crops.
+
+        Crops larger than the network's own go through as tiles, of which each takes every n-th pixel of every
+        n-th row: each shows the whole face, as the network wants it (FaceFusion's pixel boost).
 
         Args:
             crops: ``(N, S, S, 3)`` uint8 BGR, or a sequence of N of them.
@@ -59,64 +100,56 @@ class Swapper:
         Returns:
             ``(N, S, S, 3)`` uint8 BGR.
         """
-        blob = cv2.dnn.blobFromImages(list(crops), 1 / 255, swapRB=True)
-        output = self._network.run_stack(blob, np.ascontiguousarray(latents, np.float32))
-        # Truncated as in insightface: with rounding, tiny differences could add up to two grey levels.
-        return _to_bgr(output, low=0.0, high=1.0, truncate=True)
+        count, tiles, edge = len(crops), self._tiles, self.size // self._tiles
+        parts = np.asarray(crops).reshape(count, edge, tiles, edge, tiles, 3).transpose(0, 2, 4, 1, 3, 5)
+        changed = self._through(
+            parts.reshape(-1, edge, edge, 3),
+            vector=np.repeat(np.ascontiguousarray(latents, np.float32), tiles * tiles, axis=0),
+        )
+        whole = changed.reshape(count, tiles, tiles, edge, edge, 3).transpose(0, 3, 1, 4, 2, 5)
+        return whole.reshape(count, self.size, self.size, 3)
 
 
-class Enhancer:
-    """GFPGAN's contract: RGB crops from -1 to 1 in, the same out.
+class Enhancer(_CropNetwork):
+    """Restores detail in crops.
 
     Args:
-        network: ``input (1|N, 3, 512, 512)`` to ``output`` of that shape.
+        network: It takes crops, and some a weight.
+        weight: 0 restores most, 1 stays closest to the face.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        shape = network.session.get_inputs()[0].shape
-        if len(network.input_names) != 1 or len(shape) != 4 or not isinstance(shape[2], int):
-            raise ModelError(
-                tr(
-                    "the enhancer must take one square crop, but its inputs are {names} with shape {shape}",
-                    names=", ".join(network.input_names),
-                    shape=shape,
-                ),
-                where=str(network.path),
-                remedy=tr("use GFPGANv1.4.onnx"),
-            )
-        self.size: int = shape[2]
+    def __init__(self, network: Network, *, weight: float = 0.5) -> None:
+        super().__init__(network, "enhancer")
+        self._weight = weight
 
     @property
-    def network(self) -> Network:
-        """The loaded network."""
-        return self._network
+    def weighted(self) -> bool:
+        """Whether the network takes a weight."""
+        return "weight" in self.contract.takes
 
     def enhance(self, crops: Sequence[ByteImage] | ByteImage) -> ByteImage:
         """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; returns ``(N, S, S, 3)``."""
-        blob = cv2.dnn.blobFromImages(list(crops), 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
-        return _to_bgr(self._network.run_stack(blob), low=-1.0, high=1.0)
+        return self._through(crops, weight=np.full(len(crops), self._weight, self._fit.weight))
 
 
-def _to_bgr(output: FloatArray, *, low: float, high: float, truncate: bool = False) -> ByteImage:
+def _to_bgr(output: FloatArray, black: float, *, truncate: bool) -> ByteImage:
     """Turn RGB planes into BGR pixels: scaled, rounded (or truncated) and clipped.
 
     Args:
-        output: ``(N, 3, S, S)`` float RGB.
-        low: The value that is black.
-        high: The value that is white.
+        output: ``(N, 3, S, S)`` float RGB, whose white is 1.
+        black: The value that is black.
         truncate: Drop the fraction instead of rounding.
 
     Returns:
         ``(N, S, S, 3)`` uint8 BGR.
     """
-    scale = 255 / (high - low)
-    shift = -low * scale - (0.5 if truncate else 0.0)
+    scale = 255 / (1 - black)
+    shift = -black * scale - (0.5 if truncate else 0.0)
     images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
     for image, planes in zip(images, output, strict=True):
         # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.
         channels = [
-            cv2.convertScaleAbs(np.maximum(plane, low), alpha=scale, beta=shift) for plane in planes[::-1]
+            cv2.convertScaleAbs(np.maximum(plane, black), alpha=scale, beta=shift) for plane in planes[::-1]
         ]
         cv2.merge(channels, dst=image)
     return images

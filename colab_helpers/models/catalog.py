@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict
 from colab_helpers.errors import ModelError
 from colab_helpers.files import from_yaml
 from colab_helpers.language import tr
+from colab_helpers.models.contracts import converter_of
 from colab_helpers.settings import Settings
 
-Role = Literal["detector", "recogniser", "swapper", "enhancer"]
+Role = Literal["detector", "recogniser", "swapper", "converter", "enhancer"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50")
 """What every run needs to find faces and tell them apart."""
@@ -102,8 +103,11 @@ class Catalog:
         raise ModelError(
             tr("there is no {role} of that name in the catalogue", role=role),
             where=name,
-            remedy=tr(
-                "choose one of {names}, or put yours into the models folder", names=", ".join(suitable)
+            remedy=tr("choose one of {names}, or put yours into the models folder", names=", ".join(suitable))
+            if suitable
+            else tr(
+                "put {name}.onnx into the models folder: it is not fetched, as its checksum is not known",
+                name=name,
             ),
         )
 
@@ -125,7 +129,8 @@ def needed_models(
 ) -> list[ModelEntry]:
     """Return the models a run with these settings opens, each once.
 
-    A swapper or enhancer that lies in the models folder ``root`` needs no entry in the catalogue.
+    What changes faces and lies in the models folder ``root`` needs no entry in the catalogue. A swapper
+    brings the network that prepares the source for it.
 
     Raises:
         ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
@@ -135,6 +140,8 @@ def needed_models(
     changers: dict[Role, str] = {}
     if "face_swapper" in settings.frame_processors:
         changers["swapper"] = settings.swapper_model
+        if converter := converter_of(settings.swapper_model):
+            changers["converter"] = converter
     if "face_enhancer" in settings.frame_processors:
         changers["enhancer"] = settings.enhancer_model
     for role, name in changers.items():

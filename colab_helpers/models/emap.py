@@ -73,6 +73,9 @@ def _in_model(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
         raise ModelError(
             tr("the swapper's projection matrix {name!r} (512x512) is missing", name=_NAME),
             where=where,
-            remedy=tr("use the original inswapper_128.onnx: optimised copies lose the matrix"),
+            remedy=tr(
+                "use the original inswapper_128.onnx: optimised copies lose the matrix, and swappers of "
+                "other kinds (those that are known stand in docs/settings.md) have none"
+            ),
         )
     return np.asarray(numpy_helper.to_array(found), np.float32)

@@ -20,6 +20,7 @@ from filelock import FileLock
 from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
 from colab_helpers.files import publish
 from colab_helpers.language import mark, tr
+from colab_helpers.models.contracts import fit_of
 from colab_helpers.models.converted import (
     Conversion,
     Verdict,
@@ -231,10 +232,12 @@ def _copied(source: Path, target: Path, runtime: Runtime) -> Verdict:
 def _compared(source: Path, copy: Path, runtime: Runtime) -> Verdict:
     """Hold a float16 copy against its original where both are to run."""
     reference = runtime.open(source)
-    inputs = list(sample_inputs(reference.session, _SAMPLES, where=str(source)).values())
-    width = value_range(reference.session)
+    name = source.stem
+    inputs = list(sample_inputs(reference.session, _SAMPLES, name=name, where=str(source)).values())
+    width, fit = value_range(reference.session, name), fit_of(reference.session, name)
+    picture = fit.picture if fit else 0
     try:
-        expected = reference.run_stack(*inputs)
+        expected = reference.run_stack(*inputs, output=picture)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -245,7 +248,7 @@ def _compared(source: Path, copy: Path, runtime: Runtime) -> Verdict:
         ) from error
     del reference  # as much again for the other
     try:
-        found = runtime.open(copy).run_stack(*inputs)
+        found = runtime.open(copy).run_stack(*inputs, output=picture)
     except Exception as error:  # any failure to load or run means that it cannot be used
         if is_out_of_memory(error):
             raise

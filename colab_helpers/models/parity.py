@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
 from colab_helpers.language import mark, tr
+from colab_helpers.models.contracts import NUMBERS, fit_of
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -69,26 +70,30 @@ def compare(
     )
 
 
-def value_range(session: Any) -> float:
-    """Width of the range of a network's pictures: 1 for swappers, 2 for the others."""
-    return 1.0 if len(session.get_inputs()) > 1 else 2.0
+def value_range(session: Any, name: str = "") -> float:
+    """Width of the range of a network's pictures; 2, from -1 to 1, where its kind is not known."""
+    fit = fit_of(session, name)
+    return 1.0 - fit.contract.black if fit else 2.0
 
 
 def sample_inputs(
-    session: Any, count: int = 1, *, edge: int = 0, seed: int = 0, where: str = ""
-) -> dict[str, FloatArray]:
-    """Return random float32 inputs of the shapes that a session takes, by name.
+    session: Any, count: int = 1, *, edge: int = 0, seed: int = 0, name: str = "", where: str = ""
+) -> dict[str, npt.NDArray[Any]]:
+    """Return random inputs of the shapes and types that the session of a network takes, by input.
 
-    For an input of rank 4 they are soft pictures ``(count, C, H, W)`` with some noise, from 0 to 1 where the
-    network also takes a latent and from -1 to 1 where it does not, of this edge where it leaves that open;
-    for one of rank 2 ``(count, D)`` unit vectors.
+    For an input of rank 4 they are soft pictures ``(count, C, H, W)`` with some noise, in the range of the
+    network's contract (``name`` helps to tell it), of this edge where it leaves that open; for one of rank 2
+    ``(count, D)`` unit vectors; for one of rank 1 the middle between 0 and 1.
 
     Raises:
         ModelError: An input has another rank; ``where`` names the network.
     """
-    rng, low = np.random.default_rng(seed), 1.0 - value_range(session)
-    inputs: dict[str, FloatArray] = {}
+    rng, low = np.random.default_rng(seed), 1.0 - value_range(session, name)
+    inputs: dict[str, npt.NDArray[Any]] = {}
     for item in session.get_inputs():
+        if len(item.shape) == 1 and item.type in NUMBERS:
+            inputs[item.name] = np.full(count, 0.5, NUMBERS[item.type])
+            continue
         shape = [size if isinstance(size, int) else edge for size in item.shape[1:]]
         if len(shape) not in (1, 3) or not all(shape):
             text = mark("the input {name!r} has the shape {shape}, neither pictures nor vectors")

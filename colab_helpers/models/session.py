@@ -69,8 +69,8 @@ class Network:
         outputs: list[npt.NDArray[Any]] = self.session.run(list(self.output_names), feed)
         return outputs
 
-    def run_stack(self, *inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Run any number of samples, one after another; return the first output, one row per sample.
+    def run_stack(self, *inputs: npt.NDArray[Any], output: int = 0) -> npt.NDArray[Any]:
+        """Run any number of samples, one after another; return one output, one row per sample.
 
         On a processor stacks are no faster, and each sample more takes a gigabyte. On CUDA, cuDNN plans a
         network anew, for up to half a second, whenever the stack's size changes (docs/gpu.md).
@@ -79,7 +79,7 @@ class Network:
             OutOfMemoryError: It does not fit into memory.
         """
         try:
-            rows = [self.run(*(value[k : k + 1] for value in inputs))[0] for k in range(len(inputs[0]))]
+            rows = [self.run(*(value[k : k + 1] for value in inputs))[output] for k in range(len(inputs[0]))]
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -152,7 +152,7 @@ class Runtime:
 
         session = GpuSession(
             partial(self._plain, path),
-            example=partial(sample_inputs, edge=edge),
+            example=partial(sample_inputs, edge=edge, name=name),
             capture=self.graphs and path not in self._loaded,
             on_problem=without,
         )

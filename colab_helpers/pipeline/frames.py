@@ -95,7 +95,7 @@ class FrameChanger:
 
     Args:
         engine: The loaded networks.
-        source: Unit embedding of the source; None where nothing is swapped.
+        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
         every: Of so many frames one is looked at closely: its faces are compared with the source.
     """
 

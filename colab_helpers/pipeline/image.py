@@ -49,7 +49,7 @@ def process_image(
 
     Args:
         engine: The loaded networks.
-        source: Unit embedding of the source; None where nothing is swapped.
+        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
         image: ``(H, W, 3)`` uint8 BGR; not changed.
         alpha: ``(H, W)`` uint8 where it is transparent: faces are seen over white.
         single: Whether it stands alone; in a frame of a video faces are found as its run finds them.
@@ -85,7 +85,7 @@ def process_picture(
 
     Args:
         engine: The loaded networks.
-        source: Unit embedding of the source; None where nothing is swapped.
+        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
         target: The picture.
         output: The result. An animation is written whole where this suffix can hold one.
         on_frame: Called with each finished frame of an animation, in order.

@@ -53,7 +53,7 @@ def process_video(
 
     Args:
         engine: The loaded networks.
-        source: Unit embedding of the source; None where nothing is swapped.
+        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
         target: The video.
         output: The result; written beside it first and renamed at the end.
         on_progress: Called from the calling thread, at most four times a second.

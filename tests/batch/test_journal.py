@@ -178,6 +178,8 @@ PARTS = {
         {"sought": ["target s"]},
         {"settings": Settings(output_video_quality=20)},
         {"settings": Settings(enhancer_blend=79)},
+        {"settings": Settings(enhancer_weight=0.4)},
+        {"settings": Settings(face_swapper_pixel_boost=256)},
         {"models": {"inswapper_128": "n"}},
         {"encoder": "libx265"},
         {"code": "other"},

@@ -23,6 +23,7 @@ from colab_helpers.models.session import Runtime
 from colab_helpers.requirements import Cuda
 from tests.diagnosis.conftest import Doctor, Pretend
 from tests.helpers.networks import small_inswapper
+from tests.people import kinds
 
 NAMES = ["det_10g", "w600k_r50", "inswapper_128", "GFPGANv1.4"]
 
@@ -79,7 +80,7 @@ def test_missing_models(doctor: Doctor, tmp_path: Path) -> None:
         ("short", "ONNX Runtime cannot load"),
         ("empty", "it is an empty file"),
         ("text", "it is a web page"),
-        ("other", "must take a target crop and a source latent"),
+        ("other", "no swapper that is known takes these inputs: input [1, 3, 512, 512]"),
     ],
 )
 def test_a_damaged_file(doctor: Doctor, copied: Path, damage: str, words: str) -> None:
@@ -220,6 +221,22 @@ def test_unmarked_weights_are_held_against_insightface(
     monkeypatch.setattr(reference, "_insightface", missing)
     answer = doctor("--preset", "light", models=unmarked)
     assert (answer.code, answer["parity det_10g"].status) == (SUCCESS, "warn")
+
+
+def test_a_swapper_of_another_kind_is_run_with_its_converter(doctor: Doctor, copied: Path) -> None:
+    for name in ("ghost_1_256", "crossface_ghost", "codeformer"):
+        model = kinds.KINDS[name]()
+        del model.metadata_props[:]
+        onnx.save(model, copied / f"{name}.onnx")
+    answer = doctor("--swapper-model", "ghost_1_256", "--enhancer-model", "codeformer", models=copied)
+    assert answer.code == SUCCESS
+    for name in ("ghost_1_256", "crossface_ghost", "codeformer"):
+        assert answer[f"model {name}"].figures["cpu_ms"] > 0
+    # insightface knows nothing of it.
+    assert not [name for name in answer.checks if name.startswith("parity ")]
+    (copied / "crossface_ghost.onnx").unlink()
+    answer = doctor("--swapper-model", "ghost_1_256", models=copied)
+    assert answer.names("fail") == ["model crossface_ghost"]
 
 
 def test_a_matrix_of_another_model_is_found_out(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,11 @@ def test_only_what_the_product_runs_is_offered() -> None:
         "buffalo_l/w600k_r50": "recogniser",
         "inswapper_128": "swapper",
         "inswapper_128_fp16": "swapper",
+        "hyperswap_1a_256": "swapper",
+        "hyperswap_1b_256": "swapper",
+        "hyperswap_1c_256": "swapper",
         "GFPGANv1.4": "enhancer",
+        "codeformer": "enhancer",
         "restoreformer_plus_plus": "enhancer",
         "gpen_bfr_256": "enhancer",
         "gpen_bfr_512": "enhancer",
@@ -58,11 +63,21 @@ def test_every_preset_finds_its_models(preset: str) -> None:
     [
         ({"swapper_model": "nonsense"}, "inswapper_128, inswapper_128_fp16"),
         ({"swapper_model": "GFPGANv1.4"}, "inswapper_128, inswapper_128_fp16"),
-        ({"swapper_model": "hyperswap_1a_256"}, "inswapper_128, inswapper_128_fp16"),
-        ({"enhancer_model": "codeformer"}, "GFPGANv1.4, restoreformer_plus_plus"),
+        ({"swapper_model": "simswap_256"}, "inswapper_128, inswapper_128_fp16"),
+        ({"enhancer_model": "gpen_bfr_2048"}, "GFPGANv1.4, codeformer, restoreformer_plus_plus"),
     ],
 )
 def test_unsuitable_model_is_refused_with_the_suitable_ones(values: dict[str, str], offered: str) -> None:
     with pytest.raises(ModelError, match=f"choose one of {offered}") as caught:
         needed_models(Settings(**values))
     assert str(caught.value).startswith(next(iter(values.values())))
+
+
+def test_a_swapper_brings_the_network_that_prepares_the_source(tmp_path: Path) -> None:
+    settings = Settings(swapper_model="ghost_2_256", frame_processors=("face_swapper",))
+    (tmp_path / "ghost_2_256.onnx").touch()
+    with pytest.raises(ModelError, match=r"crossface_ghost: .*put crossface_ghost\.onnx into"):
+        needed_models(settings, root=tmp_path)
+    (tmp_path / "crossface_ghost.onnx").touch()
+    found = {entry.name: entry.role for entry in needed_models(settings, root=tmp_path)[2:]}
+    assert found == {"ghost_2_256": "swapper", "crossface_ghost": "converter"}

@@ -25,6 +25,7 @@ from colab_helpers.models.parity import NEARLY_SAME, SAME, Parity, sample_inputs
 from colab_helpers.models.session import Runtime
 from tests.helpers.gpu import PretendedGpu
 from tests.helpers.networks import half_graph, net, small_inswapper
+from tests.people import kinds
 from tests.people.standins import enhancer, load_weights, swapper
 
 CPU = Runtime("cpu", threads=1)
@@ -99,7 +100,17 @@ def without_names() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("build", [enhancer, lambda: swapper(load_weights()), without_names])
+@pytest.mark.parametrize(
+    "build",
+    [
+        enhancer,
+        lambda: swapper(load_weights()),
+        without_names,
+        kinds.hyperswap,
+        kinds.codeformer,
+        lambda: kinds.restoreformer(first=False),
+    ],
+)
 def test_other_networks_in_half(tmp_path: Path, build: Callable[[], onnx.ModelProto]) -> None:
     before = list(sys.path)
     made = make(save(build(), tmp_path / "net.onnx"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import onnx
 import pytest
 
 from colab_helpers.models.converted import Conversion
-from colab_helpers.models.parity import SAME, Parity, compare, sample_inputs
+from colab_helpers.models.parity import SAME, Parity, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 from tests.helpers.networks import build, node, small_inswapper
+from tests.people import kinds
+from tests.people.standins import load_weights, swapper
 
 CPU = Runtime("cpu", threads=1)
 
@@ -50,6 +53,17 @@ def test_sample_inputs(tmp_path: Path) -> None:
     assert (pictures.shape, pictures.dtype) == ((3, 3, 128, 128), np.float32)
     assert (pictures.min(), pictures.max()) == (0, 1)
     np.testing.assert_allclose(np.linalg.norm(latents, axis=1), 1, rtol=1e-6)
+    for build_one, low in (
+        (kinds.hyperswap, -1),
+        (kinds.codeformer, -1),
+        (partial(swapper, load_weights()), 0),
+    ):
+        session = CPU.open(saved(tmp_path, build_one())).session
+        given = sample_inputs(session, 2)
+        (pictures,) = [values for values in given.values() if values.ndim == 4]
+        assert (pictures.min(), pictures.max(), value_range(session)) == (low, 1, 1 - low)
+    weight = sample_inputs(CPU.open(saved(tmp_path, kinds.codeformer())).session, 2)["weight"]
+    assert (weight.tolist(), weight.dtype) == ([0.5, 0.5], np.float64)
     whole = build([node("Identity", "input", "output")], ("N", 3, "?", "?"))
     (pictures,) = sample_inputs(CPU.open(saved(tmp_path, whole)).session, edge=64).values()
     assert (pictures.shape, pictures.min(), pictures.max()) == ((1, 3, 64, 64), -1, 1)

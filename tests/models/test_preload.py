@@ -15,7 +15,7 @@ from colab_helpers.models.session import STANDIN_KEY
 from colab_helpers.settings import Settings
 from tests.helpers.networks import small_inswapper
 from tests.helpers.server import FaultServer
-from tests.models.conftest import BODY, FREE, QUICK, RESTRICTED, assert_right, put, sha256, source
+from tests.models.conftest import BODY, FREE, QUICK, RESTRICTED, assert_right, model, put, sha256, source
 
 NAMES = ["buffalo_l/det_10g", "buffalo_l/w600k_r50", "inswapper_128", "GFPGANv1.4"]
 ACCEPTING = FetchOptions(accept_licences=True, limits=QUICK)
@@ -62,7 +62,7 @@ def test_licence_is_asked_for_before_anything_is_fetched(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["no_such_net", "hyperswap_1a_256"])
+@pytest.mark.parametrize("name", ["no_such_net", "uniface_256"])
 def test_a_model_that_cannot_be_run_is_refused_before_anything_is_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -94,6 +94,27 @@ def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     assert report.notes == own.notes
     assert "its origin and licence are not known" in own.notes[0]
     assert_right(tmp_path, small_inswapper().SerializeToString(), "my_swapper")
+
+
+def test_the_converter_is_fetched_along_with_its_swapper(
+    tmp_path: Path, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = load_catalog()
+    models = {}
+    for name, role in (
+        *((name, None) for name in NAMES[:2]),
+        ("ghost_1_256", "swapper"),
+        ("crossface_ghost", "converter"),
+    ):
+        server.add(f"/{name}", body_of(name))
+        offered = model(source(server.url(f"/{name}"), body=body_of(name)), name=name)
+        models[name] = offered.model_copy(update={"role": role or known.models[name].role})
+    found = type(known)(known.licences, models)
+    monkeypatch.setattr("colab_helpers.models.preload.load_catalog", lambda: found)
+    settings = Settings(swapper_model="ghost_1_256", frame_processors=("face_swapper",))
+    report = preload(settings, PLAIN, models_dir=tmp_path)
+    assert [file.name for file in report.files] == [*NAMES[:2], "ghost_1_256", "crossface_ghost"]
+    assert_right(tmp_path, body_of("crossface_ghost"), "crossface_ghost")
 
 
 @pytest.mark.usefixtures("served", "gpu")

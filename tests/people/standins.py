@@ -44,7 +44,8 @@ SWAP_BLOCKS = {"r1": 96, "r2": 96, "m1": 64, "m2": 64, "m3": 64, "m4": 64}
 
 LINEAR_GAIN = 1.1  # alpha: large enough to read p back, small beside the Fourier part
 EMBEDDING_NORM = 20.0
-_DIMENSIONS, _WAVES = 16, 248
+MIX = 3  # seed of the matrix that mixes an embedding
+DIMENSIONS, WAVES = 16, 248
 # How finely each number tells faces apart (deviation of W's rows) times the swapper's error, as measured.
 RESOLUTION = 0.155
 
@@ -56,7 +57,7 @@ def load_weights() -> dict[str, F32]:
         return {name: archive[name].astype(np.float32) for name in archive.files}
 
 
-def _orthonormal(seed: int) -> F32:
+def orthonormal(seed: int) -> F32:
     """Mix 512 numbers evenly, by few distinct values, so that the file packs well: a Hadamard matrix."""
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], 512)
@@ -66,8 +67,8 @@ def _orthonormal(seed: int) -> F32:
 def _waves(errors: F32) -> tuple[F32, F32]:
     """Directions (16, 248) and phases (248,) of the Fourier part."""
     rng = np.random.default_rng(2)
-    directions = rng.standard_normal((_DIMENSIONS, _WAVES)) * (RESOLUTION / errors)[:, None]
-    return directions.astype(np.float32), rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32)
+    directions = rng.standard_normal((DIMENSIONS, WAVES)) * (RESOLUTION / errors)[:, None]
+    return directions.astype(np.float32), rng.uniform(0, 2 * np.pi, WAVES).astype(np.float32)
 
 
 def detector(weights: Mapping[str, F32]) -> onnx.ModelProto:
@@ -237,7 +238,7 @@ def recogniser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     linear = g.add("Mul", look, g.constant(LINEAR_GAIN))
     angle = g.add("Gemm", look, g.constant(directions), g.constant(phases))
     whole = g.add("Concat", linear, g.add("Cos", angle), g.add("Sin", angle), axis=1)
-    mix = _orthonormal(3) * np.float32(EMBEDDING_NORM / np.sqrt(_WAVES))
+    mix = orthonormal(MIX) * np.float32(EMBEDDING_NORM / np.sqrt(WAVES))
     g.add("MatMul", whole, g.constant(mix), out="683")
     return g.model("w600k_r50", [("input.1", ("None", 3, 112, 112))], [("683", ("None", 512))])
 
@@ -255,9 +256,19 @@ def attributes(weights: Mapping[str, F32]) -> onnx.ModelProto:
 def swapper(weights: Mapping[str, F32]) -> onnx.ModelProto:
     """Build inswapper_128's stand-in, with the latent map ``buff2fs`` as its last initializer."""
     g = Graph(weights, "swap")
-    emap = _orthonormal(4)
-    style = g.dense(g.dense(_read_look(g, emap), "s1"), "s2")
-    centred = g.add("Sub", g.add("Mul", "target", g.constant(2.0)), g.constant(1.0))
+    emap = orthonormal(4)
+    look = read_look(g, (orthonormal(MIX) @ emap).T)
+    g.add("Clip", painted(g, weights, "target", look), g.constant(0.0), g.constant(1.0), out="output")
+    g.initializers.append(numpy_helper.from_array(emap, "buff2fs"))
+    return g.model(
+        "inswapper_128", [("target", (1, 3, 128, 128)), ("source", (1, 512))], [("output", (1, 3, 128, 128))]
+    )
+
+
+def painted(g: Graph, weights: Mapping[str, F32], target: str, look: str) -> str:
+    """Name of the crop ``(1, 3, 128, 128)`` with the face of the sixteen numbers; it may leave 0..1."""
+    style = g.dense(g.dense(look, "s1"), "s2")
+    centred = g.add("Sub", g.add("Mul", target, g.constant(2.0)), g.constant(1.0))
     weight, bias = g.weight("a1")
     # SpaceToDepth lays channels out block by block, the training framework channel by channel.
     weight = weight.reshape(-1, 3, 4, 3, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 12, 3, 3)
@@ -271,21 +282,15 @@ def swapper(weights: Mapping[str, F32]) -> onnx.ModelProto:
     a = g.add("Add", a, g.double(g.conv(b, "u3")))
     a = g.conv(a, "u4")
     change = g.add("DepthToSpace", g.conv(a, "u5", act=False), blocksize=2, mode="CRD")
-    painted = g.add("Add", "target", g.add("Tanh", change))
-    g.add("Clip", painted, g.constant(0.0), g.constant(1.0), out="output")
-    g.initializers.append(numpy_helper.from_array(emap, "buff2fs"))
-    return g.model(
-        "inswapper_128", [("target", (1, 3, 128, 128)), ("source", (1, 512))], [("output", (1, 3, 128, 128))]
-    )
+    return g.add("Add", target, g.add("Tanh", change))
 
 
-def _read_look(g: Graph, emap: F32) -> str:
-    """Undo latent map and mixing; recover the sixteen numbers from a unit latent."""
-    back = (_orthonormal(3) @ emap).T[:, :_DIMENSIONS]
-    linear = g.add("MatMul", "source", g.constant(back))
+def read_look(g: Graph, back: F32) -> str:
+    """Undo latent map and mixing by a matrix; recover the sixteen numbers from a unit latent."""
+    linear = g.add("MatMul", "source", g.constant(back[:, :DIMENSIONS]))
     square = g.add("ReduceSum", g.add("Mul", linear, linear), g.constant([1], integers=True), keepdims=1)
     rest = g.add("Sqrt", g.add("Max", g.add("Sub", g.constant(1.0), square), g.constant(1e-3)))
-    scaled = g.add("Mul", g.add("Div", linear, rest), g.constant(np.sqrt(_WAVES) / LINEAR_GAIN))
+    scaled = g.add("Mul", g.add("Div", linear, rest), g.constant(np.sqrt(WAVES) / LINEAR_GAIN))
     return g.add("Clip", scaled, g.constant(-2.0), g.constant(2.0))
 
 

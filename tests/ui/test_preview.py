@@ -83,10 +83,13 @@ def test_networks_are_loaded_when_somebody_looks_and_stay(panel, opened, demo, t
     assert len(opened) == 1
     panel.settings.preset.value = "light"
     assert len(opened) == 2
+    plain = panel.preview.shown.after
+    panel.settings.overrides.value = "face_swapper_pixel_boost: 256"
+    assert not np.array_equal(panel.preview.shown.after, plain)
     panel.choice.close()
     panel.preview.frame.value = 3
     assert panel.preview.shown.faces == 1
-    assert len(opened) == 3
+    assert len(opened) == 4
 
 
 def test_images_and_frames_without_a_face(make_panel, on_demo, tmp_path, text_of):

@@ -1,0 +1,143 @@
+"""How the networks that change faces are spoken to: a row for each kind, and which row a file keeps.
+
+A model is its file, listed in ``catalog.yaml`` or the user's own, and one row here. Nothing else knows where
+a face lies in a network's crops, what black is there, or what it wants of the source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from colab_helpers.errors import ModelError
+from colab_helpers.language import tr
+
+Door = Literal["picture", "vector", "weight", "unknown"]
+"""An input: RGB planes ``(1|N, 3, S, S)`` float32, a source ``(1|N, 512)`` float32, or a number ``(1,)``."""
+Template = Literal["arcface", "arcface_112_v1", "ffhq"]
+"""Where the face lies in a crop, see ``faces.geometry.template_of``."""
+NUMBERS: dict[str, Any] = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One kind of network. Contracts are those of the files that peers publish."""
+
+    kind: str  # a file whose name holds it is of this kind, if its inputs fit
+    takes: tuple[Door, ...]  # its inputs, sorted: their order in a file does not matter
+    template: Template
+    black: float  # in pictures, going in and coming out; white is 1
+    # What stands for the source: its embedding times the file's own matrix, of unit length; its unit
+    # embedding; or what another network, the converter, makes of the embedding as the recogniser gave it.
+    source: Literal["none", "projected", "unit", "converted"] = "none"
+    converter: str = ""  # name of that network
+    size: int = 0  # edge of its crops in pixels; 0: any
+    outputs: int = 0  # how many there are; 0: any
+    by_name: bool = False  # inputs and outputs alone do not tell it from others
+    truncates: bool = False  # its reference drops fractions: rounding could come two grey levels off
+
+    @property
+    def role(self) -> str:
+        """What it is used as."""
+        return "swapper" if "vector" in self.takes else "enhancer"
+
+
+_SWAPS: tuple[Door, ...] = ("picture", "vector")
+CONTRACTS = (
+    # 1a, 1b, 1c by FaceFusion. The mask it gives beside the picture is not used, as by its makers.
+    Contract("hyperswap", _SWAPS, "arcface", -1.0, source="unit", size=256, outputs=2),
+    # 1, 2, 3 by ai-forever.
+    Contract(
+        "ghost", _SWAPS, "arcface_112_v1", -1.0, source="converted", converter="crossface_ghost", size=256,
+        by_name=True,
+    ),
+    Contract("inswapper", _SWAPS, "arcface", 0.0, source="projected", truncates=True),
+    # GPEN-BFR-256; the larger ones are spoken to as GFPGAN.
+    Contract("gpen_256", ("picture",), "arcface", -1.0, size=256),
+    # Also GPEN-BFR-512, RestoreFormer++ and what else restores FFHQ crops.
+    Contract("gfpgan", ("picture",), "ffhq", -1.0),
+    Contract("codeformer", ("picture", "weight"), "ffhq", -1.0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was found of a network."""
+
+    contract: Contract
+    size: int  # edge of its crops in pixels
+    doors: tuple[Door, ...]  # what each input takes, in the network's order
+    picture: int  # which output is the picture
+    weight: Any  # numpy's type of the weight; None where it takes none
+
+
+def doors_of(session: Any) -> tuple[Door, ...]:
+    """What each input of a network takes."""
+    return tuple(map(_door, session.get_inputs()))
+
+
+def _door(item: Any) -> Door:
+    shape = list(item.shape)
+    if len(shape) == 1 and item.type in NUMBERS:
+        return "weight"
+    if item.type != "tensor(float)":
+        return "unknown"
+    if len(shape) == 4 and shape[1] == 3:
+        return "picture"
+    return "vector" if len(shape) == 2 and shape[1] == 512 else "unknown"
+
+
+def fit_of(session: Any, name: str) -> Fit | None:
+    """Find the kind of a network: by its name where that says it, else by inputs and outputs."""
+    doors, outputs = doors_of(session), session.get_outputs()
+    if "picture" not in doors:
+        return None
+    size, other = session.get_inputs()[doors.index("picture")].shape[2:]
+    if not isinstance(size, int) or size != other:
+        return None
+    fitting = [
+        row
+        for row in CONTRACTS
+        if row.takes == tuple(sorted(doors))
+        and row.size in (0, size)
+        and (row.template != "arcface" or size % 112 == 0 or size % 128 == 0)
+    ]
+    named = [row for row in fitting if row.kind in name.lower()]
+    shaped = [row for row in fitting if not row.by_name and row.outputs in (0, len(outputs))]
+    pictures = [k for k, item in enumerate(outputs) if list(item.shape[1:]) == [3, size, size]]
+    weights = [NUMBERS[item.type] for item in session.get_inputs() if _door(item) == "weight"]
+    for row in named or shaped:
+        return Fit(row, size, doors, pictures[0] if pictures else 0, weights[0] if weights else None)
+    return None
+
+
+def understood(session: Any, name: str, *, role: str, where: str) -> Fit:
+    """Find the kind of a swapper or enhancer; ``where`` names its file.
+
+    Raises:
+        ModelError: It keeps no contract of that role that is known.
+    """
+    fit = fit_of(session, name)
+    if fit is None or fit.contract.role != role:
+        raise not_understood(session, role=role, where=where)
+    return fit
+
+
+def not_understood(session: Any, *, role: str, where: str) -> ModelError:
+    """The error of a network that keeps no contract of a role."""
+    inputs = "; ".join(f"{item.name} {item.shape} {item.type}" for item in session.get_inputs())
+    kinds = ", ".join(row.kind for row in CONTRACTS if row.role == role) or "crossface"
+    return ModelError(
+        tr("no {role} that is known takes these inputs: {inputs}", role=role, inputs=inputs),
+        where=where,
+        remedy=tr(
+            "use a {role} of one of these kinds: {kinds} (see docs/settings.md)", role=role, kinds=kinds
+        ),
+    )
+
+
+def converter_of(name: str) -> str:
+    """Name of the network that a swapper of some name needs beside it; empty where it needs none."""
+    return next((row.converter for row in CONTRACTS if row.converter and row.kind in name.lower()), "")
