@@ -19,10 +19,15 @@ _FFHQ_SIZE = 512
 
 @dataclass(frozen=True, eq=False)
 class FaceJob:
-    """One face to be changed in one picture."""
+    """One face to be changed in one picture.
+
+    Attributes:
+        crop: What the swapper is shown; None has it cut out of the picture.
+    """
 
     picture: Picture
     face: Face
+    crop: ByteImage | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +45,13 @@ class FaceChanger:
     latent: FloatArray | None
     enhancer: Enhancer | None
     blend: int = 100
+
+    def crop(self, picture: Picture, face: Face) -> ByteImage | None:
+        """Cut out what the swapper sees of a face; None where there is no swapper."""
+        if self.swapper is None:
+            return None
+        size = self.swapper.size
+        return picture.crop(similarity_transform(face.kps, arcface_template(size)), size)
 
     def change(self, jobs: Sequence[FaceJob]) -> None:
         """Change every face in place; pictures may appear several times."""
@@ -62,6 +74,7 @@ class FaceChanger:
             template=arcface_template(swapper.size),
             size=swapper.size,
             mask=face_mask(swapper.size),
+            crops=[job.crop for job in jobs],
         )
 
     def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer) -> None:
@@ -83,11 +96,19 @@ def _through_crops(
     size: int,
     mask: FloatArray,
     percent: int = 100,
+    crops: Sequence[ByteImage | None] = (),
 ) -> None:
-    """Cut one aligned crop per job, run them as one stack, and blend each back at ``percent`` of the mask."""
+    """Cut one aligned crop per job, run them as one stack, and blend each back at ``percent`` of the mask.
+
+    ``crops`` are those that are cut already.
+    """
     matrices = [similarity_transform(job.face.kps, template) for job in jobs]
-    crops = [job.picture.crop(matrix, size) for job, matrix in zip(jobs, matrices, strict=True)]
-    changed = network(crops)
+    changed = network(
+        [
+            job.picture.crop(matrix, size) if crop is None else crop
+            for job, matrix, crop in zip(jobs, matrices, crops or [None] * len(jobs), strict=True)
+        ]
+    )
     for job, matrix, crop in zip(jobs, matrices, changed, strict=True):
         weight = job.face.weight * percent / 100
         job.picture.paste(crop, matrix, weighted(mask, weight), box=job.face.box)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
@@ -16,6 +16,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.faces.quality import Brightness, Measured, brightness, likeness
 from colab_helpers.faces.selection import FacesDigest, needs_embeddings, reference_embedding
+from colab_helpers.faces.steady import Steadier
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import GIB
@@ -45,6 +46,7 @@ class Work(Generic[Item, AnyPicture]):
         pts: Its timestamp, in ticks.
         seen: What the networks found in it.
         chosen: Faces that are changed if they are not hidden; see ``Following.works``.
+        jobs: The work on ``faces``, where it was prepared; see ``FrameChanger.steadied``.
     """
 
     index: int
@@ -57,6 +59,7 @@ class Work(Generic[Item, AnyPicture]):
     similarity: float | None = None
     pts: int = 0
     chosen: Sequence[Face] = ()
+    jobs: Sequence[FaceJob] = ()
     seen: FrameFaces = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +79,16 @@ class FrameChanger:
         self._engine, self._source, self._every = engine, source, every
         self._changer = engine.changer(source)
 
+    def steadied(
+        self, works: Generator[Work[Item, AnyPicture], None, None], *, length: int
+    ) -> Generator[Work[Item, AnyPicture], None, None]:
+        """Prepare the work on frames that come in order; a run may begin with every ``length``-th of them."""
+        steadier = Steadier(self._changer)
+        with closing(works):
+            for work in works:
+                work.jobs = steadier.jobs(work.picture, work.faces, first=work.index % length == 0)
+                yield work
+
     def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
         """Change the faces of some frames, and measure the largest of each."""
         shown = [
@@ -85,7 +98,13 @@ class FrameChanger:
         ]
         for work, largest in shown:
             work.before = brightness(work.picture, largest, work.index)
-        self._changer.change([FaceJob(work.picture, face) for work, _ in shown for face in work.faces])
+        self._changer.change(
+            [
+                job
+                for work, _ in shown
+                for job in work.jobs or [FaceJob(work.picture, face) for face in work.faces]
+            ]
+        )
         for work, largest in shown:
             work.after = brightness(work.picture, largest, work.index)
             if self._source is not None and work.index % self._every == 0:
