@@ -53,7 +53,14 @@ class Settings(BaseModel):
     swapper_model: str = Field("inswapper_128", description="Network that paints the source's face.")
     enhancer_model: str = Field("GFPGANv1.4", description="Network that restores detail in the face.")
     enhancer_blend: int = Field(
-        80, ge=0, le=100, description="How much of the enhanced face is used, in percent."
+        80,
+        ge=0,
+        le=100,
+        description="How much of the enhanced face is used at most, in percent; less where a swapped face "
+        "would come out sharper than the face in the shot was.",
+    )
+    colour_match: bool = Field(
+        False, description="Give swapped faces mean and spread of the colours of the faces they replace."
     )
 
     execution_provider: Literal["auto", "cuda", "cpu"] = Field(

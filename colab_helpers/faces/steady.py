@@ -1,4 +1,4 @@
-"""A still face shown to the swapper with less noise than one frame has: networks answer noise with flicker."""
+"""A still face shown to the swapper with less noise than a frame has: networks answer noise with flicker."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.picture import Picture
 
-# So much of the frame before is mixed in where nothing moves; where the two differ by so many grey levels over
-# some pixels, next to nothing is.
+# So much of the frame before is mixed in where nothing moves; where the two differ by so many grey levels
+# over some pixels, next to nothing is.
 _SHARE, _MOVED, _PATCH = 0.2, 2.0, 5
 _SHARES = (_SHARE * np.exp(-np.square(np.arange(256) / _MOVED))).astype(np.float32)
 

@@ -41,8 +41,8 @@ def open_box(box: Box, width: int, height: int) -> Box:
     """Move the sides of a face's box that the frame's border cuts, or nearly so, out beyond the border.
 
     A change fades out towards the box's sides, because what is beyond is not changed; beyond the border there
-    is nothing, and a cut face fades for no reason. Where a side comes near, the fading moves out by degrees, so
-    that a face that leaves the frame does not jump.
+    is nothing, and a cut face fades for no reason. Where a side comes near, the fading moves out by degrees,
+    so that a face that leaves the frame does not jump.
     """
     feather = _feather(box)
     room = np.array([box[0], box[1], width - 1 - box[2], height - 1 - box[3]], np.float32)
