@@ -60,7 +60,14 @@ class Settings(BaseModel):
         0.5, ge=0.0, le=1.0, description="For CodeFormer: 0 restores most, 1 stays closest to the face."
     )
     enhancer_blend: int = Field(
-        80, ge=0, le=100, description="How much of the enhanced face is used, in percent."
+        80,
+        ge=0,
+        le=100,
+        description="How much of the enhanced face is used at most, in percent; less where a swapped face "
+        "would come out sharper than the face in the shot was.",
+    )
+    colour_match: bool = Field(
+        False, description="Give swapped faces mean and spread of the colours of the faces they replace."
     )
 
     execution_provider: Literal["auto", "cuda", "cpu"] = Field(

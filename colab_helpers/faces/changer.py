@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from colab_helpers.faces.colour import colour_matched
 from colab_helpers.faces.geometry import similarity_transform
 from colab_helpers.faces.grain import Grain
 from colab_helpers.faces.masks import face_mask, weighted
+from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
@@ -22,11 +24,13 @@ class FaceJob:
     Attributes:
         watch: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
             gave it, and where the face's five points are in it, ``(5, 2)``.
+        crop: What the swapper is shown; None has it cut out of the picture.
     """
 
     picture: Picture
     face: Face
     watch: Callable[[ByteImage, FloatArray], None] | None = None
+    crop: ByteImage | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,69 +41,106 @@ class FaceChanger:
         swapper: Paints the source's face; None leaves faces as they are.
         latent: ``(512,)`` latent of the source, where there is a swapper.
         enhancer: Restores detail; None leaves crops as they are.
-        blend: How much of the enhanced face is used, in percent.
+        blend: How much of the enhanced face is used at most, in percent; of a swapped one no more than leaves
+            it as sharp as the face in the shot was.
+        colour_match: Give swapped faces the colours of those they replace.
     """
 
     swapper: Swapper | None
     latent: FloatArray | None
     enhancer: Enhancer | None
     blend: int = 100
+    colour_match: bool = False
+
+    def crop(self, picture: Picture, face: Face) -> ByteImage | None:
+        """Cut out what the swapper sees of a face; None where there is no swapper."""
+        if self.swapper is None:
+            return None
+        size = self.swapper.size
+        return picture.crop(similarity_transform(face.kps, self.swapper.template), size)
 
     def change(self, jobs: Sequence[FaceJob]) -> None:
         """Change every face in place; pictures may appear several times."""
         if not jobs:
             return
         grains = [Grain.of(job.picture, job.face) for job in jobs]
+        ceilings: list[Sharpness | None] = [None] * len(jobs)
         if self.swapper is not None and self.latent is not None:
+            if self.enhancer is not None:
+                ceilings = [Sharpness.of(job.picture, job.face) for job in jobs]
             self._swap(jobs, self.swapper, self.latent)
         if self.enhancer is not None:
-            self._enhance(jobs, self.enhancer)
+            self._enhance(jobs, self.enhancer, ceilings)
         for grain in grains:
             if grain is not None:
                 grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
-        latents = np.repeat(latent[None], len(jobs), axis=0)
-        swapped = _through_crops(
+        mask = face_mask(swapper.size)
+
+        def swapped(crops: list[ByteImage]) -> Iterator[tuple[ByteImage, float]]:
+            news = swapper.swap(crops, np.repeat(latent[None], len(crops), axis=0))
+            for crop, new in zip(crops, news, strict=True):
+                yield colour_matched(new, crop, mask) if self.colour_match else new, 1.0
+
+        news = _through_crops(
             jobs,
-            lambda crops: swapper.swap(crops, latents),
+            swapped,
             template=swapper.template,
             size=swapper.size,
-            mask=face_mask(swapper.size),
+            mask=mask,
+            crops=[job.crop for job in jobs],
         )
-        for job, crop in zip(jobs, swapped, strict=True):
+        for job, crop in zip(jobs, news, strict=True):
             if job.watch is not None:
                 job.watch(crop, swapper.template)
 
-    def _enhance(self, jobs: Sequence[FaceJob], enhancer: Enhancer) -> None:
+    def _enhance(
+        self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: Sequence[Sharpness | None]
+    ) -> None:
+        most = self.blend / 100
+
+        def enhanced(crops: list[ByteImage]) -> Iterator[tuple[ByteImage, float]]:
+            for crop, new, ceiling in zip(crops, enhancer.enhance(crops), ceilings, strict=True):
+                yield new, most if ceiling is None else ceiling.share(crop, new, most)
+
         _through_crops(
             jobs,
-            enhancer.enhance,
+            enhanced,
             template=enhancer.template,
             size=enhancer.size,
             mask=face_mask(enhancer.size),
-            percent=self.blend,
         )
 
 
 def _through_crops(
     jobs: Sequence[FaceJob],
-    network: Callable[[list[ByteImage]], ByteImage],
+    network: Callable[[list[ByteImage]], Iterable[tuple[ByteImage, float]]],
     *,
     template: FloatArray,
     size: int,
     mask: FloatArray,
-    percent: int = 100,
-) -> ByteImage:
-    """Cut one aligned crop per job, run them as one stack, and blend each back at ``percent`` of the mask.
+    crops: Sequence[ByteImage | None] = (),
+) -> list[ByteImage]:
+    """Cut one aligned crop per job, run them as one stack, and blend each back.
+
+    Args:
+        jobs: The faces.
+        network: Gives for all crops new ones, each with the share of the mask at which it is blended.
+        template: Where a face's points belong in a crop.
+        size: A crop's edge.
+        mask: Its weights.
+        crops: Those that are cut already.
 
     Returns:
-        ``(N, size, size, 3)`` uint8 BGR as the network gave them.
+        The new crops.
     """
     matrices = [similarity_transform(job.face.kps, template) for job in jobs]
-    crops = [job.picture.crop(matrix, size) for job, matrix in zip(jobs, matrices, strict=True)]
-    changed = network(crops)
-    for job, matrix, crop in zip(jobs, matrices, changed, strict=True):
-        weight = job.face.weight * percent / 100
-        job.picture.paste(crop, matrix, weighted(mask, weight), box=job.face.box)
-    return changed
+    shown = [
+        job.picture.crop(matrix, size) if crop is None else crop
+        for job, matrix, crop in zip(jobs, matrices, crops or [None] * len(jobs), strict=True)
+    ]
+    changed = list(network(shown))
+    for job, matrix, (crop, share) in zip(jobs, matrices, changed, strict=True):
+        job.picture.paste(crop, matrix, weighted(mask, job.face.weight * share), box=job.face.box)
+    return [crop for crop, _ in changed]

@@ -139,7 +139,10 @@ class Engine:
     def changer(self, source: FloatArray | None) -> FaceChanger:
         """What is done to each face, for the embedding of an `Identity` (None where nothing is swapped)."""
         latent = self.swapper.latent(source) if self.swapper is not None and source is not None else None
-        return FaceChanger(self.swapper, latent, self.enhancer, self.settings.enhancer_blend)
+        settings = self.settings
+        return FaceChanger(
+            self.swapper, latent, self.enhancer, settings.enhancer_blend, settings.colour_match
+        )
 
 
 def _changers(

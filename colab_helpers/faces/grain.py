@@ -11,7 +11,7 @@ from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.media.affine import invert
-from colab_helpers.media.blending import Region, face_region, region_weights
+from colab_helpers.media.blending import Region, face_region, open_box, region_weights
 from colab_helpers.media.picture import Picture
 
 _SIZE = 128
@@ -45,11 +45,12 @@ class Grain:
     def of(cls, picture: Picture, face: Face) -> Grain | None:
         """Take it from a face that is not changed yet; None where next to nothing of it is in the frame."""
         matrix = similarity_transform(face.kps, arcface_template(_SIZE))
-        region = face_region(matrix, _SIZE, face.box, picture.width, picture.height)
+        box = open_box(face.box, picture.width, picture.height)
+        region = face_region(matrix, _SIZE, box, picture.width, picture.height)
         left, top, right, bottom = region
         if (right - left) * (bottom - top) < _LEAST_PIXELS or right <= left:
             return None
-        weight = region_weights(face_mask(_SIZE), invert(matrix), region, face.box)
+        weight = region_weights(face_mask(_SIZE), invert(matrix), region, box)
         fine = _fine(picture.luma(region))
         level = _level(fine[::_STEP, ::_STEP][weight[::_STEP, ::_STEP] > 0.5])
         return cls(picture, region, fine, weight * np.float32(face.weight), level)

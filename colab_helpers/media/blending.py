@@ -37,6 +37,19 @@ def face_region(matrix: Matrix, size: int, box: Box, width: int, height: int) ->
     )
 
 
+def open_box(box: Box, width: int, height: int) -> Box:
+    """Move the sides of a face's box that the frame's border cuts, or nearly so, out beyond the border.
+
+    A change fades out towards the box's sides, because what is beyond is not changed; beyond the border there
+    is nothing, and a cut face fades for no reason. Where a side comes near, the fading moves out by degrees,
+    so that a face that leaves the frame does not jump.
+    """
+    feather = _feather(box)
+    room = np.array([box[0], box[1], width - 1 - box[2], height - 1 - box[3]], np.float32)
+    out = 2 * np.clip(feather - room, 0, feather)
+    return np.asarray(box + out * np.array([-1, -1, 1, 1], np.float32), np.float32)
+
+
 def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArray[Any]:
     """Warp a ``(size, size)`` crop out of samples; the border goes on beyond itself.
 
@@ -103,9 +116,13 @@ def _blend_strip(strip: npt.NDArray[Any], new: npt.NDArray[Any], weight: npt.NDA
     strip[...] = cv2.add(strip, difference, dtype=depth)
 
 
+def _feather(box: Box) -> float:
+    return max(1.0, _BOX_FEATHER * float(min(box[2] - box[0], box[3] - box[1])))
+
+
 def _box_ramp(start: int, stop: int, low: float, high: float, box: Box) -> npt.NDArray[np.float32]:
     """Weights along one axis: 0 at the box's edges and beyond, 1 further inside than the feather."""
-    feather = max(1.0, _BOX_FEATHER * float(min(box[2] - box[0], box[3] - box[1])))
+    feather = _feather(box)
     position = np.arange(start, stop, dtype=np.float32)
     ramp: npt.NDArray[np.float32] = np.clip(np.minimum(position - low, high - position) / feather, 0, 1)
     return ramp.astype(np.float32)

@@ -28,6 +28,7 @@ from colab_helpers.media.blending import (
     blend_plane,
     face_region,
     from_over_white,
+    open_box,
     over_white,
     warp_crop,
 )
@@ -78,7 +79,8 @@ class Picture(Protocol):
             crop: ``(S, S, 3)`` uint8.
             matrix: From the picture's pixels to the crop's.
             mask: ``(S, S)`` float32 weights from 0 to 1 in crop space.
-            box: xyxy in the picture's pixels; weights fade out towards its edges.
+            box: xyxy in the picture's pixels; weights fade out towards its edges, but not where the picture's
+                border cuts it.
         """
 
 
@@ -129,6 +131,7 @@ class BgrPicture:
         """See ``Picture.paste``."""
         if self._alpha is not None:
             crop = from_over_white(crop, alpha_crop(self._alpha, matrix, crop.shape[0]))
+        box = open_box(box, self.width, self.height)
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         blend_plane(self.image, crop, mask, invert(matrix), region, box)
 
@@ -220,6 +223,7 @@ class VideoPicture:
         """Convert the crop, then blend each plane inside the face's region."""
         self._make_writable()
         channels: list[npt.NDArray[Any]] = list(cv2.split(bgr_to_yuv(crop, self._space)))
+        box = open_box(box, self.width, self.height)
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         for number, plane in enumerate(self._planes()):
             part: npt.NDArray[Any] = cv2.merge(channels[1:]) if plane.channels == 2 else channels[number]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
@@ -27,6 +27,7 @@ from colab_helpers.faces.quality import (
     worth,
 )
 from colab_helpers.faces.selection import FacesDigest, needs_embeddings, reference_embedding
+from colab_helpers.faces.steady import Steadier
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import GIB
@@ -73,6 +74,7 @@ class Work(Generic[Item, AnyPicture]):
         seen: What the networks found in it.
         chosen: Faces that are changed if they are not hidden; see ``Following.works``.
         looks: All faces, and what was measured of them; empty where the picture repeats.
+        crops: What the swapper is shown of ``faces``, where it was prepared; see ``FrameChanger.steadied``.
     """
 
     index: int
@@ -84,6 +86,7 @@ class Work(Generic[Item, AnyPicture]):
     seconds: float = 0.0
     chosen: Sequence[Face] = ()
     looks: Sequence[Look] = ()
+    crops: Mapping[int | None, ByteImage] = field(default_factory=dict)
     seen: FrameFaces = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +106,16 @@ class FrameChanger:
         self._engine, self._source, self._every = engine, source, every
         self._changer = engine.changer(source)
 
+    def steadied(
+        self, works: Generator[Work[Item, AnyPicture], None, None], *, length: int
+    ) -> Generator[Work[Item, AnyPicture], None, None]:
+        """Prepare the work on frames that come in order; a run may begin with every ``length``-th of them."""
+        steadier = Steadier(self._changer)
+        with closing(works):
+            for work in works:
+                work.crops = steadier.crops(work.picture, work.faces, first=work.index % length == 0)
+                yield work
+
     def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
         """Change the faces of some frames, and measure all that are seen there."""
         pairs = [(work, look) for work in group for look in work.looks]
@@ -112,7 +125,12 @@ class FrameChanger:
             if look.face in work.faces:
                 look.before = brightness(work.picture, look.face, work.index)
         changed = [(work, look) for work, look in pairs if look.before is not None]
-        self._changer.change([FaceJob(w.picture, look.face, self._watch(w, look)) for w, look in changed])
+        self._changer.change(
+            [
+                FaceJob(work.picture, look.face, self._watch(work, look), work.crops.get(look.face.track))
+                for work, look in changed
+            ]
+        )
         for work, look in changed:
             look.after = brightness(work.picture, look.face, work.index)
             if self._source is not None and look.cosines:

@@ -146,7 +146,10 @@ def changed_frames(
     changer = FrameChanger(video.engine, video.source, every=max(1, round(video.rate)))
     ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
     looked = _looked(video, faces, reader, start)
-    found = ahead(faces.works(looked, start=start), depth, name="find faces")
+    works = faces.works(looked, start=start)
+    if settings.keep_fps:  # at a constant rate some frames share one picture, which is changed in place
+        works = changer.steadied(works, length=video.length)
+    found = ahead(works, depth, name="find faces")
     groups = map_ordered(changer.changed, in_groups(found, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
         for group in changed:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -185,3 +186,38 @@ def test_a_shrunken_crop_shows_every_point_where_it_lies() -> None:
         expected = np.dstack([(u + 10) / factor / 4, (v - 4) / factor / 3])
         inside = (expected < 220).all(2)
         assert np.abs(crop[20:90, 20:90, :2].astype(float) + 0.5 - expected)[inside].max() < 1.5
+
+
+def _white_over_black(left: float, fmt: str = "bgr") -> npt.NDArray[Any]:
+    """How white a row becomes over which a white crop is pasted, in a box from ``left`` to ``left`` + 100."""
+    box = np.array([left, 40, left + 100, 200], np.float32)
+    matrix = np.array([[1, 0, 14 - left], [0, 0.64, -12.8]])
+    crop, mask = np.full((128, 128, 3), 255, np.uint8), np.ones((128, 128), np.float32)
+    if fmt == "bgr":
+        picture = BgrPicture(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        picture.paste(crop, matrix, mask, box=box)
+        return picture.image[120, :, 0]
+    frame = video_frame(fmt)
+    VideoPicture(frame).add_luma((0, 0, WIDTH, HEIGHT), np.full((HEIGHT, WIDTH), -255, np.float32))
+    VideoPicture(frame).paste(crop, matrix, mask, box=box)
+    return planes(frame)[0][120]
+
+
+@pytest.mark.parametrize("fmt", ["bgr", "yuv420p"])
+def test_a_face_fades_out_at_its_box_but_not_where_the_border_cuts_it(fmt: str) -> None:
+    white = 255 if fmt == "bgr" else 235
+    inside = _white_over_black(100, fmt)
+    assert inside[100] < 5
+    assert (np.diff(inside[100:108].astype(int)) > 10).all()
+    assert inside[112] == white
+    for cut in (0, -5, -40):
+        row = _white_over_black(cut, fmt)
+        assert (row[: cut + 90] == white).all()
+        assert row[cut + 100] < 5
+    right = _white_over_black(WIDTH - 1 - 100, fmt)
+    assert right[-1] == white
+
+
+def test_a_face_that_leaves_the_frame_does_not_jump() -> None:
+    rows = [_white_over_black(left)[:60].astype(int) for left in np.arange(16, -4, -0.5)]
+    assert max(np.abs(b - a).max() for a, b in pairwise(rows)) <= 50

@@ -1,0 +1,77 @@
+"""How sharp a face is in its shot: a swapped one that is enhanced beyond that looks like plastic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from colab_helpers.faces.geometry import FFHQ_512, similarity_transform
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.media.affine import compose
+from colab_helpers.media.picture import Picture
+
+_SIZE = 512
+# From eye to eye and down to the mouth, as shares of an FFHQ crop: it is inside every mask.
+_LEFT, _TOP, _EDGE = 0.3125, 0.4375, 0.375
+_LEAST_PIXELS = 24
+_MOST = 1.1
+"""How sharp a face may become, times what it was."""
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """How sharp a face was before it was changed, at the size at which it is seen.
+
+    Attributes:
+        pixels: Edge of the square in which it was measured, at that size.
+        power: Mean square of the Laplacian there.
+    """
+
+    pixels: int
+    power: float
+
+    @classmethod
+    def of(cls, picture: Picture, face: Face) -> Sharpness | None:
+        """Measure a face that is not changed yet; None where it is too small to tell."""
+        matrix = similarity_transform(face.kps, FFHQ_512)
+        zoom = max(float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), 1.0)
+        pixels = round(_EDGE * _SIZE / zoom)
+        if pixels < _LEAST_PIXELS:
+            return None
+        scale = pixels / (_EDGE * _SIZE)
+        shown = np.array([[scale, 0, -scale * _LEFT * _SIZE], [0, scale, -scale * _TOP * _SIZE]])
+        edges = _edges(picture.crop(compose(shown, matrix), pixels))
+        return cls(pixels, _product(edges, edges))
+
+    def share(self, crop: ByteImage, enhanced: ByteImage, most: float) -> float:
+        """Return how much of an enhanced crop may be used, at most ``most`` (0 to 1).
+
+        The Laplacian of a mixture is the mixture of the Laplacians, so its power is a quadratic of the share.
+        """
+        plain = self._seen(crop)
+        added = self._seen(enhanced) - plain
+        square, linear = _product(added, added), _product(plain, added)
+        spare = _MOST**2 * self.power - _product(plain, plain)
+        if square * most**2 + 2 * linear * most <= spare:
+            return most
+        root = np.sqrt(max(linear**2 + square * spare, 0.0))
+        return float(np.clip((root - linear) / max(square, 1e-9), 0.0, most))
+
+    def _seen(self, crop: ByteImage) -> FloatArray:
+        size = crop.shape[0]
+        left, top, edge = (round(share * size) for share in (_LEFT, _TOP, _EDGE))
+        part = crop[top : top + edge, left : left + edge]
+        # Bilinear, as it is pasted.
+        return _edges(np.asarray(cv2.resize(part, (self.pixels, self.pixels)), np.uint8))
+
+
+def _edges(image: ByteImage) -> FloatArray:
+    """Return the Laplacian of a picture's brightness, blurred by a pixel: grain is not sharpness."""
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32)
+    return np.asarray(cv2.Laplacian(cv2.GaussianBlur(grey, (5, 5), 1.0), cv2.CV_32F), np.float32)
+
+
+def _product(one: FloatArray, other: FloatArray) -> float:
+    return float(np.vdot(one, other)) / one.size

@@ -1,0 +1,83 @@
+"""A swapper that gets colours wrong is put right, and what it rightly changes stays."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from colab_helpers.faces.changer import FaceChanger, FaceJob
+from colab_helpers.faces.colour import colour_matched
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.masks import face_mask
+from colab_helpers.faces.types import Face
+from colab_helpers.media.picture import BgrPicture
+from colab_helpers.settings import load_settings
+from tests.people.actors import portrait
+from tests.people.scene import Scene
+
+Image = npt.NDArray[np.uint8]
+GAIN, SHIFT = 0.85, np.array([12.0, -6.0, 9.0])
+
+
+def off_colour(images: Any) -> Any:
+    return np.clip(np.rint(np.asarray(images) * GAIN + SHIFT), 0, 255).astype(np.uint8)
+
+
+def test_gain_and_shift_are_taken_back_and_a_beard_stays() -> None:
+    noise = np.random.default_rng(0).integers(60, 190, (128, 128, 3), np.uint8)
+    before = np.asarray(cv2.GaussianBlur(noise, (0, 0), 4), np.uint8)
+    before = np.asarray(cv2.convertScaleAbs(before, alpha=3, beta=-250), np.uint8)
+    bearded = before.copy()
+    bearded[80:110, 40:90] //= 3
+    matched = colour_matched(off_colour(bearded), before, face_mask(128)).astype(int)
+    off = np.abs(matched - bearded)
+    assert off.mean() < 2.5
+    assert np.abs(off_colour(bearded).astype(int) - bearded).mean() > 8
+
+
+def test_where_there_is_nothing_to_judge_by_nothing_changes() -> None:
+    crop = np.full((128, 128, 3), 90, np.uint8)
+    np.testing.assert_array_equal(colour_matched(crop, crop, np.zeros((128, 128), np.float32)), crop)
+    assert np.abs(colour_matched(crop, crop, face_mask(128)).astype(int) - 90).max() <= 1
+
+
+def test_on_rendered_people_wrong_colours_are_put_right_and_right_ones_stay(standins: Path) -> None:
+    engine = Engine.open(load_settings(execution_provider="cpu", colour_match=True), models_dir=standins)
+    assert engine.swapper is not None
+    source = engine.analyser.find(portrait("hanna"))[0].embedding
+    assert source is not None
+    assert engine.changer(source).colour_match
+    swapper, latent = engine.swapper, engine.swapper.latent(source)
+    wrong: Any = SimpleNamespace(
+        size=128, swap=lambda crops, latents: off_colour(swapper.swap(crops, latents))
+    )
+
+    def figures(network: Any, *, match: bool) -> tuple[float, float]:
+        """PSNR inside the face, and how unsteadily its brightness was changed."""
+        errors, added = [], []
+        for seed in (301, 304):
+            scene = Scene(seed, (640, 360), Fraction(1000), 0.004, 1)
+            for i in range(scene.frames):
+                shot = scene.render_all(i, ["hanna"])
+                inside = shot.mask > 0.5
+                picture = BgrPicture(shot.frame.copy())
+                face = Face(shot.faces[0].box, shot.faces[0].kps, 0.9)
+                FaceChanger(network, latent, None, 100, match).change([FaceJob(picture, face)])
+                error = np.square(picture.image.astype(float) - shot.swapped["hanna"])[inside].mean()
+                errors.append(10 * np.log10(255**2 / error))
+                added.append(picture.image[inside].mean() - shot.frame[inside].mean())
+        return float(np.mean(errors)), float(np.std(np.reshape(added, (2, -1)), axis=1).mean())
+
+    right, steady = figures(swapper, match=False)
+    matched, matched_steady = figures(swapper, match=True)
+    assert matched == pytest.approx(right, abs=0.2)
+    assert matched_steady < steady + 0.1
+    assert figures(wrong, match=False)[0] < right - 6
+    assert figures(wrong, match=True)[0] > right - 2
