@@ -56,7 +56,9 @@ def test_on_rendered_people_wrong_colours_are_put_right_and_right_ones_stay(stan
     assert engine.changer(source).colour_match
     swapper, latent = engine.swapper, engine.swapper.latent(source)
     wrong: Any = SimpleNamespace(
-        size=128, swap=lambda crops, latents: off_colour(swapper.swap(crops, latents))
+        size=128,
+        template=swapper.template,
+        swap=lambda crops, latents: off_colour(swapper.swap(crops, latents)),
     )
 
     def figures(network: Any, *, match: bool) -> tuple[float, float]:

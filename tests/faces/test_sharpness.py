@@ -12,13 +12,16 @@ import numpy.typing as npt
 import pytest
 
 from colab_helpers.faces.changer import FaceChanger, FaceJob
+from colab_helpers.faces.geometry import FFHQ_512, arcface_template
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.types import Face
 from colab_helpers.media.picture import BgrPicture
 from tests.people.scene import Scene
 
 Image = npt.NDArray[np.uint8]
-COPY: Any = SimpleNamespace(size=128, swap=lambda crops, _latents: np.stack(crops))
+COPY: Any = SimpleNamespace(
+    size=128, template=arcface_template(128), swap=lambda crops, _latents: np.stack(crops)
+)
 LATENT = np.zeros(512, np.float32)
 
 
@@ -30,7 +33,9 @@ def sharpening(times: float) -> Any:
         detail = smooth - cv2.GaussianBlur(smooth, (0, 0), 4.0)
         return np.clip(np.rint(smooth + (times - 1) * detail), 0, 255).astype(np.uint8)
 
-    return SimpleNamespace(size=512, enhance=lambda crops: np.stack([sharpened(crop) for crop in crops]))
+    return SimpleNamespace(
+        size=512, template=FFHQ_512, enhance=lambda crops: np.stack([sharpened(crop) for crop in crops])
+    )
 
 
 def fine(image: Image) -> npt.NDArray[np.float32]:
