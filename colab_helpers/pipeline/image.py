@@ -166,7 +166,7 @@ def _changed_frames(
     changer = FrameChanger(engine, source, every=max(1, round(per_second)))
 
     def looked() -> Generator[Work[Still, BgrPicture], None, None]:
-        shown = 0
+        shown = 0.0
         for index, (still, lasts) in enumerate(zip(animation.frames(), animation.durations, strict=True)):
             # The picture changes the frame's own pixels.
             picture = BgrPicture(still.bgr, still.alpha)
