@@ -18,8 +18,8 @@ from pathlib import Path
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import live_html
+from colab_helpers.request import BatchRequest
 from colab_helpers.resources.samples import Sample
-from colab_helpers.settings import load_settings
 from colab_helpers.ui.preview_networks import PreviewNetworks
 from tests.helpers.reports import GPU, START, a_file, a_progress, a_status, sample
 from tests.people.clip import make_demo
@@ -68,11 +68,17 @@ def preview_seconds(frames: int) -> tuple[float, float]:
     """Seconds to the first preview, and the median of those that follow."""
     with tempfile.TemporaryDirectory() as name:
         demo = make_demo(Path(name), true_swaps=False, size=(1280, 720), clips=1)
-        networks, settings = PreviewNetworks(), load_settings("balanced", execution_provider="cpu")
+        networks = PreviewNetworks()
+        request = BatchRequest(
+            sources=(str(demo.sources[0]),),
+            models_dir=str(demo.models),
+            overrides={"execution_provider": "cpu"},
+            consent="Rendered people of the demo: synthetic.",
+        )
         taken = []
         for frame in range(0, 100, 100 // frames):
             before = time.perf_counter()
-            networks.preview(settings, demo.models, [str(demo.sources[0])], demo.targets[0], frame)
+            networks.preview(request, Path(name), demo.targets[0], frame)
             taken.append(time.perf_counter() - before)
     return taken[0], statistics.median(taken[1:])
 

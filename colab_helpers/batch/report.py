@@ -36,7 +36,7 @@ class _Model(BaseModel):
 class PersonReport(_Model):
     """What became of one person of a video, over all of it; frames are counted from 0."""
 
-    people: int = Field(1, description="More than one in the last row only: all who were hardly seen.")
+    people: int = Field(1, description="How many the row sums up: the last may be of all hardly seen.")
     seen: int = Field(0, description="Frames that show the face.")
     changed: int = Field(0, description="Frames in which it was changed.")
     filled: int = Field(0, description="Those of them in which the detector missed it.")

@@ -118,8 +118,7 @@ class Batch:
                 self.estimate.end(index, done=worked and files[index].status == "done")
                 if worked and len(files) < len(self.tasks) and self.around.stop.owns_process:
                     self._check_growth()
-            for place in (self.around.job.folder, self.around.places.local):
-                remove_stale(place / FACES_NAME, self._indexes, self.earlier.models)
+            remove_stale(self.around.job.folder / FACES_NAME, self._indexes, self.earlier.models)
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []

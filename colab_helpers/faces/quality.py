@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.geometry import ARCFACE_112, similarity_transform, yaw_degrees
+from colab_helpers.faces.geometry import ARCFACE_112, overlap, similarity_transform, yaw_degrees
 from colab_helpers.faces.photos import BLURRED, sharpness_of
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
@@ -228,10 +229,17 @@ def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: Float
     return float(embedded.embedding @ source / np.linalg.norm(source))
 
 
-def worth(picture: Picture, face: Face) -> float:
-    """How well a face would do as a portrait, 0 to 1: frontal, large, sharp, and wholly there."""
+def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
+    """How well a face would do as a portrait, 0 to 1: frontal, large, sharp, with nothing before it.
+
+    ``others`` are the frame's other faces.
+    """
+    if face.filled:
+        return 0.0
     crop: ByteImage = picture.crop(similarity_transform(face.kps, ARCFACE_112), 112)
     sharp = sharpness_of(np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.uint8))
     frontal = max(0.0, 1 - abs(yaw_degrees(face.kps)) / 90)
     size = min(1.0, float(face.box[2] - face.box[0]) / _WIDE)
-    return round(frontal * size * min(1.0, sharp / _SHARP) * face.weight, 4)
+    # The detector is the less sure the more of a face is covered; somebody else before it looks like a face.
+    free = face.score * (1 - max((overlap(face.box, other.box) for other in others), default=0.0))
+    return round(frontal * size * min(1.0, sharp / _SHARP) * free**4 * face.weight, 4)

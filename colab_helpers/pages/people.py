@@ -32,7 +32,7 @@ class PersonRow:
 
 def person_name(person: PersonReport, place: int) -> str:
     """What somebody is called: by the order of their first frames."""
-    return tr("Person {number}", number=place + 1) if person.people == 1 else tr("Others")
+    return tr("Person {number}", number=place + 1) if person.present_spans else tr("Others")
 
 
 def rows_of(file: FileReport, *, portraits: bool) -> list[PersonRow]:

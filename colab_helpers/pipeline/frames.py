@@ -121,7 +121,8 @@ class FrameChanger:
         pairs = [(work, look) for work in group for look in work.looks]
         for work, look in pairs:
             if work.index % self._every == 0:
-                look.worth = worth(work.picture, look.face)
+                others = (other.face for other in work.looks if other is not look)
+                look.worth = worth(work.picture, look.face, others)
             if look.face in work.faces:
                 look.before = brightness(work.picture, look.face, work.index)
         changed = [(work, look) for work, look in pairs if look.before is not None]

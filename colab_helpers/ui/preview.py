@@ -26,9 +26,9 @@ NOTHING = mark("(no target)")
 _WIDTH, _HEIGHT = 960, 540
 # As wide as the slider's own track: its label stands before it, its number behind.
 _STRIP = (
-    '<div style="display:flex;align-items:center;line-height:1.3"><div style="flex:0 0 145px;'
-    'text-align:right;padding-right:12px;box-sizing:border-box">{}</div><div style="flex:1">{}</div>'
-    '<div style="flex:0 0 60px"></div></div>'
+    '<div style="display:flex;align-items:center;line-height:1.3"><div style="flex:0 0 159px;'
+    'text-align:right;padding-right:18px;box-sizing:border-box">{}</div><div style="flex:1">{}</div>'
+    '<div style="flex:0 0 82px"></div></div>'
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.batch import earlier
+from colab_helpers.batch.drive import FACES_NAME
 from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.face_indexes import ABOUT_NAME
 from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.run_batch import Surroundings
@@ -316,3 +319,91 @@ def test_a_stop_while_a_result_is_hashed_does_not_have_it_made_again(batch, monk
     assert hashed == ["a.mp4"]
     assert [file.status for file in report.files] == ["done", "skipped", "skipped"]
     assert kept(batch()) == ["a"]
+
+
+def indexes(out: Path) -> dict[str, Path]:
+    """The folders of all face indexes by the name of their target."""
+    found = sorted((out / FACES_NAME).iterdir())
+    return {Path(json.loads((folder / ABOUT_NAME).read_text())["target"]).name: folder for folder in found}
+
+
+def aged(folder: Path, days: float) -> None:
+    about = json.loads((folder / ABOUT_NAME).read_text())
+    about["used"] -= days * 24 * 3600
+    (folder / ABOUT_NAME).write_text(json.dumps(about))
+
+
+def test_an_index_stays_as_long_as_a_run_can_use_it(batch, folder, tmp_path) -> None:
+    out = tmp_path / "out"
+    batch()
+    first = indexes(out)
+    assert sorted(first) == ["a.mp4", "b.mp4"]
+    assert batch(settings=CPU.with_overrides(face_detector_size=320)).ok
+    assert len(list((out / FACES_NAME).iterdir())) == 4  # both settings can be used again
+    aged(first["a.mp4"], 31)
+    aged(first["b.mp4"], 29)
+    batch(settings=CPU.with_overrides(face_detector_size=320, output_video_quality=30))
+    assert not first["a.mp4"].exists()
+    assert first["b.mp4"].is_dir()
+    aged(indexes(out)["b.mp4"], 365)
+    aged(first["b.mp4"], 365)
+    batch(settings=CPU.with_overrides(output_video_quality=31))
+    assert first["b.mp4"].is_dir()  # used now, however old
+
+
+@pytest.mark.parametrize("gone", ["target", "changed", "version", "models", "unmounted"])
+def test_the_index_of_what_is_gone_is_removed_and_nothing_else(batch, folder, tmp_path, gone) -> None:
+    out = tmp_path / "out"
+    batch()
+    stale = indexes(out)["a.mp4"]
+    chunks = [path.name for path in stale.glob("*.npz")]
+    assert chunks
+    others = [
+        out / FACES_NAME / "mine" / "a.npz",
+        out / FACES_NAME / ("0" * 23) / "00000000.npz",
+        stale / "notes.txt",
+    ]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (stale / f".{chunks[0]}.77.part").write_text("torn")
+    (out / FACES_NAME / ("f" * 24)).symlink_to(tmp_path / "in")
+    about = json.loads((stale / ABOUT_NAME).read_text())
+    if gone == "target":
+        (folder / "a.mp4").unlink()
+    elif gone == "changed":
+        make(folder / "a.mp4", Spec(frames=11))
+    else:
+        other = {"version": {"code": "old"}, "models": {"models": {"det_10g": "old"}}}.get(
+            gone, {"target": str(tmp_path / "nowhere" / "a.mp4")}
+        )
+        (stale / ABOUT_NAME).write_text(json.dumps(about | other))
+        (folder / "a.mp4").unlink()  # else the run itself would use it
+    batch()
+    left = {path.name for path in stale.iterdir()}
+    assert left == (
+        {"notes.txt"} if gone != "unmounted" else {"notes.txt", ABOUT_NAME, *chunks, f".{chunks[0]}.77.part"}
+    )
+    assert all(path.read_text() == "mine" for path in others)
+    assert (folder / "b.mp4").is_file()
+    assert "b.mp4" in [
+        Path(json.loads(path.read_text())["target"]).name
+        for path in (out / FACES_NAME).glob(f"*/{ABOUT_NAME}")
+    ]
+
+
+def test_a_stopped_run_removes_no_index_and_the_next_one_does_on_a_drive_too(batch, folder, tmp_path) -> None:
+    out, work = tmp_path / "out", tmp_path / "work"
+
+    def stop(progress: Any) -> None:
+        raise KeyboardInterrupt
+
+    batch(work_dir=work)
+    stale = indexes(out)["a.mp4"]
+    make(folder / "a.mp4", Spec(frames=11))
+    report = batch(work_dir=work, on_progress=stop)
+    assert (report.stopped, stale.is_dir()) == (True, True)
+    assert batch(work_dir=work).ok
+    assert not stale.exists()
+    assert not work.exists() or not list(work.rglob(FACES_NAME))
+    assert sorted(indexes(out)) == ["a.mp4", "b.mp4"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from colab_helpers.batch.report import REPORT_NAME, BatchReport, Quality
 from tests.helpers.processes import Content, Shell, contents_undisturbed, made_once
 from tests.media.make import Sound, Spec, variable_pts
 
@@ -24,6 +25,7 @@ LATEST = 3.0
 """Seconds after a start until when it is killed: from its first import to its report."""
 
 _expected: dict[str, Content] = {}
+_measured: dict[str, Quality | None] = {}
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +37,16 @@ def targets(shared_dir: Path) -> Path:
 def expected(shell: Callable[[str], Shell]) -> dict[str, Content]:
     """What an uninterrupted run gives."""
     if not _expected:
-        _expected.update(contents_undisturbed(shell("undisturbed"), SPECS))
+        undisturbed = shell("undisturbed")
+        _expected.update(contents_undisturbed(undisturbed, SPECS))
+        _measured.update(measured(undisturbed.out))
     return _expected
+
+
+def measured(out: Path) -> dict[str, Quality | None]:
+    """What the report of a folder tells of each result, and of each person in it."""
+    report = BatchReport.model_validate_json((out / REPORT_NAME).read_bytes())
+    return {Path(file.target).name: file.quality for file in report.files}
 
 
 @pytest.mark.parametrize("seed", range(CHAINS))
@@ -51,6 +61,7 @@ def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
     for kind in kinds:
         if process.poll() is not None:
             batch.finish(expected, process)
+            assert measured(batch.out) == _measured
             batches += 1
             batch = shell(f"out{batches}")
             process = batch.start()
@@ -63,6 +74,8 @@ def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
         if kind != "worker":
             process = batch.start()
     batch.finish(expected, process)
+    assert measured(batch.out) == _measured
+    assert all(quality and quality.people for quality in _measured.values())
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> None:

@@ -60,7 +60,11 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert facts(index) == facts(memory)
     index.finish()
     index.flush()
+    chunks = sorted(tmp_path.iterdir())
     again = FaceIndex(tmp_path, "key")
+    again.finish()
+    again.flush()
+    assert sorted(tmp_path.iterdir()) == chunks, "what is complete was written again"
     assert (len(again), again.complete, again.pts(13)) == (42, True, 40 * 13 + 7)
     assert facts(again) == facts(memory)
     embedded = next(iter(again)).faces[0].embedding

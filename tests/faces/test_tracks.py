@@ -204,3 +204,18 @@ def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
     selection = Selection(load_settings(many_faces=False, face_selector="reference"), Sought(person(2)))
     selection.decide(tracker.tracks)
     assert {one.track for faces in found for one in selection.of(faces)} == {1}
+
+
+def test_faces_that_nobody_wants_are_not_worked_out_and_the_others_are_the_same() -> None:
+    rng = np.random.default_rng(3)
+    rows = [
+        FrameFaces(n, n, looked=True, faces=shaken([face(moving(n), who=1)], rng) if n % 9 else [])
+        for n in range(90)
+    ]
+    whole = list(Tracker(lambda _row: None).follow(rows))
+    part = list(Tracker(lambda _row: None).follow(rows, start=41))
+    assert part[:41] == [[]] * 41
+    assert all(len(faces) == 1 for faces in whole)
+    for (one,), (other,) in zip(whole[41:], part[41:], strict=True):
+        np.testing.assert_array_equal(one.kps, other.kps)
+        assert (one.filled, one.weight, one.track) == (other.filled, other.weight, other.track)

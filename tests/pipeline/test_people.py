@@ -14,6 +14,7 @@ import pytest
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
+from colab_helpers.faces.quality import brightness
 from colab_helpers.faces.types import Face
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
@@ -130,6 +131,23 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(tmp_path: Path, standin
     counts = found.counts
     assert [counts.swap, counts.mask, counts.final] == pytest.approx(list(expected), abs=0.001)
     assert len({round(value, 3) for value in expected}) == 3
+
+
+def test_flicker_is_that_of_the_files_beside_the_targets_own(tmp_path: Path, inverting_models: Path) -> None:
+    target, output = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50)), tmp_path / "out.mp4"
+    models = pieces_engine(inverting_models, frame_processors="face_swapper")
+    (shown,) = process_video(models, SOURCE, target, output).people
+    levels = []
+    for path in (target, output):
+        pictures = [VideoPicture(frame.video) for frame in read_frames(probe(path))]
+        (face,) = models.analyser.detect(pictures[0])
+        levels.append([brightness(picture, face, 0).level for picture in pictures])
+    steps = np.diff(np.array(levels), axis=1)
+    steps[:, 24] = 0  # between two segments nothing is compared
+    assert shown.counts.pairs == 48
+    assert shown.counts.own == pytest.approx(np.square(steps[0]).sum(), rel=0.01)
+    assert shown.counts.flicker == pytest.approx(np.square(steps[1] - steps[0]).sum(), rel=0.01)
+    assert shown.counts.flicker > 1.1 * shown.counts.own > 100
 
 
 @pytest.mark.parametrize(

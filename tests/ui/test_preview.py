@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.api import run_batch
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.images import write_image
 from colab_helpers.media.probe import probe
@@ -123,3 +124,38 @@ def test_errors_stand_in_place_of_the_picture(make_panel, on_demo, text_of, chan
     made.tabs.selected_index = PREVIEW
     assert said in text_of(made.preview.message)
     assert (made.preview.shown, made.preview.pair.value) == (None, "")
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_what_a_run_has_found_is_shown_and_nothing_is_written(make_panel, on_demo, tmp_path, text_of):
+    out = tmp_path / "out"
+    asked = on_demo.replaced(
+        output_dir=out, overrides={"frame_processors": "face_swapper", "output_video_quality": 0}
+    )
+    made = make_panel(asked)
+    made.tabs.selected_index = PREVIEW
+    assert "Only this frame was looked at" in text_of(made.preview.message)
+    assert made.preview.strips.value == ""
+    assert not out.exists()
+    made.choice.close()
+    report = run_batch(
+        asked.sources, asked.targets, out, consent=asked.consent, settings=asked.settings,
+        models_dir=asked.models_dir, in_process=True,
+    )  # fmt: skip
+    before = snapshot(out)
+    made = make_panel(asked)
+    made.tabs.selected_index = PREVIEW
+    assert "A run makes the same of it" in text_of(made.preview.message)
+    assert "Only this frame" not in text_of(made.preview.message)
+    for number in (9, 0, 4):
+        made.preview.frame.value = number
+        result = picture_of(Path(report.files[0].output), number)
+        assert np.array_equal(made.preview.shown.after, result)
+    assert text_of(made.preview.strips) == "Person 1 Person 1: missed in 0 spans"
+    assert made.preview.strips.value.count("<svg") == 1
+    made.settings.overrides.value = "face_detector_size: 320"  # whose faces no run has found
+    assert "Only this frame was looked at" in text_of(made.preview.message)
+    assert snapshot(out) == before
