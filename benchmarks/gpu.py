@@ -38,8 +38,8 @@ import onnxruntime
 from benchmarks.graphs import answering, detector_answers, write_constant_models
 from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
-from colab_helpers.diagnosis.samples import Role
 from colab_helpers.machine import this_machine
+from colab_helpers.models.catalog import Role
 from colab_helpers.models.converted import FOLDER
 from colab_helpers.models.half import convert
 from colab_helpers.models.session import Provider, Runtime, cuda_problem

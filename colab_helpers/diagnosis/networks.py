@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from colab_helpers.diagnosis.findings import Check, finding
-from colab_helpers.diagnosis.samples import Role, sample_inputs
+from colab_helpers.diagnosis.samples import sample_inputs
 from colab_helpers.diagnosis.subject import Subject
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
+    from colab_helpers.models.catalog import Role
     from colab_helpers.models.half import ModelChoice
     from colab_helpers.models.session import Network, Provider
 
@@ -32,21 +33,21 @@ class Problem(NamedTuple):
     warns: bool = False
 
 
-def wanted_networks(settings: Settings) -> list[tuple[Role, str]]:
-    """Return role and name of each network a run with these settings opens."""
-    from colab_helpers.models.catalog import ANALYSIS_MODELS
+def wanted_networks(settings: Settings, models: Path | None = None) -> list[tuple[Role, str]]:
+    """Return role and name of each network a run with these settings and models folder opens."""
+    from colab_helpers.models.catalog import ANALYSIS_MODELS, mask_models
 
     found: list[tuple[Role, str]] = [("detector", ANALYSIS_MODELS[0]), ("recogniser", ANALYSIS_MODELS[1])]
     if "face_swapper" in settings.frame_processors:
         found.append(("swapper", settings.swapper_model))
     if "face_enhancer" in settings.frame_processors:
         found.append(("enhancer", settings.enhancer_model))
-    return found
+    return [*found, *mask_models(settings, models).items()]
 
 
 def models(subject: Subject) -> Iterator[Check]:
     """Try each network: one finding each, and one more where insightface can be held against it."""
-    for role, name in wanted_networks(subject.settings):
+    for role, name in wanted_networks(subject.settings, subject.models):
         title = f"model {Path(name).name}"
         try:
             yield from _examine(subject, role, name)
@@ -92,7 +93,11 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     what = "; ".join([", ".join(facts), *choice.notes, *(problem.what for problem in problems)])
     worst = problems[0] if problems else Problem("", "")
     yield finding(f"model {Path(name).name}", what, worst.remedy, warns=worst.warns, figures=figures)
-    if not network.standin and role != "enhancer" and (worst.warns or not problems):
+    if (
+        not network.standin
+        and role in ("detector", "recogniser", "swapper")
+        and (worst.warns or not problems)
+    ):
         from colab_helpers.diagnosis import reference
 
         yield reference.parity(role, network, subject.settings, subject.models)
@@ -103,7 +108,7 @@ def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
     from colab_helpers.models.half import ModelChoice, choose
     from colab_helpers.models.session import Runtime
 
-    if role in ("detector", "recogniser"):
+    if role not in ("swapper", "enhancer"):
         path = subject.models / f"{name}.onnx"
         return ModelChoice(name, path, path)
     runtime = Runtime("cuda" if subject.runs_on_gpu else "cpu")
@@ -128,9 +133,16 @@ def open_network(
 def check_contract(role: Role, network: Network) -> None:
     """Make sure that a network takes and gives what its role asks for; ModelError where it does not."""
     from colab_helpers.faces.detector import Detector
+    from colab_helpers.faces.occluder import FaceParser, Occluder
     from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 
-    makers = {"detector": Detector, "swapper": Swapper, "enhancer": Enhancer}
+    makers: dict[Role, Callable[[Network], object]] = {
+        "detector": Detector,
+        "swapper": Swapper,
+        "enhancer": Enhancer,
+        "occluder": Occluder,
+        "parser": FaceParser,
+    }
     if role in makers:
         makers[role](network)
 

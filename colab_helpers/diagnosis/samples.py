@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
+    from colab_helpers.models.catalog import Role
     from colab_helpers.models.session import Network
-
-Role = Literal["detector", "recogniser", "swapper", "enhancer"]
 
 
 def soft_picture(size: int) -> Any:
@@ -28,6 +27,8 @@ def sample_inputs(role: Role, network: Network, settings: Settings) -> list[Any]
     size = network.session.get_inputs()[0].shape[2]
     edge = settings.face_detector_size if role == "detector" else size if isinstance(size, int) else 112
     picture = soft_picture(edge).transpose(2, 0, 1)[None].astype(np.float32) / 255
+    if role == "occluder":
+        return [picture.transpose(0, 2, 3, 1)]
     if role != "swapper":
         return [2 * picture - 1]
     identity = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)

@@ -9,13 +9,16 @@ from pathlib import Path
 from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.changer import FaceChanger
+from colab_helpers.faces.masks import FaceMasks
+from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.faces.photos import Identity, agreed_identity
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, FloatArray
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.picture import BgrPicture
+from colab_helpers.models.catalog import mask_models
 from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
 from colab_helpers.models.pool import SessionPool
@@ -31,12 +34,13 @@ GPU_RESERVE = 512 << 20
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """Analyser, swapper and enhancer of one run, with the settings resolved for this machine.
+    """The networks of one run, with the settings resolved for this machine.
 
     Attributes:
         settings: Nothing in them is ``auto`` but the encoder, which depends on the video.
         analyser: Finds faces.
         swapper: None unless ``frame_processors`` asks for it; likewise ``enhancer``.
+        occluder: None unless ``face_mask_types`` asks for it; likewise ``parser``.
         provider: Where the networks run.
         notes: Fall-backs and lowered values, each said once.
         pool: Where the networks are kept on a GPU; None on the CPU, where they simply stay loaded.
@@ -49,6 +53,8 @@ class Engine:
     provider: Provider
     notes: tuple[str, ...]
     pool: SessionPool | None = None
+    occluder: Occluder | None = None
+    parser: FaceParser | None = None
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
@@ -71,27 +77,44 @@ class Engine:
         resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
         half = wants_half(settings.half_precision, runtime.provider)
         resolved = resolved.with_overrides(half_precision=half)
+        resolved, unmasked = _with_mask_types(resolved, root)
+        masking = {role: runtime.open(root / f"{name}.onnx") for role, name in mask_models(resolved).items()}
         analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
         networks = {step: choice.open(runtime) for step, choice in choices.items()}
         if runtime.graphs:
             analyser.load()  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
-        chosen += origin_notes(settings, root)
+        chosen += origin_notes(resolved, root)
         return cls(
             settings=resolved,
             analyser=analyser,
             swapper=Swapper(networks["face_swapper"]) if "face_swapper" in networks else None,
             enhancer=Enhancer(networks["face_enhancer"]) if "face_enhancer" in networks else None,
             provider=runtime.provider,
-            notes=(*runtime.notes, *lowered, *chosen),
+            notes=(*runtime.notes, *lowered, *chosen, *unmasked),
             pool=runtime.pool,
+            occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
+            parser=FaceParser(masking["parser"]) if "parser" in masking else None,
         )
 
     @property
     def networks(self) -> list[Network]:
         """Every network of the run."""
-        changers = [part.network for part in (self.swapper, self.enhancer) if part is not None]
-        return [*self.analyser.networks, *changers]
+        parts = (self.swapper, self.enhancer, self.occluder, self.parser)
+        return [*self.analyser.networks, *(part.network for part in parts if part is not None)]
+
+    @property
+    def masks(self) -> FaceMasks:
+        """What limits the change of a face."""
+        settings = self.settings
+        return FaceMasks(
+            box="box" in settings.face_mask_types,
+            blur=settings.face_mask_blur,
+            padding=settings.face_mask_padding,
+            occluder=self.occluder,
+            parser=self.parser,
+            regions=settings.face_mask_regions,
+        )
 
     def take_memory_notes(self) -> list[str]:
         """What was unloaded or waited for since this was last asked, one sentence each."""
@@ -135,7 +158,20 @@ class Engine:
     def changer(self, source: FloatArray | None) -> FaceChanger:
         """What is done to each face, for one source embedding (None where nothing is swapped)."""
         latent = self.swapper.latent(source) if self.swapper is not None and source is not None else None
-        return FaceChanger(self.swapper, latent, self.enhancer, self.settings.enhancer_blend)
+        return FaceChanger(self.swapper, latent, self.enhancer, self.settings.enhancer_blend, self.masks)
+
+
+def _with_mask_types(settings: Settings, root: Path) -> tuple[Settings, list[str]]:
+    """Decide what limits the change where that was left open; one sentence says what is not done then."""
+    if settings.face_mask_types != "auto":
+        return settings, []
+    if mask_models(settings, root):
+        return settings.with_overrides(face_mask_types=("box", "occlusion")), []
+    text = mark(
+        "what is in front of a face is painted over: {name}.onnx, which would tell it, is not in the models "
+        "folder; 'python -m colab_helpers preload --face-mask-types box,occlusion' fetches it"
+    )
+    return settings.with_overrides(face_mask_types=("box",)), [tr(text, name=settings.occluder_model)]
 
 
 def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:

@@ -20,7 +20,7 @@ from colab_helpers.files import from_yaml
 from colab_helpers.language import tr
 from colab_helpers.settings import Settings
 
-Role = Literal["detector", "recogniser", "swapper", "enhancer"]
+Role = Literal["detector", "recogniser", "swapper", "enhancer", "occluder", "parser"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50")
 """What every run needs to find faces and tell them apart."""
@@ -125,7 +125,7 @@ def needed_models(
 ) -> list[ModelEntry]:
     """Return the models a run with these settings opens, each once.
 
-    A swapper or enhancer that lies in the models folder ``root`` needs no entry in the catalogue.
+    One that lies in the models folder ``root`` needs no entry in the catalogue, unless it finds faces.
 
     Raises:
         ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
@@ -137,7 +137,7 @@ def needed_models(
         changers["swapper"] = settings.swapper_model
     if "face_enhancer" in settings.frame_processors:
         changers["enhancer"] = settings.enhancer_model
-    for role, name in changers.items():
+    for role, name in (changers | mask_models(settings, root)).items():
         unlisted = name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file()
         entries.append(
             ModelEntry(name=name, role=role, licence_id="own", licence=catalog.licences["own"])
@@ -145,3 +145,20 @@ def needed_models(
             else catalog.get(name, role=role)
         )
     return entries
+
+
+def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]:
+    """Return the names of the networks by which masks are made.
+
+    What is left to ``auto`` needs one only where it lies in the models folder ``root``.
+    """
+    types, occluder = settings.face_mask_types, settings.occluder_model
+    if types == "auto":
+        there = root is not None and (root / f"{occluder}.onnx").is_file()
+        types = ("occlusion",) if there else ()
+    names: dict[Role, str] = {}
+    if "occlusion" in types:
+        names["occluder"] = occluder
+    if "region" in types:
+        names["parser"] = settings.parser_model
+    return names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +14,7 @@ from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.masks import Look, cover_of
 from colab_helpers.faces.quality import Brightness, Measured, brightness, likeness
 from colab_helpers.faces.selection import FacesDigest, needs_embeddings, reference_embedding
 from colab_helpers.faces.types import Face, FloatArray
@@ -45,6 +46,8 @@ class Work(Generic[Item, AnyPicture]):
         pts: Its timestamp, in ticks.
         seen: What the networks found in it.
         chosen: Faces that are changed if they are not hidden; see ``Following.works``.
+        looks: What the frame shows of each of ``faces``; none where it was not looked at for masks.
+        near: The same of the frames around it, by track.
     """
 
     index: int
@@ -57,10 +60,20 @@ class Work(Generic[Item, AnyPicture]):
     similarity: float | None = None
     pts: int = 0
     chosen: Sequence[Face] = ()
+    looks: Sequence[Look | None] = ()
+    near: Sequence[Mapping[int | None, Look]] = ()
     seen: FrameFaces = field(init=False)
 
     def __post_init__(self) -> None:
         self.seen = FrameFaces(self.index, self.pts, picture=self.picture)
+
+    def jobs(self) -> list[FaceJob]:
+        """Return what is to be done to each face."""
+        looks = self.looks or [None] * len(self.faces)
+        return [
+            FaceJob(self.picture, face, cover_of(look, [by_track.get(face.track) for by_track in self.near]))
+            for face, look in zip(self.faces, looks, strict=True)
+        ]
 
 
 class FrameChanger:
@@ -85,7 +98,7 @@ class FrameChanger:
         ]
         for work, largest in shown:
             work.before = brightness(work.picture, largest, work.index)
-        self._changer.change([FaceJob(work.picture, face) for work, _ in shown for face in work.faces])
+        self._changer.change([job for work, _ in shown for job in work.jobs()])
         for work, largest in shown:
             work.after = brightness(work.picture, largest, work.index)
             if self._source is not None and work.index % self._every == 0:

@@ -24,6 +24,7 @@ from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, reference_person
+from colab_helpers.pipeline.looking import with_looks
 from colab_helpers.pipeline.outcome import FileResult
 from colab_helpers.stages import in_groups, map_ordered
 
@@ -60,6 +61,7 @@ def process_image(
     if reference is not None:
         faces = analyser.embed(picture, faces)
     work = Work(0, image, picture, select_faces(faces, settings, reference=reference))
+    work.looks = engine.masks.look(picture, work.faces)
     FrameChanger(engine, source, every=1).changed([work])
     return picture.image, len(work.faces)
 
@@ -166,9 +168,9 @@ def _changed_frames(
 
     if following.selection.needs_all:
         deque(following.find_all(looked()), maxlen=0)
-    works = following.works(looked(), start=0)
-    groups = in_groups(works, 1)
-    for group in map_ordered(changer.changed, groups, workers=int(engine.settings.execution_threads)):
+    workers = int(engine.settings.execution_threads)
+    groups = in_groups(with_looks(following.works(looked()), engine.masks, workers=workers), 1)
+    for group in map_ordered(changer.changed, groups, workers=workers):
         yield from group
 
 

@@ -30,6 +30,7 @@ from colab_helpers.pipeline.frames import (
     queue_depth,
     reference_person,
 )
+from colab_helpers.pipeline.looking import AROUND, with_looks
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.settings import Settings
 from colab_helpers.stages import in_groups, map_ordered, run_ahead
@@ -85,7 +86,8 @@ class VideoRun:
     @property
     def depth(self) -> int:
         """Frames that may wait between two stages."""
-        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 1) + LOOK_AHEAD
+        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 2)
+        in_work += LOOK_AHEAD + 2 * AROUND + 1
         memory = float(self.settings.max_memory)
         return queue_depth(self.frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
 
@@ -111,20 +113,21 @@ def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
 
 
 def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:
-    """Read the video from the frame after a segment on, or from where faces have to be found."""
-    start = last.stop if last else 0
-    begin = start if faces.index.complete else min(start, faces.begin)
-    return _open_reader(video, begin, faces, last.last_pts if last and begin == start else None)
+    """Read the video from shortly before the frame after a segment, or from where faces have to be found."""
+    return _open_reader(video, _first_read(faces, last.stop if last else 0), faces)
 
 
-def _open_reader(
-    video: VideoRun, begin: int, faces: Following, previous_pts: int | None = None
-) -> FrameReader:
+def _first_read(faces: Following, start: int) -> int:
+    """The first frame that is read in order to change those from ``start`` on."""
+    first = max(0, start - AROUND)
+    return first if faces.index.complete else min(first, faces.begin)
+
+
+def _open_reader(video: VideoRun, begin: int, faces: Following) -> FrameReader:
     # At a constant rate, which of the target's frames comes next follows from all before it.
     if not begin or not video.settings.keep_fps:
         return read_frames(video.info)
-    before = faces.index.pts(begin - 1) if previous_pts is None else previous_pts
-    return read_frames(video.info, start=begin, previous_pts=before)
+    return read_frames(video.info, start=begin, previous_pts=faces.index.pts(begin - 1))
 
 
 def changed_frames(
@@ -135,12 +138,12 @@ def changed_frames(
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
     changer = FrameChanger(video.engine, video.source, every=max(1, round(video.rate)))
     ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
-    looked = _looked(video, faces, reader, start)
-    found = ahead(faces.works(looked, start=start), depth, name="find faces")
-    groups = map_ordered(changer.changed, in_groups(found, batch), workers=threads)
+    found = ahead(faces.works(_looked(video, faces, reader, start)), depth, name="find faces")
+    seen = with_looks(found, video.engine.masks, workers=threads)
+    groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
         for group in changed:
-            yield from group
+            yield from (work for work in group if work.index >= start)
 
 
 def _looked(
@@ -149,12 +152,24 @@ def _looked(
     """Frames that were looked at where they have to be, decoded in a thread of its own."""
     frames: Iterator[Frame] = reader
     if not video.settings.keep_fps:
-        begin = start if faces.index.complete else min(start, faces.begin)
-        frames = (frame for frame in constant_rate(reader, rate=CONSTANT_RATE) if frame.index >= begin)
+        frames = _from(constant_rate(reader, rate=CONSTANT_RATE), _first_read(faces, start))
     decoded = run_ahead(
         _works(frames, video.info.heads_up), video.depth, name="decode", gauges=video.progress.gauges
     )
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
+
+
+def _from(frames: Iterator[Frame], begin: int) -> Iterator[Frame]:
+    """Frames from one on, and those before it that show the same picture: it is changed with the first."""
+    held: list[Frame] = []
+    for frame in frames:
+        if held and held[-1].video is not frame.video:
+            held.clear()
+        held.append(frame)
+        if frame.index >= begin:
+            break
+    yield from held
+    yield from frames
 
 
 def _reference(video: VideoRun) -> FloatArray | None:

@@ -30,10 +30,12 @@ _USUAL_RATE = 25
 _FINDING = ("execution_provider", "face_detector_size", "face_detector_score")
 """What the networks that find faces are loaded with."""
 _CHANGING = (*_FINDING, "frame_processors", "swapper_model", "enhancer_model", "half_precision",
-             "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads", "batch_size")  # fmt: skip
+             "face_mask_types", "occluder_model", "parser_model", "cuda_graphs", "gpu_memory_wait",
+             "max_memory", "execution_threads", "batch_size")  # fmt: skip
 """What all networks are loaded with; other settings may change while they stay."""
-_AT_ONCE = ("enhancer_blend", "many_faces", "face_selector", "face_order", "reference_face_position",
-            "reference_frame_number", "similar_face_distance")  # fmt: skip
+_AT_ONCE = ("enhancer_blend", "face_mask_blur", "face_mask_padding", "face_mask_regions", "many_faces",
+            "face_selector", "face_order", "reference_face_position", "reference_frame_number",
+            "similar_face_distance")  # fmt: skip
 """What a picture depends on beside the networks."""
 
 
