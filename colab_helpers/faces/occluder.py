@@ -63,10 +63,13 @@ class FaceParser:
 
 
 def _check(network: Network, taken: tuple[int, ...], given: tuple[int, ...], example: str) -> None:
-    """Make sure that a network takes one picture and first gives one of these shapes; ModelError if not."""
+    """Make sure that a network takes one picture and first gives one of these shapes; ModelError if not.
+
+    Sizes that a file leaves open may be any.
+    """
     ends = network.session.get_inputs(), network.session.get_outputs()[:1]
-    shapes = [list(item.shape) for items in ends for item in items]
-    if [tuple(shape[1:]) for shape in shapes] != [taken, given]:
+    shapes = [tuple(item.shape[1:]) for items in ends for item in items]
+    if len(shapes) != 2 or not (_fits(shapes[0], taken) and _fits(shapes[1], given)):
         raise ModelError(
             tr(
                 "the network must turn {taken} into {given}, but its shapes are {shapes}",
@@ -77,3 +80,8 @@ def _check(network: Network, taken: tuple[int, ...], given: tuple[int, ...], exa
             where=str(network.path),
             remedy=tr("use {name}", name=example),
         )
+
+
+def _fits(shape: tuple[int | str, ...], wanted: tuple[int, ...]) -> bool:
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(one == size or not isinstance(one, int) for one, size in pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from itertools import chain
 
@@ -18,7 +18,7 @@ Seen = tuple[Work[Item, AnyPicture], Mapping[int | None, Look]]
 
 
 def with_looks(
-    works: Generator[Work[Item, AnyPicture], None, None], masks: FaceMasks, *, workers: int
+    works: Iterable[Work[Item, AnyPicture]], masks: FaceMasks, *, workers: int
 ) -> Generator[Work[Item, AnyPicture], None, None]:
     """Yield frames with what is seen of their faces, once those around them were looked at, too.
 

@@ -177,6 +177,8 @@ PARTS = {
         {"sources": ["s"]},
         {"settings": Settings(output_video_quality=20)},
         {"settings": Settings(enhancer_blend=79)},
+        {"settings": Settings(face_mask_types=("box", "occlusion"))},
+        {"settings": Settings(face_mask_regions=("skin", "lips"))},
         {"models": {"inswapper_128": "n"}},
         {"encoder": "libx265"},
         {"code": "other"},

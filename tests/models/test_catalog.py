@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,10 @@ def test_only_what_the_product_runs_is_offered() -> None:
         "restoreformer_plus_plus": "enhancer",
         "gpen_bfr_256": "enhancer",
         "gpen_bfr_512": "enhancer",
+        "xseg_1": "occluder",
+        "xseg_2": "occluder",
+        "xseg_3": "occluder",
+        "bisenet_resnet_34": "parser",
     }
 
 
@@ -60,9 +66,28 @@ def test_every_preset_finds_its_models(preset: str) -> None:
         ({"swapper_model": "GFPGANv1.4"}, "inswapper_128, inswapper_128_fp16"),
         ({"swapper_model": "hyperswap_1a_256"}, "inswapper_128, inswapper_128_fp16"),
         ({"enhancer_model": "codeformer"}, "GFPGANv1.4, restoreformer_plus_plus"),
+        ({"occluder_model": "xseg", "face_mask_types": "occlusion"}, "xseg_1, xseg_2, xseg_3"),
+        ({"parser_model": "xseg_1", "face_mask_types": "region"}, "bisenet_resnet_34"),
     ],
 )
 def test_unsuitable_model_is_refused_with_the_suitable_ones(values: dict[str, str], offered: str) -> None:
     with pytest.raises(ModelError, match=f"choose one of {offered}") as caught:
         needed_models(Settings(**values))
     assert str(caught.value).startswith(next(iter(values.values())))
+
+
+def test_masks_need_their_networks_where_they_are_asked_for_or_lie_there(tmp_path: Path) -> None:
+    def masking(**values: Any) -> list[tuple[str, str]]:
+        return [(entry.name, entry.role) for entry in needed_models(Settings(**values), root=tmp_path)[4:]]
+
+    occluder, parser = ("xseg_1", "occluder"), ("bisenet_resnet_34", "parser")
+    assert masking() == []
+    assert masking(face_mask_types="box") == []
+    assert masking(face_mask_types="box,occlusion") == [occluder]
+    assert masking(face_mask_types="region,occlusion") == [occluder, parser]
+    (tmp_path / "xseg_1.onnx").touch()
+    assert masking() == [occluder]
+    assert masking(face_mask_types="box") == []
+    (tmp_path / "mine.onnx").touch()
+    assert masking(occluder_model="mine") == [("mine", "occluder")]
+    assert needed_models(Settings(occluder_model="mine"), root=tmp_path)[-1].licence_id == "own"
