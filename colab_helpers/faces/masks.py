@@ -42,8 +42,8 @@ _COVER = 256
 _COVER_TEMPLATE = FFHQ_512 * np.float32(_COVER / 512)
 # The edge of a cover, in its pixels: this soft, and all of it on the face's side.
 _EDGE = 1.6
-# From so many grey levels on, after a blur of so many pixels, two frames show something else at a place.
-_OTHER, _NOISE = 20, 2.0
+# From so many grey levels on, over so many pixels each way, two frames show something else at a place.
+_OTHER, _NOISE = 20, 5
 
 
 @cache
@@ -128,7 +128,7 @@ class FaceMasks:
                 inside = np.isin(parts, kept).astype(np.uint8) * 255
                 small = cv2.resize(inside, (_COVER, _COVER), interpolation=cv2.INTER_AREA)
                 np.minimum(cover, small, out=cover)
-        greys = (cv2.GaussianBlur(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (0, 0), _NOISE) for crop in crops)
+        greys = (cv2.blur(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (_NOISE, _NOISE)) for crop in crops)
         return [Look(cover, np.asarray(grey, np.uint8)) for cover, grey in zip(covers, greys, strict=True)]
 
     def of(self, size: int, place: Matrix, face: Face, cover: ByteImage | None) -> FloatArray:
@@ -145,7 +145,7 @@ class FaceMasks:
             return mask
         there = compose(place, invert(similarity_transform(face.kps, _COVER_TEMPLATE)))
         shown = cv2.warpAffine(cover, there, (size, size), borderMode=cv2.BORDER_REPLICATE)
-        return np.minimum(mask, shown.astype(np.float32) / 255)
+        return np.minimum(mask, np.multiply(shown, np.float32(1 / 255), dtype=np.float32))
 
 
 BOX = FaceMasks()

@@ -197,11 +197,11 @@ class Scene:
         for layer in layers:
             if layer is not None:
                 actors.lay(canvas, layer)
-        mask, covered = np.zeros((2, *canvas.shape[:2]), np.float32)
+        mask, clear_view = np.zeros(canvas.shape[:2], np.float32), np.ones(canvas.shape[:2], np.float32)
         for layer in before:
-            shared = overlap(layer, Layer(0, 0, covered, covered)) if layer is not None else None
+            shared = overlap(layer, Layer(0, 0, mask, mask)) if layer is not None else None
             if layer is not None and shared is not None:
-                np.maximum(covered[shared[1]], layer.alpha[shared[0]], out=covered[shared[1]])
+                clear_view[shared[1]] *= 1 - layer.alpha[shared[0]]
         faces, seen = [], []
         for track, head, at in heads:
             clear = uncovered(layers, at, self.size)
@@ -209,7 +209,7 @@ class Scene:
             truth = _truth(track, head, layers[at], clear, mask, self.size)
             faces += [truth] if truth.visible > 0 else []
         swapped = {who: self._finish(self._swapped(canvas, heads, seen, who), i) for who in swaps}
-        return Rendered(self._finish(canvas, i), tuple(faces), swapped, np.clip(mask, 0, 1), covered)
+        return Rendered(self._finish(canvas, i), tuple(faces), swapped, np.clip(mask, 0, 1), 1 - clear_view)
 
     def _people(self, t: float) -> tuple[list[tuple[_Track, Head, int]], list[Layer | None]]:
         heads: list[tuple[_Track, Head, int]] = []
