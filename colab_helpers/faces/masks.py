@@ -40,8 +40,8 @@ REGIONS: dict[FaceRegion, tuple[int, ...]] = {
 }
 _COVER = 256
 _COVER_TEMPLATE = FFHQ_512 * np.float32(_COVER / 512)
-# The edge of a cover, in its pixels: this soft, and all of it on the face's side.
-_EDGE = 1.6
+# An edge of a cover is blurred by so many of its pixels, then made twice as steep.
+_EDGE = 0.8
 # From so many grey levels on, over so many pixels each way, two frames show something else at a place.
 _OTHER, _NOISE = 20, 5
 
@@ -170,11 +170,9 @@ def cover_of(look: Look | None, near: Sequence[Look | None] = ()) -> ByteImage |
     cover = _median([*values, *[look.cover] * (5 - len(values))])
     if cover.min() == 255:
         return None
-    # Twice what is above one half of a blur: the edge is on the face's side, also in corners nothing of what
-    # covers it is painted over.
-    soft = np.maximum(cv2.GaussianBlur(cover, (0, 0), _EDGE), 127)
-    edge = cv2.convertScaleAbs(soft, alpha=255 / 128, beta=-127 * 255 / 128)
-    return np.asarray(cv2.min(edge, cover), np.uint8)
+    # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.
+    soft = np.maximum(cv2.GaussianBlur(cover, (0, 0), _EDGE), 64)
+    return np.asarray(cv2.convertScaleAbs(soft, alpha=2, beta=-128), np.uint8)
 
 
 def _median(values: Sequence[ByteImage]) -> ByteImage:

@@ -30,7 +30,7 @@ def test_the_occluder_sees_what_is_seen(models: Path, samples: list[Masked]) -> 
     occluder = Occluder(Runtime("cpu").open(models / "xseg_1.onnx"))
     seen = occluder.seen(enlarged(samples, 2))[:, ::2, ::2]
     truth = np.stack([one.seen for one in samples])
-    assert ((seen > 127) != (truth > 127)).mean() < 0.015
+    assert ((seen > 127) != (truth > 127)).mean() < 0.02
     # Also of each crop for itself: none is missed as a whole.
     shared, either = (np.sum(way(seen > 127, truth > 127), (1, 2)) for way in (np.logical_and, np.logical_or))
     assert (shared / np.maximum(either, 1))[either > 500].min() > 0.8
