@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.covered import table
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
@@ -258,6 +259,8 @@ def main() -> None:
             f"{way.__name__} {flicker(engine, options.seed, way):.2f}" for way in (alone, followed)
         )
         print(f"flicker of a still face over the clip's own: {told}")
+        for line in table(Path(folder), options.seed):
+            print(line)
 
 
 if __name__ == "__main__":

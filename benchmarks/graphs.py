@@ -21,7 +21,7 @@ _POINTS = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.35, 0.76], [0.6
 
 
 def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
-    """Write a full set of models whose detector always answers one face and whose others copy.
+    """Write models whose detector always answers one face, which nothing covers, and whose others copy.
 
     Args:
         folder: Where they go, laid out as ``--models-dir`` wants it.
@@ -33,6 +33,7 @@ def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: 
     _save(_recogniser(), folder / "buffalo_l" / "w600k_r50.onnx")
     _save(_swapper(), folder / "inswapper_128.onnx")
     _save(_enhancer(), folder / "GFPGANv1.4.onnx")
+    _save(_occluder(), folder / "xseg_1.onnx")
     return folder
 
 
@@ -135,4 +136,14 @@ def _enhancer() -> onnx.GraphProto:
         "constant_enhancer",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+    )
+
+
+def _occluder() -> onnx.GraphProto:
+    seen = np.ones((1, 256, 256, 1), np.float32)
+    return helper.make_graph(
+        [helper.make_node("Constant", [], ["output"], value=numpy_helper.from_array(seen, "seen"))],
+        "constant_occluder",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 256, 256, 3])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 256, 256, 1])],
     )

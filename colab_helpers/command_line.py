@@ -7,7 +7,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 import yaml
 
@@ -118,9 +118,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         # A switch may stand alone, as in roop: --many-faces is --many-faces true.
         bare: dict[str, Any] = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
         # Several words, as in roop: --frame-processors face_swapper face_enhancer.
-        bare |= {"nargs": "+"} if get_origin(field.annotation) is tuple else {}
+        bare |= {"nargs": "+"} if _takes_several(field.annotation) else {}
         option = f"setting_{name}"
         group.add_argument(option_name(name), dest=option, metavar="VALUE", help=_setting_help(name), **bare)
+
+
+def _takes_several(annotation: Any) -> bool:
+    """Whether a setting may be a list."""
+    return get_origin(annotation) is tuple or any(map(_takes_several, get_args(annotation)))
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

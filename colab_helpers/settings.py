@@ -32,6 +32,9 @@ from colab_helpers.presets import PresetFile, all_presets, load_presets
 Auto = Literal["auto"]
 FrameProcessor = Literal["face_swapper", "face_enhancer"]
 FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bottom", "bottom-top", "best"]
+MaskType = Literal["box", "occlusion", "region"]
+FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
+Padding = tuple[int, ...]
 Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 
 DEFAULT_PRESET = "balanced"
@@ -68,6 +71,31 @@ class Settings(BaseModel):
     )
     colour_match: bool = Field(
         False, description="Give swapped faces mean and spread of the colours of the faces they replace."
+    )
+
+    face_mask_types: Annotated[tuple[MaskType, ...], Field(min_length=1)] | Auto = Field(
+        "auto",
+        description="What limits the change of a face: box, a soft square; occlusion, what is in front of it "
+        "(by occluder_model) stays; region, only face_mask_regions (by parser_model). auto is box, and also "
+        "occlusion where its network is present.",
+    )
+    face_mask_blur: float = Field(
+        0.3, ge=0.0, le=1.0, description="How soft the edge of the box is, 0 (hard) to 1."
+    )
+    face_mask_padding: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=4, max_length=4)
+    ] = Field(
+        (0, 0, 0, 0),
+        description="What the box leaves out of the face's crop at top, right, bottom and left, in percent.",
+    )
+    face_mask_regions: tuple[FaceRegion, ...] = Field(
+        get_args(FaceRegion),
+        min_length=1,
+        description="Parts of a face that region changes; without mouth, what open lips show stays.",
+    )
+    occluder_model: str = Field("xseg_1", description="Network that tells what is in front of a face.")
+    parser_model: str = Field(
+        "bisenet_resnet_34", description="Network that tells the parts of a face apart."
     )
 
     execution_provider: Literal["auto", "cuda", "cpu"] = Field(
@@ -184,11 +212,14 @@ class Settings(BaseModel):
             raise ValueError(tr("true and false are no numbers"))
         return value
 
-    @field_validator("frame_processors", mode="before")
+    @field_validator(
+        "frame_processors", "face_mask_types", "face_mask_padding", "face_mask_regions", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
-        """One step, or several joined by commas, may be written as a text."""
-        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        """One word, or several joined by commas, may be written as a text."""
+        listed = isinstance(value, str) and value != "auto"
+        return [part.strip() for part in str(value).split(",")] if listed else value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Settings:

@@ -117,7 +117,7 @@ def test_every_field_is_a_command_line_option_with_the_same_default_and_validati
     assert _parse("--set", "output_video_quality=1", "--output-video-quality", "2").output_video_quality == 2
     for name in Settings.model_fields:
         value = getattr(load_settings(), name)
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         assert _parse(option_name(name), text) == load_settings("balanced")
         assert _parse("--set", f"{name}={text}") == load_settings("balanced")
         with pytest.raises(SettingsError):
@@ -129,3 +129,6 @@ def test_several_words_may_follow_each_other_as_in_roop() -> None:
         both = _parse(name, "face_swapper", "face_enhancer").frame_processors
         assert both == ("face_swapper", "face_enhancer")
         assert _parse(name, "face_swapper").frame_processors == ("face_swapper",)
+    assert _parse("--face-mask-types", "box", "region").face_mask_types == ("box", "region")
+    assert _parse("--face-mask-padding", "10", "0", "5", "0").face_mask_padding == (10, 0, 5, 0)
+    assert _parse("--face-mask-padding", "10,0,5,0").face_mask_padding == (10, 0, 5, 0)

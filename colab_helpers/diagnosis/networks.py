@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +32,9 @@ class Problem(NamedTuple):
     warns: bool = False
 
 
-def wanted_networks(settings: Settings) -> list[tuple[Role, str]]:
-    """Return role and name of each network a run with these settings opens."""
-    from colab_helpers.models.catalog import ANALYSIS_MODELS
+def wanted_networks(settings: Settings, models: Path | None = None) -> list[tuple[Role, str]]:
+    """Return role and name of each network a run with these settings and models folder opens."""
+    from colab_helpers.models.catalog import ANALYSIS_MODELS, mask_models
     from colab_helpers.models.contracts import converter_of
 
     found: list[tuple[Role, str]] = [("detector", ANALYSIS_MODELS[0]), ("recogniser", ANALYSIS_MODELS[1])]
@@ -44,12 +44,12 @@ def wanted_networks(settings: Settings) -> list[tuple[Role, str]]:
             found.append(("converter", converter))
     if "face_enhancer" in settings.frame_processors:
         found.append(("enhancer", settings.enhancer_model))
-    return found
+    return [*found, *mask_models(settings, models).items()]
 
 
 def models(subject: Subject) -> Iterator[Check]:
     """Try each network: one finding each, and one more where insightface can be held against it."""
-    for role, name in wanted_networks(subject.settings):
+    for role, name in wanted_networks(subject.settings, subject.models):
         title = f"model {Path(name).name}"
         try:
             yield from _examine(subject, role, name)
@@ -147,9 +147,16 @@ def open_network(
 def check_contract(role: Role, network: Network) -> None:
     """Make sure that a network takes and gives what its role asks for; ModelError where it does not."""
     from colab_helpers.faces.detector import Detector
+    from colab_helpers.faces.occluder import FaceParser, Occluder
     from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 
-    makers = {"detector": Detector, "swapper": Swapper, "enhancer": Enhancer}
+    makers: dict[Role, Callable[[Network], object]] = {
+        "detector": Detector,
+        "swapper": Swapper,
+        "enhancer": Enhancer,
+        "occluder": Occluder,
+        "parser": FaceParser,
+    }
     if role in makers:
         makers[role](network)
 

@@ -10,7 +10,7 @@ import numpy as np
 from colab_helpers.faces.colour import colour_matched
 from colab_helpers.faces.geometry import similarity_transform
 from colab_helpers.faces.grain import Grain
-from colab_helpers.faces.masks import face_mask, weighted
+from colab_helpers.faces.masks import BOX, FaceMasks, weighted
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
@@ -22,15 +22,17 @@ class FaceJob:
     """One face to be changed in one picture.
 
     Attributes:
+        cover: What is seen of it, see `masks`; None where nothing covers it.
+        crop: What the swapper is shown; None has it cut out of the picture.
         watch: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
             gave it, and where the face's five points are in it, ``(5, 2)``.
-        crop: What the swapper is shown; None has it cut out of the picture.
     """
 
     picture: Picture
     face: Face
-    watch: Callable[[ByteImage, FloatArray], None] | None = None
+    cover: ByteImage | None = None
     crop: ByteImage | None = None
+    watch: Callable[[ByteImage, FloatArray], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,7 @@ class FaceChanger:
         blend: How much of the enhanced face is used at most, in percent; of a swapped one no more than leaves
             it as sharp as the face in the shot was.
         colour_match: Give swapped faces the colours of those they replace.
+        masks: Where the change shows.
     """
 
     swapper: Swapper | None
@@ -51,6 +54,7 @@ class FaceChanger:
     enhancer: Enhancer | None
     blend: int = 100
     colour_match: bool = False
+    masks: FaceMasks = BOX
 
     def crop(self, picture: Picture, face: Face) -> ByteImage | None:
         """Cut out what the swapper sees of a face; None where there is no swapper."""
@@ -63,7 +67,7 @@ class FaceChanger:
         """Change every face in place; pictures may appear several times."""
         if not jobs:
             return
-        grains = [Grain.of(job.picture, job.face) for job in jobs]
+        grains = [Grain.of(job.picture, job.face, job.cover, self.masks) for job in jobs]
         ceilings: list[Sharpness | None] = [None] * len(jobs)
         if self.swapper is not None and self.latent is not None:
             if self.enhancer is not None:
@@ -76,19 +80,18 @@ class FaceChanger:
                 grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
-        mask = face_mask(swapper.size)
-
-        def swapped(crops: list[ByteImage]) -> Iterator[tuple[ByteImage, float]]:
+        def swapped(
+            crops: Sequence[ByteImage], masks: Sequence[FloatArray]
+        ) -> Iterator[tuple[ByteImage, float]]:
             news = swapper.swap(crops, np.repeat(latent[None], len(crops), axis=0))
-            for crop, new in zip(crops, news, strict=True):
+            for crop, mask, new in zip(crops, masks, news, strict=True):
                 yield colour_matched(new, crop, mask) if self.colour_match else new, 1.0
 
-        news = _through_crops(
+        news = self._through_crops(
             jobs,
             swapped,
             template=swapper.template,
             size=swapper.size,
-            mask=mask,
             crops=[job.crop for job in jobs],
         )
         for job, crop in zip(jobs, news, strict=True):
@@ -100,47 +103,48 @@ class FaceChanger:
     ) -> None:
         most = self.blend / 100
 
-        def enhanced(crops: list[ByteImage]) -> Iterator[tuple[ByteImage, float]]:
+        def enhanced(
+            crops: Sequence[ByteImage], _masks: Sequence[FloatArray]
+        ) -> Iterator[tuple[ByteImage, float]]:
             for crop, new, ceiling in zip(crops, enhancer.enhance(crops), ceilings, strict=True):
                 yield new, most if ceiling is None else ceiling.share(crop, new, most)
 
-        _through_crops(
+        self._through_crops(
             jobs,
             enhanced,
             template=enhancer.template,
             size=enhancer.size,
-            mask=face_mask(enhancer.size),
         )
 
+    def _through_crops(
+        self,
+        jobs: Sequence[FaceJob],
+        network: Callable[[Sequence[ByteImage], Sequence[FloatArray]], Iterable[tuple[ByteImage, float]]],
+        *,
+        template: FloatArray,
+        size: int,
+        crops: Sequence[ByteImage | None] = (),
+    ) -> list[ByteImage]:
+        """Cut one aligned crop per job, run them as one stack, and blend each back.
 
-def _through_crops(
-    jobs: Sequence[FaceJob],
-    network: Callable[[list[ByteImage]], Iterable[tuple[ByteImage, float]]],
-    *,
-    template: FloatArray,
-    size: int,
-    mask: FloatArray,
-    crops: Sequence[ByteImage | None] = (),
-) -> list[ByteImage]:
-    """Cut one aligned crop per job, run them as one stack, and blend each back.
+        Args:
+            jobs: The faces.
+            network: Gives for all crops and their masks new ones, each with the share at which it is blended.
+            template: Where a face's points belong in a crop.
+            size: A crop's edge.
+            crops: Those that are cut already.
 
-    Args:
-        jobs: The faces.
-        network: Gives for all crops new ones, each with the share of the mask at which it is blended.
-        template: Where a face's points belong in a crop.
-        size: A crop's edge.
-        mask: Its weights.
-        crops: Those that are cut already.
-
-    Returns:
-        The new crops.
-    """
-    matrices = [similarity_transform(job.face.kps, template) for job in jobs]
-    shown = [
-        job.picture.crop(matrix, size) if crop is None else crop
-        for job, matrix, crop in zip(jobs, matrices, crops or [None] * len(jobs), strict=True)
-    ]
-    changed = list(network(shown))
-    for job, matrix, (crop, share) in zip(jobs, matrices, changed, strict=True):
-        job.picture.paste(crop, matrix, weighted(mask, job.face.weight * share), box=job.face.box)
-    return [crop for crop, _ in changed]
+        Returns:
+            The new crops.
+        """
+        matrices = [similarity_transform(job.face.kps, template) for job in jobs]
+        pairs = list(zip(jobs, matrices, strict=True))
+        shown = [
+            job.picture.crop(matrix, size) if crop is None else crop
+            for (job, matrix), crop in zip(pairs, crops or [None] * len(jobs), strict=True)
+        ]
+        masks = [self.masks.of(size, matrix, job.face, job.cover) for job, matrix in pairs]
+        changed = list(network(shown, masks))
+        for (job, matrix), mask, (crop, share) in zip(pairs, masks, changed, strict=True):
+            job.picture.paste(crop, matrix, weighted(mask, job.face.weight * share), box=job.face.box)
+        return [crop for crop, _ in changed]

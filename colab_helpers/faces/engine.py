@@ -9,6 +9,8 @@ from pathlib import Path
 from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.changer import FaceChanger
+from colab_helpers.faces.masks import FaceMasks
+from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.faces.photos import Identity, agreed_identity
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
@@ -16,6 +18,7 @@ from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.picture import BgrPicture
+from colab_helpers.models.catalog import mask_models
 from colab_helpers.models.contracts import converter_of
 from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
@@ -32,12 +35,13 @@ GPU_RESERVE = 512 << 20
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """Analyser, swapper and enhancer of one run, with the settings resolved for this machine.
+    """The networks of one run, with the settings resolved for this machine.
 
     Attributes:
         settings: Nothing in them is ``auto`` but the encoder, which depends on the video.
         analyser: Finds faces.
         swapper: None unless ``frame_processors`` asks for it; likewise ``enhancer``.
+        occluder: None unless ``face_mask_types`` asks for it; likewise ``parser``.
         provider: Where the networks run.
         notes: Fall-backs and lowered values, each said once.
         pool: Where the networks are kept on a GPU; None on the CPU, where they simply stay loaded.
@@ -50,6 +54,8 @@ class Engine:
     provider: Provider
     notes: tuple[str, ...]
     pool: SessionPool | None = None
+    occluder: Occluder | None = None
+    parser: FaceParser | None = None
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
@@ -72,28 +78,46 @@ class Engine:
         resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
         half = wants_half(settings.half_precision, runtime.provider)
         resolved = resolved.with_overrides(half_precision=half)
+        resolved, unmasked = _with_mask_types(resolved, root)
+        masking = {role: runtime.open(root / f"{name}.onnx") for role, name in mask_models(resolved).items()}
         analyser = FaceAnalyser(resolved, models_dir=root, runtime=runtime)
         networks = {step: choice.open(runtime) for step, choice in choices.items()}
         swapper, enhancer = _changers(resolved, networks, runtime, root)
         if runtime.graphs:
             analyser.load()  # next come decoders and encoders, beside which nothing may be captured
         chosen = [note for choice in choices.values() for note in choice.notes]
-        chosen += [*origin_notes(settings, root), *_without_effect(resolved, swapper, enhancer)]
+        chosen += [*origin_notes(resolved, root), *_without_effect(resolved, swapper, enhancer)]
         return cls(
             settings=resolved,
             analyser=analyser,
             swapper=swapper,
             enhancer=enhancer,
             provider=runtime.provider,
-            notes=(*runtime.notes, *lowered, *chosen),
+            notes=(*runtime.notes, *lowered, *chosen, *unmasked),
             pool=runtime.pool,
+            occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
+            parser=FaceParser(masking["parser"]) if "parser" in masking else None,
         )
 
     @property
     def networks(self) -> list[Network]:
         """Every network of the run."""
         changers = [part.networks for part in (self.swapper, self.enhancer) if part is not None]
-        return [*self.analyser.networks, *(network for part in changers for network in part)]
+        masking = [part.network for part in (self.occluder, self.parser) if part is not None]
+        return [*self.analyser.networks, *(network for part in changers for network in part), *masking]
+
+    @property
+    def masks(self) -> FaceMasks:
+        """What limits the change of a face."""
+        settings = self.settings
+        return FaceMasks(
+            box="box" in settings.face_mask_types,
+            blur=settings.face_mask_blur,
+            padding=settings.face_mask_padding,
+            occluder=self.occluder,
+            parser=self.parser,
+            regions=settings.face_mask_regions,
+        )
 
     def take_memory_notes(self) -> list[str]:
         """What was unloaded or waited for since this was last asked, one sentence each."""
@@ -141,7 +165,12 @@ class Engine:
         latent = self.swapper.latent(source) if self.swapper is not None and source is not None else None
         settings = self.settings
         return FaceChanger(
-            self.swapper, latent, self.enhancer, settings.enhancer_blend, settings.colour_match
+            self.swapper,
+            latent,
+            self.enhancer,
+            settings.enhancer_blend,
+            settings.colour_match,
+            self.masks,
         )
 
 
@@ -170,6 +199,19 @@ def _without_effect(settings: Settings, swapper: Swapper | None, enhancer: Enhan
         text = mark("enhancer_weight has no effect: {name} takes no weight")
         notes.append(tr(text, name=enhancer.network.name))
     return notes
+
+
+def _with_mask_types(settings: Settings, root: Path) -> tuple[Settings, list[str]]:
+    """Decide what limits the change where that was left open; one sentence says what is not done then."""
+    if settings.face_mask_types != "auto":
+        return settings, []
+    if mask_models(settings, root):
+        return settings.with_overrides(face_mask_types=("box", "occlusion")), []
+    text = mark(
+        "what is in front of a face is painted over: {name}.onnx, which would tell it, is not in the models "
+        "folder; 'python -m colab_helpers preload --face-mask-types box,occlusion' fetches it"
+    )
+    return settings.with_overrides(face_mask_types=("box",)), [tr(text, name=settings.occluder_model)]
 
 
 def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:

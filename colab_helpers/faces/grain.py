@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
-from colab_helpers.faces.masks import face_mask
-from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.faces.masks import BOX, FaceMasks
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.affine import invert
 from colab_helpers.media.blending import Region, face_region, open_box, region_weights
 from colab_helpers.media.picture import Picture
@@ -42,15 +42,21 @@ class Grain:
     level: float
 
     @classmethod
-    def of(cls, picture: Picture, face: Face) -> Grain | None:
-        """Take it from a face that is not changed yet; None where next to nothing of it is in the frame."""
+    def of(
+        cls, picture: Picture, face: Face, cover: ByteImage | None = None, masks: FaceMasks = BOX
+    ) -> Grain | None:
+        """Take it from a face that is not changed yet; None where next to nothing of it is in the frame.
+
+        What covers the face keeps the grain it has.
+        """
         matrix = similarity_transform(face.kps, arcface_template(_SIZE))
         box = open_box(face.box, picture.width, picture.height)
         region = face_region(matrix, _SIZE, box, picture.width, picture.height)
         left, top, right, bottom = region
         if (right - left) * (bottom - top) < _LEAST_PIXELS or right <= left:
             return None
-        weight = region_weights(face_mask(_SIZE), invert(matrix), region, box)
+        mask = masks.of(_SIZE, matrix, face, cover)
+        weight = region_weights(mask, invert(matrix), region, box)
         fine = _fine(picture.luma(region))
         level = _level(fine[::_STEP, ::_STEP][weight[::_STEP, ::_STEP] > 0.5])
         return cls(picture, region, fine, weight * np.float32(face.weight), level)

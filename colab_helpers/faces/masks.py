@@ -1,28 +1,71 @@
-"""Soft masks in crop space, made once per size; the compositor warps them over a face's box."""
+"""Masks: how much of a changed crop shows, pixel by pixel.
+
+A face's *cover* says what is seen of it in the frame as it was: ``(256, 256)`` uint8, 255 where the change
+may show, in the crop by FFHQ's points. It is found once, and serves each network's own crop.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from colab_helpers.faces.types import FloatArray
+from colab_helpers.faces.geometry import FFHQ_512, similarity_transform
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.media.affine import Matrix, compose, invert
+from colab_helpers.media.picture import Picture
+from colab_helpers.settings import FaceRegion, Padding
+
+if TYPE_CHECKING:
+    from colab_helpers.faces.occluder import FaceParser, Occluder
 
 # A superellipse keeps chin and forehead, which a circle cuts, and drops the crop's corners, which show
-# background. Half-axis and softness as shares of the crop's edge.
+# background. Half-axis and softness (with a blur of 1) as shares of the crop's edge.
 _EXPONENT = 4.0
 _HALF_AXIS = 0.44
-_SOFTNESS = 0.035
+_SOFTNESS = 0.035 / 0.3
+# BiSeNet's numbers of the parts (CelebAMask-HQ); the mouth is what is seen between the lips.
+REGIONS: dict[FaceRegion, tuple[int, ...]] = {
+    "skin": (1,),
+    "brows": (2, 3),
+    "eyes": (4, 5),
+    "glasses": (6,),
+    "nose": (10,),
+    "mouth": (11,),
+    "lips": (12, 13),
+}
+_COVER = 256
+_COVER_TEMPLATE = FFHQ_512 * np.float32(_COVER / 512)
+# An edge of a cover is blurred by so many of its pixels, then made twice as steep.
+_EDGE = 0.8
+# From so many grey levels on, over so many pixels each way, two frames show something else at a place.
+_OTHER, _NOISE = 20, 5
 
 
 @cache
-def face_mask(size: int) -> FloatArray:
-    """Rounded square with soft edges, ``(size, size)`` float32: 1 inside, 0 along the border."""
-    axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (_HALF_AXIS * size)
-    power = np.abs(axis) ** _EXPONENT
-    inside = (power[:, None] + power[None, :] <= 1).astype(np.float32)
-    mask = cv2.GaussianBlur(inside, (0, 0), _SOFTNESS * size)
+def face_mask(size: int, blur: float = 0.3, padding: Padding = (0, 0, 0, 0), box: bool = True) -> FloatArray:
+    """Rounded square with soft edges, ``(size, size)`` float32: 1 inside, 0 along the border.
+
+    Args:
+        size: Edge of the crop in pixels.
+        blur: How soft, 0 to 1.
+        padding: Percent of the edge that are left out: top, right, bottom, left.
+        box: Otherwise it is 1 up to the border.
+    """
+    if box:
+        axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (_HALF_AXIS * size)
+        power = np.abs(axis) ** _EXPONENT
+        mask = (power[:, None] + power[None, :] <= 1).astype(np.float32)
+        top, right, bottom, left = (round(size * percent / 100) for percent in padding)
+        mask[:top], mask[size - bottom :], mask[:, :left], mask[:, size - right :] = 0, 0, 0, 0
+        if blur:
+            mask = cv2.GaussianBlur(mask, (0, 0), blur * _SOFTNESS * size)
+    else:
+        mask = np.ones((size, size), np.float32)
     mask[[0, -1], :] = 0
     mask[:, [0, -1]] = 0
     mask.setflags(write=False)
@@ -32,3 +75,112 @@ def face_mask(size: int) -> FloatArray:
 def weighted(mask: FloatArray, weight: float) -> FloatArray:
     """The mask at a share, 0 to 1, of its strength."""
     return mask if weight >= 1 else mask * np.float32(weight)
+
+
+@dataclass(frozen=True, eq=False)
+class RawCover:
+    """What a face's own frame shows of it.
+
+    Attributes:
+        cover: Its cover, as the networks see it in this frame alone.
+        grey: ``(256, 256)`` uint8, the brightness of the crop without its noise.
+    """
+
+    cover: ByteImage
+    grey: ByteImage
+
+
+@dataclass(frozen=True, eq=False)
+class FaceMasks:
+    """What limits the change of a face; all of it combines by the minimum.
+
+    Attributes:
+        box: Whether a soft square does; ``blur`` and ``padding`` see `face_mask`.
+        occluder: Leaves out what is before the face; None where that is not asked.
+        parser: Leaves out all but ``regions``; None where that is not asked.
+    """
+
+    box: bool = True
+    blur: float = 0.3
+    padding: Padding = (0, 0, 0, 0)
+    occluder: Occluder | None = None
+    parser: FaceParser | None = None
+    regions: tuple[FaceRegion, ...] = tuple(REGIONS)
+
+    @property
+    def uses_networks(self) -> bool:
+        """Whether pictures are looked at."""
+        return self.occluder is not None or self.parser is not None
+
+    def raw_covers(self, picture: Picture, faces: Sequence[Face]) -> list[RawCover | None]:
+        """RawCover at the faces of a picture that nobody changed yet; None where the box alone counts."""
+        if not faces or not self.uses_networks:
+            return [None] * len(faces)
+        places = [similarity_transform(face.kps, _COVER_TEMPLATE) for face in faces]
+        crops = [picture.crop(place, _COVER) for place in places]
+        covers = np.full((len(faces), _COVER, _COVER), 255, np.uint8)
+        if self.occluder is not None:
+            covers = self.occluder.seen(crops)
+        if self.parser is not None:
+            double = [picture.crop(place * 2, 2 * _COVER) for place in places]
+            kept = [number for region in self.regions for number in REGIONS[region]]
+            for cover, parts in zip(covers, self.parser.parts(double), strict=True):
+                inside = np.isin(parts, kept).astype(np.uint8) * 255
+                small = cv2.resize(inside, (_COVER, _COVER), interpolation=cv2.INTER_AREA)
+                np.minimum(cover, small, out=cover)
+        greys = (cv2.blur(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (_NOISE, _NOISE)) for crop in crops)
+        return [
+            RawCover(cover, np.asarray(grey, np.uint8)) for cover, grey in zip(covers, greys, strict=True)
+        ]
+
+    def of(self, size: int, place: Matrix, face: Face, cover: ByteImage | None) -> FloatArray:
+        """Return the mask ``(size, size)`` of a crop.
+
+        Args:
+            size: Edge of the crop.
+            place: From the picture's pixels to the crop's.
+            face: Whose crop it is.
+            cover: Its `cover`; None where nothing covers it.
+        """
+        mask = face_mask(size, self.blur, self.padding, self.box)
+        if cover is None:
+            return mask
+        there = compose(place, invert(similarity_transform(face.kps, _COVER_TEMPLATE)))
+        shown = cv2.warpAffine(cover, there, (size, size), borderMode=cv2.BORDER_REPLICATE)
+        return np.minimum(mask, np.multiply(shown, np.float32(1 / 255), dtype=np.float32))
+
+
+BOX = FaceMasks()
+"""The box alone, as it is by default."""
+
+
+def cover_of(look: RawCover | None, near: Sequence[RawCover | None] = ()) -> ByteImage | None:
+    """Return a face's cover; None where nothing covers it.
+
+    Args:
+        look: What its own frame shows.
+        near: The same of up to four frames around it. The median counts wherever they show the same, so that
+            a network that is in doubt does not flicker; what passes by quickly is not smoothed away.
+    """
+    if look is None:
+        return None
+    values = [look.cover]
+    for other in near:
+        if other is not None:
+            same = cv2.absdiff(look.grey, other.grey) < _OTHER
+            values.append(np.where(same, other.cover, look.cover))
+    cover = _median([*values, *[look.cover] * (5 - len(values))])
+    if cover.min() == 255:
+        return None
+    # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.
+    soft = np.maximum(cv2.GaussianBlur(cover, (0, 0), _EDGE), 64)
+    return np.asarray(cv2.convertScaleAbs(soft, alpha=2, beta=-128), np.uint8)
+
+
+def _median(values: Sequence[ByteImage]) -> ByteImage:
+    """The median of five pictures, pixel by pixel."""
+    a, b, c, d, e = values
+    # Neither the least nor the greatest of a, b, c and d is it: it is the middle one of e and the other two.
+    low = cv2.max(cv2.min(a, b), cv2.min(c, d))
+    high = cv2.min(cv2.max(a, b), cv2.max(c, d))
+    return np.asarray(cv2.max(cv2.min(low, high), cv2.min(cv2.max(low, high), e)), np.uint8)

@@ -21,7 +21,7 @@ from colab_helpers.language import tr
 from colab_helpers.models.contracts import converter_of
 from colab_helpers.settings import Settings
 
-Role = Literal["detector", "recogniser", "swapper", "converter", "enhancer"]
+Role = Literal["detector", "recogniser", "swapper", "converter", "enhancer", "occluder", "parser"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50")
 """What every run needs to find faces and tell them apart."""
@@ -129,7 +129,7 @@ def needed_models(
 ) -> list[ModelEntry]:
     """Return the models a run with these settings opens, each once.
 
-    What changes faces and lies in the models folder ``root`` needs no entry in the catalogue. A swapper
+    What lies in the models folder ``root`` needs no entry in the catalogue, unless it finds faces. A swapper
     brings the network that prepares the source for it.
 
     Raises:
@@ -144,7 +144,7 @@ def needed_models(
             changers["converter"] = converter
     if "face_enhancer" in settings.frame_processors:
         changers["enhancer"] = settings.enhancer_model
-    for role, name in changers.items():
+    for role, name in (changers | mask_models(settings, root)).items():
         unlisted = name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file()
         entries.append(
             ModelEntry(name=name, role=role, licence_id="own", licence=catalog.licences["own"])
@@ -152,3 +152,20 @@ def needed_models(
             else catalog.get(name, role=role)
         )
     return entries
+
+
+def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]:
+    """Return the names of the networks by which masks are made.
+
+    What is left to ``auto`` needs one only where it lies in the models folder ``root``.
+    """
+    types, occluder = settings.face_mask_types, settings.occluder_model
+    if types == "auto":
+        there = root is not None and (root / f"{occluder}.onnx").is_file()
+        types = ("occlusion",) if there else ()
+    names: dict[Role, str] = {}
+    if "occlusion" in types:
+        names["occluder"] = occluder
+    if "region" in types:
+        names["parser"] = settings.parser_model
+    return names

@@ -81,9 +81,9 @@ def sample_inputs(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return random inputs of the shapes and types that the session of a network takes, by input.
 
-    For an input of rank 4 they are soft pictures ``(count, C, H, W)`` with some noise, in the range of the
-    network's contract (``name`` helps to tell it), of this edge where it leaves that open; for one of rank 2
-    ``(count, D)`` unit vectors; for one of rank 1 the middle between 0 and 1.
+    For an input of rank 4 they are soft pictures ``(count, C, H, W)``, or channels last, with some noise, in
+    the range of the network's contract (``name`` helps to tell it), of this edge where it leaves that open;
+    for one of rank 2 ``(count, D)`` unit vectors; for one of rank 1 the middle between 0 and 1.
 
     Raises:
         ModelError: An input has another rank; ``where`` names the network.
@@ -106,7 +106,10 @@ def sample_inputs(
             vectors = rng.standard_normal((count, *shape))
             values = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         else:
+            last = shape[-1] == 3  # an occluder's
+            shape = [3, *shape[:2]] if last else shape
             values = low + (1 - low) * np.stack([_picture(rng, *shape) for _ in range(count)])
+            values = np.moveaxis(values, 1, -1) if last else values
         inputs[item.name] = values.astype(np.float32)
     return inputs
 

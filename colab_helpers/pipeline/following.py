@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.analyser import FaceAnalyser
@@ -76,20 +77,21 @@ class Following:
         self.selection.decide(tracker.tracks)
 
     def works(
-        self, works: Generator[Work[Item, AnyPicture], None, None], *, start: int
+        self, works: Generator[Work[Item, AnyPicture], None, None]
     ) -> Generator[Work[Item, AnyPicture], None, None]:
-        """Yield the frames from ``start`` on with their faces.
+        """Yield frames with their faces.
 
         Args:
-            works: Frames after `look`: from ``start`` on, or from `begin` where that comes earlier.
-            start: The first to be yielded.
+            works: Frames after `look`, from any on, but no later than `begin`.
 
         Raises:
             MediaError: The video does not have the frames that its index knows.
         """
-        waiting: deque[Work[Item, AnyPicture]] = deque()
+        waiting: deque[Work[Item, AnyPicture]] = deque(islice(works, 1))
+        start = waiting[0].index if waiting else 0
 
         def pulled() -> Iterator[FrameFaces]:
+            yield from [work.seen for work in waiting]
             for work in works:
                 waiting.append(work)
                 yield work.seen
@@ -99,8 +101,6 @@ class Following:
         with closing(works):
             # Late, so that the index is sure to know, and to keep, what decided a frame before it is written.
             for frame, faces in enumerate(_late(followed, by=EVERY + 1)):
-                while waiting and waiting[0].index < frame:
-                    waiting.popleft()
                 if frame < start:
                     continue
                 work = waiting.popleft() if waiting else next(works, None)

@@ -15,6 +15,7 @@ from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
+from colab_helpers.faces.masks import RawCover, cover_of
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.quality import (
     Brightness,
@@ -39,6 +40,8 @@ QUEUE_SHARE, _DEEPEST = 0.2, 8
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
+Watch = Callable[[ByteImage, FloatArray], None]
+"""See ``FaceJob.watch``."""
 
 
 @dataclass(eq=False)
@@ -74,7 +77,9 @@ class Work(Generic[Item, AnyPicture]):
         seen: What the networks found in it.
         chosen: Faces that are changed if they are not hidden; see ``Following.works``.
         looks: All faces, and what was measured of them; empty where the picture repeats.
-        crops: What the swapper is shown of ``faces``, where it was prepared; see ``FrameChanger.steadied``.
+        crops: What the swapper is shown of ``faces``, by track, where it was prepared; see
+            ``FrameChanger.steadied``.
+        covers: What networks see in front of ``faces``, by track; ``near`` the same of the frames around.
     """
 
     index: int
@@ -87,10 +92,18 @@ class Work(Generic[Item, AnyPicture]):
     chosen: Sequence[Face] = ()
     looks: Sequence[Look] = ()
     crops: Mapping[int | None, ByteImage] = field(default_factory=dict)
+    covers: Mapping[int | None, RawCover] = field(default_factory=dict)
+    near: Sequence[Mapping[int | None, RawCover]] = ()
     seen: FrameFaces = field(init=False)
 
     def __post_init__(self) -> None:
         self.seen = FrameFaces(self.index, self.pts, picture=self.picture)
+
+    def job(self, face: Face, watch: Watch | None = None) -> FaceJob:
+        """Return what is to be done to one of ``faces``."""
+        around = [covers.get(face.track) for covers in self.near]
+        cover = cover_of(self.covers.get(face.track), around)
+        return FaceJob(self.picture, face, cover, self.crops.get(face.track), watch)
 
 
 class FrameChanger:
@@ -102,7 +115,7 @@ class FrameChanger:
         every: Of so many frames one is looked at closely: its faces are compared with the source.
     """
 
-    def __init__(self, engine: Engine, source: FloatArray | None, *, every: int) -> None:
+    def __init__(self, engine: Engine, source: FloatArray | None, *, every: int = 1) -> None:
         self._engine, self._source, self._every = engine, source, every
         self._changer = engine.changer(source)
 
@@ -116,6 +129,10 @@ class FrameChanger:
                 work.crops = steadier.crops(work.picture, work.faces, first=work.index % length == 0)
                 yield work
 
+    def change(self, work: Work[Item, AnyPicture]) -> None:
+        """Change the faces of a frame, and measure nothing."""
+        self._changer.change([work.job(face) for face in work.faces])
+
     def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
         """Change the faces of some frames, and measure all that are seen there."""
         pairs = [(work, look) for work in group for look in work.looks]
@@ -126,21 +143,14 @@ class FrameChanger:
             if look.face in work.faces:
                 look.before = brightness(work.picture, look.face, work.index)
         changed = [(work, look) for work, look in pairs if look.before is not None]
-        self._changer.change(
-            [
-                FaceJob(work.picture, look.face, self._watch(work, look), work.crops.get(look.face.track))
-                for work, look in changed
-            ]
-        )
+        self._changer.change([work.job(look.face, self._watch(work, look)) for work, look in changed])
         for work, look in changed:
             look.after = brightness(work.picture, look.face, work.index)
             if self._source is not None and look.cosines:
                 look.cosines.append(self._likeness(work.picture, look.face, self._source))
         return group
 
-    def _watch(
-        self, work: Work[Item, AnyPicture], look: Look
-    ) -> Callable[[ByteImage, FloatArray], None] | None:
+    def _watch(self, work: Work[Item, AnyPicture], look: Look) -> Watch | None:
         """What notes how alike a swapped face is to the source, by itself and pasted; None in most frames."""
         source = self._source
         if source is None or work.index % self._every:

@@ -15,6 +15,7 @@ from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.counts import people_of
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.masks import cover_of
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.selection import Selection, select_faces
@@ -25,6 +26,7 @@ from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationW
 from colab_helpers.media.images import Still, encode_still, read_still
 from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.picture import BgrPicture
+from colab_helpers.pipeline.covering import with_covers
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, reference_person
 from colab_helpers.pipeline.outcome import FileResult
@@ -65,7 +67,9 @@ def process_image(
     if sought is not None:
         faces = analyser.embed(picture, faces)
     chosen = select_faces(faces, settings, sought=sought)
-    engine.changer(source).change([FaceJob(picture, face) for face in chosen])
+    changer = engine.changer(source)
+    covers = map(cover_of, changer.masks.raw_covers(picture, chosen))
+    changer.change([FaceJob(picture, face, cover) for face, cover in zip(chosen, covers, strict=True)])
     return picture.image, len(chosen)
 
 
@@ -181,9 +185,9 @@ def _changed_frames(
 
     if following.selection.needs_all:
         deque(following.find_all(looked()), maxlen=0)
-    works = following.works(looked(), start=0)
-    groups = in_groups(works, 1)
-    for group in map_ordered(changer.changed, groups, workers=int(engine.settings.execution_threads)):
+    workers = int(engine.settings.execution_threads)
+    groups = in_groups(with_covers(following.works(looked()), engine.masks, workers=workers), 1)
+    for group in map_ordered(changer.changed, groups, workers=workers):
         yield from group
 
 

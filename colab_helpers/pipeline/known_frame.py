@@ -7,15 +7,16 @@ from contextlib import closing
 
 import numpy as np
 
-from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, read_frames
+from colab_helpers.pipeline.covering import AROUND, with_covers
 from colab_helpers.pipeline.following import Following
-from colab_helpers.pipeline.video_stages import following_of, works_of
+from colab_helpers.pipeline.frames import FrameChanger
+from colab_helpers.pipeline.video_stages import following_of, segment_length, works_of
 
 
 def decided_faces(
@@ -44,14 +45,17 @@ def process_known_frame(
         The frame as players show it, before and after, ``(H, W, 3)`` uint8 BGR; how many faces were changed.
     """
     number = min(number, len(faces.index) - 1)
-    before = faces.index.pts(number - 1) if number else None
+    begin, changer = max(0, number - AROUND), FrameChanger(engine, source)
+    length = segment_length(engine.settings, info)
+    before = faces.index.pts(begin - 1) if begin else None
     with (
-        read_frames(info, start=number, previous_pts=before) as reader,
-        closing(faces.works(works_of(reader, info), start=number)) as works,
+        read_frames(info, start=begin, previous_pts=before) as reader,
+        closing(changer.steadied(faces.works(works_of(reader, info)), length=length)) as works,
     ):
-        work = next(works)
+        covered = with_covers(works, engine.masks, workers=1)
+        work = next(work for work in covered if work.index == number)
         unchanged = _shown(work.item, info)
-        engine.changer(source).change([FaceJob(work.picture, face) for face in work.faces])
+        changer.change(work)
         return unchanged, _shown(work.item, info), len(work.faces)
 
 

@@ -22,6 +22,7 @@ from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, FrameReader, read_frames
 from colab_helpers.media.retime import constant_rate
 from colab_helpers.media.segments import Segment
+from colab_helpers.pipeline.covering import AROUND, with_covers
 from colab_helpers.pipeline.following import LOOK_AHEAD, Following
 from colab_helpers.pipeline.frames import (
     QUEUE_SHARE,
@@ -66,7 +67,7 @@ class VideoRun:
     @property
     def rate(self) -> Fraction:
         """Frames per second of the result, on average."""
-        return (self.info.average_rate or DEFAULT_RATE) if self.settings.keep_fps else CONSTANT_RATE
+        return result_rate(self.settings, self.info)
 
     @property
     def time_base(self) -> Fraction:
@@ -76,7 +77,7 @@ class VideoRun:
     @property
     def length(self) -> int:
         """Frames of a segment."""
-        return max(2, round(self.settings.segment_seconds * self.rate))
+        return segment_length(self.settings, self.info)
 
     @property
     def frame_bytes(self) -> int:
@@ -87,7 +88,8 @@ class VideoRun:
     @property
     def depth(self) -> int:
         """Frames that may wait between two stages."""
-        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 1) + LOOK_AHEAD
+        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 2)
+        in_work += LOOK_AHEAD + 2 * AROUND + 1
         memory = float(self.settings.max_memory)
         return queue_depth(self.frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
 
@@ -96,6 +98,16 @@ class VideoRun:
         """Tells encoders whose segments do not join apart."""
         options = ":".join(f"{key}={value}" for key, value in sorted(self.choice.options.items()))
         return f"{self.choice.name} {self.choice.pix_fmt} {options}"
+
+
+def result_rate(settings: Settings, info: VideoInfo) -> Fraction:
+    """Return the frames per second of a video's result, on average."""
+    return (info.average_rate or DEFAULT_RATE) if settings.keep_fps else CONSTANT_RATE
+
+
+def segment_length(settings: Settings, info: VideoInfo) -> int:
+    """Return the frames of a segment of a video's result."""
+    return max(2, round(settings.segment_seconds * result_rate(settings, info)))
 
 
 def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
@@ -121,20 +133,21 @@ def following_of(
 
 
 def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:
-    """Read the video from the frame after a segment on, or from where faces have to be found."""
-    start = last.stop if last else 0
-    begin = start if faces.index.complete else min(start, faces.begin)
-    return _open_reader(video, begin, faces, last.last_pts if last and begin == start else None)
+    """Read the video from shortly before the frame after a segment, or from where faces have to be found."""
+    return _open_reader(video, _first_read(faces, last.stop if last else 0), faces)
 
 
-def _open_reader(
-    video: VideoRun, begin: int, faces: Following, previous_pts: int | None = None
-) -> FrameReader:
+def _first_read(faces: Following, start: int) -> int:
+    """The first frame that is read in order to change those from ``start`` on."""
+    first = max(0, start - AROUND)
+    return first if faces.index.complete else min(first, faces.begin)
+
+
+def _open_reader(video: VideoRun, begin: int, faces: Following) -> FrameReader:
     # At a constant rate, which of the target's frames comes next follows from all before it.
     if not begin or not video.settings.keep_fps:
         return read_frames(video.info)
-    before = faces.index.pts(begin - 1) if previous_pts is None else previous_pts
-    return read_frames(video.info, start=begin, previous_pts=before)
+    return read_frames(video.info, start=begin, previous_pts=faces.index.pts(begin - 1))
 
 
 def changed_frames(
@@ -145,15 +158,15 @@ def changed_frames(
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
     changer = FrameChanger(video.engine, video.source, every=max(1, round(video.rate)))
     ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
-    looked = _looked(video, faces, reader, start)
-    works = faces.works(looked, start=start)
+    works = faces.works(_looked(video, faces, reader, start))
     if settings.keep_fps:  # at a constant rate some frames share one picture, which is changed in place
         works = changer.steadied(works, length=video.length)
     found = ahead(works, depth, name="find faces")
-    groups = map_ordered(changer.changed, in_groups(found, batch), workers=threads)
+    seen = with_covers(found, video.engine.masks, workers=threads)
+    groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
         for group in changed:
-            yield from group
+            yield from (work for work in group if work.index >= start)
 
 
 def _looked(
@@ -162,12 +175,24 @@ def _looked(
     """Frames that were looked at where they have to be, decoded in a thread of its own."""
     frames: Iterator[Frame] = reader
     if not video.settings.keep_fps:
-        begin = start if faces.index.complete else min(start, faces.begin)
-        frames = (frame for frame in constant_rate(reader, rate=CONSTANT_RATE) if frame.index >= begin)
+        frames = _from(constant_rate(reader, rate=CONSTANT_RATE), _first_read(faces, start))
     decoded = run_ahead(
         works_of(frames, video.info), video.depth, name="decode", gauges=video.progress.gauges
     )
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
+
+
+def _from(frames: Iterator[Frame], begin: int) -> Iterator[Frame]:
+    """Frames from one on, and those before it that show the same picture: it is changed with the first."""
+    held: list[Frame] = []
+    for frame in frames:
+        if held and held[-1].video is not frame.video:
+            held.clear()
+        held.append(frame)
+        if frame.index >= begin:
+            break
+    yield from held
+    yield from frames
 
 
 def _reference(engine: Engine, info: VideoInfo) -> Sought | None:

@@ -33,13 +33,15 @@ _USUAL_RATE = 25
 _FINDING = ("execution_provider", "face_detector_size", "face_detector_score")
 """What the networks that find faces are loaded with."""
 _CHANGING = (*_FINDING, "frame_processors", "swapper_model", "face_swapper_pixel_boost", "enhancer_model",
-             "enhancer_weight", "half_precision", "cuda_graphs",
-             "gpu_memory_wait", "max_memory", "execution_threads", "batch_size")  # fmt: skip
+             "enhancer_weight", "face_mask_types", "occluder_model", "parser_model", "half_precision",
+             "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads",
+             "batch_size")  # fmt: skip
 """What all networks are loaded with; other settings may change while they stay."""
 _DECIDING = ("many_faces", "face_selector", "face_order", "reference_face_position",
              "reference_frame_number", "similar_face_distance")  # fmt: skip
 """What decides, beside the networks, who is changed."""
-_AT_ONCE = (*_DECIDING, "enhancer_blend", "keep_fps")
+_AT_ONCE = (*_DECIDING, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",
+            "face_mask_regions", "segment_seconds", "keep_fps")  # fmt: skip
 """What a picture depends on beside the networks."""
 
 

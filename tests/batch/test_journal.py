@@ -180,6 +180,8 @@ PARTS = {
         {"settings": Settings(enhancer_blend=79)},
         {"settings": Settings(enhancer_weight=0.4)},
         {"settings": Settings(face_swapper_pixel_boost=256)},
+        {"settings": Settings(face_mask_types=("box", "occlusion"))},
+        {"settings": Settings(face_mask_regions=("skin", "lips"))},
         {"models": {"inswapper_128": "n"}},
         {"encoder": "libx265"},
         {"code": "other"},

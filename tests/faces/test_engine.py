@@ -174,6 +174,7 @@ def test_stand_ins_work_as_before(constant_models: Path, gpu: PretendedGpu) -> N
         "w600k_r50",
         "inswapper_128",
         "GFPGANv1.4",
+        "xseg_1",
     ]
     assert all(network.standin and network.path.parent.name != "converted" for network in opened.networks)
     assert opened.notes == ()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,10 @@ def test_only_what_the_product_runs_is_offered() -> None:
         "restoreformer_plus_plus": "enhancer",
         "gpen_bfr_256": "enhancer",
         "gpen_bfr_512": "enhancer",
+        "xseg_1": "occluder",
+        "xseg_2": "occluder",
+        "xseg_3": "occluder",
+        "bisenet_resnet_34": "parser",
     }
 
 
@@ -65,6 +70,8 @@ def test_every_preset_finds_its_models(preset: str) -> None:
         ({"swapper_model": "GFPGANv1.4"}, "inswapper_128, inswapper_128_fp16"),
         ({"swapper_model": "simswap_256"}, "inswapper_128, inswapper_128_fp16"),
         ({"enhancer_model": "gpen_bfr_2048"}, "GFPGANv1.4, codeformer, restoreformer_plus_plus"),
+        ({"occluder_model": "xseg", "face_mask_types": "occlusion"}, "xseg_1, xseg_2, xseg_3"),
+        ({"parser_model": "xseg_1", "face_mask_types": "region"}, "bisenet_resnet_34"),
     ],
 )
 def test_unsuitable_model_is_refused_with_the_suitable_ones(values: dict[str, str], offered: str) -> None:
@@ -81,3 +88,20 @@ def test_a_swapper_brings_the_network_that_prepares_the_source(tmp_path: Path) -
     (tmp_path / "crossface_ghost.onnx").touch()
     found = {entry.name: entry.role for entry in needed_models(settings, root=tmp_path)[2:]}
     assert found == {"ghost_2_256": "swapper", "crossface_ghost": "converter"}
+
+
+def test_masks_need_their_networks_where_they_are_asked_for_or_lie_there(tmp_path: Path) -> None:
+    def masking(**values: Any) -> list[tuple[str, str]]:
+        return [(entry.name, entry.role) for entry in needed_models(Settings(**values), root=tmp_path)[4:]]
+
+    occluder, parser = ("xseg_1", "occluder"), ("bisenet_resnet_34", "parser")
+    assert masking() == []
+    assert masking(face_mask_types="box") == []
+    assert masking(face_mask_types="box,occlusion") == [occluder]
+    assert masking(face_mask_types="region,occlusion") == [occluder, parser]
+    (tmp_path / "xseg_1.onnx").touch()
+    assert masking() == [occluder]
+    assert masking(face_mask_types="box") == []
+    (tmp_path / "mine.onnx").touch()
+    assert masking(occluder_model="mine") == [("mine", "occluder")]
+    assert needed_models(Settings(occluder_model="mine"), root=tmp_path)[-1].licence_id == "own"

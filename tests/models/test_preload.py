@@ -18,6 +18,7 @@ from tests.helpers.server import FaultServer
 from tests.models.conftest import BODY, FREE, QUICK, RESTRICTED, assert_right, model, put, sha256, source
 
 NAMES = ["buffalo_l/det_10g", "buffalo_l/w600k_r50", "inswapper_128", "GFPGANv1.4"]
+MASKING = ["xseg_1", "bisenet_resnet_34"]
 ACCEPTING = FetchOptions(accept_licences=True, limits=QUICK)
 PLAIN = FetchOptions(limits=QUICK)
 
@@ -28,10 +29,10 @@ def body_of(name: str) -> bytes:
 
 @pytest.fixture
 def served(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The four default models come from this machine; inswapper with a restricted licence."""
+    """The default models and those that mask come from this machine; inswapper with a restricted licence."""
     known = load_catalog()
     models = dict(known.models)
-    for name in NAMES:
+    for name in NAMES + MASKING:
         server.add(f"/{name}", body_of(name))
         licence = RESTRICTED if name == "inswapper_128" else FREE
         here = {"sources": (source(server.url(f"/{name}"), body=body_of(name)),), "licence": licence}
@@ -53,6 +54,13 @@ def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert PreloadReport.model_validate_json(report.model_dump_json()) == report
     again = preload(Settings(frame_processors=("face_swapper",)), FetchOptions(offline=True))
     assert [(file.name, file.source) for file in again.files] == [(name, "present") for name in NAMES[:3]]
+
+
+@pytest.mark.usefixtures("served")
+def test_what_masks_is_fetched_where_it_is_asked_for(tmp_path: Path) -> None:
+    asked = Settings(face_mask_types=("box", "occlusion", "region"))
+    report = preload(asked, ACCEPTING, models_dir=tmp_path)
+    assert [file.name for file in report.files] == NAMES + MASKING
 
 
 @pytest.mark.usefixtures("served")

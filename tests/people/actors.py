@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tests.people import paint
 from tests.people.looks import Body, Face, Look, look_of
+from tests.people.mouth import mouth_corner
 from tests.people.outline import HAIR_BOTTOM, HAIR_TOP, hair_map, torso_sprite
 from tests.people.paint import EYE_Y, F32, NOSE_Y, Expression
 from tests.people.raycast import (
@@ -47,6 +48,9 @@ def _soften(cover: F32, pixels: float) -> F32:
     return np.asarray(cv2.GaussianBlur(cover, (0, 0), pixels), np.float32)
 
 
+AWAY = np.float32(-9)
+
+
 @dataclass(frozen=True)
 class _Cast:
     """Hair, or skull and ears, on the head's square; ``region`` is the inner face's."""
@@ -68,7 +72,8 @@ def _bounds(region: F32) -> tuple[slice, slice]:
 class Head:
     """One head in one pose: what swaps share is computed once.
 
-    ``inner`` holds the rows and columns of the head's square that a change of the inner face can touch.
+    ``inner`` holds the rows and columns of the head's square that a change of the inner face can touch;
+    ``front`` the frontal coordinates (x, y) of each pixel of the square, ``AWAY`` where none is seen.
     """
 
     def __init__(self, look: Look, pose: Pose, act: Expression, light: Light) -> None:
@@ -78,14 +83,15 @@ class Head:
         self.size = int(np.ceil(2 * reach)) + 2
         self.res = texture_res(pose.scale)
         self._matrix = rotation(pose)
-        self._hair = self._cast_hair()
+        self.front = (np.empty(0, np.float32),) * 2
+        self._shell = self._cast_hair()
         self._base = self._cast_skin()
         # The shell lies over the skin except where the skin stands out of it (nose, chin, ears).
-        over = self._hair.cover * np.clip((self._hair.depth - self._base.depth) * 18 + 0.3, 0, 1)
-        self._over = _soften(np.asarray(over, np.float32), 0.6)
-        shadow = cv2.GaussianBlur(self._over, (0, 0), max(0.05 * pose.scale, 0.5))
+        over = self._shell.cover * np.clip((self._shell.depth - self._base.depth) * 18 + 0.3, 0, 1)
+        self.hair = _soften(np.asarray(over, np.float32), 0.6)
+        shadow = cv2.GaussianBlur(self.hair, (0, 0), max(0.05 * pose.scale, 0.5))
         self._shade = np.asarray(1 - 0.35 * shadow, np.float32)
-        self._weight = self._shade * (1 - self._over) * np.maximum(self._base.cover, self._over)
+        self._weight = self._shade * (1 - self.hair) * np.maximum(self._base.cover, self.hair)
         self.inner = _bounds(self._base.region)
 
     def _plane(self) -> tuple[F32, F32]:
@@ -129,9 +135,12 @@ class Head:
         picture = pick.put(shape, colour)
         window = paint.face_window(hit.x, hit.y) * ((hit.edge > 0) & (hit.z > 0))
         region = pick.put(shape, np.asarray(window, np.float32))
+        ahead = (hit.edge > 0) & (hit.z > 0)
+        self.front = tuple(pick.put(shape, np.where(ahead, at, AWAY), AWAY) for at in (hit.x, hit.y))
         for side in (-1, 1):
             front = self._ear(u, v, side, depth, picture)
             region[front], cover[front] = 0, 1
+            self.front[0][front] = AWAY
         return _Cast(picture, _soften(cover, 0.6), np.asarray(depth, np.float32), region)
 
     def _paint(self, rays: Rays, look: Look) -> tuple[Hit, F32]:
@@ -163,11 +172,11 @@ class Head:
 
     def draw(self) -> Layer:
         """Paint the head as the body's own look."""
-        base, hair = self._base, self._hair
+        base, hair = self._base, self._shell
         colour = base.colour * self._shade[..., None]
-        colour += self._over[..., None] * (hair.colour - colour)
-        alpha = np.maximum(base.cover, self._over)
-        region = base.region * (1 - self._over)
+        colour += self.hair[..., None] * (hair.colour - colour)
+        alpha = np.maximum(base.cover, self.hair)
+        region = base.region * (1 - self.hair)
         return Layer(self.left, self.top, np.clip(colour, 0, 255), np.asarray(alpha, np.float32), region)
 
     def change(self, look: Look) -> Layer:
@@ -265,7 +274,7 @@ _PLAIN = look_of("alma").face
 
 def landmarks(body: Body, pose: Pose, act: Expression) -> F32:
     """Return the five points, float32 (5, 2) frame pixels: eyes, nose, corners of the mouth."""
-    half, corner = paint.mouth_corner(body, act)
+    half, corner = mouth_corner(body, act)
     flat = [(-body.eye_gap, EYE_Y), (body.eye_gap, EYE_Y), (0.0, NOSE_Y), (-half, corner), (half, corner)]
     return project([_surface(body, _PLAIN, x, y) for x, y in flat], pose)
 

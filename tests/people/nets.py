@@ -168,6 +168,29 @@ class Swapper(nn.Module):
         return target + torch.tanh(change)
 
 
+class Masker(nn.Module):
+    """128 x 128 crop, RGB from -1 to 1, to what each pixel is: ``outs`` logits (B, outs, 128, 128)."""
+
+    def __init__(self, outs: int) -> None:
+        super().__init__()
+        self.a1, self.b1, self.b2 = Conv(12, 16), Conv(16, 32, stride=2), Conv(32, 32)
+        self.c1, self.c2, self.c3 = Conv(32, 40, stride=2), Conv(40, 40), Conv(40, 40, dilation=2)
+        self.u1, self.u2 = Conv(40, 32, 1), Conv(32, 32)
+        self.u3, self.u4 = Conv(32, 16, 1), Conv(16, 24)
+        self.u5 = Conv(24, 4 * outs, 1, norm=False, act=False)
+        # Where in the aligned crop a pixel lies: eyes are always at the same height.
+        self.place = nn.Parameter(torch.zeros(1, 40, 16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply."""
+        a = self.a1(functional.pixel_unshuffle(x, 2))
+        b = self.b2(self.b1(a))
+        c = self.c3(self.c2(self.c1(b) + self.place))
+        b = self.u2(b + functional.interpolate(self.u1(c), scale_factor=2.0))
+        a = self.u4(a + functional.interpolate(self.u3(b), scale_factor=2.0))
+        return functional.pixel_shuffle(self.u5(a), 2)
+
+
 def loop(
     model: nn.Module, batches: Iterator[Batch], loss_of: Callable[[Batch], Tensor],
     *, steps: int, rate: float, label: str,

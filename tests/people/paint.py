@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -248,9 +248,19 @@ def mouth_sheet(res: float) -> Sheet:
     return sheet(res, -0.42, 0.42, 0.4, 0.94)
 
 
-def paint_eye(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> None:
-    """Paint eye and brow onto a patch in place; ``side`` -1 is the image-left one."""
-    _brow(image, grid, side, body, face, act)
+class Eye(NamedTuple):
+    """An eye's opening: along and across it, half its length, its lids, and where it is, 0 to 1."""
+
+    u: F32
+    v: F32
+    half: float
+    lid: F32
+    low: F32
+    inside: F32
+
+
+def eye_opening(grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> Eye:
+    """Return the opening between the lids; ``side`` -1 is the image-left one."""
     soft = max(1.3 / grid.res, 0.012)
     u = (grid.x - side * body.eye_gap) * side
     v = grid.y - EYE_Y - (0.28 - 0.5 * face.eye_tilt) * u
@@ -260,7 +270,15 @@ def paint_eye(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: E
     low = (0.045 + 0.02 * face.eye_size) * arch
     opening = np.minimum(v + lid, low - v)
     inside = step(np.asarray(np.where(np.abs(u) < half, opening, -1), np.float32), soft)
-    _eyeball(image, grid, side, body, face, act, inside, np.asarray(v + lid, np.float32))
+    return Eye(u, v, half, lid, low, inside)
+
+
+def paint_eye(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> None:
+    """Paint eye and brow onto a patch in place; ``side`` -1 is the image-left one."""
+    _brow(image, grid, side, body, face, act)
+    eye = eye_opening(grid, side, body, face, act)
+    u, v, half, lid, low = eye.u, eye.v, eye.half, eye.lid, eye.low
+    _eyeball(image, grid, side, body, face, act, eye.inside, np.asarray(v + lid, np.float32))
     skin = skin_colour(face)
     within = np.exp(-even(u / (half * 1.08), 8))
     crease = np.exp(-(((v + lid + 0.045 + 0.02 * face.eye_size) / 0.014) ** 2)) * within
@@ -293,58 +311,19 @@ def _eyeball(
     image += inside[..., None] * (ball - image)
 
 
-def _brow(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> None:
+def brow_cover(grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> F32:
+    """Return where a brow is, 0 to 1."""
     u = (grid.x - side * (body.eye_gap + 0.01)) * side
     tilt = 0.16 - 0.5 * face.brow_tilt
     middle = -0.245 - 0.03 * act.brows + tilt * u * 0.75 + 0.9 * np.maximum(u - 0.06, 0) ** 2
     taper = np.clip(1.1 - 0.9 * np.clip((u + 0.05) / 0.26, 0, 1), 0.2, 1)
     thick = (0.022 + 0.042 * face.brow_thickness) * taper
     ends = np.clip((0.215 - u) / 0.03, 0, 1) * np.clip((u + 0.195) / 0.03, 0, 1)
-    cover = np.exp(-even((grid.y - middle) / thick, 4)) * ends
+    return np.asarray(np.exp(-even((grid.y - middle) / thick, 4)) * ends, np.float32)
+
+
+def _brow(image: F32, grid: Sheet, side: int, body: Body, face: Face, act: Expression) -> None:
+    cover = brow_cover(grid, side, body, face, act)
     strands = np.clip(0.9 + 0.12 * _grain(grid.res, 0.008, 0.012, 9)[grid.rows, grid.cols], 0, 1)
     strength = (0.72 + 0.28 * face.brow_thickness) * strands
     blend(image, _ramp(_HAIR, face.brow_shade) * 0.9, np.asarray(np.clip(cover * strength, 0, 1), np.float32))
-
-
-def mouth_corner(body: Body, act: Expression) -> tuple[float, float]:
-    """Return half width and height (head units) of the corners of the mouth."""
-    return body.mouth_width * (1 + 0.12 * act.smile - 0.12 * act.open), MOUTH_Y + 0.02 - 0.055 * act.smile
-
-
-def paint_mouth(image: F32, grid: Sheet, body: Body, face: Face, act: Expression) -> None:
-    """Paint the mouth onto a patch in place."""
-    x, y = grid.x, grid.y
-    soft = max(1.3 / grid.res, 0.012)
-    half, corner = mouth_corner(body, act)
-    arch = np.clip(1 - (x / half) ** 2, 0, None)
-    line = corner + 0.095 * act.smile * arch - 0.01 * np.exp(-((x / 0.06) ** 2))
-    gap = 0.15 * act.open * arch**0.8
-    full = 0.035 + 0.05 * face.lip_fullness
-    bow = 1 + 0.25 * np.exp(-(((np.abs(x) - 0.065) / 0.05) ** 2)) - 0.25 * np.exp(-((x / 0.035) ** 2))
-    upper = line - 0.25 * gap - full * 0.75 * bow * arch**0.7
-    lower = line + gap + full * arch**0.6
-    lips = step(np.asarray(np.minimum(y - upper, lower - y), np.float32), soft)
-    lips = np.asarray(lips * (np.abs(x) < half), np.float32)
-    red = np.array([188, 52, 60], np.float32) * (1 - 0.35 * face.tone)
-    natural = skin_colour(face) * np.array([0.86, 0.66, 0.64], np.float32)
-    colour = natural + (0.25 + 0.75 * face.lip_red) * 0.8 * (red - natural)
-    shade = np.empty_like(image)
-    shade[:] = colour
-    shade *= (1 - 0.16 * (y < line + 0.5 * gap))[..., None]
-    shine = bump(x, y, 0, corner + 0.095 * act.smile + 0.15 * act.open + full * 0.5, 0.09, 0.022)
-    blend(shade, np.array([255, 235, 230], np.float32), 0.28 * shine)
-    image += lips[..., None] * (shade - image)
-    _inside_mouth(image, grid, np.asarray(line, np.float32), np.asarray(gap, np.float32), half, soft)
-
-
-def _inside_mouth(image: F32, grid: Sheet, line: F32, gap: F32, half: float, soft: float) -> None:
-    x, y = grid.x, grid.y
-    hole = np.minimum(y - (line - 0.25 * gap), line + gap - y) + 0.004
-    cover = step(np.asarray(hole, np.float32), soft) * np.exp(-even(x / (half * 0.98), 8))
-    depth = np.empty_like(image)
-    depth[:] = np.array([70, 22, 26], np.float32)
-    teeth = step(np.asarray(line + 0.045 - y, np.float32), soft) * np.exp(-even(x / (half * 0.75), 8))
-    blend(depth, np.array([240, 236, 228], np.float32), np.asarray(teeth * (gap > 0.02), np.float32))
-    tongue = bump(x, y, 0, float(line.mean()) + 0.13, 0.11, 0.05)
-    blend(depth, np.array([170, 70, 76], np.float32), 0.8 * tongue)
-    image += np.asarray(cover, np.float32)[..., None] * (depth - image)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from tests.people import actors
 from tests.people.actors import Head, Light, Pose
 from tests.people.background import board, random_background
+from tests.people.layers import add_change
 from tests.people.looks import Look, random_look
 from tests.people.paint import F32, Expression
-from tests.people.scene import add_change
 
 U8 = npt.NDArray[np.uint8]
 

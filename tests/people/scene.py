@@ -20,6 +20,8 @@ import numpy.typing as npt
 from tests.people import actors
 from tests.people.actors import U8, Head, Layer, Light, Pose
 from tests.people.background import board, random_background
+from tests.people.covers import Cover, held
+from tests.people.layers import add_change, overlap, uncovered
 from tests.people.looks import IDENTITIES, Look, look_of
 from tests.people.paint import F32, Expression
 
@@ -57,6 +59,7 @@ class Rendered:
     faces: tuple[FaceTruth, ...]  # of which anything is visible, far ones first
     swapped: Mapping[str, U8]  # by name, the frame with every inner face replaced by that character's
     mask: F32  # (H, W) 0..1, visible inner faces
+    covered: F32  # (H, W) 0..1, what is held or worn before a face, and boards
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Scene:
     """A seeded clip in memory: another seed gives other people, motion and background.
 
     ``cast`` names the people instead of a seeded choice. ``crossing`` has them change places once, the
-    larger in front of the smaller; nobody leaves then.
+    larger in front of the smaller; nobody leaves then. ``cover`` is held or worn before everybody's face.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Scene:
         *,
         cast: Sequence[str] | None = None,
         crossing: bool = False,
+        cover: Cover | None = None,
     ) -> None:
         self.seed, self.size, self.fps = seed, size, fps
         self.frames = max(round(seconds * fps), 1)
@@ -114,6 +118,7 @@ class Scene:
         self.cast = tuple(str(name) for name in names)
         self._period = min(max(self.seconds, 2.0), 8.0)
         self._crossing = crossing
+        self._held = cover
         self._tracks = [self._track(rng, k, name) for k, name in enumerate(self.cast)]
         self._light = _random_light(rng)
         self._drift = rng.random(4)
@@ -187,19 +192,24 @@ class Scene:
         t = float(i / self.fps)
         canvas = self._background(t)
         heads, layers = self._people(t)
-        layers.append(self._foreground(t))
+        before = [*self._held_by(heads, t), self._foreground(t)]
+        layers += before
         for layer in layers:
             if layer is not None:
                 actors.lay(canvas, layer)
-        mask = np.zeros(canvas.shape[:2], np.float32)
+        mask, clear_view = np.zeros(canvas.shape[:2], np.float32), np.ones(canvas.shape[:2], np.float32)
+        for layer in before:
+            shared = overlap(layer, Layer(0, 0, mask, mask)) if layer is not None else None
+            if layer is not None and shared is not None:
+                clear_view[shared[1]] *= 1 - layer.alpha[shared[0]]
         faces, seen = [], []
         for track, head, at in heads:
-            clear = _uncovered(layers, at, self.size)
+            clear = uncovered(layers, at, self.size)
             seen.append(clear)
             truth = _truth(track, head, layers[at], clear, mask, self.size)
             faces += [truth] if truth.visible > 0 else []
         swapped = {who: self._finish(self._swapped(canvas, heads, seen, who), i) for who in swaps}
-        return Rendered(self._finish(canvas, i), tuple(faces), swapped, np.clip(mask, 0, 1))
+        return Rendered(self._finish(canvas, i), tuple(faces), swapped, np.clip(mask, 0, 1), 1 - clear_view)
 
     def _people(self, t: float) -> tuple[list[tuple[_Track, Head, int]], list[Layer | None]]:
         heads: list[tuple[_Track, Head, int]] = []
@@ -212,6 +222,23 @@ class Scene:
             heads.append((track, head, len(layers)))
             layers.append(head.draw())
         return heads, layers
+
+    def _held_by(self, heads: list[tuple[_Track, Head, int]], t: float) -> list[Layer | None]:
+        """What people hold or wear before their faces; it moves a little beside them."""
+        if self._held is None:
+            return []
+        layers: list[Layer | None] = []
+        for track, head, _ in heads:
+            draw = (
+                np.random.default_rng([self.seed, 40_000, self._tracks.index(track)])
+                .random(6)
+                .astype(np.float32)
+            )
+            shift = (0.12 * _wave(t, 1.7, track.phase[0]), 0.08 * _wave(t, 1.3, track.phase[1]))
+            kps = actors.landmarks(track.look.body, head.pose, head.act)
+            worn = (0.0, 0.0) if self._held == "glasses" else shift
+            layers.append(held(self._held, kps, head.pose.scale, draw, worn))
+        return layers
 
     def _swapped(self, canvas: U8, heads: list[tuple[_Track, Head, int]], seen: list[F32], who: str) -> U8:
         out = canvas.copy()
@@ -290,37 +317,6 @@ def _panorama(seed: int, size: tuple[int, int]) -> U8:
     return random_background(rng, (round(size[0] * 1.25), round(size[1] * 1.25)))
 
 
-def _overlap(layer: Layer, other: Layer) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Return the part two layers share, as slices into each."""
-    height, width = layer.alpha.shape
-    x0, y0 = max(layer.left, other.left), max(layer.top, other.top)
-    x1 = min(layer.left + width, other.left + other.alpha.shape[1])
-    y1 = min(layer.top + height, other.top + other.alpha.shape[0])
-    if x1 <= x0 or y1 <= y0:
-        return None
-    mine = (slice(y0 - layer.top, y1 - layer.top), slice(x0 - layer.left, x1 - layer.left))
-    return mine, (slice(y0 - other.top, y1 - other.top), slice(x0 - other.left, x1 - other.left))
-
-
-def _whole(width: int, height: int) -> Layer:
-    return Layer(0, 0, np.empty(0, np.float32), np.broadcast_to(np.float32(1), (height, width)))
-
-
-def _uncovered(layers: list[Layer | None], at: int, size: tuple[int, int]) -> F32:
-    """Return how much of each pixel of a layer is seen: not behind later layers, inside the frame."""
-    layer = layers[at]
-    assert layer is not None
-    clear = np.zeros_like(layer.alpha)
-    inside = _overlap(layer, _whole(*size))
-    if inside is not None:
-        clear[inside[0]] = 1
-    for other in layers[at + 1 :]:
-        shared = _overlap(layer, other) if other is not None else None
-        if other is not None and shared is not None:
-            clear[shared[0]] *= 1 - other.alpha[shared[1]]
-    return clear
-
-
 def _truth(
     track: _Track, head: Head, layer: Layer | None, clear: F32, mask: F32, size: tuple[int, int]
 ) -> FaceTruth:
@@ -328,21 +324,10 @@ def _truth(
     assert layer.region is not None
     seen = layer.region * clear
     visible = float(seen.sum() / max(float(layer.region.sum()), 1e-6))
-    inside = _overlap(layer, Layer(0, 0, mask, mask))
+    inside = overlap(layer, Layer(0, 0, mask, mask))
     if inside is not None:
         mask[inside[1]] += seen[inside[0]]
     kps = actors.landmarks(track.look.body, head.pose, head.act)
     box = actors.face_box(track.look.body, head.pose)
     box = np.concatenate([np.minimum(box[:2], kps.min(0)), np.maximum(box[2:], kps.max(0))])
     return FaceTruth(track.who, box.astype(np.float32), kps, visible, head.pose.roll)
-
-
-def add_change(frame: U8, change: Layer, clear: F32) -> None:
-    """Add a signed change where it is seen, in place."""
-    inside = _overlap(change, _whole(frame.shape[1], frame.shape[0]))
-    if inside is None:
-        return
-    mine, theirs = inside
-    part = frame[theirs]
-    delta = change.colour[mine][..., ::-1] * clear[mine][..., None]
-    part[:] = np.clip(part + delta + np.float32(0.5), 0, 255).astype(np.uint8)

@@ -1,8 +1,9 @@
 """Tiny ONNX models with the tensor contracts of the real ones, for the rendered people only.
 
 They let everything run without a download: names, order, shapes and ranges are those of buffalo_l
-(det_10g, w600k_r50, genderage), inswapper_128 and GFPGANv1.4. Four are small networks trained by
-:mod:`tests.people.train`; embedding head, latent map and enhancer are constructed.
+(det_10g, w600k_r50, genderage), inswapper_128, GFPGANv1.4, xseg_1 and bisenet_resnet_34 (these two see
+:mod:`tests.people.masking`). Six are small networks trained by :mod:`tests.people.train`; embedding head,
+latent map and enhancer are constructed.
 Every file says in its metadata that it is a stand-in. They are useless on photographs.
 
 The recogniser measures the sixteen numbers p of a :class:`~tests.people.looks.Face` and writes
@@ -25,6 +26,7 @@ from scipy.linalg import hadamard
 
 from tests.people.graph import ATTRIBUTES, F32, RECOGNISER, SECOND_LOOK, Graph, Value
 from tests.people.looks import FACE_FIELDS, KEPT
+from tests.people.masking import occluder, parser
 
 WEIGHTS = Path(__file__).with_name("weights.npz")
 # Sizes of the two anchors of each stride, in pixels of the detector's input.
@@ -334,6 +336,8 @@ def build_standins() -> dict[str, onnx.ModelProto]:
         "buffalo_l/genderage.onnx": attributes(weights),
         "inswapper_128.onnx": swapper(weights),
         "GFPGANv1.4.onnx": enhancer(),
+        "xseg_1.onnx": occluder(weights),
+        "bisenet_resnet_34.onnx": parser(weights),
     }
 
 

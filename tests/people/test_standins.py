@@ -29,6 +29,8 @@ CONTRACTS = {
     "buffalo_l/genderage.onnx": ([("data", ["None", 3, 96, 96])], ["fc1"]),
     "inswapper_128.onnx": ([("target", [1, 3, 128, 128]), ("source", [1, 512])], ["output"]),
     "GFPGANv1.4.onnx": ([("input", [1, 3, 512, 512])], ["output"]),
+    "xseg_1.onnx": ([("input", ["batch", 256, 256, 3])], ["output"]),
+    "bisenet_resnet_34.onnx": ([("input", ["batch", 3, 512, 512])], ["output"]),
 }
 
 
@@ -54,7 +56,7 @@ def test_writing_is_repeatable_and_small(models: Path, tmp_path: Path) -> None:
     write_standins(tmp_path)
     for name in CONTRACTS:
         assert (tmp_path / name).read_bytes() == (models / name).read_bytes()
-    assert WEIGHTS.stat().st_size < 3_000_000
+    assert WEIGHTS.stat().st_size < 3_400_000
 
 
 @pytest.mark.parametrize(("height", "width"), [(640, 640), (320, 416), (96, 32)])

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.people import paint
 from tests.people.looks import Look
+from tests.people.mouth import paint_mouth
 from tests.people.paint import F32, Expression
 
 
@@ -60,5 +61,5 @@ def albedo(look: Look, act: Expression, res: float) -> F32:
     for side, grid in zip((-1, 1), paint.eye_sheets(res), strict=True):
         paint.paint_eye(image[grid.rows, grid.cols], grid, side, look.body, look.face, act)
     grid = paint.mouth_sheet(res)
-    paint.paint_mouth(image[grid.rows, grid.cols], grid, look.body, look.face, act)
+    paint_mouth(image[grid.rows, grid.cols], grid, look.body, look.face, act)
     return image

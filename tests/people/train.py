@@ -1,6 +1,6 @@
 """Train the stand-in models on rendered people: ``python -m tests.people.train``.
 
-Needs torch. Draws all samples on every core, trains five small networks one after another (minutes on a
+Needs torch. Draws all samples on every core, trains seven small networks one after another (minutes on a
 GPU, hours without) and writes their weights as float16 to ``weights.npz`` beside this file;
 :mod:`tests.people.standins` builds the ONNX graphs from it without torch.
 """
@@ -38,6 +38,7 @@ from tests.people.plan import Plan, drawn_by_all
 from tests.people.samples import Crops, draw_crops
 from tests.people.standins import LOOK_MEAN, LOOK_SPREAD, WEIGHTS
 from tests.people.train_detector import train_detector
+from tests.people.train_masks import train_masks
 
 KEPT_FIELDS = len(KEPT)
 
@@ -178,7 +179,11 @@ def train_faces(plan: Plan, seed: int) -> Weights:
     return weights
 
 
-PARTS: dict[str, Callable[[Plan, int], Weights]] = {"detector": train_detector, "faces": train_faces}
+PARTS: dict[str, Callable[[Plan, int], Weights]] = {
+    "detector": train_detector,
+    "faces": train_faces,
+    "masks": train_masks,
+}
 
 
 def train(plan: Plan, parts: Sequence[str], *, seed: int = 100_000, output: Path = WEIGHTS) -> None:

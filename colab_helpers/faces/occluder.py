@@ -1,0 +1,87 @@
+"""The networks that tell what a crop shows: how much of the face is seen, and which part is where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from colab_helpers.errors import ModelError
+from colab_helpers.faces.types import ByteImage
+from colab_helpers.language import tr
+from colab_helpers.models.session import Network
+
+OCCLUDER_SIZE, PARSER_SIZE = 256, 512
+_PARTS = 19
+# Mean and spread of ImageNet's pictures (RGB, 0 to 1), by which the parser's input is normalised.
+_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_SPREAD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+class Occluder:
+    """XSeg's contract: how much of a face is seen in each pixel.
+
+    Args:
+        network: ``(1|N, 256, 256, 3)`` BGR 0 to 1 to ``(1|N, 256, 256, 1)``, 1 where the face is seen.
+
+    Raises:
+        ModelError: The network has another contract.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        _check(network, (OCCLUDER_SIZE, OCCLUDER_SIZE, 3), (OCCLUDER_SIZE, OCCLUDER_SIZE, 1), "xseg_1.onnx")
+
+    def seen(self, crops: Sequence[ByteImage]) -> ByteImage:
+        """Return how much of ``(N, 256, 256, 3)`` BGR crops is face, ``(N, 256, 256)``: 255 is all."""
+        blob = np.multiply(np.stack(crops), np.float32(1 / 255), dtype=np.float32)
+        shares = np.maximum(self.network.run_stack(blob)[..., 0], 0)
+        return np.stack([cv2.convertScaleAbs(share, alpha=255) for share in shares]).astype(np.uint8)
+
+
+class FaceParser:
+    """BiSeNet's contract: which part of a head each pixel shows.
+
+    Args:
+        network: ``(1|N, 3, 512, 512)`` RGB, normalised like ImageNet, to logits ``(1|N, 19, 512, 512)``.
+
+    Raises:
+        ModelError: The network has another contract.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        shape = (PARSER_SIZE, PARSER_SIZE)
+        _check(network, (3, *shape), (_PARTS, *shape), "bisenet_resnet_34.onnx")
+
+    def parts(self, crops: Sequence[ByteImage]) -> ByteImage:
+        """Return the number of each pixel's part in ``(N, 512, 512, 3)`` BGR crops, ``(N, 512, 512)``."""
+        blob = cv2.dnn.blobFromImages(list(crops), 1 / 255, swapRB=True)
+        blob = (blob - _MEAN[:, None, None]) / _SPREAD[:, None, None]
+        return np.asarray(self.network.run_stack(blob).argmax(1), np.uint8)
+
+
+def _check(network: Network, taken: tuple[int, ...], given: tuple[int, ...], example: str) -> None:
+    """Make sure that a network takes one picture and first gives one of these shapes; ModelError if not.
+
+    Sizes that a file leaves open may be any.
+    """
+    ends = network.session.get_inputs(), network.session.get_outputs()[:1]
+    shapes = [tuple(item.shape[1:]) for items in ends for item in items]
+    if len(shapes) != 2 or not (_fits(shapes[0], taken) and _fits(shapes[1], given)):
+        raise ModelError(
+            tr(
+                "the network must turn {taken} into {given}, but its shapes are {shapes}",
+                taken=taken,
+                given=given,
+                shapes=shapes,
+            ),
+            where=str(network.path),
+            remedy=tr("use {name}", name=example),
+        )
+
+
+def _fits(shape: tuple[int | str, ...], wanted: tuple[int, ...]) -> bool:
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(one == size or not isinstance(one, int) for one, size in pairs)

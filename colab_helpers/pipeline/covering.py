@@ -1,0 +1,51 @@
+"""What is in front of the faces of frames: seen before anything in them is changed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from itertools import chain
+
+from colab_helpers.faces.masks import FaceMasks, RawCover
+from colab_helpers.pipeline.frames import AnyPicture, Item, Work
+from colab_helpers.stages import map_ordered
+
+AROUND = 2
+"""Frames before and after one by which its masks are steadied."""
+
+Covers = Mapping[int | None, RawCover]
+
+
+def with_covers(
+    works: Iterable[Work[Item, AnyPicture]], masks: FaceMasks, *, workers: int
+) -> Generator[Work[Item, AnyPicture], None, None]:
+    """Yield frames with what is in front of their faces, once those around them were looked at, too.
+
+    Args:
+        works: Frames with their faces; nothing in them is changed yet.
+        masks: Says what is seen; where it uses no network, frames pass as they are.
+        workers: Frames that are looked at at a time.
+    """
+    if not masks.uses_networks:
+        yield from works
+        return
+
+    def looked(work: Work[Item, AnyPicture]) -> Work[Item, AnyPicture]:
+        if not work.repeats:  # what repeats may be changed already
+            pairs = zip(work.faces, masks.raw_covers(work.picture, work.faces), strict=True)
+            work.covers = {face.track: cover for face, cover in pairs if cover is not None}
+        return work
+
+    window: deque[tuple[Work[Item, AnyPicture], Covers] | None]
+    window = deque([None] * AROUND, maxlen=2 * AROUND + 1)
+    covers: Covers = {}
+    with closing(map_ordered(looked, works, workers=workers)) as all_looked:
+        for work in chain(all_looked, [None] * AROUND):
+            if work is not None and not work.repeats:
+                covers = work.covers
+            window.append(None if work is None else (work, covers))
+            if len(window) == window.maxlen and (middle := window[AROUND]) is not None:
+                others = (one for n, one in enumerate(window) if n != AROUND and one is not None)
+                middle[0].near = [near for _, near in others]
+                yield middle[0]

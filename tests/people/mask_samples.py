@@ -1,0 +1,129 @@
+"""Training samples for the stand-ins that mask: aligned crops of covered faces, and what they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from tests.people import actors
+from tests.people.actors import U8, Head, Layer
+from tests.people.background import random_background
+from tests.people.covers import COVERS, held
+from tests.people.layers import overlap, whole
+from tests.people.looks import random_look
+from tests.people.paint import F32
+from tests.people.regions import GLASSES, HAIR, NECK, face_of, parts_of
+from tests.people.samples import _act, _cover, _light, _noisy, _pose, similarity
+
+SIZE = 128
+# FFHQ's reference points for a crop of 512 pixels (facexlib, FaceRestoreHelper: face_template).
+FFHQ_POINTS = np.array(
+    [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043],
+     [313.08905, 371.15118]],
+    np.float32,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Masked:
+    """One crop of a face, aligned to FFHQ's points."""
+
+    image: U8  # uint8 BGR (128, 128, 3)
+    parts: U8  # uint8 (128, 128), numbers of BiSeNet's parser
+    seen: U8  # uint8 (128, 128), how much of each pixel is face that nothing covers, 255 is all
+
+
+def draw_masked(seed: int, poses: int = 2, variants: int = 3) -> list[Masked]:
+    """Draw a person in some poses, each covered in several ways."""
+    rng = np.random.default_rng([seed, 5])
+    look, scale = random_look(rng), float(np.exp(rng.uniform(np.log(26), np.log(120))))
+    drawn = []
+    for _ in range(poses):
+        size, light, act = round(4.4 * scale), _light(rng), _act(rng)
+        pose = _pose(rng, size / 2 + rng.uniform(-1, 1), size / 2 + rng.uniform(-1, 1), scale, 28)
+        head, frame = Head(look, pose, act, light), random_background(rng, (size, size))
+        parts, seen = np.zeros((size, size), np.uint8), np.zeros((size, size), np.float32)
+        torso, top = actors.torso(look, pose, (size, size), light), head.draw()
+        for layer, part in ((head.behind(), HAIR), (torso, NECK), (top, None)):
+            if layer is not None:
+                actors.lay(frame, layer)
+                _mark(parts, layer, parts_of(head, top) if part is None else part)
+        _fill(seen, top, face_of(head))
+        kps = actors.landmarks(look.body, pose, act)
+        gap = float(np.linalg.norm(kps[1] - kps[0]))
+        for _ in range(variants):
+            shaken = kps + rng.normal(0, 0.03 * gap, kps.shape).astype(np.float32)
+            layers = _covers(rng, size, scale, kps)
+            drawn.append(_covered(rng, (frame, parts, seen), layers, similarity(shaken, FFHQ_POINTS)))
+    return drawn
+
+
+def _covers(rng: np.random.Generator, size: int, scale: float, kps: F32) -> list[tuple[Layer, int]]:
+    """None to two covers, each with the part that it is."""
+    layers = []
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.2, 0.55, 0.25]))):
+        kind = rng.choice([*COVERS, "board", "person"], p=[0.18] * 5 + [0.1])
+        if kind == "board":
+            layers.append((_cover(rng, size, scale), 0))
+            continue
+        if kind == "person":
+            layers += [(layer, 0) for layer in _passer(rng, size, scale)]
+            continue
+        spread = 0.0 if kind == "glasses" else 0.45
+        shift = (float(rng.normal(0, spread)), float(rng.normal(0, spread)))
+        cover = held(kind, kps, scale, rng.random(6).astype(np.float32), shift)
+        layers.append((cover, GLASSES if kind == "glasses" else 0))
+    return layers
+
+
+def _passer(rng: np.random.Generator, size: int, scale: float) -> list[Layer]:
+    """Draw somebody who passes before the face."""
+    look, aside = random_look(np.random.default_rng([int(rng.integers(60)), 6])), float(rng.uniform(0.6, 2.2))
+    x = size / 2 + scale * aside * float(rng.choice([-1, 1]))
+    pose = _pose(rng, x, size / 2 + scale * rng.uniform(-0.4, 0.6), scale * rng.uniform(0.9, 1.3), 20)
+    head = Head(look, pose, _act(rng), _light(rng))
+    layers = (head.behind(), actors.torso(look, pose, (size, size), head.light), head.draw())
+    return [layer for layer in layers if layer is not None]
+
+
+def _covered(
+    rng: np.random.Generator, whole: tuple[U8, U8, F32], layers: list[tuple[Layer, int]], matrix: F32
+) -> Masked:
+    image, parts, seen = (one.copy() for one in whole)
+    for layer, part in layers:
+        actors.lay(image, layer)
+        _mark(parts, layer, part)
+        _fill(seen, layer, None)
+    image = _noisy(rng, image)
+    # As a run does: twice as large as the networks look, then averaged.
+    large = cv2.warpAffine(image, matrix / 2, (2 * SIZE, 2 * SIZE), borderMode=cv2.BORDER_REPLICATE)
+    small = cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    to_small = matrix / 4 - np.array([[0, 0, 0.25], [0, 0, 0.25]])  # the middle of four pixels
+    nearest = cv2.warpAffine(parts, to_small, (SIZE, SIZE), flags=cv2.INTER_NEAREST)
+    clear = cv2.warpAffine(seen, to_small, (SIZE, SIZE))
+    return Masked(
+        np.asarray(small, np.uint8), np.asarray(nearest, np.uint8), np.rint(255 * clear).astype(np.uint8)
+    )
+
+
+def _mark(parts: U8, layer: Layer, part: U8 | int) -> None:
+    """Write which part a layer is into a frame's parts."""
+    shared = overlap(layer, whole(parts.shape[1], parts.shape[0]))
+    if shared is None:
+        return
+    mine, theirs = shared
+    inside = layer.alpha[mine] > 0.5
+    parts[theirs][inside] = part if isinstance(part, int) else part[mine][inside]
+
+
+def _fill(seen: F32, layer: Layer, face: F32 | None) -> None:
+    """Take from a frame's face what a layer covers, and add the layer's own."""
+    shared = overlap(layer, whole(seen.shape[1], seen.shape[0]))
+    if shared is None:
+        return
+    mine, theirs = shared
+    seen[theirs] *= 1 - layer.alpha[mine]
+    if face is not None:
+        seen[theirs] += layer.alpha[mine] * face[mine]
