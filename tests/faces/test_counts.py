@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
+import numpy as np
 import pytest
 
 from colab_helpers.faces.counts import LONGEST_LOSS, MOST_PEOPLE, coarse, people_of
-from colab_helpers.faces.quality import CROWD, MOST_TRACKS, Counts, Measured, Portrait
+from colab_helpers.faces.quality import CROWD, MOST_TRACKS, Counts, Measured, Portrait, worth
 from colab_helpers.faces.tracks import Track
+from colab_helpers.media.picture import BgrPicture
 from tests.helpers.faces import face
 
 
@@ -83,3 +88,28 @@ def test_many_spans_are_joined_where_they_are_nearest() -> None:
     assert coarse(spans, 3) == [(0, 4), (10, 20), (40, 41)]
     assert coarse(spans, 1) == [(0, 41)]
     assert coarse([], 3) == []
+
+
+def test_a_portrait_is_frontal_large_sharp_and_free() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (400, 400, 3)).astype(np.float32)
+
+    def smooth(pixels: float) -> BgrPicture:
+        image = cv2.GaussianBlur(noise, (0, 0), pixels)
+        return BgrPicture(np.clip(128 + image * 40 / image.std(), 0, 255).astype(np.uint8))
+
+    sharp, blurred = smooth(1.2), smooth(5.0)
+    one = face(200, 200, size=1.2)
+    best = worth(sharp, one, [])
+    turned = replace(one, kps=one.kps + np.array([[0, 0], [0, 0], [12, 0], [0, 0], [0, 0]], np.float32))
+    worse = {
+        "blurred": worth(blurred, one, []),
+        "small": worth(sharp, face(200, 200, size=0.5), []),
+        "turned": worth(sharp, turned, []),
+        "unsure": worth(sharp, replace(one, score=0.6), []),
+        "behind somebody": worth(sharp, one, [face(230, 200, size=1.2)]),
+        "fading": worth(sharp, replace(one, weight=0.5), []),
+    }
+    assert 0.4 < best <= 1
+    assert {name: value for name, value in worse.items() if not 0 < value < 0.8 * best} == {}
+    assert worth(sharp, replace(one, filled=True), []) == 0
+    assert worth(sharp, one, [face(20, 20)]) == best

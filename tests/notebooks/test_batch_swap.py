@@ -57,7 +57,7 @@ def test_a_run_on_demo_files(run, values, demo, tmp_path, capfd):
     assert frame_count(output) == frame_count(demo / "targets" / "clip1.mp4") == 10
     assert report["files"][0]["faces_swapped"] > 0
     page = shown(tmp_path)
-    assert page["text/html"].count("data:image/jpeg;base64,") == 3
+    assert page["text/html"].count("data:image/jpeg;base64,") == 4
     assert "stand-in networks" in page["text/html"]
     assert not [kind for kind in page if "widget" in kind]
     printed = capfd.readouterr().out
@@ -101,7 +101,7 @@ def test_a_failing_file_is_reported_and_ends_the_run_with_1(run, values, tmp_pat
     assert not (folder / "text.mp4").exists()
     assert frame_count(folder / "clip1.mp4") == 10
     page = shown(folder)["text/html"]
-    assert page.count("data:image/jpeg;base64,") == 3
+    assert page.count("data:image/jpeg;base64,") == 4
     assert "text.mp4" in page
     assert "BatchError: " in capfd.readouterr().err
 

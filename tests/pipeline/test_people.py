@@ -14,7 +14,7 @@ import pytest
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
-from colab_helpers.faces.quality import brightness
+from colab_helpers.faces.quality import brightness, likeness
 from colab_helpers.faces.types import Face
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
@@ -104,15 +104,25 @@ def test_who_is_not_chosen_is_counted_too(tmp_path: Path, constant_models: Path)
     assert (right.present, right.missed) == ([(0, 80)], [])
 
 
-def test_likeness_after_each_stage_is_that_of_its_pixels(tmp_path: Path, standins: Path) -> None:
+def test_likeness_after_each_stage_is_that_of_its_pixels(
+    tmp_path: Path, standins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_target(target, Scene(5, (480, 270), seconds=2, people=1), crf=12, preset="ultrafast")
     models = pieces_engine(standins)
     store = Store(tmp_path / "work")
     source = models.analyser.find(portrait("alma"))[0].embedding
     assert source is not None
+    asked: list[float] = []
+
+    def counted(*args: Any) -> float:
+        asked.append(likeness(*args))
+        return asked[-1]
+
+    monkeypatch.setattr("colab_helpers.pipeline.frames.likeness", counted)
     found = process_video(models, source, target, output, store=store).people[0]
     assert found.counts.samples == 2
+    assert len(asked) == 3 * 2  # nothing in the 48 frames between
     expected = np.zeros(3)
     info, following = probe(target), following_of(models, probe(target), store.face_index())
     sampled = list(following.works(works_of(read_frames(info), info), start=0))[::25]
