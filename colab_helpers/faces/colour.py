@@ -38,7 +38,7 @@ def colour_matched(changed: ByteImage, before: ByteImage, mask: FloatArray) -> B
     gain = np.clip(spread, 1 / _MOST_GAIN, _MOST_GAIN)
     shift = theirs.mean(0) - gain * ours.mean(0)
     matched = cv2.cvtColor(cv2.transform(new, np.column_stack([np.diag(gain), shift])), cv2.COLOR_Lab2BGR)
-    return np.asarray(cv2.convertScaleAbs(cv2.max(matched, 0), alpha=255), np.uint8)
+    return np.asarray(cv2.convertScaleAbs(np.maximum(matched, 0), alpha=255), np.uint8)
 
 
 def _lab(bgr: ByteImage) -> FloatArray:
