@@ -1,7 +1,8 @@
 """What is found, and how steadily, on rendered people whose truth is known: ``python -m benchmarks.faces``.
 
 Each clip is done twice by the product's own detector stand-in: every frame by itself, as peers do, and
-followed. Seeds are drawn at random unless ``--seed`` is given.
+followed. Seeds are drawn at random unless ``--seed`` is given. What changed faces look like:
+``benchmarks.composed``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ import numpy.typing as npt
 
 from benchmarks.covered import table
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.changer import FaceJob
-from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.finder import FaceFinder
 from colab_helpers.faces.geometry import eye_distance, overlap
 from colab_helpers.faces.index import FrameFaces
@@ -33,7 +31,6 @@ from colab_helpers.faces.types import Face
 from colab_helpers.faces.views import View
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.settings import load_settings
-from tests.people.actors import portrait
 from tests.people.scene import FaceTruth, Scene
 from tests.people.standins import write_standins
 
@@ -202,29 +199,6 @@ def measured(clip: Clip, found: Sequence[Sequence[Face]]) -> Figures:
     return figures
 
 
-def flicker(engine: Engine, seed: int, way: Way) -> float:
-    """Swap a face that holds still, and return how much more it flickers than it did.
-
-    Root mean square of the steps in what a blur of 4 pixels leaves of the inner face, over that of the clip.
-    """
-    scene = Scene(100 * seed + 9, (640, 360), Fraction(1000), 0.05, 1)
-    source = engine.analyser.find(portrait("hanna"))[0].embedding
-    changer = engine.changer(source)
-    clip = rendered(Clip("still", scene.frames, scene.render))
-    results = []
-    for i, faces in enumerate(way(engine.analyser, clip)):
-        picture = BgrPicture(clip.shot(i)[0].copy())
-        changer.change([FaceJob(picture, face) for face in faces])
-        results.append(picture.image)
-    inside = scene.render_all(0).mask > 0.5
-
-    def steps(images: Sequence[Image]) -> float:
-        smooth = [cv2.GaussianBlur(image, (0, 0), 4).astype(np.float32)[inside] for image in images]
-        return float(np.sqrt(np.mean([np.square(b - a).mean() for a, b in pairwise(smooth)])))
-
-    return steps(results) / steps([clip.shot(i)[0] for i in range(clip.frames)])
-
-
 def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):6.4f}" if values else "     -"
 
@@ -254,11 +228,6 @@ def main() -> None:
                     f" {one.false:5}  {_mean(one.errors)}  {_mean(one.steps)}"
                     f" {analyser.looks / clip.frames:6.2f}"
                 )
-        engine = Engine.open(settings, models_dir=Path(folder))
-        told = ", ".join(
-            f"{way.__name__} {flicker(engine, options.seed, way):.2f}" for way in (alone, followed)
-        )
-        print(f"flicker of a still face over the clip's own: {told}")
         for line in table(Path(folder), options.seed):
             print(line)
 

@@ -13,7 +13,7 @@ from colab_helpers.media.picture import Picture
 
 # So much of the frame before is mixed in where nothing moves; where the two differ by so many grey levels
 # over some pixels, next to nothing is.
-_SHARE, _MOVED, _PATCH = 0.2, 2.0, 5
+_SHARE, _MOVED, _PATCH = 0.25, 2.0, 5
 _SHARES = (_SHARE * np.exp(-np.square(np.arange(256) / _MOVED))).astype(np.float32)
 
 
