@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,7 @@ def true_faces(scene: Scene) -> list[list[Face]]:
 def table(models: Path, seed: int, *, seconds: float = 2.0) -> Iterator[str]:
     """Yield the lines of a table: each cover with and without occlusion."""
     yield f"{'before the face':16} {'way':18} cover painted over  face changed"
+    whole = {name: Covered() for name in WAYS}
     for number, cover in enumerate([*COVERS, None]):
         scene = Scene(100 * seed + 20 + number, (640, 360), seconds=seconds, people=1, cover=cover)
         for name, types in WAYS.items():
@@ -95,5 +96,15 @@ def table(models: Path, seed: int, *, seconds: float = 2.0) -> Iterator[str]:
             )
             source = engine.analyser.find(portrait("hanna"))[0].embedding
             assert source is not None
-            painted, kept = covered(engine, source, scene, true_faces(scene)).shares
-            yield f"{cover or 'a passing board':16} {name:18} {painted:17.1%} {kept:13.1%}"
+            counted = covered(engine, source, scene, true_faces(scene))
+            for field in fields(Covered):
+                total = getattr(whole[name], field.name) + getattr(counted, field.name)
+                setattr(whole[name], field.name, total)
+            yield _line(cover or "a passing board", name, counted)
+    for name, counted in whole.items():
+        yield _line("all of them", name, counted)
+
+
+def _line(cover: str, way: str, counted: Covered) -> str:
+    painted, kept = counted.shares
+    return f"{cover:16} {way:18} {painted:17.1%} {kept:13.1%}"

@@ -223,7 +223,7 @@ def test_on_a_gpu_every_kind_is_captured_and_gives_the_same(
     pretend_gpu(monkeypatch)
     there = opened(models, execution_provider="cuda", **steps)
     assert [network.name for network in there.networks] == [
-        "det_10g", "w600k_r50", "ghost_1_256", "crossface_ghost", "codeformer"
+        "det_10g", "w600k_r50", "ghost_1_256", "crossface_ghost", "codeformer", "xseg_1"
     ]  # fmt: skip
     assert all(network.session.captured for network in there.networks)
     crops = np.random.default_rng(0).integers(0, 256, (2, 512, 512, 3), np.uint8)

@@ -248,7 +248,7 @@ def test_a_changer_leaves_what_is_covered_untouched(constant_models: Path) -> No
     assert engine.swapper is not None
 
     class Inverting:
-        size = 128
+        size, template = 128, arcface_template(128)
 
         def swap(self, crops: Any, _latents: Any) -> Any:
             return 255 - np.stack(crops)

@@ -15,7 +15,7 @@ from tests.people.layers import overlap, whole
 from tests.people.looks import random_look
 from tests.people.paint import F32
 from tests.people.regions import GLASSES, HAIR, NECK, face_of, parts_of
-from tests.people.samples import _act, _cover, _light, _noisy, _pose, similarity
+from tests.people.samples import noisy, random_act, random_board, random_light, random_pose, similarity
 
 SIZE = 128
 # FFHQ's reference points for a crop of 512 pixels (facexlib, FaceRestoreHelper: face_template).
@@ -41,8 +41,8 @@ def draw_masked(seed: int, poses: int = 2, variants: int = 3) -> list[Masked]:
     look, scale = random_look(rng), float(np.exp(rng.uniform(np.log(26), np.log(120))))
     drawn = []
     for _ in range(poses):
-        size, light, act = round(4.4 * scale), _light(rng), _act(rng)
-        pose = _pose(rng, size / 2 + rng.uniform(-1, 1), size / 2 + rng.uniform(-1, 1), scale, 28)
+        size, light, act = round(4.4 * scale), random_light(rng), random_act(rng)
+        pose = random_pose(rng, size / 2 + rng.uniform(-1, 1), size / 2 + rng.uniform(-1, 1), scale, 28)
         head, frame = Head(look, pose, act, light), random_background(rng, (size, size))
         parts, seen = np.zeros((size, size), np.uint8), np.zeros((size, size), np.float32)
         torso, top = actors.torso(look, pose, (size, size), light), head.draw()
@@ -66,7 +66,7 @@ def _covers(rng: np.random.Generator, size: int, scale: float, kps: F32) -> list
     for _ in range(int(rng.choice([0, 1, 2], p=[0.2, 0.55, 0.25]))):
         kind = rng.choice([*COVERS, "board", "person"], p=[0.18] * 5 + [0.1])
         if kind == "board":
-            layers.append((_cover(rng, size, scale), 0))
+            layers.append((random_board(rng, size, scale), 0))
             continue
         if kind == "person":
             layers += [(layer, 0) for layer in _passer(rng, size, scale)]
@@ -82,8 +82,8 @@ def _passer(rng: np.random.Generator, size: int, scale: float) -> list[Layer]:
     """Draw somebody who passes before the face."""
     look, aside = random_look(np.random.default_rng([int(rng.integers(60)), 6])), float(rng.uniform(0.6, 2.2))
     x = size / 2 + scale * aside * float(rng.choice([-1, 1]))
-    pose = _pose(rng, x, size / 2 + scale * rng.uniform(-0.4, 0.6), scale * rng.uniform(0.9, 1.3), 20)
-    head = Head(look, pose, _act(rng), _light(rng))
+    pose = random_pose(rng, x, size / 2 + scale * rng.uniform(-0.4, 0.6), scale * rng.uniform(0.9, 1.3), 20)
+    head = Head(look, pose, random_act(rng), random_light(rng))
     layers = (head.behind(), actors.torso(look, pose, (size, size), head.light), head.draw())
     return [layer for layer in layers if layer is not None]
 
@@ -96,7 +96,7 @@ def _covered(
         actors.lay(image, layer)
         _mark(parts, layer, part)
         _fill(seen, layer, None)
-    image = _noisy(rng, image)
+    image = noisy(rng, image)
     # As a run does: twice as large as the networks look, then averaged.
     large = cv2.warpAffine(image, matrix / 2, (2 * SIZE, 2 * SIZE), borderMode=cv2.BORDER_REPLICATE)
     small = cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA)

@@ -67,7 +67,7 @@ class Crops:
     traits: F32  # float32 (K, 2): male 0/1 and years / 100
 
 
-def _light(rng: np.random.Generator) -> Light:
+def random_light(rng: np.random.Generator) -> Light:
     warm = float(rng.uniform(-0.05, 0.05))
     return Light(
         direction=(float(rng.uniform(-0.75, 0.75)), float(rng.uniform(-0.75, -0.3)), 0.7),
@@ -77,7 +77,7 @@ def _light(rng: np.random.Generator) -> Light:
     )
 
 
-def _act(rng: np.random.Generator) -> Expression:
+def random_act(rng: np.random.Generator) -> Expression:
     return Expression(
         open=max(float(rng.uniform(-0.7, 1.0)), 0.0),
         smile=float(rng.uniform(-0.15, 0.95)),
@@ -88,7 +88,7 @@ def _act(rng: np.random.Generator) -> Expression:
     )
 
 
-def _noisy(rng: np.random.Generator, image: U8) -> U8:
+def noisy(rng: np.random.Generator, image: U8) -> U8:
     noise = rng.standard_normal(image.shape[:2], np.float32)[..., None] * float(rng.uniform(0, 3.5))
     out = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
@@ -97,7 +97,7 @@ def _noisy(rng: np.random.Generator, image: U8) -> U8:
     return out
 
 
-def _pose(rng: np.random.Generator, x: float, y: float, scale: float, roll: float) -> Pose:
+def random_pose(rng: np.random.Generator, x: float, y: float, scale: float, roll: float) -> Pose:
     frontal = 0.15 if rng.random() < 0.2 else 1.0
     return Pose(
         x=x,
@@ -121,8 +121,8 @@ def draw_crops(seed: int, variants: int = 3, poses: int = 2) -> list[Crops]:
 
 def _draw_pose(rng: np.random.Generator, looks: list[Look], scale: float) -> Crops:
     size, look = round(4.4 * scale), looks[0]
-    light, act = _light(rng), _act(rng)
-    pose = _pose(rng, size / 2 + rng.uniform(-1, 1), size / 2 + rng.uniform(-1, 1), scale, 28)
+    light, act = random_light(rng), random_act(rng)
+    pose = random_pose(rng, size / 2 + rng.uniform(-1, 1), size / 2 + rng.uniform(-1, 1), scale, 28)
     frame = random_background(rng, (size, size))
     head = Head(look, pose, act, light)
     actors.lay_person(frame, head)
@@ -132,13 +132,13 @@ def _draw_pose(rng: np.random.Generator, looks: list[Look], scale: float) -> Cro
         add_change(changed, head.change(other), np.ones((head.size, head.size), np.float32)[head.inner])
         frames.append(changed)
     if rng.random() < 0.2:
-        cover = _cover(rng, size, scale)
+        cover = random_board(rng, size, scale)
         for image in frames:
             actors.lay(image, cover)
     return _cut(rng, frames, looks, actors.landmarks(look.body, pose, act), actors.face_box(look.body, pose))
 
 
-def _cover(rng: np.random.Generator, size: int, scale: float) -> actors.Layer:
+def random_board(rng: np.random.Generator, size: int, scale: float) -> actors.Layer:
     centre = np.array([size / 2, size / 2]) + scale * rng.uniform(-1.2, 1.2, 2)
     half = scale * rng.uniform([0.1, 0.5], [0.45, 1.4])
     return board(centre, half, float(rng.uniform(-0.6, 0.6)), float(rng.random()))
@@ -148,7 +148,7 @@ def _cut(rng: np.random.Generator, frames: list[U8], looks: list[Look], kps: F32
     gap = float(np.linalg.norm(kps[1] - kps[0]))
     shaken = kps + rng.normal(0, 0.035 * gap, kps.shape).astype(np.float32)
     edge = box + rng.normal(0, 0.03 * (box[3] - box[1]), 4).astype(np.float32)
-    frames = [_noisy(rng, frame) for frame in frames]
+    frames = [noisy(rng, frame) for frame in frames]
     faces = np.stack([crop_face(frame, shaken, 128) for frame in frames])
     boxes = np.stack([crop_box(frame, edge) for frame in frames])
     traits = np.array([[look.male, look.years / 100] for look in looks], np.float32)
@@ -169,7 +169,7 @@ def draw_composite(seed: int, size: int = 256, low: float = 18.0, high: float = 
     """Draw none to four people of face heights ``low`` to ``high`` on a background."""
     rng = np.random.default_rng([seed, size, 2])
     image = random_background(rng, (size, size))
-    light = _light(rng)
+    light = random_light(rng)
     boxes, kps, sure = [], [], []
     regions: list[tuple[int, float]] = []
     owner = np.zeros((size, size), np.int16)
@@ -184,13 +184,13 @@ def draw_composite(seed: int, size: int = 256, low: float = 18.0, high: float = 
         kps.append(points)
         regions.append((k + 1, total))
     if rng.random() < 0.35:
-        layer = _cover(rng, size, size * float(rng.uniform(0.1, 0.35)))
+        layer = random_board(rng, size, size * float(rng.uniform(0.1, 0.35)))
         actors.lay(image, layer)
         _own(owner, layer, 99, layer.alpha > 0.5)
     for mark, total in regions:
         sure.append(float((owner == mark).sum()) >= 0.55 * total)
     return Composite(
-        _noisy(rng, image),
+        noisy(rng, image),
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(kps, np.float32).reshape(-1, 5, 2),
         np.array(sure, bool),
@@ -211,10 +211,10 @@ def _place(
 ) -> tuple[F32, F32, float] | None:
     size = image.shape[0]
     # From a pool, so that textures can be kept: painting them is the larger part of the work.
-    look, act = random_look(np.random.default_rng([int(rng.integers(POOL)), 3])), _act(rng)
+    look, act = random_look(np.random.default_rng([int(rng.integers(POOL)), 3])), random_act(rng)
     spread = 0.62 if rng.random() < 0.15 else 0.42
     x, y = (float(v) for v in size / 2 + size * rng.uniform(-spread, spread, 2))
-    pose = _pose(rng, x, y, scale, 36)
+    pose = random_pose(rng, x, y, scale, 36)
     head = Head(look, pose, act, light)
     body = actors.torso(look, pose, (size, size), light) if rng.random() < 0.8 else None
     top = head.draw()

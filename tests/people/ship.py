@@ -33,9 +33,9 @@ def ship_demo(folder: Path) -> None:
     for path, scene in zip(targets, CLIPS.values(), strict=True):
         write_target(path, scene, crf=20, preset="slow")
     write_manifest(folder, [source, *targets])
-    with zipfile.ZipFile(folder / MODELS, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as pack:
+    with zipfile.ZipFile(folder / MODELS, "w", zipfile.ZIP_DEFLATED) as pack:
         for name, model in build_standins().items():
             # A fixed date: the same networks give the same file.
             entry = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
-            pack.writestr(entry, model.SerializeToString(deterministic=True))
+            pack.writestr(entry, model.SerializeToString(deterministic=True), compresslevel=9)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -60,4 +61,10 @@ def train_masks(plan: Plan, seed: int) -> Weights:
         loop(model, _batches(images, truths, 24), loss, steps=steps, rate=4e-3, label=name)
         export(name, model, weights)
         weights[f"{name}.place"] = model.place.detach().cpu().numpy().astype(np.float16)
-    return weights
+    return {name: _coarse(value) for name, value in weights.items()}
+
+
+def _coarse(value: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+    """Keep half of the ten binary places: the networks are as good, and the demo stays small."""
+    whole = value.view(np.uint16).astype(np.uint32) + 16
+    return (whole // 32 * 32).astype(np.uint16).view(np.float16)

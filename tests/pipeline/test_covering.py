@@ -23,8 +23,7 @@ from colab_helpers.pipeline.image import process_image
 from colab_helpers.pipeline.video_stages import _from
 from tests.helpers.faces import face
 from tests.media.make import Spec, make, variable_pts
-from tests.pipeline.swapping import SOURCE, assert_same_pictures, engine, planes
-from tests.pipeline.test_resumed import Store, stop_at
+from tests.pipeline.swapping import SOURCE, Store, assert_same_pictures, engine, planes, stop_at
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,7 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(
     assert len(asked) == 3 * 2  # nothing in the 48 frames between
     expected = np.zeros(3)
     info, following = probe(target), following_of(models, probe(target), store.face_index())
-    sampled = list(following.works(works_of(read_frames(info), info), start=0))[::25]
+    sampled = list(following.works(works_of(read_frames(info), info)))[::25]
     finished = list(read_frames(probe(output)))[::25]
     for work, final in zip(sampled, finished, strict=True):
         (face,) = work.faces
