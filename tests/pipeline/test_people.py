@@ -109,7 +109,7 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(
 ) -> None:
     target, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_target(target, Scene(5, (480, 270), seconds=2, people=1), crf=12, preset="ultrafast")
-    models = pieces_engine(standins)
+    models = pieces_engine(standins, face_mask_types="box")
     store = Store(tmp_path / "work")
     source = models.analyser.find(portrait("alma"))[0].embedding
     assert source is not None
