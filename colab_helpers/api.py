@@ -64,7 +64,7 @@ def swap_image(
         files = _files(photos) + ([image] if isinstance(image, Path) else [])
         require_places(files)
         require_consent(consent, files)
-        from colab_helpers.batch.run_file import identity_of
+        from colab_helpers.batch.photos import identity_of
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
         from colab_helpers.pipeline import process_image
@@ -270,7 +270,8 @@ def _open(
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
-    from colab_helpers.batch.run_file import FileRun, identity_of, new_report
+    from colab_helpers.batch.photos import identity_of
+    from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
 
     engine = Engine.open(settings, models_dir=_place(models_dir))

@@ -6,7 +6,8 @@ and ``except SettingsError`` both work; never from OSError, whose handlers must 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from colab_helpers.language import printable, tr
 
@@ -99,3 +100,24 @@ class WorkerError(ColabHelpersError, RuntimeError):
     """The process that does the work died or could not be started."""
 
     refusal = False
+
+
+def allowed_values(schema: Mapping[str, Any]) -> str:
+    """Return what a field takes, in words, by its JSON schema: choices, ranges, and ``auto``."""
+    parts = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
+    return tr(" or ").join(dict.fromkeys(map(_allowed, parts)))
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema or "const" in schema:
+        return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
+    if schema["type"] == "array":
+        return tr("a list of {values}", values=_allowed(schema["items"]))
+    if schema["type"] == "object":
+        return tr("settings such as {example}", example="{batch_size: 2}")
+    low, high = schema.get("minimum"), schema.get("maximum")
+    kinds = {"integer": tr("a whole number"), "number": tr("a number"), "boolean": "true, false"}
+    kind = kinds.get(schema["type"], tr("text"))
+    if low is not None and high is not None:
+        return tr("{kind} from {low} to {high}", kind=kind, low=low, high=high)
+    return kind if low is None else tr("{kind} from {low}", kind=kind, low=low)

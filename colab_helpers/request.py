@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.errors import MissingFileError, UsageError, allowed_values
 from colab_helpers.files import absolute, from_yaml, natural_key
 from colab_helpers.language import ASKED, Asked, spoken, tr
-from colab_helpers.settings import DEFAULT_PRESET, Settings, allowed_values, load_settings
+from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 
 T = TypeVar("T")
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")

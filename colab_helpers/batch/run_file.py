@@ -8,18 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from colab_helpers.batch.drive import copy_in, copy_out
 from colab_helpers.batch.earlier import UnfinishedFile
-from colab_helpers.batch.job import Source
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, PersonReport, Quality
-from colab_helpers.errors import ColabHelpersError, OutputError, UsageError
-from colab_helpers.faces.analyser import unit
+from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.faces.counts import Person
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Sought
@@ -31,7 +28,7 @@ from colab_helpers.language import tr
 from colab_helpers.machine import disk_free
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
-from colab_helpers.media.images import Still, read_image, write_still
+from colab_helpers.media.images import Still, write_still
 from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
@@ -233,47 +230,6 @@ def error_text(error: Exception) -> str:
     if isinstance(error, ColabHelpersError):
         return str(error)
     return tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
-
-
-def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
-    """Find out who the sources show; None where no face is swapped.
-
-    UsageError without a photo or with several people; NoFaceError, MediaError where no photo is of use.
-    """
-    if engine.swapper is None:
-        return None
-    if not sources:
-        raise UsageError(
-            tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
-        )
-    return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
-
-
-def sought_of(
-    engine: Engine, target_person: Sequence[str], never: Sequence[str]
-) -> tuple[Sought | None, list[str]]:
-    """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
-
-    Args:
-        engine: The loaded networks.
-        target_person: Paths or data URLs of photos of one person.
-        never: Of photos of people, all of whose faces count.
-
-    Raises:
-        ColabHelpersError: A photo cannot be read or shows no face; the photos of the person do not agree.
-    """
-    if not target_person and not never:
-        return None, []
-    wanted, notes, spared = None, [], list[FloatArray]()
-    if target_person:
-        photos = [Source.of(photo) for photo in target_person]
-        person = engine.identity([(photo.name, partial(read_image, photo.image)) for photo in photos])
-        wanted = unit(person.embedding)
-        notes = [tr("only the person on {photos} is changed", photos=", ".join(person.photos)), *person.notes]
-    for photo in map(Source.of, never):
-        spared += map(unit, engine.embeddings(photo.name, read_image(photo.image)))
-        notes.append(tr("whoever is on {photo} is never changed", photo=photo.name))
-    return Sought(wanted, tuple(spared)), notes
 
 
 def _enter(result: FileResult, report: FileReport) -> None:

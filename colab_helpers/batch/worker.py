@@ -23,6 +23,7 @@ from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
+from colab_helpers.batch.photos import identity_of, sought_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
@@ -34,7 +35,6 @@ from colab_helpers.batch.report import (
     own_file,
 )
 from colab_helpers.batch.run_batch import Batch, RecycleError, Surroundings, report_of, skipped
-from colab_helpers.batch.run_file import identity_of, sought_of
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, write_refusal

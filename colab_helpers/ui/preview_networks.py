@@ -119,7 +119,7 @@ class PreviewNetworks:
         return Preview(before, after, faces, known is not None, time.monotonic() - started, notes)
 
     def _sought(self, engine: Engine, request: BatchRequest) -> tuple[Sought | None, list[str]]:
-        from colab_helpers.batch.run_file import sought_of
+        from colab_helpers.batch.photos import sought_of
 
         asked = request.target_person, request.never
         key = tuple(tuple((photo, file_state(photo)) for photo in photos) for photos in asked)

@@ -8,11 +8,11 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from colab_helpers.errors import ColabHelpersError, SettingsError
+from colab_helpers.errors import ColabHelpersError, SettingsError, allowed_values
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
-from colab_helpers.settings import Settings, allowed_values, field_help
+from colab_helpers.settings import Settings, field_help
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.markup import RED, paragraph, table, words
 from colab_helpers.ui.widgets import Widgets

@@ -1,0 +1,57 @@
+"""Who photos show: who is put in, who is changed, and who never is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from colab_helpers.batch.job import Source
+from colab_helpers.errors import UsageError
+from colab_helpers.faces.analyser import unit
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.people import Sought
+from colab_helpers.faces.photos import Identity
+from colab_helpers.faces.types import FloatArray
+from colab_helpers.language import tr
+from colab_helpers.media.images import read_image
+
+
+def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
+    """Find out who the sources show; None where no face is swapped.
+
+    UsageError without a photo or with several people; NoFaceError, MediaError where no photo is of use.
+    """
+    if engine.swapper is None:
+        return None
+    if not sources:
+        raise UsageError(
+            tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
+        )
+    return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
+
+
+def sought_of(
+    engine: Engine, target_person: Sequence[str], never: Sequence[str]
+) -> tuple[Sought | None, list[str]]:
+    """Find out who is changed and who never is, by photos; None without any; also notes, a sentence each.
+
+    Args:
+        engine: The loaded networks.
+        target_person: Paths or data URLs of photos of one person.
+        never: Of photos of people, all of whose faces count.
+
+    Raises:
+        ColabHelpersError: A photo cannot be read or shows no face; the photos of the person do not agree.
+    """
+    if not target_person and not never:
+        return None, []
+    wanted, notes, spared = None, [], list[FloatArray]()
+    if target_person:
+        photos = [Source.of(photo) for photo in target_person]
+        person = engine.identity([(photo.name, partial(read_image, photo.image)) for photo in photos])
+        wanted = unit(person.embedding)
+        notes = [tr("only the person on {photos} is changed", photos=", ".join(person.photos)), *person.notes]
+    for photo in map(Source.of, never):
+        spared += map(unit, engine.embeddings(photo.name, read_image(photo.image)))
+        notes.append(tr("whoever is on {photo} is never changed", photo=photo.name))
+    return Sought(wanted, tuple(spared)), notes

@@ -1,0 +1,61 @@
+"""Where a face was between and beside its detections: a curve through them, as smooth as noise allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from colab_helpers.faces.geometry import eye_distance
+from colab_helpers.faces.types import Face
+
+DoubleArray = npt.NDArray[np.float64]
+# Smoothing: standard deviation of a detected point, and of the curve's change of speed per frame, in eye
+# distances; half-widths of the windows tried, in frames.
+_POINT_NOISE, _SPEED_CHANGE = 0.015, 0.012
+_WINDOWS = (6.0, 4.0, 2.5, 1.5, 0.8)
+
+
+def smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
+    """Read a curve through detections around a frame there, by time alone.
+
+    The widest window in which detections are no further from their curve than noise; where none is wide
+    enough for that, the detection itself counts.
+    """
+    times = np.array([at - frame for at, _ in seen], np.float64)
+    points = np.stack([np.concatenate([face.kps.ravel(), face.box]) for _, face in seen]).astype(np.float64)
+    nearest = seen[int(np.abs(times).argmin())][1]
+    noise = _POINT_NOISE * eye_distance(nearest.kps)
+    before, after = times[times <= 0], times[times >= 0]
+    hole = float(after.min() - before.max()) if before.size and after.size else 0.0
+    for window in _WINDOWS:
+        fit, kernel, off = _fitted(times, points, max(window, 0.6 * hole))
+        if off <= 1.5 * noise:
+            break
+    score = float(np.average([face.score for _, face in seen], weights=kernel))
+    here = np.flatnonzero(times == 0)
+    if here.size:
+        off = float(np.sqrt(np.square((points[here[0]] - fit)[:10]).mean()))
+        fit += (points[here[0]] - fit) * max(0.0, 1 - (2 * noise / max(off, 1e-9)) ** 2)
+        score = seen[here[0]][1].score
+    values = fit.astype(np.float32)
+    return Face(values[10:], values[:10].reshape(5, 2), score)
+
+
+def _fitted(times: DoubleArray, points: DoubleArray, window: float) -> tuple[DoubleArray, DoubleArray, float]:
+    """Fit a local quadratic by weighted least squares (Cleveland 1979) and read it at time 0.
+
+    Its curvature is held back as far as it may come from noise alone.
+
+    Returns:
+        The values there, the weights of the detections, and how far those are from the curve (root of the
+        weighted mean square over the first ten values).
+    """
+    kernel = np.exp(-0.5 * np.square(times / window)) * (np.abs(times) <= 3 * window)
+    basis = np.stack([np.ones_like(times), times, np.square(times) / 2], axis=1)
+    weighted = (basis * kernel[:, None]).T
+    normal = weighted @ basis + np.diag([0, 1e-6, (_POINT_NOISE / _SPEED_CHANGE) ** 2])
+    curve = np.linalg.solve(normal, weighted @ points)
+    error = np.square((points - basis @ curve)[:, :10]).mean(1)
+    return curve[0], kernel, float(np.sqrt((error * kernel).sum() / kernel.sum()))
