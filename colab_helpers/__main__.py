@@ -78,7 +78,8 @@ def _swap(options: argparse.Namespace) -> int:
 
     settings = settings_of(options)
     if options.report_path:
-        inputs = identities(map(Path, [*options.sources, options.target]))
+        photos = (*options.sources, *options.target_person, *options.never)
+        inputs = identities(map(Path, [*photos, options.target]))
         clear_report(options.report_path, Writable(inputs, settings.overwrite, made=own_file), page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
         report = swap_file(
@@ -88,6 +89,8 @@ def _swap(options: argparse.Namespace) -> int:
             consent=options.consent,
             settings=settings,
             models_dir=options.models_dir,
+            target_person=options.target_person,
+            never=options.never,
             on_progress=line,
         )
     if options.report_path:

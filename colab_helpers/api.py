@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -83,6 +83,8 @@ def swap_video(
     consent: str,
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
+    target_person: Sequence[str | Path] = (),
+    never: Sequence[str | Path] = (),
     on_progress: ProgressCallback | None = None,
 ) -> FileReport:
     """Put the source's face on the faces of a video (or image file).
@@ -95,6 +97,8 @@ def swap_video(
         consent: Who is shown, and on what ground.
         settings: As from ``load_settings``; the default preset if None.
         models_dir: Folder of the model files.
+        target_person: Photos of the one person who is changed; without any the settings decide.
+        never: Photos of people who are never changed.
         on_progress: Called up to four times a second.
 
     Raises:
@@ -104,7 +108,8 @@ def swap_video(
     """
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
-        file, _ = _open(sources, target, output, consent, settings, models_dir, on_progress)
+        shown = _Shown(sources, target_person, never)
+        file, _ = _open(shown, target, output, consent, settings, models_dir, on_progress)
         file.run()
         return file.report
 
@@ -117,11 +122,14 @@ def swap_file(
     consent: str,
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
+    target_person: Sequence[str | Path] = (),
+    never: Sequence[str | Path] = (),
     on_progress: ProgressCallback | None = None,
 ) -> BatchReport:
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
-        file, statement = _open(sources, target, output, consent, settings, models_dir, on_progress)
+        shown = _Shown(sources, target_person, never)
+        file, statement = _open(shown, target, output, consent, settings, models_dir, on_progress)
         from colab_helpers.batch.run_batch import report_of, skipped
         from colab_helpers.batch.run_file import error_text
 
@@ -249,8 +257,16 @@ def _results_folder(folder: Path | None) -> Path:
     return folder
 
 
+class _Shown(NamedTuple):
+    """The photos of a run: of who is put in, who is changed, and who never is."""
+
+    sources: Sequence[ImageLike]
+    target_person: Sequence[str | Path]
+    never: Sequence[str | Path]
+
+
 def _open(
-    sources: Sequence[ImageLike],
+    shown: _Shown,
     target: str | Path,
     output: str | Path,
     consent: str,
@@ -261,8 +277,9 @@ def _open(
     """Check everything before any work, and load the networks and the sources; also the checked statement."""
     refuse_address(target)
     refuse_address(output)
-    photos, path, result = [Source.of(source) for source in sources], absolute(target), absolute(output)
-    inputs = [*_files(photos), path]
+    photos, people, spared = ([Source.of(photo) for photo in photos] for photos in shown)
+    path, result = absolute(target), absolute(output)
+    inputs = [*_files([*photos, *people, *spared]), path]
     statement = require_consent(consent, inputs)
     require_places([*inputs, result])
     result = result / path.name if result.is_dir() else result
@@ -270,15 +287,23 @@ def _open(
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
-    from colab_helpers.batch.photos import identity_of
+    from colab_helpers.batch.photos import identity_of, sought_of
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
 
     engine = Engine.open(settings, models_dir=_place(models_dir))
     identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
+    sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])
     report = new_report(task, identity)
+    report.fallbacks += told
     run = FileRun(
-        engine=engine, source=identity, task=task, report=report, writable=writable, on_progress=on_progress
+        engine=engine,
+        source=identity,
+        sought=sought,
+        task=task,
+        report=report,
+        writable=writable,
+        on_progress=on_progress,
     )
     return run, statement
 
