@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.main_job import images
+from colab_helpers.__main__ import SUCCESS, main
 from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import NoFaceError
@@ -97,6 +98,23 @@ def test_the_person_on_the_photo_alone_is_changed_wherever_she_is(run, films, tm
     assert not any(KEPT in file.fallbacks for file in again.files)
     assert not [picture for picture in looks if type(picture).__name__ == "VideoPicture"]
     assert [KEPT in file.fallbacks for file in run(*NAMES, **asked).files] == [True] * 3
+
+
+def test_one_file_from_a_shell_comes_out_as_in_a_batch(run, films, standins, consent, tmp_path) -> None:
+    run("first.mp4", target_person=[films / "alma.jpg"])
+    photos = ["-s", str(films / "hanna.jpg"), "--target-person", str(films / "alma.jpg")]
+    places = ["-t", str(films / "first.mp4"), "-o", str(tmp_path / "one.mp4"), "--models-dir", str(standins)]
+    chosen = [
+        "--frame-processors",
+        "face_swapper",
+        "--output-video-quality",
+        "4",
+        "--execution-provider",
+        "cpu",
+    ]
+    assert main(["swap", *photos, *places, *chosen, "--consent", consent]) == SUCCESS
+    for one, other in zip(images(tmp_path / "one.mp4"), images(tmp_path / "out" / "first.mp4"), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_whoever_is_on_a_photo_is_never_changed(run, films, tmp_path) -> None:
