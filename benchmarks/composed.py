@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.faces import Clip, Image, alone, followed, rendered
+from benchmarks.faces import Clip, Image, alone, followed
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import eye_distance
@@ -162,10 +162,8 @@ def cut_faces(ways: Ways, rng: random.Random, count: int) -> None:
             for side in "LTRB":
                 left, top, right, bottom = _cut(truth.box, side, share, SIZES[0])
                 part = np.s_[top:bottom, left:right]
-                frame, target, inside = (
-                    np.ascontiguousarray(each[part])
-                    for each in (shot.frame, shot.swapped[SOURCE], shot.mask > 0.5)
-                )
+                frame = np.ascontiguousarray(shot.frame[part])
+                target, inside = shot.swapped[SOURCE][part], shot.mask[part] > 0.5
                 corner = np.array([left, top], np.float32)
                 there = replace(true, box=true.box - np.tile(corner, 2), kps=true.kps - corner)
                 beyond = Beyond(frame.copy(), shot.frame, corner)
@@ -223,12 +221,11 @@ def still_faces(ways: Ways, rng: random.Random, count: int) -> None:
     analyser = ways.engine.analyser
     for _ in range(count):
         scene = Scene(rng.randrange(1_000_000), SIZES[0], Fraction(1000), 0.05, 1)
-        shot = scene.render_all(0)
-        if not shot.faces or shot.faces[0].visible < LEAST_VISIBLE:
+        seen = [scene.render_all(i, [SOURCE]) for i in range(scene.frames)]
+        if not seen[0].faces or seen[0].faces[0].visible < LEAST_VISIBLE:
             continue
-        inside = shot.mask > 0.5
-        clip = rendered(Clip("still", scene.frames, scene.render))
-        frames = [clip.shot(i)[0] for i in range(clip.frames)]
+        inside, frames = seen[0].mask > 0.5, [shot.frame for shot in seen]
+        clip = Clip("still", len(seen), [(shot.frame, shot.faces) for shot in seen].__getitem__)
         own = _steps(frames, inside)
         found = {"by itself": alone(analyser, clip), "followed": followed(analyser, clip)}
         for where, faces in found.items():
@@ -242,8 +239,8 @@ def still_faces(ways: Ways, rng: random.Random, count: int) -> None:
             ways.paste_back(f, one[0]) for f, one in zip(frames, found["by itself"], strict=True) if one
         ]
         rows["paste_back"]["flicker"].append(_steps(pasted, inside) / own)
-        true = scene.render_all(0, [SOURCE]), scene.render_all(1, [SOURCE])
-        rows["true swap"]["flicker"].append(_steps([one.swapped[SOURCE] for one in true], inside) / own)
+        true = _steps([shot.swapped[SOURCE] for shot in seen], inside)
+        rows["true swap"]["flicker"].append(true / own)
     _print("holding still", rows)
 
 
@@ -253,7 +250,8 @@ def _played(
     steadier, played = Steadier(changer), []
     for i, (frame, faces) in enumerate(zip(frames, found, strict=True)):
         picture = BgrPicture(frame.copy())
-        changer.change(steadier.jobs(picture, faces, first=i == 0 or not steady))
+        crops = steadier.crops(picture, faces, first=i == 0 or not steady)
+        changer.change([FaceJob(picture, face, crop=crops.get(face.track)) for face in faces])
         played.append(picture.image)
     return played
 
