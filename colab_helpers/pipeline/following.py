@@ -17,7 +17,7 @@ from colab_helpers.faces.selection import FacesDigest, Selection
 from colab_helpers.faces.tracks import LAG, Track, Tracker, embed_missing
 from colab_helpers.faces.types import Face
 from colab_helpers.language import tr
-from colab_helpers.pipeline.frames import AnyPicture, Item, Look, Work
+from colab_helpers.pipeline.frames import AnyPicture, Item, Shown, Work
 
 LOOK_AHEAD = LAG + SEARCH_EVERY + 2 * EVERY + 1
 """Frames that may wait for what is found after them."""
@@ -108,7 +108,7 @@ class Following:
                     raise self._other_video(frame)
                 work.chosen = self.selection.of(faces)
                 work.faces = [face for face in work.chosen if self._is_seen(face, work, tracker)]
-                work.looks = [] if work.repeats else [Look(face) for face in faces]
+                work.shown = [] if work.repeats else [Shown(face) for face in faces]
                 yield work
             if waiting or next(works, None) is not None:
                 raise self._other_video(len(self.index))

@@ -45,7 +45,7 @@ Watch = Callable[[ByteImage, FloatArray], None]
 
 
 @dataclass(eq=False)
-class Look:
+class Shown:
     """One face of a frame, and what was measured of it.
 
     Attributes:
@@ -76,7 +76,7 @@ class Work(Generic[Item, AnyPicture]):
         pts: Its timestamp, in ticks; ``seconds`` its time after the first frame.
         seen: What the networks found in it.
         chosen: Faces that are changed if they are not hidden; see ``Following.works``.
-        looks: All faces, and what was measured of them; empty where the picture repeats.
+        shown: All faces, and what was measured of them; empty where the picture repeats.
         crops: What the swapper is shown of ``faces``, by track, where it was prepared; see
             ``FrameChanger.steadied``.
         covers: What networks see in front of ``faces``, by track; ``near`` the same of the frames around.
@@ -90,7 +90,7 @@ class Work(Generic[Item, AnyPicture]):
     pts: int = 0
     seconds: float = 0.0
     chosen: Sequence[Face] = ()
-    looks: Sequence[Look] = ()
+    shown: Sequence[Shown] = ()
     crops: Mapping[int | None, ByteImage] = field(default_factory=dict)
     covers: Mapping[int | None, RawCover] = field(default_factory=dict)
     near: Sequence[Mapping[int | None, RawCover]] = ()
@@ -135,22 +135,22 @@ class FrameChanger:
 
     def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
         """Change the faces of some frames, and measure all that are seen there."""
-        pairs = [(work, look) for work in group for look in work.looks]
-        for work, look in pairs:
+        pairs = [(work, shown) for work in group for shown in work.shown]
+        for work, shown in pairs:
             if work.index % self._every == 0:
-                others = (other.face for other in work.looks if other is not look)
-                look.worth = worth(work.picture, look.face, others)
-            if look.face in work.faces:
-                look.before = brightness(work.picture, look.face, work.index)
-        changed = [(work, look) for work, look in pairs if look.before is not None]
-        self._changer.change([work.job(look.face, self._watch(work, look)) for work, look in changed])
-        for work, look in changed:
-            look.after = brightness(work.picture, look.face, work.index)
-            if self._source is not None and look.cosines:
-                look.cosines.append(self._likeness(work.picture, look.face, self._source))
+                others = (other.face for other in work.shown if other is not shown)
+                shown.worth = worth(work.picture, shown.face, others)
+            if shown.face in work.faces:
+                shown.before = brightness(work.picture, shown.face, work.index)
+        changed = [(work, shown) for work, shown in pairs if shown.before is not None]
+        self._changer.change([work.job(shown.face, self._watch(work, shown)) for work, shown in changed])
+        for work, shown in changed:
+            shown.after = brightness(work.picture, shown.face, work.index)
+            if self._source is not None and shown.cosines:
+                shown.cosines.append(self._likeness(work.picture, shown.face, self._source))
         return group
 
-    def _watch(self, work: Work[Item, AnyPicture], look: Look) -> Watch | None:
+    def _watch(self, work: Work[Item, AnyPicture], shown: Shown) -> Watch | None:
         """What notes how alike a swapped face is to the source, by itself and pasted; None in most frames."""
         source = self._source
         if source is None or work.index % self._every:
@@ -158,8 +158,8 @@ class FrameChanger:
 
         def watch(crop: ByteImage, template: FloatArray) -> None:
             alone = Face(np.array([0, 0, *crop.shape[1::-1]], np.float32), template, 1.0)
-            look.cosines.append(self._likeness(BgrPicture(crop), alone, source))
-            look.cosines.append(self._likeness(work.picture, look.face, source))
+            shown.cosines.append(self._likeness(BgrPicture(crop), alone, source))
+            shown.cosines.append(self._likeness(work.picture, shown.face, source))
 
         return watch
 
@@ -201,7 +201,7 @@ class Tally:
         self.frames = 0
         self.faces = FacesDigest()
         self._measured = Measured()
-        self._last: dict[int | None, Look] = {}
+        self._last: dict[int | None, Shown] = {}
 
     def add(self, work: Work[Item, AnyPicture]) -> None:
         """Count a frame that has been written."""
@@ -209,53 +209,53 @@ class Tally:
         self.faces.add(work.chosen)
         if work.repeats:
             return
-        measured, changed = self._measured, [look for look in work.looks if look.after is not None]
-        measured.add_frame(work.index, len(changed), filled=sum(look.face.filled for look in changed))
-        for look in work.looks:
-            self._count(work, look)
+        measured, changed = self._measured, [shown for shown in work.shown if shown.after is not None]
+        measured.add_frame(work.index, len(changed), filled=sum(shown.face.filled for shown in changed))
+        for shown in work.shown:
+            self._count(work, shown)
         if not changed:
             return
-        largest = max(changed, key=lambda look: look.face.area)
+        largest = max(changed, key=lambda shown: shown.face.area)
         measured.similarities += largest.cosines[-1:]
         step = self._step(None, largest)
         if step is not None:
             measured.flicker, measured.pairs = measured.flicker + step[0], measured.pairs + 1
 
-    def _count(self, work: Work[Item, AnyPicture], look: Look) -> None:
+    def _count(self, work: Work[Item, AnyPicture], shown: Shown) -> None:
         """Count one face of a frame."""
-        face = look.face
+        face = shown.face
         assert face.track is not None
         counts = self._measured.tracks.setdefault(face.track, Counts())
         counts.seen += 1
-        if counts.portrait is None or look.worth > counts.portrait.worth:
+        if counts.portrait is None or shown.worth > counts.portrait.worth:
             box = [round(float(edge), 1) for edge in face.box]
             seconds = round(work.seconds, 4)
-            counts.portrait = Portrait(worth=look.worth, frame=work.index, seconds=seconds, box=box)
-        if look.after is None:
+            counts.portrait = Portrait(worth=shown.worth, frame=work.index, seconds=seconds, box=box)
+        if shown.after is None:
             counts.hidden += face in work.chosen
             add_span(counts.spans, work.index, work.index + 1)
             return
         counts.changed, counts.filled = counts.changed + 1, counts.filled + face.filled
-        for stage, cosine in zip(("swap", "mask", "final"), look.cosines, strict=False):
+        for stage, cosine in zip(("swap", "mask", "final"), shown.cosines, strict=False):
             setattr(counts, stage, getattr(counts, stage) + cosine)
-        counts.samples += bool(look.cosines)
-        step = self._step(face.track, look)
+        counts.samples += bool(shown.cosines)
+        step = self._step(face.track, shown)
         if step is not None:
             counts.flicker, counts.own = counts.flicker + step[0], counts.own + step[1]
             counts.pairs += 1
 
-    def _step(self, track: int | None, look: Look) -> tuple[float, float] | None:
+    def _step(self, track: int | None, shown: Shown) -> tuple[float, float] | None:
         """Squared step from the frame before: of what the change added, and of the target's own brightness.
 
         None where that shows another face, or none; ``track`` is None of the largest face.
         """
-        last, self._last[track] = self._last.get(track), look
-        assert look.before is not None
-        assert look.after is not None
-        if last is None or last.before is None or last.after is None or not look.before.follows(last.before):
+        last, self._last[track] = self._last.get(track), shown
+        assert shown.before is not None
+        assert shown.after is not None
+        if last is None or last.before is None or last.after is None or not shown.before.follows(last.before):
             return None
-        own = look.before.level - last.before.level
-        return (look.after.level - last.after.level - own) ** 2, own**2
+        own = shown.before.level - last.before.level
+        return (shown.after.level - last.after.level - own) ** 2, own**2
 
     def take(self) -> Measured:
         """Return what was measured since this was last asked; what comes next is measured by itself.
