@@ -103,6 +103,8 @@ class FrameChanger:
             work.after = brightness(work.picture, largest, work.index)
             if self._source is not None and work.index % self._every == 0:
                 work.similarity = likeness(self._engine.analyser, work.picture, largest, self._source)
+        for work in group:
+            work.looks = work.near = ()  # as large as a small frame for every few faces, and done with
         return group
 
 
