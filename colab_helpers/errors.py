@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from colab_helpers.language import printable, tr
+from colab_helpers.language import mark, printable, tr
 
 
 class ColabHelpersError(Exception):
@@ -112,7 +112,9 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if "enum" in schema or "const" in schema:
         return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
     if schema["type"] == "array":
-        return tr("a list of {values}", values=_allowed(schema["items"]))
+        fixed = "maxItems" in schema
+        text = mark("a list of {count}, each {values}") if fixed else mark("a list of {values}")
+        return tr(text, count=schema.get("maxItems"), values=_allowed(schema["items"]))
     if schema["type"] == "object":
         return tr("settings such as {example}", example="{batch_size: 2}")
     low, high = schema.get("minimum"), schema.get("maximum")

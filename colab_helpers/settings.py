@@ -34,8 +34,9 @@ FrameProcessor = Literal["face_swapper", "face_enhancer"]
 FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bottom", "bottom-top", "best"]
 MaskType = Literal["box", "occlusion", "region"]
 FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
-Padding = tuple[int, ...]
+Padding = Annotated[tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=4, max_length=4)]
 Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
+_LISTS = ("frame_processors", "face_mask_types", "face_mask_padding", "face_mask_regions")
 
 DEFAULT_PRESET = "balanced"
 MAX_BATCH_SIZE = 5
@@ -75,16 +76,11 @@ class Settings(BaseModel):
 
     face_mask_types: Annotated[tuple[MaskType, ...], Field(min_length=1)] | Auto = Field(
         "auto",
-        description="What limits the change of a face: box, a soft square; occlusion, what is in front of it "
-        "(by occluder_model) stays; region, only face_mask_regions (by parser_model). auto is box, and also "
-        "occlusion where its network is present.",
+        description="What limits a change: box, a soft square; occlusion, what is in front of a face stays; "
+        "region, only face_mask_regions change. auto is box, and occlusion where its network is present.",
     )
-    face_mask_blur: float = Field(
-        0.3, ge=0.0, le=1.0, description="How soft the edge of the box is, 0 (hard) to 1."
-    )
-    face_mask_padding: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=4, max_length=4)
-    ] = Field(
+    face_mask_blur: float = Field(0.3, ge=0.0, le=1.0, description="How soft the box's edge is, 0 to 1.")
+    face_mask_padding: Padding = Field(
         (0, 0, 0, 0),
         description="What the box leaves out of the face's crop at top, right, bottom and left, in percent.",
     )
@@ -94,9 +90,7 @@ class Settings(BaseModel):
         description="Parts of a face that region changes; without mouth, what open lips show stays.",
     )
     occluder_model: str = Field("xseg_1", description="Network that tells what is in front of a face.")
-    parser_model: str = Field(
-        "bisenet_resnet_34", description="Network that tells the parts of a face apart."
-    )
+    parser_model: str = Field("bisenet_resnet_34", description="Network that tells a face's parts apart.")
 
     execution_provider: Literal["auto", "cuda", "cpu"] = Field(
         "auto",
@@ -212,9 +206,7 @@ class Settings(BaseModel):
             raise ValueError(tr("true and false are no numbers"))
         return value
 
-    @field_validator(
-        "frame_processors", "face_mask_types", "face_mask_padding", "face_mask_regions", mode="before"
-    )
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """One word, or several joined by commas, may be written as a text."""

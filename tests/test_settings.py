@@ -60,6 +60,8 @@ def test_presets_say_what_the_requirements_ask(preset: str, expected: dict[str, 
         ("balanced", {"frame_processors": []}, ["frame_processors"]),
         ("balanced", {"frame_processors": "face_enhancer,face_swapper"}, ["order"]),
         ("balanced", {"frame_processors": ["face_swapper", "face_swapper"]}, ["twice"]),
+        ("balanced", {"face_mask_padding": [1, 2, 3]}, ["a list of 4, each a whole number from 0 to 100"]),
+        ("balanced", {"face_mask_types": "hull"}, ["face_mask_types", "box, occlusion, region or auto"]),
         ("balanced", {"face_selector": "reference"}, ["many_faces"]),
     ],
 )  # fmt: skip

@@ -148,6 +148,8 @@ class FrameChanger:
             shown.after = brightness(work.picture, shown.face, work.index)
             if self._source is not None and shown.cosines:
                 shown.cosines.append(self._likeness(work.picture, shown.face, self._source))
+        for work in group:  # as large as a small frame for every few faces, and done with
+            work.crops, work.covers, work.near = {}, {}, ()
         return group
 
     def _watch(self, work: Work[Item, AnyPicture], shown: Shown) -> Watch | None:

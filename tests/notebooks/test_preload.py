@@ -72,9 +72,9 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert run(tmp_path) == 0
     result = result_of(tmp_path)
     assert result.ok
-    assert states(result) == ["stand-in"] * 4
+    assert states(result) == ["stand-in"] * 5
     assert result.fetched is None
-    assert len([check for check in result.diagnosis.checks if check.name.startswith("model ")]) == 4
+    assert len([check for check in result.diagnosis.checks if check.name.startswith("model ")]) == 5
     printed = capfd.readouterr().out
     assert "stand-in inswapper_128 (swapper, " in printed
     assert "Nothing is missing. The demo's stand-in networks" in printed
@@ -86,7 +86,7 @@ def test_an_own_file_in_the_folder_needs_no_entry_and_is_made_half_when_asked(st
     (models / "inswapper_128.onnx").rename(models / "mine.onnx")
     own = {"swapper_model": "mine", "frame_processors": ["face_swapper"], "half_precision": True}
     wanted = needed(tmp_path, overrides=own, convert=True)
-    swapper = wanted.models()[-1]
+    (swapper,) = (model for model in wanted.models() if model.role == "swapper")
     assert (swapper.name, swapper.role, swapper.state) == ("mine", "swapper", "stand-in")
     result = fetch_models(wanted)
     assert result.ok
