@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from colab_helpers.faces.geometry import face_distance, overlap
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.tracks import Track, Tracker
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.stages import in_groups
 
 SAME = 0.4
 """Mean cosine between two groups of tracks from which they show one person."""
@@ -19,6 +19,9 @@ ALIKE = 0.25
 """Cosine between two people from which somebody should look whether they are one."""
 # Two tracks seen in one frame cannot show one person; for so many frames a tracker may have seen double.
 _TOGETHER = 3
+# Tracks that are compared with one another at once: more need too much memory, and join those groups that
+# are there already.
+_AT_ONCE = 1000
 # Larger than any mean of distances can make it small again.
 _NEVER = 1e9
 # A track that the recogniser saw less often is a fragment: somebody covered, turned away, or about to leave.
@@ -114,41 +117,54 @@ def grouped(seen: Sequence[Appearance]) -> list[list[int]]:
         Positions in ``seen``.
     """
     sure = [n for n, one in enumerate(seen) if one.asked >= _CONFIRMED]
-    groups = [[sure[n] for n in group] for group in _clustered([seen[n] for n in sure])]
-    rest = [n for n, one in enumerate(seen) if one.asked < _CONFIRMED]
+    groups: list[list[int]] = []
+    together = _together(seen)
+    for part in in_groups(sure, _AT_ONCE):
+        groups = _clustered([*groups, *([n] for n in part)], seen, together)
     left = []
-    for n in rest:
+    for n in (n for n, one in enumerate(seen) if one.asked < _CONFIRMED):
         group = _by_place(n, seen, groups)
         group = _by_look(n, seen, groups) if group is None else group
-        left += [n] if group is None else []
+        left += [[n]] if group is None else []
         if group is not None:
             group.append(n)
-    groups += [[left[n] for n in group] for group in _clustered([seen[n] for n in left])]
+    for some in in_groups(left, _AT_ONCE):
+        groups += _clustered(some, seen, together)
     return sorted(groups, key=lambda group: (-sum(seen[n].found for n in group), group[0]))
 
 
-def _clustered(seen: Sequence[Appearance]) -> list[list[int]]:
-    if len(seen) < 2:
-        return [[n] for n in range(len(seen))]
+def _clustered(
+    groups: Sequence[list[int]], seen: Sequence[Appearance], together: Iterable[tuple[int, int]]
+) -> list[list[int]]:
+    """Join groups whose mean looks are alike; never two of which members are seen at once."""
+    if len(groups) < 2:
+        return list(groups)
     from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and seldom needed
 
-    vectors = np.stack([one.embedding for one in seen])
-    distances = np.clip(1 - vectors @ vectors.T, 0, 2).astype(np.float64)
-    for a, b in _together(seen):
-        distances[a, b] = distances[b, a] = _NEVER
-    upper = distances[np.triu_indices(len(seen), 1)]
+    looks = np.stack([_mean_look([seen[n] for n in group]) for group in groups])
+    distances = np.clip(1 - looks @ looks.T, 0, 2).astype(np.float64)
+    place = {n: number for number, group in enumerate(groups) for n in group}
+    apart = [(place[a], place[b]) for a, b in together if a in place and b in place]
+    for one, other in apart:
+        distances[one, other] = distances[other, one] = _NEVER
+    upper = distances[np.triu_indices(len(groups), 1)]
     labels = fcluster(linkage(upper, method="average"), 1 - SAME, criterion="distance")
-    groups: dict[int, list[int]] = {}
-    for place, label in enumerate(labels.tolist()):
-        groups.setdefault(label, []).append(place)
-    return list(groups.values())
+    joined: dict[int, list[int]] = {}
+    for group, label in zip(groups, labels.tolist(), strict=True):
+        joined.setdefault(label, []).extend(group)
+    return list(joined.values())
 
 
 def _together(seen: Sequence[Appearance]) -> list[tuple[int, int]]:
-    places: dict[str, list[int]] = {}
-    for place, one in enumerate(seen):
-        places.setdefault(one.video, []).append(place)
-    return [(a, b) for each in places.values() for a, b in combinations(each, 2) if seen[a].beside(seen[b])]
+    """Pairs that are seen at the same time."""
+    order = sorted(range(len(seen)), key=lambda n: (seen[n].video, seen[n].first))
+    pairs, present = [], list[int]()
+    for n in order:
+        one = seen[n]
+        present = [m for m in present if seen[m].video == one.video and seen[m].last >= one.first]
+        pairs += [(m, n) for m in present if seen[m].beside(one)]
+        present.append(n)
+    return pairs
 
 
 def _by_place(n: int, seen: Sequence[Appearance], groups: Sequence[list[int]]) -> list[int] | None:

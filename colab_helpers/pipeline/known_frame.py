@@ -48,15 +48,13 @@ def process_known_frame(
     begin, changer = max(0, number - AROUND), FrameChanger(engine, source)
     length = segment_length(engine.settings, info)
     before = faces.index.pts(begin - 1) if begin else None
-    with (
-        read_frames(info, start=begin, previous_pts=before) as reader,
-        closing(changer.steadied(faces.works(works_of(reader, info)), length=length)) as works,
-    ):
-        covered = with_covers(works, engine.masks, workers=1)
-        work = next(work for work in covered if work.index == number)
-        unchanged = _shown(work.item, info)
-        changer.change(work)
-        return unchanged, _shown(work.item, info), len(work.faces)
+    with read_frames(info, start=begin, previous_pts=before) as reader:
+        steadied = changer.steadied(faces.works(works_of(reader, info)), length=length)
+        with closing(with_covers(steadied, engine.masks, workers=1)) as works:
+            work = next(work for work in works if work.index == number)
+            unchanged = _shown(work.item, info)
+            changer.change(work)
+            return unchanged, _shown(work.item, info), len(work.faces)
 
 
 def _shown(frame: Frame, info: VideoInfo) -> ByteImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -95,6 +96,11 @@ def test_hardly_anybody(tracks: int) -> None:
 
 
 def test_a_thousand_tracks_need_little_time_and_memory() -> None:
-    """All distances are one matrix of 8 MB; what is grouped is right, too."""
-    seen = [track(n, n % 40, 0, 50, video=str(n // 40)) for n in range(1000)]
-    assert sorted(map(len, grouped(seen))) == [25] * 40
+    """All distances are one matrix of 8 MB, also of more tracks; what is grouped is right, too."""
+    seen = [track(n, n % 40, 100 * (n // 40), 100 * (n // 40) + 50) for n in range(2400)]
+    tracemalloc.start()
+    groups = grouped(seen)
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+    assert sorted(map(len, groups)) == [60] * 40
+    assert all(len({n % 40 for n in group}) == 1 for group in groups)
