@@ -97,15 +97,34 @@ def _covered(
         _mark(parts, layer, part)
         _fill(seen, layer, None)
     image = noisy(rng, image)
+    if rng.random() < 0.3:
+        (image, parts, seen), matrix = _cut((image, parts, seen), matrix, rng)
     # As a run does: twice as large as the networks look, then averaged.
     large = cv2.warpAffine(image, matrix / 2, (2 * SIZE, 2 * SIZE), borderMode=cv2.BORDER_REPLICATE)
     small = cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     to_small = matrix / 4 - np.array([[0, 0, 0.25], [0, 0, 0.25]])  # the middle of four pixels
-    nearest = cv2.warpAffine(parts, to_small, (SIZE, SIZE), flags=cv2.INTER_NEAREST)
-    clear = cv2.warpAffine(seen, to_small, (SIZE, SIZE))
+    nearest, clear = (
+        cv2.warpAffine(values, to_small, (SIZE, SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        for values, flags in ((parts, cv2.INTER_NEAREST), (seen, cv2.INTER_LINEAR))
+    )
     return Masked(
         np.asarray(small, np.uint8), np.asarray(nearest, np.uint8), np.rint(255 * clear).astype(np.uint8)
     )
+
+
+def _cut(whole: tuple[U8, U8, F32], matrix: F32, rng: np.random.Generator) -> tuple[tuple[U8, U8, F32], F32]:
+    """Let the border of the frame cut the face; in a crop what is there goes on beyond it."""
+    size = whole[0].shape[0]
+    axis, low = int(rng.integers(2)), bool(rng.random() < 0.5)
+    # A face reaches about a fifth of the frame from its middle.
+    lost = round(size * float(rng.uniform(0.3, 0.53)))
+    kept = slice(lost, None) if low else slice(None, size - lost)
+    shift = np.zeros(2)
+    shift[axis] = lost if low else 0
+    image, parts, seen = (one[:, kept] if axis == 0 else one[kept] for one in whole)
+    moved = matrix.copy()
+    moved[:, 2] += matrix[:, :2] @ shift
+    return (np.ascontiguousarray(image), np.ascontiguousarray(parts), np.ascontiguousarray(seen)), moved
 
 
 def _mark(parts: U8, layer: Layer, part: U8 | int) -> None:

@@ -30,7 +30,7 @@ class Plan:
     attributes: int = 2500  # the same for age and presentation
     swapper: int = 12000  # the same for the swapper
     masked: int = 1500  # people for the masks, two poses each, covered in three ways
-    occluder: int = 1500  # optimiser steps for the occluder
+    occluder: int = 2600  # optimiser steps for the occluder
     parser: int = 1200  # the same for the parser
 
     def scaled(self, factor: float) -> Plan:
