@@ -35,8 +35,8 @@ class Masked:
     seen: U8  # uint8 (128, 128), how much of each pixel is face that nothing covers, 255 is all
 
 
-def draw_masked(seed: int, poses: int = 2, variants: int = 3) -> list[Masked]:
-    """Draw a person in some poses, each covered in several ways."""
+def draw_masked(seed: int, poses: int = 2, variants: int = 3, cut: float = 0.3) -> list[Masked]:
+    """Draw a person in some poses, each covered in several ways; of so many the border cuts the face."""
     rng = np.random.default_rng([seed, 5])
     look, scale = random_look(rng), float(np.exp(rng.uniform(np.log(26), np.log(120))))
     drawn = []
@@ -56,7 +56,8 @@ def draw_masked(seed: int, poses: int = 2, variants: int = 3) -> list[Masked]:
         for _ in range(variants):
             shaken = kps + rng.normal(0, 0.03 * gap, kps.shape).astype(np.float32)
             layers = _covers(rng, size, scale, kps)
-            drawn.append(_covered(rng, (frame, parts, seen), layers, similarity(shaken, FFHQ_POINTS)))
+            placed = similarity(shaken, FFHQ_POINTS)
+            drawn.append(_covered(rng, (frame, parts, seen), layers, placed, cut=rng.random() < cut))
     return drawn
 
 
@@ -89,7 +90,12 @@ def _passer(rng: np.random.Generator, size: int, scale: float) -> list[Layer]:
 
 
 def _covered(
-    rng: np.random.Generator, whole: tuple[U8, U8, F32], layers: list[tuple[Layer, int]], matrix: F32
+    rng: np.random.Generator,
+    whole: tuple[U8, U8, F32],
+    layers: list[tuple[Layer, int]],
+    matrix: F32,
+    *,
+    cut: bool,
 ) -> Masked:
     image, parts, seen = (one.copy() for one in whole)
     for layer, part in layers:
@@ -97,7 +103,7 @@ def _covered(
         _mark(parts, layer, part)
         _fill(seen, layer, None)
     image = noisy(rng, image)
-    if rng.random() < 0.3:
+    if cut:
         (image, parts, seen), matrix = _cut((image, parts, seen), matrix, rng)
     # As a run does: twice as large as the networks look, then averaged.
     large = cv2.warpAffine(image, matrix / 2, (2 * SIZE, 2 * SIZE), borderMode=cv2.BORDER_REPLICATE)

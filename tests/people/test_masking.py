@@ -18,8 +18,8 @@ from tests.people.scene import Scene
 
 @pytest.fixture(scope="module")
 def samples() -> list[Masked]:
-    """Crops of people that nothing was trained on; of ten the border of the frame cuts three."""
-    return list(chain.from_iterable(draw_masked(seed, poses=1) for seed in range(12)))
+    """Crops of people that nothing was trained on."""
+    return list(chain.from_iterable(draw_masked(seed, poses=1, cut=0) for seed in range(12)))
 
 
 def enlarged(samples: list[Masked], times: int) -> list[np.ndarray]:
@@ -28,9 +28,14 @@ def enlarged(samples: list[Masked], times: int) -> list[np.ndarray]:
 
 def test_the_occluder_sees_what_is_seen(models: Path, samples: list[Masked]) -> None:
     occluder = Occluder(Runtime("cpu").open(models / "xseg_1.onnx"))
+    cut = list(chain.from_iterable(draw_masked(seed, poses=1, cut=1) for seed in range(12)))
+    wrong = (occluder.seen(enlarged(cut, 2))[:, ::2, ::2] > 127) != (
+        np.stack([one.seen for one in cut]) > 127
+    )
+    assert wrong.mean() < 0.05
     seen = occluder.seen(enlarged(samples, 2))[:, ::2, ::2]
     truth = np.stack([one.seen for one in samples])
-    assert ((seen > 127) != (truth > 127)).mean() < 0.025
+    assert ((seen > 127) != (truth > 127)).mean() < 0.02
     # Also of each crop for itself: none is missed as a whole.
     shared, either = (np.sum(way(seen > 127, truth > 127), (1, 2)) for way in (np.logical_and, np.logical_or))
     assert (shared / np.maximum(either, 1))[either > 500].min() > 0.8
@@ -40,7 +45,7 @@ def test_the_parser_knows_the_parts(models: Path, samples: list[Masked]) -> None
     parser = FaceParser(Runtime("cpu").open(models / "bisenet_resnet_34.onnx"))
     parts = np.concatenate([parser.parts(enlarged([one], 4))[:, 1::4, 1::4] for one in samples])
     truth = np.stack([one.parts for one in samples])
-    assert (parts == truth).mean() > 0.92
+    assert (parts == truth).mean() > 0.94
 
     def overlap(part: int) -> float:
         return float(((parts == part) & (truth == part)).sum() / ((parts == part) | (truth == part)).sum())
