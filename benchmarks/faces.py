@@ -26,7 +26,7 @@ from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.finder import FaceFinder
 from colab_helpers.faces.geometry import eye_distance, overlap
 from colab_helpers.faces.index import FrameFaces
-from colab_helpers.faces.tracks import Tracker, embed_missing
+from colab_helpers.faces.tracks import Track, Tracker, embed_missing
 from colab_helpers.faces.types import Face
 from colab_helpers.faces.views import View
 from colab_helpers.media.picture import BgrPicture, Picture
@@ -146,6 +146,11 @@ class Figures:
 
 def followed(analyser: FaceAnalyser, clip: Clip) -> list[list[Face]]:
     """Find the faces of all frames as a run does."""
+    return tracked(analyser, clip)[0]
+
+
+def tracked(analyser: FaceAnalyser, clip: Clip) -> tuple[list[list[Face]], list[Track]]:
+    """Find the faces of all frames as a run does; also return their tracks."""
     finder = FaceFinder(analyser)
 
     def rows() -> Iterator[FrameFaces]:
@@ -159,7 +164,8 @@ def followed(analyser: FaceAnalyser, clip: Clip) -> list[list[Face]]:
         assert picture is not None
         embed_missing(row, lambda faces: analyser.embed(picture, faces))
 
-    return list(Tracker(embed).follow(finder.rows(rows())))
+    tracker = Tracker(embed)
+    return list(tracker.follow(finder.rows(rows()))), tracker.tracks
 
 
 def alone(analyser: FaceAnalyser, clip: Clip) -> list[list[Face]]:

@@ -16,13 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.faces import Clip, tracked
 from colab_helpers.faces.analyser import FaceAnalyser
-from colab_helpers.faces.finder import FaceFinder
 from colab_helpers.faces.geometry import overlap
-from colab_helpers.faces.index import FrameFaces
 from colab_helpers.faces.people import Appearance, grouped
-from colab_helpers.faces.tracks import Tracker, embed_missing
-from colab_helpers.media.picture import BgrPicture
 from colab_helpers.settings import load_settings
 from tests.people.looks import IDENTITIES
 from tests.people.scene import Scene
@@ -32,26 +29,15 @@ from tests.people.standins import write_standins
 def seen_in(analyser: FaceAnalyser, video: str, scene: Scene) -> Iterator[tuple[Appearance, str]]:
     """Yield each track of a scene, and who it shows most."""
     shots = [scene.render(i) for i in range(scene.frames)]
-    finder = FaceFinder(analyser)
-
-    def rows() -> Iterator[FrameFaces]:
-        for i, (image, _) in enumerate(shots):
-            row = FrameFaces(i, i, picture=BgrPicture(image))
-            finder.look(row)
-            yield row
-
-    def embed(row: FrameFaces) -> None:
-        picture = row.picture
-        assert picture is not None
-        embed_missing(row, lambda faces: analyser.embed(picture, faces))
-
-    tracker, who = Tracker(embed), defaultdict[int, Counter[str]](Counter)
-    for i, faces in enumerate(tracker.follow(finder.rows(rows()))):
+    clip = Clip(video, scene.frames, shots.__getitem__)
+    found, tracks = tracked(analyser, clip)
+    who = defaultdict[int, Counter[str]](Counter)
+    for i, faces in enumerate(found):
         for face in faces:
             best = max(shots[i][1], key=lambda truth: overlap(truth.box, face.box), default=None)
             if best is not None and face.track is not None and overlap(best.box, face.box) > 0.3:
                 who[face.track][best.who] += 1
-    for track in tracker.tracks:
+    for track in tracks:
         one = Appearance.of(video, track)
         if one is not None and track.number in who:
             yield one, who[track.number].most_common(1)[0][0]

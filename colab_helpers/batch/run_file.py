@@ -17,9 +17,9 @@ from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, PersonReport, Quality
 from colab_helpers.errors import ColabHelpersError, OutputError
-from colab_helpers.faces.counts import Person
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Sought
+from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.quality import root_mean
 from colab_helpers.faces.types import FloatArray

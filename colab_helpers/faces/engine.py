@@ -154,7 +154,7 @@ class Engine:
         faces = order_faces(self.analyser.find(image, embed=False), "largest")[:_MOST_FACES]
         if not faces:
             raise NoFaceError(
-                tr("no face was found in the source picture"),
+                tr("no face was found in the photo"),
                 where=name,
                 remedy=tr("use a photo that shows the face from the front, at least 100 pixels wide"),
             )

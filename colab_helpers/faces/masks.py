@@ -113,7 +113,7 @@ class FaceMasks:
         return self.occluder is not None or self.parser is not None
 
     def raw_covers(self, picture: Picture, faces: Sequence[Face]) -> list[RawCover | None]:
-        """RawCover at the faces of a picture that nobody changed yet; None where the box alone counts."""
+        """Look at the faces of a picture that is not changed yet; None where the box alone counts."""
         if not faces or not self.uses_networks:
             return [None] * len(faces)
         places = [similarity_transform(face.kps, _COVER_TEMPLATE) for face in faces]
@@ -154,22 +154,22 @@ BOX = FaceMasks()
 """The box alone, as it is by default."""
 
 
-def cover_of(look: RawCover | None, near: Sequence[RawCover | None] = ()) -> ByteImage | None:
+def cover_of(own: RawCover | None, near: Sequence[RawCover | None] = ()) -> ByteImage | None:
     """Return a face's cover; None where nothing covers it.
 
     Args:
-        look: What its own frame shows.
+        own: What its own frame shows.
         near: The same of up to four frames around it. The median counts wherever they show the same, so that
             a network that is in doubt does not flicker; what passes by quickly is not smoothed away.
     """
-    if look is None:
+    if own is None:
         return None
-    values = [look.cover]
+    values = [own.cover]
     for other in near:
         if other is not None:
-            same = cv2.absdiff(look.grey, other.grey) < _OTHER
-            values.append(np.where(same, other.cover, look.cover))
-    cover = _median([*values, *[look.cover] * (5 - len(values))])
+            same = cv2.absdiff(own.grey, other.grey) < _OTHER
+            values.append(np.where(same, other.cover, own.cover))
+    cover = _median([*values, *[own.cover] * (5 - len(values))])
     if cover.min() == 255:
         return None
     # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.

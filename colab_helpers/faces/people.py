@@ -8,15 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from colab_helpers.faces.geometry import face_distance, overlap
-from colab_helpers.faces.index import FaceIndex
-from colab_helpers.faces.tracks import Track, Tracker
+from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.stages import in_groups
 
 SAME = 0.4
 """Mean cosine between two groups of tracks from which they show one person."""
-ALIKE = 0.25
-"""Cosine between two people from which somebody should look whether they are one."""
 # Two tracks seen in one frame cannot show one person; for so many frames a tracker may have seen double.
 _TOGETHER = 3
 # Tracks that are compared with one another at once: more need too much memory, and join those groups that
@@ -40,7 +37,6 @@ class Appearance:
         track: Number of the track; it is there from frame ``first`` to ``last``.
         found: Frames in which it was detected.
         embedding: ``(512,)`` unit mean of its embeddings; ``asked`` is how many those are.
-        area: Mean area of its boxes, in square pixels.
         shot: Frame with which its shot begins.
         ends: Its first and last box, xyxy.
     """
@@ -52,7 +48,6 @@ class Appearance:
     found: int
     embedding: FloatArray
     asked: int
-    area: float = 0.0
     shot: int = 0
     ends: tuple[FloatArray, FloatArray] | None = None
 
@@ -69,7 +64,6 @@ class Appearance:
             track.found,
             track.embedding,
             track.asked,
-            track.area / max(track.found, 1),
             track.shot,
             track.ends,
         )
@@ -88,15 +82,6 @@ class Appearance:
         assert later.ends
         near = overlap(earlier.ends[1], later.ends[0]) >= _NEAR_OVERLAP
         return max(later.first - earlier.last, 0) if near else np.inf
-
-
-def appearances(video: str, index: FaceIndex) -> list[Appearance]:
-    """Return the tracks of a video whose index is complete."""
-    tracker = Tracker(lambda _row: None)
-    for _ in tracker.follow(index):
-        pass
-    found = (Appearance.of(video, track) for track in tracker.tracks)
-    return [one for one in found if one is not None]
 
 
 def persons(tracks: Sequence[Track]) -> list[list[Track]]:
@@ -216,12 +201,12 @@ class Sought:
     def tracks(self, seen: Sequence[Appearance], *, limit: float) -> dict[int | None, float]:
         """Return the numbers of the tracks of one video that are changed, with `distance` of who they show.
 
-        Whoever was hardly seen is left if anybody is: nobody can tell who that is.
+        Where everybody but some is changed, whoever was hardly seen is left: it may be one of those.
         """
         chosen: dict[int | None, float] = {}
         for group in grouped(seen):
-            known = len(seen) == 1 or any(seen[n].asked >= _CONFIRMED for n in group)
-            apart = self.distance(_mean_look([seen[n] for n in group]), limit=limit) if known else np.inf
+            sure = self.wanted is not None or any(seen[n].asked >= _CONFIRMED for n in group)
+            apart = self.distance(_mean_look([seen[n] for n in group]), limit=limit) if sure else np.inf
             if apart < np.inf:
                 chosen |= dict.fromkeys((seen[n].track for n in group), apart)
         return chosen

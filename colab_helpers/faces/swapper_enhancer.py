@@ -10,7 +10,7 @@ import numpy as np
 from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.geometry import template_of
 from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
-from colab_helpers.models.contracts import doors_of, not_understood, understood
+from colab_helpers.models.contracts import input_kinds, not_understood, understood
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
 
@@ -44,7 +44,7 @@ class _CropNetwork:
         mean = -255 * black / (1 - black)
         blob = cv2.dnn.blobFromImages(list(crops), (1 - black) / 255, mean=(mean,) * 3, swapRB=True)
         values = {"picture": blob, **beside}
-        inputs = [values[door] for door in self._fit.doors]
+        inputs = [values[kind] for kind in self._fit.inputs]
         output = self.network.run_stack(*inputs, output=self._fit.picture)
         return _to_bgr(output, black, truncate=self.contract.truncates)
 
@@ -60,7 +60,7 @@ class Swapper(_CropNetwork):
 
     def __init__(self, network: Network, converter: Network | None = None, *, boost: int = 0) -> None:
         super().__init__(network, "swapper")
-        if converter is not None and doors_of(converter.session) != ("vector",):
+        if converter is not None and input_kinds(converter.session) != ("vector",):
             raise not_understood(converter.session, role="converter", where=str(converter.path))
         self._converter = converter
         self._emap = read_emap(network.path) if self.contract.source == "projected" else None

@@ -14,7 +14,7 @@ import numpy as np
 from colab_helpers.errors import ModelError
 from colab_helpers.language import tr
 
-Door = Literal["picture", "vector", "weight", "unknown"]
+InputKind = Literal["picture", "vector", "weight", "unknown"]
 """An input: RGB planes ``(1|N, 3, S, S)`` float32, a source ``(1|N, 512)`` float32, or a number ``(1,)``."""
 Template = Literal["arcface", "arcface_112_v1", "ffhq"]
 """Where the face lies in a crop, see ``faces.geometry.template_of``."""
@@ -26,7 +26,7 @@ class Contract:
     """One kind of network. Contracts are those of the files that peers publish."""
 
     kind: str  # a file whose name holds it is of this kind, if its inputs fit
-    takes: tuple[Door, ...]  # its inputs, sorted: their order in a file does not matter
+    takes: tuple[InputKind, ...]  # its inputs, sorted: their order in a file does not matter
     template: Template
     black: float  # in pictures, going in and coming out; white is 1
     # What stands for the source: its embedding times the file's own matrix, of unit length; its unit
@@ -44,7 +44,7 @@ class Contract:
         return "swapper" if "vector" in self.takes else "enhancer"
 
 
-_SWAPS: tuple[Door, ...] = ("picture", "vector")
+_SWAPS: tuple[InputKind, ...] = ("picture", "vector")
 CONTRACTS = (
     # 1a, 1b, 1c by FaceFusion. The mask it gives beside the picture is not used, as by its makers.
     Contract("hyperswap", _SWAPS, "arcface", -1.0, source="unit", size=256, outputs=2),
@@ -68,17 +68,17 @@ class Fit:
 
     contract: Contract
     size: int  # edge of its crops in pixels
-    doors: tuple[Door, ...]  # what each input takes, in the network's order
+    inputs: tuple[InputKind, ...]  # what each input takes, in the network's order
     picture: int  # which output is the picture
     weight: Any  # numpy's type of the weight; None where it takes none
 
 
-def doors_of(session: Any) -> tuple[Door, ...]:
+def input_kinds(session: Any) -> tuple[InputKind, ...]:
     """What each input of a network takes."""
-    return tuple(map(_door, session.get_inputs()))
+    return tuple(map(_kind_of, session.get_inputs()))
 
 
-def _door(item: Any) -> Door:
+def _kind_of(item: Any) -> InputKind:
     shape = list(item.shape)
     if len(shape) == 1 and item.type in NUMBERS:
         return "weight"
@@ -91,25 +91,25 @@ def _door(item: Any) -> Door:
 
 def fit_of(session: Any, name: str) -> Fit | None:
     """Find the kind of a network: by its name where that says it, else by inputs and outputs."""
-    doors, outputs = doors_of(session), session.get_outputs()
-    if "picture" not in doors:
+    inputs, outputs = input_kinds(session), session.get_outputs()
+    if "picture" not in inputs:
         return None
-    size, other = session.get_inputs()[doors.index("picture")].shape[2:]
+    size, other = session.get_inputs()[inputs.index("picture")].shape[2:]
     if not isinstance(size, int) or size != other:
         return None
     fitting = [
         row
         for row in CONTRACTS
-        if row.takes == tuple(sorted(doors))
+        if row.takes == tuple(sorted(inputs))
         and row.size in (0, size)
         and (row.template != "arcface" or size % 112 == 0 or size % 128 == 0)
     ]
     named = [row for row in fitting if row.kind in name.lower()]
     shaped = [row for row in fitting if not row.by_name and row.outputs in (0, len(outputs))]
     pictures = [k for k, item in enumerate(outputs) if list(item.shape[1:]) == [3, size, size]]
-    weights = [NUMBERS[item.type] for item in session.get_inputs() if _door(item) == "weight"]
+    weights = [NUMBERS[item.type] for item in session.get_inputs() if _kind_of(item) == "weight"]
     for row in named or shaped:
-        return Fit(row, size, doors, pictures[0] if pictures else 0, weights[0] if weights else None)
+        return Fit(row, size, inputs, pictures[0] if pictures else 0, weights[0] if weights else None)
     return None
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from colab_helpers.faces.changer import FaceJob
-from colab_helpers.faces.counts import people_of
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.masks import cover_of
 from colab_helpers.faces.people import Sought
+from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.selection import Selection, select_faces
 from colab_helpers.faces.types import ByteImage, FloatArray

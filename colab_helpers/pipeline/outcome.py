@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from colab_helpers.faces.counts import Person
 from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.quality import Measured
 from colab_helpers.files import unwritable
 from colab_helpers.media.segments import Segment

@@ -8,9 +8,9 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from colab_helpers.faces.counts import people_of
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Sought
+from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr

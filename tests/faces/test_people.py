@@ -81,6 +81,12 @@ def test_only_the_person_on_the_photos_is_changed() -> None:
     assert not Sought(look(8)).tracks(seen, limit=LIMIT)
 
 
+def test_who_is_sought_is_known_at_one_look_and_nobody_else_is() -> None:
+    seen = [track(0, 2, 0, 50), track(1, 1, 70, 71, asked=1, noise=0.3), track(2, 9, 80, 81, asked=1)]
+    assert set(Sought(look(1, 0.3)).tracks(seen, limit=LIMIT)) == {1}
+    assert set(Sought(never=[look(7)]).tracks(seen, limit=LIMIT)) == {0}
+
+
 def test_whoever_is_to_be_left_is_left() -> None:
     seen = [track(0, 1, 0, 50), track(1, 2, 0, 50), track(2, 9, 70, 71, asked=1)]
     assert set(Sought(never=[look(1, 0.3), look(7)]).tracks(seen, limit=LIMIT)) == {1}

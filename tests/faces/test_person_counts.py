@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers.faces.counts import LONGEST_LOSS, MOST_PEOPLE, coarse, people_of
+from colab_helpers.faces.person_counts import LONGEST_LOSS, MOST_PEOPLE, coarse, people_of
 from colab_helpers.faces.quality import CROWD, MOST_TRACKS, Counts, Measured, Portrait, worth
 from colab_helpers.faces.tracks import Track
 from colab_helpers.media.picture import BgrPicture
