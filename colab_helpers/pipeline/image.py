@@ -21,7 +21,7 @@ from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.selection import Selection, select_faces
 from colab_helpers.faces.types import ByteImage, FloatArray
 from colab_helpers.files import write_whole
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
 from colab_helpers.media.images import Still, encode_still, read_still
 from colab_helpers.media.inputs import IMAGE_KINDS
@@ -111,7 +111,7 @@ def process_picture(
     measured.add_frame(0, faces)
     if not faces and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
-        notes = [tr("no face was found: the picture is unchanged")]
+        notes = [tr("no face to change was found: the picture is unchanged")]
     else:
         data = encode_still(replace(still, bgr=image), output, quality=engine.settings.output_image_quality)
         put(output, io.BytesIO(data))
@@ -141,7 +141,7 @@ def _process_animation(
         measured = tally.take()
         if not measured.faces and _is_copied(target, output, animation.kind):
             _put_copy(target, output, put)
-            notes = [tr("no face was found in any frame: the picture is unchanged")]
+            notes = [tr("no face to change was found in any frame: the picture is unchanged")]
         else:
             put(output, writer.finish())
             notes = [*_faceless(measured, output), *animation.losses, *animation.losses_as(kind)]
@@ -206,4 +206,5 @@ def _put_copy(target: Path, output: Path, put: Put) -> None:
 def _faceless(measured: Measured, output: Path) -> list[str]:
     if measured.faces:
         return []
-    return [tr("no face was found: the picture is as it was, but stored as {suffix}", suffix=output.suffix)]
+    told = mark("no face to change was found: the picture is as it was, but stored as {suffix}")
+    return [tr(told, suffix=output.suffix)]

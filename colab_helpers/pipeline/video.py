@@ -230,6 +230,6 @@ def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
 
 def _face_notes(measured: Measured) -> list[str]:
     if not measured.faces:
-        return [tr("no face was found in any frame: the picture is unchanged")]
+        return [tr("no face to change was found in any frame: the picture is unchanged")]
     told = mark("{faces} face(s) that the detector missed for a moment were changed where they had to be")
     return [tr(told, faces=measured.filled)] if measured.filled else []

@@ -88,6 +88,7 @@ def test_the_person_on_the_photo_alone_is_changed_wherever_she_is(run, films, tm
     assert found == [{"alma"}, {"alma"}, set()]
     assert [file.faces_swapped > 5 for file in report.files] == [True, True, False, False]
     assert report.files[3].faces_swapped == 1
+    assert any("no face to change was found" in note for note in report.files[2].fallbacks)
 
     looks: list[object] = []
     for name in ("detect", "surest"):

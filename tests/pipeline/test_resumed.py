@@ -214,7 +214,7 @@ def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:
     result, _ = in_pieces(pieces_engine(faceless_models), target, tmp_path / "a.mp4", [30])
     assert result.measured.spans == [(0, 60)]
     assert result.frames_without_face == 60
-    assert any("no face was found" in note for note in result.notes)
+    assert any("no face to change was found" in note for note in result.notes)
 
 
 def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
