@@ -91,6 +91,7 @@ def _swap(options: argparse.Namespace) -> int:
             models_dir=options.models_dir,
             target_person=options.target_person,
             never=options.never,
+            library=options.library,
             on_progress=line,
         )
     if options.report_path:

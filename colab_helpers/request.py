@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from colab_helpers.errors import MissingFileError, UsageError, allowed_values
 from colab_helpers.files import absolute, from_yaml, natural_key
@@ -47,19 +47,32 @@ def _place(value: object) -> object:
     return Path(value) if is_address(value) else absolute(value)
 
 
-def _places(value: object) -> object:
-    """A list of paths, data URLs and addresses; a single one is the list's only item."""
+def in_library(name: str | Path, library: Path | None) -> str | None:
+    """Return the folder of somebody in a library; None where nobody there has that name."""
+    text = str(name)
+    if library is None or text != Path(text).name or text[:1] in ("", "."):
+        return None
+    return str(library / text) if (library / text).is_dir() else None
+
+
+def _places(value: object, asked: ValidationInfo) -> object:
+    """A list of paths, data URLs and addresses; a single one is the list's only item.
+
+    A name of the request's library is the path of its folder there.
+    """
     if value is None or value == "":
         return ()
     if isinstance(value, str) and _LIST.fullmatch(value) and not absolute(value).exists():
         value = _yaml_or_text(value)
     items = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_item(item) for item in items)
+    return tuple(_item(item, asked.data.get("library")) for item in items)
 
 
-def _item(value: object) -> object:
+def _item(value: object, library: Path | None) -> object:
     if isinstance(value, str) and (value.startswith("data:") or is_address(value)):
         return value
+    if isinstance(value, str) and (folder := in_library(value, library)):
+        return folder
     found = _place(value)
     return str(found) if isinstance(found, Path) else found
 
@@ -218,12 +231,15 @@ class BatchRequest(SettingsRequest):
     """What a batch is asked for.
 
     Attributes:
-        sources: Photos of the person who is put in: absolute paths and data URLs.
+        sources: Photos of the person who is put in, and folders of them: absolute paths and data URLs.
         targets: Absolute paths of videos, images, folders and patterns; ``target_paths`` are the files.
     """
 
     not_in_form = frozenset({"report_path", "work_dir", "in_process"})
 
+    library: Place = Field(
+        None, description="A folder of people, each a folder of photos; sources may then be their names."
+    )
     sources: Places = Field((), description="Photos of the person who is put in; several are averaged.")
     targets: Places = Field((), description="Videos, images, or folders of them.")
     target_person: Places = Field(

@@ -247,7 +247,7 @@ class _Run(Surroundings):
             free=free / 1e9,
         )
         left_out = skipped_files(self.job.folders)
-        self.status.note(told, *notes, *left_out, *([tight] if free < 2 * size else []))
+        self.status.note(told, *self.job.notes, *notes, *left_out, *([tight] if free < 2 * size else []))
 
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from colab_helpers.batch.library import with_photos
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, speak, tr
@@ -159,6 +160,7 @@ class Panel:
         """Say whether the statement would do, in the words of whoever checks it."""
         request = self.choice.request(overrides={})
         try:
+            request, _ = with_photos(request)
             require_consent(request.consent, [*request.photo_paths, *self.videos.files])
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(words(error), RED)

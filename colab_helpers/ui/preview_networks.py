@@ -6,10 +6,11 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.library import with_photos
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import tr
@@ -104,6 +105,7 @@ class PreviewNetworks:
         from colab_helpers.pipeline.known_frame import process_known_frame
 
         started, single = time.monotonic(), is_image(target)
+        request, _ = with_photos(request)
         # Read before networks are loaded: what cannot be read is said at once.
         before = picture_of(target, frame)
         engine = self._engine(request.settings, request.models_dir)
@@ -175,6 +177,8 @@ class PreviewNetworks:
         return replace(engine, settings=engine.settings.with_overrides(**now))
 
     def _identity(self, engine: Engine, sources: Sequence[str]) -> Identity | None:
+        from colab_helpers.batch.photos import identity_of
+
         if engine.swapper is None:
             return None
         if not sources:
@@ -182,8 +186,8 @@ class PreviewNetworks:
                 tr("there is no photo of the person who is put in"), remedy=tr("add one under Photos")
             )
         key = tuple((source, file_state(source)) for source in sources)
-        photos = [(source[:80], partial(read_image, source)) for source in sources]
-        return self._kept("identity", key, lambda: engine.identity(photos))
+        photos = list(map(Source.of, sources))
+        return self._kept("identity", key, lambda: identity_of(engine, photos))
 
 
 def picture_of(target: Path, frame: int) -> ByteImage:
