@@ -7,8 +7,7 @@ group keeps its name, whatever is added, in whatever order, and however often a 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError
-from colab_helpers.faces.analyser import unit
-from colab_helpers.faces.people import CONFIRMED, SAME, Appearance, grouped
+from colab_helpers.faces.people import CONFIRMED, SAME, Appearance, grouped, mean_look
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import load, natural_key, to_json
 from colab_helpers.language import tr
@@ -48,6 +46,7 @@ def _look_text(look: FloatArray) -> str:
     return base64.b64encode(np.asarray(look, "<f2").tobytes()).decode()
 
 
+Box = tuple[float, float, float, float]
 Look = Annotated[FloatArray, PlainValidator(_look_of), PlainSerializer(_look_text, return_type=str)]
 """``(512,)`` unit embedding; in a file as float16 in base64."""
 
@@ -69,57 +68,77 @@ class Group(_Model):
 
 
 class SeenTrack(_Model):
-    """What is known of one track of a video."""
+    """What is known of one track of a video, or of one face of a picture; see `Appearance`.
+
+    Attributes:
+        chosen: Whether the request, without a map, would change it.
+        crop: A picture of it in the same folder, if there is one; ``worth`` see `quality.worth`.
+    """
 
     look: Look
     asked: int
     first: int
     last: int
     found: int
-    crop: str = Field("", description="A picture of it in the same folder, if there is one.")
-    worth: float = Field(0.0, description="How well that shows the face, 0 to 1.")
+    shot: int = 0
+    ends: tuple[Box, Box] | None = None
+    chosen: bool = False
+    crop: str = ""
+    worth: float = 0.0
+
+    @classmethod
+    def of(cls, one: Appearance, *, chosen: bool) -> Self:
+        """Take what is kept of a track."""
+        given = {name: getattr(one, name) for name in ("asked", "first", "last", "found", "shot")}
+        ends = one.ends and tuple(tuple(map(float, end)) for end in one.ends)
+        return cls(look=one.embedding, ends=ends, chosen=chosen, **given)
 
     def appearance(self, video: str, track: int) -> Appearance:
         """Return it as it is grouped."""
-        return Appearance(video, track, self.first, self.last, self.found, self.look, self.asked)
+        ends = self.ends and (np.array(self.ends[0], np.float32), np.array(self.ends[1], np.float32))
+        span = self.first, self.last, self.found
+        return Appearance(video, track, *span, self.look, self.asked, self.shot, ends)
+
+
+class Sight(_Model):
+    """How well faces are seen in a video or picture, as shares, 0 to 1.
+
+    Attributes:
+        faces: Of the frames, those that show any; the other shares are of the faces.
+        turned: Those that are turned far to the side; ``small`` those of few pixels.
+        dark: Of the best of each person, those too dark to tell much apart.
+        covered: Of the best of each person, what something stands before; None without an occluder.
+    """
+
+    frames: int
+    faces: float
+    turned: float = 0.0
+    small: float = 0.0
+    dark: float = 0.0
+    covered: float | None = None
 
 
 class SeenIn(_Model):
     """The tracks of one video, or the faces of one picture.
 
     Attributes:
-        sha256: Of the target.
+        target: What it is called in reports and lists; ``sha256`` is of its bytes.
         rate: Its frames a second; 0 of a picture.
         tracks: Which group each track belongs to; `NOBODY` where nobody can tell.
+        seen: The tracks that the recogniser has seen.
     """
 
     target: str
     sha256: str
     rate: float
+    sight: Sight
     tracks: dict[int, str]
     seen: dict[int, SeenTrack] = {}
 
     def seconds(self, group: str) -> float:
-        """How long a group is on screen, in seconds; of a picture none."""
-        shown = [self.seen[n] for n, who in self.tracks.items() if who == group and n in self.seen]
-        return sum(each.last - each.first + 1 for each in shown) / self.rate if self.rate else 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class FoundIn:
-    """What was found in a target that is not known yet; see `SeenIn`.
-
-    Attributes:
-        key: Of its face index; the appearances name it as their video.
-        unseen: Numbers of the tracks that the recogniser never saw.
-    """
-
-    key: str
-    target: str
-    sha256: str
-    rate: float
-    appearances: Sequence[Appearance]
-    unseen: Sequence[int] = ()
+        """How long a group is on screen, in seconds; in a picture no time."""
+        shown = [one for n, one in self.seen.items() if self.tracks[n] == group]
+        return sum(one.last - one.first + 1 for one in shown) / self.rate if self.rate else 0.0
 
 
 class KnownPeople(_Model):
@@ -129,6 +148,7 @@ class KnownPeople(_Model):
         recogniser: Digest of the network that told them apart; looks of another one mean nothing to it.
         groups: By name: p1, p2 and so on, by their first appearance.
         videos: By the key of their face index.
+        found: Videos whose tracks are known and not grouped yet.
         told: Names of the groups that were written to the user's map once.
     """
 
@@ -136,6 +156,7 @@ class KnownPeople(_Model):
     recogniser: str = ""
     groups: dict[str, Group] = {}
     videos: dict[str, SeenIn] = {}
+    found: dict[str, SeenIn] = {}
     told: list[str] = []
 
     @classmethod
@@ -153,33 +174,28 @@ class KnownPeople(_Model):
         """Write it, all of it or nothing; OutputError where that is not possible."""
         write_text(output_dir / FOLDER_NAME / RECORD_NAME, to_json(self, indent=1) + "\n")
 
-    def add(self, found: Sequence[FoundIn]) -> None:
-        """Take up targets that are not known yet, in the order in which new people are numbered."""
-        old = list(self.groups)
+    def add(self, keys: Iterable[str]) -> None:
+        """Group what was ``found``, in the order of ``keys``, in which new people are numbered; forget the rest."""
+        added = {key: self.found[key] for key in keys if key in self.found}
+        old, self.found = list(self.groups), {}
         # All groups that are there are seen at once, so to speak: two of them never come together.
         seen = [
             Appearance("", n, 0, len(old) + 9, 0, group.look, max(group.asked, CONFIRMED))
             for n, group in enumerate(self.groups.values())
         ]
-        seen += [one for target in found for one in target.appearances]
-        names: dict[int, str] = {}
+        seen += [one.appearance(key, n) for key, video in added.items() for n, one in video.seen.items()]
         for members in sorted(map(sorted, grouped(seen)), key=min):
             new = [seen[n] for n in members if n >= len(old)]
             name = old[members[0]] if members[0] < len(old) else NOBODY
             if not name and sum(one.asked for one in new) >= CONFIRMED:
                 name = self._new_name()
                 self.groups[name] = _mean(new)
-            names |= dict.fromkeys(members, name)
-        before, number = {seen.sha256: key for key, seen in self.videos.items()}, len(old)
-        for target in found:
-            self.videos.pop(before.get(target.sha256, ""), None)
-            entry = SeenIn(target=target.target, sha256=target.sha256, rate=target.rate, tracks={})
-            for one in target.appearances:
-                entry.tracks[one.track] = names[number]
-                entry.seen[one.track] = _seen(one)
-                number += 1
-            entry.tracks |= dict.fromkeys(target.unseen, NOBODY)
-            self.videos[target.key] = entry
+            for one in new:
+                added[one.video].tracks[one.track] = name
+        before = {video.sha256: key for key, video in self.videos.items()}
+        for key, video in added.items():
+            self.videos.pop(before.get(video.sha256, ""), None)
+            self.videos[key] = video
         self.count()
 
     def split(self, name: str) -> list[str]:
@@ -238,10 +254,5 @@ class KnownPeople(_Model):
         return f"p{max((0, *taken)) + 1}"
 
 
-def _seen(one: Appearance) -> SeenTrack:
-    return SeenTrack(look=one.embedding, asked=one.asked, first=one.first, last=one.last, found=one.found)
-
-
 def _mean(tracks: Sequence[Appearance]) -> Group:
-    looks = np.sum([one.embedding * one.asked for one in tracks], axis=0)
-    return Group(look=unit(looks), asked=sum(one.asked for one in tracks))
+    return Group(look=mean_look(tracks), asked=sum(one.asked for one in tracks))

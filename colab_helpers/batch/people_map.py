@@ -7,7 +7,6 @@ into the text that is there: comments, order and spelling stay as the user has t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
