@@ -126,7 +126,7 @@ def _clustered(
         return list(groups)
     from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and seldom needed
 
-    looks = np.stack([_mean_look([seen[n] for n in group]) for group in groups])
+    looks = np.stack([mean_look([seen[n] for n in group]) for group in groups])
     distances = np.clip(1 - looks @ looks.T, 0, 2).astype(np.float64)
     place = {n: number for number, group in enumerate(groups) for n in group}
     apart = [(place[a], place[b]) for a, b in together if a in place and b in place]
@@ -205,13 +205,20 @@ class Sought:
         """
         chosen: dict[int | None, float] = {}
         for group in grouped(seen):
-            sure = self.wanted is not None or any(seen[n].asked >= _CONFIRMED for n in group)
-            apart = self.distance(_mean_look([seen[n] for n in group]), limit=limit) if sure else np.inf
+            shown = [seen[n] for n in group]
+            sure = self.wanted is not None or is_sure(shown)
+            apart = self.distance(mean_look(shown), limit=limit) if sure else np.inf
             if apart < np.inf:
-                chosen |= dict.fromkeys((seen[n].track for n in group), apart)
+                chosen |= dict.fromkeys((one.track for one in shown), apart)
         return chosen
 
 
-def _mean_look(group: Sequence[Appearance]) -> FloatArray:
+def is_sure(group: Sequence[Appearance]) -> bool:
+    """Whether tracks of one person show enough of them to tell who it is."""
+    return any(one.asked >= _CONFIRMED for one in group)
+
+
+def mean_look(group: Sequence[Appearance]) -> FloatArray:
+    """Return the mean of the embeddings of some tracks, ``(512,)`` of unit length."""
     total = np.sum([one.embedding * one.asked for one in group], axis=0)
     return np.asarray(total / max(float(np.linalg.norm(total)), 1e-6), np.float32)
