@@ -8,6 +8,7 @@ from pathlib import Path
 
 from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.cast import Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.occluder import FaceParser, Occluder
@@ -169,8 +170,9 @@ class Engine:
             )
         return faces
 
-    def changer(self, source: FloatArray | None) -> FaceChanger:
-        """What is done to each face, for the embedding of an `Identity` (None where nothing is swapped)."""
+    def changer(self, treatment: Treatment) -> FaceChanger:
+        """Does what a treatment says to faces."""
+        source = treatment.source
         latent = self.swapper.latent(source) if self.swapper is not None and source is not None else None
         settings = self.settings
         return FaceChanger(

@@ -122,7 +122,7 @@ class Following:
 
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
         """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""
-        digest, known = FacesDigest(), len(self.index) - (0 if self.index.complete else LAG)
+        digest, known = FacesDigest(self.selection), len(self.index) - (0 if self.index.complete else LAG)
         for frame, faces in enumerate(self._tracker().follow(self.index)):
             if frame >= known:
                 return
