@@ -12,7 +12,7 @@ from pathlib import Path
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.library import names_in
 from colab_helpers.batch.lock import folder_lock
-from colab_helpers.batch.people_map import MAP_NAME, RESERVED, PeopleMap, Row, summary
+from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, Row, summary
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
@@ -57,6 +57,30 @@ def set_source(folder: Path, name: str, words: Sequence[str], library: Path | No
     source = [_source(word, library) for word in words]
     with _edited(folder, name) as (_, given):
         given.put(name, source=source)
+
+
+def default_of(folder: Path) -> tuple[str, ...]:
+    """Return what is done to whoever the map does not name."""
+    return (PeopleMap.load(folder) or PeopleMap()).default
+
+
+def set_default(folder: Path, words: Sequence[str]) -> None:
+    """Have something else done to whoever the map does not name; see `set_source`."""
+    with _edited(folder) as (_, given):
+        given.default = tuple(words)
+
+
+def keep_only(folder: Path, name: str) -> None:
+    """Leave everybody alone but one; UsageError where there is nobody of that name."""
+    names = [row.name for row in people_of(folder)]
+    with _edited(folder, name, *names) as (_, given):
+        given.default = (LEAVE,)
+        for each in names:
+            kept = given.people[each].source
+            if each != name:
+                given.put(each, source=(LEAVE,))
+            elif kept == (LEAVE,):
+                given.put(each, source=(PHOTOS,))
 
 
 def rename(folder: Path, old: str, new: str) -> None:

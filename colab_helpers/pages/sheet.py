@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +42,7 @@ _MOST_FILES = 4
 # The picture: an edge of each shot, a margin, shots in a row, the width of the text beside them.
 _EDGE, _MARGIN, _ACROSS, _TEXT = 120, 12, 4, 460
 _LINE = 18
+_FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf")
 _BACK, _INK, _WARN = (255, 255, 255), (28, 28, 30), (176, 96, 0)
 
 
@@ -190,7 +193,7 @@ def sheet_png(title: str, cards: Sequence[Card], *, more: int = 0) -> bytes:
     width = _MARGIN + _ACROSS * (_EDGE + _MARGIN) + _TEXT
     sheet = Image.new("RGB", (width, (len(cards) + 1) * row), _BACK)
     draw = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(18), ImageFont.load_default(13)
+    large, small = _font(18), _font(13)
     head = f"{title} ({tr('and {count} more', count=more)})" if more else title
     draw.text((_MARGIN, _MARGIN), printable(head), _INK, font=large)
     for number, card in enumerate(cards):
@@ -212,6 +215,17 @@ def sheet_png(title: str, cards: Sequence[Card], *, more: int = 0) -> bytes:
     return data.getvalue()
 
 
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _font(size: int) -> _Font:
+    """A font of this machine that knows accents, which Pillow's own does not."""
+    for name in _FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
+
+
 def _paste(sheet: Image.Image, shot: Shot, left: int, top: int) -> None:
     """Put a picture into its square, in the middle; one that is marked gets a frame."""
     image = Image.fromarray(np.asarray(cv2.cvtColor(shot.image, cv2.COLOR_BGR2RGB), np.uint8))
@@ -223,9 +237,12 @@ def _paste(sheet: Image.Image, shot: Shot, left: int, top: int) -> None:
         ImageDraw.Draw(sheet).rectangle(corners, outline=_WARN, width=3)
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Shorten a text to a width in pixels."""
+def _fit(text: str, font: _Font, width: int) -> str:
+    """Shorten a text to a width in pixels; letters that Pillow's own font lacks lose their accents."""
     text = printable(text)
+    if not isinstance(getattr(font, "path", None), str):
+        plain = unicodedata.normalize("NFKD", text)
+        text = "".join(letter for letter in plain if not unicodedata.combining(letter))
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:
