@@ -58,7 +58,9 @@ class Ways:
         source = engine.analyser.find(portrait(SOURCE))[0].embedding
         assert source is not None
         assert engine.swapper is not None
-        self.whole = engine.changer(Treatment(source=source))
+        whole = engine.changer(Treatment(source=source))
+        assert isinstance(whole, FaceChanger)
+        self.whole = whole
         self.swap = replace(self.whole, enhancer=None)
         self._source = SimpleNamespace(normed_embedding=source)
         from insightface.model_zoo.inswapper import INSwapper

@@ -248,6 +248,9 @@ def _person_report(person: Person) -> PersonReport:
     sums = {"likeness_swap": counts.swap, "likeness_mask": counts.mask, "likeness_final": counts.final}
     return PersonReport(
         people=person.people,
+        name=person.name,
+        action=person.action,
+        source=person.source,
         seen=counts.seen,
         changed=counts.changed,
         filled=counts.filled,

@@ -14,6 +14,17 @@ from colab_helpers.faces.people import Sought
 from colab_helpers.faces.types import FloatArray
 
 Action = Literal["swap", "blur", "pixelate"]
+PERSONAL = (
+    "frame_processors",
+    "enhancer_blend",
+    "enhancer_weight",
+    "colour_match",
+    "face_mask_types",
+    "face_mask_blur",
+    "face_mask_padding",
+    "face_mask_regions",
+)
+"""Settings that may be another for one person; networks have to be among those that the run loads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +35,7 @@ class Treatment:
         action: Put somebody in, or make them unrecognisable.
         source: ``(512,)`` embedding of who is put in, as `Identity` has it; None where nothing is swapped.
         source_name: What a report calls who is put in; "" is the person on the run's own photos.
-        settings: Settings of their own, by the names of ``Settings``; see `Engine.changer` for which.
+        settings: Settings of their own where somebody is put in, by name; see `PERSONAL`.
     """
 
     action: Action = "swap"

@@ -142,8 +142,13 @@ class Following:
             self.index.finish()
 
     def _is_seen(self, face: Face, work: Work[Item, AnyPicture], tracker: Tracker) -> bool:
-        """Whether a face that the detector missed is there, and not hidden behind something."""
-        if not face.filled or face.track is None or work.repeats:  # what repeats is changed already
+        """Whether a face that the detector missed is there, and not hidden behind something.
+
+        Who is made unrecognisable is never shown in doubt.
+        """
+        treatment = self.selection.treatment(face.track)
+        hides = treatment is not None and treatment.action != "swap"
+        if not face.filled or face.track is None or work.repeats or hides:  # what repeats is changed already
             return True
         (seen,) = self.analyser.embed(work.picture, [face])
         return tracker.tracks[face.track].likeness(seen) >= _SEEN

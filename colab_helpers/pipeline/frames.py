@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
+from colab_helpers.faces.anonymize import Anonymizer
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
@@ -120,7 +121,7 @@ class FrameChanger:
         self._engine, self._selection, self._every = engine, selection, every
         self._changers = {one.digest: engine.changer(one) for one in selection.cast.treatments}
 
-    def _of(self, face: Face) -> tuple[str, FaceChanger]:
+    def _of(self, face: Face) -> tuple[str, FaceChanger | Anonymizer]:
         """What changes a face, and the digest of its treatment."""
         treatment = self._selection.treatment(face.track)
         assert treatment is not None

@@ -147,7 +147,7 @@ def _process_animation(
         provider=engine.provider,
         notes=tuple(notes),
         video_seconds=sum(animation.durations) / 1000,
-        people=people_of(following.tracks, measured),
+        people=people_of(following.tracks, measured, following.selection),
     )
 
 

@@ -127,7 +127,7 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
         times_kept=all(part.times_kept for part in parts),
         segments=len(parts),
         segments_kept=kept,
-        people=people_of(faces.tracks, measured),
+        people=people_of(faces.tracks, measured, faces.selection),
     )
 
 
