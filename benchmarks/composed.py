@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.faces import Clip, Image, alone, followed
+from colab_helpers.faces.cast import Treatment
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import eye_distance
@@ -57,7 +58,9 @@ class Ways:
         source = engine.analyser.find(portrait(SOURCE))[0].embedding
         assert source is not None
         assert engine.swapper is not None
-        self.whole = engine.changer(source)
+        whole = engine.changer(Treatment(source=source))
+        assert isinstance(whole, FaceChanger)
+        self.whole = whole
         self.swap = replace(self.whole, enhancer=None)
         self._source = SimpleNamespace(normed_embedding=source)
         from insightface.model_zoo.inswapper import INSwapper
@@ -247,7 +250,7 @@ def still_faces(ways: Ways, rng: random.Random, count: int) -> None:
 def _played(
     frames: Sequence[Image], found: Sequence[Sequence[Face]], changer: FaceChanger, *, steady: bool
 ) -> list[Image]:
-    steadier, played = Steadier(changer), []
+    steadier, played = Steadier(changer.crop), []
     for i, (frame, faces) in enumerate(zip(frames, found, strict=True)):
         picture = BgrPicture(frame.copy())
         crops = steadier.crops(picture, faces, first=i == 0 or not steady)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from colab_helpers.faces.cast import Treatment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import FaceMasks
@@ -63,7 +64,7 @@ class Covered:
 
 def covered(engine: Engine, source: FloatArray, scene: Scene, found: Sequence[Sequence[Face]]) -> Covered:
     """Change the faces that were found in each frame of a scene, and count; frames without any do not."""
-    changer, counted = engine.changer(source), Covered()
+    changer, counted = engine.changer(Treatment(source=source)), Covered()
 
     def works() -> Iterator[Work[int, BgrPicture]]:
         for i, faces in enumerate(found):

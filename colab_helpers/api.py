@@ -66,13 +66,15 @@ def swap_image(
         require_places(files)
         require_consent(consent, files)
         from colab_helpers.batch.photos import identity_of
+        from colab_helpers.faces.cast import Cast
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
         from colab_helpers.pipeline import process_image
 
         engine = Engine.open(settings or load_settings(), models_dir=_place(models_dir))
         identity = identity_of(engine, photos)
-        changed, _ = process_image(engine, identity.embedding if identity else None, read_image(image))
+        cast = Cast.of(identity.embedding if identity else None)
+        changed, _ = process_image(engine, cast, read_image(image))
         return changed
 
 
@@ -112,7 +114,7 @@ def swap_video(
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))
-        file, _ = _open(shown, target, output, consent, settings, models_dir, on_progress)
+        file, *_ = _open(shown, target, output, consent, settings, models_dir, on_progress)
         file.run()
         return file.report
 
@@ -133,7 +135,7 @@ def swap_file(
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))
-        file, statement = _open(shown, target, output, consent, settings, models_dir, on_progress)
+        file, statement, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
         from colab_helpers.batch.run_batch import report_of, skipped
         from colab_helpers.batch.run_file import error_text
 
@@ -150,7 +152,7 @@ def swap_file(
             settings=file.engine.settings.model_dump(mode="json"),
             seconds=time.monotonic() - started,
             networks=file.engine.networks,
-            notes=[*file.engine.notes, *(file.source.notes if file.source else ())],
+            notes=[*file.engine.notes, *notes],
             stopped=stopped,
             memory_warnings=file.guard.warnings,
         )
@@ -288,8 +290,11 @@ def _open(
     settings: Settings | None,
     models_dir: str | Path | None,
     on_progress: ProgressCallback | None,
-) -> tuple[FileRun, str]:
-    """Check everything before any work, and load the networks and the sources; also the checked statement."""
+) -> tuple[FileRun, str, Sequence[str]]:
+    """Check everything before any work, and load the networks and the sources.
+
+    Also returns the checked statement, and notes on the sources.
+    """
     refuse_address(target)
     refuse_address(output)
     require_places([] if shown.library is None else [shown.library])
@@ -305,6 +310,7 @@ def _open(
     writable.clear(result)
     from colab_helpers.batch.photos import identity_of, sought_of
     from colab_helpers.batch.run_file import FileRun, new_report
+    from colab_helpers.faces.cast import Cast
     from colab_helpers.faces.engine import Engine
 
     engine = Engine.open(settings, models_dir=_place(models_dir))
@@ -314,14 +320,13 @@ def _open(
     report.fallbacks += told
     run = FileRun(
         engine=engine,
-        source=identity,
-        sought=sought,
+        cast=Cast.of(identity.embedding if identity else None, sought),
         task=task,
         report=report,
         writable=writable,
         on_progress=on_progress,
     )
-    return run, statement
+    return run, statement, identity.notes if identity else ()
 
 
 @contextmanager

@@ -37,6 +37,13 @@ class PersonReport(_Model):
     """What became of one person of a video, over all of it; frames are counted from 0."""
 
     people: int = Field(1, description="How many the row sums up: the last may be of all hardly seen.")
+    name: str | None = Field(None, description="What the face is called, where people are known by name.")
+    action: Literal["swap", "blur", "pixelate"] | None = Field(
+        None, description="What was done to it; none where it was left as it is."
+    )
+    source: str | None = Field(
+        None, description="Who was put in; empty is the person on the run's own photos, none nobody."
+    )
     seen: int = Field(0, description="Frames that show the face.")
     changed: int = Field(0, description="Frames in which it was changed.")
     filled: int = Field(0, description="Those of them in which the detector missed it.")

@@ -24,8 +24,8 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, WorkerError
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.people import Sought
 from colab_helpers.faces.photos import Identity
 from colab_helpers.language import tr
 from colab_helpers.machine import this_machine
@@ -98,7 +98,7 @@ class Batch:
     around: Surroundings
     engine: Engine
     source: Identity | None
-    sought: Sought | None
+    cast: Cast
     writable: Writable
     journal: Journal
     earlier: EarlierWork
@@ -204,8 +204,7 @@ class Batch:
         warnings = self.guard.warnings
         run = FileRun(
             engine=engine,
-            source=self.source,
-            sought=self.sought,
+            cast=self.cast,
             task=task,
             report=report,
             writable=self.writable,

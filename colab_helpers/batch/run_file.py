@@ -17,12 +17,11 @@ from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, PersonReport, Quality
 from colab_helpers.errors import ColabHelpersError, OutputError
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.people import Sought
 from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.quality import root_mean
-from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import shortened, write_whole
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free
@@ -52,7 +51,7 @@ class FileRun:
     Attributes:
         report: What is filled in.
         writable: Where results may go.
-        sought: Who is changed, where photos say it; else the settings do.
+        cast: What is done to whom.
         index: Number of the file in the run; ``count`` in all.
         unfinished: Where segments are kept; None keeps none.
         on_picture: Called with a frame just written, now and then; it must not keep it.
@@ -60,11 +59,10 @@ class FileRun:
     """
 
     engine: Engine
-    source: Identity | None
+    cast: Cast
     task: Task
     report: FileReport
     writable: Writable
-    sought: Sought | None = None
     index: int = 0
     count: int = 1
     unfinished: UnfinishedFile | None = None
@@ -123,10 +121,6 @@ class FileRun:
         if self.unfinished is not None:
             self.unfinished.claim(places)
 
-    @property
-    def _embedding(self) -> FloatArray | None:
-        return self.source.embedding if self.source else None
-
     def _attempt(self, action: Callable[[], T]) -> T:
         return self.unfinished.patience.attempt(action) if self.unfinished else action()
 
@@ -134,7 +128,7 @@ class FileRun:
         with _frames_removed_on_error(output):
             result = process_video(
                 self.engine,
-                self._embedding,
+                self.cast,
                 target,
                 output,
                 on_progress=self.on_progress,
@@ -142,7 +136,6 @@ class FileRun:
                 file_count=self.count,
                 store=self.unfinished,
                 on_picture=self.on_picture,
-                sought=self.sought,
             )
         _enter(result, self.report)
         return output
@@ -163,12 +156,11 @@ class FileRun:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
         result = process_picture(
             self.engine,
-            self._embedding,
+            self.cast,
             self.task.target,
             output,
             on_frame=self._on_frame(output),
             put=lambda path, content: self._attempt(lambda: write_whole(path, content)),
-            sought=self.sought,
         )
         _enter(result, report)
         if not result.video_seconds:
@@ -256,6 +248,9 @@ def _person_report(person: Person) -> PersonReport:
     sums = {"likeness_swap": counts.swap, "likeness_mask": counts.mask, "likeness_final": counts.final}
     return PersonReport(
         people=person.people,
+        name=person.name,
+        action=person.action,
+        source=person.source,
         seen=counts.seen,
         changed=counts.changed,
         filled=counts.filled,

@@ -39,6 +39,7 @@ from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, write_refusal
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
 from colab_helpers.language import VARIABLE, language, mark, spoken, tr
@@ -202,7 +203,8 @@ class _Run(Surroundings):
         inputs = self.own.inputs | identities(network.path for network in engine.networks)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
         self._announce([*(source.notes if source else ()), *told])
-        return Batch(self, engine, source, sought, writable, journal, earlier, order, estimate)
+        cast = Cast.of(source.embedding if source else None, sought)
+        return Batch(self, engine, source, cast, writable, journal, earlier, order, estimate)
 
     def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError
+from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError, SettingsError
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.anonymize import Anonymizer
+from colab_helpers.faces.cast import PERSONAL, Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.occluder import FaceParser, Occluder
@@ -114,8 +116,8 @@ class Engine:
             box="box" in settings.face_mask_types,
             blur=settings.face_mask_blur,
             padding=settings.face_mask_padding,
-            occluder=self.occluder,
-            parser=self.parser,
+            occluder=self.occluder if "occlusion" in settings.face_mask_types else None,
+            parser=self.parser if "region" in settings.face_mask_types else None,
             regions=settings.face_mask_regions,
         )
 
@@ -169,18 +171,45 @@ class Engine:
             )
         return faces
 
-    def changer(self, source: FloatArray | None) -> FaceChanger:
-        """What is done to each face, for the embedding of an `Identity` (None where nothing is swapped)."""
-        latent = self.swapper.latent(source) if self.swapper is not None and source is not None else None
-        settings = self.settings
+    def changer(self, treatment: Treatment) -> FaceChanger | Anonymizer:
+        """Return what does what a treatment says.
+
+        SettingsError where it names a setting that is nobody's own, or that needs a network the run has not.
+        """
+        if treatment.action != "swap":
+            return Anonymizer(treatment.action)
+        own = self._for(treatment)
+        settings, enhancer = own.settings, own.enhancer
+        if enhancer is not None and settings.enhancer_weight != self.settings.enhancer_weight:
+            enhancer = Enhancer(enhancer.network, weight=settings.enhancer_weight)
+        source = treatment.source
+        latent = own.swapper.latent(source) if own.swapper is not None and source is not None else None
         return FaceChanger(
-            self.swapper,
-            latent,
-            self.enhancer,
-            settings.enhancer_blend,
-            settings.colour_match,
-            self.masks,
+            own.swapper, latent, enhancer, settings.enhancer_blend, settings.colour_match, own.masks
         )
+
+    def _for(self, treatment: Treatment) -> Engine:
+        """The same networks with the settings, and those networks alone, of a treatment."""
+        asked = {name: value for name, value in treatment.settings.items() if value != "auto"}
+        settings = self.settings.with_overrides(**asked)
+        loaded = {
+            "face_swapper": self.swapper,
+            "face_enhancer": self.enhancer,
+            "occlusion": self.occluder,
+            "region": self.parser,
+        }
+        steps = {*settings.frame_processors, *settings.face_mask_types}
+        missing = [name for name in asked if name not in PERSONAL]
+        missing += [name for name in sorted(steps & loaded.keys()) if loaded[name] is None]
+        if treatment.settings and missing:
+            raise SettingsError(
+                tr("{names} cannot be set for one person alone", names=", ".join(missing)),
+                where=treatment.source_name,
+                remedy=tr("set it for the whole run, or choose among {names}", names=", ".join(PERSONAL)),
+            )
+        swapper = self.swapper if "face_swapper" in steps else None
+        enhancer = self.enhancer if "face_enhancer" in steps else None
+        return replace(self, settings=settings, swapper=swapper, enhancer=enhancer)
 
 
 def _changers(

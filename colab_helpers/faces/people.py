@@ -213,14 +213,20 @@ class Sought:
         """
         chosen: dict[int | None, float] = {}
         for group in grouped(seen):
-            sure = self.wanted is not None or any(seen[n].asked >= CONFIRMED for n in group)
-            apart = self.distance(mean_look([seen[n] for n in group]), limit=limit) if sure else np.inf
+            shown = [seen[n] for n in group]
+            sure = self.wanted is not None or is_sure(shown)
+            apart = self.distance(mean_look(shown), limit=limit) if sure else np.inf
             if apart < np.inf:
-                chosen |= dict.fromkeys((seen[n].track for n in group), apart)
+                chosen |= dict.fromkeys((one.track for one in shown), apart)
         return chosen
 
 
+def is_sure(group: Sequence[Appearance]) -> bool:
+    """Whether tracks of one person show enough of them to tell who it is."""
+    return any(one.asked >= CONFIRMED for one in group)
+
+
 def mean_look(group: Sequence[Appearance]) -> FloatArray:
-    """Mean of what the recogniser says of all tracks, ``(512,)`` and unit."""
+    """Return the mean of the embeddings of some tracks, ``(512,)`` of unit length."""
     total = np.sum([one.embedding * one.asked for one in group], axis=0)
     return np.asarray(total / max(float(np.linalg.norm(total)), 1e-6), np.float32)

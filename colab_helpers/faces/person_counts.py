@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from colab_helpers.faces.cast import Action
 from colab_helpers.faces.people import persons
 from colab_helpers.faces.quality import CROWD, Counts, Measured, Spans, merged
+from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 
 MOST_PEOPLE = 12
@@ -30,6 +32,9 @@ class Person:
             the detector lost them, or they left the picture for a moment.
         present: Frames from where they come to where they go; none of a crowd.
         missed: Frames in which they were lost, or seen but not changed; empty if they were never changed.
+        name: What they are called; None where they are not known by name.
+        action: What was done to them; None where they were left.
+        source: Who was put in: see ``Treatment.source_name``; None where nobody was.
     """
 
     counts: Counts
@@ -37,37 +42,53 @@ class Person:
     present: Spans
     missed: Spans
     people: int = 1
+    name: str | None = None
+    action: Action | None = None
+    source: str | None = None
 
 
-def people_of(tracks: Sequence[Track], measured: Measured) -> tuple[Person, ...]:
+def people_of(tracks: Sequence[Track], measured: Measured, selection: Selection) -> tuple[Person, ...]:
     """Put the tracks of a whole video together to people, by their first frame.
 
     Args:
         tracks: All of them.
         measured: What was counted of them.
+        selection: Who is known by name, and what was done to whom.
     """
+    groups: dict[str | None, list[Track]] = {None: []}
+    for track in tracks:
+        groups.setdefault(selection.name(track.number), []).append(track)
+    unknown = persons(groups.pop(None))
     found = [
-        _person(shown, measured)
-        for person in persons(tracks)
+        _person(shown, measured, selection)
+        for person in (*unknown, *groups.values())
         if (shown := [track for track in person if track.number in measured.tracks])
     ]
     ranked = sorted(found, key=lambda person: -person.counts.seen)
     least = min(HARDLY_SEEN, _HARDLY_SHARE * ranked[0].counts.seen) if ranked else 0
-    named = [person for person in ranked[:MOST_PEOPLE] if person.counts.seen >= least]
-    others = ranked[len(named) :]
+    kept = {id(person) for person in ranked[:MOST_PEOPLE] if person.counts.seen >= least}
+    named = [person for person in ranked if person.name is not None or id(person) in kept]
+    others = [person for person in ranked if person.name is None and id(person) not in kept]
     named.sort(key=lambda person: person.present)
     crowd = measured.tracks.get(CROWD)
     return (*named, *([_together(others, crowd)] if others or crowd else []))
 
 
-def _person(tracks: Sequence[Track], measured: Measured) -> Person:
+def _person(tracks: Sequence[Track], measured: Measured, selection: Selection) -> Person:
     counts, tracks = Counts(), sorted(tracks, key=lambda track: track.first)
     for track in tracks:
         counts.add(measured.tracks[track.number])
     lost = list(_losses(tracks)) if counts.changed else []
     missed = merged([*counts.spans, *lost]) if counts.changed else []
     present = merged([(track.first, track.last + 1) for track in tracks])
-    return Person(counts, sum(stop - start for start, stop in lost), coarse(present), coarse(missed))
+    person = Person(counts, sum(stop - start for start, stop in lost), coarse(present), coarse(missed))
+    person.name = selection.name(tracks[0].number)
+    changed = next((track.number for track in tracks if measured.tracks[track.number].changed), None)
+    treatment = None if changed is None else selection.treatment(changed)
+    if treatment is not None:
+        person.action = treatment.action
+        person.source = treatment.source_name if treatment.source is not None else None
+    return person
 
 
 def _losses(tracks: Sequence[Track]) -> Iterator[tuple[int, int]]:

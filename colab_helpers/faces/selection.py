@@ -1,14 +1,16 @@
-"""Which of a frame's faces are changed."""
+"""Which of a frame's faces are changed, and how."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.people import Appearance, Sought, persons
+from colab_helpers.faces.cast import Cast, KnownPerson, Treatment
+from colab_helpers.faces.people import Appearance, Sought, grouped, is_sure, mean_look, persons
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.language import tr
@@ -65,23 +67,41 @@ class Selection:
 
     Args:
         settings: As for `select_faces`.
-        sought: As for `select_faces`.
+        cast: What is done to whom.
 
     Attributes:
+        cast: As given.
         needs_all: Whether `decide` has to be told all tracks before `of` can answer.
     """
 
-    def __init__(self, settings: Settings, sought: Sought | None = None) -> None:
-        self._settings, self._sought = settings, sought
-        self.needs_all = sought is not None or not settings.many_faces
+    def __init__(self, settings: Settings, cast: Cast) -> None:
+        self._settings, self.cast = settings, cast
+        self.needs_all = bool(cast.people) or cast.sought is not None or not settings.many_faces
         self._rank: Mapping[int | None, float] = {}
+        self._people: dict[int | None, KnownPerson] = {}
+        self._spared: set[int | None] = set()
+
+    def treatment(self, track: int | None) -> Treatment | None:
+        """Return what is done to the faces of a track that are changed; None where they never are."""
+        person = self._people.get(track)
+        if person is None:
+            return None if track in self._spared else self.cast.usual
+        return person.treatment
+
+    def name(self, track: int | None) -> str | None:
+        """Return who of the people that are known a track shows; None for everybody else."""
+        person = self._people.get(track)
+        return None if person is None else person.name
 
     def decide(self, tracks: Sequence[Track]) -> None:
         """Rank the tracks of a whole video."""
-        settings = self._settings
-        if self._sought is not None:
+        settings, sought = self._settings, self.cast.sought
+        if self.cast.people:
+            self._recognise(tracks)
+            return
+        if sought is not None:
             seen = [one for track in tracks if (one := Appearance.of("", track)) is not None]
-            self._rank = self._sought.tracks(seen, limit=settings.similar_face_distance)
+            self._rank = sought.tracks(seen, limit=settings.similar_face_distance)
             return
         if settings.many_faces:
             return
@@ -91,24 +111,61 @@ class Selection:
             ranks |= dict.fromkeys((track.number for track in person), rank)
         self._rank = ranks
 
+    def _recognise(self, tracks: Sequence[Track]) -> None:
+        """Find out which of the people who are known each track shows.
+
+        Whoever was hardly seen and looks like nobody is not swapped: it may be somebody who is left.
+        """
+        cast = self.cast
+        told = ((number, cast.people.get(name)) for number, name in cast.tracks.items())
+        self._people = {number: person for number, person in told if person is not None}
+        left = [track for track in tracks if track.number not in cast.tracks]
+        seen = [one for track in left if (one := Appearance.of("", track)) is not None]
+        for group in grouped(seen):
+            shown = [seen[n] for n in group]
+            person = cast.known(mean_look(shown), limit=self._settings.similar_face_distance)
+            if person is not None:
+                self._people |= dict.fromkeys((one.track for one in shown), person)
+            elif cast.usual is not None and cast.usual.action == "swap" and not is_sure(shown):
+                self._spared |= {one.track for one in shown}
+
     def of(self, faces: Sequence[Face]) -> list[Face]:
         """Return those of a frame's faces that are changed."""
-        settings, everybody = self._settings, self._sought is not None and self._sought.wanted is None
-        if settings.many_faces and self._sought is None:
+        settings, sought = self._settings, self.cast.sought
+        everybody = sought is not None and sought.wanted is None
+        faces = [face for face in faces if self.treatment(face.track) is not None]
+        if self.cast.people or (settings.many_faces and sought is None):
             return order_faces(faces, settings.face_order)
         ranked = [face for face in faces if face.track in self._rank]
         if everybody:
             return order_faces(ranked, settings.face_order)
         ranked.sort(key=lambda face: self._rank[face.track])
-        position = settings.reference_face_position if self._sought is None else 0
+        position = settings.reference_face_position if sought is None else 0
         return ranked[position : position + 1]
+
+    def in_picture(self, faces: Sequence[Face]) -> list[Face]:
+        """Return those of a single picture's faces that are changed, each with a track of its own.
+
+        Args:
+            faces: With embeddings where people are known or sought.
+        """
+        settings, cast = self._settings, self.cast
+        faces = [replace(face, track=number) for number, face in enumerate(faces)]
+        if not cast.people:
+            return select_faces(faces, settings, sought=cast.sought) if cast.usual is not None else []
+        for face in faces:
+            assert face.embedding is not None
+            person = cast.known(face.embedding, limit=settings.similar_face_distance)
+            if person is not None:
+                self._people[face.track] = person
+        return self.of(faces)
 
 
 class FacesDigest:
-    """Tells apart what faces, and where, were to be changed over consecutive frames."""
+    """Tells apart what faces, where, and how, were to be changed over consecutive frames."""
 
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+    def __init__(self, selection: Selection) -> None:
+        self._digest, self._selection = hashlib.sha256(), selection
 
     def add(self, faces: Sequence[Face]) -> None:
         """Add the faces of the next frame."""
@@ -116,6 +173,8 @@ class FacesDigest:
         for face in faces:
             numbers = [*face.box, *face.kps.ravel(), face.weight]
             self._digest.update(np.array(numbers, np.float32).tobytes())
+            treatment = self._selection.treatment(face.track)
+            self._digest.update(treatment.digest.encode() if treatment is not None else b"")
 
     def take(self) -> str:
         """Return the digest of the frames since this was last asked."""

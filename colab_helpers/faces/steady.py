@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
-from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.picture import Picture
 
@@ -18,10 +17,14 @@ _SHARES = (_SHARE * np.exp(-np.square(np.arange(256) / _MOVED))).astype(np.float
 
 
 class Steadier:
-    """Cuts the crops of a video's faces in the order of its frames; see `crops`."""
+    """Cuts the crops of a video's faces in the order of its frames; see `crops`.
 
-    def __init__(self, changer: FaceChanger) -> None:
-        self._changer = changer
+    Args:
+        cut: Cuts out what the swapper sees of a face; None where nothing is swapped.
+    """
+
+    def __init__(self, cut: Callable[[Picture, Face], ByteImage | None]) -> None:
+        self._cut = cut
         self._before: dict[int, ByteImage] = {}
 
     def crops(self, picture: Picture, faces: Sequence[Face], *, first: bool) -> dict[int | None, ByteImage]:
@@ -36,7 +39,7 @@ class Steadier:
         self._before = {}
         crops: dict[int | None, ByteImage] = {}
         for face in faces:
-            crop = self._changer.crop(picture, face)
+            crop = self._cut(picture, face)
             if crop is not None and face.track is not None:
                 self._before[face.track] = crop
                 known = face.track in before

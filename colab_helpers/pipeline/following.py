@@ -122,7 +122,7 @@ class Following:
 
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
         """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""
-        digest, known = FacesDigest(), len(self.index) - (0 if self.index.complete else LAG)
+        digest, known = FacesDigest(self.selection), len(self.index) - (0 if self.index.complete else LAG)
         for frame, faces in enumerate(self._tracker().follow(self.index)):
             if frame >= known:
                 return
@@ -142,8 +142,13 @@ class Following:
             self.index.finish()
 
     def _is_seen(self, face: Face, work: Work[Item, AnyPicture], tracker: Tracker) -> bool:
-        """Whether a face that the detector missed is there, and not hidden behind something."""
-        if not face.filled or face.track is None or work.repeats:  # what repeats is changed already
+        """Whether a face that the detector missed is there, and not hidden behind something.
+
+        Who is made unrecognisable is never shown in doubt.
+        """
+        treatment = self.selection.treatment(face.track)
+        hides = treatment is not None and treatment.action != "swap"
+        if not face.filled or face.track is None or work.repeats or hides:  # what repeats is changed already
             return True
         (seen,) = self.analyser.embed(work.picture, [face])
         return tracker.tracks[face.track].likeness(seen) >= _SEEN

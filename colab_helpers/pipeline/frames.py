@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.changer import FaceJob
+from colab_helpers.faces.anonymize import Anonymizer
+from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.faces.masks import RawCover, cover_of
@@ -27,7 +29,7 @@ from colab_helpers.faces.quality import (
     likeness,
     worth,
 )
-from colab_helpers.faces.selection import FacesDigest, needs_embeddings, reference_embedding
+from colab_helpers.faces.selection import FacesDigest, Selection, needs_embeddings, reference_embedding
 from colab_helpers.faces.steady import Steadier
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import tr
@@ -111,19 +113,48 @@ class FrameChanger:
 
     Args:
         engine: The loaded networks.
-        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
-        every: Of so many frames one is looked at closely: its faces are compared with the source.
+        selection: Says what is done to each face.
+        every: Of so many frames one is looked at closely: its faces are compared with their source.
     """
 
-    def __init__(self, engine: Engine, source: FloatArray | None, *, every: int = 1) -> None:
-        self._engine, self._source, self._every = engine, source, every
-        self._changer = engine.changer(source)
+    def __init__(self, engine: Engine, selection: Selection, *, every: int = 1) -> None:
+        self._engine, self._selection, self._every = engine, selection, every
+        self._changers = {one.digest: engine.changer(one) for one in selection.cast.treatments}
+
+    def _of(self, face: Face) -> tuple[str, FaceChanger | Anonymizer]:
+        """What changes a face, and the digest of its treatment."""
+        treatment = self._selection.treatment(face.track)
+        assert treatment is not None
+        return treatment.digest, self._changers[treatment.digest]
+
+    def crop(self, picture: Picture, face: Face) -> ByteImage | None:
+        """Cut out what the swapper sees of a face; None where there is none."""
+        return self._of(face)[1].crop(picture, face)
+
+    @property
+    def uses_networks(self) -> bool:
+        """Whether any face is looked at before it is changed; see `raw_covers`."""
+        return any(changer.masks.uses_networks for changer in self._changers.values())
+
+    def raw_covers(self, picture: Picture, faces: Sequence[Face]) -> list[RawCover | None]:
+        """Look at the faces of a picture that is not changed yet, each as its treatment says."""
+        found: dict[int, RawCover | None] = {}
+        for digest, changer in self._changers.items():
+            places = [n for n, face in enumerate(faces) if self._of(face)[0] == digest]
+            seen = changer.masks.raw_covers(picture, [faces[n] for n in places])
+            found |= dict(zip(places, seen, strict=True))
+        return [found[n] for n in range(len(faces))]
+
+    def _do(self, jobs: Sequence[FaceJob]) -> None:
+        """Change faces; the order within a picture is that of the treatments, then of the jobs."""
+        for digest, changer in self._changers.items():
+            changer.change([job for job in jobs if self._of(job.face)[0] == digest])
 
     def steadied(
         self, works: Generator[Work[Item, AnyPicture], None, None], *, length: int
     ) -> Generator[Work[Item, AnyPicture], None, None]:
         """Prepare the work on frames that come in order; a run may begin with every ``length``-th of them."""
-        steadier = Steadier(self._changer)
+        steadier = Steadier(self.crop)
         with closing(works):
             for work in works:
                 work.crops = steadier.crops(work.picture, work.faces, first=work.index % length == 0)
@@ -131,7 +162,7 @@ class FrameChanger:
 
     def change(self, work: Work[Item, AnyPicture]) -> None:
         """Change the faces of a frame, and measure nothing."""
-        self._changer.change([work.job(face) for face in work.faces])
+        self._do([work.job(face) for face in work.faces])
 
     def changed(self, group: list[Work[Item, AnyPicture]]) -> list[Work[Item, AnyPicture]]:
         """Change the faces of some frames, and measure all that are seen there."""
@@ -143,18 +174,19 @@ class FrameChanger:
             if shown.face in work.faces:
                 shown.before = brightness(work.picture, shown.face, work.index)
         changed = [(work, shown) for work, shown in pairs if shown.before is not None]
-        self._changer.change([work.job(shown.face, self._watch(work, shown)) for work, shown in changed])
+        self._do([work.job(shown.face, self._watch(work, shown)) for work, shown in changed])
         for work, shown in changed:
             shown.after = brightness(work.picture, shown.face, work.index)
-            if self._source is not None and shown.cosines:
-                shown.cosines.append(self._likeness(work.picture, shown.face, self._source))
+            source = self._source(shown.face)
+            if source is not None and shown.cosines:
+                shown.cosines.append(self._likeness(work.picture, shown.face, source))
         for work in group:  # as large as a small frame for every few faces, and done with
             work.crops, work.covers, work.near = {}, {}, ()
         return group
 
     def _watch(self, work: Work[Item, AnyPicture], shown: Shown) -> Watch | None:
         """What notes how alike a swapped face is to the source, by itself and pasted; None in most frames."""
-        source = self._source
+        source = self._source(shown.face)
         if source is None or work.index % self._every:
             return None
 
@@ -165,17 +197,22 @@ class FrameChanger:
 
         return watch
 
+    def _source(self, face: Face) -> FloatArray | None:
+        treatment = self._selection.treatment(face.track)
+        return None if treatment is None else treatment.source
+
     def _likeness(self, picture: Picture, face: Face, source: FloatArray) -> float:
         return likeness(self._engine.analyser, picture, face, source)
 
 
-def reference_person(
-    engine: Engine, pictures: Iterable[Picture], *, number: int, where: str
-) -> Sought | None:
-    """Read the person to follow off one picture; None where the settings ask for nobody.
+def with_reference(
+    engine: Engine, cast: Cast, pictures: Iterable[Picture], *, number: int, where: str
+) -> Cast:
+    """Read the person to follow off one picture, where the settings ask for one, and nothing else does.
 
     Args:
         engine: The loaded networks.
+        cast: What is done to whom.
         pictures: All pictures, in order; none is looked at where nobody is followed.
         number: Which of them shows the person.
         where: Their file, for messages.
@@ -183,8 +220,8 @@ def reference_person(
     Raises:
         NoFaceError: There is no such picture, or it does not show that person.
     """
-    if not needs_embeddings(engine.settings):
-        return None
+    if cast.people or cast.sought is not None or not needs_embeddings(engine.settings):
+        return cast
     picture = next(islice(pictures, number, None), None)
     if picture is None:
         raise NoFaceError(
@@ -193,15 +230,15 @@ def reference_person(
             remedy=tr("choose an earlier frame"),
         )
     faces = engine.analyser.embed(picture, engine.analyser.search(picture))
-    return Sought(reference_embedding(faces, engine.settings, where=where))
+    return replace(cast, sought=Sought(reference_embedding(faces, engine.settings, where=where)))
 
 
 class Tally:
-    """Adds up what was measured, frame after frame."""
+    """Adds up what was measured, frame after frame; ``selection`` says what is done to each face."""
 
-    def __init__(self) -> None:
+    def __init__(self, selection: Selection) -> None:
         self.frames = 0
-        self.faces = FacesDigest()
+        self.faces = FacesDigest(selection)
         self._measured = Measured()
         self._last: dict[int | None, Shown] = {}
 

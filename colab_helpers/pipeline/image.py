@@ -11,15 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from colab_helpers.faces.changer import FaceJob
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.faces.masks import cover_of
-from colab_helpers.faces.people import Sought
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
-from colab_helpers.faces.selection import Selection, select_faces
-from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.faces.selection import Selection
+from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import write_whole
 from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
@@ -28,7 +26,7 @@ from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.covering import with_covers
 from colab_helpers.pipeline.following import Following
-from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, reference_person
+from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, with_reference
 from colab_helpers.pipeline.outcome import FileResult
 from colab_helpers.stages import in_groups, map_ordered
 
@@ -40,48 +38,44 @@ Put = Callable[[Path, BinaryIO], None]
 
 def process_image(
     engine: Engine,
-    source: FloatArray | None,
+    cast: Cast,
     image: ByteImage,
     alpha: ByteImage | None = None,
     *,
     single: bool = True,
-    sought: Sought | None = None,
 ) -> tuple[ByteImage, int]:
     """Change the faces of one image.
 
     Args:
         engine: The loaded networks.
-        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
+        cast: What is done to whom.
         image: ``(H, W, 3)`` uint8 BGR; not changed.
         alpha: ``(H, W)`` uint8 where it is transparent: faces are seen over white.
         single: Whether it stands alone; in a frame of a video faces are found as its run finds them.
-        sought: Who is changed, where that is asked for by photos; else the settings decide.
 
     Returns:
         The new image and how many faces were changed.
     """
     picture = BgrPicture(image.copy(), alpha)
-    sought = sought or reference_person(engine, [picture], number=0, where="image")
-    analyser, settings = engine.analyser, engine.settings
+    cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
-    if sought is not None:
+    if cast.people or cast.sought is not None:
         faces = analyser.embed(picture, faces)
-    chosen = select_faces(faces, settings, sought=sought)
-    changer = engine.changer(source)
-    covers = map(cover_of, changer.masks.raw_covers(picture, chosen))
-    changer.change([FaceJob(picture, face, cover) for face, cover in zip(chosen, covers, strict=True)])
+    selection = Selection(engine.settings, cast)
+    changer, chosen = FrameChanger(engine, selection), selection.in_picture(faces)
+    for work in with_covers([Work(0, None, picture, chosen)], changer, workers=1):
+        changer.change(work)
     return picture.image, len(chosen)
 
 
 def process_picture(
     engine: Engine,
-    source: FloatArray | None,
+    cast: Cast,
     target: Path,
     output: Path,
     *,
     on_frame: FrameCallback | None = None,
     put: Put = write_whole,
-    sought: Sought | None = None,
 ) -> FileResult:
     """Change the faces of a picture file; of an animation, those of every frame.
 
@@ -89,12 +83,11 @@ def process_picture(
 
     Args:
         engine: The loaded networks.
-        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
+        cast: What is done to whom.
         target: The picture.
         output: The result. An animation is written whole where this suffix can hold one.
         on_frame: Called with each finished frame of an animation, in order.
         put: Puts the result in its place.
-        sought: As for `process_image`.
 
     Raises:
         MediaError: The target cannot be read to its end.
@@ -104,9 +97,9 @@ def process_picture(
     kind = ANIMATION_KINDS.get(output.suffix.lower())
     animation = Animation.of(target) if kind else None
     if kind and animation:
-        return _process_animation(engine, source, animation, output, kind, on_frame, put, sought)
+        return _process_animation(engine, cast, animation, output, kind, on_frame, put)
     still = read_still(target)
-    image, faces = process_image(engine, source, still.bgr, still.alpha, sought=sought)
+    image, faces = process_image(engine, cast, still.bgr, still.alpha)
     measured = Measured()
     measured.add_frame(0, faces)
     if not faces and _is_copied(target, output, still.kind):
@@ -121,18 +114,18 @@ def process_picture(
 
 def _process_animation(
     engine: Engine,
-    source: FloatArray | None,
+    cast: Cast,
     animation: Animation,
     output: Path,
     kind: str,
     on_frame: FrameCallback | None,
     put: Put,
-    sought: Sought | None,
 ) -> FileResult:
-    started, tally, target = time.monotonic(), Tally(), animation.path
-    following = _following(engine, animation, sought)
+    started, target = time.monotonic(), animation.path
+    following = _following(engine, animation, cast)
+    tally = Tally(following.selection)
     with AnimationWriter(kind, animation, quality=engine.settings.output_image_quality) as writer:
-        with closing(_changed_frames(engine, source, animation, following)) as works:
+        with closing(_changed_frames(engine, animation, following)) as works:
             for work in works:
                 tally.add(work)
                 writer.write(work.item)
@@ -154,26 +147,27 @@ def _process_animation(
         provider=engine.provider,
         notes=tuple(notes),
         video_seconds=sum(animation.durations) / 1000,
-        people=people_of(following.tracks, measured),
+        people=people_of(following.tracks, measured, following.selection),
     )
 
 
-def _following(engine: Engine, animation: Animation, sought: Sought | None) -> Following:
-    sought = sought or reference_person(
+def _following(engine: Engine, animation: Animation, cast: Cast) -> Following:
+    cast = with_reference(
         engine,
+        cast,
         (BgrPicture(still.bgr, still.alpha) for still in animation.frames()),
         number=engine.settings.reference_frame_number,
         where=str(animation.path),
     )
-    selection = Selection(engine.settings, sought)
+    selection = Selection(engine.settings, cast)
     return Following(engine.analyser, FaceIndex(None), selection, str(animation.path))
 
 
 def _changed_frames(
-    engine: Engine, source: FloatArray | None, animation: Animation, following: Following
+    engine: Engine, animation: Animation, following: Following
 ) -> Generator[Work[Still, BgrPicture], None, None]:
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
-    changer = FrameChanger(engine, source, every=max(1, round(per_second)))
+    changer = FrameChanger(engine, following.selection, every=max(1, round(per_second)))
 
     def looked() -> Generator[Work[Still, BgrPicture], None, None]:
         shown = 0.0
@@ -186,7 +180,7 @@ def _changed_frames(
     if following.selection.needs_all:
         deque(following.find_all(looked()), maxlen=0)
     workers = int(engine.settings.execution_threads)
-    groups = in_groups(with_covers(following.works(looked()), engine.masks, workers=workers), 1)
+    groups = in_groups(with_covers(following.works(looked()), changer, workers=workers), 1)
     for group in map_ordered(changer.changed, groups, workers=workers):
         yield from group
 

@@ -7,10 +7,10 @@ from contextlib import closing
 
 import numpy as np
 
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.faces.people import Sought
-from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.faces.types import ByteImage
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, read_frames
 from colab_helpers.pipeline.covering import AROUND, with_covers
@@ -19,24 +19,21 @@ from colab_helpers.pipeline.frames import FrameChanger
 from colab_helpers.pipeline.video_stages import following_of, segment_length, works_of
 
 
-def decided_faces(
-    engine: Engine, info: VideoInfo, index: FaceIndex, sought: Sought | None = None
-) -> Following:
+def decided_faces(engine: Engine, info: VideoInfo, index: FaceIndex, cast: Cast) -> Following:
     """Decide who is changed in a video whose index is complete; NoFaceError as in a run."""
-    faces = following_of(engine, info, index, sought)
+    faces = following_of(engine, info, index, cast)
     if faces.selection.needs_all:
         deque(faces.find_all(()), maxlen=0)
     return faces
 
 
 def process_known_frame(
-    engine: Engine, source: FloatArray | None, info: VideoInfo, number: int, faces: Following
+    engine: Engine, info: VideoInfo, number: int, faces: Following
 ) -> tuple[ByteImage, ByteImage, int]:
     """Change one frame of a video.
 
     Args:
         engine: The loaded networks.
-        source: Unit embedding of the source; None where nothing is swapped.
         info: The video.
         number: Of the frame, from 0; beyond the last one that is taken.
         faces: As `decided_faces` returns them.
@@ -45,12 +42,12 @@ def process_known_frame(
         The frame as players show it, before and after, ``(H, W, 3)`` uint8 BGR; how many faces were changed.
     """
     number = min(number, len(faces.index) - 1)
-    begin, changer = max(0, number - AROUND), FrameChanger(engine, source)
+    begin, changer = max(0, number - AROUND), FrameChanger(engine, faces.selection)
     length = segment_length(engine.settings, info)
     before = faces.index.pts(begin - 1) if begin else None
     with read_frames(info, start=begin, previous_pts=before) as reader:
         steadied = changer.steadied(faces.works(works_of(reader, info)), length=length)
-        with closing(with_covers(steadied, engine.masks, workers=1)) as works:
+        with closing(with_covers(steadied, changer, workers=1)) as works:
             work = next(work for work in works if work.index == number)
             unchanged = _shown(work.item, info)
             changer.change(work)

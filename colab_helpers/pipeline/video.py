@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.people import Sought
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
-from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import encoder_for
 from colab_helpers.media.join import check_output, join_segments
 from colab_helpers.media.probe import probe
-from colab_helpers.media.reader import FrameReader
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
-from colab_helpers.pipeline.frames import one_opencv_thread
+from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
@@ -29,6 +27,7 @@ from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
     VideoRun,
+    VideoWork,
     changed_frames,
     follow_faces,
     open_reader,
@@ -38,7 +37,7 @@ from colab_helpers.progress import ProgressCallback
 
 def process_video(
     engine: Engine,
-    source: FloatArray | None,
+    cast: Cast,
     target: Path,
     output: Path,
     *,
@@ -47,13 +46,12 @@ def process_video(
     file_count: int = 1,
     store: SegmentStore | None = None,
     on_picture: PictureCallback | None = None,
-    sought: Sought | None = None,
 ) -> FileResult:
     """Change the faces of a video.
 
     Args:
         engine: The loaded networks.
-        source: Embedding of the source, as `Identity` has it; None where nothing is swapped.
+        cast: What is done to whom.
         target: The video.
         output: The result; written beside it first and renamed at the end.
         on_progress: Called from the calling thread, at most four times a second.
@@ -61,7 +59,6 @@ def process_video(
         file_count: Files in the run.
         store: Where finished segments are kept for a later run; None keeps none.
         on_picture: Called with the frame just written, every two seconds; it must not keep it.
-        sought: Who is changed, where that is asked for by photos; else the settings decide.
 
     Raises:
         ColabHelpersError: The video cannot be read, the result cannot be written, or a network
@@ -74,7 +71,7 @@ def process_video(
     if settings.output_video_preset != "auto":
         preset = settings.output_video_preset
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
-    video = VideoRun(engine, source, info, output, choice, progress, on_picture, sought)
+    video = VideoRun(engine, cast, info, output, choice, progress, on_picture)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place)
@@ -130,7 +127,7 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
         times_kept=all(part.times_kept for part in parts),
         segments=len(parts),
         segments_kept=kept,
-        people=people_of(faces.tracks, measured),
+        people=people_of(faces.tracks, measured, faces.selection),
     )
 
 
@@ -160,17 +157,17 @@ def _make_segments(
 ) -> int:
     """Append the missing segments to ``parts``, and notes on them; return how many frames the target has."""
     last = parts[-1].segment if parts else None
-    start = last.stop if last else 0
+    start, tally = last.stop if last else 0, Tally(faces.selection)
 
     def finish(segment: Segment) -> None:
         faces.index.flush()
         part = FinishedSegment(
             segment,
             video.length,
-            video.tally.take(),
+            tally.take(),
             video.encoding,
             video.engine.provider,
-            video.tally.faces.take(),
+            tally.faces.take(),
             tuple(reader.notes),
             reader.times_kept,
         )
@@ -189,22 +186,22 @@ def _make_segments(
             time_base=video.time_base,
         ) as writer,
     ):
-        _write(video, faces, writer, reader, images, start)
+        _write(video, changed_frames(video, faces, reader, start), writer, tally, images, start)
     notes += reader.notes
     return reader.count
 
 
 def _write(
     video: VideoRun,
-    faces: Following,
+    frames: Generator[VideoWork, None, None],
     writer: SegmentWriter,
-    reader: FrameReader,
+    tally: Tally,
     images: KeptFrames,
     start: int,
 ) -> None:
-    """Change all frames from the ``start``-th of the result on, and write them."""
-    tally, progress = video.tally, video.progress
-    with closing(changed_frames(video, faces, reader, start)) as works:
+    """Write all frames from the ``start``-th of the result on, once they are changed."""
+    progress = video.progress
+    with closing(frames) as works:
         for work in works:
             # Counted first: with this frame a segment may be finished, and noted with its count.
             tally.add(work)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.faces.people import Sought
 from colab_helpers.faces.selection import Selection, needs_embeddings
-from colab_helpers.faces.types import FloatArray
 from colab_helpers.machine import GIB
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.formats import DEFAULT_RATE, pixel_bits
@@ -27,10 +26,9 @@ from colab_helpers.pipeline.following import LOOK_AHEAD, Following
 from colab_helpers.pipeline.frames import (
     QUEUE_SHARE,
     FrameChanger,
-    Tally,
     Work,
     queue_depth,
-    reference_person,
+    with_reference,
 )
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.settings import Settings
@@ -50,14 +48,12 @@ class VideoRun:
     """What a video's run is made of, and what follows from it; see `process_video`."""
 
     engine: Engine
-    source: FloatArray | None
+    cast: Cast
     info: VideoInfo
     output: Path
     choice: EncoderChoice
     progress: ProgressReporter
     on_picture: PictureCallback | None
-    sought: Sought | None = None
-    tally: Tally = field(default_factory=Tally)
 
     @property
     def settings(self) -> Settings:
@@ -113,7 +109,7 @@ def segment_length(settings: Settings, info: VideoInfo) -> int:
 def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
     """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
     settings = video.settings
-    faces = following_of(video.engine, video.info, index, video.sought)
+    faces = following_of(video.engine, video.info, index, video.cast)
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
     if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
         return faces
@@ -123,13 +119,18 @@ def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
     return faces
 
 
-def following_of(
-    engine: Engine, info: VideoInfo, index: FaceIndex, sought: Sought | None = None
-) -> Following:
-    """Who is followed in a video: those sought, else by the settings of a run."""
-    if sought is None and needs_embeddings(engine.settings):
-        sought = _reference(engine, info)
-    return Following(engine.analyser, index, Selection(engine.settings, sought), str(info.path))
+def following_of(engine: Engine, info: VideoInfo, index: FaceIndex, cast: Cast) -> Following:
+    """Who is followed in a video: those of a cast, else by the settings of a run."""
+    if needs_embeddings(engine.settings):
+        with read_frames(info) as reader:
+            cast = with_reference(
+                engine,
+                cast,
+                (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
+                number=engine.settings.reference_frame_number,
+                where=str(info.path),
+            )
+    return Following(engine.analyser, index, Selection(engine.settings, cast), str(info.path))
 
 
 def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:
@@ -156,13 +157,13 @@ def changed_frames(
     """The stages between reader and writer, as one generator."""
     settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
-    changer = FrameChanger(video.engine, video.source, every=max(1, round(video.rate)))
+    changer = FrameChanger(video.engine, faces.selection, every=max(1, round(video.rate)))
     ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
     works = faces.works(_looked(video, faces, reader, start))
     if settings.keep_fps:  # at a constant rate some frames share one picture, which is changed in place
         works = changer.steadied(works, length=video.length)
     found = ahead(works, depth, name="find faces")
-    seen = with_covers(found, video.engine.masks, workers=threads)
+    seen = with_covers(found, changer, workers=threads)
     groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
         for group in changed:
@@ -193,16 +194,6 @@ def _from(frames: Iterator[Frame], begin: int) -> Iterator[Frame]:
             break
     yield from held
     yield from frames
-
-
-def _reference(engine: Engine, info: VideoInfo) -> Sought | None:
-    with read_frames(info) as reader:
-        return reference_person(
-            engine,
-            (VideoPicture(frame.video, rotation=info.heads_up) for frame in reader),
-            number=engine.settings.reference_frame_number,
-            where=str(info.path),
-        )
 
 
 def works_of(frames: Iterator[Frame], info: VideoInfo) -> Generator[VideoWork, None, None]:

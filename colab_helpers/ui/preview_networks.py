@@ -24,8 +24,8 @@ from colab_helpers.settings import Settings
 
 if TYPE_CHECKING:
     from colab_helpers.faces.analyser import FaceAnalyser
+    from colab_helpers.faces.cast import Cast
     from colab_helpers.faces.engine import Engine
-    from colab_helpers.faces.people import Sought
     from colab_helpers.faces.photos import Identity, PhotoReport
     from colab_helpers.pipeline.following import Following
 
@@ -110,26 +110,28 @@ class PreviewNetworks:
         before = picture_of(target, frame)
         engine = self._engine(request.settings, request.models_dir)
         identity = self._identity(engine, request.sources)
-        embedding = identity.embedding if identity else None
-        sought, told = self._sought(engine, request)
-        known = None if single else self._known_faces(engine, folder, target, sought)
+        cast, told = self._cast(engine, request, identity)
+        known = None if single else self._known_faces(engine, folder, target, cast)
         if known is None:
-            after, faces = process_image(engine, embedding, before, single=single, sought=sought)
+            after, faces = process_image(engine, cast, before, single=single)
         else:
-            before, after, faces = process_known_frame(engine, embedding, probe(target), frame, known)
+            before, after, faces = process_known_frame(engine, probe(target), frame, known)
         notes = (*engine.notes, *(identity.notes if identity else ()), *told)
         return Preview(before, after, faces, known is not None, time.monotonic() - started, notes)
 
-    def _sought(self, engine: Engine, request: BatchRequest) -> tuple[Sought | None, list[str]]:
+    def _cast(
+        self, engine: Engine, request: BatchRequest, identity: Identity | None
+    ) -> tuple[Cast, list[str]]:
         from colab_helpers.batch.photos import sought_of
+        from colab_helpers.faces.cast import Cast
 
         asked = request.target_person, request.never
         key = tuple(tuple((photo, file_state(photo)) for photo in photos) for photos in asked)
-        return self._kept("sought", key, lambda: sought_of(engine, *asked))
+        sought, told = self._kept("sought", key, lambda: sought_of(engine, *asked))
+        source = identity.embedding if identity else None
+        return self._kept("cast", (identity, sought), lambda: Cast.of(source, sought)), told
 
-    def _known_faces(
-        self, engine: Engine, folder: Path, target: Path, sought: Sought | None
-    ) -> Following | None:
+    def _known_faces(self, engine: Engine, folder: Path, target: Path, cast: Cast) -> Following | None:
         """Return whom a run changes in a video where an earlier one has found its faces."""
         from colab_helpers.batch.earlier import model_digest
         from colab_helpers.batch.face_indexes import find_index
@@ -142,13 +144,13 @@ class PreviewNetworks:
         def found() -> Following | None:
             models = {net.name: model_digest(net.path) for net in engine.analyser.networks}
             index = find_index(folder, target, settings, models)
-            return decided_faces(engine, probe(target), index, sought) if index else None
+            return decided_faces(engine, probe(target), index, cast) if index else None
 
         key = (
             folder,
             target,
             file_state(str(target)),
-            sought,
+            cast,
             *(getattr(settings, name) for name in _DECIDING),
         )
         known = self._kept("faces", key, found)

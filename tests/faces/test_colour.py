@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from colab_helpers.faces.cast import Treatment
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.colour import colour_matched
 from colab_helpers.faces.engine import Engine
@@ -53,7 +54,7 @@ def test_on_rendered_people_wrong_colours_are_put_right_and_right_ones_stay(stan
     assert engine.swapper is not None
     source = engine.analyser.find(portrait("hanna"))[0].embedding
     assert source is not None
-    assert engine.changer(source).colour_match
+    assert engine.changer(Treatment(source=source)).colour_match
     swapper, latent = engine.swapper, engine.swapper.latent(source)
     wrong: Any = SimpleNamespace(
         size=128,

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from colab_helpers.errors import ModelError
 from colab_helpers.faces import engine as engine_room
+from colab_helpers.faces.cast import Treatment
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import similarity_transform
@@ -173,7 +174,7 @@ def test_a_face_comes_out_as_the_right_person(models: Path, name: str, boost: in
     (before,) = scene.cast
     source = next(who for who in ("alma", "gustav") if who != before)
     who, old = (engine.identity([(name, lambda name=name: portrait(name))]) for name in (source, before))
-    changer, to_source, to_old = engine.changer(who.embedding), [], []
+    changer, to_source, to_old = engine.changer(Treatment(source=who.embedding)), [], []
     for number in range(0, scene.frames, 11):
         image, truths = scene.render(number)
         if not any(map(must_be_found, truths)):
@@ -200,7 +201,7 @@ def test_pixel_boost_comes_closer_to_the_true_swap_of_a_large_face(models: Path)
         who = engine.identity([("hanna", lambda: portrait("hanna"))])
         picture = BgrPicture(np.array(truth.frame, np.uint8))
         (face,) = engine.analyser.detect(picture)
-        engine.changer(who.embedding).change([FaceJob(picture, face)])
+        engine.changer(Treatment(source=who.embedding)).change([FaceJob(picture, face)])
         off = picture.image.astype(np.float64) - truth.swapped["hanna"]
         errors.append(float(np.square(off[truth.mask > 0.5]).mean()))
     assert 10 * np.log10(errors[0] / errors[1]) > 2

@@ -14,6 +14,7 @@ from insightface.app import FaceAnalysis
 from insightface.model_zoo.inswapper import INSwapper
 
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.cast import Treatment
 from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
@@ -129,7 +130,7 @@ def test_a_stack_gives_what_single_crops_give(standins: Path) -> None:
     image = people(640, 360)
     faces = engine.analyser.find(image)
     together, apart = BgrPicture(image.copy()), BgrPicture(image.copy())
-    changer = engine.changer(faces[0].embedding)
+    changer = engine.changer(Treatment(source=faces[0].embedding))
     changer.change([FaceJob(together, face) for face in faces])
     for face in faces:
         changer.change([FaceJob(apart, face)])

@@ -8,11 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.person_counts import LONGEST_LOSS, MOST_PEOPLE, coarse, people_of
 from colab_helpers.faces.quality import CROWD, MOST_TRACKS, Counts, Measured, Portrait, worth
+from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 from colab_helpers.media.picture import BgrPicture
+from colab_helpers.settings import load_settings
 from tests.helpers.faces import face
+
+ANYBODY = Selection(load_settings(), Cast.of(None))
 
 
 def track(number: int, first: int, last: int, who: int, *, shot: int = 0) -> Track:
@@ -36,7 +41,7 @@ def counted(*tracks: Track, changed: bool = True) -> Measured:
 
 def test_tracks_of_one_person_are_one_row_and_the_hole_between_them_is_a_loss() -> None:
     tracks = [track(0, 0, 99, 1), track(1, 20, 80, 2), track(2, 120, 199, 1)]
-    first, second = people_of(tracks, counted(*tracks))
+    first, second = people_of(tracks, counted(*tracks), ANYBODY)
     assert (first.counts.seen, first.lost, first.missed) == (180, 20, [(100, 120)])
     assert first.present == [(0, 100), (120, 200)]
     assert first.counts.portrait is not None
@@ -49,13 +54,13 @@ def test_tracks_of_one_person_are_one_row_and_the_hole_between_them_is_a_loss() 
 )
 def test_who_comes_back_in_another_shot_or_much_later_was_not_lost(first: int, shot: int) -> None:
     tracks = [track(0, 0, 99, 1), track(1, first, 300, 1, shot=shot)]
-    (found,) = people_of(tracks, counted(*tracks))
+    (found,) = people_of(tracks, counted(*tracks), ANYBODY)
     assert (found.lost, found.missed) == (0, [])
 
 
 def test_of_who_is_never_changed_nothing_is_missed() -> None:
     tracks = [track(0, 0, 99, 1), track(1, 105, 200, 1)]
-    (found,) = people_of(tracks, counted(*tracks, changed=False))
+    (found,) = people_of(tracks, counted(*tracks, changed=False), ANYBODY)
     assert (found.counts.seen, found.lost, found.missed) == (196, 0, [])
 
 
@@ -67,7 +72,7 @@ def test_a_crowd_is_one_row_and_loses_nobody() -> None:
     assert len(measured.tracks) == MOST_TRACKS + 1
     assert measured.tracks[CROWD].seen == sum(100 + n for n in range(9))
     assert Measured.model_validate_json(measured.model_dump_json()) == measured
-    *named, others = people_of(tracks, measured)
+    *named, others = people_of(tracks, measured, ANYBODY)
     assert [one.present[0][0] for one in named] == list(range(MOST_TRACKS + 9))[-MOST_PEOPLE:]
     assert sum(one.counts.seen for one in (*named, others)) == whole
     assert (others.people, others.present) == (MOST_TRACKS - MOST_PEOPLE, [])
@@ -76,10 +81,10 @@ def test_a_crowd_is_one_row_and_loses_nobody() -> None:
 
 def test_who_is_hardly_seen_gets_no_row_beside_somebody_who_is() -> None:
     tracks = [track(0, 0, 499, 1), track(1, 7, 9, 2)]
-    _, others = people_of(tracks, counted(*tracks))
+    _, others = people_of(tracks, counted(*tracks), ANYBODY)
     assert (others.counts.seen, others.present) == (3, [])
-    assert len(people_of(tracks[1:], counted(tracks[1]))[0].present) == 1
-    assert people_of([], Measured()) == ()
+    assert len(people_of(tracks[1:], counted(tracks[1]), ANYBODY)[0].present) == 1
+    assert people_of([], Measured(), ANYBODY) == ()
 
 
 def test_many_spans_are_joined_where_they_are_nearest() -> None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from colab_helpers.faces.cast import Treatment
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.steady import Steadier
@@ -34,7 +35,7 @@ class Shown:
 
 
 def crops(frames: list[Any], *, starts: tuple[int, ...] = (0,), one: Face = FACE) -> list[Any]:
-    steadier = Steadier(Shown())  # type: ignore[arg-type]
+    steadier = Steadier(Shown.crop)
     return [
         steadier.crops(BgrPicture(image), [one], first=i in starts)[one.track]
         for i, image in enumerate(frames)
@@ -67,7 +68,7 @@ def test_only_the_frame_before_counts_and_none_where_a_run_may_begin() -> None:
 
 def test_another_face_does_not_count() -> None:
     frames = [noisy(seed, np.full((64, 64, 3), 120.0)) for seed in range(2)]
-    steadier = Steadier(Shown())  # type: ignore[arg-type]
+    steadier = Steadier(Shown.crop)
     steadier.crops(BgrPicture(frames[0]), [FACE], first=True)
     found = steadier.crops(BgrPicture(frames[1]), [replace(FACE, track=4)], first=False)
     np.testing.assert_array_equal(found[4], frames[1])
@@ -75,13 +76,13 @@ def test_another_face_does_not_count() -> None:
 
 def test_where_nothing_is_swapped_nothing_is_cut() -> None:
     picture = BgrPicture(np.zeros((9, 9, 3), np.uint8))
-    assert not Steadier(FaceChanger(None, None, None)).crops(picture, [FACE], first=True)
+    assert not Steadier(FaceChanger(None, None, None).crop).crops(picture, [FACE], first=True)
 
 
 def test_a_still_face_flickers_no_more_than_its_shot(standins: Path) -> None:
     settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
     engine = Engine.open(settings, models_dir=standins)
-    changer = engine.changer(engine.analyser.find(portrait("hanna"))[0].embedding)
+    changer = engine.changer(Treatment(source=engine.analyser.find(portrait("hanna"))[0].embedding))
     scene = Scene(109, (640, 360), Fraction(1000), 0.012, 1)
     shots = [scene.render_all(i) for i in range(scene.frames)]
     inside = shots[0].mask > 0.5
@@ -91,7 +92,7 @@ def test_a_still_face_flickers_no_more_than_its_shot(standins: Path) -> None:
         return float(np.sqrt(np.mean([np.square(b - a).mean() for a, b in pairwise(smooth)])))
 
     def changed(*, steadied: bool) -> list[Any]:
-        steadier, pictures = Steadier(changer), [BgrPicture(shot.frame.copy()) for shot in shots]
+        steadier, pictures = Steadier(changer.crop), [BgrPicture(shot.frame.copy()) for shot in shots]
         for i, (picture, shot) in enumerate(zip(pictures, shots, strict=True)):
             one = Face(shot.faces[0].box, shot.faces[0].kps, 0.9, track=0)
             crop = steadier.crops(picture, [one], first=i == 0)[0]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.selection import Selection
@@ -189,7 +190,7 @@ def test_who_is_changed_is_decided_once_for_a_person(order: str, expected: int) 
     rows = [FrameFaces(n, n, looked=True, faces=faces) for n, faces in enumerate(frames)]
     tracker = Tracker(lambda _row: None)
     found = list(tracker.follow(rows))
-    selection = Selection(load_settings(many_faces=False, face_order=order))
+    selection = Selection(load_settings(many_faces=False, face_order=order), Cast.of(None))
     selection.decide(tracker.tracks)
     chosen = [selection.of(faces) for faces in found]
     assert [len(faces) for faces in chosen] == [1] * 100
@@ -201,7 +202,9 @@ def test_the_person_who_is_followed_is_changed_and_nobody_else() -> None:
     tracker = Tracker(lambda _row: None)
     rows = [FrameFaces(n, n, looked=True, faces=crossing(n)) for n in range(80)]
     found = list(tracker.follow(rows))
-    selection = Selection(load_settings(many_faces=False, face_selector="reference"), Sought(person(2)))
+    selection = Selection(
+        load_settings(many_faces=False, face_selector="reference"), Cast.of(None, Sought(person(2)))
+    )
     selection.decide(tracker.tracks)
     assert {one.track for faces in found for one in selection.of(faces)} == {1}
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.image import process_image
@@ -81,10 +82,14 @@ def test_a_turned_photo_is_swapped_as_the_upright_one(standins: Path) -> None:
     settings = load_settings(execution_provider="cpu", frame_processors="face_swapper")
     engine = Engine.open(settings, models_dir=standins)
     source = engine.analyser.find(portrait("hanna"))[0].embedding
-    upright, _ = process_image(engine, source, portrait("bruno"))
-    turned_back, faces = process_image(engine, source, np.ascontiguousarray(np.rot90(portrait("bruno"))))
+    upright, _ = process_image(engine, Cast.of(source), portrait("bruno"))
+    turned_back, faces = process_image(
+        engine, Cast.of(source), np.ascontiguousarray(np.rot90(portrait("bruno")))
+    )
     assert faces == 1
-    assert process_image(engine, source, turned_back, single=False)[1] == 0  # as a video's run finds them
+    assert (
+        process_image(engine, Cast.of(source), turned_back, single=False)[1] == 0
+    )  # as a video's run finds them
     apart = np.abs(np.rot90(turned_back, -1).astype(int) - upright)
     assert apart.mean() < 1
     assert np.abs(upright.astype(int) - portrait("bruno")).mean() > 0.5

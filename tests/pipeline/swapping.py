@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.pipeline import FileResult, FinishedSegment, process_video
 from colab_helpers.progress import Progress
 from colab_helpers.settings import Settings, load_settings
 
-SOURCE = np.ones(512, np.float32) / np.float32(512**0.5)
+SOURCE = Cast.of(np.ones(512, np.float32) / np.float32(512**0.5))
 FACE = (200, 60, 440, 300)
 """The constant detector's face in its 640-pixel picture."""
 

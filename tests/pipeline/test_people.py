@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
@@ -120,11 +121,11 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(
         return asked[-1]
 
     monkeypatch.setattr("colab_helpers.pipeline.frames.likeness", counted)
-    found = process_video(models, source, target, output, store=store).people[0]
+    found = process_video(models, Cast.of(source), target, output, store=store).people[0]
     assert found.counts.samples == 2
     assert len(asked) == 3 * 2  # nothing in the 48 frames between
     expected = np.zeros(3)
-    info, following = probe(target), following_of(models, probe(target), store.face_index())
+    info, following = probe(target), following_of(models, probe(target), store.face_index(), SOURCE)
     sampled = list(following.works(works_of(read_frames(info), info)))[::25]
     finished = list(read_frames(probe(output)))[::25]
     for work, final in zip(sampled, finished, strict=True):
@@ -172,11 +173,11 @@ def test_a_known_frame_is_made_as_the_run_made_it(
     process_video(models, SOURCE, target, output, store=store)
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     info = probe(target)
-    known = decided_faces(models, info, store.face_index())
+    known = decided_faces(models, info, store.face_index(), SOURCE)
     frames = {"in": list(read_frames(info)), "out": list(read_frames(probe(output)))}
     differing = 0
     for number in (59, 0, 31, 30, 8):
-        unchanged, changed, faces = process_known_frame(models, SOURCE, info, number, known)
+        unchanged, changed, faces = process_known_frame(models, info, number, known)
         for name, image in (("in", unchanged), ("out", changed)):
             np.testing.assert_array_equal(image, frames[name][number].video.to_ndarray(format="bgr24"))
         assert faces == (1 if "many_faces" in selection else 2)

@@ -1,0 +1,106 @@
+"""Who is who in the targets, and what is done to each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from colab_helpers.faces.geometry import face_distance
+from colab_helpers.faces.people import Sought
+from colab_helpers.faces.types import FloatArray
+
+Action = Literal["swap", "blur", "pixelate"]
+PERSONAL = (
+    "frame_processors",
+    "enhancer_blend",
+    "enhancer_weight",
+    "colour_match",
+    "face_mask_types",
+    "face_mask_blur",
+    "face_mask_padding",
+    "face_mask_regions",
+)
+"""Settings that may be another for one person; networks have to be among those that the run loads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Treatment:
+    """What is done to the faces of one person.
+
+    Attributes:
+        action: Put somebody in, or make them unrecognisable.
+        source: ``(512,)`` embedding of who is put in, as `Identity` has it; None where nothing is swapped.
+        source_name: What a report calls who is put in; "" is the person on the run's own photos.
+        settings: Settings of their own where somebody is put in, by name; see `PERSONAL`.
+    """
+
+    action: Action = "swap"
+    source: FloatArray | None = None
+    source_name: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal only where the same is done to a face."""
+        source = "" if self.source is None else self.source.astype("<f4").tobytes().hex()
+        parts = json.dumps([self.action, source, dict(self.settings)], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPerson:
+    """Somebody in the targets who is known by name.
+
+    Attributes:
+        looks: ``(k, 512)`` unit embeddings.
+        treatment: What is done to their faces; None leaves them as they are.
+    """
+
+    name: str
+    looks: FloatArray
+    treatment: Treatment | None
+
+
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """What is done to whom in one target.
+
+    Attributes:
+        usual: What is done to those whom the settings, or ``sought``, choose; where ``people`` are known, to
+            everybody else. None leaves them as they are.
+        sought: Who is changed, where photos say it; without ``people`` only.
+        people: Everybody who is known, by name; then settings that choose have no say.
+        tracks: Name of the person that a track of this target's shows, where that was decided over more than
+            this target. Others are known by their looks.
+    """
+
+    usual: Treatment | None = None
+    sought: Sought | None = None
+    people: Mapping[str, KnownPerson] = field(default_factory=dict)
+    tracks: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: FloatArray | None, sought: Sought | None = None) -> Cast:
+        """One source for whoever is changed; see `Treatment.source`."""
+        return cls(Treatment(source=source), sought)
+
+    @property
+    def treatments(self) -> list[Treatment]:
+        """All that is done to anybody, each once, in the order in which it is done within a frame.
+
+        Nothing is painted over a face that was made unrecognisable.
+        """
+        asked = [self.usual, *(person.treatment for person in self.people.values())]
+        found = {one.digest: one for one in asked if one is not None}
+        return sorted(found.values(), key=lambda one: one.action != "swap")
+
+    def known(self, look: FloatArray, *, limit: float) -> KnownPerson | None:
+        """Return who looks most like ``(512,)``; None where nobody is within a squared distance."""
+        apart = {name: min(face_distance(look, one) for one in person.looks)
+                 for name, person in self.people.items() if len(person.looks)}  # fmt: skip
+        name = min(apart, key=lambda name: apart[name], default=None)
+        return self.people[name] if name is not None and apart[name] <= limit else None
