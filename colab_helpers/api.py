@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -164,6 +164,7 @@ class BatchOptions(TypedDict, total=False):
     target_person: Sequence[str | Path]
     never: Sequence[str | Path]
     library: str | Path | None
+    people: Literal["auto", "find", "only"]
     video_range: str
     report_path: str | Path | None
     work_dir: str | Path | None

@@ -64,6 +64,10 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output-dir", "--output", required=True, metavar="DIR")
     which = tr("which of the targets, counted from 1, such as 1-30 or 2,5-")
     add("--range", dest="video_range", default="", metavar="1-30", help=which)
+    people = tr(
+        "find everybody first and go on by people.yaml, or only find them; auto: by the file if it is there"
+    )
+    add("--people", choices=("auto", "find", "only"), default="auto", help=people)
     work = tr("a folder on a local disk for unfinished work; chosen if not given")
     add("--work-dir", help=work, **FOLDER)
     session = tr("how long this machine can be used: you are told what fits as soon as something is done")

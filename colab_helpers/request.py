@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
@@ -29,6 +29,8 @@ T = TypeVar("T")
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _LONGEST_VALUE = 80
+MAP_NAME = "people.yaml"
+"""The map of a batch's people, in its output folder: who is who, and what is done to each."""
 
 
 def is_address(path: str | Path) -> bool:
@@ -246,6 +248,12 @@ class BatchRequest(SettingsRequest):
         (), description="Photos of the one person who is changed; empty: the settings decide."
     )
     never: Places = Field((), description="Photos of people who are never changed.")
+    people: Literal["auto", "find", "only"] = Field(
+        "auto",
+        description="find: everybody in the targets is found first and entered into people.yaml in the output "
+        "folder, which says what is done to each; only: and then it ends; auto: that file counts if it is "
+        "there.",
+    )
     consent: str = Field("", description="Who is shown, and on what ground.")
     video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
     session_minutes: Amount = Field(0.0, description="How long this machine can be used; 0: not known.")
@@ -288,11 +296,14 @@ class BatchRequest(SettingsRequest):
         return f"{'-'.join(stems)}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
 
     def check(self) -> None:
-        """Also refuse addresses, and photos without videos or the other way round."""
+        """Also refuse addresses, and photos without videos or the other way round, unless a map names others."""
         for path in (*self.photos, *self.targets, self.output_dir or "", self.models_dir or ""):
             refuse_address(path)
         swaps = "face_swapper" in self.settings.frame_processors
-        missing = "sources" if self.targets and swaps and not self.sources else ""
+        mapped = self.people == "only" or (
+            self.output_dir is not None and (self.output_dir / MAP_NAME).exists()
+        )
+        missing = "sources" if self.targets and swaps and not (self.sources or mapped) else ""
         missing = "targets" if self.sources and not self.targets else missing
         if missing:
             what = tr("{missing} is empty", missing=missing)

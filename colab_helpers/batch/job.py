@@ -132,6 +132,8 @@ class Job(BaseModel):
             "sources",
             "target_person",
             "never",
+            "people",
+            "library",
             "output_dir",
             "consent",
             "models_dir",

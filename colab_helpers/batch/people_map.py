@@ -29,9 +29,9 @@ from colab_helpers.batch.people_text import double_key, edited, entry, flow, lin
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
 from colab_helpers.language import mark, tr
+from colab_helpers.request import MAP_NAME as MAP_NAME
 from colab_helpers.settings import Settings
 
-MAP_NAME = "people.yaml"
 PHOTOS, LEAVE = "photos", "leave"
 RESERVED = (PHOTOS, LEAVE, "blur", "pixelate")
 """Sources that are no name of the library and no paths."""

@@ -79,6 +79,13 @@ class Surroundings:
         """Waits for the output folder."""
         return Patience(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
 
+    def tell(self, progress: Progress) -> None:
+        """Say where a file stands; KeyboardInterrupt where somebody asks to stop."""
+        self.status.progress(progress)
+        if self.on_progress:
+            self.on_progress(progress)
+        self.beat()
+
     def _tell_pause(self, reason: str | None) -> None:
         self.status.pause(reason)
         self.stop.check()
@@ -187,13 +194,8 @@ class Batch:
         )
 
     def _index(self, task: Task) -> FaceIndexPlace:
-        key, places = self.earlier.index_key(task), self.around.places
-        name, about = folder_name(key), self.earlier.index_about(task)
-        self._indexes.add(name)
-        beside, near = self.around.job.folder / FACES_NAME / name, places.local / FACES_NAME / name
-        if places.mirror:
-            return FaceIndexPlace(key, about, near, beside)
-        return FaceIndexPlace(key, about, beside, None)
+        self._indexes.add(folder_name(self.earlier.index_key(task)))
+        return index_place(self.around, self.earlier, task)
 
     def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
         """Do a task, going on where an earlier attempt ended, and note that it is done."""
@@ -272,14 +274,21 @@ class Batch:
             report.fallbacks.append(tr("the failure could not be noted: {error}", error=error))
 
     def _on_progress(self, progress: Progress) -> None:
-        self.status.progress(progress)
-        if self.around.on_progress:
-            self.around.on_progress(progress)
+        self.around.tell(progress)
         self.estimate.warn()
-        self.around.beat()
 
     def _on_picture(self, picture: VideoPicture) -> None:
         self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
+
+
+def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:
+    """Where the face index of a target lies; MissingFileError, OSError where the target cannot be read."""
+    key, places = earlier.index_key(task), around.places
+    name, about = folder_name(key), earlier.index_about(task)
+    beside, near = around.job.folder / FACES_NAME / name, places.local / FACES_NAME / name
+    if places.mirror:
+        return FaceIndexPlace(key, about, near, beside)
+    return FaceIndexPlace(key, about, beside, None)
 
 
 def skipped(task: Task, sources: list[str]) -> FileReport:

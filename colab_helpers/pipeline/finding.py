@@ -1,0 +1,229 @@
+"""The faces of one target before any is changed: who is there, how well seen, and in which frames best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.geometry import FFHQ_512, similarity_transform, yaw_degrees
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.masks import FaceMasks
+from colab_helpers.faces.people import persons
+from colab_helpers.faces.photos import DARK
+from colab_helpers.faces.quality import promise, worth
+from colab_helpers.faces.selection import Selection
+from colab_helpers.faces.tracks import Track
+from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.media.images import read_image
+from colab_helpers.media.picture import BgrPicture, Picture, VideoPicture
+from colab_helpers.media.probe import probe
+from colab_helpers.media.reader import Frame, read_frames
+from colab_helpers.media.retime import constant_rate
+from colab_helpers.pipeline.frames import one_opencv_thread
+from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.pipeline.video_stages import (
+    CONSTANT_RATE,
+    Reading,
+    following_of,
+    frames_from,
+    looked,
+    result_rate,
+)
+from colab_helpers.progress import ProgressCallback
+
+TURNED, SMALL = 40.0, 48.0
+"""Degrees to the side from which half of a face is hidden, and a width in pixels that tells little."""
+CROP = 224
+"""Edge of the pictures of people, in pixels."""
+_SHARE = 0.72  # of such a picture belongs to the network's crop of a face
+# Of each person of a video so many frames are looked at; each is of another track where there are several.
+_GLIMPSES = 3
+# What is before a face is told by the middle of its crop.
+_MIDDLE = slice(88, 168)
+
+
+@dataclass(frozen=True, eq=False)
+class Glimpse:
+    """A frame that promises to show somebody well.
+
+    Attributes:
+        promise: See `quality.promise`.
+        before: Timestamp of the frame before it, in ticks; None of the first.
+        others: The frame's other faces.
+    """
+
+    promise: float
+    frame: int
+    before: int | None
+    face: Face
+    others: Sequence[Face]
+
+
+@dataclass(frozen=True, eq=False)
+class Portrayed:
+    """A picture of somebody.
+
+    Attributes:
+        image: ``(224, 224, 3)`` uint8 BGR, the face upright in its middle.
+        worth: See `quality.worth`.
+        dark: Whether little can be told apart.
+        covered: Share of the middle of the face that something stands before; None without an occluder.
+    """
+
+    track: int
+    image: ByteImage
+    worth: float
+    dark: bool
+    covered: float | None
+
+
+@dataclass(eq=False)
+class FoundFaces:
+    """What is known of the faces of a target.
+
+    Attributes:
+        tracks: All of them; in a picture, one for each face.
+        rate: Frames a second; 0 of a picture.
+        chosen: Numbers of the tracks that are changed as the cast has it.
+        frames: How many there are, ``shown`` those with a face, ``faces`` all of these; ``turned`` those
+            turned far to the side, ``small`` those of few pixels.
+        portraits: The best pictures of everybody.
+    """
+
+    tracks: Sequence[Track]
+    rate: float
+    frames: int = 0
+    shown: int = 0
+    faces: int = 0
+    turned: int = 0
+    small: int = 0
+    chosen: frozenset[int] = frozenset()
+    portraits: list[Portrayed] = field(default_factory=list)
+
+    def count(self, faces: Sequence[Face]) -> None:
+        """Count a frame."""
+        self.frames += 1
+        self.shown += bool(faces)
+        self.faces += len(faces)
+        self.turned += sum(abs(yaw_degrees(face.kps)) > TURNED for face in faces)
+        self.small += sum(float(face.box[2] - face.box[0]) < SMALL for face in faces)
+
+
+def find_faces(
+    engine: Engine,
+    cast: Cast,
+    target: Path,
+    index: FaceIndex,
+    *,
+    on_progress: ProgressCallback | None = None,
+    file_index: int = 0,
+    file_count: int = 1,
+) -> FoundFaces:
+    """Find all faces of a video, unless its index knows them, and look at the best frames of everybody.
+
+    Args:
+        engine: The loaded networks.
+        cast: Whom to choose.
+        target: The video.
+        index: Is complete afterwards.
+        on_progress: Called from the calling thread, at most four times a second.
+        file_index: Number of this file in the run, of ``file_count``.
+        file_count: Files in the run.
+
+    Raises:
+        ColabHelpersError: The video cannot be read, or does not show whom the settings follow.
+    """
+    info = probe(target)
+    frames = info.frames if engine.settings.keep_fps else None
+    progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
+    video = Reading(engine, cast, info, progress)
+    with one_opencv_thread():
+        faces = following_of(engine, info, index, cast)
+        with frames_from(video, faces.begin, faces) as reader, closing(looked(video, faces, reader)) as works:
+            for frame in faces.find_all(works):
+                progress.finding(frame + 1)
+        found = FoundFaces(faces.tracks, float(result_rate(engine.settings, info)))
+        times, glimpses = Counter[int](), dict[int, Glimpse]()
+        before: int | None = None
+        for row, shown in zip(index, faces.known_faces(), strict=True):
+            found.count(shown)
+            times.update(face.track for face in faces.selection.of(shown) if face.track is not None)
+            for face in shown:
+                others = [other for other in shown if other is not face]
+                best = glimpses.get(face.track or 0)
+                if best is None or promise(face, others) > best.promise:
+                    glimpses[face.track or 0] = Glimpse(
+                        promise(face, others), row.frame, before, face, others
+                    )
+            before = row.pts
+        found.chosen = frozenset(t.number for t in faces.tracks if 2 * times[t.number] > t.found)
+        for glimpse in _best(faces.tracks, glimpses):
+            with closing(_frames(video, glimpse)) as frames_there:
+                frame = next(frames_there)
+                picture = VideoPicture(frame.video, rotation=info.heads_up)
+                found.portraits.append(_portrayed(engine, picture, glimpse.face, glimpse.others))
+    return found
+
+
+def find_in_picture(engine: Engine, cast: Cast, target: Path) -> tuple[FoundFaces, Sequence[Face]]:
+    """Find the faces of a picture, of an animation those of its first frame.
+
+    Returns:
+        What is known of them, and the faces with embeddings, each with its number as its track.
+
+    Raises:
+        MediaError: It cannot be read.
+    """
+    picture = BgrPicture(read_image(target))
+    faces = engine.analyser.embed(picture, engine.analyser.search(picture))
+    faces = [replace(face, track=number) for number, face in enumerate(faces)]
+    found = FoundFaces((), 0.0)
+    found.count(faces)
+    chosen = Selection(engine.settings, cast).in_picture(faces)
+    found.chosen = frozenset(face.track for face in chosen if face.track is not None)
+    for face in faces:
+        others = [other for other in faces if other is not face]
+        found.portraits.append(_portrayed(engine, picture, face, others))
+    return found, faces
+
+
+def _best(tracks: Sequence[Track], glimpses: Mapping[int, Glimpse]) -> list[Glimpse]:
+    """The best frames of each person, in the order of the video."""
+    best: list[Glimpse] = []
+    for person in persons(tracks):
+        seen = [glimpses[track.number] for track in person if track.number in glimpses]
+        best += sorted(seen, key=lambda glimpse: -glimpse.promise)[:_GLIMPSES]
+    return sorted(best, key=lambda glimpse: glimpse.frame)
+
+
+def _frames(video: Reading, glimpse: Glimpse) -> Generator[Frame, None, None]:
+    """The frames from the one of a glimpse on."""
+    if video.settings.keep_fps:
+        with read_frames(video.info, start=glimpse.frame, previous_pts=glimpse.before) as reader:
+            yield from reader
+    else:
+        with read_frames(video.info) as reader:
+            yield from islice(constant_rate(reader, rate=CONSTANT_RATE), glimpse.frame, None)
+
+
+def _portrayed(engine: Engine, picture: Picture, face: Face, others: Sequence[Face]) -> Portrayed:
+    template = (FFHQ_512 - 256) * np.float32(_SHARE * CROP / 512) + CROP / 2
+    image = picture.crop(similarity_transform(face.kps, template), CROP)
+    grey = cv2.cvtColor(image[_MIDDLE, _MIDDLE], cv2.COLOR_BGR2GRAY)
+    (cover,) = FaceMasks(occluder=engine.occluder).raw_covers(picture, [face])
+    return Portrayed(
+        track=face.track or 0,
+        image=image,
+        worth=worth(picture, face, others),
+        dark=float(np.percentile(grey, 95)) < DARK,
+        covered=None if cover is None else float((cover.cover[_MIDDLE, _MIDDLE] < 128).mean()),
+    )
