@@ -9,15 +9,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from colab_helpers.batch.journal import JOURNAL_NAME, read_journal
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.library import names_in
 from colab_helpers.batch.lock import folder_lock
 from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, Row, summary
+from colab_helpers.batch.triage import Triage, pace_of, triage_of
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.request import in_library
 
+RECORDS = (MAP_NAME, f"{FOLDER_NAME}/{RECORD_NAME}")
+"""Where in an output folder it stands who is known, and what is done to each."""
 SOURCE_WORDS = {
     "photos": mark("the photos of the run"),
     "leave": mark("left alone"),
@@ -34,12 +38,23 @@ def source_text(source: Sequence[str]) -> str:
 
 def has_people(folder: Path) -> bool:
     """Whether a folder is one of results in which people were found, or named by hand."""
-    return (folder / MAP_NAME).exists() or (folder / FOLDER_NAME / RECORD_NAME).exists()
+    return any((folder / name).exists() for name in RECORDS)
 
 
 def people_of(folder: Path) -> list[Row]:
     """List everybody of an output folder; UsageError where its map or record cannot be read."""
     return summary(KnownPeople.load(folder), PeopleMap.load(folder))
+
+
+def triage_now(folder: Path) -> Triage:
+    """Return how the targets of an output folder look, with everybody called as the map has it now.
+
+    UsageError where the map or a record cannot be read.
+    """
+    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
+    names = {group: name for name, person in given.people.items() for group in person.faces}
+    called = {group: names.get(group, group) for group in known.groups}
+    return triage_of(known.videos.values(), called, pace_of(read_journal(folder / JOURNAL_NAME)))
 
 
 def set_source(folder: Path, name: str, words: Sequence[str], library: Path | None = None) -> None:

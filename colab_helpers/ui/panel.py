@@ -124,6 +124,8 @@ class Panel:
         self.preview.opened(title == "Preview")
         if title == "People":  # another process may have found somebody
             self.people.refresh()
+        if title == "Videos":  # whose people may be called something else now
+            self.videos.refresh()
 
     def _find(self) -> None:
         """Have everybody found by a run, or say why there is none."""

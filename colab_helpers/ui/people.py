@@ -9,7 +9,6 @@ from typing import Any
 from markupsafe import Markup
 
 from colab_helpers.batch import people_edits as edits
-from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME
 from colab_helpers.batch.library import names_in
 from colab_helpers.batch.people_map import MAP_NAME, RESERVED, Row
 from colab_helpers.batch.thumbnails import data_url
@@ -25,7 +24,6 @@ from colab_helpers.ui.widgets import Widgets
 
 MOST_PEOPLE = 24
 """More cards than anybody goes through; whoever is seen less is changed in the map itself."""
-RECORDS = (MAP_NAME, f"{FOLDER_NAME}/{RECORD_NAME}")
 _CROPS, _EDGE = 3, 84
 _STYLE = f"height:{_EDGE}px;margin:0 4px 4px 0;border-radius:4px"
 _CARD_LAYOUT = {"width": "330px", "padding": "6px", "margin": "4px", "border": "1px solid #9999"}
@@ -72,7 +70,7 @@ class PeopleTab:
         folder = self._folder
         try:
             library = tuple(names_in(request.library))
-            state = (folder, library, at_work, *(file_state(str(folder / name)) for name in RECORDS))
+            state = (folder, library, at_work, *(file_state(str(folder / name)) for name in edits.RECORDS))
             if state == self._shown:
                 return
             rows, default = edits.people_of(folder), edits.default_of(folder)
