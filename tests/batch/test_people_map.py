@@ -1,4 +1,4 @@
-"""Who is known in a folder, and the user's map of them: kept, changed and refused, on people made of numbers."""
+"""Who is known in a folder, and the user's map of them: kept, changed, refused; people made of numbers."""
 
 from __future__ import annotations
 
