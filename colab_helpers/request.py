@@ -307,10 +307,7 @@ class BatchRequest(SettingsRequest):
         for path in (*self.photos, *self.targets, self.output_dir or "", self.models_dir or ""):
             refuse_address(path)
         swaps = "face_swapper" in self.settings.frame_processors
-        mapped = self.people == "only" or (
-            self.output_dir is not None and (self.output_dir / MAP_NAME).exists()
-        )
-        missing = "sources" if self.targets and swaps and not (self.sources or mapped) else ""
+        missing = "sources" if self.targets and swaps and not (self.sources or self.mapped) else ""
         missing = "targets" if self.sources and not self.targets else missing
         if missing:
             what = tr("{missing} is empty", missing=missing)

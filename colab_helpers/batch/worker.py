@@ -207,20 +207,8 @@ class _Run(Surroundings):
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
         self._announce([*(source.notes if source else ()), *told])
         usual = Cast.of(source.embedding if source else None, sought, key=" ".join(sorted(earlier.sources)))
-        treatments = Treatments(
-            engine, job.folder, job.request.library, source, job.sources, needed=job.request.people != "only"
-        )
-        found = PeopleFinder(self, engine, earlier, journal, usual, treatments).found()
-
-        def cast(task: Task) -> Cast:
-            return usual if found is None else found.cast(earlier.index_key(task))
-
-        earlier.decisions = None if found is None else found.decisions
+        cast = PeopleFinder(self, engine, earlier, journal, usual, source).casts()
         return Batch(self, engine, source, cast, writable, journal, earlier, order, estimate)
-
-    def _needs_photos(self) -> bool:
-        """Whether photos of who is put in have to be there: a map may name others."""
-        return bool(self.job.sources) or not (self.job.request.people == "only" or has_map(self.job.folder))
 
     def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""
