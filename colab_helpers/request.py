@@ -250,9 +250,9 @@ class BatchRequest(SettingsRequest):
     never: Places = Field((), description="Photos of people who are never changed.")
     people: Literal["auto", "find", "only"] = Field(
         "auto",
-        description="find: everybody in the targets is found first and entered into people.yaml in the output "
-        "folder, which says what is done to each; only: and then it ends; auto: that file counts if it is "
-        "there.",
+        description="find: everybody in the targets is found first and entered into people.yaml in the "
+        "output folder, which says what is done to each; only: and then it ends; auto: that file counts if "
+        "it is there.",
     )
     consent: str = Field("", description="Who is shown, and on what ground.")
     video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
@@ -287,6 +287,13 @@ class BatchRequest(SettingsRequest):
         return (*super().places, *self.photo_paths, *map(Path, self.targets))
 
     @property
+    def mapped(self) -> bool:
+        """Whether no photos of who is put in are needed: a map may name others, or nothing is done."""
+        return self.people == "only" or (
+            self.output_dir is not None and (self.output_dir / MAP_NAME).exists()
+        )
+
+    @property
     def run_name(self) -> str:
         """Name of the folder for a batch of these sources and targets, whatever else is asked for."""
         if not self.sources and not self.targets:
@@ -296,14 +303,11 @@ class BatchRequest(SettingsRequest):
         return f"{'-'.join(stems)}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
 
     def check(self) -> None:
-        """Also refuse addresses, and photos without videos or the other way round, unless a map names others."""
+        """Also refuse addresses, and photos without videos or, unless there is a map, the other way round."""
         for path in (*self.photos, *self.targets, self.output_dir or "", self.models_dir or ""):
             refuse_address(path)
         swaps = "face_swapper" in self.settings.frame_processors
-        mapped = self.people == "only" or (
-            self.output_dir is not None and (self.output_dir / MAP_NAME).exists()
-        )
-        missing = "sources" if self.targets and swaps and not (self.sources or mapped) else ""
+        missing = "sources" if self.targets and swaps and not (self.sources or self.mapped) else ""
         missing = "targets" if self.sources and not self.targets else missing
         if missing:
             what = tr("{missing} is empty", missing=missing)

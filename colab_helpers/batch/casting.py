@@ -44,7 +44,7 @@ class Casting:
     default: Treatment | None
 
     def cast(self, key: str) -> Cast:
-        """Return who is who in a target, by the key of its face index; by their looks where it was not found."""
+        """Return who is who in a target, by the key of its face index; by looks where it was not found."""
         video = self.known.videos.get(key)
         if video is None:
             return Cast(self.default, people=self.people)
@@ -83,6 +83,7 @@ class Treatments:
     Attributes:
         folder: Where its relative paths start; ``library`` holds its names.
         identity: Who is on the photos of the run; ``photos`` are those.
+        needed: Whether anything will be done: else it does not matter that the run has no photos.
     """
 
     engine: Engine
@@ -90,6 +91,7 @@ class Treatments:
     library: Path | None
     identity: Identity | None
     photos: Sequence[Source]
+    needed: bool = True
 
     def of(self, given: PeopleMap) -> tuple[dict[str, Treatment | None], Treatment | None]:
         """Return what is done to everybody by name, and to others.
@@ -116,7 +118,7 @@ class Treatments:
             return None
         if source != (PHOTOS,) and source[0] in RESERVED:
             return Treatment(action=cast(Action, source[0]))
-        if self.engine.swapper is None:
+        if self.engine.swapper is None or (source == (PHOTOS,) and not (self.identity or self.needed)):
             return Treatment(settings=settings)
         if source == (PHOTOS,):
             if self.identity is None:

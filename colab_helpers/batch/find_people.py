@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
@@ -22,15 +23,16 @@ from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place, weakened
+from colab_helpers.batch.run_file import goes_as_picture
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
-from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError, OutputError, UsageError
+from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, UsageError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.people import CONFIRMED, Appearance
-from colab_helpers.faces.types import Face
+from colab_helpers.faces.people import Appearance
+from colab_helpers.faces.photos import Identity
 from colab_helpers.language import tr
 from colab_helpers.media.images import write_image
-from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.finding import FoundFaces, find_faces, find_in_picture
 
 
@@ -40,7 +42,7 @@ class PeopleFinder:
 
     Attributes:
         usual: Whom the request changes where no map says otherwise.
-        treatments: What the sources of a map stand for.
+        source: Who is on the photos of the run.
     """
 
     around: Surroundings
@@ -48,11 +50,28 @@ class PeopleFinder:
     earlier: EarlierWork
     journal: Journal
     usual: Cast
-    treatments: Treatments
+    source: Identity | None
 
     @property
     def _folder(self) -> Path:
         return self.around.job.folder
+
+    @cached_property
+    def _treatments(self) -> Treatments:
+        job = self.around.job
+        needed = job.request.people != "only"
+        return Treatments(self.engine, job.folder, job.request.library, self.source, job.sources, needed)
+
+    def casts(self) -> Callable[[Task], Cast]:
+        """Return what says what is done to whom in a target, as the map has it where there is one.
+
+        Raises as `found` does.
+        """
+        found = self.found()
+        if found is None:
+            return lambda _task: self.usual
+        self.earlier.decisions = found.decisions
+        return lambda task: found.cast(self.earlier.index_key(task))
 
     def found(self) -> Casting | None:
         """Return who is who in the batch, and what is done to each; None where nobody asks for that.
@@ -66,7 +85,7 @@ class PeopleFinder:
         if given is None and asked == "auto":
             return None
         if given is not None:
-            self.treatments.of(given)  # what is wrong with it is told before any work
+            self._treatments.of(given)  # what is wrong with it is told before any work
         known = self._known()
         keys = self._look_at_all(known)
         known.add(keys)
@@ -74,7 +93,7 @@ class PeopleFinder:
         if given is None:
             request, sought = self.around.job.request, self.usual.sought
             everybody = request.settings.many_faces and (sought is None or sought.wanted is None)
-            swaps = self.engine.swapper is None or self.treatments.identity is not None
+            swaps = self.engine.swapper is None or self.source is not None
             given = first_map(known, everybody=everybody, swaps=swaps)
         cast = self._casting(given, known)
         if asked != "auto":
@@ -84,7 +103,7 @@ class PeopleFinder:
         return cast
 
     def _casting(self, given: PeopleMap, known: KnownPeople) -> Casting:
-        return casting(given, known, self.treatments, limit=self.engine.settings.similar_face_distance)
+        return casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
 
     def _known(self) -> KnownPeople:
         known, (_, recogniser) = KnownPeople.load(self._folder), self.engine.analyser.networks
@@ -126,9 +145,8 @@ class PeopleFinder:
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
         engine = self._engine(key)
-        if is_image(task.target):
-            found, faces = find_in_picture(engine, self.usual, task.target)
-            seen = dict(_as_track(key, face) for face in faces)
+        if goes_as_picture(task):
+            found = find_in_picture(engine, self.usual, task.target)
         else:
             place = index_place(self.around, self.earlier, task)
             with self._near(task, place.place) as target:
@@ -141,7 +159,7 @@ class PeopleFinder:
                     file_index=index,
                     file_count=len(self.around.job.tasks),
                 )
-            seen = {track.number: Appearance.of(key, track) for track in found.tracks}
+        seen = {track.number: Appearance.of(key, track) for track in found.tracks}
         tracks = {n: SeenTrack.of(one, chosen=n in found.chosen) for n, one in seen.items() if one}
         self._keep_pictures(key, tracks, found)
         return SeenIn(
@@ -154,7 +172,7 @@ class PeopleFinder:
         )
 
     def _engine(self, key: str) -> Engine:
-        """Note that a target is looked at; return the networks, with less memory where a worker died of it."""
+        """Note that a target is looked at; return the networks, with less memory where a worker died."""
         run = self.earlier.run
         deaths = self.earlier.history.interruptions(key, run)
         if deaths >= MOST_DEATHS:
@@ -182,10 +200,8 @@ class PeopleFinder:
             track = tracks.get(portrait.track)
             if track is not None and portrait.worth > track.worth:
                 track.crop, track.worth = f"{key[:12]}-{portrait.track}.jpg", portrait.worth
-                path, image = self._folder / FOLDER_NAME / track.crop, portrait.image
-                self.around.patience.attempt(
-                    lambda path=path, image=image: write_image(path, image, quality=90)
-                )
+                path = self._folder / FOLDER_NAME / track.crop
+                self.around.patience.attempt(partial(write_image, path, portrait.image, quality=90))
 
     def _tell_new(self, given: PeopleMap, known: KnownPeople, cast: Casting) -> None:
         """Enter those who are new into the map; where nothing can be put into its text, beside it."""
@@ -222,17 +238,9 @@ class PeopleFinder:
 
 def line_of(file: FileTriage) -> str:
     """Say who is seen in a target, how long, and what speaks against a good result."""
-    seconds = tr("{name} {seconds:.0f} s")
     people = [tr("{name} {seconds:.0f} s", name=name, seconds=time) if time else name
               for name, time in file.people.items()]  # fmt: skip
     return "; ".join([", ".join(people), *file.remarks]).strip("; ")
-
-
-def _as_track(key: str, face: Face) -> tuple[int, Appearance]:
-    """A face of a picture as a track: somebody has chosen the picture, so that one look at it counts."""
-    assert face.embedding is not None
-    number = face.track or 0
-    return number, Appearance(key, number, 0, 0, 1, face.embedding, CONFIRMED, 0, (face.box, face.box))
 
 
 def _sight(found: FoundFaces) -> Sight:

@@ -100,7 +100,7 @@ def work_key(
         code: Digest of the code; that of this package if None.
     """
     asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NEUTRAL_SETTINGS}
-    parts = {
+    parts: dict[str, object] = {
         "target": target,
         "sources": sorted(sources),
         "sought": list(sought),

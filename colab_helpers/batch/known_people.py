@@ -175,7 +175,7 @@ class KnownPeople(_Model):
         write_text(output_dir / FOLDER_NAME / RECORD_NAME, to_json(self, indent=1) + "\n")
 
     def add(self, keys: Iterable[str]) -> None:
-        """Group what was ``found``, in the order of ``keys``, in which new people are numbered; forget the rest."""
+        """Group what was ``found``; new people are numbered in the order of ``keys``. Forget the rest."""
         added = {key: self.found[key] for key in keys if key in self.found}
         old, self.found = list(self.groups), {}
         # All groups that are there are seen at once, so to speak: two of them never come together.

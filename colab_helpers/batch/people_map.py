@@ -28,6 +28,7 @@ from colab_helpers.batch.known_people import KnownPeople
 from colab_helpers.batch.people_text import double_key, edited, entry, flow, line_of
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
+from colab_helpers.faces.cast import PERSONAL
 from colab_helpers.language import mark, tr
 from colab_helpers.request import MAP_NAME as MAP_NAME
 from colab_helpers.settings import Settings
@@ -35,11 +36,6 @@ from colab_helpers.settings import Settings
 PHOTOS, LEAVE = "photos", "leave"
 RESERVED = (PHOTOS, LEAVE, "blur", "pixelate")
 """Sources that are no name of the library and no paths."""
-OWN_SETTINGS = frozenset({
-    "colour_match", "enhancer_blend", "enhancer_weight", "face_mask_blur", "face_mask_padding",
-    "face_mask_regions", "face_mask_types", "frame_processors",
-})  # fmt: skip
-"""Settings that a person may have of her own."""
 _HEADER = mark(
     "Who is who in this batch, and what is done to each. Edit it and run again: only what that changes is\n"
     "done again. Pictures of everybody are in the folder people.\n"
@@ -77,7 +73,7 @@ class Person(BaseModel):
         faces: Groups of ``KnownPeople`` that show the person.
         photos: Paths of pictures that do; relative ones start at the output folder.
         source: Who is put in: one of `RESERVED`, a name of the library, or paths of photos.
-        settings: Of this person alone; some of `OWN_SETTINGS`.
+        settings: Of this person alone; some of `PERSONAL`.
     """
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, frozen=True)
@@ -92,9 +88,9 @@ class Person(BaseModel):
     @field_validator("settings")
     @classmethod
     def _checked(cls, value: dict[str, Any]) -> dict[str, Any]:
-        foreign = sorted(value.keys() - OWN_SETTINGS)
+        foreign = sorted(value.keys() - {*PERSONAL})
         if foreign:
-            allowed = ", ".join(sorted(OWN_SETTINGS))
+            allowed = ", ".join(PERSONAL)
             text = mark("{name} cannot be set for one person; allowed: {allowed}")
             raise ValueError(tr(text, name=foreign[0], allowed=allowed))
         try:

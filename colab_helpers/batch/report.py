@@ -182,8 +182,8 @@ class BatchReport(_Model):
 
     @property
     def ok(self) -> bool:
-        """Whether every file succeeded."""
-        return self.summary.succeeded == self.summary.total
+        """Whether every file succeeded, or none was to be done."""
+        return self.summary.succeeded + self.summary.skipped == self.summary.total and not self.stopped
 
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -94,12 +94,15 @@ class Surroundings:
 
 @dataclass(eq=False)
 class Batch:
-    """One source, many targets, done in an ``order``; what is finished is noted in the ``journal``."""
+    """Many targets, done in an ``order``; what is finished is noted in the ``journal``.
+
+    ``cast`` says what is done to whom in a target, ``source`` who is on the photos of the run.
+    """
 
     around: Surroundings
     engine: Engine
     source: Identity | None
-    cast: Cast
+    cast: Callable[[Task], Cast]
     writable: Writable
     journal: Journal
     earlier: EarlierWork
@@ -205,7 +208,7 @@ class Batch:
         warnings = self.guard.warnings
         run = FileRun(
             engine=engine,
-            cast=self.cast,
+            cast=self.cast(task),
             task=task,
             report=report,
             writable=self.writable,
@@ -292,10 +295,10 @@ def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceI
     return FaceIndexPlace(key, about, beside, None)
 
 
-def skipped(task: Task, sources: list[str]) -> FileReport:
-    """Return the report of a task that was not done because somebody stopped the batch."""
-    stopped = tr("stopped by the user")
-    return FileReport(source=sources, target=str(task.target), status="skipped", error=stopped)
+def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:
+    """Return the report of a task that was not done: somebody stopped the batch, unless ``why`` tells it."""
+    why = why or tr("stopped by the user")
+    return FileReport(source=sources, target=str(task.target), status="skipped", error=why)
 
 
 def report_of(

@@ -1,4 +1,4 @@
-"""How each target looks before it is worked on, as ``triage.json``: who is there, how well seen, how long it takes."""
+"""How each target looks before it is worked on, as ``triage.json``: who is there, and how well seen."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Triage(BaseModel):
         write_text(output_dir / TRIAGE_NAME, to_json(self, indent=1) + "\n")
 
     def lines(self) -> list[str]:
-        """What is worth knowing of the whole batch: a sentence for each remark, with the files it holds of."""
+        """What is worth knowing of the whole batch: each remark, with the files it holds of."""
         told = []
         for text, holds in _REMARKS.items():
             names = [file.target for file in self.files if holds(file.sight)]

@@ -230,7 +230,7 @@ def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: Float
 
 
 def promise(face: Face, others: Iterable[Face]) -> float:
-    """How well a face may do as a portrait, 0 to 1, by what is known of it without its pixels; see `worth`."""
+    """How well a face may do as a portrait, 0 to 1, by what is known without its pixels; see `worth`."""
     if face.filled:
         return 0.0
     frontal = max(0.0, 1 - abs(yaw_degrees(face.kps)) / 90)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -17,27 +17,23 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import FFHQ_512, similarity_transform, yaw_degrees
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.masks import FaceMasks
-from colab_helpers.faces.people import persons
+from colab_helpers.faces.people import CONFIRMED, persons
 from colab_helpers.faces.photos import DARK
 from colab_helpers.faces.quality import promise, worth
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.media.animation import Animation
 from colab_helpers.media.images import read_image
 from colab_helpers.media.picture import BgrPicture, Picture, VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import Frame, read_frames
 from colab_helpers.media.retime import constant_rate
-from colab_helpers.pipeline.frames import one_opencv_thread
+from colab_helpers.pipeline.following import Following
+from colab_helpers.pipeline.frames import one_opencv_thread, with_reference
+from colab_helpers.pipeline.image import following_in, looked_at
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.video_stages import (
-    CONSTANT_RATE,
-    Reading,
-    following_of,
-    frames_from,
-    looked,
-    result_rate,
-)
+from colab_helpers.pipeline.video_stages import CONSTANT_RATE, Reading, follow_faces, result_rate
 from colab_helpers.progress import ProgressCallback
 
 TURNED, SMALL = 40.0, 48.0
@@ -147,56 +143,85 @@ def find_faces(
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     video = Reading(engine, cast, info, progress)
     with one_opencv_thread():
-        faces = following_of(engine, info, index, cast)
-        with frames_from(video, faces.begin, faces) as reader, closing(looked(video, faces, reader)) as works:
-            for frame in faces.find_all(works):
-                progress.finding(frame + 1)
-        found = FoundFaces(faces.tracks, float(result_rate(engine.settings, info)))
-        times, glimpses = Counter[int](), dict[int, Glimpse]()
-        before: int | None = None
-        for row, shown in zip(index, faces.known_faces(), strict=True):
-            found.count(shown)
-            times.update(face.track for face in faces.selection.of(shown) if face.track is not None)
-            for face in shown:
-                others = [other for other in shown if other is not face]
-                best = glimpses.get(face.track or 0)
-                if best is None or promise(face, others) > best.promise:
-                    glimpses[face.track or 0] = Glimpse(
-                        promise(face, others), row.frame, before, face, others
-                    )
-            before = row.pts
-        found.chosen = frozenset(t.number for t in faces.tracks if 2 * times[t.number] > t.found)
-        for glimpse in _best(faces.tracks, glimpses):
-            with closing(_frames(video, glimpse)) as frames_there:
-                frame = next(frames_there)
-                picture = VideoPicture(frame.video, rotation=info.heads_up)
+        faces = follow_faces(video, index, all_first=True)
+        found, best = _counted(faces, float(result_rate(engine.settings, info)))
+        for glimpse in best:
+            with closing(_frames(video, glimpse)) as there:
+                picture = VideoPicture(next(there).video, rotation=info.heads_up)
                 found.portraits.append(_portrayed(engine, picture, glimpse.face, glimpse.others))
     return found
 
 
-def find_in_picture(engine: Engine, cast: Cast, target: Path) -> tuple[FoundFaces, Sequence[Face]]:
-    """Find the faces of a picture, of an animation those of its first frame.
+def _find_in_animation(engine: Engine, cast: Cast, animation: Animation) -> FoundFaces:
+    faces = following_in(engine, animation, cast)
+    deque(faces.find_all(looked_at(animation, faces)), maxlen=0)
+    found, best = _counted(faces, len(animation.durations) * 1000 / sum(animation.durations))
+    for number, still in enumerate(animation.frames()):
+        picture = BgrPicture(still.bgr, still.alpha)
+        shown = [glimpse for glimpse in best if glimpse.frame == number]
+        found.portraits += [_portrayed(engine, picture, one.face, one.others) for one in shown]
+    return found
 
-    Returns:
-        What is known of them, and the faces with embeddings, each with its number as its track.
+
+def find_in_picture(engine: Engine, cast: Cast, target: Path) -> FoundFaces:
+    """Find the faces of a picture file, which may move.
+
+    Args:
+        engine: The loaded networks.
+        cast: Whom to choose.
+        target: The file.
 
     Raises:
-        MediaError: It cannot be read.
+        ColabHelpersError: It cannot be read, or does not show whom the settings follow.
     """
+    animation = Animation.of(target)
+    if animation is not None:
+        return _find_in_animation(engine, cast, animation)
     picture = BgrPicture(read_image(target))
+    selection = Selection(
+        engine.settings, with_reference(engine, cast, [picture], number=0, where=str(target))
+    )
     faces = engine.analyser.embed(picture, engine.analyser.search(picture))
     faces = [replace(face, track=number) for number, face in enumerate(faces)]
-    found = FoundFaces((), 0.0)
+    found = FoundFaces([_track(face) for face in faces], 0.0)
     found.count(faces)
-    chosen = Selection(engine.settings, cast).in_picture(faces)
-    found.chosen = frozenset(face.track for face in chosen if face.track is not None)
+    found.chosen = frozenset(face.track for face in selection.in_picture(faces) if face.track is not None)
     for face in faces:
         others = [other for other in faces if other is not face]
         found.portraits.append(_portrayed(engine, picture, face, others))
-    return found, faces
+    return found
 
 
-def _best(tracks: Sequence[Track], glimpses: Mapping[int, Glimpse]) -> list[Glimpse]:
+def _track(face: Face) -> Track:
+    """A face of a picture as a track: somebody has chosen the picture, so that one look counts as sure."""
+    assert face.track is not None
+    return Track(
+        face.track, 0, 0, found=1, asked=CONFIRMED, embeddings=face.embedding, ends=(face.box, face.box)
+    )
+
+
+def _counted(faces: Following, rate: float) -> tuple[FoundFaces, list[Glimpse]]:
+    """Count what is seen in all frames; return also the best of them."""
+    found, times, glimpses = (
+        FoundFaces(faces.tracks, rate),
+        Counter[int | None](),
+        dict[int | None, Glimpse](),
+    )
+    before: int | None = None
+    for row, shown in zip(faces.index, faces.known_faces(), strict=True):
+        found.count(shown)
+        times.update(face.track for face in faces.selection.of(shown))
+        for face in shown:
+            others = [other for other in shown if other is not face]
+            promised, best = promise(face, others), glimpses.get(face.track)
+            if best is None or promised > best.promise:
+                glimpses[face.track] = Glimpse(promised, row.frame, before, face, others)
+        before = row.pts
+    found.chosen = frozenset(track.number for track in faces.tracks if 2 * times[track.number] > track.found)
+    return found, _best(faces.tracks, glimpses)
+
+
+def _best(tracks: Sequence[Track], glimpses: Mapping[int | None, Glimpse]) -> list[Glimpse]:
     """The best frames of each person, in the order of the video."""
     best: list[Glimpse] = []
     for person in persons(tracks):

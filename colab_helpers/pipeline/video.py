@@ -71,7 +71,7 @@ def process_video(
     if settings.output_video_preset != "auto":
         preset = settings.output_video_preset
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
-    video = VideoRun(engine, cast, info, output, choice, progress, on_picture)
+    video = VideoRun(engine, cast, info, progress, output, choice, on_picture)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place)

@@ -1,4 +1,4 @@
-"""Who is known in a folder, and the user's map of them: kept, changed and refused, on people made of numbers."""
+"""Who is known in a folder, and the user's map of them: kept, changed, refused; people made of numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def tracks(people: KnownPeople) -> dict[str, list[str]]:
 
 
 def cast(name: str, *who: int) -> list[Appearance]:
-    return [track(n, one, 100 * n, 100 * n + 50, video=name, seed=ord(name)) for n, one in enumerate(who)]
+    looks = [look(one, 0.7, 50 * ord(name[0]) + n) for n, one in enumerate(who)]
+    return [track(n, 0, 100 * n, 100 * n + 50, video=name, embedding=one) for n, one in enumerate(looks)]
 
 
 def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> None:
@@ -76,9 +77,7 @@ def test_groups_that_are_known_never_come_together() -> None:
     assert tracks(people) == {"a": ["p1", "p2"]}
     assert people.groups["p1"].alike == ["p2"]
     for number in range(8):
-        people.found = {
-            f"v{number}": video(f"v{number}", [track(9, 1, 0, 50, video=f"v{number}", seed=number)])
-        }
+        people.found = {f"v{number}": video(f"v{number}", [track(9, 1, 0, 50, video=f"v{number}")])}
         people.add(people.found)
     assert list(people.groups) == ["p1", "p2"]
 
