@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.batch.people_edits import people_of
 from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.media.images import read_image
 from colab_helpers.ui import people
+from colab_helpers.ui.preview_networks import picture_of
+from tests.conftest import CONSENT
 from tests.helpers.known import look, write_people
 from tests.people.actors import portrait
+from tests.people.clip import write_target
+from tests.people.scene import Scene
+
+PREVIEW = 3
 
 CAST = {
     "a.mp4": [("alma", look(1, 2)), ("bruno", look(2, 3, 4, 5))],
@@ -124,3 +135,45 @@ def test_videos_tell_who_is_in_them_by_the_names_they_have_now(make_panel, on_de
     made.tabs.selected_index = 1
     assert "<i>Ana 2.0 s, p2 2.0 s" in text_of(made.videos.table)
     assert "<i>" not in made.videos.table.value
+
+
+def test_found_chosen_previewed_and_run(make_panel, idle, on_demo, tmp_path, text_of):
+    """As somebody does it: the preview shows what the run then makes, and only who is chosen is changed."""
+    scene = Scene(7, (480, 270), Fraction(12), 0.75, 2, cast=("alma", "bruno"))
+    target = tmp_path / "both.mp4"
+    write_target(target, scene, crf=4, preset="ultrafast")
+    asked = on_demo.replaced(
+        targets=(str(target),), consent=CONSENT, output_dir=tmp_path / "out",
+        overrides={"frame_processors": "face_swapper", "output_video_quality": 0},
+    )  # fmt: skip
+    made = make_panel(asked)
+    made.people.find_button.click()
+    assert "A run is at work" in text_of(made.people.message)
+    idle.pass_by()
+    assert not (tmp_path / "out" / "both.mp4").exists()
+    assert len(cards(made)) == 2
+    made.tabs.selected_index = PREVIEW
+    assert made.preview.shown.known
+    assert made.preview.shown.faces == 2
+    cards(made)["p1"][3].click()  # only this one
+    assert made.preview.shown.faces == 1
+    name_of(made, "p1").value = "Ana"
+    made.run.start_button.click()
+    idle.pass_by()
+    report, number = made.choice.runs.latest.report, made.preview.frame.value
+    assert report.ok
+    assert report.not_in_consent == ["Ana"]
+    before, result = made.preview.shown.before, picture_of(tmp_path / "out" / "both.mp4", number)
+    assert np.array_equal(result, made.preview.shown.after)
+    apart = {face.who: changed(before, result, face.box) for face in scene.render(number)[1]}
+    (who,) = [who for who, mean in apart.items() if mean > 2]
+    assert min(apart.values()) == 0
+    look_at = partial(made.choice.networks.examine, *made.choice.finding())
+    known = next(row for row in people_of(tmp_path / "out") if row.name == "Ana")
+    crop = read_image(tmp_path / "out" / "people" / known.crops[0])
+    assert float(look_at(crop).embedding @ look_at(portrait(who)).embedding) > 0.5
+
+
+def changed(before, after, box):
+    left, top, right, bottom = np.clip(box.astype(int), 0, None)
+    return float(np.mean(cv2.absdiff(before, after)[top:bottom, left:right]))
