@@ -199,7 +199,8 @@ class PeopleFinder:
         for portrait in found.portraits:
             track = tracks.get(portrait.track)
             if track is not None and portrait.worth > track.worth:
-                track.crop, track.worth = f"{key[:12]}-{portrait.track}.jpg", portrait.worth
+                track.crop = f"{key[:12]}-{portrait.track}.jpg"
+                track.worth, track.dark = portrait.worth, portrait.dark
                 path = self._folder / FOLDER_NAME / track.crop
                 self.around.patience.attempt(partial(write_image, path, portrait.image, quality=90))
 

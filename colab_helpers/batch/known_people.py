@@ -72,7 +72,8 @@ class SeenTrack(_Model):
 
     Attributes:
         chosen: Whether the request, without a map, would change it.
-        crop: A picture of it in the same folder, if there is one; ``worth`` see `quality.worth`.
+        crop: A picture of it in the same folder, if there is one; ``worth`` see `quality.worth`; ``dark``
+            where little can be told apart in it.
     """
 
     look: Look
@@ -85,6 +86,7 @@ class SeenTrack(_Model):
     chosen: bool = False
     crop: str = ""
     worth: float = 0.0
+    dark: bool = False
 
     @classmethod
     def of(cls, one: Appearance, *, chosen: bool) -> Self:
@@ -235,10 +237,11 @@ class KnownPeople(_Model):
             group.look, group.asked = mean.look, mean.asked
             group.files = {video.target: round(video.seconds(name), 3) for video, _ in tracks}
             group.frames = sum(one.found for _, one in tracks)
-            shown = sorted((one for _, one in tracks if one.crop), key=lambda one: -one.worth)
+            shown = sorted((one for _, one in tracks if one.crop), key=lambda one: (one.dark, -one.worth))
             group.crops = [one.crop for one in shown[:MOST_CROPS]]
             sure = [one for _, one in tracks if one.asked >= CONFIRMED]
-            group.doubtful = not sure or min(float(one.look @ group.look) for one in sure) < SAME
+            unlike = [one for one in sure if float(one.look @ group.look) < SAME]
+            group.doubtful = not sure or bool(unlike) or all(one.dark for _, one in tracks)
             group.alike = []
         for one, other in combinations(self.groups, 2):
             if float(self.groups[one].look @ self.groups[other].look) >= ALIKE:

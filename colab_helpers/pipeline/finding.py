@@ -12,12 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import FFHQ_512, similarity_transform, yaw_degrees
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.masks import FaceMasks
-from colab_helpers.faces.people import CONFIRMED, persons
+from colab_helpers.faces.people import CONFIRMED, Sought, persons
 from colab_helpers.faces.photos import DARK
 from colab_helpers.faces.quality import promise, worth
 from colab_helpers.faces.selection import Selection
@@ -43,6 +44,8 @@ CROP = 224
 _SHARE = 0.72  # of such a picture belongs to the network's crop of a face
 # Of each person of a video so many frames are looked at; each is of another track where there are several.
 _GLIMPSES = 3
+# Chooses nobody.
+_NOBODY = Cast(None, Sought())
 # What is before a face is told by the middle of its crop.
 _MIDDLE = slice(88, 168)
 
@@ -136,14 +139,17 @@ def find_faces(
         file_count: Files in the run.
 
     Raises:
-        ColabHelpersError: The video cannot be read, or does not show whom the settings follow.
+        ColabHelpersError: The video cannot be read.
     """
     info = probe(target)
     frames = info.frames if engine.settings.keep_fps else None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     video = Reading(engine, cast, info, progress)
     with one_opencv_thread():
-        faces = follow_faces(video, index, all_first=True)
+        try:
+            faces = follow_faces(video, index, all_first=True)
+        except NoFaceError:  # whom the settings follow is not in this one
+            faces = follow_faces(replace(video, cast=_NOBODY), index, all_first=True)
         found, best = _counted(faces, float(result_rate(engine.settings, info)))
         for glimpse in best:
             with closing(_frames(video, glimpse)) as there:
@@ -153,7 +159,10 @@ def find_faces(
 
 
 def _find_in_animation(engine: Engine, cast: Cast, animation: Animation) -> FoundFaces:
-    faces = following_in(engine, animation, cast)
+    try:
+        faces = following_in(engine, animation, cast)
+    except NoFaceError:
+        faces = following_in(engine, animation, _NOBODY)
     deque(faces.find_all(looked_at(animation, faces)), maxlen=0)
     found, best = _counted(faces, len(animation.durations) * 1000 / sum(animation.durations))
     for number, still in enumerate(animation.frames()):
@@ -172,15 +181,17 @@ def find_in_picture(engine: Engine, cast: Cast, target: Path) -> FoundFaces:
         target: The file.
 
     Raises:
-        ColabHelpersError: It cannot be read, or does not show whom the settings follow.
+        ColabHelpersError: It cannot be read.
     """
     animation = Animation.of(target)
     if animation is not None:
         return _find_in_animation(engine, cast, animation)
     picture = BgrPicture(read_image(target))
-    selection = Selection(
-        engine.settings, with_reference(engine, cast, [picture], number=0, where=str(target))
-    )
+    try:
+        cast = with_reference(engine, cast, [picture], number=0, where=str(target))
+    except NoFaceError:
+        cast = _NOBODY
+    selection = Selection(engine.settings, cast)
     faces = engine.analyser.embed(picture, engine.analyser.search(picture))
     faces = [replace(face, track=number) for number, face in enumerate(faces)]
     found = FoundFaces([_track(face) for face in faces], 0.0)

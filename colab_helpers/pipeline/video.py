@@ -23,6 +23,7 @@ from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.pipeline.unchanged import copied, is_unchanged
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
@@ -75,6 +76,9 @@ def process_video(
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place)
+    if result.encoder is None:
+        told = tr("no face to change was found in any frame: the file is copied as it is")
+        return replace(result, seconds=time.monotonic() - started, notes=(told,))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     return replace(
         result,
@@ -88,6 +92,8 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
     faces = follow_faces(video, store.face_index())
+    if is_unchanged(video, faces):
+        return copied(video, faces)
     parts = _usable(video, store, images, faces)
     kept, last = len(parts), parts[-1].segment if parts else None
     notes: list[str] = []

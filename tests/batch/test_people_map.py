@@ -100,7 +100,7 @@ def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> N
 
 
 def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
-    people = known(a=cast("a", 1, 1, 1))
+    people = known(a=[track(n, 1, 100 * n, 100 * n + 50, video="a", noise=0) for n in range(3)])
     with pytest.raises(UsageError, match="p1 cannot be split"):
         people.split("p1")
     with pytest.raises(UsageError, match="there is no p7"):
@@ -116,7 +116,9 @@ def test_a_map_survives_being_written_and_read(tmp_path: Path) -> None:
     person = Person(faces=("p1", "p2"), source=("ana",), settings={"enhancer_blend": 40})
     written = PeopleMap(default=("leave",), people={"Ana María: 1": person, "no": Person(photos=("a.jpg",))})
     written.save(tmp_path)
-    assert PeopleMap.load(tmp_path) == written
+    again = PeopleMap.load(tmp_path)
+    assert again is not None
+    assert again.model_dump() == written.model_dump()
     assert (tmp_path / MAP_NAME).read_text().startswith("# Who is who")
     assert PeopleMap.load(tmp_path / "nowhere") is None
 
@@ -132,7 +134,7 @@ def test_what_a_tool_changes_is_put_into_the_users_text() -> None:
     given.put("p2", faces="p2")
     given.default = ("pixelate",)
     text = given.text()
-    assert PeopleMap.of(text) == given
+    assert PeopleMap.of(text).model_dump() == given.model_dump()
     assert list(PeopleMap.of(text).people) == ["Bea: 2", "p2", "p9"]
     kept = ["# mine", "# strangers", "# the bride", "# sure"]
     assert [word for word in kept if word not in text] == []
@@ -158,7 +160,7 @@ def test_somebody_is_entered_into_any_text(text: str) -> None:
     given.put("b", faces="p2")
     entered = given.text()
     assert entered.startswith(text)
-    assert PeopleMap.of(entered) == given
+    assert PeopleMap.of(entered).model_dump() == given.model_dump()
 
 
 def test_a_text_that_takes_nobody_is_left_alone() -> None:
@@ -176,7 +178,11 @@ WRONG = {
     "people:\n  a: {source: leave}": ("line 2", "neither faces nor photos"),
     "people:\n  a: {faces: p1}\n  b: {faces: [p2, p1]}": ("p1 is among the faces of a and of b",),
     "people:\n  a: {faces: p1,\n    settings: {enhancer_blend: 400}}": ("line 3", "0 to 100"),
-    "people:\n  a: {faces: p1, settings: {max_memory: 4}}": ("line 2", "max_memory", "allowed: colour_match"),
+    "people:\n  a: {faces: p1, settings: {max_memory: 4}}": (
+        "line 2",
+        "max_memory",
+        "allowed: frame_processors",
+    ),
     "\ndefault: [leave, blur]": ("line 2", "leave stands alone"),
     "\n\nversion: 2": ("line 3", "version"),
     "people:\n  a: x": ("line 2", "people.a"),
