@@ -22,7 +22,7 @@ from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, S
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place, weakened
+from colab_helpers.batch.run_batch import MOST_DEATHS, Growth, Surroundings, index_place, weakened
 from colab_helpers.batch.run_file import goes_as_picture
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, UsageError
@@ -122,7 +122,7 @@ class PeopleFinder:
 
     def _look_at_all(self, known: KnownPeople) -> list[str]:
         """Look at every target that is not known; return the keys of those that are then, in their order."""
-        keys: list[str] = []
+        keys, growth = list[str](), Growth()
         for index, task in enumerate(self.around.job.tasks):
             self.around.beat()
             try:
@@ -131,15 +131,13 @@ class PeopleFinder:
                 if key not in known.videos and key not in known.found:
                     known.found[key] = self._look_at(index, task, key)
                     self._save(known)
+                    self.around.status.file(index, _waiting(task))
+                    growth.check(self.around)
                 keys.append(key)
             except OutputError:
                 raise
             except ColabHelpersError:
                 continue  # what is wrong is told when its turn comes
-            finally:
-                waiting = FileReport(target=str(task.target), status="queued")
-                if index < len(self.around.job.tasks):
-                    self.around.status.file(index, waiting)
         return list(dict.fromkeys(keys))
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
@@ -229,12 +227,18 @@ class PeopleFinder:
         lines = {file.target: file for file in triage.files}
         for index, task in enumerate(self.around.job.tasks):
             if file := lines.get(task.output.name):
-                waiting = FileReport(target=str(task.target), status="queued", fallbacks=[line_of(file)])
-                self.around.status.file(index, waiting)
+                self.around.status.file(index, _waiting(task, line_of(file)))
         told = tr("{people} person(s) are seen in {files} file(s): {map} says what is done to each",
                   people=len(cast.people), files=len(videos), map=MAP_NAME)  # fmt: skip
+        notes = [told, *self._treatments.notes, *triage.lines()]
+        if self.usual.sought is not None:
+            notes.append(tr("{map} counts: target_person and never have no say", map=MAP_NAME))
         if told not in self.around.status.status.notes:
-            self.around.status.note(told, *triage.lines())
+            self.around.status.note(*notes)
+
+
+def _waiting(task: Task, *remarks: str) -> FileReport:
+    return FileReport(target=str(task.target), status="queued", fallbacks=[one for one in remarks if one])
 
 
 def line_of(file: FileTriage) -> str:

@@ -91,6 +91,21 @@ class Surroundings:
         self.stop.check()
 
 
+class Growth:
+    """Has a process replaced that holds much more than after its first file."""
+
+    def __init__(self) -> None:
+        self._held: tuple[int, int] | None = None
+
+    def check(self, around: Surroundings) -> None:
+        """Raise RecycleError where it holds too much, and does nothing but this batch."""
+        ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
+        first_ram, first_vram = self._held = self._held or (ram, vram)
+        grown = ram > first_ram * GROWTH + GROWTH_BYTES or vram - first_vram > _GPU_GROWTH_BYTES
+        if grown and around.stop.owns_process:
+            raise RecycleError(f"it holds {ram / 1e6:.0f} MB of RAM and {vram / 1e6:.0f} MB of VRAM")
+
+
 @dataclass(eq=False)
 class Batch:
     """Many targets, done in an ``order``; what is finished is noted in the ``journal``.
@@ -107,7 +122,7 @@ class Batch:
     earlier: EarlierWork
     order: Sequence[int]
     estimate: Estimate
-    _held: tuple[int, int] | None = field(default=None, init=False)
+    _growth: Growth = field(default_factory=Growth, init=False)
     _indexes: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -126,21 +141,14 @@ class Batch:
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
                 self.estimate.end(index, done=worked and files[index].status == "done")
-                if worked and len(files) < len(self.tasks) and self.around.stop.owns_process:
-                    self._check_growth()
+                if worked and len(files) < len(self.tasks):
+                    self._growth.check(self.around)
             remove_stale(self.around.job.folder / FACES_NAME, self._indexes, self.earlier.models)
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []
         reports = [files.get(n) or skipped(task, photos) for n, task in enumerate(self.tasks)]
         return self._report(reports, seconds=time.monotonic() - began, stopped=stopped)
-
-    def _check_growth(self) -> None:
-        """Raise RecycleError where this process holds much more than after its first file."""
-        ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
-        first_ram, first_vram = self._held = self._held or (ram, vram)
-        if ram > first_ram * GROWTH + GROWTH_BYTES or vram - first_vram > _GPU_GROWTH_BYTES:
-            raise RecycleError(f"it holds {ram / 1e6:.0f} MB of RAM and {vram / 1e6:.0f} MB of VRAM")
 
     def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
         notes, status = list(self.engine.notes), self.status.status
