@@ -32,6 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         "swap": (_add_swap, tr("swap the faces of one video or image")),
         "batch": (_add_batch, tr("swap the faces of many videos and images")),
         "status": (_add_status, tr("tell how the batch in an output folder stands")),
+        "people": (
+            _add_people,
+            tr("list the people of a batch or of a library, with pictures; change the map"),
+        ),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
@@ -81,6 +85,21 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 def _add_stop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help=tr("output folder of the batch"), **FOLDER)
+    _add_language(parser)
+
+
+def _add_people(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", help=tr("output folder of a batch, or a library: a folder of people"), **FOLDER)
+    several: dict[str, Any] = {"action": "append", "default": []}
+    pair = {**several, "nargs": 2}
+    add("--split", metavar="NAME", help=tr("two people were taken for one"), **several)
+    add("--merge", metavar=("NAME", "OTHER"), help=tr("both are one person, called NAME"), **pair)
+    source = tr("put this source in: photos, leave, blur, pixelate, a name of the library, or paths")
+    add("--set", metavar="NAME=SOURCE", help=source, **several)
+    add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
+    add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
+    _add_models_dir(parser)
     _add_language(parser)
 
 
@@ -182,11 +201,17 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parse_pair(pair: str) -> tuple[str, Any]:
+    key, value = split_pair(pair, "batch_size=2")
+    return key.replace("-", "_"), parse_value(value)
+
+
+def split_pair(pair: str, example: str) -> tuple[str, str]:
+    """Return the two halves of KEY=VALUE; UsageError where it is none."""
     key, separator, value = pair.partition("=")
     if not separator:
         what = tr("--set takes KEY=VALUE, but got {pair!r}", pair=pair)
-        raise UsageError(what, remedy=tr("write it like --set batch_size=2"))
-    return key.strip().replace("-", "_"), parse_value(value)
+        raise UsageError(what, remedy=tr("write it like --set {example}", example=example))
+    return key.strip(), value.strip()
 
 
 def parse_value(text: str) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.plan import skipped_files
@@ -14,10 +13,6 @@ from colab_helpers.files import absolute, natural_key
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image, reader_missing
 from colab_helpers.request import BatchRequest
-
-if TYPE_CHECKING:
-    from colab_helpers.faces.engine import Engine
-    from colab_helpers.faces.photos import Identity
 
 
 def names_in(library: Path | None) -> list[str]:
@@ -36,26 +31,6 @@ def names_in(library: Path | None) -> list[str]:
             remedy=tr("name a folder that holds a folder of photos for each person in library"),
         ) from error
     return sorted(names, key=natural_key)
-
-
-def sources_of(value: str | Sequence[str], library: Path | None, engine: Engine) -> Identity | None:
-    """Find out whom a source of a map shows; None where no face is swapped.
-
-    Args:
-        value: Name of somebody in the library, path of a photo or of a folder of photos, or several of them.
-        library: The folder of the library; None without one.
-        engine: The loaded networks.
-
-    Returns:
-        Its photos are weighed by how well they show her; one of somebody else is left out, which is noted.
-
-    Raises:
-        ColabHelpersError: There is no such person, file or photo, or none shows a face.
-    """
-    from colab_helpers.batch.photos import identity_of  # with it come the networks
-
-    written = [value] if isinstance(value, str) else value
-    return identity_of(engine, photos_of((Source.of(one, library) for one in written), library))
 
 
 def with_photos(request: BatchRequest) -> tuple[BatchRequest, list[str]]:

@@ -18,7 +18,7 @@ from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task, listed
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize, swapped_people
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
@@ -27,7 +27,7 @@ from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, Wor
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.picture import VideoPicture
@@ -35,6 +35,7 @@ from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.resources.sampler import gpu_memory, process_memory
+from colab_helpers.trust.consent import not_named
 
 MOST_DEATHS = 3
 """Workers that may die on a file before it is given up: the first, and two with less memory."""
@@ -322,6 +323,10 @@ def report_of(
     restarts: int = 0,
 ) -> BatchReport:
     """Put together the report of a run on this machine."""
+    foreign = not_named(consent, swapped_people(files))
+    if foreign:
+        told = mark("the statement of consent does not name everybody who was changed or put in: {names}")
+        notes = [*notes, tr(told, names=", ".join(foreign))]
     return BatchReport(
         run=run,
         stopped=stopped,
@@ -330,6 +335,7 @@ def report_of(
         machine=asdict(this_machine()),
         models=[ModelReport(name=net.name, path=str(net.path), standin=net.standin) for net in networks],
         notes=list(notes),
+        not_in_consent=foreign,
         summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
         files=list(files),
     )

@@ -30,6 +30,7 @@ class Choice(HasTraits):
     """
 
     library = Unicode()
+    people = Unicode("auto")
     sources = Tuple()
     targets = Unicode()
     output_dir = Unicode()

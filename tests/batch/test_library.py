@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
-from colab_helpers.batch.library import names_in, sources_of
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.library import names_in, photos_of
+from colab_helpers.batch.photos import identity_of
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.errors import MissingFileError
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.photos import Identity
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait
@@ -45,19 +48,25 @@ def test_a_name_a_folder_and_a_path_stand_for_their_photos(library: Path, standi
     assert names_in(library) == ["alma", "empty", "hanna"]
     assert names_in(None) == []
     engine = Engine.open(SETTINGS, models_dir=standins)
-    hanna = sources_of("hanna", library, engine)
+
+    def shown(*values: str) -> Identity:
+        photos = photos_of((Source.of(value, library) for value in values), library)
+        found = identity_of(engine, photos)
+        assert found is not None
+        return found
+
+    hanna = shown("hanna")
     assert [Path(name).name for name in hanna.photos] == ["1.png", "2.png"]
     assert len(hanna.notes) == 1
     assert "3.png is left out: it seems to show somebody else" in hanna.notes[0]
     paths = [str(library / "hanna" / f"{number}.png") for number in (1, 2, 3)]
-    for value in (str(library / "hanna"), paths):
-        np.testing.assert_array_equal(sources_of(value, None, engine).embedding, hanna.embedding)
-    mixed = sources_of(["hanna", paths[0]], library, engine)
-    assert len(mixed.photos) == 3
+    for values in ([str(library / "hanna")], paths):
+        np.testing.assert_array_equal(shown(*values).embedding, hanna.embedding)
+    assert len(shown("hanna", paths[0]).photos) == 3
     with pytest.raises(MissingFileError, match=r"hana: .*library.*name one of alma, empty, hanna"):
-        sources_of("hana", library, engine)
+        shown("hana")
     with pytest.raises(MissingFileError, match="the folder holds no photo"):
-        sources_of("empty", library, engine)
+        shown("empty")
     with pytest.raises(MissingFileError, match="cannot be listed"):
         names_in(library / "none")
 
