@@ -17,12 +17,13 @@ from pathlib import Path
 from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
 from colab_helpers.batch.drive import copy_in
 from colab_helpers.batch.earlier import EarlierWork
+from colab_helpers.batch.growth import Growth, weakened
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.run_batch import MOST_DEATHS, Growth, Surroundings, index_place, weakened
+from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place
 from colab_helpers.batch.run_file import goes_as_picture
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, UsageError
@@ -132,7 +133,7 @@ class PeopleFinder:
                     known.found[key] = self._look_at(index, task, key)
                     self._save(known)
                     self.around.status.file(index, _waiting(task))
-                    growth.check(self.around)
+                    growth.check(self.around.stop)
                 keys.append(key)
             except OutputError:
                 raise
