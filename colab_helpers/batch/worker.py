@@ -226,6 +226,7 @@ class _Run(Surroundings):
         files = [skipped(task, list(self.job.names), why) for task in self.job.tasks]
         if not stopped:
             for index, file in enumerate(files):
+                file.fallbacks = list(now.files[index].fallbacks)
                 self.status.file(index, file)
         return report_of(
             files,
