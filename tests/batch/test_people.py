@@ -125,7 +125,8 @@ def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, mo
     looks.clear()
     assert run(*NAMES[:2], people="only", settings=following).ok
     assert not looks
-    assert run("third.mp4", "still.png", people="only").ok
+    assert run("third.mp4", "still.png", people="only", work_dir=tmp_path / "work").ok
+    assert not list((tmp_path / "work").rglob("*.mp4")), "what was copied to be looked at is gone"
     after = KnownPeople.load(out)
     assert {key: after.videos[key].tracks for key in before.videos} == {
         key: video.tracks for key, video in before.videos.items()
