@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -92,6 +92,12 @@ class Treatments:
     identity: Identity | None
     photos: Sequence[Source]
     needed: bool = True
+    _shown: dict[tuple[str, ...], tuple[Identity, list[Source]]] = field(default_factory=dict, init=False)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the photos that were looked at, one sentence each."""
+        return [note for identity, _ in self._shown.values() for note in identity.notes]
 
     def of(self, given: PeopleMap) -> tuple[dict[str, Treatment | None], Treatment | None]:
         """Return what is done to everybody by name, and to others.
@@ -137,6 +143,8 @@ class Treatments:
 
     def _named(self, name: str, written: Sequence[str]) -> tuple[Identity, list[Source]]:
         """Find out whom photos show that the map names for somebody."""
+        if tuple(written) in self._shown:
+            return self._shown[tuple(written)]
         try:
             there = [str(self.folder / one) if (self.folder / one).exists() else one for one in written]
             photos = photos_of((Source.of(one, self.library) for one in there), self.library)
@@ -145,6 +153,7 @@ class Treatments:
             where = f"{self.folder / MAP_NAME}: {name}"
             what = f"{error.where}: {error.what}" if error.where else error.what
             raise UsageError(what, where=where, remedy=error.remedy) from error
+        self._shown[tuple(written)] = identity, photos
         return identity, photos
 
 

@@ -17,20 +17,21 @@ from pathlib import Path
 from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
 from colab_helpers.batch.drive import copy_in
 from colab_helpers.batch.earlier import EarlierWork
+from colab_helpers.batch.growth import Growth, weakened
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place, weakened
-from colab_helpers.batch.run_file import goes_as_picture
+from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place
+from colab_helpers.batch.run_file import error_text, goes_as_picture
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
-from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, UsageError
+from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Appearance
 from colab_helpers.faces.photos import Identity
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.images import write_image
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.finding import FoundFaces, find_faces, find_in_picture
@@ -122,29 +123,30 @@ class PeopleFinder:
 
     def _look_at_all(self, known: KnownPeople) -> list[str]:
         """Look at every target that is not known; return the keys of those that are then, in their order."""
-        keys: list[str] = []
+        keys, growth = list[str](), Growth()
         for index, task in enumerate(self.around.job.tasks):
             self.around.beat()
             try:
                 existing_file(task.target)
                 key = self.earlier.index_key(task)
-                if key not in known.videos and key not in known.found:
-                    known.found[key] = self._look_at(index, task, key)
-                    self._save(known)
-                keys.append(key)
-            except OutputError:
-                raise
-            except ColabHelpersError:
-                continue  # what is wrong is told when its turn comes
-            finally:
-                waiting = FileReport(target=str(task.target), status="queued")
-                if index < len(self.around.job.tasks):
-                    self.around.status.file(index, waiting)
+                new = key not in known.videos and key not in known.found
+                seen = self._look_at(index, task, key) if new else None
+            except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
+                if not isinstance(error, MediaError):  # which is told when its turn comes
+                    told = mark("nobody could be looked for in {name}: {error}")
+                    self.around.status.note(tr(told, name=task.target.name, error=error_text(error)))
+                continue
+            keys.append(key)
+            if seen is not None:
+                known.found[key] = seen
+                self._save(known)
+                self.around.status.file(index, _waiting(task))
+                growth.check(self.around.stop)
         return list(dict.fromkeys(keys))
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
-        engine = self._engine(key)
+        engine = self._engine(task, key)
         if goes_as_picture(task):
             found = find_in_picture(engine, self.usual, task.target)
         else:
@@ -171,14 +173,14 @@ class PeopleFinder:
             seen=tracks,
         )
 
-    def _engine(self, key: str) -> Engine:
+    def _engine(self, task: Task, key: str) -> Engine:
         """Note that a target is looked at; return the networks, with less memory where a worker died."""
         run = self.earlier.run
         deaths = self.earlier.history.interruptions(key, run)
         if deaths >= MOST_DEATHS:
             raise MediaError(tr("the worker process died {deaths} times on this file", deaths=deaths))
         with suppress(OutputError):
-            self.journal.append(Started(key=key, run=run, target="", pid=os.getpid()))
+            self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
         reason = tr("a worker process died on this file")
         return weakened(self.engine, deaths, reason=reason)[0] if deaths else self.engine
 
@@ -229,12 +231,18 @@ class PeopleFinder:
         lines = {file.target: file for file in triage.files}
         for index, task in enumerate(self.around.job.tasks):
             if file := lines.get(task.output.name):
-                waiting = FileReport(target=str(task.target), status="queued", fallbacks=[line_of(file)])
-                self.around.status.file(index, waiting)
+                self.around.status.file(index, _waiting(task, line_of(file)))
         told = tr("{people} person(s) are seen in {files} file(s): {map} says what is done to each",
                   people=len(cast.people), files=len(videos), map=MAP_NAME)  # fmt: skip
+        notes = [told, *self._treatments.notes, *triage.lines()]
+        if self.usual.sought is not None:
+            notes.append(tr("{map} counts: target_person and never have no say", map=MAP_NAME))
         if told not in self.around.status.status.notes:
-            self.around.status.note(told, *triage.lines())
+            self.around.status.note(*notes)
+
+
+def _waiting(task: Task, *remarks: str) -> FileReport:
+    return FileReport(target=str(task.target), status="queued", fallbacks=[one for one in remarks if one])
 
 
 def line_of(file: FileTriage) -> str:

@@ -240,8 +240,7 @@ class KnownPeople(_Model):
             shown = sorted((one for _, one in tracks if one.crop), key=lambda one: (one.dark, -one.worth))
             group.crops = [one.crop for one in shown[:MOST_CROPS]]
             sure = [one for _, one in tracks if one.asked >= CONFIRMED]
-            unlike = [one for one in sure if float(one.look @ group.look) < SAME]
-            group.doubtful = not sure or bool(unlike) or all(one.dark for _, one in tracks)
+            group.doubtful = not sure or all(one.dark for _, one in tracks) or _is_mixed(sure)
             group.alike = []
         for one, other in combinations(self.groups, 2):
             if float(self.groups[one].look @ self.groups[other].look) >= ALIKE:
@@ -259,3 +258,10 @@ class KnownPeople(_Model):
 
 def _mean(tracks: Sequence[Appearance]) -> Group:
     return Group(look=mean_look(tracks), asked=sum(one.asked for one in tracks))
+
+
+def _is_mixed(tracks: Sequence[SeenTrack]) -> bool:
+    """Whether any of several tracks looks like somebody else than the others do."""
+    total = np.sum([one.look * one.asked for one in tracks], axis=0)
+    rests = [(one, total - one.look * one.asked) for one in tracks] if len(tracks) > 1 else []
+    return any(float(one.look @ rest) < SAME * float(np.linalg.norm(rest)) for one, rest in rests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from colab_helpers.batch.drive import FACES_NAME, Patience, WorkPlaces
 from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.face_indexes import FaceIndexPlace, folder_name, remove_stale
+from colab_helpers.batch.growth import Growth, weakened
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
@@ -34,20 +35,11 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.resources.sampler import gpu_memory, process_memory
 from colab_helpers.trust.consent import not_named
 
 MOST_DEATHS = 3
 """Workers that may die on a file before it is given up: the first, and two with less memory."""
-# A process that holds so much more than after its first video gives it back by being replaced (B6).
-GROWTH = 1.25
-GROWTH_BYTES = 256 << 20
-_GPU_GROWTH_BYTES = 1 << 30
 _PICTURE_EDGE = 240
-
-
-class RecycleError(Exception):
-    """The process holds more memory than it should: another one is to go on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +100,7 @@ class Batch:
     earlier: EarlierWork
     order: Sequence[int]
     estimate: Estimate
-    _held: tuple[int, int] | None = field(default=None, init=False)
+    _growth: Growth = field(default_factory=Growth, init=False)
     _indexes: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -127,21 +119,14 @@ class Batch:
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
                 self.estimate.end(index, done=worked and files[index].status == "done")
-                if worked and len(files) < len(self.tasks) and self.around.stop.owns_process:
-                    self._check_growth()
+                if worked and len(files) < len(self.tasks):
+                    self._growth.check(self.around.stop)
             remove_stale(self.around.job.folder / FACES_NAME, self._indexes, self.earlier.models)
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []
         reports = [files.get(n) or skipped(task, photos) for n, task in enumerate(self.tasks)]
         return self._report(reports, seconds=time.monotonic() - began, stopped=stopped)
-
-    def _check_growth(self) -> None:
-        """Raise RecycleError where this process holds much more than after its first file."""
-        ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
-        first_ram, first_vram = self._held = self._held or (ram, vram)
-        if ram > first_ram * GROWTH + GROWTH_BYTES or vram - first_vram > _GPU_GROWTH_BYTES:
-            raise RecycleError(f"it holds {ram / 1e6:.0f} MB of RAM and {vram / 1e6:.0f} MB of VRAM")
 
     def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
         notes, status = list(self.engine.notes), self.status.status
@@ -331,18 +316,3 @@ def report_of(
         summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
         files=list(files),
     )
-
-
-def weakened(engine: Engine, times: int, *, reason: str) -> tuple[Engine, str]:
-    """Return the same networks, used with less memory, and a note on it."""
-    before = engine.settings
-    memory = max(0.5, float(before.max_memory) / 2**times)
-    threads = max(1, int(before.execution_threads) // 2**times)
-    settings = before.with_overrides(max_memory=round(memory, 2), batch_size=1, execution_threads=threads)
-    note = tr(
-        "{reason}: max_memory lowered to {memory:.1f} GB, batch_size to 1, execution_threads to {threads}",
-        reason=reason,
-        memory=memory,
-        threads=threads,
-    )
-    return replace(engine, settings=settings), note

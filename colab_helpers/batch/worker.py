@@ -21,6 +21,7 @@ from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.find_people import PeopleFinder
+from colab_helpers.batch.growth import RecycleError
 from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
@@ -36,7 +37,7 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Batch, RecycleError, Surroundings, report_of, skipped
+from colab_helpers.batch.run_batch import Batch, Surroundings, report_of, skipped
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, write_refusal
@@ -225,6 +226,7 @@ class _Run(Surroundings):
         files = [skipped(task, list(self.job.names), why) for task in self.job.tasks]
         if not stopped:
             for index, file in enumerate(files):
+                file.fallbacks = list(now.files[index].fallbacks)
                 self.status.file(index, file)
         return report_of(
             files,

@@ -18,6 +18,8 @@ from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.triage import TRIAGE_NAME, Triage
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.pipeline import report_progress
+from colab_helpers.progress import FINDING, Progress
 from tests.batch.films import CASTS, NAMES, SETTINGS, changed, film_of
 from tests.helpers.processes import Shell, at_start, contents, ended, repeated
 from tests.people.actors import portrait
@@ -98,13 +100,18 @@ def test_an_edit_by_hand_does_again_only_what_it_touches(run, films, faces, look
     assert b"Alma B.:  # hers" in text
 
 
-def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path) -> None:
+def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, monkeypatch) -> None:
     """The settings follow whoever is the largest in frame 8 of each video, who is not in the third's."""
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)
     out = tmp_path / "out"
     following = SETTINGS.with_overrides(many_faces=False, face_selector="reference", reference_frame_number=8)
-    report = run(*NAMES[:2], people="only", settings=following)
+    told: list[Progress] = []
+    report = run(*NAMES[:2], people="only", settings=following, on_progress=told.append)
     assert report.ok
+    assert {progress.stage for progress in told} == {FINDING}
+    assert max(progress.frame for progress in told) == told[-1].frames == 18
     assert [file.status for file in report.files] == ["skipped"] * 2
+    assert all(" s" in file.fallbacks[0] for file in report.files)
     assert not list(out.glob("*.mp4"))
     followed = {
         max(film_of(name).render(8)[1], key=lambda face: face.area).who for name in ("first", "second")
@@ -118,7 +125,8 @@ def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path) ->
     looks.clear()
     assert run(*NAMES[:2], people="only", settings=following).ok
     assert not looks
-    assert run("third.mp4", "still.png", people="only").ok
+    assert run("third.mp4", "still.png", people="only", work_dir=tmp_path / "work").ok
+    assert not list((tmp_path / "work").rglob("*.mp4")), "what was copied to be looked at is gone"
     after = KnownPeople.load(out)
     assert {key: after.videos[key].tracks for key in before.videos} == {
         key: video.tracks for key, video in before.videos.items()

@@ -72,14 +72,29 @@ def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> N
 
 
 def test_groups_that_are_known_never_come_together() -> None:
-    twins = [track(0, 1, 0, 50, video="a"), track(1, 1, 0, 50, video="a", noise=0.71)]
+    twins = [track(0, 1, 0, 50, video="a"), track(1, 1, 0, 50, video="a")]
     people = known(a=twins)
     assert tracks(people) == {"a": ["p1", "p2"]}
-    assert people.groups["p1"].alike == ["p2"]
-    for number in range(8):
-        people.found = {f"v{number}": video(f"v{number}", [track(9, 1, 0, 50, video=f"v{number}")])}
-        people.add(people.found)
-    assert list(people.groups) == ["p1", "p2"]
+    assert (people.groups["p1"].alike, people.groups["p2"].alike) == (["p2"], ["p1"])
+    for name, twin in (("b", 0), ("c", 1)):
+        people.found = {name: video(name, [track(9, 1, 0, 50, video=name, embedding=twins[twin].embedding)])}
+        people.add([name])
+    assert tracks(people) == {"a": ["p1", "p2"], "b": ["p1"], "c": ["p2"]}
+
+
+def test_what_is_doubtful_is_marked_and_the_best_pictures_come_first() -> None:
+    people = known(a=cast("a", 1, 1, 2), b=[track(0, 3, 0, 9, video="b", asked=2)])
+    for n, worth in enumerate((0.2, 0.6, 0.1)):
+        one = people.videos["a"].seen[n]
+        one.crop, one.worth = f"{n}.jpg", worth
+    people.videos["a"].seen[1].dark = people.videos["b"].seen[0].dark = True
+    people.count()
+    assert [group.doubtful for group in people.groups.values()] == [False, False, True]
+    assert people.groups["p1"].crops == ["0.jpg", "1.jpg"], "a dark one only after all others"
+    people.videos["a"].seen[1].look = look(9)
+    people.videos["a"].seen[1].asked = 2
+    people.count()
+    assert people.groups["p1"].doubtful, "somebody in it looks like somebody else"
 
 
 def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there() -> None:
