@@ -139,7 +139,7 @@ def main() -> None:
             for clip in range(number):
                 who = draw.sample(cast, draw.randint(1, min(3, len(cast))))
                 seed = 10_000 * options.seed + 100 * batch + clip
-                scene = Scene(seed, (640, 360), seconds=options.seconds, people=len(who), cast=who)
+                scene = Scene(seed, (480, 270), seconds=options.seconds, people=len(who), cast=who)
                 light = draw.uniform(0.5, 1.1) * np.array([draw.uniform(0.9, 1.1) for _ in range(3)])
                 clips.append(seen_in(analyser, str(clip), scene, light))
             known = KnownPeople()

@@ -129,8 +129,7 @@ class PeopleFinder:
             try:
                 existing_file(task.target)
                 key = self.earlier.index_key(task)
-                new = key not in known.videos and key not in known.found
-                seen = self._look_at(index, task, key) if new else None
+                seen = None if self._is_known(known, task, key) else self._look_at(index, task, key)
             except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
                 if not isinstance(error, MediaError):  # which is told when its turn comes
                     told = mark("nobody could be looked for in {name}: {error}")
@@ -143,6 +142,14 @@ class PeopleFinder:
                 self.around.status.file(index, _waiting(task))
                 growth.check(self.around.stop)
         return list(dict.fromkeys(keys))
+
+    def _is_known(self, known: KnownPeople, task: Task, key: str) -> bool:
+        """Whether a target was looked at; without its index, the numbers of its tracks mean nothing."""
+        if key not in known.videos and key not in known.found:
+            return False
+        place = index_place(self.around, self.earlier, task)
+        folders = [place.place, *([place.mirror] if place.mirror else [])]
+        return goes_as_picture(task) or any(any(folder.glob("*.npz")) for folder in folders)
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""

@@ -140,6 +140,11 @@ def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, mo
     assert "Chidi, 2nd" in triage.files[0].people
     assert triage.files[0].sight.frames == 18
 
+    shutil.rmtree(out / ".faces")
+    assert run("first.mp4", people="only").ok
+    assert looks, "without its index, the numbers of its tracks mean nothing"
+    assert groups_of(KnownPeople.load(out), faces) == who
+
     edit(out, (f"faces: [{who['bruno']}]", "faces: [p99]"))
     with pytest.raises(UsageError, match=r"p99"):
         run("third.mp4")
