@@ -126,7 +126,10 @@ def test_in_a_picture_people_are_known_by_their_looks(
     image, truths = SCENE.render(3)
     write_image(tmp_path / "in.png", image, quality=100)
     both = cast(embeddings, alma=put_in(embeddings, "hanna"), bruno=None)
-    assert process_picture(models, both, tmp_path / "in.png", tmp_path / "out.png").faces_swapped == 1
+    result = process_picture(models, both, tmp_path / "in.png", tmp_path / "out.png")
+    assert result.faces_swapped == 1
+    told = {one.name: (one.counts.seen, one.counts.changed, one.action, one.source) for one in result.people}
+    assert told == {"Alma": (1, 1, "swap", "hanna"), "Bruno": (1, 0, None, None)}
     out = models.analyser.find(_image(tmp_path / "out.png"))
     looks = {name: max(float(one.embedding @ embeddings[name]) for one in out) for name in embeddings}  # type: ignore[operator]
     assert looks["hanna"] > 0.4 > looks["alma"]
@@ -210,6 +213,36 @@ def test_without_a_usual_treatment_nobody_is_changed() -> None:
         selection = Selection(load_settings(), given)
         selection.decide([track(0, 1)])
         assert selection.of([replace(face(100), track=0)]) == []
+
+
+def long(number: int, who: int, size: float, frames: range) -> Track:
+    made = Track(number, frames.start, frames.start)
+    for frame in frames:
+        made.add(frame, face(100, who=who, size=size), 0.0)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("how", "over_time", "in_picture"),
+    [
+        ({"many_faces": False, "face_selector": "principal"}, [1], [0]),
+        ({"many_faces": False}, [0], [0]),
+        ({"many_faces": False, "face_min_size": 230}, [], []),
+        ({"face_min_size": 90}, [0, 1], [0, 1]),
+        ({"face_min_size": 120}, [0], [0]),
+    ],
+)
+def test_whose_face_takes_most_of_the_file_counts_and_small_ones_do_not(
+    how: Any, over_time: list[int], in_picture: list[int]
+) -> None:
+    """The larger face is there shorter; the smaller one is looked at less often than it is there."""
+    tracks = [long(0, 1, 2.0, range(10)), long(1, 2, 1.0, range(0, 100, 4))]  # 224 and 112 pixels wide
+    selection = Selection(load_settings(**how), Cast.of(None))
+    assert selection.needs_all
+    selection.decide(tracks)
+    faces = [replace(face(100, size=size), track=number) for number, size in enumerate((2.0, 1.0))]
+    assert [one.track for one in selection.of(faces)] == over_time
+    assert [one.track for one in selection.in_picture(faces)] == in_picture
 
 
 def test_a_segment_is_told_apart_by_what_was_done_too() -> None:
