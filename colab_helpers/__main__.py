@@ -17,9 +17,16 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colab_helpers.command_line import as_options, build_parser, language_asked, overrides_of, settings_of
-from colab_helpers.errors import ColabHelpersError, ModelError
-from colab_helpers.files import to_json
+from colab_helpers.command_line import (
+    as_options,
+    build_parser,
+    language_asked,
+    overrides_of,
+    settings_of,
+    split_pair,
+)
+from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
+from colab_helpers.files import absolute, to_json
 from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import lost_mount, mounted_drive, require_places
 from colab_helpers.request import BatchRequest
@@ -91,6 +98,7 @@ def _swap(options: argparse.Namespace) -> int:
             models_dir=options.models_dir,
             target_person=options.target_person,
             never=options.never,
+            library=options.library,
             on_progress=line,
         )
     if options.report_path:
@@ -147,6 +155,45 @@ def _conclude(report: BatchReport) -> int:
         print(tr(_STOPPED), file=sys.stderr)
         return INTERRUPTED
     return SUCCESS if report.ok else FAILURE
+
+
+def _people(options: argparse.Namespace) -> int:
+    from colab_helpers.batch.known_people import FOLDER_NAME
+    from colab_helpers.batch.people_edits import has_people
+    from colab_helpers.pages.sheet import batch_cards, library_cards, write_sheet
+
+    folder, of_batch = options.folder, has_people(options.folder)
+    if of_batch:
+        _edit_people(options)
+        cards, place = batch_cards(folder), folder / FOLDER_NAME
+    elif options.split or options.merge or options.set or options.name:
+        raise UsageError(
+            tr("there are no people of a batch here that could be changed"),
+            where=str(folder),
+            remedy=tr("name the output folder of a batch whose people were found"),
+        )
+    else:
+        cards, place = library_cards(folder, options.models_dir), folder
+    print("\n".join(card.line for card in cards))
+    title = tr("People of {folder}", folder=folder.name)
+    print(tr("pictures: {paths}", paths=", ".join(map(str, write_sheet(place, title, cards)))))
+    return SUCCESS
+
+
+def _edit_people(options: argparse.Namespace) -> None:
+    """Do what is asked in this order: split, merge, set, name; each is saved by itself."""
+    from colab_helpers.batch.people_edits import merge, rename, set_source, split
+
+    for name in options.split:
+        print(tr("{name} is now {parts}", name=name, parts=", ".join(split(options.folder, name))))
+    for one, other in options.merge:
+        merge(options.folder, one, other)
+    for pair in options.set:
+        name, value = split_pair(pair, "p1=leave")
+        words = [value] if absolute(value).exists() else [word.strip() for word in value.split(",")]
+        set_source(options.folder, name, words, options.library)
+    for old, new in options.name:
+        rename(options.folder, old, new)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -220,6 +267,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "swap": _swap,
     "batch": _batch,
     "status": _status,
+    "people": _people,
     "stop": _stop,
     "demo": _demo,
     "preload": _preload,

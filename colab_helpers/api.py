@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
 from colab_helpers.batch.job import ImageLike, Job, Source
+from colab_helpers.batch.library import photos_of, with_photos
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
@@ -87,12 +88,13 @@ def swap_video(
     models_dir: str | Path | None = None,
     target_person: Sequence[str | Path] = (),
     never: Sequence[str | Path] = (),
+    library: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> FileReport:
     """Put the source's face on the faces of a video (or image file).
 
     Args:
-        source: One or several photos of the person who is put in.
+        source: One or several photos of the person who is put in, folders of them, or names of the library.
         target: The file to change.
         output: The result; its suffix chooses the container. In a folder that is there it gets the target's
             name.
@@ -101,6 +103,7 @@ def swap_video(
         models_dir: Folder of the model files.
         target_person: Photos of the one person who is changed; without any the settings decide.
         never: Photos of people who are never changed.
+        library: A folder of people, each a folder of photos.
         on_progress: Called up to four times a second.
 
     Raises:
@@ -110,7 +113,7 @@ def swap_video(
     """
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
-        shown = _Shown(sources, target_person, never)
+        shown = _Shown(sources, target_person, never, _place(library))
         file, *_ = _open(shown, target, output, consent, settings, models_dir, on_progress)
         file.run()
         return file.report
@@ -126,11 +129,12 @@ def swap_file(
     models_dir: str | Path | None = None,
     target_person: Sequence[str | Path] = (),
     never: Sequence[str | Path] = (),
+    library: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> BatchReport:
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
-        shown = _Shown(sources, target_person, never)
+        shown = _Shown(sources, target_person, never, _place(library))
         file, statement, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
         from colab_helpers.batch.run_batch import report_of, skipped
         from colab_helpers.batch.run_file import error_text
@@ -159,6 +163,8 @@ class BatchOptions(TypedDict, total=False):
 
     target_person: Sequence[str | Path]
     never: Sequence[str | Path]
+    library: str | Path | None
+    people: Literal["auto", "find", "only"]
     video_range: str
     report_path: str | Path | None
     work_dir: str | Path | None
@@ -185,7 +191,8 @@ def run_batch(
     same call again, from anywhere, watches it, or goes on where it ended.
 
     Args:
-        sources: Photos of the person who is put in; those of somebody else are left out, which is noted.
+        sources: Photos of the person who is put in, folders of them, or names of the library; photos of
+            somebody else are left out, which is noted.
         targets: Files, folders, and patterns such as ``clips/*.mp4``.
         output_dir: Folder of the results; made if missing.
         consent: Who is shown, and on what ground.
@@ -203,7 +210,8 @@ def run_batch(
         BatchStopped: A KeyboardInterrupt: somebody has stopped it; its ``report`` says what is finished.
     """
     with _speaking(settings):
-        photos = [Source.of(image) for image in sources]
+        library = _place(options.get("library"))
+        photos = [Source.of(image, library) for image in sources]
         request = BatchRequest(
             sources=[photo.image for photo in photos],
             targets=targets,
@@ -224,11 +232,12 @@ def do_batch(
     on_status: StatusCallback | None = None,
 ) -> BatchReport:
     """Like ``run_batch``, from a request; ``photos`` are its sources with names for messages and reports."""
-    photos = [Source.of(source) for source in request.sources] if photos is None else photos
     with spoken(request.language):
         request.check()
         with _speaking(request.settings):
             require_places(request.places)
+            photos = photos_of(map(Source.of, request.sources) if photos is None else photos, request.library)
+            request, left_out = with_photos(request)
             folder = _results_folder(request.output_dir)
             tasks = plan_batch(
                 request.target_paths, folder, video_range=request.video_range, sources=request.photo_paths
@@ -236,7 +245,7 @@ def do_batch(
             consent = require_consent(
                 request.consent, [*request.photo_paths, *(task.target for task in tasks)]
             )
-            job = Job.of(request.replaced(consent=consent), photos, tasks, folder)
+            job = Job.of(request.replaced(consent=consent), photos, tasks, folder, left_out)
             if request.in_process:
                 from colab_helpers.batch.worker import run_job
 
@@ -260,11 +269,17 @@ def _results_folder(folder: Path | None) -> Path:
 
 
 class _Shown(NamedTuple):
-    """The photos of a run: of who is put in, who is changed, and who never is."""
+    """The photos of a run: of who is put in, who is changed, and who never is; the library of their names."""
 
     sources: Sequence[ImageLike]
     target_person: Sequence[str | Path]
     never: Sequence[str | Path]
+    library: Path | None
+
+    def photos(self) -> list[list[Source]]:
+        """Those of each, with photos in place of folders."""
+        given = (self.sources, self.target_person, self.never)
+        return [photos_of((Source.of(one, self.library) for one in each), self.library) for each in given]
 
 
 def _open(
@@ -282,7 +297,8 @@ def _open(
     """
     refuse_address(target)
     refuse_address(output)
-    photos, people, spared = ([Source.of(photo) for photo in photos] for photos in shown)
+    require_places([] if shown.library is None else [shown.library])
+    photos, people, spared = shown.photos()
     path, result = absolute(target), absolute(output)
     inputs = [*_files([*photos, *people, *spared]), path]
     statement = require_consent(consent, inputs)

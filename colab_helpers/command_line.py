@@ -32,6 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         "swap": (_add_swap, tr("swap the faces of one video or image")),
         "batch": (_add_batch, tr("swap the faces of many videos and images")),
         "status": (_add_status, tr("tell how the batch in an output folder stands")),
+        "people": (
+            _add_people,
+            tr("list the people of a batch or of a library, with pictures; change the map"),
+        ),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
@@ -60,6 +64,10 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output-dir", "--output", required=True, metavar="DIR")
     which = tr("which of the targets, counted from 1, such as 1-30 or 2,5-")
     add("--range", dest="video_range", default="", metavar="1-30", help=which)
+    people = tr(
+        "find everybody first and go on by people.yaml, or only find them; auto: by the file if it is there"
+    )
+    add("--people", choices=("auto", "find", "only"), default="auto", help=people)
     work = tr("a folder on a local disk for unfinished work; chosen if not given")
     add("--work-dir", help=work, **FOLDER)
     session = tr("how long this machine can be used: you are told what fits as soon as something is done")
@@ -80,10 +88,27 @@ def _add_stop(parser: argparse.ArgumentParser) -> None:
     _add_language(parser)
 
 
+def _add_people(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", help=tr("output folder of a batch, or a library: a folder of people"), **FOLDER)
+    several: dict[str, Any] = {"action": "append", "default": []}
+    pair = {**several, "nargs": 2}
+    add("--split", metavar="NAME", help=tr("two people were taken for one"), **several)
+    add("--merge", metavar=("NAME", "OTHER"), help=tr("both are one person, called NAME"), **pair)
+    source = tr("put this source in: photos, leave, blur, pixelate, a name of the library, or paths")
+    add("--set", metavar="NAME=SOURCE", help=source, **several)
+    add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
+    add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
+    _add_models_dir(parser)
+    _add_language(parser)
+
+
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    photos = tr("photo(s) of the person to put in; averaged")
+    photos = tr("photo(s) of the person to put in, or their folder; averaged")
     add("-s", "--source", dest="sources", nargs="+", default=[], metavar="FACE", help=photos)
+    library = tr("a folder of people, each a folder of photos; any FACE may be a name there")
+    add("--library", help=library, **FOLDER)
     person = tr("photo(s) of the one person who is changed, wherever she is")
     add("--target-person", nargs="+", default=[], metavar="FACE", help=person)
     add("--never", nargs="+", default=[], metavar="FACE", help=tr("photo(s) of people who are never changed"))
@@ -176,11 +201,17 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parse_pair(pair: str) -> tuple[str, Any]:
+    key, value = split_pair(pair, "batch_size=2")
+    return key.replace("-", "_"), parse_value(value)
+
+
+def split_pair(pair: str, example: str) -> tuple[str, str]:
+    """Return the two halves of KEY=VALUE; UsageError where it is none."""
     key, separator, value = pair.partition("=")
     if not separator:
         what = tr("--set takes KEY=VALUE, but got {pair!r}", pair=pair)
-        raise UsageError(what, remedy=tr("write it like --set batch_size=2"))
-    return key.strip().replace("-", "_"), parse_value(value)
+        raise UsageError(what, remedy=tr("write it like --set {example}", example=example))
+    return key.strip(), value.strip()
 
 
 def parse_value(text: str) -> Any:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from colab_helpers.language import mark
 
+FINDING = mark("finding faces")
+"""The stage in which faces are searched for, before anything is changed."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -21,7 +24,7 @@ class Progress:
         provider: Where the networks run.
         threads: Groups of frames worked on at a time.
         batch_size: Frames whose faces go through a network together.
-        stage: What is being done: ``frames``, or ``joining`` the segments at the end.
+        stage: What is being done: ``frames``, `FINDING` before them, or ``joining`` the segments at the end.
         waiting: Items waiting behind each stage of the pipeline, by its name: an empty queue waits for
             the stage before it, a full one for the stage after it.
     """

@@ -15,10 +15,10 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from colab_helpers.errors import MissingFileError, UsageError, allowed_values
 from colab_helpers.files import absolute, from_yaml, natural_key
@@ -29,6 +29,8 @@ T = TypeVar("T")
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://?")
 _LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
 _LONGEST_VALUE = 80
+MAP_NAME = "people.yaml"
+"""The map of a batch's people, in its output folder: who is who, and what is done to each."""
 
 
 def is_address(path: str | Path) -> bool:
@@ -47,19 +49,32 @@ def _place(value: object) -> object:
     return Path(value) if is_address(value) else absolute(value)
 
 
-def _places(value: object) -> object:
-    """A list of paths, data URLs and addresses; a single one is the list's only item."""
+def in_library(name: str | Path, library: Path | None) -> str | None:
+    """Return the folder of somebody in a library; None where nobody there has that name."""
+    text = str(name)
+    if library is None or text != Path(text).name or text[:1] in ("", "."):
+        return None
+    return str(library / text) if (library / text).is_dir() else None
+
+
+def _places(value: object, asked: ValidationInfo) -> object:
+    """A list of paths, data URLs and addresses; a single one is the list's only item.
+
+    A name of the request's library is the path of its folder there.
+    """
     if value is None or value == "":
         return ()
     if isinstance(value, str) and _LIST.fullmatch(value) and not absolute(value).exists():
         value = _yaml_or_text(value)
     items = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_item(item) for item in items)
+    return tuple(_item(item, asked.data.get("library")) for item in items)
 
 
-def _item(value: object) -> object:
+def _item(value: object, library: Path | None) -> object:
     if isinstance(value, str) and (value.startswith("data:") or is_address(value)):
         return value
+    if isinstance(value, str) and (folder := in_library(value, library)):
+        return folder
     found = _place(value)
     return str(found) if isinstance(found, Path) else found
 
@@ -218,18 +233,27 @@ class BatchRequest(SettingsRequest):
     """What a batch is asked for.
 
     Attributes:
-        sources: Photos of the person who is put in: absolute paths and data URLs.
+        sources: Photos of the person who is put in, and folders of them: absolute paths and data URLs.
         targets: Absolute paths of videos, images, folders and patterns; ``target_paths`` are the files.
     """
 
     not_in_form = frozenset({"report_path", "work_dir", "in_process"})
 
+    library: Place = Field(
+        None, description="A folder of people, each a folder of photos; sources may then be their names."
+    )
     sources: Places = Field((), description="Photos of the person who is put in; several are averaged.")
     targets: Places = Field((), description="Videos, images, or folders of them.")
     target_person: Places = Field(
         (), description="Photos of the one person who is changed; empty: the settings decide."
     )
     never: Places = Field((), description="Photos of people who are never changed.")
+    people: Literal["auto", "find", "only"] = Field(
+        "auto",
+        description="find: everybody in the targets is found first and entered into people.yaml in the "
+        "output folder, which says what is done to each; only: and then it ends; auto: that file counts if "
+        "it is there.",
+    )
     consent: str = Field("", description="Who is shown, and on what ground.")
     video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
     session_minutes: Amount = Field(0.0, description="How long this machine can be used; 0: not known.")
@@ -263,6 +287,13 @@ class BatchRequest(SettingsRequest):
         return (*super().places, *self.photo_paths, *map(Path, self.targets))
 
     @property
+    def mapped(self) -> bool:
+        """Whether no photos of who is put in are needed: a map may name others, or nothing is done."""
+        return self.people == "only" or (
+            self.output_dir is not None and (self.output_dir / MAP_NAME).exists()
+        )
+
+    @property
     def run_name(self) -> str:
         """Name of the folder for a batch of these sources and targets, whatever else is asked for."""
         if not self.sources and not self.targets:
@@ -272,11 +303,11 @@ class BatchRequest(SettingsRequest):
         return f"{'-'.join(stems)}-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}"
 
     def check(self) -> None:
-        """Also refuse addresses, and photos without videos or the other way round."""
+        """Also refuse addresses, and photos without videos or, unless there is a map, the other way round."""
         for path in (*self.photos, *self.targets, self.output_dir or "", self.models_dir or ""):
             refuse_address(path)
         swaps = "face_swapper" in self.settings.frame_processors
-        missing = "sources" if self.targets and swaps and not self.sources else ""
+        missing = "sources" if self.targets and swaps and not (self.sources or self.mapped) else ""
         missing = "targets" if self.sources and not self.targets else missing
         if missing:
             what = tr("{missing} is empty", missing=missing)

@@ -38,6 +38,8 @@ class EarlierWork:
         run: Names the run; a worker started again goes on with it.
         sources: Digests of the photos that count; ``models`` has those of the model files by name.
         sought: Digests of the photos that say who is changed, and who never is.
+        decisions: What is done to whom in a target, by the key of its face index, where a map says it; then
+            neither sources nor who is sought count by themselves.
         digests: Finds out the digest of a target or result.
     """
 
@@ -48,6 +50,7 @@ class EarlierWork:
     settings: Settings
     models: Mapping[str, str]
     digests: Callable[..., str] = file_digest
+    decisions: Callable[[str], object] | None = None
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
 
     def key(self, task: Task) -> str:
@@ -55,8 +58,9 @@ class EarlierWork:
         if task.target not in self._keys:
             self._keys[task.target] = work_key(
                 target=self.digests(task.target),
-                sources=self.sources,
-                sought=self.sought,
+                sources=[] if self.decisions else self.sources,
+                sought=[] if self.decisions else self.sought,
+                decisions=self.decisions and self.decisions(self.index_key(task)),
                 settings=self.settings,
                 models=self.models,
                 encoder=self.settings.output_video_encoder,

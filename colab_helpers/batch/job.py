@@ -20,7 +20,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import REPORT_NAME, write_text
 from colab_helpers.files import absolute, load, to_json
 from colab_helpers.language import language, tr
-from colab_helpers.request import BatchRequest, refuse_address
+from colab_helpers.request import BatchRequest, in_library, refuse_address
 from colab_helpers.settings import DEFAULT_PRESET
 
 ImageLike = str | Path | bytes | npt.NDArray[np.uint8]
@@ -40,13 +40,16 @@ class Source:
         return None if self.image.startswith("data:") else Path(self.image)
 
     @classmethod
-    def of(cls, image: ImageLike) -> Source:
-        """Make any kind of image something that can be written down; pixels are kept without loss."""
+    def of(cls, image: ImageLike, library: Path | None = None) -> Source:
+        """Make any kind of image something that can be written down; pixels are kept without loss.
+
+        A name of the library is the folder of its photos there.
+        """
         if isinstance(image, str) and image.startswith("data:"):
             return cls(f"{image[:40]}…", image)
         if isinstance(image, (str, Path)):
             refuse_address(image)
-            return cls(str(image), str(absolute(image)))
+            return cls(str(image), in_library(image, library) or str(absolute(image)))
         name = tr("image in memory ({kind})", kind=type(image).__name__)
         if isinstance(image, bytes):
             return cls(name, _data_url(image, "application/octet-stream"))
@@ -68,9 +71,17 @@ class Job(BaseModel):
     request: BatchRequest = Field(description="All that is asked for; its settings are all overrides.")
     names: tuple[str, ...] = Field((), description="What the photos are called in messages and reports.")
     tasks: tuple[Task, ...]
+    notes: tuple[str, ...] = Field((), description="What was left out before the start.")
 
     @classmethod
-    def of(cls, request: BatchRequest, photos: Sequence[Source], tasks: Sequence[Task], folder: Path) -> Self:
+    def of(
+        cls,
+        request: BatchRequest,
+        photos: Sequence[Source],
+        tasks: Sequence[Task],
+        folder: Path,
+        notes: Sequence[str] = (),
+    ) -> Self:
         """Write down a request: nothing in it depends on files that may change until the worker reads it."""
         return cls(
             request=request.replaced(
@@ -86,6 +97,7 @@ class Job(BaseModel):
             tasks=tuple(
                 replace(task, target=task.target.absolute(), output=task.output.absolute()) for task in tasks
             ),
+            notes=tuple(notes),
         )
 
     @property
@@ -120,6 +132,8 @@ class Job(BaseModel):
             "sources",
             "target_person",
             "never",
+            "people",
+            "library",
             "output_dir",
             "consent",
             "models_dir",

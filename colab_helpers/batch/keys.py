@@ -84,6 +84,7 @@ def work_key(
     settings: Settings,
     models: Mapping[str, str],
     encoder: str,
+    decisions: object = None,
     code: str | None = None,
 ) -> str:
     """Return the key of the work on one target, 64 hexadecimal digits.
@@ -95,10 +96,11 @@ def work_key(
         settings: Resolved or not: what is left to the machine is not part of the key.
         models: Digest of each model file by name.
         encoder: The encoder asked for; which one ``auto`` took is noted with each segment.
+        decisions: What is done to whom in the target, where a map says it; anything that JSON can write.
         code: Digest of the code; that of this package if None.
     """
     asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NEUTRAL_SETTINGS}
-    parts = {
+    parts: dict[str, object] = {
         "target": target,
         "sources": sorted(sources),
         "sought": list(sought),
@@ -107,6 +109,8 @@ def work_key(
         "encoder": encoder,
         "code": code or code_digest(),
     }
+    if decisions is not None:
+        parts["decisions"] = decisions
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

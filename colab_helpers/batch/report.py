@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,16 +175,50 @@ class BatchReport(_Model):
     models: list[ModelReport] = []
     notes: list[str] = Field([], description="Fall-backs that concern the whole run.")
     summary: Summary
+    not_in_consent: list[str] = Field(
+        [], description="People who were changed or put in, by name, whom the statement does not name."
+    )
     files: list[FileReport]
 
     @property
     def ok(self) -> bool:
-        """Whether every file succeeded."""
-        return self.summary.succeeded == self.summary.total
+        """Whether every file succeeded, or none was to be done."""
+        return self.summary.succeeded + self.summary.skipped == self.summary.total and not self.stopped
 
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
         write_text(path, to_json(self, indent=2) + "\n")
+
+
+def changed_people(files: Iterable[FileReport]) -> dict[str, list[str]]:
+    """Return what was done to everybody who was changed and is known by name: actions and sources."""
+    done: dict[str, dict[str, None]] = {}
+    for person in (one for file in files if file.quality for one in file.quality.people):
+        if person.name and person.changed and person.action:
+            done.setdefault(person.name, {})[action_text(person)] = None
+    return {name: list(actions) for name, actions in done.items()}
+
+
+def swapped_people(files: Iterable[FileReport]) -> list[str]:
+    """Return the names of those who were replaced, as far as they are known, and of those put in."""
+    people = [one for file in files if file.quality for one in file.quality.people if one.changed]
+    names = [
+        name for one in people if one.action == "swap" for name in (one.name, *_library_names(one.source))
+    ]
+    return [name for name in names if name]
+
+
+def _library_names(source: str | None) -> list[str]:
+    """The names in a source: what else it lists are paths of photos."""
+    return [part for part in (source or "").split(", ") if not re.search(r"[./\\]", part)]
+
+
+def action_text(person: PersonReport) -> str:
+    """Say what was done to one of the people, and who was put in; empty where nothing was done."""
+    words = {"blur": tr("blurred"), "pixelate": tr("pixelated"), None: ""}
+    if person.action != "swap":
+        return words[person.action]
+    return tr("replaced by {source}", source=person.source) if person.source else tr("changed")
 
 
 def summarize(
@@ -205,10 +239,10 @@ def summarize(
     )
 
 
-# Report and status; journal; samples; the reports of the doctor and of preload; page; or nothing yet.
+# Report and status; journal; samples; the reports of the doctor and of preload; page; sheet; or nothing yet.
 _OWN_HEAD = re.compile(
     rb'\s*(\{\s*"(schema": ?\d|crc":"|time": ?\d|version": 1,\s*"(checks|ok)")'
-    rb'|<!DOCTYPE html>.*content="colab_helpers"|$)',
+    rb'|<!DOCTYPE html>.*content="colab_helpers"|\x89PNG.*tEXtSoftware\x00colab_helpers|$)',
     re.DOTALL,
 )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from colab_helpers.batch.drive import FACES_NAME, Patience, WorkPlaces
 from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.face_indexes import FaceIndexPlace, folder_name, remove_stale
+from colab_helpers.batch.growth import Growth, weakened
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task, listed
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize
+from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize, swapped_people
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
@@ -27,26 +28,18 @@ from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, Wor
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.resources.sampler import gpu_memory, process_memory
+from colab_helpers.trust.consent import not_named
 
 MOST_DEATHS = 3
 """Workers that may die on a file before it is given up: the first, and two with less memory."""
-# A process that holds so much more than after its first video gives it back by being replaced (B6).
-GROWTH = 1.25
-GROWTH_BYTES = 256 << 20
-_GPU_GROWTH_BYTES = 1 << 30
 _PICTURE_EDGE = 240
-
-
-class RecycleError(Exception):
-    """The process holds more memory than it should: another one is to go on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +72,13 @@ class Surroundings:
         """Waits for the output folder."""
         return Patience(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
 
+    def tell(self, progress: Progress) -> None:
+        """Say where a file stands; KeyboardInterrupt where somebody asks to stop."""
+        self.status.progress(progress)
+        if self.on_progress:
+            self.on_progress(progress)
+        self.beat()
+
     def _tell_pause(self, reason: str | None) -> None:
         self.status.pause(reason)
         self.stop.check()
@@ -86,18 +86,21 @@ class Surroundings:
 
 @dataclass(eq=False)
 class Batch:
-    """One source, many targets, done in an ``order``; what is finished is noted in the ``journal``."""
+    """Many targets, done in an ``order``; what is finished is noted in the ``journal``.
+
+    ``cast`` says what is done to whom in a target, ``source`` who is on the photos of the run.
+    """
 
     around: Surroundings
     engine: Engine
     source: Identity | None
-    cast: Cast
+    cast: Callable[[Task], Cast]
     writable: Writable
     journal: Journal
     earlier: EarlierWork
     order: Sequence[int]
     estimate: Estimate
-    _held: tuple[int, int] | None = field(default=None, init=False)
+    _growth: Growth = field(default_factory=Growth, init=False)
     _indexes: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -116,21 +119,14 @@ class Batch:
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
                 self.estimate.end(index, done=worked and files[index].status == "done")
-                if worked and len(files) < len(self.tasks) and self.around.stop.owns_process:
-                    self._check_growth()
+                if worked and len(files) < len(self.tasks):
+                    self._growth.check(self.around.stop)
             remove_stale(self.around.job.folder / FACES_NAME, self._indexes, self.earlier.models)
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []
         reports = [files.get(n) or skipped(task, photos) for n, task in enumerate(self.tasks)]
         return self._report(reports, seconds=time.monotonic() - began, stopped=stopped)
-
-    def _check_growth(self) -> None:
-        """Raise RecycleError where this process holds much more than after its first file."""
-        ram, vram = process_memory(), (gpu_memory() or (0, 0))[0]
-        first_ram, first_vram = self._held = self._held or (ram, vram)
-        if ram > first_ram * GROWTH + GROWTH_BYTES or vram - first_vram > _GPU_GROWTH_BYTES:
-            raise RecycleError(f"it holds {ram / 1e6:.0f} MB of RAM and {vram / 1e6:.0f} MB of VRAM")
 
     def _report(self, files: list[FileReport], *, seconds: float, stopped: bool) -> BatchReport:
         notes, status = list(self.engine.notes), self.status.status
@@ -187,13 +183,8 @@ class Batch:
         )
 
     def _index(self, task: Task) -> FaceIndexPlace:
-        key, places = self.earlier.index_key(task), self.around.places
-        name, about = folder_name(key), self.earlier.index_about(task)
-        self._indexes.add(name)
-        beside, near = self.around.job.folder / FACES_NAME / name, places.local / FACES_NAME / name
-        if places.mirror:
-            return FaceIndexPlace(key, about, near, beside)
-        return FaceIndexPlace(key, about, beside, None)
+        self._indexes.add(folder_name(self.earlier.index_key(task)))
+        return index_place(self.around, self.earlier, task)
 
     def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
         """Do a task, going on where an earlier attempt ended, and note that it is done."""
@@ -202,7 +193,7 @@ class Batch:
         warnings = self.guard.warnings
         run = FileRun(
             engine=engine,
-            cast=self.cast,
+            cast=self.cast(task),
             task=task,
             report=report,
             writable=self.writable,
@@ -272,20 +263,27 @@ class Batch:
             report.fallbacks.append(tr("the failure could not be noted: {error}", error=error))
 
     def _on_progress(self, progress: Progress) -> None:
-        self.status.progress(progress)
-        if self.around.on_progress:
-            self.around.on_progress(progress)
+        self.around.tell(progress)
         self.estimate.warn()
-        self.around.beat()
 
     def _on_picture(self, picture: VideoPicture) -> None:
         self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
 
 
-def skipped(task: Task, sources: list[str]) -> FileReport:
-    """Return the report of a task that was not done because somebody stopped the batch."""
-    stopped = tr("stopped by the user")
-    return FileReport(source=sources, target=str(task.target), status="skipped", error=stopped)
+def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:
+    """Where the face index of a target lies; MissingFileError, OSError where the target cannot be read."""
+    key, places = earlier.index_key(task), around.places
+    name, about = folder_name(key), earlier.index_about(task)
+    beside, near = around.job.folder / FACES_NAME / name, places.local / FACES_NAME / name
+    if places.mirror:
+        return FaceIndexPlace(key, about, near, beside)
+    return FaceIndexPlace(key, about, beside, None)
+
+
+def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:
+    """Return the report of a task that was not done: somebody stopped the batch, unless ``why`` tells it."""
+    why = why or tr("stopped by the user")
+    return FileReport(source=sources, target=str(task.target), status="skipped", error=why)
 
 
 def report_of(
@@ -302,6 +300,10 @@ def report_of(
     restarts: int = 0,
 ) -> BatchReport:
     """Put together the report of a run on this machine."""
+    foreign = not_named(consent, swapped_people(files))
+    if foreign:
+        told = mark("the statement of consent does not name everybody who was changed or put in: {names}")
+        notes = [*notes, tr(told, names=", ".join(foreign))]
     return BatchReport(
         run=run,
         stopped=stopped,
@@ -310,21 +312,7 @@ def report_of(
         machine=asdict(this_machine()),
         models=[ModelReport(name=net.name, path=str(net.path), standin=net.standin) for net in networks],
         notes=list(notes),
+        not_in_consent=foreign,
         summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
         files=list(files),
     )
-
-
-def weakened(engine: Engine, times: int, *, reason: str) -> tuple[Engine, str]:
-    """Return the same networks, used with less memory, and a note on it."""
-    before = engine.settings
-    memory = max(0.5, float(before.max_memory) / 2**times)
-    threads = max(1, int(before.execution_threads) // 2**times)
-    settings = before.with_overrides(max_memory=round(memory, 2), batch_size=1, execution_threads=threads)
-    note = tr(
-        "{reason}: max_memory lowered to {memory:.1f} GB, batch_size to 1, execution_threads to {threads}",
-        reason=reason,
-        memory=memory,
-        threads=threads,
-    )
-    return replace(engine, settings=settings), note

@@ -96,7 +96,7 @@ class FileRun:
         report.bytes_in = existing_file(task.target).stat().st_size
         work = self.unfinished.place if self.unfinished and away else None
         _require_disk([task.output.parent, *([work] if work else [])], report.bytes_in)
-        as_picture = _goes_as_picture(task)
+        as_picture = goes_as_picture(task)
         output, note = _picture_output(task) if as_picture else _video_output(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output) if keeps else None
@@ -268,7 +268,7 @@ def _person_report(person: Person) -> PersonReport:
     )
 
 
-def _goes_as_picture(task: Task) -> bool:
+def goes_as_picture(task: Task) -> bool:
     """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
     if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
         return is_image(task.target)

@@ -98,7 +98,7 @@ class BatchStatus(BaseModel):
         for file in self.files:
             if file.status in ("queued", "running"):
                 file.status = "cancelled"
-        failed = any(file.status != "done" for file in self.files)
+        failed = any(file.status not in ("done", "skipped") for file in self.files)
         self.state = "cancelled" if cancelled else "failed" if failed else "done"
         self.updated = time.time()
 

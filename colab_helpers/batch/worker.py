@@ -16,9 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from colab_helpers.batch.casting import digest_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
+from colab_helpers.batch.find_people import PeopleFinder
+from colab_helpers.batch.growth import RecycleError
 from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
@@ -34,14 +37,13 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Batch, RecycleError, Surroundings, report_of, skipped
+from colab_helpers.batch.run_batch import Batch, Surroundings, report_of, skipped
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, write_refusal
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.files import sha256_of
 from colab_helpers.language import VARIABLE, language, mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress, ProgressCallback
@@ -178,7 +180,9 @@ class _Run(Surroundings):
             try:
                 batch = self._prepared(journal)
             except KeyboardInterrupt:
-                return self._nothing_done()
+                return self._nothing_done(tr("stopped by the user"), stopped=True)
+            if self.job.request.people == "only":
+                return self._nothing_done(tr("only the people were asked for"), stopped=False)
             return batch.run()
 
     def _prepared(self, journal: Journal) -> Batch:
@@ -187,14 +191,14 @@ class _Run(Surroundings):
         with self.stop.at_once():
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
             self.status.tick()
-            source = identity_of(engine, job.sources)
+            source = identity_of(engine, job.sources) if job.sources or not job.request.mapped else None
             sought, told = sought_of(engine, job.request.target_person, job.request.never)
         order, estimate = self._in_order()
         digests = Digests(self.places.local / "digests.json", beat=self.beat)
         earlier = EarlierWork(
             read_journal(job.folder / JOURNAL_NAME),
             run=job.run,
-            sources=[_digest(job.sources[n]) for n in source.used] if source else [],
+            sources=[digest_of(job.sources[n]) for n in source.used] if source else [],
             sought=_sought_digests(job.request),
             settings=engine.settings,
             models={net.name: model_digest(net.path, digests) for net in engine.networks},
@@ -203,7 +207,8 @@ class _Run(Surroundings):
         inputs = self.own.inputs | identities(network.path for network in engine.networks)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
         self._announce([*(source.notes if source else ()), *told])
-        cast = Cast.of(source.embedding if source else None, sought)
+        usual = Cast.of(source.embedding if source else None, sought, key=" ".join(sorted(earlier.sources)))
+        cast = PeopleFinder(self, engine, earlier, journal, usual, source).casts()
         return Batch(self, engine, source, cast, writable, journal, earlier, order, estimate)
 
     def _in_order(self) -> tuple[list[int], Estimate]:
@@ -215,17 +220,22 @@ class _Run(Surroundings):
         order = shortest_first(loads) if request.shortest_first else list(range(len(plan)))
         return order, Estimate(loads, order, self.status)
 
-    def _nothing_done(self) -> BatchReport:
-        """Return the report of a batch that was stopped before its first file."""
+    def _nothing_done(self, why: str, *, stopped: bool) -> BatchReport:
+        """Return the report of a batch that ended before its first file."""
         now = self.status.status
+        files = [skipped(task, list(self.job.names), why) for task in self.job.tasks]
+        if not stopped:
+            for index, file in enumerate(files):
+                file.fallbacks = list(now.files[index].fallbacks)
+                self.status.file(index, file)
         return report_of(
-            [skipped(task, list(self.job.names)) for task in self.job.tasks],
+            files,
             consent=self.job.request.consent,
             settings=self.job.request.settings.model_dump(mode="json"),
             seconds=max(0.0, time.time() - now.started),
             notes=now.remarks,
             run=self.job.run,
-            stopped=True,
+            stopped=stopped,
         )
 
     def _announce(self, notes: Iterable[str]) -> None:
@@ -249,7 +259,7 @@ class _Run(Surroundings):
             free=free / 1e9,
         )
         left_out = skipped_files(self.job.folders)
-        self.status.note(told, *notes, *left_out, *([tight] if free < 2 * size else []))
+        self.status.note(told, *self.job.notes, *notes, *left_out, *([tight] if free < 2 * size else []))
 
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""
@@ -313,14 +323,10 @@ def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:
 def _sought_digests(request: BatchRequest) -> list[str]:
     """Digests of the photos of who is changed, and of who never is."""
     return [
-        f"{kind} {_digest(Source.of(photo))}"
+        f"{kind} {digest_of(Source.of(photo))}"
         for kind, photos in (("target", request.target_person), ("never", request.never))
         for photo in sorted(photos)
     ]
-
-
-def _digest(source: Source) -> str:
-    return sha256_of(source.path) if source.path else source.image
 
 
 def _remove_torn(folder: Path) -> None:

@@ -36,17 +36,20 @@ class Treatment:
         source: ``(512,)`` embedding of who is put in, as `Identity` has it; None where nothing is swapped.
         source_name: What a report calls who is put in; "" is the person on the run's own photos.
         settings: Settings of their own where somebody is put in, by name; see `PERSONAL`.
+        key: What tells the source from others, on every machine: embeddings differ by a rounding from one to
+            another. Empty where nothing is kept from one run to the next.
     """
 
     action: Action = "swap"
     source: FloatArray | None = None
     source_name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
 
     @cached_property
     def digest(self) -> str:
         """Equal only where the same is done to a face."""
-        source = "" if self.source is None else self.source.astype("<f4").tobytes().hex()
+        source = "" if self.source is None else self.key or self.source.astype("<f4").tobytes().hex()
         parts = json.dumps([self.action, source, dict(self.settings)], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()
 
@@ -84,9 +87,9 @@ class Cast:
     tracks: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: FloatArray | None, sought: Sought | None = None) -> Cast:
-        """One source for whoever is changed; see `Treatment.source`."""
-        return cls(Treatment(source=source), sought)
+    def of(cls, source: FloatArray | None, sought: Sought | None = None, *, key: str = "") -> Cast:
+        """One source for whoever is changed; see `Treatment`."""
+        return cls(Treatment(source=source, key=key), sought)
 
     @property
     def treatments(self) -> list[Treatment]:

@@ -13,10 +13,10 @@ from colab_helpers.faces.cast import PERSONAL, Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.occluder import FaceParser, Occluder
-from colab_helpers.faces.photos import Identity, agreed_identity
+from colab_helpers.faces.photos import Identity, agreed_identity, quality_of
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
-from colab_helpers.faces.types import ByteImage, FloatArray
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.picture import BgrPicture
@@ -141,18 +141,27 @@ class Engine:
             UsageError: They do not show one person, and nobody can tell which is wrong.
         """
         found: list[list[FloatArray] | ColabHelpersError] = []
+        quality: list[list[float]] = []
         for name, read in photos:
             try:
-                found.append(self.embeddings(name, read()))
+                image = read()
+                faces = self._faces(name, image)
             except (NoFaceError, MediaError) as error:
                 found.append(error)
-        return agreed_identity([name for name, _ in photos], found)
+                quality.append([])
+                continue
+            found.append(list(self.analyser.features(BgrPicture(image), faces)))
+            quality.append([quality_of(image, face) for face in faces])
+        return agreed_identity([name for name, _ in photos], found, quality)
 
     def embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
         """Embeddings of a photo's faces, as the recogniser gives them, the largest first, but no crowd.
 
         NoFaceError without any.
         """
+        return list(self.analyser.features(BgrPicture(image), self._faces(name, image)))
+
+    def _faces(self, name: str, image: ByteImage) -> list[Face]:
         faces = order_faces(self.analyser.find(image, embed=False), "largest")[:_MOST_FACES]
         if not faces:
             raise NoFaceError(
@@ -160,7 +169,7 @@ class Engine:
                 where=name,
                 remedy=tr("use a photo that shows the face from the front, at least 100 pixels wide"),
             )
-        return list(self.analyser.features(BgrPicture(image), faces))
+        return faces
 
     def changer(self, treatment: Treatment) -> FaceChanger | Anonymizer:
         """Return what does what a treatment says.

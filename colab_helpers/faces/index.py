@@ -69,7 +69,7 @@ class FaceIndex:
     def __init__(
         self, folder: Path | None, key: str = "", *, keep: Callable[[Path], None] = lambda _path: None
     ) -> None:
-        self._folder, self._key, self._keep = folder, key, keep
+        self._folder, self.key, self._keep = folder, key, keep
         self._lock = threading.Lock()
         self._chunks: list[Path] = []
         self._rows: list[FrameFaces] = []
@@ -121,7 +121,7 @@ class FaceIndex:
             if not rows and (self._ends_on_disk or not self.complete):
                 return
             data = io.BytesIO()
-            np.savez_compressed(data, **_arrays(rows), key=self._key, version=VERSION, complete=self.complete)
+            np.savez_compressed(data, **_arrays(rows), key=self.key, version=VERSION, complete=self.complete)
             write_whole(path, data)
             self._chunks.append(path)
             self._written, self._ends_on_disk = self._written + len(rows), self.complete

@@ -24,7 +24,8 @@ _NEVER = 1e9
 # A track that the recogniser saw less often is a fragment: somebody covered, turned away, or about to leave.
 # It belongs to whoever was seen in the same place of the same shot so many frames before or after it, or to
 # whom it is liker than to anybody else by so much.
-_CONFIRMED, _NEAR_FRAMES, _NEAR_OVERLAP = 2, 48, 0.3
+CONFIRMED = 2
+_NEAR_FRAMES, _NEAR_OVERLAP = 48, 0.3
 _LIKER, _LEAST_ALIKE = 0.1, 0.2
 
 
@@ -92,34 +93,41 @@ def persons(tracks: Sequence[Track]) -> list[list[Track]]:
     return groups + [[track] for track in tracks if track.embedding is None]
 
 
-def grouped(seen: Sequence[Appearance]) -> list[list[int]]:
+def grouped(seen: Sequence[Appearance], *, same: float = SAME) -> list[list[int]]:
     """Group tracks by the person they show, the one seen longest first.
 
     Agglomerative clustering by the mean cosine between groups (UPGMA; Sokal and Michener 1958), in which two
     tracks of one moment never come together; fragments join a group afterwards.
 
+    Args:
+        seen: The tracks, of one video or many.
+        same: As `SAME`.
+
     Returns:
         Positions in ``seen``.
     """
-    sure = [n for n, one in enumerate(seen) if one.asked >= _CONFIRMED]
+    sure = [n for n, one in enumerate(seen) if one.asked >= CONFIRMED]
     groups: list[list[int]] = []
     together = _together(seen)
     for part in in_groups(sure, _AT_ONCE):
-        groups = _clustered([*groups, *([n] for n in part)], seen, together)
+        groups = _clustered([*groups, *([n] for n in part)], seen, together, same)
     left = []
-    for n in (n for n, one in enumerate(seen) if one.asked < _CONFIRMED):
+    for n in (n for n, one in enumerate(seen) if one.asked < CONFIRMED):
         group = _by_place(n, seen, groups)
         group = _by_look(n, seen, groups) if group is None else group
         left += [[n]] if group is None else []
         if group is not None:
             group.append(n)
     for some in in_groups(left, _AT_ONCE):
-        groups += _clustered(some, seen, together)
+        groups += _clustered(some, seen, together, same)
     return sorted(groups, key=lambda group: (-sum(seen[n].found for n in group), group[0]))
 
 
 def _clustered(
-    groups: Sequence[list[int]], seen: Sequence[Appearance], together: Iterable[tuple[int, int]]
+    groups: Sequence[list[int]],
+    seen: Sequence[Appearance],
+    together: Iterable[tuple[int, int]],
+    same: float,
 ) -> list[list[int]]:
     """Join groups whose mean looks are alike; never two of which members are seen at once."""
     if len(groups) < 2:
@@ -133,7 +141,7 @@ def _clustered(
     for one, other in apart:
         distances[one, other] = distances[other, one] = _NEVER
     upper = distances[np.triu_indices(len(groups), 1)]
-    labels = fcluster(linkage(upper, method="average"), 1 - SAME, criterion="distance")
+    labels = fcluster(linkage(upper, method="average"), 1 - same, criterion="distance")
     joined: dict[int, list[int]] = {}
     for group, label in zip(groups, labels.tolist(), strict=True):
         joined.setdefault(label, []).extend(group)
@@ -215,7 +223,7 @@ class Sought:
 
 def is_sure(group: Sequence[Appearance]) -> bool:
     """Whether tracks of one person show enough of them to tell who it is."""
-    return any(one.asked >= _CONFIRMED for one in group)
+    return any(one.asked >= CONFIRMED for one in group)
 
 
 def mean_look(group: Sequence[Appearance]) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -34,6 +35,8 @@ BURNT = 0.1
 SAME_PERSON = 1.4
 """Squared distance of unit embeddings up to which two photos may show one person: a cosine of 0.3."""
 
+# A single photo counts, however poor.
+_LEAST_QUALITY = 0.05
 _CROP = 112
 _WHITE = 250
 
@@ -50,6 +53,7 @@ class PhotoReport:
         yaw: Degrees that the face is turned to the side, estimated; positive towards the image's right.
         highlights: Grey level that one twentieth of the face passes, 0 to 255.
         burnt: Share of the face's pixels that are white.
+        quality: How much the face counts beside those of other photos, 0 to 1; see `quality_of`.
         hints: What speaks against the photo and what to know, one sentence each.
     """
 
@@ -60,6 +64,7 @@ class PhotoReport:
     yaw: float
     highlights: float
     burnt: float
+    quality: float
     hints: tuple[str, ...]
 
     @property
@@ -85,26 +90,56 @@ def examine(analyser: FaceAnalyser, image: ByteImage) -> PhotoReport:
     faces = order_faces(analyser.search(picture), "largest")
     if not faces:
         hints = (tr("No face was found: take a photo that shows the face from the front."),)
-        return PhotoReport((width, height), (), None, 0.0, 0.0, 0.0, 0.0, hints)
+        return PhotoReport((width, height), (), None, 0.0, 0.0, 0.0, 0.0, 0.0, hints)
     face = analyser.embed(picture, faces[:1])[0]
-    grey = _grey_crop(image, face)
-    sharpness, turned = sharpness_of(grey), yaw_degrees(face.kps)
-    highlights, burnt = float(np.percentile(grey, 95)), float(np.mean(grey >= _WHITE))
+    shown = _Shown.of(image, face)
     return PhotoReport(
         size=(width, height),
         faces=(face, *faces[1:]),
         embedding=face.embedding,
-        sharpness=sharpness,
-        yaw=turned,
-        highlights=highlights,
-        burnt=burnt,
+        sharpness=shown.sharpness,
+        yaw=shown.yaw,
+        highlights=shown.highlights,
+        burnt=shown.burnt,
+        quality=shown.quality,
         hints=(
             *_count_hints(len(faces)),
-            *_detail_hints(_width(face), sharpness),
-            *_pose_hints(turned),
-            *_light_hints(highlights, burnt),
+            *_detail_hints(shown.width, shown.sharpness),
+            *_pose_hints(shown.yaw),
+            *_light_hints(shown.highlights, shown.burnt),
         ),
     )
+
+
+def quality_of(image: ByteImage, face: Face) -> float:
+    """How much a face counts beside those of other photos: 1 where no hint speaks against it.
+
+    Otherwise the share it reaches of what `examine` asks for, in the point in which it falls shortest.
+    """
+    return _Shown.of(image, face).quality
+
+
+class _Shown(NamedTuple):
+    """How a photo shows a face; as in `PhotoReport`."""
+
+    width: float
+    sharpness: float
+    yaw: float
+    highlights: float
+    burnt: float
+
+    @classmethod
+    def of(cls, image: ByteImage, face: Face) -> Self:
+        grey = _grey_crop(image, face)
+        highlights, burnt = float(np.percentile(grey, 95)), float(np.mean(grey >= _WHITE))
+        return cls(_width(face), sharpness_of(grey), yaw_degrees(face.kps), highlights, burnt)
+
+    @property
+    def quality(self) -> float:
+        facing = np.cos(np.radians(self.yaw)) / np.cos(np.radians(TURNED))
+        unburnt = (1 - self.burnt) / (1 - BURNT)
+        shares = (self.width / SMALLEST, self.sharpness / BLURRED, self.highlights / DARK, facing, unburnt)
+        return float(np.clip(min(shares), _LEAST_QUALITY, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +147,8 @@ class Identity:
     """Who is put in.
 
     Attributes:
-        embedding: ``(512,)``, averaged over the photos that count; as long as the recogniser's are on
-            average, which some swappers want.
+        embedding: ``(512,)``, averaged over the photos that count, each by its quality; as long as the
+            recogniser's are on average, which some swappers want.
         photos: Names of those photos.
         used: Their positions among all that were given.
         notes: Which photos were left out and why, and who counts where several are seen; one sentence each.
@@ -126,13 +161,16 @@ class Identity:
 
 
 def agreed_identity(
-    names: Sequence[str], found: Sequence[Sequence[FloatArray] | ColabHelpersError]
+    names: Sequence[str],
+    found: Sequence[Sequence[FloatArray] | ColabHelpersError],
+    quality: Sequence[Sequence[float]] = (),
 ) -> Identity:
     """Who photos show, from what was found in each.
 
     Args:
         names: Of the photos, for messages.
         found: ``(512,)`` embeddings of each photo's faces, the largest first, or why there are none.
+        quality: Of each of these faces, as from `quality_of`; empty where all count alike.
 
     Raises:
         ColabHelpersError: There is no embedding at all: the first photo's error.
@@ -153,7 +191,8 @@ def agreed_identity(
             where=", ".join(names[n] for n, _ in known),
             remedy=tr("give photos of one person only, each with that face as its largest"),
         )
-    mean = np.mean([one for n, one in known if n in used], axis=0)
+    weights = [quality[n][places[n]] if quality else 1.0 for n in used]
+    mean = np.average([one for n, one in known if n in used], axis=0, weights=weights)
     length = np.mean([np.linalg.norm(given[n][places[n]]) for n in used])
     why = {n: error.what for n, error in errors.items()} | dict.fromkeys(
         foreign, tr("it seems to show somebody else than most of the others")

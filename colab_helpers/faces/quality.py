@@ -229,17 +229,25 @@ def likeness(analyser: FaceAnalyser, picture: Picture, face: Face, source: Float
     return float(embedded.embedding @ source / np.linalg.norm(source))
 
 
+def promise(face: Face, others: Iterable[Face]) -> float:
+    """How well a face may do as a portrait, 0 to 1, by what is known without its pixels; see `worth`."""
+    if face.filled:
+        return 0.0
+    frontal = max(0.0, 1 - abs(yaw_degrees(face.kps)) / 90)
+    size = min(1.0, float(face.box[2] - face.box[0]) / _WIDE)
+    # The detector is the less sure the more of a face is covered; somebody else before it looks like a face.
+    free = face.score * (1 - max((overlap(face.box, other.box) for other in others), default=0.0))
+    return frontal * size * free**4 * face.weight
+
+
 def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
     """How well a face would do as a portrait, 0 to 1: frontal, large, sharp, with nothing before it.
 
     ``others`` are the frame's other faces.
     """
-    if face.filled:
+    promised = promise(face, others)
+    if not promised:
         return 0.0
     crop: ByteImage = picture.crop(similarity_transform(face.kps, ARCFACE_112), 112)
     sharp = sharpness_of(np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.uint8))
-    frontal = max(0.0, 1 - abs(yaw_degrees(face.kps)) / 90)
-    size = min(1.0, float(face.box[2] - face.box[0]) / _WIDE)
-    # The detector is the less sure the more of a face is covered; somebody else before it looks like a face.
-    free = face.score * (1 - max((overlap(face.box, other.box) for other in others), default=0.0))
-    return round(frontal * size * min(1.0, sharp / _SHARP) * free**4 * face.weight, 4)
+    return round(promised * min(1.0, sharp / _SHARP), 4)

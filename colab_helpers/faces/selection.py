@@ -163,6 +163,8 @@ class Selection:
         for face in faces:
             assert face.embedding is not None
             person = cast.known(face.embedding, limit=settings.similar_face_distance)
+            if face.track is not None and face.track in cast.tracks:
+                person = cast.people.get(cast.tracks[face.track])
             if person is not None:
                 self._people[face.track] = person
         return self.of(faces)

@@ -15,7 +15,7 @@ from colab_helpers.pages.figures import FIGURES, WINDOW, Figure, at_work, points
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import ALARM, BLUE, sparkline
 from colab_helpers.pages.units import clock_text, number, progress_text
-from colab_helpers.progress import Progress
+from colab_helpers.progress import FINDING, Progress
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import Sample
 
@@ -201,9 +201,8 @@ def _overall(status: BatchStatus | None) -> tuple[float, str] | None:
         return None
     progress = status.progress
     ended = sum(file.status not in ("queued", "running") for file in status.files)
-    running = (
-        min(1.0, progress.frame / progress.frames) if status.running and progress and progress.frames else 0.0
-    )
+    at_work = status.running if progress and progress.stage != FINDING else None
+    running = min(1.0, at_work.frame / at_work.frames) if at_work and at_work.frames else 0.0
     share = (ended + running) / len(status.files)
     parts = [tr("All files: {share:.0f} %", share=100 * share)]
     left = time_left(status, share)

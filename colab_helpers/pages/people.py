@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from colab_helpers.batch.report import FileReport, PersonReport
+from colab_helpers.batch.report import FileReport, PersonReport, action_text
 from colab_helpers.errors import MediaError
 from colab_helpers.language import tr
 from colab_helpers.pages.pictures import portrait_of
@@ -24,6 +24,7 @@ class PersonRow:
     """One person of a file, ready to be shown; ``portrait`` is a data URL, empty where there is none."""
 
     name: str
+    done: str
     portrait: str
     counts: tuple[str, ...]
     missed: Markup
@@ -31,7 +32,9 @@ class PersonRow:
 
 
 def person_name(person: PersonReport, place: int) -> str:
-    """What somebody is called: by the order of their first frames."""
+    """What somebody is called: as the map says, else by the order of their first frames."""
+    if person.name:
+        return person.name
     return tr("Person {number}", number=place + 1) if person.present_spans else tr("Others")
 
 
@@ -41,6 +44,7 @@ def rows_of(file: FileReport, *, portraits: bool) -> list[PersonRow]:
     return [
         PersonRow(
             name=person_name(person, place),
+            done=action_text(person) if person.name else "",
             portrait=_portrait(file, person) if portraits else "",
             counts=_counts(person),
             missed=strip_of(person, file.frames_out, person_name(person, place)),

@@ -120,22 +120,14 @@ class Following:
             remedy=tr("delete the folder .faces beside the results and run again"),
         )
 
-    def known(self) -> Iterator[tuple[int, list[Face]]]:
-        """Yield timestamp and faces of each frame of a video whose index is complete."""
-        stamps: deque[int] = deque()
-
-        def noted() -> Iterator[FrameFaces]:
-            for row in self.index:
-                stamps.append(row.pts)
-                yield row
-
-        for faces in self._tracker().follow(noted()):
-            yield stamps.popleft(), faces
+    def known_faces(self) -> Iterator[list[Face]]:
+        """Yield the faces of each frame that the index knows."""
+        yield from self._tracker().follow(self.index)
 
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
         """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""
         digest, known = FacesDigest(self.selection), len(self.index) - (0 if self.index.complete else LAG)
-        for frame, faces in enumerate(self._tracker().follow(self.index)):
+        for frame, faces in enumerate(self.known_faces()):
             if frame >= known:
                 return
             digest.add(self.selection.of(faces))

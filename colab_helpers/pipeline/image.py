@@ -141,7 +141,7 @@ def _process_animation(
     put: Put,
 ) -> FileResult:
     started, target = time.monotonic(), animation.path
-    following = _following(engine, animation, cast)
+    following = following_in(engine, animation, cast)
     tally = Tally(following.selection)
     with AnimationWriter(kind, animation, quality=engine.settings.output_image_quality) as writer:
         with closing(_changed_frames(engine, animation, following)) as works:
@@ -170,7 +170,8 @@ def _process_animation(
     )
 
 
-def _following(engine: Engine, animation: Animation, cast: Cast) -> Following:
+def following_in(engine: Engine, animation: Animation, cast: Cast) -> Following:
+    """Who is followed in an animation."""
     cast = with_reference(
         engine,
         cast,
@@ -182,24 +183,28 @@ def _following(engine: Engine, animation: Animation, cast: Cast) -> Following:
     return Following(engine.analyser, FaceIndex(None), selection, str(animation.path))
 
 
+def looked_at(animation: Animation, following: Following) -> Generator[Work[Still, BgrPicture], None, None]:
+    """Yield the frames of an animation, looked at where they have to be."""
+    shown = 0.0
+    for index, (still, lasts) in enumerate(zip(animation.frames(), animation.durations, strict=True)):
+        # The picture changes the frame's own pixels.
+        picture = BgrPicture(still.bgr, still.alpha)
+        yield following.look(Work(index, still, picture, seconds=shown / 1000))
+        shown += lasts
+
+
 def _changed_frames(
     engine: Engine, animation: Animation, following: Following
 ) -> Generator[Work[Still, BgrPicture], None, None]:
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
     changer = FrameChanger(engine, following.selection, every=max(1, round(per_second)))
 
-    def looked() -> Generator[Work[Still, BgrPicture], None, None]:
-        shown = 0.0
-        for index, (still, lasts) in enumerate(zip(animation.frames(), animation.durations, strict=True)):
-            # The picture changes the frame's own pixels.
-            picture = BgrPicture(still.bgr, still.alpha)
-            yield following.look(Work(index, still, picture, seconds=shown / 1000))
-            shown += lasts
-
     if following.selection.needs_all:
-        deque(following.find_all(looked()), maxlen=0)
+        deque(following.find_all(looked_at(animation, following)), maxlen=0)
     workers = int(engine.settings.execution_threads)
-    groups = in_groups(with_covers(following.works(looked()), changer, workers=workers), 1)
+    groups = in_groups(
+        with_covers(following.works(looked_at(animation, following)), changer, workers=workers), 1
+    )
     for group in map_ordered(changer.changed, groups, workers=workers):
         yield from group
 

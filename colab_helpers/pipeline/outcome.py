@@ -25,7 +25,7 @@ class FileResult:
         frames_in: Frames read; ``frames_out`` frames written.
         measured: Faces changed, and how well they came out; ``people`` the same for each person.
         seconds: Wall time.
-        encoder: Encoder of the result; None for an image.
+        encoder: Encoder of the result; None for an image, and for a file that is copied.
         provider: Where the networks ran.
         notes: Every fall-back and conversion, one sentence each.
         video_seconds: Length of the result's picture; ``audio_seconds`` that of its audio, 0 without.

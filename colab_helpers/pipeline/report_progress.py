@@ -7,7 +7,7 @@ from collections.abc import Sized
 
 from colab_helpers.faces.engine import Engine
 from colab_helpers.language import mark
-from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.progress import FINDING, Progress, ProgressCallback
 from colab_helpers.resources.sampler import gpu_memory_percent, ram_percent
 
 PROGRESS_INTERVAL = 0.25
@@ -55,8 +55,9 @@ class ProgressReporter:
     def finding(self, found: int) -> None:
         """Tell that faces are searched for before anything is changed; in ``found`` frames they are known."""
         now = time.monotonic()
+        self._done = found
         if self._is_due(now):
-            self._report(now, mark("finding faces"), None)
+            self._report(now, FINDING, None)
 
     def joining(self, joined: int) -> None:
         """Tell that the segments are being joined; ``joined`` frames are."""

@@ -7,24 +7,23 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
-from colab_helpers.files import write_whole
 from colab_helpers.language import mark, tr
-from colab_helpers.media.containers import MUXERS, timing_note
+from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import encoder_for
 from colab_helpers.media.join import check_output, join_segments
 from colab_helpers.media.probe import probe
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
-from colab_helpers.pipeline.frames import Shown, Tally, Work, one_opencv_thread
+from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.pipeline.unchanged import copied
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
@@ -35,8 +34,6 @@ from colab_helpers.pipeline.video_stages import (
     open_reader,
 )
 from colab_helpers.progress import ProgressCallback
-
-_ENCODERS = {"h264": ("libx264", "h264_nvenc"), "hevc": ("libx265", "hevc_nvenc")}
 
 
 def process_video(
@@ -75,16 +72,18 @@ def process_video(
     if settings.output_video_preset != "auto":
         preset = settings.output_video_preset
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
-    video = VideoRun(engine, cast, info, output, choice, progress, on_picture)
+    video = VideoRun(engine, cast, info, progress, output, choice, on_picture)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place)
+    if result.encoder is None:
+        told = tr("no face to change was found in any frame: the file is copied as it is")
+        return replace(result, seconds=time.monotonic() - started, notes=(told,))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
-    exact, encoding = (exact, choice.notes) if result.encoder else (True, ())
     return replace(
         result,
         seconds=time.monotonic() - started,
-        notes=tuple(dict.fromkeys((*encoding, *result.notes, *_face_notes(result.measured)))),
+        notes=tuple(dict.fromkeys((*choice.notes, *result.notes, *_face_notes(result.measured)))),
         times_kept=exact and result.times_kept,
     )
 
@@ -93,14 +92,14 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
     faces = follow_faces(video, store.face_index())
-    if (copied := _copied(video, faces)) is not None:
-        return copied
+    if (result := copied(video, faces)) is not None:
+        return result
     parts = _usable(video, store, images, faces)
     kept, notes = len(parts), list[str]()
     frames_in = _make_segments(video, faces, store, parts, images, notes)
     # As if it had been known before: a result does not depend on what an earlier run found.
-    if not any(part.measured.faces for part in parts) and (copied := _copied(video, faces)) is not None:
-        return copied
+    if not any(part.measured.faces for part in parts) and (result := copied(video, faces)) is not None:
+        return result
     joined = join_segments(
         [part.segment for part in parts],
         video.info,
@@ -134,50 +133,6 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
         segments_kept=kept,
         people=people_of(faces.tracks, measured, faces.selection),
     )
-
-
-def _copied(video: VideoRun, faces: Following) -> FileResult | None:
-    """Copy a video in which nobody is changed, where a copy is what was asked for; None where it is not."""
-    info, settings, suffix = video.info, video.settings, video.output.suffix.lower()
-    codec = settings.output_video_encoder
-    asked = (
-        settings.keep_fps
-        and not settings.keep_frames
-        and not (settings.skip_audio and info.audio)
-        and suffix == info.path.suffix.lower()
-        and MUXERS[suffix] in info.container.split(",")
-        and (codec == "auto" or codec in _ENCODERS.get(info.codec, ()))
-    )
-    measured = _unchanged(video, faces) if asked and faces.index.complete else None
-    if measured is None:
-        return None
-    with info.path.open("rb") as content:
-        write_whole(video.output, content)
-    frames = len(faces.index)
-    video.progress.joining(frames)
-    return FileResult(
-        frames_in=frames,
-        frames_out=frames,
-        measured=measured,
-        seconds=0.0,
-        encoder=None,
-        provider=video.engine.provider,
-        notes=(tr("the file is copied as it is, not encoded"),),
-        video_seconds=float(info.duration),
-        times_kept=True,
-        people=people_of(faces.tracks, measured, faces.selection),
-    )
-
-
-def _unchanged(video: VideoRun, faces: Following) -> Measured | None:
-    """Count the faces of a video in which none is to be changed; None where any is."""
-    tally, info = Tally(faces.selection), video.info
-    for index, (pts, seen) in enumerate(faces.known()):
-        if faces.selection.of(seen):
-            return None
-        seconds, shown = float(pts * info.time_base - info.start), [Shown(face) for face in seen]
-        tally.add(Work[None, Any](index, None, None, pts=pts, seconds=seconds, shown=shown))
-    return tally.take()
 
 
 def _usable(

@@ -44,16 +44,13 @@ _QUEUES = 3
 
 
 @dataclass(frozen=True, eq=False)
-class VideoRun:
-    """What a video's run is made of, and what follows from it; see `process_video`."""
+class Reading:
+    """A video whose faces are found, and what follows from it."""
 
     engine: Engine
     cast: Cast
     info: VideoInfo
-    output: Path
-    choice: EncoderChoice
     progress: ProgressReporter
-    on_picture: PictureCallback | None
 
     @property
     def settings(self) -> Settings:
@@ -89,6 +86,15 @@ class VideoRun:
         memory = float(self.settings.max_memory)
         return queue_depth(self.frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
 
+
+@dataclass(frozen=True, eq=False)
+class VideoRun(Reading):
+    """A video whose faces are changed; see `process_video`."""
+
+    output: Path
+    choice: EncoderChoice
+    on_picture: PictureCallback | None
+
     @property
     def encoding(self) -> str:
         """Tells encoders whose segments do not join apart."""
@@ -106,12 +112,13 @@ def segment_length(settings: Settings, info: VideoInfo) -> int:
     return max(2, round(settings.segment_seconds * result_rate(settings, info)))
 
 
-def follow_faces(video: VideoRun, index: FaceIndex) -> Following:
+def follow_faces(video: Reading, index: FaceIndex, *, all_first: bool = False) -> Following:
     """Who is followed, and changed; where that depends on the whole video, all its faces are found first."""
     settings = video.settings
     faces = following_of(video.engine, video.info, index, video.cast)
     room = float(settings.max_memory) * GIB * QUEUE_SHARE / video.frame_bytes
-    if not faces.selection.needs_all and (index.complete or room >= LOOK_AHEAD):
+    needs_all = all_first or faces.selection.needs_all
+    if not needs_all and (index.complete or room >= LOOK_AHEAD):
         return faces
     with _open_reader(video, faces.begin, faces) as reader, closing(_looked(video, faces, reader)) as works:
         for frame in faces.find_all(works):
@@ -144,7 +151,7 @@ def _first_read(faces: Following, start: int) -> int:
     return first if faces.index.complete else min(first, faces.begin)
 
 
-def _open_reader(video: VideoRun, begin: int, faces: Following) -> FrameReader:
+def _open_reader(video: Reading, begin: int, faces: Following) -> FrameReader:
     # At a constant rate, which of the target's frames comes next follows from all before it.
     if not begin or not video.settings.keep_fps:
         return read_frames(video.info)
@@ -171,7 +178,7 @@ def changed_frames(
 
 
 def _looked(
-    video: VideoRun, faces: Following, reader: FrameReader, start: int = 0
+    video: Reading, faces: Following, reader: FrameReader, start: int = 0
 ) -> Generator[VideoWork, None, None]:
     """Frames that were looked at where they have to be, decoded in a thread of its own."""
     frames: Iterator[Frame] = reader

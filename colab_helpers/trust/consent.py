@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -52,6 +54,21 @@ def require_consent(statement: str, files: Iterable[Path]) -> str:
     if text == DEMO_CONSENT:
         _require_demo(files)
     return text
+
+
+def not_named(statement: str, people: Iterable[str]) -> list[str]:
+    """Return who of some people, by name, is not named in a statement of consent; each once, in their order.
+
+    Case, accents and what stands between two words do not matter: ``ana_ruiz`` is Ana Ruiz.
+    """
+    text = f" {_plain(statement)} "
+    return [name for name in dict.fromkeys(people) if f" {_plain(name)} " not in text]
+
+
+def _plain(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    kept = (letter for letter in letters if not unicodedata.combining(letter))
+    return " ".join(re.findall(r"[^\W_]+", "".join(kept)))
 
 
 def _require_demo(files: Iterable[Path]) -> None:

@@ -29,6 +29,8 @@ class Choice(HasTraits):
         demo: Used where neither sources nor targets are chosen.
     """
 
+    library = Unicode()
+    people = Unicode("auto")
     sources = Tuple()
     targets = Unicode()
     output_dir = Unicode()
@@ -68,7 +70,8 @@ class Choice(HasTraits):
         if not self.has_panel:
             return self._first
         values: dict[str, Any] = {name: getattr(self, name) for name in self.trait_names()}
-        values |= {"targets": self.listed_targets, "video_range": self.video_range.strip(), **changes}
+        values |= {"targets": self.listed_targets, "video_range": self.video_range.strip()}
+        values |= {"library": self.library.strip(), **changes}
         demo = self.demo
         if demo and not values["sources"] and not values["targets"]:
             values |= {"sources": [demo.source], "targets": demo.targets}

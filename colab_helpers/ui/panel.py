@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from colab_helpers.batch.library import with_photos
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, speak, tr
@@ -14,6 +15,7 @@ from colab_helpers.trust.consent import grounds, require_consent
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host, repeat, show_widget, this_host, widget_library
 from colab_helpers.ui.markup import GREEN, RED, paragraph, words
+from colab_helpers.ui.people import PeopleTab
 from colab_helpers.ui.photos import UPLOADS, PhotosTab
 from colab_helpers.ui.preview import PreviewTab
 from colab_helpers.ui.run import RunTab
@@ -22,8 +24,7 @@ from colab_helpers.ui.settings import SettingsBox
 from colab_helpers.ui.videos import VideosTab
 from colab_helpers.ui.widgets import Widgets
 
-_TITLES = (mark("Photos"), mark("Videos"), mark("Preview"), mark("Run"))
-_PREVIEW = _TITLES.index("Preview")
+_TITLES = (mark("Photos"), mark("Videos"), mark("People"), mark("Preview"), mark("Run"))
 
 
 def show_panel(request: BatchRequest, earlier: object = None) -> Choice:
@@ -99,12 +100,13 @@ class Panel:
         self.settings = SettingsBox(widgets, choice)
         self.photos, self.videos = PhotosTab(widgets, choice, host), VideosTab(widgets, choice, host)
         self.preview, self.run = PreviewTab(widgets, choice, host), RunTab(widgets, choice, host, repeat)
-        parts = [self.photos.box, self.videos.box, self.preview.box, self.run.box]
-        self.tabs = library.Tab(children=parts)
+        self.people = PeopleTab(widgets, choice, host, find=self._find, changed=self.preview.mark_stale)
+        tabs = (self.photos, self.videos, self.people, self.preview, self.run)
+        self.tabs = library.Tab(children=[tab.box for tab in tabs])
         for number, title in enumerate(_TITLES):
             self.tabs.set_title(number, tr(title))
         self.tabs.selected_index = 0
-        self.tabs.observe(lambda change: self.preview.opened(change["new"] == _PREVIEW), "selected_index")
+        self.tabs.observe(lambda change: self._opened(_TITLES[change["new"]]), "selected_index")
         above = (self.consent, self.consent_hint, self.settings.box, self.models, self.status)
         self.box = widgets.column(*above, self.tabs)
 
@@ -117,6 +119,19 @@ class Panel:
         self._refresh()
         choice.observe(self._changed)
         self.run.take_over()
+
+    def _opened(self, title: str) -> None:
+        self.preview.opened(title == "Preview")
+        if title == "People":  # another process may have found somebody
+            self.people.refresh()
+        if title == "Videos":  # whose people may be called something else now
+            self.videos.refresh()
+
+    def _find(self) -> None:
+        """Have everybody found by a run, or say why there is none."""
+        self.run.start(people="only")
+        if not self.choice.runs.waiter:
+            self.people.message.value = self.run.message.value
 
     def _take_demo(self) -> None:
         try:
@@ -151,6 +166,7 @@ class Panel:
         self.settings.refresh()
         self.photos.refresh()
         self.videos.refresh()
+        self.people.refresh()
         self._show_consent()
         self.preview.refresh(self.videos.files)
         self.run.refresh(len(self.videos.files))
@@ -159,6 +175,7 @@ class Panel:
         """Say whether the statement would do, in the words of whoever checks it."""
         request = self.choice.request(overrides={})
         try:
+            request, _ = with_photos(request)
             require_consent(request.consent, [*request.photo_paths, *self.videos.files])
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(words(error), RED)

@@ -10,13 +10,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.library import is_photo, names_in, photos_at, photos_of
 from colab_helpers.batch.plan import skipped_files
-from colab_helpers.errors import ColabHelpersError, MissingFileError, UsageError
+from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
-from colab_helpers.files import absolute, natural_key, numbered, write_atomically
+from colab_helpers.files import absolute, numbered, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
-from colab_helpers.media.inputs import is_image, reader_missing
+from colab_helpers.request import in_library
 from colab_helpers.settings import Settings
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
@@ -57,21 +59,44 @@ class PhotosTab:
         self._seen: dict[object, SeenPhoto] = {}
         hint = "/path/to/photo.jpg"
         self.path = widgets.input("Text", label=tr("Photo or folder"), width="60%", placeholder=hint)
+        self.library = widgets.input(
+            "Text", "library", label=tr("Library"), width="60%", placeholder=tr("a folder of people")
+        )
+        self.person = widgets.library.Dropdown(layout={"width": "auto", "display": "none"})
+        self.person.observe(lambda change: self._try(lambda: self._add_person(change["new"])), "value")
         self.add_button = widgets.button(tr("Add"), lambda: self._try(self._add_written))
         self.upload = widgets.library.FileUpload(accept="image/*", multiple=True, description=tr("Upload"))
         self.upload.observe(lambda _: self._try(self._add_uploads), "value")
         self.message, self.summary = widgets.html(), widgets.html()
         self.cards = widgets.row(align="flex-start")
         adding = widgets.row(self.path, self.add_button, self.upload)
-        self.box = widgets.column(adding, self.message, self.summary, self.cards)
+        named = widgets.row(self.library, self.person)
+        self.box = widgets.column(adding, named, self.message, self.summary, self.cards)
 
     def refresh(self) -> None:
         """Show the photos chosen now."""
-        shown, finding = self._choice.request(overrides={}).sources, self._choice.finding()
-        seen = [self._look_at(path, finding) for path in shown[:MOST_CARDS]]
+        self._try(self._show_names)
+        sources, finding = self._choice.request(overrides={}).sources, self._choice.finding()
+        shown = [(photo, source) for source in sources for photo in _photos_in(source)]
+        seen = [self._look_at(path, finding) for path, _ in shown[:MOST_CARDS]]
         others = _strangers(seen)
-        self.cards.children = [self._card(photo, stranger=photo.path in others) for photo in seen]
-        self.summary.value = self._summary_html(shown, seen, others)
+        self.cards.children = [
+            self._card(photo, source, stranger=photo.path in others)
+            for photo, (_, source) in zip(seen, shown, strict=False)
+        ]
+        self.summary.value = self._summary_html(len(shown), seen, others)
+
+    def _show_names(self) -> None:
+        """Offer the people of the library that is named now."""
+        self.person.layout.display = "none"
+        if names := names_in(self._library()):
+            self.person.layout.display = ""
+            options = [(tr("Add somebody of the library"), ""), *((printable(name), name) for name in names)]
+            if options != list(self.person.options):
+                self.person.options = options
+
+    def _library(self) -> Path | None:
+        return self._choice.request(overrides={}).library
 
     # --- adding -----------------------------------------------------------------------------------------
 
@@ -94,11 +119,18 @@ class PhotosTab:
             raise UsageError(
                 tr("nothing is written there"), remedy=tr("write the path of a photo or of a folder")
             )
-        self._add(photos_at(written))
+        folder = in_library(written, self._library())
+        self._add([folder] if folder else photos_at(written))
         self.path.value = ""
-        left_out = skipped_files([absolute(written)], wanted=_is_photo)
+        left_out = skipped_files([absolute(folder or written)], wanted=is_photo)
         if left_out:
             self.message.value = paragraph(". ".join(left_out))
+
+    def _add_person(self, name: str | None) -> None:
+        folder = in_library(name or "", self._library())
+        if folder:
+            self.person.value = ""
+            self._add([folder])
 
     def _add_uploads(self) -> None:
         folder = self._host.runs / UPLOADS
@@ -127,18 +159,20 @@ class PhotosTab:
         self._seen[key] = SeenPhoto(path, _picture(image, report.faces), report)
         return self._seen[key]
 
-    def _card(self, photo: SeenPhoto, *, stranger: bool) -> Any:
+    def _card(self, photo: SeenPhoto, source: str, *, stranger: bool) -> Any:
         page = self._widgets.html(card_html(photo, stranger=stranger), width="230px")
         parts = [page]
-        if photo.path in self._choice.sources:  # not the demo's
-            parts.append(self._widgets.button(tr("Remove"), lambda: self._remove(photo.path)))
+        if source in self._choice.sources:  # not the demo's
+            whole = tr("Remove {name}", name=printable(Path(source).name))
+            label = tr("Remove") if source == photo.path else whole
+            parts.append(self._widgets.button(label, lambda: self._remove(source)))
         return self._widgets.column(*parts, layout=_CARD_LAYOUT)
 
-    def _summary_html(self, shown: Sequence[str], seen: Sequence[SeenPhoto], others: set[str]) -> Markup:
+    def _summary_html(self, shown: int, seen: Sequence[SeenPhoto], others: set[str]) -> Markup:
         if not shown:
             return paragraph(tr("No photo yet: add one or more of the person who is put in."), AMBER)
         faceless = sum(photo.report is not None and not photo.report.faces for photo in seen)
-        used, hidden = len(shown) - faceless - len(others), len(shown) - len(seen)
+        used, hidden = shown - faceless - len(others), shown - len(seen)
         facts = []
         if not self._choice.sources:
             facts.append(tr("The demo is used: one of its rendered portraits is put in."))
@@ -147,6 +181,14 @@ class PhotosTab:
         if hidden:
             facts.append(tr("{count} of them are not shown.", count=hidden))
         return paragraph(" ".join(facts))
+
+
+def _photos_in(source: str) -> list[str]:
+    """The photos of a folder; what is none, or holds none, as it is."""
+    try:
+        return [photo.image for photo in photos_of([Source.of(source)])]
+    except ColabHelpersError:
+        return [source]
 
 
 def card_html(photo: SeenPhoto, *, stranger: bool = False) -> Markup:
@@ -174,29 +216,6 @@ def _strangers(seen: Iterable[SeenPhoto]) -> set[str]:
     embedded = [(path, embedding) for path, embedding in known if embedding is not None]
     found = strangers([embedding for _, embedding in embedded])
     return {path for (path, _), is_one in zip(embedded, found, strict=True) if is_one}
-
-
-def photos_at(written: str) -> list[str]:
-    """Find the photos that a person means: a file, those of a folder in natural order, or a data URL."""
-    if written.startswith("data:"):
-        return [written]
-    path = absolute(written)
-    if path.is_file():
-        return [str(path)]
-    if not path.is_dir():
-        raise MissingFileError(
-            tr("there is no such file or folder"), where=written, remedy=tr("check the path")
-        )
-    photos = (item for item in path.iterdir() if item.is_file() and _is_photo(item))
-    found = sorted(photos, key=lambda item: natural_key(item.name))
-    if not found:
-        remedy = "; ".join([*skipped_files([path], wanted=_is_photo), tr("name another")])
-        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=remedy)
-    return [str(item) for item in found]
-
-
-def _is_photo(path: Path) -> bool:
-    return is_image(path) and not reader_missing(path)
 
 
 def kept_upload(path: Path, data: bytes) -> Path:

@@ -6,10 +6,13 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
+from colab_helpers.batch.library import with_photos
+from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import tr
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.faces.cast import Cast
     from colab_helpers.faces.engine import Engine
+    from colab_helpers.faces.index import FaceIndex
     from colab_helpers.faces.photos import Identity, PhotoReport
     from colab_helpers.pipeline.following import Following
 
@@ -104,57 +108,67 @@ class PreviewNetworks:
         from colab_helpers.pipeline.known_frame import process_known_frame
 
         started, single = time.monotonic(), is_image(target)
+        request, _ = with_photos(request)
         # Read before networks are loaded: what cannot be read is said at once.
         before = picture_of(target, frame)
         engine = self._engine(request.settings, request.models_dir)
-        identity = self._identity(engine, request.sources)
-        cast, told = self._cast(engine, request, identity)
-        known = None if single else self._known_faces(engine, folder, target, cast)
+        index = None if single else self._index(engine, folder, target)
+        cast, notes = self._cast(engine, request, folder, index.key if index else "")
+        known = self._decided(engine, target, index, cast) if index else None
         if known is None:
             after, faces = process_image(engine, cast, before, single=single)
         else:
             before, after, faces = process_known_frame(engine, probe(target), frame, known)
-        notes = (*engine.notes, *(identity.notes if identity else ()), *told)
-        return Preview(before, after, faces, known is not None, time.monotonic() - started, notes)
+        took = time.monotonic() - started
+        return Preview(before, after, faces, known is not None, took, (*engine.notes, *notes))
 
-    def _cast(
-        self, engine: Engine, request: BatchRequest, identity: Identity | None
-    ) -> tuple[Cast, list[str]]:
+    def _cast(self, engine: Engine, request: BatchRequest, folder: Path, key: str) -> tuple[Cast, list[str]]:
+        """Return what a run does to whom in a target, by the key of its index, and notes on that."""
+        from colab_helpers.batch.casting import Treatments, casting
         from colab_helpers.batch.photos import sought_of
         from colab_helpers.faces.cast import Cast
 
+        given = PeopleMap.load(folder)
+        identity = self._identity(engine, request.sources) if given is None or request.sources else None
+        told = list(identity.notes) if identity else []
+        if given is not None:
+            photos = list(map(Source.of, request.sources))
+            made = Treatments(engine, folder, request.library, identity, photos)
+            limit = request.settings.similar_face_distance
+            state = (
+                identity,
+                folder,
+                request.library,
+                given,
+                file_state(str(folder / FOLDER_NAME / RECORD_NAME)),
+                limit,
+            )
+            known = self._kept(
+                "casting", state, lambda: casting(given, KnownPeople.load(folder), made, limit=limit)
+            )
+            return self._kept("cast", (known, key), lambda: known.cast(key)), told
         asked = request.target_person, request.never
-        key = tuple(tuple((photo, file_state(photo)) for photo in photos) for photos in asked)
-        sought, told = self._kept("sought", key, lambda: sought_of(engine, *asked))
+        states = tuple(tuple((photo, file_state(photo)) for photo in photos) for photos in asked)
+        sought, more = self._kept("sought", states, lambda: sought_of(engine, *asked))
         source = identity.embedding if identity else None
-        return self._kept("cast", (identity, sought), lambda: Cast.of(source, sought)), told
+        return self._kept("cast", (identity, sought), lambda: Cast.of(source, sought)), [*told, *more]
 
-    def _known_faces(self, engine: Engine, folder: Path, target: Path, cast: Cast) -> Following | None:
-        """Return whom a run changes in a video where an earlier one has found its faces."""
+    def _index(self, engine: Engine, folder: Path, target: Path) -> FaceIndex | None:
+        """Return what an earlier run has found in a video."""
         from colab_helpers.batch.earlier import model_digest
         from colab_helpers.batch.face_indexes import find_index
+
+        if not engine.settings.keep_fps:  # the slider counts the target's frames, and an index the result's
+            return None
+        models = {net.name: model_digest(net.path) for net in engine.analyser.networks}
+        return find_index(folder, target, engine.settings, models)
+
+    def _decided(self, engine: Engine, target: Path, index: FaceIndex, cast: Cast) -> Following:
+        """Return whom a run changes in a video where an earlier one has found its faces."""
         from colab_helpers.pipeline.known_frame import decided_faces
 
-        settings = engine.settings
-        if not settings.keep_fps:  # the slider counts the target's frames, and an index the result's
-            return None
-
-        def found() -> Following | None:
-            models = {net.name: model_digest(net.path) for net in engine.analyser.networks}
-            index = find_index(folder, target, settings, models)
-            return decided_faces(engine, probe(target), index, cast) if index else None
-
-        key = (
-            folder,
-            target,
-            file_state(str(target)),
-            cast,
-            *(getattr(settings, name) for name in _DECIDING),
-        )
-        known = self._kept("faces", key, found)
-        if known is None:  # there may be an index the next time
-            del self._held["faces"]
-        return known
+        key = (index.key, target, cast, *(getattr(engine.settings, name) for name in _DECIDING))
+        return self._kept("faces", key, lambda: decided_faces(engine, probe(target), index, cast))
 
     def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:
         from colab_helpers.faces.analyser import FaceAnalyser
@@ -177,6 +191,8 @@ class PreviewNetworks:
         return replace(engine, settings=engine.settings.with_overrides(**now))
 
     def _identity(self, engine: Engine, sources: Sequence[str]) -> Identity | None:
+        from colab_helpers.batch.photos import identity_of
+
         if engine.swapper is None:
             return None
         if not sources:
@@ -184,8 +200,8 @@ class PreviewNetworks:
                 tr("there is no photo of the person who is put in"), remedy=tr("add one under Photos")
             )
         key = tuple((source, file_state(source)) for source in sources)
-        photos = [(source[:80], partial(read_image, source)) for source in sources]
-        return self._kept("identity", key, lambda: engine.identity(photos))
+        photos = list(map(Source.of, sources))
+        return self._kept("identity", key, lambda: identity_of(engine, photos))
 
 
 def picture_of(target: Path, frame: int) -> ByteImage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import ask_to_stop
@@ -63,15 +64,15 @@ class RunTab:
         )
         self.plan.value = paragraph(told)
 
-    def start(self) -> None:
-        """Begin the batch that is chosen, or go on with it."""
+    def start(self, **changes: Any) -> None:
+        """Begin the batch that is chosen, or go on with it; with ``changes`` to its request."""
         if self._choice.runs.waiter:
             return
         self.view.value = self.message.value = ""
         # Its memory is the run's.
         self._choice.networks.close()
         try:
-            self._choice.runs.start(prepared(self._choice.request(), self._host), self._host)
+            self._choice.runs.start(prepared(self._choice.request(**changes), self._host), self._host)
         except (ColabHelpersError, OSError) as error:
             self.message.value = paragraph(words(error), RED)
             return

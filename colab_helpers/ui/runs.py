@@ -166,16 +166,16 @@ def prepared(request: BatchRequest, host: Host) -> BatchRequest:
     from colab_helpers.trust.consent import require_consent
 
     require_consent(request.consent, [])
-    request.check()
     folder = results_folder(request, host)
+    request = request.replaced(output_dir=folder)
+    request.check()
     host.reach(folder, *request.places)
     if request.sources or request.targets:
-        return request.replaced(output_dir=folder)
+        return request
     place = folder / DEMO_FOLDER
     print(tr("no sources and targets: the rendered demo is used, in {folder}", folder=place), flush=True)
     demo = copy_demo(place)
     return request.replaced(
-        output_dir=folder,
         sources=[demo.source],
         targets=demo.targets,
         models_dir=request.models_dir or demo.models,

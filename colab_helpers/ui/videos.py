@@ -7,7 +7,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from colab_helpers.batch.journal import JOURNAL_NAME
+from colab_helpers.batch.people_edits import RECORDS, triage_now
 from colab_helpers.batch.plan import plan_batch
+from colab_helpers.batch.triage import FileTriage
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import this_machine
@@ -15,12 +18,12 @@ from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
 from colab_helpers.media.probe import probe
 from colab_helpers.pages.pictures import frame_at
-from colab_helpers.pages.units import clock_text
+from colab_helpers.pages.units import clock_text, duration
 from colab_helpers.settings import Settings
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, table, thumbnail, words
-from colab_helpers.ui.preview_networks import finding_key, frames_of
+from colab_helpers.ui.preview_networks import file_state, finding_key, frames_of
 from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
@@ -28,8 +31,20 @@ FIRST_LOOK = 4.0
 """Seconds that looking at targets may take by itself; a button looks at the rest."""
 NOT_SEEN = mark("not looked at yet")
 
+_MOST_NAMES = 4
 _THUMB_WIDTH, _THUMB_HEIGHT = 160, 90
-_HEAD = ("", "", mark("file"), mark("length"), mark("size"), mark("frames"), mark("picture"), mark("faces"))
+_HEAD = (
+    "",
+    "",
+    mark("file"),
+    mark("length"),
+    mark("size"),
+    mark("frames"),
+    mark("picture"),
+    mark("faces"),
+    mark("people"),
+    mark("to know"),
+)
 Cells = tuple[str, ...]
 Finding = tuple[Settings, Path | None]
 """Settings and models folder to find faces with."""
@@ -45,6 +60,7 @@ class VideosTab:
     def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
         self._choice, self._host = choice, host
         self._seen: dict[object, Cells] = {}
+        self._known: tuple[object, dict[str, Cells]] = None, {}
         self.files: list[Path] = []
         self.table = widgets.html()
         self.look_button = widgets.button(
@@ -92,9 +108,24 @@ class VideosTab:
         self.files = [task.target for task in tasks]
         until, finding = time.monotonic() + limit, self._choice.finding()
         found = [self._look_at(path, until, finding) for path in self.files]
-        rows = map(_row, range(1, len(found) + 1), self.files, found)
+        known = self._triage(folder)
+        told = [known.get(task.output.name, ("", "")) if known else () for task in tasks]
+        rows = map(_row, range(1, len(found) + 1), self.files, found, told)
+        heads = _HEAD if known else _HEAD[:-2]
         demo = "" if self._choice.targets else tr("The demo is used: clips of rendered people.")
-        self.table.value = paragraph(demo) + table([tr(name) for name in _HEAD], rows) + self._totals()
+        self.table.value = paragraph(demo) + table([tr(name) for name in heads], rows) + self._totals()
+
+    def _triage(self, folder: Path) -> dict[str, Cells]:
+        """Who is seen in each target and what there is to know, where a run has found everybody."""
+        key = folder, *(file_state(str(folder / name)) for name in (*RECORDS, JOURNAL_NAME))
+        if key != self._known[0]:
+            try:
+                files = triage_now(folder).files
+            except ColabHelpersError:  # the tab of the people says why
+                files = []
+            told = {file.target: (_seen_text(file), "; ".join(_before_text(file))) for file in files}
+            self._known = key, told
+        return self._known[1]
 
     def _totals(self) -> Markup:
         capacity = tr(
@@ -135,13 +166,25 @@ class VideosTab:
         return (shown, *map(_unbroken, (length, f"{size / 1e6:.1f} MB", str(frames), edges)), count)
 
 
-def _row(number: int, path: Path, seen: Cells | str) -> Cells:
+def _seen_text(file: FileTriage) -> str:
+    names = [f"{name} {duration(seconds)}" if seconds else name for name, seconds in file.people.items()]
+    more = [tr("and {count} more", count=len(names) - _MOST_NAMES)] if len(names) > _MOST_NAMES else []
+    return printable(", ".join([*names[:_MOST_NAMES], *more]))
+
+
+def _before_text(file: FileTriage) -> list[str]:
+    shown = [tr("faces in {share:.0%} of the frames", share=file.sight.faces)] if file.sight.faces else []
+    took = [] if file.estimate is None else [tr("about {time}", time=clock_text(file.estimate))]
+    return [*shown, *file.remarks, *took]
+
+
+def _row(number: int, path: Path, seen: Cells | str, told: Cells) -> Cells:
     whole = Markup('<span title="{}">{}</span>')
     name = whole.format(printable(str(path)), printable(path.name))
     if isinstance(seen, str):
         return str(number), "", name, paragraph(tr(seen), AMBER if seen == NOT_SEEN else RED)
     thumb, *facts = seen
-    return str(number), thumb, name, *facts
+    return str(number), thumb, name, *facts, *told
 
 
 def _unbroken(text: str) -> Markup:

@@ -8,6 +8,9 @@ import pytest
 
 from colab_helpers.api import run_batch
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.media.picture import VideoPicture
+from tests.batch.films import SETTINGS, write_films
 from tests.helpers.processes import CPU, Shell
 
 
@@ -36,3 +39,38 @@ def shell(
     yield make_shell
     for each in made:
         each.clean()
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    write_films(folder)
+    return folder
+
+
+@pytest.fixture
+def run(films: Path, batch: Callable[..., BatchReport], standins: Path) -> Callable[..., BatchReport]:
+    """Runs a batch of some of the films, with hanna put in."""
+
+    def run(*names: str, **options: object) -> BatchReport:
+        options = {"settings": SETTINGS, "models_dir": standins, "sources": [films / "hanna.jpg"]} | options
+        return batch(*(films / name for name in names), **options)
+
+    return run
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[VideoPicture]:
+    """Every frame of a video that the detector is shown from now on."""
+    shown: list[VideoPicture] = []
+
+    def watched(look: Callable[..., object]) -> Callable[..., object]:
+        def watch(self: FaceAnalyser, picture: object, *given: object) -> object:
+            shown.extend([picture] if isinstance(picture, VideoPicture) else [])
+            return look(self, picture, *given)
+
+        return watch
+
+    for name in ("detect", "surest"):
+        monkeypatch.setattr(FaceAnalyser, name, watched(getattr(FaceAnalyser, name)))
+    return shown

@@ -505,8 +505,8 @@ GROWING = """
     from pathlib import Path
     place = Path(__file__).parents[1] / "processes"
     place.write_text((place.read_text() if place.exists() else "") + "x")
-    from colab_helpers.batch import run_batch
-    run_batch.GROWTH, run_batch.GROWTH_BYTES = 0.0, 0
+    from colab_helpers.batch import growth
+    growth.GROWTH, growth.GROWTH_BYTES = 0.0, 0
 """
 
 

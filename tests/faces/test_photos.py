@@ -10,6 +10,8 @@ import pytest
 
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.analyser import unit as unit_of
+from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import (
     BLURRED,
     DARK,
@@ -167,6 +169,24 @@ def test_of_several_faces_the_one_that_the_other_photos_show_counts():
     expected = np.mean([unit(1), unit(1, 2), unit(1, 3)], axis=0)
     np.testing.assert_allclose(identity.embedding, expected / np.linalg.norm(expected), atol=1e-6)
     assert ["number 3 by size" in identity.notes[0], "number 2 by size" in identity.notes[1]] == [True, True]
+
+
+def test_a_poor_photo_moves_a_person_less(standins):
+    """Beside two good ones, one that is small, blurred and darker counts by what it reaches."""
+    engine = Engine.open(Settings(frame_processors=["face_swapper"]), models_dir=standins)
+    good = portrait("alma")
+    poor = (cv2.resize(blurred(good, 3), (200, 200)) * 0.5).astype(np.uint8)
+    images = {"a.png": good, "b.png": good[:, ::-1].copy(), "poor.png": poor}
+    quality = [examine(engine.analyser, image).quality for image in images.values()]
+    assert quality[:2] == [1, 1]
+    assert 0 < quality[2] < 0.4
+    found = {name: engine.embeddings(name, image) for name, image in images.items()}
+    even = agreed_identity(list(images), list(found.values()))
+    weighed = engine.identity([(name, lambda name=name: images[name]) for name in images])
+    assert weighed.used == even.used == (0, 1, 2)
+    clean = engine.identity([(name, lambda name=name: images[name]) for name in ("a.png", "b.png")])
+    apart = [1 - unit_of(one.embedding) @ unit_of(clean.embedding) for one in (weighed, even)]
+    assert apart[0] < 0.3 * apart[1]
 
 
 @pytest.mark.parametrize(

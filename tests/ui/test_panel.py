@@ -45,8 +45,8 @@ def test_the_panel_begins_with_the_answers_of_the_form(make_panel, on_demo):
     )
     made = make_panel(answers)
     assert made.choice.request() == answers
-    titles = [made.tabs.get_title(number) for number in range(4)]
-    assert titles == ["Photos", "Videos", "Preview", "Run"]
+    titles = [made.tabs.get_title(number) for number in range(5)]
+    assert titles == ["Photos", "Videos", "People", "Preview", "Run"]
     assert made.tabs.selected_index == 0
 
 

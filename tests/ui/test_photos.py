@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.batch.library import photos_at
 from colab_helpers.errors import MissingFileError
 from colab_helpers.media.images import to_data_url
-from colab_helpers.ui.photos import STRANGER, kept_upload, photos_at, uploaded_files
+from colab_helpers.ui.photos import STRANGER, kept_upload, uploaded_files
 from tests.people.actors import portrait
 
 
@@ -64,6 +65,28 @@ def test_somebody_else_among_the_photos_is_flagged(panel, tmp_path, text_of):
     panel.photos.cards.children[2].children[1].click()
     assert [Path(path).name for path in panel.choice.request().sources] == ["alma.png", "alma2.png"]
     assert len(cards(panel)) == 2
+
+
+def test_somebody_of_the_library_is_added_by_name_and_removed_as_a_whole(panel, tmp_path, text_of):
+    for name in ("hanna/a.png", "hanna/b.png", "x <b>/a.png"):
+        write(tmp_path / "library" / name, portrait("hanna"))
+    assert panel.photos.person.layout.display == "none"
+    panel.photos.library.value = str(tmp_path / "library")
+    assert panel.photos.person.layout.display == ""
+    assert [value for _, value in panel.photos.person.options] == ["", "hanna", "x <b>"]
+    panel.photos.person.value = "hanna"
+    assert panel.photos.person.value == ""
+    assert panel.choice.request().sources[1:] == (str(tmp_path / "library" / "hanna"),)
+    assert [text_of(card).split()[0] for card in cards(panel)] == ["alma.png", "a.png", "b.png"]
+    buttons = [card.children[1].description for card in panel.photos.cards.children]
+    assert buttons == ["Remove", "Remove hanna", "Remove hanna"]
+    panel.photos.cards.children[2].children[1].click()
+    assert len(cards(panel)) == 1
+    add(panel, "hanna")  # by name
+    assert len(cards(panel)) == 3
+    panel.photos.library.value = str(tmp_path / "none")
+    assert "cannot be listed" in text_of(panel.photos.message)
+    assert panel.photos.person.layout.display == "none"
 
 
 def test_without_models_the_card_says_so(make_panel, on_demo, tmp_path, text_of, pictures_of):

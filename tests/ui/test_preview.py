@@ -16,7 +16,7 @@ from colab_helpers.media.reader import read_frames
 from colab_helpers.ui.preview_networks import picture_of
 from tests.people.actors import portrait
 
-PREVIEW = 2
+PREVIEW = 3
 
 
 @pytest.fixture

@@ -1,0 +1,255 @@
+"""What is done to whom in each target: the user's map, put to what is known of the people in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn
+from colab_helpers.batch.library import photos_of
+from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap
+from colab_helpers.errors import ColabHelpersError, UsageError
+from colab_helpers.faces.analyser import unit
+from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.geometry import face_distance
+from colab_helpers.faces.photos import Identity
+from colab_helpers.faces.types import FloatArray
+from colab_helpers.files import sha256_of
+from colab_helpers.language import mark, tr
+from colab_helpers.media.images import read_image
+
+
+@dataclass(frozen=True, eq=False)
+class Casting:
+    """Who is who in a batch, and what is done to each.
+
+    Attributes:
+        known: What the networks know.
+        people: Everybody, by name: those of the map, then the others, to whom the default is done.
+        groups: Name of the person that each group shows.
+        default: What is done to whoever is nobody of them.
+    """
+
+    known: KnownPeople
+    people: Mapping[str, KnownPerson]
+    groups: Mapping[str, str]
+    default: Treatment | None
+
+    def cast(self, key: str) -> Cast:
+        """Return who is who in a target, by the key of its face index; by looks where it was not found."""
+        video = self.known.videos.get(key)
+        if video is None:
+            return Cast(self.default, people=self.people)
+        tracks = {number: self.groups.get(group, NOBODY) for number, group in video.tracks.items()}
+        return Cast(self._usual(video), people=self.people, tracks=tracks)
+
+    def decisions(self, key: str) -> object:
+        """Return what tells the results of a target apart: what is done to each track, whoever that is."""
+        found = self.cast(key)
+        usual = _digest(found.usual)
+        if key in self.known.videos:
+            people = {name: _digest(person.treatment) for name, person in found.people.items()}
+            return {str(number): people.get(name, usual) for number, name in found.tracks.items()}
+        looks = ((person.looks.astype("<f2").tobytes(), person.treatment) for person in self.people.values())
+        known = sorted([hashlib.sha256(look).hexdigest(), _digest(treatment)] for look, treatment in looks)
+        return {"people": known, "usual": usual}
+
+    def _usual(self, video: SeenIn) -> Treatment | None:
+        """What is done to tracks that were hardly seen: nobody is put in who may be wrong there."""
+        if self.default is None or self.default.action != "swap":
+            return self.default
+        may_be = {self.groups[group] for group in video.tracks.values() if group}
+        for number, group in video.tracks.items():
+            if not group and number in video.seen and self.known.groups:
+                look = video.seen[number].look
+                looks = {name: float(one.look @ look) for name, one in self.known.groups.items()}
+                may_be.add(self.groups[max(looks, key=lambda name: looks[name])])
+        same = all(_digest(self.people[name].treatment) == self.default.digest for name in may_be)
+        return self.default if same else None
+
+
+@dataclass(frozen=True, eq=False)
+class Treatments:
+    """What the sources of a map stand for.
+
+    Attributes:
+        folder: Where its relative paths start; ``library`` holds its names.
+        identity: Who is on the photos of the run; ``photos`` are those.
+        needed: Whether anything will be done: else it does not matter that the run has no photos.
+    """
+
+    engine: Engine
+    folder: Path
+    library: Path | None
+    identity: Identity | None
+    photos: Sequence[Source]
+    needed: bool = True
+    _shown: dict[tuple[str, ...], tuple[Identity, list[Source]]] = field(default_factory=dict, init=False)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the photos that were looked at, one sentence each."""
+        return [note for identity, _ in self._shown.values() for note in identity.notes]
+
+    def of(self, given: PeopleMap) -> tuple[dict[str, Treatment | None], Treatment | None]:
+        """Return what is done to everybody by name, and to others.
+
+        UsageError where a source is none; the message names whose.
+        """
+        people = {
+            name: self._treatment(name, person.source, person.settings)
+            for name, person in given.people.items()
+        }
+        return people, self._treatment("default", given.default, {})
+
+    def looks(self, given: PeopleMap) -> dict[str, FloatArray]:
+        """Return how people look on the photos that the map names for them, ``(1, 512)`` unit each."""
+        shown = {
+            name: self._named(name, person.photos)[0]
+            for name, person in given.people.items()
+            if person.photos
+        }
+        return {name: unit(one.embedding)[None] for name, one in shown.items()}
+
+    def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
+        if source == (LEAVE,):
+            return None
+        if source != (PHOTOS,) and source[0] in RESERVED:
+            return Treatment(action=cast(Action, source[0]))
+        if self.engine.swapper is None or (source == (PHOTOS,) and not (self.identity or self.needed)):
+            return Treatment(settings=settings)
+        if source == (PHOTOS,):
+            if self.identity is None:
+                told = mark("the source of {name} is photos, but the run has none")
+                remedy = tr(
+                    "name photos of the person to put in as sources, or another source in {file}",
+                    file=MAP_NAME,
+                )
+                raise UsageError(tr(told, name=name), where=str(self.folder / MAP_NAME), remedy=remedy)
+            identity, photos, told = self.identity, self.photos, ""
+        else:
+            identity, photos = self._named(name, source)
+            told = ", ".join(source)
+        used = sorted(digest_of(photos[number]) for number in identity.used)
+        return Treatment(source=identity.embedding, source_name=told, settings=settings, key=" ".join(used))
+
+    def _named(self, name: str, written: Sequence[str]) -> tuple[Identity, list[Source]]:
+        """Find out whom photos show that the map names for somebody."""
+        if tuple(written) in self._shown:
+            return self._shown[tuple(written)]
+        try:
+            there = [str(self.folder / one) if (self.folder / one).exists() else one for one in written]
+            photos = photos_of((Source.of(one, self.library) for one in there), self.library)
+            identity = self.engine.identity([(one.name, partial(read_image, one.image)) for one in photos])
+        except ColabHelpersError as error:
+            where = f"{self.folder / MAP_NAME}: {name}"
+            what = f"{error.where}: {error.what}" if error.where else error.what
+            raise UsageError(what, where=where, remedy=error.remedy) from error
+        self._shown[tuple(written)] = identity, photos
+        return identity, photos
+
+
+def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, limit: float) -> Casting:
+    """Put a map to what is known.
+
+    Args:
+        given: The map.
+        known: The groups.
+        treatments: What its sources stand for.
+        limit: Squared distance up to which a group shows somebody on photos.
+
+    Raises:
+        UsageError: The map names a group that there is not, or a source that is none.
+    """
+    done, default = treatments.of(given)
+    looks, people = treatments.looks(given), dict[str, KnownPerson]()
+    groups = _claimed(given, known, looks, limit)
+    for name in given.people:
+        own = [known.groups[group].look for group, who in groups.items() if who == name]
+        shown = (
+            np.stack([*own, *looks.get(name, ())]) if own or name in looks else np.zeros((0, 512), np.float32)
+        )
+        people[name] = KnownPerson(name, shown, done[name])
+    for group, one in known.groups.items():
+        if group not in groups:
+            name = new_name(group, people)
+            groups[group], people[name] = name, KnownPerson(name, one.look[None], default)
+    return Casting(known, people, groups, default)
+
+
+def new_name(group: str, taken: Mapping[str, object]) -> str:
+    """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
+    return (
+        group
+        if group not in taken
+        else next(name for number in range(2, len(taken) + 3) if (name := f"{group} ({number})") not in taken)
+    )
+
+
+def completed(given: PeopleMap, known: KnownPeople, groups: Mapping[str, str]) -> list[str]:
+    """Enter everybody into a map whom it, or an earlier run, does not know; return their names."""
+    new = []
+    for group in known.groups:
+        if group not in known.told and groups.get(group) not in given.people:
+            name = new_name(group, given.people)
+            given.put(name, faces=(group,), source=given.default)
+            new.append(name)
+    return new
+
+
+def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
+    """Return the map that says what a request without one does.
+
+    Args:
+        known: Everybody who was found.
+        everybody: Whether the request changes people whom nobody has seen yet.
+        swaps: Whether there is anything to be done: photos of who is put in, or an enhancer alone.
+    """
+    given = PeopleMap(default=(PHOTOS if everybody and swaps else LEAVE,))
+    for group in known.groups:
+        tracks = [
+            one
+            for video in known.videos.values()
+            for n, one in video.seen.items()
+            if video.tracks[n] == group
+        ]
+        chosen = sum(one.found for one in tracks if one.chosen) * 2 > sum(one.found for one in tracks)
+        given.put(group, faces=(group,), source=(PHOTOS if chosen and swaps else LEAVE,))
+    return given
+
+
+def digest_of(source: Source) -> str:
+    """Return what tells a photo from others: its SHA-256, or itself."""
+    return sha256_of(source.path) if source.path else source.image
+
+
+def _claimed(
+    given: PeopleMap, known: KnownPeople, looks: Mapping[str, FloatArray], limit: float
+) -> dict[str, str]:
+    """Who of the map is shown by each group: as it says, else by photos."""
+    groups = {group: name for name, person in given.people.items() for group in person.faces}
+    for group, name in groups.items():
+        if group not in known.groups:
+            raise UsageError(
+                tr("{name}: nobody was found who is {group}", name=name, group=group),
+                where=MAP_NAME,
+                remedy=tr("allowed: {names}", names=", ".join(known.groups)),
+            )
+    for group, one in known.groups.items():
+        apart = {name: face_distance(one.look, look[0]) for name, look in looks.items()}
+        nearest = min(apart, key=lambda name: apart[name], default=None)
+        if group not in groups and nearest is not None and apart[nearest] <= limit:
+            groups[group] = nearest
+    return groups
+
+
+def _digest(treatment: Treatment | None) -> str:
+    return "" if treatment is None else treatment.digest

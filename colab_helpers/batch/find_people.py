@@ -1,0 +1,267 @@
+"""Who is in the targets, before any is worked on: everybody is found, put together over the batch, and named.
+
+What was found in a target is kept at once, so that a run that is taken up looks at nothing twice. Nothing is
+put together before all targets were looked at: who is called what does not depend on when a run was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
+from colab_helpers.batch.drive import copy_in
+from colab_helpers.batch.earlier import EarlierWork
+from colab_helpers.batch.growth import Growth, weakened
+from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
+from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
+from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import FileReport, write_text
+from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place
+from colab_helpers.batch.run_file import error_text, goes_as_picture
+from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
+from colab_helpers.errors import MediaError, OutputError, UsageError
+from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.people import Appearance
+from colab_helpers.faces.photos import Identity
+from colab_helpers.language import mark, tr
+from colab_helpers.media.images import write_image
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.pipeline.finding import FoundFaces, find_faces, find_in_picture
+
+
+@dataclass(frozen=True, eq=False)
+class PeopleFinder:
+    """Finds everybody in the targets of a batch.
+
+    Attributes:
+        usual: Whom the request changes where no map says otherwise.
+        source: Who is on the photos of the run.
+    """
+
+    around: Surroundings
+    engine: Engine
+    earlier: EarlierWork
+    journal: Journal
+    usual: Cast
+    source: Identity | None
+
+    @property
+    def _folder(self) -> Path:
+        return self.around.job.folder
+
+    @cached_property
+    def _treatments(self) -> Treatments:
+        job = self.around.job
+        needed = job.request.people != "only"
+        return Treatments(self.engine, job.folder, job.request.library, self.source, job.sources, needed)
+
+    def casts(self) -> Callable[[Task], Cast]:
+        """Return what says what is done to whom in a target, as the map has it where there is one.
+
+        Raises as `found` does.
+        """
+        found = self.found()
+        if found is None:
+            return lambda _task: self.usual
+        self.earlier.decisions = found.decisions
+        return lambda task: found.cast(self.earlier.index_key(task))
+
+    def found(self) -> Casting | None:
+        """Return who is who in the batch, and what is done to each; None where nobody asks for that.
+
+        Raises:
+            UsageError: The map cannot be used.
+            OutputError: What was found cannot be written.
+            KeyboardInterrupt: Somebody asks to stop.
+        """
+        asked, given = self.around.job.request.people, PeopleMap.load(self._folder)
+        if given is None and asked == "auto":
+            return None
+        if given is not None:
+            self._treatments.of(given)  # what is wrong with it is told before any work
+        known = self._known()
+        keys = self._look_at_all(known)
+        known.add(keys)
+        self._save(known)
+        if given is None:
+            request, sought = self.around.job.request, self.usual.sought
+            everybody = request.settings.many_faces and (sought is None or sought.wanted is None)
+            swaps = self.engine.swapper is None or self.source is not None
+            given = first_map(known, everybody=everybody, swaps=swaps)
+        cast = self._casting(given, known)
+        if asked != "auto":
+            self._tell_new(given, known, cast)
+        cast = self._casting(given, known)
+        self._tell(cast, [known.videos[key] for key in keys if key in known.videos])
+        return cast
+
+    def _casting(self, given: PeopleMap, known: KnownPeople) -> Casting:
+        return casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
+
+    def _known(self) -> KnownPeople:
+        known, (_, recogniser) = KnownPeople.load(self._folder), self.engine.analyser.networks
+        digest = self.earlier.models[recogniser.name]
+        if known.recogniser not in ("", digest):
+            raise UsageError(
+                tr("the people here were told apart by another network than {name}", name=recogniser.name),
+                where=str(self._folder / FOLDER_NAME),
+                remedy=tr("take that network, or another output folder"),
+            )
+        known.recogniser = digest
+        return known
+
+    def _save(self, known: KnownPeople) -> None:
+        self.around.patience.attempt(lambda: known.save(self._folder))
+
+    def _look_at_all(self, known: KnownPeople) -> list[str]:
+        """Look at every target that is not known; return the keys of those that are then, in their order."""
+        keys, growth = list[str](), Growth()
+        for index, task in enumerate(self.around.job.tasks):
+            self.around.beat()
+            try:
+                existing_file(task.target)
+                key = self.earlier.index_key(task)
+                new = key not in known.videos and key not in known.found
+                seen = self._look_at(index, task, key) if new else None
+            except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
+                if not isinstance(error, MediaError):  # which is told when its turn comes
+                    told = mark("nobody could be looked for in {name}: {error}")
+                    self.around.status.note(tr(told, name=task.target.name, error=error_text(error)))
+                continue
+            keys.append(key)
+            if seen is not None:
+                known.found[key] = seen
+                self._save(known)
+                self.around.status.file(index, _waiting(task))
+                growth.check(self.around.stop)
+        return list(dict.fromkeys(keys))
+
+    def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
+        """Find the faces of a target, and keep pictures of the best."""
+        engine = self._engine(task, key)
+        if goes_as_picture(task):
+            found = find_in_picture(engine, self.usual, task.target)
+        else:
+            place = index_place(self.around, self.earlier, task)
+            with self._near(task, place.place) as target:
+                found = find_faces(
+                    engine,
+                    self.usual,
+                    target,
+                    place.open(self.around.patience, self.around.beat),
+                    on_progress=self.around.tell,
+                    file_index=index,
+                    file_count=len(self.around.job.tasks),
+                )
+        seen = {track.number: Appearance.of(key, track) for track in found.tracks}
+        tracks = {n: SeenTrack.of(one, chosen=n in found.chosen) for n, one in seen.items() if one}
+        self._keep_pictures(key, tracks, found)
+        return SeenIn(
+            target=task.output.name,
+            sha256=self.earlier.digests(task.target),
+            rate=found.rate,
+            sight=_sight(found),
+            tracks=dict.fromkeys(seen, NOBODY),
+            seen=tracks,
+        )
+
+    def _engine(self, task: Task, key: str) -> Engine:
+        """Note that a target is looked at; return the networks, with less memory where a worker died."""
+        run = self.earlier.run
+        deaths = self.earlier.history.interruptions(key, run)
+        if deaths >= MOST_DEATHS:
+            raise MediaError(tr("the worker process died {deaths} times on this file", deaths=deaths))
+        with suppress(OutputError):
+            self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
+        reason = tr("a worker process died on this file")
+        return weakened(self.engine, deaths, reason=reason)[0] if deaths else self.engine
+
+    @contextmanager
+    def _near(self, task: Task, place: Path) -> Iterator[Path]:
+        """Have a target at hand: from a mounted drive no video is decoded."""
+        if self.around.places.mirror is None:
+            yield task.target
+            return
+        copy = place / "in" / task.target.name
+        self.around.patience.attempt(lambda: copy_in(task.target, copy, beat=self.around.beat))
+        try:
+            yield copy
+        finally:
+            shutil.rmtree(copy.parent, ignore_errors=True)
+
+    def _keep_pictures(self, key: str, tracks: dict[int, SeenTrack], found: FoundFaces) -> None:
+        for portrait in found.portraits:
+            track = tracks.get(portrait.track)
+            if track is not None and portrait.worth > track.worth:
+                track.crop = f"{key[:12]}-{portrait.track}.jpg"
+                track.worth, track.dark = portrait.worth, portrait.dark
+                path = self._folder / FOLDER_NAME / track.crop
+                self.around.patience.attempt(partial(write_image, path, portrait.image, quality=90))
+
+    def _tell_new(self, given: PeopleMap, known: KnownPeople, cast: Casting) -> None:
+        """Enter those who are new into the map; where nothing can be put into its text, beside it."""
+        path = self._folder / MAP_NAME
+        new = completed(given, known, cast.groups)
+        if new or not path.exists():
+            try:
+                self.around.patience.attempt(lambda: given.save(self._folder))
+            except UsageError:
+                beside = path.with_name(f"{MAP_NAME}.new")
+                whole = PeopleMap(default=given.default, people=given.people).text()
+                self.around.patience.attempt(lambda: write_text(beside, whole))
+                told = tr("{new} were found; {map} is left as you wrote it, and {beside} has them, too",
+                          new=", ".join(new), map=MAP_NAME, beside=beside.name)  # fmt: skip
+                self.around.status.note(told)
+        if set(known.told) != known.groups.keys():
+            known.told = list(known.groups)
+            self._save(known)
+
+    def _tell(self, cast: Casting, videos: list[SeenIn]) -> None:
+        """Write down how the targets look, and say what is worth knowing."""
+        triage = triage_of(videos, cast.groups, pace_of(self.earlier.history))
+        self.around.patience.attempt(lambda: triage.save(self._folder))
+        lines = {file.target: file for file in triage.files}
+        for index, task in enumerate(self.around.job.tasks):
+            if file := lines.get(task.output.name):
+                self.around.status.file(index, _waiting(task, line_of(file)))
+        told = tr("{people} person(s) are seen in {files} file(s): {map} says what is done to each",
+                  people=len(cast.people), files=len(videos), map=MAP_NAME)  # fmt: skip
+        notes = [told, *self._treatments.notes, *triage.lines()]
+        if self.usual.sought is not None:
+            notes.append(tr("{map} counts: target_person and never have no say", map=MAP_NAME))
+        if told not in self.around.status.status.notes:
+            self.around.status.note(*notes)
+
+
+def _waiting(task: Task, *remarks: str) -> FileReport:
+    return FileReport(target=str(task.target), status="queued", fallbacks=[one for one in remarks if one])
+
+
+def line_of(file: FileTriage) -> str:
+    """Say who is seen in a target, how long, and what speaks against a good result."""
+    people = [tr("{name} {seconds:.0f} s", name=name, seconds=time) if time else name
+              for name, time in file.people.items()]  # fmt: skip
+    return "; ".join([", ".join(people), *file.remarks]).strip("; ")
+
+
+def _sight(found: FoundFaces) -> Sight:
+    def share(count: float, whole: int) -> float:
+        return round(count / whole, 4) if whole else 0.0
+
+    covered = [one.covered for one in found.portraits if one.covered is not None]
+    return Sight(
+        frames=found.frames,
+        faces=share(found.shown, found.frames),
+        turned=share(found.turned, found.faces),
+        small=share(found.small, found.faces),
+        dark=share(sum(one.dark for one in found.portraits), len(found.portraits)),
+        covered=share(sum(covered), len(covered)) if covered else None,
+    )

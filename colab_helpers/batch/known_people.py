@@ -1,0 +1,261 @@
+"""Whom the networks know in an output folder: tracks of all its videos put together, as ``people.json``.
+
+A video that is there is never grouped anew; tracks of later videos join the groups that are there. So a
+group keeps its name, whatever is added, in whatever order, and however often a run is killed.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+
+from colab_helpers.batch.report import write_text
+from colab_helpers.errors import UsageError
+from colab_helpers.faces.people import CONFIRMED, SAME, Appearance, grouped, mean_look
+from colab_helpers.faces.types import FloatArray
+from colab_helpers.files import load, natural_key, to_json
+from colab_helpers.language import tr
+
+FOLDER_NAME, RECORD_NAME = "people", "people.json"
+MOST_CROPS = 4
+ALIKE = 0.3
+"""Cosine of the mean looks of two groups from which they may be mistaken for each other."""
+NOBODY = ""
+"""Stands for whoever a track shows that was hardly seen, or never by the recogniser."""
+# What is one group at SAME is taken apart at the first of these at which it is more.
+_STRICTER = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+
+
+def _look_of(value: Any) -> FloatArray:
+    if isinstance(value, str):
+        value = np.frombuffer(base64.b64decode(value, validate=True), "<f2")
+    # Rounded at once: what a run has in memory is what a later one reads.
+    look = np.asarray(value, "<f2").astype(np.float32)
+    if look.ndim != 1 or not look.size or not np.isfinite(look).all():
+        raise ValueError("no look")
+    return look
+
+
+def _look_text(look: FloatArray) -> str:
+    return base64.b64encode(np.asarray(look, "<f2").tobytes()).decode()
+
+
+Box = tuple[float, float, float, float]
+Look = Annotated[FloatArray, PlainValidator(_look_of), PlainSerializer(_look_text, return_type=str)]
+"""``(512,)`` unit embedding; in a file as float16 in base64."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Group(_Model):
+    """Tracks that show one person, as far as the networks can tell."""
+
+    look: Look = Field(description="Mean of their embeddings.")
+    asked: int = Field(description="How many embeddings those are.")
+    files: dict[str, float] = Field({}, description="Seconds on screen in each target, by its name.")
+    frames: int = Field(0, description="Frames in which somebody of the group was detected.")
+    crops: list[str] = Field([], description="Pictures in the same folder, the best first.")
+    alike: list[str] = Field([], description="Groups that look much like this one.")
+    doubtful: bool = Field(False, description="Whether it was put together with little certainty.")
+
+
+class SeenTrack(_Model):
+    """What is known of one track of a video, or of one face of a picture; see `Appearance`.
+
+    Attributes:
+        chosen: Whether the request, without a map, would change it.
+        crop: A picture of it in the same folder, if there is one; ``worth`` see `quality.worth`; ``dark``
+            where little can be told apart in it.
+    """
+
+    look: Look
+    asked: int
+    first: int
+    last: int
+    found: int
+    shot: int = 0
+    ends: tuple[Box, Box] | None = None
+    chosen: bool = False
+    crop: str = ""
+    worth: float = 0.0
+    dark: bool = False
+
+    @classmethod
+    def of(cls, one: Appearance, *, chosen: bool) -> Self:
+        """Take what is kept of a track."""
+        given = {name: getattr(one, name) for name in ("asked", "first", "last", "found", "shot")}
+        ends = one.ends and tuple(tuple(map(float, end)) for end in one.ends)
+        return cls(look=one.embedding, ends=ends, chosen=chosen, **given)
+
+    def appearance(self, video: str, track: int) -> Appearance:
+        """Return it as it is grouped."""
+        ends = self.ends and (np.array(self.ends[0], np.float32), np.array(self.ends[1], np.float32))
+        span = self.first, self.last, self.found
+        return Appearance(video, track, *span, self.look, self.asked, self.shot, ends)
+
+
+class Sight(_Model):
+    """How well faces are seen in a video or picture, as shares, 0 to 1.
+
+    Attributes:
+        faces: Of the frames, those that show any; the other shares are of the faces.
+        turned: Those that are turned far to the side; ``small`` those of few pixels.
+        dark: Of the best of each person, those too dark to tell much apart.
+        covered: Of the best of each person, what something stands before; None without an occluder.
+    """
+
+    frames: int
+    faces: float
+    turned: float = 0.0
+    small: float = 0.0
+    dark: float = 0.0
+    covered: float | None = None
+
+
+class SeenIn(_Model):
+    """The tracks of one video, or the faces of one picture.
+
+    Attributes:
+        target: What it is called in reports and lists; ``sha256`` is of its bytes.
+        rate: Its frames a second; 0 of a picture.
+        tracks: Which group each track belongs to; `NOBODY` where nobody can tell.
+        seen: The tracks that the recogniser has seen.
+    """
+
+    target: str
+    sha256: str
+    rate: float
+    sight: Sight
+    tracks: dict[int, str]
+    seen: dict[int, SeenTrack] = {}
+
+    def seconds(self, group: str) -> float:
+        """How long a group is on screen, in seconds; in a picture no time."""
+        shown = [one for n, one in self.seen.items() if self.tracks[n] == group]
+        return sum(one.last - one.first + 1 for one in shown) / self.rate if self.rate else 0.0
+
+
+class KnownPeople(_Model):
+    """All groups and videos of an output folder.
+
+    Attributes:
+        recogniser: Digest of the network that told them apart; looks of another one mean nothing to it.
+        groups: By name: p1, p2 and so on, by their first appearance.
+        videos: By the key of their face index.
+        found: Videos whose tracks are known and not grouped yet.
+        told: Names of the groups that were written to the user's map once.
+    """
+
+    version: Literal[1] = 1
+    recogniser: str = ""
+    groups: dict[str, Group] = {}
+    videos: dict[str, SeenIn] = {}
+    found: dict[str, SeenIn] = {}
+    told: list[str] = []
+
+    @classmethod
+    def load(cls, output_dir: Path) -> Self:
+        """Read what is known in an output folder: nobody at first; UsageError where it cannot be read."""
+        path = output_dir / FOLDER_NAME / RECORD_NAME
+        if not path.exists():
+            return cls()
+        remedy = tr("move the folder {name} away; its people are found again", name=FOLDER_NAME)
+        foreign = tr("this is no record of people that this version can read")
+        missing = tr("the record of people cannot be read")
+        return load(cls, path, missing=missing, missing_remedy=remedy, foreign=foreign, foreign_remedy=remedy)
+
+    def save(self, output_dir: Path) -> None:
+        """Write it, all of it or nothing; OutputError where that is not possible."""
+        write_text(output_dir / FOLDER_NAME / RECORD_NAME, to_json(self, indent=1) + "\n")
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Group what was ``found``; new people are numbered in the order of ``keys``. Forget the rest."""
+        added = {key: self.found[key] for key in keys if key in self.found}
+        old, self.found = list(self.groups), {}
+        # All groups that are there are seen at once, so to speak: two of them never come together.
+        seen = [
+            Appearance("", n, 0, len(old) + 9, 0, group.look, max(group.asked, CONFIRMED))
+            for n, group in enumerate(self.groups.values())
+        ]
+        seen += [one.appearance(key, n) for key, video in added.items() for n, one in video.seen.items()]
+        for members in sorted(map(sorted, grouped(seen)), key=min):
+            new = [seen[n] for n in members if n >= len(old)]
+            name = old[members[0]] if members[0] < len(old) else NOBODY
+            if not name and sum(one.asked for one in new) >= CONFIRMED:
+                name = self._new_name()
+                self.groups[name] = _mean(new)
+            for one in new:
+                added[one.video].tracks[one.track] = name
+        before = {video.sha256: key for key, video in self.videos.items()}
+        for key, video in added.items():
+            self.videos.pop(before.get(video.sha256, ""), None)
+            self.videos[key] = video
+        self.count()
+
+    def split(self, name: str) -> list[str]:
+        """Take a group apart, by likeness, more strictly than it was put together; return all its names.
+
+        The part that is seen longest keeps the name.
+
+        Raises:
+            UsageError: There is no such group, or its tracks are all alike.
+        """
+        tracks = self._tracks(name)
+        seen = [self.videos[key].seen[n].appearance(key, n) for key, n in tracks]
+        parts = next((parts for same in _STRICTER if len(parts := grouped(seen, same=same)) > 1), None)
+        if parts is None:
+            raise UsageError(
+                tr("{name} cannot be split: nothing in it looks like two people", name=name)
+                if name in self.groups
+                else tr("there is no {name}", name=name),
+                remedy=tr("allowed: {names}", names=", ".join(self.groups)),
+            )
+        for part in parts[1:]:
+            new = self._new_name()
+            self.groups[new] = _mean([seen[n] for n in part])
+            for key, number in (tracks[n] for n in part):
+                self.videos[key].tracks[number] = new
+        self.count()
+        return [name, *list(self.groups)[-len(parts) + 1 :]]
+
+    def count(self) -> None:
+        """Bring up to date what follows from the tracks of each group."""
+        for name, group in self.groups.items():
+            tracks = [(self.videos[key], self.videos[key].seen[n]) for key, n in self._tracks(name)]
+            if not tracks:
+                group.files, group.frames, group.crops = {}, 0, []
+                continue
+            mean = _mean([one.appearance("", 0) for _, one in tracks])
+            group.look, group.asked = mean.look, mean.asked
+            group.files = {video.target: round(video.seconds(name), 3) for video, _ in tracks}
+            group.frames = sum(one.found for _, one in tracks)
+            shown = sorted((one for _, one in tracks if one.crop), key=lambda one: (one.dark, -one.worth))
+            group.crops = [one.crop for one in shown[:MOST_CROPS]]
+            sure = [one for _, one in tracks if one.asked >= CONFIRMED]
+            unlike = [one for one in sure if float(one.look @ group.look) < SAME]
+            group.doubtful = not sure or bool(unlike) or all(one.dark for _, one in tracks)
+            group.alike = []
+        for one, other in combinations(self.groups, 2):
+            if float(self.groups[one].look @ self.groups[other].look) >= ALIKE:
+                self.groups[one].alike.append(other)
+                self.groups[other].alike.append(one)
+
+    def _tracks(self, name: str) -> list[tuple[str, int]]:
+        videos = self.videos.items()
+        return [(key, n) for key, video in videos for n in video.seen if video.tracks[n] == name]
+
+    def _new_name(self) -> str:
+        taken = (natural_key(name)[-1][0] for name in (*self.groups, *self.told))
+        return f"p{max((0, *taken)) + 1}"
+
+
+def _mean(tracks: Sequence[Appearance]) -> Group:
+    return Group(look=mean_look(tracks), asked=sum(one.asked for one in tracks))

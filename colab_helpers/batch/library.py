@@ -1,0 +1,87 @@
+"""A library of people, ``library/NAME/*.jpg``, and the photos that a name, a folder or a path stands for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.plan import skipped_files
+from colab_helpers.errors import MissingFileError
+from colab_helpers.files import absolute, natural_key
+from colab_helpers.language import tr
+from colab_helpers.media.inputs import is_image, reader_missing
+from colab_helpers.request import BatchRequest
+
+
+def names_in(library: Path | None) -> list[str]:
+    """List the people of a library in natural order, whatever their folders hold; none without a library.
+
+    MissingFileError where it is no folder that can be listed.
+    """
+    if library is None:
+        return []
+    try:
+        names = [path.name for path in library.iterdir() if path.is_dir() and path.name[0] != "."]
+    except OSError as error:
+        raise MissingFileError(
+            tr("the folder cannot be listed ({reason})", reason=error.strerror or error),
+            where=str(library),
+            remedy=tr("name a folder that holds a folder of photos for each person in library"),
+        ) from error
+    return sorted(names, key=natural_key)
+
+
+def with_photos(request: BatchRequest) -> tuple[BatchRequest, list[str]]:
+    """Return a request in which photos stand in place of their folders; also what of those is left out."""
+    named = {name: getattr(request, name) for name in ("sources", "target_person", "never")}
+    found = {name: photos_of(map(Source.of, paths), request.library) for name, paths in named.items()}
+    folders = [Path(path) for paths in named.values() for path in paths if os.path.isdir(path)]  # noqa: PTH112
+    photos = {name: [one.image for one in each] for name, each in found.items()}
+    return request.replaced(**photos), skipped_files(folders, wanted=is_photo)
+
+
+def photos_of(sources: Iterable[Source], library: Path | None = None) -> list[Source]:
+    """Put the photos of each folder in its place.
+
+    MissingFileError where a folder holds none, or there is no such name in the library.
+    """
+    return [photo for source in sources for photo in _photos_of(source, library)]
+
+
+def _photos_of(source: Source, library: Path | None) -> list[Source]:
+    path = source.path
+    if path is not None and path.is_dir():
+        return [Source.of(photo) for photo in photos_at(source.image)]
+    if library and path is not None and not path.suffix and not path.exists():
+        raise MissingFileError(
+            tr("there is neither such a file nor anybody of that name in the library"),
+            where=source.name,
+            remedy=tr("name one of {names}", names=", ".join(names_in(library))),
+        )
+    return [source]
+
+
+def photos_at(written: str) -> list[str]:
+    """Find the photos that a person means: a file, those of a folder in natural order, or a data URL."""
+    if written.startswith("data:"):
+        return [written]
+    path = absolute(written)
+    if path.is_file():
+        return [str(path)]
+    if not path.is_dir():
+        raise MissingFileError(
+            tr("there is no such file or folder"), where=written, remedy=tr("check the path")
+        )
+    photos = (item for item in path.iterdir() if item.is_file() and is_photo(item))
+    found = sorted(photos, key=lambda item: natural_key(item.name))
+    if not found:
+        remedy = "; ".join([*skipped_files([path], wanted=is_photo), tr("name another")])
+        raise MissingFileError(tr("the folder holds no photo"), where=written, remedy=remedy)
+    return [str(item) for item in found]
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file of a folder is taken as a photo."""
+    return is_image(path) and not reader_missing(path)

@@ -1,0 +1,161 @@
+"""Changes to the people of an output folder, by a verb of the shell or by the panel, each saved at once.
+
+Nothing is held between two of them: whatever the user or a run writes meanwhile is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from colab_helpers.batch.journal import JOURNAL_NAME, read_journal
+from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
+from colab_helpers.batch.library import names_in
+from colab_helpers.batch.lock import folder_lock
+from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, Row, summary
+from colab_helpers.batch.triage import Triage, pace_of, triage_of
+from colab_helpers.errors import UsageError
+from colab_helpers.files import absolute
+from colab_helpers.language import mark, tr
+from colab_helpers.request import in_library
+
+RECORDS = (MAP_NAME, f"{FOLDER_NAME}/{RECORD_NAME}")
+"""Where in an output folder it stands who is known, and what is done to each."""
+SOURCE_WORDS = {
+    "photos": mark("the photos of the run"),
+    "leave": mark("left alone"),
+    "blur": mark("blurred"),
+    "pixelate": mark("pixelated"),
+}
+"""What is done to somebody, by the map's reserved words; ``tr`` of it is shown."""
+
+
+def source_text(source: Sequence[str]) -> str:
+    """Say what a map has done to somebody."""
+    return ", ".join(tr(SOURCE_WORDS[word]) if word in SOURCE_WORDS else Path(word).name for word in source)
+
+
+def has_people(folder: Path) -> bool:
+    """Whether a folder is one of results in which people were found, or named by hand."""
+    return any((folder / name).exists() for name in RECORDS)
+
+
+def people_of(folder: Path) -> list[Row]:
+    """List everybody of an output folder; UsageError where its map or record cannot be read."""
+    return summary(KnownPeople.load(folder), PeopleMap.load(folder))
+
+
+def triage_now(folder: Path) -> Triage:
+    """Return how the targets of an output folder look, with everybody called as the map has it now.
+
+    UsageError where the map or a record cannot be read.
+    """
+    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
+    names = {group: name for name, person in given.people.items() for group in person.faces}
+    called = {group: names.get(group, group) for group in known.groups}
+    return triage_of(known.videos.values(), called, pace_of(read_journal(folder / JOURNAL_NAME)))
+
+
+def set_source(folder: Path, name: str, words: Sequence[str], library: Path | None = None) -> None:
+    """Have something else done to somebody.
+
+    Args:
+        folder: The output folder.
+        name: Whom it is done to.
+        words: One of `people_map.RESERVED`; or names of the library and paths of photos.
+        library: Folder of the library; None without one.
+
+    Raises:
+        UsageError: Nobody has that name, or a word stands for nothing.
+    """
+    source = [_source(word, library) for word in words]
+    with _edited(folder, name) as (_, given):
+        given.put(name, source=source)
+
+
+def default_of(folder: Path) -> tuple[str, ...]:
+    """Return what is done to whoever the map does not name."""
+    return (PeopleMap.load(folder) or PeopleMap()).default
+
+
+def set_default(folder: Path, words: Sequence[str]) -> None:
+    """Have something else done to whoever the map does not name; see `set_source`."""
+    with _edited(folder) as (_, given):
+        given.default = tuple(words)
+
+
+def keep_only(folder: Path, name: str) -> None:
+    """Leave everybody alone but one; UsageError where there is nobody of that name."""
+    names = [row.name for row in people_of(folder)]
+    with _edited(folder, name, *names) as (_, given):
+        given.default = (LEAVE,)
+        for each in names:
+            kept = given.people[each].source
+            if each != name:
+                given.put(each, source=(LEAVE,))
+            elif kept == (LEAVE,):
+                given.put(each, source=(PHOTOS,))
+
+
+def rename(folder: Path, old: str, new: str) -> None:
+    """Call somebody something else; UsageError where somebody else is called that."""
+    with _edited(folder, old) as (known, given):
+        if new in known.groups and new not in given.people and new not in given.people[old].faces:
+            given.put(new, faces=[new])  # somebody who has no entry yet has the name
+        given.rename(old, new)
+
+
+def merge(folder: Path, one: str, other: str) -> None:
+    """Have two of the people be one, called ``one``; UsageError where there is nobody of a name."""
+    with _edited(folder, one, other) as (_, given):
+        given.merge(one, other)
+
+
+def split(folder: Path, name: str) -> list[str]:
+    """Take somebody apart: who was merged again, else by likeness; return the names of the parts.
+
+    Raises:
+        UsageError: There is nobody of that name, or nothing in it looks like two people.
+        FolderBusyError: A batch works in the folder.
+    """
+    with folder_lock(folder), _edited(folder, name) as (known, given):
+        person = given.people[name]
+        parts = [group for group in person.faces if group in known.groups]
+        if len(parts) < 2:
+            parts = known.split(parts[0] if parts else name)
+            known.save(folder)
+        given.put(name, faces=parts[:1])
+        names = [name]
+        for part in parts[1:]:
+            called = (part, *(f"{part}-{n}" for n in range(2, len(given.people) + 3)))
+            names.append(next(each for each in called if each not in given.people))
+            given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
+        return names
+
+
+@contextmanager
+def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
+    """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
+    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
+    for name in names:
+        if name in given.people:
+            continue
+        if name not in (row.name for row in summary(known, given)):
+            there = ", ".join(row.name for row in summary(known, given))
+            raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=there))
+        given.put(name, faces=[name], source=given.default)
+    yield known, given
+    given.save(folder)
+
+
+def _source(word: str, library: Path | None) -> str:
+    if word in RESERVED or in_library(word, library):
+        return word
+    if absolute(word).exists():
+        return str(absolute(word))
+    allowed = ", ".join([*RESERVED, *names_in(library)])
+    raise UsageError(
+        tr("{word!r} is neither a file or folder nor one of {names}", word=word, names=allowed),
+        remedy=tr("write the path of a photo, or name the folder of people in library"),
+    )

@@ -1,0 +1,250 @@
+"""Contact sheets: the people of a batch, or of a library, with pictures, as a page, as a PNG and as lines."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from colab_helpers.batch.known_people import FOLDER_NAME
+from colab_helpers.batch.library import names_in, photos_at
+from colab_helpers.batch.overwriting import Writable
+from colab_helpers.batch.people_edits import people_of, source_text
+from colab_helpers.batch.people_map import Row
+from colab_helpers.batch.report import own_file, write_text
+from colab_helpers.batch.thumbnails import data_url
+from colab_helpers.errors import ColabHelpersError, MissingFileError
+from colab_helpers.faces.types import ByteImage
+from colab_helpers.files import unwritable, write_atomically
+from colab_helpers.language import printable, tr
+from colab_helpers.media.images import read_image
+from colab_helpers.pages.rendering import render
+from colab_helpers.pages.units import duration
+from colab_helpers.settings import Settings
+
+if TYPE_CHECKING:
+    from colab_helpers.faces.analyser import FaceAnalyser
+
+MOST_CARDS, MOST_SHOTS = 200, 8
+"""People on a sheet, and pictures of each."""
+SHEET_NAME = "sheet.html"
+_MOST_FILES = 4
+# The picture: an edge of each shot, a margin, shots in a row, the width of the text beside them.
+_EDGE, _MARGIN, _ACROSS, _TEXT = 120, 12, 4, 460
+_LINE = 18
+_FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf")
+_BACK, _INK, _WARN = (255, 255, 255), (28, 28, 30), (176, 96, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A picture of somebody, ``(H, W, 3)`` uint8 BGR, with what is said of it; ``marked``: as doubtful."""
+
+    image: ByteImage
+    told: str = ""
+    marked: bool = False
+
+    @cached_property
+    def url(self) -> str:
+        """The picture as a data URL."""
+        return data_url(self.image, height=_EDGE)
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """One of the people; ``remarks`` is what somebody should look at."""
+
+    name: str
+    shots: tuple[Shot, ...]
+    facts: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """What a list says."""
+        return printable(f"{self.name}: {'; '.join([*self.facts, *self.remarks])}")
+
+
+def batch_cards(folder: Path) -> list[Card]:
+    """Return the people of an output folder; UsageError where its records cannot be read."""
+    return [
+        Card(row.name, tuple(map(Shot, crops_of(folder, row, MOST_SHOTS))), facts_of(row), remarks_of(row))
+        for row in people_of(folder)
+    ]
+
+
+def crops_of(folder: Path, row: Row, most: int) -> list[ByteImage]:
+    """Read the first pictures of somebody; those that are no longer there are left out."""
+    found = []
+    for name in row.crops[:most]:
+        try:
+            found.append(read_image(folder / FOLDER_NAME / name))
+        except (ColabHelpersError, OSError):
+            continue
+    return found
+
+
+def facts_of(row: Row) -> tuple[str, ...]:
+    """What is done to somebody of a batch, and where they are seen."""
+    names = [f"{name} ({duration(seconds)})" for name, seconds in list(row.files.items())[:_MOST_FILES]]
+    more = len(row.files) - len(names)
+    seen = ", ".join([*names, *([tr("and {count} more", count=more)] if more else [])])
+    where = tr("{time} in {files}", time=duration(row.seconds), files=seen) if names else tr("not seen yet")
+    return source_text(row.source) if row.named else tr(
+        "{source} (default)", source=source_text(row.source)
+    ), where
+
+
+def remarks_of(row: Row) -> tuple[str, ...]:
+    """What to look at before a run."""
+    alike = tr("looks much like {names}", names=", ".join(row.alike)) if row.alike else ""
+    doubt = tr("put together with little certainty: look at the pictures") if row.doubtful else ""
+    return tuple(filter(None, (alike, doubt)))
+
+
+def library_cards(library: Path, models_dir: Path | None) -> list[Card]:
+    """Return the people of a library, each photo with how much it counts; one of somebody else is marked.
+
+    Raises:
+        MissingFileError: Nobody is in it.
+        ModelError: The networks that find faces are not in ``models_dir``.
+    """
+    from colab_helpers.faces.analyser import FaceAnalyser
+
+    names = names_in(library)
+    if not names:
+        raise MissingFileError(
+            tr("there are neither people of a batch here nor folders of photos"),
+            where=str(library),
+            remedy=tr(
+                "name the output folder of a batch, or a folder that holds one of photos for each person"
+            ),
+        )
+    analyser = FaceAnalyser(Settings(), models_dir=models_dir)
+    return [_person(library / name, analyser) for name in names]
+
+
+def _person(folder: Path, analyser: FaceAnalyser) -> Card:
+    from colab_helpers.faces.photos import examine, strangers
+
+    seen, remarks = [], []
+    try:
+        photos = [Path(path) for path in photos_at(str(folder))]
+    except ColabHelpersError as error:
+        return Card(folder.name, (), (), (error.what,))
+    for path in photos:
+        try:
+            image = read_image(path)
+            seen.append((path.name, Shot(_small(image)), examine(analyser, image)))
+        except ColabHelpersError as error:
+            remarks.append(f"{path.name}: {error.what}")
+    known = [one for _, _, report in seen if (one := report.embedding) is not None]
+    odd = iter(strangers(known))
+    shots = []
+    for name, shot, report in seen:
+        foreign = report.embedding is None or next(odd)
+        hints = [tr("Looks like somebody else.")] if foreign and report.faces else [*report.hints]
+        remarks += [f"{name}: {' '.join(hints)}"] if hints else []
+        told = tr("left out") if foreign else tr("counts {share:.0%}", share=report.quality)
+        shots.append(Shot(shot.image, f"{name}: {told}", marked=foreign))
+    used = sum(not shot.marked for shot in shots)
+    facts = (tr("{used} of {count} photos count", used=used, count=len(photos)),)
+    return Card(folder.name, tuple(shots[:MOST_SHOTS]), facts, tuple(remarks))
+
+
+def _small(image: ByteImage) -> ByteImage:
+    scale = 2 * _EDGE / max(image.shape[:2])
+    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def write_sheet(folder: Path, title: str, cards: Sequence[Card]) -> tuple[Path, Path]:
+    """Write a page and a PNG of people into a folder; return their places.
+
+    Raises:
+        UsageError: A file of the user's has the name of one.
+        OutputError: The folder cannot be written to.
+    """
+    page = folder / SHEET_NAME
+    picture = page.with_suffix(".png")
+    for path in (page, picture):
+        Writable(made=own_file).clear(path)
+    more = max(0, len(cards) - MOST_CARDS)
+    write_text(page, render("sheet.html.j2", title=title, cards=cards[:MOST_CARDS], more=more))
+    try:
+        write_atomically(picture, sheet_png(title, cards[:MOST_CARDS], more=more))
+    except OSError as error:
+        raise unwritable(picture, error) from error
+    return page, picture
+
+
+def sheet_png(title: str, cards: Sequence[Card], *, more: int = 0) -> bytes:
+    """Draw people below each other, pictures to the left, and return the PNG."""
+    row = _EDGE + 2 * _MARGIN + _LINE
+    width = _MARGIN + _ACROSS * (_EDGE + _MARGIN) + _TEXT
+    sheet = Image.new("RGB", (width, (len(cards) + 1) * row), _BACK)
+    draw = ImageDraw.Draw(sheet)
+    large, small = _font(18), _font(13)
+    head = f"{title} ({tr('and {count} more', count=more)})" if more else title
+    draw.text((_MARGIN, _MARGIN), printable(head), _INK, font=large)
+    for number, card in enumerate(cards):
+        top = row // 2 + number * row
+        draw.line((_MARGIN, top - _MARGIN // 2, width - _MARGIN, top - _MARGIN // 2), (210, 210, 214))
+        for place, shot in enumerate(card.shots[:_ACROSS]):
+            left = _MARGIN + place * (_EDGE + _MARGIN)
+            _paste(sheet, shot, left, top)
+            draw.text((left, top + _EDGE + 2), _fit(shot.told, small, _EDGE), _INK, font=small)
+        left = _MARGIN + _ACROSS * (_EDGE + _MARGIN)
+        draw.text((left, top), _fit(card.name, large, _TEXT - _MARGIN), _INK, font=large)
+        lines = [(fact, _INK) for fact in card.facts] + [(remark, _WARN) for remark in card.remarks]
+        for line, (text, colour) in enumerate(lines[: (row - 3 * _LINE) // _LINE]):
+            place = left, top + 26 + line * _LINE
+            draw.text(place, _fit(text, small, _TEXT - _MARGIN), colour, font=small)
+    data, about = io.BytesIO(), PngInfo()
+    about.add_text("Software", "colab_helpers")  # by which a later sheet may take its place
+    sheet.save(data, "PNG", pnginfo=about)
+    return data.getvalue()
+
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _font(size: int) -> _Font:
+    """A font of this machine that knows accents, which Pillow's own does not."""
+    for name in _FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
+
+
+def _paste(sheet: Image.Image, shot: Shot, left: int, top: int) -> None:
+    """Put a picture into its square, in the middle; one that is marked gets a frame."""
+    image = Image.fromarray(np.asarray(cv2.cvtColor(shot.image, cv2.COLOR_BGR2RGB), np.uint8))
+    image.thumbnail((_EDGE, _EDGE))
+    x, y = left + (_EDGE - image.width) // 2, top + (_EDGE - image.height) // 2
+    sheet.paste(image, (x, y))
+    if shot.marked:
+        corners = x, y, x + image.width - 1, y + image.height - 1
+        ImageDraw.Draw(sheet).rectangle(corners, outline=_WARN, width=3)
+
+
+def _fit(text: str, font: _Font, width: int) -> str:
+    """Shorten a text to a width in pixels; letters that Pillow's own font lacks lose their accents."""
+    text = printable(text)
+    if not isinstance(getattr(font, "path", None), str):
+        plain = unicodedata.normalize("NFKD", text)
+        text = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"

@@ -1,0 +1,265 @@
+"""The faces of one target before any is changed: who is there, how well seen, and in which frames best."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from colab_helpers.errors import NoFaceError
+from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.geometry import FFHQ_512, similarity_transform, yaw_degrees
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.masks import FaceMasks
+from colab_helpers.faces.people import CONFIRMED, Sought, persons
+from colab_helpers.faces.photos import DARK
+from colab_helpers.faces.quality import promise, worth
+from colab_helpers.faces.selection import Selection
+from colab_helpers.faces.tracks import Track
+from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.media.animation import Animation
+from colab_helpers.media.images import read_image
+from colab_helpers.media.picture import BgrPicture, Picture, VideoPicture
+from colab_helpers.media.probe import probe
+from colab_helpers.media.reader import Frame, read_frames
+from colab_helpers.media.retime import constant_rate
+from colab_helpers.pipeline.following import Following
+from colab_helpers.pipeline.frames import one_opencv_thread, with_reference
+from colab_helpers.pipeline.image import following_in, looked_at
+from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.pipeline.video_stages import CONSTANT_RATE, Reading, follow_faces, result_rate
+from colab_helpers.progress import ProgressCallback
+
+TURNED, SMALL = 40.0, 48.0
+"""Degrees to the side from which half of a face is hidden, and a width in pixels that tells little."""
+CROP = 224
+"""Edge of the pictures of people, in pixels."""
+_SHARE = 0.72  # of such a picture belongs to the network's crop of a face
+# Of each person of a video so many frames are looked at; each is of another track where there are several.
+_GLIMPSES = 3
+# Chooses nobody.
+_NOBODY = Cast(None, Sought())
+# What is before a face is told by the middle of its crop.
+_MIDDLE = slice(88, 168)
+
+
+@dataclass(frozen=True, eq=False)
+class Glimpse:
+    """A frame that promises to show somebody well.
+
+    Attributes:
+        promise: See `quality.promise`.
+        before: Timestamp of the frame before it, in ticks; None of the first.
+        others: The frame's other faces.
+    """
+
+    promise: float
+    frame: int
+    before: int | None
+    face: Face
+    others: Sequence[Face]
+
+
+@dataclass(frozen=True, eq=False)
+class Portrayed:
+    """A picture of somebody.
+
+    Attributes:
+        image: ``(224, 224, 3)`` uint8 BGR, the face upright in its middle.
+        worth: See `quality.worth`.
+        dark: Whether little can be told apart.
+        covered: Share of the middle of the face that something stands before; None without an occluder.
+    """
+
+    track: int
+    image: ByteImage
+    worth: float
+    dark: bool
+    covered: float | None
+
+
+@dataclass(eq=False)
+class FoundFaces:
+    """What is known of the faces of a target.
+
+    Attributes:
+        tracks: All of them; in a picture, one for each face.
+        rate: Frames a second; 0 of a picture.
+        chosen: Numbers of the tracks that are changed as the cast has it.
+        frames: How many there are, ``shown`` those with a face, ``faces`` all of these; ``turned`` those
+            turned far to the side, ``small`` those of few pixels.
+        portraits: The best pictures of everybody.
+    """
+
+    tracks: Sequence[Track]
+    rate: float
+    frames: int = 0
+    shown: int = 0
+    faces: int = 0
+    turned: int = 0
+    small: int = 0
+    chosen: frozenset[int] = frozenset()
+    portraits: list[Portrayed] = field(default_factory=list)
+
+    def count(self, faces: Sequence[Face]) -> None:
+        """Count a frame."""
+        self.frames += 1
+        self.shown += bool(faces)
+        self.faces += len(faces)
+        self.turned += sum(abs(yaw_degrees(face.kps)) > TURNED for face in faces)
+        self.small += sum(float(face.box[2] - face.box[0]) < SMALL for face in faces)
+
+
+def find_faces(
+    engine: Engine,
+    cast: Cast,
+    target: Path,
+    index: FaceIndex,
+    *,
+    on_progress: ProgressCallback | None = None,
+    file_index: int = 0,
+    file_count: int = 1,
+) -> FoundFaces:
+    """Find all faces of a video, unless its index knows them, and look at the best frames of everybody.
+
+    Args:
+        engine: The loaded networks.
+        cast: Whom to choose.
+        target: The video.
+        index: Is complete afterwards.
+        on_progress: Called from the calling thread, at most four times a second.
+        file_index: Number of this file in the run, of ``file_count``.
+        file_count: Files in the run.
+
+    Raises:
+        ColabHelpersError: The video cannot be read.
+    """
+    info = probe(target)
+    frames = info.frames if engine.settings.keep_fps else None
+    progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
+    video = Reading(engine, cast, info, progress)
+    with one_opencv_thread():
+        try:
+            faces = follow_faces(video, index, all_first=True)
+        except NoFaceError:  # whom the settings follow is not in this one
+            faces = follow_faces(replace(video, cast=_NOBODY), index, all_first=True)
+        found, best = _counted(faces, float(result_rate(engine.settings, info)))
+        for glimpse in best:
+            with closing(_frames(video, glimpse)) as there:
+                picture = VideoPicture(next(there).video, rotation=info.heads_up)
+                found.portraits.append(_portrayed(engine, picture, glimpse.face, glimpse.others))
+    return found
+
+
+def _find_in_animation(engine: Engine, cast: Cast, animation: Animation) -> FoundFaces:
+    try:
+        faces = following_in(engine, animation, cast)
+    except NoFaceError:
+        faces = following_in(engine, animation, _NOBODY)
+    deque(faces.find_all(looked_at(animation, faces)), maxlen=0)
+    found, best = _counted(faces, len(animation.durations) * 1000 / sum(animation.durations))
+    for number, still in enumerate(animation.frames()):
+        picture = BgrPicture(still.bgr, still.alpha)
+        shown = [glimpse for glimpse in best if glimpse.frame == number]
+        found.portraits += [_portrayed(engine, picture, one.face, one.others) for one in shown]
+    return found
+
+
+def find_in_picture(engine: Engine, cast: Cast, target: Path) -> FoundFaces:
+    """Find the faces of a picture file, which may move.
+
+    Args:
+        engine: The loaded networks.
+        cast: Whom to choose.
+        target: The file.
+
+    Raises:
+        ColabHelpersError: It cannot be read.
+    """
+    animation = Animation.of(target)
+    if animation is not None:
+        return _find_in_animation(engine, cast, animation)
+    picture = BgrPicture(read_image(target))
+    try:
+        cast = with_reference(engine, cast, [picture], number=0, where=str(target))
+    except NoFaceError:
+        cast = _NOBODY
+    selection = Selection(engine.settings, cast)
+    faces = engine.analyser.embed(picture, engine.analyser.search(picture))
+    faces = [replace(face, track=number) for number, face in enumerate(faces)]
+    found = FoundFaces([_track(face) for face in faces], 0.0)
+    found.count(faces)
+    found.chosen = frozenset(face.track for face in selection.in_picture(faces) if face.track is not None)
+    for face in faces:
+        others = [other for other in faces if other is not face]
+        found.portraits.append(_portrayed(engine, picture, face, others))
+    return found
+
+
+def _track(face: Face) -> Track:
+    """A face of a picture as a track: somebody has chosen the picture, so that one look counts as sure."""
+    assert face.track is not None
+    return Track(
+        face.track, 0, 0, found=1, asked=CONFIRMED, embeddings=face.embedding, ends=(face.box, face.box)
+    )
+
+
+def _counted(faces: Following, rate: float) -> tuple[FoundFaces, list[Glimpse]]:
+    """Count what is seen in all frames; return also the best of them."""
+    found, times, glimpses = (
+        FoundFaces(faces.tracks, rate),
+        Counter[int | None](),
+        dict[int | None, Glimpse](),
+    )
+    before: int | None = None
+    for row, shown in zip(faces.index, faces.known_faces(), strict=True):
+        found.count(shown)
+        times.update(face.track for face in faces.selection.of(shown))
+        for face in shown:
+            others = [other for other in shown if other is not face]
+            promised, best = promise(face, others), glimpses.get(face.track)
+            if best is None or promised > best.promise:
+                glimpses[face.track] = Glimpse(promised, row.frame, before, face, others)
+        before = row.pts
+    found.chosen = frozenset(track.number for track in faces.tracks if 2 * times[track.number] > track.found)
+    return found, _best(faces.tracks, glimpses)
+
+
+def _best(tracks: Sequence[Track], glimpses: Mapping[int | None, Glimpse]) -> list[Glimpse]:
+    """The best frames of each person, in the order of the video."""
+    best: list[Glimpse] = []
+    for person in persons(tracks):
+        seen = [glimpses[track.number] for track in person if track.number in glimpses]
+        best += sorted(seen, key=lambda glimpse: -glimpse.promise)[:_GLIMPSES]
+    return sorted(best, key=lambda glimpse: glimpse.frame)
+
+
+def _frames(video: Reading, glimpse: Glimpse) -> Generator[Frame, None, None]:
+    """The frames from the one of a glimpse on."""
+    if video.settings.keep_fps:
+        with read_frames(video.info, start=glimpse.frame, previous_pts=glimpse.before) as reader:
+            yield from reader
+    else:
+        with read_frames(video.info) as reader:
+            yield from islice(constant_rate(reader, rate=CONSTANT_RATE), glimpse.frame, None)
+
+
+def _portrayed(engine: Engine, picture: Picture, face: Face, others: Sequence[Face]) -> Portrayed:
+    template = (FFHQ_512 - 256) * np.float32(_SHARE * CROP / 512) + CROP / 2
+    image = picture.crop(similarity_transform(face.kps, template), CROP)
+    grey = cv2.cvtColor(image[_MIDDLE, _MIDDLE], cv2.COLOR_BGR2GRAY)
+    (cover,) = FaceMasks(occluder=engine.occluder).raw_covers(picture, [face])
+    return Portrayed(
+        track=face.track or 0,
+        image=image,
+        worth=worth(picture, face, others),
+        dark=float(np.percentile(grey, 95)) < DARK,
+        covered=None if cover is None else float((cover.cover[_MIDDLE, _MIDDLE] < 128).mean()),
+    )

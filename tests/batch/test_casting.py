@@ -1,0 +1,171 @@
+"""What a map makes of what is known: what is done to whom, and what a key holds; people made of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
+from colab_helpers.batch.job import Source
+from colab_helpers.batch.known_people import KnownPeople, SeenIn, Sight
+from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.batch.triage import triage_of
+from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.faces.photos import Identity
+from colab_helpers.faces.selection import Selection
+from colab_helpers.faces.tracks import Track
+from colab_helpers.faces.types import Face
+from colab_helpers.settings import load_settings
+from tests.batch.test_people_map import cast, video
+from tests.faces.test_people import LIMIT, look, track
+
+SETTINGS = load_settings()
+PHOTO = "data:image/png;base64,AAAA"
+OTHER = "data:image/png;base64,BBBB"
+WHO = {PHOTO: 70, OTHER: 71, "data:image/png;base64,CCCC": 3}
+
+
+class Networks(SimpleNamespace):
+    """Sees on each photo whom `WHO` says."""
+
+    def identity(self, photos: Any) -> Identity:
+        names = [name for name, _ in photos]
+        who = [number for photo, number in WHO.items() if names[0].startswith(photo[:25])]
+        if not who:
+            raise MissingFileError("there is no such file", where=names[0])
+        return Identity(10 * look(who[0]), tuple(names), tuple(range(len(names))))
+
+
+def cast_by(text: str, people: KnownPeople, *, sources: bool = True) -> Casting:
+    photos = [Source.of(PHOTO)] if sources else []
+    identity = Identity(10 * look(70), ("me",), (0,)) if sources else None
+    engine: Any = Networks(swapper=object())
+    treatments = Treatments(engine, Path("/nowhere"), None, identity, photos)
+    return casting(PeopleMap.of(text), people, treatments, limit=LIMIT)
+
+
+@pytest.fixture
+def people() -> KnownPeople:
+    """p1 and p2 in a, p2 and p3 in b; in b somebody who was hardly seen, and one whom nobody recognised."""
+    found = KnownPeople(found={"a": video("a", cast("a", 1, 2))})
+    stray = track(5, 9, 900, 901, video="b", asked=1)
+    found.found["b"] = video("b", [*cast("b", 2, 3), stray], 7)
+    found.add(["a", "b"])
+    assert list(found.videos["b"].tracks.values()) == ["p2", "p3", "", ""]
+    return found
+
+
+def done(found: Casting, key: str) -> dict[int, str]:
+    """What becomes of each track of a video, in a word."""
+    selection = Selection(SETTINGS, found.cast(key))
+    numbers = [*found.known.videos[key].tracks]
+    selection.decide([Track(number, 0, 9) for number in numbers])
+    words = {None: "leave"} | {look(who)[0] * 10: str(who) for who in WHO.values()}
+    told = {}
+    for number in numbers:
+        treatment = selection.treatment(number)
+        at = treatment and treatment.source
+        told[number] = treatment.action if treatment and at is None else words[None if at is None else at[0]]
+    return told
+
+
+def test_each_track_gets_what_the_map_says_of_its_person(people: KnownPeople) -> None:
+    found = cast_by(
+        f"default: leave\npeople:\n  A: {{faces: p1, source: '{OTHER}'}}\n  B: {{faces: [p3], source: blur}}",
+        people,
+    )
+    assert done(found, "a") == {0: "71", 1: "leave"}
+    assert done(found, "b") == {0: "leave", 1: "blur", 5: "leave", 7: "leave"}
+    assert found.groups == {"p1": "A", "p3": "B", "p2": "p2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "stray"),
+    [
+        ("default: photos\npeople:\n  x: {faces: p1, source: leave}", "70"),
+        ("default: photos\npeople:\n  x: {faces: p2, source: leave}", "leave"),
+        ("default: photos\npeople:\n  x: {faces: p3, source: blur}", "leave"),
+        ("default: blur\npeople:\n  x: {faces: p3, source: photos}", "blur"),
+        ("default: leave\npeople:\n  x: {faces: p2, source: photos}", "leave"),
+    ],
+)
+def test_nobody_is_put_in_where_it_may_be_somebody_else(text: str, stray: str, people: KnownPeople) -> None:
+    assert {done(cast_by(text, people), "b")[number] for number in (5, 7)} == {stray}
+
+
+def keys(found: Casting) -> dict[str, object]:
+    return {key: found.decisions(key) for key in ("a", "b", "a picture nobody looked at")}
+
+
+def test_a_key_holds_what_is_done_in_its_video_and_nobody_elses(people: KnownPeople) -> None:
+    text = "people:\n  p1: {faces: p1}\n  p2: {faces: p2}\n  p3: {faces: p3}\n"
+    before = keys(cast_by(text, people))
+    assert keys(cast_by(text.replace("  p2:", "  Bea:"), people)) == before, "a name changes nothing"
+    for change, same in (
+        (("{faces: p1}", "{faces: p1, source: leave}"), ["b"]),
+        (("{faces: p3}", "{faces: p3, settings: {enhancer_blend: 10}}"), ["a"]),
+        (("{faces: p2}", f"{{faces: p2, source: '{OTHER}'}}"), []),
+    ):
+        after = keys(cast_by(text.replace(*change), people))
+        assert [key for key in before if after[key] == before[key]] == same
+
+
+def test_a_person_known_by_photos_is_whoever_looks_like_them(people: KnownPeople) -> None:
+    found = cast_by("default: leave\npeople:\n  C: {photos: 'data:image/png;base64,CCCC'}", people)
+    assert found.groups["p3"] == "C"
+    assert done(found, "b")[1] == "70"
+    given = PeopleMap.of("default: leave\npeople:\n  C: {photos: 'data:image/png;base64,CCCC'}")
+    assert completed(given, people, found.groups) == ["p1", "p2"]
+    assert given.people["p1"].source == ("leave",)
+    people.told = ["p1", "p2", "p3"]
+    assert completed(PeopleMap.of("default: leave"), people, {}) == [], "whoever was taken out stays out"
+
+
+def test_a_source_that_is_none_is_refused_with_the_name_of_the_person(people: KnownPeople) -> None:
+    for text, told in (
+        ("people:\n  Ana: {faces: p1, source: nobody/there}", "Ana.*no such file"),
+        ("people:\n  Ana: {faces: p8}", "Ana.*p8"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            cast_by(text, people)
+    with pytest.raises(UsageError, match="Ana is photos, but the run has none"):
+        cast_by("default: leave\npeople:\n  Ana: {faces: p1}", people, sources=False)
+
+
+def test_a_first_map_says_what_the_request_would_do(people: KnownPeople) -> None:
+    people.videos["a"].seen[0].chosen = True
+    people.videos["b"].seen[0].chosen = False
+    given = first_map(people, everybody=False, swaps=True)
+    assert {name: person.source for name, person in given.people.items()} == {
+        "p1": ("photos",), "p2": ("leave",), "p3": ("leave",),
+    }  # fmt: skip
+    assert given.default == ("leave",)
+    assert first_map(people, everybody=True, swaps=True).default == ("photos",)
+    assert first_map(people, everybody=True, swaps=False).people["p1"].source == ("leave",)
+
+
+def test_triage_tells_what_speaks_against_a_file(people: KnownPeople) -> None:
+    bad = Sight(frames=50, faces=0.5, turned=0.8, small=0.6, dark=1.0, covered=0.5)
+    videos = [people.videos["a"], SeenIn(target="x.mp4", sha256="x", rate=25, sight=bad, tracks={})]
+    nobody = SeenIn(target="y.mp4", sha256="y", rate=25, sight=Sight(frames=9, faces=0), tracks={})
+    names: Mapping[str, str] = {"p1": "Ana", "p2": "Ana"}
+    triage = triage_of([*videos, nobody], names, pace=5.0)
+    assert triage.files[0].people == {"Ana": 4.08}
+    assert [file.estimate for file in triage.files] == [20.0, 10.0, 1.8]
+    assert [len(file.remarks) for file in triage.files] == [0, 4, 1]
+    assert triage.lines()[0] == "no face is seen: y.mp4"
+    assert triage_of(videos, names, pace=None).files[0].estimate is None
+
+
+def test_a_face_of_a_picture_is_whoever_it_was_found_to_be(people: KnownPeople) -> None:
+    """Not whom it looks most like: two pictures of one light may be alike."""
+    found = cast_by("default: leave\npeople:\n  A: {faces: p1, source: photos}", people)
+    box, points = np.array([0, 0, 9, 9], np.float32), np.zeros((5, 2), np.float32)
+    faces = [Face(box, points, 0.9, look(2)), Face(box, points, 0.9, look(1))]
+    assert [face.track for face in Selection(SETTINGS, found.cast("a")).in_picture(faces)] == [0]
+    assert [face.track for face in Selection(SETTINGS, found.cast("unknown")).in_picture(faces)] == [1]

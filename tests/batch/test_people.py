@@ -1,0 +1,211 @@
+"""Everybody in a batch is found first, named in a map that is the user's, and done as that says."""
+
+from __future__ import annotations
+
+import filecmp
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colab_helpers.batch.earlier import KEPT
+from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
+from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
+from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.triage import TRIAGE_NAME, Triage
+from colab_helpers.errors import UsageError
+from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.pipeline import report_progress
+from colab_helpers.progress import FINDING, Progress
+from tests.batch.films import CASTS, NAMES, SETTINGS, changed, film_of
+from tests.helpers.processes import Shell, at_start, contents, ended, repeated
+from tests.people.actors import portrait
+
+pytestmark = pytest.mark.xdist_group("right_person")
+
+RECORD = Path(FOLDER_NAME) / RECORD_NAME
+
+
+@pytest.fixture(scope="session")
+def faces(standins: Path) -> dict[str, np.ndarray]:
+    """How everybody looks to the recogniser."""
+    analyser = FaceAnalyser(SETTINGS, models_dir=standins)
+    return {who: analyser.find(portrait(who))[0].embedding for who in ("alma", "bruno", "chidi")}
+
+
+def groups_of(known: KnownPeople, faces: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Which group shows whom, by truth."""
+    found = {}
+    for who, look in faces.items():
+        found[who] = max(known.groups, key=lambda name: float(known.groups[name].look @ look))
+    assert len(set(found.values())) == len(faces)
+    return found
+
+
+def edit(out: Path, *changes: tuple[str, str]) -> None:
+    text = (out / MAP_NAME).read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, (old, text)
+        text = text.replace(old, new)
+    (out / MAP_NAME).write_text(text)
+
+
+def kept(report: BatchReport) -> list[bool]:
+    return [KEPT in file.fallbacks for file in report.files]
+
+
+def changes(films: Path, out: Path) -> list[set[str]]:
+    return [changed(films, out, name) for name in CASTS]
+
+
+def test_an_edit_by_hand_does_again_only_what_it_touches(run, films, faces, looks, tmp_path) -> None:
+    out, files = tmp_path / "out", (*NAMES, "still.png")
+    assert run(*files, people="find", target_person=[films / "alma.jpg"]).ok
+    assert looks
+    known, given = KnownPeople.load(out), PeopleMap.load(out)
+    who = groups_of(known, faces)
+    assert {name: person.source for name, person in given.people.items()} == {
+        name: ("photos",) if name == who["alma"] else ("leave",) for name in known.groups
+    }
+    assert changes(films, out) == [{"alma"}, {"alma"}, set()]
+    assert filecmp.cmp(films / "third.mp4", out / "third.mp4", shallow=False)
+    for name, cast in CASTS.items():
+        seen = {who[one] for one in cast}
+        assert seen <= {group for group in known.groups if f"{name}.mp4" in known.groups[group].files}
+    record = (out / RECORD).read_bytes()
+    looks.clear()
+
+    alma, bruno = (f"  {who[one]}:\n    faces: [{who[one]}]\n    source: " for one in ("alma", "bruno"))
+    edit(out, (alma, alma.replace(f"  {who['alma']}:", "  Alma B.:  # hers")))
+    assert kept(run(*files)) == [True] * 4
+    text = (out / MAP_NAME).read_bytes()
+    edit(out, (f"{bruno}leave", f"{bruno}{films / 'chidi.jpg'}"))
+    report = run(*files)
+    assert kept(report) == [False, True, False, False]
+    assert changes(films, out) == [{"alma", "bruno"}, {"alma"}, {"bruno"}]
+    people = {person.name: person.source for person in report.files[0].quality.people if person.changed}
+    assert people == {"Alma B.": "", who["bruno"]: str(films / "chidi.jpg")}
+
+    edit(
+        out, (f"[{who['alma']}]", f"[{who['alma']}, {who['bruno']}]"), (f"{bruno}{films / 'chidi.jpg'}\n", "")
+    )
+    report = run(*files)
+    assert kept(report) == [False, True, False, False]
+    assert {person.name for person in report.files[0].quality.people if person.changed} == {"Alma B."}
+    assert not looks, "no frame of a video was looked at again"
+    assert (out / RECORD).read_bytes() == record
+    assert b"Alma B.:  # hers" in text
+
+
+def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, monkeypatch) -> None:
+    """The settings follow whoever is the largest in frame 8 of each video, who is not in the third's."""
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)
+    out = tmp_path / "out"
+    following = SETTINGS.with_overrides(many_faces=False, face_selector="reference", reference_frame_number=8)
+    told: list[Progress] = []
+    report = run(*NAMES[:2], people="only", settings=following, on_progress=told.append)
+    assert report.ok
+    assert {progress.stage for progress in told} == {FINDING}
+    assert max(progress.frame for progress in told) == told[-1].frames == 18
+    assert [file.status for file in report.files] == ["skipped"] * 2
+    assert all(" s" in file.fallbacks[0] for file in report.files)
+    assert not list(out.glob("*.mp4"))
+    followed = {
+        max(film_of(name).render(8)[1], key=lambda face: face.area).who for name in ("first", "second")
+    }
+    who, given = groups_of(KnownPeople.load(out), faces), PeopleMap.load(out)
+    assert {one for one in who if given.people[who[one]].source == ("photos",)} == followed
+    assert given.default == ("leave",)
+
+    edit(out, (f"{who['chidi']}:\n", "'Chidi, 2nd':\n"), ("default: leave\n", "default: leave  # others\n"))
+    text, before = (out / MAP_NAME).read_text(), KnownPeople.load(out)
+    looks.clear()
+    assert run(*NAMES[:2], people="only", settings=following).ok
+    assert not looks
+    assert run("third.mp4", "still.png", people="only").ok
+    after = KnownPeople.load(out)
+    assert {key: after.videos[key].tracks for key in before.videos} == {
+        key: video.tracks for key, video in before.videos.items()
+    }
+    assert groups_of(after, faces) == who
+    assert {"third.mp4", "still.png"} <= set(after.groups[who["bruno"]].files)
+    new = [name for name in after.groups if name not in before.groups]
+    entered = "".join(f"  {name}:\n    faces: [{name}]\n    source: leave\n" for name in new)
+    assert (out / MAP_NAME).read_text() == text + entered
+    triage = Triage.model_validate_json((out / TRIAGE_NAME).read_text())
+    assert "Chidi, 2nd" in triage.files[0].people
+    assert triage.files[0].sight.frames == 18
+
+    edit(out, (f"faces: [{who['bruno']}]", "faces: [p99]"))
+    with pytest.raises(UsageError, match=r"p99"):
+        run("third.mp4")
+
+
+KILL = """
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch import find_people
+    from colab_helpers.batch.known_people import KnownPeople
+    from colab_helpers.batch.people_map import PeopleMap
+    from colab_helpers.batch.status import StatusWriter
+    from colab_helpers.batch.triage import Triage
+    from colab_helpers.pipeline import report_progress
+    report_progress.PROGRESS_INTERVAL = 0.0
+    todo = Path(os.environ["KILLS"])
+    def deadly(owner, name):
+        genuine = getattr(owner, name)
+        def call(*given, **named):
+            moment, *later = todo.read_text().split() or [":"]
+            which, left = moment.split(":")
+            if which == owner.__name__.split(".")[-1] + "." + name:
+                due = left == "1"
+                todo.write_text(" ".join(later if due else [f"{which}:{int(left) - 1}", *later]))
+                if due:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return genuine(*given, **named)
+        setattr(owner, name, call)
+    deadly(KnownPeople, "save"); deadly(KnownPeople, "add"); deadly(PeopleMap, "save")
+    deadly(StatusWriter, "progress"); deadly(Triage, "save"); deadly(find_people, "write_image")
+"""
+
+
+MOMENTS = (
+    ("StatusWriter.progress", 12), ("find_people.write_image", 2), ("KnownPeople.save", 1),
+    ("KnownPeople.add", 1), ("PeopleMap.save", 1), ("KnownPeople.save", 1), ("Triage.save", 1),
+    ("StatusWriter.progress", 8),
+)  # fmt: skip
+"""What is called one after the other, and how often at least."""
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_moments_everybody_is_called_the_same(
+    seed, run, films, standins, consent, monkeypatch, tmp_path
+) -> None:
+    """At random calls of what is done one after the other while people are found, and changed."""
+    targets = tmp_path / "targets"
+    targets.mkdir()
+    for name in NAMES[:2]:
+        shutil.copy2(films / name, targets)
+    settings = SETTINGS.with_overrides(segment_seconds=1.0, output_video_encoder="libx264")
+    expected = tmp_path / "undisturbed"
+    assert run(*NAMES[:2], people="find", settings=settings, out=expected).ok
+    chance = random.Random(seed)
+    chosen = sorted(chance.sample(range(len(MOMENTS)), 4))
+    kills = " ".join(f"{MOMENTS[n][0]}:{chance.randint(1, MOMENTS[n][1])}" for n in chosen)
+    at_start(monkeypatch, tmp_path, KILL)
+    (tmp_path / "kills").write_text(kills)
+    monkeypatch.setenv("KILLS", str(tmp_path / "kills"))
+    options = ["--frame-processors", "face_swapper", "--output-video-quality", "4", "--people", "find"]
+    shell = Shell(targets, films / "hanna.jpg", standins, consent, tmp_path / "out", *options)
+    try:
+        ended(shell.start())
+    finally:
+        shell.clean()
+    assert (tmp_path / "kills").read_text() == "", "not every worker was killed"
+    for name in (RECORD, Path(MAP_NAME)):
+        assert (shell.out / name).read_bytes() == (expected / name).read_bytes()
+    assert contents(shell.out) == contents(expected)
+    assert repeated(shell.out) == {}

@@ -1,0 +1,213 @@
+"""Who is known in a folder, and the user's map of them: kept, changed, refused; people made of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
+from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, Person, summary
+from colab_helpers.errors import UsageError
+from colab_helpers.faces.people import Appearance
+from colab_helpers.files import to_json
+from tests.faces.test_people import BOX, look, track
+
+WRITTEN = """\
+# mine
+version: 1
+default: leave   # strangers
+people:
+    # the bride
+    Ana:
+        faces: [p1]   # sure
+        source: photos
+    p2:
+        faces:
+        - p2
+        - p4   # in the dark
+        source: [a.jpg, b.jpg]
+"""
+
+
+def video(name: str, seen: Sequence[Appearance], *unseen: int, rate: float = 25.0) -> SeenIn:
+    tracks = {one.track: SeenTrack.of(one, chosen=False) for one in seen}
+    numbers = dict.fromkeys([*tracks, *unseen], NOBODY)
+    sight = Sight(frames=100, faces=1.0)
+    return SeenIn(target=f"{name}.mp4", sha256=name, rate=rate, sight=sight, tracks=numbers, seen=tracks)
+
+
+def known(**videos: Sequence[Appearance]) -> KnownPeople:
+    people = KnownPeople()
+    people.found = {name: video(name, seen) for name, seen in videos.items()}
+    people.add(videos)
+    return people
+
+
+def tracks(people: KnownPeople) -> dict[str, list[str]]:
+    return {key: list(video.tracks.values()) for key, video in people.videos.items()}
+
+
+def cast(name: str, *who: int) -> list[Appearance]:
+    looks = [look(one, 0.7, 50 * ord(name[0]) + n) for n, one in enumerate(who)]
+    return [track(n, 0, 100 * n, 100 * n + 50, video=name, embedding=one) for n, one in enumerate(looks)]
+
+
+def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> None:
+    people = known(a=cast("a", 1, 2, 1), b=cast("b", 2, 3))
+    assert tracks(people) == {"a": ["p1", "p2", "p1"], "b": ["p2", "p3"]}
+    people.save(tmp_path)
+    again = KnownPeople.load(tmp_path)
+    assert to_json(again) == to_json(people)
+    again.count()
+    assert to_json(again) == to_json(people), "what a run has in memory is what a later one reads"
+
+    again.found = {name: video(name, cast(name, *who)) for name, who in {"d": (4, 1), "c": (5, 3)}.items()}
+    again.add(["c", "d", "not there"])
+    assert tracks(again) == tracks(people) | {"c": ["p4", "p3"], "d": ["p5", "p1"]}
+    assert again.groups["p1"].files == {"a.mp4": 4.08, "d.mp4": 2.04}
+    assert not again.found
+
+
+def test_groups_that_are_known_never_come_together() -> None:
+    twins = [track(0, 1, 0, 50, video="a"), track(1, 1, 0, 50, video="a", noise=0.71)]
+    people = known(a=twins)
+    assert tracks(people) == {"a": ["p1", "p2"]}
+    assert people.groups["p1"].alike == ["p2"]
+    for number in range(8):
+        people.found = {f"v{number}": video(f"v{number}", [track(9, 1, 0, 50, video=f"v{number}")])}
+        people.add(people.found)
+    assert list(people.groups) == ["p1", "p2"]
+
+
+def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there() -> None:
+    there = track(0, 1, 0, 40, video="a", ends=(BOX, BOX))
+    near = track(1, 9, 45, 46, video="a", asked=1, ends=(BOX + 5, BOX + 5))
+    stray = track(2, 8, 80, 81, video="a", asked=1)
+    people = KnownPeople(found={"a": video("a", [there, near, stray], 7)})
+    people.add(["a"])
+    assert people.videos["a"].tracks == {0: "p1", 1: "p1", 2: NOBODY, 7: NOBODY}
+
+
+def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> None:
+    people = known(a=cast("a", 1, 2))
+    people.found = {"other": video("a", cast("other", 2, 1))}
+    people.add(["other"])
+    assert tracks(people) == {"other": ["p2", "p1"]}
+    assert people.groups["p1"].files == {"a.mp4": 2.04}
+
+
+def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
+    people = known(a=[track(n, 1, 100 * n, 100 * n + 50, video="a", noise=0) for n in range(3)])
+    with pytest.raises(UsageError, match="p1 cannot be split"):
+        people.split("p1")
+    with pytest.raises(UsageError, match="there is no p7"):
+        people.split("p7")
+    half = (look(1) + look(2)) / np.float32(np.sqrt(2))
+    people = known(a=[*cast("a", 1, 1), track(5, 1, 600, 700, video="a", embedding=half)])
+    assert tracks(people) == {"a": ["p1", "p1", "p1"]}
+    assert people.split("p1") == ["p1", "p2"]
+    assert tracks(people) == {"a": ["p1", "p1", "p2"]} or tracks(people) == {"a": ["p2", "p2", "p1"]}
+
+
+def test_a_map_survives_being_written_and_read(tmp_path: Path) -> None:
+    person = Person(faces=("p1", "p2"), source=("ana",), settings={"enhancer_blend": 40})
+    written = PeopleMap(default=("leave",), people={"Ana María: 1": person, "no": Person(photos=("a.jpg",))})
+    written.save(tmp_path)
+    again = PeopleMap.load(tmp_path)
+    assert again is not None
+    assert again.model_dump() == written.model_dump()
+    assert (tmp_path / MAP_NAME).read_text().startswith("# Who is who")
+    assert PeopleMap.load(tmp_path / "nowhere") is None
+
+
+def test_what_a_tool_changes_is_put_into_the_users_text() -> None:
+    given = PeopleMap.of(WRITTEN)
+    assert given.text() == WRITTEN
+    given.put("p9", faces="p9", source="leave")
+    entered = WRITTEN + "    p9:\n      faces: [p9]\n      source: [leave]\n"
+    assert given.text().replace("source: leave\n", "source: [leave]\n") == entered
+    given.rename("Ana", "Bea: 2")
+    given.put("Bea: 2", source="blur", settings={"colour_match": True})
+    given.put("p2", faces="p2")
+    given.default = ("pixelate",)
+    text = given.text()
+    assert PeopleMap.of(text).model_dump() == given.model_dump()
+    assert list(PeopleMap.of(text).people) == ["Bea: 2", "p2", "p9"]
+    kept = ["# mine", "# strangers", "# the bride", "# sure"]
+    assert [word for word in kept if word not in text] == []
+
+
+def test_two_people_are_merged_in_the_text() -> None:
+    given = PeopleMap.of(WRITTEN)
+    given.merge("Ana", "p2")
+    assert given.people["Ana"].faces == ("p1", "p2", "p4")
+    assert given.text() == WRITTEN[: WRITTEN.index("    p2:")].replace("[p1]", "[p1, p2, p4]")
+    for pair in (("Ana", "Ana"), ("Ana", "p2"), ("x", "Ana")):
+        with pytest.raises(UsageError):
+            given.merge(*pair)
+    with pytest.raises(UsageError, match="somebody else is"):
+        PeopleMap.of(WRITTEN).rename("Ana", "p2")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "people:\n", "people:\r\n  a: {faces: p1}\r\n", "default: leave", "people: # none"]
+)
+def test_somebody_is_entered_into_any_text(text: str) -> None:
+    given = PeopleMap.of(text or "# nothing\n")
+    given.put("b", faces="p2")
+    entered = given.text()
+    assert entered.startswith(text)
+    assert PeopleMap.of(entered).model_dump() == given.model_dump()
+
+
+def test_a_text_that_takes_nobody_is_left_alone() -> None:
+    given = PeopleMap.of("people: {a: {faces: p1}}\n")
+    given.put("a", source="leave")
+    assert given.text() == "people: {a: {faces: p1, source: leave}}\n"
+    given.put("b", faces="p2")
+    with pytest.raises(UsageError, match="nothing can be put into it"):
+        given.text()
+
+
+WRONG = {
+    "people:\n  a:\n    faces: [p1]\n    sorce: x": ("line 4", "people.a.sorce", "allowed: faces"),
+    "people:\n  a: {faces: p1}\n  a: {faces: p2}": ("line 3", "a is there twice"),
+    "people:\n  a: {source: leave}": ("line 2", "neither faces nor photos"),
+    "people:\n  a: {faces: p1}\n  b: {faces: [p2, p1]}": ("p1 is among the faces of a and of b",),
+    "people:\n  a: {faces: p1,\n    settings: {enhancer_blend: 400}}": ("line 3", "0 to 100"),
+    "people:\n  a: {faces: p1, settings: {max_memory: 4}}": (
+        "line 2",
+        "max_memory",
+        "allowed: frame_processors",
+    ),
+    "\ndefault: [leave, blur]": ("line 2", "leave stands alone"),
+    "\n\nversion: 2": ("line 3", "version"),
+    "people:\n  a: x": ("line 2", "people.a"),
+    "people: [a, b]": ("line 1", "people"),
+    "- people": ("line 1",),
+    "people:\n  a: [": ("line 2",),
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_with_a_map_is_said_with_its_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / MAP_NAME).write_text(text)
+    with pytest.raises(UsageError) as raised:
+        PeopleMap.load(tmp_path)
+    for part in (*WRONG[text], MAP_NAME, "What to do"):
+        assert part in str(raised.value)
+
+
+def test_everybody_is_listed_with_what_is_done_to_them() -> None:
+    people = known(a=cast("a", 1, 2), b=cast("b", 3, 2))
+    given = PeopleMap.of("default: leave\npeople:\n  Ana: {faces: [p2, p3], source: ana}\n")
+    rows = summary(people, given)
+    assert [(row.name, row.source, row.named) for row in rows] == [
+        ("Ana", ("ana",), True),
+        ("p1", ("leave",), False),
+    ]
+    assert rows[0].files == {"a.mp4": 2.04, "b.mp4": 4.08}
+    assert rows[0].seconds == pytest.approx(6.12)

@@ -1,0 +1,183 @@
+"""Contact sheets: page, PNG and lines of the people of a batch and of a library; and changes to them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.batch.people_edits import people_of
+from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.media.images import read_image
+from colab_helpers.pages.sheet import MOST_CARDS, Card, Shot, sheet_png
+from tests.helpers.known import look, write_people
+from tests.helpers.reports import Page
+from tests.people.actors import portrait
+
+CAST = {
+    "a.mp4": [("alma", look(1, 2)), ("bruno", look(2, 3, 4, 5))],
+    "b <i>.mp4": [("alma", look(1, 2)), ("chidi", look(9))],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_people(tmp_path / "out", CAST)
+    return tmp_path / "out"
+
+
+def close(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and float(np.mean(cv2.absdiff(one, other))) < 4
+
+
+def small(who: str) -> np.ndarray:
+    return np.asarray(cv2.resize(portrait(who, size=160), (120, 120), interpolation=cv2.INTER_AREA))
+
+
+def test_a_batch_as_page_picture_and_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(
+            ["people", str(folder), "--set", "p1=photos", "--set", "p3=blur", "--name", "p1", "Ana <b> Ñandú"]
+        )
+        == SUCCESS
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "Ana <b> Ñandú: the photos of the run; 4.0 s in a.mp4 (2.0 s), b <i>.mp4 (2.0 s); looks much like p2",
+        "p3: blurred; 2.0 s in b <i>.mp4 (2.0 s)",
+        "p2: the photos of the run (default); 2.0 s in a.mp4 (2.0 s); looks much like Ana <b> Ñandú",
+    ]
+    page = Page((folder / "people" / "sheet.html").read_text())
+    page.safe()
+    shown = [read_image(tag["src"]) for tag in page.all("img")]
+    for found, who in zip(shown, ("alma", "alma", "chidi", "bruno"), strict=True):
+        assert close(found, small(who)), who
+    for text in ("Ana <b> Ñandú", "blurred", "looks much like p2"):
+        assert text in page.text
+    picture = cv2.imread(str(folder / "people" / "sheet.png"))
+    rows = [78 + n * 162 for n in range(3)]
+    for top, who in zip(rows, ("alma", "chidi", "bruno"), strict=True):
+        ys = [y for y in range(top - 30, top + 30) if close(picture[y : y + 120, 12:132], small(who))]
+        assert ys, who
+    assert main(["people", str(folder)]) == SUCCESS  # its own files may be written again
+
+
+def test_nothing_of_the_users_is_replaced_by_a_sheet(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sheet.png", "sheet.html"):
+        place = folder / "people" / name
+        place.write_bytes(cv2.imencode(".png", portrait("alma"))[1].tobytes() if "png" in name else b"mine")
+        before = place.read_bytes()
+        assert main(["people", str(folder)]) == WRONG_USAGE
+        assert place.read_bytes() == before
+        place.unlink()
+        assert name in capsys.readouterr().err
+
+
+def test_a_library_weighs_each_photo_and_marks_the_odd_one(
+    tmp_path: Path, standins: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hanna = portrait("hanna")
+    photos = {
+        "a.png": hanna, "b.png": hanna[:, ::-1], "c.png": portrait("bruno"),
+        "d.png": cv2.resize(hanna, (256, 256), interpolation=cv2.INTER_AREA),
+    }  # fmt: skip
+    for name, image in photos.items():
+        path = tmp_path / "library" / "hanna" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), image)
+    (tmp_path / "library" / "hanna" / "e.png").write_text("no picture")
+    (tmp_path / "library" / "empty").mkdir()
+    words = ["people", str(tmp_path / "library"), "--models-dir", str(standins)]
+    assert main(words) == SUCCESS
+    empty, line, _ = capsys.readouterr().out.splitlines()
+    assert empty == "empty: the folder holds no photo"
+    assert line.startswith("hanna: 3 of 5 photos count; e.png: this is not a picture")
+    assert "c.png: Looks like somebody else." in line
+    assert "d.png: The face is small" in line
+    page = Page((tmp_path / "library" / "sheet.html").read_text())
+    page.safe()
+    for told in ("a.png: counts 100%", "c.png: left out"):
+        assert told in page.text
+    assert "d.png: counts 100%" not in page.text
+    assert len(page.all("img")) == 4
+    marked = cv2.imread(str(tmp_path / "library" / "sheet.png"))
+    orange = np.all(np.abs(marked.astype(int) - (0, 96, 176)) < 8, axis=2)
+    column = 12 + 2 * 132
+    assert orange[:, column : column + 120].sum() > 4 * 100
+    assert orange[:, :column].sum() == 0
+    assert main([*words, "--name", "hanna", "x"]) == WRONG_USAGE
+    assert main(["people", str(tmp_path / "library" / "empty")]) == WRONG_USAGE
+    assert "neither people of a batch" in capsys.readouterr().err
+
+
+def test_a_long_sheet_ends_and_says_so() -> None:
+    shot = Shot(np.full((40, 300, 3), 9, np.uint8))
+    cards = [Card(f"p{n}", (shot,), ("x" * 300,), ()) for n in range(MOST_CARDS)]
+    image = Image.open(io.BytesIO(sheet_png("People", cards, more=7)))
+    assert image.text["Software"] == "colab_helpers"
+    assert image.height < 65_000
+    drawn = np.asarray(image.convert("L"))
+    assert drawn[:, -6:].min() > 200  # nothing runs out of the page
+
+
+# --- changes -----------------------------------------------------------------------------------------------
+
+
+def sources(folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    found = PeopleMap.load(folder)
+    assert found is not None
+    return {name: (person.faces, person.source) for name, person in found.people.items()}
+
+
+def test_people_are_merged_split_named_and_given_a_source(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "library" / "ana").mkdir(parents=True)
+    photo = tmp_path / "me, too.jpg"
+    photo.touch()
+    words = ["people", str(folder), "--library", str(tmp_path / "library")]
+    assert main([*words, "--merge", "p1", "p3", "--set", "p1=ana", "--set", f"p2={photo}"]) == SUCCESS
+    assert sources(folder) == {"p1": (("p1", "p3"), ("ana",)), "p2": (("p2",), (str(photo),))}
+    assert [row.seconds for row in people_of(folder)] == [6.0, 2.0]
+    assert main([*words, "--split", "p1", "--name", "p1", "Ana"]) == SUCCESS
+    assert sources(folder) == {"Ana": (("p1",), ("ana",)), "p2": (("p2",), (str(photo),)),
+                               "p3": (("p3",), ("ana",))}  # fmt: skip
+    before = (folder / "people.yaml").read_text()
+    assert main([*words, "--set", "p2 = ana, leave"]) == WRONG_USAGE  # a reserved word stands alone
+    assert (folder / "people.yaml").read_text() == before
+
+
+def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
+    both = {"a.mp4": [("alma", look(1, 2)), ("alma", look(1, 2)), ("bruno", look(1, 3))]}
+    write_people(tmp_path, both)
+    assert len(people_of(tmp_path)) == 1
+    assert main(["people", str(tmp_path), "--set", "p1=blur", "--split", "p1"]) == SUCCESS
+    assert [(row.name, row.source, row.seconds) for row in people_of(tmp_path)] == [
+        ("p1", ("blur",), 4.0),
+        ("p2", ("photos",), 2.0),
+    ]
+    assert main(["people", str(tmp_path), "--split", "p2"]) == WRONG_USAGE
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--merge p1 p9", "there is no p9. What to do: allowed: p1, p2, p3"),
+        ("--name p1 p2", "nobody can be called 'p2'"),
+        ("--set p1=ana", "'ana' is neither a file or folder nor one of photos, leave, blur, pixelate"),
+        ("--set p1", "--set takes KEY=VALUE"),
+        ("--split p1", "nothing in it looks like two people"),
+    ],
+)
+def test_what_cannot_be_changed_is_said_and_nothing_is_written(
+    folder: Path, words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["people", str(folder), *words.split()]) == WRONG_USAGE
+    assert told in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
