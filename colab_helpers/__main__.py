@@ -19,10 +19,7 @@ from typing import TYPE_CHECKING
 
 from colab_helpers.command_line import as_options, build_parser, language_asked, overrides_of, settings_of
 from colab_helpers.errors import ColabHelpersError, ModelError
-from colab_helpers.files import to_json
 from colab_helpers.language import mark, spoken, tr
-from colab_helpers.machine import lost_mount, mounted_drive, require_places
-from colab_helpers.request import BatchRequest
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport
@@ -43,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from colab_helpers.machine import lost_mount, require_places
+
     verb = VERBS[options.verb]
     with ExitStack() as language:
         try:
@@ -100,6 +99,7 @@ def _swap(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
+    from colab_helpers.files import to_json
     from colab_helpers.pages.live import live_text
 
     status = read_status(options.folder)
@@ -122,6 +122,7 @@ def _stop(options: argparse.Namespace) -> int:
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import do_batch
     from colab_helpers.batch.supervisor import BatchStopped
+    from colab_helpers.request import BatchRequest
     from colab_helpers.ui.progress import ProgressLine
 
     given = {name: value for name, value in vars(options).items() if name in BatchRequest.model_fields}
@@ -207,6 +208,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from colab_helpers.diagnosis import diagnose
+    from colab_helpers.machine import mounted_drive
 
     diagnosis = diagnose(settings_of(options), models_dir=options.models_dir, drive=mounted_drive())
     if options.json:

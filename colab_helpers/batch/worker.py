@@ -20,13 +20,14 @@ from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.job import Job, Source
-from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
+from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.photos import identity_of, sought_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
+    JOURNAL_NAME,
     REPORT_NAME,
     STATUS_NAME,
     BatchReport,

@@ -14,10 +14,9 @@ import pytest
 
 from colab_helpers.batch import earlier
 from colab_helpers.batch.drive import FACES_NAME
-from colab_helpers.batch.earlier import KEPT
 from colab_helpers.batch.face_indexes import ABOUT_NAME
-from colab_helpers.batch.journal import JOURNAL_NAME, Claimed, Journal, SegmentDone
-from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
+from colab_helpers.batch.report import JOURNAL_NAME, KEPT, BatchReport
 from colab_helpers.batch.run_batch import Surroundings
 from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser

@@ -23,8 +23,7 @@ import pytest
 
 from colab_helpers.batch import worker
 from colab_helpers.batch.drive import WORK_NAME
-from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.report import STATUS_NAME, BatchReport
+from colab_helpers.batch.report import JOURNAL_NAME, STATUS_NAME, BatchReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine

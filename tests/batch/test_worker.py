@@ -24,8 +24,8 @@ from colab_helpers.api import run_batch
 from colab_helpers.batch import status as status_room
 from colab_helpers.batch import supervisor, watch
 from colab_helpers.batch import worker as worker_room
-from colab_helpers.batch.earlier import KEPT
-from colab_helpers.batch.journal import JOURNAL_NAME, Journal, Started
+from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.report import JOURNAL_NAME, KEPT
 from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.batch.worker_exit import STOPPED
