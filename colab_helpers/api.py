@@ -104,8 +104,9 @@ def swap_video(
             ``overwrite`` is set.
         ColabHelpersError: The file could not be done; nothing is left of the result then.
     """
-    several = isinstance(source, Sequence) and not isinstance(source, (str, bytes))
-    sources = list(source) if several else [source]
+    import numpy as np  # slow, and seldom needed here
+
+    sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
         shown = _Shown(sources, target_person, never)
         file, _ = _open(shown, target, output, consent, settings, models_dir, on_progress)
