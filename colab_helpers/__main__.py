@@ -26,10 +26,7 @@ from colab_helpers.command_line import (
     split_pair,
 )
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
-from colab_helpers.files import absolute, to_json
 from colab_helpers.language import mark, spoken, tr
-from colab_helpers.machine import lost_mount, mounted_drive, require_places
-from colab_helpers.request import BatchRequest
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport
@@ -50,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from colab_helpers.machine import lost_mount, require_places
+
     verb = VERBS[options.verb]
     with ExitStack() as language:
         try:
@@ -108,6 +107,7 @@ def _swap(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from colab_helpers.batch.status import read_status
+    from colab_helpers.files import to_json
     from colab_helpers.pages.live import live_text
 
     status = read_status(options.folder)
@@ -130,6 +130,7 @@ def _stop(options: argparse.Namespace) -> int:
 def _batch(options: argparse.Namespace) -> int:
     from colab_helpers.api import do_batch
     from colab_helpers.batch.supervisor import BatchStopped
+    from colab_helpers.request import BatchRequest
     from colab_helpers.ui.progress import ProgressLine
 
     given = {name: value for name, value in vars(options).items() if name in BatchRequest.model_fields}
@@ -183,6 +184,7 @@ def _people(options: argparse.Namespace) -> int:
 def _edit_people(options: argparse.Namespace) -> None:
     """Do what is asked in this order: split, merge, set, name; each is saved by itself."""
     from colab_helpers.batch.people_edits import merge, rename, set_source, split
+    from colab_helpers.files import absolute
 
     for name in options.split:
         print(tr("{name} is now {parts}", name=name, parts=", ".join(split(options.folder, name))))
@@ -254,6 +256,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from colab_helpers.diagnosis import diagnose
+    from colab_helpers.machine import mounted_drive
 
     diagnosis = diagnose(settings_of(options), models_dir=options.models_dir, drive=mounted_drive())
     if options.json:

@@ -12,15 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
-import numpy as np
-
 from colab_helpers.batch.job import ImageLike, Job, Source
 from colab_helpers.batch.library import photos_of, with_photos
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.plan import Task, plan_batch
 from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.errors import UsageError
-from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import absolute
 from colab_helpers.language import spoken, tr
 from colab_helpers.machine import require_places
@@ -33,6 +30,7 @@ from colab_helpers.trust.consent import require_consent
 if TYPE_CHECKING:
     from colab_helpers.batch.run_file import FileRun
     from colab_helpers.batch.supervisor import StatusCallback
+    from colab_helpers.faces.types import ByteImage
 
 
 def swap_image(
@@ -111,6 +109,8 @@ def swap_video(
             ``overwrite`` is set.
         ColabHelpersError: The file could not be done; nothing is left of the result then.
     """
+    import numpy as np  # slow, and seldom needed here
+
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))

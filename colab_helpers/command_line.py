@@ -1,4 +1,8 @@
-"""What can be written on the command line: ``build_parser``; what the verbs do stands in ``__main__``."""
+"""What can be written on the command line: ``build_parser``; what the verbs do stands in ``__main__``.
+
+Settings are imported where options are made of them: a verb gets its options when it is asked for, so that
+``--version`` and ``--help`` need not wait for models of what they do not use.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,16 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn, get_args, get_origin
-
-import yaml
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
 from colab_helpers import __version__
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute, from_yaml
 from colab_helpers.language import ASKED, Asked, tr
-from colab_helpers.request import BatchRequest, PreloadRequest
-from colab_helpers.settings import DEFAULT_PRESET, Settings, field_help, load_settings
+
+if TYPE_CHECKING:
+    from colab_helpers.settings import Settings
 
 FOLDER: dict[str, Any] = {"type": absolute, "metavar": "DIR"}
 SWITCH: dict[str, Any] = {"action": "store_true"}
@@ -44,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     }
     for name, (add_options, purpose) in verbs.items():
         chosen = parsers.add_parser(name, help=purpose)
-        add_options(chosen)
+        chosen.add_options = add_options
         chosen.set_defaults(parser=chosen)
     return parser
 
@@ -130,10 +133,14 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
 
 
 def _setting_help(name: str) -> str:
+    from colab_helpers.settings import field_help
+
     return field_help(name).replace("%", "%%")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
+    from colab_helpers.settings import DEFAULT_PRESET, Settings
+
     group = parser.add_argument_group(tr("settings"), tr("a preset, and any setting on top of it"))
     preset = tr("name(s) from presets.yaml, joined by '+'")
     group.add_argument("--preset", default=DEFAULT_PRESET, metavar="NAME", help=preset)
@@ -189,11 +196,15 @@ def option_name(setting: str) -> str:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return the settings that a command line asks for; options win over ``--set``, that over presets."""
+    from colab_helpers.settings import load_settings
+
     return load_settings(options.preset, **overrides_of(options))
 
 
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return what a command line sets on top of its preset."""
+    from colab_helpers.settings import Settings
+
     overrides = dict(_parse_pair(pair) for pair in options.set)
     given = {name: getattr(options, f"setting_{name}") for name in Settings.model_fields}
     texts = {name: ",".join(text) if isinstance(text, list) else text for name, text in given.items()}
@@ -216,6 +227,8 @@ def split_pair(pair: str, example: str) -> tuple[str, str]:
 
 def parse_value(text: str) -> Any:
     """Read a setting's value as YAML does: numbers, true and false, text."""
+    import yaml
+
     try:
         return from_yaml(text)
     except yaml.YAMLError as error:
@@ -236,6 +249,9 @@ def language_asked(arguments: Sequence[str]) -> Asked:
 
 def as_options(remedy: str) -> str:
     """A remedy with the names of settings as options: ``models_dir`` is ``--models-dir``."""
+    from colab_helpers.request import BatchRequest, PreloadRequest
+    from colab_helpers.settings import Settings
+
     known = {*Settings.model_fields, *BatchRequest.model_fields, *PreloadRequest.model_fields}
     # A single word may be just a word, unless a value follows.
     names = "|".join(rf"{name}\b" if "_" in name else rf"{name}(?==)" for name in known)
@@ -244,10 +260,15 @@ def as_options(remedy: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says which option may be meant where one is misspelt."""
+    """Gets its options when it is used, and says which one may be meant where one is misspelt."""
+
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self._words = list(sys.argv[1:] if args is None else args)
+        if self.add_options:
+            self.add_options(self)
+            self.add_options = None
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -11,15 +11,15 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-import yaml
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from colab_helpers.errors import MissingFileError, OutputError, UsageError
 from colab_helpers.language import mark, tr
 
-Model = TypeVar("Model", bound=BaseModel)
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
 
 _CHUNK = 4 << 20
 _LONGEST_NAME = 255
@@ -82,6 +82,8 @@ def from_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: It is none.
     """
+    import yaml
+
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 

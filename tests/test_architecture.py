@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -39,3 +42,30 @@ def test_the_walk_of_a_frame_follows_the_imports() -> None:
     assert graph.find_shortest_chain(first, video), f"{first} does not lead to {video}"
     for module, _ in WALK[2:]:
         assert graph.find_shortest_chain(video, module), f"{video} does not lead to {module}"
+
+
+NETWORKS = {"cv2", "av", "onnxruntime", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("code", "most", "without"),
+    [
+        ("__main__.main(['--help'])", 160, {"pydantic", "yaml", "psutil", *NETWORKS}),
+        ("batch.supervisor", 330, {"jinja2", "tqdm", *NETWORKS}),
+        ("pages.live", 330, {"yaml", *NETWORKS}),
+        ("batch.worker", 650, {"onnx", "scipy", "skimage", "insightface", "jinja2", "requests"}),
+    ],
+)
+def test_a_process_loads_no_more_than_it_needs(code: str, most: int, without: set[str]) -> None:
+    """Modules are counted, not seconds: who starts a batch or watches it waits for no network."""
+    module = code.partition(".main(")[0]
+    script = (
+        "import atexit, json, sys\n"
+        "atexit.register(lambda: print(json.dumps([*sys.modules]), file=sys.stderr))\n"
+        f"import colab_helpers.{module}\n"
+        f"{'' if module == code else 'colab_helpers.' + code}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = json.loads(done.stderr.splitlines()[-1])
+    assert not without & {*loaded}
+    assert len(loaded) <= most

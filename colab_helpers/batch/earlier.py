@@ -16,18 +16,16 @@ from colab_helpers.batch.face_indexes import About, FaceIndexPlace
 from colab_helpers.batch.journal import Claimed, History, Journal, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport, write_text
+from colab_helpers.batch.report import KEPT, FileReport, write_text
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, unwritable
-from colab_helpers.language import mark, tr
+from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
-
-KEPT = mark("kept from an earlier run")
 
 
 @dataclass(eq=False)

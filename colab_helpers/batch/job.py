@@ -10,10 +10,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.plan import Task
@@ -23,7 +21,10 @@ from colab_helpers.language import language, tr
 from colab_helpers.request import BatchRequest, in_library, refuse_address
 from colab_helpers.settings import DEFAULT_PRESET
 
-ImageLike = str | Path | bytes | npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from colab_helpers.media.formats import ByteImage
+
+ImageLike: TypeAlias = "str | Path | bytes | ByteImage"
 """A path, an encoded image, a ``data:`` URL, or a ``(H, W, 3)`` uint8 BGR array."""
 
 

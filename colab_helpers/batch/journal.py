@@ -25,8 +25,6 @@ from colab_helpers.files import ends_a_line, shortened, to_json
 from colab_helpers.language import tr
 from colab_helpers.pipeline import FinishedSegment
 
-JOURNAL_NAME = "journal.jsonl"
-
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -16,6 +16,10 @@ from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image, is_video
 
 REPORT_NAME, HTML_REPORT_NAME, STATUS_NAME = "report.json", "report.html", "status.json"
+JOURNAL_NAME = "journal.jsonl"
+
+KEPT = mark("kept from an earlier run")
+"""Note on a file that was not done again."""
 
 State = Literal["queued", "running", "done", "failed", "skipped", "cancelled"]
 STATE_WORDS: dict[State, str] = {

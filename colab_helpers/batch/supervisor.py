@@ -17,8 +17,7 @@ from typing import NamedTuple, NoReturn
 
 from colab_helpers.batch.drive import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.job import Job
-from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
 from colab_helpers.batch.status import SILENCE, BatchStatus, end_status
 from colab_helpers.batch.stop import STOP_SIGNALS
 from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch

@@ -7,6 +7,7 @@ out-of-memory kill or a closed browser costs the segment at work; all memory is 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
@@ -23,13 +24,14 @@ from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.growth import RecycleError
 from colab_helpers.batch.job import Job, Source
-from colab_helpers.batch.journal import JOURNAL_NAME, Journal, read_journal
+from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.photos import identity_of, sought_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
+    JOURNAL_NAME,
     REPORT_NAME,
     STATUS_NAME,
     BatchReport,
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
     stop = Stop(owns_process=True)
     tune_allocator()  # before any thread has a store of its own
+    gc.freeze()  # modules stay: no collection need look through them
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")

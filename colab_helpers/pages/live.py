@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.earlier import KEPT
-from colab_helpers.batch.report import STATE_WORDS, FileReport, State
+from colab_helpers.batch.report import KEPT, STATE_WORDS, FileReport, State
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.language import mark, tr
 from colab_helpers.pages.figures import FIGURES, WINDOW, Figure, at_work, points_of, queues, warnings

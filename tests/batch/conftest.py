@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
+from colab_helpers.batch import worker
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.media.picture import VideoPicture
@@ -23,6 +24,12 @@ def batch(photo: Path, tmp_path: Path, constant_models: Path, consent: str) -> C
         return run_batch(list(sources), targets, out, **(given | options))
 
     return run
+
+
+@pytest.fixture
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of this process make no page: that is a process each, and nobody looks at it."""
+    monkeypatch.setattr(worker, "make_page", lambda folder, report, beat: "")
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch.earlier import KEPT as KEPT_NOTE
 from colab_helpers.batch.report import HTML_REPORT_NAME, REPORT_NAME, BatchReport, FileReport
+from colab_helpers.batch.report import KEPT as KEPT_NOTE
 from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image

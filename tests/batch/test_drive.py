@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,7 @@ from tests.media.make import Sound, Spec, make
 
 NAMES = ("a.mp4", "b.mp4")
 SEGMENTS = {"a.mp4": 3, "b.mp4": 4}
-pytestmark = pytest.mark.xdist_group("drive")
+pytestmark = [pytest.mark.xdist_group("drive"), pytest.mark.usefixtures("no_pages")]
 
 
 MOUNTS = {
@@ -305,7 +306,7 @@ def test_a_copy_in_is_not_made_twice(source, tmp_path, monkeypatch) -> None:
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drive_in")
     for k, name in enumerate(NAMES):
-        make(folder / name, Spec(frames=60 + 30 * k, sounds=(Sound(),)))
+        make(folder / name, Spec(frames=24 + 12 * k, rate=Fraction(10), sounds=(Sound(),)))
     return folder
 
 
@@ -370,7 +371,7 @@ def test_a_batch_works_on_the_local_disk_and_gives_the_same(away, plain) -> None
 def test_a_batch_goes_on_from_what_is_whole_in_the_mirror_when_the_machine_is_gone(
     away, plain, harm, kept
 ) -> None:
-    first = away.run(on_progress=stop_at(55))
+    first = away.run(on_progress=stop_at(22))
     assert [file.status for file in first.files] == ["skipped", "skipped"]
     assert list(away.segments(away.local).values()) == [2]
     assert away.segments(away.out / WORK_NAME) == away.segments(away.local)
@@ -476,11 +477,11 @@ def test_waiting_ends_when_somebody_asks_to_stop(away, plain, monkeypatch) -> No
 
 
 def test_kept_frames_reach_the_drive_too(away, plain) -> None:
-    away.run(overrides={"keep_frames": True}, on_progress=stop_at(55))
+    away.run(overrides={"keep_frames": True}, on_progress=stop_at(22))
     shutil.rmtree(away.work)
     report = away.run(overrides={"keep_frames": True})
     assert report.ok, [file.error for file in report.files]
     assert contents(away.out) == plain
-    assert len(list((away.out / "a.mp4_frames").iterdir())) == 60
-    assert len(list((away.out / "b.mp4_frames").iterdir())) == 90
+    assert len(list((away.out / "a.mp4_frames").iterdir())) == 24
+    assert len(list((away.out / "b.mp4_frames").iterdir())) == 36
     assert litter(away.out, *NAMES) == {"a.mp4_frames", "b.mp4_frames"}

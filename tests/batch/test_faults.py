@@ -21,10 +21,8 @@ import av
 import numpy as np
 import pytest
 
-from colab_helpers.batch import worker
 from colab_helpers.batch.drive import WORK_NAME
-from colab_helpers.batch.journal import JOURNAL_NAME
-from colab_helpers.batch.report import STATUS_NAME, BatchReport
+from colab_helpers.batch.report import JOURNAL_NAME, STATUS_NAME, BatchReport
 from colab_helpers.batch.run_batch import Batch
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
@@ -48,7 +46,7 @@ from tests.media.make import Sound, Spec, make
 NO_WAIT = {"output_wait": 0.0}
 # Three frames a second: a segment, of one second at least, has three frames.
 FRAMES, SEGMENTS = 11, 4
-pytestmark = pytest.mark.xdist_group("faults")
+pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.usefixtures("no_pages")]
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +186,7 @@ class Torn:
 
 @pytest.fixture
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are loaded once for many batches, whose pages nobody looks at."""
+    """Models are loaded once for many batches."""
     genuine, engines = Engine.open, {}
 
     def opened(settings: Any, *, models_dir: Any = None) -> Engine:
@@ -198,19 +196,18 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         return engines[key]
 
     monkeypatch.setattr(Engine, "open", opened)
-    monkeypatch.setattr(worker, "make_page", lambda folder, report, beat: "")
 
 
 @pytest.mark.parametrize(
-    ("lasting", "away", "step"),
-    [(False, False, 1), (True, False, 4), (False, True, 3), (True, True, 5)],
+    ("lasting", "away", "first", "step"),  # a file is opened, synced and renamed: each file is met
+    [(False, False, 0, 2), (True, False, 1, 6), (False, True, 0, 5), (True, True, 1, 7)],
     ids=["once, beside", "for good, beside", "once, mirrored", "for good, mirrored"],
 )
 @pytest.mark.usefixtures("one_engine")
-def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away, step) -> None:
+def test_a_disk_that_is_full_at_any_write(batch, tmp_path, short, lasting, away, first, step) -> None:
     assert batch("plain", target=short).ok
     plain, outcomes = contents(tmp_path / "plain"), set()
-    for number in range(0, 600, step):
+    for number in range(first, 600, step):
         out = tmp_path / f"out{number}"
         given: dict[str, Any] = {"target": short} | ({"work_dir": tmp_path / "local"} if away else {})
         faults = Faults(out, number, lasting=lasting)

@@ -6,6 +6,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from colab_helpers.batch.report import REPORT_NAME, BatchReport, Quality
 from tests.helpers.processes import Content, Shell, contents_undisturbed, made_once
 from tests.media.make import Sound, Spec, variable_pts
 
+RATE = Fraction(10)
 SPECS = {
-    "a.mp4": Spec(size=(320, 180), frames=70, sounds=(Sound(),)),
-    "b.mp4": Spec(size=(320, 180), frames=110, options={"preset": "medium", "bf": "3", "crf": "20"}),
-    "c.mp4": Spec(size=(160, 90), frames=80, pts=variable_pts(80), sounds=(Sound(), Sound(language="spa"))),
+    "a.mp4": Spec(size=(160, 90), frames=28, rate=RATE, sounds=(Sound(),)),
+    "b.mp4": Spec(size=(160, 90), frames=44, rate=RATE, options={"preset": "medium", "bf": "3", "crf": "20"}),
+    "c.mp4": Spec(frames=32, pts=variable_pts(32, step=100), sounds=(Sound(), Sound(language="spa"))),
 }
-CHAINS = 4
+CHAINS = 3
 """Of five kills each."""
 LATEST = 3.0
 """Seconds after a start until when it is killed: from its first import to its report."""

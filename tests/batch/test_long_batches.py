@@ -16,7 +16,7 @@ from tests.helpers.processes import Shell, at_start, ended, litter
 from tests.media.make import Sound, Spec, make
 
 VIDEOS = 65
-RATE = Fraction(1)
+RATE = Fraction(1, 4)
 """Few frames a second, but as many segments as any video of that length has."""
 
 
@@ -59,7 +59,7 @@ def test_sixty_five_videos_leave_memory_as_two_do(
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
     targets = tmp_path / "in"
     targets.mkdir()
-    first = make(targets / "clip1.mp4", Spec(size=(640, 360), frames=25, sounds=(Sound(),))).read_bytes()
+    first = make(targets / "clip1.mp4", Spec(size=(640, 360), frames=6, sounds=(Sound(),))).read_bytes()
     for number in range(2, VIDEOS + 1):
         # A box that players skip: the same video, but another file.
         (targets / f"clip{number}.mp4").write_bytes(first + b"\0\0\0\x0cfree%04d" % number)
@@ -100,7 +100,7 @@ def test_an_hour_needs_the_memory_of_a_minute(photo, constant_models, consent, t
     for name, seconds in (("minute", 60), ("hour", 3600)):
         targets = tmp_path / name
         targets.mkdir()
-        make(targets / "a.mp4", Spec(rate=RATE, frames=int(RATE * seconds)))
+        make(targets / "a.mp4", Spec(size=(192, 128), rate=RATE, frames=int(RATE * seconds)))
         shell = Shell(
             targets, photo, constant_models, consent, tmp_path / f"out-{name}", "--segment-seconds", "20",
             "--frame-processors", "face_swapper", "--face-detector-size", "320",

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from colab_helpers.__main__ import main
+from colab_helpers.__main__ import SUCCESS, main
 from colab_helpers.batch import status as room
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import STATUS_NAME, FileReport
@@ -22,7 +22,6 @@ from colab_helpers.batch.status import (
     SILENCE,
     BatchStatus,
     StatusWriter,
-    ask_to_stop,
     end_status,
     read_status,
 )
@@ -204,7 +203,7 @@ def test_a_batch_is_at_work_while_a_process_is_or_somebody_starts_another(
     assert status.alive() is alive
     main(["status", str(tmp_path)])
     assert capsys.readouterr().out.startswith("ended without a word") is not alive
-    assert ask_to_stop(tmp_path) is alive
+    assert (main(["stop", str(tmp_path)]) == SUCCESS) is alive
     assert (tmp_path / STOP_NAME).exists() is alive
 
 

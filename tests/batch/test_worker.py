@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from colab_helpers.api import run_batch
 from colab_helpers.batch import status as status_room
 from colab_helpers.batch import supervisor, watch
 from colab_helpers.batch import worker as worker_room
-from colab_helpers.batch.earlier import KEPT
-from colab_helpers.batch.journal import JOURNAL_NAME, Journal, Started
+from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.report import JOURNAL_NAME, KEPT
 from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.batch.worker_exit import STOPPED
@@ -53,7 +54,7 @@ NAMES = ("a.mp4", "b.mp4", "c.mp4")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("targets")
     for k, name in enumerate(NAMES):
-        make(folder / name, Spec(size=(320, 180), frames=60 + 30 * k, sounds=(Sound(),)))
+        make(folder / name, Spec(frames=24 + 12 * k, rate=Fraction(10), sounds=(Sound(),)))
     return folder
 
 
@@ -133,7 +134,7 @@ def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
 
 
 def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeypatch) -> None:
-    hold(monkeypatch, tmp_path, file=1, frame=40)
+    hold(monkeypatch, tmp_path, file=1, frame=16)
     killed = shell()
     process = killed.start()
     worker = killed.held()
@@ -309,7 +310,7 @@ SOON_SILENT = """
 
 @pytest.mark.parametrize("end", ["done", "cancelled", "silent"])
 def test_a_batch_at_work_on_another_machine_is_watched(batch, tmp_path, monkeypatch, end) -> None:
-    assert batch().ok
+    assert batch(in_process=True).ok
     theirs = Elsewhere(tmp_path / "out")
     monkeypatch.setattr(watch, "LOOK_AFAR_EVERY", 0.01)
     seen: list[Any] = []
@@ -365,7 +366,7 @@ if "colab_helpers.pages" in sys.orig_argv:
 
 
 def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path, monkeypatch) -> None:
-    assert batch().ok
+    assert batch(in_process=True).ok
     assert "Batch report" in (tmp_path / "out" / "report.html").read_text()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(PAGE_CRASHES)
@@ -431,19 +432,14 @@ def test_a_status_that_the_drive_does_not_take_does_not_kill_a_healthy_worker(
     assert report.summary.restarts == 0
 
 
-@pytest.mark.parametrize("how", ["verb", "signals"])
-def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch, how) -> None:
-    hold(monkeypatch, tmp_path, file=1, frame=30)
+def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) -> None:
+    hold(monkeypatch, tmp_path, file=1, frame=12)
     stopped = shell()
     process = stopped.start()
     worker = stopped.held()
-    if how == "signals":  # to the worker itself
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
-            worker.send_signal(number)
-    else:
-        verb = [sys.executable, "-m", "colab_helpers", "stop", str(tmp_path / "out")]
-        subprocess.run(verb, check=True, timeout=PATIENCE)
-    until(lambda: (tmp_path / "out" / STOP_NAME).exists() or has_signal_pending(worker.pid))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):  # to the worker itself
+        worker.send_signal(number)
+    until(lambda: has_signal_pending(worker.pid))
     worker.resume()
     text = ended(process, 130)
     assert " of 3 files" in text
@@ -464,7 +460,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch, 
 
 
 def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, monkeypatch) -> None:
-    hold(monkeypatch, tmp_path, file=1, frame=30)
+    hold(monkeypatch, tmp_path, file=1, frame=12)
     stopped = shell()
     process = stopped.start()
     worker = stopped.held()  # it cannot clean up
@@ -511,7 +507,7 @@ GROWING = """
 
 
 def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path) -> None:
-    assert batch().ok
+    assert batch(in_process=True).ok
     (done, *_) = entries(tmp_path / "out", "done")
     (tmp_path / "out" / "a.mp4").unlink()
     with Journal(tmp_path / "out" / JOURNAL_NAME) as journal:

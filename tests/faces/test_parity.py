@@ -61,8 +61,6 @@ def reference(models: Path, folder: Path, score: float) -> FaceAnalysis:
 @pytest.mark.parametrize(
     ("kind", "picture", "score", "size"),
     [
-        ("real_shapes", texture, 0.86, (640, 360)),
-        ("real_shapes", texture, 0.86, (1280, 720)),
         ("real_shapes", texture, 0.90, (480, 640)),
         ("standins", people, 0.5, (640, 360)),
         ("standins", people, 0.5, (1280, 720)),

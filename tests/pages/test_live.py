@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from colab_helpers.batch.earlier import KEPT
-from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.report import KEPT, FileReport
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
 from colab_helpers.pages.figures import FIGURES, at_work, warnings

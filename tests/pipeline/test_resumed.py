@@ -39,18 +39,13 @@ SPECS = {
 }
 
 
-CASES = [
-    (name, suffix) for name in SPECS for suffix in (".mp4", ".mkv") if (name, suffix) != ("subtitled", ".mkv")
-]
+SUFFIXES = {"vfr": ".mkv", "odd": ".mkv", "one_group": ".mkv"}
+"""Of the results that are not MP4."""
 
 
-@pytest.mark.parametrize(("name", "suffix"), CASES)
-def test_in_segments_and_interrupted_anywhere(
-    name: str,
-    suffix: str,
-    tmp_path: Path,
-    inverting_models: Path,
-) -> None:
+@pytest.mark.parametrize("name", SPECS)
+def test_in_segments_and_interrupted_anywhere(name: str, tmp_path: Path, inverting_models: Path) -> None:
+    suffix = SUFFIXES.get(name, ".mp4")
     chance = random.Random(f"{name}{suffix}")
     target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=90))
     models = pieces_engine(inverting_models, execution_threads=2, batch_size=2)
@@ -98,11 +93,11 @@ def test_where_ram_is_short_all_faces_are_found_first_and_the_result_is_the_same
 ) -> None:
     target = tmp_path / "in.mp4"
     write_target(
-        target, Scene(7, (320, 180), seconds=2.4, people=2, crossing=True), crf=18, preset="veryfast"
+        target, Scene(7, (320, 180), seconds=1.6, people=2, crossing=True), crf=18, preset="veryfast"
     )
     models = any_engine(standins, frame_processors="face_swapper")
     plain = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
-    assert plain.faces_swapped > 60
+    assert plain.faces_swapped > 40
     told: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr("colab_helpers.pipeline.video_stages.LOOK_AHEAD", 10**9)
