@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from colab_helpers.faces.engine import Engine
@@ -13,6 +14,7 @@ from colab_helpers.faces.people import Sought
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.types import FloatArray
+from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import encoder_for
@@ -23,7 +25,7 @@ from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
-from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
+from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
@@ -48,6 +50,7 @@ def process_video(
     store: SegmentStore | None = None,
     on_picture: PictureCallback | None = None,
     sought: Sought | None = None,
+    marks: Marks | None = None,
 ) -> FileResult:
     """Change the faces of a video.
 
@@ -62,6 +65,7 @@ def process_video(
         store: Where finished segments are kept for a later run; None keeps none.
         on_picture: Called with the frame just written, every two seconds; it must not keep it.
         sought: Who is changed, where that is asked for by photos; else the settings decide.
+        marks: Says in the result what was done; None: it goes to nobody.
 
     Raises:
         ColabHelpersError: The video cannot be read, the result cannot be written, or a network
@@ -77,7 +81,7 @@ def process_video(
     video = VideoRun(engine, source, info, output, choice, progress, on_picture, sought)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
-        result = _in_segments(video, place)
+        result = _in_segments(video, place, marks)
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     return replace(
         result,
@@ -87,7 +91,7 @@ def process_video(
     )
 
 
-def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
+def _in_segments(video: VideoRun, store: SegmentStore, marks: Marks | None) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
     faces = follow_faces(video, store.face_index())
@@ -99,6 +103,10 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
     else:
         # Only a video's last segment is shorter than the others.
         frames_in = last.stop if video.settings.keep_fps else video.info.frames or last.stop
+    measured = Measured()
+    for part in parts:
+        measured.add(part.measured)
+    changed = measured.faces > 0
     joined = join_segments(
         [part.segment for part in parts],
         video.info,
@@ -107,11 +115,10 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
         time_base=video.time_base,
         audio=not video.settings.skip_audio,
         on_frame=video.progress.joining,
+        comment=marks.comment(changed=changed) if marks else "",
+        seal=partial(marks.seal, output=video.output, changed=changed) if marks else unsealed,
     )
     images.hand_out(video.output)
-    measured = Measured()
-    for part in parts:
-        measured.add(part.measured)
     return FileResult(
         frames_in=frames_in,
         frames_out=joined.frames,
