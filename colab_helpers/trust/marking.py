@@ -7,6 +7,7 @@ result's bytes. Formats that hold no manifest get it in a file beside them.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -159,6 +160,8 @@ class Marks:
         except C2paError as error:
             if stopped:
                 raise stopped[0] from error
+            if isinstance(error, C2paError.Io):
+                raise OSError(errno.EIO, str(error)) from error
             raise MediaError(
                 tr("the result cannot be marked ({reason})", reason=error),
                 where=str(source),
