@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
+from colab_helpers.files import write_whole
 from colab_helpers.media.inputs import is_image
+from colab_helpers.trust.marking import Marks
+from colab_helpers.trust.signing import credentials
+from tests.media.make import Sound, Spec, make
 
 PEM = serialization.Encoding.PEM
 NOW = datetime.datetime.now(datetime.UTC)
@@ -33,6 +40,56 @@ def media(path: Path) -> list[Any]:
             image.seek(number)
             frames.append((image.info.get("duration"), np.asarray(image.convert("RGBA")).tobytes()))
         return frames
+
+
+def made(path: Path) -> Path:
+    """A small file of the kind that its suffix names."""
+    if path.suffix in (".mp4", ".mov", ".mkv"):
+        return make(path, Spec(frames=10, sounds=(Sound(),), metadata={"comment": "shot in Lima"}))
+    pictures = [Image.fromarray(np.full((40, 64, 3), level, np.uint8)) for level in (30, 90, 200)]
+    moving = {"save_all": True, "append_images": pictures[1:]} if path.suffix == ".gif" else {}
+    pictures[0].save(path, **moving)
+    return path
+
+
+def marks(target: Path, **given: Any) -> Marks:
+    usual = {"signed_by": credentials(""), "done": ("swapped", "enhanced"), "networks": ["one", "two"]}
+    return Marks(target=target, **(usual | given))
+
+
+def published(target: Path, output: Path, *, changed: bool = True, by: Marks | None = None) -> Path:
+    """A copy of the target, marked and published as results are."""
+    by = by or marks(target)
+    with target.open("rb") as content:
+        write_whole(output, content, lambda partial: by.seal(partial, output, changed=changed))
+    return output
+
+
+def killed_everywhere() -> None:
+    """Publish copies of a file, killed at every step, then one whole; beside it, in folders of their own."""
+    target = Path(sys.argv[1])
+    for step in range(1, 100):
+        folder = target.parent / f"killed{step:02d}"
+        if (child := os.fork()) == 0:
+            _die(before=step)
+            published(target, folder / f"result{target.suffix}")
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+            folder.rename(folder.with_name("whole"))
+            return
+
+
+def _die(*, before: int) -> None:
+    """End this process before so many more calls that change files."""
+    left = before
+
+    def count(event: str, _: object) -> None:
+        nonlocal left
+        left -= event in {"open", "os.rename", "os.remove", "os.mkdir"}
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
 
 
 def read_mark(path: Path, *, anchor: bytes = b"", beside: Path | None = None) -> tuple[str, dict[str, Any]]:

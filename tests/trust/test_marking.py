@@ -2,61 +2,37 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import stat
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import av
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
 
 from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.batch.keys import work_key
 from colab_helpers.errors import MediaError, OutputError
-from colab_helpers.files import sha256_of, write_whole
+from colab_helpers.files import sha256_of
 from colab_helpers.machine import home
-from colab_helpers.media.images import read_image
-from colab_helpers.settings import Settings
+from colab_helpers.media.containers import file_tags
 from colab_helpers.trust import marking
 from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials, sidecar
 from colab_helpers.trust.signing import LOCAL_NAME, credentials, local_anchor
-from tests.helpers.marks import actions, certificate, media, read_mark, rsa_key
+from tests.helpers.marks import actions, certificate, made, marks, media, published, read_mark, rsa_key
 from tests.helpers.processes import CPU
-from tests.media.make import Sound, Spec, make, packets_of
+from tests.media.make import Spec, make
 
+ROOT = Path(__file__).parents[2]
 PICTURES = (".jpg", ".png", ".webp", ".gif", ".tif", ".avif", ".bmp")
-
-
-def made(folder: Path, suffix: str) -> Path:
-    """A small file of a kind."""
-    path = folder / f"target{suffix}"
-    if suffix not in PICTURES:
-        return make(path, Spec(frames=10, sounds=(Sound(),), metadata={"comment": "shot in Lima"}))
-    pictures = [Image.fromarray(np.full((40, 64, 3), level, np.uint8)) for level in (30, 90, 200)]
-    moving = {"save_all": True, "append_images": pictures[1:]} if suffix == ".gif" else {}
-    pictures[0].save(path, **moving)
-    return path
-
-
-def marks(target: Path, **given: object) -> Marks:
-    usual = {"signed_by": credentials(""), "done": ("swapped", "enhanced"), "networks": ["one", "two"]}
-    return Marks(target=target, **(usual | given))  # type: ignore[arg-type]
-
-
-def published(target: Path, output: Path, *, changed: bool = True, by: Marks | None = None) -> Path:
-    """A copy of the target, marked and published as results are."""
-    by = by or marks(target)
-    with target.open("rb") as content:
-        write_whole(output, content, lambda partial: by.seal(partial, output, changed=changed))
-    return output
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", *PICTURES])
 def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_path: Path) -> None:
-    target = made(tmp_path, suffix)
+    target = made(tmp_path / f"target{suffix}")
     output = published(target, tmp_path / "out" / f"result{suffix}")
     assert media(output) == media(target)
     beside = sidecar(output)
@@ -81,7 +57,7 @@ def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_pat
 
 
 def test_a_mark_of_the_target_is_kept_within(tmp_path: Path) -> None:
-    first = published(made(tmp_path, ".mp4"), tmp_path / "first.mp4")
+    first = published(made(tmp_path / "target.mp4"), tmp_path / "first.mp4")
     _, store = read_mark(published(first, tmp_path / "second.mp4"))
     (ingredient,) = store["manifests"][store["active_manifest"]]["ingredients"]
     kept = store["manifests"][ingredient["active_manifest"]]
@@ -100,94 +76,74 @@ def test_a_target_that_is_not_what_its_name_says_is_named_all_the_same(tmp_path:
 
 
 def test_what_was_not_changed_is_not_said_to_be(tmp_path: Path) -> None:
-    output = published(made(tmp_path, ".mp4"), tmp_path / "a.mp4", changed=False)
+    output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", changed=False)
     assert [one["action"] for one in actions(read_mark(output)[1])] == ["c2pa.opened", "c2pa.transcoded"]
     assert (marks(output).comment(changed=False), marks(output).xmp(changed=False)) == ("", b"")
 
 
-def test_results_of_a_batch_are_marked_and_say_so_in_the_report(batch, tmp_path: Path) -> None:
-    targets = [made(tmp_path, suffix) for suffix in (".mp4", ".mkv", ".png", ".webp", ".jpg", ".bmp")]
-    report = batch(*targets)
-    assert report.ok, report
-    for file, target in zip(report.files, targets, strict=True):
+def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
+    assert len(done.report.files) == 6
+    for file in done.report.files:
         output = Path(str(file.output))
         state, store = read_mark(output, beside=sidecar(output), anchor=local_anchor())
-        assert (state, actions(store)[0]["parameters"][DIGEST]) == ("Trusted", sha256_of(target))
+        assert (state, actions(store)[0]["parameters"][DIGEST]) == ("Trusted", sha256_of(Path(file.target)))
         assert actions(store)[1]["parameters"][NETWORKS] == ["inswapper_128", "GFPGANv1.4"]
         assert file.mark is not None
         assert (file.mark.beside, file.mark.made_here) == (output.suffix in (".mkv", ".bmp"), True)
-    for name, kind in (("target.png", "XML:com.adobe.xmp"), ("target.webp", "xmp"), ("target.jpg", "xmp")):
-        with Image.open(tmp_path / "out" / name) as image:
+    for name, kind in (("a.png", "XML:com.adobe.xmp"), ("a.webp", "xmp"), ("a.jpg", "xmp")):
+        with Image.open(done.out / name) as image:
             assert COMPOSITE in str(image.info[kind])
-    (tmp_path / "out" / "target.mkv.c2pa").unlink()
-    again = batch(*targets)
-    assert [file.segments_kept for file in again.files if file.target.endswith("mkv")] == [0]
-    assert (tmp_path / "out" / "target.mkv.c2pa").is_file()
+    for name in ("a.mp4", "a.mkv"):
+        with av.open(str(done.out / name)) as container:
+            (comment,) = (text for key, text in container.metadata.items() if key.lower() == "comment")
+        assert comment.startswith("shot in Lima; Faces swapped and enhanced by AI (colab_helpers ")
+        assert file_tags({"COMMENT": comment}, comment=comment.partition("; ")[2]) == {"COMMENT": comment}
+    page = (done.out / "report.html").read_text()
+    assert page.count("in the file, signed with the certificate made on this machine") == 4
+    assert page.count("in a file beside it, signed with the certificate made on this machine") == 2
+
+
+def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path) -> None:
+    out = shutil.copytree(done.out, tmp_path / "out")
+    (out / "a.mkv.c2pa").unlink()
+    settings = CPU.with_overrides(segment_seconds=1.0)
+    again = batch(
+        done.targets / "a.mkv", done.targets / "a.mp4", sources=done.report.files[0].source, settings=settings
+    )
+    kept = [any("kept" in note for note in file.fallbacks) for file in again.files]
+    assert (kept, (out / "a.mkv.c2pa").is_file()) == ([False, True], True)
 
 
 def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp_path: Path) -> None:
-    target, video = made(tmp_path, ".png"), made(tmp_path, ".mp4")
+    target, video = made(tmp_path / "target.png"), made(tmp_path / "target.mp4")
     copied, stored = batch(target, video, models_dir=faceless_models).files
     assert Path(copied.output).read_bytes() == target.read_bytes()
     assert copied.mark is None
     assert [one["action"] for one in actions(read_mark(Path(stored.output))[1])][1:] == ["c2pa.transcoded"]
 
 
-def test_the_comment_of_a_video_is_added_to(batch, tmp_path: Path) -> None:
-    import av
-
-    first = Path(batch(made(tmp_path, ".mp4")).files[0].output)
-    second = Path(batch(first, out=tmp_path / "again").files[0].output)
-    with av.open(str(second)) as container:
-        comment = container.metadata["comment"]
-    assert comment.startswith("shot in Lima; Faces swapped and enhanced by AI (colab_helpers ")
-    assert comment.count(COMPOSITE) == 1
-
-
-def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(tmp_path: Path) -> None:
-    """Killed before each of its calls of the system that Python knows of, one after another."""
-    for suffix in (".mp4", ".mkv"):
-        target = made(tmp_path, suffix)
-        steps = 0
-        while True:
-            steps += 1
-            output = tmp_path / f"{suffix[1:]}{steps}" / f"result{suffix}"
-            if _killed(lambda: published(target, output), before=steps):  # noqa: B023 - called at once
-                if output.exists():
-                    assert read_mark(output, beside=sidecar(output))[0] == "Valid"
-                continue
-            assert read_mark(output, beside=sidecar(output))[0] == "Valid"
-            break
-        assert steps > 12
-        assert not (tmp_path / f"{suffix[1:]}8" / f"result{suffix}").exists()
-
-
-def _killed(action: Callable[[], object], *, before: int) -> bool:
-    """Whether a process that does this dies before so many calls; it ends by itself if there are fewer."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    left = before
-
-    def count(event: str, _: object) -> None:
-        nonlocal left
-        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.listdir"}:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
-    try:
-        action()
-    finally:
-        os._exit(0)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(suffix: str, tmp_path: Path) -> None:
+    """Killed before each of its calls that change files, one after another, until it gets through."""
+    target = made(tmp_path / f"target{suffix}")
+    credentials("")
+    # A process without threads, whose children can be killed anywhere.
+    program = "from tests.helpers.marks import killed_everywhere; killed_everywhere()"
+    done = subprocess.run([sys.executable, "-c", program, str(target)], timeout=120, check=True, cwd=ROOT)
+    assert done.returncode == 0
+    outputs = sorted(tmp_path.glob(f"*/result{suffix}"))
+    assert len(list(tmp_path.glob("killed*"))) > 8
+    assert not (tmp_path / "killed06" / f"result{suffix}").exists()
+    assert (tmp_path / "whole" / f"result{suffix}") in outputs
+    for output in outputs:
+        assert read_mark(output, beside=sidecar(output))[0] == "Valid"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_stop_while_it_is_signed_leaves_nothing(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = made(tmp_path, suffix)
+    target = made(tmp_path / f"target{suffix}")
     monkeypatch.setattr(marking, "_BEAT_BYTES", 1000)
     beats = 0
 
@@ -212,8 +168,8 @@ def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(marking._Watched, "write", full)
-    with pytest.raises(OutputError, match="No space left"):
-        published(made(tmp_path, ".mp4"), tmp_path / "out" / "b.mp4")
+    with pytest.raises(OutputError):
+        published(made(tmp_path / "target.mp4"), tmp_path / "out" / "b.mp4")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -221,7 +177,7 @@ def test_a_large_file_is_spooled_beside_the_result(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(marking, "_SPOOL_MB", 0)
     monkeypatch.setenv("TMPDIR", "/elsewhere")
     seen: set[str] = set()
-    target = made(tmp_path, ".mp4")
+    target = made(tmp_path / "target.mp4")
     by = marks(target, beat=lambda: seen.add(os.environ["TMPDIR"]))
     monkeypatch.setattr(marking, "_BEAT_BYTES", 1)
     published(target, tmp_path / "out" / "a.mp4", by=by)
@@ -244,12 +200,23 @@ def test_the_key_made_here_is_for_its_user_alone(tmp_path: Path, monkeypatch: py
     assert found.local
 
 
-@pytest.mark.parametrize("key", [ec.generate_private_key(ec.SECP256R1()), rsa_key()])
-def test_a_certificate_of_the_users_signs_for_its_name(batch, key, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [*(ec.generate_private_key(kind) for kind in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())),
+     ed25519.Ed25519PrivateKey.generate()],
+)  # fmt: skip
+def test_every_kind_of_key_signs(key, tmp_path: Path) -> None:
+    anchor = certificate(tmp_path / "own.pem", key=key)
+    target = made(tmp_path / "target.png")
+    by = marks(target, signed_by=checked_credentials(str(tmp_path / "own.pem")))
+    assert read_mark(published(target, tmp_path / "a.png", by=by), anchor=anchor)[0] == "Trusted"
+
+
+def test_a_certificate_of_the_users_signs_for_its_name(batch, tmp_path: Path) -> None:
     own = tmp_path / "own.pem"
-    anchor = certificate(own, key=key)
+    anchor = certificate(own, key=rsa_key())
     settings = CPU.with_overrides(signing_certificate=str(own))
-    (file,) = batch(made(tmp_path, ".png"), settings=settings).files
+    (file,) = batch(made(tmp_path / "target.png"), settings=settings).files
     assert read_mark(Path(file.output))[0] == "Valid"
     assert read_mark(Path(file.output), anchor=anchor)[0] == "Trusted"
     assert (file.mark.signed_by, file.mark.made_here) == ("Ana Ruiz", False)
@@ -290,7 +257,7 @@ def test_a_certificate_that_will_not_do_is_refused_before_any_work(
 ) -> None:
     checked_credentials("")
     write(own := tmp_path / "own.pem")
-    target = made(tmp_path, ".png")
+    target = made(tmp_path / "target.png")
     code = main([
         *("swap", "-s", str(photo), "-t", str(target), "-o", str(tmp_path / "out.png"), "--consent", consent),
         *("--models-dir", str(constant_models), "--signing-certificate", str(own)),
@@ -301,24 +268,22 @@ def test_a_certificate_that_will_not_do_is_refused_before_any_work(
     assert not (tmp_path / "out.png").exists()
 
 
-def test_the_certificate_alone_makes_no_work_be_done_again(batch, tmp_path: Path) -> None:
-    target = made(tmp_path, ".mp4")
-    first = batch(target)
-    certificate(tmp_path / "own.pem")
-    again = batch(target, settings=CPU.with_overrides(signing_certificate=str(tmp_path / "own.pem")))
-    assert again.files[0].mark == first.files[0].mark
-    assert "signing_certificate" in Settings.model_fields
+def test_the_certificate_alone_makes_no_work_be_done_again() -> None:
+    given = {"target": "", "sources": [], "sought": [], "models": {}, "encoder": ""}
+    assert work_key(settings=CPU, **given) == work_key(
+        settings=CPU.with_overrides(signing_certificate="own.pem"), **given
+    )
 
 
 def test_pixels_and_packets_are_those_of_a_run_that_marks_nothing(
-    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch, done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    targets = [made(tmp_path, ".mp4"), made(tmp_path, ".png")]
-    marked = [Path(file.output) for file in batch(*targets).files]
     monkeypatch.setattr(Marks, "seal", lambda *_, **__: None)
     monkeypatch.setattr(Marks, "comment", lambda *_, **__: "")
     monkeypatch.setattr(Marks, "xmp", lambda *_, **__: b"")
-    plain = [Path(file.output) for file in batch(*targets, out=tmp_path / "plain").files]
-    assert [media(path) for path in marked] == [media(path) for path in plain]
-    assert packets_of(marked[0]) == packets_of(plain[0])
-    assert read_image(marked[1]).shape == (40, 64, 3)
+    names = ["a.mp4", "a.png"]
+    settings = CPU.with_overrides(segment_seconds=1.0)
+    assert batch(*(done.targets / name for name in names), settings=settings).ok
+    for name in names:
+        assert media(done.out / name) == media(tmp_path / "out" / name)
+        assert sha256_of(done.out / name) != sha256_of(tmp_path / "out" / name)

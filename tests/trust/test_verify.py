@@ -9,15 +9,14 @@ import pytest
 from colab_helpers.__main__ import main
 from colab_helpers.machine import home
 from colab_helpers.trust.signing import LOCAL_NAME, local_anchor
-from tests.media.make import Spec, make
 
 
 @pytest.fixture
-def results(batch, tmp_path: Path) -> Path:
+def results(done, tmp_path: Path) -> Path:
     """A marked MP4 and a marked MKV, whose manifest lies beside it."""
-    for suffix in (".mp4", ".mkv"):
-        batch(make(tmp_path / f"a{suffix}", Spec(frames=5)))
-    return tmp_path / "out"
+    for name in ("a.mp4", "a.mkv"):
+        shutil.copy(done.targets / name, tmp_path)
+    return shutil.copytree(done.out, tmp_path / "out")
 
 
 def verified(capsys: pytest.CaptureFixture[str], *files: Path | str) -> tuple[int, str]:
@@ -33,12 +32,12 @@ def test_what_a_result_says_is_told_in_words(results: Path, capsys: pytest.Captu
             f"{name}: marked, and unchanged since it was signed",
             f"made from {name}, SHA-256 ",
             "edited (colab_helpers ",
-            "Faces swapped and enhanced by AI; compositeWithTrainedAlgorithmicMedia; inswapper_128, GFPGANv1.4",
-            "signed by colab_helpers local signer (colab_helpers, made locally: cannot show who signed), for whom a",
+            "Faces swapped and enhanced by AI; compositeWithTrainedAlgorithmicMedia; inswapper_128, GFPGAN",
+            "signed by colab_helpers local signer (colab_helpers, made locally: cannot show who signed), for",
             "its metadata says: compositeWithTrainedAlgorithmicMedia",
         ):
             assert part in told
-    code, told = verified(capsys, results / "a.mp4", Path(results.parent / "a.mkv"))
+    code, told = verified(capsys, results / "a.mp4", results.parent / "a.mkv")
     assert code == 1
     assert "a.mkv: not marked" in told
 
