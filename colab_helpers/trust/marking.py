@@ -22,13 +22,14 @@ from c2pa import Builder, C2paError, Context
 
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.files import hidden_name, sha256_of, unwritable, write_atomically
+from colab_helpers.files import hidden_name, sha256_of, shortened, unwritable, write_atomically
 from colab_helpers.language import printable, tr
 from colab_helpers.requirements import read_project
 from colab_helpers.trust.signing import Credentials, credentials
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
+_EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 _VERSION = read_project().version
 SOFTWARE = {"name": "colab_helpers", "version": _VERSION}
 NETWORKS, DIGEST = "colab_helpers.networks", "colab_helpers.sha256"
@@ -54,7 +55,7 @@ _BEAT_BYTES = 4 << 20
 
 def sidecar(path: Path) -> Path | None:
     """Return where the manifest of a file lies: beside it, or None where the file holds it itself."""
-    return None if path.suffix.lower() in MIME else path.with_name(f"{path.name}.c2pa")
+    return None if path.suffix.lower() in MIME else path.with_name(shortened("", path.name, ".c2pa"))
 
 
 @dataclass(eq=False, kw_only=True)
@@ -190,7 +191,7 @@ def checked_credentials(path: str) -> Credentials:
     found = credentials(path)
     # The smallest GIF (GIF89a): one transparent pixel.
     pixel = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
-    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _NOTHING_SHOWN}
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _EMPTY}
     try:
         with Builder(_definition("trial", [made]), context=_context()) as builder, found.signer() as signer:
             builder.sign(signer, "image/gif", io.BytesIO(pixel), io.BytesIO())
@@ -201,9 +202,6 @@ def checked_credentials(path: str) -> Credentials:
             remedy=tr("use one that is valid today and made for signing C2PA manifests"),
         ) from error
     return found
-
-
-_NOTHING_SHOWN = "http://c2pa.org/digitalsourcetype/empty"
 
 
 def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -231,7 +229,13 @@ class _Watched(io.FileIO):
         return self._kept(super().readinto, buffer)
 
     def write(self, data: Any) -> int:
-        return self._kept(super().write, data)
+        return self._kept(self._write_all, data)
+
+    def _write_all(self, data: Any) -> int:
+        count = super().write(data) or 0
+        if count < len(data):  # a disk that is nearly full takes a part, of which the library knows nothing
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return count
 
     def _kept(self, action: Callable[[Any], int | None], data: Any) -> int:
         try:

@@ -60,7 +60,7 @@ def credentials(path: str) -> Credentials:
         MissingFileError, SettingsError: The file cannot be read, or holds something else.
         OutputError: There is no certificate of this machine yet, and none can be kept.
     """
-    return _read(absolute(path), local=False) if path else _local(home() / LOCAL_NAME)
+    return _read(absolute(path) if path else home() / LOCAL_NAME, local=not path)
 
 
 def local_anchor() -> bytes:
@@ -72,7 +72,8 @@ def local_anchor() -> bytes:
     return anchor.public_bytes(serialization.Encoding.PEM)
 
 
-def _local(path: Path) -> Credentials:
+def _make(path: Path) -> None:
+    """Make this machine's certificate, if there is none yet."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
@@ -84,12 +85,13 @@ def _local(path: Path) -> Credentials:
             where=str(path),
             remedy=tr("name a folder that can be written to in the variable COLAB_HELPERS_HOME"),
         ) from error
-    return _read(path, local=True)
 
 
 @lru_cache(maxsize=4)  # a drive that is gone later must not keep results from being signed
 def _read(path: Path, *, local: bool) -> Credentials:
     """Read a PEM file; what is wrong with it is never told with its content."""
+    if local and not path.exists():
+        _make(path)
     try:
         content = path.read_bytes()
     except OSError as error:
