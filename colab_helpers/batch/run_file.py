@@ -134,7 +134,7 @@ class FileRun:
         return self.unfinished.patience.attempt(action) if self.unfinished else action()
 
     def _video(self, target: Path, output: Path) -> Path:
-        marks = Marks.of(self.engine, target, beat=self.beat)
+        marks = Marks.of(self.engine, self.task.target, target, beat=self.beat)
         with _frames_removed_on_error(output):
             result = process_video(
                 self.engine,
@@ -169,7 +169,7 @@ class FileRun:
 
     def _picture(self, output: Path) -> Path:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
-        marks = Marks.of(self.engine, self.task.target, beat=self.beat)
+        marks = Marks.of(self.engine, self.task.target, self.task.target, beat=self.beat)
 
         def put(path: Path, content: BinaryIO, seal: Seal) -> None:
             self._attempt(lambda: write_whole(path, content, seal))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from c2pa import Builder, C2paError, Context
+from c2pa import Builder, C2paError, Context, Reader
 
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
@@ -67,6 +68,7 @@ class Marks:
         target: The file that was changed; its bytes are what counts.
         done: What was done to faces, in English, as ``swapped``: a mark is the same in every language.
         networks: Names of the networks that did it.
+        target_manifest: Where the target's manifest lies, if not in the target.
         beat: Called every few megabytes; may raise to give up.
         marked: Whether a result was marked; ``beside``, whether in a file of its own.
     """
@@ -75,6 +77,7 @@ class Marks:
     target: Path
     done: Sequence[str]
     networks: Sequence[str]
+    target_manifest: Path | None = None
     beat: Callable[[], None] = lambda: None
     marked: bool = field(default=False, init=False)
     beside: bool = field(default=False, init=False)
@@ -84,13 +87,14 @@ class Marks:
         return f"Faces {' and '.join(self.done)} by AI"
 
     @classmethod
-    def of(cls, engine: Engine, target: Path, *, beat: Callable[[], None]) -> Marks:
-        """Return what marks the result that an engine's networks make of a target."""
+    def of(cls, engine: Engine, target: Path, content: Path, *, beat: Callable[[], None]) -> Marks:
+        """Return what marks the result that an engine's networks make of a target, read at ``content``."""
         changers = {"swapped": engine.swapper, "enhanced": engine.enhancer}
         used = {done: changer for done, changer in changers.items() if changer is not None}
         return cls(
             signed_by=credentials(engine.settings.signing_certificate),
-            target=target,
+            target=content,
+            target_manifest=sidecar(target),
             done=tuple(used),
             networks=[network.name for changer in used.values() for network in changer.networks],
             beat=beat,
@@ -171,15 +175,34 @@ class Marks:
 
     def _add_target(self, builder: Builder, stopped: list[BaseException]) -> None:
         """Name the target, with what its own manifest says."""
-        named = {"title": printable(self.target.name), "relationship": "parentOf", "label": "target"}
+        named: dict[str, Any] = {
+            "title": printable(self.target.name),
+            "relationship": "parentOf",
+            "label": "target",
+        }
         kind = MIME.get(self.target.suffix.lower(), _OTHER)
         try:
+            named |= self._said_beside(builder, kind)
             with _Watched(self.target, "rb", self.beat, stopped) as content:
                 builder.add_ingredient(named, kind, content)
         except C2paError:
             if stopped:
                 raise
             builder.add_ingredient(named, _OTHER, io.BytesIO())  # not what its name says, or damaged
+
+    def _said_beside(self, builder: Builder, kind: str) -> dict[str, Any]:
+        """Take a manifest beside the target into the builder; return how an ingredient names it."""
+        if self.target_manifest is None or not self.target_manifest.is_file():
+            return {}
+        data = self.target_manifest.read_bytes()
+        with self.target.open("rb") as content, Reader(kind, content, data, _context()) as reader:
+            store = json.loads(reader.json())
+        builder.add_resource(self.target_manifest.name, io.BytesIO(data))
+        return {
+            "manifest_data": {"format": "application/c2pa", "identifier": self.target_manifest.name},
+            "active_manifest": store["active_manifest"],
+            "validation_results": store["validation_results"],
+        }
 
 
 def checked_credentials(path: str) -> Credentials:

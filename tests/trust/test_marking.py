@@ -56,13 +56,15 @@ def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_pat
     assert read_mark(output, beside=beside, anchor=local_anchor())[0] == "Invalid"
 
 
-def test_a_mark_of_the_target_is_kept_within(tmp_path: Path) -> None:
-    first = published(made(tmp_path / "target.mp4"), tmp_path / "first.mp4")
-    _, store = read_mark(published(first, tmp_path / "second.mp4"))
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_mark_of_the_target_is_kept_within(suffix: str, tmp_path: Path) -> None:
+    first = published(made(tmp_path / f"target{suffix}"), tmp_path / f"first{suffix}")
+    by = marks(first, target_manifest=sidecar(first))
+    _, store = read_mark(published(first, tmp_path / "second.mov", by=by))
     (ingredient,) = store["manifests"][store["active_manifest"]]["ingredients"]
     kept = store["manifests"][ingredient["active_manifest"]]
-    assert kept["title"] == "first.mp4"
-    assert [one["title"] for one in kept["ingredients"]] == ["target.mp4"]
+    assert kept["title"] == first.name
+    assert [one["title"] for one in kept["ingredients"]] == [f"target{suffix}"]
 
 
 def test_a_target_that_is_not_what_its_name_says_is_named_all_the_same(tmp_path: Path) -> None:
