@@ -1,7 +1,7 @@
 """The package's verbs from a shell: ``python -m colab_helpers <verb>``.
 
 Exit code 0: everything succeeded; 1: something failed while it was done; 2: refused before any work; 130:
-stopped.
+stopped. For ``verify``, 0: every file is marked; 1: some file is not; 2: a mark does not hold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from colab_helpers.command_line import (
     split_pair,
 )
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
-from colab_helpers.language import mark, spoken, tr
+from colab_helpers.language import mark, printable, spoken, tr
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport
@@ -254,6 +254,18 @@ def _convert(options: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from colab_helpers.trust.verify import EXIT_CODES, STATES, anchors_of, verify
+
+    anchors = anchors_of(options.trust)
+    found = []
+    for path in options.files:
+        found.append(verify(path, anchors=anchors))
+        lines = "".join(f"\n  {line}" for line in found[-1].lines)
+        print(printable(f"{path.name}: {tr(STATES[found[-1].state])}{lines}"))
+    return max(EXIT_CODES[one.state] for one in found)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from colab_helpers.diagnosis import diagnose
     from colab_helpers.machine import mounted_drive
@@ -275,6 +287,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
     "preload": _preload,
     "convert": _convert,
+    "verify": _verify,
     "doctor": _doctor,
 }
 

@@ -41,7 +41,7 @@ def swap_image(
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
 ) -> ByteImage:
-    """Put the source's face on the faces of an image.
+    """Put the source's face on the faces of an image; pixels carry no mark: `swap_file` writes marked files.
 
     Args:
         source: Photo of the person who is put in.
@@ -312,7 +312,9 @@ def _open(
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.cast import Cast
     from colab_helpers.faces.engine import Engine
+    from colab_helpers.trust.marking import checked_credentials
 
+    checked_credentials(settings.signing_certificate)
     engine = Engine.open(settings, models_dir=_place(models_dir))
     identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
     sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])

@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
         "convert": (_add_convert, halves),
+        "verify": (_add_verify, tr("tell what files say of how they were made, and whether that holds")),
         "doctor": (_add_doctor, tr("find out what works on this machine")),
     }
     for name, (add_options, purpose) in verbs.items():
@@ -181,6 +182,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", type=absolute, metavar="FILE", help=files)
     parser.add_argument("--half", help=tr("compute in float16, too"), **SWITCH)
     _add_settings(parser)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=absolute, metavar="FILE")
+    trust = tr("PEM file of certificates that vouch for signers, beside the one made on this machine")
+    parser.add_argument("--trust", type=absolute, metavar="FILE", help=trust)
+    _add_language(parser)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Model = TypeVar("Model", bound="BaseModel")
+Seal = Callable[[Path], None]
+"""Completes a finished file under its hidden name, before it is published."""
 
 _CHUNK = 4 << 20
 _LONGEST_NAME = 255
@@ -168,15 +170,21 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, content: BinaryIO) -> None:
-    """Copy a finished file to its place, complete or not at all; missing folders are made.
+def unsealed(_partial: Path) -> None:
+    """Leave a file as it is."""
+
+
+def write_whole(path: Path, content: BinaryIO, seal: Seal = unsealed) -> None:
+    """Copy a finished file to its place, complete and sealed or not at all; missing folders are made.
 
     Raises:
         OutputError: It cannot be written there.
     """
     content.seek(0)
-    with written_whole(path) as partial, partial.open("wb") as file:
-        shutil.copyfileobj(content, file)
+    with written_whole(path) as partial:
+        with partial.open("wb") as file:
+            shutil.copyfileobj(content, file)
+        seal(partial)
 
 
 def publish(partial: Path, path: Path) -> None:

@@ -198,6 +198,12 @@ class Settings(BaseModel):
     keep_fps: bool = Field(True, description="Keep the timestamps of the target; otherwise 30 fps constant.")
     skip_audio: bool = Field(False, description="Leave the sound out of the result.")
 
+    signing_certificate: str = Field(
+        "",
+        description="PEM file of your certificates, your own first, and its unencrypted key, to sign results "
+        "with; empty: a certificate made on this machine, which cannot show who signed.",
+    )
+
     language: Literal["auto", "en", "es"] = Field(
         "auto",
         description="Language of messages, reports and notebooks: auto takes that of the environment "

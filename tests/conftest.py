@@ -79,6 +79,12 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(shared_dir: Path) -> None:
+    """What the product keeps, such as the certificate that signs results, is not the user's in a test."""
+    os.environ["COLAB_HELPERS_HOME"] = str(shared_dir / "home")
+
+
 @pytest.fixture(scope="session")
 def constant_models(shared_dir: Path) -> Path:
     """Models that always see one face, 200 to 440 by 200 to 440 of the detector's 640, and copy it."""

@@ -26,6 +26,7 @@ from colab_helpers.media.segments import SUFFIX, check_segment
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
+from colab_helpers.trust.marking import sidecar
 
 
 @dataclass(eq=False)
@@ -82,6 +83,9 @@ class EarlierWork:
         output = task.output.with_name(Path(done.report.output).name)
         wants_frames = self.settings.keep_frames and not is_image(task.target)
         frames = not wants_frames or frames_folder(output).is_dir()
+        beside = sidecar(output) if done.report.mark else None
+        if beside and not beside.is_file():
+            return None
         if not (frames and output.is_file() and self.digests(output) == done.sha256):
             return None
         remarks = [*done.report.fallbacks, *([] if done.run == self.run else [tr(KEPT)])]

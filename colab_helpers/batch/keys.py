@@ -30,10 +30,11 @@ NEUTRAL_SETTINGS = frozenset(
         "stall_timeout",
         "output_wait",
         "overwrite",
+        "signing_certificate",
         "language",
     }
 )
-"""Settings that never change what comes out: how hard to work, and what is said about it.
+"""Settings that never change a pixel: how hard to work, what is said about it, and who signs it.
 
 So a run may go on with less memory, or in another language.
 """

@@ -107,6 +107,14 @@ class Quality(_Model):
     people: list[PersonReport] = Field([], description="The same for each person, by their first frame.")
 
 
+class MarkReport(_Model):
+    """What a result says of itself, and who signed that."""
+
+    beside: bool = Field(description="Whether its manifest lies in a file of its name and .c2pa beside it.")
+    signed_by: str = Field(description="Whose certificate signed it, as that says.")
+    made_here: bool = Field(description="Whether that certificate was made on this machine.")
+
+
 class FileReport(_Model):
     """One target. Sizes and memory in bytes, times in seconds."""
 
@@ -137,6 +145,7 @@ class FileReport(_Model):
     segments: int = Field(0, description="Segments the result was joined from; 0 if written in one go.")
     segments_kept: int = Field(0, description="Those of them that an earlier, interrupted run had finished.")
     quality: Quality | None = None
+    mark: MarkReport | None = Field(None, description="None where a result is a copy of its target.")
     error: str | None = None
 
     @property

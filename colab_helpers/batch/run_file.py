@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from colab_helpers.batch.drive import copy_in, copy_out
 from colab_helpers.batch.earlier import UnfinishedFile
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport, PersonReport, Quality
+from colab_helpers.batch.report import FileReport, MarkReport, PersonReport, Quality
 from colab_helpers.errors import ColabHelpersError, OutputError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.quality import root_mean
-from colab_helpers.files import shortened, write_whole
+from colab_helpers.files import Seal, shortened, write_whole
 from colab_helpers.language import tr
 from colab_helpers.machine import disk_free
 from colab_helpers.media.animation import picture_suffix
@@ -37,6 +37,7 @@ from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.resources.sampler import gpu_memory_percent, process_memory, ram_percent
+from colab_helpers.trust.marking import Marks, sidecar
 
 T = TypeVar("T")
 # Room needed before the start: twice the target (requirement C5), and once more for its segments.
@@ -100,7 +101,7 @@ class FileRun:
         output, note = _picture_output(task) if as_picture else _video_output(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output) if keeps else None
-        self._claim([output, *([frames] if frames else [])])
+        self._claim([place for place in (output, sidecar(output), frames) if place])
         report.fallbacks += [note] if note else []
         with _frames_removed_on_error(output):
             if as_picture:
@@ -109,6 +110,8 @@ class FileRun:
                 made, digest = self._video(task.target, output), None
             else:
                 made, digest = self._video_away(work, output)
+        if report.mark is None and (stale := sidecar(output)) is not None:
+            stale.unlink(missing_ok=True)  # of an earlier result
         report.output, report.bytes_out = str(output), made.stat().st_size
         report.frames_folder = str(frames) if frames else None
         return digest
@@ -125,6 +128,7 @@ class FileRun:
         return self.unfinished.patience.attempt(action) if self.unfinished else action()
 
     def _video(self, target: Path, output: Path) -> Path:
+        marks = Marks.of(self.engine, self.task.target, target, beat=self.beat)
         with _frames_removed_on_error(output):
             result = process_video(
                 self.engine,
@@ -136,8 +140,9 @@ class FileRun:
                 file_count=self.count,
                 store=self.unfinished,
                 on_picture=self.on_picture,
+                marks=marks,
             )
-        _enter(result, self.report)
+        _enter(result, self.report, marks)
         return output
 
     def _video_away(self, work: Path, output: Path) -> tuple[Path, str]:
@@ -150,19 +155,28 @@ class FileRun:
             made, place = frames_folder(result), frames_folder(output)
             names = frozenset(path.name for path in made.iterdir())
             self._attempt(lambda: move_frames(made, place, names))
+        if (beside := sidecar(output)) is not None:
+            made = result.with_name(beside.name)
+            self._attempt(lambda: copy_out(made, beside, beat=self.beat))
         return result, self._attempt(lambda: copy_out(result, output, beat=self.beat))
 
     def _picture(self, output: Path) -> Path:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
+        marks = Marks.of(self.engine, self.task.target, self.task.target, beat=self.beat)
+
+        def put(path: Path, content: BinaryIO, seal: Seal) -> None:
+            self._attempt(lambda: write_whole(path, content, seal))
+
         result = process_picture(
             self.engine,
             self.cast,
             self.task.target,
             output,
             on_frame=self._on_frame(output),
-            put=lambda path, content: self._attempt(lambda: write_whole(path, content)),
+            put=put,
+            marks=marks,
         )
-        _enter(result, report)
+        _enter(result, report, marks)
         if not result.video_seconds and not result.people:
             report.quality = None  # what is measured there is measured over time
         elif not settings.keep_fps:
@@ -224,8 +238,11 @@ def error_text(error: Exception) -> str:
     return tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
 
 
-def _enter(result: FileResult, report: FileReport) -> None:
-    """Copy what the pipeline measured into the report."""
+def _enter(result: FileResult, report: FileReport, marks: Marks) -> None:
+    """Copy what the pipeline measured into the report, and how it marked the result."""
+    if marks.marked:
+        by = marks.signed_by
+        report.mark = MarkReport(beside=marks.beside, signed_by=by.name, made_here=by.local)
     measured = result.measured
     for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
         setattr(report, name, getattr(result, name))

@@ -146,9 +146,13 @@ def muxer_options(
     return options
 
 
-def file_tags(source: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a work: the source's without those about its file."""
-    return {key: value for key, value in source.items() if key.lower() not in _FILE_KEYS}
+def file_tags(source: Mapping[str, str], *, comment: str = "") -> dict[str, str]:
+    """Return the tags of a work: the source's without those about its file; a comment is added to its own."""
+    tags = {key: value for key, value in source.items() if key.lower() not in _FILE_KEYS}
+    own = next((key for key in tags if key.lower() == "comment"), "comment")
+    if comment and comment not in tags.get(own, ""):
+        tags[own] = "; ".join(filter(None, [tags.get(own), comment]))
+    return tags
 
 
 def stream_tags(stream: Stream, *, encoded: bool) -> dict[str, str]:

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError, features
+from PIL.PngImagePlugin import PngInfo
 
 from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
 from colab_helpers.files import write_whole
@@ -56,7 +57,7 @@ _EXIF_TAGS = (
 )  # fmt: skip
 _EXIF_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _KEPT = {"exif": mark("EXIF data"), "icc_profile": mark("colour profile")}
-_LEFT_OUT = {"xmp": mark("XMP data"), "comment": mark("comment"), "text": mark("text notes")}
+_LEFT_OUT = {"xmp": mark("XMP data of the target"), "comment": mark("comment"), "text": mark("text notes")}
 _GREY, _PALETTE = mark("grey"), mark("a palette of colours")
 _MODES = {
     "1": mark("black and white"), "L": _GREY, "LA": _GREY, "P": _PALETTE, "PA": _PALETTE,
@@ -71,7 +72,8 @@ class Still:
     Attributes:
         bgr: ``(H, W, 3)`` uint8, upright; under transparency as the file has them, not blended.
         alpha: ``(H, W)`` uint8, 255 is opaque; None where everything is.
-        parts: What its file says of it, by Pillow's name: ``exif``, ``icc_profile``.
+        parts: What its file says of it, by Pillow's name: ``exif``, ``icc_profile``; of a result
+            ``xmp``, too, which BMP and TIFF go without.
         kind: Pillow's name of its file's format; empty for bare pixels.
         options: How that format had stored it: ``subsampling`` of a JPEG, whether a WebP is ``lossless``.
         losses: What could not be kept in reading it, one sentence each.
@@ -87,7 +89,7 @@ class Still:
     def losses_in(self, path: Path) -> list[str]:
         """Return what the format of a file has no room for, one sentence each."""
         kind = IMAGE_KINDS[path.suffix.lower()]
-        lost = self.parts if kind == "BMP" else ()
+        lost = [part for part in _KEPT if part in self.parts and kind == "BMP"]
         notes = [
             tr("{kind} holds no {part}: it was left out", kind=kind, part=tr(_KEPT[one])) for one in lost
         ]
@@ -331,6 +333,9 @@ def _encode(still: Still, kind: str, quality: int) -> bytes:
     options |= still.options if still.kind == kind else {}
     if kind != "BMP":
         options |= still.parts
+    if kind == "PNG" and "xmp" in options:  # XMP specification part 3, 1.1.5
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode())
     if kind == "TIFF" and "exif" in options:
         options["compression"] = "raw"  # libtiff, which compresses, writes no EXIF directory
     memory = io.BytesIO()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -20,7 +20,7 @@ from av.container import InputContainer, OutputContainer
 from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError, OutputError, UsageError
-from colab_helpers.files import unwritable, written_whole
+from colab_helpers.files import Seal, unsealed, unwritable, written_whole
 from colab_helpers.language import tr
 from colab_helpers.media.containers import (
     MUXERS,
@@ -68,6 +68,8 @@ def join_segments(
     time_base: Fraction | None = None,
     audio: bool = True,
     on_frame: Callable[[int], None] = lambda _joined: None,
+    comment: str = "",
+    seal: Seal = unsealed,
 ) -> JoinedVideo:
     """Make the result from its segments; if anything fails, nothing is left of it, and the segments stay.
 
@@ -79,6 +81,8 @@ def join_segments(
         time_base: Seconds per tick of their timestamps; the source's if None.
         audio: Whether audio is copied.
         on_frame: Called with the count of frames joined so far; may raise to give up.
+        comment: What its tags say beside the source's.
+        seal: Completes the file once it is checked, before it gets its name.
 
     Raises:
         UsageError: The segments do not follow on one another.
@@ -90,7 +94,7 @@ def join_segments(
     timeline = Timeline(segments, time_base)
     with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
         copier = StreamCopier(source, info, audio=audio)
-        with _opened(partial, output, source, info, time_base) as result:
+        with _opened(partial, output, source, file_tags(info.metadata, comment=comment), time_base) as result:
             picture = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(picture)
             result.start_encoding()
@@ -102,6 +106,7 @@ def join_segments(
                 on_frame(count)
             copier.finish(result)
         _check_result(partial, output, timeline, Counter(["video", *copier.copied.values()]))
+        seal(partial)
     return JoinedVideo(
         frames=len(timeline.timestamps),
         video_seconds=float(timeline.span * time_base),
@@ -123,14 +128,14 @@ def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
 
 @contextlib.contextmanager
 def _opened(
-    partial: Path, path: Path, source: InputContainer, info: VideoInfo, time_base: Fraction
+    partial: Path, path: Path, source: InputContainer, tags: Mapping[str, str], time_base: Fraction
 ) -> Iterator[OutputContainer]:
-    """The result under its hidden name, with the source's tags and chapters; closed at the end."""
-    suffix, tags = partial.suffix.lower(), file_tags(info.metadata)
+    """The result under its hidden name, with its tags and the source's chapters; closed at the end."""
+    suffix = partial.suffix.lower()
     options = muxer_options(source, suffix, time_base=time_base, tags=tags)
     try:
         with av.open(str(partial), "w", format=MUXERS[suffix], container_options=options) as output:
-            output.metadata.update(tags)
+            output.metadata.update(dict(tags))
             if source.chapters():
                 output.set_chapters(source.chapters())
             yield output

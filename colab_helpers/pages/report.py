@@ -29,7 +29,7 @@ from colab_helpers.pages.people import PersonRow, rows_of, spans_text
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import line_chart
-from colab_helpers.pages.units import notes_of, number, summary_text
+from colab_helpers.pages.units import mark_text, notes_of, number, summary_text
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
 from colab_helpers.settings import Settings, field_help
 
@@ -94,6 +94,7 @@ def report_html(
         more=more,
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
+        mark=mark_text,
         defaults=Settings().model_dump(mode="json"),
         help_of=field_help,
     )
@@ -118,6 +119,7 @@ def results_html(
         "report.html.j2",
         whole=False,
         report=report,
+        mark=mark_text,
         state=summary_text(report),
         notes=notes_of(report),
         pictured=pictured,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from colab_helpers.batch.report import STATE_WORDS, BatchReport
+from colab_helpers.batch.report import STATE_WORDS, BatchReport, FileReport
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import GIB
 from colab_helpers.progress import Progress
@@ -91,6 +91,16 @@ def notes_of(report: BatchReport) -> list[str]:
     return [*([tr(STANDIN_NOTE)] if standins else []), *report.notes]
 
 
+def mark_text(file: FileReport) -> str:
+    """Say how a result is marked, and by whose certificate; empty where there is none."""
+    if file.status != "done" or file.mark is None:
+        return tr("a copy of its target") if file.status == "done" and file.frames_out else ""
+    where = tr("in a file beside it") if file.mark.beside else tr("in the file")
+    if file.mark.made_here:
+        return tr("{where}, signed with the certificate made on this machine", where=where)
+    return tr("{where}, signed by {name}", where=where, name=file.mark.signed_by)
+
+
 def results_text(report: BatchReport) -> str:
     """Write the results for places that cannot show HTML."""
     lines = [summary_text(report), *notes_of(report)]
@@ -98,7 +108,9 @@ def results_text(report: BatchReport) -> str:
         told = tr("{frames} frames, {faces} faces", frames=file.frames_out, faces=file.faces_swapped)
         ended = (file.output if file.status == "done" else file.error) or ""
         lines.append(f"  {tr(STATE_WORDS[file.status]):8}{Path(file.target).name}: {told}, {ended}")
-        lines += [f"          {tr('note: {note}', note=note)}" for note in file.fallbacks]
+        marked = [tr("marked {how}", how=mark_text(file))] if file.mark else []
+        notes = [tr("note: {note}", note=note) for note in file.fallbacks]
+        lines += [f"          {line}" for line in (*marked, *notes)]
     return "\n".join(lines)
 
 

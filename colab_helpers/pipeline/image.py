@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ from colab_helpers.faces.quality import Counts, Measured
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import ByteImage, Face
-from colab_helpers.files import write_whole
+from colab_helpers.files import Seal, unsealed, write_whole
 from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
 from colab_helpers.media.images import Still, encode_still, read_still
@@ -28,13 +29,13 @@ from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.covering import with_covers
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, with_reference
-from colab_helpers.pipeline.outcome import FileResult
+from colab_helpers.pipeline.outcome import FileResult, Marks
 from colab_helpers.stages import in_groups, map_ordered
 
 FrameCallback = Callable[[int, int, Still], None]
 """Called with the number of each finished frame of an animation, how many there are, and the frame."""
-Put = Callable[[Path, BinaryIO], None]
-"""Puts a finished file in its place."""
+Put = Callable[[Path, BinaryIO, Seal], None]
+"""Puts a finished file in its place, sealed."""
 
 
 def process_image(
@@ -95,6 +96,7 @@ def process_picture(
     *,
     on_frame: FrameCallback | None = None,
     put: Put = write_whole,
+    marks: Marks | None = None,
 ) -> FileResult:
     """Change the faces of a picture file; of an animation, those of every frame.
 
@@ -107,6 +109,7 @@ def process_picture(
         output: The result. An animation is written whole where this suffix can hold one.
         on_frame: Called with each finished frame of an animation, in order.
         put: Puts the result in its place.
+        marks: As for `process_video`; what is copied as it is keeps the target's own.
 
     Raises:
         MediaError: The target cannot be read to its end.
@@ -116,7 +119,7 @@ def process_picture(
     kind = ANIMATION_KINDS.get(output.suffix.lower())
     animation = Animation.of(target) if kind else None
     if kind and animation:
-        return _process_animation(engine, cast, animation, output, kind, on_frame, put)
+        return _process_animation(engine, cast, animation, output, kind, on_frame, put, marks)
     still = read_still(target)
     image, faces, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True)
     measured = Measured()
@@ -125,8 +128,10 @@ def process_picture(
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]
     else:
-        data = encode_still(replace(still, bgr=image), output, quality=engine.settings.output_image_quality)
-        put(output, io.BytesIO(data))
+        xmp = marks.xmp(changed=faces > 0) if marks else b""
+        made = replace(still, bgr=image, parts={**still.parts, **({"xmp": xmp} if xmp else {})})
+        data = encode_still(made, output, quality=engine.settings.output_image_quality)
+        put(output, io.BytesIO(data), _seal(marks, output, measured))
         notes = [*_faceless(measured, output), *still.losses, *still.losses_in(output)]
     return FileResult(1, 1, measured, 0.0, None, engine.provider, tuple(notes), people=people)
 
@@ -139,6 +144,7 @@ def _process_animation(
     kind: str,
     on_frame: FrameCallback | None,
     put: Put,
+    marks: Marks | None,
 ) -> FileResult:
     started, target = time.monotonic(), animation.path
     following = following_in(engine, animation, cast)
@@ -155,7 +161,7 @@ def _process_animation(
             _put_copy(target, output, put)
             notes = [tr("no face to change was found in any frame: the picture is unchanged")]
         else:
-            put(output, writer.finish())
+            put(output, writer.finish(), _seal(marks, output, measured))
             notes = [*_faceless(measured, output), *animation.losses, *animation.losses_as(kind)]
     return FileResult(
         frames_in=len(animation.durations),
@@ -209,6 +215,10 @@ def _changed_frames(
         yield from group
 
 
+def _seal(marks: Marks | None, output: Path, measured: Measured) -> Seal:
+    return partial(marks.seal, output=output, changed=measured.faces > 0) if marks else unsealed
+
+
 def _is_copied(target: Path, output: Path, kind: str) -> bool:
     """Whether a target without faces is, as it stands, what was asked for."""
     same = target.suffix.lower() == output.suffix.lower()
@@ -218,7 +228,7 @@ def _is_copied(target: Path, output: Path, kind: str) -> bool:
 def _put_copy(target: Path, output: Path, put: Put) -> None:
     """Put a copy of the target, byte for byte, where the result goes."""
     with target.open("rb") as content:
-        put(output, content)
+        put(output, content, unsealed)
 
 
 def _faceless(measured: Measured, output: Path) -> list[str]:

@@ -85,6 +85,19 @@ class FinishedSegment:
     times_kept: bool = True
 
 
+class Marks(Protocol):
+    """Says in a result's file what was done to its target; ``changed`` tells whether any face was."""
+
+    def comment(self, *, changed: bool) -> str:
+        """Return what the tags of a video say."""
+
+    def xmp(self, *, changed: bool) -> bytes:
+        """Return what a picture says beside its pixels."""
+
+    def seal(self, partial: Path, output: Path, *, changed: bool) -> None:
+        """Complete a finished file under its hidden name."""
+
+
 class SegmentStore(Protocol):
     """Keeps a video's finished segments, so that a later run goes on after the last of them."""
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
+from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import encoder_for
@@ -21,7 +23,7 @@ from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
-from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
+from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.pipeline.unchanged import copied
 from colab_helpers.pipeline.video_stages import (
@@ -47,6 +49,7 @@ def process_video(
     file_count: int = 1,
     store: SegmentStore | None = None,
     on_picture: PictureCallback | None = None,
+    marks: Marks | None = None,
 ) -> FileResult:
     """Change the faces of a video.
 
@@ -60,6 +63,7 @@ def process_video(
         file_count: Files in the run.
         store: Where finished segments are kept for a later run; None keeps none.
         on_picture: Called with the frame just written, every two seconds; it must not keep it.
+        marks: Says in the result what was done; None: it goes to nobody.
 
     Raises:
         ColabHelpersError: The video cannot be read, the result cannot be written, or a network
@@ -75,7 +79,7 @@ def process_video(
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
-        result = _in_segments(video, place)
+        result = _in_segments(video, place, marks)
     if result.encoder is None:
         told = tr("no face to change was found in any frame: the file is copied as it is")
         return replace(result, seconds=time.monotonic() - started, notes=(told,))
@@ -88,7 +92,7 @@ def process_video(
     )
 
 
-def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
+def _in_segments(video: VideoRun, store: SegmentStore, marks: Marks | None) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
     faces = follow_faces(video, store.face_index())
@@ -100,6 +104,10 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
     # As if it had been known before: a result does not depend on what an earlier run found.
     if not any(part.measured.faces for part in parts) and (result := copied(video, faces)) is not None:
         return result
+    measured = Measured()
+    for part in parts:
+        measured.add(part.measured)
+    changed = measured.faces > 0
     joined = join_segments(
         [part.segment for part in parts],
         video.info,
@@ -108,11 +116,10 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
         time_base=video.time_base,
         audio=not video.settings.skip_audio,
         on_frame=video.progress.joining,
+        comment=marks.comment(changed=changed) if marks else "",
+        seal=partial(marks.seal, output=video.output, changed=changed) if marks else unsealed,
     )
     images.hand_out(video.output)
-    measured = Measured()
-    for part in parts:
-        measured.add(part.measured)
     return FileResult(
         frames_in=frames_in,
         frames_out=joined.frames,

@@ -27,6 +27,8 @@ from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.trust.marking import sidecar
+from colab_helpers.trust.verify import verify
 from tests.conftest import CONSENT
 from tests.helpers.processes import CPU, KEPT, Shell
 from tests.media.make import (
@@ -373,9 +375,11 @@ def test_what_is_malformed_is_told_in_plain_words(outcome, one) -> None:
 
 
 def test_nothing_is_left_but_the_results(outcome) -> None:
-    results = {Path(file.output).name for file in outcome.report.files if file.output}
+    results = [Path(file.output) for file in outcome.report.files if file.output]
     assert len(results) == len(WHOLE)
-    assert {path.name for path in outcome.out.iterdir()} == results | KEPT
+    places = [place for path in results for place in (path, sidecar(path)) if place]
+    assert {path.name for path in outcome.out.iterdir()} == {path.name for path in places} | KEPT
+    assert all(verify(path, anchors=b"").state == "valid" for path in results)
     # And nothing beside the targets.
     assert {path.name for path in outcome.folder.iterdir()} == (
         {one.name for one in (*WHOLE, *BAD)} | IGNORED

@@ -22,6 +22,7 @@ from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.models.catalog import load_catalog, needed_models
 from colab_helpers.models.inventory import take_stock
+from tests.helpers.marks import media
 from tests.helpers.processes import CPU
 from tests.media.make import Spec, make
 
@@ -124,11 +125,11 @@ def test_a_models_record_written_between_two_runs_repeats_nothing(batch, constan
 
 def test_a_result_that_is_gone_or_damaged_is_made_again(batch, tmp_path) -> None:
     batch()
-    whole = (tmp_path / "out" / "b.mp4").read_bytes()
+    whole, pictures = (tmp_path / "out" / "b.mp4").read_bytes(), media(tmp_path / "out" / "b.mp4")
     (tmp_path / "out" / "a.mp4").unlink()
     (tmp_path / "out" / "b.mp4").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert kept(batch()) == ["c"]
-    assert (tmp_path / "out" / "b.mp4").read_bytes() == whole
+    assert media(tmp_path / "out" / "b.mp4") == pictures
     assert (tmp_path / "out" / "a.mp4").is_file()
 
 
@@ -181,7 +182,7 @@ def test_what_no_earlier_run_made_is_kept_and_the_others_are_done(batch, tmp_pat
 
 def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_path) -> None:
     out = tmp_path / "out"
-    whole = {file.output: Path(file.output).read_bytes() for file in batch().files}
+    whole = {file.output: media(Path(file.output)) for file in batch().files}
     (out / "a.mp4").write_bytes(b"cut by me")
     (out / "a (2).mp4").write_bytes(b"mine, too")
     report = batch()
@@ -190,7 +191,7 @@ def test_a_result_that_somebody_changed_is_kept_under_another_name(batch, tmp_pa
     assert said in report.files[0].fallbacks
     assert (out / "a (3).mp4").read_bytes() == b"cut by me"
     assert (out / "a (2).mp4").read_bytes() == b"mine, too"
-    assert {path: Path(path).read_bytes() for path in whole} == whole
+    assert {path: media(Path(path)) for path in whole} == whole
 
 
 @pytest.mark.parametrize("end", ["failed", "stopped"])

@@ -1,0 +1,304 @@
+"""What was done to a target, said in its result's own file: a signed C2PA manifest, and plain metadata.
+
+A result is marked under its hidden name, before it is published: no file of a run is ever seen unmarked. The
+manifest names the target with its hash, keeps what the target's own manifest says, and is signed over the
+result's bytes. Formats that hold no manifest get it in a file beside them.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from c2pa import Builder, C2paError, Context, Reader
+
+from colab_helpers.errors import MediaError, SettingsError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.files import hidden_name, sha256_of, shortened, unwritable, write_atomically
+from colab_helpers.language import printable, tr
+from colab_helpers.requirements import read_project
+from colab_helpers.trust.signing import Credentials, credentials
+
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's word for a picture of a camera with parts that a trained network made."""
+_EMPTY = "http://c2pa.org/digitalsourcetype/empty"
+_VERSION = read_project().version
+SOFTWARE = {"name": "colab_helpers", "version": _VERSION}
+NETWORKS, DIGEST = "colab_helpers.networks", "colab_helpers.sha256"
+"""Names of our own in a manifest's actions: the networks used, and the target's SHA-256."""
+
+MIME = {
+    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg", ".jpe": "image/jpeg", ".jfif": "image/jpeg", ".png": "image/png",
+    ".apng": "image/png", ".webp": "image/webp", ".gif": "image/gif", ".tif": "image/tiff",
+    ".tiff": "image/tiff", ".avif": "image/avif", ".heic": "image/heic", ".heif": "image/heif",
+}  # fmt: skip
+"""Suffixes of files that hold a manifest, and the type of each."""
+_OTHER = "application/octet-stream"
+
+_SPOOL_MB = 64  # what the library writes is in memory up to this size, then on disk
+SETTINGS: dict[str, Any] = {
+    "builder": {"thumbnail": {"enabled": False}},
+    "core": {"backing_store_memory_threshold_in_mb": _SPOOL_MB},
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},  # no network, whatever a file asks for
+}
+_BEAT_BYTES = 4 << 20
+
+
+def sidecar(path: Path) -> Path | None:
+    """Return where the manifest of a file lies: beside it, or None where the file holds it itself."""
+    return None if path.suffix.lower() in MIME else path.with_name(shortened("", path.name, ".c2pa"))
+
+
+@dataclass(eq=False, kw_only=True)
+class Marks:
+    """Marks the result of one target.
+
+    Attributes:
+        signed_by: Whose certificate is used.
+        target: The file that was changed; its bytes are what counts.
+        done: What was done to faces, in English, as ``swapped``: a mark is the same in every language.
+        networks: Names of the networks that did it.
+        target_manifest: Where the target's manifest lies, if not in the target.
+        beat: Called every few megabytes; may raise to give up.
+        marked: Whether a result was marked; ``beside``, whether in a file of its own.
+    """
+
+    signed_by: Credentials
+    target: Path
+    done: Sequence[str]
+    networks: Sequence[str]
+    target_manifest: Path | None = None
+    beat: Callable[[], None] = lambda: None
+    marked: bool = field(default=False, init=False)
+    beside: bool = field(default=False, init=False)
+
+    @property
+    def _told(self) -> str:
+        return f"Faces {' and '.join(self.done)} by AI"
+
+    @classmethod
+    def of(cls, engine: Engine, target: Path, content: Path, *, beat: Callable[[], None]) -> Marks:
+        """Return what marks the result that an engine's networks make of a target, read at ``content``."""
+        changers = {"swapped": engine.swapper, "enhanced": engine.enhancer}
+        used = {done: changer for done, changer in changers.items() if changer is not None}
+        return cls(
+            signed_by=credentials(engine.settings.signing_certificate),
+            target=content,
+            target_manifest=sidecar(target),
+            done=tuple(used),
+            networks=[network.name for changer in used.values() for network in changer.networks],
+            beat=beat,
+        )
+
+    def comment(self, *, changed: bool) -> str:
+        """Return what a video's own comment says; empty where no face was changed."""
+        return f"{self._told} (colab_helpers {_VERSION}, {COMPOSITE})" if changed else ""
+
+    def xmp(self, *, changed: bool) -> bytes:
+        """Return a picture's XMP packet; empty where no face was changed (IPTC Photo Metadata 2023.2)."""
+        return _xmp(self._told) if changed else b""
+
+    def seal(self, partial: Path, output: Path, *, changed: bool) -> None:
+        """Sign a finished file under its hidden name; it is replaced by the signed one.
+
+        Args:
+            partial: The file.
+            output: Where it will be published; a manifest beside it is there before.
+            changed: Whether any face was changed; else the manifest says that it was only stored anew.
+
+        Raises:
+            OutputError: There is no room.
+            MediaError: The manifest cannot be made.
+        """
+        beside, manifest = sidecar(output), self._manifest(output, changed)
+        signed = hidden_name(partial)
+        try:
+            with _spooled_beside(partial):
+                data = self._sign(manifest, partial, Path(os.devnull) if beside else signed, embed=not beside)
+            if beside:
+                write_atomically(beside, data)
+            else:
+                signed.replace(partial)
+        except OSError as error:
+            raise unwritable(output, error) from error
+        finally:
+            signed.unlink(missing_ok=True)
+        self.marked, self.beside = True, beside is not None
+
+    def _manifest(self, output: Path, changed: bool) -> dict[str, Any]:
+        digest = sha256_of(self.target, on_chunk=self.beat)
+        opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"], DIGEST: digest}}
+        edited = {
+            "action": "c2pa.edited",
+            "digitalSourceType": COMPOSITE,
+            "softwareAgent": SOFTWARE,
+            "description": self._told,
+            "parameters": {NETWORKS: list(self.networks)},
+        }
+        stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
+        return _definition(printable(output.name), [opened, edited if changed else stored])
+
+    def _sign(self, manifest: dict[str, Any], source: Path, target: Path, *, embed: bool) -> bytes:
+        kind = MIME.get(source.suffix.lower(), _OTHER)
+        stopped: list[BaseException] = []
+        try:
+            with Builder(manifest, context=_context()) as builder, self.signed_by.signer() as signer:
+                if not embed:
+                    builder.set_no_embed()
+                self._add_target(builder, stopped)
+                with (
+                    _Watched(source, "rb", self.beat, stopped) as read,
+                    _Watched(target, "w+b", self.beat, stopped) as written,
+                ):
+                    signed: bytes = builder.sign(signer, kind, read, written)
+                    return signed
+        except C2paError as error:
+            if stopped:
+                raise stopped[0] from error
+            if isinstance(error, C2paError.Io):
+                raise OSError(errno.EIO, str(error)) from error
+            raise MediaError(
+                tr("the result cannot be marked ({reason})", reason=error),
+                where=str(source),
+                remedy=tr("write another format, such as .mp4 or .png"),
+            ) from error
+
+    def _add_target(self, builder: Builder, stopped: list[BaseException]) -> None:
+        """Name the target, with what its own manifest says."""
+        named: dict[str, Any] = {
+            "title": printable(self.target.name),
+            "relationship": "parentOf",
+            "label": "target",
+        }
+        kind = MIME.get(self.target.suffix.lower(), _OTHER)
+        try:
+            named |= self._said_beside(builder, kind)
+            with _Watched(self.target, "rb", self.beat, stopped) as content:
+                builder.add_ingredient(named, kind, content)
+        except C2paError:
+            if stopped:
+                raise
+            builder.add_ingredient(named, _OTHER, io.BytesIO())  # not what its name says, or damaged
+
+    def _said_beside(self, builder: Builder, kind: str) -> dict[str, Any]:
+        """Take a manifest beside the target into the builder; return how an ingredient names it."""
+        if self.target_manifest is None or not self.target_manifest.is_file():
+            return {}
+        data = self.target_manifest.read_bytes()
+        with self.target.open("rb") as content, Reader(kind, content, data, _context()) as reader:
+            store = json.loads(reader.json())
+        builder.add_resource(self.target_manifest.name, io.BytesIO(data))
+        return {
+            "manifest_data": {"format": "application/c2pa", "identifier": self.target_manifest.name},
+            "active_manifest": store["active_manifest"],
+            "validation_results": store["validation_results"],
+        }
+
+
+def checked_credentials(path: str) -> Credentials:
+    """Return whose certificate is used, once it has signed something: before any work.
+
+    Raises:
+        SettingsError: It cannot sign what this package writes; see also `signing.credentials`.
+    """
+    found = credentials(path)
+    # The smallest GIF (GIF89a): one transparent pixel.
+    pixel = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _EMPTY}
+    try:
+        with Builder(_definition("trial", [made]), context=_context()) as builder, found.signer() as signer:
+            builder.sign(signer, "image/gif", io.BytesIO(pixel), io.BytesIO())
+    except C2paError as error:
+        raise SettingsError(
+            tr("this certificate cannot sign results ({reason})", reason=error),
+            where=path,
+            remedy=tr("use one that is valid today and made for signing C2PA manifests"),
+        ) from error
+    return found
+
+
+def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
+    stated = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
+    return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": stated}
+
+
+@lru_cache(maxsize=1)
+def _context() -> Context:
+    return Context.from_dict(SETTINGS)
+
+
+class _Watched(io.FileIO):
+    """A file that the library reads or writes; what stops the work is kept, as the library would lose it.
+
+    Args:
+        stopped: Gets the error that ended it.
+    """
+
+    def __init__(self, path: Path, mode: str, beat: Callable[[], None], stopped: list[BaseException]) -> None:
+        super().__init__(path, mode)
+        self._beat, self._stopped, self._since = beat, stopped, 0
+
+    def readinto(self, buffer: Any) -> int:
+        return self._kept(super().readinto, buffer)
+
+    def write(self, data: Any) -> int:
+        return self._kept(self._write_all, data)
+
+    def _write_all(self, data: Any) -> int:
+        count = super().write(data) or 0
+        if count < len(data):  # a disk that is nearly full takes a part, of which the library knows nothing
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return count
+
+    def _kept(self, action: Callable[[Any], int | None], data: Any) -> int:
+        try:
+            count = action(data) or 0
+            self._since += count
+            if self._since >= _BEAT_BYTES:
+                self._since = 0
+                self._beat()
+        except BaseException as error:
+            self._stopped.append(error)
+            raise OSError from error
+        return count
+
+
+@contextmanager
+def _spooled_beside(partial: Path) -> Iterator[None]:
+    """Have the library keep its own copy of a large file on the result's disk; ``/tmp`` may be memory."""
+    before = os.environ.get("TMPDIR")
+    if partial.stat().st_size <= _SPOOL_MB << 20:
+        yield
+        return
+    os.environ["TMPDIR"] = str(partial.parent)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
+
+
+def _xmp(told: str) -> bytes:
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        ' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/"'
+        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+        f" xmp:CreatorTool={quoteattr(f'colab_helpers {_VERSION}')}"
+        f" photoshop:Instructions={quoteattr(told)}"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(COMPOSITE)}/>"
+        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    ).encode()

@@ -1,0 +1,163 @@
+"""Reading back what files say of themselves: manifest, manifest beside them, plain metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from c2pa import C2paError, Context, Reader
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificates
+
+from colab_helpers.errors import ColabHelpersError, SettingsError
+from colab_helpers.language import mark, tr
+from colab_helpers.media.images import opened
+from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.opening import open_source
+from colab_helpers.trust.marking import DIGEST, MIME, NETWORKS, SETTINGS, sidecar
+from colab_helpers.trust.signing import local_anchor
+
+State = Literal["valid", "unmarked", "invalid"]
+STATES: dict[State, str] = {
+    "valid": mark("marked, and unchanged since it was signed"),
+    "unmarked": mark("not marked"),
+    "invalid": mark("the mark does not hold: file or mark were changed since"),
+}
+EXIT_CODES: dict[State, int] = {"valid": 0, "unmarked": 1, "invalid": 2}
+_SOURCE_TYPE = re.compile(r"digitalsourcetype/(\w+)")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What one file says of itself.
+
+    Attributes:
+        state: Whether it has a manifest, and whether that fits its bytes.
+        trusted: Whether somebody who is known vouches for the signer.
+        lines: What it says, a sentence each.
+    """
+
+    path: Path
+    state: State
+    trusted: bool
+    lines: tuple[str, ...]
+
+
+def verify(path: Path, *, anchors: bytes) -> Verification:
+    """Read what a file says of itself.
+
+    Args:
+        path: The file.
+        anchors: Certificates that vouch for signers, PEM; see `anchors_of`.
+
+    Raises:
+        MissingFileError, MediaError: There is no such file, or it cannot be read.
+    """
+    path = existing_file(path)
+    kind = _SOURCE_TYPE.search(_metadata(path))
+    plain = tr("its metadata says: {kind}", kind=kind[1]) if kind else tr("its metadata says nothing of it")
+    try:
+        store = _store(path, _context(anchors))
+    except C2paError as error:
+        return Verification(path, "invalid", False, (str(error), plain))
+    if store is None:
+        lost = tr("it has no manifest; sites and programs that store a file anew remove it")
+        return Verification(path, "unmarked", False, (lost, plain))
+    said = store["validation_state"]
+    failed = [one.get("explanation") or one["code"] for one in _failures(store)]
+    state: State = "valid" if said in ("Valid", "Trusted") else "invalid"
+    lines = (*failed, *_told(store), _signer(store, trusted=said == "Trusted"), plain)
+    return Verification(path, state, said == "Trusted", lines)
+
+
+def anchors_of(path: Path | None) -> bytes:
+    """Return the certificates of a PEM file that vouch for signers, and the one made on this machine.
+
+    Raises:
+        MissingFileError, SettingsError: The file cannot be read, or holds none.
+    """
+    if path is None:
+        return local_anchor()
+    content = existing_file(path).read_bytes()
+    try:
+        given = load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise SettingsError(
+            tr("there is no certificate in this file"), where=str(path), remedy=tr("name a PEM file")
+        ) from error
+    return b"".join(one.public_bytes(Encoding.PEM) for one in given) + local_anchor()
+
+
+def _context(anchors: bytes) -> Context:
+    trust = {"trust": {"user_anchors": anchors.decode()}} if anchors else {}
+    return Context.from_dict({**SETTINGS, **trust, "verify": SETTINGS["verify"] | {"verify_trust": True}})
+
+
+def _store(path: Path, context: Context) -> dict[str, Any] | None:
+    """Return what the library reads, in a file or beside it; None without a manifest. C2paError: damaged."""
+    kind, beside = MIME.get(path.suffix.lower(), "application/octet-stream"), sidecar(path)
+    manifest = beside.read_bytes() if beside and beside.is_file() else None
+    with path.open("rb") as content:
+        try:
+            with Reader(kind, content, manifest, context) as reader:
+                store: dict[str, Any] = json.loads(reader.json())
+        except (C2paError.ManifestNotFound, C2paError.NotSupported):
+            return None
+    return store
+
+
+def _failures(store: dict[str, Any]) -> list[dict[str, str]]:
+    found = store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    return [one for one in found if one["code"] != "signingCredential.untrusted"]
+
+
+def _told(store: dict[str, Any]) -> list[str]:
+    """Say what was done, in the order in which it was."""
+    manifest = store["manifests"][store["active_manifest"]]
+    sources = manifest.get("ingredients", [])
+    stated = [one for one in manifest.get("assertions", []) if one["label"].startswith("c2pa.actions")]
+    actions = [action for one in stated for action in one["data"]["actions"]]
+    return [_opened(one, sources) if one["action"] == "c2pa.opened" else _done(one) for one in actions]
+
+
+def _opened(action: dict[str, Any], sources: list[dict[str, Any]]) -> str:
+    given = action.get("parameters", {})
+    names = {url["url"].rpartition("/")[2] for url in given.get("ingredients", [])}
+    opened = [one for one in sources if one.get("label") in names]
+    told = tr("made from {names}", names=", ".join(str(one.get("title")) for one in opened) or "?")
+    told += f", SHA-256 {given[DIGEST]}" if DIGEST in given else ""
+    marked = any("active_manifest" in one for one in opened)
+    return told + (tr(", whose own manifest is kept within") if marked else "")
+
+
+def _done(action: dict[str, Any]) -> str:
+    agent = action.get("softwareAgent", {})
+    software = " ".join(agent.values()) if isinstance(agent, dict) else str(agent)
+    what = action["action"].removeprefix("c2pa.")
+    kind = _SOURCE_TYPE.search(action.get("digitalSourceType", ""))
+    networks = action.get("parameters", {}).get(NETWORKS, [])
+    beside = [action.get("description"), kind and kind[1], ", ".join(networks)]
+    return "; ".join([f"{what} ({software})" if software else what, *filter(None, beside)])
+
+
+def _signer(store: dict[str, Any], *, trusted: bool) -> str:
+    info = store["manifests"][store["active_manifest"]].get("signature_info", {})
+    name = f"{info.get('common_name', '?')} ({info.get('issuer', '?')})"
+    if trusted:
+        return tr("signed by {name}, for whom a certificate that is known here vouches", name=name)
+    return tr("signed by {name}, for whom no certificate that is known here vouches", name=name)
+
+
+def _metadata(path: Path) -> str:
+    """What is written beside the pixels, as a text; empty where nothing can be read."""
+    with suppress(ColabHelpersError):
+        if is_image(path):
+            with opened(path) as (image, _):
+                return str(image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or "")
+        with open_source(path) as container:
+            return " ".join(container.metadata.values())
+    return ""

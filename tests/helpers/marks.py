@@ -1,0 +1,156 @@
+"""Marks in files, read by the library's own reader; and what a mark must leave alone."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from c2pa import Context, Reader
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from PIL import Image
+
+from colab_helpers.files import write_whole
+from colab_helpers.media.inputs import is_image
+from colab_helpers.trust.marking import Marks
+from colab_helpers.trust.signing import credentials
+from tests.media.make import Sound, Spec, make
+
+PEM = serialization.Encoding.PEM
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+def media(path: Path) -> list[Any]:
+    """Every packet of a video, or every picture's pixels: what a mark must not touch."""
+    if not is_image(path) and path.suffix != ".gif":
+        with av.open(str(path)) as container:
+            return [(one.stream_index, one.pts, one.dts, bytes(one)) for one in container.demux() if one.size]
+    with Image.open(path) as image:
+        frames = []
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            frames.append((image.info.get("duration"), np.asarray(image.convert("RGBA")).tobytes()))
+        return frames
+
+
+def made(path: Path) -> Path:
+    """A small file of the kind that its suffix names."""
+    if path.suffix in (".mp4", ".mov", ".mkv"):
+        return make(path, Spec(frames=10, sounds=(Sound(),), metadata={"comment": "shot in Lima"}))
+    pictures = [Image.fromarray(np.full((40, 64, 3), level, np.uint8)) for level in (30, 90, 200)]
+    moving = {"save_all": True, "append_images": pictures[1:]} if path.suffix == ".gif" else {}
+    pictures[0].save(path, **moving)
+    return path
+
+
+def marks(target: Path, **given: Any) -> Marks:
+    usual = {"signed_by": credentials(""), "done": ("swapped", "enhanced"), "networks": ["one", "two"]}
+    return Marks(target=target, **(usual | given))
+
+
+def published(target: Path, output: Path, *, changed: bool = True, by: Marks | None = None) -> Path:
+    """A copy of the target, marked and published as results are."""
+    by = by or marks(target)
+    with target.open("rb") as content:
+        write_whole(output, content, lambda partial: by.seal(partial, output, changed=changed))
+    return output
+
+
+def killed_everywhere() -> None:
+    """Publish copies of a file, killed at every step, then one whole; beside it, in folders of their own."""
+    target = Path(sys.argv[1])
+    for step in range(1, 100):
+        folder = target.parent / f"killed{step:02d}"
+        if (child := os.fork()) == 0:
+            _die(before=step)
+            published(target, folder / f"result{target.suffix}")
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+            folder.rename(folder.with_name("whole"))
+            return
+
+
+def _die(*, before: int) -> None:
+    """End this process before so many more calls that change files."""
+    left = before
+
+    def count(event: str, _: object) -> None:
+        nonlocal left
+        left -= event in {"open", "os.rename", "os.remove", "os.mkdir"}
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def read_mark(path: Path, *, anchor: bytes = b"", beside: Path | None = None) -> tuple[str, dict[str, Any]]:
+    """What the library says of a file, and the manifest; ``anchor`` vouches for signers."""
+    trust = {"trust": {"user_anchors": anchor.decode()}} if anchor else {}
+    context = Context.from_dict({**trust, "verify": {"verify_trust": True}})
+    manifest = beside.read_bytes() if beside else None
+    with path.open("rb") as file, Reader("application/octet-stream", file, manifest, context) as reader:
+        return str(reader.get_validation_state()), json.loads(reader.json())
+
+
+def actions(store: dict[str, Any]) -> list[dict[str, Any]]:
+    """The actions of a file's own manifest."""
+    found = store["manifests"][store["active_manifest"]]["assertions"]
+    return [action for one in found if "actions" in one["label"] for action in one["data"]["actions"]]
+
+
+def certificate(
+    path: Path,
+    *,
+    key: Any = None,
+    purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.EMAIL_PROTECTION,
+    days: int = 30,
+    name: str = "Ana Ruiz",
+) -> bytes:
+    """Write a user's certificate, the one that vouches for it, and its key to a file; return the second."""
+    root, own = ec.generate_private_key(ec.SECP256R1()), key or ec.generate_private_key(ec.SECP384R1())
+    anchor = _issued("Root", root.public_key(), root, days=3650, purpose=None)
+    leaf = _issued(name, own.public_key(), root, days=days, purpose=purpose)
+    secret = own.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(leaf.public_bytes(PEM) + anchor.public_bytes(PEM) + secret)
+    return anchor.public_bytes(PEM)
+
+
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def _issued(name: str, public: Any, issuer: Any, *, days: int, purpose: Any) -> x509.Certificate:
+    named = [
+        x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Test"),
+                x509.NameAttribute(NameOID.COMMON_NAME, one),
+            ]
+        )
+        for one in ("Root", name)
+    ]
+    ends = NOW + datetime.timedelta(days=days)
+    usage = x509.KeyUsage(purpose is not None, *[False] * 4, purpose is None, *[False] * 3)
+    made = (
+        x509.CertificateBuilder(*named, public, x509.random_serial_number())
+        .not_valid_before(min(NOW, ends) - datetime.timedelta(days=1))
+        .not_valid_after(ends)
+        .add_extension(x509.BasicConstraints(ca=purpose is None, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key()), critical=False
+        )
+    )
+    if purpose is not None:
+        made = made.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+    return made.sign(issuer, hashes.SHA256())

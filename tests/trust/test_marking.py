@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from PIL import Image
+
+from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.batch.keys import work_key
+from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.files import sha256_of
+from colab_helpers.machine import home
+from colab_helpers.media.containers import file_tags
+from colab_helpers.trust import marking
+from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials, sidecar
+from colab_helpers.trust.signing import LOCAL_NAME, credentials, local_anchor
+from tests.helpers.marks import actions, certificate, made, marks, media, published, read_mark, rsa_key
+from tests.helpers.processes import CPU
+from tests.media.make import Spec, make
+
+ROOT = Path(__file__).parents[2]
+PICTURES = (".jpg", ".png", ".webp", ".gif", ".tif", ".avif", ".bmp")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", *PICTURES])
+def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_path: Path) -> None:
+    target = made(tmp_path / f"target{suffix}")
+    output = published(target, tmp_path / "out" / f"result{suffix}")
+    assert media(output) == media(target)
+    beside = sidecar(output)
+    assert (beside is not None) == (suffix in (".mkv", ".bmp"))
+    assert {path.name for path in output.parent.iterdir()} == {
+        output.name,
+        *([beside.name] if beside else []),
+    }
+    assert read_mark(output, beside=beside)[0] == "Valid"
+    state, store = read_mark(output, beside=beside, anchor=local_anchor())
+    assert state == "Trusted"
+    opened, edited = actions(store)
+    assert opened["parameters"][DIGEST] == sha256_of(target)
+    assert store["manifests"][store["active_manifest"]]["ingredients"][0]["title"] == target.name
+    assert (edited["action"], edited["digitalSourceType"]) == ("c2pa.edited", COMPOSITE)
+    assert edited["parameters"][NETWORKS] == ["one", "two"]
+    assert edited["description"] == "Faces swapped and enhanced by AI"
+    data = bytearray(output.read_bytes())
+    data[len(data) - 60 if suffix != ".mp4" else data.index(b"mdat") + 90] ^= 1
+    output.write_bytes(data)
+    assert read_mark(output, beside=beside, anchor=local_anchor())[0] == "Invalid"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_mark_of_the_target_is_kept_within(suffix: str, tmp_path: Path) -> None:
+    first = published(made(tmp_path / f"target{suffix}"), tmp_path / f"first{suffix}")
+    by = marks(first, target_manifest=sidecar(first))
+    _, store = read_mark(published(first, tmp_path / "second.mov", by=by))
+    (ingredient,) = store["manifests"][store["active_manifest"]]["ingredients"]
+    kept = store["manifests"][ingredient["active_manifest"]]
+    assert kept["title"] == first.name
+    assert [one["title"] for one in kept["ingredients"]] == [f"target{suffix}"]
+
+
+def test_a_target_that_is_not_what_its_name_says_is_named_all_the_same(tmp_path: Path) -> None:
+    odd = tmp_path / "odd.jpg"
+    odd.write_bytes(b"\xff\xd8\xffno picture")
+    output, by = tmp_path / "a.mp4", marks(odd)
+    make(tmp_path / ".a.mp4", Spec(frames=2)).rename(output)
+    by.seal(output, output, changed=True)
+    state, store = read_mark(output)
+    assert (state, actions(store)[0]["parameters"][DIGEST]) == ("Valid", sha256_of(odd))
+
+
+def test_what_was_not_changed_is_not_said_to_be(tmp_path: Path) -> None:
+    output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", changed=False)
+    assert [one["action"] for one in actions(read_mark(output)[1])] == ["c2pa.opened", "c2pa.transcoded"]
+    assert (marks(output).comment(changed=False), marks(output).xmp(changed=False)) == ("", b"")
+
+
+def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
+    assert len(done.report.files) == 6
+    for file in done.report.files:
+        output = Path(str(file.output))
+        state, store = read_mark(output, beside=sidecar(output), anchor=local_anchor())
+        assert (state, actions(store)[0]["parameters"][DIGEST]) == ("Trusted", sha256_of(Path(file.target)))
+        assert actions(store)[1]["parameters"][NETWORKS] == ["inswapper_128", "GFPGANv1.4"]
+        assert file.mark is not None
+        assert (file.mark.beside, file.mark.made_here) == (output.suffix in (".mkv", ".bmp"), True)
+    for name, kind in (("a.png", "XML:com.adobe.xmp"), ("a.webp", "xmp"), ("a.jpg", "xmp")):
+        with Image.open(done.out / name) as image:
+            assert COMPOSITE in str(image.info[kind])
+    for name in ("a.mp4", "a.mkv"):
+        with av.open(str(done.out / name)) as container:
+            (comment,) = (text for key, text in container.metadata.items() if key.lower() == "comment")
+        assert comment.startswith("shot in Lima; Faces swapped and enhanced by AI (colab_helpers ")
+        assert file_tags({"COMMENT": comment}, comment=comment.partition("; ")[2]) == {"COMMENT": comment}
+    page = (done.out / "report.html").read_text()
+    assert page.count("in the file, signed with the certificate made on this machine") == 4
+    assert page.count("in a file beside it, signed with the certificate made on this machine") == 2
+
+
+def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path) -> None:
+    out = shutil.copytree(done.out, tmp_path / "out")
+    (out / "a.mkv.c2pa").unlink()
+    settings = CPU.with_overrides(segment_seconds=1.0)
+    again = batch(
+        done.targets / "a.mkv", done.targets / "a.mp4", sources=done.report.files[0].source, settings=settings
+    )
+    kept = [any("kept" in note for note in file.fallbacks) for file in again.files]
+    assert (kept, (out / "a.mkv.c2pa").is_file()) == ([False, True], True)
+
+
+def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp_path: Path) -> None:
+    target, video = made(tmp_path / "target.png"), made(tmp_path / "target.mp4")
+    copied, stored = batch(target, video, models_dir=faceless_models).files
+    assert Path(copied.output).read_bytes() == target.read_bytes()
+    assert copied.mark is None
+    assert [one["action"] for one in actions(read_mark(Path(stored.output))[1])][1:] == ["c2pa.transcoded"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(suffix: str, tmp_path: Path) -> None:
+    """Killed before each of its calls that change files, one after another, until it gets through."""
+    target = made(tmp_path / f"target{suffix}")
+    credentials("")
+    # A process without threads, whose children can be killed anywhere.
+    program = "from tests.helpers.marks import killed_everywhere; killed_everywhere()"
+    done = subprocess.run([sys.executable, "-c", program, str(target)], timeout=120, check=True, cwd=ROOT)
+    assert done.returncode == 0
+    outputs = sorted(tmp_path.glob(f"*/result{suffix}"))
+    assert len(list(tmp_path.glob("killed*"))) > 8
+    assert not (tmp_path / "killed06" / f"result{suffix}").exists()
+    assert (tmp_path / "whole" / f"result{suffix}") in outputs
+    for output in outputs:
+        assert read_mark(output, beside=sidecar(output))[0] == "Valid"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_stop_while_it_is_signed_leaves_nothing(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = made(tmp_path / f"target{suffix}")
+    monkeypatch.setattr(marking, "_BEAT_BYTES", 1000)
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        if beats == 4:  # the first is that of the target's digest
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        published(target, tmp_path / "out" / f"a{suffix}", by=marks(target, beat=beat))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "a.mp4"
+    broken.write_bytes(b"no video")
+    with pytest.raises(MediaError, match="cannot be marked"):
+        published(broken, tmp_path / "out" / "a.mp4")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(marking._Watched, "write", full)
+    with pytest.raises(OutputError):
+        published(made(tmp_path / "target.mp4"), tmp_path / "out" / "b.mp4")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_large_file_is_spooled_beside_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marking, "_SPOOL_MB", 0)
+    monkeypatch.setenv("TMPDIR", "/elsewhere")
+    seen: set[str] = set()
+    target = made(tmp_path / "target.mp4")
+    by = marks(target, beat=lambda: seen.add(os.environ["TMPDIR"]))
+    monkeypatch.setattr(marking, "_BEAT_BYTES", 1)
+    published(target, tmp_path / "out" / "a.mp4", by=by)
+    assert str(tmp_path / "out") in seen
+    assert os.environ["TMPDIR"] == "/elsewhere"
+
+
+def test_the_key_made_here_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
+    old = os.umask(0)
+    try:
+        found = credentials("")
+    finally:
+        os.umask(old)
+    kept = home() / LOCAL_NAME
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert credentials("") == found
+    assert found.key.decode().strip() in kept.read_text()
+    assert "PRIVATE" not in repr(found)
+    assert found.local
+
+
+@pytest.mark.parametrize(
+    "key",
+    [*(ec.generate_private_key(kind) for kind in (ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1())),
+     ed25519.Ed25519PrivateKey.generate()],
+)  # fmt: skip
+def test_every_kind_of_key_signs(key, tmp_path: Path) -> None:
+    anchor = certificate(tmp_path / "own.pem", key=key)
+    target = made(tmp_path / "target.png")
+    by = marks(target, signed_by=checked_credentials(str(tmp_path / "own.pem")))
+    assert read_mark(published(target, tmp_path / "a.png", by=by), anchor=anchor)[0] == "Trusted"
+
+
+def test_a_certificate_of_the_users_signs_for_its_name(batch, tmp_path: Path) -> None:
+    own = tmp_path / "own.pem"
+    anchor = certificate(own, key=rsa_key())
+    settings = CPU.with_overrides(signing_certificate=str(own))
+    (file,) = batch(made(tmp_path / "target.png"), settings=settings).files
+    assert read_mark(Path(file.output))[0] == "Valid"
+    assert read_mark(Path(file.output), anchor=anchor)[0] == "Trusted"
+    assert (file.mark.signed_by, file.mark.made_here) == ("Ana Ruiz", False)
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    secret = own.read_text().partition("PRIVATE KEY-----\n")[2]
+    assert not any(line.encode() in written for line in secret.splitlines()[:-1])
+
+
+def _mismatched(path: Path) -> None:
+    certificate(path)
+    whole = path.read_text()
+    certificate(path)
+    path.write_text(
+        whole.partition("-----BEGIN PRIVATE")[0]
+        + "".join(path.read_text().partition("-----BEGIN PRIVATE")[1:])
+    )
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: certificate(path, days=-1),
+        lambda path: certificate(path, purpose=ExtendedKeyUsageOID.SERVER_AUTH),
+        lambda path: certificate(path, key=ec.generate_private_key(ec.SECP256K1())),
+        lambda path: path.write_text("hello"),
+        lambda path: path.write_bytes(b""),
+        lambda path: shutil.copyfile(home() / LOCAL_NAME, path) and path.write_text(path.read_text()[:-300]),
+        _mismatched,
+    ],
+)
+def test_a_certificate_that_will_not_do_is_refused_before_any_work(
+    write,
+    photo: Path,
+    constant_models: Path,
+    consent: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checked_credentials("")
+    write(own := tmp_path / "own.pem")
+    target = made(tmp_path / "target.png")
+    code = main([
+        *("swap", "-s", str(photo), "-t", str(target), "-o", str(tmp_path / "out.png"), "--consent", consent),
+        *("--models-dir", str(constant_models), "--signing-certificate", str(own)),
+    ])  # fmt: skip
+    assert code == WRONG_USAGE
+    assert str(own) in (told := capsys.readouterr().err)
+    assert "PRIVATE" not in told
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_the_certificate_alone_makes_no_work_be_done_again() -> None:
+    given = {"target": "", "sources": [], "sought": [], "models": {}, "encoder": ""}
+    assert work_key(settings=CPU, **given) == work_key(
+        settings=CPU.with_overrides(signing_certificate="own.pem"), **given
+    )
+
+
+def test_pixels_and_packets_are_those_of_a_run_that_marks_nothing(
+    batch, done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Marks, "seal", lambda *_, **__: None)
+    monkeypatch.setattr(Marks, "comment", lambda *_, **__: "")
+    monkeypatch.setattr(Marks, "xmp", lambda *_, **__: b"")
+    names = ["a.mp4", "a.png"]
+    settings = CPU.with_overrides(segment_seconds=1.0)
+    assert batch(*(done.targets / name for name in names), settings=settings).ok
+    for name in names:
+        assert media(done.out / name) == media(tmp_path / "out" / name)
+        assert sha256_of(done.out / name) != sha256_of(tmp_path / "out" / name)

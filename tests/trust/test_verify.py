@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import av
+import pytest
+
+from colab_helpers.__main__ import main
+from colab_helpers.machine import home
+from colab_helpers.trust.signing import LOCAL_NAME, local_anchor
+
+
+@pytest.fixture
+def results(done, tmp_path: Path) -> Path:
+    """A marked MP4 and a marked MKV, whose manifest lies beside it."""
+    for name in ("a.mp4", "a.mkv"):
+        shutil.copy(done.targets / name, tmp_path)
+    return shutil.copytree(done.out, tmp_path / "out")
+
+
+def verified(capsys: pytest.CaptureFixture[str], *files: Path | str) -> tuple[int, str]:
+    capsys.readouterr()
+    return main(["verify", *map(str, files)]), capsys.readouterr().out
+
+
+def test_what_a_result_says_is_told_in_words(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.mp4", "a.mkv"):
+        code, told = verified(capsys, results / name)
+        assert code == 0
+        for part in (
+            f"{name}: marked, and unchanged since it was signed",
+            f"made from {name}, SHA-256 ",
+            "edited (colab_helpers ",
+            "Faces swapped and enhanced by AI; compositeWithTrainedAlgorithmicMedia; inswapper_128, GFPGAN",
+            "signed by colab_helpers local signer (colab_helpers, made locally: cannot show who signed), for",
+            "its metadata says: compositeWithTrainedAlgorithmicMedia",
+        ):
+            assert part in told
+    code, told = verified(capsys, results / "a.mp4", results.parent / "a.mkv")
+    assert code == 1
+    assert "a.mkv: not marked" in told
+
+
+def test_a_changed_byte_and_a_lost_manifest_are_told_apart(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remuxed = results / "again.mp4"
+    with av.open(str(results / "a.mp4")) as source, av.open(str(remuxed), "w") as target:
+        target.metadata.update(source.metadata)
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    code, told = verified(capsys, remuxed)
+    assert (code, "its metadata says: compositeWithTrainedAlgorithmicMedia" in told) == (1, True)
+    for name in ("a.mp4", "a.mkv"):
+        data = bytearray((results / name).read_bytes())
+        data[-30] ^= 1
+        (results / name).write_bytes(data)
+    code, told = verified(capsys, remuxed, results / "a.mp4", results / "a.mkv")
+    assert code == 2
+    assert told.count("the mark does not hold") == 2
+    shutil.copyfile(results / "again.mp4", results / "a.mkv.c2pa")  # no manifest at all
+    assert verified(capsys, results / "a.mkv")[0] == 2
+
+
+def test_who_vouches_for_the_signer_can_be_named(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anchor = tmp_path / "anchor.pem"
+    anchor.write_bytes(local_anchor())
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "other machine"))
+    code, told = verified(capsys, results / "a.mp4")
+    assert (code, "for whom no certificate that is known here vouches" in told) == (0, True)
+    assert not (home() / LOCAL_NAME).exists()
+    code, told = verified(capsys, results / "a.mp4", "--trust", anchor)
+    assert (code, "for whom a certificate that is known here vouches" in told) == (0, True)
+    anchor.write_text("hello")
+    assert main(["verify", str(results / "a.mp4"), "--trust", str(anchor)]) == 2
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tmp_path / "x.mp4")]) == 2
+    assert str(tmp_path / "x.mp4") in capsys.readouterr().err
