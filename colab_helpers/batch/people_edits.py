@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from colab_helpers.batch.journal import JOURNAL_NAME, read_journal
+from colab_helpers.batch.journal import read_journal
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.library import names_in
 from colab_helpers.batch.lock import folder_lock
 from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, Row, summary
+from colab_helpers.batch.report import JOURNAL_NAME
 from colab_helpers.batch.triage import Triage, pace_of, triage_of
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute

@@ -110,6 +110,7 @@ class Measured(BaseModel):
         flicker: Sum over pairs of frames of the squared difference in what the change added to the largest
             face's mean brightness, in grey levels.
         pairs: How many pairs of frames went into ``flicker``.
+        actions: What was done to them, each once.
         tracks: What was counted of each track, by its number.
     """
 
@@ -122,6 +123,7 @@ class Measured(BaseModel):
     similarities: list[float] = []
     flicker: float = 0.0
     pairs: int = 0
+    actions: set[str] = set()
     tracks: dict[int, Counts] = {}
 
     def add(self, later: Measured) -> None:
@@ -133,6 +135,7 @@ class Measured(BaseModel):
         self.similarities += later.similarities
         self.flicker += later.flicker
         self.pairs += later.pairs
+        self.actions |= later.actions
         for number, counts in later.tracks.items():
             self.tracks.setdefault(number, Counts()).add(counts)
 

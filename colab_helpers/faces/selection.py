@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +95,10 @@ class Selection:
         """Return who of the people that are known a track shows; None for everybody else."""
         person = self._people.get(track)
         return None if person is None else person.name
+
+    def actions(self, faces: Iterable[Face]) -> set[str]:
+        """Return what is done to any of the faces that are changed."""
+        return {one.action for face in faces if (one := self.treatment(face.track)) is not None}
 
     def decide(self, tracks: Sequence[Track]) -> None:
         """Rank the tracks of a whole video."""

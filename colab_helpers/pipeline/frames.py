@@ -238,7 +238,7 @@ class Tally:
 
     def __init__(self, selection: Selection) -> None:
         self.frames = 0
-        self.faces = FacesDigest(selection)
+        self.faces, self._selection = FacesDigest(selection), selection
         self._measured = Measured()
         self._last: dict[int | None, Shown] = {}
 
@@ -250,6 +250,7 @@ class Tally:
             return
         measured, changed = self._measured, [shown for shown in work.shown if shown.after is not None]
         measured.add_frame(work.index, len(changed), filled=sum(shown.face.filled for shown in changed))
+        measured.actions |= self._selection.actions(shown.face for shown in changed)
         for shown in work.shown:
             self._count(work, shown)
         if not changed:

@@ -58,14 +58,14 @@ def process_image(
     Returns:
         The new image and how many faces were changed.
     """
-    image, faces, _ = _changed_image(engine, cast, image, alpha, single=single)
-    return image, faces
+    image, measured, _ = _changed_image(engine, cast, image, alpha, single=single)
+    return image, measured.faces
 
 
 def _changed_image(
     engine: Engine, cast: Cast, image: ByteImage, alpha: ByteImage | None, *, single: bool
-) -> tuple[ByteImage, int, tuple[Person, ...]]:
-    """Like `process_image`; also tells of the people who are known by name."""
+) -> tuple[ByteImage, Measured, tuple[Person, ...]]:
+    """Like `process_image`; also tells what was done, and to whom of the people who are known by name."""
     picture = BgrPicture(image.copy(), alpha)
     cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
@@ -75,7 +75,9 @@ def _changed_image(
     changer, chosen = FrameChanger(engine, selection), selection.in_picture(faces)
     for work in with_covers([Work(0, None, picture, chosen)], changer, workers=1):
         changer.change(work)
-    return picture.image, len(chosen), _people(faces, chosen, selection) if cast.people else ()
+    measured = Measured(actions=selection.actions(chosen))
+    measured.add_frame(0, len(chosen))
+    return picture.image, measured, _people(faces, chosen, selection) if cast.people else ()
 
 
 def _people(faces: Sequence[Face], chosen: Sequence[Face], selection: Selection) -> tuple[Person, ...]:
@@ -121,14 +123,12 @@ def process_picture(
     if kind and animation:
         return _process_animation(engine, cast, animation, output, kind, on_frame, put, marks)
     still = read_still(target)
-    image, faces, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True)
-    measured = Measured()
-    measured.add_frame(0, faces)
-    if not faces and _is_copied(target, output, still.kind):
+    image, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True)
+    if not measured.faces and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]
     else:
-        xmp = marks.xmp(changed=faces > 0) if marks else b""
+        xmp = marks.xmp(measured.actions) if marks else b""
         made = replace(still, bgr=image, parts={**still.parts, **({"xmp": xmp} if xmp else {})})
         data = encode_still(made, output, quality=engine.settings.output_image_quality)
         put(output, io.BytesIO(data), _seal(marks, output, measured))
@@ -216,7 +216,7 @@ def _changed_frames(
 
 
 def _seal(marks: Marks | None, output: Path, measured: Measured) -> Seal:
-    return partial(marks.seal, output=output, changed=measured.faces > 0) if marks else unsealed
+    return partial(marks.seal, output=output, actions=measured.actions) if marks else unsealed
 
 
 def _is_copied(target: Path, output: Path, kind: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,15 +86,15 @@ class FinishedSegment:
 
 
 class Marks(Protocol):
-    """Says in a result's file what was done to its target; ``changed`` tells whether any face was."""
+    """Says in a result's file what was done to its target; ``actions`` are those of ``Measured``."""
 
-    def comment(self, *, changed: bool) -> str:
+    def comment(self, actions: Collection[str]) -> str:
         """Return what the tags of a video say."""
 
-    def xmp(self, *, changed: bool) -> bytes:
+    def xmp(self, actions: Collection[str]) -> bytes:
         """Return what a picture says beside its pixels."""
 
-    def seal(self, partial: Path, output: Path, *, changed: bool) -> None:
+    def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Complete a finished file under its hidden name."""
 
 

@@ -107,7 +107,6 @@ def _in_segments(video: VideoRun, store: SegmentStore, marks: Marks | None) -> F
     measured = Measured()
     for part in parts:
         measured.add(part.measured)
-    changed = measured.faces > 0
     joined = join_segments(
         [part.segment for part in parts],
         video.info,
@@ -116,8 +115,8 @@ def _in_segments(video: VideoRun, store: SegmentStore, marks: Marks | None) -> F
         time_base=video.time_base,
         audio=not video.settings.skip_audio,
         on_frame=video.progress.joining,
-        comment=marks.comment(changed=changed) if marks else "",
-        seal=partial(marks.seal, output=video.output, changed=changed) if marks else unsealed,
+        comment=marks.comment(measured.actions) if marks else "",
+        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else unsealed,
     )
     images.hand_out(video.output)
     return FileResult(

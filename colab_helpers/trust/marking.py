@@ -11,7 +11,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -66,7 +66,7 @@ class Marks:
     Attributes:
         signed_by: Whose certificate is used.
         target: The file that was changed; its bytes are what counts.
-        done: What was done to faces, in English, as ``swapped``: a mark is the same in every language.
+        done: What swapping does to faces, in English, as ``enhanced``, whatever language is spoken.
         networks: Names of the networks that did it.
         target_manifest: Where the target's manifest lies, if not in the target.
         beat: Called every few megabytes; may raise to give up.
@@ -82,9 +82,10 @@ class Marks:
     marked: bool = field(default=False, init=False)
     beside: bool = field(default=False, init=False)
 
-    @property
-    def _told(self) -> str:
-        return f"Faces {' and '.join(self.done)} by AI"
+    def _told(self, actions: Collection[str]) -> str:
+        swapped = [f"Faces {' and '.join(self.done)} by AI"] if "swap" in actions else []
+        hidden = ["Faces made unrecognisable"] if any(action != "swap" for action in actions) else []
+        return "; ".join(swapped + hidden)
 
     @classmethod
     def of(cls, engine: Engine, target: Path, content: Path, *, beat: Callable[[], None]) -> Marks:
@@ -100,27 +101,28 @@ class Marks:
             beat=beat,
         )
 
-    def comment(self, *, changed: bool) -> str:
+    def comment(self, actions: Collection[str]) -> str:
         """Return what a video's own comment says; empty where no face was changed."""
-        return f"{self._told} (colab_helpers {_VERSION}, {COMPOSITE})" if changed else ""
+        kind = f", {COMPOSITE}" if "swap" in actions else ""
+        return f"{self._told(actions)} (colab_helpers {_VERSION}{kind})" if actions else ""
 
-    def xmp(self, *, changed: bool) -> bytes:
-        """Return a picture's XMP packet; empty where no face was changed (IPTC Photo Metadata 2023.2)."""
-        return _xmp(self._told) if changed else b""
+    def xmp(self, actions: Collection[str]) -> bytes:
+        """Return a picture's XMP packet; empty where no face was swapped (IPTC Photo Metadata 2023.2)."""
+        return _xmp(self._told(actions)) if "swap" in actions else b""
 
-    def seal(self, partial: Path, output: Path, *, changed: bool) -> None:
+    def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
 
         Args:
             partial: The file.
             output: Where it will be published; a manifest beside it is there before.
-            changed: Whether any face was changed; else the manifest says that it was only stored anew.
+            actions: What was done to faces; without any the manifest says that it was only stored anew.
 
         Raises:
             OutputError: There is no room.
             MediaError: The manifest cannot be made.
         """
-        beside, manifest = sidecar(output), self._manifest(output, changed)
+        beside, manifest = sidecar(output), self._manifest(output, actions)
         signed = hidden_name(partial)
         try:
             with _spooled_beside(partial):
@@ -135,18 +137,18 @@ class Marks:
             signed.unlink(missing_ok=True)
         self.marked, self.beside = True, beside is not None
 
-    def _manifest(self, output: Path, changed: bool) -> dict[str, Any]:
+    def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
         digest = sha256_of(self.target, on_chunk=self.beat)
         opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"], DIGEST: digest}}
-        edited = {
+        edited: dict[str, Any] = {
             "action": "c2pa.edited",
-            "digitalSourceType": COMPOSITE,
             "softwareAgent": SOFTWARE,
-            "description": self._told,
-            "parameters": {NETWORKS: list(self.networks)},
+            "description": self._told(actions),
         }
+        if "swap" in actions:
+            edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: list(self.networks)}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
-        return _definition(printable(output.name), [opened, edited if changed else stored])
+        return _definition(printable(output.name), [opened, edited if actions else stored])
 
     def _sign(self, manifest: dict[str, Any], source: Path, target: Path, *, embed: bool) -> bytes:
         kind = MIME.get(source.suffix.lower(), _OTHER)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,13 @@ def marks(target: Path, **given: Any) -> Marks:
     return Marks(target=target, **(usual | given))
 
 
-def published(target: Path, output: Path, *, changed: bool = True, by: Marks | None = None) -> Path:
+def published(
+    target: Path, output: Path, *, actions: Sequence[str] = ("swap",), by: Marks | None = None
+) -> Path:
     """A copy of the target, marked and published as results are."""
     by = by or marks(target)
     with target.open("rb") as content:
-        write_whole(output, content, lambda partial: by.seal(partial, output, changed=changed))
+        write_whole(output, content, lambda partial: by.seal(partial, output, actions))
     return output
 
 

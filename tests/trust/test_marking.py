@@ -72,15 +72,25 @@ def test_a_target_that_is_not_what_its_name_says_is_named_all_the_same(tmp_path:
     odd.write_bytes(b"\xff\xd8\xffno picture")
     output, by = tmp_path / "a.mp4", marks(odd)
     make(tmp_path / ".a.mp4", Spec(frames=2)).rename(output)
-    by.seal(output, output, changed=True)
+    by.seal(output, output, ["swap"])
     state, store = read_mark(output)
     assert (state, actions(store)[0]["parameters"][DIGEST]) == ("Valid", sha256_of(odd))
 
 
 def test_what_was_not_changed_is_not_said_to_be(tmp_path: Path) -> None:
-    output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", changed=False)
+    output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=())
     assert [one["action"] for one in actions(read_mark(output)[1])] == ["c2pa.opened", "c2pa.transcoded"]
-    assert (marks(output).comment(changed=False), marks(output).xmp(changed=False)) == ("", b"")
+    assert (marks(output).comment(()), marks(output).xmp(())) == ("", b"")
+
+
+def test_whoever_was_only_hidden_is_not_said_to_be_made_by_ai(tmp_path: Path) -> None:
+    output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=["blur"])
+    _, edited = actions(read_mark(output)[1])
+    assert "digitalSourceType" not in edited
+    assert (edited["description"], edited.get("parameters")) == ("Faces made unrecognisable", None)
+    assert ("by AI" in marks(output).comment(["blur"]), marks(output).xmp(["blur"])) == (False, b"")
+    both = marks(output).comment(["blur", "swap"])
+    assert both.startswith("Faces swapped and enhanced by AI; Faces made unrecognisable (")
 
 
 def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
