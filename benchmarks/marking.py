@@ -54,7 +54,7 @@ def large(path: Path, size: int) -> Path:
 def _measured(part: str, path: Path) -> None:
     before, started = _most(), time.monotonic()
     if part == "mark":
-        marks(path).seal(path, path, changed=True)
+        marks(path).seal(path, path, actions=["swap"])
     else:
         print(read_mark(path)[0], end=", ")
     used = resource.getrusage(resource.RUSAGE_SELF)

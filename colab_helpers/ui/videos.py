@@ -123,7 +123,9 @@ class VideosTab:
                 files = triage_now(folder).files
             except ColabHelpersError:  # the tab of the people says why
                 files = []
-            told = {file.target: (_seen_text(file), "; ".join(_before_text(file))) for file in files}
+            told: dict[str, Cells] = {
+                file.target: (_seen_text(file), "; ".join(_before_text(file))) for file in files
+            }
             self._known = key, told
         return self._known[1]
 
