@@ -150,12 +150,18 @@ class Settings(BaseModel):
     )
 
     many_faces: bool = Field(True, description="Change every face; otherwise the one of face_selector.")
-    face_selector: Literal["one", "reference"] = Field(
+    face_selector: Literal["one", "principal", "reference"] = Field(
         "one",
         description="With many_faces off: one takes who comes first by face_order, in a video over the whole "
         "of it (a preview shows the same once a run has found the video's faces; before, it knows one frame "
-        "only), reference follows the person shown at reference_face_position in frame "
-        "reference_frame_number.",
+        "only), principal whose face takes most of the picture for the longest time, reference follows the "
+        "person shown at reference_face_position in frame reference_frame_number.",
+    )
+    face_min_size: int = Field(
+        0,
+        ge=0,
+        description="Whose face is smaller on average is left, in pixels: the root of its area; 0 leaves "
+        "nobody.",
     )
     face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
     reference_face_position: int = Field(0, ge=0, description="Which face in that order, counted from 0.")
@@ -224,11 +230,12 @@ class Settings(BaseModel):
                     "allowed order: face_swapper, face_enhancer"
                 )
             )
-        if self.many_faces and self.face_selector == "reference":
+        if self.many_faces and self.face_selector != "one":
             raise ValueError(
                 tr(
-                    "many_faces changes every face and face_selector=reference only one; "
-                    "set many_faces to false to follow the reference"
+                    "many_faces changes every face and face_selector={selector} only one; "
+                    "set many_faces to false to change that one",
+                    selector=self.face_selector,
                 )
             )
         return self

@@ -163,7 +163,7 @@ class FileRun:
             put=lambda path, content: self._attempt(lambda: write_whole(path, content)),
         )
         _enter(result, report)
-        if not result.video_seconds:
+        if not result.video_seconds and not result.people:
             report.quality = None  # what is measured there is measured over time
         elif not settings.keep_fps:
             report.fallbacks.append(tr("an animated picture keeps its times, whatever keep_fps says"))

@@ -42,8 +42,8 @@ def select_faces(faces: Sequence[Face], settings: Settings, *, sought: Sought | 
 
     Args:
         faces: All faces of one frame; with embeddings where somebody is sought.
-        settings: ``many_faces``, ``face_selector``, ``face_order``, ``reference_face_position`` and
-            ``similar_face_distance`` decide.
+        settings: ``many_faces``, ``face_selector``, ``face_min_size``, ``face_order``,
+            ``reference_face_position`` and ``similar_face_distance`` decide.
         sought: Who is changed, where that is asked for by name; then other settings have no say.
     """
     ordered = order_faces(faces, settings.face_order)
@@ -54,9 +54,11 @@ def select_faces(faces: Sequence[Face], settings: Settings, *, sought: Sought | 
         if sought.wanted is not None:
             picked = sorted(picked, key=lambda pair: pair[0])[:1]
         return [face for _, face in picked]
+    ordered = [face for face in ordered if face.area >= settings.face_min_size**2]
     if settings.many_faces:
         return ordered
-    if settings.face_selector == "one":
+    if settings.face_selector != "reference":
+        ordered = order_faces(ordered, "largest") if settings.face_selector == "principal" else ordered
         position = settings.reference_face_position
         return ordered[position : position + 1]
     raise ValueError("face_selector=reference needs to know who is sought")
@@ -76,7 +78,8 @@ class Selection:
 
     def __init__(self, settings: Settings, cast: Cast) -> None:
         self._settings, self.cast = settings, cast
-        self.needs_all = bool(cast.people) or cast.sought is not None or not settings.many_faces
+        chooses = not settings.many_faces or settings.face_min_size > 0
+        self.needs_all = bool(cast.people) or cast.sought is not None or chooses
         self._rank: Mapping[int | None, float] = {}
         self._people: dict[int | None, KnownPerson] = {}
         self._spared: set[int | None] = set()
@@ -103,12 +106,16 @@ class Selection:
             seen = [one for track in tracks if (one := Appearance.of("", track)) is not None]
             self._rank = sought.tracks(seen, limit=settings.similar_face_distance)
             return
-        if settings.many_faces:
+        if not self.needs_all:
             return
         ranks: dict[int | None, float] = {}
         for person in persons(tracks):
-            rank = _KEYS[settings.face_order](_typical(person))
-            ranks |= dict.fromkeys((track.number for track in person), rank)
+            typical = _typical(person)
+            rank = _KEYS[settings.face_order](typical)
+            if settings.face_selector == "principal":
+                rank = -sum(track.area / track.found * (track.last + 1 - track.first) for track in person)
+            if typical.area >= settings.face_min_size**2:
+                ranks |= dict.fromkeys((track.number for track in person), rank)
         self._rank = ranks
 
     def _recognise(self, tracks: Sequence[Track]) -> None:
@@ -132,9 +139,9 @@ class Selection:
     def of(self, faces: Sequence[Face]) -> list[Face]:
         """Return those of a frame's faces that are changed."""
         settings, sought = self._settings, self.cast.sought
-        everybody = sought is not None and sought.wanted is None
+        everybody = settings.many_faces if sought is None else sought.wanted is None
         faces = [face for face in faces if self.treatment(face.track) is not None]
-        if self.cast.people or (settings.many_faces and sought is None):
+        if self.cast.people or not self.needs_all:
             return order_faces(faces, settings.face_order)
         ranked = [face for face in faces if face.track in self._rank]
         if everybody:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import BinaryIO
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.faces.person_counts import people_of
-from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.person_counts import Person, people_of
+from colab_helpers.faces.quality import Counts, Measured
 from colab_helpers.faces.selection import Selection
-from colab_helpers.faces.types import ByteImage
+from colab_helpers.faces.tracks import Track
+from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.files import write_whole
 from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
@@ -56,6 +57,14 @@ def process_image(
     Returns:
         The new image and how many faces were changed.
     """
+    image, faces, _ = _changed_image(engine, cast, image, alpha, single=single)
+    return image, faces
+
+
+def _changed_image(
+    engine: Engine, cast: Cast, image: ByteImage, alpha: ByteImage | None, *, single: bool
+) -> tuple[ByteImage, int, tuple[Person, ...]]:
+    """Like `process_image`; also tells of the people who are known by name."""
     picture = BgrPicture(image.copy(), alpha)
     cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
@@ -65,7 +74,17 @@ def process_image(
     changer, chosen = FrameChanger(engine, selection), selection.in_picture(faces)
     for work in with_covers([Work(0, None, picture, chosen)], changer, workers=1):
         changer.change(work)
-    return picture.image, len(chosen)
+    return picture.image, len(chosen), _people(faces, chosen, selection) if cast.people else ()
+
+
+def _people(faces: Sequence[Face], chosen: Sequence[Face], selection: Selection) -> tuple[Person, ...]:
+    """Who is seen in a single picture, each face a track of one frame."""
+    measured, changed, tracks = Measured(), {face.track for face in chosen}, []
+    for number, face in enumerate(faces):
+        tracks.append(Track(number, 0, 0))
+        tracks[-1].add(0, face, 0.0)
+        measured.tracks[number] = Counts(seen=1, changed=number in changed)
+    return people_of(tracks, measured, selection)
 
 
 def process_picture(
@@ -99,7 +118,7 @@ def process_picture(
     if kind and animation:
         return _process_animation(engine, cast, animation, output, kind, on_frame, put)
     still = read_still(target)
-    image, faces = process_image(engine, cast, still.bgr, still.alpha)
+    image, faces, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True)
     measured = Measured()
     measured.add_frame(0, faces)
     if not faces and _is_copied(target, output, still.kind):
@@ -109,7 +128,7 @@ def process_picture(
         data = encode_still(replace(still, bgr=image), output, quality=engine.settings.output_image_quality)
         put(output, io.BytesIO(data))
         notes = [*_faceless(measured, output), *still.losses, *still.losses_in(output)]
-    return FileResult(1, 1, measured, 0.0, None, engine.provider, tuple(notes))
+    return FileResult(1, 1, measured, 0.0, None, engine.provider, tuple(notes), people=people)
 
 
 def _process_animation(

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from colab_helpers.faces.person_counts import people_of
-from colab_helpers.faces.quality import Counts, Measured, add_span
+from colab_helpers.faces.quality import Measured
 from colab_helpers.files import write_whole
+from colab_helpers.media.containers import MUXERS
 from colab_helpers.pipeline.following import Following
+from colab_helpers.pipeline.frames import Shown, Tally, Work
 from colab_helpers.pipeline.outcome import FileResult
 from colab_helpers.pipeline.video_stages import VideoRun
 
+_ENCODERS = {"h264": ("libx264", "h264_nvenc"), "hevc": ("libx265", "hevc_nvenc")}
 
-def is_unchanged(video: VideoRun, faces: Following) -> bool:
-    """Whether the target, as it is, is what was asked for.
 
-    Only where all its faces are found before anything is changed in any case: a run that was interrupted ends
-    as one that was not.
+def copied(video: VideoRun, faces: Following) -> FileResult | None:
+    """Copy a video in which nobody is changed; None where anybody is, or a copy is not what was asked for.
+
+    Args:
+        video: What is asked.
+        faces: Those of the video; where its index is not complete, nobody can tell yet.
+
+    Raises:
+        OutputError: The copy cannot be written.
     """
-    settings, suffix = video.settings, video.info.path.suffix.lower()
-    asked = settings.keep_fps and not settings.skip_audio and not settings.keep_frames
-    same = asked and settings.output_video_encoder == "auto" and video.output.suffix.lower() == suffix
-    return same and faces.selection.needs_all and not any(map(faces.selection.of, faces.known_faces()))
-
-
-def copied(video: VideoRun, faces: Following) -> FileResult:
-    """Copy it, and count who is seen; OutputError where the copy cannot be written."""
-    measured, info = Measured(), video.info
-    for frame, shown in enumerate(faces.known_faces()):
-        measured.add_frame(frame, 0)
-        for face in shown:
-            counts = measured.tracks.setdefault(face.track or 0, Counts())
-            counts.seen += 1
-            add_span(counts.spans, frame, frame + 1)
-    measured.sum_up_crowd()
-    with info.path.open("rb") as content:
+    known = faces.index.complete and _is_asked(video)
+    measured = _counted(video, faces) if known else None
+    if measured is None:
+        return None
+    with video.info.path.open("rb") as content:
         write_whole(video.output, content)
     return FileResult(
         frames_in=len(faces.index),
@@ -42,7 +40,33 @@ def copied(video: VideoRun, faces: Following) -> FileResult:
         encoder=None,
         provider=video.engine.provider,
         notes=(),
-        video_seconds=float(info.duration),
+        video_seconds=float(video.info.duration),
         times_kept=True,
         people=people_of(faces.tracks, measured, faces.selection),
     )
+
+
+def _is_asked(video: VideoRun) -> bool:
+    """Whether the target, as it is, is a result that was asked for."""
+    info, settings, suffix = video.info, video.settings, video.output.suffix.lower()
+    encoder = settings.output_video_encoder
+    return (
+        settings.keep_fps
+        and not settings.keep_frames
+        and not (settings.skip_audio and info.audio)
+        and suffix == info.path.suffix.lower()
+        and MUXERS[suffix] in info.container.split(",")
+        and (encoder == "auto" or encoder in _ENCODERS.get(info.codec, ()))
+    )
+
+
+def _counted(video: VideoRun, faces: Following) -> Measured | None:
+    """Count the faces of a video as a run does that changes none; None where any is to be changed."""
+    tally, info, before = Tally(faces.selection), video.info, faces.tracks
+    for row, seen in zip(faces.index, faces.known_faces(), strict=True):
+        if faces.selection.of(seen):
+            faces.tracks = before
+            return None
+        seconds, shown = float(row.pts * info.time_base - info.start), [Shown(face) for face in seen]
+        tally.add(Work[None, Any](row.frame, None, None, pts=row.pts, seconds=seconds, shown=shown))
+    return tally.take()

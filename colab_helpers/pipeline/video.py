@@ -23,7 +23,7 @@ from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, SegmentStore, temporary_store
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.unchanged import copied, is_unchanged
+from colab_helpers.pipeline.unchanged import copied
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
@@ -92,16 +92,14 @@ def _in_segments(video: VideoRun, store: SegmentStore) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
     images = KeptFrames(store.folder / "frames", video.settings)
     faces = follow_faces(video, store.face_index())
-    if is_unchanged(video, faces):
-        return copied(video, faces)
+    if (result := copied(video, faces)) is not None:
+        return result
     parts = _usable(video, store, images, faces)
-    kept, last = len(parts), parts[-1].segment if parts else None
-    notes: list[str] = []
-    if last is None or last.frames == video.length:
-        frames_in = _make_segments(video, faces, store, parts, images, notes)
-    else:
-        # Only a video's last segment is shorter than the others.
-        frames_in = last.stop if video.settings.keep_fps else video.info.frames or last.stop
+    kept, notes = len(parts), list[str]()
+    frames_in = _make_segments(video, faces, store, parts, images, notes)
+    # As if it had been known before: a result does not depend on what an earlier run found.
+    if not any(part.measured.faces for part in parts) and (result := copied(video, faces)) is not None:
+        return result
     joined = join_segments(
         [part.segment for part in parts],
         video.info,
@@ -163,6 +161,8 @@ def _make_segments(
 ) -> int:
     """Append the missing segments to ``parts``, and notes on them; return how many frames the target has."""
     last = parts[-1].segment if parts else None
+    if last is not None and last.frames != video.length:  # only a video's last one is shorter
+        return last.stop if video.settings.keep_fps else video.info.frames or last.stop
     start, tally = last.stop if last else 0, Tally(faces.selection)
 
     def finish(segment: Segment) -> None:

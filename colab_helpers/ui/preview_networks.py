@@ -41,7 +41,7 @@ _CHANGING = (*_FINDING, "frame_processors", "swapper_model", "face_swapper_pixel
              "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads",
              "batch_size")  # fmt: skip
 """What all networks are loaded with; other settings may change while they stay."""
-_DECIDING = ("many_faces", "face_selector", "face_order", "reference_face_position",
+_DECIDING = ("many_faces", "face_selector", "face_min_size", "face_order", "reference_face_position",
              "reference_frame_number", "similar_face_distance")  # fmt: skip
 """What decides, beside the networks, who is changed."""
 _AT_ONCE = (*_DECIDING, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",

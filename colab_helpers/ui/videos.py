@@ -60,7 +60,7 @@ class VideosTab:
     def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
         self._choice, self._host = choice, host
         self._seen: dict[object, Cells] = {}
-        self._known: tuple[object, dict[str, Cells]] = None, {}
+        self._known: tuple[object, dict[str, Cells]] = (None, {})
         self.files: list[Path] = []
         self.table = widgets.html()
         self.look_button = widgets.button(
@@ -123,7 +123,9 @@ class VideosTab:
                 files = triage_now(folder).files
             except ColabHelpersError:  # the tab of the people says why
                 files = []
-            told = {file.target: (_seen_text(file), "; ".join(_before_text(file))) for file in files}
+            told: dict[str, Cells] = {
+                file.target: (_seen_text(file), "; ".join(_before_text(file))) for file in files
+            }
             self._known = key, told
         return self._known[1]
 

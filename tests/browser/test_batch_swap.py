@@ -197,3 +197,52 @@ def test_a_refusal_is_shown_in_the_tab(voila, site, own):
     message = voila.page.locator(".widget-html-content:visible").filter(has_text="no statement of consent")
     message.first.wait_for()
     assert not list(own.out.iterdir())
+
+
+def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot):
+    voila.open(site.copy("batch_swap.ipynb", "people.ipynb", **filled(own, site)))
+    voila.finish()
+    page = voila.page
+    voila.tab("People")
+    voila.sees("Nobody yet")
+    voila.press("Find people")
+    page.get_by_text("in holiday.mp4").nth(1).wait_for(timeout=SLOW)
+    shot(page, "panel-people")
+    assert not (own.out / "holiday.mp4").exists()
+    voila.tab("Preview")
+    picture = page.locator('img[alt="after"]:visible')
+    picture.wait_for()
+    voila.sees("2 face(s) changed")
+    both = picture.get_attribute("src")
+
+    voila.tab("People")
+    names = page.locator(".widget-text:visible input")
+    assert sorted(names.nth(n).input_value() for n in range(names.count()))[-2:] == ["p1", "p2"]
+    field = next(names.nth(n) for n in range(names.count()) if names.nth(n).input_value() == "p1")
+    field.fill("Ana <b>Ruiz</b>")
+    field.blur()
+    page.locator('img[alt="Ana <b>Ruiz</b>"]:visible').first.wait_for()
+    card = (
+        page.locator(".widget-vbox:visible:has(> .widget-html img)")
+        .filter(has=page.locator('img[alt="p2"]'))
+        .last
+    )
+    card.locator("select").first.select_option("left alone")
+    end = time.monotonic() + SLOW / 1000
+    while "source: leave" not in (own.out / "people.yaml").read_text():
+        assert time.monotonic() < end
+        page.wait_for_timeout(100)
+    shot(page, "panel-people-chosen")
+    voila.tab("Preview")
+    voila.changes(picture, both, attribute="src")
+    voila.sees("1 face(s) changed")
+
+    voila.tab("Run")
+    voila.press("Start")
+    voila.sees("1 of 1 files in")
+    (file,) = json.loads((own.out / "report.json").read_text())["files"]
+    done = {person["name"]: person["action"] for person in file["quality"]["people"]}
+    assert done == {"Ana <b>Ruiz</b>": "swap", "p2": None}
+    voila.sees("does not name everybody who was changed or put in: Ana <b>Ruiz</b>")
+    shot(page, "panel-people-results")
+    assert voila.errors() == []

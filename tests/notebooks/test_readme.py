@@ -20,7 +20,7 @@ from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.ui.headless import read_form
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("settings", "command-line", "results", "notebooks")
+NAMES = ("settings", "command-line", "results", "notebooks", "people")
 FILES = {
     "en": {"README": ROOT / "README.md", **{name: ROOT / "docs" / f"{name}.md" for name in NAMES}},
     "es": {"README": ROOT / "README.es.md", **{name: ROOT / "docs" / "es" / f"{name}.md" for name in NAMES}},

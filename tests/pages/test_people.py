@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.batch.report import BatchReport, PersonReport, Quality
+from colab_helpers.batch.run_batch import report_of
 from colab_helpers.errors import MediaError
 from colab_helpers.files import from_json, to_json
 from colab_helpers.media.images import read_image
@@ -108,3 +109,34 @@ def test_a_portrait_stands_in_the_row_and_none_where_the_target_has_gone(tmp_pat
         page = page_of(a_report(file))
         assert len([tag for tag in page.all("img") if tag["alt"] == "Person 1"]) == count
         assert any(row[0] == "Person 1" for row in page.rows if row)
+
+
+NAMED = PersonReport(name="Ana <b>", action="swap", source="ben", seen=9, changed=9, present_spans=[(0, 9)])
+HIDDEN = PersonReport(name="p2", action="blur", seen=9, changed=9, present_spans=[(0, 9)])
+LEFT = PersonReport(name="p3", seen=9, present_spans=[(0, 9)])
+
+
+@pytest.mark.parametrize("render", [page_of, notebook_of])
+def test_who_is_named_has_a_name_and_what_was_done(render: Any) -> None:
+    page = render(with_people(NAMED, HIDDEN, LEFT, SECOND))
+    start = next(number for number, row in enumerate(page.rows) if row[:1] == ["Person"])
+    names = [row[0] for row in page.rows[start + 1 : start + 5]]
+    assert names == ["Ana <b>replaced by ben", "p2blurred", "p3", "Person 4"]
+
+
+def test_the_page_names_who_was_changed_and_whom_the_statement_does_not() -> None:
+    first = with_people(NAMED, HIDDEN, LEFT)
+    other = with_people(NAMED.model_copy(update={"source": "a/b.jpg, cleo"}))
+    files = [*first.files, *other.files]
+    report = report_of(files, consent="Ben Lee: self", settings={}, seconds=1.0)
+    assert report.not_in_consent == ["Ana <b>", "cleo"]  # blurring needs nobody's consent; a path is no name
+    assert [note for note in report.notes if "Ana <b>, cleo" in note]
+    page = page_of(report)
+    rows = {row[0]: row[1] for row in page.rows if len(row) > 1}
+    assert rows["People changed"] == "Ana <b>: replaced by ben, replaced by a/b.jpg, cleop2: blurred"
+    assert rows["Not named in the statement"] == "Ana <b>, cleo"
+    assert (
+        report_of(files, consent="Ana B, Ben and Cleo: self", settings={}, seconds=1.0).not_in_consent == []
+    )
+    nobody = report_of(with_people(FIRST).files, consent="x y z", settings={}, seconds=1.0)
+    assert (nobody.not_in_consent, nobody.notes) == ([], [])

@@ -81,15 +81,17 @@ def stop_at(frame: int) -> Any:
     return stop
 
 
-def in_pieces(models: Engine, target: Path, output: Path, stops: list[int]) -> tuple[FileResult, Store]:
+def in_pieces(
+    models: Engine, target: Path, output: Path, stops: list[int], *, cast: Cast = SOURCE
+) -> tuple[FileResult, Store]:
     """Interrupted at each of the given frames, then taken up to the end."""
     store = Store(output.parent / f"work-{output.stem}")
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
-            process_video(models, SOURCE, target, output, on_progress=stop_at(stop), store=store)
+            process_video(models, cast, target, output, on_progress=stop_at(stop), store=store)
         assert not output.exists()
         assert not list(store.folder.glob(".*"))
-    return process_video(models, SOURCE, target, output, store=store), store
+    return process_video(models, cast, target, output, store=store), store
 
 
 def same(one: FileResult, other: FileResult) -> None:

@@ -10,7 +10,13 @@ import pytest
 
 from colab_helpers.errors import ConsentError
 from colab_helpers.language import spoken
-from colab_helpers.trust.consent import DEMO_CONSENT, DEMO_MANIFEST, is_demo_file, require_consent
+from colab_helpers.trust.consent import (
+    DEMO_CONSENT,
+    DEMO_MANIFEST,
+    is_demo_file,
+    not_named,
+    require_consent,
+)
 
 
 def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
@@ -43,3 +49,12 @@ def test_a_ground_may_be_named_in_the_language_spoken() -> None:
         assert require_consent("written consent", []) == "written consent"
         with pytest.raises(ConsentError, match="uno mismo, consentimiento por escrito"):
             require_consent("algo", [])
+
+
+def test_who_is_named_in_a_statement_is_found_however_it_is_spelt() -> None:
+    statement = "Ana Ruíz (source), JON-LEE (video): written consent"
+    named = ["ana ruiz", "Ana", "Jon Lee", "ana_ruíz", "jon.lee"]
+    assert not_named(statement, named) == []
+    strangers = ["An", "Ruiz Ana", "Lee (video) x", "p1", "Jo"]
+    assert not_named(statement, [*strangers, *named, "p1"]) == strangers
+    assert not_named("", ["Ana"]) == ["Ana"]
