@@ -14,7 +14,7 @@ import numpy as np
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn
 from colab_helpers.batch.library import photos_of
-from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap
+from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, new_name
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment
@@ -183,15 +183,6 @@ def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, lim
             name = new_name(group, people)
             groups[group], people[name] = name, KnownPerson(name, one.look[None], default)
     return Casting(known, people, groups, default)
-
-
-def new_name(group: str, taken: Mapping[str, object]) -> str:
-    """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
-    return (
-        group
-        if group not in taken
-        else next(name for number in range(2, len(taken) + 3) if (name := f"{group} ({number})") not in taken)
-    )
 
 
 def completed(given: PeopleMap, known: KnownPeople, groups: Mapping[str, str]) -> list[str]:

@@ -13,7 +13,17 @@ from colab_helpers.batch.journal import read_journal
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.library import names_in
 from colab_helpers.batch.lock import folder_lock
-from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, Row, summary
+from colab_helpers.batch.people_map import (
+    LEAVE,
+    MAP_NAME,
+    PHOTOS,
+    RESERVED,
+    PeopleMap,
+    Row,
+    new_name,
+    summary,
+    unnamed,
+)
 from colab_helpers.batch.report import JOURNAL_NAME
 from colab_helpers.batch.triage import Triage, pace_of, triage_of
 from colab_helpers.errors import UsageError
@@ -102,8 +112,8 @@ def keep_only(folder: Path, name: str) -> None:
 def rename(folder: Path, old: str, new: str) -> None:
     """Call somebody something else; UsageError where somebody else is called that."""
     with _edited(folder, old) as (known, given):
-        if new in known.groups and new not in given.people and new not in given.people[old].faces:
-            given.put(new, faces=[new])  # somebody who has no entry yet has the name
+        if new in (others := unnamed(known, given)):
+            given.put(new, faces=[others[new]])  # which has the name, and no entry yet
         given.rename(old, new)
 
 
@@ -129,8 +139,7 @@ def split(folder: Path, name: str) -> list[str]:
         given.put(name, faces=parts[:1])
         names = [name]
         for part in parts[1:]:
-            called = (part, *(f"{part}-{n}" for n in range(2, len(given.people) + 3)))
-            names.append(next(each for each in called if each not in given.people))
+            names.append(new_name(part, given.people))
             given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
         return names
 
@@ -139,13 +148,13 @@ def split(folder: Path, name: str) -> list[str]:
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
     """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
     known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
+    others = unnamed(known, given)
     for name in names:
-        if name in given.people:
-            continue
-        if name not in (row.name for row in summary(known, given)):
-            there = ", ".join(row.name for row in summary(known, given))
+        if name in others:
+            given.put(name, faces=[others[name]], source=given.default)
+        elif name not in given.people:
+            there = ", ".join([*given.people, *others])
             raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=there))
-        given.put(name, faces=[name], source=given.default)
     yield known, given
     given.save(folder)
 

@@ -7,6 +7,7 @@ into the text that is there: comments, order and spelling stay as the user has t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,12 +276,33 @@ class Row:
     named: bool = True
 
 
+def new_name(group: str, taken: Mapping[str, object]) -> str:
+    """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
+    return (
+        group
+        if group not in taken
+        else next(name for number in range(2, len(taken) + 3) if (name := f"{group} ({number})") not in taken)
+    )
+
+
+def unnamed(known: KnownPeople, given: PeopleMap) -> dict[str, str]:
+    """Return the groups that a map does not name, by what they are called."""
+    named = {group for person in given.people.values() for group in person.faces}
+    found: dict[str, str] = {}
+    for group in known.groups:
+        if group not in named:
+            found[new_name(group, {**given.people, **found})] = group
+    return found
+
+
 def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
     """Return everybody who was found or is named: the named ones in the order of the map, then the others."""
     given = given or PeopleMap()
     names = {group: name for name, person in given.people.items() for group in person.faces}
     people = {name: person.faces for name, person in given.people.items()}
-    people |= {group: (group,) for group in known.groups if group not in names}
+    others = unnamed(known, given)
+    people |= {name: (group,) for name, group in others.items()}
+    names |= {group: name for name, group in others.items()}
     rows = []
     for name, ids in people.items():
         groups = [known.groups[group] for group in ids if group in known.groups]

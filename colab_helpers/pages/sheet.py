@@ -207,7 +207,8 @@ def sheet_png(title: str, cards: Sequence[Card], *, more: int = 0) -> bytes:
         draw.text((left, top), _fit(card.name, large, _TEXT - _MARGIN), _INK, font=large)
         lines = [(fact, _INK) for fact in card.facts] + [(remark, _WARN) for remark in card.remarks]
         for line, (text, colour) in enumerate(lines[: (row - 3 * _LINE) // _LINE]):
-            draw.text((left, top + 26 + line * _LINE), _fit(text, small, _TEXT - _MARGIN), colour, font=small)
+            y = top + 26 + line * _LINE
+            draw.text((left, y), _fit(text, small, _TEXT - _MARGIN), colour, font=small)
     data, about = io.BytesIO(), PngInfo()
     about.add_text("Software", "colab_helpers")  # by which a later sheet may take its place
     sheet.save(data, "PNG", pnginfo=about)

@@ -60,7 +60,7 @@ class VideosTab:
     def __init__(self, widgets: Widgets, choice: Choice, host: Host) -> None:
         self._choice, self._host = choice, host
         self._seen: dict[object, Cells] = {}
-        self._known: tuple[object, dict[str, Cells]] = None, {}
+        self._known: tuple[object, dict[str, Cells]] = (None, {})
         self.files: list[Path] = []
         self.table = widgets.html()
         self.look_button = widgets.button(
