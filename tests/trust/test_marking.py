@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
 
 from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.files import sha256_of
@@ -123,6 +124,22 @@ def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path
     )
     kept = [any("kept" in note for note in file.fallbacks) for file in again.files]
     assert (kept, (out / "a.mkv.c2pa").is_file()) == ([False, True], True)
+
+
+def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
+    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+
+    def copy_out(source: Path, target: Path, **given: object) -> str:
+        copied.append(target.name)
+        return drive.copy_out(source, target, **given)
+
+    monkeypatch.setattr(run_file, "copy_out", copy_out)
+    (file,) = batch(made(tmp_path / "target.mkv"), work_dir=tmp_path / "work").files
+    assert copied == ["target.mkv.c2pa", "target.mkv"]
+    output = Path(file.output)
+    assert read_mark(output, beside=sidecar(output))[0] == "Valid"
 
 
 def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp_path: Path) -> None:
