@@ -44,7 +44,13 @@ from colab_helpers.requirements import (
 )
 
 # Modules whose name is not that of their distribution.
-MODULES = {"onnxruntime-gpu": "onnxruntime", "pillow": "PIL", "pyyaml": "yaml", "scikit-image": "skimage"}
+MODULES = {
+    "c2pa-python": "c2pa",
+    "onnxruntime-gpu": "onnxruntime",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+}
 # Lines of pip and uv that are worth showing while they work.
 PROGRESS = re.compile(r"(Resolved|Prepared|Installed|Installing collected) |\s*Downloading .*MB\)")
 

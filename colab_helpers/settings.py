@@ -199,9 +199,9 @@ class Settings(BaseModel):
     skip_audio: bool = Field(False, description="Leave the sound out of the result.")
 
     signing_certificate: str = Field(
-        "",
-        description="PEM file of your certificates, your own first, and its unencrypted key, to sign results "
-        "with; empty: a certificate made on this machine, which cannot show who signed.",
+        "local",
+        description="What signs results: local, a certificate made on this machine, which cannot show who "
+        "signed; or a PEM file of your certificates, your own first, and its unencrypted key.",
     )
 
     language: Literal["auto", "en", "es"] = Field(

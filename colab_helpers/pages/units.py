@@ -94,7 +94,8 @@ def notes_of(report: BatchReport) -> list[str]:
 def mark_text(file: FileReport) -> str:
     """Say how a result is marked, and by whose certificate; empty where there is none."""
     if file.status != "done" or file.mark is None:
-        return tr("a copy of its target") if file.status == "done" and file.frames_out else ""
+        copied = file.status == "done" and not file.faces_swapped
+        return tr("not marked: a copy of its target") if copied else ""
     where = tr("in a file beside it") if file.mark.beside else tr("in the file")
     if file.mark.made_here:
         return tr("{where}, signed with the certificate made on this machine", where=where)

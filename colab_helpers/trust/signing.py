@@ -21,6 +21,7 @@ from colab_helpers.files import absolute, publish
 from colab_helpers.language import tr
 from colab_helpers.machine import home
 
+LOCAL = "local"
 LOCAL_NAME = "signing.pem"
 """In the folder of ``machine.home``: the certificate made here, the one that vouches for it, and its key."""
 _ORGANIZATION = "colab_helpers, made locally: cannot show who signed"
@@ -54,13 +55,14 @@ class Credentials:
 
 
 def credentials(path: str) -> Credentials:
-    """Return those of a PEM file with a certificate chain and its key, or of this machine where it is "".
+    """Return those of a PEM file with a certificate chain and its key, or, for `LOCAL`, of this machine.
 
     Raises:
         MissingFileError, SettingsError: The file cannot be read, or holds something else.
         OutputError: There is no certificate of this machine yet, and none can be kept.
     """
-    return _read(absolute(path) if path else home() / LOCAL_NAME, local=not path)
+    local = path == LOCAL
+    return _read(home() / LOCAL_NAME if local else absolute(path), local=local)
 
 
 def local_anchor() -> bytes:
@@ -98,7 +100,7 @@ def _read(path: Path, *, local: bool) -> Credentials:
         raise MissingFileError(
             tr("the signing certificate cannot be read ({reason})", reason=error.strerror or error),
             where=str(path),
-            remedy=tr("correct signing_certificate, or leave it empty"),
+            remedy=tr("correct signing_certificate, or set it to local"),
         ) from error
     try:
         chain = x509.load_pem_x509_certificates(content)
@@ -111,7 +113,7 @@ def _read(path: Path, *, local: bool) -> Credentials:
             tr("this is no PEM file with certificates and the unencrypted key of the first of them"),
             where=str(path),
             remedy=tr(
-                "join them in one file, your own certificate first, or leave signing_certificate empty"
+                "join them in one file, your own certificate first, or set signing_certificate to local"
             ),
         ) from error
     names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)

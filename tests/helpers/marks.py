@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from PIL import Image
 from colab_helpers.files import write_whole
 from colab_helpers.media.inputs import is_image
 from colab_helpers.trust.marking import Marks
-from colab_helpers.trust.signing import credentials
+from colab_helpers.trust.signing import LOCAL, credentials
 from tests.media.make import Sound, Spec, make
 
 PEM = serialization.Encoding.PEM
@@ -54,7 +53,7 @@ def made(path: Path) -> Path:
 
 
 def marks(target: Path, **given: Any) -> Marks:
-    usual = {"signed_by": credentials(""), "done": ("swapped", "enhanced"), "networks": ["one", "two"]}
+    usual = {"signed_by": credentials(LOCAL), "done": ("swapped", "enhanced"), "networks": ["one", "two"]}
     return Marks(target=target, **(usual | given))
 
 
@@ -68,31 +67,31 @@ def published(
     return output
 
 
-def killed_everywhere() -> None:
-    """Publish copies of a file, killed at every step, then one whole; beside it, in folders of their own."""
-    target = Path(sys.argv[1])
-    for step in range(1, 100):
-        folder = target.parent / f"killed{step:02d}"
-        if (child := os.fork()) == 0:
-            _die(before=step)
-            published(target, folder / f"result{target.suffix}")
-            os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
-            folder.rename(folder.with_name("whole"))
-            return
+class KilledError(BaseException):
+    """Ends what runs, and whatever it would still do to files."""
 
 
-def _die(*, before: int) -> None:
-    """End this process before so many more calls that change files."""
-    left = before
+class Killer:
+    """Ends what runs in its block before so many calls that change files; after that nothing changes any."""
 
-    def count(event: str, _: object) -> None:
-        nonlocal left
-        left -= event in {"open", "os.rename", "os.remove", "os.mkdir"}
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self) -> None:
+        self._left = 0
+        sys.addaudithook(self._count)
 
-    sys.addaudithook(count)
+    def _count(self, event: str, _: object) -> None:
+        if self._left and event in {"open", "os.rename", "os.remove", "os.mkdir"}:
+            self._left = max(1, self._left - 1)
+            if self._left == 1:
+                raise KilledError
+
+    @contextmanager
+    def before(self, step: int) -> Iterator[None]:
+        """End the block before a step, counted from 1."""
+        self._left = step + 1
+        try:
+            yield
+        finally:
+            self._left = 0
 
 
 def read_mark(path: Path, *, anchor: bytes = b"", beside: Path | None = None) -> tuple[str, dict[str, Any]]:

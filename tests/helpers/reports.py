@@ -9,7 +9,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, Quality, State, summarize
+from colab_helpers.batch.report import (
+    BatchReport,
+    FileReport,
+    MarkReport,
+    ModelReport,
+    Quality,
+    State,
+    summarize,
+)
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.machine import GIB
 from colab_helpers.progress import Progress
@@ -58,7 +66,9 @@ def a_full_file(target: Path | str, output: Path | str) -> FileReport:
     )
     return a_file(
         target, output, source=["face.png", "other.png"], frames_in=250, frames_out=250, faces_swapped=240,
-        frames_without_face=35, seconds=10.42, fps=24.0, encoder="h264_nvenc", provider="cuda",
+        frames_without_face=35, seconds=10.42, fps=24.0,
+        mark=MarkReport(beside=False, signed_by="Ana Ruiz", made_here=False),
+        encoder="h264_nvenc", provider="cuda",
         memory_before=GIB, memory_after=GIB + (50 << 20), bytes_in=2_000_000, bytes_out=1_000_000,
         video_seconds=10.0, audio_seconds=10.02, times_kept=True, segments=5, segments_kept=3,
         fallbacks=["sound was converted"], quality=quality,

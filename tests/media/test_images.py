@@ -169,7 +169,7 @@ NO_PROFILE = "its colour profile is not one of RGB: the result has none and is s
         (saved(RGB.convert("RGBA"), "PNG"), [], 0),
         (saved(RGB, "TIFF", **PAGES), ["the first of 2 pictures in the file was taken"], 0),
         (saved(RGB, "MPO", **PAGES), ["the first of 2 pictures in the file was taken"], 5),
-        (with_words(), ["the result has no XMP data", "the result has no text notes"], 0),
+        (with_words(), ["the result has no XMP data of the target", "the result has no text notes"], 0),
         (saved(RGB, "JPEG", quality=100, progressive=True), [], 4),
         (saved(RGB, "TIFF"), [], 0),
         (saved(RGB, "GIF"), ["a palette of colours became RGB"], 6),

@@ -148,6 +148,7 @@ def test_everything_known_of_a_file_is_in_its_table() -> None:
         "Memory before / after": "1 GiB / 1.05 GiB (+50 MiB)",
         "Size in / out": "2 MB / 1 MB",
         "Fall-backs": "sound was converted",
+        "Marked": "in the file, signed by Ana Ruiz",
         "Source": "face.pngother.png",
         "Target": "in/a.mp4",
         "Output": "out/a.mp4",
@@ -157,7 +158,9 @@ def test_everything_known_of_a_file_is_in_its_table() -> None:
     assert page.fact("Where no face was changed").startswith("0–9 (0:00.0–0:00.4), 225–249 (0:09.0–0:10.0)")
     row = ["a.mp4", "done", "250 / 250", "24", "240", "0.71", "0.42", "10.4 s"]
     assert row in page.rows
-    assert [*row, "sound was converted"] in results_of(a_report(file), with_players=False).rows
+    assert [*row, "in the file, signed by Ana Ruiz", "sound was converted"] in results_of(
+        a_report(file), with_players=False
+    ).rows
 
 
 def test_what_matters_most_is_said_first() -> None:
