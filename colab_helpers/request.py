@@ -289,9 +289,7 @@ class BatchRequest(SettingsRequest):
     @property
     def mapped(self) -> bool:
         """Whether no photos of who is put in are needed: a map may name others, or nothing is done."""
-        return self.people == "only" or (
-            self.output_dir is not None and (self.output_dir / MAP_NAME).exists()
-        )
+        return self.people == "only" or bool(self.output_dir and (self.output_dir / MAP_NAME).exists())
 
     @property
     def run_name(self) -> str:

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from colab_helpers.errors import SettingsError, allowed_values
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 
@@ -158,10 +158,7 @@ class Settings(BaseModel):
         "person shown at reference_face_position in frame reference_frame_number.",
     )
     face_min_size: int = Field(
-        0,
-        ge=0,
-        description="Whose face is smaller on average is left, in pixels: the root of its area; 0 leaves "
-        "nobody.",
+        0, ge=0, description="Least size of a face that is changed: the root of its mean area, in pixels."
     )
     face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
     reference_face_position: int = Field(0, ge=0, description="Which face in that order, counted from 0.")
@@ -230,20 +227,17 @@ class Settings(BaseModel):
         if len(set(self.frame_processors)) != len(self.frame_processors):
             raise ValueError(tr("frame_processors names a step twice"))
         if self.frame_processors[0] == "face_enhancer" and "face_swapper" in self.frame_processors:
-            raise ValueError(
-                tr(
-                    "frame_processors enhances before it swaps, which undoes the enhancement; "
-                    "allowed order: face_swapper, face_enhancer"
-                )
+            text = mark(
+                "frame_processors enhances before it swaps, which undoes the enhancement; "
+                "allowed order: face_swapper, face_enhancer"
             )
+            raise ValueError(tr(text))
         if self.many_faces and self.face_selector != "one":
-            raise ValueError(
-                tr(
-                    "many_faces changes every face and face_selector={selector} only one; "
-                    "set many_faces to false to change that one",
-                    selector=self.face_selector,
-                )
+            text = mark(
+                "many_faces changes every face and face_selector={selector} only one; "
+                "set many_faces to false to change that one"
             )
+            raise ValueError(tr(text, selector=self.face_selector))
         return self
 
     def with_overrides(self, **overrides: object) -> Settings:

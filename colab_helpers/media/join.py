@@ -97,14 +97,7 @@ def join_segments(
         with _opened(partial, output, source, file_tags(info.metadata, comment=comment), time_base) as result:
             picture = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(picture)
-            result.start_encoding()
-            copier.start()
-            for count, packet in enumerate(timeline.packets(adds_up=is_mov(result.format.name)), 1):
-                packet.stream = picture
-                result.mux_one(packet)
-                copier.pump(result, cast(int, packet.pts) * time_base)
-                on_frame(count)
-            copier.finish(result)
+            _mux(result, picture, timeline, copier, time_base, on_frame)
         _check_result(partial, output, timeline, Counter(["video", *copier.copied.values()]))
         seal(partial)
     return JoinedVideo(
@@ -162,6 +155,25 @@ def _add_streams(
             copier.add(stream, output)
     assert picture is not None
     return picture
+
+
+def _mux(
+    output: OutputContainer,
+    picture: VideoStream,
+    timeline: Timeline,
+    copier: StreamCopier,
+    time_base: Fraction,
+    on_frame: Callable[[int], None],
+) -> None:
+    """Write all packets, those of other streams between the picture's."""
+    output.start_encoding()
+    copier.start()
+    for count, packet in enumerate(timeline.packets(adds_up=is_mov(output.format.name)), 1):
+        packet.stream = picture
+        output.mux_one(packet)
+        copier.pump(output, cast(int, packet.pts) * time_base)
+        on_frame(count)
+    copier.finish(output)
 
 
 def _check_order(segments: Sequence[Segment], output: Path) -> None:

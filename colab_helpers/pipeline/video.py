@@ -72,9 +72,8 @@ def process_video(
     started, info, settings = time.monotonic(), probe(target), engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
-    wanted, quality, preset = settings.output_video_encoder, settings.output_video_quality, None
-    if settings.output_video_preset != "auto":
-        preset = settings.output_video_preset
+    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
+    wanted, quality = settings.output_video_encoder, settings.output_video_quality
     choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture)
     check_output(output, info, audio=not settings.skip_audio)
