@@ -155,7 +155,7 @@ class FileRun:
             made, place = frames_folder(result), frames_folder(output)
             names = frozenset(path.name for path in made.iterdir())
             self._attempt(lambda: move_frames(made, place, names))
-        if (beside := sidecar(output)) is not None:
+        if self.report.mark is not None and (beside := sidecar(output)) is not None:
             made = result.with_name(beside.name)
             self._attempt(lambda: copy_out(made, beside, beat=self.beat))
         return result, self._attempt(lambda: copy_out(result, output, beat=self.beat))

@@ -23,7 +23,7 @@ from c2pa import Builder, C2paError, Context, Reader
 
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.files import hidden_name, sha256_of, shortened, unwritable, write_atomically
+from colab_helpers.files import hidden_name, sha256_of, shortened, unwritable, write_whole
 from colab_helpers.language import printable, tr
 from colab_helpers.requirements import read_project
 from colab_helpers.trust.signing import Credentials, credentials
@@ -128,7 +128,7 @@ class Marks:
             with _spooled_beside(partial):
                 data = self._sign(manifest, partial, Path(os.devnull) if beside else signed, embed=not beside)
             if beside:
-                write_atomically(beside, data)
+                write_whole(beside, io.BytesIO(data))
             else:
                 signed.replace(partial)
         except OSError as error:

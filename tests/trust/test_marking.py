@@ -137,7 +137,7 @@ def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path
 
 
 def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
-    batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch, faceless_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[str] = []
 
@@ -150,10 +150,15 @@ def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
     assert copied == ["target.mkv.c2pa", "target.mkv"]
     output = Path(file.output)
     assert read_mark(output, beside=sidecar(output))[0] == "Valid"
+    settings = CPU.with_overrides(frame_processors="face_enhancer")
+    usual = {"sources": (), "models_dir": faceless_models, "work_dir": tmp_path / "work"}
+    (file,) = batch(Path(file.target), settings=settings, **usual).files
+    assert (file.mark, sidecar(output).exists()) == (None, False)
+    assert sha256_of(output) == sha256_of(Path(file.target))
 
 
 def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp_path: Path) -> None:
-    settings = CPU.with_overrides(frame_processors="face_enhancer")
+    settings = CPU.with_overrides(frame_processors="face_enhancer", skip_audio=True)
     target, video = made(tmp_path / "target.png"), made(tmp_path / "target.mp4")
     copied, stored = batch(target, video, sources=(), models_dir=faceless_models, settings=settings).files
     assert Path(copied.output).read_bytes() == target.read_bytes()
