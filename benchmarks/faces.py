@@ -189,11 +189,14 @@ def measured(clip: Clip, found: Sequence[Sequence[Face]]) -> Figures:
             if clip.name == "dissolve"
             else sum(not any(overlap(f.box, t.box) > 0.1 for t in truths) for f in faces)
         )
+        for face in faces:
+            # Who is seen there: of two people in one place the one before the other.
+            seen = max(truths, key=lambda truth: truth.visible * overlap(face.box, truth.box), default=None)
+            if seen is not None and face.track is not None and overlap(face.box, seen.box) > 0.4:
+                who[face.track][seen.who] += 1
         for truth in truths:
             found_here = [face for face in faces if overlap(face.box, truth.box) > 0.4]
             best = max(found_here, key=lambda face: overlap(face.box, truth.box), default=None)
-            if best is not None and best.track is not None:
-                who[best.track][truth.who] += 1
             if truth.visible < LEAST_VISIBLE or truth.box[3] - truth.box[1] < LEAST_HEIGHT:
                 continue
             figures.asked += 1
