@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,25 +59,25 @@ def clips(seed: int, size: tuple[int, int], seconds: float) -> Iterator[Clip]:
     def scene(number: int, people: int, **how: Any) -> Scene:
         return Scene(100 * seed + number, size, seconds=seconds, people=people, **how)
 
-    def plain(name: str, one: Scene, dropped: float = 0.0) -> Clip:
-        return Clip(name, one.frames, one.render, dropped)
+    def plain(name: str, shot: Callable[[int], Shot], dropped: float = 0.0) -> Clip:
+        return Clip(name, frames, shot, dropped)
 
     slow = Scene(100 * seed, size, Fraction(75), seconds / 3, 1)
-    yield plain("talking head", slow)
-    one = scene(0, 1)
+    yield Clip("talking head", slow.frames, slow.render)
+    frames = scene(0, 1).frames
+    one, crossing = cache(scene(0, 1).render), cache(scene(1, 2, crossing=True).render)
     yield plain("one person", one)
     yield plain("one person, detections lost", one, DROPPED)
-    crossing = scene(1, 2, crossing=True)
     yield plain("crossing", crossing)
     yield plain("crossing, detections lost", crossing, DROPPED)
-    yield plain("three, one leaves", scene(2, 3))
+    yield plain("three, one leaves", scene(2, 3).render)
     parts = [scene(3, 2), scene(4, 2)]
-    yield Clip("cut every second", one.frames, lambda i: parts[i // 25 % 2].render(i))
-    yield Clip("dissolve", one.frames, lambda i: _dissolved(parts, i, one.frames))
-    yield Clip("dark", one.frames, lambda i: _darkened(one.render(i)))
-    yield Clip("turned by 90", one.frames, lambda i: _turned(one.render(i), 1))
-    yield Clip("turned by 180", one.frames, lambda i: _turned(one.render(i), 2))
-    yield Clip("turned by 270", one.frames, lambda i: _turned(one.render(i), 3))
+    yield plain("cut every second", lambda i: parts[i // 25 % 2].render(i))
+    yield plain("dissolve", lambda i: _dissolved(parts, i, frames))
+    yield plain("dark", lambda i: _darkened(one(i)))
+    yield plain("turned by 90", lambda i: _turned(one(i), 1))
+    yield plain("turned by 180", lambda i: _turned(one(i), 2))
+    yield plain("turned by 270", lambda i: _turned(one(i), 3))
 
 
 def rendered(clip: Clip) -> Clip:

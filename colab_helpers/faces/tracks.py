@@ -315,8 +315,10 @@ def _gain(track: Track, face: Face, shared: float, *, alone: bool, cut: bool) ->
     if face.embedding is None or track.embedding is None:
         return shared if shared >= _LEAST_OVERLAP and not cut else 0.0
     alike = track.likeness(face)
-    if alike < _OTHER or (cut and (alike < _SAME or shared < _SURE_OVERLAP)):
+    if cut and (alike < _SAME or shared < _SURE_OVERLAP):
         return 0.0
+    if alike < _OTHER:  # one look at a face that comes may be wrong
+        return shared if track.asked == 1 and shared >= _SURE_OVERLAP else 0.0
     least = _LEAST_OVERLAP if alone else _SURE_OVERLAP
     near = shared >= least or (alike >= _SAME and shared > 0)
     return shared + alike if near else 0.0

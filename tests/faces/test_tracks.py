@@ -129,6 +129,12 @@ def test_one_person_who_dissolves_into_another_is_two_tracks() -> None:
     assert [faces[0].track for faces in few] == [0] * 21 + [1] * 20
 
 
+def test_a_face_that_is_mistaken_when_it_comes_is_one_track() -> None:
+    frames = [[face(200, who=1)], [face(250)], [face(300, who=2)], [face(350, who=2)], [], []]
+    found = followed([*frames, *([face(200 + 50 * n, who=2)] for n in range(6, 20))])
+    assert [[one.track for one in faces] for faces in found] == [[0]] * 20
+
+
 def test_somebody_in_doubt_goes_on_beside_a_stranger() -> None:
     frames = [[mixed(0.0)]] * 10 + [[mixed(0.7)]] * 5 + [[mixed(0.7), face(230, who=3)]] * 10
     found = followed(frames)
