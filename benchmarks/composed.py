@@ -3,9 +3,6 @@
 Three tables: faces cut by the frame's border, faces of several sizes, and a face that holds still. Beside the
 product's own ways stands insightface's ``paste_back`` on the same points. Seeds are drawn at random unless
 ``--seed`` is given.
-
-The stand-in swapper was also trained on crops that the border cuts; the real ones saw whole faces only. What
-the table of cut faces shows is what cutting, masking and pasting lose, not how a real network guesses.
 """
 
 from __future__ import annotations
