@@ -1,11 +1,18 @@
-"""What is in front of faces: how much of it a swap paints over, and how much of the face it still changes."""
+"""What is in front of faces: how much of it a swap paints over, and how much of the face it still changes.
+
+``python -m benchmarks.covered``; seeds are drawn at random unless ``--seeds`` are given.
+"""
 
 from __future__ import annotations
 
+import argparse
+import random
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +28,7 @@ from colab_helpers.settings import load_settings
 from tests.people.actors import portrait
 from tests.people.covers import COVERS
 from tests.people.scene import Rendered, Scene
+from tests.people.standins import write_standins
 
 CHANGED = 12
 """Grey levels from which a pixel counts as painted over."""
@@ -109,3 +117,21 @@ def table(models: Path, seed: int, *, seconds: float = 2.0) -> Iterator[str]:
 def _line(cover: str, way: str, counted: Covered) -> str:
     painted, kept = counted.shares
     return f"{cover:16} {way:18} {painted:17.1%} {kept:13.1%}"
+
+
+def main() -> None:
+    """Run from a shell."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=random.sample(range(1000), 4))
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_standins(Path(folder))
+        for seed in options.seeds:
+            print(f"seed {seed}")
+            for line in table(Path(folder), seed):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

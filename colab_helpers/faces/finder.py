@@ -20,7 +20,7 @@ SEARCH_EVERY = 5 * EVERY
 # eye distances) and grow by so much, and still be where a curve through all looks says.
 _MOST_MOVED, _MOST_TURNED, _MOST_GROWN = 0.8, 0.25, 0.15
 _LEAST_OVERLAP, _LEAST_SCORE = 0.5, 0.6
-# So many frames are looked at after a face was lost.
+# So many frames are looked at after a face was lost, or until one comes.
 _LOST_FRAMES = 3 * EVERY
 # A cut changes the picture by so many grey levels, and so many times as much as the frames before it.
 _CUT_LEVELS, _CUT_TIMES, _CUT_FRAMES = 12.0, 4.0, 5
@@ -52,8 +52,9 @@ class FaceFinder:
             self._note(row)
 
     def _note(self, key: FrameFaces) -> None:
-        if self._last is not None and len(key.faces) < len(self._last.faces):
-            self._closely_until = key.frame + _LOST_FRAMES
+        if self._last is not None and len(key.faces) != len(self._last.faces):
+            lost = len(key.faces) < len(self._last.faces)
+            self._closely_until = key.frame + _LOST_FRAMES if lost else 0
         self._before, self._last = self._last, key
 
     def look(self, row: FrameFaces) -> None:
@@ -139,31 +140,36 @@ class FaceFinder:
             for group in groups[:-1]:
                 self._look_turned(group[-1])
         for group in groups:
-            last = self._last
-            if last is not None and not self._is_steady(last, group):
-                # A face that comes may have been there before.
-                comes = len(group[-1].faces) > len(last.faces)
-                for row in [*self._late, *group] if comes else group:
-                    self._look_closely(row)
+            if self._last is not None:
+                self._look_between(self._before, self._last, group)
             self._note(group[-1])
             yield from self._late
             self._late = group
             for row in group:
                 row.view = self._view
 
-    def _is_steady(self, last: FrameFaces, group: Sequence[FrameFaces]) -> bool:
-        return group[-1].frame > self._closely_until and _is_steady(self._before, last, group)
+    def _look_between(self, before: FrameFaces | None, last: FrameFaces, group: Sequence[FrameFaces]) -> None:
+        """Look at frames up to one that was looked at, until those that were tell of the others."""
+        key = group[-1]
+        coming = len(key.faces) - len(last.faces)
+        if coming or key.frame <= self._closely_until or any(row.cut for row in group):
+            # A face that comes may have been there before.
+            for row in [*self._late, *group] if coming > 0 and last is self._last else group:
+                self._look_closely(row)
+        elif len(group) > 1 and not _is_steady(before, last, key):
+            half = len(group) // 2
+            self._look_closely(group[half - 1])
+            self._look_between(before, last, group[:half])
+            self._look_between(last, group[half - 1], group[half:])
 
 
-def _is_steady(before: FrameFaces | None, last: FrameFaces, group: Sequence[FrameFaces]) -> bool:
-    """Whether the faces of two frames tell where they are in those between."""
-    faces = list(group[-1].faces)
-    if any(row.cut for row in group) or len(faces) != len(last.faces):
-        return False
+def _is_steady(before: FrameFaces | None, last: FrameFaces, key: FrameFaces) -> bool:
+    """Whether the faces of two frames, equally many, tell where they are in those between."""
+    faces = list(key.faces)
     for face in last.faces:
         near = max(faces, key=lambda other: overlap(face.box, other.box))
         faces.remove(near)
-        if not _is_alike(face, near) or not _moves_on(before, last, face, near, group[-1].frame):
+        if not _is_alike(face, near) or not _moves_on(before, last, face, near, key.frame):
             return False
     return True
 

@@ -29,9 +29,12 @@ _AHEAD = 6  # frames for which a face is expected to move on as it did
 # Boxes that overlap this much less (intersection over union) are not the same face, unless their embeddings
 # agree; boxes of two faces that overlap more than _NEAR may be mistaken for each other.
 _LEAST_OVERLAP, _NEAR = 0.3, 0.05
+# Somebody who is lost where another face overlaps so much is behind it.
+_BEHIND = 0.4
 # Cosines of embeddings: of what is surely one person, of one person after a cut, of what cannot be one.
 _SURELY, _SAME, _OTHER = 0.5, 0.4, 0.15
-_CUT_OVERLAP = 0.6
+# What is hardly alike must overlap so much where somebody else may be meant, and all faces after a cut.
+_SURE_OVERLAP = 0.6
 # At the first and last frames of a shot so many may have been missed.
 _EDGE = 2
 # A track as short as this whose score is never higher is no face.
@@ -153,6 +156,10 @@ class Track:
         face = smoothed(self._seen, frame)
         return replace(face, track=self.number, weight=self._weight(frame), filled=filled)
 
+    def away(self, frame: int) -> int:
+        """Frames from one to the nearest in which it was found."""
+        return min(abs(at - frame) for at, _ in self._seen)
+
     def _weight(self, frame: int) -> float:
         """How much shows: a face whose score is low where it comes or goes does so slowly."""
         weight = 1.0
@@ -215,7 +222,8 @@ class Tracker:
         looked = frame in self._looked
         self._looked.discard(frame)
         shown = self._recent if wanted else []
-        faces = [face for t in shown if (face := t.at(frame, looked=looked)) is not None]
+        pairs = [(face, t.away(frame)) for t in shown if (face := t.at(frame, looked=looked)) is not None]
+        faces = [face for face, away in pairs if not (face.filled and _is_behind(face, away, pairs))]
         recent = [track for track in self._recent if track in self._open or track.last > frame]
         for track in self._recent:
             track.forget(frame - LAG if track in recent else frame + 1, least=2 if track in recent else 0)
@@ -236,9 +244,8 @@ class Tracker:
                 near_start = row.frame - self._shot <= _EDGE
                 first = self._shot if near_start else row.frame
                 track = Track(len(self.tracks), first, row.frame, self._shot)
-                for other, box in zip(self._open, expected, strict=False):
-                    if not cut and other.likeness(face) < _OTHER and overlap(face.box, box) >= _LEAST_OVERLAP:
-                        track.take_over(other, row.frame)
+                if not cut:
+                    self._take_over(track, row.frame, face, expected)
                 self.tracks.append(track)
                 self._open.append(track)
                 self._recent.append(track)
@@ -246,6 +253,16 @@ class Tracker:
         if cut:  # who was not found again belongs to the shot before
             self._end([track for track in self._open if track.last < row.frame])
             self._open = [track for track in self._open if track.last == row.frame]
+
+    def _take_over(self, new: Track, frame: int, face: Face, expected: Sequence[FloatArray]) -> None:
+        """Give a new track what its place shows since it shows somebody else, back to the look before."""
+        for track, box in zip(self._open, expected, strict=False):
+            gone = track.last < frame and track.likeness(face) < _OTHER
+            if gone and overlap(face.box, box) >= _LEAST_OVERLAP:
+                new.take_over(track, frame)
+                while new.first - 1 > track.last and new.first - 1 not in self._looked:
+                    new.first -= 1
+                return
 
     def _end(self, tracks: Iterable[Track]) -> None:
         """End tracks with their shot, in whose last frames a face may have been missed."""
@@ -266,14 +283,21 @@ class Tracker:
         return bool((near.sum(1) != 1).any() or (near.sum(0) > 1).any() or not same.any(1).all())
 
 
+def _is_behind(face: Face, away: int, pairs: Iterable[tuple[Face, int]]) -> bool:
+    """Whether one that was found nearer in time is where a lost face must be."""
+    return any(nearer < away and overlap(face.box, other.box) >= _BEHIND for other, nearer in pairs)
+
+
 def _matched(
     tracks: Sequence[Track], expected: Sequence[FloatArray], faces: Sequence[Face], *, cut: bool
 ) -> dict[int, Track]:
     """Which face goes on which track, so that overlap and likeness are greatest over all (Kuhn 1955)."""
     if not tracks or not faces:
         return {}
-    gain = np.array([[_gain(t, box, face, cut=cut) for t, box in zip(tracks, expected, strict=True)]
-                     for face in faces])  # fmt: skip
+    shared = np.array([[overlap(face.box, box) for box in expected] for face in faces])
+    alone = (shared >= _LEAST_OVERLAP).sum(1) < 2
+    gain = np.array([[_gain(track, face, shared[n, m], alone=bool(alone[n]), cut=cut)
+                      for m, track in enumerate(tracks)] for n, face in enumerate(faces)])  # fmt: skip
     if min(gain.shape) == 1:
         pairs = [np.unravel_index(gain.argmax(), gain.shape)]
     else:
@@ -283,15 +307,20 @@ def _matched(
     return {int(face): tracks[int(track)] for face, track in pairs if gain[face, track] > 0}
 
 
-def _gain(track: Track, expected: FloatArray, face: Face, *, cut: bool) -> float:
-    """How well a face goes on a track; 0 where it cannot."""
-    shared = overlap(face.box, expected)
+def _gain(track: Track, face: Face, shared: float, *, alone: bool, cut: bool) -> float:
+    """How well a face goes on a track whose place it shares so far; 0 where it cannot.
+
+    Where it shares that of others, too (not ``alone``), it must be alike, or very near.
+    """
     if face.embedding is None or track.embedding is None:
         return shared if shared >= _LEAST_OVERLAP and not cut else 0.0
     alike = track.likeness(face)
-    if alike < _OTHER or (cut and (alike < _SAME or shared < _CUT_OVERLAP)):
+    if cut and (alike < _SAME or shared < _SURE_OVERLAP):
         return 0.0
-    near = shared >= _LEAST_OVERLAP or (alike >= _SAME and shared > 0)
+    if alike < _OTHER:  # one look at a face that comes may be wrong
+        return shared if track.asked == 1 and shared >= _SURE_OVERLAP else 0.0
+    least = _LEAST_OVERLAP if alone else _SURE_OVERLAP
+    near = shared >= least or (alike >= _SAME and shared > 0)
     return shared + alike if near else 0.0
 
 

@@ -102,7 +102,8 @@ def blend_plane(
         weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, size)
         weight *= ramp_x
         weight *= _box_ramp(start, stop, box[1], box[3], box)[:, None]
-        new = cv2.warpAffine(crop, shifted, size, borderMode=cv2.BORDER_REPLICATE)
+        # A swapper's crop is mostly smaller than the face: bilinear would blur it.
+        new = cv2.warpAffine(crop, shifted, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         _blend_strip(target[start:stop, left:right], new, weight)
 
 

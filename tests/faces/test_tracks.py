@@ -102,6 +102,8 @@ def test_people_who_cross_keep_their_tracks() -> None:
         left, right = sorted(found[n], key=lambda one: one.centre[0])
         assert (left.track, right.track) == ((0, 1) if n == 0 else (1, 0))
     assert {one.track for faces in found for one in faces} == {0, 1}
+    # Who is behind is not painted on who is before.
+    assert [[one.track for one in faces] for faces in found[38:43]] == [[0]] * 5
 
 
 def test_a_cut_ends_all_tracks_but_that_of_a_face_that_stays() -> None:
@@ -112,16 +114,33 @@ def test_a_cut_ends_all_tracks_but_that_of_a_face_that_stays() -> None:
     assert np.abs(found[20][0].kps - face(205).kps).max() < 0.1
 
 
-def test_one_person_who_dissolves_into_another_is_two_tracks() -> None:
-    def mixed(share: float) -> Face:
-        vector = (1 - share) * person(1) + share * person(2)
-        return replace(face(200), embedding=(vector / np.linalg.norm(vector)).astype(np.float32))
+def mixed(share: float) -> Face:
+    """Somebody between two people."""
+    vector = (1 - share) * person(1) + share * person(2)
+    return replace(face(200), embedding=(vector / np.linalg.norm(vector)).astype(np.float32))
 
+
+def test_one_person_who_dissolves_into_another_is_two_tracks() -> None:
     shares = [0.0] * 20 + [n / 12 for n in range(13)] + [1.0] * 20
     found = followed([[mixed(share)] for share in shares])
     tracks = [faces[0].track for faces in found]
     assert tracks[:20] == [0] * 20
     assert tracks[-20:] == [1] * 20
+    few = followed([[mixed(share)] if n % 4 == 0 else None for n, share in enumerate([0] * 21 + [1] * 20)])
+    assert [faces[0].track for faces in few] == [0] * 21 + [1] * 20
+
+
+def test_a_face_that_is_mistaken_when_it_comes_is_one_track() -> None:
+    frames = [[face(200, who=1)], [face(250)], [face(300, who=2)], [face(350, who=2)], [], []]
+    found = followed([*frames, *([face(200 + 50 * n, who=2)] for n in range(6, 20))])
+    assert [[one.track for one in faces] for faces in found] == [[0]] * 20
+
+
+def test_somebody_in_doubt_goes_on_beside_a_stranger() -> None:
+    frames = [[mixed(0.0)]] * 10 + [[mixed(0.7)]] * 5 + [[mixed(0.7), face(230, who=3)]] * 10
+    found = followed(frames)
+    assert [len(faces) for faces in found] == [1] * 15 + [2] * 10
+    assert {faces[0].track for faces in found} == {0}
 
 
 def test_a_weak_detection_that_lasts_a_moment_is_no_face() -> None:

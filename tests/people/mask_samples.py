@@ -17,7 +17,7 @@ from tests.people.paint import F32
 from tests.people.regions import GLASSES, HAIR, NECK, face_of, parts_of
 from tests.people.samples import noisy, random_act, random_board, random_light, random_pose, similarity
 
-SIZE = 128
+SIZE = 256
 # FFHQ's reference points for a crop of 512 pixels (facexlib, FaceRestoreHelper: face_template).
 FFHQ_POINTS = np.array(
     [[192.98138, 239.94708], [318.90277, 240.1936], [256.63416, 314.01935], [201.26117, 371.41043],
@@ -30,9 +30,9 @@ FFHQ_POINTS = np.array(
 class Masked:
     """One crop of a face, aligned to FFHQ's points."""
 
-    image: U8  # uint8 BGR (128, 128, 3)
+    image: U8  # uint8 BGR (256, 256, 3)
     parts: U8  # uint8 (128, 128), numbers of BiSeNet's parser
-    seen: U8  # uint8 (128, 128), how much of each pixel is face that nothing covers, 255 is all
+    seen: U8  # uint8 (256, 256), how much of each pixel is face that nothing covers, 255 is all
 
 
 def draw_masked(seed: int, poses: int = 2, variants: int = 3, cut: float = 0.3) -> list[Masked]:
@@ -65,7 +65,7 @@ def _covers(rng: np.random.Generator, size: int, scale: float, kps: F32) -> list
     """None to two covers, each with the part that it is."""
     layers = []
     for _ in range(int(rng.choice([0, 1, 2], p=[0.2, 0.55, 0.25]))):
-        kind = rng.choice([*COVERS, "board", "person"], p=[0.18] * 5 + [0.1])
+        kind = rng.choice([*COVERS, "board", "person"], p=[0.16, 0.2, 0.16, 0.26, 0.12, 0.1])
         if kind == "board":
             layers.append((random_board(rng, size, scale), 0))
             continue
@@ -74,7 +74,10 @@ def _covers(rng: np.random.Generator, size: int, scale: float, kps: F32) -> list
             continue
         spread = 0.0 if kind == "glasses" else 0.45
         shift = (float(rng.normal(0, spread)), float(rng.normal(0, spread)))
-        cover = held(kind, kps, scale, rng.random(6).astype(np.float32), shift)
+        draw = rng.random(6).astype(np.float32)
+        if kind == "bar":  # thin ones, and those of the colour of skin, are the hard ones
+            draw[[0, 3]] **= 2
+        cover = held(kind, kps, scale, draw, shift)
         layers.append((cover, GLASSES if kind == "glasses" else 0))
     return layers
 
@@ -105,16 +108,17 @@ def _covered(
     image = noisy(rng, image)
     if cut:
         (image, parts, seen), matrix = _cut((image, parts, seen), matrix, rng)
-    # As a run does: twice as large as the networks look, then averaged.
-    large = cv2.warpAffine(image, matrix / 2, (2 * SIZE, 2 * SIZE), borderMode=cv2.BORDER_REPLICATE)
-    small = cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     to_small = matrix / 4 - np.array([[0, 0, 0.25], [0, 0, 0.25]])  # the middle of four pixels
-    nearest, clear = (
-        cv2.warpAffine(values, to_small, (SIZE, SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        for values, flags in ((parts, cv2.INTER_NEAREST), (seen, cv2.INTER_LINEAR))
+    shown, clear, nearest = (
+        cv2.warpAffine(values, to, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        for values, to, size, flags in (
+            (image, matrix / 2, SIZE, cv2.INTER_LINEAR),
+            (seen, matrix / 2, SIZE, cv2.INTER_LINEAR),
+            (parts, to_small, SIZE // 2, cv2.INTER_NEAREST),
+        )
     )
     return Masked(
-        np.asarray(small, np.uint8), np.asarray(nearest, np.uint8), np.rint(255 * clear).astype(np.uint8)
+        np.asarray(shown, np.uint8), np.asarray(nearest, np.uint8), np.rint(255 * clear).astype(np.uint8)
     )
 
 

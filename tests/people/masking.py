@@ -1,6 +1,6 @@
 """The stand-ins that mask: an occluder by XSeg's contract, a face parser by BiSeNet's.
 
-Both look at the aligned crop at 128 pixels, and say what they see at the size that their contract asks for.
+The occluder looks at every pixel of the aligned crop, the parser at its crop made four times smaller.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import onnx
 from tests.people.graph import F32, Graph
 from tests.people.regions import PARTS
 
-_SIZE = 128
+_SIZE = 256
+# What both work on: cells of so many pixels each way.
+OCCLUDER_FOLD, PARSER_FOLD = 4, 2
+_PARSER_TIMES = 4
 _NUMBERS = 19
 # What the parser's stand-in does not know is never the likeliest.
 _UNKNOWN = -30.0
@@ -25,10 +28,11 @@ def occluder(weights: Mapping[str, F32]) -> onnx.ModelProto:
     order = g.constant([2, 1, 0], integers=True)
     rgb = g.add("Transpose", g.add("Gather", "input", order, axis=3), perm=[0, 3, 1, 2])
     centred = g.add("Sub", g.add("Mul", rgb, g.constant(2.0)), g.constant(1.0))
-    seen = g.add("Sigmoid", _seen(g, centred, 2, weights["occ.place"]))
+    seen = g.add("Sigmoid", _seen(g, centred, OCCLUDER_FOLD, weights["occ.place"]))
     g.add("Transpose", seen, out="output", perm=[0, 2, 3, 1])
-    size = 2 * _SIZE
-    return g.model("xseg_1", [("input", ("batch", size, size, 3))], [("output", ("batch", size, size, 1))])
+    return g.model(
+        "xseg_1", [("input", ("batch", _SIZE, _SIZE, 3))], [("output", ("batch", _SIZE, _SIZE, 1))]
+    )
 
 
 def parser(weights: Mapping[str, F32]) -> onnx.ModelProto:
@@ -36,12 +40,16 @@ def parser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     g = Graph(weights, "parse")
     mean, spread = (np.array(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     centred = g.add("Add", g.add("Mul", "input", g.constant(2 * spread)), g.constant(2 * mean - 1))
-    known = _seen(g, centred, 4, weights["parse.place"])
+    small = g.add("AveragePool", centred, kernel_shape=[_PARSER_TIMES] * 2, strides=[_PARSER_TIMES] * 2)
+    known = _seen(g, small, PARSER_FOLD, weights["parse.place"])
+    larger = g.constant([1, 1, _PARSER_TIMES, _PARSER_TIMES])
+    half = {"coordinate_transformation_mode": "half_pixel"}
+    known = g.add("Resize", known, "", larger, mode="linear", **half)
     unknown = g.add("Add", g.add("Mul", known, g.constant(0.0)), g.constant(_UNKNOWN))
     places = [PARTS.index(n) if n in PARTS else len(PARTS) for n in range(_NUMBERS)]
     both = g.add("Concat", known, unknown, axis=1)
     g.add("Gather", both, g.constant(places, integers=True), out="output", axis=1)
-    size = 4 * _SIZE
+    size = 2 * _SIZE
     return g.model(
         "bisenet_resnet_34",
         [("input", ("batch", 3, size, size))],
@@ -49,18 +57,15 @@ def parser(weights: Mapping[str, F32]) -> onnx.ModelProto:
     )
 
 
-def _seen(g: Graph, x: str, times: int, place: F32) -> str:
-    """What each pixel is, logits: looked at ``times`` smaller than ``x`` (RGB from -1 to 1)."""
-    x = g.add("AveragePool", x, kernel_shape=[times] * 2, strides=[times] * 2)
+def _seen(g: Graph, x: str, fold: int, place: F32) -> str:
+    """What each pixel of ``x`` (RGB from -1 to 1) is, logits; see ``Masker``."""
     weight, bias = g.weight("a1")
     # SpaceToDepth lays channels out block by block, the training framework channel by channel.
-    weight = weight.reshape(-1, 3, 4, 3, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 12, 3, 3)
-    a = g.conv_with(g.add("SpaceToDepth", x, blocksize=2), weight, bias, act=True)
+    cells = weight.reshape(-1, 3, fold**2, 3, 3).transpose(0, 2, 1, 3, 4).reshape(weight.shape)
+    a = g.conv_with(g.add("SpaceToDepth", x, blocksize=fold), cells, bias, act=True)
     b = g.conv(g.conv(a, "b1", stride=2), "b2")
     c = g.add("Add", g.conv(b, "c1", stride=2), g.constant(place))
     c = g.conv(g.conv(c, "c2"), "c3", dilation=2)
     b = g.conv(g.add("Add", b, g.double(g.conv(c, "u1"))), "u2")
     a = g.conv(g.add("Add", a, g.double(g.conv(b, "u3"))), "u4")
-    out = g.add("DepthToSpace", g.conv(a, "u5", act=False), blocksize=2, mode="CRD")
-    larger = g.constant([1, 1, times, times])
-    return g.add("Resize", out, "", larger, mode="linear", coordinate_transformation_mode="half_pixel")
+    return g.add("DepthToSpace", g.conv(a, "u5", act=False), blocksize=fold, mode="CRD")

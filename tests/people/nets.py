@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.people.graph import ATTRIBUTES, RECOGNISER, SECOND_LOOK, Row
-from tests.people.standins import CROP_SIZE, SWAP_BLOCKS
+from tests.people.standins import CROP_SIZE, SWAP_BLOCKS, load_weights
 
 Weights = dict[str, npt.NDArray[np.float16]]
 Batch = tuple[Tensor, ...]
@@ -169,26 +169,30 @@ class Swapper(nn.Module):
 
 
 class Masker(nn.Module):
-    """128 x 128 crop, RGB from -1 to 1, to what each pixel is: ``outs`` logits (B, outs, 128, 128)."""
+    """Crop, RGB from -1 to 1, to what each pixel is: ``outs`` logits (B, outs, S, S).
 
-    def __init__(self, outs: int) -> None:
+    It works on cells of ``fold`` pixels each way, 64 of them each way in a crop.
+    """
+
+    def __init__(self, outs: int, *, fold: int, width: int = 16) -> None:
         super().__init__()
-        self.a1, self.b1, self.b2 = Conv(12, 16), Conv(16, 32, stride=2), Conv(32, 32)
+        self.fold = fold
+        self.a1, self.b1, self.b2 = Conv(3 * fold**2, width), Conv(width, 32, stride=2), Conv(32, 32)
         self.c1, self.c2, self.c3 = Conv(32, 40, stride=2), Conv(40, 40), Conv(40, 40, dilation=2)
         self.u1, self.u2 = Conv(40, 32, 1), Conv(32, 32)
-        self.u3, self.u4 = Conv(32, 16, 1), Conv(16, 24)
-        self.u5 = Conv(24, 4 * outs, 1, norm=False, act=False)
+        self.u3, self.u4 = Conv(32, width, 1), Conv(width, 24)
+        self.u5 = Conv(24, fold**2 * outs, 1, norm=False, act=False)
         # Where in the aligned crop a pixel lies: eyes are always at the same height.
         self.place = nn.Parameter(torch.zeros(1, 40, 16, 16))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply."""
-        a = self.a1(functional.pixel_unshuffle(x, 2))
+        a = self.a1(functional.pixel_unshuffle(x, self.fold))
         b = self.b2(self.b1(a))
         c = self.c3(self.c2(self.c1(b) + self.place))
         b = self.u2(b + functional.interpolate(self.u1(c), scale_factor=2.0))
         a = self.u4(a + functional.interpolate(self.u3(b), scale_factor=2.0))
-        return functional.pixel_shuffle(self.u5(a), 2)
+        return functional.pixel_shuffle(self.u5(a), self.fold)
 
 
 def loop(
@@ -223,6 +227,19 @@ def export(name: str, model: nn.Module, into: Weights) -> None:
             weight, bias = layer.folded()
             into[f"{name}.{path}.w"] = weight.cpu().numpy().astype(np.float16)
             into[f"{name}.{path}.b"] = bias.cpu().numpy().astype(np.float16)
+
+
+def load(name: str, model: nn.Module) -> None:
+    """Take a network's layers from the weights that are there; norms are folded into them already."""
+    weights = load_weights()
+    if f"{name}.place" in weights:
+        model.get_parameter("place").data = torch.from_numpy(weights[f"{name}.place"])
+    for path, layer in model.named_modules():
+        if isinstance(layer, Conv):
+            layer.norm = None
+            layer.conv.weight.data, layer.conv.bias.data = (
+                torch.from_numpy(weights[f"{name}.{path}.{kind}"]) for kind in "wb"
+            )
 
 
 def recoloured(x: Tensor, amount: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.people.mask_samples import Masked, draw_masked
-from tests.people.nets import DEVICE, Batch, Masker, Weights, export, loop, recoloured
+from tests.people.masking import OCCLUDER_FOLD, PARSER_FOLD
+from tests.people.nets import DEVICE, Batch, Masker, Weights, export, load, loop, recoloured
 from tests.people.plan import Plan, drawn_by_all
 from tests.people.regions import PARTS
 
@@ -29,39 +31,63 @@ def _tensors(drawn: list[Masked]) -> tuple[Tensor, Tensor, Tensor]:
 def _batches(images: Tensor, truths: Tensor, count: int) -> Iterator[Batch]:
     while True:
         chosen = torch.randint(len(images), (count,), device=images.device)
-        x = recoloured(images[chosen].float(), 0.15)
-        yield x / 127.5 - 1, truths[chosen]
+        truth = truths[chosen]
+        x = functional.adaptive_avg_pool2d(images[chosen].float(), truth.shape[1:])
+        yield recoloured(x, 0.15) / 127.5 - 1, truth
+
+
+def _occluder_loss(occluder: Masker, batch: Batch) -> Tensor:
+    truth = batch[1].float()[:, None] / 255
+    # The edges are what is seen in a result, and few pixels are edges.
+    edge = (functional.avg_pool2d(truth, 5, 1, 2) - truth).abs()
+    with torch.autocast(DEVICE.type, torch.bfloat16):  # half the time, on a CPU, too
+        out = occluder(batch[0])
+    error = functional.binary_cross_entropy_with_logits(out.float(), truth, reduction="none")
+    return ((1 + 4 * edge) * error).mean()
+
+
+def _parser_loss(parser: Masker, batch: Batch) -> Tensor:
+    out, truth = parser(batch[0]), batch[1].long()
+    # Eyes, brows and lips are a few hundredths of a crop.
+    rare = torch.tensor([1.0 if part in (0, 1, 14, 17) else 3.0 for part in PARTS], device=out.device)
+    return functional.cross_entropy(out, truth, weight=rare)
+
+
+def _drawn(seeds: range) -> tuple[Tensor, Tensor, Tensor]:
+    return _tensors(list(chain.from_iterable(drawn_by_all(draw_masked, seeds))))
+
+
+def _exported(name: str, model: Masker) -> Weights:
+    weights: Weights = {}
+    export(name, model, weights)
+    weights[f"{name}.place"] = model.place.detach().cpu().numpy().astype(np.float16)
+    return {name: _coarse(value) for name, value in weights.items()}
 
 
 def train_masks(plan: Plan, seed: int) -> Weights:
     """Draw covered faces and train both networks."""
-    drawn = list(chain.from_iterable(drawn_by_all(draw_masked, range(seed, seed + plan.masked))))
-    images, parts, seen = _tensors(drawn)
-    weights: Weights = {}
-    occluder, parser = Masker(1), Masker(len(PARTS))
+    images, parts, seen = _drawn(range(seed, seed + plan.masked))
+    occluder, parser = new_occluder(), Masker(len(PARTS), fold=PARSER_FOLD)
+    loss = partial(_occluder_loss, occluder)
+    loop(occluder, _batches(images, seen, 24), loss, steps=plan.occluder, rate=4e-3, label="occluder")
+    loss = partial(_parser_loss, parser)
+    loop(parser, _batches(images, parts, 24), loss, steps=plan.parser, rate=4e-3, label="parser")
+    return _exported("occ", occluder) | _exported("parse", parser)
 
-    def occluder_loss(batch: Batch) -> Tensor:
-        truth = batch[1].float()[:, None] / 255
-        out = occluder(batch[0])
-        # The edges are what is seen in a result, and few pixels are edges.
-        edge = (functional.avg_pool2d(truth, 5, 1, 2) - truth).abs()
-        error = functional.binary_cross_entropy_with_logits(out, truth, reduction="none")
-        return ((1 + 4 * edge) * error).mean()
 
-    def parser_loss(batch: Batch) -> Tensor:
-        out, truth = parser(batch[0]), batch[1].long()
-        # Eyes, brows and lips are a few hundredths of a crop.
-        rare = torch.tensor([1.0 if part in (0, 1, 14, 17) else 3.0 for part in PARTS], device=out.device)
-        return functional.cross_entropy(out, truth, weight=rare)
+def train_occluder_further(plan: Plan, seed: int) -> Weights:
+    """Train the occluder that is there a little longer."""
+    images, _, seen = _drawn(range(seed, seed + plan.masked // 2))
+    occluder = new_occluder()
+    load("occ", occluder)
+    loss = partial(_occluder_loss, occluder)
+    loop(occluder, _batches(images, seen, 16), loss, steps=plan.occluder, rate=1e-3, label="occluder")
+    return _exported("occ", occluder)
 
-    for name, model, truths, loss, steps in (
-        ("occ", occluder, seen, occluder_loss, plan.occluder),
-        ("parse", parser, parts, parser_loss, plan.parser),
-    ):
-        loop(model, _batches(images, truths, 24), loss, steps=steps, rate=4e-3, label=name)
-        export(name, model, weights)
-        weights[f"{name}.place"] = model.place.detach().cpu().numpy().astype(np.float16)
-    return {name: _coarse(value) for name, value in weights.items()}
+
+def new_occluder() -> Masker:
+    """Its network, at the start."""
+    return Masker(1, fold=OCCLUDER_FOLD, width=24)
 
 
 def _coarse(value: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
