@@ -59,8 +59,9 @@ def process_video(
         target: The video.
         output: The result; written beside it first and renamed at the end.
         on_progress: Called from the calling thread, at most four times a second.
-        file_index: Number of this file in the run of ``file_count``, for progress.
-        store: Where finished segments are kept for a later run; None keeps none.
+        file_index: Number of this file in the run, for progress.
+        file_count: Files in the run.
+        store: Where segments are kept for a later run; None keeps none.
         on_picture: Called with the frame just written, every two seconds; it must not keep it.
         marks: Says in the result what was done; None: it goes to nobody.
 
