@@ -6,8 +6,12 @@ out-of-memory kill or a closed browser costs the segment at work; all memory is 
 
 from __future__ import annotations
 
-import argparse
 import gc
+
+if __name__ == "__main__":
+    gc.disable()  # modules stay: to look through them again and again would take a fifth of a worker's start
+
+import argparse
 import os
 import subprocess
 import sys
@@ -65,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
     stop = Stop(owns_process=True)
     tune_allocator()  # before any thread has a store of its own
-    gc.freeze()  # modules stay: no collection need look through them
+    gc.freeze()  # nor need any later collection look through them
+    gc.enable()
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")

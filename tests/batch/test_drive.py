@@ -306,7 +306,7 @@ def test_a_copy_in_is_not_made_twice(source, tmp_path, monkeypatch) -> None:
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drive_in")
     for k, name in enumerate(NAMES):
-        make(folder / name, Spec(frames=24 + 12 * k, rate=Fraction(10), sounds=(Sound(),)))
+        make(folder / name, Spec(frames=12 + 6 * k, rate=Fraction(5), sounds=(Sound(),)))
     return folder
 
 
@@ -371,7 +371,7 @@ def test_a_batch_works_on_the_local_disk_and_gives_the_same(away, plain) -> None
 def test_a_batch_goes_on_from_what_is_whole_in_the_mirror_when_the_machine_is_gone(
     away, plain, harm, kept
 ) -> None:
-    first = away.run(on_progress=stop_at(22))
+    first = away.run(on_progress=stop_at(11))
     assert [file.status for file in first.files] == ["skipped", "skipped"]
     assert list(away.segments(away.local).values()) == [2]
     assert away.segments(away.out / WORK_NAME) == away.segments(away.local)
@@ -477,11 +477,11 @@ def test_waiting_ends_when_somebody_asks_to_stop(away, plain, monkeypatch) -> No
 
 
 def test_kept_frames_reach_the_drive_too(away, plain) -> None:
-    away.run(overrides={"keep_frames": True}, on_progress=stop_at(22))
+    away.run(overrides={"keep_frames": True}, on_progress=stop_at(11))
     shutil.rmtree(away.work)
     report = away.run(overrides={"keep_frames": True})
     assert report.ok, [file.error for file in report.files]
     assert contents(away.out) == plain
-    assert len(list((away.out / "a.mp4_frames").iterdir())) == 24
-    assert len(list((away.out / "b.mp4_frames").iterdir())) == 36
+    assert len(list((away.out / "a.mp4_frames").iterdir())) == 12
+    assert len(list((away.out / "b.mp4_frames").iterdir())) == 18
     assert litter(away.out, *NAMES) == {"a.mp4_frames", "b.mp4_frames"}

@@ -15,11 +15,11 @@ from colab_helpers.batch.report import REPORT_NAME, BatchReport, Quality
 from tests.helpers.processes import Content, Shell, contents_undisturbed, made_once
 from tests.media.make import Sound, Spec, variable_pts
 
-RATE = Fraction(10)
+RATE = Fraction(5)
 SPECS = {
-    "a.mp4": Spec(size=(160, 90), frames=28, rate=RATE, sounds=(Sound(),)),
-    "b.mp4": Spec(size=(160, 90), frames=44, rate=RATE, options={"preset": "medium", "bf": "3", "crf": "20"}),
-    "c.mp4": Spec(frames=32, pts=variable_pts(32, step=100), sounds=(Sound(), Sound(language="spa"))),
+    "a.mp4": Spec(size=(160, 90), frames=14, rate=RATE, sounds=(Sound(),)),
+    "b.mp4": Spec(size=(160, 90), frames=22, rate=RATE, options={"preset": "medium", "bf": "3", "crf": "20"}),
+    "c.mp4": Spec(frames=16, pts=variable_pts(16, step=200), sounds=(Sound(), Sound(language="spa"))),
 }
 CHAINS = 3
 """Of five kills each."""

@@ -54,7 +54,7 @@ NAMES = ("a.mp4", "b.mp4", "c.mp4")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("targets")
     for k, name in enumerate(NAMES):
-        make(folder / name, Spec(frames=24 + 12 * k, rate=Fraction(10), sounds=(Sound(),)))
+        make(folder / name, Spec(frames=12 + 6 * k, rate=Fraction(5), sounds=(Sound(),)))
     return folder
 
 
@@ -134,7 +134,7 @@ def memory_group(tmp_path: Path) -> Iterator[Callable[[int], None]]:
 
 
 def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeypatch) -> None:
-    hold(monkeypatch, tmp_path, file=1, frame=16)
+    hold(monkeypatch, tmp_path, file=1, frame=8)
     killed = shell()
     process = killed.start()
     worker = killed.held()
@@ -433,7 +433,7 @@ def test_a_status_that_the_drive_does_not_take_does_not_kill_a_healthy_worker(
 
 
 def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) -> None:
-    hold(monkeypatch, tmp_path, file=1, frame=12)
+    hold(monkeypatch, tmp_path, file=1, frame=6)
     stopped = shell()
     process = stopped.start()
     worker = stopped.held()
@@ -460,7 +460,7 @@ def test_a_stop_is_clean_and_the_next_run_goes_on(shell, tmp_path, monkeypatch) 
 
 
 def test_ctrl_c_twice_ends_at_once_and_loses_nothing_finished(shell, tmp_path, monkeypatch) -> None:
-    hold(monkeypatch, tmp_path, file=1, frame=12)
+    hold(monkeypatch, tmp_path, file=1, frame=6)
     stopped = shell()
     process = stopped.start()
     worker = stopped.held()  # it cannot clean up
@@ -507,7 +507,7 @@ GROWING = """
 
 
 def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path) -> None:
-    assert batch(in_process=True).ok
+    assert batch().ok
     (done, *_) = entries(tmp_path / "out", "done")
     (tmp_path / "out" / "a.mp4").unlink()
     with Journal(tmp_path / "out" / JOURNAL_NAME) as journal:
