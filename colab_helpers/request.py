@@ -58,10 +58,7 @@ def in_library(name: str | Path, library: Path | None) -> str | None:
 
 
 def _places(value: object, asked: ValidationInfo) -> object:
-    """A list of paths, data URLs and addresses; a single one is the list's only item.
-
-    A name of the request's library is the path of its folder there.
-    """
+    """A list of paths (for a name of the library its folder), data URLs, addresses; one is the only item."""
     if value is None or value == "":
         return ()
     if isinstance(value, str) and _LIST.fullmatch(value) and not absolute(value).exists():

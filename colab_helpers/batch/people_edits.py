@@ -148,11 +148,11 @@ def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]
     """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
     known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
     others = unnamed(known, given)
+    there = ", ".join([*given.people, *others])
     for name in names:
         if name in others:
             given.put(name, faces=[others[name]], source=given.default)
         elif name not in given.people:
-            there = ", ".join([*given.people, *others])
             raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=there))
     yield known, given
     given.save(folder)

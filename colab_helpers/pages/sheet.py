@@ -243,8 +243,10 @@ def _fit(text: str, font: _Font, width: int) -> str:
     if not isinstance(getattr(font, "path", None), str):
         plain = unicodedata.normalize("NFKD", text)
         text = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    if font.getlength(text) <= width:
+    length = font.getlength(text)
+    if length <= width:
         return text
+    text = text[: int(len(text) * width / length) + 4]  # letters differ in width
     while text and font.getlength(f"{text}…") > width:
         text = text[:-1]
     return f"{text}…"
