@@ -26,7 +26,7 @@ _NEVER = 1e9
 # whom it is liker than to anybody else by so much.
 CONFIRMED = 2
 _NEAR_FRAMES, _NEAR_OVERLAP = 48, 0.3
-_LIKER, _LEAST_ALIKE = 0.1, 0.2
+_LIKER, _LEAST_ALIKE = 0.1, 0.3
 
 
 @dataclass(frozen=True, eq=False)

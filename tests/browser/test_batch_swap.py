@@ -207,7 +207,7 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     voila.sees("Nobody yet")
     voila.press("Find people")
     page.get_by_text("in holiday.mp4").nth(1).wait_for(timeout=SLOW)
-    shot(page, "panel-people")
+    shot(page.locator(".widget-tab"), "panel-people")
     assert not (own.out / "holiday.mp4").exists()
     voila.tab("Preview")
     picture = page.locator('img[alt="after"]:visible')
@@ -232,7 +232,7 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     while "source: leave" not in (own.out / "people.yaml").read_text():
         assert time.monotonic() < end
         page.wait_for_timeout(100)
-    shot(page, "panel-people-chosen")
+    shot(page.locator(".widget-tab"), "panel-people-chosen")
     voila.tab("Preview")
     voila.changes(picture, both, attribute="src")
     voila.sees("1 face(s) changed")
@@ -244,5 +244,5 @@ def test_people_are_found_chosen_named_previewed_and_run(voila, site, own, shot)
     done = {person["name"]: person["action"] for person in file["quality"]["people"]}
     assert done == {"Ana <b>Ruiz</b>": "swap", "p2": None}
     voila.sees("does not name everybody who was changed or put in: Ana <b>Ruiz</b>")
-    shot(page, "panel-people-results")
+    shot(page.locator(".widget-tab"), "panel-people-results")
     assert voila.errors() == []
