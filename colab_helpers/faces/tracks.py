@@ -105,8 +105,9 @@ class Track:
 
     def take_over(self, other: Track, frame: int, new: Face) -> None:
         """Begin with what another track found since it was asked: in ``frame`` it shows somebody else."""
-        middle = (other._sure_at + frame) / 2
-        taken = [(at, face) for at, face in other._seen if at > middle]
+        # One who dissolves into another is unlike herself before the half of it.
+        since = (other._sure_at + 2 * frame) / 3
+        taken = [(at, face) for at, face in other._seen if at > since]
         sure = next((face.box for at, face in other._seen[::-1] if at <= other._sure_at), new.box)
         while taken and overlap(taken[0][1].box, sure) > overlap(taken[0][1].box, new.box):
             del taken[0]
