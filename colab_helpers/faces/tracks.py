@@ -29,8 +29,6 @@ _AHEAD = 6  # frames for which a face is expected to move on as it did
 # Boxes that overlap this much less (intersection over union) are not the same face, unless their embeddings
 # agree; boxes of two faces that overlap more than _NEAR may be mistaken for each other.
 _LEAST_OVERLAP, _NEAR = 0.3, 0.05
-# Somebody who is lost where another face overlaps so much is behind it.
-_BEHIND = 0.4
 # Cosines of embeddings: of what is surely one person, of one person after a cut, of what cannot be one.
 _SURELY, _SAME, _OTHER = 0.5, 0.4, 0.15
 # What is hardly alike must overlap so much where somebody else may be meant, and all faces after a cut.
@@ -105,10 +103,14 @@ class Track:
         mean = self.embedding
         return 1.0 if face.embedding is None or mean is None else float(face.embedding @ mean)
 
-    def take_over(self, other: Track, frame: int) -> None:
+    def take_over(self, other: Track, frame: int, new: Face) -> None:
         """Begin with what another track found since it was asked: in ``frame`` it shows somebody else."""
-        middle = (other._sure_at + frame) / 2
-        taken = [(at, face) for at, face in other._seen if at > middle]
+        # One who dissolves into another is unlike herself before the half of it.
+        since = (other._sure_at + 2 * frame) / 3
+        taken = [(at, face) for at, face in other._seen if at > since]
+        sure = next((face.box for at, face in other._seen[::-1] if at <= other._sure_at), new.box)
+        while taken and overlap(taken[0][1].box, sure) > overlap(taken[0][1].box, new.box):
+            del taken[0]
         if taken and len(taken) < len(other._seen):
             other._seen = other._seen[: -len(taken)]
             other.last = other._seen[-1][0]
@@ -259,7 +261,7 @@ class Tracker:
         for track, box in zip(self._open, expected, strict=False):
             gone = track.last < frame and track.likeness(face) < _OTHER
             if gone and overlap(face.box, box) >= _LEAST_OVERLAP:
-                new.take_over(track, frame)
+                new.take_over(track, frame, face)
                 while new.first - 1 > track.last and new.first - 1 not in self._looked:
                     new.first -= 1
                 return
@@ -284,8 +286,9 @@ class Tracker:
 
 
 def _is_behind(face: Face, away: int, pairs: Iterable[tuple[Face, int]]) -> bool:
-    """Whether one that was found nearer in time is where a lost face must be."""
-    return any(nearer < away and overlap(face.box, other.box) >= _BEHIND for other, nearer in pairs)
+    """Whether one that was found clearly nearer in time is where a lost face must be."""
+    near = (other for other, nearer in pairs if nearer + 1 < away)
+    return any(overlap(face.box, other.box) >= _LEAST_OVERLAP for other in near)
 
 
 def _matched(
