@@ -70,7 +70,7 @@ def test_every_format_holds_a_mark_that_fits_its_bytes_only(suffix: str, tmp_pat
 def test_a_mark_of_the_target_is_kept_within(suffix: str, tmp_path: Path) -> None:
     first = published(made(tmp_path / f"target{suffix}"), tmp_path / f"first{suffix}")
     by = marks(first, target_manifest=sidecar(first))
-    _, store = read_mark(published(first, tmp_path / "second.mov", by=by))
+    _, store = read_mark(published(made(tmp_path / "new.mov"), tmp_path / "second.mov", by=by))
     (ingredient,) = store["manifests"][store["active_manifest"]]["ingredients"]
     kept = store["manifests"][ingredient["active_manifest"]]
     assert kept["title"] == first.name
