@@ -115,7 +115,8 @@ def _has_oracle(role: Role, network: Network) -> bool:
     from colab_helpers.models.contracts import fit_of
 
     fit = fit_of(network.session, network.name)
-    return role in ("detector", "recogniser") or (fit is not None and fit.contract.kind == "inswapper")
+    analysing = role in ("detector", "recogniser", "attributes")
+    return analysing or (fit is not None and fit.contract.kind == "inswapper")
 
 
 def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:
