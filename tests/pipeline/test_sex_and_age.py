@@ -170,3 +170,10 @@ def test_the_network_is_opened_only_if_it_is_asked(constant_models: Path, standi
     assert "genderage" not in [one.name for one in pieces_engine(standins).networks]
     with pytest.raises(SettingsError, match="face_selector_age_start is above"):
         load_settings(face_selector_age_start=31, face_selector_age_end=30)
+
+
+def test_in_a_picture_who_never_is_changed_is_left_beside_the_other_sex() -> None:
+    faces = [replace(face(100, who=n), attributes=np.float32([n % 2, 30])) for n in (1, 2, 3, 4)]
+    for sought, left in ((Sought(never=[person(2)]), [3]), (Sought(person(1)), [0])):
+        selection = Selection(load_settings(**FEMALE), Cast.of(None, sought))
+        assert [one.track for one in selection.in_picture(faces)] == left
