@@ -76,6 +76,8 @@ def test_plain_papermill_reaches_every_value_of_both_cells(papermill, demo, tmp_
         "overrides": "{output_video_quality: 20}",
         "target_person": "",
         "never": "[]",
+        "people": "auto",
+        "library": "",
         "video_range": 1,
         "models_dir": demo / "models",
         "session_minutes": 0,
