@@ -34,7 +34,8 @@ FrameProcessor = Literal["face_swapper", "face_enhancer"]
 FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bottom", "bottom-top", "best"]
 MaskType = Literal["box", "occlusion", "region"]
 FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
-Padding = Annotated[tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=4, max_length=4)]
+Hundred = Annotated[int, Field(ge=0, le=100)]
+Padding = Annotated[tuple[Hundred, ...], Field(min_length=4, max_length=4)]
 Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 _LISTS = ("frame_processors", "face_mask_types", "face_mask_padding", "face_mask_regions")
 
@@ -63,10 +64,8 @@ class Settings(BaseModel):
     enhancer_weight: float = Field(
         0.5, ge=0.0, le=1.0, description="For CodeFormer: 0 restores most, 1 stays closest to the face."
     )
-    enhancer_blend: int = Field(
+    enhancer_blend: Hundred = Field(
         80,
-        ge=0,
-        le=100,
         description="How much of the enhanced face is used at most, in percent; less where a swapped face "
         "would come out sharper than the face in the shot was.",
     )
@@ -115,31 +114,23 @@ class Settings(BaseModel):
     max_memory: Annotated[float, Field(ge=0.5, le=1024)] | Auto = Field(
         "auto", description="RAM the run may hold, in GB; auto leaves 2 GB to the system."
     )
-    gpu_memory_wait: float = Field(
+    gpu_memory_wait: Annotated[float, Field(ge=0.0, le=600.0)] = Field(
         30.0,
-        ge=0.0,
-        le=600.0,
         description="Longest wait for GPU memory that other programs hold, in seconds; it ends as soon as "
         "enough is free.",
     )
 
-    segment_seconds: float = Field(
+    segment_seconds: Annotated[float, Field(ge=1.0, le=3600.0)] = Field(
         20.0,
-        ge=1.0,
-        le=3600.0,
         description="Length of the pieces a video is encoded in, in seconds: the most an interruption costs.",
     )
-    stall_timeout: float = Field(
+    stall_timeout: Annotated[float, Field(ge=10.0, le=7200.0)] = Field(
         300.0,
-        ge=10.0,
-        le=7200.0,
         description="Seconds without any progress after which the worker process counts as hung and is "
         "started again.",
     )
-    output_wait: float = Field(
+    output_wait: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
         600.0,
-        ge=0.0,
-        le=86400.0,
         description="Longest wait for an output folder that is full or has gone, such as Drive, in seconds.",
     )
 
@@ -160,15 +151,24 @@ class Settings(BaseModel):
     face_min_size: int = Field(
         0, ge=0, description="Least size of a face that is changed: the root of its mean area, in pixels."
     )
+    face_selector_gender: Literal["any", "female", "male"] = Field(
+        "any",
+        description="Change only people of this sex, as genderage.onnx tells from most looks; like age, it "
+        "has no say where target_person, a reference or people.yaml tells who is changed.",
+    )
+    face_selector_age_start: Hundred = Field(
+        0, description="Least age of people who are changed: the mean of what the network guesses, in years."
+    )
+    face_selector_age_end: Hundred = Field(
+        100, description="Greatest age of people who are changed; from 0 to 100 nobody is left out."
+    )
     face_order: FaceOrder = Field("largest", description="How the faces of a frame are ordered.")
     reference_face_position: int = Field(0, ge=0, description="Which face in that order, counted from 0.")
     reference_frame_number: int = Field(
         0, ge=0, description="Frame that shows the reference face, counted from 0."
     )
-    similar_face_distance: float = Field(
+    similar_face_distance: Annotated[float, Field(ge=0.0, le=4.0)] = Field(
         0.85,
-        ge=0.0,
-        le=4.0,
         description="How far a face may be from the reference: squared distance of unit embeddings.",
     )
     face_detector_size: Literal[320, 480, 640, 960, 1280] = Field(
@@ -238,7 +238,15 @@ class Settings(BaseModel):
                 "set many_faces to false to change that one"
             )
             raise ValueError(tr(text, selector=self.face_selector))
+        if self.face_selector_age_start > self.face_selector_age_end:
+            raise ValueError(tr("face_selector_age_start is above face_selector_age_end"))
         return self
+
+    @property
+    def asks_attributes(self) -> bool:
+        """Whether sex or age decides who is changed."""
+        asked = self.face_selector_gender, self.face_selector_age_start, self.face_selector_age_end
+        return asked != ("any", 0, 100)
 
     def with_overrides(self, **overrides: object) -> Settings:
         """Return a validated copy with some fields replaced."""
@@ -255,17 +263,14 @@ class Settings(BaseModel):
             The settings with numbers for threads, batch size and memory, and a note for every value
             that had to be lowered because the machine cannot bear it.
         """
-        notes: tuple[str, ...] = ()
-        budget = machine.memory_budget
+        budget, notes = machine.memory_budget, tuple[str, ...]()
         memory = budget if self.max_memory == "auto" else min(self.max_memory, budget)
         if self.max_memory != "auto" and self.max_memory > budget:
-            text = tr(
+            text = mark(
                 "max_memory lowered from {memory:g} to {budget:.1f} GB: "
-                "this machine has no more beside the 2 GB left to the system",
-                memory=self.max_memory,
-                budget=budget,
+                "this machine has no more beside the 2 GB left to the system"
             )
-            notes = (text,)
+            notes = (tr(text, memory=self.max_memory, budget=budget),)
         threads, batch = self.execution_threads, self.batch_size
         if threads == "auto":
             threads = CUDA_THREADS if cuda else 1
@@ -339,11 +344,7 @@ def _complaint(item: Any) -> str:
         return tr("unknown key {key!r} = {value!r}", key=key, value=item["input"])
     if key in Settings.model_fields:
         allowed = allowed_values(Settings.model_json_schema()["properties"][key])
-        return tr(
-            "{key} = {value!r} is not allowed; allowed: {allowed}",
-            key=key,
-            value=item["input"],
-            allowed=allowed,
-        )
+        text = mark("{key} = {value!r} is not allowed; allowed: {allowed}")
+        return tr(text, key=key, value=item["input"], allowed=allowed)
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{key}: {message}" if key else message

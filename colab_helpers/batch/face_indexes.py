@@ -152,8 +152,9 @@ def remove_stale(faces: Path, used: Collection[str], models: Mapping[str, str]) 
 def _is_of_use(about: About | None, models: Mapping[str, str]) -> bool:
     if about is None or time.time() - about.used > KEPT_SECONDS:
         return False
-    same = about.code == code_digest() and about.models == analysis_models(models)
-    return same and about.is_of_what_is_there
+    now = analysis_models(models)  # without one that tells sex and age, unless the run asked for that
+    same = all(now.get(name, digest) == digest for name, digest in about.models.items())
+    return same and about.code == code_digest() and about.is_of_what_is_there
 
 
 def _read(path: Path) -> About | None:

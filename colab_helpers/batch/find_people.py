@@ -93,7 +93,8 @@ class PeopleFinder:
         self._save(known)
         if given is None:
             request, sought = self.around.job.request, self.usual.sought
-            everybody = request.settings.many_faces and (sought is None or sought.wanted is None)
+            everybody = request.settings.many_faces and not request.settings.asks_attributes
+            everybody = everybody and (sought is None or sought.wanted is None)
             swaps = self.engine.swapper is None or self.source is not None
             given = first_map(known, everybody=everybody, swaps=swaps)
         cast = self._casting(given, known)
@@ -107,7 +108,7 @@ class PeopleFinder:
         return casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
 
     def _known(self) -> KnownPeople:
-        known, (_, recogniser) = KnownPeople.load(self._folder), self.engine.analyser.networks
+        known, (_, recogniser, *_) = KnownPeople.load(self._folder), self.engine.analyser.networks
         digest = self.earlier.models[recogniser.name]
         if known.recogniser not in ("", digest):
             raise UsageError(

@@ -121,7 +121,7 @@ def index_key(*, target: str, settings: Settings, models: Mapping[str, str]) -> 
     Args:
         target: Digest of the target.
         settings: Those of the detector count, and which frames there are.
-        models: Digests of the model files by name; those of detector and recogniser count.
+        models: Digests of the model files by name; those that find faces and tell of them count.
     """
     names = ("face_detector_size", "face_detector_score", "keep_fps")
     parts = {
@@ -134,6 +134,6 @@ def index_key(*, target: str, settings: Settings, models: Mapping[str, str]) -> 
 
 
 def analysis_models(models: Mapping[str, str]) -> dict[str, str]:
-    """Return those of some model files, by name, that find faces and tell them apart."""
+    """Return those of some model files, by name, that find faces and tell whose they are."""
     networks = [Path(name).name for name in ANALYSIS_MODELS]
     return {name: models[name] for name in networks if name in models}

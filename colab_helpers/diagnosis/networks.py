@@ -34,10 +34,11 @@ class Problem(NamedTuple):
 
 def wanted_networks(settings: Settings, models: Path | None = None) -> list[tuple[Role, str]]:
     """Return role and name of each network a run with these settings and models folder opens."""
-    from colab_helpers.models.catalog import ANALYSIS_MODELS, mask_models
+    from colab_helpers.models.catalog import finding_models, load_catalog, mask_models
     from colab_helpers.models.contracts import converter_of
 
-    found: list[tuple[Role, str]] = [("detector", ANALYSIS_MODELS[0]), ("recogniser", ANALYSIS_MODELS[1])]
+    listed = load_catalog().models
+    found: list[tuple[Role, str]] = [(listed[name].role, name) for name in finding_models(settings)]
     if "face_swapper" in settings.frame_processors:
         found.append(("swapper", settings.swapper_model))
         if converter := converter_of(settings.swapper_model):
@@ -114,7 +115,8 @@ def _has_oracle(role: Role, network: Network) -> bool:
     from colab_helpers.models.contracts import fit_of
 
     fit = fit_of(network.session, network.name)
-    return role in ("detector", "recogniser") or (fit is not None and fit.contract.kind == "inswapper")
+    analysing = role in ("detector", "recogniser", "attributes")
+    return analysing or (fit is not None and fit.contract.kind == "inswapper")
 
 
 def _choice(subject: Subject, role: Role, name: str) -> ModelChoice:

@@ -30,10 +30,11 @@ from colab_helpers.settings import Settings
 
 BOXES = 20
 """How many of the best boxes are compared; a made-up picture has no face that would stand out."""
-LIMITS = {"detector": 0.05, "recogniser": 0.001, "swapper": 2.0}
+LIMITS = {"detector": 0.05, "recogniser": 0.001, "attributes": 0.6, "swapper": 2.0}
 _DETAILS = {
     "detector": mark("{apart:.3g} pixels from insightface's own result ({limit:g} allowed)"),
     "recogniser": mark("{apart:.3g} of the cosine from insightface's own result ({limit:g} allowed)"),
+    "attributes": mark("{apart:.3g} years from insightface's own result ({limit:g} allowed)"),
     "swapper": mark("{apart:.3g} grey levels from insightface's own result ({limit:g} allowed)"),
 }
 
@@ -44,7 +45,7 @@ _PICTURE = 640
 
 
 def parity(role: str, network: Network, settings: Settings, models: Path) -> Check:
-    """Measure how far the result of a detector, recogniser or swapper on the CPU lies from insightface's."""
+    """Measure how far a network's result on the CPU lies from that of insightface's own class for it."""
     name = f"parity {network.name}"
     try:
         oracle = _insightface(network.path)
@@ -113,6 +114,18 @@ def _recogniser(oracle: Any, network: Network, settings: Settings, models: Path)
     return float(1 - face.embedding @ expected / np.linalg.norm(expected))
 
 
+def _attributes(oracle: Any, network: Network, settings: Settings, models: Path) -> float:
+    """How far an age is from insightface's, which are whole years; infinite where the sex is another."""
+    from insightface.app.common import Face as Seen
+
+    image, points = soft_picture(_PICTURE), _points(112)
+    analyser = FaceAnalyser(settings, models_dir=models, runtime=Runtime("cpu"))
+    box = np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
+    (face,) = analyser.describe(BgrPicture(image), [Face(box, points, 1.0)])
+    male, age = oracle.get(image, Seen(bbox=box))
+    return abs(face.attributes[1] - np.clip(age, 0, 100)) if face.attributes[0] == male else float("inf")
+
+
 def _swapper(oracle: Any, network: Network, settings: Settings, _: Path) -> float:
     """Largest difference of a swapped crop, in grey levels."""
     swapper = Swapper(network)
@@ -130,6 +143,7 @@ def _swapper(oracle: Any, network: Network, settings: Settings, _: Path) -> floa
 _MEASURES: Mapping[str, Callable[[Any, Network, Settings, Path], float]] = {
     "detector": _detector,
     "recogniser": _recogniser,
+    "attributes": _attributes,
     "swapper": _swapper,
 }
 

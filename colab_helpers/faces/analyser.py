@@ -26,7 +26,9 @@ from colab_helpers.stages import in_groups
 
 _DETECTOR_FILE = Path("buffalo_l/det_10g.onnx")
 _RECOGNISER_FILE = Path("buffalo_l/w600k_r50.onnx")
-_RECOGNISER_SIZE = 112
+_ATTRIBUTES_FILE = Path("buffalo_l/genderage.onnx")
+_RECOGNISER_SIZE, _ATTRIBUTES_SIZE = 112, 96
+_AROUND = 1.5  # longer sides of a face's box make an edge of the crop by which sex and age are told
 # A crowd must not become one huge tensor.
 _RECOGNISER_STACK = 16
 SURE = 0.7
@@ -34,10 +36,10 @@ SURE = 0.7
 
 
 class FaceAnalyser:
-    """Detects faces and computes their embeddings.
+    """Detects faces and computes their embeddings; tells sex and age, too, where settings ask for it.
 
     Args:
-        settings: Detector size and least score; where networks run.
+        settings: Detector size and least score; where networks run; whether sex and age are asked for.
         models_dir: Folder that holds ``buffalo_l/``; by default see ``models.session.models_root``.
         runtime: Shares an existing runtime instead of making one from the settings.
     """
@@ -50,11 +52,14 @@ class FaceAnalyser:
         self._runtime = runtime or Runtime(settings.execution_provider)
         network = self._runtime.open(self._root / _DETECTOR_FILE, edge=settings.face_detector_size)
         self._detector = Detector(network)
+        asked = settings.asks_attributes
+        self._attributes = self._runtime.open(self._root / _ATTRIBUTES_FILE) if asked else None
 
     @property
-    def networks(self) -> tuple[Network, Network]:
-        """Detector and recogniser."""
-        return self._detector.network, self._recogniser
+    def networks(self) -> tuple[Network, ...]:
+        """Detector, recogniser and, where it is asked, the one that tells sex and age."""
+        found = self._detector.network, self._recogniser
+        return found if self._attributes is None else (*found, self._attributes)
 
     def load(self) -> None:
         """Load the recogniser, too, which otherwise waits until it is needed."""
@@ -134,6 +139,13 @@ class FaceAnalyser:
             for row, points in zip(boxes, kps, strict=True)
         ]
 
+    def describe(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
+        """Return the faces with embeddings and, where settings ask for them, with sex and age."""
+        network, embedded = self._attributes, self.embed(picture, faces)
+        if network is None:
+            return embedded
+        return [replace(face, attributes=_sex_and_age(network, picture, face)) for face in embedded]
+
     def embed(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
         """Return the faces with embeddings, computed in stacks of bounded size."""
         groups = in_groups(faces, _RECOGNISER_STACK)
@@ -149,6 +161,15 @@ class FaceAnalyser:
         crops = [picture.crop(similarity_transform(face.kps, template), _RECOGNISER_SIZE) for face in faces]
         blob = cv2.dnn.blobFromImages(crops, 1 / 127.5, mean=(127.5, 127.5, 127.5), swapRB=True)
         return np.asarray(self._recogniser.run_stack(blob), np.float32)
+
+
+def _sex_and_age(network: Network, picture: Picture, face: Face) -> FloatArray:
+    """Ask insightface's ``genderage``: RGB from 0 to 255, upright, the face's box in the middle."""
+    scale = _ATTRIBUTES_SIZE / (_AROUND * float(max(face.box[2:] - face.box[:2])))
+    x, y = (_ATTRIBUTES_SIZE / 2 - scale * middle for middle in face.centre)
+    crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), _ATTRIBUTES_SIZE)
+    (told,) = network.run_stack(cv2.dnn.blobFromImage(crop, swapRB=True))
+    return np.array([told[1] > told[0], np.clip(100 * told[2], 0, 100)], np.float32)
 
 
 def _upright_box(corners: FloatArray) -> FloatArray:

@@ -21,7 +21,7 @@ from colab_helpers.faces.views import VIEWS, View
 from colab_helpers.files import write_whole
 from colab_helpers.media.picture import Picture
 
-VERSION = 1
+VERSION = 2
 EVERY = 4
 """Frames from one that the detector sees in any case to the next."""
 _EMBEDDING = np.float16
@@ -164,6 +164,7 @@ def _arrays(rows: Sequence[FrameFaces]) -> dict[str, Any]:
         "box": np.array([face.box for face in faces], np.float32).reshape(-1, 4),
         "kps": np.array([face.kps for face in faces], np.float32).reshape(-1, 5, 2),
         "score": np.array([face.score for face in faces], np.float64),
+        "attributes": np.array([face.attributes for face in faces], np.float32).reshape(-1, 2),
         "embedded": np.array([face.embedding is not None for face in faces], np.bool_),
         "embedding": np.stack(embeddings).astype(_EMBEDDING) if embeddings else np.zeros((0, 0), _EMBEDDING),
     }
@@ -173,9 +174,9 @@ def _rows_of(data: Any) -> Iterator[FrameFaces]:
     parts = {name: data[name] for name in data.files}
     embeddings = iter(parts["embedding"].astype(np.float32))
     faces = (
-        Face(box, kps, float(score), next(embeddings) if embedded else None)
-        for box, kps, score, embedded in zip(
-            parts["box"], parts["kps"], parts["score"], parts["embedded"], strict=True
+        Face(box, kps, float(score), next(embeddings) if embedded else None, attributes=attributes)
+        for box, kps, score, embedded, attributes in zip(
+            *(parts[name] for name in ("box", "kps", "score", "embedded", "attributes")), strict=True
         )
     )
     names = ("frame", "pts", "change", "cut", "looked", "view", "faces")

@@ -12,7 +12,7 @@ from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.cast import Cast, KnownPerson, Treatment
 from colab_helpers.faces.people import Appearance, Sought, grouped, is_sure, mean_look, persons
 from colab_helpers.faces.tracks import Track
-from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.faces.types import UNKNOWN, Face, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.settings import FaceOrder, Settings
 
@@ -42,11 +42,14 @@ def select_faces(faces: Sequence[Face], settings: Settings, *, sought: Sought | 
 
     Args:
         faces: All faces of one frame; with embeddings where somebody is sought.
-        settings: ``many_faces``, ``face_selector``, ``face_min_size``, ``face_order``,
+        settings: ``many_faces``, ``face_selector``, ``face_min_size``, sex and age asked for, ``face_order``,
             ``reference_face_position`` and ``similar_face_distance`` decide.
-        sought: Who is changed, where that is asked for by name; then other settings have no say.
+        sought: Who is changed, or never is, where that is asked for by name; where it says who, other
+            settings have no say.
     """
     ordered = order_faces(faces, settings.face_order)
+    if sought is None or sought.wanted is None:
+        ordered = [face for face in ordered if _is_meant(face, settings)]
     if sought is not None:
         apart = [(sought.distance(face.embedding, limit=settings.similar_face_distance), face)
                  for face in ordered if face.embedding is not None]  # fmt: skip
@@ -54,7 +57,6 @@ def select_faces(faces: Sequence[Face], settings: Settings, *, sought: Sought | 
         if sought.wanted is not None:
             picked = sorted(picked, key=lambda pair: pair[0])[:1]
         return [face for _, face in picked]
-    ordered = [face for face in ordered if face.area >= settings.face_min_size**2]
     if settings.many_faces:
         return ordered
     if settings.face_selector != "reference":
@@ -62,6 +64,18 @@ def select_faces(faces: Sequence[Face], settings: Settings, *, sought: Sought | 
         position = settings.reference_face_position
         return ordered[position : position + 1]
     raise ValueError("face_selector=reference needs to know who is sought")
+
+
+def _is_meant(face: Face, settings: Settings) -> bool:
+    """Whether a face, or the mean of a person's, is as large and of the sex and age that settings ask for.
+
+    Who was never asked, or seems as often the one as the other, is not: it may be somebody who is left.
+    """
+    male, age = face.attributes.tolist()
+    sexes = {"any": True, "female": male < 0.5, "male": male > 0.5}
+    aged = settings.face_selector_age_start <= age <= settings.face_selector_age_end
+    meant = not settings.asks_attributes or (sexes[settings.face_selector_gender] and aged)
+    return meant and face.area >= settings.face_min_size**2
 
 
 class Selection:
@@ -78,7 +92,7 @@ class Selection:
 
     def __init__(self, settings: Settings, cast: Cast) -> None:
         self._settings, self.cast = settings, cast
-        chooses = not settings.many_faces or settings.face_min_size > 0
+        chooses = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
         self.needs_all = bool(cast.people) or cast.sought is not None or chooses
         self._rank: Mapping[int | None, float] = {}
         self._people: dict[int | None, KnownPerson] = {}
@@ -108,17 +122,21 @@ class Selection:
             return
         if sought is not None:
             seen = [one for track in tracks if (one := Appearance.of("", track)) is not None]
-            self._rank = sought.tracks(seen, limit=settings.similar_face_distance)
+            ranks = sought.tracks(seen, limit=settings.similar_face_distance)
+            if sought.wanted is None:
+                meant = [person for person in persons(tracks) if _is_meant(_typical(person), settings)]
+                ranks = {one.number: 0.0 for person in meant for one in person if one.number in ranks}
+            self._rank = ranks
             return
         if not self.needs_all:
             return
-        ranks: dict[int | None, float] = {}
+        ranks = {}
         for person in persons(tracks):
             typical = _typical(person)
             rank = _KEYS[settings.face_order](typical)
             if settings.face_selector == "principal":
                 rank = -sum(track.area / track.found * (track.last + 1 - track.first) for track in person)
-            if typical.area >= settings.face_min_size**2:
+            if _is_meant(typical, settings):
                 ranks |= dict.fromkeys((track.number for track in person), rank)
         self._rank = ranks
 
@@ -158,7 +176,7 @@ class Selection:
         """Return those of a single picture's faces that are changed, each with a track of its own.
 
         Args:
-            faces: With embeddings where people are known or sought.
+            faces: With embeddings where people are known or sought, or sex or age is asked for.
         """
         settings, cast = self._settings, self.cast
         faces = [replace(face, track=number) for number, face in enumerate(faces)]
@@ -196,12 +214,15 @@ class FacesDigest:
 
 
 def _typical(person: Sequence[Track]) -> Face:
-    """A face as large, as far to a side and as sure as a person's are on average."""
+    """A face as large, as far to a side, as sure and as old as a person's are on average."""
     found = sum(track.found for track in person)
     centre = sum(track.centre for track in person) / found
     half = float(np.sqrt(sum(track.area for track in person) / found)) / 2
     box = np.concatenate([centre - half, centre + half]).astype(np.float32)
-    return Face(box, np.zeros((5, 2), np.float32), sum(track.score for track in person) / found)
+    asked = sum(track.asked for track in person)
+    told = np.sum([track.attributes for track in person], 0) / asked if asked else UNKNOWN
+    score = sum(track.score for track in person) / found
+    return Face(box, np.zeros((5, 2), np.float32), score, attributes=told)
 
 
 def reference_embedding(faces: Sequence[Face], settings: Settings, *, where: str) -> FloatArray:

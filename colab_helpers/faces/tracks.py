@@ -48,7 +48,7 @@ class Track:
         first: Its first frame, ``last`` its last one so far.
         shot: First frame of the shot in which it began.
         found: Frames in which it was detected.
-        embeddings: Sum of its unit embeddings, ``asked`` how many those are.
+        embeddings: Sum of its unit embeddings, ``asked`` how many those are; ``attributes`` those looks' sum.
         area: Sum of its boxes' areas, ``centre`` of their centres, ``score`` of its scores.
         best: Its highest score.
         ends: Its first and last box.
@@ -61,6 +61,7 @@ class Track:
     found: int = 0
     asked: int = 0
     embeddings: FloatArray | None = None
+    attributes: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
     area: float = 0.0
     centre: FloatArray = field(default_factory=lambda: np.zeros(2, np.float32))
     score: float = 0.0
@@ -92,10 +93,12 @@ class Track:
             if self.embeddings is None or self.likeness(face) >= _SURELY:
                 before = 0 if self.embeddings is None else self.embeddings
                 self.embeddings = np.asarray(before + face.embedding, np.float32)
+                self.attributes = self.attributes + face.attributes
                 self.asked, self._sure_at = self.asked + 1, frame
                 self._turned = min(self._turned, abs(yaw_degrees(face.kps)))
             elif self.asked == 1 and abs(yaw_degrees(face.kps)) < self._turned:
                 self.embeddings, self._sure_at = face.embedding, frame
+                self.attributes = face.attributes
                 self._turned = abs(yaw_degrees(face.kps))
 
     def likeness(self, face: Face) -> float:
@@ -330,7 +333,4 @@ def _gain(track: Track, face: Face, shared: float, *, alone: bool, cut: bool) ->
 def embed_missing(row: FrameFaces, embed: Callable[[Sequence[Face]], list[Face]]) -> None:
     """Add the embeddings that are missing to a frame's faces, rounded as the index keeps them."""
     if any(face.embedding is None for face in row.faces):
-        row.faces = [
-            replace(face, embedding=rounded(new.embedding))
-            for face, new in zip(row.faces, embed(row.faces), strict=True)
-        ]
+        row.faces = [replace(new, embedding=rounded(new.embedding)) for new in embed(row.faces)]

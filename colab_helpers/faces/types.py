@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from colab_helpers.media.formats import ByteImage as ByteImage
 
 FloatArray = npt.NDArray[np.float32]
 AnyArray = npt.NDArray[Any]
+UNKNOWN: FloatArray = np.full(2, np.nan, np.float32)
+"""Sex and age of whoever was not asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Face:
         embedding: ``(512,)`` float32 of unit length, or None where none was asked for.
         track: Number of the track the face belongs to, or None.
         weight: How much of the change shows, 0 to 1: a face fades in and out.
+        attributes: ``(2,)`` float32: 0 female or 1 male, and age in years, 0 to 100; NaN where not asked.
         filled: Whether the detector looked at the frame and missed it.
     """
 
@@ -35,6 +38,7 @@ class Face:
     track: int | None = None
     weight: float = 1.0
     filled: bool = False
+    attributes: FloatArray = field(default_factory=lambda: UNKNOWN)
 
     @property
     def area(self) -> float:

@@ -21,10 +21,12 @@ from colab_helpers.language import tr
 from colab_helpers.models.contracts import converter_of
 from colab_helpers.settings import Settings
 
-Role = Literal["detector", "recogniser", "swapper", "converter", "enhancer", "occluder", "parser"]
+Role = Literal[
+    "detector", "recogniser", "attributes", "swapper", "converter", "enhancer", "occluder", "parser"
+]
 
-ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50")
-"""What every run needs to find faces and tell them apart."""
+ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
+"""What finds faces and tells them apart, and what tells sex and age where settings ask for that."""
 
 
 class _Frozen(BaseModel):
@@ -136,7 +138,7 @@ def needed_models(
         ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
     """
     catalog = catalog or load_catalog()
-    entries = [catalog.models[name] for name in ANALYSIS_MODELS]
+    entries = [catalog.models[name] for name in finding_models(settings)]
     changers: dict[Role, str] = {}
     if "face_swapper" in settings.frame_processors:
         changers["swapper"] = settings.swapper_model
@@ -152,6 +154,11 @@ def needed_models(
             else catalog.get(name, role=role)
         )
     return entries
+
+
+def finding_models(settings: Settings) -> tuple[str, ...]:
+    """Return the names of those of `ANALYSIS_MODELS` that a run with these settings opens."""
+    return ANALYSIS_MODELS if settings.asks_attributes else ANALYSIS_MODELS[:2]
 
 
 def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]:

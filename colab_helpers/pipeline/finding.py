@@ -192,7 +192,7 @@ def find_in_picture(engine: Engine, cast: Cast, target: Path) -> FoundFaces:
     except NoFaceError:
         cast = _NOBODY
     selection = Selection(engine.settings, cast)
-    faces = engine.analyser.embed(picture, engine.analyser.search(picture))
+    faces = engine.analyser.describe(picture, engine.analyser.search(picture))
     faces = [replace(face, track=number) for number, face in enumerate(faces)]
     found = FoundFaces([_track(face) for face in faces], 0.0)
     found.count(faces)

@@ -160,7 +160,7 @@ class Following:
     def _embed(self, row: FrameFaces) -> None:
         picture = row.picture
         if picture is not None:
-            embed_missing(row, lambda faces: self.analyser.embed(picture, faces))
+            embed_missing(row, lambda faces: self.analyser.describe(picture, faces))
 
 
 def _late(frames: Iterable[list[Face]], *, by: int) -> Iterator[list[Face]]:

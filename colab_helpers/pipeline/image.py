@@ -69,8 +69,8 @@ def _changed_image(
     picture = BgrPicture(image.copy(), alpha)
     cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
-    if cast.people or cast.sought is not None:
-        faces = analyser.embed(picture, faces)
+    if cast.people or cast.sought is not None or engine.settings.asks_attributes:
+        faces = analyser.describe(picture, faces)
     selection = Selection(engine.settings, cast)
     changer, chosen = FrameChanger(engine, selection), selection.in_picture(faces)
     for work in with_covers([Work(0, None, picture, chosen)], changer, workers=1):

@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _USUAL_RATE = 25
-_FINDING = ("execution_provider", "face_detector_size", "face_detector_score")
+_FINDING = ("execution_provider", "face_detector_size", "face_detector_score", "asks_attributes")
 """What the networks that find faces are loaded with."""
 _CHANGING = (*_FINDING, "frame_processors", "swapper_model", "face_swapper_pixel_boost", "enhancer_model",
              "enhancer_weight", "face_mask_types", "occluder_model", "parser_model", "half_precision",
              "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads",
              "batch_size")  # fmt: skip
 """What all networks are loaded with; other settings may change while they stay."""
-_DECIDING = ("many_faces", "face_selector", "face_min_size", "face_order", "reference_face_position",
+_DECIDING = ("many_faces", "face_selector", "face_min_size", "face_selector_gender",
+             "face_selector_age_start", "face_selector_age_end", "face_order", "reference_face_position",
              "reference_frame_number", "similar_face_distance")  # fmt: skip
 """What decides, beside the networks, who is changed."""
 _AT_ONCE = (*_DECIDING, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",

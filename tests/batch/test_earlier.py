@@ -14,8 +14,9 @@ import pytest
 
 from colab_helpers.batch import earlier
 from colab_helpers.batch.drive import FACES_NAME
-from colab_helpers.batch.face_indexes import ABOUT_NAME
+from colab_helpers.batch.face_indexes import ABOUT_NAME, About, remove_stale
 from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
+from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import JOURNAL_NAME, KEPT, BatchReport
 from colab_helpers.batch.run_batch import Surroundings
 from colab_helpers.errors import MediaError, OutputError, UsageError
@@ -390,6 +391,19 @@ def test_the_index_of_what_is_gone_is_removed_and_nothing_else(batch, folder, tm
         Path(json.loads(path.read_text())["target"]).name
         for path in (out / FACES_NAME).glob(f"*/{ABOUT_NAME}")
     ]
+
+
+def test_a_run_leaves_the_indexes_of_runs_that_ask_for_more_or_less_networks(folder, tmp_path) -> None:
+    found, more = {"det_10g": "d", "w600k_r50": "w"}, {"genderage": "g"}
+    for number, models in enumerate((found, found | more)):
+        place = tmp_path / f"{number:024d}"
+        place.mkdir()
+        (place / ABOUT_NAME).write_text(About.of(folder / "a.mp4", "a", models).model_dump_json())
+    for now, left in ((found, 2), (found | more, 2), (found | {"genderage": "h"}, 1), ({"det_10g": "e"}, 0)):
+        remove_stale(tmp_path, (), now)
+        assert len([*tmp_path.glob(f"*/{ABOUT_NAME}")]) == left
+    named = [found, found | more, found | {"genderage": "h"}, found | {"inswapper_128": "i"}]
+    assert len({index_key(target="a", settings=CPU, models=models) for models in named}) == 3
 
 
 def test_a_stopped_run_removes_no_index_and_the_next_one_does_on_a_drive_too(batch, folder, tmp_path) -> None:

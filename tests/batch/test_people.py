@@ -150,6 +150,19 @@ def test_new_videos_join_whoever_is_known(run, films, faces, looks, tmp_path, mo
         run("third.mp4")
 
 
+def test_the_first_map_is_that_of_people_of_the_sex_asked_for(run, films, faces, looks, tmp_path) -> None:
+    out, women = tmp_path / "out", SETTINGS.with_overrides(face_selector_gender="female")
+    assert run(*NAMES[:2], settings=women).ok
+    assert [changed(films, out, name) for name in ("first", "second")] == [{"alma"}, {"alma"}]
+    assert looks
+    looks.clear()
+    assert run(*NAMES[:2], settings=women, people="only").ok
+    assert not looks, "the index knows who is of which sex"
+    who, given = groups_of(KnownPeople.load(out), faces), PeopleMap.load(out)
+    assert {one for one in who if given.people[who[one]].source == ("photos",)} == {"alma"}
+    assert given.default == ("leave",)
+
+
 KILL = """
     import os, signal
     from pathlib import Path

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from colab_helpers.__main__ import FAILURE, SUCCESS
 from colab_helpers.diagnosis import networks, reference
 from colab_helpers.diagnosis.networks import difference
-from colab_helpers.faces import swapper_enhancer
+from colab_helpers.faces import analyser, swapper_enhancer
 from colab_helpers.faces.detector import Detector
 from colab_helpers.files import sha256_of
 from colab_helpers.models.half import convert
@@ -212,6 +212,7 @@ def test_unmarked_weights_are_held_against_insightface(
     for name in NAMES[:3]:
         assert answer[f"parity {name}"].status == "pass"
     assert answer["parity det_10g"].figures["difference"] < 0.01
+    assert "model genderage" not in answer.checks
     assert "none of the published files (SHA-256 " in answer["model det_10g"].detail
     assert answer["model det_10g"].status == "warn"
 
@@ -221,6 +222,16 @@ def test_unmarked_weights_are_held_against_insightface(
     monkeypatch.setattr(reference, "_insightface", missing)
     answer = doctor("--preset", "light", models=unmarked)
     assert (answer.code, answer["parity det_10g"].status) == (SUCCESS, "warn")
+
+
+def test_sex_and_age_are_held_against_insightface_where_they_are_asked_for(
+    doctor: Doctor, unmarked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--preset", "light", "--face-selector-age-start", "18")
+    check = doctor(*asked, models=unmarked)["parity genderage"]
+    assert (check.status, check.figures["difference"] <= 0.6) == ("pass", True)
+    monkeypatch.setattr(analyser, "_AROUND", 1.0)
+    assert doctor(*asked, models=unmarked)["parity genderage"].status == "fail"
 
 
 def test_a_swapper_of_another_kind_is_run_with_its_converter(doctor: Doctor, copied: Path) -> None:

@@ -23,7 +23,9 @@ def rows(count: int) -> list[FrameFaces]:
             change=float(rng.random()),
             cut=n == 9,
             looked=n % EVERY == 0,
-            faces=[face(200.0 + n, who=n), face(400.5)] if n % EVERY == 0 else [],
+            faces=[replace(face(200.0 + n, who=n), attributes=np.float32([n % 2, n / 3])), face(400.5)]
+            if n % EVERY == 0
+            else [],
             view="90" if n > 20 else "plain",
         )
         for n in range(count)
@@ -35,7 +37,11 @@ def facts(index: FaceIndex) -> list[Any]:
         (
             *(row.frame, row.pts, row.change, row.cut, row.looked, row.view),
             [
-                (one.box.tobytes(), one.kps.tobytes(), one.score, one.embedding is not None)
+                (
+                    *map(np.ndarray.tobytes, (one.box, one.kps, one.attributes)),
+                    one.score,
+                    one.embedding is None,
+                )
                 for one in row.faces
             ],
         )

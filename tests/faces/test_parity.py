@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from insightface.app import FaceAnalysis
+from insightface.app.common import Face as InsightfaceFace
+from insightface.model_zoo.attribute import Attribute
 from insightface.model_zoo.inswapper import INSwapper
 
 from colab_helpers.faces.analyser import FaceAnalyser
@@ -90,6 +92,24 @@ def test_faces_and_embeddings_equal_insightface(
         # A crop differs by a grey level here and there: the alignments agree to float32 only.
         np.testing.assert_allclose(ours.embedding, theirs.normed_embedding, atol=1e-3)
         assert float(ours.embedding @ theirs.normed_embedding) > 1 - 1e-4
+
+
+@pytest.mark.parametrize("size", [(640, 360), (1280, 720), (480, 640)])
+def test_sex_and_age_equal_insightface(size: tuple[int, int], standins: Path) -> None:
+    settings = load_settings(execution_provider="cpu", face_selector_gender="female")
+    analyser, image = FaceAnalyser(settings, models_dir=standins), people(*size)
+    oracle = Attribute(str(analyser.networks[2].path), session=analyser.networks[2].session)
+    picture = AsInsightface(image)
+    found = analyser.describe(picture, analyser.detect(picture))
+    assert len(found) > 1
+    for ours in found:
+        theirs = InsightfaceFace(bbox=ours.box)
+        oracle.get(image, theirs)
+        assert ours.attributes[0] == theirs.gender
+        oracle.taskname = "raw"  # then it gives what the network said, not rounded to years
+        assert ours.attributes[1] / 100 == pytest.approx(oracle.get(image, theirs)[2], abs=1e-4)
+        oracle.taskname = "genderage"
+    assert len({*(one.attributes[0] for one in found)}) == 2
 
 
 class _Reference:

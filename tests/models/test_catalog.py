@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from colab_helpers.diagnosis.networks import wanted_networks
 from colab_helpers.errors import ModelError
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.presets import load_presets
@@ -21,7 +22,7 @@ def test_entry(entry: ModelEntry) -> None:
         assert re.fullmatch(r"https://(github\.com|huggingface\.co|hf-mirror\.com)/[^?]+\.onnx", url)
     for sha256 in entry.accepted:
         assert re.fullmatch(r"[0-9a-f]{64}", sha256)
-    assert entry.bytes > 10_000_000
+    assert entry.bytes > 1_000_000
     assert entry.licence.link.startswith("https://")
     assert entry.licence.forbids.endswith(".")
 
@@ -30,6 +31,7 @@ def test_only_what_the_product_runs_is_offered() -> None:
     assert {entry.name: entry.role for entry in CATALOG.models.values()} == {
         "buffalo_l/det_10g": "detector",
         "buffalo_l/w600k_r50": "recogniser",
+        "buffalo_l/genderage": "attributes",
         "inswapper_128": "swapper",
         "inswapper_128_fp16": "swapper",
         "hyperswap_1a_256": "swapper",
@@ -61,6 +63,14 @@ def test_every_preset_finds_its_models(preset: str) -> None:
     assert names[:2] == ["buffalo_l/det_10g", "buffalo_l/w600k_r50"]
     assert ("inswapper_128" in names) == ("face_swapper" in settings.frame_processors)
     assert ("GFPGANv1.4" in names) == ("face_enhancer" in settings.frame_processors)
+
+
+def test_sex_and_age_need_their_network_only_where_they_are_asked_for() -> None:
+    names = [entry.name for entry in needed_models(Settings(face_selector_age_start=18))]
+    assert names[1:3] == ["buffalo_l/w600k_r50", "buffalo_l/genderage"]
+    assert "buffalo_l/genderage" not in [entry.name for entry in needed_models(Settings())]
+    assert ("attributes", names[2]) in wanted_networks(Settings(face_selector_gender="male"))
+    assert ("attributes", names[2]) not in wanted_networks(Settings())
 
 
 @pytest.mark.parametrize(

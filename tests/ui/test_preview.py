@@ -108,6 +108,16 @@ def test_images_and_frames_without_a_face(make_panel, on_demo, tmp_path, text_of
     assert np.array_equal(made.preview.shown.before, made.preview.shown.after)
 
 
+def test_another_sex_is_shown_at_once(panel, opened):
+    panel.tabs.selected_index = PREVIEW
+    changed = []
+    for sex in ("female", "male", "female"):
+        panel.settings.overrides.value = f"face_selector_gender: {sex}"
+        changed.append(panel.preview.shown.faces)
+    assert changed in ([0, 1, 0], [1, 0, 1])
+    assert len(opened) == 2  # one without and one with the network that tells it
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
