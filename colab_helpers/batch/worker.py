@@ -13,10 +13,9 @@ if __name__ == "__main__":
 
 import argparse
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from colab_helpers.batch.job import Job, Source
 from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
+from colab_helpers.batch.page import make_page
 from colab_helpers.batch.photos import identity_of, sought_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import (
@@ -46,11 +46,11 @@ from colab_helpers.batch.report import (
 from colab_helpers.batch.run_batch import Batch, Surroundings, report_of, skipped
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
-from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, write_refusal
+from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, write_refusal
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.language import VARIABLE, language, mark, spoken, tr
+from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.request import BatchRequest
@@ -59,10 +59,6 @@ from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
 from colab_helpers.trust.consent import require_consent
 from colab_helpers.trust.marking import checked_credentials
-
-# Seconds that the page may take, for which pictures are decoded.
-PAGE_LONGEST = 180.0
-PAGE_LOOK_EVERY = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -299,35 +295,6 @@ class _Run(Surroundings):
         report.notes.append(note)
         self.status.note(note)
         report.save(path)
-
-
-def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:
-    """Have the page beside a report made; return why there is none. ``beat`` may raise to give up.
-
-    In a process of its own: decoders crash and hang, which must cost nothing else.
-    """
-    beat()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "colab_helpers.pages", str(folder), "--report", str(report)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, VARIABLE: language()},
-    )
-    until = time.monotonic() + PAGE_LONGEST
-    try:
-        while time.monotonic() < until:
-            with suppress(subprocess.TimeoutExpired):
-                said = process.communicate(timeout=PAGE_LOOK_EVERY)[1].strip().splitlines()
-                return ": ".join([cause_of(process.returncode), *said[-1:]]) if process.returncode else ""
-            beat()
-    finally:
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):  # what hangs in the system does not even end then
-            process.wait(1.0)
-    return tr("it took longer than {limit:.0f} seconds", limit=PAGE_LONGEST)
 
 
 def _sought_digests(request: BatchRequest) -> list[str]:

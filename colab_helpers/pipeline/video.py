@@ -16,9 +16,9 @@ from colab_helpers.faces.quality import Measured
 from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
-from colab_helpers.media.encoders import encoder_for
+from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.join import check_output, join_segments
-from colab_helpers.media.probe import probe
+from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import Tally, one_opencv_thread
@@ -36,6 +36,7 @@ from colab_helpers.pipeline.video_stages import (
     open_reader,
 )
 from colab_helpers.progress import ProgressCallback
+from colab_helpers.settings import Settings
 
 
 def process_video(
@@ -72,16 +73,14 @@ def process_video(
     started, info, settings = time.monotonic(), probe(target), engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
-    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
-    wanted, quality = settings.output_video_encoder, settings.output_video_quality
-    choice = encoder_for(info, wanted=wanted, quality=quality, preset=preset)
+    choice = _encoder(info, settings)
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place, marks)
     if result.encoder is None:
-        told = tr("no face to change was found in any frame: the file is copied as it is")
-        return replace(result, seconds=time.monotonic() - started, notes=(told,))
+        notes = (tr("no face to change was found in any frame: the file is copied as it is"),)
+        return replace(result, seconds=time.monotonic() - started, notes=notes)
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     return replace(
         result,
@@ -89,6 +88,12 @@ def process_video(
         notes=tuple(dict.fromkeys((*choice.notes, *result.notes, *_face_notes(result.measured)))),
         times_kept=exact and result.times_kept,
     )
+
+
+def _encoder(info: VideoInfo, settings: Settings) -> EncoderChoice:
+    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
+    wanted, quality = settings.output_video_encoder, settings.output_video_quality
+    return encoder_for(info, wanted=wanted, quality=quality, preset=preset)
 
 
 def _in_segments(video: VideoRun, store: SegmentStore, marks: Marks | None) -> FileResult:

@@ -22,9 +22,8 @@ import psutil
 import pytest
 
 from colab_helpers.api import run_batch
+from colab_helpers.batch import page, supervisor, watch
 from colab_helpers.batch import status as status_room
-from colab_helpers.batch import supervisor, watch
-from colab_helpers.batch import worker as worker_room
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.report import JOURNAL_NAME, KEPT
 from colab_helpers.batch.stop import STOP_NAME
@@ -381,14 +380,14 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path,
 
 
 def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(worker_room, "PAGE_LONGEST", 0.2)
-    monkeypatch.setattr(worker_room, "PAGE_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(page, "PAGE_LONGEST", 0.2)
+    monkeypatch.setattr(page, "PAGE_LOOK_EVERY", 0.05)
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 600\n")
     hangs.chmod(0o755)
-    monkeypatch.setattr(worker_room.sys, "executable", str(hangs))
+    monkeypatch.setattr(page.sys, "executable", str(hangs))
     beats: list[None] = []
-    problem = worker_room.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
+    problem = page.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
     assert problem.startswith("it took longer than")
     assert beats
 
