@@ -45,6 +45,27 @@ def edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any], calle
     return text
 
 
+def read(text: str) -> tuple[yaml.Node | None, Any]:
+    """Parse a map; what is not in ``settings`` are words, whatever else YAML takes them for.
+
+    YAMLError where it is none.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root: yaml.Node | None = loader.get_single_node()
+        top = _fields(root)
+        words = [top[name][1] for name in ("record", "default") if name in top]
+        for key, value in _fields(top["people"][1]).values() if "people" in top else ():
+            words += [key, *(part for name, (_, part) in _fields(value).items() if name != "settings")]
+        for word in words:
+            for node in word.value if isinstance(word, yaml.SequenceNode) else [word]:
+                if isinstance(node, yaml.ScalarNode) and node.value and node.tag != "tag:yaml.org,2002:merge":
+                    node.tag = "tag:yaml.org,2002:str"
+        return root, None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
 def entry(name: str, person: Mapping[str, Any], indent: str) -> str:
     """Return somebody's lines: a name, and below it what is not empty."""
     shown = (f"{field}: {flow(value)}" for field, value in person.items() if value)
@@ -98,7 +119,7 @@ def _put(nodes: tuple[yaml.Node, yaml.Node], value: object) -> _Edit:
 def _fields(node: yaml.Node | None) -> _Fields:
     if not isinstance(node, yaml.MappingNode):
         return {}
-    return {key.value: (key, value) for key, value in node.value}
+    return {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
 
 
 def _end(node: yaml.Node) -> int:
