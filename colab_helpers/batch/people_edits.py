@@ -130,24 +130,26 @@ def split(folder: Path, name: str) -> list[str]:
         UsageError: There is nobody of that name, or nothing in it looks like two people.
         FolderBusyError: A batch works in the folder.
     """
-    with folder_lock(folder), _edited(folder, name) as (known, given):
-        person = given.people[name]
-        parts = [group for group in person.faces if group in known.groups]
-        if len(parts) < 2:
-            parts = known.split(parts[0] if parts else name)
-            known.save(folder)
-        given.put(name, faces=parts[:1])
-        names = [name]
-        for part in parts[1:]:
-            names.append(new_name(part, given.people))
-            given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
-        return names
+    with folder_lock(folder):
+        with _edited(folder, name) as (known, given):
+            person = given.people[name]
+            parts = [group for group in person.faces if group in known.groups]
+            if len(parts) < 2:
+                parts = known.split(parts[0] if parts else name)
+            given.put(name, faces=parts[:1])
+            names = [name]
+            for part in parts[1:]:
+                names.append(new_name(part, given.people))
+                given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
+        known.save(folder)  # once the map could be written
+    return names
 
 
 @contextmanager
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
     """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
-    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
+    known = KnownPeople.load(folder)
+    given = PeopleMap.load(folder) or PeopleMap(record=known.record)
     others = unnamed(known, given)
     there = ", ".join([*given.people, *others])
     for name in names:
