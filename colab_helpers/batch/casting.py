@@ -225,6 +225,7 @@ def completed(given: PeopleMap, known: KnownPeople, groups: Mapping[str, str]) -
         if group not in known.told and groups.get(group) not in given.people:
             name = new_name(group, given.people)
             given.put(name, faces=(group,), source=given.default)
+            given.record = known.record
             new.append(name)
     return new
 

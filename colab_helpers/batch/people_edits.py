@@ -148,13 +148,13 @@ def split(folder: Path, name: str) -> list[str]:
 @contextmanager
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
     """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
-    known = KnownPeople.load(folder)
-    given = PeopleMap.load(folder) or PeopleMap(record=known.record)
+    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
     others = unnamed(known, given)
     there = ", ".join([*given.people, *others])
     for name in names:
         if name in others:
             given.put(name, faces=[others[name]], source=given.default)
+            given.record = given.record or known.record
         elif name not in given.people:
             raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=there))
     yield known, given

@@ -249,7 +249,7 @@ class PeopleMap(BaseModel):
 
     def _plain(self) -> dict[str, Any]:
         """Return what `edited` takes: lists of one word as that word."""
-        data = self.model_dump(mode="json", exclude={"version", "record"})
+        data = self.model_dump(mode="json", exclude={"version"})
         for each in (data, *data["people"].values()):
             for field in ("default", "source"):
                 if len(each.get(field, ())) == 1:

@@ -16,19 +16,19 @@ def edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any], calle
 
     Args:
         text: A map that can be read.
-        before: Its ``default`` and ``people``, each with all fields.
+        before: Its ``default``, ``record`` and ``people``, each with all fields.
         after: The same as it should be.
         called: What each of the people is called in the text, by name; those it does not name are new.
     """
     root = yaml.compose(text, yaml.SafeLoader)
     top = _fields(root)
     edits: list[_Edit] = []
-    if after["default"] != before["default"]:
-        if "default" in top:
-            edits.append(_put(top["default"], after["default"]))
-        else:
+    for name in ("default", "record"):
+        if after[name] != before[name] and name in top:
+            edits.append(_put(top[name], after[name]))
+        elif after[name] != before[name]:
             start = next(iter(top.values()))[0].start_mark.index if top else len(text)
-            edits.append((start, start, f"default: {flow(after['default'])}\n"))
+            edits.append((start, start, f"{name}: {flow(after[name])}\n"))
     people = _fields(top["people"][1]) if "people" in top else {}
     for name, old in called.items():
         key, value = people[old]

@@ -17,6 +17,7 @@ from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.known_people import KnownPeople, SeenIn, Sight
 from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.batch.people_text import flow
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.triage import triage_of
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
@@ -250,8 +251,9 @@ def test_what_the_user_writes_while_people_are_found_is_kept(finder: Any, people
     path = finder.around.job.folder / "people.yaml"
     path.write_text("people:\n  p1: {faces: p1}\n")
     given = PeopleMap.load(path.parent)
-    path.write_text("people:\n  Ana: {faces: p1, source: blur}  # hers\n")
+    text = "people:\n  Ana: {faces: p1, source: blur}  # hers\n"
+    path.write_text(text)
     latest = finder._latest(given)
     finder._tell_new(latest, people, SimpleNamespace(groups={"p1": "Ana"}))
-    assert path.read_text().startswith("people:\n  Ana: {faces: p1, source: blur}  # hers\n")
+    assert path.read_text().startswith(f"record: {flow(people.record)}\n{text}")
     assert list(PeopleMap.load(path.parent).people) == ["Ana", "p2", "p3"]
