@@ -203,15 +203,18 @@ def test_a_map_is_of_its_own_record_of_people(people: KnownPeople) -> None:
 def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Finds on a.png, as often as it looks, p1 and p2, of whom the request chooses who is ``chosen``."""
     (tmp_path / "a.png").write_bytes(b"x")
+    tasks = [Task(tmp_path / "a.png", tmp_path / "out" / "b.png")]
+    request = SimpleNamespace(people="find", library=None, settings=SETTINGS)
     around = SimpleNamespace(
-        job=SimpleNamespace(folder=tmp_path, tasks=[Task(tmp_path / "a.png", tmp_path / "out" / "b.png")]),
+        job=SimpleNamespace(folder=tmp_path, tasks=tasks, sources=[], request=request),
         patience=SimpleNamespace(attempt=lambda act: act()),
         status=SimpleNamespace(file=lambda *_: None, note=pytest.fail),
         beat=lambda: None,
         stop=SimpleNamespace(owns_process=False),
     )
     earlier = SimpleNamespace(index_key=lambda _task: "a", sought=["never 1"])
-    given: Any = (around, SimpleNamespace(settings=SETTINGS), earlier, None, Cast(), None)
+    engine = Networks(settings=SETTINGS, swapper=object(), changer=refused)
+    given: Any = (around, engine, earlier, None, Cast(), None)
     made = PeopleFinder(*given)
     monkeypatch.setattr(find_people, "index_place", lambda *_: SimpleNamespace(place=tmp_path, mirror=None))
     monkeypatch.setattr(PeopleFinder, "chosen", 0, raising=False)
@@ -247,13 +250,19 @@ def test_who_is_chosen_is_asked_anew_where_another_request_asks(
     assert list(known.groups["p1"].files) == ["b.png"], "what it is called today"
 
 
-def test_what_the_user_writes_while_people_are_found_is_kept(finder: Any, people: KnownPeople) -> None:
-    path = finder.around.job.folder / "people.yaml"
-    path.write_text("people:\n  p1: {faces: p1}\n")
-    given = PeopleMap.load(path.parent)
-    text = "people:\n  Ana: {faces: p1, source: blur}  # hers\n"
-    path.write_text(text)
-    latest = finder._latest(given)
-    finder._tell_new(latest, people, SimpleNamespace(groups={"p1": "Ana"}))
-    assert path.read_text().startswith(f"record: {flow(people.record)}\n{text}")
-    assert list(PeopleMap.load(path.parent).people) == ["Ana", "p2", "p3"]
+def test_what_the_user_writes_while_people_are_found_is_kept(
+    finder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, look_at = finder.around.job.folder, PeopleFinder._look_at
+    (folder / "people.yaml").write_text("default: leave\n")
+
+    def edited_meanwhile(*given: Any) -> SeenIn:
+        (folder / "people.yaml").write_text("default: blur  # mine\n")
+        return look_at(*given)
+
+    monkeypatch.setattr(PeopleFinder, "_look_at", edited_meanwhile)
+    monkeypatch.setattr(PeopleFinder, "_known", lambda _: KnownPeople())
+    monkeypatch.setattr(PeopleFinder, "_tell", lambda *_: None)
+    assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
+    record, text = KnownPeople.load(folder).record, (folder / "people.yaml").read_text()
+    assert text.startswith(f"record: {flow(record)}\ndefault: blur  # mine\npeople:\n  p1:\n")

@@ -212,7 +212,8 @@ def test_what_a_batch_decided_comes_first_then_looks_then_what_is_usual() -> Non
     assert len(nobody.of([replace(face(100), track=n) for n in range(2)])) == 2
     # Nothing is painted over who was made unrecognisable; else only what is done decides what comes first.
     last = sorted([usual, hers], key=lambda one: one.digest)
-    assert given.treatments == replace(given, people=dict(reversed(known.items()))).treatments == [his, *last]
+    other = replace(given, usual=hers, people=known | {"a": replace(known["a"], treatment=usual)})
+    assert given.treatments == other.treatments == [his, *last]
 
 
 def test_without_a_usual_treatment_nobody_is_changed() -> None:
