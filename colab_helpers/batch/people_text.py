@@ -56,7 +56,10 @@ def read(text: str) -> tuple[yaml.Node | None, Any]:
         top = _fields(root)
         words = [top[name][1] for name in ("record", "default") if name in top]
         for key, value in _fields(top["people"][1]).values() if "people" in top else ():
-            words += [key, *(part for name, (_, part) in _fields(value).items() if name != "settings")]
+            words += [
+                key,
+                *(part for _, part in _fields(value).values()),
+            ]  # settings are a mapping: they stay
         for word in words:
             for node in word.value if isinstance(word, yaml.SequenceNode) else [word]:
                 if isinstance(node, yaml.ScalarNode) and node.value and node.tag != "tag:yaml.org,2002:merge":

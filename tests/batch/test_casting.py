@@ -243,10 +243,11 @@ def test_who_is_chosen_is_asked_anew_where_another_request_asks(
     assert first() == ["p1"]
     monkeypatch.setattr(PeopleFinder, "chosen", 1)
     assert first() == ["p1"], "the same request looks at nothing again"
-    assert first(earlier=SimpleNamespace(index_key=lambda _task: "a", sought=["never 2"])) == ["p2"]
+    earlier = SimpleNamespace(index_key=lambda _task: "a", sought=["never 2"])
+    assert first(earlier=earlier) == ["p2"]
     settings = SETTINGS.with_overrides(face_min_size=9)
     monkeypatch.setattr(PeopleFinder, "chosen", 0)
-    assert first(engine=SimpleNamespace(settings=settings)) == ["p1"]
+    assert first(earlier=earlier, engine=SimpleNamespace(settings=settings)) == ["p1"]
     assert list(known.groups["p1"].files) == ["b.png"], "what it is called today"
 
 
@@ -266,3 +267,6 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
     record, text = KnownPeople.load(folder).record, (folder / "people.yaml").read_text()
     assert text.startswith(f"record: {flow(record)}\ndefault: blur  # mine\npeople:\n  p1:\n")
+    (folder / "people.yaml").write_text("default: leave\n")
+    finder.around.job.request.people = "auto"
+    assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}

@@ -116,7 +116,7 @@ def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> N
 
 def test_what_a_target_was_before_is_forgotten_and_its_name_is_todays() -> None:
     people = known(a=cast("a", 1, 2), b=cast("b", 3))
-    people.found = {"new": video("a", cast("new", 1))}
+    people.found = {"new": video("a", cast("new", 1)).model_copy(update={"sha256": "other bytes"})}
     people.call({"new": "a.mp4", "b": "c.mp4"})
     people.add(["new"])
     assert tracks(people) == {"b": ["p3"], "new": ["p1"]}
