@@ -50,7 +50,7 @@ def casts(engine: Engine) -> Mapping[str, Cast]:
         who: KnownPerson(who, np.array([look[who]], np.float32), Treatment(source=look[source]))
         for who, source in (("alma", "hanna"), ("bruno", "gustav"))
     }
-    return {"one source": Cast.of(look["hanna"]), "two sources": Cast(people=known)}
+    return {"one source": Cast.of(look["hanna"]), "two sources": Cast(people=known, mapped=True)}
 
 
 def main() -> None:

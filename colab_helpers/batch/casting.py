@@ -12,12 +12,12 @@ from typing import Any, cast
 import numpy as np
 
 from colab_helpers.batch.job import Source
-from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn
+from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, RECORD_NAME, KnownPeople, SeenIn
 from colab_helpers.batch.library import photos_of
 from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, new_name
-from colab_helpers.errors import ColabHelpersError, UsageError
+from colab_helpers.errors import ColabHelpersError, SettingsError, UsageError
 from colab_helpers.faces.analyser import unit
-from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment
+from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment, in_doubt
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import face_distance
 from colab_helpers.faces.photos import Identity
@@ -47,9 +47,10 @@ class Casting:
         """Return who is who in a target, by the key of its face index; by looks where it was not found."""
         video = self.known.videos.get(key)
         if video is None:
-            return Cast(self.default, people=self.people)
+            return Cast(self.default, people=self.people, mapped=True)
         tracks = {number: self.groups.get(group, NOBODY) for number, group in video.tracks.items()}
-        return Cast(self._usual(video), people=self.people, tracks=tracks)
+        looks = {number: one.look for number, one in video.seen.items()}
+        return Cast(self._usual(video), people=self.people, tracks=tracks, looks=looks, mapped=True)
 
     def decisions(self, key: str) -> object:
         """Return what tells the results of a target apart: what is done to each track, whoever that is."""
@@ -63,17 +64,15 @@ class Casting:
         return {"people": known, "usual": usual}
 
     def _usual(self, video: SeenIn) -> Treatment | None:
-        """What is done to tracks that were hardly seen: nobody is put in who may be wrong there."""
-        if self.default is None or self.default.action != "swap":
-            return self.default
+        """What is done to tracks that were hardly seen, which may show anybody who is there or is alike."""
         may_be = {self.groups[group] for group in video.tracks.values() if group}
         for number, group in video.tracks.items():
-            if not group and number in video.seen and self.known.groups:
+            if not group and number in video.seen:
                 look = video.seen[number].look
-                looks = {name: float(one.look @ look) for name, one in self.known.groups.items()}
-                may_be.add(self.groups[max(looks, key=lambda name: looks[name])])
-        same = all(_digest(self.people[name].treatment) == self.default.digest for name in may_be)
-        return self.default if same else None
+                likes = {name: float((person.looks @ look).max())
+                         for name, person in self.people.items() if len(person.looks)}  # fmt: skip
+                may_be |= {max(likes, key=lambda name: likes[name])} if likes else set()
+        return in_doubt(self.default, (self.people[name].treatment for name in may_be))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +123,7 @@ class Treatments:
             return None
         if source != (PHOTOS,) and source[0] in RESERVED:
             return Treatment(action=cast(Action, source[0]))
+        self._check(name, settings)
         if self.engine.swapper is None or (source == (PHOTOS,) and not (self.identity or self.needed)):
             return Treatment(settings=settings)
         if source == (PHOTOS,):
@@ -140,6 +140,15 @@ class Treatments:
             told = ", ".join(source)
         used = sorted(digest_of(photos[number]) for number in identity.used)
         return Treatment(source=identity.embedding, source_name=told, settings=settings, key=" ".join(used))
+
+    def _check(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Raise UsageError where settings of somebody's own need a network that the run has not."""
+        if settings:
+            try:
+                self.engine.changer(Treatment(settings=settings))
+            except SettingsError as error:
+                where = f"{self.folder / MAP_NAME}: {name}"
+                raise UsageError(error.what, where=where, remedy=error.remedy) from error
 
     def _named(self, name: str, written: Sequence[str]) -> tuple[Identity, list[Source]]:
         """Find out whom photos show that the map names for somebody."""
@@ -169,6 +178,7 @@ def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, lim
     Raises:
         UsageError: The map names a group that there is not, or a source that is none.
     """
+    check_groups(given, known)
     done, default = treatments.of(given)
     looks, people = treatments.looks(given), dict[str, KnownPerson]()
     groups = _claimed(given, known, looks, limit)
@@ -185,6 +195,29 @@ def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, lim
     return Casting(known, people, groups, default)
 
 
+def check_groups(given: PeopleMap, known: KnownPeople) -> None:
+    """Raise UsageError where a map names groups that there are not, or those of another record."""
+    groups = {group: name for name, person in given.people.items() for group in person.faces}
+    if groups and (not known.groups or given.record not in ("", known.record)):
+        record = f"{FOLDER_NAME}/{RECORD_NAME}"
+        raise UsageError(
+            tr("its faces are of another {record} than the one that is there, if any", record=record),
+            where=MAP_NAME,
+            remedy=tr(
+                "put that {record} back; or move {map} away, too: everybody is named anew",
+                record=record,
+                map=MAP_NAME,
+            ),
+        )
+    for group, name in groups.items():
+        if group not in known.groups:
+            raise UsageError(
+                tr("{name}: nobody was found who is {group}", name=name, group=group),
+                where=MAP_NAME,
+                remedy=tr("allowed: {names}", names=", ".join(known.groups)),
+            )
+
+
 def completed(given: PeopleMap, known: KnownPeople, groups: Mapping[str, str]) -> list[str]:
     """Enter everybody into a map whom it, or an earlier run, does not know; return their names."""
     new = []
@@ -192,6 +225,7 @@ def completed(given: PeopleMap, known: KnownPeople, groups: Mapping[str, str]) -
         if group not in known.told and groups.get(group) not in given.people:
             name = new_name(group, given.people)
             given.put(name, faces=(group,), source=given.default)
+            given.record = known.record
             new.append(name)
     return new
 
@@ -204,7 +238,7 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
         everybody: Whether the request changes people whom nobody has seen yet.
         swaps: Whether there is anything to be done: photos of who is put in, or an enhancer alone.
     """
-    given = PeopleMap(default=(PHOTOS if everybody and swaps else LEAVE,))
+    given = PeopleMap(record=known.record, default=(PHOTOS if everybody and swaps else LEAVE,))
     for group in known.groups:
         tracks = [
             one
@@ -227,13 +261,6 @@ def _claimed(
 ) -> dict[str, str]:
     """Who of the map is shown by each group: as it says, else by photos."""
     groups = {group: name for name, person in given.people.items() for group in person.faces}
-    for group, name in groups.items():
-        if group not in known.groups:
-            raise UsageError(
-                tr("{name}: nobody was found who is {group}", name=name, group=group),
-                where=MAP_NAME,
-                remedy=tr("allowed: {names}", names=", ".join(known.groups)),
-            )
     for group, one in known.groups.items():
         apart = {name: face_distance(one.look, look[0]) for name, look in looks.items()}
         nearest = min(apart, key=lambda name: apart[name], default=None)

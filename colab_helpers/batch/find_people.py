@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
+from colab_helpers.batch.casting import Casting, Treatments, casting, check_groups, completed, first_map
 from colab_helpers.batch.drive import copy_in
 from colab_helpers.batch.earlier import EarlierWork
 from colab_helpers.batch.growth import Growth, weakened
 from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.keys import choice_key
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
@@ -26,7 +27,7 @@ from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place
 from colab_helpers.batch.run_file import error_text, goes_as_picture
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
-from colab_helpers.errors import MediaError, OutputError, UsageError
+from colab_helpers.errors import MediaError, OutputError, UsageError, WorkerError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Appearance
@@ -85,24 +86,33 @@ class PeopleFinder:
         asked, given = self.around.job.request.people, PeopleMap.load(self._folder)
         if given is None and asked == "auto":
             return None
-        if given is not None:
-            self._treatments.of(given)  # what is wrong with it is told before any work
         known = self._known()
-        keys = self._look_at_all(known)
-        known.add(keys)
+        if given is not None:  # what is wrong with it is told before any work
+            self._treatments.of(given)
+            check_groups(given, known)
+        names = self._look_at_all(known, choose=given is None)
+        known.call(names)
+        known.add(names)
         self._save(known)
-        if given is None:
-            request, sought = self.around.job.request, self.usual.sought
-            everybody = request.settings.many_faces and not request.settings.asks_attributes
-            everybody = everybody and (sought is None or sought.wanted is None)
-            swaps = self.engine.swapper is None or self.source is not None
-            given = first_map(known, everybody=everybody, swaps=swaps)
+        given = self._latest(given) or self._first_map(known)
         cast = self._casting(given, known)
         if asked != "auto":
+            given = self._latest(given) or given
             self._tell_new(given, known, cast)
-        cast = self._casting(given, known)
+        cast, keys = self._casting(given, known), list(names)
         self._tell(cast, [known.videos[key] for key in keys if key in known.videos])
         return cast
+
+    def _latest(self, given: PeopleMap | None) -> PeopleMap | None:
+        """Return the map as the user has it now: finding everybody takes long."""
+        return PeopleMap.load(self._folder) or given
+
+    def _first_map(self, known: KnownPeople) -> PeopleMap:
+        request, sought = self.around.job.request, self.usual.sought
+        everybody = request.settings.many_faces and not request.settings.asks_attributes
+        everybody = everybody and (sought is None or sought.wanted is None)
+        swaps = self.engine.swapper is None or self.source is not None
+        return first_map(known, everybody=everybody, swaps=swaps)
 
     def _casting(self, given: PeopleMap, known: KnownPeople) -> Casting:
         return casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
@@ -122,35 +132,48 @@ class PeopleFinder:
     def _save(self, known: KnownPeople) -> None:
         self.around.patience.attempt(lambda: known.save(self._folder))
 
-    def _look_at_all(self, known: KnownPeople) -> list[str]:
-        """Look at every target that is not known; return the keys of those that are then, in their order."""
-        keys, growth = list[str](), Growth()
+    def _look_at_all(self, known: KnownPeople, *, choose: bool) -> dict[str, str]:
+        """Look at every target that is not known; return names of those that are then by key, in their order.
+
+        Where to ``choose`` is what comes next, also at those that were chosen in by another request; without
+        any detection, as their indexes are there.
+        """
+        names, growth = dict[str, str](), Growth()
         for index, task in enumerate(self.around.job.tasks):
             self.around.beat()
             try:
                 existing_file(task.target)
                 key = self.earlier.index_key(task)
-                seen = None if self._is_known(known, task, key) else self._look_at(index, task, key)
+                old = self._known_in(known, task, key)
+                seen = None
+                if old is None or (choose and old.choice != self._choice):
+                    seen = self._look_at(index, task, key)
             except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
                 if not isinstance(error, MediaError):  # which is told when its turn comes
                     told = mark("nobody could be looked for in {name}: {error}")
                     self.around.status.note(tr(told, name=task.target.name, error=error_text(error)))
                 continue
-            keys.append(key)
+            names.setdefault(key, task.output.name)
             if seen is not None:
-                known.found[key] = seen
+                if old is not None:
+                    old.choose(seen)
+                else:
+                    known.found[key] = seen
                 self._save(known)
                 self.around.status.file(index, _waiting(task))
                 growth.check(self.around.stop)
-        return list(dict.fromkeys(keys))
+        return names
 
-    def _is_known(self, known: KnownPeople, task: Task, key: str) -> bool:
-        """Whether a target was looked at; without its index, the numbers of its tracks mean nothing."""
-        if key not in known.videos and key not in known.found:
-            return False
+    def _known_in(self, known: KnownPeople, task: Task, key: str) -> SeenIn | None:
+        """What is known of a target; None without its index: its tracks' numbers mean nothing then."""
         place = index_place(self.around, self.earlier, task)
         folders = [place.place, *([place.mirror] if place.mirror else [])]
-        return goes_as_picture(task) or any(any(folder.glob("*.npz")) for folder in folders)
+        there = goes_as_picture(task) or any(any(folder.glob("*.npz")) for folder in folders)
+        return (known.found.get(key) or known.videos.get(key)) if there else None
+
+    @cached_property
+    def _choice(self) -> str:
+        return choice_key(self.engine.settings, self.earlier.sought)
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
@@ -179,6 +202,7 @@ class PeopleFinder:
             sight=_sight(found),
             tracks=dict.fromkeys(seen, NOBODY),
             seen=tracks,
+            choice=self._choice,
         )
 
     def _engine(self, task: Task, key: str) -> Engine:
@@ -186,7 +210,7 @@ class PeopleFinder:
         run = self.earlier.run
         deaths = self.earlier.history.interruptions(key, run)
         if deaths >= MOST_DEATHS:
-            raise MediaError(tr("the worker process died {deaths} times on this file", deaths=deaths))
+            raise WorkerError(tr("the worker process died {deaths} times on this file", deaths=deaths))
         with suppress(OutputError):
             self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
         reason = tr("a worker process died on this file")
@@ -223,7 +247,7 @@ class PeopleFinder:
                 self.around.patience.attempt(lambda: given.save(self._folder))
             except UsageError:
                 beside = path.with_name(f"{MAP_NAME}.new")
-                whole = PeopleMap(default=given.default, people=given.people).text()
+                whole = PeopleMap(**dict(given)).text()
                 self.around.patience.attempt(lambda: write_text(beside, whole))
                 told = tr("{new} were found; {map} is left as you wrote it, and {beside} has them, too",
                           new=", ".join(new), map=MAP_NAME, beside=beside.name)  # fmt: skip

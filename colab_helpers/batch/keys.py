@@ -39,6 +39,12 @@ NEUTRAL_SETTINGS = frozenset(
 So a run may go on with less memory, or in another language.
 """
 
+CHOOSING_SETTINGS = ("many_faces", "face_selector", "face_min_size", "face_selector_gender",
+                     "face_selector_age_start", "face_selector_age_end", "face_order",
+                     "reference_face_position", "reference_frame_number",
+                     "similar_face_distance")  # fmt: skip
+"""What decides, beside the networks and photos, who is changed."""
+
 _ROOMS = ("faces", "media", "models", "pipeline")
 
 
@@ -137,3 +143,9 @@ def analysis_models(models: Mapping[str, str]) -> dict[str, str]:
     """Return those of some model files, by name, that find faces and tell whose they are."""
     networks = [Path(name).name for name in ANALYSIS_MODELS]
     return {name: models[name] for name in networks if name in models}
+
+
+def choice_key(settings: Settings, sought: Sequence[str]) -> str:
+    """Return what tells apart whom requests without a map change; see `work_key`."""
+    parts = {name: getattr(settings, name) for name in CHOOSING_SETTINGS}
+    return hashlib.sha256(json.dumps([parts, list(sought)], sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,8 @@ group keeps its name, whatever is added, in whatever order, and however often a 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -128,6 +129,7 @@ class SeenIn(_Model):
         rate: Its frames a second; 0 of a picture.
         tracks: Which group each track belongs to; `NOBODY` where nobody can tell.
         seen: The tracks that the recogniser has seen.
+        choice: What tells the request by which they are chosen from others; see `keys.choice_key`.
     """
 
     target: str
@@ -136,6 +138,13 @@ class SeenIn(_Model):
     sight: Sight
     tracks: dict[int, str]
     seen: dict[int, SeenTrack] = {}
+    choice: str = ""
+
+    def choose(self, other: SeenIn) -> None:
+        """Have those tracks be chosen that are in the same video as another request has it."""
+        self.choice = other.choice
+        for number, one in self.seen.items():
+            one.chosen = number in other.seen and other.seen[number].chosen
 
     def seconds(self, group: str) -> float:
         """How long a group is on screen, in seconds; in a picture no time."""
@@ -152,6 +161,7 @@ class KnownPeople(_Model):
         videos: By the key of their face index.
         found: Videos whose tracks are known and not grouped yet.
         told: Names of the groups that were written to the user's map once.
+        record: Names this record: another one's groups of the same names are other people.
     """
 
     version: Literal[1] = 1
@@ -160,6 +170,7 @@ class KnownPeople(_Model):
     videos: dict[str, SeenIn] = {}
     found: dict[str, SeenIn] = {}
     told: list[str] = []
+    record: str = ""
 
     @classmethod
     def load(cls, output_dir: Path) -> Self:
@@ -176,8 +187,17 @@ class KnownPeople(_Model):
         """Write it, all of it or nothing; OutputError where that is not possible."""
         write_text(output_dir / FOLDER_NAME / RECORD_NAME, to_json(self, indent=1) + "\n")
 
+    def call(self, names: Mapping[str, str]) -> None:
+        """Take over what targets are called today, by key; forget what was there under these names before."""
+        today = set(names.values())
+        kept = {key: video for key, video in self.videos.items() if key in names or video.target not in today}
+        self.videos = kept
+        for key in names.keys() & {*kept, *self.found}:
+            (self.found.get(key) or kept[key]).target = names[key]
+
     def add(self, keys: Iterable[str]) -> None:
         """Group what was ``found``; new people are numbered in the order of ``keys``. Forget the rest."""
+        self.record = self.record or secrets.token_hex(4)
         added = {key: self.found[key] for key in keys if key in self.found}
         old, self.found = list(self.groups), {}
         # All groups that are there are seen at once, so to speak: two of them never come together.

@@ -130,18 +130,19 @@ def split(folder: Path, name: str) -> list[str]:
         UsageError: There is nobody of that name, or nothing in it looks like two people.
         FolderBusyError: A batch works in the folder.
     """
-    with folder_lock(folder), _edited(folder, name) as (known, given):
-        person = given.people[name]
-        parts = [group for group in person.faces if group in known.groups]
-        if len(parts) < 2:
-            parts = known.split(parts[0] if parts else name)
-            known.save(folder)
-        given.put(name, faces=parts[:1])
-        names = [name]
-        for part in parts[1:]:
-            names.append(new_name(part, given.people))
-            given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
-        return names
+    with folder_lock(folder):
+        with _edited(folder, name) as (known, given):
+            person = given.people[name]
+            parts = [group for group in person.faces if group in known.groups]
+            if len(parts) < 2:
+                parts = known.split(parts[0] if parts else name)
+            given.put(name, faces=parts[:1])
+            names = [name]
+            for part in parts[1:]:
+                names.append(new_name(part, given.people))
+                given.put(names[-1], faces=[part], source=person.source, settings=person.settings)
+        known.save(folder)  # once the map could be written
+    return names
 
 
 @contextmanager
@@ -153,6 +154,7 @@ def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]
     for name in names:
         if name in others:
             given.put(name, faces=[others[name]], source=given.default)
+            given.record = given.record or known.record
         elif name not in given.people:
             raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=there))
     yield known, given

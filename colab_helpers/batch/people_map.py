@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from colab_helpers.batch.known_people import KnownPeople
-from colab_helpers.batch.people_text import double_key, edited, entry, flow, line_of
+from colab_helpers.batch.people_text import double_key, edited, entry, flow, line_of, read
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
 from colab_helpers.faces.cast import PERSONAL
@@ -46,14 +46,15 @@ _HEADER = mark(
     "photos: pictures that show who it is, instead of faces or beside them.\n"
     "settings: of this person alone, such as {enhancer_blend: 40}.\n"
     "default: what is done to people who are not named here.\n"
-    "The names, such as p1, may be replaced by any others."
+    "The names, such as p1, may be replaced by any others.\n"
+    "record: of which people/people.json the faces are; leave it as it is."
 )
 _REMEDY = mark("correct {name}, or delete it and run again: it is written anew")
 
 
 def _words(value: object) -> object:
     """A single word as a list of one."""
-    return [value] if isinstance(value, (str, int)) and not isinstance(value, bool) else value
+    return [value] if isinstance(value, str) else value
 
 
 def _sources(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Person(BaseModel):
         settings: Of this person alone; some of `PERSONAL`.
     """
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     faces: Words = ()
     photos: Words = ()
@@ -108,11 +109,12 @@ class Person(BaseModel):
 
 
 class PeopleMap(BaseModel):
-    """The whole map; ``people`` by name, in the order of the file."""
+    """The whole map; ``people`` by name, in the order of the file; groups are those of ``record``."""
 
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid")
 
     version: Literal[1] = 1
+    record: str = ""
     default: Words = Field((PHOTOS,), min_length=1)
     people: dict[_Name, Person] = {}
 
@@ -161,8 +163,7 @@ class PeopleMap(BaseModel):
     def of(cls, text: str) -> Self:
         """Read a map's text; UsageError with the line where it is none."""
         try:
-            root = yaml.compose(text, yaml.SafeLoader)
-            data = yaml.safe_load(text)
+            root, data = read(text)
         except yaml.YAMLError as error:
             at = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or error
@@ -197,7 +198,8 @@ class PeopleMap(BaseModel):
         if not self._text:
             header = "".join(f"# {line}".rstrip() + "\n" for line in tr(_HEADER).splitlines())
             people = "".join(entry(name, person, "  ") for name, person in asked["people"].items())
-            return f"{header}\nversion: 1\ndefault: {flow(asked['default'])}\npeople:\n{people}"
+            record = f"record: {flow(self.record)}\n" if self.record else ""
+            return f"{header}\nversion: 1\n{record}default: {flow(asked['default'])}\npeople:\n{people}"
         text = edited(self._text, PeopleMap.of(self._text)._plain(), asked, self._called)
         with suppress(UsageError):
             if PeopleMap.of(text)._plain() == asked:

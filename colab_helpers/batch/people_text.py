@@ -16,19 +16,19 @@ def edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any], calle
 
     Args:
         text: A map that can be read.
-        before: Its ``default`` and ``people``, each with all fields.
+        before: Its ``default``, ``record`` and ``people``, each with all fields.
         after: The same as it should be.
         called: What each of the people is called in the text, by name; those it does not name are new.
     """
     root = yaml.compose(text, yaml.SafeLoader)
     top = _fields(root)
     edits: list[_Edit] = []
-    if after["default"] != before["default"]:
-        if "default" in top:
-            edits.append(_put(top["default"], after["default"]))
-        else:
+    for name in ("default", "record"):
+        if after[name] != before[name] and name in top:
+            edits.append(_put(top[name], after[name]))
+        elif after[name] != before[name]:
             start = next(iter(top.values()))[0].start_mark.index if top else len(text)
-            edits.append((start, start, f"default: {flow(after['default'])}\n"))
+            edits.append((start, start, f"{name}: {flow(after[name])}\n"))
     people = _fields(top["people"][1]) if "people" in top else {}
     for name, old in called.items():
         key, value = people[old]
@@ -43,6 +43,30 @@ def edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any], calle
     for start, stop, part in sorted(edits, reverse=True):
         text = text[:start] + part + text[stop:]
     return text
+
+
+def read(text: str) -> tuple[yaml.Node | None, Any]:
+    """Parse a map; what is not in ``settings`` are words, whatever else YAML takes them for.
+
+    YAMLError where it is none.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root: yaml.Node | None = loader.get_single_node()
+        top = _fields(root)
+        words = [top[name][1] for name in ("record", "default") if name in top]
+        for key, value in _fields(top["people"][1]).values() if "people" in top else ():
+            words += [
+                key,
+                *(part for _, part in _fields(value).values()),
+            ]  # settings are a mapping: they stay
+        for word in words:
+            for node in word.value if isinstance(word, yaml.SequenceNode) else [word]:
+                if isinstance(node, yaml.ScalarNode) and node.value and node.tag != "tag:yaml.org,2002:merge":
+                    node.tag = "tag:yaml.org,2002:str"
+        return root, None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
 
 
 def entry(name: str, person: Mapping[str, Any], indent: str) -> str:
@@ -98,7 +122,7 @@ def _put(nodes: tuple[yaml.Node, yaml.Node], value: object) -> _Edit:
 def _fields(node: yaml.Node | None) -> _Fields:
     if not isinstance(node, yaml.MappingNode):
         return {}
-    return {key.value: (key, value) for key, value in node.value}
+    return {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
 
 
 def _end(node: yaml.Node) -> int:

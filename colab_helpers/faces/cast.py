@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -54,6 +54,25 @@ class Treatment:
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
+def in_doubt(usual: Treatment | None, may_be: Iterable[Treatment | None]) -> Treatment | None:
+    """Return what is done to a face that may be any of several people's, or somebody's whom nobody knows.
+
+    Whoever may have to be hidden is; nobody is put in who may be wrong there.
+
+    Args:
+        usual: What is done to people whom nobody knows.
+        may_be: What is done to each of the others, in any order.
+    """
+    may_be = list(may_be)
+    hidden = [one for one in may_be if one is not None and one.action != "swap"]
+    if usual is not None and usual.action != "swap":
+        return usual
+    if hidden:
+        return min(hidden, key=lambda one: one.digest)
+    same = usual is not None and {one and one.digest for one in may_be} <= {usual.digest}
+    return usual if same else None
+
+
 @dataclass(frozen=True, eq=False)
 class KnownPerson:
     """Somebody in the targets who is known by name.
@@ -73,18 +92,22 @@ class Cast:
     """What is done to whom in one target.
 
     Attributes:
-        usual: What is done to those whom the settings, or ``sought``, choose; where ``people`` are known, to
-            everybody else. None leaves them as they are.
-        sought: Who is changed, where photos say it; without ``people`` only.
-        people: Everybody who is known, by name; then settings that choose have no say.
+        usual: What is done to those whom the settings, or ``sought``, choose; where a map says who is, to
+            everybody whom it does not know. None leaves them as they are.
+        sought: Who is changed, where photos say it; without a map only.
+        mapped: Whether a map says who is changed, even one that knows nobody: then settings have no say.
+        people: Everybody who is known, by name.
         tracks: Name of the person that a track of this target's shows, where that was decided over more than
             this target. Others are known by their looks.
+        looks: ``(512,)`` unit embedding of each of these tracks, by which a picture's faces are told.
     """
 
     usual: Treatment | None = None
     sought: Sought | None = None
     people: Mapping[str, KnownPerson] = field(default_factory=dict)
     tracks: Mapping[int, str] = field(default_factory=dict)
+    looks: Mapping[int, FloatArray] = field(default_factory=dict)
+    mapped: bool = False
 
     @classmethod
     def of(cls, source: FloatArray | None, sought: Sought | None = None, *, key: str = "") -> Cast:
@@ -95,11 +118,12 @@ class Cast:
     def treatments(self) -> list[Treatment]:
         """All that is done to anybody, each once, in the order in which it is done within a frame.
 
-        Nothing is painted over a face that was made unrecognisable.
+        Nothing is painted over a face that was made unrecognisable; else the order depends on nothing but
+        what is done.
         """
         asked = [self.usual, *(person.treatment for person in self.people.values())]
         found = {one.digest: one for one in asked if one is not None}
-        return sorted(found.values(), key=lambda one: one.action != "swap")
+        return sorted(found.values(), key=lambda one: (one.action != "swap", one.digest))
 
     def known(self, look: FloatArray, *, limit: float) -> KnownPerson | None:
         """Return who looks most like ``(512,)``; None where nobody is within a squared distance."""

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from colab_helpers.errors import NoFaceError
-from colab_helpers.faces.cast import Cast, KnownPerson, Treatment
+from colab_helpers.faces.cast import Cast, KnownPerson, Treatment, in_doubt
+from colab_helpers.faces.geometry import face_distance
 from colab_helpers.faces.people import Appearance, Sought, grouped, is_sure, mean_look, persons
 from colab_helpers.faces.tracks import Track
 from colab_helpers.faces.types import UNKNOWN, Face, FloatArray
@@ -25,6 +26,10 @@ _KEYS: dict[FaceOrder, Callable[[Face], float]] = {
     "bottom-top": lambda face: -face.centre[1],
     "best": lambda face: -face.score,
 }
+
+
+_SAME_FACE = 0.2
+"""Squared distance up to which two looks at one face of one picture differ, from one machine to another."""
 
 
 def order_faces(faces: Sequence[Face], order: FaceOrder) -> list[Face]:
@@ -93,16 +98,16 @@ class Selection:
     def __init__(self, settings: Settings, cast: Cast) -> None:
         self._settings, self.cast = settings, cast
         chooses = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
-        self.needs_all = bool(cast.people) or cast.sought is not None or chooses
+        self.needs_all = cast.mapped or cast.sought is not None or chooses
         self._rank: Mapping[int | None, float] = {}
         self._people: dict[int | None, KnownPerson] = {}
-        self._spared: set[int | None] = set()
+        self._doubtful: dict[int | None, Treatment | None] = {}
 
     def treatment(self, track: int | None) -> Treatment | None:
         """Return what is done to the faces of a track that are changed; None where they never are."""
         person = self._people.get(track)
         if person is None:
-            return None if track in self._spared else self.cast.usual
+            return self._doubtful.get(track, self.cast.usual)
         return person.treatment
 
     def name(self, track: int | None) -> str | None:
@@ -117,7 +122,7 @@ class Selection:
     def decide(self, tracks: Sequence[Track]) -> None:
         """Rank the tracks of a whole video."""
         settings, sought = self._settings, self.cast.sought
-        if self.cast.people:
+        if self.cast.mapped:
             self._recognise(tracks)
             return
         if sought is not None:
@@ -143,27 +148,30 @@ class Selection:
     def _recognise(self, tracks: Sequence[Track]) -> None:
         """Find out which of the people who are known each track shows.
 
-        Whoever was hardly seen and looks like nobody is not swapped: it may be somebody who is left.
+        Whoever was hardly seen and looks like nobody may be anybody; see `in_doubt`.
         """
         cast = self.cast
         told = ((number, cast.people.get(name)) for number, name in cast.tracks.items())
         self._people = {number: person for number, person in told if person is not None}
         left = [track for track in tracks if track.number not in cast.tracks]
         seen = [one for track in left if (one := Appearance.of("", track)) is not None]
+        doubtful = [track.number for track in left if track.embedding is None]
         for group in grouped(seen):
             shown = [seen[n] for n in group]
             person = cast.known(mean_look(shown), limit=self._settings.similar_face_distance)
             if person is not None:
                 self._people |= dict.fromkeys((one.track for one in shown), person)
-            elif cast.usual is not None and cast.usual.action == "swap" and not is_sure(shown):
-                self._spared |= {one.track for one in shown}
+            elif not is_sure(shown):
+                doubtful += [one.track for one in shown]
+        done = in_doubt(cast.usual, (person.treatment for person in cast.people.values()))
+        self._doubtful = dict.fromkeys(doubtful, done)
 
     def of(self, faces: Sequence[Face]) -> list[Face]:
         """Return those of a frame's faces that are changed."""
         settings, sought = self._settings, self.cast.sought
         everybody = settings.many_faces if sought is None else sought.wanted is None
         faces = [face for face in faces if self.treatment(face.track) is not None]
-        if self.cast.people or not self.needs_all:
+        if self.cast.mapped or not self.needs_all:
             return order_faces(faces, settings.face_order)
         ranked = [face for face in faces if face.track in self._rank]
         if everybody:
@@ -180,13 +188,16 @@ class Selection:
         """
         settings, cast = self._settings, self.cast
         faces = [replace(face, track=number) for number, face in enumerate(faces)]
-        if not cast.people:
+        if not cast.mapped:
             return select_faces(faces, settings, sought=cast.sought) if cast.usual is not None else []
         for face in faces:
             assert face.embedding is not None
-            person = cast.known(face.embedding, limit=settings.similar_face_distance)
-            if face.track is not None and face.track in cast.tracks:
+            assert face.track is not None
+            seen = cast.looks.get(face.track)
+            if seen is not None and face_distance(face.embedding, seen) <= _SAME_FACE:
                 person = cast.people.get(cast.tracks[face.track])
+            else:  # faces may be found in another order, or others, than when that was decided
+                person = cast.known(face.embedding, limit=settings.similar_face_distance)
             if person is not None:
                 self._people[face.track] = person
         return self.of(faces)

@@ -220,7 +220,7 @@ def with_reference(
     Raises:
         NoFaceError: There is no such picture, or it does not show that person.
     """
-    if cast.people or cast.sought is not None or not needs_embeddings(engine.settings):
+    if cast.mapped or cast.sought is not None or not needs_embeddings(engine.settings):
         return cast
     picture = next(islice(pictures, number, None), None)
     if picture is None:

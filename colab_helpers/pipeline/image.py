@@ -69,7 +69,7 @@ def _changed_image(
     picture = BgrPicture(image.copy(), alpha)
     cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
-    if cast.people or cast.sought is not None or engine.settings.asks_attributes:
+    if cast.mapped or cast.sought is not None or engine.settings.asks_attributes:
         faces = analyser.describe(picture, faces)
     selection = Selection(engine.settings, cast)
     changer, chosen = FrameChanger(engine, selection), selection.in_picture(faces)
@@ -77,7 +77,7 @@ def _changed_image(
         changer.change(work)
     measured = Measured(actions=selection.actions(chosen))
     measured.add_frame(0, len(chosen))
-    return picture.image, measured, _people(faces, chosen, selection) if cast.people else ()
+    return picture.image, measured, _people(faces, chosen, selection) if cast.mapped else ()
 
 
 def _people(faces: Sequence[Face], chosen: Sequence[Face], selection: Selection) -> tuple[Person, ...]:

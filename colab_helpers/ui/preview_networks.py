@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from colab_helpers.batch.job import Source
+from colab_helpers.batch.keys import CHOOSING_SETTINGS
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.library import with_photos
 from colab_helpers.batch.people_map import PeopleMap
@@ -41,11 +42,7 @@ _CHANGING = (*_FINDING, "frame_processors", "swapper_model", "face_swapper_pixel
              "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads",
              "batch_size")  # fmt: skip
 """What all networks are loaded with; other settings may change while they stay."""
-_DECIDING = ("many_faces", "face_selector", "face_min_size", "face_selector_gender",
-             "face_selector_age_start", "face_selector_age_end", "face_order", "reference_face_position",
-             "reference_frame_number", "similar_face_distance")  # fmt: skip
-"""What decides, beside the networks, who is changed."""
-_AT_ONCE = (*_DECIDING, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",
+_AT_ONCE = (*CHOOSING_SETTINGS, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",
             "face_mask_regions", "segment_seconds", "keep_fps")  # fmt: skip
 """What a picture depends on beside the networks."""
 
@@ -168,7 +165,7 @@ class PreviewNetworks:
         """Return whom a run changes in a video where an earlier one has found its faces."""
         from colab_helpers.pipeline.known_frame import decided_faces
 
-        key = (index.key, target, cast, *(getattr(engine.settings, name) for name in _DECIDING))
+        key = (index.key, target, cast, *(getattr(engine.settings, name) for name in CHOOSING_SETTINGS))
         return self._kept("faces", key, lambda: decided_faces(engine, probe(target), index, cast))
 
     def _finder(self, settings: Settings, models: Path | None) -> FaceAnalyser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from colab_helpers.batch import find_people
 from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
+from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.known_people import KnownPeople, SeenIn, Sight
 from colab_helpers.batch.people_map import PeopleMap
+from colab_helpers.batch.people_text import flow
+from colab_helpers.batch.plan import Task
 from colab_helpers.batch.triage import triage_of
-from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.errors import MissingFileError, SettingsError, UsageError
+from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
@@ -26,8 +32,9 @@ from tests.faces.test_people import LIMIT, look, track
 
 SETTINGS = load_settings()
 PHOTO = "data:image/png;base64,AAAA"
+NINE = "data:image/png;base64,9999"
 OTHER = "data:image/png;base64,BBBB"
-WHO = {PHOTO: 70, OTHER: 71, "data:image/png;base64,CCCC": 3}
+WHO = {PHOTO: 70, OTHER: 71, "data:image/png;base64,CCCC": 3, NINE: 9}
 
 
 class Networks(SimpleNamespace):
@@ -41,10 +48,15 @@ class Networks(SimpleNamespace):
         return Identity(10 * look(who[0]), tuple(names), tuple(range(len(names))))
 
 
+def refused(treatment: Treatment) -> None:
+    if "face_mask_types" in treatment.settings:
+        raise SettingsError("face_mask_types cannot be set for one person alone", remedy="set it for all")
+
+
 def cast_by(text: str, people: KnownPeople, *, sources: bool = True) -> Casting:
     photos = [Source.of(PHOTO)] if sources else []
     identity = Identity(10 * look(70), ("me",), (0,)) if sources else None
-    engine: Any = Networks(swapper=object())
+    engine: Any = Networks(swapper=object(), changer=refused)
     treatments = Treatments(engine, Path("/nowhere"), None, identity, photos)
     return casting(PeopleMap.of(text), people, treatments, limit=LIMIT)
 
@@ -80,7 +92,7 @@ def test_each_track_gets_what_the_map_says_of_its_person(people: KnownPeople) ->
         people,
     )
     assert done(found, "a") == {0: "71", 1: "leave"}
-    assert done(found, "b") == {0: "leave", 1: "blur", 5: "leave", 7: "leave"}
+    assert done(found, "b") == {0: "leave", 1: "blur", 5: "blur", 7: "blur"}
     assert found.groups == {"p1": "A", "p3": "B", "p2": "p2"}
 
 
@@ -89,7 +101,9 @@ def test_each_track_gets_what_the_map_says_of_its_person(people: KnownPeople) ->
     [
         ("default: photos\npeople:\n  x: {faces: p1, source: leave}", "70"),
         ("default: photos\npeople:\n  x: {faces: p2, source: leave}", "leave"),
-        ("default: photos\npeople:\n  x: {faces: p3, source: blur}", "leave"),
+        ("default: photos\npeople:\n  x: {faces: p3, source: blur}", "blur"),
+        ("default: leave\npeople:\n  x: {faces: p2, source: pixelate}", "pixelate"),
+        (f"default: photos\npeople:\n  x: {{photos: '{NINE}', source: leave}}", "leave"),
         ("default: blur\npeople:\n  x: {faces: p3, source: photos}", "blur"),
         ("default: leave\npeople:\n  x: {faces: p2, source: photos}", "leave"),
     ],
@@ -133,6 +147,9 @@ def test_a_source_that_is_none_is_refused_with_the_name_of_the_person(people: Kn
     ):
         with pytest.raises(UsageError, match=told):
             cast_by(text, people)
+    text = "people:\n  Ana: {faces: p1, settings: {face_mask_types: [region]}}"
+    with pytest.raises(UsageError, match=r"people\.yaml: Ana: face_mask_types cannot be set"):
+        cast_by(text, people)
     with pytest.raises(UsageError, match="Ana is photos, but the run has none"):
         cast_by("default: leave\npeople:\n  Ana: {faces: p1}", people, sources=False)
 
@@ -163,9 +180,93 @@ def test_triage_tells_what_speaks_against_a_file(people: KnownPeople) -> None:
 
 
 def test_a_face_of_a_picture_is_whoever_it_was_found_to_be(people: KnownPeople) -> None:
-    """Not whom it looks most like: two pictures of one light may be alike."""
+    """Not whom it looks most like, as pictures of one light may be alike; but by its look, not its number."""
+    people.videos["a"].seen[0].look = look(2)  # of p1, as it was decided
     found = cast_by("default: leave\npeople:\n  A: {faces: p1, source: photos}", people)
     box, points = np.array([0, 0, 9, 9], np.float32), np.zeros((5, 2), np.float32)
-    faces = [Face(box, points, 0.9, look(2)), Face(box, points, 0.9, look(1))]
-    assert [face.track for face in Selection(SETTINGS, found.cast("a")).in_picture(faces)] == [0]
+    faces = [Face(box, points, 0.9, look(2, 0.2)), Face(box, points, 0.9, look(1))]
+    assert [face.track for face in Selection(SETTINGS, found.cast("a")).in_picture(faces)] == [0, 1]
+    assert [face.track for face in Selection(SETTINGS, found.cast("a")).in_picture(faces[::-1])] == [0]
     assert [face.track for face in Selection(SETTINGS, found.cast("unknown")).in_picture(faces)] == [1]
+
+
+def test_a_map_is_of_its_own_record_of_people(people: KnownPeople) -> None:
+    text = "people:\n  Ana: {faces: p1}"
+    cast_by(f"record: {people.record}\n{text}", people)
+    for given, known in (("record: 12345678\n" + text, people), (text, KnownPeople())):
+        with pytest.raises(UsageError, match=r"people/people\.json"):
+            cast_by(given, known)
+    assert first_map(people, everybody=True, swaps=True).record == people.record
+
+
+@pytest.fixture
+def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Finds on a.png, as often as it looks, p1 and p2, of whom the request chooses who is ``chosen``."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    tasks = [Task(tmp_path / "a.png", tmp_path / "out" / "b.png")]
+    request = SimpleNamespace(people="find", library=None, settings=SETTINGS)
+    around = SimpleNamespace(
+        job=SimpleNamespace(folder=tmp_path, tasks=tasks, sources=[], request=request),
+        patience=SimpleNamespace(attempt=lambda act: act()),
+        status=SimpleNamespace(file=lambda *_: None, note=pytest.fail),
+        beat=lambda: None,
+        stop=SimpleNamespace(owns_process=False),
+    )
+    earlier = SimpleNamespace(index_key=lambda _task: "a", sought=["never 1"])
+    engine = Networks(settings=SETTINGS, swapper=object(), changer=refused)
+    given: Any = (around, engine, earlier, None, Cast(), None)
+    made = PeopleFinder(*given)
+    monkeypatch.setattr(find_people, "index_place", lambda *_: SimpleNamespace(place=tmp_path, mirror=None))
+    monkeypatch.setattr(PeopleFinder, "chosen", 0, raising=False)
+
+    def look_at(self: Any, *_given: object) -> SeenIn:
+        seen = video("a", cast("a", 1, 2))
+        seen.seen[self.chosen].chosen, seen.choice = True, self._choice
+        return seen
+
+    monkeypatch.setattr(PeopleFinder, "_look_at", look_at)
+    return made
+
+
+def test_who_is_chosen_is_asked_anew_where_another_request_asks(
+    finder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = KnownPeople()
+
+    def first(**given: Any) -> list[str]:
+        fresh = replace(finder, **given)
+        known.call(fresh._look_at_all(known, choose=True))
+        known.add(["a"])
+        made = first_map(known, everybody=False, swaps=True)
+        return [name for name, person in made.people.items() if person.source == ("photos",)]
+
+    assert first() == ["p1"]
+    monkeypatch.setattr(PeopleFinder, "chosen", 1)
+    assert first() == ["p1"], "the same request looks at nothing again"
+    earlier = SimpleNamespace(index_key=lambda _task: "a", sought=["never 2"])
+    assert first(earlier=earlier) == ["p2"]
+    settings = SETTINGS.with_overrides(face_min_size=9)
+    monkeypatch.setattr(PeopleFinder, "chosen", 0)
+    assert first(earlier=earlier, engine=SimpleNamespace(settings=settings)) == ["p1"]
+    assert list(known.groups["p1"].files) == ["b.png"], "what it is called today"
+
+
+def test_what_the_user_writes_while_people_are_found_is_kept(
+    finder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, look_at = finder.around.job.folder, PeopleFinder._look_at
+    (folder / "people.yaml").write_text("default: leave\n")
+
+    def edited_meanwhile(*given: Any) -> SeenIn:
+        (folder / "people.yaml").write_text("default: blur  # mine\n")
+        return look_at(*given)
+
+    monkeypatch.setattr(PeopleFinder, "_look_at", edited_meanwhile)
+    monkeypatch.setattr(PeopleFinder, "_known", lambda _: KnownPeople())
+    monkeypatch.setattr(PeopleFinder, "_tell", lambda *_: None)
+    assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
+    record, text = KnownPeople.load(folder).record, (folder / "people.yaml").read_text()
+    assert text.startswith(f"record: {flow(record)}\ndefault: blur  # mine\npeople:\n  p1:\n")
+    (folder / "people.yaml").write_text("default: leave\n")
+    finder.around.job.request.people = "auto"
+    assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}

@@ -225,6 +225,8 @@ def test_killed_at_random_moments_everybody_is_called_the_same(
         shell.clean()
     assert (tmp_path / "kills").read_text() == "", "not every worker was killed"
     for name in (RECORD, Path(MAP_NAME)):
-        assert (shell.out / name).read_bytes() == (expected / name).read_bytes()
+        texts = [(out / name).read_text().replace(KnownPeople.load(out).record, "its own")
+                 for out in (shell.out, expected)]  # fmt: skip
+        assert texts[0] == texts[1]
     assert contents(shell.out) == contents(expected)
     assert repeated(shell.out) == {}

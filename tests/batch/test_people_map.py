@@ -114,6 +114,15 @@ def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> N
     assert people.groups["p1"].files == {"a.mp4": 2.04}
 
 
+def test_what_a_target_was_before_is_forgotten_and_its_name_is_todays() -> None:
+    people = known(a=cast("a", 1, 2), b=cast("b", 3))
+    people.found = {"new": video("a", cast("new", 1)).model_copy(update={"sha256": "other bytes"})}
+    people.call({"new": "a.mp4", "b": "c.mp4"})
+    people.add(["new"])
+    assert tracks(people) == {"b": ["p3"], "new": ["p1"]}
+    assert [list(group.files) for group in people.groups.values()] == [["a.mp4"], [], ["c.mp4"]]
+
+
 def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
     people = known(a=[track(n, 1, 100 * n, 100 * n + 50, video="a", noise=0) for n in range(3)])
     with pytest.raises(UsageError, match="p1 cannot be split"):
@@ -187,6 +196,17 @@ def test_a_text_that_takes_nobody_is_left_alone() -> None:
         given.text()
 
 
+def test_words_stay_words_whatever_yaml_takes_them_for() -> None:
+    text = "default: 1e3\npeople:\n  007: {faces: 12:30}\n  yes:\n    photos: [0x10]\n    source: 1.50\n"
+    given = PeopleMap.of(f"record: 01234567\n{text}    settings: {{colour_match: yes, enhancer_blend: 40}}\n")
+    assert (given.record, given.default, list(given.people)) == ("01234567", ("1e3",), ["007", "yes"])
+    assert given.people["007"].faces == ("12:30",)
+    assert (given.people["yes"].photos, given.people["yes"].source) == (("0x10",), ("1.50",))
+    assert given.people["yes"].settings == {"colour_match": True, "enhancer_blend": 40}
+    given.put("007", source="leave")
+    assert PeopleMap.of(given.text()).model_dump() == given.model_dump()
+
+
 WRONG = {
     "people:\n  a:\n    faces: [p1]\n    sorce: x": ("line 4", "people.a.sorce", "allowed: faces"),
     "people:\n  a: {faces: p1}\n  a: {faces: p2}": ("line 3", "a is there twice"),
@@ -204,6 +224,7 @@ WRONG = {
     "people: [a, b]": ("line 1", "people"),
     "- people": ("line 1",),
     "people:\n  a: [": ("line 2",),
+    "? [a]\n: b": ("line 1",),
 }
 
 

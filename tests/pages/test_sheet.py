@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.batch.known_people import KnownPeople
 from colab_helpers.batch.people_edits import people_of
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.media.images import read_image
@@ -156,6 +157,11 @@ def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
     both = {"a.mp4": [("alma", look(1, 2)), ("alma", look(1, 2)), ("bruno", look(1, 3))]}
     write_people(tmp_path, both)
     assert len(people_of(tmp_path)) == 1
+    before = KnownPeople.load(tmp_path).model_dump_json()
+    (tmp_path / "people.yaml").write_text("people: {p1: {faces: p1}}\n")  # nobody can be put into it
+    assert main(["people", str(tmp_path), "--split", "p1"]) == WRONG_USAGE
+    assert KnownPeople.load(tmp_path).model_dump_json() == before
+    (tmp_path / "people.yaml").unlink()
     assert main(["people", str(tmp_path), "--set", "p1=blur", "--split", "p1"]) == SUCCESS
     assert [(row.name, row.source, row.seconds) for row in people_of(tmp_path)] == [
         ("p1", ("blur",), 4.0),

@@ -70,7 +70,7 @@ def cast(embeddings: Mapping[str, Any], **done: Treatment | None) -> Cast:
     known = {
         name: KnownPerson(name.title(), embeddings[name][None], treatment) for name, treatment in done.items()
     }
-    return Cast(people=known)
+    return Cast(people=known, mapped=True)
 
 
 def put_in(embeddings: Mapping[str, Any], name: str) -> Treatment:
@@ -196,16 +196,24 @@ def test_what_a_batch_decided_comes_first_then_looks_then_what_is_usual() -> Non
     known = {name: KnownPerson(name, person(who)[None], done) for name, who, done in
              (("a", 1, hers), ("b", 2, his), ("c", 3, None))}  # fmt: skip
     tracks = [track(0, 1), track(1, 2), track(2, 3), track(3, 1), track(4, 9), track(5, 8, asked=1)]
-    given = Cast(usual, people=known, tracks={3: "b"})
+    given = Cast(usual, people=known, tracks={3: "b"}, mapped=True)
     assert chosen(given, *tracks) == [hers, his, None, his, usual, usual]
     selection = Selection(load_settings(), given)
     selection.decide(tracks)
     assert [selection.name(one.number) for one in tracks] == ["a", "b", "c", "b", None, None]
-    # Who was hardly seen is not swapped; it may be somebody who is left.
+    # Who was hardly seen is not swapped, and may be somebody who is hidden.
     swapped = replace(given, usual=LEFT)
-    assert chosen(swapped, *tracks)[4:] == [LEFT, None]
-    assert chosen(Cast(people=known), *tracks)[4:] == [None, None]
-    assert given.treatments == [his, usual, hers]  # nothing is painted over who was made unrecognisable
+    assert chosen(swapped, *tracks)[4:] == [LEFT, hers]
+    assert chosen(Cast(people=known, mapped=True), *tracks)[4:] == [None, hers]
+    assert chosen(replace(swapped, people={"c": known["c"]}), *tracks)[4:] == [LEFT, None]
+    # A map may know nobody: settings that choose have no say all the same.
+    nobody = Selection(load_settings(many_faces=False), Cast(LEFT, mapped=True))
+    nobody.decide(tracks[:2])
+    assert len(nobody.of([replace(face(100), track=n) for n in range(2)])) == 2
+    # Nothing is painted over who was made unrecognisable; else only what is done decides what comes first.
+    last = sorted([usual, hers], key=lambda one: one.digest)
+    other = replace(given, usual=hers, people=known | {"a": replace(known["a"], treatment=usual)})
+    assert given.treatments == other.treatments == [his, *last]
 
 
 def test_without_a_usual_treatment_nobody_is_changed() -> None:

@@ -63,7 +63,7 @@ def test_nobody_comes_and_goes_with_single_looks(film: Path, standins: Path, tmp
     alma, hanna = (models.analyser.find(portrait(name))[0].embedding for name in ("alma", "hanna"))
     assert alma is not None
     put_in = Treatment(source=hanna)
-    known = Cast(people={"alma": KnownPerson("alma", alma[None], put_in)})
+    known = Cast(people={"alma": KnownPerson("alma", alma[None], put_in)}, mapped=True)
     named = process_video(models, known, film, tmp_path / "named.mp4")
     with mistaken_at_first(models) as asked:
         result = process_video(models, Cast(put_in), film, tmp_path / "whole.mp4")
@@ -147,7 +147,7 @@ def test_votes_and_years_are_those_of_all_looks_at_a_person(asked: dict[str, Any
     assert changed(Cast.of(None, Sought(never=[person(1)]))) == tracks - {0, 1, 4}
     assert len(changed(Cast.of(None, Sought(person(3))))) == 1
     known = {"c": KnownPerson("c", person(3)[None], Treatment())}
-    assert changed(Cast(people=known)) == {3}
+    assert changed(Cast(people=known, mapped=True)) == {3}
 
 
 def test_the_first_look_that_is_taken_back_is_no_vote() -> None:
