@@ -62,10 +62,10 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
     plain = tr("its metadata says: {kind}", kind=kind[1]) if kind else tr("its metadata says nothing of it")
     try:
         store = _store(path, _context(anchors))
-    except C2paError.RemoteManifest as error:
-        elsewhere = tr("its manifest lies elsewhere, where nobody was asked ({place})", place=error)
-        return Verification(path, "unmarked", False, (elsewhere, plain))
     except C2paError as error:
+        if str(error).startswith("Remote"):  # the library has a class for it, but does not raise it
+            elsewhere = tr("its manifest lies elsewhere, where nobody was asked ({reason})", reason=error)
+            return Verification(path, "unmarked", False, (elsewhere, plain))
         return Verification(path, "invalid", False, (str(error), plain))
     if store is None:
         lost = tr("it has no manifest; sites and programs that store a file anew remove it")

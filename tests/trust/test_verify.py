@@ -10,7 +10,7 @@ from c2pa import Builder, Context
 from colab_helpers.__main__ import main
 from colab_helpers.errors import MediaError
 from colab_helpers.machine import home
-from colab_helpers.trust import verify
+from colab_helpers.trust import marking, verify
 from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, credentials, local_anchor
 from tests.helpers.marks import made
 
@@ -72,8 +72,11 @@ def test_a_changed_byte_and_a_lost_manifest_are_told_apart(
 
 def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, output = made(tmp_path / "target.jpg"), tmp_path / "a.jpg"
-    told = {"claim_generator_info": [{"name": "x"}], "title": "a", "assertions": []}
-    with Builder(told, context=Context.from_dict({})) as builder, credentials(LOCAL).signer() as signer:
+    created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY}
+    with (
+        Builder(marking._definition("a", [created]), context=Context.from_dict({})) as builder,
+        credentials(LOCAL).signer() as signer,
+    ):
         builder.set_no_embed()
         builder.set_remote_url("http://manifests.invalid/a")
         with target.open("rb") as source, output.open("w+b") as written:
