@@ -171,7 +171,8 @@ def tracked(analyser: FaceAnalyser, clip: Clip) -> tuple[list[list[Face]], list[
         embed_missing(row, lambda faces: analyser.embed(picture, faces))
 
     tracker = Tracker(embed)
-    return list(tracker.follow(finder.rows(rows()))), tracker.tracks
+    found = tracker.follow(finder.rows(rows()))
+    return [[face for face in faces if not face.behind] for faces in found], tracker.tracks
 
 
 def alone(analyser: FaceAnalyser, clip: Clip) -> list[list[Face]]:

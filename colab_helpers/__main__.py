@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -192,7 +193,8 @@ def _edit_people(options: argparse.Namespace) -> None:
         merge(options.folder, one, other)
     for pair in options.set:
         name, value = split_pair(pair, "p1=leave")
-        words = [value] if absolute(value).exists() else [word.strip() for word in value.split(",")]
+        one = os.path.exists(absolute(value))  # noqa: PTH110 - many words are too long a name for Path.exists
+        words = [value] if one else [word.strip() for word in value.split(",")]
         set_source(options.folder, name, words, options.library)
     for old, new in options.name:
         rename(options.folder, old, new)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -174,8 +173,12 @@ def unsealed(_partial: Path) -> None:
     """Leave a file as it is."""
 
 
-def write_whole(path: Path, content: BinaryIO, seal: Seal = unsealed) -> None:
+def write_whole(
+    path: Path, content: BinaryIO, seal: Seal = unsealed, *, on_chunk: Callable[[], None] = lambda: None
+) -> None:
     """Copy a finished file to its place, complete and sealed or not at all; missing folders are made.
+
+    ``on_chunk`` is called every few megabytes; it may raise to give up.
 
     Raises:
         OutputError: It cannot be written there.
@@ -183,7 +186,9 @@ def write_whole(path: Path, content: BinaryIO, seal: Seal = unsealed) -> None:
     content.seek(0)
     with written_whole(path) as partial:
         with partial.open("wb") as file:
-            shutil.copyfileobj(content, file)
+            while chunk := content.read(_CHUNK):
+                file.write(chunk)
+                on_chunk()
         seal(partial)
 
 
@@ -208,6 +213,11 @@ def publish(partial: Path, path: Path) -> None:
 def hidden_name(path: Path) -> Path:
     """Return where a file is written until it is complete: beside its place, with the same suffix."""
     return path.with_name(shortened(".", path.stem, f".part{path.suffix}"))
+
+
+def manifest_beside(path: Path) -> Path:
+    """Return where the manifest of a file lies that cannot hold it itself."""
+    return path.with_name(shortened("", path.name, ".c2pa"))
 
 
 def shortened(before: str, stem: str, after: str) -> str:

@@ -24,7 +24,7 @@ import psutil
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of, written_whole
 from colab_helpers.language import tr
-from colab_helpers.machine import is_remote
+from colab_helpers.machine import disk_free, is_remote
 
 T = TypeVar("T")
 
@@ -149,11 +149,35 @@ class Patience:
         return result
 
 
-def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: None) -> str:
+def require_room(folder: Path, target_bytes: int, times: int) -> None:
+    """Refuse a task for which there may not be so many times its target's size."""
+    free = disk_free(folder)
+    if free < times * target_bytes:
+        raise OutputError(
+            tr(
+                "{free:.1f} GB are free, but {needed:.1f} GB are needed: "
+                "{times} times the target's size, for its segments and while the result is joined and signed",
+                free=free / 1e9,
+                needed=times * target_bytes / 1e9,
+                times=times,
+            ),
+            where=str(folder),
+            remedy=tr("free space or choose another output folder"),
+        )
+
+
+def copy_out(
+    source: Path,
+    target: Path,
+    *,
+    beat: Callable[[], None] = lambda: None,
+    first: Callable[[], object] = lambda: None,
+) -> str:
     """Copy a file to where it may get lost, read it back, and only then give it its name.
 
     An older file is replaced, missing folders are made; ``beat`` is called every few megabytes and may raise
-    to give up. Returns the SHA-256 of the file.
+    to give up. ``first`` is called once the copy is complete, before it gets its name. Returns the SHA-256 of
+    the file.
 
     Raises:
         OutputError: The place is full or gone, or does not give back what was written; nothing is left.
@@ -166,6 +190,7 @@ def copy_out(source: Path, target: Path, *, beat: Callable[[], None] = lambda: N
                 where=str(target),
                 remedy=tr("check the disk or the mount"),
             )
+        first()
     return digest
 
 

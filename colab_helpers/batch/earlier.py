@@ -83,8 +83,8 @@ class EarlierWork:
         output = task.output.with_name(Path(done.report.output).name)
         wants_frames = self.settings.keep_frames and not is_image(task.target)
         frames = not wants_frames or frames_folder(output).is_dir()
-        beside = sidecar(output) if done.report.mark else None
-        if beside and not beside.is_file():
+        beside, manifest = sidecar(output), done.report.manifest
+        if beside and manifest and not (beside.is_file() and self.digests(beside) == manifest):
             return None
         if not (frames and output.is_file() and self.digests(output) == done.sha256):
             return None
@@ -220,11 +220,11 @@ class Digests:
 
         ``on_chunk`` is called instead of ``beat``.
         """
-        known, name, state = self._load(), str(path.absolute()), _state(path)
+        known, name, state = self._load(), str(path.absolute()), state_of(path)
         if state is not None and known.get(name, [])[:2] == state:
             return str(known[name][2])
         digest = file_digest(path, on_chunk=on_chunk or self.beat)
-        state = _state(path)
+        state = state_of(path)
         if state is not None:
             known[name] = [*state, digest]
             with suppress(OutputError):  # it only saves time
@@ -240,7 +240,8 @@ class Digests:
         return self._known
 
 
-def _state(path: Path) -> list[int | str] | None:
+def state_of(path: Path) -> list[int | str] | None:
+    """Size and time of change of a file, which tell whether it is another one; None where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
-from colab_helpers.files import ends_a_line, shortened, to_json
+from colab_helpers.files import ends_a_line, manifest_beside, shortened, to_json
 from colab_helpers.language import tr
 from colab_helpers.pipeline import FinishedSegment
 
@@ -105,9 +105,12 @@ class History:
             elif isinstance(entry, Claimed | Failed):
                 claims = {name: key for name, key in claims.items() if key != entry.key}
             elif isinstance(entry, FileDone) and entry.report.output:
-                name = Path(entry.report.output).name
-                made[name] = (made.get(name) or set()) | {entry.sha256}
-                claims.pop(name, None)
+                path = Path(entry.report.output)
+                digests = {path.name: entry.sha256, manifest_beside(path).name: entry.report.manifest}
+                for name, digest in digests.items():
+                    if digest:
+                        made[name] = (made.get(name) or set()) | {digest}
+                        claims.pop(name, None)
                 if entry.report.frames_folder:
                     made[Path(entry.report.frames_folder).name] = None
         return made | dict.fromkeys(claims)

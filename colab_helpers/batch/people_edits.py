@@ -5,6 +5,7 @@ Nothing is held between two of them: whatever the user or a run writes meanwhile
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,7 +165,7 @@ def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]
 def _source(word: str, library: Path | None) -> str:
     if word in RESERVED or in_library(word, library):
         return word
-    if absolute(word).exists():
+    if os.path.exists(absolute(word)):  # noqa: PTH110 - Path.exists raises for too long a name
         return str(absolute(word))
     allowed = ", ".join([*RESERVED, *names_in(library)])
     raise UsageError(

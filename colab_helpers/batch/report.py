@@ -146,6 +146,10 @@ class FileReport(_Model):
     segments_kept: int = Field(0, description="Those of them that an earlier, interrupted run had finished.")
     quality: Quality | None = None
     mark: MarkReport | None = Field(None, description="None where a result is a copy of its target.")
+    manifest: str | None = Field(
+        None,
+        description="SHA-256 of the manifest in a file of its name and .c2pa beside it, if there is one.",
+    )
     error: str | None = None
 
     @property

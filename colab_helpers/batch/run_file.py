@@ -6,25 +6,24 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from colab_helpers.batch.drive import copy_in, copy_out
-from colab_helpers.batch.earlier import UnfinishedFile
+from colab_helpers.batch.drive import copy_in, copy_out, require_room
+from colab_helpers.batch.earlier import UnfinishedFile, state_of
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, MarkReport, PersonReport, Quality
-from colab_helpers.errors import ColabHelpersError, OutputError
+from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.quality import root_mean
-from colab_helpers.files import Seal, shortened, write_whole
+from colab_helpers.files import Seal, shortened, write_atomically, write_whole
 from colab_helpers.language import tr
-from colab_helpers.machine import disk_free
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import Still, write_still
@@ -40,8 +39,10 @@ from colab_helpers.resources.sampler import gpu_memory_percent, process_memory, 
 from colab_helpers.trust.marking import Marks, sidecar
 
 T = TypeVar("T")
-# Room needed before the start: twice the target (requirement C5), and once more for its segments.
-_DISK_FACTOR = 3
+# Room needed before the start, in sizes of the target: its segments, the joined result, the signed one, and
+# what the library keeps while it signs; where the work is done elsewhere, there the target, too, and beside
+# the results no more than copies of segments and result.
+_ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 4, 5, 3
 _TELL_EVERY = 0.25
 
 
@@ -96,25 +97,35 @@ class FileRun:
         task, report, away = self.task, self.report, self.unfinished and self.unfinished.mirror
         report.bytes_in = existing_file(task.target).stat().st_size
         work = self.unfinished.place if self.unfinished and away else None
-        _require_disk([task.output.parent, *([work] if work else [])], report.bytes_in)
+        require_room(task.output.parent, report.bytes_in, _ROOM_OF_COPIES if work else _ROOM)
+        if work:
+            require_room(work, report.bytes_in, _ROOM_OF_WORK)
         as_picture = goes_as_picture(task)
         output, note = _picture_output(task) if as_picture else _video_output(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output) if keeps else None
         self._claim([place for place in (output, sidecar(output), frames) if place])
         report.fallbacks += [note] if note else []
-        with _frames_removed_on_error(output):
+        with _removed_on_error(output):
             if as_picture:
                 made, digest = self._picture(output), None
             elif work is None:
                 made, digest = self._video(task.target, output), None
             else:
                 made, digest = self._video_away(work, output)
-        if report.mark is None and (stale := sidecar(output)) is not None:
-            stale.unlink(missing_ok=True)  # of an earlier result
+            if report.mark is None and (beside := sidecar(output)) is not None:
+                self._keep_manifest(beside)
         report.output, report.bytes_out = str(output), made.stat().st_size
         report.frames_folder = str(frames) if frames else None
         return digest
+
+    def _keep_manifest(self, place: Path) -> None:
+        """Put the manifest beside a target beside its copy; without one, none of an earlier result stays."""
+        own = sidecar(self.task.target)
+        if own is not None and own.is_file():
+            self.report.manifest = self._attempt(lambda: copy_out(own, place, beat=self.beat))
+        else:
+            place.unlink(missing_ok=True)
 
     def _claim(self, places: Sequence[Path]) -> None:
         """Make sure that a result may go where it is to go, and note that what will lie there is ours."""
@@ -129,7 +140,7 @@ class FileRun:
 
     def _video(self, target: Path, output: Path) -> Path:
         marks = Marks.of(self.engine, self.task.target, target, beat=self.beat)
-        with _frames_removed_on_error(output):
+        with _removed_on_error(output):
             result = process_video(
                 self.engine,
                 self.cast,
@@ -155,10 +166,13 @@ class FileRun:
             made, place = frames_folder(result), frames_folder(output)
             names = frozenset(path.name for path in made.iterdir())
             self._attempt(lambda: move_frames(made, place, names))
-        if self.report.mark is not None and (beside := sidecar(output)) is not None:
-            made = result.with_name(beside.name)
-            self._attempt(lambda: copy_out(made, beside, beat=self.beat))
-        return result, self._attempt(lambda: copy_out(result, output, beat=self.beat))
+        manifest = sidecar(output) if self.report.manifest else None
+
+        def beside() -> None:
+            if manifest is not None:
+                copy_out(result.with_name(manifest.name), manifest, beat=self.beat)
+
+        return result, self._attempt(lambda: copy_out(result, output, beat=self.beat, first=beside))
 
     def _picture(self, output: Path) -> Path:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
@@ -242,7 +256,8 @@ def _enter(result: FileResult, report: FileReport, marks: Marks) -> None:
     """Copy what the pipeline measured into the report, and how it marked the result."""
     if marks.marked:
         by = marks.signed_by
-        report.mark = MarkReport(beside=marks.beside, signed_by=by.name, made_here=by.local)
+        report.manifest = marks.manifest
+        report.mark = MarkReport(beside=marks.manifest is not None, signed_by=by.name, made_here=by.local)
     measured = result.measured
     for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
         setattr(report, name, getattr(result, name))
@@ -315,29 +330,17 @@ def _video_output(task: Task) -> tuple[Path, str | None]:
 
 
 @contextmanager
-def _frames_removed_on_error(output: Path) -> Iterator[None]:
-    """Remove the kept frames of a result that fails; those of a finished one belong to it."""
+def _removed_on_error(output: Path) -> Iterator[None]:
+    """Remove kept frames and manifest of a result that fails; an earlier result keeps its own."""
     existed = frames_folder(output).exists()  # an earlier result's, or empty
+    beside, before = sidecar(output), state_of(output)
+    manifest = beside.read_bytes() if beside and beside.is_file() else None
     try:
         yield
     except BaseException:
         if not existed:
             shutil.rmtree(frames_folder(output), ignore_errors=True)
+        if beside and state_of(output) == before:  # else the result is there, and the manifest belongs to it
+            with suppress(OSError):
+                beside.unlink(missing_ok=True) if manifest is None else write_atomically(beside, manifest)
         raise
-
-
-def _require_disk(folders: Sequence[Path], target_bytes: int) -> None:
-    """Refuse a task whose result may not fit: twice the target's size for it, once for its segments."""
-    for folder in folders:
-        free = disk_free(folder)
-        if free < _DISK_FACTOR * target_bytes:
-            raise OutputError(
-                tr(
-                    "{free:.1f} GB are free, but {needed:.1f} GB are needed: "
-                    "twice the target's size for the result and once for its segments",
-                    free=free / 1e9,
-                    needed=_DISK_FACTOR * target_bytes / 1e9,
-                ),
-                where=str(folder),
-                remedy=tr("free space or choose another output folder"),
-            )

@@ -99,6 +99,7 @@ class Selection:
         self._settings, self.cast = settings, cast
         chooses = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
         self.needs_all = cast.mapped or cast.sought is not None or chooses
+        self._done = {one.digest: _done(one, settings) for one in cast.treatments}
         self._rank: Mapping[int | None, float] = {}
         self._people: dict[int | None, KnownPerson] = {}
         self._doubtful: dict[int | None, Treatment | None] = {}
@@ -116,8 +117,9 @@ class Selection:
         return None if person is None else person.name
 
     def actions(self, faces: Iterable[Face]) -> set[str]:
-        """Return what is done to any of the faces that are changed."""
-        return {one.action for face in faces if (one := self.treatment(face.track)) is not None}
+        """Return what is done to any of the faces that are changed: swap, enhance, blur, pixelate."""
+        treatments = {one.digest for face in faces if (one := self.treatment(face.track)) is not None}
+        return {action for digest in treatments for action in self._done[digest]}
 
     def decide(self, tracks: Sequence[Track]) -> None:
         """Rank the tracks of a whole video."""
@@ -222,6 +224,19 @@ class FacesDigest:
         """Return the digest of the frames since this was last asked."""
         digest, self._digest = self._digest.hexdigest(), hashlib.sha256()
         return digest
+
+
+def _done(treatment: Treatment, settings: Settings) -> list[str]:
+    """What a treatment really does to a face, with the steps of its own where it has any."""
+    if treatment.action != "swap":
+        return [treatment.action]
+    own = treatment.settings.get("frame_processors", "auto")
+    steps = (settings if own == "auto" else settings.with_overrides(frame_processors=own)).frame_processors
+    done = {
+        "swap": "face_swapper" in steps and treatment.source is not None,
+        "enhance": "face_enhancer" in steps,
+    }
+    return [action for action, does in done.items() if does]
 
 
 def _typical(person: Sequence[Track]) -> Face:

@@ -228,7 +228,7 @@ class Tracker:
         self._looked.discard(frame)
         shown = self._recent if wanted else []
         pairs = [(face, t.away(frame)) for t in shown if (face := t.at(frame, looked=looked)) is not None]
-        faces = [face for face, away in pairs if not (face.filled and _is_behind(face, away, pairs))]
+        faces = [replace(face, behind=face.filled and _is_behind(face, away, pairs)) for face, away in pairs]
         recent = [track for track in self._recent if track in self._open or track.last > frame]
         for track in self._recent:
             track.forget(frame - LAG if track in recent else frame + 1, least=2 if track in recent else 0)

@@ -29,6 +29,7 @@ class Face:
         weight: How much of the change shows, 0 to 1: a face fades in and out.
         attributes: ``(2,)`` float32: 0 female or 1 male, and age in years, 0 to 100; NaN where not asked.
         filled: Whether the detector looked at the frame and missed it.
+        behind: Whether somebody else is seen where it must be.
     """
 
     box: FloatArray
@@ -38,6 +39,7 @@ class Face:
     track: int | None = None
     weight: float = 1.0
     filled: bool = False
+    behind: bool = False
     attributes: FloatArray = field(default_factory=lambda: UNKNOWN)
 
     @property

@@ -100,7 +100,7 @@ class Following:
         followed = tracker.follow(self._rows(pulled()), start=start)
         with closing(works):
             # Late, so that the index is sure to know, and to keep, what decided a frame before it is written.
-            for frame, faces in enumerate(_late(followed, by=EVERY + 1)):
+            for frame, faces in enumerate(_late(self._present(followed), by=EVERY + 1)):
                 if frame < start:
                     continue
                 work = waiting.popleft() if waiting else next(works, None)
@@ -122,7 +122,7 @@ class Following:
 
     def known_faces(self) -> Iterator[list[Face]]:
         """Yield the faces of each frame that the index knows."""
-        yield from self._tracker().follow(self.index)
+        yield from self._present(self._tracker().follow(self.index))
 
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
         """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""
@@ -150,12 +150,19 @@ class Following:
 
         Who is made unrecognisable is never shown in doubt.
         """
-        treatment = self.selection.treatment(face.track)
-        hides = treatment is not None and treatment.action != "swap"
-        if not face.filled or face.track is None or work.repeats or hides:  # what repeats is changed already
-            return True
+        if not face.filled or face.track is None or work.repeats or self._hides(face):
+            return True  # what repeats is changed already
         (seen,) = self.analyser.embed(work.picture, [face])
         return tracker.tracks[face.track].likeness(seen) >= _SEEN
+
+    def _hides(self, face: Face) -> bool:
+        treatment = self.selection.treatment(face.track)
+        return treatment is not None and treatment.action != "swap"
+
+    def _present(self, frames: Iterable[list[Face]]) -> Iterator[list[Face]]:
+        """Leave out who is behind somebody else, unless nothing of them may be seen."""
+        for faces in frames:
+            yield [face for face in faces if not face.behind or self._hides(face)]
 
     def _embed(self, row: FrameFaces) -> None:
         picture = row.picture

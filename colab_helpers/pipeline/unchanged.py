@@ -31,7 +31,7 @@ def copied(video: VideoRun, faces: Following) -> FileResult | None:
     if measured is None:
         return None
     with video.info.path.open("rb") as content:
-        write_whole(video.output, content)
+        write_whole(video.output, content, on_chunk=lambda: video.progress.joining(len(faces.index)))
     return FileResult(
         frames_in=len(faces.index),
         frames_out=len(faces.index),
@@ -64,6 +64,7 @@ def _counted(video: VideoRun, faces: Following) -> Measured | None:
     """Count the faces of a video as a run does that changes none; None where any is to be changed."""
     tally, info, before = Tally(faces.selection), video.info, faces.tracks
     for row, seen in zip(faces.index, faces.known_faces(), strict=True):
+        video.progress.finding(row.frame + 1)
         if faces.selection.of(seen):
             faces.tracks = before
             return None

@@ -8,10 +8,12 @@ result's bytes. Formats that hold no manifest get it in a file beside them.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +25,7 @@ from c2pa import Builder, C2paError, Context, Reader
 
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.files import hidden_name, sha256_of, shortened, unwritable, write_whole
+from colab_helpers.files import hidden_name, manifest_beside, sha256_of, unwritable, write_whole
 from colab_helpers.language import printable, tr
 from colab_helpers.requirements import read_project
 from colab_helpers.trust.signing import Credentials, credentials
@@ -52,11 +54,13 @@ SETTINGS: dict[str, Any] = {
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},  # no network, whatever a file asks for
 }
 _BEAT_BYTES = 4 << 20
+_TMPDIR = threading.Lock()  # the environment is that of all threads
+_BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # in English, whatever language is spoken
 
 
 def sidecar(path: Path) -> Path | None:
     """Return where the manifest of a file lies: beside it, or None where the file holds it itself."""
-    return None if path.suffix.lower() in MIME else path.with_name(shortened("", path.name, ".c2pa"))
+    return None if path.suffix.lower() in MIME else manifest_beside(path)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -66,49 +70,50 @@ class Marks:
     Attributes:
         signed_by: Whose certificate is used.
         target: The file that was changed; its bytes are what counts.
-        done: What swapping does to faces, in English, as ``enhanced``, whatever language is spoken.
-        networks: Names of the networks that did it.
+        networks: Names of the networks that do each action of `Measured`.
         target_manifest: Where the target's manifest lies, if not in the target.
         beat: Called every few megabytes; may raise to give up.
-        marked: Whether a result was marked; ``beside``, whether in a file of its own.
+        marked: Whether a result was marked.
+        manifest: SHA-256 of its manifest where that is in a file of its own.
     """
 
     signed_by: Credentials
     target: Path
-    done: Sequence[str]
-    networks: Sequence[str]
+    networks: Mapping[str, Sequence[str]]
     target_manifest: Path | None = None
     beat: Callable[[], None] = lambda: None
     marked: bool = field(default=False, init=False)
-    beside: bool = field(default=False, init=False)
+    manifest: str | None = field(default=None, init=False)
 
     def _told(self, actions: Collection[str]) -> str:
-        swapped = [f"Faces {' and '.join(self.done)} by AI"] if "swap" in actions else []
-        hidden = ["Faces made unrecognisable"] if any(action != "swap" for action in actions) else []
-        return "; ".join(swapped + hidden)
+        made = [f"Faces {' and '.join(_by_ai(actions).values())} by AI"] if _by_ai(actions) else []
+        hidden = ["Faces made unrecognisable"] if set(actions) - _BY_AI.keys() else []
+        return "; ".join(made + hidden)
 
     @classmethod
     def of(cls, engine: Engine, target: Path, content: Path, *, beat: Callable[[], None]) -> Marks:
         """Return what marks the result that an engine's networks make of a target, read at ``content``."""
-        changers = {"swapped": engine.swapper, "enhanced": engine.enhancer}
-        used = {done: changer for done, changer in changers.items() if changer is not None}
+        changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
             signed_by=credentials(engine.settings.signing_certificate),
             target=content,
             target_manifest=sidecar(target),
-            done=tuple(used),
-            networks=[network.name for changer in used.values() for network in changer.networks],
+            networks={
+                action: [network.name for network in changer.networks]
+                for action, changer in changers.items()
+                if changer is not None
+            },
             beat=beat,
         )
 
     def comment(self, actions: Collection[str]) -> str:
         """Return what a video's own comment says; empty where no face was changed."""
-        kind = f", {COMPOSITE}" if "swap" in actions else ""
+        kind = f", {COMPOSITE}" if _by_ai(actions) else ""
         return f"{self._told(actions)} (colab_helpers {_VERSION}{kind})" if actions else ""
 
     def xmp(self, actions: Collection[str]) -> bytes:
-        """Return a picture's XMP packet; empty where no face was swapped (IPTC Photo Metadata 2023.2)."""
-        return _xmp(self._told(actions)) if "swap" in actions else b""
+        """Return a picture's XMP packet; empty where none was made by AI (IPTC Photo Metadata 2023.2)."""
+        return _xmp(self._told(actions)) if _by_ai(actions) else b""
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
@@ -135,7 +140,7 @@ class Marks:
             raise unwritable(output, error) from error
         finally:
             signed.unlink(missing_ok=True)
-        self.marked, self.beside = True, beside is not None
+        self.marked, self.manifest = True, hashlib.sha256(data).hexdigest() if beside else None
 
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
         digest = sha256_of(self.target, on_chunk=self.beat)
@@ -145,8 +150,9 @@ class Marks:
             "softwareAgent": SOFTWARE,
             "description": self._told(actions),
         }
-        if "swap" in actions:
-            edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: list(self.networks)}}
+        if used := _by_ai(actions):
+            names = [name for action in used for name in self.networks.get(action, ())]
+            edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
         return _definition(printable(output.name), [opened, edited if actions else stored])
 
@@ -229,6 +235,11 @@ def checked_credentials(path: str) -> Credentials:
     return found
 
 
+def _by_ai(actions: Collection[str]) -> dict[str, str]:
+    """What networks do of what is done to faces."""
+    return {action: word for action, word in _BY_AI.items() if action in actions}
+
+
 def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     stated = [{"label": "c2pa.actions.v2", "data": {"actions": actions}}]
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": stated}
@@ -278,17 +289,18 @@ class _Watched(io.FileIO):
 @contextmanager
 def _spooled_beside(partial: Path) -> Iterator[None]:
     """Have the library keep its own copy of a large file on the result's disk; ``/tmp`` may be memory."""
-    before = os.environ.get("TMPDIR")
     if partial.stat().st_size <= _SPOOL_MB << 20:
         yield
         return
-    os.environ["TMPDIR"] = str(partial.parent)
-    try:
-        yield
-    finally:
-        os.environ.pop("TMPDIR")
-        if before is not None:
-            os.environ["TMPDIR"] = before
+    with _TMPDIR:
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = str(partial.parent)
+        try:
+            yield
+        finally:
+            os.environ.pop("TMPDIR", None)
+            if before is not None:
+                os.environ["TMPDIR"] = before
 
 
 def _xmp(told: str) -> bytes:

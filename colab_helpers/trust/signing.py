@@ -123,7 +123,7 @@ def _read(path: Path, *, local: bool) -> Credentials:
 
 def _key_part(content: bytes) -> bytes:
     """The part of a PEM file from its key on: what reads keys takes the first part for one."""
-    begin = content.find(b"-----BEGIN", content.find(b"PRIVATE KEY-----") - 40)
+    begin = content.find(b"-----BEGIN", max(0, content.find(b"PRIVATE KEY-----") - 40))
     return content[begin:]
 
 

@@ -13,7 +13,7 @@ from c2pa import C2paError, Context, Reader
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
 
-from colab_helpers.errors import ColabHelpersError, SettingsError
+from colab_helpers.errors import ColabHelpersError, MediaError, SettingsError
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import opened
 from colab_helpers.media.inputs import existing_file, is_image
@@ -63,6 +63,9 @@ def verify(path: Path, *, anchors: bytes) -> Verification:
     try:
         store = _store(path, _context(anchors))
     except C2paError as error:
+        if str(error).startswith("Remote"):  # the library has a class for it, but does not raise it
+            elsewhere = tr("its manifest lies elsewhere, where nobody was asked ({reason})", reason=error)
+            return Verification(path, "unmarked", False, (elsewhere, plain))
         return Verification(path, "invalid", False, (str(error), plain))
     if store is None:
         lost = tr("it has no manifest; sites and programs that store a file anew remove it")
@@ -98,9 +101,21 @@ def _context(anchors: bytes) -> Context:
 
 
 def _store(path: Path, context: Context) -> dict[str, Any] | None:
-    """Return what the library reads, in a file or beside it; None without a manifest. C2paError: damaged."""
+    """Return what the library reads, in a file or beside it; None without a manifest.
+
+    Raises:
+        C2paError: It is damaged, or lies elsewhere.
+        MediaError: What lies beside the file cannot be read.
+    """
     kind, beside = MIME.get(path.suffix.lower(), "application/octet-stream"), sidecar(path)
-    manifest = beside.read_bytes() if beside and beside.is_file() else None
+    try:
+        manifest = beside.read_bytes() if beside and beside.is_file() else None
+    except OSError as error:
+        raise MediaError(
+            tr("the file cannot be read ({reason})", reason=error.strerror or error),
+            where=str(beside),
+            remedy=tr("check the disk or the mount"),
+        ) from error
     with path.open("rb") as content:
         try:
             with Reader(kind, content, manifest, context) as reader:
@@ -136,12 +151,13 @@ def _opened(action: dict[str, Any], sources: list[dict[str, Any]]) -> str:
 
 def _done(action: dict[str, Any]) -> str:
     agent = action.get("softwareAgent", {})
-    software = " ".join(agent.values()) if isinstance(agent, dict) else str(agent)
+    if isinstance(agent, dict):  # it may have an icon, too
+        agent = " ".join(str(agent[part]) for part in ("name", "version") if part in agent)
     what = action["action"].removeprefix("c2pa.")
     kind = _SOURCE_TYPE.search(action.get("digitalSourceType", ""))
     networks = action.get("parameters", {}).get(NETWORKS, [])
     beside = [action.get("description"), kind and kind[1], ", ".join(networks)]
-    return "; ".join([f"{what} ({software})" if software else what, *filter(None, beside)])
+    return "; ".join([f"{what} ({agent})" if agent else what, *filter(None, beside)])
 
 
 def _signer(store: dict[str, Any], *, trusted: bool) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import unwritable
+from colab_helpers.files import manifest_beside, unwritable
 from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text, results_of
 from colab_helpers.pages.units import results_text
@@ -68,7 +68,8 @@ def run_batch_swap(choice: Choice | BatchRequest) -> Run | None:
 def show_results(run: Run | None) -> None:
     """Show what became of every file, pictures of the results, and players for videos.
 
-    Where the form's ``download`` says so, results are handed to the browser's computer, several as one zip.
+    Where the form's ``download`` says so, results are handed to the browser's computer, several as one zip,
+    each with the manifest beside it.
 
     Args:
         run: As ``run_batch_swap`` returns it; None shows nothing: the panel does.
@@ -83,6 +84,8 @@ def show_results(run: Run | None) -> None:
         return
     run.host.show(run.html(report), results_text(report), kept=True)
     made = results_of(report)
+    marked = (file for file in report.files if file.status == "done" and file.manifest)
+    made += [manifest_beside(Path(str(file.output))) for file in marked]
     if run.request.download and made:
         run.host.download(made[0] if len(made) == 1 else packed(made))
     if report.ok:

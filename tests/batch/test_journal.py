@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colab_helpers.batch import keys
-from colab_helpers.batch.journal import Failed, FileDone, Journal, SegmentDone, Started, read_journal
+from colab_helpers.batch.journal import Claimed, Failed, FileDone, Journal, SegmentDone, Started, read_journal
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.faces.quality import Measured
@@ -55,6 +55,14 @@ def test_entries_come_back_in_order(tmp_path) -> None:
     assert [json.loads(line)["entry"]["event"] for line in path.read_text().splitlines()] == [
         "started", "segment", "segment", "done",
     ]  # fmt: skip
+
+
+def test_a_manifest_beside_a_result_is_known_after_a_later_attempt_failed(tmp_path) -> None:
+    report = FileReport(target="t.mkv", output="o.mkv", status="done", manifest="2")
+    claimed = Claimed(key="a", names=("o.mkv", "o.mkv.c2pa"))
+    failed = Failed(key="a", run="r", report=report)
+    write(tmp_path / "j", claimed, FileDone(key="a", sha256="1", report=report), claimed, failed)
+    assert read_journal(tmp_path / "j").made == {"o.mkv": {"1"}, "o.mkv.c2pa": {"2"}}
 
 
 def test_a_journal_that_is_not_there_is_empty(tmp_path) -> None:

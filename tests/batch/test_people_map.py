@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from colab_helpers.__main__ import _edit_people
 from colab_helpers.batch.known_people import NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
+from colab_helpers.batch.people_edits import set_source
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap, Person, summary
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.people import Appearance
@@ -247,3 +250,12 @@ def test_everybody_is_listed_with_what_is_done_to_them() -> None:
     ]
     assert rows[0].files == {"a.mp4": 2.04, "b.mp4": 4.08}
     assert rows[0].seconds == pytest.approx(6.12)
+
+
+def test_words_that_are_too_long_for_a_path_are_words(tmp_path: Path) -> None:
+    words = ",".join(f"word{n}" for n in range(100))
+    asked = Namespace(folder=tmp_path, library=None, split=[], merge=[], name=[], set=[f"p1={words}"])
+    with pytest.raises(UsageError, match="word0"):
+        _edit_people(asked)
+    with pytest.raises(UsageError, match="neither a file"):
+        set_source(tmp_path, "p1", [words])

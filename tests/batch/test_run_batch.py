@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from colab_helpers.api import swap_image, swap_video
+from colab_helpers.batch import drive
 from colab_helpers.batch import run_batch as batch_room
-from colab_helpers.batch import run_file
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import (
     ConsentError,
@@ -117,9 +117,12 @@ def test_a_source_without_a_face_stops_before_any_work(batch, tmp_path, standins
 
 def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
-    monkeypatch.setattr(run_file, "disk_free", lambda _: target.stat().st_size)
-    report = batch(target)
-    assert "twice the target's size" in (report.files[0].error or "")
+    size = target.stat().st_size
+    monkeypatch.setattr(drive, "disk_free", lambda _: 4 * size - 1)
+    assert "4 times the target's size" in (batch(target).files[0].error or "")
+    monkeypatch.setattr(drive, "disk_free", lambda _: 4 * size)
+    assert "5 times the target's size" in (batch(target, work_dir=tmp_path / "work").files[0].error or "")
+    assert batch(target).ok
 
 
 def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:

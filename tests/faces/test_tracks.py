@@ -102,8 +102,7 @@ def test_people_who_cross_keep_their_tracks() -> None:
         left, right = sorted(found[n], key=lambda one: one.centre[0])
         assert (left.track, right.track) == ((0, 1) if n == 0 else (1, 0))
     assert {one.track for faces in found for one in faces} == {0, 1}
-    # Who is behind is not painted on who is before.
-    assert [[one.track for one in faces] for faces in found[38:43]] == [[0]] * 5
+    assert [{one.track: one.behind for one in faces} for faces in found[38:43]] == [{0: False, 1: True}] * 5
 
 
 def test_a_cut_ends_all_tracks_but_that_of_a_face_that_stays() -> None:

@@ -53,12 +53,12 @@ def made(path: Path) -> Path:
 
 
 def marks(target: Path, **given: Any) -> Marks:
-    usual = {"signed_by": credentials(LOCAL), "done": ("swapped", "enhanced"), "networks": ["one", "two"]}
+    usual = {"signed_by": credentials(LOCAL), "networks": {"swap": ["one"], "enhance": ["two"]}}
     return Marks(target=target, **(usual | given))
 
 
 def published(
-    target: Path, output: Path, *, actions: Sequence[str] = ("swap",), by: Marks | None = None
+    target: Path, output: Path, *, actions: Sequence[str] = ("swap", "enhance"), by: Marks | None = None
 ) -> Path:
     """A copy of the target, marked and published as results are."""
     by = by or marks(target)

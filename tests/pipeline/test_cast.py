@@ -15,7 +15,7 @@ from colab_helpers.errors import SettingsError
 from colab_helpers.faces.cast import Cast, KnownPerson, Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.index import FaceIndex, FrameFaces
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.selection import FacesDigest, Selection
 from colab_helpers.faces.tracks import Track
@@ -24,9 +24,12 @@ from colab_helpers.media.images import write_image
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
-from colab_helpers.pipeline import process_picture, process_video
+from colab_helpers.pipeline import process_picture, process_video, report_progress
+from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
+from colab_helpers.progress import Progress
 from colab_helpers.settings import load_settings
+from tests.faces.test_tracks import crossing
 from tests.helpers.faces import face, person
 from tests.people.actors import portrait
 from tests.people.clip import write_target
@@ -253,6 +256,35 @@ def test_whose_face_takes_most_of_the_file_counts_and_small_ones_do_not(
     assert [one.track for one in selection.in_picture(faces)] == in_picture
 
 
+@pytest.mark.parametrize(
+    ("usual", "tracks"), [(Treatment("blur"), {0, 1}), (Treatment(source=person(1)), {0})]
+)
+def test_only_who_is_hidden_is_changed_behind_another(
+    usual: Treatment, tracks: set[int], models: Engine
+) -> None:
+    index = FaceIndex(None)
+    for n in range(80):
+        index.append(FrameFaces(n, n, looked=True, faces=crossing(n)))
+    index.finish()
+    faces = Following(models.analyser, index, Selection(load_settings(), Cast(usual)), "")
+    found = list(faces.known_faces())
+    assert [{one.track for one in shown} for shown in found[38:43]] == [tracks] * 5
+
+
+@pytest.mark.parametrize(
+    ("treatment", "done"),
+    [
+        (Treatment("blur"), {"blur"}),
+        (Treatment(source=person(1)), {"swap", "enhance"}),
+        (Treatment(), {"enhance"}),
+        (Treatment(source=person(1), settings={"frame_processors": "face_swapper"}), {"swap"}),
+        (Treatment(source=person(1), settings={"frame_processors": ("face_enhancer",)}), {"enhance"}),
+    ],
+)
+def test_what_was_done_is_what_a_persons_own_settings_do(treatment: Treatment, done: set[str]) -> None:
+    assert Selection(load_settings(), Cast(treatment)).actions([replace(face(100), track=0)]) == done
+
+
 def test_a_segment_is_told_apart_by_what_was_done_too() -> None:
     digests = set()
     for done in (
@@ -289,7 +321,7 @@ def test_a_person_may_have_settings_of_her_own_but_not_all(standins: Path) -> No
 
 
 def test_a_video_in_which_nobody_is_changed_is_the_very_file(
-    models: Engine, film: Path, embeddings: Any, tmp_path: Path
+    models: Engine, film: Path, embeddings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = cast(embeddings, alma=None, bruno=None)
     store = Store(tmp_path / "work")
@@ -301,6 +333,15 @@ def test_a_video_in_which_nobody_is_changed_is_the_very_file(
         ("Bruno", 18, 0, None),
     }
     assert any("copied" in note for note in result.notes)
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "joining":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(report_progress, "PROGRESS_INTERVAL", 0)
+    with pytest.raises(KeyboardInterrupt):
+        process_video(models, left, film, tmp_path / "no.mp4", store=store, on_progress=stop)
+    assert not (tmp_path / "no.mp4").exists()
     for name, other in {
         "a.mkv": {},
         "b.mp4": {"keep_fps": False},

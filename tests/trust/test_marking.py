@@ -15,6 +15,7 @@ from PIL import Image
 from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
+from colab_helpers.batch.report import KEPT
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.machine import home
@@ -99,8 +100,15 @@ def test_whoever_was_only_hidden_is_not_said_to_be_made_by_ai(tmp_path: Path) ->
     assert "digitalSourceType" not in edited
     assert (edited["description"], edited.get("parameters")) == ("Faces made unrecognisable", None)
     assert ("by AI" in marks(output).comment(["blur"]), marks(output).xmp(["blur"])) == (False, b"")
-    both = marks(output).comment(["blur", "swap"])
+    both = marks(output).comment(["blur", "swap", "enhance"])
     assert both.startswith("Faces swapped and enhanced by AI; Faces made unrecognisable (")
+
+
+def test_only_the_networks_that_were_used_are_named(tmp_path: Path) -> None:
+    output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=["enhance"])
+    _, edited = actions(read_mark(output)[1])
+    assert (edited["description"], edited["parameters"][NETWORKS]) == ("Faces enhanced by AI", ["two"])
+    assert COMPOSITE in marks(output).xmp(["enhance"]).decode()
 
 
 def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
@@ -128,12 +136,41 @@ def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
 def test_a_result_without_its_manifest_is_made_again(batch, done, tmp_path: Path) -> None:
     out = shutil.copytree(done.out, tmp_path / "out")
     (out / "a.mkv.c2pa").unlink()
+    shutil.copyfile(done.out / "a.mkv.c2pa", out / "a.bmp.c2pa")  # as where a crash came between the two
     settings = CPU.with_overrides(segment_seconds=1.0)
-    again = batch(
-        done.targets / "a.mkv", done.targets / "a.mp4", sources=done.report.files[0].source, settings=settings
+    targets = [done.targets / f"a.{suffix}" for suffix in ("mkv", "bmp", "mp4")]
+    again = batch(*targets, sources=done.report.files[0].source, settings=settings)
+    kept = [KEPT in file.fallbacks for file in again.files]
+    assert kept == [False, False, True]
+    for name in ("a.mkv", "a.bmp"):
+        assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
+
+
+def test_a_result_that_fails_leaves_no_manifest_and_an_earlier_one_keeps_its_own(
+    batch, done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(done.out, tmp_path / "out")
+    targets, settings = (
+        [done.targets / "a.bmp", made(tmp_path / "b.bmp")],
+        CPU.with_overrides(colour_match=False),
     )
-    kept = [any("kept" in note for note in file.fallbacks) for file in again.files]
-    assert (kept, (out / "a.mkv.c2pa").is_file()) == ([False, True], True)
+    genuine = Marks.seal
+
+    def broken(*given: object) -> None:
+        genuine(*given)
+        raise MediaError("broken", where="", remedy="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Marks, "seal", lambda self, partial, output, actions: broken(self, partial, output, actions)
+        )
+        failed = batch(*targets, settings=settings)
+    assert [file.status for file in failed.files] == ["failed", "failed"]
+    assert (out / "a.bmp.c2pa").read_bytes() == (done.out / "a.bmp.c2pa").read_bytes()
+    assert not (out / "b.bmp.c2pa").exists()
+    assert batch(*targets, settings=settings).ok
+    for name in ("a.bmp", "b.bmp"):
+        assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
 
 
 def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
@@ -142,8 +179,9 @@ def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
     copied: list[str] = []
 
     def copy_out(source: Path, target: Path, **given: object) -> str:
+        digest = drive.copy_out(source, target, **given)
         copied.append(target.name)
-        return drive.copy_out(source, target, **given)
+        return digest
 
     monkeypatch.setattr(run_file, "copy_out", copy_out)
     (file,) = batch(made(tmp_path / "target.mkv"), work_dir=tmp_path / "work").files
@@ -160,7 +198,11 @@ def test_a_manifest_beside_a_result_is_on_the_drive_before_it(
 def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp_path: Path) -> None:
     settings = CPU.with_overrides(frame_processors="face_enhancer", skip_audio=True)
     target, video = made(tmp_path / "target.png"), made(tmp_path / "target.mp4")
-    copied, stored = batch(target, video, sources=(), models_dir=faceless_models, settings=settings).files
+    marked = published(made(tmp_path / "own.bmp"), tmp_path / "marked.bmp")
+    usual = {"sources": (), "models_dir": faceless_models, "settings": settings}
+    copied, stored, kept = batch(target, video, marked, **usual).files
+    assert read_mark(Path(kept.output), beside=sidecar(Path(kept.output)))[0] == "Valid"
+    assert (kept.mark, kept.manifest) == (None, sha256_of(tmp_path / "marked.bmp.c2pa"))
     assert Path(copied.output).read_bytes() == target.read_bytes()
     assert copied.mark is None
     assert [one["action"] for one in actions(read_mark(Path(stored.output))[1])][1:] == ["c2pa.transcoded"]
@@ -262,6 +304,13 @@ def test_every_kind_of_key_signs(key, tmp_path: Path) -> None:
     target = made(tmp_path / "target.png")
     by = marks(target, signed_by=checked_credentials(str(tmp_path / "own.pem")))
     assert read_mark(published(target, tmp_path / "a.png", by=by), anchor=anchor)[0] == "Trusted"
+
+
+def test_the_key_may_come_before_the_certificates(tmp_path: Path) -> None:
+    certificate(own := tmp_path / "own.pem")
+    chain, mark, key = own.read_text().partition("-----BEGIN PRIVATE")
+    (tmp_path / "other.pem").write_text(mark + key + chain)
+    assert checked_credentials(str(tmp_path / "other.pem")).key == credentials(str(own)).key
 
 
 def test_a_certificate_of_the_users_signs_for_its_name(batch, tmp_path: Path) -> None:

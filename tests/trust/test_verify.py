@@ -5,10 +5,14 @@ from pathlib import Path
 
 import av
 import pytest
+from c2pa import Builder, Context
 
 from colab_helpers.__main__ import main
+from colab_helpers.errors import MediaError
 from colab_helpers.machine import home
-from colab_helpers.trust.signing import LOCAL_NAME, local_anchor
+from colab_helpers.trust import marking, verify
+from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, credentials, local_anchor
+from tests.helpers.marks import made
 
 
 @pytest.fixture
@@ -64,6 +68,35 @@ def test_a_changed_byte_and_a_lost_manifest_are_told_apart(
     assert told.count("the mark does not hold") == 2
     shutil.copyfile(results / "again.mp4", results / "a.mkv.c2pa")  # no manifest at all
     assert verified(capsys, results / "a.mkv")[0] == 2
+
+
+def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, output = made(tmp_path / "target.jpg"), tmp_path / "a.jpg"
+    created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY}
+    with (
+        Builder(marking._definition("a", [created]), context=Context.from_dict({})) as builder,
+        credentials(LOCAL).signer() as signer,
+    ):
+        builder.set_no_embed()
+        builder.set_remote_url("http://manifests.invalid/a")
+        with target.open("rb") as source, output.open("w+b") as written:
+            builder.sign(signer, "image/jpeg", source, written)
+    code, told = verified(capsys, output)
+    assert (code, "http://manifests.invalid/a" in told) == (1, True)
+
+
+def test_odd_and_unreadable_manifests_are_told(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = {"name": "Editor", "version": "2", "icon": {"format": "image/png"}}
+    assert verify._done({"action": "c2pa.edited", "softwareAgent": agent}) == "edited (Editor 2)"
+
+    def denied(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(MediaError, match="Permission denied"):
+        verify.verify(results / "a.mkv", anchors=b"")
 
 
 def test_who_vouches_for_the_signer_can_be_named(

@@ -173,6 +173,17 @@ def test_results_are_handed_over(tmp_path, names, asked, taken):
             assert {name: archive.read(name).decode() for name in names} == {name: name for name in names}
 
 
+def test_a_manifest_beside_a_result_is_handed_over_with_it(tmp_path):
+    host, names = Browser(), ["a.mkv", "a.mkv.c2pa"]
+    run = Run(BatchRequest(download=True, output_dir=tmp_path), host)
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    run.report = a_report(a_file(tmp_path / "in" / "a.mkv", tmp_path / "a.mkv", manifest="0"))
+    show_results(run)
+    with zipfile.ZipFile(host.taken[0]) as archive:
+        assert archive.namelist() == names
+
+
 def test_a_zip_that_cannot_be_written_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(OutputError):
