@@ -92,9 +92,9 @@ class Selection:
 
     def __init__(self, settings: Settings, cast: Cast) -> None:
         self._settings, self.cast = settings, cast
+        self._done = {one.digest: _done(one, settings) for one in cast.treatments}
         chooses = not settings.many_faces or settings.face_min_size > 0 or settings.asks_attributes
         self.needs_all = bool(cast.people) or cast.sought is not None or chooses
-        self._done = {one.digest: _done(one, settings) for one in cast.treatments}
         self._rank: Mapping[int | None, float] = {}
         self._people: dict[int | None, KnownPerson] = {}
         self._spared: set[int | None] = set()
