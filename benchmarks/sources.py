@@ -17,29 +17,13 @@ import numpy as np
 
 from colab_helpers.faces.cast import Cast, KnownPerson, Treatment
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import FaceIndex
-from colab_helpers.pipeline import FinishedSegment, process_video
+from colab_helpers.pipeline import process_video
+from colab_helpers.pipeline.outcome import NothingKept
 from colab_helpers.settings import load_settings
 from tests.people.actors import portrait
 from tests.people.clip import write_target
 from tests.people.scene import Scene
 from tests.people.standins import write_standins
-
-
-class _Found:
-    """Keeps the faces that were found, and no segment."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def face_index(self) -> FaceIndex:
-        return FaceIndex(self.folder / "faces")
-
-    def finished(self) -> list[FinishedSegment]:
-        return []
-
-    def keep(self, done: FinishedSegment) -> None:
-        pass
 
 
 def casts(engine: Engine) -> Mapping[str, Cast]:
@@ -73,7 +57,7 @@ def main() -> None:
             for way, cast in casts(engine).items():
                 began = time.process_time()
                 result = process_video(
-                    engine, cast, folder / "in.mp4", folder / "out.mp4", store=_Found(folder / "work")
+                    engine, cast, folder / "in.mp4", folder / "out.mp4", store=NothingKept(folder / "work")
                 )
                 if number:  # the first finds the faces
                     taken.setdefault(way, []).append(time.process_time() - began)

@@ -27,7 +27,7 @@ from colab_helpers.batch.report import FileReport, write_text
 from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place
 from colab_helpers.batch.run_file import error_text, goes_as_picture
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
-from colab_helpers.errors import MediaError, OutputError, UsageError, WorkerError
+from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Appearance
@@ -210,7 +210,7 @@ class PeopleFinder:
         run = self.earlier.run
         deaths = self.earlier.history.interruptions(key, run)
         if deaths >= MOST_DEATHS:
-            raise WorkerError(tr("the worker process died {deaths} times on this file", deaths=deaths))
+            raise self.around.given_up(task, deaths)
         with suppress(OutputError):
             self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
         reason = tr("a worker process died on this file")

@@ -72,6 +72,18 @@ class Surroundings:
         """Waits for the output folder."""
         return Patience(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
 
+    def given_up(self, task: Task, deaths: int) -> WorkerError:
+        """Return what is said of a file on which too many workers died."""
+        return WorkerError(
+            tr(
+                "the worker process died {deaths} times on this file, last: {cause}",
+                deaths=deaths,
+                cause=self.cause or tr("unknown"),
+            ),
+            where=str(task.target),
+            remedy=tr("free memory, choose the preset stable, or leave this file out"),
+        )
+
     def tell(self, progress: Progress) -> None:
         """Say where a file stands; KeyboardInterrupt where somebody asks to stop."""
         self.status.progress(progress)
@@ -225,15 +237,7 @@ class Batch:
         run = self.earlier.run
         deaths = self.earlier.history.interruptions(key, run)
         if deaths >= MOST_DEATHS:
-            raise WorkerError(
-                tr(
-                    "the worker process died {deaths} times on this file, last: {cause}",
-                    deaths=deaths,
-                    cause=self.around.cause or tr("unknown"),
-                ),
-                where=str(task.target),
-                remedy=tr("free memory, choose the preset stable, or leave this file out"),
-            )
+            raise self.around.given_up(task, deaths)
         try:
             self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
         except OutputError as error:

@@ -116,19 +116,21 @@ class SegmentStore(Protocol):
 
 
 @dataclass(frozen=True)
-class _NothingKept:
-    """Segments that no later run goes on with."""
+class NothingKept:
+    """A store whose faces stay as long as its folder, and whose segments no later run goes on with."""
 
     folder: Path
 
     def face_index(self) -> FaceIndex:
+        """Return what the folder holds."""
         return FaceIndex(self.folder / "faces")
 
     def finished(self) -> list[FinishedSegment]:
+        """Return none."""
         return []
 
     def keep(self, done: FinishedSegment) -> None:
-        pass
+        """Note nothing."""
 
 
 @contextmanager
@@ -144,4 +146,4 @@ def temporary_store(output: Path) -> Iterator[SegmentStore]:
     except OSError as error:
         raise unwritable(output, error) from error
     with place as folder:
-        yield _NothingKept(Path(folder))
+        yield NothingKept(Path(folder))
