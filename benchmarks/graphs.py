@@ -20,6 +20,9 @@ _WIDTHS = (1, 4, 10)
 _POINTS = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.35, 0.76], [0.65, 0.76]])
 
 
+CONTENT_FILE = "nsfw_2.onnx"
+
+
 def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
     """Write models whose detector always answers one face, which nothing covers, and whose others copy.
 
@@ -34,6 +37,8 @@ def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: 
     _save(_swapper(), folder / "inswapper_128.onnx")
     _save(_enhancer(), folder / "GFPGANv1.4.onnx")
     _save(_occluder(), folder / "xseg_1.onnx")
+    _save(content_graph(), folder / CONTENT_FILE)
+    _save(attributes_graph(40.0), folder / "buffalo_l" / "genderage.onnx")
     return folder
 
 
@@ -146,4 +151,43 @@ def _occluder() -> onnx.GraphProto:
         "constant_occluder",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 256, 256, 3])],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 256, 256, 1])],
+    )
+
+
+def content_graph() -> onnx.GraphProto:
+    """Marqo's contract; hits where plain magenta, which no camera sees, fills a fifth of the square.
+
+    Of a share s of such pixels the outputs differ by 4 s - 0.5, so that 0.25 is exceeded from 0.1875 on.
+    """
+    numbers = {"limit": 1.6, "gain": 10.0, "less": 0.5, "none": np.zeros((1, 1))}
+    initializers = [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in numbers.items()]
+    initializers.append(numpy_helper.from_array(np.ones(3, np.int64), "planes"))
+    nodes = [
+        helper.make_node("Split", ["input", "planes"], ["red", "green", "blue"], axis=1),
+        helper.make_node("Min", ["red", "blue"], ["lower"]),
+        helper.make_node("Sub", ["lower", "green"], ["magenta"]),
+        helper.make_node("Sub", ["magenta", "limit"], ["above"]),
+        helper.make_node("Relu", ["above"], ["plain"]),  # 0.4 where a pixel is
+        helper.make_node("ReduceMean", ["plain"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Mul", ["mean", "gain"], ["share"]),
+        helper.make_node("Sub", ["share", "less"], ["margin"]),
+        helper.make_node("Concat", ["margin", "none"], ["output"], axis=1),
+    ]
+    return helper.make_graph(
+        nodes,
+        "content",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 384, 384])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 2])],
+        initializers,
+    )
+
+
+def attributes_graph(years: float) -> onnx.GraphProto:
+    """Genderage's contract; everybody is a woman of an age."""
+    told = np.array([[1.0, 0.0, years / 100]], np.float32)
+    return helper.make_graph(
+        [helper.make_node("Constant", [], ["fc1"], value=numpy_helper.from_array(told, "told"))],
+        "constant_attributes",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["None", 3, 96, 96])],
+        [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [1, 3])],
     )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
-from colab_helpers.batch.job import ImageLike, Job, Source
+from colab_helpers.batch.job import ImageLike, Job, Source, consent_for, named_in
 from colab_helpers.batch.library import photos_of, with_photos
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.plan import Task, plan_batch
@@ -63,16 +63,19 @@ def swap_image(
         files = _files(photos) + ([image] if isinstance(image, Path) else [])
         require_places(files)
         require_consent(consent, files)
-        from colab_helpers.batch.photos import identity_of
-        from colab_helpers.faces.cast import Cast
+        from colab_helpers.batch.photos import cast_of, identity_of
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
+        from colab_helpers.media.picture import BgrPicture
         from colab_helpers.pipeline import process_image
+        from colab_helpers.trust.content import ContentCheck, check_pictures
 
         engine = Engine.open(settings or load_settings(), models_dir=_place(models_dir))
         identity = identity_of(engine, photos)
-        cast = Cast.of(identity.embedding if identity else None)
-        changed, _ = process_image(engine, cast, read_image(image))
+        check = ContentCheck(engine, Source.of(image).name, [identity.age if identity else None])
+        pixels = read_image(image)
+        check_pictures(check, [(0.0, BgrPicture(pixels))])
+        changed, _ = process_image(engine, cast_of(identity), pixels)
         return changed
 
 
@@ -114,7 +117,7 @@ def swap_video(
     sources = [source] if isinstance(source, (str, Path, bytes, np.ndarray)) else list(source)
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))
-        file, *_ = _open(shown, target, output, consent, settings, models_dir, on_progress)
+        file, _ = _open(shown, target, output, consent, settings, models_dir, on_progress)
         file.run()
         return file.report
 
@@ -135,7 +138,7 @@ def swap_file(
     """Like ``swap_video``, but a failure of the work itself is in the report instead of being raised."""
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))
-        file, statement, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
+        file, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
         from colab_helpers.batch.run_batch import report_of, skipped
         from colab_helpers.batch.run_file import error_text
 
@@ -148,10 +151,10 @@ def swap_file(
             report.error, report.status = error_text(error), "failed"
         return report_of(
             [report],
-            consent=statement,
+            consent=file.consent,
             settings=file.engine.settings.model_dump(mode="json"),
             seconds=time.monotonic() - started,
-            networks=file.engine.networks,
+            networks=file.engine.loaded,
             notes=[*file.engine.notes, *notes],
             stopped=stopped,
             memory_warnings=file.guard.warnings,
@@ -242,10 +245,8 @@ def do_batch(
             tasks = plan_batch(
                 request.target_paths, folder, video_range=request.video_range, sources=request.photo_paths
             )
-            consent = require_consent(
-                request.consent, [*request.photo_paths, *(task.target for task in tasks)]
-            )
-            job = Job.of(request.replaced(consent=consent), photos, tasks, folder, left_out)
+            given = consent_for(request, [*request.photo_paths, *(task.target for task in tasks)])
+            job = Job.of(request.replaced(consent=given.text), photos, tasks, folder, left_out)
             if request.in_process:
                 from colab_helpers.batch.worker import run_job
 
@@ -290,45 +291,46 @@ def _open(
     settings: Settings | None,
     models_dir: str | Path | None,
     on_progress: ProgressCallback | None,
-) -> tuple[FileRun, str, Sequence[str]]:
-    """Check everything before any work, and load the networks and the sources.
-
-    Also returns the checked statement, and notes on the sources.
-    """
+) -> tuple[FileRun, Sequence[str]]:
+    """Check everything before any work, load the networks and the sources; also returns notes on these."""
     refuse_address(target)
     refuse_address(output)
     require_places([] if shown.library is None else [shown.library])
     photos, people, spared = shown.photos()
     path, result = absolute(target), absolute(output)
     inputs = [*_files([*photos, *people, *spared]), path]
-    statement = require_consent(consent, inputs)
+    given = require_consent(consent, inputs, named_in(shown.library, _files(photos)))
     require_places([*inputs, result])
     result = result / path.name if result.is_dir() else result
     existing_file(path)
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
-    from colab_helpers.batch.photos import identity_of, sought_of
+    from colab_helpers.batch.casting import digest_of
+    from colab_helpers.batch.photos import cast_of, identity_of, sought_of
     from colab_helpers.batch.run_file import FileRun, new_report
-    from colab_helpers.faces.cast import Cast
     from colab_helpers.faces.engine import Engine
+    from colab_helpers.trust.content import require_networks
     from colab_helpers.trust.marking import checked_credentials
 
     checked_credentials(settings.signing_certificate)
     engine = Engine.open(settings, models_dir=_place(models_dir))
+    require_networks(engine)
     identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
     sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])
     report = new_report(task, identity)
     report.fallbacks += told
+    key = " ".join(sorted(digest_of(photos[number]) for number in identity.used)) if identity else ""
     run = FileRun(
         engine=engine,
-        cast=Cast.of(identity.embedding if identity else None, sought),
+        cast=cast_of(identity, sought, key=key),
         task=task,
+        consent=given,
         report=report,
         writable=writable,
         on_progress=on_progress,
     )
-    return run, statement, identity.notes if identity else ()
+    return run, identity.notes if identity else ()
 
 
 @contextmanager

@@ -58,6 +58,10 @@ class ConsentError(ColabHelpersError, ValueError):
     """No usable statement of consent; nothing is processed without one."""
 
 
+class ContentError(ColabHelpersError, ValueError):
+    """A target that shows what is never worked on: sexual content, or a seeming minor in doubtful content."""
+
+
 class MediaError(ColabHelpersError, ValueError):
     """A video or image that cannot be read, or holds nothing to work on."""
 

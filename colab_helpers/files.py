@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -130,6 +131,15 @@ def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
             if on_chunk is not None:
                 on_chunk()
     return digest.hexdigest()
+
+
+def crc32_of(path: Path) -> str:
+    """CRC-32 of a file's bytes, 8 lower-case hex digits; OSError where it cannot be read."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            value = zlib.crc32(chunk, value)
+    return f"{value:08x}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

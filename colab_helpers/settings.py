@@ -195,6 +195,11 @@ class Settings(BaseModel):
     keep_fps: bool = Field(True, description="Keep the timestamps of the target; otherwise 30 fps constant.")
     skip_audio: bool = Field(False, description="Leave the sound out of the result.")
 
+    content_check: Literal["single", "vote"] = Field(
+        "single",
+        description="What looks for content that is never worked on: single, one small network; vote, three, "
+        "of which two have to agree. It cannot be switched off.",
+    )
     signing_certificate: str = Field(
         "local",
         description="What signs results: local, a certificate made on this machine, which cannot show who "

@@ -139,7 +139,8 @@ class Treatments:
             identity, photos = self._named(name, source)
             told = ", ".join(source)
         used = sorted(digest_of(photos[number]) for number in identity.used)
-        return Treatment(source=identity.embedding, source_name=told, settings=settings, key=" ".join(used))
+        key, age = " ".join(used), identity.age
+        return Treatment(source=identity.embedding, source_name=told, settings=settings, key=key, age=age)
 
     def _check(self, name: str, settings: Mapping[str, Any]) -> None:
         """Raise UsageError where settings of somebody's own need a network that the run has not."""
@@ -252,8 +253,8 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
 
 
 def digest_of(source: Source) -> str:
-    """Return what tells a photo from others: its SHA-256, or itself."""
-    return sha256_of(source.path) if source.path else source.image
+    """Return what tells a photo from others: the SHA-256 of its file, or of its ``data:`` URL."""
+    return sha256_of(source.path) if source.path else hashlib.sha256(source.image.encode()).hexdigest()
 
 
 def _claimed(

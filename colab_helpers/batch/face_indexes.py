@@ -19,12 +19,15 @@ from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import from_json, to_json
 from colab_helpers.settings import Settings
+from colab_helpers.trust.content import CONTENT_NAME
 
 ABOUT_NAME = "about.json"
 KEPT_SECONDS = 30 * 24 * 3600.0
 """How long an index stays that no run has used."""
 _FOLDER_NAME = re.compile(r"[0-9a-f]{24}")
-_OWN_FILE = re.compile(r"(\d{8,}\.npz|about\.json|\.(\d{8,}\.npz|about\.json)\..*\.part)")
+_OWN_FILE = re.compile(
+    r"((\d{8,}\.npz|about\.json|content\.json)|\.(\d{8,}\.npz|(about|content)\.json)\..*\.part)"
+)
 
 
 class About(BaseModel):
@@ -85,6 +88,11 @@ class FaceIndexPlace:
     about: About
     place: Path
     mirror: Path | None
+
+    @property
+    def content(self) -> Path:
+        """Where it is kept what was seen in the target beside faces."""
+        return (self.mirror or self.place) / CONTENT_NAME
 
     def open(self, patience: Patience, beat: Callable[[], None]) -> FaceIndex:
         """Open it, with what a mirror holds."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from colab_helpers.batch.casting import Casting, Treatments, casting, check_groups, completed, first_map
 from colab_helpers.batch.drive import copy_in
-from colab_helpers.batch.earlier import EarlierWork
+from colab_helpers.batch.earlier import EarlierWork, model_digest
 from colab_helpers.batch.growth import Growth, weakened
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.keys import choice_key
@@ -36,6 +36,8 @@ from colab_helpers.language import mark, tr
 from colab_helpers.media.images import write_image
 from colab_helpers.media.inputs import existing_file
 from colab_helpers.pipeline.finding import FoundFaces, find_faces, find_in_picture
+from colab_helpers.pipeline.image import pictures_of
+from colab_helpers.trust.content import ContentCheck, check_pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,17 +179,20 @@ class PeopleFinder:
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
-        engine = self._engine(task, key)
+        engine, place = self._engine(task, key), index_place(self.around, self.earlier, task)
+        check = ContentCheck(engine, task.target, digest=model_digest, place=place.content, key=place.key)
+        check.begin()
         if goes_as_picture(task):
+            check_pictures(check, pictures_of(task.target))
             found = find_in_picture(engine, self.usual, task.target)
         else:
-            place = index_place(self.around, self.earlier, task)
             with self._near(task, place.place) as target:
                 found = find_faces(
                     engine,
                     self.usual,
                     target,
                     place.open(self.around.patience, self.around.beat),
+                    watcher=check,
                     on_progress=self.around.tell,
                     file_index=index,
                     file_count=len(self.around.job.tasks),

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -20,6 +20,8 @@ from colab_helpers.files import absolute, load, to_json
 from colab_helpers.language import language, tr
 from colab_helpers.request import BatchRequest, in_library, refuse_address
 from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.trust.consent import DEMO_CONSENT, require_consent
+from colab_helpers.trust.records import Consent
 
 if TYPE_CHECKING:
     from colab_helpers.media.formats import ByteImage
@@ -161,3 +163,26 @@ class Job(BaseModel):
             foreign=tr("this is no job that this version can read"),
             foreign_remedy=again,
         )
+
+
+def named_in(library: Path | None, photos: Iterable[str | Path]) -> list[str]:
+    """Return the names of those of a library whom some photos, or folders of them, show; each once."""
+    paths = [Path(photo) for photo in photos if library and not str(photo).startswith("data:")]
+    own = [path.relative_to(library).parts for path in paths if library and path.is_relative_to(library)]
+    return list(dict.fromkeys(parts[0] for parts in own if parts))
+
+
+def consent_for(request: BatchRequest, files: Iterable[Path]) -> Consent:
+    """Check the consent of a batch before any work; empty where a map makes people unrecognisable at most.
+
+    Raises:
+        ConsentError: See `require_consent`.
+    """
+    if request.consent.strip() in ("", DEMO_CONSENT) and request.output_dir and request.mapped:
+        from colab_helpers.batch.people_map import PHOTOS, RESERVED, PeopleMap  # slow, and seldom needed here
+
+        given = PeopleMap.load(request.output_dir)
+        done = [given.default, *(person.source for person in given.people.values())] if given else [(PHOTOS,)]
+        if {word for source in done for word in source} <= {*RESERVED} - {PHOTOS}:
+            return Consent()
+    return require_consent(request.consent, files, named_in(request.library, request.sources))

@@ -30,11 +30,12 @@ NEUTRAL_SETTINGS = frozenset(
         "stall_timeout",
         "output_wait",
         "overwrite",
+        "content_check",
         "signing_certificate",
         "language",
     }
 )
-"""Settings that never change a pixel: how hard to work, what is said about it, and who signs it.
+"""Settings that never change a pixel: how hard to work, what is said and asked about it, who signs it.
 
 So a run may go on with less memory, or in another language.
 """

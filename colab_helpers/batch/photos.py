@@ -8,6 +8,7 @@ from functools import partial
 from colab_helpers.batch.job import Source
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.analyser import unit
+from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Sought
 from colab_helpers.faces.photos import Identity
@@ -28,6 +29,13 @@ def identity_of(engine: Engine, sources: Sequence[Source]) -> Identity | None:
             tr("no source photo was given"), remedy=tr("name at least one photo of the person to put in")
         )
     return engine.identity([(source.name, partial(read_image, source.image)) for source in sources])
+
+
+def cast_of(identity: Identity | None, sought: Sought | None = None, *, key: str = "") -> Cast:
+    """Return what is done where no map says it: somebody is put in, or faces are enhanced as they are."""
+    if identity is None:
+        return Cast.of(None, sought, key=key)
+    return Cast.of(identity.embedding, sought, key=key, age=identity.age)
 
 
 def sought_of(

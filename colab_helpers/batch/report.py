@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.errors import OutputError, UsageError
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image, is_video
+from colab_helpers.trust.records import Consent, ContentDecision
 
 REPORT_NAME, HTML_REPORT_NAME, STATUS_NAME = "report.json", "report.html", "status.json"
 JOURNAL_NAME = "journal.jsonl"
@@ -31,6 +32,11 @@ STATE_WORDS: dict[State, str] = {
     "cancelled": mark("cancelled"),
 }
 """What each state is called; ``tr`` of it is shown."""
+
+
+def _consent(value: object) -> object:
+    """A sentence was all there was in earlier versions."""
+    return {"statement": value} if isinstance(value, str) else value
 
 
 class _Model(BaseModel):
@@ -119,6 +125,7 @@ class FileReport(_Model):
     """One target. Sizes and memory in bytes, times in seconds."""
 
     source: list[str] = Field([], description="Photos of the person who is put in.")
+    source_sha256: list[str] = Field([], description="Of the photos of everybody who is put in.")
     target: str
     output: str | None = None
     frames_folder: str | None = Field(None, description="Where its frames were kept, if they were.")
@@ -150,6 +157,7 @@ class FileReport(_Model):
         None,
         description="SHA-256 of the manifest in a file of its name and .c2pa beside it, if there is one.",
     )
+    content: ContentDecision | None = Field(None, description="What was seen in the target beside faces.")
     error: str | None = None
 
     @property
@@ -186,7 +194,7 @@ class BatchReport(_Model):
     schema_version: Literal[1] = Field(1, alias="schema")
     run: str = Field("", description="Names the run; a continued run keeps it.")
     stopped: bool = Field(False, description="Whether somebody stopped it before its end.")
-    consent: str
+    consent: Annotated[Consent, BeforeValidator(_consent)]
     settings: dict[str, Any]
     machine: dict[str, Any]
     models: list[ModelReport] = []

@@ -24,7 +24,7 @@ from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
 from colab_helpers.batch.thumbnails import data_url
-from colab_helpers.errors import ColabHelpersError, MediaError, OutputError, WorkerError
+from colab_helpers.errors import ColabHelpersError, ContentError, MediaError, OutputError, WorkerError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
@@ -35,7 +35,8 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.trust.consent import not_named
+from colab_helpers.trust.consent import consent_of
+from colab_helpers.trust.records import Consent
 
 MOST_DEATHS = 3
 """Workers that may die on a file before it is given up: the first, and two with less memory."""
@@ -147,10 +148,10 @@ class Batch:
         notes += [*status.remarks, *([self.status.problem] if self.status.problem else [])]
         return report_of(
             files,
-            consent=self.around.job.request.consent,
+            consent=consent_of(self.around.job.request.consent),
             settings=self.engine.settings.model_dump(mode="json"),
             seconds=seconds,
-            networks=self.engine.networks,
+            networks=self.engine.loaded,
             notes=notes,
             run=self.earlier.run,
             stopped=stopped,
@@ -206,6 +207,7 @@ class Batch:
         run = FileRun(
             engine=engine,
             cast=self.cast(task),
+            consent=consent_of(self.around.job.request.consent),
             task=task,
             report=report,
             writable=self.writable,
@@ -219,7 +221,9 @@ class Batch:
         )
         try:
             digest = run.run()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ContentError):
+                work.discard()
             work.break_off()
             raise
         finally:
@@ -293,7 +297,7 @@ def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:
 def report_of(
     files: Sequence[FileReport],
     *,
-    consent: str,
+    consent: Consent,
     settings: Mapping[str, Any],
     seconds: float,
     networks: Iterable[Network] = (),
@@ -304,7 +308,7 @@ def report_of(
     restarts: int = 0,
 ) -> BatchReport:
     """Put together the report of a run on this machine."""
-    foreign = not_named(consent, swapped_people(files))
+    foreign = consent.unnamed(swapped_people(files))
     if foreign:
         told = mark("the statement of consent does not name everybody who was changed or put in: {names}")
         notes = [*notes, tr(told, names=", ".join(foreign))]

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from colab_helpers.batch.drive import copy_in, copy_out, require_room
-from colab_helpers.batch.earlier import UnfinishedFile, state_of
+from colab_helpers.batch.earlier import UnfinishedFile, model_digest, state_of
+from colab_helpers.batch.file_report import enter
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport, MarkReport, PersonReport, Quality
+from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.faces.cast import Cast
+from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.photos import Identity
-from colab_helpers.faces.quality import root_mean
 from colab_helpers.files import Seal, shortened, write_atomically, write_whole
 from colab_helpers.language import tr
 from colab_helpers.media.animation import picture_suffix
@@ -30,13 +29,16 @@ from colab_helpers.media.images import Still, write_still
 from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
-from colab_helpers.pipeline import FileResult, frames_folder, move_frames, process_picture, process_video
-from colab_helpers.pipeline.image import FrameCallback
+from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
+from colab_helpers.pipeline.image import FrameCallback, pictures_of
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.resources.sampler import gpu_memory_percent, process_memory, ram_percent
+from colab_helpers.trust.consent import require_consent
+from colab_helpers.trust.content import ContentCheck, check_pictures
 from colab_helpers.trust.marking import Marks, sidecar
+from colab_helpers.trust.records import Consent
 
 T = TypeVar("T")
 # Room needed before the start, in sizes of the target: its segments, the joined result, the signed one, and
@@ -54,6 +56,7 @@ class FileRun:
         report: What is filled in.
         writable: Where results may go.
         cast: What is done to whom.
+        consent: What was stated; empty where nobody is put in.
         index: Number of the file in the run; ``count`` in all.
         unfinished: Where segments are kept; None keeps none.
         on_picture: Called with a frame just written, now and then; it must not keep it.
@@ -62,6 +65,7 @@ class FileRun:
 
     engine: Engine
     cast: Cast
+    consent: Consent
     task: Task
     report: FileReport
     writable: Writable
@@ -72,6 +76,22 @@ class FileRun:
     on_progress: ProgressCallback | None = None
     on_picture: Callable[[VideoPicture], None] | None = None
     beat: Callable[[], None] = lambda: None
+    check: ContentCheck = field(init=False)
+
+    def __post_init__(self) -> None:
+        swapped, place = self._put_in(), self.unfinished and self.unfinished.index
+        self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
+        self.check = ContentCheck(
+            self.engine,
+            self.task.target,
+            [one.age for one in swapped],
+            digest=model_digest,
+            place=place.content if place else None,
+            key=place.key if place else "",
+        )
+
+    def _put_in(self) -> list[Treatment]:
+        return [one for one in self.cast.treatments if one.action == "swap"]
 
     def run(self) -> str | None:
         """Do it and fill the report; return the result's SHA-256 where it is known. Errors are raised."""
@@ -81,6 +101,7 @@ class FileRun:
             digest = self._done()
             report.status = "done"
         finally:
+            report.content = self.check.decision
             report.seconds = time.monotonic() - started
             report.fallbacks += self.engine.take_memory_notes()
             # Cycles through frames and generators would otherwise keep whole pictures until the next file,
@@ -96,6 +117,9 @@ class FileRun:
     def _done(self) -> str | None:
         task, report, away = self.task, self.report, self.unfinished and self.unfinished.mirror
         report.bytes_in = existing_file(task.target).stat().st_size
+        if self._put_in() and not self.consent.statement:  # the map was another one at the door
+            require_consent("", ())
+        self.check.begin()
         work = self.unfinished.place if self.unfinished and away else None
         require_room(task.output.parent, report.bytes_in, _ROOM_OF_COPIES if work else _ROOM)
         if work:
@@ -139,7 +163,7 @@ class FileRun:
         return self.unfinished.patience.attempt(action) if self.unfinished else action()
 
     def _video(self, target: Path, output: Path) -> Path:
-        marks = Marks.of(self.engine, self.task.target, target, beat=self.beat)
+        marks = self._marks(target)
         with _removed_on_error(output):
             result = process_video(
                 self.engine,
@@ -151,9 +175,10 @@ class FileRun:
                 file_count=self.count,
                 store=self.unfinished,
                 on_picture=self.on_picture,
+                watcher=self.check,
                 marks=marks,
             )
-        _enter(result, self.report, marks)
+        enter(result, self.report, marks)
         return output
 
     def _video_away(self, work: Path, output: Path) -> tuple[Path, str]:
@@ -176,7 +201,8 @@ class FileRun:
 
     def _picture(self, output: Path) -> Path:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
-        marks = Marks.of(self.engine, self.task.target, self.task.target, beat=self.beat)
+        marks = self._marks(self.task.target)
+        check_pictures(self.check, pictures_of(self.task.target))
 
         def put(path: Path, content: BinaryIO, seal: Seal) -> None:
             self._attempt(lambda: write_whole(path, content, seal))
@@ -190,7 +216,7 @@ class FileRun:
             put=put,
             marks=marks,
         )
-        _enter(result, report, marks)
+        enter(result, report, marks)
         if not result.video_seconds and not result.people:
             report.quality = None  # what is measured there is measured over time
         elif not settings.keep_fps:
@@ -198,6 +224,11 @@ class FileRun:
         if settings.keep_frames and still:
             report.fallbacks.append(tr("keep_frames keeps none of a picture's frames, but a GIF's"))
         return output
+
+    def _marks(self, target: Path) -> Marks:
+        """What marks the result of the target, which is read at another place."""
+        stated = {"consent": self.consent, "sources": self.report.source_sha256, "content": self.check}
+        return Marks.of(self.engine, self.task.target, target, beat=self.beat, **stated)
 
     def _on_frame(self, output: Path) -> FrameCallback:
         """Return what tells, and keeps, each finished frame of an animation."""
@@ -250,54 +281,6 @@ def error_text(error: Exception) -> str:
     if isinstance(error, ColabHelpersError):
         return str(error)
     return tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
-
-
-def _enter(result: FileResult, report: FileReport, marks: Marks) -> None:
-    """Copy what the pipeline measured into the report, and how it marked the result."""
-    if marks.marked:
-        by = marks.signed_by
-        report.manifest = marks.manifest
-        report.mark = MarkReport(beside=marks.manifest is not None, signed_by=by.name, made_here=by.local)
-    measured = result.measured
-    for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
-        setattr(report, name, getattr(result, name))
-    report.faces_swapped, report.frames_without_face = result.faces_swapped, result.frames_without_face
-    report.fps = result.frames_out / result.seconds if result.seconds else 0.0
-    report.quality = Quality(
-        similarity_mean=measured.similarity_mean,
-        similarity_p5=measured.similarity_p5,
-        similarity_samples=len(measured.similarities),
-        flicker=measured.flicker_rms,
-        missed_spans=measured.spans,
-        filled=measured.filled,
-        people=[_person_report(person) for person in result.people],
-    )
-    report.fallbacks += result.notes
-
-
-def _person_report(person: Person) -> PersonReport:
-    counts, portrait = person.counts, person.counts.portrait
-    sums = {"likeness_swap": counts.swap, "likeness_mask": counts.mask, "likeness_final": counts.final}
-    return PersonReport(
-        people=person.people,
-        name=person.name,
-        action=person.action,
-        source=person.source,
-        seen=counts.seen,
-        changed=counts.changed,
-        filled=counts.filled,
-        hidden=counts.hidden,
-        unselected=counts.seen - counts.changed - counts.hidden,
-        lost=person.lost,
-        samples=counts.samples,
-        **{name: value / counts.samples for name, value in sums.items() if counts.samples},
-        flicker=root_mean(counts.flicker, counts.pairs),
-        flicker_target=root_mean(counts.own, counts.pairs),
-        present_spans=person.present,
-        missed_spans=person.missed,
-        portrait_seconds=portrait.seconds if portrait else None,
-        portrait_box=portrait.box if portrait else None,
-    )
 
 
 def goes_as_picture(task: Task) -> bool:

@@ -26,12 +26,12 @@ from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.growth import RecycleError
-from colab_helpers.batch.job import Job, Source
+from colab_helpers.batch.job import Job, Source, consent_for
 from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
 from colab_helpers.batch.page import make_page
-from colab_helpers.batch.photos import identity_of, sought_of
+from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
@@ -48,7 +48,6 @@ from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, write_refusal
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
@@ -57,7 +56,8 @@ from colab_helpers.request import BatchRequest
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
-from colab_helpers.trust.consent import require_consent
+from colab_helpers.trust.consent import consent_of
+from colab_helpers.trust.content import require_networks
 from colab_helpers.trust.marking import checked_credentials
 
 
@@ -106,7 +106,7 @@ def run_job(
         ColabHelpersError: Nothing could be started: consent, models, sources or folders.
     """
     with spoken(job.request.language):
-        require_consent(job.request.consent, job.inputs)
+        consent_for(job.request, job.inputs)
         places = WorkPlaces.of(job.folder, job.request.work_dir)
         own = Writable(identities(job.inputs), overwrite=job.request.settings.overwrite, made=own_file)
         with folder_lock(job.folder):
@@ -196,6 +196,7 @@ class _Run(Surroundings):
         with self.stop.at_once():
             checked_credentials(job.request.settings.signing_certificate)
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
+            require_networks(engine)
             self.status.tick()
             source = identity_of(engine, job.sources) if job.sources or not job.request.mapped else None
             sought, told = sought_of(engine, job.request.target_person, job.request.never)
@@ -210,10 +211,10 @@ class _Run(Surroundings):
             models={net.name: model_digest(net.path, digests) for net in engine.networks},
             digests=digests,
         )
-        inputs = self.own.inputs | identities(network.path for network in engine.networks)
+        inputs = self.own.inputs | identities(network.path for network in engine.loaded)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
         self._announce([*(source.notes if source else ()), *told])
-        usual = Cast.of(source.embedding if source else None, sought, key=" ".join(sorted(earlier.sources)))
+        usual = cast_of(source, sought, key=" ".join(sorted(earlier.sources)))
         cast = PeopleFinder(self, engine, earlier, journal, usual, source).casts()
         return Batch(self, engine, source, cast, writable, journal, earlier, order, estimate)
 
@@ -236,7 +237,7 @@ class _Run(Surroundings):
                 self.status.file(index, file)
         return report_of(
             files,
-            consent=self.job.request.consent,
+            consent=consent_of(self.job.request.consent),
             settings=self.job.request.settings.model_dump(mode="json"),
             seconds=max(0.0, time.time() - now.started),
             notes=now.remarks,

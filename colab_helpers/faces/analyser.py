@@ -144,7 +144,7 @@ class FaceAnalyser:
         network, embedded = self._attributes, self.embed(picture, faces)
         if network is None:
             return embedded
-        return [replace(face, attributes=_sex_and_age(network, picture, face)) for face in embedded]
+        return [replace(face, attributes=sex_and_age(network, picture, face)) for face in embedded]
 
     def embed(self, picture: Picture, faces: Sequence[Face]) -> list[Face]:
         """Return the faces with embeddings, computed in stacks of bounded size."""
@@ -163,8 +163,12 @@ class FaceAnalyser:
         return np.asarray(self._recogniser.run_stack(blob), np.float32)
 
 
-def _sex_and_age(network: Network, picture: Picture, face: Face) -> FloatArray:
-    """Ask insightface's ``genderage``: RGB from 0 to 255, upright, the face's box in the middle."""
+def sex_and_age(network: Network, picture: Picture, face: Face) -> FloatArray:
+    """Ask insightface's ``genderage``: RGB from 0 to 255, upright, the face's box in the middle.
+
+    Returns:
+        ``(2,)``: 1 for a male face, else 0, and years from 0 to 100.
+    """
     scale = _ATTRIBUTES_SIZE / (_AROUND * float(max(face.box[2:] - face.box[:2])))
     x, y = (_ATTRIBUTES_SIZE / 2 - scale * middle for middle in face.centre)
     crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), _ATTRIBUTES_SIZE)

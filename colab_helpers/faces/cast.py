@@ -37,7 +37,8 @@ class Treatment:
         source_name: What a report calls who is put in; "" is the person on the run's own photos.
         settings: Settings of their own where somebody is put in, by name; see `PERSONAL`.
         key: What tells the source from others, on every machine: embeddings differ by a rounding from one to
-            another. Empty where nothing is kept from one run to the next.
+            another: their photos' SHA-256. Empty where nothing is kept from one run to the next.
+        age: How old who is put in seems, in years; None where nobody was asked.
     """
 
     action: Action = "swap"
@@ -45,6 +46,7 @@ class Treatment:
     source_name: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
+    age: float | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -110,9 +112,16 @@ class Cast:
     mapped: bool = False
 
     @classmethod
-    def of(cls, source: FloatArray | None, sought: Sought | None = None, *, key: str = "") -> Cast:
+    def of(
+        cls,
+        source: FloatArray | None,
+        sought: Sought | None = None,
+        *,
+        key: str = "",
+        age: float | None = None,
+    ) -> Cast:
         """One source for whoever is changed; see `Treatment`."""
-        return cls(Treatment(source=source, key=key), sought)
+        return cls(Treatment(source=source, key=key, age=age), sought)
 
     @property
     def treatments(self) -> list[Treatment]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError, SettingsError
-from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.anonymize import Anonymizer
 from colab_helpers.faces.cast import PERSONAL, Treatment
 from colab_helpers.faces.changer import FaceChanger
@@ -19,8 +19,8 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
-from colab_helpers.media.picture import BgrPicture
-from colab_helpers.models.catalog import mask_models
+from colab_helpers.media.picture import BgrPicture, Picture
+from colab_helpers.models.catalog import ANALYSIS_MODELS, content_models, mask_models
 from colab_helpers.models.contracts import converter_of
 from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
@@ -47,6 +47,7 @@ class Engine:
         provider: Where the networks run.
         notes: Fall-backs and lowered values, each said once.
         pool: Where the networks are kept on a GPU; None on the CPU, where they simply stay loaded.
+        content: What checks the content of targets, by name; ``missing`` is the first file that it lacks.
     """
 
     settings: Settings
@@ -58,6 +59,8 @@ class Engine:
     pool: SessionPool | None = None
     occluder: Occluder | None = None
     parser: FaceParser | None = None
+    content: Mapping[str, Network] = field(default_factory=dict)
+    missing: Path | None = None
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
@@ -87,6 +90,9 @@ class Engine:
         swapper, enhancer = _changers(resolved, networks, runtime, root)
         if runtime.graphs:
             analyser.load()  # next come decoders and encoders, beside which nothing may be captured
+        # They change no pixel and are asked about once a second: nothing is captured.
+        seldom = runtime.pooled(runtime.pool, graphs=False)
+        files = {name: root / f"{name}.onnx" for name in content_models(resolved)}
         chosen = [note for choice in choices.values() for note in choice.notes]
         chosen += [*origin_notes(resolved, root), *_without_effect(resolved, swapper, enhancer)]
         return cls(
@@ -99,14 +105,21 @@ class Engine:
             pool=runtime.pool,
             occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
             parser=FaceParser(masking["parser"]) if "parser" in masking else None,
+            content={name: seldom.open(path) for name, path in files.items() if path.is_file()},
+            missing=next((path for path in files.values() if not path.is_file()), None),
         )
 
     @property
     def networks(self) -> list[Network]:
-        """Every network of the run."""
+        """Every network that has a part in what results look like."""
         changers = [part.networks for part in (self.swapper, self.enhancer) if part is not None]
         masking = [part.network for part in (self.occluder, self.parser) if part is not None]
         return [*self.analyser.networks, *(network for part in changers for network in part), *masking]
+
+    @property
+    def loaded(self) -> list[Network]:
+        """All of these, and those that check content; each once."""
+        return list({one.path: one for one in (*self.networks, *self.content.values())}.values())
 
     @property
     def masks(self) -> FaceMasks:
@@ -142,6 +155,7 @@ class Engine:
         """
         found: list[list[FloatArray] | ColabHelpersError] = []
         quality: list[list[float]] = []
+        ages: list[list[float]] = []
         for name, read in photos:
             try:
                 image = read()
@@ -149,10 +163,17 @@ class Engine:
             except (NoFaceError, MediaError) as error:
                 found.append(error)
                 quality.append([])
+                ages.append([])
                 continue
             found.append(list(self.analyser.features(BgrPicture(image), faces)))
             quality.append([quality_of(image, face) for face in faces])
-        return agreed_identity([name for name, _ in photos], found, quality)
+            ages.append(self.ages(BgrPicture(image), faces))
+        return agreed_identity([name for name, _ in photos], found, quality, ages)
+
+    def ages(self, picture: Picture, faces: Sequence[Face]) -> list[float]:
+        """How old faces seem, in years; none where the network that tells it is missing."""
+        network = self.content.get(ANALYSIS_MODELS[2])
+        return [float(sex_and_age(network, picture, face)[1]) for face in faces] if network else []
 
     def embeddings(self, name: str, image: ByteImage) -> list[FloatArray]:
         """Embeddings of a photo's faces, as the recogniser gives them, the largest first, but no crowd.

@@ -11,8 +11,9 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -57,6 +58,23 @@ class FrameFaces:
     grid: ByteImage | None = field(default=None, repr=False)
 
 
+class Watcher(Protocol):
+    """Is shown each frame of a video once, in order, as it is found; may raise to give the video up."""
+
+    @property
+    def frames(self) -> int:
+        """How many it has seen."""
+
+    def see(self, row: FrameFaces, seconds: float) -> None:
+        """Look at a frame whose picture is there and unchanged; ``seconds`` is its timestamp."""
+
+    def keep(self) -> None:
+        """Note what was seen, before the rows are written."""
+
+    def end(self) -> None:
+        """Know that there are no more; nothing is made of the video's end before this returns."""
+
+
 class FaceIndex:
     """The rows of one video, frame after frame from the first: those on disk, and those still to be written.
 
@@ -81,6 +99,19 @@ class FaceIndex:
             self._chunks.append(folder / _name(self._written))
             self._written, self.complete = self._written + chunk[0], chunk[1]
         self._ends_on_disk = self.complete
+        self._watcher: Watcher | None = None
+
+    def watched(self, watcher: Watcher, time_base: Fraction) -> None:
+        """Show new rows to a watcher, whose timestamps are of a time base.
+
+        Where it has not seen all that is known, everything is found once more, and comes out the same.
+        """
+        self._watcher, self._time_base = watcher, time_base
+        if watcher.frames < len(self):
+            self._chunks, self._rows, self._written = [], [], 0
+            self.complete = self._ends_on_disk = False
+        elif self.complete:
+            watcher.end()
 
     def __len__(self) -> int:
         """How many frames are known."""
@@ -101,12 +132,16 @@ class FaceIndex:
 
     def append(self, row: FrameFaces) -> None:
         """Add the row of the next frame, to which nothing is added any more."""
+        if self._watcher is not None:
+            self._watcher.see(row, float(row.pts * self._time_base))
         row.picture = row.grid = None
         with self._lock:
             self._rows.append(row)
 
     def finish(self) -> None:
         """Say that every frame of the video has its row."""
+        if self._watcher is not None:
+            self._watcher.end()
         with self._lock:
             self.complete = True
 
@@ -120,6 +155,8 @@ class FaceIndex:
             rows, path = self._rows[:stop], self._folder / _name(self._written)
             if not rows and (self._ends_on_disk or not self.complete):
                 return
+            if self._watcher is not None:
+                self._watcher.keep()
             data = io.BytesIO()
             np.savez_compressed(data, **_arrays(rows), key=self.key, version=VERSION, complete=self.complete)
             write_whole(path, data)

@@ -152,18 +152,21 @@ class Identity:
         photos: Names of those photos.
         used: Their positions among all that were given.
         notes: Which photos were left out and why, and who counts where several are seen; one sentence each.
+        age: How old they seem, on average in years; None where nobody was asked.
     """
 
     embedding: FloatArray
     photos: tuple[str, ...]
     used: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    age: float | None = None
 
 
 def agreed_identity(
     names: Sequence[str],
     found: Sequence[Sequence[FloatArray] | ColabHelpersError],
     quality: Sequence[Sequence[float]] = (),
+    ages: Sequence[Sequence[float]] = (),
 ) -> Identity:
     """Who photos show, from what was found in each.
 
@@ -171,6 +174,7 @@ def agreed_identity(
         names: Of the photos, for messages.
         found: ``(512,)`` embeddings of each photo's faces, the largest first, or why there are none.
         quality: Of each of these faces, as from `quality_of`; empty where all count alike.
+        ages: How old each of them seems; empty where nobody was asked.
 
     Raises:
         ColabHelpersError: There is no embedding at all: the first photo's error.
@@ -194,6 +198,7 @@ def agreed_identity(
     weights = [quality[n][places[n]] if quality else 1.0 for n in used]
     mean = np.average([one for n, one in known if n in used], axis=0, weights=weights)
     length = np.mean([np.linalg.norm(given[n][places[n]]) for n in used])
+    told = [ages[n][places[n]] for n in used if ages and ages[n]]
     why = {n: error.what for n, error in errors.items()} | dict.fromkeys(
         foreign, tr("it seems to show somebody else than most of the others")
     )
@@ -208,6 +213,7 @@ def agreed_identity(
             ),
             *(_chosen_note(names[n], len(photos[n]), places[n]) for n in used if len(photos[n]) > 1),
         ),
+        age=float(np.mean(told)) if told else None,
     )
 
 

@@ -16,14 +16,13 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
-from colab_helpers.files import from_yaml
+from colab_helpers.files import crc32_of, from_yaml
 from colab_helpers.language import tr
-from colab_helpers.models.contracts import converter_of
+from colab_helpers.models.contracts import content_contracts, converter_of
 from colab_helpers.settings import Settings
 
-Role = Literal[
-    "detector", "recogniser", "attributes", "swapper", "converter", "enhancer", "occluder", "parser"
-]
+Finder = Literal["detector", "recogniser", "attributes"]
+Role = Literal[Finder, "swapper", "converter", "enhancer", "occluder", "parser", "content"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
 """What finds faces and tells them apart, and what tells sex and age where settings ask for that."""
@@ -46,8 +45,24 @@ class Source(_Frozen):
     """Addresses that serve the same bytes, tried in order."""
 
     urls: tuple[str, ...]
-    sha256: tuple[str, ...]
+    sha256: tuple[str, ...] = ()
+    crc32: str = ""  # 8 hexadecimal digits, where their publisher gives no SHA-256
     bytes: int
+
+    @property
+    def digest(self) -> str:
+        """What tells its bytes from other sources'."""
+        return self.sha256[0] if self.sha256 else self.crc32
+
+    def gives(self, path: Path, sha256: str) -> bool:
+        """Whether a file of that SHA-256 has its bytes; a CRC-32 shows damage, not what somebody meant to do.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        if sha256 in self.sha256:
+            return True
+        return bool(self.crc32) and path.stat().st_size == self.bytes and crc32_of(path) == self.crc32
 
 
 class ModelEntry(_Frozen):
@@ -68,6 +83,10 @@ class ModelEntry(_Frozen):
     def accepted(self) -> frozenset[str]:
         """Every hash any source accepts; empty for a user's own file."""
         return frozenset(sha256 for source in self.sources for sha256 in source.sha256)
+
+    def is_published(self, path: Path, sha256: str) -> bool:
+        """Whether a file of that SHA-256 is one that a source gives; OSError where it cannot be read."""
+        return any(source.gives(path, sha256) for source in self.sources)
 
     @property
     def bytes(self) -> int:
@@ -153,12 +172,17 @@ def needed_models(
             if unlisted
             else catalog.get(name, role=role)
         )
-    return entries
+    return list(dict.fromkeys([*entries, *(catalog.models[name] for name in content_models(settings))]))
 
 
 def finding_models(settings: Settings) -> tuple[str, ...]:
     """Return the names of those of `ANALYSIS_MODELS` that a run with these settings opens."""
     return ANALYSIS_MODELS if settings.asks_attributes else ANALYSIS_MODELS[:2]
+
+
+def content_models(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the networks by which content is checked: classifiers, and what tells age."""
+    return (*(one.name for one in content_contracts(settings.content_check)), ANALYSIS_MODELS[2])
 
 
 def mask_models(settings: Settings, root: Path | None = None) -> dict[Role, str]:

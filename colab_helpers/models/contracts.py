@@ -7,7 +7,7 @@ a face lies in a network's crops, what black is there, or what it wants of the s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -141,3 +141,41 @@ def not_understood(session: Any, *, role: str, where: str) -> ModelError:
 def converter_of(name: str) -> str:
     """Name of the network that a swapper of some name needs beside it; empty where it needs none."""
     return next((row.converter for row in CONTRACTS if row.converter and row.kind in name.lower()), "")
+
+
+class ContentContract(NamedTuple):
+    """How a classifier of sexual content is spoken to, and from which score on a picture counts as such.
+
+    It takes RGB planes ``(1, 3, S, S)`` float32, the whole picture fit into a square with black around it,
+    and its score is the sum of its outputs by ``weights``; without any it is a detector, which gives
+    ``(1, 4 + k, cells)``, whose surest class counts. Contracts and thresholds are those of FaceFusion 3.
+    """
+
+    name: str  # of its file
+    maker: str
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights: tuple[float, ...]
+    threshold: float
+
+    def score(self, outputs: Any) -> float:
+        """Return what a network's first output says of a picture."""
+        if not self.weights:
+            return float(outputs[:, 4:].max())
+        return float(np.dot(outputs.reshape(-1), self.weights))
+
+
+_HALF = (0.5, 0.5, 0.5)
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CONTENT_CONTRACTS = (
+    ContentContract("nsfw_2", "Marqo", 384, _HALF, _HALF, (1.0, -1.0), 0.25),
+    ContentContract("nsfw_1", "EraX", 640, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (), 0.2),
+    ContentContract("nsfw_3", "Freepik", 448, *_CLIP, (-1.0, -1.0, 1.0, 1.0), 10.5),
+)
+"""The first asks alone, unless ``content_check`` has all three vote."""
+
+
+def content_contracts(check: Literal["single", "vote"]) -> tuple[ContentContract, ...]:
+    """Return how the classifiers of a ``content_check`` are spoken to."""
+    return CONTENT_CONTRACTS[:1] if check == "single" else CONTENT_CONTRACTS

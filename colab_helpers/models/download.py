@@ -215,11 +215,11 @@ def _begins_at(response: requests.Response, part: Path, start: int, size: int) -
 
 def _verified(part: Path, source: Source, *, resumed: bool) -> str:
     sha256 = sha256_of(part)
-    if sha256 in source.sha256:
+    if source.gives(part, sha256):
         return sha256
     part.unlink()
     text = mark("gives wrong bytes (sha256 {sha256}, expected {expected})")
-    problem = tr(text, sha256=sha256, expected=tr(" or ").join(source.sha256))
+    problem = tr(text, sha256=sha256, expected=tr(" or ").join(source.sha256) or f"crc32 {source.crc32}")
     # The fault may lie in what was there before this try: start over once before blaming the address.
     raise Temporary(problem) if resumed else MirrorError(problem)
 

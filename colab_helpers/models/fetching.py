@@ -162,7 +162,7 @@ def _remove_parts(item: ModelFile) -> None:
     """Remove what was left unfinished, of other sources too."""
     part_path(item.path).unlink(missing_ok=True)
     for source in item.model.sources:
-        part_path(item.path, source.sha256[0]).unlink(missing_ok=True)
+        part_path(item.path, source.digest).unlink(missing_ok=True)
 
 
 # --- what is asked first ------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def examine(entry: ModelEntry, path: Path, *, verify: bool = False, loads: bool 
     record = read_record(path)
     same = record is not None and record.still_describes(path)
     sha256 = record.sha256 if record is not None and same and not verify else sha256_of(path)
-    if sha256 in entry.accepted:
+    if entry.is_published(path, sha256):
         return Finding("present", sha256)
     if record is not None and same and record.sha256 != sha256:
         return Finding(
@@ -130,7 +130,7 @@ class ModelFile:
     @property
     def resumable(self) -> int:
         """Bytes an interrupted fetch left."""
-        parts = (part_path(self.path, source.sha256[0]) for source in self.model.sources)
+        parts = (part_path(self.path, source.digest) for source in self.model.sources)
         return max(map(size_of, parts), default=0)
 
 
@@ -197,7 +197,7 @@ def _published_elsewhere(model: ModelEntry, path: Path) -> Path | None:
     sizes = {source.bytes for source in model.sources}
     for place in elsewhere(path, model.file_names) if model.sources else ():
         found = place.stat()
-        if found.st_size in sizes and _known_hash(place, found.st_mtime_ns) in model.accepted:
+        if found.st_size in sizes and model.is_published(place, _known_hash(place, found.st_mtime_ns)):
             return place
     return None
 

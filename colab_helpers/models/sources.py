@@ -87,7 +87,7 @@ class ModelSources:
         if self.options.offline and model.sources:
             tried += [tr("missing ({size} bytes); to be had from:", size=model.bytes), *model.urls]
         for source in () if self.options.offline else model.sources:
-            part = part_path(item.path, source.sha256[0])
+            part = part_path(item.path, source.digest)
             for url in source.urls:
                 try:
                     sha256 = self._transfer.fetch(

@@ -16,7 +16,7 @@ from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import FFHQ_512, similarity_transform, yaw_degrees
-from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.index import FaceIndex, Watcher
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.people import CONFIRMED, Sought, persons
 from colab_helpers.faces.photos import DARK
@@ -123,6 +123,7 @@ def find_faces(
     target: Path,
     index: FaceIndex,
     *,
+    watcher: Watcher | None = None,
     on_progress: ProgressCallback | None = None,
     file_index: int = 0,
     file_count: int = 1,
@@ -134,6 +135,7 @@ def find_faces(
         cast: Whom to choose.
         target: The video.
         index: Is complete afterwards.
+        watcher: Sees each frame before anything is made of what was found.
         on_progress: Called from the calling thread, at most four times a second.
         file_index: Number of this file in the run, of ``file_count``.
         file_count: Files in the run.
@@ -145,6 +147,8 @@ def find_faces(
     frames = info.frames if engine.settings.keep_fps else None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     video = Reading(engine, cast, info, progress)
+    if watcher is not None:
+        index.watched(watcher, video.time_base)
     with one_opencv_thread():
         try:
             faces = follow_faces(video, index, all_first=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -174,6 +174,18 @@ def _process_animation(
         video_seconds=sum(animation.durations) / 1000,
         people=people_of(following.tracks, measured, following.selection),
     )
+
+
+def pictures_of(target: Path) -> Iterator[tuple[float, BgrPicture]]:
+    """Yield the pictures of a picture file with their seconds; MediaError where it cannot be read."""
+    animation, shown = Animation.of(target), 0.0
+    if animation is None:
+        still = read_still(target)
+        yield 0.0, BgrPicture(still.bgr, still.alpha)
+        return
+    for still, lasts in zip(animation.frames(), animation.durations, strict=True):
+        yield shown / 1000, BgrPicture(still.bgr, still.alpha)
+        shown += lasts
 
 
 def following_in(engine: Engine, animation: Animation, cast: Cast) -> Following:

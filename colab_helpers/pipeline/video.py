@@ -11,6 +11,7 @@ from pathlib import Path
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
 from colab_helpers.files import unsealed
@@ -50,6 +51,7 @@ def process_video(
     file_count: int = 1,
     store: SegmentStore | None = None,
     on_picture: PictureCallback | None = None,
+    watcher: Watcher | None = None,
     marks: Marks | None = None,
 ) -> FileResult:
     """Change the faces of a video.
@@ -64,11 +66,12 @@ def process_video(
         file_count: Files in the run.
         store: Where segments are kept for a later run; None keeps none.
         on_picture: Called with the frame just written, every two seconds; it must not keep it.
+        watcher: Sees each frame before anything is made of the video's end.
         marks: Says in the result what was done; None: it goes to nobody.
 
     Raises:
-        ColabHelpersError: The video cannot be read, the result cannot be written, or a network
-            failed; nothing is left of the result then, but finished segments stay in the store.
+        ColabHelpersError: The video cannot be read, the result cannot be written, the watcher gave it up, or
+            a network failed; nothing is left of the result then, but finished segments stay in the store.
     """
     started, info, settings = time.monotonic(), probe(target), engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
@@ -77,7 +80,7 @@ def process_video(
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
-        result = _in_segments(video, place, marks)
+        result = _in_segments(video, place, watcher, marks)
     if result.encoder is None:
         notes = (tr("no face to change was found in any frame: the file is copied as it is"),)
         return replace(result, seconds=time.monotonic() - started, notes=notes)
@@ -96,10 +99,14 @@ def _encoder(info: VideoInfo, settings: Settings) -> EncoderChoice:
     return encoder_for(info, wanted=wanted, quality=quality, preset=preset)
 
 
-def _in_segments(video: VideoRun, store: SegmentStore, marks: Marks | None) -> FileResult:
+def _in_segments(
+    video: VideoRun, store: SegmentStore, watcher: Watcher | None, marks: Marks | None
+) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
-    images = KeptFrames(store.folder / "frames", video.settings)
-    faces = follow_faces(video, store.face_index())
+    images, index = KeptFrames(store.folder / "frames", video.settings), store.face_index()
+    if watcher is not None:
+        index.watched(watcher, video.time_base)
+    faces = follow_faces(video, index)
     if (result := copied(video, faces)) is not None:
         return result
     parts = _usable(video, store, images, faces)

@@ -1,20 +1,20 @@
-"""The statement of consent that every run makes and every report records."""
+"""Consent: who is shown, on what ground, and who says so. Every run states it, every report records it."""
 
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from colab_helpers.errors import ConsentError
-from colab_helpers.files import sha256_of
-from colab_helpers.language import mark, tr
+import yaml
 
-GROUNDS = (mark("self"), mark("written consent"), mark("synthetic"), mark("licensed"))
-"""On what ground a person may be shown: it is oneself, they agreed in writing, they do not exist, or
-the material is licensed for this use. In English; ``grounds`` names them in the language spoken."""
+from colab_helpers.errors import ConsentError
+from colab_helpers.files import absolute, from_json, sha256_of
+from colab_helpers.language import tr
+from colab_helpers.trust.records import GROUNDS, Consent, Named, grounds
+
+_BY_THEMSELVES = ("self", "synthetic")  # nobody else has to say so
 
 DEMO_CONSENT = "Only the rendered people of the demo are shown: synthetic."
 """The statement that covers the demo and nothing else."""
@@ -22,53 +22,142 @@ DEMO_CONSENT = "Only the rendered people of the demo are shown: synthetic."
 DEMO_MANIFEST = "demo.json"
 """File in a demo folder that lists its sources and targets with their SHA-256."""
 
-
-def grounds() -> tuple[str, ...]:
-    """The grounds in the language spoken; a statement may name them in English, too."""
-    return tuple(map(tr, GROUNDS))
+_MOST_BYTES, _MOST_DEPTH = 64 << 10, 8
 
 
-def require_consent(statement: str, files: Iterable[Path]) -> str:
+def consent_of(text: str) -> Consent:
+    """Read what was given: a sentence, the path of a YAML file, or what `Consent.text` made of either.
+
+    Raises:
+        ConsentError: The file cannot be read, or something in it is missing or wrong; the line is told.
+    """
+    if text.startswith("{"):
+        with suppress(ValueError):  # then it is a sentence
+            return from_json(Consent, text)
+    if text.strip().lower().endswith((".yaml", ".yml")):
+        return _File(absolute(text.strip())).read()
+    return Consent(statement=" ".join(text.split()))
+
+
+def require_consent(text: str, files: Iterable[Path], people: Collection[str] = ()) -> Consent:
     """Check the statement of consent before any work.
 
     Args:
-        statement: What the user wrote.
+        text: What the user wrote; see `consent_of`.
         files: Every source and target of the run.
-
-    Returns:
-        The statement, stripped, for the report.
+        people: Who is put in, as far as names are known; a file has to name them.
 
     Raises:
-        ConsentError: It is missing, says nothing, or is the demo's while other files are used.
+        ConsentError: It is missing, says nothing, is the demo's while other files are used, or its file does
+            not name everybody.
     """
-    text = " ".join(statement.split())
-    if not text:
+    given = consent_of(text)
+    if given.people:
+        if missing := given.unnamed(people):
+            raise ConsentError(
+                tr("nobody says on what ground {names} may be shown", names=", ".join(missing)),
+                where=text.strip() if not text.startswith("{") else "",
+                remedy=_how_in_a_file(),
+            )
+        return given
+    if not given.statement:
         raise ConsentError(
             tr("no statement of consent was given, and nothing is processed without one"), remedy=_how()
         )
-    if len(text.split()) < 3 and not any(ground in text.lower() for ground in (*GROUNDS, *grounds())):
+    said = given.statement.lower()
+    if len(said.split()) < 3 and not any(ground in said for ground in (*GROUNDS, *grounds())):
         raise ConsentError(
-            tr("the statement of consent {text!r} does not say who is shown and why", text=text),
+            tr("the statement of consent {text!r} does not say who is shown and why", text=given.statement),
             remedy=_how(),
         )
-    if text == DEMO_CONSENT:
+    if given.statement == DEMO_CONSENT:
         _require_demo(files)
-    return text
+    return given
 
 
-def not_named(statement: str, people: Iterable[str]) -> list[str]:
-    """Return who of some people, by name, is not named in a statement of consent; each once, in their order.
+class _File:
+    """A ``consent.yaml``, read as words alone: no tags, no anchors, nothing deep or large."""
 
-    Case, accents and what stands between two words do not matter: ``ana_ruiz`` is Ana Ruiz.
-    """
-    text = f" {_plain(statement)} "
-    return [name for name in dict.fromkeys(people) if f" {_plain(name)} " not in text]
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
+    def read(self) -> Consent:
+        """Return what it says; ConsentError with the line where something is missing or wrong."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(_MOST_BYTES + 1)
+            if len(data) > _MOST_BYTES:
+                raise self._wrong(None, tr("it is larger than {size} kB", size=_MOST_BYTES >> 10))
+            top = self._fields(self._composed(data.decode()), ("statement", "people"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._wrong(None, tr("it cannot be read ({reason})", reason=error)) from error
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or str(error)
+            raise self._wrong(getattr(error, "problem_mark", None), reason) from error
+        people = self._fields(top["people"]) if "people" in top else {}
+        if not people:
+            raise self._wrong(None, tr("it names nobody"))
+        named = [self._named(name, node) for name, node in people.items()]
+        usual = "; ".join(
+            f"{one.name}: {tr(one.ground)}{f' ({one.given_by})' if one.given_by else ''}" for one in named
+        )
+        said = self._word(top["statement"]) if "statement" in top else usual
+        return Consent(statement=said, people=tuple(named))
 
-def _plain(text: str) -> str:
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    kept = (letter for letter in letters if not unicodedata.combining(letter))
-    return " ".join(re.findall(r"[^\W_]+", "".join(kept)))
+    def _composed(self, text: str) -> yaml.Node | None:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):  # before anything is built: it may be made to hurt
+            if isinstance(event, yaml.AliasEvent):
+                raise self._wrong(event.start_mark, tr("anchors are not read here"))
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_DEPTH:
+                raise self._wrong(event.start_mark, tr("it is too deep"))
+        root: yaml.Node | None = yaml.compose(text, yaml.SafeLoader)
+        return root
+
+    def _named(self, name: str, node: yaml.Node) -> Named:
+        brief = isinstance(node, yaml.ScalarNode)
+        fields = {"ground": node} if brief else self._fields(node, ("ground", "given_by", "document"))
+        words = {key: self._word(value) for key, value in fields.items()}
+        known = {tr(ground): ground for ground in GROUNDS} | {ground: ground for ground in GROUNDS}
+        ground = known.get(words.pop("ground", "").lower())
+        if ground is None:
+            told = tr(
+                "the ground of {name} is missing, or none of: {grounds}",
+                name=name,
+                grounds=", ".join(grounds()),
+            )
+            raise self._wrong((fields.get("ground") or node).start_mark, told)
+        if ground not in _BY_THEMSELVES and not words.get("given_by"):
+            told = tr(
+                "{name}: given_by has to say who gave the {ground}, and when", name=name, ground=tr(ground)
+            )
+            raise self._wrong(node.start_mark, told)
+        return Named.model_validate({"name": name, "ground": ground, **words})
+
+    def _fields(self, node: yaml.Node | None, allowed: Collection[str] = ()) -> dict[str, yaml.Node]:
+        """What stands under each key of a mapping."""
+        if not isinstance(node, yaml.MappingNode):
+            raise self._wrong(node and node.start_mark, tr("a name and a colon are expected here"))
+        found: dict[str, yaml.Node] = {}
+        for key, value in node.value:
+            name = self._word(key)
+            if name in found:
+                raise self._wrong(key.start_mark, tr("{key} is there twice", key=name))
+            if allowed and name not in allowed:
+                told = tr("there is no {name!r}; allowed: {names}", name=name, names=", ".join(allowed))
+                raise self._wrong(key.start_mark, told)
+            found[name] = value
+        return found
+
+    def _word(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._wrong(node.start_mark, tr("a word or a sentence is expected here"))
+        return " ".join(node.value.split())
+
+    def _wrong(self, at: yaml.Mark | None, what: str) -> ConsentError:
+        told = tr("line {line}: {what}", line=at.line + 1, what=what) if at else what
+        return ConsentError(told, where=str(self._path), remedy=_how_in_a_file())
 
 
 def _require_demo(files: Iterable[Path]) -> None:
@@ -85,7 +174,15 @@ def _how() -> str:
     return tr(
         "say who is shown and on what ground, for example "
         'consent="Ana Ruiz (source) and Jon Lee (video): written consent, 2026-10-01"; '
-        "grounds are: {grounds}",
+        "grounds are: {grounds}; or name a file that says so of each: consent=consent.yaml",
+        grounds=", ".join(grounds()),
+    )
+
+
+def _how_in_a_file() -> str:
+    return tr(
+        "write of each person a line such as '  Ana Ruiz: {{ground: written consent, given_by: Ana Ruiz "
+        "2026-10-01}}' below 'people:'; grounds are: {grounds}; see docs/responsible-use.md",
         grounds=", ".join(grounds()),
     )
 

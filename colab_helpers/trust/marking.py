@@ -28,6 +28,8 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.files import hidden_name, manifest_beside, sha256_of, unwritable, write_whole
 from colab_helpers.language import printable, tr
 from colab_helpers.requirements import read_project
+from colab_helpers.trust.content import ContentCheck
+from colab_helpers.trust.records import Consent
 from colab_helpers.trust.signing import Credentials, credentials
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -37,6 +39,8 @@ _VERSION = read_project().version
 SOFTWARE = {"name": "colab_helpers", "version": _VERSION}
 NETWORKS, DIGEST = "colab_helpers.networks", "colab_helpers.sha256"
 """Names of our own in a manifest's actions: the networks used, and the target's SHA-256."""
+CONSENT, CONTENT = "colab_helpers.consent", "colab_helpers.content"
+"""Assertions of our own: the consent stated, and what was seen in the target."""
 
 MIME = {
     ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".jpg": "image/jpeg",
@@ -72,6 +76,8 @@ class Marks:
         target: The file that was changed; its bytes are what counts.
         networks: Names of the networks that do each action of `Measured`.
         target_manifest: Where the target's manifest lies, if not in the target.
+        consent: What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
+        content: What has looked at the target; nothing is sealed before it has decided.
         beat: Called every few megabytes; may raise to give up.
         marked: Whether a result was marked.
         manifest: SHA-256 of its manifest where that is in a file of its own.
@@ -81,6 +87,9 @@ class Marks:
     target: Path
     networks: Mapping[str, Sequence[str]]
     target_manifest: Path | None = None
+    consent: Consent | None = None
+    sources: Sequence[str] = ()
+    content: ContentCheck | None = None
     beat: Callable[[], None] = lambda: None
     marked: bool = field(default=False, init=False)
     manifest: str | None = field(default=None, init=False)
@@ -91,19 +100,22 @@ class Marks:
         return "; ".join(made + hidden)
 
     @classmethod
-    def of(cls, engine: Engine, target: Path, content: Path, *, beat: Callable[[], None]) -> Marks:
-        """Return what marks the result that an engine's networks make of a target, read at ``content``."""
+    def of(cls, engine: Engine, target: Path, read: Path, **stated: Any) -> Marks:
+        """Return what marks the result that an engine's networks make of a target, read at ``read``.
+
+        ``stated`` are ``consent``, ``sources``, ``content`` and ``beat``.
+        """
         changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
             signed_by=credentials(engine.settings.signing_certificate),
-            target=content,
+            target=read,
             target_manifest=sidecar(target),
             networks={
                 action: [network.name for network in changer.networks]
                 for action, changer in changers.items()
                 if changer is not None
             },
-            beat=beat,
+            **stated,
         )
 
     def comment(self, actions: Collection[str]) -> str:
@@ -154,7 +166,20 @@ class Marks:
             names = [name for action in used for name in self.networks.get(action, ())]
             edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
-        return _definition(printable(output.name), [opened, edited if actions else stored])
+        definition = _definition(printable(output.name), [opened, edited if actions else stored])
+        definition["assertions"] += self._stated()
+        return definition
+
+    def _stated(self) -> list[dict[str, Any]]:
+        """What was stated and seen before the target was changed, as assertions."""
+        stated: dict[str, Any] = {}
+        if self.consent is not None and self.consent.statement:
+            stated[CONSENT] = self.consent.record() | {"sources": list(self.sources)}
+        if self.content is not None:
+            decision = self.content.decision
+            assert decision is not None, "sealed before it was looked at"
+            stated[CONTENT] = decision.model_dump(mode="json", exclude_defaults=True)
+        return [{"label": label, "data": data} for label, data in stated.items()]
 
     def _sign(self, manifest: dict[str, Any], source: Path, target: Path, *, embed: bool) -> bytes:
         kind = MIME.get(source.suffix.lower(), _OTHER)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from colab_helpers.batch.job import consent_for
 from colab_helpers.batch.library import with_photos
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.request import BatchRequest
-from colab_helpers.trust.consent import grounds, require_consent
+from colab_helpers.trust.records import grounds
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host, repeat, show_widget, this_host, widget_library
 from colab_helpers.ui.markup import GREEN, RED, paragraph, words
@@ -176,7 +177,8 @@ class Panel:
         request = self.choice.request(overrides={})
         try:
             request, _ = with_photos(request)
-            require_consent(request.consent, [*request.photo_paths, *self.videos.files])
+            request = request.replaced(output_dir=results_folder(request, self._host))
+            consent_for(request, [*request.photo_paths, *self.videos.files])
         except ColabHelpersError as error:
             self.consent_hint.value = paragraph(words(error), RED)
             return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from traitlets import Enum, HasTraits, Instance
 
+from colab_helpers.batch.job import consent_for
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.batch.status import BatchStatus
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
@@ -163,11 +164,9 @@ class RunView:
 
 def prepared(request: BatchRequest, host: Host) -> BatchRequest:
     """Return the request with every folder known and within reach; the demo where nothing is named."""
-    from colab_helpers.trust.consent import require_consent
-
-    require_consent(request.consent, [])
     folder = results_folder(request, host)
     request = request.replaced(output_dir=folder)
+    consent_for(request, [])
     request.check()
     host.reach(folder, *request.places)
     if request.sources or request.targets:

@@ -24,6 +24,7 @@ import onnx
 from onnx import numpy_helper
 from scipy.linalg import hadamard
 
+from benchmarks.graphs import CONTENT_FILE, content_graph
 from tests.people.graph import ATTRIBUTES, F32, RECOGNISER, SECOND_LOOK, Graph, Value
 from tests.people.looks import FACE_FIELDS, KEPT
 from tests.people.masking import occluder, parser
@@ -338,7 +339,15 @@ def build_standins() -> dict[str, onnx.ModelProto]:
         "GFPGANv1.4.onnx": enhancer(),
         "xseg_1.onnx": occluder(weights),
         "bisenet_resnet_34.onnx": parser(weights),
+        CONTENT_FILE: _noted(content_graph()),
     }
+
+
+def _noted(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """The classifier of content, of which nothing is trained; see `benchmarks.graphs.content_graph`."""
+    g = Graph({}, "")
+    g.nodes, g.initializers = list(graph.node), list(graph.initializer)
+    return g.model("nsfw_2", [("input", (1, 3, 384, 384))], [("output", (1, 2))])
 
 
 def write_standins(directory: Path) -> None:

@@ -1,0 +1,247 @@
+"""What a target shows, looked at before anything of it is delivered: sexual content is never worked on.
+
+Looked at is one frame a second and the first of each shot, as the face index is made. Refused is a target
+
+* of whose frames looked at more than ``SHARE`` hit, the rule of FaceFusion 3; in a picture, the only one;
+* of which `STRETCH` frames looked at in a row have ``IN_STRETCH`` that hit: a scene in a long film;
+* with a face, in it or put in, that seems younger than ``APPARENT_AGE`` in a frame that is only doubtful:
+  half of a threshold is enough there.
+
+A single frame that hits, however surely, is no reason in a longer video: single frames are where such
+networks err. No switch turns this off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from colab_helpers.errors import ContentError, OutputError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import FrameFaces
+from colab_helpers.files import from_json, sha256_of, to_json, write_atomically
+from colab_helpers.language import mark, tr
+from colab_helpers.media.picture import Picture
+from colab_helpers.models.contracts import ContentContract, content_contracts
+from colab_helpers.models.identify import missing_model
+from colab_helpers.trust.records import ContentDecision
+
+SHARE = 0.1
+STRETCH, IN_STRETCH = 20, 10
+APPARENT_AGE = 25.0
+"""Years: of age, and seven more. The network's maker publishes no error; those of its kind are four to seven
+years off on average, and of this one users report children taken for adults."""
+EVERY, AFTER_CUT = 1.0, 0.2
+"""Seconds from one frame that is looked at to the next, and to one that begins a shot."""
+_MOST_TIMES = 20
+CONTENT_NAME = "content.json"
+
+
+class _Seen(BaseModel):
+    """What a check has seen so far; small whatever the target's length."""
+
+    key: str = ""
+    frames: int = 0
+    ended: bool = False
+    first: float | None = None
+    last: float = 0.0
+    samples: int = 0
+    hits: int = 0
+    doubts: int = 0
+    recent: list[bool] = []
+    hit_at: list[float] = []
+    doubt_at: list[float] = []
+    scores: dict[str, float] = {}
+    age: float | None = None
+
+
+class ContentCheck:
+    """Looks at a target and decides; a `faces.index.Watcher`.
+
+    Args:
+        engine: Its networks are asked.
+        target: For messages.
+        ages: How old those who are put in seem, in years; None of whom nobody knows.
+        digest: Finds out the SHA-256 of a network's file.
+        place: Where what was seen is kept, so that it is not asked again; None keeps nothing.
+        key: Names the target's bytes and frames.
+
+    Raises:
+        ModelError: A network is missing.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        target: Path | str,
+        ages: Iterable[float | None] = (),
+        *,
+        digest: Callable[[Path], str] = sha256_of,
+        place: Path | None = None,
+        key: str = "",
+    ) -> None:
+        self._engine, self._target, self._place = engine, target, place
+        self._ages = [age for age in ages if age is not None]
+        require_networks(engine)
+        contracts = content_contracts(engine.settings.content_check)
+        self._asked = [(one, engine.content[one.name]) for one in contracts]
+        self._networks = {name: digest(network.path) for name, network in engine.content.items()}
+        asked = [key, self._networks, contracts, EVERY, AFTER_CUT, STRETCH]
+        self._seen = self._kept(hashlib.sha256(json.dumps(asked).encode()).hexdigest())
+
+    def begin(self) -> None:
+        """Refuse a target that was seen to be so before; ContentError."""
+        self._judge(final=self._seen.ended)
+
+    def _kept(self, key: str) -> _Seen:
+        if self._place is not None:
+            with suppress(OSError, ValueError):
+                found = from_json(_Seen, self._place.read_bytes())
+                if found.key == key:
+                    return found
+        return _Seen(key=key)
+
+    @property
+    def frames(self) -> int:
+        """How many frames it has seen."""
+        return self._seen.frames
+
+    def see(self, row: FrameFaces, seconds: float) -> None:
+        """Look at a frame, if it is its turn.
+
+        Raises:
+            ContentError: The target is refused, whatever comes.
+        """
+        seen = self._seen
+        if row.frame < seen.frames:
+            return
+        seen.frames = row.frame + 1
+        since = None if seen.first is None else seconds - seen.last
+        if since is None or since >= (AFTER_CUT if row.cut else EVERY):
+            assert row.picture is not None
+            seen.first = seconds if seen.first is None else seen.first
+            seen.last = seconds
+            self._look(row.picture, seconds - seen.first)
+            self._judge(final=False)
+
+    def keep(self) -> None:
+        """Keep what was seen; where that cannot be done, a later run looks again."""
+        if self._place is not None:
+            with suppress(OSError, OutputError):
+                self._place.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._place, to_json(self._seen).encode())
+
+    def end(self) -> None:
+        """Decide, once all was seen; ContentError where the target is refused."""
+        self._seen.ended = True
+        self.keep()
+        self._judge(final=True)
+
+    @property
+    def decision(self) -> ContentDecision | None:
+        """What follows; None as long as that is open."""
+        seen = self._seen
+        refused = self._reason(final=seen.ended)
+        if not refused and not seen.ended:
+            return None
+        return ContentDecision(
+            state="refused" if refused else "allowed",
+            reason=refused[0] if refused else "",
+            seconds=tuple(seen.doubt_at if refused and not refused[1] else seen.hit_at),
+            samples=seen.samples,
+            hits=seen.hits,
+            doubts=seen.doubts,
+            scores=seen.scores,
+            thresholds={one.name: one.threshold for one, _ in self._asked},
+            networks=self._networks,
+            age=self._youngest if seen.doubts else None,
+        )
+
+    def _look(self, picture: Picture, seconds: float) -> None:
+        scores = {one.name: one.score(network.run(fitted(picture, one))[0]) for one, network in self._asked}
+        over = [scores[one.name] > one.threshold for one, _ in self._asked]
+        hit = sum(over) >= min(2, len(over))
+        doubt = any(scores[one.name] > one.threshold / 2 for one, _ in self._asked)
+        seen = self._seen
+        seen.samples += 1
+        seen.hits += hit
+        seen.doubts += doubt
+        seen.recent = [*seen.recent[1 - STRETCH :], hit]
+        seen.scores = {n: round(max(score, seen.scores.get(n, score)), 4) for n, score in scores.items()}
+        for times, counts in ((seen.hit_at, hit), (seen.doubt_at, doubt)):
+            if counts and len(times) < _MOST_TIMES:
+                times.append(round(seconds, 3))
+        if doubt:
+            found = self._engine.ages(picture, self._engine.analyser.detect(picture))
+            seen.age = min([*found, *([] if seen.age is None else [seen.age])], default=None)
+
+    @property
+    def _youngest(self) -> float | None:
+        ages = [*self._ages, *([] if self._seen.age is None else [self._seen.age])]
+        return min(ages, default=None)
+
+    def _reason(self, *, final: bool) -> tuple[str, bool] | None:
+        """Why the target is refused, and whether for sexual content alone; None where it is not."""
+        seen, young = self._seen, self._youngest
+        if seen.doubts and young is not None and young < APPARENT_AGE:
+            text = mark(
+                "a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content {times}"
+            )
+            return tr(text, age=young, limit=APPARENT_AGE, times=self._times(seen.doubt_at)), False
+        if sum(seen.recent) >= IN_STRETCH or (final and seen.hits > SHARE * seen.samples):
+            text = mark("sexual content in {hits} of {samples} frames looked at {times}")
+            return tr(text, hits=seen.hits, samples=seen.samples, times=self._times(seen.hit_at)), True
+        return None
+
+    def _times(self, times: list[float]) -> str:
+        at = ", ".join(f"{t // 60:.0f}:{t % 60:04.1f}" for t in times[:5]) + (", …" if len(times) > 5 else "")
+        highest = ", ".join(
+            f"{one.name} {self._seen.scores[one.name]:.2f} > {one.threshold:g}" for one, _ in self._asked
+        )
+        return tr("at {times} ({scores})", times=at, scores=highest)
+
+    def _judge(self, *, final: bool) -> None:
+        found = self._reason(final=final)
+        if found is None:
+            return
+        self.keep()
+        remedy = tr("leave this file out: it is not worked on")
+        if found[1] and self._engine.settings.content_check == "single":
+            remedy = tr(
+                "leave this file out; where the network is wrong, content_check=vote asks three, "
+                "of which two have to agree"
+            )
+        raise ContentError(found[0], where=str(self._target), remedy=remedy)
+
+
+def require_networks(engine: Engine) -> None:
+    """Make sure, before any work, that content can be checked; ModelError where a network is missing."""
+    if engine.missing is not None:
+        raise missing_model(engine.missing)
+
+
+def check_pictures(check: ContentCheck, pictures: Iterable[tuple[float, Picture]]) -> None:
+    """Look at the pictures of a file, each with its second; ContentError where it is refused."""
+    for number, (seconds, picture) in enumerate(pictures):
+        check.see(FrameFaces(number, 0, picture=picture), seconds)
+    check.end()
+
+
+def fitted(picture: Picture, contract: ContentContract) -> npt.NDArray[np.float32]:
+    """Return what a classifier is shown: ``(1, 3, S, S)``, the picture in the middle of black."""
+    size, small = contract.size, picture.detector_view(contract.size).image
+    height, width = small.shape[:2]
+    square = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = small
+    planes = cv2.dnn.blobFromImage(square, 1 / 255, swapRB=True)
+    mean, std = (np.array(each, np.float32).reshape(1, 3, 1, 1) for each in (contract.mean, contract.std))
+    return np.asarray((planes - mean) / std, np.float32)

@@ -1,0 +1,101 @@
+"""What is kept in reports and manifests of the consent stated and of a look at a target's content."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from colab_helpers.files import to_json
+from colab_helpers.language import mark, tr
+
+Ground = Literal["self", "written consent", "synthetic", "licensed", "public archive"]
+GROUNDS = (mark("self"), mark("written consent"), mark("synthetic"), mark("licensed"), mark("public archive"))
+"""On what ground a person may be shown: it is oneself, they agreed in writing, they do not exist, the
+material is licensed for this use, or an archive gives it to the public for it. In English; ``grounds`` names
+them in the language spoken."""
+
+
+def grounds() -> tuple[str, ...]:
+    """The grounds in the language spoken; a statement may name them in English, too."""
+    return tuple(map(tr, GROUNDS))
+
+
+class Named(BaseModel):
+    """Somebody who is shown, as source or in a target.
+
+    Attributes:
+        ground: One of ``GROUNDS``.
+        given_by: Who says so, and when; for oneself and for people who do not exist it may be empty.
+        document: Where that is written down.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    ground: Ground
+    given_by: str = ""
+    document: str = ""
+
+
+class Consent(BaseModel):
+    """What was stated: a sentence, and each person where a file names them. Empty where none is needed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    statement: str = ""
+    people: tuple[Named, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The same as one text, which depends on no file."""
+        return to_json(self) if self.people else self.statement
+
+    def record(self) -> dict[str, Any]:
+        """Return it as manifests and reports keep it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def unnamed(self, people: Iterable[str]) -> list[str]:
+        """Return who of some people, by name, it does not name; each once, in their order.
+
+        Case, accents and what stands between two words do not matter: ``ana_ruiz`` is Ana Ruiz.
+        """
+        texts = [f" {_plain(text)} " for text in [one.name for one in self.people] or [self.statement]]
+        return [
+            name for name in dict.fromkeys(people) if not any(f" {_plain(name)} " in text for text in texts)
+        ]
+
+
+class ContentDecision(BaseModel):
+    """What was seen in a target, and what follows.
+
+    Attributes:
+        reason: Why it is refused, in the language spoken.
+        seconds: When frames hit or, for a seeming minor, were doubtful: the first twenty.
+        samples: Frames that were looked at; ``hits`` those that hit, ``doubts`` those that are doubtful.
+        scores: The highest of each network; ``thresholds`` what they were held against.
+        networks: SHA-256 of each network's file.
+        age: The youngest that a face seems, of doubtful frames and of who is put in; None without either.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Literal["allowed", "refused"]
+    reason: str = ""
+    seconds: tuple[float, ...] = ()
+    samples: int = 0
+    hits: int = 0
+    doubts: int = 0
+    scores: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
+    networks: dict[str, str] = {}
+    age: float | None = None
+
+
+def _plain(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    kept = (letter for letter in letters if not unicodedata.combining(letter))
+    return " ".join(re.findall(r"[^\W_]+", "".join(kept)))
