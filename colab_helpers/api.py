@@ -41,7 +41,7 @@ def swap_image(
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
 ) -> ByteImage:
-    """Put the source's face on the faces of an image; pixels carry no mark: `swap_file` writes marked files.
+    """Put the source's face on the faces of an image; pixels carry the label only: `swap_file` signs files.
 
     Args:
         source: Photo of the person who is put in.
@@ -67,13 +67,13 @@ def swap_image(
         from colab_helpers.faces.cast import Cast
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
+        from colab_helpers.media.label import Label
         from colab_helpers.pipeline import process_image
 
         engine = Engine.open(settings or load_settings(), models_dir=_place(models_dir))
         identity = identity_of(engine, photos)
         cast = Cast.of(identity.embedding if identity else None)
-        changed, _ = process_image(engine, cast, read_image(image))
-        return changed
+        return process_image(engine, cast, read_image(image), label=Label.of(engine.settings))[0]
 
 
 def swap_video(
@@ -312,9 +312,9 @@ def _open(
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.cast import Cast
     from colab_helpers.faces.engine import Engine
-    from colab_helpers.trust.marking import checked_credentials
+    from colab_helpers.trust.marking import check_marks
 
-    checked_credentials(settings.signing_certificate)
+    check_marks(settings)
     engine = Engine.open(settings, models_dir=_place(models_dir))
     identity, task = identity_of(engine, photos), Task(path, result, demanded=True)
     sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])

@@ -58,7 +58,7 @@ from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
 from colab_helpers.trust.consent import require_consent
-from colab_helpers.trust.marking import checked_credentials
+from colab_helpers.trust.marking import check_marks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -194,7 +194,7 @@ class _Run(Surroundings):
         """Load networks and sources, and look at what there is to do; a stop is a KeyboardInterrupt."""
         job = self.job
         with self.stop.at_once():
-            checked_credentials(job.request.settings.signing_certificate)
+            check_marks(job.request.settings)
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
             self.status.tick()
             source = identity_of(engine, job.sources) if job.sources or not job.request.mapped else None
