@@ -41,7 +41,7 @@ def swap_image(
     settings: Settings | None = None,
     models_dir: str | Path | None = None,
 ) -> ByteImage:
-    """Put the source's face on the faces of an image; pixels carry no mark: `swap_file` writes marked files.
+    """Put the source's face on the faces of an image; pixels carry the label only: `swap_file` signs files.
 
     Args:
         source: Photo of the person who is put in.
@@ -66,6 +66,7 @@ def swap_image(
         from colab_helpers.batch.photos import cast_of, identity_of
         from colab_helpers.faces.engine import Engine
         from colab_helpers.media.images import read_image
+        from colab_helpers.media.label import Label
         from colab_helpers.media.picture import BgrPicture
         from colab_helpers.pipeline import process_image
         from colab_helpers.trust.content import ContentCheck, check_pictures
@@ -75,8 +76,7 @@ def swap_image(
         check = ContentCheck(engine, Source.of(image).name, [identity.age if identity else None])
         pixels = read_image(image)
         check_pictures(check, [(0.0, BgrPicture(pixels))])
-        changed, _ = process_image(engine, cast_of(identity), pixels)
-        return changed
+        return process_image(engine, cast_of(identity), pixels, label=Label.of(engine.settings))[0]
 
 
 def swap_video(
@@ -311,9 +311,9 @@ def _open(
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
     from colab_helpers.trust.content import require_networks
-    from colab_helpers.trust.marking import checked_credentials
+    from colab_helpers.trust.marking import check_marks
 
-    checked_credentials(settings.signing_certificate)
+    check_marks(settings)
     engine = Engine.open(settings, models_dir=_place(models_dir))
     require_networks(engine)
     identity, task = identity_of(engine, photos), Task(path, result, demanded=True)

@@ -5,7 +5,7 @@ in ``presets.yaml``, as a command-line option and in a notebook's ``overrides``.
 that users of roop know, where roop has the setting.
 
 ``load_settings("quality+ram_8", batch_size=1)`` overlays presets from left to right, then the
-keyword overrides. ``resolve`` turns every ``"auto"`` that depends on the machine into a number.
+keyword overrides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pydantic import (
 
 from colab_helpers.errors import SettingsError, allowed_values
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import Machine, home
+from colab_helpers.machine import home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 
 Auto = Literal["auto"]
@@ -36,13 +36,12 @@ MaskType = Literal["box", "occlusion", "region"]
 FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
 Hundred = Annotated[int, Field(ge=0, le=100)]
 Padding = Annotated[tuple[Hundred, ...], Field(min_length=4, max_length=4)]
+LabelPosition = Literal["bottom-right", "bottom-left", "top-right", "top-left"]
 Encoder = Literal["auto", "h264_nvenc", "hevc_nvenc", "libx264", "libx265"]
 _LISTS = ("frame_processors", "face_mask_types", "face_mask_padding", "face_mask_regions")
 
 DEFAULT_PRESET = "balanced"
 MAX_BATCH_SIZE = 5
-CUDA_THREADS = 8
-"""Threads for a CUDA run: enough to keep the GPU fed while others wait for copies (requirement A2)."""
 
 
 class Settings(BaseModel):
@@ -200,6 +199,21 @@ class Settings(BaseModel):
         description="What looks for content that is never worked on: single, one small network; vote, three, "
         "of which two have to agree. It cannot be switched off.",
     )
+    visible_label: Literal["always", "start", "off"] = Field(
+        "always",
+        description="A few words burnt in where AI changed faces: always, start (the first two seconds of a "
+        "video), or off, for which disclosure has to say what is done instead.",
+    )
+    visible_label_position: LabelPosition = Field("bottom-right", description="Corner of the label.")
+    visible_label_size: float = Field(
+        2.5, ge=1.0, le=20.0, description="Size of its letters, in percent of the picture's shorter side."
+    )
+    visible_label_text: str = Field(
+        "", max_length=80, description="Its words; empty: those of the language, such as AI-altered faces."
+    )
+    disclosure: str = Field(
+        "", max_length=500, description="How else people are told; goes into report and manifest."
+    )
     signing_certificate: str = Field(
         "local",
         description="What signs results: local, a certificate made on this machine, which cannot show who "
@@ -227,6 +241,14 @@ class Settings(BaseModel):
         listed = isinstance(value, str) and value != "auto"
         return [part.strip() for part in str(value).split(",")] if listed else value
 
+    @field_validator("visible_label", "visible_label_text", "disclosure", mode="before")
+    @classmethod
+    def _as_meant(cls, value: object, info: ValidationInfo) -> object:
+        """What YAML reads ``off``, and nothing, as."""
+        if info.field_name == "visible_label" and isinstance(value, bool):
+            return "always" if value else "off"
+        return "" if value is None and info.field_name != "visible_label" else value
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Settings:
         if len(set(self.frame_processors)) != len(self.frame_processors):
@@ -243,6 +265,11 @@ class Settings(BaseModel):
                 "set many_faces to false to change that one"
             )
             raise ValueError(tr(text, selector=self.face_selector))
+        if self.visible_label == "off" and not self.disclosure.strip():
+            text = mark(
+                "visible_label is off: write into disclosure how else people are told, e.g. in the credits"
+            )
+            raise ValueError(tr(text))
         if self.face_selector_age_start > self.face_selector_age_end:
             raise ValueError(tr("face_selector_age_start is above face_selector_age_end"))
         return self
@@ -256,33 +283,6 @@ class Settings(BaseModel):
     def with_overrides(self, **overrides: object) -> Settings:
         """Return a validated copy with some fields replaced."""
         return validate_settings({**self.model_dump(), **overrides}, preset=tr("overrides"))
-
-    def resolve(self, machine: Machine, *, cuda: bool) -> tuple[Settings, tuple[str, ...]]:
-        """Replace every ``auto`` that depends on the machine.
-
-        Args:
-            machine: What this machine has.
-            cuda: Whether networks were proved to run on CUDA.
-
-        Returns:
-            The settings with numbers for threads, batch size and memory, and a note for every value
-            that had to be lowered because the machine cannot bear it.
-        """
-        budget, notes = machine.memory_budget, tuple[str, ...]()
-        memory = budget if self.max_memory == "auto" else min(self.max_memory, budget)
-        if self.max_memory != "auto" and self.max_memory > budget:
-            text = mark(
-                "max_memory lowered from {memory:g} to {budget:.1f} GB: "
-                "this machine has no more beside the 2 GB left to the system"
-            )
-            notes = (tr(text, memory=self.max_memory, budget=budget),)
-        threads, batch = self.execution_threads, self.batch_size
-        if threads == "auto":
-            threads = CUDA_THREADS if cuda else 1
-        if batch == "auto":  # one per 2 GB; on a CPU no more than two, so that frames come steadily
-            batch = max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
-        values = {"max_memory": round(memory, 2), "execution_threads": threads, "batch_size": batch}
-        return self.with_overrides(**values), notes
 
 
 def field_help(name: str) -> str:

@@ -79,7 +79,12 @@ def test_the_reference_person_alone_is_changed(demo: Path, tmp_path: Path) -> No
     """Two people in the picture; only the left one of the first frame is followed."""
     target = demo / "targets" / "clip1.mp4"
     settings = load_settings(
-        many_faces=False, face_selector="reference", face_order="left-right", output_video_quality=0
+        many_faces=False,
+        face_selector="reference",
+        face_order="left-right",
+        output_video_quality=0,
+        visible_label="off",
+        disclosure="test",
     )
     report = swap_video(
         demo / "source" / "bruno.png", target, tmp_path / "one.mp4",

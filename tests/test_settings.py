@@ -7,6 +7,7 @@ import pytest
 
 from colab_helpers.command_line import build_parser, option_name, settings_of
 from colab_helpers.errors import SettingsError
+from colab_helpers.faces.engine import resolve
 from colab_helpers.machine import GIB, Gpu, Machine
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings, load_settings
@@ -95,13 +96,13 @@ def test_bad_preset_files_are_refused_by_name(tmp_path: Path, text: str) -> None
 
 def test_auto_values_follow_the_machine_and_chosen_ones_stay() -> None:
     settings = Settings()
-    cpu, notes = settings.resolve(MACHINE, cuda=False)
+    cpu, notes = resolve(settings, MACHINE, cuda=False)
     assert (cpu.execution_threads, cpu.max_memory, notes) == (1, 10.7, ())
     gpu_machine = dataclasses.replace(MACHINE, gpu=Gpu("T4", 15 * GIB, "550"))
-    cuda, _ = settings.resolve(gpu_machine, cuda=True)
+    cuda, _ = resolve(settings, gpu_machine, cuda=True)
     assert (cuda.execution_threads, cuda.batch_size) == (8, 5)
-    assert load_settings(execution_threads=3).resolve(gpu_machine, cuda=True)[0].execution_threads == 3
-    lowered, notes = load_settings(max_memory=64).resolve(MACHINE, cuda=False)
+    assert resolve(load_settings(execution_threads=3), gpu_machine, cuda=True)[0].execution_threads == 3
+    lowered, notes = resolve(load_settings(max_memory=64), MACHINE, cuda=False)
     assert lowered.max_memory == 10.7
     assert notes[0].startswith("max_memory lowered from 64 to 10.7 GB")
     assert MACHINE.safe_capacity == int((12.7 - 2) / 2.5)  # as the documents reckon

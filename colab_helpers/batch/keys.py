@@ -17,6 +17,7 @@ from pathlib import Path
 from colab_helpers.errors import MissingFileError
 from colab_helpers.files import sha256_of
 from colab_helpers.language import tr
+from colab_helpers.media.label import Label
 from colab_helpers.models.catalog import ANALYSIS_MODELS
 from colab_helpers.settings import Settings
 
@@ -29,13 +30,14 @@ NEUTRAL_SETTINGS = frozenset(
         "gpu_memory_wait",
         "stall_timeout",
         "output_wait",
+        "disclosure",
         "overwrite",
         "content_check",
         "signing_certificate",
         "language",
     }
 )
-"""Settings that never change a pixel: how hard to work, what is said and asked about it, who signs it.
+"""Settings that never change a pixel: how hard to work, what is asked, said about it or of it, who signs it.
 
 So a run may go on with less memory, or in another language.
 """
@@ -108,6 +110,8 @@ def work_key(
         code: Digest of the code; that of this package if None.
     """
     asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NEUTRAL_SETTINGS}
+    if label := Label.of(settings):
+        asked["visible_label_text"] = label.text  # that of the language spoken
     parts: dict[str, object] = {
         "target": target,
         "sources": sorted(sources),

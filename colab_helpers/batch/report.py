@@ -119,6 +119,8 @@ class MarkReport(_Model):
     beside: bool = Field(description="Whether its manifest lies in a file of its name and .c2pa beside it.")
     signed_by: str = Field(description="Whose certificate signed it, as that says.")
     made_here: bool = Field(description="Whether that certificate was made on this machine.")
+    label: str = Field("", description="Words burnt into its pictures; none where AI changed no face.")
+    disclosure: str = Field("", description="How else those who see it are told, as the settings say.")
 
 
 class FileReport(_Model):

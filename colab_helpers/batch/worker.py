@@ -58,7 +58,7 @@ from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
 from colab_helpers.trust.consent import consent_of
 from colab_helpers.trust.content import require_networks
-from colab_helpers.trust.marking import checked_credentials
+from colab_helpers.trust.marking import check_marks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -194,7 +194,7 @@ class _Run(Surroundings):
         """Load networks and sources, and look at what there is to do; a stop is a KeyboardInterrupt."""
         job = self.job
         with self.stop.at_once():
-            checked_credentials(job.request.settings.signing_certificate)
+            check_marks(job.request.settings)
             engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
             require_networks(engine)
             self.status.tick()

@@ -18,7 +18,7 @@ from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import this_machine
+from colab_helpers.machine import Machine, this_machine
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.models.catalog import ANALYSIS_MODELS, content_models, mask_models
 from colab_helpers.models.contracts import converter_of
@@ -28,11 +28,12 @@ from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.sampler import gpu_memory
-from colab_helpers.settings import FrameProcessor, Settings
+from colab_helpers.settings import MAX_BATCH_SIZE, FrameProcessor, Settings
 
 _MOST_FACES = 8
 GPU_RESERVE = 512 << 20
 """VRAM left to the encoder and to other programs, in bytes."""
+_CUDA_THREADS = 8  # enough to keep the GPU fed while others wait for copies (requirement A2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class Engine:
         }
         if runtime.provider == "cuda":
             runtime = runtime.pooled(gpu_pool(wait=settings.gpu_memory_wait), graphs=settings.cuda_graphs)
-        resolved, lowered = settings.resolve(this_machine(), cuda=runtime.provider == "cuda")
+        resolved, lowered = resolve(settings, this_machine(), cuda=runtime.provider == "cuda")
         half = wants_half(settings.half_precision, runtime.provider)
         resolved = resolved.with_overrides(half_precision=half)
         resolved, unmasked = _with_mask_types(resolved, root)
@@ -291,3 +292,32 @@ def gpu_pool(*, wait: float = 0.0) -> SessionPool | None:
         # Not the budget: what others hold now may be free by the time it is needed.
         ceiling=total - GPU_RESERVE,
     )
+
+
+def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settings, tuple[str, ...]]:
+    """Replace every ``auto`` that depends on the machine.
+
+    Args:
+        settings: Those asked for.
+        machine: What this machine has.
+        cuda: Whether networks were proved to run on CUDA.
+
+    Returns:
+        The settings with numbers for threads, batch size and memory, and a note for every value
+        that had to be lowered because the machine cannot bear it.
+    """
+    budget, notes = machine.memory_budget, tuple[str, ...]()
+    memory = budget if settings.max_memory == "auto" else min(settings.max_memory, budget)
+    if settings.max_memory != "auto" and settings.max_memory > budget:
+        text = mark(
+            "max_memory lowered from {memory:g} to {budget:.1f} GB: "
+            "this machine has no more beside the 2 GB left to the system"
+        )
+        notes = (tr(text, memory=settings.max_memory, budget=budget),)
+    threads, batch = settings.execution_threads, settings.batch_size
+    if threads == "auto":
+        threads = _CUDA_THREADS if cuda else 1
+    if batch == "auto":  # one per 2 GB; on a CPU no more than two, so that frames come steadily
+        batch = max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
+    values = {"max_memory": round(memory, 2), "execution_threads": threads, "batch_size": batch}
+    return settings.with_overrides(**values), notes

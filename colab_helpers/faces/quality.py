@@ -154,6 +154,11 @@ class Measured(BaseModel):
             self.tracks.setdefault(CROWD, Counts()).add(counts)
 
     @property
+    def by_ai(self) -> bool:
+        """Whether networks changed any face: those that were only made unrecognisable show nobody else."""
+        return not self.actions.isdisjoint(("swap", "enhance"))
+
+    @property
     def flicker_rms(self) -> float | None:
         """Root mean square of the steps in brightness, in grey levels; None without two frames to compare."""
         return root_mean(self.flicker, self.pairs)

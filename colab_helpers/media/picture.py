@@ -33,7 +33,7 @@ from colab_helpers.media.blending import (
     warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
-from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Layout
 
 _GRID = 60
 
@@ -233,6 +233,11 @@ class VideoPicture:
             blend_plane(
                 plane.samples, part, mask, to_samples, _plane_region(region, plane), _plane_box(box, plane)
             )
+
+    def planes(self) -> tuple[list[npt.NDArray[Any]], Layout, ColourSpace]:
+        """Return its samples, which may be changed in place, how they lie, and what they mean."""
+        self._make_writable()
+        return [plane.samples for plane in self._planes()], self._layout, self._space
 
     def _make_writable(self) -> None:
         if not self._writable:

@@ -96,10 +96,15 @@ def mark_text(file: FileReport) -> str:
     if file.status != "done" or file.mark is None:
         copied = file.status == "done" and not file.faces_swapped
         return tr("not marked: a copy of its target") if copied else ""
-    where = tr("in a file beside it") if file.mark.beside else tr("in the file")
-    if file.mark.made_here:
-        return tr("{where}, signed with the certificate made on this machine", where=where)
-    return tr("{where}, signed by {name}", where=where, name=file.mark.signed_by)
+    mark, where = file.mark, tr("in a file beside it") if file.mark.beside else tr("in the file")
+    told = [
+        tr("{where}, signed with the certificate made on this machine", where=where)
+        if mark.made_here
+        else tr("{where}, signed by {name}", where=where, name=mark.signed_by)
+    ]
+    told += [tr("visible label: {text}", text=mark.label)] if mark.label else []
+    told += [tr("disclosed by: {text}", text=mark.disclosure)] if mark.disclosure else []
+    return "; ".join(told)
 
 
 def results_text(report: BatchReport) -> str:

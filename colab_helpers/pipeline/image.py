@@ -25,6 +25,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
 from colab_helpers.media.images import Still, encode_still, read_still
 from colab_helpers.media.inputs import IMAGE_KINDS
+from colab_helpers.media.label import Label
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.covering import with_covers
 from colab_helpers.pipeline.following import Following
@@ -45,6 +46,7 @@ def process_image(
     alpha: ByteImage | None = None,
     *,
     single: bool = True,
+    label: Label | None = None,
 ) -> tuple[ByteImage, int]:
     """Change the faces of one image.
 
@@ -54,16 +56,23 @@ def process_image(
         image: ``(H, W, 3)`` uint8 BGR; not changed.
         alpha: ``(H, W)`` uint8 where it is transparent: faces are seen over white.
         single: Whether it stands alone; in a frame of a video faces are found as its run finds them.
+        label: Burnt in where AI changed a face; ``alpha`` is made opaque there.
 
     Returns:
         The new image and how many faces were changed.
     """
-    image, measured, _ = _changed_image(engine, cast, image, alpha, single=single)
+    image, measured, _ = _changed_image(engine, cast, image, alpha, single=single, label=label)
     return image, measured.faces
 
 
 def _changed_image(
-    engine: Engine, cast: Cast, image: ByteImage, alpha: ByteImage | None, *, single: bool
+    engine: Engine,
+    cast: Cast,
+    image: ByteImage,
+    alpha: ByteImage | None,
+    *,
+    single: bool,
+    label: Label | None,
 ) -> tuple[ByteImage, Measured, tuple[Person, ...]]:
     """Like `process_image`; also tells what was done, and to whom of the people who are known by name."""
     picture = BgrPicture(image.copy(), alpha)
@@ -77,6 +86,8 @@ def _changed_image(
         changer.change(work)
     measured = Measured(actions=selection.actions(chosen))
     measured.add_frame(0, len(chosen))
+    if label is not None and measured.by_ai:
+        label.draw_on(picture.image, alpha)
     return picture.image, measured, _people(faces, chosen, selection) if cast.mapped else ()
 
 
@@ -118,12 +129,12 @@ def process_picture(
         NoFaceError: The person to follow is not in it.
         OutputError: The result cannot be written.
     """
-    kind = ANIMATION_KINDS.get(output.suffix.lower())
+    label, kind = marks.label if marks else None, ANIMATION_KINDS.get(output.suffix.lower())
     animation = Animation.of(target) if kind else None
     if kind and animation:
-        return _process_animation(engine, cast, animation, output, kind, on_frame, put, marks)
+        return _process_animation(engine, cast, animation, output, kind, on_frame, put, marks, label)
     still = read_still(target)
-    image, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True)
+    image, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True, label=label)
     if not measured.faces and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]
@@ -145,6 +156,7 @@ def _process_animation(
     on_frame: FrameCallback | None,
     put: Put,
     marks: Marks | None,
+    label: Label | None,
 ) -> FileResult:
     started, target = time.monotonic(), animation.path
     following = following_in(engine, animation, cast)
@@ -153,6 +165,8 @@ def _process_animation(
         with closing(_changed_frames(engine, animation, following)) as works:
             for work in works:
                 tally.add(work)
+                if label is not None and label.is_shown(work.seconds):
+                    label.draw_on(work.item.bgr, work.item.alpha)
                 writer.write(work.item)
                 if on_frame is not None:
                     on_frame(work.index, len(animation.durations), work.item)
@@ -160,6 +174,8 @@ def _process_animation(
         if not measured.faces and _is_copied(target, output, animation.kind):
             _put_copy(target, output, put)
             notes = [tr("no face to change was found in any frame: the picture is unchanged")]
+        elif label is not None and not measured.by_ai:  # which nobody could know before
+            return _process_animation(engine, cast, animation, output, kind, on_frame, put, marks, None)
         else:
             put(output, writer.finish(), _seal(marks, output, measured))
             notes = [*_faceless(measured, output), *animation.losses, *animation.losses_as(kind)]

@@ -10,7 +10,9 @@ import numpy as np
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.types import ByteImage
+from colab_helpers.media.label import Label
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, read_frames
 from colab_helpers.pipeline.covering import AROUND, with_covers
@@ -28,7 +30,7 @@ def decided_faces(engine: Engine, info: VideoInfo, index: FaceIndex, cast: Cast)
 
 
 def process_known_frame(
-    engine: Engine, info: VideoInfo, number: int, faces: Following
+    engine: Engine, info: VideoInfo, number: int, faces: Following, label: Label | None = None
 ) -> tuple[ByteImage, ByteImage, int]:
     """Change one frame of a video.
 
@@ -37,6 +39,7 @@ def process_known_frame(
         info: The video.
         number: Of the frame, from 0; beyond the last one that is taken.
         faces: As `decided_faces` returns them.
+        label: Burnt in where AI changed a face of the frame.
 
     Returns:
         The frame as players show it, before and after, ``(H, W, 3)`` uint8 BGR; how many faces were changed.
@@ -51,6 +54,9 @@ def process_known_frame(
             work = next(work for work in works if work.index == number)
             unchanged = _shown(work.item, info)
             changer.change(work)
+            by_ai = Measured(actions=faces.selection.actions(work.faces)).by_ai
+            if label is not None and by_ai and label.is_shown(work.seconds):
+                label.draw(work.picture, info)
             return unchanged, _shown(work.item, info), len(work.faces)
 
 

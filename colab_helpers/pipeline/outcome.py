@@ -13,6 +13,7 @@ from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.quality import Measured
 from colab_helpers.files import unwritable
+from colab_helpers.media.label import Label
 from colab_helpers.media.segments import Segment
 from colab_helpers.models.session import Provider
 
@@ -86,7 +87,12 @@ class FinishedSegment:
 
 
 class Marks(Protocol):
-    """Says in a result's file what was done to its target; ``actions`` are those of ``Measured``."""
+    """Says in a result's file what was done to its target; ``actions`` are those of ``Measured``.
+
+    ``label`` is burnt into pictures, if there is one, where AI changed any face of the file.
+    """
+
+    label: Label | None
 
     def comment(self, actions: Collection[str]) -> str:
         """Return what the tags of a video say."""

@@ -77,7 +77,8 @@ def process_video(
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     choice = _encoder(info, settings)
-    video = VideoRun(engine, cast, info, progress, output, choice, on_picture)
+    label = marks.label if marks else None
+    video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place, watcher, marks)
@@ -118,6 +119,8 @@ def _in_segments(
     measured = Measured()
     for part in parts:
         measured.add(part.measured)
+    if video.label is not None and not measured.by_ai:  # which nobody could know before
+        return _in_segments(replace(video, label=None), store, marks)
     joined = join_segments(
         [part.segment for part in parts],
         video.info,

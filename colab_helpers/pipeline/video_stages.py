@@ -16,6 +16,7 @@ from colab_helpers.faces.selection import Selection, needs_embeddings
 from colab_helpers.machine import GIB
 from colab_helpers.media.encoders import EncoderChoice
 from colab_helpers.media.formats import DEFAULT_RATE, pixel_bits
+from colab_helpers.media.label import Label
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, FrameReader, read_frames
@@ -94,12 +95,13 @@ class VideoRun(Reading):
     output: Path
     choice: EncoderChoice
     on_picture: PictureCallback | None
+    label: Label | None
 
     @property
     def encoding(self) -> str:
-        """Tells encoders whose segments do not join apart."""
+        """Tells apart what does not join: segments of other encoders, and those without the label."""
         options = ":".join(f"{key}={value}" for key, value in sorted(self.choice.options.items()))
-        return f"{self.choice.name} {self.choice.pix_fmt} {options}"
+        return f"{self.choice.name} {self.choice.pix_fmt} {options}{' label' if self.label else ''}"
 
 
 def result_rate(settings: Settings, info: VideoInfo) -> Fraction:
@@ -174,7 +176,11 @@ def changed_frames(
     groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
         for group in changed:
-            yield from (work for work in group if work.index >= start)
+            for work in group:
+                if video.label and not work.repeats and video.label.is_shown(work.seconds):
+                    video.label.draw(work.picture, video.info)
+                if work.index >= start:
+                    yield work
 
 
 def _looked(

@@ -27,7 +27,9 @@ from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import hidden_name, manifest_beside, sha256_of, unwritable, write_whole
 from colab_helpers.language import printable, tr
+from colab_helpers.media.label import Label
 from colab_helpers.requirements import read_project
+from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.records import Consent
 from colab_helpers.trust.signing import Credentials, credentials
@@ -37,10 +39,13 @@ COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrained
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 _VERSION = read_project().version
 SOFTWARE = {"name": "colab_helpers", "version": _VERSION}
-NETWORKS, DIGEST = "colab_helpers.networks", "colab_helpers.sha256"
-"""Names of our own in a manifest's actions: the networks used, and the target's SHA-256."""
-CONSENT, CONTENT = "colab_helpers.consent", "colab_helpers.content"
-"""Assertions of our own: the consent stated, and what was seen in the target."""
+_OWN = "colab_helpers."
+NETWORKS, DIGEST, LABEL, DISCLOSURE, CONSENT, CONTENT = (
+    f"{_OWN}{one}" for one in ("networks", "sha256", "label", "disclosure", "consent", "content")
+)
+"""Names of our own in a manifest: in its actions networks used, the target's SHA-256, the words of the label
+burnt in, and how else those who see the result are told; as assertions the consent stated, and what was seen
+in the target."""
 
 MIME = {
     ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".jpg": "image/jpeg",
@@ -78,6 +83,8 @@ class Marks:
         target_manifest: Where the target's manifest lies, if not in the target.
         consent: What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
         content: What has looked at the target; nothing is sealed before it has decided.
+        label: What is burnt into its pictures, if anything.
+        disclosure: How else those who see it are told.
         beat: Called every few megabytes; may raise to give up.
         marked: Whether a result was marked.
         manifest: SHA-256 of its manifest where that is in a file of its own.
@@ -90,6 +97,8 @@ class Marks:
     consent: Consent | None = None
     sources: Sequence[str] = ()
     content: ContentCheck | None = None
+    label: Label | None = None
+    disclosure: str = ""
     beat: Callable[[], None] = lambda: None
     marked: bool = field(default=False, init=False)
     manifest: str | None = field(default=None, init=False)
@@ -110,6 +119,8 @@ class Marks:
             signed_by=credentials(engine.settings.signing_certificate),
             target=read,
             target_manifest=sidecar(target),
+            label=Label.of(engine.settings),
+            disclosure=engine.settings.disclosure,
             networks={
                 action: [network.name for network in changer.networks]
                 for action, changer in changers.items()
@@ -117,6 +128,11 @@ class Marks:
             },
             **stated,
         )
+
+    def disclosed(self, actions: Collection[str]) -> dict[str, str]:
+        """Return the words burnt in, ``label``, and ``disclosure``; empty where no face was changed by AI."""
+        shown = {"label": self.label.text if self.label else "", "disclosure": self.disclosure}
+        return {name: text if _by_ai(actions) else "" for name, text in shown.items()}
 
     def comment(self, actions: Collection[str]) -> str:
         """Return what a video's own comment says; empty where no face was changed."""
@@ -164,7 +180,10 @@ class Marks:
         }
         if used := _by_ai(actions):
             names = [name for action in used for name in self.networks.get(action, ())]
-            edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names}}
+            given = {NETWORKS: names} | {
+                f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text
+            }
+            edited |= {"digitalSourceType": COMPOSITE, "parameters": given}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
         definition = _definition(printable(output.name), [opened, edited if actions else stored])
         definition["assertions"] += self._stated()
@@ -236,6 +255,16 @@ class Marks:
             "active_manifest": store["active_manifest"],
             "validation_results": store["validation_results"],
         }
+
+
+def check_marks(settings: Settings) -> None:
+    """Make sure that results can be labelled and signed, before any work.
+
+    Raises:
+        SettingsError: The label cannot be drawn; see also `checked_credentials`.
+    """
+    Label.of(settings)
+    checked_credentials(settings.signing_certificate)
 
 
 def checked_credentials(path: str) -> Credentials:

@@ -18,7 +18,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.media.images import opened
 from colab_helpers.media.inputs import existing_file, is_image
 from colab_helpers.media.opening import open_source
-from colab_helpers.trust.marking import DIGEST, MIME, NETWORKS, SETTINGS, sidecar
+from colab_helpers.trust.marking import DIGEST, DISCLOSURE, LABEL, MIME, NETWORKS, SETTINGS, sidecar
 from colab_helpers.trust.signing import local_anchor
 
 State = Literal["valid", "unmarked", "invalid"]
@@ -155,8 +155,10 @@ def _done(action: dict[str, Any]) -> str:
         agent = " ".join(str(agent[part]) for part in ("name", "version") if part in agent)
     what = action["action"].removeprefix("c2pa.")
     kind = _SOURCE_TYPE.search(action.get("digitalSourceType", ""))
-    networks = action.get("parameters", {}).get(NETWORKS, [])
-    beside = [action.get("description"), kind and kind[1], ", ".join(networks)]
+    given = action.get("parameters", {})
+    beside = [action.get("description"), kind and kind[1], ", ".join(given.get(NETWORKS, []))]
+    beside += [tr("visible label: {text}", text=given[LABEL])] if LABEL in given else []
+    beside += [tr("disclosed by: {text}", text=given[DISCLOSURE])] if DISCLOSURE in given else []
     return "; ".join([f"{what} ({agent})" if agent else what, *filter(None, beside)])
 
 

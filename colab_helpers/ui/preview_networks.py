@@ -19,6 +19,7 @@ from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import is_image
+from colab_helpers.media.label import Label
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.pages.pictures import frame_at
@@ -113,10 +114,12 @@ class PreviewNetworks:
         index = None if single else self._index(engine, folder, target)
         cast, notes = self._cast(engine, request, folder, index.key if index else "")
         known = self._decided(engine, target, index, cast) if index else None
+        label = Label.of(request.settings)
         if known is None:
-            after, faces = process_image(engine, cast, before, single=single)
+            shown = label and label.is_shown(0 if single else frame / _rate(probe(target)))
+            after, faces = process_image(engine, cast, before, single=single, label=label if shown else None)
         else:
-            before, after, faces = process_known_frame(engine, probe(target), frame, known)
+            before, after, faces = process_known_frame(engine, probe(target), frame, known, label)
         took = time.monotonic() - started
         return Preview(before, after, faces, known is not None, took, (*engine.notes, *notes))
 

@@ -10,13 +10,16 @@ import numpy as np
 
 from benchmarks.main_job import images
 from colab_helpers.settings import load_settings
+from tests.helpers.processes import UNLABELLED
 from tests.people.actors import portrait
 from tests.people.clip import write_target
 from tests.people.scene import Scene
 
 SIZE = (480, 270)
 CASTS = {"first": ("alma", "bruno"), "second": ("chidi", "alma"), "third": ("chidi", "bruno")}
-SETTINGS = load_settings(execution_provider="cpu", frame_processors=["face_swapper"], output_video_quality=4)
+SETTINGS = load_settings(
+    execution_provider="cpu", frame_processors=["face_swapper"], output_video_quality=4, **UNLABELLED
+)
 
 
 class Film(Scene):

@@ -19,9 +19,10 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
+from tests.helpers.processes import UNLABELLED
 from tests.people.actors import portrait
 
-SETTINGS = load_settings(execution_provider="cpu", frame_processors=["face_swapper"])
+SETTINGS = load_settings(execution_provider="cpu", frame_processors=["face_swapper"], **UNLABELLED)
 
 
 def put(path: Path, image: np.ndarray) -> Path:

@@ -29,7 +29,9 @@ from tests.conftest import CONSENT, PATIENCE, until
 from tests.media.make import Spec, make, packets_of
 
 Content = tuple[list[str], list[Fraction], object]
-CPU = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu")
+UNLABELLED: dict[str, Any] = {"visible_label": "off", "disclosure": "test"}
+"""Settings of runs whose pixels are compared."""
+CPU = load_settings("balanced", output_video_encoder="libx264", execution_provider="cpu", **UNLABELLED)
 SECONDS = CPU.with_overrides(segment_seconds=1.0)
 """The same, in segments of one second."""
 
@@ -76,6 +78,7 @@ class Shell:
             sys.executable, "-m", "colab_helpers", "batch", "-s", str(photo), "-t", str(targets),
             "-o", str(out), "--models-dir", str(models), "--consent", consent,
             "--segment-seconds", "1", "--output-video-encoder", "libx264", "--execution-provider", "cpu",
+            "--visible-label", "off", "--disclosure", "test",
             *options,
         ]  # fmt: skip
         self.started: list[subprocess.Popen[str]] = []

@@ -82,16 +82,16 @@ def stop_at(frame: int) -> Any:
 
 
 def in_pieces(
-    models: Engine, target: Path, output: Path, stops: list[int], *, cast: Cast = SOURCE
+    models: Engine, target: Path, output: Path, stops: list[int], *, cast: Cast = SOURCE, marks: Any = None
 ) -> tuple[FileResult, Store]:
     """Interrupted at each of the given frames, then taken up to the end."""
     store = Store(output.parent / f"work-{output.stem}")
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
-            process_video(models, cast, target, output, on_progress=stop_at(stop), store=store)
+            process_video(models, cast, target, output, on_progress=stop_at(stop), store=store, marks=marks)
         assert not output.exists()
         assert not list(store.folder.glob(".*"))
-    return process_video(models, cast, target, output, store=store), store
+    return process_video(models, cast, target, output, store=store, marks=marks), store
 
 
 def same(one: FileResult, other: FileResult) -> None:

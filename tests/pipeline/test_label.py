@@ -1,0 +1,164 @@
+"""The visible label in results: in every frame that it belongs to, once, and in no other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from colab_helpers.faces.cast import Cast, Treatment
+from colab_helpers.media.label import Label
+from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
+from colab_helpers.settings import Settings
+from tests.media.make import Sound, Spec, make, packets_of
+from tests.pipeline.swapping import SOURCE, assert_same_pictures, in_pieces, pieces_engine, planes
+
+BLUR = Cast(Treatment("blur"))
+SIZE = (320, 180)
+
+
+class Marks:
+    """Marks a result with the label alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.label = Label.of(Settings(visible_label_size=8, **settings))
+
+    def comment(self, actions: Collection[str]) -> str:
+        return ""
+
+    def xmp(self, actions: Collection[str]) -> bytes:
+        return b""
+
+    def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
+        pass
+
+
+OFF = {"visible_label": "off", "disclosure": "test"}
+
+
+def labelled(output: Path, plain: Path) -> list[bool]:
+    """Which frames of a video have a label: what it hides is far from others, and all else is equal."""
+    found = []
+    for with_it, without in zip(planes(output), planes(plain), strict=True):
+        apart = np.abs(with_it[0].astype(int) - without[0])
+        found.append(bool(apart.max() > 60))
+        apart[-40:, SIZE[0] // 4 :] = 0
+        assert not apart.any()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("form", "rate", "keep_fps"), [("always", Fraction(25), True), ("start", Fraction(25, 3), False)]
+)
+def test_it_is_in_every_frame_it_belongs_to_however_often_a_run_is_interrupted(
+    form: str, rate: Fraction, keep_fps: bool, tmp_path: Path, constant_models: Path
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=SIZE, rate=rate, frames=int(3 * rate)))
+    models = pieces_engine(constant_models, keep_fps=keep_fps, frame_processors="face_swapper")
+    plain, whole, joined = (tmp_path / f"{name}.mp4" for name in ("plain", "whole", "joined"))
+    process_video(models, SOURCE, target, plain, marks=Marks(**OFF))
+    process_video(models, SOURCE, target, whole, marks=Marks(visible_label=form))
+    seen = labelled(whole, plain)
+    per_second = 25 if keep_fps else 30
+    last = seen.index(False) if False in seen else len(seen)
+    assert not any(seen[last:])
+    assert last == len(seen) if form == "always" else 2 * per_second < last < 2 * per_second + 4
+    in_pieces(models, target, joined, [10, 2 * per_second + 1], marks=Marks(visible_label=form))
+    assert_same_pictures(whole, joined)
+
+
+def test_off_changes_nothing_at_all_and_sound_never_changes(tmp_path: Path, inverting_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=20, sounds=(Sound(),)))
+    models = pieces_engine(inverting_models)
+    for name, marks in (("none", None), ("off", Marks(**OFF)), ("on", Marks())):
+        process_video(models, SOURCE, target, tmp_path / f"{name}.mp4", marks=marks)
+    none, off, on = (tmp_path / f"{name}.mp4" for name in ("none", "off", "on"))
+    assert packets_of(none, "video") == packets_of(off, "video") != packets_of(on, "video")
+    assert packets_of(none) == packets_of(off) == packets_of(on) == packets_of(target)
+
+
+@pytest.mark.parametrize(("cast", "models"), [(BLUR, "constant_models"), (SOURCE, "faceless_models")])
+def test_where_ai_changed_nobody_none_is_claimed(
+    cast: Cast, models: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=30))
+    networks = pieces_engine(request.getfixturevalue(models), keep_frames=True)
+    process_video(networks, cast, target, tmp_path / "plain.mp4")
+    process_video(networks, cast, target, tmp_path / "marked.mp4", marks=Marks())
+    assert packets_of(tmp_path / "plain.mp4", "video") == packets_of(tmp_path / "marked.mp4", "video")
+    kept = [frames_folder(tmp_path / f"{name}.mp4") for name in ("plain", "marked")]
+    assert len({(folder / "000029.png").read_bytes() for folder in kept}) == 1
+    for suffix in (".png", ".gif"):  # stored anew, as another format was asked for
+        picture = tmp_path / f"in{'.bmp' if suffix == '.png' else '.webp'}"
+        images = [Image.new("RGB", SIZE, (9 * number, 90, 90)) for number in (1, 9)]
+        images[0].save(
+            picture, **({"save_all": True, "append_images": images[1:]} if suffix == ".gif" else {})
+        )
+        made = [tmp_path / f"{name}{suffix}" for name in ("plain", "marked")]
+        for output, marks in zip(made, (None, Marks()), strict=True):
+            process_picture(networks, cast, picture, output, marks=marks)
+        assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_kept_frames_have_it_upright(tmp_path: Path, constant_models: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=2, rotation=90))
+    models = pieces_engine(constant_models, keep_frames=True)
+    images = []
+    for name, marks in (("plain", None), ("marked", Marks())):
+        process_video(models, SOURCE, target, tmp_path / f"{name}.mp4", marks=marks)
+        images.append(cv2.imread(str(frames_folder(tmp_path / f"{name}.mp4") / "000001.png")))
+    truth = images[0].copy()
+    marks.label.draw_on(truth)
+    assert np.abs(images[1].astype(int) - truth).mean() < np.abs(images[0].astype(int) - truth).mean() / 4
+    rows, columns = np.nonzero(np.abs(images[1].astype(int) - images[0]).max(axis=2) > 40)
+    assert rows.min() > SIZE[0] * 0.8
+    assert columns.min() > 10
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".webp"])
+def test_pictures_and_animations_have_it(suffix: str, tmp_path: Path, constant_models: Path) -> None:
+    frames = []
+    for number in range(3):
+        rgba = np.full((SIZE[1], SIZE[0], 4), (120, 120, 120, 255), np.uint8)
+        rgba[:20, :, 0], rgba[-40:, :, 3] = 90 * number, 0
+        frames.append(Image.fromarray(rgba))
+    target, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    frames[0].save(
+        target, save_all=True, append_images=frames[1:], duration=[900, 1200, 300], lossless=True, disposal=2
+    )
+    seen: list[Any] = []
+    process_picture(
+        pieces_engine(constant_models),
+        SOURCE,
+        target,
+        output,
+        marks=Marks(visible_label="start"),
+        on_frame=lambda number, total, still: seen.append(still),
+    )
+    with Image.open(output) as image:
+        for number, has_it in enumerate([True, True, False]):
+            image.seek(number)
+            rgba = np.asarray(image.convert("RGBA"), int)[-40:]
+            assert (rgba[..., 3] == 255).any() == has_it
+            assert ((rgba[..., :3] > 240).all(axis=2) & (rgba[..., 3] == 255)).any() == has_it
+            assert (seen[number].bgr[-40:] > 240).any() == has_it
+
+
+def test_a_picture_in_memory_has_it_where_a_face_was_changed(
+    constant_models: Path, faceless_models: Path
+) -> None:
+    image = np.full((180, 320, 3), 120, np.uint8)
+    label = Marks().label
+    for models, faces in ((constant_models, 1), (faceless_models, 0)):
+        networks = pieces_engine(models)
+        plain, _ = process_image(networks, SOURCE, image)
+        changed, count = process_image(networks, SOURCE, image, label=label)
+        assert count == faces
+        assert (changed[-30:, 160:] > 240).any() == bool(faces)
+        assert np.array_equal(plain[:120], changed[:120])

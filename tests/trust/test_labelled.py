@@ -1,0 +1,79 @@
+"""The visible label of what is delivered, and what report and manifest say of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers.api import swap_image
+from colab_helpers.batch import keys
+from colab_helpers.batch.keys import work_key
+from colab_helpers.errors import SettingsError
+from colab_helpers.media import label as labels
+from colab_helpers.settings import Settings
+from colab_helpers.trust.marking import DISCLOSURE, LABEL
+from colab_helpers.trust.verify import verify
+from tests.helpers.marks import actions, made, read_mark
+from tests.helpers.processes import CPU
+
+ON = CPU.with_overrides(visible_label="always", visible_label_text="Not real", disclosure="")
+
+
+def test_results_are_labelled_and_say_so_and_so_does_what_stands_instead(batch, tmp_path: Path) -> None:
+    targets = [made(tmp_path / f"a{suffix}") for suffix in (".mp4", ".png")]
+    plain, labelled = (
+        batch(*targets, settings=settings, out=tmp_path / name)
+        for name, settings in (("plain", CPU), ("labelled", ON))
+    )
+    for before, after in zip(plain.files, labelled.files, strict=True):
+        assert before.mark is not None
+        assert after.mark is not None
+        assert (before.mark.label, before.mark.disclosure) == ("", "test")
+        assert (after.mark.label, after.mark.disclosure) == ("Not real", "")
+        given = [actions(read_mark(Path(str(file.output)))[1])[1]["parameters"] for file in (before, after)]
+        assert [(one.get(LABEL), one.get(DISCLOSURE)) for one in given] == [
+            (None, "test"),
+            ("Not real", None),
+        ]
+        assert "visible label: Not real" in " ".join(verify(Path(str(after.output)), anchors=b"").lines)
+        assert "disclosed by: test" in " ".join(verify(Path(str(before.output)), anchors=b"").lines)
+    page = (tmp_path / "labelled" / "report.html").read_text()
+    assert page.count("made on this machine; visible label: Not real") == 2
+    image = cv2.imread(str(tmp_path / "labelled" / "a.png"))
+    assert image is not None
+    assert (cv2.imread(str(tmp_path / "plain" / "a.png")) != image)[20:].any()
+
+
+def test_a_picture_in_memory_is_labelled(photo: Path, constant_models: Path, consent: str) -> None:
+    image = np.full((240, 320, 3), 120, np.uint8)
+    given = {"consent": consent, "models_dir": constant_models}
+    plain, labelled = (swap_image(photo, image, settings=settings, **given) for settings in (CPU, ON))
+    changed = np.argwhere((plain != labelled).any(axis=2))
+    assert len(changed) > 200
+    assert changed[:, 0].min() > 200
+
+
+def test_no_work_is_begun_with_a_label_that_cannot_be_drawn(batch, tmp_path: Path) -> None:
+    settings = ON.with_overrides(visible_label_text="\x07")
+    with pytest.raises(SettingsError, match="cannot be drawn"):
+        batch(made(tmp_path / "a.png"), settings=settings)
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_the_words_are_part_of_a_works_key_and_the_disclosure_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(**settings: object) -> str:
+        given = {"target": "t", "sources": ["s"], "sought": [], "models": {}, "encoder": "auto", "code": "c"}
+        return work_key(settings=Settings(**settings), **given)
+
+    usual = key()
+    assert (
+        len({usual, key(visible_label_text="b"), key(visible_label="start"), key(visible_label_size=3)}) == 4
+    )
+    assert key(disclosure="said") == usual
+    assert key(visible_label_text="AI-altered faces") == usual
+    monkeypatch.setattr(labels, "tr", lambda text: "Rostros alterados con IA")
+    assert key() != usual
+    assert keys.Label is labels.Label
