@@ -59,7 +59,8 @@ def swap_image(
     """
     with _speaking(settings):
         photos = [Source.of(source)]
-        image = absolute(target) if isinstance(target, (str, Path)) and not _is_data(target) else target
+        path = isinstance(target, (str, Path)) and not str(target).startswith("data:")
+        image = absolute(str(target)) if path else target
         files = _files(photos) + ([image] if isinstance(image, Path) else [])
         require_places(files)
         require_consent(consent, files)
@@ -342,10 +343,6 @@ def _speaking(settings: Settings | None) -> Iterator[None]:
 
 def _files(photos: Sequence[Source]) -> list[Path]:
     return [photo.path for photo in photos if photo.path is not None]
-
-
-def _is_data(image: str | Path) -> bool:
-    return str(image).startswith("data:")
 
 
 def _place(value: str | Path | None) -> Path | None:

@@ -186,18 +186,14 @@ class Settings(BaseModel):
         25, ge=0, le=51, description="CRF/CQ of the encoder, 0 to 51: lower is better and larger."
     )
     output_video_preset: str = Field(
-        "auto",
-        pattern=r"^[a-z0-9]+$",
-        description="The encoder's own speed preset, such as veryfast or p4.",
+        "auto", pattern=r"^[a-z0-9]+$", description="The encoder's own speed preset, such as veryfast or p4."
     )
     output_image_quality: int = Field(95, ge=1, le=100, description="Quality of JPEG and WebP results.")
     keep_fps: bool = Field(True, description="Keep the timestamps of the target; otherwise 30 fps constant.")
     skip_audio: bool = Field(False, description="Leave the sound out of the result.")
 
     content_check: Literal["single", "vote"] = Field(
-        "single",
-        description="What looks for content that is never worked on: single, one small network; vote, three, "
-        "of which two have to agree. It cannot be switched off.",
+        "single", description="Who looks for content that is refused: one small network, or three that vote."
     )
     visible_label: Literal["always", "start", "off"] = Field(
         "always",

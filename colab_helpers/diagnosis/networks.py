@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 
 def wanted_networks(settings: Settings, models: Path | None = None) -> list[tuple[Role, str]]:
     """Return role and name of each network a run with these settings and models folder opens."""
-    from colab_helpers.models.catalog import finding_models, load_catalog, mask_models
+    from colab_helpers.models.catalog import content_models, finding_models, load_catalog, mask_models
     from colab_helpers.models.contracts import converter_of
 
     listed = load_catalog().models
@@ -45,7 +45,9 @@ def wanted_networks(settings: Settings, models: Path | None = None) -> list[tupl
             found.append(("converter", converter))
     if "face_enhancer" in settings.frame_processors:
         found.append(("enhancer", settings.enhancer_model))
-    return [*found, *mask_models(settings, models).items()]
+    found += mask_models(settings, models).items()
+    found += ((listed[name].role, name) for name in content_models(settings))
+    return list(dict.fromkeys(found))
 
 
 def models(subject: Subject) -> Iterator[Check]:
@@ -151,6 +153,7 @@ def check_contract(role: Role, network: Network) -> None:
     from colab_helpers.faces.detector import Detector
     from colab_helpers.faces.occluder import FaceParser, Occluder
     from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
+    from colab_helpers.models.contracts import check_content
 
     makers: dict[Role, Callable[[Network], object]] = {
         "detector": Detector,
@@ -161,6 +164,8 @@ def check_contract(role: Role, network: Network) -> None:
     }
     if role in makers:
         makers[role](network)
+    if role == "content":
+        check_content(network.session, network.name, where=str(network.path))
 
 
 def trial(network: Network, inputs: Sequence[Any]) -> tuple[Sequence[Any], float]:

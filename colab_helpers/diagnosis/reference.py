@@ -17,7 +17,7 @@ import numpy as np
 
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, finding
 from colab_helpers.diagnosis.samples import soft_picture
-from colab_helpers.faces.analyser import FaceAnalyser
+from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template
 from colab_helpers.faces.swapper_enhancer import Swapper
@@ -114,16 +114,15 @@ def _recogniser(oracle: Any, network: Network, settings: Settings, models: Path)
     return float(1 - face.embedding @ expected / np.linalg.norm(expected))
 
 
-def _attributes(oracle: Any, network: Network, settings: Settings, models: Path) -> float:
+def _attributes(oracle: Any, network: Network, settings: Settings, _: Path) -> float:
     """How far an age is from insightface's, which are whole years; infinite where the sex is another."""
     from insightface.app.common import Face as Seen
 
     image, points = soft_picture(_PICTURE), _points(112)
-    analyser = FaceAnalyser(settings, models_dir=models, runtime=Runtime("cpu"))
     box = np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
-    (face,) = analyser.describe(BgrPicture(image), [Face(box, points, 1.0)])
+    told = sex_and_age(network, BgrPicture(image), Face(box, points, 1.0))
     male, age = oracle.get(image, Seen(bbox=box))
-    return abs(face.attributes[1] - np.clip(age, 0, 100)) if face.attributes[0] == male else float("inf")
+    return abs(told[1] - np.clip(age, 0, 100)) if told[0] == male else float("inf")
 
 
 def _swapper(oracle: Any, network: Network, settings: Settings, _: Path) -> float:

@@ -21,7 +21,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.models.catalog import ANALYSIS_MODELS, content_models, mask_models
-from colab_helpers.models.contracts import converter_of
+from colab_helpers.models.contracts import check_content, converter_of
 from colab_helpers.models.half import changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
 from colab_helpers.models.pool import SessionPool
@@ -106,7 +106,9 @@ class Engine:
             pool=runtime.pool,
             occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
             parser=FaceParser(masking["parser"]) if "parser" in masking else None,
-            content={name: seldom.open(path) for name, path in files.items() if path.is_file()},
+            content={
+                name: _for_content(seldom, name, path) for name, path in files.items() if path.is_file()
+            },
             missing=next((path for path in files.values() if not path.is_file()), None),
         )
 
@@ -246,6 +248,13 @@ def _changers(
     if "face_enhancer" in networks:
         enhancer = Enhancer(networks["face_enhancer"], weight=settings.enhancer_weight)
     return swapper, enhancer
+
+
+def _for_content(runtime: Runtime, name: str, path: Path) -> Network:
+    network = runtime.open(path)
+    if name != ANALYSIS_MODELS[2]:
+        check_content(network.session, name, where=str(path))
+    return network
 
 
 def _without_effect(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:

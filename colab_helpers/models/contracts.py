@@ -179,3 +179,18 @@ CONTENT_CONTRACTS = (
 def content_contracts(check: Literal["single", "vote"]) -> tuple[ContentContract, ...]:
     """Return how the classifiers of a ``content_check`` are spoken to."""
     return CONTENT_CONTRACTS[:1] if check == "single" else CONTENT_CONTRACTS
+
+
+def check_content(session: Any, name: str, *, where: str) -> None:
+    """Make sure that a classifier takes and gives what its contract says; ModelError where it does not."""
+    (row,) = (one for one in CONTENT_CONTRACTS if one.name == name)
+    taken = [list(item.shape) for item in session.get_inputs()]
+    given = list(session.get_outputs()[0].shape)
+    fits = taken == [[1, 3, row.size, row.size]] and len(given) == (2 if row.weights else 3)
+    if not fits or (row.weights and given[-1] != len(row.weights)):
+        raise ModelError(
+            tr("{name} takes {taken} and gives {given}, not what {maker}'s does", name=name, taken=taken,
+               given=given, maker=row.maker),
+            where=where,
+            remedy=tr("fetch it again: python -m colab_helpers preload --accept-licences --verify"),
+        )  # fmt: skip

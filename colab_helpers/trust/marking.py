@@ -12,9 +12,7 @@ import hashlib
 import io
 import json
 import os
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +31,7 @@ from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.records import Consent
 from colab_helpers.trust.signing import Credentials, credentials
+from colab_helpers.trust.spooling import SPOOL_MB, Watched, spooled_beside
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
@@ -56,14 +55,11 @@ MIME = {
 """Suffixes of files that hold a manifest, and the type of each."""
 _OTHER = "application/octet-stream"
 
-_SPOOL_MB = 64  # what the library writes is in memory up to this size, then on disk
 SETTINGS: dict[str, Any] = {
     "builder": {"thumbnail": {"enabled": False}},
-    "core": {"backing_store_memory_threshold_in_mb": _SPOOL_MB},
+    "core": {"backing_store_memory_threshold_in_mb": SPOOL_MB},
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},  # no network, whatever a file asks for
 }
-_BEAT_BYTES = 4 << 20
-_TMPDIR = threading.Lock()  # the environment is that of all threads
 _BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # in English, whatever language is spoken
 
 
@@ -158,7 +154,7 @@ class Marks:
         beside, manifest = sidecar(output), self._manifest(output, actions)
         signed = hidden_name(partial)
         try:
-            with _spooled_beside(partial):
+            with spooled_beside(partial):
                 data = self._sign(manifest, partial, Path(os.devnull) if beside else signed, embed=not beside)
             if beside:
                 write_whole(beside, io.BytesIO(data))
@@ -209,8 +205,8 @@ class Marks:
                     builder.set_no_embed()
                 self._add_target(builder, stopped)
                 with (
-                    _Watched(source, "rb", self.beat, stopped) as read,
-                    _Watched(target, "w+b", self.beat, stopped) as written,
+                    Watched(source, "rb", self.beat, stopped) as read,
+                    Watched(target, "w+b", self.beat, stopped) as written,
                 ):
                     signed: bytes = builder.sign(signer, kind, read, written)
                     return signed
@@ -235,7 +231,7 @@ class Marks:
         kind = MIME.get(self.target.suffix.lower(), _OTHER)
         try:
             named |= self._said_beside(builder, kind)
-            with _Watched(self.target, "rb", self.beat, stopped) as content:
+            with Watched(self.target, "rb", self.beat, stopped) as content:
                 builder.add_ingredient(named, kind, content)
         except C2paError:
             if stopped:
@@ -302,59 +298,6 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _context() -> Context:
     return Context.from_dict(SETTINGS)
-
-
-class _Watched(io.FileIO):
-    """A file that the library reads or writes; what stops the work is kept, as the library would lose it.
-
-    Args:
-        stopped: Gets the error that ended it.
-    """
-
-    def __init__(self, path: Path, mode: str, beat: Callable[[], None], stopped: list[BaseException]) -> None:
-        super().__init__(path, mode)
-        self._beat, self._stopped, self._since = beat, stopped, 0
-
-    def readinto(self, buffer: Any) -> int:
-        return self._kept(super().readinto, buffer)
-
-    def write(self, data: Any) -> int:
-        return self._kept(self._write_all, data)
-
-    def _write_all(self, data: Any) -> int:
-        count = super().write(data) or 0
-        if count < len(data):  # a disk that is nearly full takes a part, of which the library knows nothing
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return count
-
-    def _kept(self, action: Callable[[Any], int | None], data: Any) -> int:
-        try:
-            count = action(data) or 0
-            self._since += count
-            if self._since >= _BEAT_BYTES:
-                self._since = 0
-                self._beat()
-        except BaseException as error:
-            self._stopped.append(error)
-            raise OSError from error
-        return count
-
-
-@contextmanager
-def _spooled_beside(partial: Path) -> Iterator[None]:
-    """Have the library keep its own copy of a large file on the result's disk; ``/tmp`` may be memory."""
-    if partial.stat().st_size <= _SPOOL_MB << 20:
-        yield
-        return
-    with _TMPDIR:
-        before = os.environ.get("TMPDIR")
-        os.environ["TMPDIR"] = str(partial.parent)
-        try:
-            yield
-        finally:
-            os.environ.pop("TMPDIR", None)
-            if before is not None:
-                os.environ["TMPDIR"] = before
 
 
 def _xmp(told: str) -> bytes:

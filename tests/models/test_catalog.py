@@ -8,7 +8,7 @@ import pytest
 
 from colab_helpers.diagnosis.networks import wanted_networks
 from colab_helpers.errors import ModelError
-from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
+from colab_helpers.models.catalog import ModelEntry, Source, load_catalog, needed_models
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings, load_settings
 
@@ -22,6 +22,8 @@ def test_entry(entry: ModelEntry) -> None:
         assert re.fullmatch(r"https://(github\.com|huggingface\.co|hf-mirror\.com)/[^?]+\.onnx", url)
     for sha256 in entry.accepted:
         assert re.fullmatch(r"[0-9a-f]{64}", sha256)
+    for source in entry.sources:  # one or the other tells whether the right one came
+        assert bool(source.sha256) != bool(re.fullmatch(r"[0-9a-f]{8}", source.crc32))
     assert entry.bytes > 1_000_000
     assert entry.licence.link.startswith("https://")
     assert entry.licence.forbids.endswith(".")
@@ -46,6 +48,9 @@ def test_only_what_the_product_runs_is_offered() -> None:
         "xseg_2": "occluder",
         "xseg_3": "occluder",
         "bisenet_resnet_34": "parser",
+        "nsfw_1": "content",
+        "nsfw_2": "content",
+        "nsfw_3": "content",
     }
 
 
@@ -68,9 +73,31 @@ def test_every_preset_finds_its_models(preset: str) -> None:
 def test_sex_and_age_need_their_network_only_where_they_are_asked_for() -> None:
     names = [entry.name for entry in needed_models(Settings(face_selector_age_start=18))]
     assert names[1:3] == ["buffalo_l/w600k_r50", "buffalo_l/genderage"]
-    assert "buffalo_l/genderage" not in [entry.name for entry in needed_models(Settings())]
-    assert ("attributes", names[2]) in wanted_networks(Settings(face_selector_gender="male"))
-    assert ("attributes", names[2]) not in wanted_networks(Settings())
+    found = wanted_networks(Settings(face_selector_gender="male"))
+    assert found[2] == ("attributes", names[2])
+    assert found.count(found[2]) == 1
+
+
+def test_content_is_checked_whatever_is_done(tmp_path: Path) -> None:
+    for values in ({}, {"frame_processors": "face_enhancer"}):
+        entries = needed_models(Settings(**values), root=tmp_path)[-2:]
+        assert [(entry.name, entry.role) for entry in entries] == [
+            ("nsfw_2", "content"), ("buffalo_l/genderage", "attributes"),
+        ]  # fmt: skip
+        assert wanted_networks(Settings(**values))[-2:] == [(entry.role, entry.name) for entry in entries]
+    names = [entry.name for entry in needed_models(Settings(content_check="vote"))]
+    assert names[-4:] == ["nsfw_2", "nsfw_1", "nsfw_3", "buffalo_l/genderage"]
+
+
+def test_a_crc32_and_the_size_tell_a_file_where_no_sha256_is_published(tmp_path: Path) -> None:
+    given = Source(urls=("https://x.invalid",), crc32="414fa339", bytes=43)  # of the sentence, as zlib says
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"The quick brown fox jumps over the lazy dog")
+    assert given.gives(path, "whatever")
+    assert given.digest == "414fa339"
+    path.write_bytes(b"The quick brown fox jumps over the lazy cog")
+    assert not given.gives(path, "whatever")
+    assert not given.model_copy(update={"crc32": "", "sha256": ("1",)}).gives(path, "whatever")
 
 
 @pytest.mark.parametrize(
@@ -96,13 +123,13 @@ def test_a_swapper_brings_the_network_that_prepares_the_source(tmp_path: Path) -
     with pytest.raises(ModelError, match=r"crossface_ghost: .*put crossface_ghost\.onnx into"):
         needed_models(settings, root=tmp_path)
     (tmp_path / "crossface_ghost.onnx").touch()
-    found = {entry.name: entry.role for entry in needed_models(settings, root=tmp_path)[2:]}
+    found = {entry.name: entry.role for entry in needed_models(settings, root=tmp_path)[2:-2]}
     assert found == {"ghost_2_256": "swapper", "crossface_ghost": "converter"}
 
 
 def test_masks_need_their_networks_where_they_are_asked_for_or_lie_there(tmp_path: Path) -> None:
     def masking(**values: Any) -> list[tuple[str, str]]:
-        return [(entry.name, entry.role) for entry in needed_models(Settings(**values), root=tmp_path)[4:]]
+        return [(entry.name, entry.role) for entry in needed_models(Settings(**values), root=tmp_path)[4:-2]]
 
     occluder, parser = ("xseg_1", "occluder"), ("bisenet_resnet_34", "parser")
     assert masking() == []
@@ -114,4 +141,4 @@ def test_masks_need_their_networks_where_they_are_asked_for_or_lie_there(tmp_pat
     assert masking(face_mask_types="box") == []
     (tmp_path / "mine.onnx").touch()
     assert masking(occluder_model="mine") == [("mine", "occluder")]
-    assert needed_models(Settings(occluder_model="mine"), root=tmp_path)[-1].licence_id == "own"
+    assert needed_models(Settings(occluder_model="mine"), root=tmp_path)[-3].licence_id == "own"

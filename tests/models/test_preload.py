@@ -19,6 +19,7 @@ from tests.models.conftest import BODY, FREE, QUICK, RESTRICTED, assert_right, m
 
 NAMES = ["buffalo_l/det_10g", "buffalo_l/w600k_r50", "inswapper_128", "GFPGANv1.4"]
 MASKING = ["xseg_1", "bisenet_resnet_34"]
+CONTENT = ["nsfw_2", "buffalo_l/genderage"]
 ACCEPTING = FetchOptions(accept_licences=True, limits=QUICK)
 PLAIN = FetchOptions(limits=QUICK)
 
@@ -32,7 +33,7 @@ def served(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default models and those that mask come from this machine; inswapper with a restricted licence."""
     known = load_catalog()
     models = dict(known.models)
-    for name in NAMES + MASKING:
+    for name in NAMES + MASKING + CONTENT:
         server.add(f"/{name}", body_of(name))
         licence = RESTRICTED if name == "inswapper_128" else FREE
         here = {"sources": (source(server.url(f"/{name}"), body=body_of(name)),), "licence": licence}
@@ -45,7 +46,7 @@ def served(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLAB_HELPERS_MODELS", str(tmp_path))
     report = preload(Settings(), ACCEPTING, models_dir=tmp_path)
-    assert [file.name for file in report.files] == NAMES
+    assert [file.name for file in report.files] == NAMES + CONTENT
     assert {file.source for file in report.files} == {"downloaded"}
     for file in report.files:
         assert (file.path, file.record.sha256) == (tmp_path / f"{file.name}.onnx", sha256(body_of(file.name)))
@@ -53,14 +54,16 @@ def test_preload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert_right(tmp_path, body_of(file.name), file.name)
     assert PreloadReport.model_validate_json(report.model_dump_json()) == report
     again = preload(Settings(frame_processors=("face_swapper",)), FetchOptions(offline=True))
-    assert [(file.name, file.source) for file in again.files] == [(name, "present") for name in NAMES[:3]]
+    assert [(file.name, file.source) for file in again.files] == [
+        (name, "present") for name in NAMES[:3] + CONTENT
+    ]
 
 
 @pytest.mark.usefixtures("served")
 def test_what_masks_is_fetched_where_it_is_asked_for(tmp_path: Path) -> None:
     asked = Settings(face_mask_types=("box", "occlusion", "region"))
     report = preload(asked, ACCEPTING, models_dir=tmp_path)
-    assert [file.name for file in report.files] == NAMES + MASKING
+    assert [file.name for file in report.files] == NAMES + MASKING + CONTENT
 
 
 @pytest.mark.usefixtures("served")
@@ -97,7 +100,7 @@ def own_swapper(folder: Path) -> Settings:
 def test_an_own_file_in_the_folder_needs_no_entry(tmp_path: Path) -> None:
     settings = own_swapper(tmp_path)
     report = preload(settings, PLAIN, models_dir=tmp_path)
-    own = report.files[-1]
+    own = report.files[2]
     assert (own.name, own.source, own.record.licence, own.record.url) == ("my_swapper", "present", "own", "")
     assert report.notes == own.notes
     assert "its origin and licence are not known" in own.notes[0]
@@ -110,7 +113,7 @@ def test_the_converter_is_fetched_along_with_its_swapper(
     known = load_catalog()
     models = {}
     for name, role in (
-        *((name, None) for name in NAMES[:2]),
+        *((name, None) for name in NAMES[:2] + CONTENT),
         ("ghost_1_256", "swapper"),
         ("crossface_ghost", "converter"),
     ):
@@ -121,7 +124,7 @@ def test_the_converter_is_fetched_along_with_its_swapper(
     monkeypatch.setattr("colab_helpers.models.preload.load_catalog", lambda: found)
     settings = Settings(swapper_model="ghost_1_256", frame_processors=("face_swapper",))
     report = preload(settings, PLAIN, models_dir=tmp_path)
-    assert [file.name for file in report.files] == [*NAMES[:2], "ghost_1_256", "crossface_ghost"]
+    assert [file.name for file in report.files] == [*NAMES[:2], "ghost_1_256", "crossface_ghost", *CONTENT]
     assert_right(tmp_path, body_of("crossface_ghost"), "crossface_ghost")
 
 

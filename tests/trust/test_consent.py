@@ -1,10 +1,11 @@
-"""The statement of consent: what is taken, and what the demo's covers."""
+"""Consent: what is taken as a sentence and as a file, who is named, and what the demo's covers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -13,10 +14,11 @@ from colab_helpers.language import spoken
 from colab_helpers.trust.consent import (
     DEMO_CONSENT,
     DEMO_MANIFEST,
+    consent_of,
     is_demo_file,
-    not_named,
     require_consent,
 )
+from colab_helpers.trust.records import GROUNDS, Consent, Ground, Named
 
 
 def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
@@ -27,7 +29,7 @@ def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"clip").hexdigest()
     (tmp_path / DEMO_MANIFEST).write_text(json.dumps({"files": {"targets/clip.mp4": digest}}))
     assert is_demo_file(target)
-    assert require_consent(DEMO_CONSENT, [target]) == DEMO_CONSENT
+    assert require_consent(DEMO_CONSENT, [target]).statement == DEMO_CONSENT
     target.write_bytes(b"something else")
     assert not is_demo_file(target)
     with pytest.raises(ConsentError):
@@ -38,23 +40,119 @@ def test_a_demo_file_is_known_by_its_hash(tmp_path: Path) -> None:
     "statement", ["self", "Ana Ruiz and Jon Lee:  written consent,\n2026-10-01", "licensed stock footage"]
 )
 def test_statements_that_say_who_and_why_are_taken(statement: str, tmp_path: Path) -> None:
-    assert require_consent(statement, [tmp_path / "x.mp4"]) == " ".join(statement.split())
+    given = require_consent(statement, [tmp_path / "x.mp4"])
+    assert given == Consent(statement=" ".join(statement.split()))
+    assert given.record() == {"statement": given.text}
+    assert consent_of(given.text) == given
 
 
 def test_a_ground_may_be_named_in_the_language_spoken() -> None:
     with pytest.raises(ConsentError, match="grounds are: self"):
         require_consent("uno mismo", [])
     with spoken("es"):
-        assert require_consent("uno mismo", []) == "uno mismo"
-        assert require_consent("written consent", []) == "written consent"
+        assert require_consent("uno mismo", []).statement == "uno mismo"
+        assert require_consent("written consent", []).statement == "written consent"
         with pytest.raises(ConsentError, match="uno mismo, consentimiento por escrito"):
             require_consent("algo", [])
 
 
-def test_who_is_named_in_a_statement_is_found_however_it_is_spelt() -> None:
-    statement = "Ana Ruíz (source), JON-LEE (video): written consent"
+def test_who_is_named_is_found_however_it_is_spelt() -> None:
+    sentence = Consent(statement="Ana Ruíz (source), JON-LEE (video): written consent")
     named = ["ana ruiz", "Ana", "Jon Lee", "ana_ruíz", "jon.lee"]
-    assert not_named(statement, named) == []
+    assert sentence.unnamed(named) == []
     strangers = ["An", "Ruiz Ana", "Lee (video) x", "p1", "Jo"]
-    assert not_named(statement, [*strangers, *named, "p1"]) == strangers
-    assert not_named("", ["Ana"]) == ["Ana"]
+    assert sentence.unnamed([*strangers, *named, "p1"]) == strangers
+    assert Consent().unnamed(["Ana"]) == ["Ana"]
+    each = Consent(
+        statement="Bob is a good film",
+        people=(Named(name="Ana Ruíz", ground="self"), Named(name="JON-LEE", ground="licensed")),
+    )
+    assert each.unnamed([*named, "Bob", "ruiz jon"]) == ["Bob", "ruiz jon"]  # names count, not the sentence
+
+
+FILE = """\
+statement: Dubbing of Two Doors, scenes 3 to 7.
+people:
+  Ana Ruíz: self
+  Jon Lee:
+    ground: Written Consent
+    given_by: Jon Lee, 2026-10-01
+    document: contracts/jon lee.pdf
+  Hanna: {ground: synthetic}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "consent.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_file_says_of_each_who_agreed_and_stays_as_it_was_read(file: Path) -> None:
+    given = require_consent(f" {file} ", [], ["ana_ruiz", "JON LEE"])
+    assert given.record() == {
+        "statement": "Dubbing of Two Doors, scenes 3 to 7.",
+        "people": [
+            {"name": "Ana Ruíz", "ground": "self"},
+            {
+                "name": "Jon Lee",
+                "ground": "written consent",
+                "given_by": "Jon Lee, 2026-10-01",
+                "document": "contracts/jon lee.pdf",
+            },
+            {"name": "Hanna", "ground": "synthetic"},
+        ],
+    }
+    file.unlink()
+    assert require_consent(given.text, [], ["hanna"]) == given
+    with pytest.raises(ConsentError, match=r"nobody says on what ground bob may be shown.*below 'people:'"):
+        require_consent(given.text, [], ["bob", "ana ruiz"])
+    assert get_args(Ground) == GROUNDS
+
+
+def test_a_file_without_a_sentence_makes_one(file: Path) -> None:
+    file.write_text(
+        "people:\n  Ana: self\n  Old film: {ground: public archive, given_by: 'Filmoteca, CC0'}\n"
+    )
+    assert consent_of(str(file)).statement == "Ana: self; Old film: public archive (Filmoteca, CC0)"
+    file.write_text("people: {Ana: uno mismo}\n")
+    with spoken("es"):
+        assert consent_of(str(file)).people == (Named(name="Ana", ground="self"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("people:\n  Ana: her own idea\n", "line 2: the ground of Ana is missing, or none of: self"),
+        ("people:\n  Ana: {given_by: me}\n", "line 2: the ground of Ana is missing"),
+        ("people:\n  Ana:\n    ground: licensed\n", "line 3: Ana: given_by has to say who gave the licensed"),
+        ("people:\n  Ana: self\n  Ana: self\n", "line 3: Ana is there twice"),
+        ("people:\n  Ana:\n    ground: self\n    since: 2020\n", "line 4: there is no 'since'; allowed"),
+        ("persons:\n  Ana: self\n", "line 1: there is no 'persons'; allowed: statement, people"),
+        ("people:\n- Ana\n", "line 2: a name and a colon are expected here"),
+        ("people:\n  Ana: {ground: [self]}\n", "line 2: a word or a sentence is expected here"),
+        ("statement: hello\n", "it names nobody"),
+        ("people: {}\n", "it names nobody"),
+        ("", "a name and a colon are expected here"),
+        ("people:\n  Ana: [self\n", "line 3: "),
+        ("people:\n  Ana: !!python/object/apply:os.system ['touch x']\n", "line 2: a name and a colon"),
+        ("a: &a [x, x]\nb: *a\n", "line 2: anchors are not read here"),
+        (f"people: {'[' * 5000}", "line 1: it is too deep"),
+        (f"people: {{Ana: '{'x' * 70_000}'}}", "it is larger than 64 kB"),
+        ("people:\n  Ana: \x00\n", "line 2: |special characters"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_is_told_with_its_line(file: Path, text: str, told: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConsentError, match=told) as caught:
+        require_consent(str(file), [])
+    assert str(caught.value).startswith(str(file))
+    assert "{ground: written consent" in caught.value.remedy
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_bytes(b"people: {Ana\xe9: self}")
+    for name in ("none.yaml", "bad.yml"):
+        with pytest.raises(ConsentError, match="cannot be read"):
+            require_consent(str(tmp_path / name), [])
