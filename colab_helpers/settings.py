@@ -4,8 +4,7 @@ A setting has one name, one default and one validation wherever it appears: as a
 in ``presets.yaml``, as a command-line option and in a notebook's ``overrides``. The names are those
 that users of roop know, where roop has the setting.
 
-``load_settings("quality+ram_8", batch_size=1)`` overlays presets from left to right, then the
-keyword overrides.
+``load_settings("quality+ram_8", batch_size=1)`` overlays presets from left to right, then keywords.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from colab_helpers.pages.people import PersonRow, rows_of, spans_text
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import line_chart
-from colab_helpers.pages.units import mark_text, notes_of, number, summary_text
+from colab_helpers.pages.units import consent_lines, content_text, mark_text, notes_of, number, summary_text
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
 from colab_helpers.settings import Settings, field_help
 
@@ -95,6 +95,8 @@ def report_html(
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
         mark=mark_text,
+        content=content_text,
+        given=consent_lines(report),
         defaults=Settings().model_dump(mode="json"),
         help_of=field_help,
     )

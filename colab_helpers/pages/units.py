@@ -107,6 +107,26 @@ def mark_text(file: FileReport) -> str:
     return "; ".join(told)
 
 
+def consent_lines(report: BatchReport) -> list[str]:
+    """Say of everybody whom a file names on what ground they are shown, and who says so."""
+    people = report.consent.people
+    return [
+        "; ".join(filter(None, (f"{one.name}: {tr(one.ground)}", one.given_by, one.document)))
+        for one in people
+    ]
+
+
+def content_text(file: FileReport) -> str:
+    """Say what was seen in a target; empty where nobody came to look."""
+    seen = file.content
+    if seen is None:
+        return ""
+    if seen.state == "refused":
+        return tr("refused: {reason}", reason=seen.reason)
+    told = mark("{networks} looked at {samples} frame(s): nothing that is refused")
+    return tr(told, networks=", ".join(seen.thresholds), samples=seen.samples)
+
+
 def results_text(report: BatchReport) -> str:
     """Write the results for places that cannot show HTML."""
     lines = [summary_text(report), *notes_of(report)]

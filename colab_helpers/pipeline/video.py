@@ -120,7 +120,7 @@ def _in_segments(
     for part in parts:
         measured.add(part.measured)
     if video.label is not None and not measured.by_ai:  # which nobody could know before
-        return _in_segments(replace(video, label=None), store, marks)
+        return _in_segments(replace(video, label=None), store, watcher, marks)
     joined = join_segments(
         [part.segment for part in parts],
         video.info,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -138,7 +139,7 @@ class _File:
     def _fields(self, node: yaml.Node | None, allowed: Collection[str] = ()) -> dict[str, yaml.Node]:
         """What stands under each key of a mapping."""
         if not isinstance(node, yaml.MappingNode):
-            raise self._wrong(node and node.start_mark, tr("a name and a colon are expected here"))
+            raise self._wrong(node.start_mark if node else None, tr("a name and a colon are expected here"))
         found: dict[str, yaml.Node] = {}
         for key, value in node.value:
             name = self._word(key)
@@ -155,7 +156,7 @@ class _File:
             raise self._wrong(node.start_mark, tr("a word or a sentence is expected here"))
         return " ".join(node.value.split())
 
-    def _wrong(self, at: yaml.Mark | None, what: str) -> ConsentError:
+    def _wrong(self, at: Any, what: str) -> ConsentError:
         told = tr("line {line}: {what}", line=at.line + 1, what=what) if at else what
         return ConsentError(told, where=str(self._path), remedy=_how_in_a_file())
 

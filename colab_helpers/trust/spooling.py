@@ -1,4 +1,4 @@
-"""Files as the library of manifests reads and writes them: watched, stoppable, and spooled on the right disk."""
+"""Files as the library of manifests reads and writes them: watched, stoppable, spooled on the right disk."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ class Watched(io.FileIO):
         self._beat, self._stopped, self._since = beat, stopped, 0
 
     def readinto(self, buffer: Any) -> int:
+        """See ``io.FileIO``."""
         return self._kept(super().readinto, buffer)
 
     def write(self, data: Any) -> int:
+        """See ``io.FileIO``; all of it or OSError."""
         return self._kept(self._write_all, data)
 
     def _write_all(self, data: Any) -> int:

@@ -20,7 +20,7 @@ from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
-from colab_helpers.trust import marking
+from colab_helpers.trust import spooling
 from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials, sidecar
 from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, credentials, local_anchor
 from tests.helpers.marks import (
@@ -238,7 +238,7 @@ def test_a_stop_while_it_is_signed_leaves_nothing(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = made(tmp_path / f"target{suffix}")
-    monkeypatch.setattr(marking, "_BEAT_BYTES", 1000)
+    monkeypatch.setattr(spooling, "_BEAT_BYTES", 1000)
     beats = 0
 
     def beat() -> None:
@@ -261,19 +261,19 @@ def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(marking._Watched, "write", full)
+    monkeypatch.setattr(spooling.Watched, "write", full)
     with pytest.raises(OutputError):
         published(made(tmp_path / "target.mp4"), tmp_path / "out" / "b.mp4")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_large_file_is_spooled_beside_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(marking, "_SPOOL_MB", 0)
+    monkeypatch.setattr(spooling, "SPOOL_MB", 0)
     monkeypatch.setenv("TMPDIR", "/elsewhere")
     seen: set[str] = set()
     target = made(tmp_path / "target.mp4")
     by = marks(target, beat=lambda: seen.add(os.environ["TMPDIR"]))
-    monkeypatch.setattr(marking, "_BEAT_BYTES", 1)
+    monkeypatch.setattr(spooling, "_BEAT_BYTES", 1)
     published(target, tmp_path / "out" / "a.mp4", by=by)
     assert str(tmp_path / "out") in seen
     assert os.environ["TMPDIR"] == "/elsewhere"
