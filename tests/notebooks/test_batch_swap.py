@@ -50,7 +50,7 @@ def test_a_run_on_demo_files(run, values, demo, tmp_path, capfd):
     assert run(tmp_path, **values, preset="speed", overrides={"output_video_quality": 20}) == 0
     report = report_of(tmp_path)
     assert report["summary"]["succeeded"] == 1
-    assert report["consent"] == DEMO_CONSENT
+    assert report["consent"] == {"statement": DEMO_CONSENT, "people": []}
     assert report["settings"]["output_video_quality"] == 20
     output = Path(report["files"][0]["output"])
     assert output == tmp_path / "clip1.mp4"
@@ -92,7 +92,7 @@ def test_plain_papermill_reaches_every_value_of_both_cells(papermill, demo, tmp_
     assert done.returncode == 0, done.stderr
     assert "unknown parameter" not in done.stderr
     report = report_of(tmp_path / "2024")
-    assert report["consent"] == CONSENT
+    assert report["consent"]["statement"] == CONSENT
     assert report["settings"]["output_video_quality"] == 20
     assert frame_count(tmp_path / "2024" / "clip1.mp4") == 10
 
