@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -138,8 +138,12 @@ class FileRun:
     def _attempt(self, action: Callable[[], T]) -> T:
         return self.unfinished.patience.attempt(action) if self.unfinished else action()
 
+    def _marks(self, content: Path) -> Marks:
+        known = self.unfinished.target if self.unfinished else ""
+        return Marks.of(self.engine, self.task.target, content, digest=known, beat=self.beat)
+
     def _video(self, target: Path, output: Path) -> Path:
-        marks = Marks.of(self.engine, self.task.target, target, beat=self.beat)
+        marks = self._marks(target)
         with _removed_on_error(output):
             result = process_video(
                 self.engine,
@@ -176,7 +180,7 @@ class FileRun:
 
     def _picture(self, output: Path) -> Path:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
-        marks = Marks.of(self.engine, self.task.target, self.task.target, beat=self.beat)
+        marks = self._marks(self.task.target)
 
         def put(path: Path, content: BinaryIO, seal: Seal) -> None:
             self._attempt(lambda: write_whole(path, content, seal))
@@ -186,7 +190,7 @@ class FileRun:
             self.cast,
             self.task.target,
             output,
-            on_frame=self._on_frame(output),
+            on_frame=self._on_frame(output, marks),
             put=put,
             marks=marks,
         )
@@ -199,16 +203,17 @@ class FileRun:
             report.fallbacks.append(tr("keep_frames keeps none of a picture's frames, but a GIF's"))
         return output
 
-    def _on_frame(self, output: Path) -> FrameCallback:
+    def _on_frame(self, output: Path, marks: Marks) -> FrameCallback:
         """Return what tells, and keeps, each finished frame of an animation."""
         settings, started, told = self.engine.settings, time.monotonic(), 0.0
         keeps = settings.keep_frames and not is_image(self.task.target)
 
-        def on_frame(number: int, total: int, still: Still) -> None:
+        def on_frame(number: int, total: int, still: Still, actions: set[str]) -> None:
             nonlocal told
             if keeps:
                 path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
-                write_still(path, still, quality=max(1, settings.temp_frame_quality))
+                said = replace(still, parts=marks.parts(actions))
+                write_still(path, said, quality=max(1, settings.temp_frame_quality))
             self.beat()
             now = time.monotonic()
             if now - told >= _TELL_EVERY or number + 1 == total:
@@ -255,9 +260,8 @@ def error_text(error: Exception) -> str:
 def _enter(result: FileResult, report: FileReport, marks: Marks) -> None:
     """Copy what the pipeline measured into the report, and how it marked the result."""
     if marks.marked:
-        by, said = marks.signed_by, marks.disclosed(result.measured.actions)
-        report.manifest, beside = marks.manifest, marks.manifest is not None
-        report.mark = MarkReport(beside=beside, signed_by=by.name, made_here=by.local, **said)
+        by, said, report.manifest = marks.signed_by, marks.disclosed(result.measured.actions), marks.manifest
+        report.mark = MarkReport(beside=bool(marks.manifest), signed_by=by.name, made_here=by.local, **said)
     measured = result.measured
     for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
         setattr(report, name, getattr(result, name))

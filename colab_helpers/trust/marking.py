@@ -77,6 +77,7 @@ class Marks:
         signed_by: Whose certificate is used.
         target: The file that was changed; its bytes are what counts.
         networks: Names of the networks that do each action of `Measured`.
+        digest: SHA-256 of the target, where it is known; to read a large one again takes seconds.
         target_manifest: Where the target's manifest lies, if not in the target.
         label: What is burnt into its pictures, if anything.
         disclosure: How else those who see it are told.
@@ -89,6 +90,7 @@ class Marks:
     target: Path
     networks: Mapping[str, Sequence[str]]
     target_manifest: Path | None = None
+    digest: str = ""
     label: Label | None = None
     disclosure: str = ""
     beat: Callable[[], None] = lambda: None
@@ -101,12 +103,15 @@ class Marks:
         return "; ".join(made + hidden)
 
     @classmethod
-    def of(cls, engine: Engine, target: Path, content: Path, *, beat: Callable[[], None]) -> Marks:
+    def of(
+        cls, engine: Engine, target: Path, content: Path, *, digest: str, beat: Callable[[], None]
+    ) -> Marks:
         """Return what marks the result that an engine's networks make of a target, read at ``content``."""
         changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
             signed_by=credentials(engine.settings.signing_certificate),
             target=content,
+            digest=digest,
             target_manifest=sidecar(target),
             label=Label.of(engine.settings),
             disclosure=engine.settings.disclosure,
@@ -128,9 +133,9 @@ class Marks:
         kind = f", {COMPOSITE}" if _by_ai(actions) else ""
         return f"{self._told(actions)} (colab_helpers {_VERSION}{kind})" if actions else ""
 
-    def xmp(self, actions: Collection[str]) -> bytes:
-        """Return a picture's XMP packet; empty where none was made by AI (IPTC Photo Metadata 2023.2)."""
-        return _xmp(self._told(actions)) if _by_ai(actions) else b""
+    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
+        """Return a picture's XMP packet; none where nothing was made by AI (IPTC Photo Metadata 2023.2)."""
+        return {"xmp": _xmp(self._told(actions))} if _by_ai(actions) else {}
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
@@ -160,7 +165,7 @@ class Marks:
         self.marked, self.manifest = True, hashlib.sha256(data).hexdigest() if beside else None
 
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
-        digest = sha256_of(self.target, on_chunk=self.beat)
+        digest = self.digest or sha256_of(self.target, on_chunk=self.beat)
         opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"], DIGEST: digest}}
         edited: dict[str, Any] = {
             "action": "c2pa.edited",
@@ -169,10 +174,8 @@ class Marks:
         }
         if used := _by_ai(actions):
             names = [name for action in used for name in self.networks.get(action, ())]
-            given = {NETWORKS: names} | {
-                f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text
-            }
-            edited |= {"digitalSourceType": COMPOSITE, "parameters": given}
+            told = {f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text}
+            edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names, **told}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
         return _definition(printable(output.name), [opened, edited if actions else stored])
 
