@@ -194,7 +194,13 @@ def measure_seed(
         [folder / "targets"],
         folder / "out",
         consent=CONSENT,
-        settings=load_settings("balanced", execution_provider="cpu", output_video_encoder="libx264"),
+        settings=load_settings(
+            "balanced",
+            execution_provider="cpu",
+            output_video_encoder="libx264",
+            visible_label="off",
+            disclosure="a benchmark",
+        ),
         models_dir=folder / "models",
     )
     if not report.ok:

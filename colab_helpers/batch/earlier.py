@@ -122,6 +122,7 @@ class UnfinishedFile:
     """The work on one file as long as it is not finished; a video's ``pipeline.SegmentStore``.
 
     Attributes:
+        target: Digest of the target.
         place: Folder on the local disk where segments are written.
         mirror: Folder beside the results where each is copied to, if those lie on a mounted drive: the
             local disk may be gone tomorrow. None where ``place`` is beside the results already.
@@ -131,6 +132,7 @@ class UnfinishedFile:
     """
 
     key: str
+    target: str
     place: Path
     mirror: Path | None
     journal: Journal

@@ -12,9 +12,8 @@ from colab_helpers.trust.marking import Marks
 def enter(result: FileResult, report: FileReport, marks: Marks) -> None:
     """Copy what the pipeline measured into the report, and how it marked the result."""
     if marks.marked:
-        by, said = marks.signed_by, marks.disclosed(result.measured.actions)
-        report.manifest, beside = marks.manifest, marks.manifest is not None
-        report.mark = MarkReport(beside=beside, signed_by=by.name, made_here=by.local, **said)
+        by, said, report.manifest = marks.signed_by, marks.disclosed(result.measured.actions), marks.manifest
+        report.mark = MarkReport(beside=bool(marks.manifest), signed_by=by.name, made_here=by.local, **said)
     measured = result.measured
     for name in vars(result).keys() - {"measured", "notes", "seconds", "people"}:
         setattr(report, name, getattr(result, name))

@@ -185,6 +185,7 @@ class Batch:
         key, mirror = self.earlier.key(task), self.around.places.mirror
         return UnfinishedFile(
             key=key,
+            target=self.earlier.digests(task.target),
             place=self.around.places.local / key[:24],
             mirror=mirror / key[:24] if mirror else None,
             journal=self.journal,

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -162,6 +162,18 @@ class FileRun:
     def _attempt(self, action: Callable[[], T]) -> T:
         return self.unfinished.patience.attempt(action) if self.unfinished else action()
 
+    def _marks(self, read: Path) -> Marks:
+        return Marks.of(
+            self.engine,
+            self.task.target,
+            read,
+            digest=self.unfinished.target if self.unfinished else "",
+            consent=self.consent,
+            sources=self.report.source_sha256,
+            content=self.check,
+            beat=self.beat,
+        )
+
     def _video(self, target: Path, output: Path) -> Path:
         marks = self._marks(target)
         with _removed_on_error(output):
@@ -212,7 +224,7 @@ class FileRun:
             self.cast,
             self.task.target,
             output,
-            on_frame=self._on_frame(output),
+            on_frame=self._on_frame(output, marks),
             put=put,
             marks=marks,
         )
@@ -225,21 +237,17 @@ class FileRun:
             report.fallbacks.append(tr("keep_frames keeps none of a picture's frames, but a GIF's"))
         return output
 
-    def _marks(self, target: Path) -> Marks:
-        """What marks the result of the target, which is read at another place."""
-        stated = {"consent": self.consent, "sources": self.report.source_sha256, "content": self.check}
-        return Marks.of(self.engine, self.task.target, target, beat=self.beat, **stated)
-
-    def _on_frame(self, output: Path) -> FrameCallback:
+    def _on_frame(self, output: Path, marks: Marks) -> FrameCallback:
         """Return what tells, and keeps, each finished frame of an animation."""
         settings, started, told = self.engine.settings, time.monotonic(), 0.0
         keeps = settings.keep_frames and not is_image(self.task.target)
 
-        def on_frame(number: int, total: int, still: Still) -> None:
+        def on_frame(number: int, total: int, still: Still, actions: set[str]) -> None:
             nonlocal told
             if keeps:
                 path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
-                write_still(path, still, quality=max(1, settings.temp_frame_quality))
+                said = replace(still, parts=marks.parts(actions))
+                write_still(path, said, quality=max(1, settings.temp_frame_quality))
             self.beat()
             now = time.monotonic()
             if now - told >= _TELL_EVERY or number + 1 == total:

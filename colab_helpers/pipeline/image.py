@@ -33,8 +33,9 @@ from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, with_refere
 from colab_helpers.pipeline.outcome import FileResult, Marks
 from colab_helpers.stages import in_groups, map_ordered
 
-FrameCallback = Callable[[int, int, Still], None]
-"""Called with the number of each finished frame of an animation, how many there are, and the frame."""
+FrameCallback = Callable[[int, int, Still, set[str]], None]
+"""Called with the number of each finished frame of an animation, how many there are, the frame, and what was
+done to its faces."""
 Put = Callable[[Path, BinaryIO, Seal], None]
 """Puts a finished file in its place, sealed."""
 
@@ -139,8 +140,8 @@ def process_picture(
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]
     else:
-        xmp = marks.xmp(measured.actions) if marks else b""
-        made = replace(still, bgr=image, parts={**still.parts, **({"xmp": xmp} if xmp else {})})
+        said = marks.parts(measured.actions) if marks else {}
+        made = replace(still, bgr=image, parts={**still.parts, **said})
         data = encode_still(made, output, quality=engine.settings.output_image_quality)
         put(output, io.BytesIO(data), _seal(marks, output, measured))
         notes = [*_faceless(measured, output), *still.losses, *still.losses_in(output)]
@@ -169,7 +170,8 @@ def _process_animation(
                     label.draw_on(work.item.bgr, work.item.alpha)
                 writer.write(work.item)
                 if on_frame is not None:
-                    on_frame(work.index, len(animation.durations), work.item)
+                    done = following.selection.actions(work.faces)
+                    on_frame(work.index, len(animation.durations), work.item, done)
         measured = tally.take()
         if not measured.faces and _is_copied(target, output, animation.kind):
             _put_copy(target, output, put)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from colab_helpers.files import shortened, unwritable
-from colab_helpers.media.images import write_image
+from colab_helpers.media.images import Still, write_still
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame
+from colab_helpers.pipeline.outcome import Marks
 from colab_helpers.settings import Settings
 
 _FRAME_NAME = re.compile(r"\d{6,}\.(png|jpg)")
@@ -24,13 +26,15 @@ class KeptFrames:
 
     folder: Path
     settings: Settings
+    marks: Marks | None
 
-    def keep(self, frame: Frame, info: VideoInfo) -> None:
-        """Write a frame as players show it."""
+    def keep(self, frame: Frame, info: VideoInfo, actions: Collection[str]) -> None:
+        """Write a frame as players show it, and in it what was done to its faces."""
         if self.settings.keep_frames:
             image = np.asarray(frame.video.to_ndarray(format="bgr24"), np.uint8)
             quality = max(1, self.settings.temp_frame_quality)
-            write_image(self._path(frame.index), info.upright(image), quality=quality)
+            still = Still(info.upright(image), parts=self.marks.parts(actions) if self.marks else {})
+            write_still(self._path(frame.index), still, quality=quality)
 
     def has(self, start: int, stop: int) -> bool:
         """Tell whether all frames that are to be kept from ``start`` to before ``stop`` are there."""

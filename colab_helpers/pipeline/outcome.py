@@ -97,8 +97,8 @@ class Marks(Protocol):
     def comment(self, actions: Collection[str]) -> str:
         """Return what the tags of a video say."""
 
-    def xmp(self, actions: Collection[str]) -> bytes:
-        """Return what a picture says beside its pixels."""
+    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
+        """Return what a picture says beside its pixels, as `Still.parts`."""
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Complete a finished file under its hidden name."""

@@ -14,6 +14,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
+from colab_helpers.faces.selection import Selection
 from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
@@ -104,7 +105,7 @@ def _in_segments(
     video: VideoRun, store: SegmentStore, watcher: Watcher | None, marks: Marks | None
 ) -> FileResult:
     """Make the segments after those that are finished already, and join all."""
-    images, index = KeptFrames(store.folder / "frames", video.settings), store.face_index()
+    images, index = KeptFrames(store.folder / "frames", video.settings, marks), store.face_index()
     if watcher is not None:
         index.watched(watcher, video.time_base)
     faces = follow_faces(video, index)
@@ -212,7 +213,8 @@ def _make_segments(
             time_base=video.time_base,
         ) as writer,
     ):
-        _write(video, changed_frames(video, faces, reader, start), writer, tally, images, start)
+        works = changed_frames(video, faces, reader, start)
+        _write(video, works, writer, tally, images, faces.selection, start)
     notes += reader.notes
     return reader.count
 
@@ -223,6 +225,7 @@ def _write(
     writer: SegmentWriter,
     tally: Tally,
     images: KeptFrames,
+    selection: Selection,
     start: int,
 ) -> None:
     """Write all frames from the ``start``-th of the result on, once they are changed."""
@@ -231,7 +234,7 @@ def _write(
         for work in works:
             # Counted first: with this frame a segment may be finished, and noted with its count.
             tally.add(work)
-            images.keep(work.item, video.info)
+            images.keep(work.item, video.info, selection.actions(work.faces))
             writer.write(work.item.video, pts=work.item.pts, duration=work.item.duration)
             progress.frame(tally.frames, start=start)
             if video.on_picture is not None and progress.picture_is_due():

@@ -76,6 +76,7 @@ class Marks:
         signed_by: Whose certificate is used.
         target: The file that was changed; its bytes are what counts.
         networks: Names of the networks that do each action of `Measured`.
+        digest: SHA-256 of the target, where it is known; to read a large one again takes seconds.
         target_manifest: Where the target's manifest lies, if not in the target.
         consent: What was stated; ``sources`` are the SHA-256 of the photos of who is put in.
         content: What has looked at the target; nothing is sealed before it has decided.
@@ -93,6 +94,7 @@ class Marks:
     consent: Consent | None = None
     sources: Sequence[str] = ()
     content: ContentCheck | None = None
+    digest: str = ""
     label: Label | None = None
     disclosure: str = ""
     beat: Callable[[], None] = lambda: None
@@ -108,7 +110,7 @@ class Marks:
     def of(cls, engine: Engine, target: Path, read: Path, **stated: Any) -> Marks:
         """Return what marks the result that an engine's networks make of a target, read at ``read``.
 
-        ``stated`` are ``consent``, ``sources``, ``content`` and ``beat``.
+        ``stated`` are ``digest``, ``consent``, ``sources``, ``content`` and ``beat``.
         """
         changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
@@ -135,9 +137,9 @@ class Marks:
         kind = f", {COMPOSITE}" if _by_ai(actions) else ""
         return f"{self._told(actions)} (colab_helpers {_VERSION}{kind})" if actions else ""
 
-    def xmp(self, actions: Collection[str]) -> bytes:
-        """Return a picture's XMP packet; empty where none was made by AI (IPTC Photo Metadata 2023.2)."""
-        return _xmp(self._told(actions)) if _by_ai(actions) else b""
+    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
+        """Return a picture's XMP packet; none where nothing was made by AI (IPTC Photo Metadata 2023.2)."""
+        return {"xmp": _xmp(self._told(actions))} if _by_ai(actions) else {}
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Sign a finished file under its hidden name; it is replaced by the signed one.
@@ -167,7 +169,7 @@ class Marks:
         self.marked, self.manifest = True, hashlib.sha256(data).hexdigest() if beside else None
 
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
-        digest = sha256_of(self.target, on_chunk=self.beat)
+        digest = self.digest or sha256_of(self.target, on_chunk=self.beat)
         opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": ["target"], DIGEST: digest}}
         edited: dict[str, Any] = {
             "action": "c2pa.edited",
@@ -176,10 +178,8 @@ class Marks:
         }
         if used := _by_ai(actions):
             names = [name for action in used for name in self.networks.get(action, ())]
-            given = {NETWORKS: names} | {
-                f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text
-            }
-            edited |= {"digitalSourceType": COMPOSITE, "parameters": given}
+            told = {f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text}
+            edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names, **told}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
         definition = _definition(printable(output.name), [opened, edited if actions else stored])
         definition["assertions"] += self._stated()

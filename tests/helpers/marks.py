@@ -44,6 +44,10 @@ def media(path: Path) -> list[Any]:
 
 def made(path: Path) -> Path:
     """A small file of the kind that its suffix names."""
+    if path.suffix == ".webm":
+        return make(path, Spec(frames=4, codec="libvpx-vp9", sounds=(Sound("libopus"),)))
+    if path.suffix == ".avi":
+        return make(path, Spec(frames=4, codec="mpeg4", sounds=(Sound("mp3"),)))
     if path.suffix in (".mp4", ".mov", ".mkv"):
         return make(path, Spec(frames=10, sounds=(Sound(),), metadata={"comment": "shot in Lima"}))
     pictures = [Image.fromarray(np.full((40, 64, 3), level, np.uint8)) for level in (30, 90, 200)]

@@ -32,8 +32,8 @@ class Marks:
     def comment(self, actions: Collection[str]) -> str:
         return ""
 
-    def xmp(self, actions: Collection[str]) -> bytes:
-        return b""
+    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
+        return {}
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         pass
@@ -139,7 +139,7 @@ def test_pictures_and_animations_have_it(suffix: str, tmp_path: Path, constant_m
         target,
         output,
         marks=Marks(visible_label="start"),
-        on_frame=lambda number, total, still: seen.append(still),
+        on_frame=lambda number, total, still, actions: seen.append(still),
     )
     with Image.open(output) as image:
         for number, has_it in enumerate([True, True, False]):

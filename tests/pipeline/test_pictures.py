@@ -57,7 +57,7 @@ def test_every_frame_of_an_animation_is_changed(tmp_path: Path, inverting_models
     told: list[tuple[int, int]] = []
     result = process_picture(
         engine(inverting_models, frame_processors="face_swapper"), SOURCE, target, output,
-        on_frame=lambda number, total, _: told.append((number, total)),
+        on_frame=lambda number, total, *_: told.append((number, total)),
     )  # fmt: skip
     assert (result.frames_in, result.frames_out, result.faces_swapped) == (3, 3, 3)
     assert (result.notes, told) == ((), [(0, 3), (1, 3), (2, 3)])

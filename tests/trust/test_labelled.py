@@ -12,9 +12,13 @@ from colab_helpers.api import swap_image
 from colab_helpers.batch import keys
 from colab_helpers.batch.keys import work_key
 from colab_helpers.errors import SettingsError
+from colab_helpers.files import sha256_of
 from colab_helpers.media import label as labels
+from colab_helpers.media.images import is_written
+from colab_helpers.media.inputs import is_video
 from colab_helpers.settings import Settings
 from colab_helpers.trust.marking import DISCLOSURE, LABEL
+from colab_helpers.trust.signing import local_anchor
 from colab_helpers.trust.verify import verify
 from tests.helpers.marks import actions, made, read_mark
 from tests.helpers.processes import CPU
@@ -45,6 +49,43 @@ def test_results_are_labelled_and_say_so_and_so_does_what_stands_instead(batch, 
     image = cv2.imread(str(tmp_path / "labelled" / "a.png"))
     assert image is not None
     assert (cv2.imread(str(tmp_path / "plain" / "a.png")) != image)[20:].any()
+
+
+KINDS = (
+    ".mp4",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".jpg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".tif",
+    ".bmp",
+    ".avif",
+    ".heic",
+)
+
+
+def test_whatever_is_delivered_says_of_itself_what_it_is(batch, tmp_path: Path) -> None:
+    known = [kind for kind in KINDS if is_video(f"a{kind}") or is_written(kind)]
+    assert set(KINDS) - set(known) <= {".avif", ".heic"}  # where this machine cannot write them
+    targets = [made(tmp_path / f"{kind[1:]}{kind}") for kind in known]
+    report = batch(*targets, settings=ON.with_overrides(keep_frames=True))
+    assert [file.error for file in report.files] == [None] * len(known)
+    for file in report.files:
+        output = Path(str(file.output))
+        found = verify(output, anchors=local_anchor())
+        assert (found.state, found.trusted) == ("valid", True), output
+        assert "compositeWithTrainedAlgorithmicMedia" in found.lines[1], output
+        assert "visible label: Not real" in found.lines[1]
+        assert sha256_of(Path(file.target)) in found.lines[0]
+        for kept in sorted(Path(file.frames_folder).iterdir()) if file.frames_folder else []:
+            said = verify(kept, anchors=b"")
+            assert said.state == "unmarked"
+            assert said.lines[-1] == "its metadata says: compositeWithTrainedAlgorithmicMedia", kept
+    assert sum(bool(file.frames_folder) for file in report.files) == 6
 
 
 def test_a_picture_in_memory_is_labelled(photo: Path, constant_models: Path, consent: str) -> None:

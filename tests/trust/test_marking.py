@@ -91,7 +91,7 @@ def test_a_target_that_is_not_what_its_name_says_is_named_all_the_same(tmp_path:
 def test_what_was_not_changed_is_not_said_to_be(tmp_path: Path) -> None:
     output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=())
     assert [one["action"] for one in actions(read_mark(output)[1])] == ["c2pa.opened", "c2pa.transcoded"]
-    assert (marks(output).comment(()), marks(output).xmp(())) == ("", b"")
+    assert (marks(output).comment(()), marks(output).parts(())) == ("", {})
 
 
 def test_whoever_was_only_hidden_is_not_said_to_be_made_by_ai(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_whoever_was_only_hidden_is_not_said_to_be_made_by_ai(tmp_path: Path) ->
     _, edited = actions(read_mark(output)[1])
     assert "digitalSourceType" not in edited
     assert (edited["description"], edited.get("parameters")) == ("Faces made unrecognisable", None)
-    assert ("by AI" in marks(output).comment(["blur"]), marks(output).xmp(["blur"])) == (False, b"")
+    assert ("by AI" in marks(output).comment(["blur"]), marks(output).parts(["blur"])) == (False, {})
     both = marks(output).comment(["blur", "swap", "enhance"])
     assert both.startswith("Faces swapped and enhanced by AI; Faces made unrecognisable (")
 
@@ -108,7 +108,7 @@ def test_only_the_networks_that_were_used_are_named(tmp_path: Path) -> None:
     output = published(made(tmp_path / "target.mp4"), tmp_path / "a.mp4", actions=["enhance"])
     _, edited = actions(read_mark(output)[1])
     assert (edited["description"], edited["parameters"][NETWORKS]) == ("Faces enhanced by AI", ["two"])
-    assert COMPOSITE in marks(output).xmp(["enhance"]).decode()
+    assert COMPOSITE in marks(output).parts(["enhance"])["xmp"].decode()
 
 
 def test_results_of_a_batch_are_marked_and_say_so_in_the_report(done) -> None:
@@ -381,7 +381,7 @@ def test_pixels_and_packets_are_those_of_a_run_that_marks_nothing(
 ) -> None:
     monkeypatch.setattr(Marks, "seal", lambda *_, **__: None)
     monkeypatch.setattr(Marks, "comment", lambda *_, **__: "")
-    monkeypatch.setattr(Marks, "xmp", lambda *_, **__: b"")
+    monkeypatch.setattr(Marks, "parts", lambda *_, **__: {})
     names = ["a.mp4", "a.png"]
     settings = CPU.with_overrides(segment_seconds=1.0)
     assert batch(*(done.targets / name for name in names), settings=settings).ok
