@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from colab_helpers.batch.known_people import KnownPeople
-from colab_helpers.batch.people_text import double_key, edited, entry, flow, line_of, read
+from colab_helpers.batch.people_text import double_key, edited, line_of, lines, read
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
 from colab_helpers.faces.cast import PERSONAL
@@ -197,9 +197,9 @@ class PeopleMap(BaseModel):
         asked = self._plain()
         if not self._text:
             header = "".join(f"# {line}".rstrip() + "\n" for line in tr(_HEADER).splitlines())
-            people = "".join(entry(name, person, "  ") for name, person in asked["people"].items())
-            record = f"record: {flow(self.record)}\n" if self.record else ""
-            return f"{header}\nversion: 1\n{record}default: {flow(asked['default'])}\npeople:\n{people}"
+            whole = {"version": 1, **asked}
+            written = (line for name in whole if whole[name] != "" for line in lines(name, whole[name]))
+            return "\n".join([header, *written, ""])
         text = edited(self._text, PeopleMap.of(self._text)._plain(), asked, self._called)
         with suppress(UsageError):
             if PeopleMap.of(text)._plain() == asked:
@@ -209,7 +209,7 @@ class PeopleMap(BaseModel):
 
     def merge(self, one: str, other: str) -> None:
         """Have two of the people be one: she keeps the first name, its source and settings."""
-        kept, gone = self._person(one), self._person(other)
+        kept, gone = self.people[one], self.people[other]
         if one == other:
             raise UsageError(tr("{name} is one person already", name=one), remedy=tr("name two people"))
         both = {field: (*getattr(kept, field), *getattr(gone, field)) for field in ("faces", "photos")}
@@ -219,7 +219,6 @@ class PeopleMap(BaseModel):
 
     def rename(self, old: str, new: str) -> None:
         """Call somebody something else."""
-        self._person(old)
         if not new.strip() or (new in self.people and new != old):
             told = (
                 mark("nobody can be called {name!r}: somebody else is")
@@ -240,12 +239,6 @@ class PeopleMap(BaseModel):
         except ValidationError as error:
             told = _complaint(error.errors()[0])
             raise UsageError(told, where=name, remedy=tr("correct the value")) from error
-
-    def _person(self, name: str) -> Person:
-        if name not in self.people:
-            names = ", ".join(self.people)
-            raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=names))
-        return self.people[name]
 
     def _plain(self) -> dict[str, Any]:
         """Return what `edited` takes: lists of one word as that word."""
