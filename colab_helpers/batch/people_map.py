@@ -7,9 +7,10 @@ into the text that is there: comments, order and spelling stay as the user has t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -271,33 +272,27 @@ class Row:
     named: bool = True
 
 
-def new_name(group: str, taken: Mapping[str, object]) -> str:
+def new_name(group: str, taken: Container[str]) -> str:
     """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
-    return (
-        group
-        if group not in taken
-        else next(name for number in range(2, len(taken) + 3) if (name := f"{group} ({number})") not in taken)
-    )
+    names = chain([group], (f"{group} ({number})" for number in count(2)))
+    return next(name for name in names if name not in taken)
 
 
-def unnamed(known: KnownPeople, given: PeopleMap) -> dict[str, str]:
-    """Return the groups that a map does not name, by what they are called."""
-    named = {group for person in given.people.values() for group in person.faces}
-    found: dict[str, str] = {}
+def everybody(known: KnownPeople, given: PeopleMap) -> dict[str, tuple[str, ...]]:
+    """Return the groups of everybody who was found or is named, by name: as in the map, then the others."""
+    people = {name: person.faces for name, person in given.people.items()}
+    named = {group for faces in people.values() for group in faces}
     for group in known.groups:
         if group not in named:
-            found[new_name(group, {**given.people, **found})] = group
-    return found
+            people[new_name(group, people)] = (group,)
+    return people
 
 
 def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
     """Return everybody who was found or is named: the named ones in the order of the map, then the others."""
     given = given or PeopleMap()
-    names = {group: name for name, person in given.people.items() for group in person.faces}
-    people = {name: person.faces for name, person in given.people.items()}
-    others = unnamed(known, given)
-    people |= {name: (group,) for name, group in others.items()}
-    names |= {group: name for name, group in others.items()}
+    people = everybody(known, given)
+    names = {group: name for name, groups in people.items() for group in groups}
     rows = []
     for name, ids in people.items():
         groups = [known.groups[group] for group in ids if group in known.groups]

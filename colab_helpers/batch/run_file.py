@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from colab_helpers.batch.drive import copy_in, copy_out, require_room
-from colab_helpers.batch.earlier import UnfinishedFile, state_of
+from colab_helpers.batch.earlier import UnfinishedFile
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, MarkReport, PersonReport, Quality
@@ -22,7 +22,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.quality import root_mean
-from colab_helpers.files import Seal, shortened, write_atomically, write_whole
+from colab_helpers.files import Seal, shortened, state_of, write_atomically, write_whole
 from colab_helpers.language import tr
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix

@@ -22,13 +22,14 @@ import requests
 import urllib3
 from requests import exceptions as failures
 
-from colab_helpers.errors import OutputError
+from colab_helpers.errors import OutputError, telling
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, Source
 from colab_helpers.models.records import size_of
 
 HUGGING_FACE = "https://huggingface.co/"
+UNWRITABLE = mark("cannot be written ({reason})")
 _BLOCK = 1 << 18
 _WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
 
@@ -117,16 +118,10 @@ class Transfer:
         """Append what is still missing, or all where the server knows no ranges."""
         with self._ask(url, start) as response:
             start = _begins_at(response, part, start, size)
-            try:
-                # Unbuffered: what was received survives the death of the process.
-                with part.open("ab" if start else "wb", buffering=0) as file:
-                    self._copy_body(response, file, start, size, report)
-            except OSError as error:
-                raise OutputError(
-                    tr("cannot be written ({reason})", reason=error.strerror),
-                    where=str(part),
-                    remedy=tr("free space on this disk"),
-                ) from error
+            unwritable = telling(OutputError, UNWRITABLE, part, mark("free space on this disk"))
+            # Unbuffered: what was received survives the death of the process.
+            with unwritable, part.open("ab" if start else "wb", buffering=0) as file:
+                self._copy_body(response, file, start, size, report)
 
     def _ask(self, url: str, start: int) -> requests.Response:
         if self._cancelled.is_set():

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from colab_helpers.errors import LicenceError, ModelError, OutputError
+from colab_helpers.errors import LicenceError, ModelError, OutputError, telling
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.download import FetchOptions
+from colab_helpers.models.download import UNWRITABLE, FetchOptions
 from colab_helpers.models.inventory import ModelFile, accepted_at, look_at, take_stock
 from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.records import FileSource, Record, now, part_path, put_in_place, write_record
@@ -119,43 +119,37 @@ def _bring_all(
 def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
     """Obtain a file while no other process does."""
     model, path, options = planned.model, planned.path, sources.options
-    try:
-        with sources.alone(model.path):
-            # Another process may have brought it while this one waited. Wrong bytes may have been found only
-            # by hashing, so what is there now has to be hashed, too.
-            verify = planned.state == "damaged"
-            item = look_at(sources.root, model, verify=verify, accept=options.accept_licences)
-            if item.record is not None:
-                sources.meter.update(model.path, item.record.bytes, item.record.bytes)
-                _remove_parts(item)
-                return PreloadedFile.of(item, item.record, "present", item.notes)
-            accepted, notes = _acceptance(item, options), list[str]()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            brought = sources.bring(item, notes)
-            kept = put_in_place(sources.root, brought.part, path)
-            if kept is not None:
-                text = mark("{path}: was replaced; what lay there before is kept as {kept}")
-                notes.append(tr(text, path=model.path, kept=kept))
+    remedy = mark("free space, check the permissions, or choose another models folder")
+    with telling(OutputError, UNWRITABLE, path, remedy), sources.alone(model.path):
+        # Another process may have brought it while this one waited. Wrong bytes may have been found only
+        # by hashing, so what is there now has to be hashed, too.
+        verify = planned.state == "damaged"
+        item = look_at(sources.root, model, verify=verify, accept=options.accept_licences)
+        if item.record is not None:
+            sources.meter.update(model.path, item.record.bytes, item.record.bytes)
             _remove_parts(item)
-            record = Record(
-                sha256=brought.sha256,
-                bytes=path.stat().st_size,
-                mtime_ns=path.stat().st_mtime_ns,
-                url=brought.url,
-                source=brought.source,
-                licence=model.licence_id,
-                licence_accepted_at=accepted,
-            )
-            write_record(path, record)
-            if brought.source == "downloaded":
-                sources.share(item, record, notes)
-            return PreloadedFile.of(item, record, brought.source, notes)
-    except OSError as error:
-        raise OutputError(
-            tr("cannot be written ({reason})", reason=error.strerror),
-            where=str(path),
-            remedy=tr("free space, check the permissions, or choose another models folder"),
-        ) from error
+            return PreloadedFile.of(item, item.record, "present", item.notes)
+        accepted, notes = _acceptance(item, options), list[str]()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        brought = sources.bring(item, notes)
+        kept = put_in_place(sources.root, brought.part, path)
+        if kept is not None:
+            text = mark("{path}: was replaced; what lay there before is kept as {kept}")
+            notes.append(tr(text, path=model.path, kept=kept))
+        _remove_parts(item)
+        record = Record(
+            sha256=brought.sha256,
+            bytes=path.stat().st_size,
+            mtime_ns=path.stat().st_mtime_ns,
+            url=brought.url,
+            source=brought.source,
+            licence=model.licence_id,
+            licence_accepted_at=accepted,
+        )
+        write_record(path, record)
+        if brought.source == "downloaded":
+            sources.share(item, record, notes)
+        return PreloadedFile.of(item, record, brought.source, notes)
 
 
 def _remove_parts(item: ModelFile) -> None:

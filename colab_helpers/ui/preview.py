@@ -9,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from colab_helpers.batch.report import REPORT_NAME, BatchReport
+from colab_helpers.batch.thumbnails import fitted
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import from_json
 from colab_helpers.language import mark, printable, tr
@@ -17,7 +18,7 @@ from colab_helpers.media.probe import probe
 from colab_helpers.pages.people import person_name, strip_of
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, fitted, paragraph, picture, words
+from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, words
 from colab_helpers.ui.preview_networks import Preview, frames_of
 from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
@@ -150,6 +151,6 @@ class PreviewTab:
             return
         cells = []
         for title, image in ((tr("before"), self.shown.before), (tr("after"), self.shown.after)):
-            shown = picture(fitted(image, _WIDTH, _HEIGHT), alt=title)
+            shown = picture(fitted(image, height=_HEIGHT, width=_WIDTH), alt=title)
             cells.append(f'<div style="flex:1 1 320px">{title}<br>{shown}</div>')
         self.pair.value = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'

@@ -16,6 +16,7 @@ from colab_helpers.batch.library import with_photos
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.files import state_of
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import is_image
@@ -138,7 +139,7 @@ class PreviewNetworks:
                 folder,
                 request.library,
                 given,
-                file_state(str(folder / FOLDER_NAME / RECORD_NAME)),
+                state_of(folder / FOLDER_NAME / RECORD_NAME),
                 limit,
             )
             known = self._kept(
@@ -146,7 +147,7 @@ class PreviewNetworks:
             )
             return self._kept("cast", (known, key), lambda: known.cast(key)), told
         asked = request.target_person, request.never
-        states = tuple(tuple((photo, file_state(photo)) for photo in photos) for photos in asked)
+        states = tuple(tuple((photo, state_of(photo)) for photo in photos) for photos in asked)
         sought, more = self._kept("sought", states, lambda: sought_of(engine, *asked))
         source = identity.embedding if identity else None
         return self._kept("cast", (identity, sought), lambda: Cast.of(source, sought)), [*told, *more]
@@ -197,7 +198,7 @@ class PreviewNetworks:
             raise UsageError(
                 tr("there is no photo of the person who is put in"), remedy=tr("add one under Photos")
             )
-        key = tuple((source, file_state(source)) for source in sources)
+        key = tuple((source, state_of(source)) for source in sources)
         photos = list(map(Source.of, sources))
         return self._kept("identity", key, lambda: identity_of(engine, photos))
 
@@ -226,12 +227,3 @@ def finding_key(settings: Settings, models: Path | None) -> object:
 
 def _key(settings: Settings, models: Path | None, names: Sequence[str]) -> object:
     return models, *(getattr(settings, name) for name in names)
-
-
-def file_state(path: str) -> object:
-    """Return what is equal while a file is not changed; None for a data URL, and where there is no file."""
-    try:
-        found = None if path.startswith("data:") else Path(path).stat()
-    except OSError:
-        return None
-    return found and (found.st_mtime_ns, found.st_size)

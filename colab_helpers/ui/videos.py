@@ -12,6 +12,7 @@ from colab_helpers.batch.plan import plan_batch
 from colab_helpers.batch.report import JOURNAL_NAME
 from colab_helpers.batch.triage import FileTriage
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.files import state_of
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.images import read_image
@@ -23,7 +24,7 @@ from colab_helpers.settings import Settings
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, table, thumbnail, words
-from colab_helpers.ui.preview_networks import file_state, finding_key, frames_of
+from colab_helpers.ui.preview_networks import finding_key, frames_of
 from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
@@ -117,7 +118,7 @@ class VideosTab:
 
     def _triage(self, folder: Path) -> dict[str, Cells]:
         """Who is seen in each target and what there is to know, where a run has found everybody."""
-        key = folder, *(file_state(str(folder / name)) for name in (*RECORDS, JOURNAL_NAME))
+        key = folder, *(state_of(folder / name) for name in (*RECORDS, JOURNAL_NAME))
         if key != self._known[0]:
             try:
                 files = triage_now(folder).files
