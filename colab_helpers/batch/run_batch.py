@@ -31,7 +31,6 @@ from colab_helpers.faces.photos import Identity
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
@@ -82,21 +81,10 @@ class Surroundings:
         *,
         short: bool = False,
     ) -> tuple[Engine, list[str]]:
-        """Note that work on a file begins.
+        """Note that work on a file begins; return the networks and notes on them.
 
-        Args:
-            engine: The networks.
-            task: The file.
-            key: Of the work.
-            earlier: Knows how often a worker died of it.
-            journal: Where it is noted.
-            short: Whether RAM is short.
-
-        Returns:
-            The networks, used with less memory where it is short or a worker died, and notes.
-
-        Raises:
-            WorkerError: Too many died.
+        They are used with less memory where it is ``short`` or a worker died on the file; WorkerError where
+        too many did.
         """
         deaths, notes = earlier.history.interruptions(key, earlier.run), list[str]()
         if deaths >= MOST_DEATHS:
@@ -252,7 +240,9 @@ class Batch:
             unfinished=work,
             guard=self.guard,
             on_progress=self._on_progress,
-            on_picture=self._on_picture,
+            on_picture=lambda picture: self.status.picture(
+                data_url(picture.detector_view(_PICTURE_EDGE).image)
+            ),
             beat=self.around.beat,
         )
         try:
@@ -288,9 +278,6 @@ class Batch:
     def _on_progress(self, progress: Progress) -> None:
         self.around.tell(progress)
         self.estimate.warn()
-
-    def _on_picture(self, picture: VideoPicture) -> None:
-        self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
 
 
 def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:

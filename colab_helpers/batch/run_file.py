@@ -32,10 +32,11 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import FileResult, frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback
-from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.resources.sampler import gpu_memory_percent, process_memory, ram_percent
+from colab_helpers.resources.sampler import process_memory
 from colab_helpers.trust.marking import Marks, sidecar
 
 T = TypeVar("T")
@@ -43,7 +44,6 @@ T = TypeVar("T")
 # what the library keeps while it signs; where the work is done elsewhere, there the target, too, and beside
 # the results no more than copies of segments and result.
 _ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 4, 5, 3
-_TELL_EVERY = 0.25
 
 
 @dataclass(eq=False, kw_only=True)
@@ -201,42 +201,19 @@ class FileRun:
 
     def _on_frame(self, output: Path) -> FrameCallback:
         """Return what tells, and keeps, each finished frame of an animation."""
-        settings, started, told = self.engine.settings, time.monotonic(), 0.0
+        settings, file = self.engine.settings, (self.task.target.name, self.index, self.count)
         keeps = settings.keep_frames and not is_image(self.task.target)
+        reporter = ProgressReporter(self.on_progress, self.engine, *file, frames=None)
 
         def on_frame(number: int, total: int, still: Still) -> None:
-            nonlocal told
             if keeps:
                 path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
                 write_still(path, still, quality=max(1, settings.temp_frame_quality))
             self.beat()
-            now = time.monotonic()
-            if now - told >= _TELL_EVERY or number + 1 == total:
-                told = now
-                self._tell(number + 1, total, (number + 1) / max(now - started, 1e-6))
+            reporter.frames = total
+            reporter.frame(number + 1, start=0, last=number + 1 == total)
 
         return on_frame
-
-    def _tell(self, frame: int, frames: int, rate: float) -> None:
-        if self.on_progress is None:
-            return
-        settings = self.engine.settings
-        self.on_progress(
-            Progress(
-                file=self.task.target.name,
-                file_index=self.index,
-                file_count=self.count,
-                frame=frame,
-                frames=frames,
-                fps=rate,
-                eta=(frames - frame) / rate,
-                ram_percent=ram_percent(),
-                gpu_percent=gpu_memory_percent(),
-                provider=self.engine.provider,
-                threads=int(settings.execution_threads),
-                batch_size=int(settings.batch_size),
-            )
-        )
 
 
 def new_report(task: Task, source: Identity | None) -> FileReport:

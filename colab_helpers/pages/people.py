@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from colab_helpers.batch.report import FileReport, PersonReport, action_text
 from colab_helpers.errors import MediaError
-from colab_helpers.language import tr
+from colab_helpers.language import first_of, tr
 from colab_helpers.pages.pictures import portrait_of
 from colab_helpers.pages.svg import strip
 from colab_helpers.pages.units import moment, number
@@ -65,13 +65,11 @@ def strip_of(person: PersonReport, frames: int, name: str) -> Markup:
 def spans_text(spans: Sequence[tuple[int, int]], file: FileReport, most: int) -> str:
     """Name stretches of a file in frames and times; only the first few of many."""
     rate = file.frames_out / file.video_seconds if file.video_seconds else 0.0
-    lines = [f"{first}–{end - 1}" for first, end in spans[:most]]
+    lines = [f"{first}–{end - 1}" for first, end in spans]
     if rate:
         times = [f"{moment(first / rate)}–{moment(end / rate)}" for first, end in spans]
-        lines = [f"{line} ({span})" for line, span in zip(lines, times, strict=False)]
-    if len(spans) > most:
-        lines.append(tr("and {count} more", count=len(spans) - most))
-    return ", ".join(lines)
+        lines = [f"{line} ({span})" for line, span in zip(lines, times, strict=True)]
+    return first_of(lines, most)
 
 
 def _counts(person: PersonReport) -> tuple[str, ...]:

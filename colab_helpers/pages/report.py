@@ -23,7 +23,7 @@ from colab_helpers.batch.report import (
     write_text,
 )
 from colab_helpers.files import load
-from colab_helpers.language import tr
+from colab_helpers.language import first_of, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
 from colab_helpers.pages.people import PersonRow, rows_of, spans_text
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
@@ -255,9 +255,7 @@ def _file_warnings(report: BatchReport) -> list[str]:
 
 
 def _names(files: Sequence[FileReport]) -> str:
-    names = [Path(file.target).name for file in files[:_MOST_NAMES]]
-    more = len(files) - len(names)
-    return ", ".join([*names, *([tr("and {count} more", count=more)] if more else [])])
+    return first_of([Path(file.target).name for file in files], _MOST_NAMES)
 
 
 def _date(seconds: float) -> str:

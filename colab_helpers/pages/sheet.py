@@ -26,7 +26,7 @@ from colab_helpers.batch.thumbnails import data_url, fitted
 from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import unwritable, write_atomically
-from colab_helpers.language import printable, tr
+from colab_helpers.language import first_of, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.units import duration
@@ -96,9 +96,8 @@ def crops_of(folder: Path, row: Row, most: int) -> list[ByteImage]:
 
 def facts_of(row: Row) -> tuple[str, ...]:
     """What is done to somebody of a batch, and where they are seen."""
-    names = [f"{name} ({duration(seconds)})" for name, seconds in list(row.files.items())[:_MOST_FILES]]
-    more = len(row.files) - len(names)
-    seen = ", ".join([*names, *([tr("and {count} more", count=more)] if more else [])])
+    names = [f"{name} ({duration(seconds)})" for name, seconds in row.files.items()]
+    seen = first_of(names, _MOST_FILES)
     where = tr("{time} in {files}", time=duration(row.seconds), files=seen) if names else tr("not seen yet")
     return source_text(row.source) if row.named else tr(
         "{source} (default)", source=source_text(row.source)

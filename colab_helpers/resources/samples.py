@@ -17,7 +17,7 @@ _MARK = 256
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")  # earlier versions noted more
 
 
 class GpuSample(_Model):
@@ -47,13 +47,6 @@ class Sample(_Model):
     process_memory: int | None = Field(
         None, description="Resident memory of the run's process and its children, in bytes."
     )
-    process_cpu: float | None = Field(
-        None,
-        description="Processor time of the same since the sample before, in percent of one core; None in "
-        "the first sample.",
-    )
-    threads: int | None = Field(None, description="Threads of the same.")
-    open_files: int | None = Field(None, description="File descriptors that the same hold open.")
     disk_free: int | None = Field(None, description="Free space where the results go, in bytes.")
     gpu: GpuSample | None = Field(None, description="The first GPU; None without one.")
     file: str | None = Field(None, description="Target in work; None between files.")

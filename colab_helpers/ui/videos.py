@@ -13,7 +13,7 @@ from colab_helpers.batch.report import JOURNAL_NAME
 from colab_helpers.batch.triage import FileTriage
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import state_of
-from colab_helpers.language import mark, printable, tr
+from colab_helpers.language import first_of, mark, printable, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
@@ -171,8 +171,7 @@ class VideosTab:
 
 def _seen_text(file: FileTriage) -> str:
     names = [f"{name} {duration(seconds)}" if seconds else name for name, seconds in file.people.items()]
-    more = [tr("and {count} more", count=len(names) - _MOST_NAMES)] if len(names) > _MOST_NAMES else []
-    return printable(", ".join([*names[:_MOST_NAMES], *more]))
+    return printable(first_of(names, _MOST_NAMES))
 
 
 def _before_text(file: FileTriage) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from colab_helpers.diagnosis.networks import wanted_networks
 from colab_helpers.errors import ModelError
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.presets import load_presets
@@ -69,8 +68,8 @@ def test_sex_and_age_need_their_network_only_where_they_are_asked_for() -> None:
     names = [entry.name for entry in needed_models(Settings(face_selector_age_start=18))]
     assert names[1:3] == ["buffalo_l/w600k_r50", "buffalo_l/genderage"]
     assert "buffalo_l/genderage" not in [entry.name for entry in needed_models(Settings())]
-    assert ("attributes", names[2]) in wanted_networks(Settings(face_selector_gender="male"))
-    assert ("attributes", names[2]) not in wanted_networks(Settings())
+    assert ("attributes", names[2]) in wanted_models(Settings(face_selector_gender="male"))
+    assert ("attributes", names[2]) not in wanted_models(Settings())
 
 
 @pytest.mark.parametrize(
