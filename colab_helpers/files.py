@@ -86,6 +86,14 @@ def from_json(kind: type[Model], data: str | bytes) -> Model:
     return kind.model_validate(json.loads(data))
 
 
+def found(kind: type[Model], path: Path) -> Model | None:
+    """Read a file that ``to_json`` wrote; None where there is none, or none that fits the model."""
+    try:
+        return from_json(kind, path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
 def from_yaml(text: str) -> Any:
     """Read YAML, with libyaml where it is, which is ten times as fast.
 

@@ -17,7 +17,7 @@ from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.files import from_json, to_json
+from colab_helpers.files import found, state_of, to_json
 from colab_helpers.settings import Settings
 
 ABOUT_NAME = "about.json"
@@ -45,11 +45,11 @@ class About(BaseModel):
     @classmethod
     def of(cls, target: Path, sha256: str) -> About:
         """Describe the index of a target that a run is about to use; OSError if the target has gone."""
-        found = target.stat()
+        state = target.stat()
         return cls(
             target=str(target.absolute()),
-            size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
+            size=state.st_size,
+            mtime_ns=state.st_mtime_ns,
             sha256=sha256,
             used=time.time(),
         )
@@ -58,11 +58,8 @@ class About(BaseModel):
     def is_of_what_is_there(self) -> bool:
         """Whether the target lies there as it was, or nobody can tell because its folder has gone."""
         target = Path(self.target)
-        try:
-            found = target.stat()
-        except OSError:
-            return not target.parent.is_dir()
-        return (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns)
+        state = state_of(target)
+        return (self.size, self.mtime_ns) == state if state else not target.parent.is_dir()
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ def find_index(
     Nothing is written, and the target is not read: it counts as the same while its size and time are.
     """
     for path in (output_dir / FACES_NAME).glob(f"*/{ABOUT_NAME}"):
-        about = _read(path)
+        about = found(About, path)
         if about is None or about.target != str(target.absolute()) or not about.is_of_what_is_there:
             continue
         key = index_key(target=about.sha256, settings=settings, models=models)
@@ -134,7 +131,7 @@ def remove_stale(faces: Path, used: Collection[str]) -> None:
     with suppress(OSError):
         for folder in list(faces.iterdir()):
             ours = _FOLDER_NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir()
-            if ours and folder.name not in used and not _is_of_use(_read(folder / ABOUT_NAME)):
+            if ours and folder.name not in used and not _is_of_use(found(About, folder / ABOUT_NAME)):
                 for path in list(folder.iterdir()):
                     if _OWN_FILE.fullmatch(path.name) and not path.is_dir():
                         path.unlink()
@@ -144,10 +141,3 @@ def remove_stale(faces: Path, used: Collection[str]) -> None:
 
 def _is_of_use(about: About | None) -> bool:
     return about is not None and time.time() - about.used <= KEPT_SECONDS and about.is_of_what_is_there
-
-
-def _read(path: Path) -> About | None:
-    try:
-        return from_json(About, path.read_bytes())
-    except (OSError, ValueError):
-        return None

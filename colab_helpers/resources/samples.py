@@ -17,7 +17,7 @@ _MARK = 256
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="ignore")  # earlier versions noted more
+    model_config = ConfigDict(extra="forbid")
 
 
 class GpuSample(_Model):

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.report import write_text
+from colab_helpers.batch.report import STATUS_NAME, write_text
 from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
 from colab_helpers.diagnosis import Diagnosis
-from colab_helpers.errors import ColabHelpersError, MissingFileError
-from colab_helpers.files import to_json
+from colab_helpers.errors import MissingFileError
+from colab_helpers.files import found, to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.pages.figures import SampleHistory
@@ -189,16 +189,13 @@ class _Watched:
         self.history.add(self._tail.read())
 
     def _newest(self, folder: Path, before: BatchStatus) -> BatchStatus:
-        try:
-            found = read_status(folder)
-        except ColabHelpersError:
-            # Drive may be away for a while, or show half a file: no news, nothing worse.
-            return before
-        if (found.updated, found.pid) != (before.updated, before.pid):
+        # Drive may be away for a while, or show half a file: no news, nothing worse.
+        now = found(BatchStatus, folder / STATUS_NAME) or before
+        if (now.updated, now.pid) != (before.updated, before.pid):
             self._changed, self._age_at_first = time.monotonic(), 0.0
-        if found.started > before.started:
-            self.history = SampleHistory(since=found.started)
-        return found
+        if now.started > before.started:
+            self.history = SampleHistory(since=now.started)
+        return now
 
     def _is_dead(self, status: BatchStatus, quiet: float) -> bool:
         if self.host == socket.gethostname():
@@ -232,12 +229,11 @@ def _machine_facts() -> list[str]:
 
 def _doctor_facts(folder: Path) -> tuple[list[str], str]:
     """Return what the doctor's report beside the results says, and what to do about what failed."""
-    try:
-        found = Diagnosis.model_validate_json((folder / DOCTOR_REPORT).read_bytes())
-    except (OSError, ValidationError):
+    diagnosis = found(Diagnosis, folder / DOCTOR_REPORT)
+    if diagnosis is None:
         return [], ""
-    told = [check for check in found.checks if check.name.split()[0] in ("gpu", "cuda", "model")]
-    remedy = next((check.remedy for check in found.failures()), "")
+    told = [check for check in diagnosis.checks if check.name.split()[0] in ("gpu", "cuda", "model")]
+    remedy = next((check.remedy for check in diagnosis.failures()), "")
     return [f"{check.name}: {check.detail} ({DOCTOR_REPORT})" for check in told], remedy
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from colab_helpers.batch.report import REPORT_NAME, BatchReport
 from colab_helpers.batch.thumbnails import fitted
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import from_json
+from colab_helpers.files import found
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
@@ -136,8 +136,8 @@ class PreviewTab:
         """Draw below the slider when each person is there and was missed, as the report of a run says."""
         with suppress(ColabHelpersError, OSError, ValueError):
             folder = results_folder(self._choice.request(overrides={}), self._host)
-            report = from_json(BatchReport, (folder / REPORT_NAME).read_bytes())
-            file = next((file for file in report.files if file.target == str(path)), None)
+            report = found(BatchReport, folder / REPORT_NAME)
+            file = next((file for file in (report.files if report else ()) if file.target == str(path)), None)
             if file is None or file.quality is None or file.frames_out != self.frame.max + 1:
                 return
             for place, person in enumerate(file.quality.people):

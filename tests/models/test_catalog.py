@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from colab_helpers.errors import ModelError
-from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
+from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models, wanted_models
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings, load_settings
 
