@@ -18,9 +18,10 @@ import pytest
 
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.resources import recorder, sampler
+from colab_helpers.resources import samples as samples_room
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import Recorder
-from colab_helpers.resources.samples import GpuSample, Sample, read_samples
+from colab_helpers.resources.samples import GpuSample, Sample, read_samples, recent_samples
 from tests.conftest import PATIENCE
 from tests.helpers.nvml import fake_nvml
 from tests.helpers.reports import a_progress
@@ -245,6 +246,25 @@ def test_damaged_and_foreign_lines_are_passed_over(tmp_path) -> None:
     path.write_bytes(b"\n".join([foreign[1], lines[0], *foreign, lines[1], lines[2], lines[0][:40]]))
     assert read_samples(path) == whole
     assert read_samples(tmp_path / "none.jsonl") == []
+
+
+def test_the_recent_ones_of_a_run_are_read_at_any_moment(tmp_path, monkeypatch) -> None:
+    path, samples = tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(50)]
+    length = len(samples[0].model_dump_json()) + 1
+    monkeypatch.setattr(samples_room, "_RECENT", 12 * length)
+    assert recent_samples(path) == []
+    write(path, samples)
+    found = recent_samples(path)
+    assert found == samples[-len(found) :]
+    assert 10 <= len(found) <= 12
+    assert recent_samples(path, since=45.0) == samples[45:]  # those before are another run's
+    newest = a_sample(time=50.0).model_dump_json().encode()
+    for part in (newest[:20], newest[20:] + b"\n"):  # a line that is not whole yet waits
+        with path.open("ab") as file:
+            file.write(part)
+        assert len(recent_samples(path, since=49.0)) == (2 if b"\n" in part else 1)
+    write(path, samples[:3])  # a file that was replaced is read as it is now
+    assert recent_samples(path) == samples[:3]
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 57, 1000])
