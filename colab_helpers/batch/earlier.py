@@ -122,7 +122,6 @@ class UnfinishedFile:
         mirror: Folder beside the results where each is copied to, if those lie on a mounted drive: the
             local disk may be gone tomorrow. None where ``place`` is beside the results already.
         beat: Called during long copies; may raise to give up.
-        on_segment: Called with the number of frames of each segment that is safe.
         index: Where the target's face index lies.
     """
 
@@ -134,7 +133,6 @@ class UnfinishedFile:
     patience: Patience
     index: FaceIndexPlace
     beat: Callable[[], None] = lambda: None
-    on_segment: Callable[[int], None] = lambda _frames: None
     _claimed: Sequence[Path] = field(default=(), init=False)
 
     @property
@@ -180,7 +178,6 @@ class UnfinishedFile:
             self.patience.attempt(lambda: copy_out(path, target, beat=self.beat))
         part = replace(done, segment=replace(done.segment, path=Path(path.name)))
         self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
-        self.on_segment(done.segment.frames)
 
     def claim(self, places: Sequence[Path]) -> None:
         """Note what is about to be made, so that it is known for our own even after a crash."""

@@ -153,7 +153,6 @@ class Batch:
                 self.around.beat()
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
-                self.estimate.end(index, done=worked and files[index].status == "done")
                 if worked and len(files) < len(self.tasks):
                     self._growth.check(self.around.stop)
             remove_stale(self.around.job.folder / FACES_NAME, self._indexes)
@@ -213,7 +212,6 @@ class Batch:
             history=self.earlier.history,
             patience=self.around.patience,
             beat=self.around.beat,
-            on_segment=self.estimate.segment,
             index=self._index(task),
         )
 
@@ -227,7 +225,6 @@ class Batch:
             self.engine, task, work.key, self.earlier, self.journal, short=self.guard.short
         )
         report.fallbacks += notes
-        self.estimate.begin(index)
         warnings = self.guard.warnings
         run = FileRun(
             engine=engine,
@@ -277,7 +274,7 @@ class Batch:
 
     def _on_progress(self, progress: Progress) -> None:
         self.around.tell(progress)
-        self.estimate.warn()
+        self.estimate.look()
 
 
 def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:
