@@ -57,7 +57,7 @@ def part_path(path: Path, sha256: str = "") -> Path:
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file; 0 if it is not there."""
-    return path.stat().st_size if path.exists() else 0
+    return (state_of(path) or (0,))[0]
 
 
 def read_record(path: Path) -> Record | None:
