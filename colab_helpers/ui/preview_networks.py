@@ -38,14 +38,11 @@ T = TypeVar("T")
 _USUAL_RATE = 25
 _FINDING = ("execution_provider", "face_detector_size", "face_detector_score", "asks_attributes")
 """What the networks that find faces are loaded with."""
-_CHANGING = (*_FINDING, "frame_processors", "swapper_model", "face_swapper_pixel_boost", "enhancer_model",
-             "enhancer_weight", "face_mask_types", "occluder_model", "parser_model", "half_precision",
-             "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads",
-             "batch_size")  # fmt: skip
-"""What all networks are loaded with; other settings may change while they stay."""
 _AT_ONCE = (*CHOOSING_SETTINGS, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",
             "face_mask_regions", "segment_seconds", "keep_fps")  # fmt: skip
 """What a picture depends on beside the networks."""
+_CHANGING = (*_FINDING, *(name for name in Settings.model_fields if name not in _AT_ONCE))
+"""What all networks are loaded with: whatever may not change while they stay."""
 
 
 @dataclass(frozen=True, eq=False)
