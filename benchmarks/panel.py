@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from colab_helpers.batch.status import BatchStatus
-from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import live_html
 from colab_helpers.request import BatchRequest
 from colab_helpers.resources.samples import Sample
@@ -51,15 +50,14 @@ def middle(second: float) -> BatchStatus:
 
 def charts_share(paints: int) -> float:
     """Share of a core that painting once a second takes."""
-    history = SampleHistory(since=START)
-    history.add(iter(moving(number) for number in range(HISTORY // INTERVAL)))
+    history = [moving(number) for number in range(HISTORY // INTERVAL)]
     spent = 0.0
     for second in range(paints):
         if second % INTERVAL == 0:
-            history.add(iter([moving((HISTORY + second) // INTERVAL)]))
+            history = [*history[1:], moving((HISTORY + second) // INTERVAL)]
         found = middle(HISTORY + second)
         before = time.process_time()
-        live_html(list(history.recent), found, now=found.updated)
+        live_html(history, found, now=found.updated)
         spent += time.process_time() - before
     return spent / paints
 

@@ -6,7 +6,8 @@ and ``except SettingsError`` both work; never from OSError, whose handlers must 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from colab_helpers.language import mark, printable, tr
@@ -104,6 +105,19 @@ class WorkerError(ColabHelpersError, RuntimeError):
     """The process that does the work died or could not be started."""
 
     refusal = False
+
+
+@contextmanager
+def telling(kind: type[ColabHelpersError], what: str, where: object, remedy: str) -> Iterator[None]:
+    """Say of an error of the system what it means: an OSError is raised as ``kind``.
+
+    ``what`` and ``remedy`` are marked for the catalogue; in the former ``{reason}`` is the system's own word.
+    """
+    try:
+        yield
+    except OSError as error:
+        told = tr(what, reason=error.strerror or error)
+        raise kind(told, where=str(where), remedy=tr(remedy)) from error
 
 
 def allowed_values(schema: Mapping[str, Any]) -> str:

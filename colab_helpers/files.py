@@ -46,6 +46,15 @@ def same_file(one: Path, other: Path) -> bool:
         return False
 
 
+def state_of(path: str | Path) -> tuple[int, int] | None:
+    """Size and time of change of a file, which tell whether it is another one; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a data URL may stand there, which is too long a name for Path
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key by which ``clip2`` comes before ``clip10``, whatever the case."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name.lower())
@@ -76,6 +85,14 @@ def from_json(kind: type[Model], data: str | bytes) -> Model:
         ValueError: It is no JSON, or does not fit the model.
     """
     return kind.model_validate(json.loads(data))
+
+
+def found(kind: type[Model], path: Path) -> Model | None:
+    """Read a file that ``to_json`` wrote; None where there is none, or none that fits the model."""
+    try:
+        return from_json(kind, path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def from_yaml(text: str) -> Any:

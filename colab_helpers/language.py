@@ -11,7 +11,7 @@ import gettext
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -55,6 +55,12 @@ def printable(text: str) -> str:
     Python keeps such bytes as lone surrogates, which no stream, page or notebook takes.
     """
     return _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+
+
+def first_of(texts: Sequence[str], most: int) -> str:
+    """The first few of some texts, with commas, and how many more there are."""
+    more = len(texts) - most
+    return ", ".join([*texts[:most], *([tr("and {count} more", count=more)] if more > 0 else [])])
 
 
 def mark(text: str, /) -> str:

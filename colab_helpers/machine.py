@@ -236,7 +236,7 @@ def gpu_handle() -> Any:
 
     handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
     if os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-        names = {_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles}
+        names = {pynvml.nvmlDeviceGetName(handle) for handle in handles}
         if len(names) > 1:
             handles.sort(key=_speed, reverse=True)
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
@@ -247,7 +247,7 @@ def gpu_handle() -> Any:
     if not wanted.startswith("GPU-"):
         return None
     # CUDA takes any beginning of an identifier, and sees nothing from the first entry it does not know.
-    named = (each for each in handles if _text(pynvml.nvmlDeviceGetUUID(each)).startswith(wanted))
+    named = (each for each in handles if pynvml.nvmlDeviceGetUUID(each).startswith(wanted))
     return next(named, None)
 
 
@@ -272,19 +272,15 @@ def find_gpu() -> Gpu | None:
         if handle is None:
             return None
         return Gpu(
-            name=_text(pynvml.nvmlDeviceGetName(handle)),
+            name=pynvml.nvmlDeviceGetName(handle),
             memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-            driver=_text(pynvml.nvmlSystemGetDriverVersion()),
+            driver=pynvml.nvmlSystemGetDriverVersion(),
         )
     except pynvml.NVMLError:
         return None
     finally:
         with contextlib.suppress(pynvml.NVMLError):  # it may not have begun
             pynvml.nvmlShutdown()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def on_colab() -> bool:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ import pytest
 
 from colab_helpers.machine import GIB, this_machine
 from colab_helpers.resources import recorder, sampler
+from colab_helpers.resources import samples as samples_room
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.recorder import Recorder
-from colab_helpers.resources.samples import GpuSample, Sample, read_samples
-from tests.conftest import PATIENCE, until
+from colab_helpers.resources.samples import GpuSample, Sample, read_samples, recent_samples
+from tests.conftest import PATIENCE
 from tests.helpers.nvml import fake_nvml
 from tests.helpers.reports import a_progress
 
@@ -91,7 +91,6 @@ def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) 
     running = start(clock=lambda: next(clock), run_state=lambda: state, interval=2.5)
     (first,) = read_samples(running.path)
     assert running.recorder.latest == first
-    time.sleep(0.2)  # processors count their time in hundredths of a second
     running.steps.after(1)
     samples = running.end()
     assert [sample.time for sample in samples] == [100.0, 102.5, 104.0]
@@ -99,9 +98,7 @@ def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) 
     assert running.steps.asked == [2.5, 2.5]
     assert running.recorder.problem is None
     assert first.cpu_percent is None
-    assert first.process_cpu is None
     assert 0 <= samples[1].cpu_percent <= 100
-    assert samples[1].process_cpu >= 0
     assert first.ram_total == this_machine().memory_total
     assert 0 < first.ram_used < first.ram_total
     assert first.disk_free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.5)
@@ -113,11 +110,10 @@ def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) 
 
 def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
     code = (
-        "import subprocess, sys, time\n"
-        "child = 'held = bytearray(120 << 20); print(flush=True)\\nwhile True: pass'\n"
-        "p = subprocess.Popen([sys.executable, '-c', child], stdout=subprocess.PIPE)\n"
-        'p.stdout.readline(); files = [open(__import__("os").devnull) for _ in range(40)]\n'
-        "print(p.pid, flush=True); sys.stdin.readline(); p.kill(); p.wait()\n"
+        "import subprocess, sys\n"
+        "child = 'import sys; held = bytearray(120 << 20); print(flush=True); sys.stdin.read()'\n"
+        "p = subprocess.Popen([sys.executable, '-c', child], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "p.stdout.readline(); print(p.pid, flush=True); sys.stdin.readline(); p.kill(); p.wait()\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
@@ -125,22 +121,13 @@ def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
     try:
         child = int(parent.stdout.readline())
         running = start(pid=parent.pid)
-
-        def busy() -> bool:
-            running.steps.after(1)
-            return (running.recorder.latest.process_cpu or 0) > 10
-
-        until(busy)  # the child is, but it shares the processors with other tests
-        sample = running.recorder.latest
-        assert sample.process_memory > 120 << 20
-        assert sample.threads >= 2
-        assert sample.open_files >= 46  # three of each process, and forty
-        assert running.recorder.processes.pids == {parent.pid, child}
+        assert running.recorder.latest.process_memory > 120 << 20
+        assert recorder.memory_of(parent.pid).keys() == {parent.pid, child}
     finally:
         parent.communicate("\n", timeout=PATIENCE)
     running.steps.after(1)
     gone = running.recorder.latest
-    assert gone.process_memory is gone.process_cpu is gone.threads is gone.open_files is None
+    assert gone.process_memory is None
     assert gone.ram_used > 0
     running.recorder.pid = os.getpid()
     running.steps.after(1)
@@ -259,6 +246,25 @@ def test_damaged_and_foreign_lines_are_passed_over(tmp_path) -> None:
     path.write_bytes(b"\n".join([foreign[1], lines[0], *foreign, lines[1], lines[2], lines[0][:40]]))
     assert read_samples(path) == whole
     assert read_samples(tmp_path / "none.jsonl") == []
+
+
+def test_the_recent_ones_of_a_run_are_read_at_any_moment(tmp_path, monkeypatch) -> None:
+    path, samples = tmp_path / "s.jsonl", [a_sample(time=float(i)) for i in range(50)]
+    length = len(samples[0].model_dump_json()) + 1
+    monkeypatch.setattr(samples_room, "_RECENT", 12 * length)
+    assert recent_samples(path) == []
+    write(path, samples)
+    found = recent_samples(path)
+    assert found == samples[-len(found) :]
+    assert 10 <= len(found) <= 12
+    assert recent_samples(path, since=45.0) == samples[45:]  # those before are another run's
+    newest = a_sample(time=50.0).model_dump_json().encode()
+    for part in (newest[:20], newest[20:] + b"\n"):  # a line that is not whole yet waits
+        with path.open("ab") as file:
+            file.write(part)
+        assert len(recent_samples(path, since=49.0)) == (2 if b"\n" in part else 1)
+    write(path, samples[:3])  # a file that was replaced is read as it is now
+    assert recent_samples(path) == samples[:3]
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 57, 1000])

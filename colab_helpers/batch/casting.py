@@ -241,12 +241,7 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
     """
     given = PeopleMap(record=known.record, default=(PHOTOS if everybody and swaps else LEAVE,))
     for group in known.groups:
-        tracks = [
-            one
-            for video in known.videos.values()
-            for n, one in video.seen.items()
-            if video.tracks[n] == group
-        ]
+        tracks = [known.videos[key].seen[n] for key, n in known.tracks_of(group)]
         chosen = sum(one.found for one in tracks if one.chosen) * 2 > sum(one.found for one in tracks)
         given.put(group, faces=(group,), source=(PHOTOS if chosen and swaps else LEAVE,))
     return given

@@ -14,16 +14,16 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
-from colab_helpers.errors import MissingFileError, OutputError
+from colab_helpers.errors import MissingFileError, OutputError, telling
 from colab_helpers.files import sha256_of, written_whole
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import disk_free, is_remote
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ CHUNK = 4 << 20
 """Bytes that are copied at once."""
 _JOB_NAME = re.compile(r"job-(?P<run>\w+)-(?P<pid>\d+)\.json")
 _LOOK_EVERY = 2.0
+_UNREADABLE = mark("the file cannot be read ({reason})")
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,12 @@ class WorkPlaces:
         Raises:
             OutputError: It cannot be made, or somebody else has made one of its name.
         """
-        try:
+        what = mark("the folder for unfinished work cannot be made ({reason})")
+        remedy = mark("choose another folder, or name a local one for the work with --work-dir")
+        with telling(OutputError, what, self.local, remedy):
             if self.mirror is not None:
                 _make_private(self.local.parent)
             self.local.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                tr(
-                    "the folder for unfinished work cannot be made ({reason})", reason=error.strerror or error
-                ),
-                where=str(self.local),
-                remedy=tr("choose another folder, or name a local one for the work with --work-dir"),
-            ) from error
 
     def tidy(self, run: str) -> None:
         """Remove what this run needed for unfinished work, if no segments and no other's job are left."""
@@ -89,17 +84,10 @@ class WorkPlaces:
                 shutil.rmtree(place, ignore_errors=True)
 
 
-@contextmanager
-def telling_unwritable(output_dir: Path) -> Iterator[None]:
-    """Say of an error of the system that the output folder cannot be written to."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            tr("the output folder cannot be written to ({reason})", reason=error.strerror or error),
-            where=str(output_dir),
-            remedy=tr("choose another output folder"),
-        ) from error
+def telling_unwritable(output_dir: Path) -> AbstractContextManager[None]:
+    """Say of an error of the system that the output folder cannot be written to: OutputError."""
+    what = mark("the output folder cannot be written to ({reason})")
+    return telling(OutputError, what, output_dir, mark("choose another output folder"))
 
 
 def _make_private(folder: Path) -> None:
@@ -201,17 +189,11 @@ def copy_in(source: Path, target: Path, *, beat: Callable[[], None] = lambda: No
         MissingFileError: The source is not there.
         OutputError: The local disk is full, or the source broke off; nothing is left.
     """
-    try:
+    with telling(MissingFileError, _UNREADABLE, source, mark("check the path; on Drive, mount it again")):
         found = source.stat()
         same = target.is_file() and target.stat().st_size == found.st_size
         if same and target.stat().st_mtime_ns == found.st_mtime_ns:
             return sha256_of(target, on_chunk=beat)
-    except OSError as error:
-        raise MissingFileError(
-            tr("the file cannot be read ({reason})", reason=error.strerror or error),
-            where=str(source),
-            remedy=tr("check the path; on Drive, mount it again"),
-        ) from error
     with written_whole(target) as partial:
         digest = copy_bytes(source, partial, beat)
         os.utime(partial, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -232,17 +214,11 @@ def copy_bytes(source: Path, target: Path, beat: Callable[[], None]) -> str:
 
 
 def _chunks(source: Path) -> Iterator[bytes]:
-    try:
-        with source.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
-    except OSError as error:
-        # Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back.
-        raise OutputError(
-            tr("the file cannot be read ({reason})", reason=error.strerror or error),
-            where=str(source),
-            remedy=tr("check the disk or the mount"),
-        ) from error
+    # Not a MissingFileError: what can be looked at but not read, as on a lost mount, may come back.
+    unreadable = telling(OutputError, _UNREADABLE, source, mark("check the disk or the mount"))
+    with unreadable, source.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
 
 
 def job_name(run: str) -> str:

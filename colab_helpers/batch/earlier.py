@@ -12,14 +12,14 @@ from itertools import count
 from pathlib import Path
 
 from colab_helpers.batch.drive import Patience, copy_in, copy_out
-from colab_helpers.batch.face_indexes import About, FaceIndexPlace
+from colab_helpers.batch.face_indexes import FaceIndexPlace
 from colab_helpers.batch.journal import Claimed, History, Journal, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.files import numbered, unwritable
+from colab_helpers.files import numbered, state_of, unwritable
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
@@ -69,10 +69,6 @@ class EarlierWork:
     def index_key(self, task: Task) -> str:
         """Return the key of what is found in a target; MissingFileError where it cannot be read."""
         return index_key(target=self.digests(task.target), settings=self.settings, models=self.models)
-
-    def index_about(self, task: Task) -> About:
-        """Return what is noted of it; MissingFileError, OSError where the target cannot be read."""
-        return About.of(task.target, self.digests(task.target), self.models)
 
     def result(self, task: Task) -> FileReport | None:
         """Return the report of a result that is there, byte for byte, and would come out the same today."""
@@ -127,7 +123,6 @@ class UnfinishedFile:
         mirror: Folder beside the results where each is copied to, if those lie on a mounted drive: the
             local disk may be gone tomorrow. None where ``place`` is beside the results already.
         beat: Called during long copies; may raise to give up.
-        on_segment: Called with the number of frames of each segment that is safe.
         index: Where the target's face index lies.
     """
 
@@ -140,7 +135,6 @@ class UnfinishedFile:
     patience: Patience
     index: FaceIndexPlace
     beat: Callable[[], None] = lambda: None
-    on_segment: Callable[[int], None] = lambda _frames: None
     _claimed: Sequence[Path] = field(default=(), init=False)
 
     @property
@@ -186,7 +180,6 @@ class UnfinishedFile:
             self.patience.attempt(lambda: copy_out(path, target, beat=self.beat))
         part = replace(done, segment=replace(done.segment, path=Path(path.name)))
         self.patience.attempt(lambda: self.journal.append(SegmentDone(key=self.key, part=part)))
-        self.on_segment(done.segment.frames)
 
     def claim(self, places: Sequence[Path]) -> None:
         """Note what is about to be made, so that it is known for our own even after a crash."""
@@ -223,7 +216,7 @@ class Digests:
         ``on_chunk`` is called instead of ``beat``.
         """
         known, name, state = self._load(), str(path.absolute()), state_of(path)
-        if state is not None and known.get(name, [])[:2] == state:
+        if state is not None and tuple(known.get(name, ())[:2]) == state:
             return str(known[name][2])
         digest = file_digest(path, on_chunk=on_chunk or self.beat)
         state = state_of(path)
@@ -240,15 +233,6 @@ class Digests:
             except (OSError, ValueError, TypeError):
                 self._known = {}
         return self._known
-
-
-def state_of(path: Path) -> list[int | str] | None:
-    """Size and time of change of a file, which tell whether it is another one; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
 
 
 def model_digest(path: Path, digests: Callable[[Path], str] = file_digest) -> str:

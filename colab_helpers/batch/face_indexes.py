@@ -13,11 +13,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.batch.drive import FACES_NAME, Patience, copy_in, copy_out
-from colab_helpers.batch.keys import analysis_models, code_digest, index_key
+from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.files import from_json, to_json
+from colab_helpers.files import found, state_of, to_json
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import CONTENT_NAME
 
@@ -33,8 +33,7 @@ _OWN_FILE = re.compile(
 class About(BaseModel):
     """Whose index lies in a folder, and when a run used it last (seconds since 1970).
 
-    ``sha256``, ``size`` and ``mtime_ns`` are the target's, ``models`` the digests of the networks by name,
-    ``code`` that of this package.
+    ``sha256``, ``size`` and ``mtime_ns`` are the target's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,21 +43,17 @@ class About(BaseModel):
     size: int
     mtime_ns: int
     sha256: str
-    models: dict[str, str]
-    code: str
     used: float
 
     @classmethod
-    def of(cls, target: Path, sha256: str, models: Mapping[str, str]) -> About:
+    def of(cls, target: Path, sha256: str) -> About:
         """Describe the index of a target that a run is about to use; OSError if the target has gone."""
-        found = target.stat()
+        state = target.stat()
         return cls(
             target=str(target.absolute()),
-            size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
+            size=state.st_size,
+            mtime_ns=state.st_mtime_ns,
             sha256=sha256,
-            models=analysis_models(models),
-            code=code_digest(),
             used=time.time(),
         )
 
@@ -66,11 +61,8 @@ class About(BaseModel):
     def is_of_what_is_there(self) -> bool:
         """Whether the target lies there as it was, or nobody can tell because its folder has gone."""
         target = Path(self.target)
-        try:
-            found = target.stat()
-        except OSError:
-            return not target.parent.is_dir()
-        return (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns)
+        state = state_of(target)
+        return (self.size, self.mtime_ns) == state if state else not target.parent.is_dir()
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ def find_index(
     Nothing is written, and the target is not read: it counts as the same while its size and time are.
     """
     for path in (output_dir / FACES_NAME).glob(f"*/{ABOUT_NAME}"):
-        about = _read(path)
+        about = found(About, path)
         if about is None or about.target != str(target.absolute()) or not about.is_of_what_is_there:
             continue
         key = index_key(target=about.sha256, settings=settings, models=models)
@@ -134,22 +126,20 @@ def find_index(
     return None
 
 
-def remove_stale(faces: Path, used: Collection[str], models: Mapping[str, str]) -> None:
-    """Remove the indexes that no run will use again; whoever calls holds the lock of the output folder.
+def remove_stale(faces: Path, used: Collection[str]) -> None:
+    """Remove the indexes that no run is likely to use; whoever calls holds the lock of the output folder.
 
-    An index stays if this run used it, or if any did in the last 30 days and a run can use it still: it is
-    of this version and these networks, and its target is there as it was. Nothing is removed but what an
-    index consists of.
+    An index stays if this run used it, or if any did in the last 30 days and its target is there as it was.
+    Nothing is removed but what an index consists of.
 
     Args:
         faces: The folder of all indexes.
         used: Names of the folders that this run used.
-        models: Digests of this run's networks by name.
     """
     with suppress(OSError):
         for folder in list(faces.iterdir()):
             ours = _FOLDER_NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir()
-            if ours and folder.name not in used and not _is_of_use(_read(folder / ABOUT_NAME), models):
+            if ours and folder.name not in used and not _is_of_use(found(About, folder / ABOUT_NAME)):
                 for path in list(folder.iterdir()):
                     if _OWN_FILE.fullmatch(path.name) and not path.is_dir():
                         path.unlink()
@@ -157,16 +147,5 @@ def remove_stale(faces: Path, used: Collection[str], models: Mapping[str, str]) 
                     folder.rmdir()
 
 
-def _is_of_use(about: About | None, models: Mapping[str, str]) -> bool:
-    if about is None or time.time() - about.used > KEPT_SECONDS:
-        return False
-    now = analysis_models(models)  # without one that tells sex and age, unless the run asked for that
-    same = all(now.get(name, digest) == digest for name, digest in about.models.items())
-    return same and about.code == code_digest() and about.is_of_what_is_there
-
-
-def _read(path: Path) -> About | None:
-    try:
-        return from_json(About, path.read_bytes())
-    except (OSError, ValueError):
-        return None
+def _is_of_use(about: About | None) -> bool:
+    return about is not None and time.time() - about.used <= KEPT_SECONDS and about.is_of_what_is_there

@@ -6,10 +6,9 @@ put together before all targets were looked at: who is called what does not depe
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,17 +16,17 @@ from pathlib import Path
 from colab_helpers.batch.casting import Casting, Treatments, casting, check_groups, completed, first_map
 from colab_helpers.batch.drive import copy_in
 from colab_helpers.batch.earlier import EarlierWork, model_digest
-from colab_helpers.batch.growth import Growth, weakened
-from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.growth import Growth
+from colab_helpers.batch.journal import Journal
 from colab_helpers.batch.keys import choice_key
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.run_batch import MOST_DEATHS, Surroundings, index_place
+from colab_helpers.batch.run_batch import Surroundings, index_place
 from colab_helpers.batch.run_file import error_text, goes_as_picture
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
-from colab_helpers.errors import MediaError, OutputError, UsageError
+from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.people import Appearance
@@ -179,7 +178,8 @@ class PeopleFinder:
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
-        engine, place = self._engine(task, key), index_place(self.around, self.earlier, task)
+        engine, _ = self.around.begin(self.engine, task, key, self.earlier, self.journal)
+        place = index_place(self.around, self.earlier, task)
         check = ContentCheck(engine, task.target, digest=model_digest, place=place.content, key=place.key)
         check.begin()
         if goes_as_picture(task):
@@ -209,17 +209,6 @@ class PeopleFinder:
             seen=tracks,
             choice=self._choice,
         )
-
-    def _engine(self, task: Task, key: str) -> Engine:
-        """Note that a target is looked at; return the networks, with less memory where a worker died."""
-        run = self.earlier.run
-        deaths = self.earlier.history.interruptions(key, run)
-        if deaths >= MOST_DEATHS:
-            raise self.around.given_up(task, deaths)
-        with suppress(OutputError):
-            self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
-        reason = tr("a worker process died on this file")
-        return weakened(self.engine, deaths, reason=reason)[0] if deaths else self.engine
 
     @contextmanager
     def _near(self, task: Task, place: Path) -> Iterator[Path]:

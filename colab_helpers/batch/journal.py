@@ -12,6 +12,7 @@ import json
 import os
 import time
 import zlib
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +21,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
-from colab_helpers.errors import OutputError
+from colab_helpers.errors import OutputError, telling
 from colab_helpers.files import ends_a_line, manifest_beside, shortened, to_json
-from colab_helpers.language import tr
+from colab_helpers.language import mark
 from colab_helpers.pipeline import FinishedSegment
 
 
@@ -158,20 +159,14 @@ def _may_be(output: str, planned: str) -> bool:
 def read_journal(path: Path) -> History:
     """Read a journal; one that is not there yet is empty. OutputError where it cannot be read."""
     history = History()
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                entry = _parse(line)
-                if entry is not None:
-                    history.entries.append(entry)
-                elif line.strip():
-                    history.damaged += 1
-    except FileNotFoundError:
-        return history
-    except OSError as error:
-        raise _failed(
-            path, tr("the journal cannot be read ({reason})", reason=error.strerror or error)
-        ) from error
+    unreadable = _telling(path, mark("the journal cannot be read ({reason})"))
+    with unreadable, suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            entry = _parse(line)
+            if entry is not None:
+                history.entries.append(entry)
+            elif line.strip():
+                history.damaged += 1
     return history
 
 
@@ -180,14 +175,10 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with _telling(path, mark("the journal cannot be opened ({reason})")):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
             self._torn = not ends_a_line(self._file)
-        except OSError as error:
-            raise _failed(
-                path, tr("the journal cannot be opened ({reason})", reason=error.strerror or error)
-            ) from error
 
     def append(self, entry: Entry) -> None:
         """Add an entry, on disk when this returns; after an OutputError readers will not see a part of it."""
@@ -196,15 +187,11 @@ class Journal:
         if self._torn:  # by a crash, or by a full disk a moment ago
             line = b"\n" + line
         self._torn = True
-        try:
+        with _telling(self._path, mark("the journal cannot be written to ({reason})")):
             while line:
                 line = line[self._file.write(line) or 0 :]
             os.fsync(self._file.fileno())
             self._torn = False
-        except OSError as error:
-            raise _failed(
-                self._path, tr("the journal cannot be written to ({reason})", reason=error.strerror or error)
-            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -225,6 +212,6 @@ def _parse(line: bytes) -> Entry | None:
         return None  # of another version of this package: its work cannot be trusted
 
 
-def _failed(path: Path, what: str) -> OutputError:
-    remedy = tr("free space or make the folder writable, then run again: finished work is kept")
-    return OutputError(what, where=str(path), remedy=remedy)
+def _telling(path: Path, what: str) -> AbstractContextManager[None]:
+    remedy = mark("free space or make the folder writable, then run again: finished work is kept")
+    return telling(OutputError, what, path, remedy)

@@ -95,7 +95,6 @@ def work_key(
     models: Mapping[str, str],
     encoder: str,
     decisions: object = None,
-    code: str | None = None,
 ) -> str:
     """Return the key of the work on one target, 64 hexadecimal digits.
 
@@ -107,7 +106,6 @@ def work_key(
         models: Digest of each model file by name.
         encoder: The encoder asked for; which one ``auto`` took is noted with each segment.
         decisions: What is done to whom in the target, where a map says it; anything that JSON can write.
-        code: Digest of the code; that of this package if None.
     """
     asked = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NEUTRAL_SETTINGS}
     if label := Label.of(settings):
@@ -119,7 +117,7 @@ def work_key(
         "settings": asked,
         "models": dict(models),
         "encoder": encoder,
-        "code": code or code_digest(),
+        "code": code_digest(),
     }
     if decisions is not None:
         parts["decisions"] = decisions
@@ -135,19 +133,14 @@ def index_key(*, target: str, settings: Settings, models: Mapping[str, str]) -> 
         models: Digests of the model files by name; those that find faces and tell of them count.
     """
     names = ("face_detector_size", "face_detector_score", "keep_fps")
+    networks = [Path(name).name for name in ANALYSIS_MODELS]
     parts = {
         "target": target,
         "settings": {name: getattr(settings, name) for name in names},
-        "models": analysis_models(models),
+        "models": {name: models[name] for name in networks if name in models},
         "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def analysis_models(models: Mapping[str, str]) -> dict[str, str]:
-    """Return those of some model files, by name, that find faces and tell whose they are."""
-    networks = [Path(name).name for name in ANALYSIS_MODELS]
-    return {name: models[name] for name in networks if name in models}
 
 
 def choice_key(settings: Settings, sought: Sequence[str]) -> str:

@@ -228,7 +228,7 @@ class KnownPeople(_Model):
         Raises:
             UsageError: There is no such group, or its tracks are all alike.
         """
-        tracks = self._tracks(name)
+        tracks = self.tracks_of(name)
         seen = [self.videos[key].seen[n].appearance(key, n) for key, n in tracks]
         parts = next((parts for same in _STRICTER if len(parts := grouped(seen, same=same)) > 1), None)
         if parts is None:
@@ -249,7 +249,7 @@ class KnownPeople(_Model):
     def count(self) -> None:
         """Bring up to date what follows from the tracks of each group."""
         for name, group in self.groups.items():
-            tracks = [(self.videos[key], self.videos[key].seen[n]) for key, n in self._tracks(name)]
+            tracks = [(self.videos[key], self.videos[key].seen[n]) for key, n in self.tracks_of(name)]
             if not tracks:
                 group.files, group.frames, group.crops = {}, 0, []
                 continue
@@ -267,7 +267,8 @@ class KnownPeople(_Model):
                 self.groups[one].alike.append(other)
                 self.groups[other].alike.append(one)
 
-    def _tracks(self, name: str) -> list[tuple[str, int]]:
+    def tracks_of(self, name: str) -> list[tuple[str, int]]:
+        """Return the tracks of a group, each by the key of its video and its number there."""
         videos = self.videos.items()
         return [(key, n) for key, video in videos for n in video.seen if video.tracks[n] == name]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from colab_helpers.batch.job import Source
-from colab_helpers.batch.plan import skipped_files
-from colab_helpers.errors import MissingFileError
+from colab_helpers.batch.plan import UNLISTED, skipped_files
+from colab_helpers.errors import MissingFileError, telling
 from colab_helpers.files import absolute, natural_key
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image, reader_missing
 from colab_helpers.request import BatchRequest
 
@@ -22,14 +22,9 @@ def names_in(library: Path | None) -> list[str]:
     """
     if library is None:
         return []
-    try:
+    remedy = mark("name a folder that holds a folder of photos for each person in library")
+    with telling(MissingFileError, UNLISTED, library, remedy):
         names = [path.name for path in library.iterdir() if path.is_dir() and path.name[0] != "."]
-    except OSError as error:
-        raise MissingFileError(
-            tr("the folder cannot be listed ({reason})", reason=error.strerror or error),
-            where=str(library),
-            remedy=tr("name a folder that holds a folder of photos for each person in library"),
-        ) from error
     return sorted(names, key=natural_key)
 
 

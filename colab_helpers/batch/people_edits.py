@@ -21,9 +21,9 @@ from colab_helpers.batch.people_map import (
     RESERVED,
     PeopleMap,
     Row,
+    everybody,
     new_name,
     summary,
-    unnamed,
 )
 from colab_helpers.batch.report import JOURNAL_NAME
 from colab_helpers.batch.triage import Triage, pace_of, triage_of
@@ -64,8 +64,7 @@ def triage_now(folder: Path) -> Triage:
     UsageError where the map or a record cannot be read.
     """
     known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
-    names = {group: name for name, person in given.people.items() for group in person.faces}
-    called = {group: names.get(group, group) for group in known.groups}
+    called = {group: name for name, groups in everybody(known, given).items() for group in groups}
     return triage_of(known.videos.values(), called, pace_of(read_journal(folder / JOURNAL_NAME)))
 
 
@@ -113,8 +112,8 @@ def keep_only(folder: Path, name: str) -> None:
 def rename(folder: Path, old: str, new: str) -> None:
     """Call somebody something else; UsageError where somebody else is called that."""
     with _edited(folder, old) as (known, given):
-        if new in (others := unnamed(known, given)):
-            given.put(new, faces=[others[new]])  # which has the name, and no entry yet
+        if new in (people := everybody(known, given)) and new not in given.people:
+            given.put(new, faces=people[new])  # which has the name, and no entry yet
         given.rename(old, new)
 
 
@@ -150,14 +149,14 @@ def split(folder: Path, name: str) -> list[str]:
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
     """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
     known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
-    others = unnamed(known, given)
-    there = ", ".join([*given.people, *others])
+    people = everybody(known, given)
     for name in names:
-        if name in others:
-            given.put(name, faces=[others[name]], source=given.default)
+        if name not in people:
+            remedy = tr("allowed: {names}", names=", ".join(people))
+            raise UsageError(tr("there is no {name}", name=name), remedy=remedy)
+        if name not in given.people:
+            given.put(name, faces=people[name], source=given.default)
             given.record = given.record or known.record
-        elif name not in given.people:
-            raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=there))
     yield known, given
     given.save(folder)
 

@@ -7,9 +7,10 @@ into the text that is there: comments, order and spelling stay as the user has t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,7 +27,7 @@ from pydantic import (
 )
 
 from colab_helpers.batch.known_people import KnownPeople
-from colab_helpers.batch.people_text import double_key, edited, entry, flow, line_of, read
+from colab_helpers.batch.people_text import double_key, edited, line_of, lines, read
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
 from colab_helpers.faces.cast import PERSONAL
@@ -197,9 +198,9 @@ class PeopleMap(BaseModel):
         asked = self._plain()
         if not self._text:
             header = "".join(f"# {line}".rstrip() + "\n" for line in tr(_HEADER).splitlines())
-            people = "".join(entry(name, person, "  ") for name, person in asked["people"].items())
-            record = f"record: {flow(self.record)}\n" if self.record else ""
-            return f"{header}\nversion: 1\n{record}default: {flow(asked['default'])}\npeople:\n{people}"
+            whole = {"version": 1, **asked}
+            written = (line for name in whole if whole[name] != "" for line in lines(name, whole[name]))
+            return "\n".join([header, *written, ""])
         text = edited(self._text, PeopleMap.of(self._text)._plain(), asked, self._called)
         with suppress(UsageError):
             if PeopleMap.of(text)._plain() == asked:
@@ -209,7 +210,7 @@ class PeopleMap(BaseModel):
 
     def merge(self, one: str, other: str) -> None:
         """Have two of the people be one: she keeps the first name, its source and settings."""
-        kept, gone = self._person(one), self._person(other)
+        kept, gone = self.people[one], self.people[other]
         if one == other:
             raise UsageError(tr("{name} is one person already", name=one), remedy=tr("name two people"))
         both = {field: (*getattr(kept, field), *getattr(gone, field)) for field in ("faces", "photos")}
@@ -219,7 +220,6 @@ class PeopleMap(BaseModel):
 
     def rename(self, old: str, new: str) -> None:
         """Call somebody something else."""
-        self._person(old)
         if not new.strip() or (new in self.people and new != old):
             told = (
                 mark("nobody can be called {name!r}: somebody else is")
@@ -240,12 +240,6 @@ class PeopleMap(BaseModel):
         except ValidationError as error:
             told = _complaint(error.errors()[0])
             raise UsageError(told, where=name, remedy=tr("correct the value")) from error
-
-    def _person(self, name: str) -> Person:
-        if name not in self.people:
-            names = ", ".join(self.people)
-            raise UsageError(tr("there is no {name}", name=name), remedy=tr("allowed: {names}", names=names))
-        return self.people[name]
 
     def _plain(self) -> dict[str, Any]:
         """Return what `edited` takes: lists of one word as that word."""
@@ -278,33 +272,27 @@ class Row:
     named: bool = True
 
 
-def new_name(group: str, taken: Mapping[str, object]) -> str:
+def new_name(group: str, taken: Container[str]) -> str:
     """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
-    return (
-        group
-        if group not in taken
-        else next(name for number in range(2, len(taken) + 3) if (name := f"{group} ({number})") not in taken)
-    )
+    names = chain([group], (f"{group} ({number})" for number in count(2)))
+    return next(name for name in names if name not in taken)
 
 
-def unnamed(known: KnownPeople, given: PeopleMap) -> dict[str, str]:
-    """Return the groups that a map does not name, by what they are called."""
-    named = {group for person in given.people.values() for group in person.faces}
-    found: dict[str, str] = {}
+def everybody(known: KnownPeople, given: PeopleMap) -> dict[str, tuple[str, ...]]:
+    """Return the groups of everybody who was found or is named, by name: as in the map, then the others."""
+    people = {name: person.faces for name, person in given.people.items()}
+    named = {group for faces in people.values() for group in faces}
     for group in known.groups:
         if group not in named:
-            found[new_name(group, {**given.people, **found})] = group
-    return found
+            people[new_name(group, people)] = (group,)
+    return people
 
 
 def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
     """Return everybody who was found or is named: the named ones in the order of the map, then the others."""
     given = given or PeopleMap()
-    names = {group: name for name, person in given.people.items() for group in person.faces}
-    people = {name: person.faces for name, person in given.people.items()}
-    others = unnamed(known, given)
-    people |= {name: (group,) for name, group in others.items()}
-    names |= {group: name for name, group in others.items()}
+    people = everybody(known, given)
+    names = {group: name for name, groups in people.items() for group in groups}
     rows = []
     for name, ids in people.items():
         groups = [known.groups[group] for group in ids if group in known.groups]

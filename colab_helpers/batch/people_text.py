@@ -9,6 +9,8 @@ import yaml
 
 _Edit = tuple[int, int, str]
 _Fields = dict[str, tuple[yaml.Node, yaml.Node]]
+DEPTH = 2
+"""Mappings that have a line for each of their names: the map and its people; what is inside is one value."""
 
 
 def edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any], called: Mapping[str, str]) -> str:
@@ -21,28 +23,59 @@ def edited(text: str, before: Mapping[str, Any], after: Mapping[str, Any], calle
         called: What each of the people is called in the text, by name; those it does not name are new.
     """
     root = yaml.compose(text, yaml.SafeLoader)
-    top = _fields(root)
-    edits: list[_Edit] = []
-    for name in ("default", "record"):
-        if after[name] != before[name] and name in top:
-            edits.append(_put(top[name], after[name]))
-        elif after[name] != before[name]:
-            start = next(iter(top.values()))[0].start_mark.index if top else len(text)
-            edits.append((start, start, f"{name}: {flow(after[name])}\n"))
-    people = _fields(top["people"][1]) if "people" in top else {}
-    for name, old in called.items():
-        key, value = people[old]
-        edits += [] if name == old else [(key.start_mark.index, key.end_mark.index, flow(name))]
-        edits += _changes(text, value, before["people"][old], after["people"][name])
-    gone = [nodes for old, nodes in people.items() if old not in called.values()]
-    for key, value in gone:
-        edits.append((text.rfind("\n", 0, key.start_mark.index) + 1, _line_end(text, _end(value)) + 1, ""))
-    new = {name: person for name, person in after["people"].items() if name not in called}
-    if new:
-        edits.append(_added(text, new, top, [nodes for nodes in people.values() if nodes not in gone]))
-    for start, stop, part in sorted(edits, reverse=True):
+    # Sorted by place alone: what is added behind the last of the people goes before what is added to the map.
+    edits = sorted(_edits(text, root, before, after, called, DEPTH), key=lambda edit: edit[0])
+    for start, stop, part in reversed(edits):
         text = text[:start] + part + text[stop:]
     return text
+
+
+def _edits(
+    text: str,
+    node: yaml.Node | None,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    called: Mapping[str, str],
+    depth: int,
+) -> Iterator[_Edit]:
+    """What makes another mapping of one: what changes, what goes, and new lines after the last that stays."""
+    fields = _fields(node)
+    own = called if depth == DEPTH - 1 else {name: name for name in after}
+    new = {}
+    for name, value in after.items():
+        old = own.get(name, "")
+        if old not in fields:
+            new |= {name: value} if value != before.get(old) else {}
+            continue
+        key, inside = fields[old]
+        if old != name:
+            yield key.start_mark.index, key.end_mark.index, flow(name)
+        if depth and isinstance(value, Mapping) and value:
+            yield from _edits(text, inside, before[old], value, called, depth - 1)
+        elif value != before[old]:
+            yield key.end_mark.index, _end(inside), f": {flow(value)}"
+    gone = {name for name in before if name in fields} - {*own.values()}
+    for key, inside in (fields[name] for name in gone):
+        yield text.rfind("\n", 0, key.start_mark.index) + 1, _line_end(text, _end(inside)) + 1, ""
+    if new and isinstance(node, yaml.MappingNode) and node.flow_style:
+        end = node.end_mark.index - 1
+        yield end, end, "".join(f", {flow(name)}: {flow(value)}" for name, value in new.items())
+    elif new:
+        kept = [nodes for name, nodes in fields.items() if name not in gone]
+        indent = " " * (kept[0][0].start_mark.column if kept else 2 * (DEPTH - depth))
+        end = _line_end(text, _end(kept[-1][1]) if kept else _end(node) if node else len(text))
+        yield end, end, "".join(f"\n{line}" for name in new for line in lines(name, new[name], indent, depth))
+
+
+def lines(name: str, value: object, indent: str = "", depth: int = DEPTH) -> Iterator[str]:
+    """Write a name and its value: a mapping with what is not empty in it on lines of their own."""
+    if depth and isinstance(value, Mapping):
+        yield f"{indent}{flow(name)}:"
+        for inner, part in value.items():
+            if part:
+                yield from lines(inner, part, f"{indent}  ", depth - 1)
+    else:
+        yield f"{indent}{flow(name)}: {flow(value)}"
 
 
 def read(text: str) -> tuple[yaml.Node | None, Any]:
@@ -69,54 +102,10 @@ def read(text: str) -> tuple[yaml.Node | None, Any]:
         loader.dispose()
 
 
-def entry(name: str, person: Mapping[str, Any], indent: str) -> str:
-    """Return somebody's lines: a name, and below it what is not empty."""
-    shown = (f"{field}: {flow(value)}" for field, value in person.items() if value)
-    return f"{indent}{flow(name)}:\n" + "".join(f"{indent}  {line}\n" for line in shown)
-
-
 def flow(value: object) -> str:
     """Write a value on one line."""
     dumped = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
     return dumped.removesuffix("\n").removesuffix("...").rstrip("\n")
-
-
-def _added(
-    text: str, new: Mapping[str, Any], top: _Fields, kept: Sequence[tuple[yaml.Node, yaml.Node]]
-) -> _Edit:
-    """Put people after the last of those who stay."""
-    indent = " " * (kept[0][0].start_mark.column if kept else 2)
-    lines = "".join(entry(name, person, indent) for name, person in new.items()).rstrip("\n")
-    if "people" not in top:
-        return len(text), len(text), f"{'' if text.endswith(chr(10)) else chr(10)}people:\n{lines}\n"
-    end = _line_end(text, max(map(_end, (value for _, value in kept)), default=_end(top["people"][0])))
-    return end, end, f"\n{lines}"
-
-
-def _changes(
-    text: str, node: yaml.Node, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> Iterator[_Edit]:
-    """What changes of one of the people: values are replaced, or put on lines of their own at the end."""
-    fields = _fields(node)
-    for name, value in after.items():
-        if value == before[name]:
-            continue
-        if name in fields:
-            yield _put(fields[name], value)
-        elif isinstance(node, yaml.MappingNode) and node.flow_style:
-            yield node.end_mark.index - 1, node.end_mark.index - 1, f", {name}: {flow(value)}"
-        else:
-            column, end = next(iter(fields.values()))[0].start_mark.column, _line_end(text, _end(node))
-            yield end, end, f"\n{' ' * column}{name}: {flow(value)}"
-
-
-def _put(nodes: tuple[yaml.Node, yaml.Node], value: object) -> _Edit:
-    """Write another value behind a key."""
-    key, node = nodes
-    start, end = node.start_mark.index, _end(node)
-    if isinstance(node, yaml.ScalarNode) and start < end:
-        return start, end, flow(value)
-    return key.end_mark.index, max(end, key.end_mark.index + 1), f": {flow(value)}"
 
 
 def _fields(node: yaml.Node | None) -> _Fields:

@@ -13,11 +13,12 @@ from itertools import count
 from pathlib import Path
 
 from colab_helpers.batch.overwriting import identities, refuse_input
-from colab_helpers.errors import MissingFileError, UsageError
+from colab_helpers.errors import MissingFileError, UsageError, telling
 from colab_helpers.files import natural_key, numbered, same_file
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.media.inputs import is_image, is_video, reader_missing
 
+UNLISTED = mark("the folder cannot be listed ({reason})")
 _RANGE_PART = re.compile(r"(\d+)?(-)?(\d+)?")
 
 
@@ -93,14 +94,9 @@ def listed(folder: Path) -> list[Path]:
 
     MissingFileError where it cannot be listed, or there are none.
     """
-    try:
+    remedy = mark("check your rights to it; on Drive, mount it again")
+    with telling(MissingFileError, UNLISTED, folder, remedy):
         found = [path for path in folder.iterdir() if _is_target(path)]
-    except OSError as error:
-        raise MissingFileError(
-            tr("the folder cannot be listed ({reason})", reason=error.strerror or error),
-            where=str(folder),
-            remedy=tr("check your rights to it; on Drive, mount it again"),
-        ) from error
     if not found:
         raise MissingFileError(
             tr("the folder holds no video or image"),

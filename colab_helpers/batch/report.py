@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from colab_helpers.batch.overwriting import Writable
-from colab_helpers.errors import OutputError, UsageError
+from colab_helpers.errors import OutputError, UsageError, telling
 from colab_helpers.files import to_json, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image, is_video
@@ -309,12 +309,7 @@ def clear_report(path: Path, writable: Writable, *, page: bool = True) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, all of it or nothing, missing folders too; OutputError where it cannot be."""
-    try:
+    remedy = mark("choose another folder or free space")
+    with telling(OutputError, mark("cannot be written ({reason})"), path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, printable(text).encode())
-    except OSError as error:
-        raise OutputError(
-            tr("cannot be written ({reason})", reason=error.strerror or error),
-            where=str(path),
-            remedy=tr("choose another folder or free space"),
-        ) from error

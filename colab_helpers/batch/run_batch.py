@@ -13,7 +13,7 @@ from typing import Any
 from colab_helpers.batch.drive import FACES_NAME, Patience, WorkPlaces
 from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
 from colab_helpers.batch.estimate import Estimate
-from colab_helpers.batch.face_indexes import FaceIndexPlace, folder_name, remove_stale
+from colab_helpers.batch.face_indexes import About, FaceIndexPlace, folder_name, remove_stale
 from colab_helpers.batch.growth import Growth, weakened
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Failed, FileDone, Journal, Started
@@ -31,7 +31,6 @@ from colab_helpers.faces.photos import Identity
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress, ProgressCallback
 from colab_helpers.resources.guard import MemoryGuard
@@ -73,17 +72,41 @@ class Surroundings:
         """Waits for the output folder."""
         return Patience(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
 
-    def given_up(self, task: Task, deaths: int) -> WorkerError:
-        """Return what is said of a file on which too many workers died."""
-        return WorkerError(
-            tr(
-                "the worker process died {deaths} times on this file, last: {cause}",
-                deaths=deaths,
-                cause=self.cause or tr("unknown"),
-            ),
-            where=str(task.target),
-            remedy=tr("free memory, choose the preset stable, or leave this file out"),
-        )
+    def begin(
+        self,
+        engine: Engine,
+        task: Task,
+        key: str,
+        earlier: EarlierWork,
+        journal: Journal,
+        *,
+        short: bool = False,
+    ) -> tuple[Engine, list[str]]:
+        """Note that work on a file begins; return the networks and notes on them.
+
+        They are used with less memory where it is ``short`` or a worker died on the file; WorkerError where
+        too many did.
+        """
+        deaths, notes = earlier.history.interruptions(key, earlier.run), list[str]()
+        if deaths >= MOST_DEATHS:
+            raise WorkerError(
+                tr(
+                    "the worker process died {deaths} times on this file, last: {cause}",
+                    deaths=deaths,
+                    cause=self.cause or tr("unknown"),
+                ),
+                where=str(task.target),
+                remedy=tr("free memory, choose the preset stable, or leave this file out"),
+            )
+        try:
+            journal.append(Started(key=key, run=earlier.run, target=str(task.target), pid=os.getpid()))
+        except OutputError as error:
+            notes.append(tr("a death of the worker on this file would go unnoticed: {error}", error=error))
+        if deaths or short:
+            reason = tr("a worker process died on this file") if deaths else tr("RAM is short")
+            engine, note = weakened(engine, deaths or 1, reason=reason)
+            notes.append(note)
+        return engine, notes
 
     def tell(self, progress: Progress) -> None:
         """Say where a file stands; KeyboardInterrupt where somebody asks to stop."""
@@ -131,10 +154,9 @@ class Batch:
                 self.around.beat()
                 files[index], worked = self._ended(index)
                 self.status.file(index, files[index])
-                self.estimate.end(index, done=worked and files[index].status == "done")
                 if worked and len(files) < len(self.tasks):
                     self._growth.check(self.around.stop)
-            remove_stale(self.around.job.folder / FACES_NAME, self._indexes, self.earlier.models)
+            remove_stale(self.around.job.folder / FACES_NAME, self._indexes)
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []
@@ -192,7 +214,6 @@ class Batch:
             history=self.earlier.history,
             patience=self.around.patience,
             beat=self.around.beat,
-            on_segment=self.estimate.segment,
             index=self._index(task),
         )
 
@@ -202,8 +223,10 @@ class Batch:
 
     def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
         """Do a task, going on where an earlier attempt ended, and note that it is done."""
-        engine = self._engine_for(task, report, work.key)
-        self.estimate.begin(index)
+        engine, notes = self.around.begin(
+            self.engine, task, work.key, self.earlier, self.journal, short=self.guard.short
+        )
+        report.fallbacks += notes
         warnings = self.guard.warnings
         run = FileRun(
             engine=engine,
@@ -217,7 +240,9 @@ class Batch:
             unfinished=work,
             guard=self.guard,
             on_progress=self._on_progress,
-            on_picture=self._on_picture,
+            on_picture=lambda picture: self.status.picture(
+                data_url(picture.detector_view(_PICTURE_EDGE).image)
+            ),
             beat=self.around.beat,
         )
         try:
@@ -237,25 +262,6 @@ class Batch:
         else:
             work.discard()
 
-    def _engine_for(self, task: Task, report: FileReport, key: str) -> Engine:
-        """Note that work on a file begins; return the networks, with less memory where some died on it."""
-        run = self.earlier.run
-        deaths = self.earlier.history.interruptions(key, run)
-        if deaths >= MOST_DEATHS:
-            raise self.around.given_up(task, deaths)
-        try:
-            self.journal.append(Started(key=key, run=run, target=str(task.target), pid=os.getpid()))
-        except OutputError as error:
-            report.fallbacks.append(
-                tr("a death of the worker on this file would go unnoticed: {error}", error=error)
-            )
-        if not deaths and not self.guard.short:
-            return self.engine
-        reason = tr("a worker process died on this file") if deaths else tr("RAM is short")
-        engine, note = weakened(self.engine, deaths or 1, reason=reason)
-        report.fallbacks.append(note)
-        return engine
-
     def _note_done(self, key: str, report: FileReport, digest: str | None) -> None:
         assert report.output is not None
         # A stop waits for it: a result that is there but not noted would be made again.
@@ -273,16 +279,13 @@ class Batch:
 
     def _on_progress(self, progress: Progress) -> None:
         self.around.tell(progress)
-        self.estimate.warn()
-
-    def _on_picture(self, picture: VideoPicture) -> None:
-        self.status.picture(data_url(picture.detector_view(_PICTURE_EDGE).image))
+        self.estimate.look()
 
 
 def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:
     """Where the face index of a target lies; MissingFileError, OSError where the target cannot be read."""
     key, places = earlier.index_key(task), around.places
-    name, about = folder_name(key), earlier.index_about(task)
+    name, about = folder_name(key), About.of(task.target, earlier.digests(task.target))
     beside, near = around.job.folder / FACES_NAME / name, places.local / FACES_NAME / name
     if places.mirror:
         return FaceIndexPlace(key, about, near, beside)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from colab_helpers.batch.drive import copy_in, copy_out, require_room
-from colab_helpers.batch.earlier import UnfinishedFile, model_digest, state_of
+from colab_helpers.batch.earlier import UnfinishedFile, model_digest
 from colab_helpers.batch.file_report import enter
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
@@ -21,7 +21,7 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
-from colab_helpers.files import Seal, shortened, write_atomically, write_whole
+from colab_helpers.files import Seal, shortened, state_of, write_atomically, write_whole
 from colab_helpers.language import tr
 from colab_helpers.media.animation import picture_suffix
 from colab_helpers.media.containers import output_suffix
@@ -31,10 +31,11 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
 from colab_helpers.pipeline.image import FrameCallback, pictures_of
-from colab_helpers.progress import Progress, ProgressCallback
+from colab_helpers.pipeline.report_progress import ProgressReporter
+from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.guard import MemoryGuard
-from colab_helpers.resources.sampler import gpu_memory_percent, process_memory, ram_percent
+from colab_helpers.resources.sampler import process_memory
 from colab_helpers.trust.consent import require_consent
 from colab_helpers.trust.content import ContentCheck, check_pictures
 from colab_helpers.trust.marking import Marks, sidecar
@@ -45,7 +46,6 @@ T = TypeVar("T")
 # what the library keeps while it signs; where the work is done elsewhere, there the target, too, and beside
 # the results no more than copies of segments and result.
 _ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 4, 5, 3
-_TELL_EVERY = 0.25
 
 
 @dataclass(eq=False, kw_only=True)
@@ -239,43 +239,20 @@ class FileRun:
 
     def _on_frame(self, output: Path, marks: Marks) -> FrameCallback:
         """Return what tells, and keeps, each finished frame of an animation."""
-        settings, started, told = self.engine.settings, time.monotonic(), 0.0
+        settings, file = self.engine.settings, (self.task.target.name, self.index, self.count)
         keeps = settings.keep_frames and not is_image(self.task.target)
+        reporter = ProgressReporter(self.on_progress, self.engine, *file, frames=None)
 
         def on_frame(number: int, total: int, still: Still, actions: set[str]) -> None:
-            nonlocal told
             if keeps:
                 path = frames_folder(output) / f"{number:06d}.{settings.temp_frame_format}"
                 said = replace(still, parts=marks.parts(actions))
                 write_still(path, said, quality=max(1, settings.temp_frame_quality))
             self.beat()
-            now = time.monotonic()
-            if now - told >= _TELL_EVERY or number + 1 == total:
-                told = now
-                self._tell(number + 1, total, (number + 1) / max(now - started, 1e-6))
+            reporter.frames = total
+            reporter.frame(number + 1, start=0, last=number + 1 == total)
 
         return on_frame
-
-    def _tell(self, frame: int, frames: int, rate: float) -> None:
-        if self.on_progress is None:
-            return
-        settings = self.engine.settings
-        self.on_progress(
-            Progress(
-                file=self.task.target.name,
-                file_index=self.index,
-                file_count=self.count,
-                frame=frame,
-                frames=frames,
-                fps=rate,
-                eta=(frames - frame) / rate,
-                ram_percent=ram_percent(),
-                gpu_percent=gpu_memory_percent(),
-                provider=self.engine.provider,
-                threads=int(settings.execution_threads),
-                batch_size=int(settings.batch_size),
-            )
-        )
 
 
 def new_report(task: Task, source: Identity | None) -> FileReport:

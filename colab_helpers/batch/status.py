@@ -19,7 +19,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import STATUS_NAME, FileReport, write_text
 from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.errors import MissingFileError, OutputError
-from colab_helpers.files import from_json, load, to_json
+from colab_helpers.files import found, load, to_json
 from colab_helpers.language import tr
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
@@ -289,11 +289,8 @@ class StatusWriter:
 
 def latest_status(paths: Iterable[Path]) -> BatchStatus | None:
     """Return the newest of several copies of a status; None if there is none that can be read."""
-    found = []
-    for path in dict.fromkeys(paths):
-        with suppress(OSError, ValueError):
-            found.append(from_json(BatchStatus, path.read_bytes()))
-    return max(found, key=lambda status: status.updated, default=None)
+    told = (found(BatchStatus, path) for path in dict.fromkeys(paths))
+    return max(filter(None, told), key=lambda status: status.updated, default=None)
 
 
 def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = "") -> None:

@@ -23,7 +23,7 @@ from colab_helpers.batch.stop import STOP_SIGNALS
 from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.errors import ColabHelpersError, WorkerError
-from colab_helpers.files import from_json
+from colab_helpers.files import found
 from colab_helpers.language import tr
 from colab_helpers.progress import ProgressCallback
 
@@ -203,11 +203,8 @@ class Supervisor:
 
     def _report_of(self, run: str) -> BatchReport | None:
         """Read the report of a run; None if it has left none."""
-        try:
-            report = from_json(BatchReport, self.job.report_path.read_bytes())
-        except (OSError, ValueError):
-            return None
-        return report if report.run == run else None
+        report = found(BatchReport, self.job.report_path)
+        return report if report and report.run == run else None
 
     def _nothing_reported(self, run: str) -> NoReturn:
         status = self._watch.status()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -13,9 +15,15 @@ HEIGHT = 200
 JPEG_QUALITY = 85
 
 
+def fitted(image: ByteImage, *, height: int, width: float = math.inf) -> ByteImage:
+    """Return a ``(H, W, 3)`` uint8 picture, made smaller where it does not fit."""
+    scale = min(1.0, width / image.shape[1], height / image.shape[0])
+    if scale == 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def data_url(image: ByteImage, *, height: int = HEIGHT) -> str:
     """Encode a ``(H, W, 3)`` uint8 BGR picture as a JPEG ``data:`` URL, made smaller if it is higher."""
-    scale = min(1.0, height / image.shape[0])
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return to_data_url(small, "jpeg", quality=JPEG_QUALITY)
+    return to_data_url(fitted(image, height=height), "jpeg", quality=JPEG_QUALITY)

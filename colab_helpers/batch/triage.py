@@ -12,7 +12,7 @@ from colab_helpers.batch.journal import FileDone, History
 from colab_helpers.batch.known_people import SeenIn, Sight
 from colab_helpers.batch.report import write_text
 from colab_helpers.files import to_json
-from colab_helpers.language import mark, tr
+from colab_helpers.language import first_of, mark, tr
 
 TRIAGE_NAME = "triage.json"
 _MOST_NAMED = 6
@@ -54,12 +54,7 @@ class Triage(BaseModel):
         for text, holds in _REMARKS.items():
             names = [file.target for file in self.files if holds(file.sight)]
             if names:
-                more = (
-                    tr(" and {count} more", count=len(names) - _MOST_NAMED)
-                    if len(names) > _MOST_NAMED
-                    else ""
-                )
-                told.append(f"{tr(text)}: {', '.join(names[:_MOST_NAMED])}{more}")
+                told.append(f"{tr(text)}: {first_of(names, _MOST_NAMED)}")
         return told
 
 

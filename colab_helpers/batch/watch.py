@@ -32,10 +32,10 @@ class Unchanged:
     """Tells how long a value has been the same."""
 
     def __init__(self) -> None:
-        self.value: float = -1
+        self.value: object = None
         self._since = time.monotonic()
 
-    def seconds(self, value: float) -> float:
+    def seconds(self, value: object) -> float:
         """Return the seconds since it became this value."""
         if value != self.value:
             self.value, self._since = value, time.monotonic()

@@ -9,9 +9,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from colab_helpers.errors import OutputError
+from colab_helpers.errors import OutputError, telling
 from colab_helpers.files import write_atomically
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.trust.consent import DEMO_MANIFEST
 
 DEMO_FOLDER = "demo"
@@ -62,7 +62,8 @@ def copy_models(folder: Path) -> Path:
 
 def _put(path: Path, data: bytes) -> Path:
     """Write a file unless it is there already; another of its name stays."""
-    try:
+    what, remedy = mark("the demo cannot be written: {reason}"), mark("choose another folder")
+    with telling(OutputError, what, path, remedy):
         if path.exists():
             if path.read_bytes() == data:
                 return path
@@ -73,10 +74,4 @@ def _put(path: Path, data: bytes) -> Path:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
-    except OSError as error:
-        raise OutputError(
-            tr("the demo cannot be written: {reason}", reason=error.strerror),
-            where=str(path),
-            remedy=tr("choose another folder"),
-        ) from error
     return path

@@ -32,27 +32,11 @@ class Problem(NamedTuple):
     warns: bool = False
 
 
-def wanted_networks(settings: Settings, models: Path | None = None) -> list[tuple[Role, str]]:
-    """Return role and name of each network a run with these settings and models folder opens."""
-    from colab_helpers.models.catalog import content_models, finding_models, load_catalog, mask_models
-    from colab_helpers.models.contracts import converter_of
-
-    listed = load_catalog().models
-    found: list[tuple[Role, str]] = [(listed[name].role, name) for name in finding_models(settings)]
-    if "face_swapper" in settings.frame_processors:
-        found.append(("swapper", settings.swapper_model))
-        if converter := converter_of(settings.swapper_model):
-            found.append(("converter", converter))
-    if "face_enhancer" in settings.frame_processors:
-        found.append(("enhancer", settings.enhancer_model))
-    found += mask_models(settings, models).items()
-    found += ((listed[name].role, name) for name in content_models(settings))
-    return list(dict.fromkeys(found))
-
-
 def models(subject: Subject) -> Iterator[Check]:
     """Try each network: one finding each, and one more where insightface can be held against it."""
-    for role, name in wanted_networks(subject.settings, subject.models):
+    from colab_helpers.models.catalog import wanted_models
+
+    for role, name in wanted_models(subject.settings, subject.models):
         title = f"model {Path(name).name}"
         try:
             yield from _examine(subject, role, name)

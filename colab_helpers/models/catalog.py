@@ -156,16 +156,8 @@ def needed_models(
     Raises:
         ModelError: A model of the settings is neither in the catalogue nor a file in the models folder.
     """
-    catalog = catalog or load_catalog()
-    entries = [catalog.models[name] for name in finding_models(settings)]
-    changers: dict[Role, str] = {}
-    if "face_swapper" in settings.frame_processors:
-        changers["swapper"] = settings.swapper_model
-        if converter := converter_of(settings.swapper_model):
-            changers["converter"] = converter
-    if "face_enhancer" in settings.frame_processors:
-        changers["enhancer"] = settings.enhancer_model
-    for role, name in (changers | mask_models(settings, root)).items():
+    catalog, entries = catalog or load_catalog(), []
+    for role, name in wanted_models(settings, root):
         unlisted = name not in catalog.models and root is not None and (root / f"{name}.onnx").is_file()
         entries.append(
             ModelEntry(name=name, role=role, licence_id="own", licence=catalog.licences["own"])
@@ -173,6 +165,21 @@ def needed_models(
             else catalog.get(name, role=role)
         )
     return list(dict.fromkeys([*entries, *(catalog.models[name] for name in content_models(settings))]))
+
+
+def wanted_models(settings: Settings, root: Path | None = None) -> list[tuple[Role, str]]:
+    """Return role and name of each network a run with these settings and models folder opens."""
+    listed = load_catalog().models
+    found: list[tuple[Role, str]] = [(listed[name].role, name) for name in finding_models(settings)]
+    if "face_swapper" in settings.frame_processors:
+        found.append(("swapper", settings.swapper_model))
+        if converter := converter_of(settings.swapper_model):
+            found.append(("converter", converter))
+    if "face_enhancer" in settings.frame_processors:
+        found.append(("enhancer", settings.enhancer_model))
+    found += mask_models(settings, root).items()
+    found += ((listed[name].role, name) for name in content_models(settings))
+    return list(dict.fromkeys(found))
 
 
 def finding_models(settings: Settings) -> tuple[str, ...]:

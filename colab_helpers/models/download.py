@@ -13,7 +13,6 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -22,13 +21,14 @@ import requests
 import urllib3
 from requests import exceptions as failures
 
-from colab_helpers.errors import OutputError
+from colab_helpers.errors import OutputError, telling
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, Source
 from colab_helpers.models.records import size_of
 
 HUGGING_FACE = "https://huggingface.co/"
+UNWRITABLE = mark("cannot be written ({reason})")
 _BLOCK = 1 << 18
 _WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
 
@@ -81,11 +81,11 @@ class Transfer:
     def __init__(self, options: FetchOptions, cancelled: threading.Event) -> None:
         self._limits, self._token, self._cancelled = options.limits, options.token, cancelled
 
-    def fetch(self, url: str, part: Path, source: Source, *, report: Callable[[int], None]) -> str:
+    def fetch(self, url: str, part: Path, source: Source) -> str:
         """Fetch an address into a growing file, resuming what an earlier try left; return the SHA-256.
 
         The file is complete and verified when this returns. It is kept for resuming when the connection
-        failed, and removed when its bytes were wrong. ``report`` is called with the bytes that are there.
+        failed, and removed when its bytes were wrong.
 
         Raises:
             MirrorError: The address does not give the file.
@@ -97,7 +97,7 @@ class Transfer:
             start = size_of(part)
             try:
                 if start < source.bytes:
-                    self._continue(url, part, start, source.bytes, report)
+                    self._continue(url, part, start, source.bytes)
                 return _verified(part, source, resumed=start > 0)
             except Temporary as problem:
                 there = size_of(part)
@@ -113,20 +113,14 @@ class Transfer:
         if self._cancelled.wait(self._limits.backoff * 2 ** (failed - 1) * random.uniform(0.5, 1)):
             raise Cancelled
 
-    def _continue(self, url: str, part: Path, start: int, size: int, report: Callable[[int], None]) -> None:
+    def _continue(self, url: str, part: Path, start: int, size: int) -> None:
         """Append what is still missing, or all where the server knows no ranges."""
         with self._ask(url, start) as response:
             start = _begins_at(response, part, start, size)
-            try:
-                # Unbuffered: what was received survives the death of the process.
-                with part.open("ab" if start else "wb", buffering=0) as file:
-                    self._copy_body(response, file, start, size, report)
-            except OSError as error:
-                raise OutputError(
-                    tr("cannot be written ({reason})", reason=error.strerror),
-                    where=str(part),
-                    remedy=tr("free space on this disk"),
-                ) from error
+            unwritable = telling(OutputError, UNWRITABLE, part, mark("free space on this disk"))
+            # Unbuffered: what was received survives the death of the process.
+            with unwritable, part.open("ab" if start else "wb", buffering=0) as file:
+                self._copy_body(response, file, start, size)
 
     def _ask(self, url: str, start: int) -> requests.Response:
         if self._cancelled.is_set():
@@ -147,20 +141,11 @@ class Transfer:
         except (failures.RequestException, ValueError) as error:
             raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
 
-    def _copy_body(
-        self,
-        response: requests.Response,
-        file: BinaryIO,
-        there: int,
-        size: int,
-        report: Callable[[int], None],
-    ) -> None:
+    def _copy_body(self, response: requests.Response, file: BinaryIO, there: int, size: int) -> None:
         since, before = time.monotonic(), there
-        report(there)
         while block := self._read(response, there):
             file.write(block)
             there += len(block)
-            report(there)
             if there > size:
                 raise MirrorError(tr("gives more than the {total} bytes it should", total=size))
             # A body that trickles: each byte comes in time, but the file never would.

@@ -9,21 +9,30 @@ that were replaced).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from colab_helpers.errors import LicenceError, ModelError, OutputError
+from colab_helpers.errors import LicenceError, ModelError, OutputError, telling
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.download import FetchOptions
+from colab_helpers.models.download import UNWRITABLE, FetchOptions
 from colab_helpers.models.inventory import ModelFile, accepted_at, look_at, take_stock
-from colab_helpers.models.progress import ProgressCallback
-from colab_helpers.models.records import FileSource, Record, now, part_path, put_in_place, write_record
+from colab_helpers.models.records import (
+    FileSource,
+    Record,
+    now,
+    part_path,
+    put_in_place,
+    size_of,
+    write_record,
+)
 from colab_helpers.models.sources import FileProblem, ModelSources
 
 DISK_RESERVE = 2 * GIB
@@ -38,6 +47,22 @@ _FAILED_REMEDY = mark(
     "check the network and try again (what arrived is kept and resumed), or put the files into the models "
     "folder yourself"
 )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fetch of several files is."""
+
+    files_done: int
+    files_total: int
+    bytes_done: int
+    bytes_total: int
+    rate: float  # bytes per second since it began
+    eta: float | None  # seconds left at that rate; None while unknown
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called in the thread that called ``fetch``, about four times a second."""
 
 
 class PreloadedFile(BaseModel):
@@ -92,8 +117,7 @@ def _bring_all(
     sources: ModelSources, missing: Sequence[ModelFile], present: int, on_progress: ProgressCallback | None
 ) -> dict[Path, PreloadedFile]:
     """Bring files, telling how far it is from the caller's own thread, as notebooks need it."""
-    for item in missing:
-        sources.meter.update(item.model.path, item.resumable, item.model.bytes)
+    began = time.monotonic(), sum(map(_there, missing))
     executor = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
     try:
         # The largest first: it would otherwise be alone at the end.
@@ -105,8 +129,8 @@ def _bring_all(
         while pending:
             _, pending = wait(pending, timeout=_NOTIFY_SECONDS, return_when=FIRST_COMPLETED)
             if on_progress is not None:
-                total = present + len(missing)
-                on_progress(sources.meter.progress(total - len(pending), total))
+                left = [item for item in missing if futures[item.path] in pending]
+                on_progress(_progress(missing, left, present, began))
     except BaseException:
         sources.cancelled.set()
         raise
@@ -116,46 +140,57 @@ def _bring_all(
     return {path: future.result() for path, future in futures.items()}
 
 
+def _progress(
+    missing: Sequence[ModelFile], left: Sequence[ModelFile], present: int, began: tuple[float, int]
+) -> Progress:
+    """How far it is, by what lies on the disk; ``began``: when, and what was there then, which is no rate."""
+    total = sum(item.model.bytes for item in missing)
+    done = total - sum(max(0, item.model.bytes - _there(item)) for item in left)
+    # Starting a file over takes bytes away; that is not a negative rate.
+    rate = max(0, done - began[1]) / max(time.monotonic() - began[0], 1e-6)
+    files = present + len(missing)
+    return Progress(files - len(left), files, done, total, rate, (total - done) / rate if rate else None)
+
+
+def _there(item: ModelFile) -> int:
+    """Bytes of a file that have arrived; a damaged one, which is to be replaced, does not count."""
+    placed = size_of(item.path) if item.finding is None else 0
+    return max(placed, item.resumable, size_of(part_path(item.path)))
+
+
 def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
     """Obtain a file while no other process does."""
     model, path, options = planned.model, planned.path, sources.options
-    try:
-        with sources.alone(model.path):
-            # Another process may have brought it while this one waited. Wrong bytes may have been found only
-            # by hashing, so what is there now has to be hashed, too.
-            verify = planned.state == "damaged"
-            item = look_at(sources.root, model, verify=verify, accept=options.accept_licences)
-            if item.record is not None:
-                sources.meter.update(model.path, item.record.bytes, item.record.bytes)
-                _remove_parts(item)
-                return PreloadedFile.of(item, item.record, "present", item.notes)
-            accepted, notes = _acceptance(item, options), list[str]()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            brought = sources.bring(item, notes)
-            kept = put_in_place(sources.root, brought.part, path)
-            if kept is not None:
-                text = mark("{path}: was replaced; what lay there before is kept as {kept}")
-                notes.append(tr(text, path=model.path, kept=kept))
+    remedy = mark("free space, check the permissions, or choose another models folder")
+    with telling(OutputError, UNWRITABLE, path, remedy), sources.alone(model.path):
+        # Another process may have brought it while this one waited. Wrong bytes may have been found only
+        # by hashing, so what is there now has to be hashed, too.
+        verify = planned.state == "damaged"
+        item = look_at(sources.root, model, verify=verify, accept=options.accept_licences)
+        if item.record is not None:
             _remove_parts(item)
-            record = Record(
-                sha256=brought.sha256,
-                bytes=path.stat().st_size,
-                mtime_ns=path.stat().st_mtime_ns,
-                url=brought.url,
-                source=brought.source,
-                licence=model.licence_id,
-                licence_accepted_at=accepted,
-            )
-            write_record(path, record)
-            if brought.source == "downloaded":
-                sources.share(item, record, notes)
-            return PreloadedFile.of(item, record, brought.source, notes)
-    except OSError as error:
-        raise OutputError(
-            tr("cannot be written ({reason})", reason=error.strerror),
-            where=str(path),
-            remedy=tr("free space, check the permissions, or choose another models folder"),
-        ) from error
+            return PreloadedFile.of(item, item.record, "present", item.notes)
+        accepted, notes = _acceptance(item, options), list[str]()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        brought = sources.bring(item, notes)
+        kept = put_in_place(sources.root, brought.part, path)
+        if kept is not None:
+            text = mark("{path}: was replaced; what lay there before is kept as {kept}")
+            notes.append(tr(text, path=model.path, kept=kept))
+        _remove_parts(item)
+        record = Record(
+            sha256=brought.sha256,
+            bytes=path.stat().st_size,
+            mtime_ns=path.stat().st_mtime_ns,
+            url=brought.url,
+            source=brought.source,
+            licence=model.licence_id,
+            licence_accepted_at=accepted,
+        )
+        write_record(path, record)
+        if brought.source == "downloaded":
+            sources.share(item, record, notes)
+        return PreloadedFile.of(item, record, brought.source, notes)
 
 
 def _remove_parts(item: ModelFile) -> None:

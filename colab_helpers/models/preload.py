@@ -15,9 +15,8 @@ from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
 from colab_helpers.models.converted import FOLDER, carry
 from colab_helpers.models.download import FetchOptions
-from colab_helpers.models.fetching import PreloadedFile, fetch
+from colab_helpers.models.fetching import PreloadedFile, ProgressCallback, fetch
 from colab_helpers.models.half import changing_models, choose
-from colab_helpers.models.progress import ProgressCallback
 from colab_helpers.models.session import Runtime, is_standin, models_root
 from colab_helpers.settings import Settings
 

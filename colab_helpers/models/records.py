@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from colab_helpers.files import publish, sha256_of, write_atomically
+from colab_helpers.files import found, publish, sha256_of, state_of, write_atomically
 from colab_helpers.language import mark
 
 FileSource = Literal["present", "copied", "downloaded"]
@@ -41,8 +41,7 @@ class Record(BaseModel):
 
     def still_describes(self, path: Path) -> bool:
         """Whether size and modification time of a file are the recorded ones."""
-        found = path.stat()
-        return (found.st_size, found.st_mtime_ns) == (self.bytes, self.mtime_ns)
+        return state_of(path) == (self.bytes, self.mtime_ns)
 
 
 def record_path(path: Path) -> Path:
@@ -58,15 +57,12 @@ def part_path(path: Path, sha256: str = "") -> Path:
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file; 0 if it is not there."""
-    return path.stat().st_size if path.exists() else 0
+    return (state_of(path) or (0,))[0]
 
 
 def read_record(path: Path) -> Record | None:
     """The record of a file; None if there is none, or none that can be read (then it is hashed anew)."""
-    try:
-        return Record.model_validate_json(record_path(path).read_bytes())
-    except (OSError, ValidationError):
-        return None
+    return found(Record, record_path(path))
 
 
 def recorded_hash(path: Path) -> str | None:

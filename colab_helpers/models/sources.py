@@ -15,7 +15,6 @@ from colab_helpers.files import same_file
 from colab_helpers.language import mark, tr
 from colab_helpers.models.download import Cancelled, FetchOptions, MirrorError, Transfer
 from colab_helpers.models.inventory import Finding, ModelFile, examine, namesake_note, unknown_note
-from colab_helpers.models.progress import Meter
 from colab_helpers.models.records import (
     FileSource,
     Record,
@@ -49,11 +48,11 @@ class Brought:
 class ModelSources:
     """Fills ``.part`` files below a models root; may be used from several threads.
 
-    When ``cancelled`` is set, everything stops soon; ``meter`` knows how far each file is.
+    When ``cancelled`` is set, everything stops soon.
     """
 
     def __init__(self, root: Path, options: FetchOptions) -> None:
-        self.root, self.options, self.meter = root, options, Meter()
+        self.root, self.options = root, options
         self.cancelled = threading.Event()
         self._transfer = Transfer(options, self.cancelled)
 
@@ -90,10 +89,7 @@ class ModelSources:
             part = part_path(item.path, source.digest)
             for url in source.urls:
                 try:
-                    sha256 = self._transfer.fetch(
-                        url, part, source, report=lambda done: self.meter.update(model.path, done)
-                    )
-                    return Brought(part, "downloaded", url, sha256)
+                    return Brought(part, "downloaded", url, self._transfer.fetch(url, part, source))
                 except MirrorError as problem:
                     tried.append(f"{url}: {problem}")
         raise FileProblem(model.path, [*tried, *namesake_note(item)])
@@ -121,13 +117,11 @@ class ModelSources:
     def _copy(self, place: Path, item: ModelFile) -> Finding:
         """Copy a file to ``.part`` and find out what it is."""
         part = part_path(item.path)
-        self.meter.update(item.model.path, 0, place.stat().st_size)
         with place.open("rb") as reader, part.open("wb") as writer:
             while block := reader.read(_BLOCK):
                 if self.cancelled.is_set():
                     raise Cancelled
                 writer.write(block)
-                self.meter.update(item.model.path, writer.tell())
         finding = examine(item.model, part)
         if recorded_hash(place) in (None, finding.sha256):
             return finding

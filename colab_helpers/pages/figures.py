@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
@@ -21,8 +20,6 @@ _PAUSE_DISTANCES, _PAUSE_SECONDS = 5.0, 20.0
 
 WINDOW = 600.0
 """Seconds that the charts of a run at work go back."""
-# More samples than ten minutes hold; only foreign files have so many.
-_MOST_SAMPLES = 2000
 
 Reading = Callable[[Sample], float | None]
 
@@ -205,25 +202,3 @@ def points_of(
 ) -> list[tuple[float, float | None]]:
     """Read a figure over time, for a chart."""
     return [(time, None if sample is None else figure.read(sample)) for time, sample in course]
-
-
-@dataclass
-class SampleHistory:
-    """The samples of the last ten minutes; as small after hours as before.
-
-    Samples before ``since`` are those of another run.
-    """
-
-    since: float = 0.0
-    recent: deque[Sample] = field(default_factory=lambda: deque(maxlen=_MOST_SAMPLES))
-    count: int = 0
-
-    def add(self, samples: Iterable[Sample]) -> None:
-        """Take what is new."""
-        for sample in samples:
-            if sample.time < self.since or (self.recent and sample.time <= self.recent[-1].time):
-                continue
-            self.count += 1
-            self.recent.append(sample)
-            while sample.time - self.recent[0].time > WINDOW:
-                self.recent.popleft()

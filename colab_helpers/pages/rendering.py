@@ -8,9 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from colab_helpers.batch.report import STATE_WORDS
+from colab_helpers.batch.report import STATE_WORDS, action_text
 from colab_helpers.language import language, printable, tr
-from colab_helpers.pages import svg, units
+from colab_helpers.pages import people, svg, units
 
 TEMPLATES = Path(__file__).parent
 
@@ -29,7 +29,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(tr=tr, state_words=STATE_WORDS, svg=svg)
+    made.globals.update(tr=tr, state_words=STATE_WORDS, svg=svg, action_text=action_text)
+    for use in (people.person_name, people.strip_of, people.spans_text):
+        made.globals[use.__name__] = use
     made.filters.update(
         number=units.number,
         clock=units.clock_text,

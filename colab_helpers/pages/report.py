@@ -23,9 +23,9 @@ from colab_helpers.batch.report import (
     write_text,
 )
 from colab_helpers.files import load
-from colab_helpers.language import tr
+from colab_helpers.language import first_of, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
-from colab_helpers.pages.people import PersonRow, rows_of, spans_text
+from colab_helpers.pages.people import portraits_of, spans_text
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import line_chart
@@ -77,7 +77,7 @@ def report_html(
 
     Files that are no longer where the report says go without a picture; ``clock`` counts the time for them.
     """
-    pictured, people, more = _pictured(report.files, MOST_PICTURES, clock)
+    pictured, portraits, more = _pictured(report.files, MOST_PICTURES, clock)
     return render(
         "report.html.j2",
         whole=True,
@@ -90,7 +90,7 @@ def report_html(
         written=_date(time.time() if now is None else now),
         charts=charts_of(samples),
         pictured=pictured,
-        people=people,
+        portraits=portraits,
         more=more,
         opened=len(report.files) <= OPEN_FILES,
         missed=missed_text,
@@ -115,7 +115,7 @@ def results_html(
     ``keeping`` is a sentence on how long they stay in the folder; ``with_players`` tells whether somebody
     looks: else players would only make the notebook large.
     """
-    pictured, people, more = _pictured(report.files, MOST_ROWS, clock)
+    pictured, portraits, more = _pictured(report.files, MOST_ROWS, clock)
     players, left_out = players_of(results_of(report)) if with_players else ([], [])
     return render(
         "report.html.j2",
@@ -125,7 +125,7 @@ def results_html(
         state=summary_text(report),
         notes=notes_of(report),
         pictured=pictured,
-        people=people,
+        portraits=portraits,
         more=more,
         players=players,
         left_out=left_out,
@@ -153,24 +153,21 @@ def failure_text(report: BatchReport) -> str:
 
 def _pictured(
     files: Sequence[FileReport], most: int, clock: Clock
-) -> tuple[dict[int, list[Picture] | str], dict[int, list[PersonRow]], int]:
-    """Pictures of the first finished files by index, or why there are none; people; how many more files."""
+) -> tuple[dict[int, list[Picture] | str], dict[int, list[str]], int]:
+    """Pictures of the first finished files by index, or why there are none; portraits; how many more."""
     done = [index for index, file in enumerate(files) if file.status == "done" and file.output]
     until, found = clock() + PICTURE_SECONDS, dict[int, list[Picture] | str]()
-    people: dict[int, list[PersonRow]] = {}
-    for index, file in enumerate(files):
-        in_time = index in done[:most] and clock() <= until
-        people[index] = rows_of(file, portraits=in_time)
-        if index not in done[:most]:
-            continue
-        if not in_time:
+    portraits: dict[int, list[str]] = {}
+    for index, file in ((index, files[index]) for index in done[:most]):
+        if clock() > until:
             found[index] = tr("No picture: those of the files before took too long to find.")
             continue
+        portraits[index] = portraits_of(file)
         try:
             found[index] = pictures_of(file)
         except Exception as error:  # noqa: BLE001 - files change after a run; a picture is never worth the page
             found[index] = tr("No picture: {reason}", reason=error)
-    return found, people, max(0, len(done) - most)
+    return found, portraits, max(0, len(done) - most)
 
 
 def charts_of(samples: Sequence[Sample]) -> list[tuple[Markup, list[str]]]:
@@ -257,9 +254,7 @@ def _file_warnings(report: BatchReport) -> list[str]:
 
 
 def _names(files: Sequence[FileReport]) -> str:
-    names = [Path(file.target).name for file in files[:_MOST_NAMES]]
-    more = len(files) - len(names)
-    return ", ".join([*names, *([tr("and {count} more", count=more)] if more else [])])
+    return first_of([Path(file.target).name for file in files], _MOST_NAMES)
 
 
 def _date(seconds: float) -> str:

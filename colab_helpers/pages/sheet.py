@@ -22,11 +22,11 @@ from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.people_edits import people_of, source_text
 from colab_helpers.batch.people_map import Row
 from colab_helpers.batch.report import own_file, write_text
-from colab_helpers.batch.thumbnails import data_url
+from colab_helpers.batch.thumbnails import data_url, fitted
 from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.files import unwritable, write_atomically
-from colab_helpers.language import printable, tr
+from colab_helpers.language import first_of, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.units import duration
@@ -96,9 +96,8 @@ def crops_of(folder: Path, row: Row, most: int) -> list[ByteImage]:
 
 def facts_of(row: Row) -> tuple[str, ...]:
     """What is done to somebody of a batch, and where they are seen."""
-    names = [f"{name} ({duration(seconds)})" for name, seconds in list(row.files.items())[:_MOST_FILES]]
-    more = len(row.files) - len(names)
-    seen = ", ".join([*names, *([tr("and {count} more", count=more)] if more else [])])
+    names = [f"{name} ({duration(seconds)})" for name, seconds in row.files.items()]
+    seen = first_of(names, _MOST_FILES)
     where = tr("{time} in {files}", time=duration(row.seconds), files=seen) if names else tr("not seen yet")
     return source_text(row.source) if row.named else tr(
         "{source} (default)", source=source_text(row.source)
@@ -145,7 +144,9 @@ def _person(folder: Path, analyser: FaceAnalyser) -> Card:
     for path in photos:
         try:
             image = read_image(path)
-            seen.append((path.name, Shot(_small(image)), examine(analyser, image)))
+            seen.append(
+                (path.name, Shot(fitted(image, height=2 * _EDGE, width=2 * _EDGE)), examine(analyser, image))
+            )
         except ColabHelpersError as error:
             remarks.append(f"{path.name}: {error.what}")
     known = [one for _, _, report in seen if (one := report.embedding) is not None]
@@ -160,11 +161,6 @@ def _person(folder: Path, analyser: FaceAnalyser) -> Card:
     used = sum(not shot.marked for shot in shots)
     facts = (tr("{used} of {count} photos count", used=used, count=len(photos)),)
     return Card(folder.name, tuple(shots[:MOST_SHOTS]), facts, tuple(remarks))
-
-
-def _small(image: ByteImage) -> ByteImage:
-    scale = 2 * _EDGE / max(image.shape[:2])
-    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_sheet(folder: Path, title: str, cards: Sequence[Card]) -> tuple[Path, Path]:

@@ -21,9 +21,9 @@ class ProgressReporter:
         tell: What is called; None reports nothing.
         engine: The loaded networks.
         file: Name of the target; ``file_index`` its number in the run, of ``file_count``.
-        frames: Frames of the result, as far as is known.
 
     Attributes:
+        frames: Frames of the result, as far as is known.
         gauges: What waits behind each stage, by its name; stages enter themselves.
     """
 
@@ -37,7 +37,7 @@ class ProgressReporter:
         frames: int | None,
     ) -> None:
         self.gauges: dict[str, Sized] = {}
-        self._tell, self._engine, self._frames = tell, engine, frames
+        self._tell, self._engine, self.frames = tell, engine, frames
         self._file = file, file_index, file_count
         self._begun = self._last = time.monotonic()
         self._pictured = float("-inf")
@@ -49,7 +49,7 @@ class ProgressReporter:
         self._done = start + written
         if last or self._is_due(now):
             self._rate = written / max(now - self._begun, 1e-6)
-            frames, rate = self._frames, self._rate
+            frames, rate = self.frames, self._rate
             self._report(now, "frames", max(0, frames - self._done) / rate if frames and rate else None)
 
     def finding(self, found: int) -> None:
@@ -87,7 +87,7 @@ class ProgressReporter:
                 file_index=index,
                 file_count=count,
                 frame=self._done,
-                frames=self._frames,
+                frames=self.frames,
                 fps=self._rate,
                 eta=left,
                 ram_percent=ram_percent(),

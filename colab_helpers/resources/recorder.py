@@ -57,7 +57,6 @@ class Recorder:
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait
         self._path = path
-        self.processes = ProcessTree()
         # Daemon: it may hang in a network folder, which must not keep the process from ending.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name="recorder", daemon=True
@@ -108,7 +107,7 @@ class Recorder:
             self.problem = str(error)
 
     def _take(self) -> Sample:
-        process, load = self.processes.read(self.pid), psutil.cpu_percent()
+        memory, load = memory_of(self.pid), psutil.cpu_percent()
         state = self._state()
         run: dict[str, Any] = {"stage": state}
         if isinstance(state, Progress):
@@ -120,9 +119,9 @@ class Recorder:
             ram_used=ram_used(),
             ram_total=this_machine().memory_total,
             disk_free=_disk_free(self._folder),
-            gpu=gpu_sample(self.processes.pids),
+            process_memory=sum(memory.values()) or None,
+            gpu=gpu_sample(memory.keys()),
             **run,
-            **process,
         )
 
     def _state(self) -> Progress | str:
@@ -143,44 +142,15 @@ def _append_line(path: Path, line: bytes) -> None:
         file.write((b"" if ends_a_line(file) else b"\n") + line + b"\n")
 
 
-class ProcessTree:
-    """A process and its children (``pids``); those that end between two looks are left out."""
-
-    def __init__(self) -> None:
-        self.pids: set[int] = set()
-        self._known: dict[psutil.Process, psutil.Process] = {}
-
-    def read(self, pid: int) -> dict[str, Any]:
-        """Return the process fields of a ``Sample``; empty if there is no such process."""
-        # The same objects every time: psutil counts a process's time since it was last asked.
-        before, self._known = self._known, {}
-        figures = []
-        family: list[psutil.Process] = []
-        with suppress(psutil.Error):  # it has ended
-            process = psutil.Process(pid)
-            family = [process, *process.children(recursive=True)]
-        for process in family:
-            known = before.get(process, process)
+def memory_of(pid: int) -> dict[int, int]:
+    """Resident bytes of a process and its children, by number; those that have ended are left out."""
+    found = {}
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):
-                figures.append(_figures(known))
-                self._known[known] = known
-        self.pids = {process.pid for process in self._known}
-        if not figures:
-            return {}
-        cpu, memory, threads, files = map(sum, zip(*figures, strict=True))
-        return {
-            "process_cpu": round(cpu, 1) if before else None,
-            "process_memory": memory,
-            "threads": threads,
-            "open_files": files,
-        }
-
-
-def _figures(process: psutil.Process) -> tuple[float, int, int, int]:
-    """Percent of a core since the last look, resident bytes, threads, open files."""
-    with process.oneshot():
-        threads, files = process.num_threads(), process.num_fds()
-        return process.cpu_percent(), process.memory_info().rss, threads, files
+                found[each.pid] = each.memory_info().rss
+    return found
 
 
 def _disk_free(folder: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from colab_helpers.files import from_json
 
 SAMPLES_NAME = "samples.jsonl"
-# Read at once, and far longer than any sample: what has no end of line within it is none.
-_CHUNK = 1 << 20
-# So much of what stood before the place is compared, to know the file again.
-_MARK = 256
+# Far longer than any sample: what has no end of line within it is none.
+_LONGEST = 1 << 20
+# Ten minutes of samples take some 150 kB.
+_RECENT = 1 << 18
 
 
 class _Model(BaseModel):
@@ -47,13 +48,6 @@ class Sample(_Model):
     process_memory: int | None = Field(
         None, description="Resident memory of the run's process and its children, in bytes."
     )
-    process_cpu: float | None = Field(
-        None,
-        description="Processor time of the same since the sample before, in percent of one core; None in "
-        "the first sample.",
-    )
-    threads: int | None = Field(None, description="Threads of the same.")
-    open_files: int | None = Field(None, description="File descriptors that the same hold open.")
     disk_free: int | None = Field(None, description="Free space where the results go, in bytes.")
     gpu: GpuSample | None = Field(None, description="The first GPU; None without one.")
     file: str | None = Field(None, description="Target in work; None between files.")
@@ -68,44 +62,31 @@ class Sample(_Model):
         return 100.0 * self.ram_used / self.ram_total if self.ram_total else 0.0
 
 
-class SampleTail:
-    """Reads the samples that were added to a file since the last look.
+def samples_in(path: Path, *, last: int | None = None) -> Iterator[Sample]:
+    """Read the samples of a file in its order, or those in its ``last`` bytes; none where it cannot be read.
 
-    Lines that are no sample are passed over. A file that was cut or replaced meanwhile is read from its start
-    again; whoever reads must know samples seen before by their times.
+    Lines that are no sample are passed over, also one that is not whole yet.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._mark = b""
-
-    def read(self) -> Iterator[Sample]:
-        """Read new samples, in the file's order; a file that cannot be read holds none."""
-        try:
-            with self._path.open("rb") as file:
-                # What stands before the place is compared, not the file's number: Drive gives a new one
-                # with every version of the same file.
-                file.seek(self._offset - len(self._mark))
-                if file.read(len(self._mark)) != self._mark:
-                    self._offset, self._mark = file.seek(0), b""
-                while chunk := file.read(_CHUNK):
-                    used = chunk.rfind(b"\n") + 1 or (len(chunk) if len(chunk) == _CHUNK else 0)
-                    if not used:
-                        break
-                    self._mark, self._offset = (self._mark + chunk[:used])[-_MARK:], self._offset + used
-                    file.seek(self._offset)
-                    yield from _samples(chunk[:used])
-        except OSError:
-            return
+    try:
+        with path.open("rb") as file:
+            if last is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - last))
+            while line := file.readline(_LONGEST):
+                try:
+                    sample = from_json(Sample, line)
+                except ValueError:
+                    continue
+                yield sample
+    except OSError:
+        return
 
 
-def _samples(text: bytes) -> Iterator[Sample]:
-    for line in text.splitlines():
-        try:
-            yield from_json(Sample, line)
-        except ValueError:
-            continue
+def recent_samples(path: Path, since: float = 0.0) -> list[Sample]:
+    """Read the samples of the last ten minutes or more, in the order of the file; none from before ``since``.
+
+    In as much memory after hours as before.
+    """
+    return [sample for sample in samples_in(path, last=_RECENT) if sample.time >= since]
 
 
 def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
@@ -113,8 +94,7 @@ def read_samples(path: Path, *, most: int | None = None) -> list[Sample]:
 
     ``most`` (2 or more) thins evenly, keeping the first and the last, in memory that depends on it alone.
     """
-    samples = SampleTail(path).read()
-    return list(samples) if most is None else _thinned(samples, most)
+    return list(samples_in(path)) if most is None else _thinned(samples_in(path), most)
 
 
 def _thinned(samples: Iterator[Sample], most: int) -> list[Sample]:

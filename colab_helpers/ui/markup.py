@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import cv2
-import numpy as np
 from markupsafe import Markup, escape
 
+from colab_helpers.batch.thumbnails import fitted
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.images import to_data_url
 from colab_helpers.pages.svg import BAD, GOOD, WARN
@@ -54,20 +54,11 @@ def picture(image: ByteImage, *, alt: str, style: str = "max-width:100%") -> Mar
     return Markup(f'<img src="{url}" alt="{escape(alt)}" style="{style}">')
 
 
-def fitted(image: ByteImage, width: int, height: int) -> ByteImage:
-    """Return the image, made smaller where it does not fit."""
-    scale = min(1.0, width / image.shape[1], height / image.shape[0])
-    if scale == 1:
-        return image
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def thumbnail(
     image: ByteImage, faces: Sequence[Face], width: int, height: int, *, first_counts: bool = False
 ) -> ByteImage:
     """Return a small copy with the faces' boxes in green; in orange where only the first one counts."""
-    small = fitted(image, width, height).copy()
+    small = fitted(image, height=height, width=width).copy()
     scale = small.shape[1] / image.shape[1]
     for number, face in reversed(list(enumerate(faces))):
         left, top, right, bottom = (round(float(value) * scale) for value in face.box)

@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.report import write_text
+from colab_helpers.batch.report import STATUS_NAME, write_text
 from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
+from colab_helpers.batch.watch import Unchanged
 from colab_helpers.diagnosis import Diagnosis
-from colab_helpers.errors import ColabHelpersError, MissingFileError
-from colab_helpers.files import to_json
+from colab_helpers.errors import MissingFileError
+from colab_helpers.files import found, to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import GIB, this_machine
-from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import GO_ON, RETRY, live_html, live_text
 from colab_helpers.pages.units import clock_text, number
 from colab_helpers.request import MonitorRequest
 from colab_helpers.resources.recorder import INTERVAL, Recorder
-from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
+from colab_helpers.resources.samples import SAMPLES_NAME, Sample, recent_samples
 from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT
 from colab_helpers.ui.host import Host, has_front_end, open_page, repeat, this_host
 from colab_helpers.ui.markup import paragraph
@@ -165,13 +165,9 @@ class _Watched:
         self.folder, self.now, self.lost = folder, time.time(), False
         self.status = _first_status(folder) if folder else None
         self.facts, self.remedy = _doctor_facts(folder) if folder else (_machine_facts(), "")
-        self.host, since, age = socket.gethostname(), 0.0, 0.0
-        if self.status:
-            self.host, since, age = self.status.host, self.status.started, self.now - self.status.updated
-        self.history, self._tail = SampleHistory(since=since), SampleTail(samples)
-        # Clocks may differ: after the first look only this one counts.
-        self._age_at_first, self._first = max(0.0, age), time.monotonic()
-        self._changed = self._first
+        self.host = self.status.host if self.status else socket.gethostname()
+        self.samples, self.count, self._file = list[Sample](), 0, samples
+        self._news, self._first = Unchanged(), (self.status, time.monotonic())
 
     @property
     def over(self) -> bool:
@@ -180,31 +176,29 @@ class _Watched:
 
     def look(self) -> None:
         """Read what is new, and judge whether more will come."""
-        self.now = time.time()
+        now, since = time.time(), 0.0
         if self.folder and self.status:
-            self.status = self._newest(self.folder, self.status)
-            quiet = self._age_at_first + time.monotonic() - self._changed
-            self.now = self.status.updated + quiet
-            self.lost = self.status.state == "running" and self._is_dead(self.status, quiet)
-        self.history.add(self._tail.read())
-
-    def _newest(self, folder: Path, before: BatchStatus) -> BatchStatus:
-        try:
-            found = read_status(folder)
-        except ColabHelpersError:
             # Drive may be away for a while, or show half a file: no news, nothing worse.
-            return before
-        if (found.updated, found.pid) != (before.updated, before.pid):
-            self._changed, self._age_at_first = time.monotonic(), 0.0
-        if found.started > before.started:
-            self.history = SampleHistory(since=found.started)
-        return found
+            self.status = found(BatchStatus, self.folder / STATUS_NAME) or self.status
+            quiet, since = self._quiet(self.status, now), self.status.started
+            now = self.status.updated + quiet
+            self.lost = self.status.state == "running" and self._is_dead(self.status, quiet)
+        before = self.samples[-1].time if self.samples else -math.inf
+        self.now, self.samples = now, recent_samples(self._file, since)
+        self.count += sum(sample.time > before for sample in self.samples)
+
+    def _quiet(self, status: BatchStatus, now: float) -> float:
+        """Seconds without news. Clocks may differ: but for what was there at first only this one counts."""
+        first, news = self._first[0], (status.updated, status.pid)
+        if first and news == (first.updated, first.pid):
+            return max(0.0, now - status.updated)
+        return self._news.seconds(news)
 
     def _is_dead(self, status: BatchStatus, quiet: float) -> bool:
         if self.host == socket.gethostname():
             # A worker that died is started again within seconds.
             return not status.alive() and quiet >= SILENCE
-        return quiet >= FAR_SILENCE and time.monotonic() - self._first >= FIRST_LOOK
+        return quiet >= FAR_SILENCE and time.monotonic() - self._first[1] >= FIRST_LOOK
 
 
 def _first_status(folder: Path) -> BatchStatus:
@@ -232,12 +226,11 @@ def _machine_facts() -> list[str]:
 
 def _doctor_facts(folder: Path) -> tuple[list[str], str]:
     """Return what the doctor's report beside the results says, and what to do about what failed."""
-    try:
-        found = Diagnosis.model_validate_json((folder / DOCTOR_REPORT).read_bytes())
-    except (OSError, ValidationError):
+    diagnosis = found(Diagnosis, folder / DOCTOR_REPORT)
+    if diagnosis is None:
         return [], ""
-    told = [check for check in found.checks if check.name.split()[0] in ("gpu", "cuda", "model")]
-    remedy = next((check.remedy for check in found.failures()), "")
+    told = [check for check in diagnosis.checks if check.name.split()[0] in ("gpu", "cuda", "model")]
+    remedy = next((check.remedy for check in diagnosis.failures()), "")
     return [f"{check.name}: {check.detail} ({DOCTOR_REPORT})" for check in told], remedy
 
 
@@ -265,7 +258,7 @@ def _screen(*, headless: bool) -> Show:
 
     def show(source: _Watched, last: bool) -> None:
         nonlocal printed
-        samples, status = list(source.history.recent), source.status
+        samples, status = source.samples, source.status
         seen: dict[str, Any] = {"now": source.now, "lost": source.lost, "facts": source.facts}
         if page is not None:
             page(live_html(samples, status, **seen))
@@ -317,7 +310,7 @@ def _summary(source: _Watched, ended_by: End, seconds: float) -> MonitorSummary:
         folder=str(source.folder or ""),
         host=source.host,
         seconds=round(seconds, 3),
-        samples=source.history.count,
+        samples=source.count,
         failures={Path(file.target).name: file.error for file in files if file.error},
         advice=advice if state == "done" or not source.remedy else source.remedy,
     )

@@ -13,12 +13,12 @@ from colab_helpers.batch.library import names_in
 from colab_helpers.batch.people_map import MAP_NAME, RESERVED, Row
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError
+from colab_helpers.files import state_of
 from colab_helpers.language import printable, tr
 from colab_helpers.pages.sheet import crops_of, facts_of, remarks_of
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, bullets, paragraph, words
-from colab_helpers.ui.preview_networks import file_state
 from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
@@ -70,7 +70,7 @@ class PeopleTab:
         folder = self._folder
         try:
             library = tuple(names_in(request.library))
-            state = (folder, library, at_work, *(file_state(str(folder / name)) for name in edits.RECORDS))
+            state = (folder, library, at_work, *(state_of(folder / name) for name in edits.RECORDS))
             if state == self._shown:
                 return
             rows, default = edits.people_of(folder), edits.default_of(folder)

@@ -15,7 +15,7 @@ from colab_helpers.batch.library import is_photo, names_in, photos_at, photos_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.photos import PhotoReport, strangers
-from colab_helpers.files import absolute, numbered, write_atomically
+from colab_helpers.files import absolute, numbered, state_of, write_atomically
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.request import in_library
@@ -23,7 +23,7 @@ from colab_helpers.settings import Settings
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, GREEN, RED, bullets, paragraph, picture, thumbnail, words
-from colab_helpers.ui.preview_networks import file_state, finding_key
+from colab_helpers.ui.preview_networks import finding_key
 from colab_helpers.ui.widgets import Widgets
 
 MOST_CARDS = 24
@@ -146,7 +146,7 @@ class PhotosTab:
     def _look_at(self, path: str, finding: tuple[Settings, Path | None]) -> SeenPhoto:
         """Tell what a photo shows, or why that is not known."""
         small = Markup()
-        key = path, file_state(path), finding_key(*finding)
+        key = path, state_of(path), finding_key(*finding)
         if key in self._seen:
             return self._seen[key]
         try:

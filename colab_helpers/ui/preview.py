@@ -9,15 +9,16 @@ from pathlib import Path
 from markupsafe import Markup
 
 from colab_helpers.batch.report import REPORT_NAME, BatchReport
+from colab_helpers.batch.thumbnails import fitted
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.files import from_json
+from colab_helpers.files import found
 from colab_helpers.language import mark, printable, tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.probe import probe
 from colab_helpers.pages.people import person_name, strip_of
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
-from colab_helpers.ui.markup import AMBER, RED, fitted, paragraph, picture, words
+from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, words
 from colab_helpers.ui.preview_networks import Preview, frames_of
 from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
@@ -135,8 +136,8 @@ class PreviewTab:
         """Draw below the slider when each person is there and was missed, as the report of a run says."""
         with suppress(ColabHelpersError, OSError, ValueError):
             folder = results_folder(self._choice.request(overrides={}), self._host)
-            report = from_json(BatchReport, (folder / REPORT_NAME).read_bytes())
-            file = next((file for file in report.files if file.target == str(path)), None)
+            report = found(BatchReport, folder / REPORT_NAME)
+            file = next((file for file in (report.files if report else ()) if file.target == str(path)), None)
             if file is None or file.quality is None or file.frames_out != self.frame.max + 1:
                 return
             for place, person in enumerate(file.quality.people):
@@ -150,6 +151,6 @@ class PreviewTab:
             return
         cells = []
         for title, image in ((tr("before"), self.shown.before), (tr("after"), self.shown.after)):
-            shown = picture(fitted(image, _WIDTH, _HEIGHT), alt=title)
+            shown = picture(fitted(image, height=_HEIGHT, width=_WIDTH), alt=title)
             cells.append(f'<div style="flex:1 1 320px">{title}<br>{shown}</div>')
         self.pair.value = f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(cells)}</div>'

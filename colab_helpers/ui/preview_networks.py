@@ -16,6 +16,7 @@ from colab_helpers.batch.library import with_photos
 from colab_helpers.batch.people_map import PeopleMap
 from colab_helpers.errors import UsageError
 from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.files import state_of
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import is_image
@@ -38,14 +39,11 @@ T = TypeVar("T")
 _USUAL_RATE = 25
 _FINDING = ("execution_provider", "face_detector_size", "face_detector_score", "asks_attributes")
 """What the networks that find faces are loaded with."""
-_CHANGING = (*_FINDING, "frame_processors", "swapper_model", "face_swapper_pixel_boost", "enhancer_model",
-             "enhancer_weight", "face_mask_types", "occluder_model", "parser_model", "half_precision",
-             "cuda_graphs", "gpu_memory_wait", "max_memory", "execution_threads",
-             "batch_size")  # fmt: skip
-"""What all networks are loaded with; other settings may change while they stay."""
 _AT_ONCE = (*CHOOSING_SETTINGS, "enhancer_blend", "colour_match", "face_mask_blur", "face_mask_padding",
             "face_mask_regions", "segment_seconds", "keep_fps")  # fmt: skip
 """What a picture depends on beside the networks."""
+_CHANGING = (*_FINDING, *(name for name in Settings.model_fields if name not in _AT_ONCE))
+"""What all networks are loaded with: whatever may not change while they stay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +139,7 @@ class PreviewNetworks:
                 folder,
                 request.library,
                 given,
-                file_state(str(folder / FOLDER_NAME / RECORD_NAME)),
+                state_of(folder / FOLDER_NAME / RECORD_NAME),
                 limit,
             )
             known = self._kept(
@@ -149,7 +147,7 @@ class PreviewNetworks:
             )
             return self._kept("cast", (known, key), lambda: known.cast(key)), told
         asked = request.target_person, request.never
-        states = tuple(tuple((photo, file_state(photo)) for photo in photos) for photos in asked)
+        states = tuple(tuple((photo, state_of(photo)) for photo in photos) for photos in asked)
         sought, more = self._kept("sought", states, lambda: sought_of(engine, *asked))
         source = identity.embedding if identity else None
         return self._kept("cast", (identity, sought), lambda: Cast.of(source, sought)), [*told, *more]
@@ -200,7 +198,7 @@ class PreviewNetworks:
             raise UsageError(
                 tr("there is no photo of the person who is put in"), remedy=tr("add one under Photos")
             )
-        key = tuple((source, file_state(source)) for source in sources)
+        key = tuple((source, state_of(source)) for source in sources)
         photos = list(map(Source.of, sources))
         return self._kept("identity", key, lambda: identity_of(engine, photos))
 
@@ -229,12 +227,3 @@ def finding_key(settings: Settings, models: Path | None) -> object:
 
 def _key(settings: Settings, models: Path | None, names: Sequence[str]) -> object:
     return models, *(getattr(settings, name) for name in names)
-
-
-def file_state(path: str) -> object:
-    """Return what is equal while a file is not changed; None for a data URL, and where there is no file."""
-    try:
-        found = None if path.startswith("data:") else Path(path).stat()
-    except OSError:
-        return None
-    return found and (found.st_mtime_ns, found.st_size)

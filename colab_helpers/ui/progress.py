@@ -13,7 +13,7 @@ from colab_helpers.pages.units import file_text, machine_text, progress_text
 
 if TYPE_CHECKING:
     from colab_helpers.batch.status import BatchStatus
-    from colab_helpers.models.progress import Progress as FetchProgress
+    from colab_helpers.models.fetching import Progress as FetchProgress
     from colab_helpers.progress import Progress
 
 TEXT_INTERVAL = 5.0

@@ -34,7 +34,7 @@ class RunTab:
         repeat: Callable[[Callable[[], bool], float], None] = repeat,
     ) -> None:
         self._widgets, self._choice, self._host, self._repeat = widgets, choice, host, repeat
-        self._stop_wanted = self._stop_asked = False
+        self._stop_wanted = False
         self._painter: RunView | None = None
         self._shown: BatchReport | None = None
         self.plan, self.message, self.view = widgets.html(), widgets.html(), widgets.html()
@@ -83,24 +83,24 @@ class RunTab:
         run = self._choice.runs.latest
         if run is None or self._choice.runs.waiter != "button":
             return
-        self._stop_wanted = self._stop_asked = False
+        self._stop_wanted = False
         self._painter = RunView(run.folder, self._paint)
         self._repeat(self.look, _LOOK_EVERY)
 
     def stop(self) -> None:
         """Ask the batch to stop; what is finished is kept."""
-        self._stop_wanted, self.stop_button.disabled = True, True
+        self._stop_wanted = self.stop_button.disabled = True
         self.message.value = paragraph(tr("Stopping: the piece at work is put away first ..."), AMBER)
         self._ask(self._choice.runs.latest)
 
     def _ask(self, run: Run | None) -> None:
         """Ask once; a worker that is only beginning cannot be asked yet: the next look tries again."""
-        if run is None or not self._stop_wanted or self._stop_asked:
+        if run is None or not self._stop_wanted:
             return
         try:
-            self._stop_asked = ask_to_stop(run.folder)
+            self._stop_wanted = not ask_to_stop(run.folder)
         except ColabHelpersError as error:
-            self._stop_asked = True
+            self._stop_wanted = False
             self.message.value = paragraph(words(error), RED)
 
     def look(self) -> bool:

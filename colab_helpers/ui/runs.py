@@ -18,11 +18,10 @@ from colab_helpers.batch.status import BatchStatus
 from colab_helpers.demo import DEMO_FOLDER, copy_demo
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
-from colab_helpers.pages.figures import SampleHistory
 from colab_helpers.pages.live import live_html
 from colab_helpers.pages.report import results_html
 from colab_helpers.request import BatchRequest
-from colab_helpers.resources.samples import SAMPLES_NAME, SampleTail
+from colab_helpers.resources.samples import SAMPLES_NAME, recent_samples
 from colab_helpers.ui.host import Host
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ class RunView:
         self, folder: Path, paint: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._paint, self._clock, self._painted = paint, clock, -math.inf
-        self._history, self._tail = SampleHistory(since=time.time()), SampleTail(folder / SAMPLES_NAME)
+        self._samples = folder / SAMPLES_NAME
 
     def __call__(self, status: BatchStatus) -> None:
         """Show how it stands."""
@@ -158,8 +157,8 @@ class RunView:
         if now - self._painted < REFRESH and status.state == "running":
             return
         self._painted = now
-        self._history.add(self._tail.read())
-        self._paint(live_html(list(self._history.recent), status, now=status.updated))
+        samples = recent_samples(self._samples, status.started)
+        self._paint(live_html(samples, status, now=status.updated))
 
 
 def prepared(request: BatchRequest, host: Host) -> BatchRequest:

@@ -11,7 +11,7 @@ from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.report import own_file, write_text
 from colab_helpers.demo import DEMO_FOLDER, copy_models
 from colab_helpers.diagnosis import Check, Diagnosis, diagnose
-from colab_helpers.errors import ColabHelpersError, OutputError
+from colab_helpers.errors import ColabHelpersError, OutputError, telling
 from colab_helpers.files import to_json
 from colab_helpers.language import mark, speak, tr
 from colab_helpers.machine import mounted_drive
@@ -59,14 +59,9 @@ def prepare_folder(host: Host, request: Request, report: str) -> Path:
     """Make the folder of a notebook's report, reach what the form names, and return the folder."""
     folder = request.output_dir or host.new_run_folder()
     host.reach(folder, *request.places)
-    try:
+    what, remedy = mark("the folder cannot be made ({reason})"), mark("name another folder in output_dir")
+    with telling(OutputError, what, folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            tr("the folder cannot be made ({reason})", reason=error.strerror),
-            where=str(folder),
-            remedy=tr("name another folder in output_dir"),
-        ) from error
     overwrite = isinstance(request, SettingsRequest) and request.settings.overwrite
     Writable(overwrite=overwrite, made=own_file).clear(folder / report)
     return folder

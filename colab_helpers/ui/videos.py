@@ -12,7 +12,8 @@ from colab_helpers.batch.plan import plan_batch
 from colab_helpers.batch.report import JOURNAL_NAME
 from colab_helpers.batch.triage import FileTriage
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import mark, printable, tr
+from colab_helpers.files import state_of
+from colab_helpers.language import first_of, mark, printable, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
@@ -23,7 +24,7 @@ from colab_helpers.settings import Settings
 from colab_helpers.ui.choice import Choice
 from colab_helpers.ui.host import Host
 from colab_helpers.ui.markup import AMBER, RED, paragraph, picture, table, thumbnail, words
-from colab_helpers.ui.preview_networks import file_state, finding_key, frames_of
+from colab_helpers.ui.preview_networks import finding_key, frames_of
 from colab_helpers.ui.runs import results_folder
 from colab_helpers.ui.widgets import Widgets
 
@@ -117,7 +118,7 @@ class VideosTab:
 
     def _triage(self, folder: Path) -> dict[str, Cells]:
         """Who is seen in each target and what there is to know, where a run has found everybody."""
-        key = folder, *(file_state(str(folder / name)) for name in (*RECORDS, JOURNAL_NAME))
+        key = folder, *(state_of(folder / name) for name in (*RECORDS, JOURNAL_NAME))
         if key != self._known[0]:
             try:
                 files = triage_now(folder).files
@@ -170,8 +171,7 @@ class VideosTab:
 
 def _seen_text(file: FileTriage) -> str:
     names = [f"{name} {duration(seconds)}" if seconds else name for name, seconds in file.people.items()]
-    more = [tr("and {count} more", count=len(names) - _MOST_NAMES)] if len(names) > _MOST_NAMES else []
-    return printable(", ".join([*names[:_MOST_NAMES], *more]))
+    return printable(first_of(names, _MOST_NAMES))
 
 
 def _before_text(file: FileTriage) -> list[str]:

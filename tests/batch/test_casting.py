@@ -266,7 +266,7 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     monkeypatch.setattr(PeopleFinder, "_tell", lambda *_: None)
     assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
     record, text = KnownPeople.load(folder).record, (folder / "people.yaml").read_text()
-    assert text.startswith(f"record: {flow(record)}\ndefault: blur  # mine\npeople:\n  p1:\n")
+    assert text.startswith(f"default: blur  # mine\nrecord: {flow(record)}\npeople:\n  p1:\n")
     (folder / "people.yaml").write_text("default: leave\n")
     finder.around.job.request.people = "auto"
     assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}

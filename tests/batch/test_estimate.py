@@ -11,7 +11,9 @@ import pytest
 
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import StatusWriter
+from tests.helpers.reports import a_progress
 from tests.media.make import Spec, make
 
 # Sixty frames within two thirds of a second, then one in a hundred seconds.
@@ -41,39 +43,25 @@ def status(tmp_path: Path) -> StatusWriter:
     return StatusWriter(tmp_path / "status.json", tasks, session_minutes=10.0)
 
 
-def test_what_fits_is_told_from_the_first_segment_on(status) -> None:
+def test_what_fits_is_told_from_the_first_frames_on(status) -> None:
     now = [status.status.started]
-    loads = [(100, 10), None, (200, 10), (300, 10)]
-    estimate = Estimate(loads, range(4), status, clock=lambda: now[0])
-    estimate.warn()
+    estimate = Estimate([(100, 10), None, (200, 10), (300, 10)], range(4), status, clock=lambda: now[0])
+    estimate.look()
     assert status.status.remarks == []
-    estimate.begin(0)
+    status.progress(a_progress(50, 100, fps=50 / 60))
     now[0] += 60
-    estimate.segment(50)  # 500 a minute: 500 + 2000 more are done after six minutes, 3000 after twelve
+    estimate.look()  # 500 a minute: 500 + 2000 more are done after six minutes, 3000 after twelve
     assert status.status.remarks == ["at this rate 3 of 4 file(s) fit the 10 minutes of the session"]
-    now[0] += 15
-    estimate.segment(50)  # 800 a minute
-    estimate.end(0, done=True)
-    estimate.end(1, done=False)
+    status.progress(a_progress(90, 100, fps=90 / 75))
+    estimate.look()  # 720 a minute
     assert status.status.remarks == ["at this rate 4 of 4 file(s) fit the 10 minutes of the session"]
-    # A worker started again goes on with that.
-    again = Estimate(loads, range(4), status, clock=lambda: now[0])
-    again.end(0, done=False)  # was done before
-    again.begin(2)
-    now[0] += 300
-    again.segment(100)
-    assert status.status.remarks == ["at this rate 2 of 4 file(s) fit the 10 minutes of the session"]
+    for index, state in ((0, "done"), (1, "failed")):
+        status.file(index, FileReport(target="x", status=state))
+    status.progress(a_progress(100, 200, file_index=2, fps=100 / 300))
+    now[0] += 315
     for _ in range(2):
-        again.warn()
-    assert status.status.notes == [
-        "the session ends in about 4 minute(s): what is not done then is taken up by the next run"
+        estimate.look()
+    assert status.status.remarks == [
+        "the session ends in about 4 minute(s): what is not done then is taken up by the next run",
+        "at this rate 2 of 4 file(s) fit the 10 minutes of the session",
     ]
-
-
-def test_what_has_no_segments_counts_when_it_is_done(status) -> None:
-    now = [status.status.started]
-    estimate = Estimate([(100, 10), (100, 10)], [1, 0], status, clock=lambda: now[0])
-    estimate.begin(1)
-    now[0] += 50
-    estimate.end(1, done=True)
-    assert status.status.remarks == ["at this rate 2 of 4 file(s) fit the 10 minutes of the session"]

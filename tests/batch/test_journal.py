@@ -192,12 +192,17 @@ PARTS = {
         {"settings": Settings(face_mask_regions=("skin", "lips"))},
         {"models": {"inswapper_128": "n"}},
         {"encoder": "libx265"},
-        {"code": "other"},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_whatever_decides_the_result_changes_the_key(change) -> None:
     assert keys.work_key(**(PARTS | change)) != keys.work_key(**PARTS)
+
+
+def test_the_code_changes_the_key(monkeypatch) -> None:
+    before = keys.work_key(**PARTS)
+    monkeypatch.setattr(keys, "code_digest", lambda: "other")
+    assert keys.work_key(**PARTS) != before
 
 
 def test_resources_and_the_order_of_photos_do_not_change_the_key() -> None:

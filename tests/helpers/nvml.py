@@ -26,7 +26,7 @@ def fake_nvml(*, missing: tuple[str, ...] = (), cards: int = 1, alike: bool = Tr
         "nvmlDeviceGetCount": lambda: cards,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetUUID": lambda handle: f"GPU-{'abcd'[handle] * 4}1111",
-        "nvmlDeviceGetName": lambda handle: b"Card" if alike else f"Card {handle}",
+        "nvmlDeviceGetName": lambda handle: "Card" if alike else f"Card {handle}",
         "nvmlDeviceGetNumGpuCores": lambda handle: 100 * (1 + handle),
         "nvmlDeviceGetMaxClockInfo": lambda _handle, _kind: 1000,
         "nvmlSystemGetDriverVersion": lambda: "1.0",

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from colab_helpers.diagnosis.networks import wanted_networks
 from colab_helpers.errors import ModelError
-from colab_helpers.models.catalog import ModelEntry, Source, load_catalog, needed_models
+from colab_helpers.models.catalog import ModelEntry, Source, load_catalog, needed_models, wanted_models
 from colab_helpers.presets import load_presets
 from colab_helpers.settings import Settings, load_settings
 
@@ -73,7 +72,7 @@ def test_every_preset_finds_its_models(preset: str) -> None:
 def test_sex_and_age_need_their_network_only_where_they_are_asked_for() -> None:
     names = [entry.name for entry in needed_models(Settings(face_selector_age_start=18))]
     assert names[1:3] == ["buffalo_l/w600k_r50", "buffalo_l/genderage"]
-    found = wanted_networks(Settings(face_selector_gender="male"))
+    found = wanted_models(Settings(face_selector_gender="male"))
     assert found[2] == ("attributes", names[2])
     assert found.count(found[2]) == 1
 
@@ -84,7 +83,7 @@ def test_content_is_checked_whatever_is_done(tmp_path: Path) -> None:
         assert [(entry.name, entry.role) for entry in entries] == [
             ("nsfw_2", "content"), ("buffalo_l/genderage", "attributes"),
         ]  # fmt: skip
-        assert wanted_networks(Settings(**values))[-2:] == [(entry.role, entry.name) for entry in entries]
+        assert wanted_models(Settings(**values))[-2:] == [(entry.role, entry.name) for entry in entries]
     names = [entry.name for entry in needed_models(Settings(content_check="vote"))]
     assert names[-4:] == ["nsfw_2", "nsfw_1", "nsfw_3", "buffalo_l/genderage"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,8 +11,8 @@ from colab_helpers.errors import LicenceError, ModelError, OutputError
 from colab_helpers.models import download, fetching, records
 from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.download import Limits
-from colab_helpers.models.fetching import DISK_RESERVE
-from colab_helpers.models.progress import Meter, Progress
+from colab_helpers.models.fetching import DISK_RESERVE, Progress
+from colab_helpers.models.inventory import take_stock
 from colab_helpers.models.records import Record, part_path
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer, Route
@@ -186,15 +187,16 @@ def test_progress(tmp_path: Path, server: FaultServer) -> None:
     assert (seen[-1].files_done, seen[-1].files_total) == (2, 2)
 
 
-def test_rate_and_eta() -> None:
-    clock = iter([0.0, 4.0, 10.0])
-    meter = Meter(lambda: next(clock))
-    found = []
-    for done in (1000, 1400, 3000):  # what was resumed is no rate
-        meter.update("net", done, 10_000)
-        found.append(meter.progress(0, 1))
-    assert [item.rate for item in found] == [0, 100, 200]
-    assert [item.eta for item in found] == [None, 86, 35]
+def test_rate_and_eta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [item] = take_stock(tmp_path, [model(source("https://example.com/net"))])
+    clock = iter([4.0, 10.0])
+    monkeypatch.setattr(fetching, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    part, found = part_path(item.path, sha256(BODY)), []
+    for done in (1400, 3000):
+        part.write_bytes(BODY[:done])
+        found.append(fetching._progress([item], [item], 0, (0.0, 1000)))  # what was resumed is no rate
+    assert [item.rate for item in found] == [100, 200]
+    assert [item.eta for item in found] == [(len(BODY) - 1400) / 100, (len(BODY) - 3000) / 200]
 
 
 def test_keyboard_interrupt_stops_everything_and_can_be_resumed(

@@ -14,7 +14,7 @@ import pytest
 
 from colab_helpers.models.catalog import ModelEntry
 from colab_helpers.models.download import FetchOptions
-from colab_helpers.models.progress import Progress
+from colab_helpers.models.fetching import Progress
 from colab_helpers.models.records import part_path
 from colab_helpers.models.sources import ModelSources
 from tests.conftest import PATIENCE, until

@@ -158,7 +158,7 @@ def test_who_was_taken_for_one_by_the_networks_is_split(tmp_path: Path) -> None:
     write_people(tmp_path, both)
     assert len(people_of(tmp_path)) == 1
     before = KnownPeople.load(tmp_path).model_dump_json()
-    (tmp_path / "people.yaml").write_text("people: {p1: {faces: p1}}\n")  # nobody can be put into it
+    (tmp_path / "people.yaml").write_text("people: {p1: {faces: p1},}\n")  # nobody can be put into it
     assert main(["people", str(tmp_path), "--split", "p1"]) == WRONG_USAGE
     assert KnownPeople.load(tmp_path).model_dump_json() == before
     (tmp_path / "people.yaml").unlink()

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from colab_helpers.models.progress import Progress as FetchProgress
+from colab_helpers.models.fetching import Progress as FetchProgress
 from colab_helpers.pages.units import progress_text
 from colab_helpers.progress import Progress
 from colab_helpers.ui.progress import FetchLine, ProgressLine, fetch_text
