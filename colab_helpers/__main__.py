@@ -7,6 +7,7 @@ stopped. For ``verify``, 0: every file is marked; 1: some file is not; 2: a mark
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colab_helpers import own_process
 from colab_helpers.command_line import (
     as_options,
     build_parser,
@@ -38,6 +40,7 @@ _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    own_process()
     if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
         sys.stdout.reconfigure(errors="backslashreplace")
     with spoken(language_asked(sys.argv[1:] if arguments is None else arguments)):
@@ -78,11 +81,15 @@ def _complain(error: ColabHelpersError) -> int:
 
 
 def _swap(options: argparse.Namespace) -> int:
+    gc.disable()  # as in a worker: modules stay, and need not be looked through again and again
+    import colab_helpers.batch.run_file  # noqa: F401 - and with it all that does the work
     from colab_helpers.api import swap_file
     from colab_helpers.batch.overwriting import Writable, identities
     from colab_helpers.batch.report import clear_report, own_file
     from colab_helpers.ui.progress import ProgressLine
 
+    gc.freeze()
+    gc.enable()
     settings = settings_of(options)
     if options.report_path:
         photos = (*options.sources, *options.target_person, *options.never)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 from colab_helpers import __version__
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute, from_yaml
-from colab_helpers.language import ASKED, Asked, tr
+from colab_helpers.language import ASKED, HELP, Asked, tr
 
 if TYPE_CHECKING:
     from colab_helpers.settings import Settings
@@ -130,7 +130,7 @@ def _add_models_dir(parser: argparse.ArgumentParser) -> None:
 
 def _add_language(parser: argparse.ArgumentParser) -> None:
     """The one setting that concerns verbs without settings, too."""
-    parser.add_argument("--language", choices=ASKED, default="auto", help=_setting_help("language"))
+    parser.add_argument("--language", choices=ASKED, default="auto", help=tr(HELP))
 
 
 def _setting_help(name: str) -> str:

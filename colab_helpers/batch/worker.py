@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gc
 
+from colab_helpers import own_process
+
 if __name__ == "__main__":
+    own_process()
     gc.disable()  # modules stay: to look through them again and again would take a fifth of a worker's start
 
 import argparse
