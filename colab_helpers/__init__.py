@@ -7,8 +7,9 @@ Heavy parts (ONNX Runtime, insightface, PyAV) load when they are first used, so 
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
+
+from colab_helpers.itself import VERSION
 
 if TYPE_CHECKING:
     from colab_helpers.api import run_batch, swap_image, swap_video
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.settings import Settings, load_settings
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "FaceAnalyser",
     "Settings",
@@ -36,16 +37,6 @@ _HOMES = {
     "swap_image": "colab_helpers.api",
     "swap_video": "colab_helpers.api",
 }
-
-
-def own_process() -> None:
-    """Make a process that is all ours start sooner; call it before anything heavy is loaded.
-
-    numpy starts a thread for every core to multiply large matrices, of which there are none here, and
-    pydantic asks every installed package whether it brings a plugin.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def __getattr__(name: str) -> Any:

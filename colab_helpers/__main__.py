@@ -15,11 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colab_helpers import own_process
 from colab_helpers.command_line import (
     as_options,
     build_parser,
@@ -29,6 +29,7 @@ from colab_helpers.command_line import (
     split_pair,
 )
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
+from colab_helpers.itself import own_process
 from colab_helpers.language import mark, printable, spoken, tr
 
 if TYPE_CHECKING:
@@ -287,6 +288,27 @@ def _doctor(options: argparse.Namespace) -> int:
     return SUCCESS if diagnosis.ok else FAILURE
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from colab_helpers.demo import copy_demo
+    from colab_helpers.diagnosis.bench import Plan, bench
+    from colab_helpers.files import write_atomically
+
+    given = {name: getattr(options, name) for name in ("heights", "faces", "seconds", "repeat", "settings")}
+    quick = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3} if options.quick else {}
+    plan = quick | {name: value for name, value in given.items() if value is not None}
+    with TemporaryDirectory() as folder:
+        made = copy_demo(Path(folder) / "media") if options.demo else None
+        demo = (made.targets[0], made.source, made.models) if made else None
+        found = bench(
+            Plan(**plan, models=options.models_dir, demo=demo), Path(folder), partial(print, flush=True)
+        )
+    if options.json:
+        write_atomically(options.json, (json.dumps(found, indent=2) + "\n").encode())
+    return SUCCESS
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "swap": _swap,
     "batch": _batch,
@@ -298,6 +320,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "convert": _convert,
     "verify": _verify,
     "doctor": _doctor,
+    "bench": _bench,
 }
 
 if __name__ == "__main__":

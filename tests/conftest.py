@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from benchmarks.graphs import write_constant_models
+from colab_helpers.diagnosis.bench_networks import write_constant_models
 
 T = TypeVar("T")
 # Whoever runs the tests may have set up the product for himself.

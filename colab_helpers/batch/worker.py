@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 
-from colab_helpers import own_process
+from colab_helpers.itself import own_process
 
 if __name__ == "__main__":
     own_process()

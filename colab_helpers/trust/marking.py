@@ -22,17 +22,17 @@ from typing import Any
 
 from c2pa import Builder, C2paError, Context, Reader
 
-from colab_helpers import __version__
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import hidden_name, manifest_beside, sha256_of, unwritable, write_whole
+from colab_helpers.itself import VERSION
 from colab_helpers.language import printable, tr
 from colab_helpers.trust.signing import Credentials, credentials
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
-SOFTWARE = {"name": "colab_helpers", "version": __version__}
+SOFTWARE = {"name": "colab_helpers", "version": VERSION}
 NETWORKS, DIGEST = "colab_helpers.networks", "colab_helpers.sha256"
 """Names of our own in a manifest's actions: the networks used, and the target's SHA-256."""
 
@@ -107,7 +107,7 @@ class Marks:
     def comment(self, actions: Collection[str]) -> str:
         """Return what a video's own comment says; empty where no face was changed."""
         kind = f", {COMPOSITE}" if _by_ai(actions) else ""
-        return f"{self._told(actions)} (colab_helpers {__version__}{kind})" if actions else ""
+        return f"{self._told(actions)} (colab_helpers {VERSION}{kind})" if actions else ""
 
     def xmp(self, actions: Collection[str]) -> bytes:
         """Return a picture's XMP packet; empty where none was made by AI (IPTC Photo Metadata 2023.2)."""
@@ -311,7 +311,7 @@ def _xmp(told: str) -> bytes:
         '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
         ' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        f" xmp:CreatorTool={quoteattr(f'colab_helpers {__version__}')}"
+        f" xmp:CreatorTool={quoteattr(f'colab_helpers {VERSION}')}"
         f" photoshop:Instructions={quoteattr(told)}"
         f" Iptc4xmpExt:DigitalSourceType={quoteattr(COMPOSITE)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
