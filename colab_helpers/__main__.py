@@ -127,7 +127,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from colab_helpers.batch.status import ask_to_stop
+    from colab_helpers.batch.stop import ask_to_stop
 
     if not ask_to_stop(options.folder):
         print(tr("no batch is at work there"))

@@ -19,7 +19,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from colab_helpers.batch.report import write_text
-from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
+from colab_helpers.batch.status import BatchStatus, read_status
+from colab_helpers.batch.stop import SILENCE
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.files import to_json
