@@ -3,11 +3,11 @@
     python -m benchmarks.gpu --out results/t4
     python -m benchmarks.gpu --out /tmp/dry --cpu-dry-run
 
-Networks of the real layer shapes with random weights are written, so no weights are needed. Told are: that
-CUDA really runs, and what the doctor says of it; the demo swapped on the CPU and on the GPU, picture by
-picture; frames per second from file to file, with all processors and with two. ``gpu.json`` is written
-after each part, so that nothing is lost when one hangs. The dry run does all of it with tiny
-networks on the CPU.
+Networks of the real layer shapes with random weights are written, so no weights are needed; with
+``--networks-only`` no more than that is done, for ``colab_helpers bench --models-dir``. Told are: that CUDA
+runs, and what the doctor says of it; what decoding costs on the card; the demo swapped on the CPU and on the
+GPU, picture by picture; what ``bench`` finds. ``gpu.json`` is written after each part, so that nothing is
+lost when one hangs. The dry run does all of it with tiny networks on the CPU.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from av.codec.hwaccel import HWAccel
 from onnx import helper, numpy_helper
 
 from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from colab_helpers.diagnosis.bench import CONSENT, FACE
+from colab_helpers.diagnosis.bench_clip import make_clip
 from colab_helpers.diagnosis.bench_networks import detector_answers, write_constant_models
 from colab_helpers.machine import this_machine
 from colab_helpers.models.catalog import Role
@@ -190,6 +192,25 @@ def _run_helpers(*words: str, cpus: int = 0, check: bool = False) -> subprocess.
     return done
 
 
+def decoding(bench: Bench) -> Row:
+    """What a frame takes to decode on the processors, and on the card with the copy to memory (NVDEC)."""
+    clip, found = bench.folder / "coded.mp4", Row()
+    make_clip(clip, seconds=6.0 if bench.on_gpu else 0.25)
+    for way in ("processors", "card"):
+        started, before = time.monotonic(), time.process_time()
+        try:
+            card = HWAccel("cuda", allow_software_fallback=False) if way == "card" else None
+            with av.open(str(clip), hwaccel=card) as container:
+                container.streams.video[0].thread_type = "AUTO"
+                frames = sum(1 for _ in container.decode(video=0))
+        except av.FFmpegError as error:
+            found[way] = f"not available: {error}"
+            continue
+        wall, processor = time.monotonic() - started, time.process_time() - before
+        found[way] = {"frames": frames, "ms": 1e3 * wall / frames, "cpu_ms": 1e3 * processor / frames}
+    return found
+
+
 def end_to_end(bench: Bench) -> list[Row]:
     """What `colab_helpers bench` finds on a 1080p clip with one face, with all processors and with two."""
     rows: list[Row] = []
@@ -223,6 +244,7 @@ def end_to_end(bench: Bench) -> list[Row]:
 PARTS: dict[str, Callable[[Bench], Any]] = {
     "machine": machine,
     "networks": networks,
+    "decoding": decoding,
     "end_to_end": end_to_end,
     "doctor": doctor,
     "demo": demo,

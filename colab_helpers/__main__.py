@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from colab_helpers.command_line import (
     as_options,
@@ -296,8 +296,10 @@ def _bench(options: argparse.Namespace) -> int:
     from colab_helpers.files import write_atomically
 
     given = {name: getattr(options, name) for name in ("heights", "faces", "seconds", "repeat", "settings")}
-    quick = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3} if options.quick else {}
-    plan = quick | {name: value for name, value in given.items() if value is not None}
+    plan: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
+    plan = (plan if options.quick else {}) | {
+        name: value for name, value in given.items() if value is not None
+    }
     with TemporaryDirectory() as folder:
         made = copy_demo(Path(folder) / "media") if options.demo else None
         demo = (made.targets[0], made.source, made.models) if made else None

@@ -20,10 +20,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import cv2
+import numpy as np
+
+from colab_helpers.diagnosis.bench_clip import make_clip
 from colab_helpers.diagnosis.bench_model import on_devices, predicted
+from colab_helpers.diagnosis.bench_networks import borrow, write_constant_models
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
+from colab_helpers.media.probe import probe
 
 CONSENT = "Only noise, or rendered people, are shown: synthetic."
 FACE = 300 / 1080
@@ -42,6 +48,7 @@ _START = {
     "--version": ["-m", "colab_helpers", "--version"],
     "imports": ["-c", _IMPORTS],
 }
+_UNSEEN = {"first_frame_ms": 0.0, "threads_ms": {}, "networks": {}, "networks_ms": 0.0, "card": {}}
 Media = tuple[Path, Path | None, Path]
 """A clip, a photo of the source (None where the clip shows nobody), and the folder of the networks."""
 
@@ -94,26 +101,15 @@ def bench(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any
     say(tr("start, milliseconds: {parts}", parts=_listed(start)))
     devices = on_devices(rows)
     for device, rates in devices.items():
-        say(
-            tr("{device}, predicted and not measured, frames/s: {rates}", device=device, rates=_listed(rates))
-        )
-    facts = {
-        "schema": 1,
-        "time": time.time(),
-        "machine": asdict(this_machine()),
-        "load": load,
-        "quiet": quiet,
-    }
-    return {**facts, "repeat": plan.repeat, "start_ms": start, "runs": rows, "devices_fps": devices}
+        told = mark("{device}, predicted and not measured, frames/s: {rates}")
+        say(tr(told, device=device, rates=_listed(rates)))
+    return {
+        "schema": 1, "time": time.time(), "machine": asdict(this_machine()), "load": load, "quiet": quiet,
+        "repeat": plan.repeat, "start_ms": start, "runs": rows, "devices_fps": devices,
+    }  # fmt: skip
 
 
 def _made(place: Path, height: int, faces: int, seconds: float, models: Path | None) -> Media:
-    import cv2
-    import numpy as np
-
-    from colab_helpers.diagnosis.bench_clip import make_clip
-    from colab_helpers.diagnosis.bench_networks import borrow, write_constant_models
-
     make_clip(place / "clip.mp4", seconds=seconds, height=height)
     cv2.imwrite(str(place / "source.png"), np.full((512, 512, 3), 128, np.uint8))
     # The detector sees 640 x 360, in which faces stand side by side.
@@ -127,28 +123,17 @@ def _made(place: Path, height: int, faces: int, seconds: float, models: Path | N
 
 def _case(plan: Plan, media: Media, place: Path) -> Iterator[dict[str, Any]]:
     """Measure one clip in all ways; where it shows nobody, there is nobody to put in."""
-    from colab_helpers.media.probe import probe
-
     clip, photo, models = media
     settings = _DEFAULTS | dict(pair.split("=", 1) for pair in plan.settings)
     preset, quality = settings["output_video_preset"], settings["output_video_quality"]
     common = ["-t", str(clip), "--models-dir", str(models), "--consent", CONSENT]
     common += [word for item in settings.items() for word in ("--set", "=".join(item))]
-    out, steps = place / "out", {"nobody": "face_enhancer"}
-    if photo:
-        steps = dict.fromkeys(("swap", "batch"), "face_swapper") | {"enhance": "face_swapper,face_enhancer"}
-        common += ["-s", str(photo)]
-    ways = {
-        way: [
-            "batch" if way == "batch" else "swap",
-            "-o",
-            str(out if way == "batch" else out / "clip.mp4"),
-            *common,
-            "--frame-processors",
-            step,
-        ]
-        for way, step in steps.items()
-    }
+    common += ["-s", str(photo)] if photo else []
+    out, ways = place / "out", dict[str, list[str]]()
+    steps = {"swap": "face_swapper", "batch": "face_swapper", "enhance": "face_swapper,face_enhancer"}
+    for way, step in steps.items() if photo else (("nobody", "face_enhancer"),):
+        verb, result = ("batch", out) if way == "batch" else ("swap", out / "clip.mp4")
+        ways[way] = [verb, "-o", str(result), *common, "--frame-processors", step]
     transcode = [sys.executable, "-c", _TRANSCODE, str(clip), str(place / "plain.mp4")]
     plain = {"PyAV": [*transcode, preset, quality], "decode": [*transcode, "", ""]}
     if shutil.which("ffmpeg"):
@@ -157,15 +142,9 @@ def _case(plan: Plan, media: Media, place: Path) -> Iterator[dict[str, Any]]:
     programs = {way: [sys.executable, "-m", "colab_helpers", *words] for way, words in ways.items()}
     took, frames = _in_turn(plain | programs, plan.repeat, out), probe(clip).frames or 1
     for way, words in ways.items():
-        seen = _watched(words, place / "figures.json", out, frames) if way != "batch" else {}
-        yield {
-            "clip": place.name,
-            "way": way,
-            "frames": frames,
-            **_figures(took, way, frames),
-            **_NOTHING,
-            **seen,
-        }
+        row = {"clip": place.name, "way": way, "frames": frames, **_figures(took, way, frames)}
+        # The work of a batch is done by a process of its own.
+        yield row | (_UNSEEN if way == "batch" else _watched(words, place / "figures.json", out, frames))
 
 
 def _in_turn(
@@ -202,23 +181,10 @@ def _figures(took: Mapping[str, Sequence[Took]], way: str, frames: int) -> dict[
         if name in took
     }
     return {
-        "fps": frames / median(walls),
-        "spread_percent": 50 * (max(walls) - min(walls)) / median(walls),
-        "cpu_ms": cpu[way],
-        "transcode_cpu_ms": cpu["PyAV"],
-        "encode_cpu_ms": cpu["PyAV"] - cpu["decode"],
-        "rss_mb": max(each.rss for each in took[way]) / 1e6,
-        "ratios": ratios,
-    }
-
-
-_NOTHING: dict[str, Any] = {
-    "first_frame_ms": 0.0,
-    "threads_ms": {},
-    "networks": {},
-    "networks_ms": 0.0,
-    "card": {},
-}
+        "fps": frames / median(walls), "spread_percent": 50 * (max(walls) - min(walls)) / median(walls),
+        "cpu_ms": cpu[way], "transcode_cpu_ms": cpu["PyAV"], "encode_cpu_ms": cpu["PyAV"] - cpu["decode"],
+        "rss_mb": max(each.rss for each in took[way]) / 1e6, "ratios": ratios,
+    }  # fmt: skip
 
 
 def _watched(words: list[str], figures: Path, out: Path, frames: int) -> dict[str, Any]:

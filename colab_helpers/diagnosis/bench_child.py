@@ -62,9 +62,9 @@ def watched(words: list[str]) -> dict[str, Any]:
         if done.code:
             raise
     ended.set()
-    used = Counter[str]()
-    for thread, seconds in threads.values():
-        used[thread] += seconds
+    used = dict.fromkeys((name for name, _ in threads.values()), 0.0)
+    for name, seconds in threads.values():
+        used[name] += seconds
     load = [card.utilisation for card in cards if card and card.utilisation is not None]
     memory = [card.process_memory or card.memory_used or 0 for card in cards if card]
     return {

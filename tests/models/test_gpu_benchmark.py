@@ -21,6 +21,8 @@ def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch:
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found.pop("broken") == "failed: RuntimeError: no room"
     assert not [part for part, value in found.items() if str(value).startswith("failed")]
+    assert found["decoding"]["processors"]["frames"] == 6
+    assert found["decoding"]["card"].startswith("not available")
     (run,) = found["end_to_end"]
     assert [(row["way"], row["frames"]) for row in run["runs"]] == [("swap", 6), ("batch", 6), ("enhance", 6)]
     assert run["runs"][2]["networks"]["GFPGANv1.4"]["calls"] == 6
