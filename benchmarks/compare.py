@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import psutil
 
-from benchmarks.graphs import write_constant_models
+from colab_helpers.diagnosis.bench_networks import write_constant_models
 from tests.media.make import Sound, Spec, Subtitle, make, variable_pts
 
 CONSENT = "Nobody is shown, only drawn test pictures: synthetic."

@@ -3,11 +3,11 @@
     python -m benchmarks.gpu --out results/t4
     python -m benchmarks.gpu --out /tmp/dry --cpu-dry-run
 
-Networks of the real layer shapes with random weights are written, so no weights are needed. Told are: that
-CUDA really runs, and what the doctor says of it; the demo swapped on the CPU and on the GPU, picture by
-picture; frames per second from file to file, with all processors and with two. ``gpu.json`` is written
-after each part, so that nothing is lost when one hangs. The dry run does all of it with tiny
-networks on the CPU.
+Networks of the real layer shapes with random weights are written, so no weights are needed; with
+``--networks-only`` no more than that is done, for ``colab_helpers bench --models-dir``. Told are: that CUDA
+runs, and what the doctor says of it; what decoding costs on the card; the demo swapped on the CPU and on the
+GPU, picture by picture; what ``bench`` finds. ``gpu.json`` is written after each part, so that nothing is
+lost when one hangs. The dry run does all of it with tiny networks on the CPU.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import resource
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,25 +26,23 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from av.codec.hwaccel import HWAccel
+from onnx import helper, numpy_helper
 
-from benchmarks.graphs import answering, detector_answers, write_constant_models
 from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
-from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
+from colab_helpers.diagnosis.bench import CONSENT, FACE
+from colab_helpers.diagnosis.bench_clip import make_clip
+from colab_helpers.diagnosis.bench_networks import detector_answers, write_constant_models
 from colab_helpers.machine import this_machine
 from colab_helpers.models.catalog import Role
-from colab_helpers.models.converted import FOLDER
 from colab_helpers.models.half import convert
-from colab_helpers.models.session import Provider, Runtime, cuda_problem
-from colab_helpers.resources.bottleneck import bottleneck
-from colab_helpers.resources.samples import SAMPLES_NAME, read_samples
+from colab_helpers.models.session import STANDIN_KEY, Provider, Runtime, cuda_problem
 from tests.people.clip import make_demo
 
-NOT_AVAILABLE = "not available"
 FILES: Mapping[Role, str] = {
     "detector": "buffalo_l/det_10g.onnx",
     "recogniser": "buffalo_l/w600k_r50.onnx",
@@ -55,15 +50,12 @@ FILES: Mapping[Role, str] = {
     "enhancer": "GFPGANv1.4.onnx",
 }
 CHANGERS: tuple[Role, ...] = ("swapper", "enhancer")
-# Where a run may be short of something: precision, processors (0 for all), and settings.
-_LIGHT_ENCODER = ("--output-video-encoder", "libx264", "--output-video-preset", "ultrafast")
-RUNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
-    ("auto", 0, ()),
-    ("false", 0, ()),
-    ("auto", 0, ("--frame-processors", "face_swapper")),
-    ("auto", 2, ()),
-    ("auto", 2, _LIGHT_ENCODER),
-    ("auto", 2, (*_LIGHT_ENCODER, "--cuda-graphs", "false")),
+# Where a run may be short of something: processors (0 for all), and settings on top of libx264 ultrafast.
+RUNS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (0, ()),
+    (2, ()),
+    (2, ("cuda_graphs=false",)),
+    (0, ("half_precision=false",)),
 )
 Row = dict[str, Any]
 
@@ -98,19 +90,46 @@ def machine(bench: Bench) -> Row:
     }
 
 
+def answering(model: onnx.ModelProto, answers: Mapping[str, npt.NDArray[np.float32]]) -> onnx.ModelProto:
+    """The same network at the same cost, whose outputs are these values whatever it computes.
+
+    A detector of random weights finds faces anywhere; one that is to cost what the real one costs, in a run
+    that is to change a known face, is made this way. Changes the model in place.
+    """
+    graph = model.graph
+    for node in graph.node:
+        for number, name in enumerate(node.output):
+            if name in answers:
+                node.output[number] = f"{name}_computed"
+    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "nothing"))
+    for name, values in answers.items():
+        graph.initializer.append(numpy_helper.from_array(values, f"{name}_answer"))
+        graph.node.append(helper.make_node("Mul", [f"{name}_computed", "nothing"], [f"{name}_nothing"]))
+        graph.node.append(helper.make_node("Add", [f"{name}_nothing", f"{name}_answer"], [name]))
+    return model
+
+
+def write_networks(root: Path, *, real: bool) -> None:
+    """Write networks of the real layer shapes, or tiny ones, for ``colab_helpers bench --models-dir``.
+
+    The detector always gives the same answer: one face in the middle.
+    """
+    middle, half = np.array([320.0, 180.0]), FACE * 180
+    box = [*(middle - half), *(middle + half)]
+    write_constant_models(root, box=box)
+    made: dict[Role, onnx.ModelProto] = {"swapper": inswapper(width=16), "enhancer": gfpgan(width=8, size=32)}
+    if real:
+        made = {"detector": answering(scrfd_10g(), detector_answers(box, 640)), "recogniser": iresnet50()}
+        made["detector"].metadata_props.add(key=STANDIN_KEY, value="true")
+        made |= {"swapper": inswapper(), "enhancer": gfpgan()}
+    for role in tuple(made):
+        onnx.save(made.pop(role), root / FILES[role])
+
+
 def networks(bench: Bench) -> Row:
     """Write the networks, and what the product makes of swapper and enhancer here; sizes and verdicts."""
     root = bench.folder / "models"
-    made: dict[Role, onnx.ModelProto]
-    if bench.on_gpu:
-        (root / "buffalo_l").mkdir(parents=True)
-        made = {"detector": scrfd_10g(), "recogniser": iresnet50()}
-        made |= {"swapper": inswapper(), "enhancer": gfpgan()}
-    else:
-        write_constant_models(root, box=(200, 60, 440, 300))
-        made = {"swapper": inswapper(width=16), "enhancer": gfpgan(width=8, size=32)}
-    for role in tuple(made):
-        onnx.save(made.pop(role), root / FILES[role])
+    write_networks(root, real=bench.on_gpu)
     rows: Row = {role: {"bytes": (root / name).stat().st_size} for role, name in FILES.items()}
     runtime = Runtime(bench.provider)
     for role in CHANGERS:
@@ -173,70 +192,51 @@ def _run_helpers(*words: str, cpus: int = 0, check: bool = False) -> subprocess.
     return done
 
 
+def decoding(bench: Bench) -> Row:
+    """What a frame takes to decode on the processors, and on the card with the copy to memory (NVDEC)."""
+    clip, found = bench.folder / "coded.mp4", Row()
+    make_clip(clip, seconds=6.0 if bench.on_gpu else 0.25)
+    for way in ("processors", "card"):
+        started, before = time.monotonic(), time.process_time()
+        try:
+            card = HWAccel("cuda", allow_software_fallback=False) if way == "card" else None
+            with av.open(str(clip), hwaccel=card) as container:
+                container.streams.video[0].thread_type = "AUTO"
+                frames = sum(1 for _ in container.decode(video=0))
+        except av.FFmpegError as error:
+            found[way] = f"not available: {error}"
+            continue
+        wall, processor = time.monotonic() - started, time.process_time() - before
+        found[way] = {"frames": frames, "ms": 1e3 * wall / frames, "cpu_ms": 1e3 * processor / frames}
+    return found
+
+
 def end_to_end(bench: Bench) -> list[Row]:
-    """Frames per second of ``colab_helpers batch``: twice a 1080p clip with one face, swapped and enhanced.
-
-    The detector has the real one's layers, too, but always gives the same answer: one face.
-    """
-    models = bench.folder / "run"
-    scale = 640 / WIDTH
-    left, top = (WIDTH - FACE) / 2 * scale, (HEIGHT - FACE) / 2 * scale
-    box = (left, top, left + FACE * scale, top + FACE * scale)
-    write_constant_models(models, box=box)
-    for role in CHANGERS:
-        (models / FILES[role]).unlink()
-        (models / FILES[role]).hardlink_to(bench.folder / "models" / FILES[role])
-    if bench.on_gpu:
-        onnx.save(answering(scrfd_10g(), detector_answers(box, 640)), models / FILES["detector"])
-    # What was made above counts here, too: same bytes, same times.
-    shutil.copytree(bench.folder / "models" / FOLDER, models / FOLDER, copy_function=os.link)
-    clips = [bench.folder / "targets" / f"{number}.mp4" for number in (1, 2)]
-    clips[0].parent.mkdir()
-    make_clip(clips[0], seconds=10.0 if bench.on_gpu else 0.25)
-    clips[1].hardlink_to(clips[0])
-    cv2.imwrite(str(bench.folder / "source.png"), np.full((512, 512, 3), 128, np.uint8))
+    """What `colab_helpers bench` finds on a 1080p clip with one face, with all processors and with two."""
     rows: list[Row] = []
-    for half, cpus, more in RUNS if bench.on_gpu else RUNS[:1]:
-        if time.monotonic() < bench.until:
-            rows.append(_run(bench, half, cpus, more))
+    figures = bench.folder / "bench.json"
+    for cpus, settings in RUNS if bench.on_gpu else RUNS[:1]:
+        if time.monotonic() >= bench.until:
+            break
+        words = [
+            "--heights",
+            "1080",
+            "--faces",
+            "1",
+            "--seconds",
+            "12" if bench.on_gpu else "0.25",
+            "--repeat",
+            "1",
+        ]
+        words += [
+            word for each in (f"execution_provider={bench.provider}", *settings) for word in ("--set", each)
+        ]
+        words += ["--models-dir", str(bench.folder / "models"), "--json", str(figures)]
+        _run_helpers("bench", *words, cpus=cpus, check=True)
+        rows.append(
+            {"cpus": cpus or this_machine().cpus, "settings": settings, **json.loads(figures.read_text())}
+        )
     return rows
-
-
-def _run(bench: Bench, half: str, cpus: int, more: Sequence[str]) -> Row:
-    results = bench.folder / "results"
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    _run_helpers(
-        *("batch", "-s", str(bench.folder / "source.png"), "-t", str(bench.folder / "targets")),
-        *("-o", str(results), "--models-dir", str(bench.folder / "run"), "--consent", CONSENT),
-        *("--half-precision", half, "--execution-provider", bench.provider, *more),
-        cpus=cpus,
-        check=True,
-    )
-    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    said = json.loads((results / "report.json").read_text())
-    samples = read_samples(results / SAMPLES_NAME)
-    shutil.rmtree(results)
-    gpus = [sample.gpu for sample in samples if sample.gpu]
-    return {
-        "half_precision": half,
-        "cpus": cpus or this_machine().cpus,
-        "settings": shlex.join(more),
-        "frames": [file["frames_out"] for file in said["files"]],
-        "faces": [file["faces_swapped"] for file in said["files"]],
-        "fps": [round(file["frames_out"] / file["seconds"], 1) for file in said["files"]],
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "encoder": said["files"][0]["encoder"],
-        "provider": said["files"][0]["provider"],
-        "files": [Path(model["path"]).name for model in said["models"]],
-        "vram_mb": max((gpu.memory_used or 0 for gpu in gpus), default=0) / 1e6 or NOT_AVAILABLE,
-        "memory_mb": max((sample.process_memory or 0 for sample in samples), default=0) / 1e6,
-        "limit": bottleneck(samples[:-1]),
-        "notes": [
-            note for notes in (said["notes"], *(f["fallbacks"] for f in said["files"])) for note in notes
-        ],
-    }
 
 
 # --- the whole ----------------------------------------------------------------------------------------
@@ -244,6 +244,7 @@ def _run(bench: Bench, half: str, cpus: int, more: Sequence[str]) -> Row:
 PARTS: dict[str, Callable[[Bench], Any]] = {
     "machine": machine,
     "networks": networks,
+    "decoding": decoding,
     "end_to_end": end_to_end,
     "doctor": doctor,
     "demo": demo,
@@ -273,7 +274,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json")
     parser.add_argument("--cpu-dry-run", action="store_true", help="tiny networks, few repeats, on the CPU")
+    only = "write networks of the real shapes into --out, and measure nothing"
+    parser.add_argument("--networks-only", action="store_true", help=only)
     options = parser.parse_args(words)
+    if options.networks_only:
+        write_networks(options.out, real=True)
+        return 0
     found = run(options.out, "cpu" if options.cpu_dry_run else "cuda")
     failed = [part for part, value in found.items() if str(value).startswith("failed")]
     print(f"{options.out / 'gpu.json'}{'; not measured: ' + ', '.join(failed) if failed else ''}")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.graphs import DETECTOR_OUTPUTS, IR_VERSION, OPSET
+from colab_helpers.diagnosis.bench_networks import DETECTOR_OUTPUTS, IR_VERSION, OPSET
 
 _Array = npt.NDArray[np.float32]
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from colab_helpers.itself import VERSION
+
 if TYPE_CHECKING:
     from colab_helpers.api import run_batch, swap_image, swap_video
     from colab_helpers.diagnosis import diagnose
     from colab_helpers.faces.analyser import FaceAnalyser
     from colab_helpers.settings import Settings, load_settings
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "FaceAnalyser",
     "Settings",

@@ -7,6 +7,7 @@ stopped. For ``verify``, 0: every file is marked; 1: some file is not; 2: a mark
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from colab_helpers.command_line import (
     as_options,
@@ -27,6 +29,7 @@ from colab_helpers.command_line import (
     split_pair,
 )
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
+from colab_helpers.itself import own_process
 from colab_helpers.language import mark, printable, spoken, tr
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
+    own_process()
     if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
         sys.stdout.reconfigure(errors="backslashreplace")
     with spoken(language_asked(sys.argv[1:] if arguments is None else arguments)):
@@ -78,11 +82,15 @@ def _complain(error: ColabHelpersError) -> int:
 
 
 def _swap(options: argparse.Namespace) -> int:
+    gc.disable()  # as in a worker: modules stay, and need not be looked through again and again
+    import colab_helpers.batch.run_file  # noqa: F401 - and with it all that does the work
     from colab_helpers.api import swap_file
     from colab_helpers.batch.overwriting import Writable, identities
     from colab_helpers.batch.report import clear_report, own_file
     from colab_helpers.ui.progress import ProgressLine
 
+    gc.freeze()
+    gc.enable()
     settings = settings_of(options)
     if options.report_path:
         photos = (*options.sources, *options.target_person, *options.never)
@@ -119,7 +127,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from colab_helpers.batch.status import ask_to_stop
+    from colab_helpers.batch.stop import ask_to_stop
 
     if not ask_to_stop(options.folder):
         print(tr("no batch is at work there"))
@@ -280,6 +288,29 @@ def _doctor(options: argparse.Namespace) -> int:
     return SUCCESS if diagnosis.ok else FAILURE
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from colab_helpers.demo import copy_demo
+    from colab_helpers.diagnosis.bench import Plan, bench
+    from colab_helpers.files import write_atomically
+
+    given = {name: getattr(options, name) for name in ("heights", "faces", "seconds", "repeat", "settings")}
+    plan: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
+    plan = (plan if options.quick else {}) | {
+        name: value for name, value in given.items() if value is not None
+    }
+    with TemporaryDirectory() as folder:
+        made = copy_demo(Path(folder) / "media") if options.demo else None
+        demo = (made.targets[0], made.source, made.models) if made else None
+        found = bench(
+            Plan(**plan, models=options.models_dir, demo=demo), Path(folder), partial(print, flush=True)
+        )
+    if options.json:
+        write_atomically(options.json, (json.dumps(found, indent=2) + "\n").encode())
+    return SUCCESS
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "swap": _swap,
     "batch": _batch,
@@ -291,6 +322,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "convert": _convert,
     "verify": _verify,
     "doctor": _doctor,
+    "bench": _bench,
 }
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
-from colab_helpers import __version__
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute, from_yaml
-from colab_helpers.language import ASKED, Asked, tr
+from colab_helpers.itself import VERSION
+from colab_helpers.language import ASKED, HELP, Asked, tr
 
 if TYPE_CHECKING:
     from colab_helpers.settings import Settings
@@ -28,7 +28,7 @@ SWITCH: dict[str, Any] = {"action": "store_true"}
 def build_parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
     parser = _Parser(prog="colab_helpers", description=tr("Batch face swap for consented, lawful use."))
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=VERSION)
     parsers = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     halves = tr("make checked half-precision copies of models, and ONNX of GFPGAN's weights")
     verbs = {
@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         "convert": (_add_convert, halves),
         "verify": (_add_verify, tr("tell what files say of how they were made, and whether that holds")),
         "doctor": (_add_doctor, tr("find out what works on this machine")),
+        "bench": (_add_bench, tr("measure what a run costs on this machine, and where its time goes")),
     }
     for name, (add_options, purpose) in verbs.items():
         chosen = parsers.add_parser(name, help=purpose)
@@ -130,7 +131,7 @@ def _add_models_dir(parser: argparse.ArgumentParser) -> None:
 
 def _add_language(parser: argparse.ArgumentParser) -> None:
     """The one setting that concerns verbs without settings, too."""
-    parser.add_argument("--language", choices=ASKED, default="auto", help=_setting_help("language"))
+    parser.add_argument("--language", choices=ASKED, default="auto", help=tr(HELP))
 
 
 def _setting_help(name: str) -> str:
@@ -195,6 +196,21 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", help=tr("print JSON for machines"), **SWITCH)
     _add_models_dir(parser)
     _add_settings(parser)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    several: dict[str, Any] = {"nargs": "+", "metavar": "N"}
+    add("--json", type=absolute, metavar="FILE", help=tr("write all figures there, for machines"))
+    add("--quick", help=tr("one short clip, each run three times: a minute or two"), **SWITCH)
+    add("--demo", help=tr("the demo's clip and networks in place of made ones"), **SWITCH)
+    add("--heights", type=int, help=tr("of the clips, in pixels"), **several)
+    add("--faces", type=int, help=tr("in each frame"), **several)
+    add("--seconds", type=float, help=tr("that a clip lasts"), **several)
+    add("--repeat", type=int, metavar="N", help=tr("runs of which the median counts"))
+    add("--set", dest="settings", action="append", metavar="KEY=VALUE", help=tr("any setting of the runs"))
+    _add_models_dir(parser)
+    _add_language(parser)
 
 
 def option_name(setting: str) -> str:

@@ -68,6 +68,13 @@ def mark(text: str, /) -> str:
     return text
 
 
+HELP = mark(
+    "Language of messages, reports and notebooks: auto takes that of the environment variable "
+    "COLAB_HELPERS_LANGUAGE, else English."
+)
+"""What the setting ``language`` is for; verbs without settings have it, too, and need not load them."""
+
+
 def language() -> Language:
     """The language spoken now: by ``spoken``, else by ``speak``, else the environment's, else English."""
     return _spoken.get() or _process or _preferred(os.environ.get(VARIABLE, ""))

@@ -17,8 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import tr
@@ -101,6 +99,8 @@ def _cgroup_cpu_quota() -> int | None:
 
 def memory_total() -> int:
     """RAM in bytes: the physical amount or the cgroup limit, whichever is smaller."""
+    import psutil  # slow, and not needed to say where things are
+
     limits = [psutil.virtual_memory().total]
     for path in _CGROUP_MEMORY_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # "max"
@@ -125,6 +125,8 @@ def disk_free(path: Path) -> int:
 
 def mounts() -> dict[Path, str]:
     """Every mount point with its kind of file system, also of mounts that no longer answer."""
+    import psutil
+
     return {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
 
 

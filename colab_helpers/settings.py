@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from colab_helpers.errors import SettingsError, allowed_values
-from colab_helpers.language import mark, tr
+from colab_helpers.language import HELP, mark, tr
 from colab_helpers.machine import home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 
@@ -215,11 +215,7 @@ class Settings(BaseModel):
         "signed; or a PEM file of your certificates, your own first, and its unencrypted key.",
     )
 
-    language: Literal["auto", "en", "es"] = Field(
-        "auto",
-        description="Language of messages, reports and notebooks: auto takes that of the environment "
-        "variable COLAB_HELPERS_LANGUAGE, else English.",
-    )
+    language: Literal["auto", "en", "es"] = Field("auto", description=HELP)
 
     @field_validator("*", mode="before")
     @classmethod

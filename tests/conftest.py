@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from benchmarks.graphs import write_constant_models
+from colab_helpers.diagnosis.bench_networks import write_constant_models
 
 T = TypeVar("T")
 # Whoever runs the tests may have set up the product for himself.
@@ -91,7 +91,10 @@ def constant_models(shared_dir: Path) -> Path:
     folder = shared_dir / "constant_models"
     with FileLock(shared_dir / "constant_models.lock"):
         if not folder.exists():
+            from tests.people.standins import CONTENT_FILE, content
+
             write_constant_models(folder, box=(200, 60, 440, 300))
+            (folder / CONTENT_FILE).write_bytes(content().SerializeToString())
     return folder
 
 

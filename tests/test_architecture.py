@@ -51,6 +51,7 @@ NETWORKS = {"cv2", "av", "onnxruntime", "numpy"}
     ("code", "most", "without"),
     [
         ("__main__.main(['--help'])", 160, {"pydantic", "yaml", "psutil", *NETWORKS}),
+        ("batch.stop", 150, {"pydantic", "yaml", "psutil", *NETWORKS}),
         ("batch.supervisor", 330, {"jinja2", "tqdm", *NETWORKS}),
         ("pages.live", 330, {"yaml", *NETWORKS}),
         ("batch.worker", 760, {"onnx", "scipy", "skimage", "insightface", "jinja2", "requests"}),

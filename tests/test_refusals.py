@@ -15,11 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.graphs import CONTENT_FILE, attributes_graph
-from benchmarks.graphs import _save as save_graph
 from colab_helpers.__main__ import FAILURE, WRONG_USAGE, main
 from colab_helpers.api import run_batch, swap_file, swap_image, swap_video
 from colab_helpers.batch.report import BatchReport
+from colab_helpers.diagnosis.bench_networks import constant_graph, write_networks
 from colab_helpers.errors import ColabHelpersError, ConsentError, ContentError, ModelError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
@@ -31,6 +30,7 @@ from colab_helpers.ui.batch_swap import run_batch_swap, show_results
 from tests.conftest import CONSENT
 from tests.helpers.processes import SECONDS, UNLABELLED, stop_at
 from tests.media.make import Spec, make
+from tests.people.standins import CONTENT_FILE
 from tests.trust.test_content import magenta
 
 SIZE, RATE = (160, 120), Fraction(10)
@@ -271,7 +271,9 @@ def test_who_is_found_first_is_looked_at_in_the_same_pass(place: Path, looked: l
 
 
 def write_age(models: Path, years: float) -> None:
-    save_graph(attributes_graph(years), models / "buffalo_l" / "genderage.onnx")
+    told = np.array([[1, 0, years / 100]], np.float32)
+    graph = constant_graph({"data": ["None", 3, 96, 96]}, {"fc1": told})
+    write_networks(models, {"buffalo_l/genderage": graph})
 
 
 def test_a_child_in_doubtful_content_is_refused_and_in_any_other_not(place: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import sys
 
+import psutil
 import pytest
 
 from colab_helpers import errors, machine
@@ -17,7 +18,7 @@ from tests.helpers.nvml import fake_nvml
 def test_the_containers_limit_counts_as_the_memory(content, expected, tmp_path, monkeypatch) -> None:
     (tmp_path / "memory.max").write_text(content)
     monkeypatch.setattr(machine, "_CGROUP_MEMORY_LIMITS", (tmp_path / "memory.max", tmp_path / "missing"))
-    physical = machine.psutil.virtual_memory().total
+    physical = psutil.virtual_memory().total
     assert machine.memory_total() == (expected or physical)
 
 
@@ -38,7 +39,7 @@ def test_file_cache_is_not_taken_for_used_memory(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sampler, "_CGROUP_STAT", tmp_path / "stat")
     limited = Machine(2, GIB * 4, None, "3.13", "test", on_colab=False)
     monkeypatch.setattr(sampler, "this_machine", lambda: limited)
-    if limited.memory_total < machine.psutil.virtual_memory().total:
+    if limited.memory_total < psutil.virtual_memory().total:
         assert sampler.ram_used() == GIB
         assert sampler.ram_percent() == 25
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from colab_helpers.batch.drive import WorkPlaces, telling_unwritable
-from colab_helpers.batch.report import STATUS_NAME
-from colab_helpers.batch.status import BatchStatus, latest_status, process_lives
+from colab_helpers.batch.status import BatchStatus, latest_status
+from colab_helpers.batch.stop import STATUS_NAME, process_lives
 from colab_helpers.errors import UsageError
 from colab_helpers.language import tr
 

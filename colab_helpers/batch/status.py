@@ -16,20 +16,17 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import STATUS_NAME, FileReport, write_text
-from colab_helpers.batch.stop import STOP_NAME
-from colab_helpers.errors import MissingFileError, OutputError
+from colab_helpers.batch.report import FileReport, write_text
+from colab_helpers.batch.stop import SILENCE, STATUS_NAME, works
+from colab_helpers.errors import OutputError
 from colab_helpers.files import found, load, to_json
 from colab_helpers.language import tr
 from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
 
-SILENCE = 30.0
-"""Seconds without news after which a run on another machine counts as ended."""
 _INTERVAL = 0.5
 _FAR_INTERVAL = 5.0
 """Seconds between two versions of the file on a mounted drive, which has to upload each."""
-_SAME_START = 2.0
 # How long the end of a run waits for a mounted drive to take its last status.
 FAR_WAIT = 15.0
 
@@ -85,13 +82,7 @@ class BatchStatus(BaseModel):
 
         Between two workers it is the supervisor that is there, for as long as starting one may take.
         """
-        if self.state != "running":
-            return False
-        recent = abs(time.time() - self.updated) < SILENCE
-        if self.host != socket.gethostname():
-            return recent
-        supervised = recent and process_lives(self.supervisor, self.supervisor_started)
-        return supervised or process_lives(self.pid, self.pid_started)
+        return works(vars(self), SILENCE)
 
     def end(self, *, cancelled: bool) -> None:
         """Note that nothing more is done: what is not finished is cancelled."""
@@ -105,18 +96,6 @@ class BatchStatus(BaseModel):
     def text(self) -> str:
         """Return it as JSON; what grows with a video's length is left to the report."""
         return to_json(self, indent=1, exclude={"files": {"__all__": {"quality"}}}) + "\n"
-
-
-def process_lives(pid: int, started: float) -> bool:
-    """Whether a process of this machine is still there, and the one that began then (0: any)."""
-    if not pid:
-        return False
-    try:
-        process = psutil.Process(pid)
-        same = not started or abs(process.create_time() - started) < _SAME_START
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 class _Courier:
@@ -302,17 +281,6 @@ def end_status(paths: Iterable[Path], run: str, *, cancelled: bool, note: str = 
             status.notes += [note] if note else []
             with suppress(OutputError):
                 write_text(path, status.text())
-
-
-def ask_to_stop(folder: Path) -> bool:
-    """Ask the batch in an output folder to stop; False if none is at work there."""
-    try:
-        alive = read_status(folder).alive()
-    except MissingFileError:
-        return False
-    if alive:
-        write_text(folder / STOP_NAME, "")
-    return alive
 
 
 def read_status(folder: Path) -> BatchStatus:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-STOP_NAME = "STOP"
-"""Whoever makes this file beside the results asks the batch to stop."""
+from colab_helpers.errors import UsageError
+from colab_helpers.files import write_whole
+from colab_helpers.language import tr
+
+STATUS_NAME, STOP_NAME = "status.json", "STOP"
+"""A batch tells in the one how it stands; whoever makes the other asks it to stop."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOOK_EVERY = 0.5
 # How long work may take to end when it is asked to; less than whoever watches waits for it.
 LONGEST_STOP = 45.0
+SILENCE = 30.0
+"""Seconds without news after which a run on another machine counts as ended."""
+_SAME_START = 2.0
 
 
 class Stop:
@@ -97,3 +108,49 @@ class Stop:
             os.kill(os.getpid(), signal.SIGTERM)  # for the next one
         os.closerange(3, max(os.sysconf("SC_OPEN_MAX"), 1 << 16))
         os.execv(sys.executable, command)
+
+
+def process_lives(pid: int, started: float) -> bool:
+    """Whether a process of this machine is still there, and the one that began then (0: any)."""
+    if not pid:
+        return False
+    import psutil  # slow, and not needed for a run that has ended
+
+    try:
+        process = psutil.Process(pid)
+        same = not started or abs(process.create_time() - started) < _SAME_START
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def works(status: Mapping[str, Any], silence: float = SILENCE) -> bool:
+    """Whether a run goes on, by the fields of its `BatchStatus`; see `BatchStatus.alive`."""
+    if status["state"] != "running":
+        return False
+    recent: bool = abs(time.time() - status["updated"]) < silence
+    if status["host"] != socket.gethostname():
+        return recent
+    supervised = recent and process_lives(status["supervisor"], status["supervisor_started"])
+    return supervised or process_lives(status["pid"], status["pid_started"])
+
+
+def ask_to_stop(folder: Path) -> bool:
+    """Ask the batch in an output folder to stop; False if none is at work there.
+
+    The status is read as plain JSON, so that nobody waits for models to be built.
+    """
+    path = folder / STATUS_NAME
+    try:
+        alive = works(json.loads(path.read_bytes()))
+    except OSError:
+        return False
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            tr("this is no status that this version can read"),
+            where=str(path),
+            remedy=tr("use the version of the package that runs the batch"),
+        ) from error
+    if alive:
+        write_whole(folder / STOP_NAME, io.BytesIO())
+    return alive

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from colab_helpers.batch.report import STATUS_NAME
-from colab_helpers.batch.status import BatchStatus, latest_status, process_lives
-from colab_helpers.batch.stop import STOP_NAME, STOP_SIGNALS
+from colab_helpers.batch.status import BatchStatus, latest_status
+from colab_helpers.batch.stop import STATUS_NAME, STOP_NAME, STOP_SIGNALS, process_lives
 from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 

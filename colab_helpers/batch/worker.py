@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import gc
 
+from colab_helpers.itself import own_process
+
 if __name__ == "__main__":
+    own_process()
     gc.disable()  # modules stay: to look through them again and again would take a fifth of a worker's start
 
 import argparse
@@ -37,7 +40,6 @@ from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
     JOURNAL_NAME,
     REPORT_NAME,
-    STATUS_NAME,
     BatchReport,
     clear_report,
     html_path,
@@ -45,7 +47,7 @@ from colab_helpers.batch.report import (
 )
 from colab_helpers.batch.run_batch import Batch, Surroundings, report_of, skipped
 from colab_helpers.batch.status import StatusWriter, end_status
-from colab_helpers.batch.stop import LONGEST_STOP, STOP_NAME, Stop
+from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
 from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, write_refusal
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine

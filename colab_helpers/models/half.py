@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
-
 from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
 from colab_helpers.files import publish
 from colab_helpers.language import mark, tr
@@ -168,6 +166,8 @@ def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelC
             exported.
         OutputError: The folder for what is made cannot be written.
     """
+    from filelock import FileLock  # slow, and needed where something is made
+
     if not path.is_file():
         raise missing_model(path)
     locks = folder_of(path) / ".locks"

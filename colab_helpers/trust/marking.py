@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from c2pa import Builder, C2paError, Context, Reader
 
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import hidden_name, manifest_beside, sha256_of, unwritable, write_whole
+from colab_helpers.itself import VERSION
 from colab_helpers.language import printable, tr
 from colab_helpers.media.label import Label
-from colab_helpers.requirements import read_project
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.records import Consent
@@ -36,8 +35,7 @@ from colab_helpers.trust.spooling import SPOOL_MB, Watched, spooled_beside
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
-_VERSION = read_project().version
-SOFTWARE = {"name": "colab_helpers", "version": _VERSION}
+SOFTWARE = {"name": "colab_helpers", "version": VERSION}
 _OWN = "colab_helpers."
 NETWORKS, DIGEST, LABEL, DISCLOSURE, CONSENT, CONTENT = (
     f"{_OWN}{one}" for one in ("networks", "sha256", "label", "disclosure", "consent", "content")
@@ -135,7 +133,7 @@ class Marks:
     def comment(self, actions: Collection[str]) -> str:
         """Return what a video's own comment says; empty where no face was changed."""
         kind = f", {COMPOSITE}" if _by_ai(actions) else ""
-        return f"{self._told(actions)} (colab_helpers {_VERSION}{kind})" if actions else ""
+        return f"{self._told(actions)} (colab_helpers {VERSION}{kind})" if actions else ""
 
     def parts(self, actions: Collection[str]) -> dict[str, bytes]:
         """Return a picture's XMP packet; none where nothing was made by AI (IPTC Photo Metadata 2023.2)."""
@@ -301,6 +299,8 @@ def _context() -> Context:
 
 
 def _xmp(told: str) -> bytes:
+    from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
+
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -308,7 +308,7 @@ def _xmp(told: str) -> bytes:
         '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
         ' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-        f" xmp:CreatorTool={quoteattr(f'colab_helpers {_VERSION}')}"
+        f" xmp:CreatorTool={quoteattr(f'colab_helpers {VERSION}')}"
         f" photoshop:Instructions={quoteattr(told)}"
         f" Iptc4xmpExt:DigitalSourceType={quoteattr(COMPOSITE)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'

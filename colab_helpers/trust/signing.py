@@ -14,7 +14,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from filelock import FileLock
 
 from colab_helpers.errors import MissingFileError, OutputError, SettingsError
 from colab_helpers.files import absolute, publish
@@ -76,6 +75,8 @@ def local_anchor() -> bytes:
 
 def _make(path: Path) -> None:
     """Make this machine's certificate, if there is none yet."""
+    from filelock import FileLock  # slow, and needed once
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):

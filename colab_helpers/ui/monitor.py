@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from colab_helpers.batch.report import STATUS_NAME, write_text
-from colab_helpers.batch.status import SILENCE, BatchStatus, read_status
+from colab_helpers.batch.report import write_text
+from colab_helpers.batch.status import BatchStatus, read_status
+from colab_helpers.batch.stop import SILENCE, STATUS_NAME
 from colab_helpers.batch.watch import Unchanged
 from colab_helpers.diagnosis import Diagnosis
 from colab_helpers.errors import MissingFileError

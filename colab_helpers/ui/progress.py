@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from tqdm.auto import tqdm
-
 from colab_helpers.language import tr
 from colab_helpers.pages.units import file_text, machine_text, progress_text
 
@@ -18,6 +16,12 @@ if TYPE_CHECKING:
 
 TEXT_INTERVAL = 5.0
 """Seconds between two plain lines, so that a log of a long run stays readable."""
+
+
+def _tqdm() -> Any:
+    from tqdm.auto import tqdm  # slow, and needed only where somebody watches
+
+    return tqdm
 
 
 class _Line:
@@ -81,7 +85,7 @@ class ProgressLine(_Line):
         if self._headless:
             print(text, flush=True)
         else:
-            tqdm.write(text)
+            _tqdm().write(text)
 
     def status(self, status: BatchStatus) -> None:
         """Say each remark on the whole run once; a refusal is left to whoever catches its error."""
@@ -95,7 +99,7 @@ class ProgressLine(_Line):
     def _draw(self, progress: Progress) -> None:
         if self._bar is None or progress.file_index != self._bar_file:
             self._close_bar()
-            self._bar = tqdm(
+            self._bar = _tqdm()(
                 total=progress.frames, desc=file_text(progress), unit=tr(" frames"), dynamic_ncols=True
             )
             self._bar_file = progress.file_index
@@ -112,7 +116,7 @@ class FetchLine(_Line):
             self._print(fetch_text(progress))
             return
         if self._bar is None:
-            self._bar = tqdm(desc=tr("models"), unit="B", unit_scale=True, dynamic_ncols=True)
+            self._bar = _tqdm()(desc=tr("models"), unit="B", unit_scale=True, dynamic_ncols=True)
         self._bar.total = progress.bytes_total
         self._bar.update(progress.bytes_done - self._bar.n)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.batch.status import ask_to_stop
+from colab_helpers.batch.stop import ask_to_stop
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.pages.report import failure_text

@@ -21,8 +21,8 @@ import pytest
 
 from colab_helpers.batch import drive
 from colab_helpers.batch.drive import WORK_NAME, Patience, WorkPlaces, copy_in, copy_out, is_remote
-from colab_helpers.batch.report import STATUS_NAME, BatchReport
-from colab_helpers.batch.stop import STOP_NAME, Stop
+from colab_helpers.batch.report import BatchReport
+from colab_helpers.batch.stop import STATUS_NAME, STOP_NAME, Stop
 from colab_helpers.errors import MissingFileError, OutputError
 from colab_helpers.files import sha256_of
 from colab_helpers.pipeline import report_progress

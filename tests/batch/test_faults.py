@@ -22,8 +22,9 @@ import numpy as np
 import pytest
 
 from colab_helpers.batch.drive import WORK_NAME
-from colab_helpers.batch.report import JOURNAL_NAME, STATUS_NAME, BatchReport
+from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
 from colab_helpers.batch.run_batch import Batch
+from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import OutputError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.media.truncation import TruncationCheck

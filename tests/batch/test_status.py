@@ -17,15 +17,14 @@ import pytest
 from colab_helpers.__main__ import SUCCESS, main
 from colab_helpers.batch import status as room
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import STATUS_NAME, FileReport
+from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import (
-    SILENCE,
     BatchStatus,
     StatusWriter,
     end_status,
     read_status,
 )
-from colab_helpers.batch.stop import STOP_NAME
+from colab_helpers.batch.stop import SILENCE, STATUS_NAME, STOP_NAME
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.progress import Progress
 from tests.conftest import PATIENCE

@@ -23,7 +23,8 @@ from filelock import FileLock
 
 import colab_helpers
 from colab_helpers.api import run_batch
-from colab_helpers.batch.report import JOURNAL_NAME, STATUS_NAME, BatchReport
+from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
+from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.settings import load_settings
 from tests.conftest import CONSENT, PATIENCE, until
 from tests.media.make import Spec, make, packets_of

@@ -21,9 +21,11 @@ def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch:
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found.pop("broken") == "failed: RuntimeError: no room"
     assert not [part for part, value in found.items() if str(value).startswith("failed")]
-    (clip,) = found["end_to_end"]
-    assert (clip["frames"], clip["faces"], clip["provider"]) == ([6, 6], [6, 6], "cpu")
-    assert clip["processor_seconds"] > 0
+    assert found["decoding"]["processors"]["frames"] == 6
+    assert found["decoding"]["card"].startswith("not available")
+    (run,) = found["end_to_end"]
+    assert [(row["way"], row["frames"]) for row in run["runs"]] == [("swap", 6), ("batch", 6), ("enhance", 6)]
+    assert run["runs"][2]["networks"]["GFPGANv1.4"]["calls"] == 6
     assert found["demo"]["faces"][0] == found["demo"]["faces"][1] > 0
     assert found["demo"]["grey_p999"] == 0  # both on the CPU
     assert found["doctor"]["exit code"] == 0

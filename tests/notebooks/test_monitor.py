@@ -13,8 +13,9 @@ import papermill
 import pytest
 
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import STATUS_NAME, FileReport
+from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import BatchStatus, StatusWriter, read_status
+from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.diagnosis import Check, Diagnosis
 from colab_helpers.errors import MissingFileError, UsageError
 from colab_helpers.pages.live import GO_ON, RETRY

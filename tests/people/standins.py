@@ -1,8 +1,8 @@
 """Tiny ONNX models with the tensor contracts of the real ones, for the rendered people only.
 
 They let everything run without a download: names, order, shapes and ranges are those of buffalo_l
-(det_10g, w600k_r50, genderage), inswapper_128, GFPGANv1.4, xseg_1 and bisenet_resnet_34 (these two see
-:mod:`tests.people.masking`). Six are small networks trained by :mod:`tests.people.train`; embedding head,
+(det_10g, w600k_r50, genderage), inswapper_128, GFPGANv1.4, nsfw_2, xseg_1 and bisenet_resnet_34 (these two
+see :mod:`tests.people.masking`). Six are small networks trained by :mod:`tests.people.train`; embedding head,
 latent map and enhancer are constructed.
 Every file says in its metadata that it is a stand-in. They are useless on photographs.
 
@@ -24,12 +24,12 @@ import onnx
 from onnx import numpy_helper
 from scipy.linalg import hadamard
 
-from benchmarks.graphs import CONTENT_FILE, content_graph
 from tests.people.graph import ATTRIBUTES, F32, RECOGNISER, SECOND_LOOK, Graph, Value
 from tests.people.looks import FACE_FIELDS, KEPT
 from tests.people.masking import occluder, parser
 
 WEIGHTS = Path(__file__).with_name("weights.npz")
+CONTENT_FILE = "nsfw_2.onnx"
 # Sizes of the two anchors of each stride, in pixels of the detector's input.
 ANCHORS: dict[int, tuple[float, float]] = {8: (20.0, 40.0), 16: (80.0, 160.0), 32: (320.0, 520.0)}
 # The second look: how many of the first look's best places get one, and the crop's side in pixels and
@@ -339,14 +339,22 @@ def build_standins() -> dict[str, onnx.ModelProto]:
         "GFPGANv1.4.onnx": enhancer(),
         "xseg_1.onnx": occluder(weights),
         "bisenet_resnet_34.onnx": parser(weights),
-        CONTENT_FILE: _noted(content_graph()),
+        CONTENT_FILE: content(),
     }
 
 
-def _noted(graph: onnx.GraphProto) -> onnx.ModelProto:
-    """The classifier of content, of which nothing is trained; see `benchmarks.graphs.content_graph`."""
+def content() -> onnx.ModelProto:
+    """Marqo's contract; hits where plain magenta, which no camera sees, fills a fifth of the square.
+
+    Of a share s of such pixels the outputs differ by 4 s - 0.5, so that 0.25 is exceeded from 0.1875 on.
+    """
     g = Graph({}, "")
-    g.nodes, g.initializers = list(graph.node), list(graph.initializer)
+    g.split("input", g.constant([1, 1, 1], integers=True), ["red", "green", "blue"], axis=1)
+    magenta = g.add("Sub", g.add("Min", "red", "blue"), "green")
+    plain = g.add("Relu", g.add("Sub", magenta, g.constant(1.6)))  # 0.4 where a pixel is
+    share = g.add("Mul", g.add("ReduceMean", plain, axes=[2, 3], keepdims=0), g.constant(10.0))
+    margin = g.add("Sub", share, g.constant(0.5))
+    g.add("Concat", margin, g.constant(np.zeros((1, 1))), out="output", axis=1)
     return g.model("nsfw_2", [("input", (1, 3, 384, 384))], [("output", (1, 2))])
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.graphs import IR_VERSION, OPSET, write_constant_models
+from colab_helpers.diagnosis.bench_networks import IR_VERSION, OPSET, write_constant_models
 from tests.pipeline.swapping import FACE
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.graphs import write_constant_models
+from colab_helpers.diagnosis.bench_networks import write_constant_models
 from colab_helpers.errors import ColabHelpersError, EncoderError, ModelError, NoFaceError, OutputError
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.graphs import CONTENT_FILE
 from colab_helpers.errors import ContentError, ModelError
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.media.picture import BgrPicture
@@ -20,6 +19,7 @@ from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings
 from colab_helpers.trust import content
 from colab_helpers.trust.content import APPARENT_AGE, ContentCheck, check_pictures, fitted
+from tests.people.standins import CONTENT_FILE
 
 MARQO, ERAX, FREEPIK = CONTENT_CONTRACTS
 MAGENTA = (255, 0, 255)

@@ -1,0 +1,100 @@
+"""A run watched from inside: ``python -m colab_helpers.diagnosis.bench_child FIGURES VERB …``."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from colab_helpers.itself import own_process
+
+_EVERY = 0.2
+_ALONE = 7
+"""Calls of which the median counts."""
+
+
+def watched(words: list[str]) -> dict[str, Any]:
+    """Run a verb in this process; return what was seen.
+
+    That is when the first frame was decoded, in milliseconds since the process began; processor seconds by
+    thread; how often each network was called, and the milliseconds of a call when nothing else is done; the
+    card's load and memory.
+    """
+    from colab_helpers.media.reader import FrameReader
+    from colab_helpers.models.session import Network
+    from colab_helpers.resources.sampler import gpu_sample
+
+    process, first, cards = psutil.Process(), list[float](), list[Any]()
+    threads, calls, ended = dict[int, tuple[str, float]](), Counter[str](), threading.Event()
+    last, run, following = dict[str, tuple[Any, Any]](), Network.run, FrameReader.__next__
+
+    def counted(network: Network, *inputs: Any) -> Any:
+        calls[network.name] += 1
+        last[network.name] = network, inputs
+        return run(network, *inputs)
+
+    def seen(reader: FrameReader) -> Any:
+        frame = following(reader)
+        first.append(time.time() - process.create_time())
+        return frame
+
+    def look() -> None:
+        while not ended.wait(_EVERY):
+            for one in process.threads():
+                threads[one.id] = _name(one.id), one.user_time + one.system_time
+            cards.append(gpu_sample([process.pid]))
+
+    sys.argv = ["colab_helpers", *words]
+    for kind, name, function in ((Network, "run", counted), (FrameReader, "__next__", seen)):
+        setattr(kind, name, function)
+    threading.Thread(target=look, daemon=True, name="bench").start()
+    try:
+        runpy.run_module("colab_helpers", run_name="__main__")
+    except SystemExit as done:
+        if done.code:
+            raise
+    ended.set()
+    used = dict.fromkeys((name for name, _ in threads.values()), 0.0)
+    for name, seconds in threads.values():
+        used[name] += seconds
+    load = [card.utilisation for card in cards if card and card.utilisation is not None]
+    memory = [card.process_memory or card.memory_used or 0 for card in cards if card]
+    return {
+        "first_frame_ms": 1e3 * first[0] if first else 0.0,
+        "threads": used,
+        "networks": {name: {"calls": calls[name], **_alone(run, *last[name])} for name in sorted(calls)},
+        "card": {"busy_percent": median(load), "vram_mb": max(memory) / 1e6} if load else {},
+    }
+
+
+def _name(number: int) -> str:
+    """What a thread is there for: Python's own are named, FFmpeg's say what decodes."""
+    for thread in threading.enumerate():
+        if thread.native_id == number:
+            return thread.name
+    try:
+        return "decoder" if Path(f"/proc/self/task/{number}/comm").read_text().startswith("av:") else "native"
+    except OSError:  # it ended just now
+        return "native"
+
+
+def _alone(run: Any, network: Any, inputs: Any) -> dict[str, float]:
+    took = []
+    for _ in range(_ALONE):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run(network, *inputs)
+        took.append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
+    return {"ms": median(wall for wall, _ in took), "cpu_ms": median(cpu for _, cpu in took)}
+
+
+if __name__ == "__main__":
+    own_process()
+    Path(sys.argv[1]).write_text(json.dumps(watched(sys.argv[2:])), encoding="utf-8")

@@ -1,0 +1,121 @@
+"""Networks that cost almost nothing, with the real contracts: what is left of a run is the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from colab_helpers.models.converted import FOLDER
+from colab_helpers.models.session import is_standin
+
+OPSET, IR_VERSION = 17, 10
+_STRIDES = (8, 16, 32)
+_ANCHORS = 2
+DETECTOR_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
+"""det_10g's output names: scores, boxes and points of the three strides."""
+_WIDTHS = (1, 4, 10)
+# The five points of a frontal face in its box, as shares of width and height.
+_POINTS = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.35, 0.76], [0.65, 0.76]])
+Shape = Sequence[int | str | None]
+Array = npt.NDArray[np.float32]
+
+
+def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
+    """Write models whose detector always answers the same, which nothing covers, and whose others copy.
+
+    Args:
+        folder: Where they go, laid out as ``--models-dir`` wants it.
+        box: The face (xyxy) in pixels of the detector's picture; or several, one after the other, or none.
+        detector_size: Edge of the detector's picture.
+    """
+    crop, large = [1, 3, 128, 128], [1, 3, 512, 512]
+    feature = np.random.default_rng(0).normal(size=(1, 512)).astype(np.float32)
+    emap = numpy_helper.from_array(np.eye(512, dtype=np.float32), "buff2fs")
+    seen, adult = np.ones((1, 256, 256, 1), np.float32), np.array([[1, 0, 0.4]], np.float32)
+    swapper = constant_graph({"target": crop, "source": [1, 512]}, {"output": "target"})
+    swapper.initializer.append(emap)
+    made = {
+        "buffalo_l/det_10g": constant_graph(
+            {"input.1": [1, 3, "?", "?"]}, detector_answers(box, detector_size)
+        ),
+        "buffalo_l/w600k_r50": constant_graph({"input.1": ["None", 3, 112, 112]}, {"683": feature}),
+        "inswapper_128": swapper,
+        "GFPGANv1.4": constant_graph({"input": large}, {"output": "input"}),
+        "xseg_1": constant_graph({"input": ["batch", 256, 256, 3]}, {"output": seen}),
+        "nsfw_2": constant_graph({"input": [1, 3, 384, 384]}, {"output": np.zeros((1, 2), np.float32)}),
+        "buffalo_l/genderage": constant_graph({"data": ["None", 3, 96, 96]}, {"fc1": adult}),
+    }
+    return write_networks(folder, made)
+
+
+def write_networks(folder: Path, made: Mapping[str, onnx.GraphProto]) -> Path:
+    """Write networks, by their names, into a models folder; each says that it is no real one."""
+    (folder / "buffalo_l").mkdir(parents=True, exist_ok=True)
+    for name, graph in made.items():
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=[opset])
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "colab_helpers.standin", "true"
+        onnx.save(model, folder / f"{name}.onnx")
+    return folder
+
+
+def borrow(models: Path, folder: Path) -> None:
+    """Put a models folder's networks in place of constant ones; a detector only if it, too, is a stand-in."""
+    for path in folder.rglob("*.onnx"):
+        own = models / path.relative_to(folder)
+        if own.is_file() and (path.stem != "det_10g" or is_standin(own)):
+            path.unlink()
+            path.symlink_to(own)
+    if (models / FOLDER).is_dir():
+        (folder / FOLDER).symlink_to(models / FOLDER)
+
+
+def constant_graph(inputs: Mapping[str, Shape], outputs: Mapping[str, Any]) -> onnx.GraphProto:
+    """A graph whose outputs are these arrays, or the inputs of these names."""
+    nodes, results = [], []
+    for name, value in outputs.items():
+        shape: Shape = inputs[value] if isinstance(value, str) else [None, *value.shape[1:]]
+        results.append(_tensor(name, shape))
+        if isinstance(value, str):
+            nodes.append(helper.make_node("Identity", [value], [name]))
+        else:
+            constant = numpy_helper.from_array(value, name)
+            nodes.append(helper.make_node("Constant", [], [name], value=constant))
+    return helper.make_graph(nodes, "constant", [_tensor(*item) for item in inputs.items()], results)
+
+
+def _tensor(name: str, shape: Shape) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+
+def detector_answers(box: Sequence[float], size: int) -> dict[str, Array]:
+    """What det_10g's outputs, by name, hold for these faces (xyxy) in a picture of edge ``size``."""
+    answers = {}
+    for component, width in enumerate(_WIDTHS):
+        for number, stride in enumerate(_STRIDES):
+            values = np.zeros(((size // stride) ** 2 * _ANCHORS, width), np.float32)
+            if stride == _STRIDES[-1]:
+                for one in np.reshape(np.asarray(box, np.float64), (-1, 4)):
+                    _place(values, one, stride, size // stride)
+            answers[DETECTOR_OUTPUTS[component * 3 + number]] = values
+    return answers
+
+
+def _place(values: Array, box: npt.NDArray[np.float64], stride: int, cells: int) -> None:
+    """Fill in the one anchor nearest to the box's centre."""
+    column, row = ((box[:2] + box[2:]) / 2 // stride).astype(int)
+    anchor = np.array([column * stride, row * stride], np.float64)
+    points = box[:2] + _POINTS * (box[2:] - box[:2])
+    answers: dict[int, list[float]] = {
+        1: [0.9],
+        4: [*(anchor - box[:2]) / stride, *(box[2:] - anchor) / stride],
+        10: ((points - anchor) / stride).ravel().tolist(),
+    }
+    values[(row * cells + column) * _ANCHORS] = answers[values.shape[1]]

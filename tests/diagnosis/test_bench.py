@@ -1,0 +1,115 @@
+"""The parts of ``bench``; the whole of it is run by the test of the benchmark for a GPU."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from colab_helpers.diagnosis import bench, bench_model
+from colab_helpers.diagnosis.bench_clip import make_clip, transcode
+from colab_helpers.diagnosis.bench_networks import borrow, write_constant_models
+from colab_helpers.errors import ColabHelpersError
+from colab_helpers.faces.detector import Detector
+from colab_helpers.models.session import Runtime
+
+ROW = {
+    "clip": "clip", "way": "swap", "frames": 100, "fps": 40.0, "cpu_ms": 42.0, "encode_cpu_ms": 10.0,
+    "first_frame_ms": 200.0, "networks_ms": 4.0, "card": {},
+    "threads_ms": {"change faces": 15.0, "native": 25.0},
+    "networks": {"inswapper_128": {"calls": 100, "ms": 3.0, "cpu_ms": 6.0},
+                 "det_10g": {"calls": 25, "ms": 4.0, "cpu_ms": 8.0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds"),
+    [
+        ({}, 0.2 + (4.2 - 0.2) / 2),  # both processors work all the time
+        ({"threads_ms": {"change faces": 30.0}}, 0.2 + 3.0),  # one stage is waited for
+        ({"networks_ms": 50.0}, 0.2 + 2.0),  # by the processors, which are counted already
+        ({"networks_ms": 50.0, "card": {"busy_percent": 80.0}}, 0.2 + 5.0),
+    ],
+)
+def test_a_run_takes_as_long_as_its_narrowest_part(
+    change: dict[str, object], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_model, "this_machine", lambda: type("Two", (), {"cpus": 2}))
+    found = bench_model.predicted(ROW | change)
+    assert found["model_fps"] == pytest.approx(100 / seconds)
+    assert found["model_error_percent"] == pytest.approx(100 * (100 / seconds / 40 - 1))
+
+
+def test_devices_run_the_real_networks_and_encode_by_themselves() -> None:
+    found = bench_model.on_devices([ROW, {**ROW, "way": "batch", "networks": {}}])
+    assert [*found["T4"]] == ["clip swap"]  # what was not watched tells nothing
+    networks, ours = 3.2 + 4.9 / 4, 42 - 2 - (6 + 8 / 4)
+    assert found["T4"]["clip swap"] == pytest.approx(1e3 / (15 * networks))  # slower than (32 - 10) / 2
+    assert found["A100"]["clip swap"] == pytest.approx(1e3 / (3.1 * networks))
+    cheap = {**ROW, "networks": {"det_10g": {"calls": 1, "ms": 4.0, "cpu_ms": 0.0}}}
+    found = bench_model.on_devices([cheap])
+    assert found["T4"]["clip swap"] == pytest.approx(1e3 / ((ours + 8 - 10) / 2))
+    assert found["A100"]["clip swap"] == pytest.approx(1e3 / ((ours + 8) / 12))  # it has no NVENC
+
+
+def test_ratios_are_those_of_one_turn() -> None:
+    def took(*walls: float) -> list[bench.Took]:
+        return [bench.Took(wall, 2 * wall, 1e6 * wall) for wall in walls]
+
+    runs = {"PyAV": took(1.0, 3.0, 2.0), "decode": took(0.5, 0.5, 0.5), "swap": took(2.0, 4.0, 2.5)}
+    found = bench._figures(runs, "swap", 10)
+    assert found["ratios"] == {"PyAV": 0.75}  # of 0.5, 0.75 and 0.8
+    assert (found["fps"], found["cpu_ms"], found["rss_mb"]) == (4.0, 500.0, 4.0)
+    assert (found["transcode_cpu_ms"], found["encode_cpu_ms"]) == (400.0, 300.0)
+    assert found["spread_percent"] == 40.0
+
+
+def test_a_run_that_fails_is_told() -> None:
+    with pytest.raises(ColabHelpersError, match="failed: no such thing"):
+        bench._run([bench.sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+def test_long_clips_repeat_a_block_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("colab_helpers.diagnosis.bench_clip._BLOCK", 0.25)
+    make_clip(tmp_path / "clip.mp4", seconds=0.75, height=360)
+    transcode(str(tmp_path / "clip.mp4"), str(tmp_path / "coded.mp4"), "ultrafast", "40")
+    for name in ("clip", "coded"):
+        with av.open(str(tmp_path / f"{name}.mp4")) as container:
+            frames = [*container.decode(video=0)]
+            assert [frame.pts * frame.time_base for frame in frames] == [Fraction(n, 24) for n in range(18)]
+            assert (frames[0].width, frames[0].height) == (640, 360)
+    transcode(str(tmp_path / "clip.mp4"), str(tmp_path / "none.mp4"), "", "")
+    assert not (tmp_path / "none.mp4").exists()
+
+
+def test_constant_networks_find_faces_where_they_are_told(tmp_path: Path) -> None:
+    boxes = [40.0, 130.0, 140.0, 230.0, 500.0, 100.0, 600.0, 220.0]
+    write_constant_models(tmp_path / "two", box=boxes)
+    write_constant_models(tmp_path / "none", box=())
+
+    def found(name: str) -> list[list[float]]:
+        detector = Detector(Runtime("cpu").open(tmp_path / name / "buffalo_l" / "det_10g.onnx"))
+        return sorted(
+            map(list, detector.detect(np.zeros((360, 640, 3), np.uint8), size=640, score=0.5)[0][:, :4])
+        )
+
+    assert found("two") == [boxes[:4], boxes[4:]]
+    assert found("none") == []
+
+
+def test_networks_of_ones_own_are_borrowed_but_for_a_real_detector(tmp_path: Path) -> None:
+    made = write_constant_models(tmp_path / "made", box=())
+    own = write_constant_models(tmp_path / "own", box=(1, 2, 30, 40))
+    detector = own / "buffalo_l" / "det_10g.onnx"
+    (own / "xseg_1.onnx").unlink()
+    borrow(own, made)
+    assert {path.name for path in made.rglob("*.onnx") if path.is_symlink()} == {
+        "det_10g.onnx", "w600k_r50.onnx", "inswapper_128.onnx", "GFPGANv1.4.onnx"}  # fmt: skip
+    detector.write_bytes(detector.read_bytes().replace(b"colab_helpers.standin", b"colab_helpers.nothing"))
+    made = write_constant_models(tmp_path / "again", box=())
+    borrow(own, made)
+    assert not (made / "buffalo_l" / "det_10g.onnx").is_symlink()
+    assert (made / "inswapper_128.onnx").is_symlink()
