@@ -45,8 +45,8 @@ LINES = {
     "--temp-frame-quality 100": f"{PLAIN} {BOTH} keep_fps=true max_memory=12 execution_threads=33",
     f"python run.py {GPU} {ENHANCED} --gpu-memory-wait 15": f"{PLAIN} {BOTH} keep_fps=true "
     "gpu_memory_wait=15",
-    f"python run_roop_with_memory_management.py {GPU} --gpu-memory-wait 45": f"{PLAIN} {BOTH} keep_fps=true "
-    "gpu_memory_wait=45 max_memory=12 execution_threads=8",
+    f"python run_roop_with_memory_management.py {GPU}": f"{PLAIN} {BOTH} keep_fps=true "
+    "gpu_memory_wait=30 max_memory=12 execution_threads=8",
     # The analysis for a T4: balanced, speed, quality, the last as on a CPU; and its smaller advice.
     f"run.py {ON_T4} --output-video-quality 25": f"{T4} output_video_quality=13",
     f"run.py {ON_T4} --output-video-quality 28 --temp-frame-format jpg --temp-frame-quality 85": f"{T4} "
@@ -66,7 +66,8 @@ LINES = {
     # The batch script: all, a range, stable, light.
     "python runbatch.py": "",
     "!python runbatch.py 31-60": "",
-    "runbatch.py --max-memory 4 --execution-threads 2": "max_memory=4 execution_threads=2",
+    "runbatch.py --max-memory 4 --execution-threads 2 --similar-face-distance 0.95": "max_memory=4 "
+    "execution_threads=2",
     "runbatch.py 1-30 --temp-frame-format jpg --temp-frame-quality 75 --output-video-encoder libx264 "
     "--output-video-quality 25 --frame-processor face_swapper": "output_video_encoder=libx264 "
     "output_video_quality=13 frame_processors=face_swapper",
