@@ -57,9 +57,10 @@ def _run(options: argparse.Namespace) -> int:
     verb = VERBS[options.verb]
     with ExitStack() as language:
         try:
-            # Presets and --set may name one, too.
-            asked = settings_of(options).language if hasattr(options, "preset") else options.language
-            language.enter_context(spoken(asked))
+            if verb is not _roop:  # its values are not settings yet
+                # Presets and --set may name one, too.
+                asked = settings_of(options).language if hasattr(options, "preset") else options.language
+                language.enter_context(spoken(asked))
             require_places(value for value in vars(options).values() if isinstance(value, Path))
             return verb(options)
         except ColabHelpersError as error:
@@ -155,6 +156,17 @@ def _batch(options: argparse.Namespace) -> int:
                 raise
             report = stopped.report
     return _conclude(report)
+
+
+def _roop(options: argparse.Namespace) -> int:
+    from colab_helpers.roop import translated
+
+    native, lines = translated(options)
+    print("\n".join(lines))
+    if not options.dry_run:
+        return _run(native)
+    settings_of(native)  # what cannot be used is refused
+    return SUCCESS
 
 
 def _conclude(report: BatchReport) -> int:
@@ -314,6 +326,7 @@ def _bench(options: argparse.Namespace) -> int:
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "swap": _swap,
     "batch": _batch,
+    "roop": _roop,
     "status": _status,
     "people": _people,
     "stop": _stop,

@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = {
         "swap": (_add_swap, tr("swap the faces of one video or image")),
         "batch": (_add_batch, tr("swap the faces of many videos and images")),
+        "roop": (_add_roop, tr("do what a command line of roop's says, and tell what it became")),
         "status": (_add_status, tr("tell how the batch in an output folder stands")),
         "people": (
             _add_people,
@@ -81,6 +82,22 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     add("--shortest-first", help=shortest, **SWITCH)
     here = tr("work in this process: a crash takes everything with it")
     add("--in-process", help=here, **SWITCH)
+
+
+def _add_roop(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("script", nargs="*", metavar="WORD", help=tr("how it begins: python run.py, or runbatch.py 1-30"))
+    _add_run_options(parser)
+    add("-t", "--target", metavar="VIDEO_OR_IMAGE")
+    add("-o", "--output", metavar="FILE", help=tr("result; in a folder it gets the name that roop gives"))
+    add("--dry-run", help=tr("only tell what it becomes"), **SWITCH)
+    # Of settings whose names roop has for something else, the meaning is roop's.
+    add = parser.add_argument_group(tr("as in roop"), conflict_handler="resolve").add_argument
+    provider, quality = "setting_execution_provider", "setting_output_video_quality"
+    where = tr("cuda is taken where it works")
+    add("--execution-provider", dest=provider, nargs="+", metavar="NAME", help=where)
+    add("--output-video-quality", dest=quality, metavar="N", help=tr("0 to 100, lower is better"))
+    add("--memory-optimization", help=tr("nothing: memory is always bounded"), **SWITCH)
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
