@@ -38,9 +38,7 @@ _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 _VERSION = read_project().version
 SOFTWARE = {"name": "colab_helpers", "version": _VERSION}
 _OWN = "colab_helpers."
-NETWORKS, DIGEST, LABEL, DISCLOSURE = (
-    f"{_OWN}{one}" for one in ("networks", "sha256", "label", "disclosure")
-)
+NETWORKS, DIGEST, LABEL, DISCLOSURE = map(_OWN.__add__, ("networks", "sha256", "label", "disclosure"))
 """Names of our own in a manifest's actions: networks used, the target's SHA-256, the words of the label
 burnt in, and how else those who see the result are told."""
 
