@@ -165,7 +165,7 @@ class PeopleMap(BaseModel):
         """Read a map's text; UsageError with the line where it is none."""
         try:
             root, data = read(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:  # which is nested too deeply
             at = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or error
             raise UsageError(_at_line(at.line if at else 0, str(reason))) from error
