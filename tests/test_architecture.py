@@ -50,11 +50,12 @@ NETWORKS = {"cv2", "av", "onnxruntime", "numpy"}
 @pytest.mark.parametrize(
     ("code", "most", "without"),
     [
-        ("__main__.main(['--help'])", 160, {"pydantic", "yaml", "psutil", *NETWORKS}),
-        ("batch.stop", 150, {"pydantic", "yaml", "psutil", *NETWORKS}),
-        ("batch.supervisor", 330, {"jinja2", "tqdm", *NETWORKS}),
-        ("pages.live", 330, {"yaml", *NETWORKS}),
-        ("batch.worker", 760, {"onnx", "scipy", "skimage", "insightface", "jinja2", "requests"}),
+        ("__main__.main(['--help'])", 120, {"pydantic", "yaml", "psutil", *NETWORKS}),
+        ("__main__.main(['stop', '/'])", 145, {"pydantic", "yaml", "psutil", *NETWORKS}),
+        ("batch.supervisor", 310, {"jinja2", "tqdm", *NETWORKS}),
+        ("pages.live", 300, {"yaml", "jinja2", *NETWORKS}),
+        ("batch.run_file", 680, {"onnx", "jinja2", "tqdm", "filelock", "asyncio", "http.client"}),
+        ("batch.worker", 730, {"onnx", "scipy", "skimage", "insightface", "jinja2", "requests"}),
     ],
 )
 def test_a_process_loads_no_more_than_it_needs(code: str, most: int, without: set[str]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 from colab_helpers.batch.report import STATE_WORDS, action_text
 from colab_helpers.language import language, printable, tr
 from colab_helpers.pages import people, svg, units
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent
 
@@ -22,6 +23,8 @@ def render(name: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # slow, and words alone need none
+
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
