@@ -17,8 +17,9 @@ from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Claimed, FileDone, Journal, Started, read_journal
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.people_map import PeopleMap
-from colab_helpers.batch.report import REPORT_NAME, STATUS_NAME
+from colab_helpers.batch.report import REPORT_NAME
 from colab_helpers.batch.status import read_status
+from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import to_json
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation
@@ -90,7 +91,7 @@ def _pictures(folder: Path) -> Iterator[Kind]:
         files = []
         for number, mode in enumerate(("RGB", "RGBA", "L")):
             path = folder / f"seed{number}{suffix}"
-            moving = {"save_all": True, "append_images": [image.convert("RGB")] * 2} if mode == "RGBA" else {}
+            moving: dict[str, Any] = {"save_all": True, "append_images": [image.convert("RGB")] * 2} if mode == "RGBA" else {}
             shown = image.convert("RGB" if suffix in (".jpg", ".bmp") else mode)
             shown.save(path, exif=Image.Exif().tobytes(), **(moving if suffix in ANIMATION_KINDS else {}))
             files.append(path.read_bytes())
