@@ -169,7 +169,7 @@ class PeopleMap(BaseModel):
             raise UsageError(_at_line(0, tr("brackets are nested too deeply")))
         try:
             root, data = read(text)
-        except (yaml.YAMLError, RecursionError) as error:  # lists in lists, line by line
+        except (yaml.YAMLError, RecursionError, ValueError) as error:  # lists in lists; a 13th month
             at = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or error
             raise UsageError(_at_line(at.line if at else 0, str(reason))) from error
