@@ -81,9 +81,14 @@ def test_what_is_nested_too_deeply_is_refused_as_what_it_is_not(tmp_path: Path) 
     (tmp_path / "job.json").write_text(f'{{"tasks": {DEEP}')
     with pytest.raises(UsageError, match="no job"):
         Job.load(tmp_path / "job.json")
-    (tmp_path / MAP_NAME).write_text(f"people: {DEEP}")
-    with pytest.raises(UsageError):
-        PeopleMap.load(tmp_path)
+    for text in (
+        f"people: {DEEP}",
+        "people:\n" + "- " * 5_000,
+        f"people: {{a: {{settings: {'9' * 5_000}}}}}",
+    ):
+        (tmp_path / MAP_NAME).write_text(text)
+        with pytest.raises(UsageError):
+            PeopleMap.load(tmp_path)
     with pytest.raises(UsageError):
         BatchRequest(overrides=DEEP).check()
     with Journal(tmp_path / "j") as journal:
