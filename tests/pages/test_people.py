@@ -136,11 +136,7 @@ def test_the_page_names_who_was_changed_and_whom_the_statement_does_not() -> Non
     rows = {row[0]: row[1] for row in page.rows if len(row) > 1}
     assert rows["People changed"] == "Ana <b>: replaced by ben, replaced by a/b.jpg, cleop2: blurred"
     assert rows["Not named in the statement"] == "Ana <b>, cleo"
-    assert (
-        report_of(
-            files, consent=Consent(statement="Ana B, Ben and Cleo: self"), settings={}, seconds=1.0
-        ).not_in_consent
-        == []
-    )
+    everybody = Consent(statement="Ana B, Ben and Cleo: self")
+    assert report_of(files, consent=everybody, settings={}, seconds=1.0).not_in_consent == []
     nobody = report_of(with_people(FIRST).files, consent=Consent(statement="x y z"), settings={}, seconds=1.0)
     assert (nobody.not_in_consent, nobody.notes) == ([], [])
