@@ -54,7 +54,7 @@ def swap_image(
         ``(H, W, 3)`` uint8 BGR.
 
     Raises:
-        ConsentError: No usable statement of consent.
+        ConsentError, ContentError: No usable statement of consent; a target that is refused.
         ColabHelpersError: An image cannot be read, the source shows no face, or a model is missing.
     """
     with _speaking(settings):

@@ -134,7 +134,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     person = tr("photo(s) of the one person who is changed, wherever she is")
     add("--target-person", nargs="+", default=[], metavar="FACE", help=person)
     add("--never", nargs="+", default=[], metavar="FACE", help=tr("photo(s) of people who are never changed"))
-    consent = tr("who is shown, and on what ground (required)")
+    consent = tr("who is shown, and on what ground: a sentence, or a consent.yaml (required)")
     add("--consent", default="", metavar="TEXT", help=consent)
     where = tr("where the report goes")
     add("--report", dest="report_path", type=absolute, metavar="FILE", help=where)

@@ -254,7 +254,7 @@ class BatchRequest(SettingsRequest):
         "output folder, which says what is done to each; only: and then it ends; auto: that file counts if "
         "it is there.",
     )
-    consent: str = Field("", description="Who is shown, and on what ground.")
+    consent: str = Field("", description="Who is shown, on what ground: a sentence or a YAML file's path.")
     video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
     session_minutes: Amount = Field(0.0, description="How long this machine can be used; 0: not known.")
     shortest_first: bool = Field(False, description="Do the files in the order of the time they take.")

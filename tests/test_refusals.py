@@ -28,6 +28,7 @@ from colab_helpers.trust.content import ContentCheck
 from colab_helpers.ui import headless
 from colab_helpers.ui.batch_swap import run_batch_swap, show_results
 from tests.conftest import CONSENT
+from tests.helpers.marks import marks, read_mark
 from tests.helpers.processes import SECONDS, UNLABELLED, stop_at
 from tests.media.make import Spec, make
 from tests.people.standins import CONTENT_FILE
@@ -191,7 +192,7 @@ def test_a_notebook_ends_with_its_code_and_says_it_in_spanish(
 
 def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path) -> None:
     make(place / "in" / "fine.mp4", Spec(frames=30, size=SIZE, rate=RATE))
-    report = batch(place, CONSENT, settings=SECONDS.with_overrides(content_check="single"))
+    report, engine = batch(place, CONSENT), Engine.open(SECONDS, models_dir=place / "models")
     states = {Path(file.target).name: file for file in report.files}
     assert {name: file.status for name, file in states.items()} == {
         "clip.mp4": "failed", "fine.mp4": "done", "still.png": "failed",
@@ -200,6 +201,16 @@ def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path
     assert (seen.state, seen.samples, seen.hits, list(seen.networks)) == (
         "allowed", 3, 0, ["nsfw_2", "buffalo_l/genderage"],
     )  # fmt: skip
+    _, store = read_mark(place / "out" / "fine.mp4")
+    stated = {one["label"]: one["data"] for one in store["manifests"][store["active_manifest"]]["assertions"]}
+    assert stated["colab_helpers.consent"] == {
+        "statement": CONSENT, "sources": [sha256_of(place / "photo.png")],
+    }  # fmt: skip
+    assert stated["colab_helpers.content"] == seen.model_dump(mode="json", exclude_defaults=True)
+    with pytest.raises(AssertionError, match="sealed before it was looked at"):
+        marks(place / "in" / "fine.mp4", content=ContentCheck(engine, "x")).seal(
+            place / "photo.png", place / "other.png", ["swap"]
+        )
     page = report_html(report, [])
     assert "nsfw_2 looked at 3 frame(s): nothing that is refused" in page
     assert "refused: sexual content in 1 of 1 frames" in page
@@ -367,6 +378,6 @@ def test_a_file_of_consent_names_whom_the_library_puts_in(place: Path) -> None:
         }
         assert report.files[0].source_sha256 == [sha256_of(place / "photo.png")]
         page = report_html(report, [])
-        assert "Bob: licensed; Studio" in page
+        assert page.count("Bob: licensed (Studio)") == 2
         assert sha256_of(place / "photo.png") in page
         shutil.rmtree(out, ignore_errors=True)

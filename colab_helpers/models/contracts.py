@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from colab_helpers.errors import ModelError
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 
 InputKind = Literal["picture", "vector", "weight", "unknown"]
 """An input: RGB planes ``(1|N, 3, S, S)`` float32, a source ``(1|N, 512)`` float32, or a number ``(1,)``."""
@@ -186,11 +186,9 @@ def check_content(session: Any, name: str, *, where: str) -> None:
     (row,) = (one for one in CONTENT_CONTRACTS if one.name == name)
     taken = [list(item.shape) for item in session.get_inputs()]
     given = list(session.get_outputs()[0].shape)
-    fits = taken == [[1, 3, row.size, row.size]] and len(given) == (2 if row.weights else 3)
-    if not fits or (row.weights and given[-1] != len(row.weights)):
-        raise ModelError(
-            tr("{name} takes {taken} and gives {given}, not what {maker}'s does", name=name, taken=taken,
-               given=given, maker=row.maker),
-            where=where,
-            remedy=tr("fetch it again: python -m colab_helpers preload --accept-licences --verify"),
-        )  # fmt: skip
+    wanted = given[-1:] == [len(row.weights)] if row.weights else len(given) == 3
+    if taken != [[1, 3, row.size, row.size]] or not wanted:
+        text = mark("{name} takes {taken} and gives {given}, not what {maker}'s does")
+        told = tr(text, name=name, taken=taken, given=given, maker=row.maker)
+        remedy = tr("fetch it again: python -m colab_helpers preload --accept-licences --verify")
+        raise ModelError(told, where=where, remedy=remedy)

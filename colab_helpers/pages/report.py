@@ -29,7 +29,7 @@ from colab_helpers.pages.people import portraits_of, spans_text
 from colab_helpers.pages.pictures import Picture, pictures_of, players_of
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import line_chart
-from colab_helpers.pages.units import consent_lines, content_text, mark_text, notes_of, number, summary_text
+from colab_helpers.pages.units import content_text, mark_text, notes_of, number, summary_text
 from colab_helpers.resources.samples import SAMPLES_NAME, Sample, read_samples
 from colab_helpers.settings import Settings, field_help
 
@@ -96,7 +96,6 @@ def report_html(
         missed=missed_text,
         mark=mark_text,
         content=content_text,
-        given=consent_lines(report),
         defaults=Settings().model_dump(mode="json"),
         help_of=field_help,
     )

@@ -111,15 +111,6 @@ def mark_text(file: FileReport) -> str:
     return "; ".join(told)
 
 
-def consent_lines(report: BatchReport) -> list[str]:
-    """Say of everybody whom a file names on what ground they are shown, and who says so."""
-    people = report.consent.people
-    return [
-        "; ".join(filter(None, (f"{one.name}: {tr(one.ground)}", one.given_by, one.document)))
-        for one in people
-    ]
-
-
 def content_text(file: FileReport) -> str:
     """Say what was seen in a target; empty where nobody came to look."""
     seen = file.content

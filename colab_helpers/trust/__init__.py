@@ -1,1 +1,1 @@
-"""Consent."""
+"""Consent, content, marks."""

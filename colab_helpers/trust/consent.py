@@ -12,7 +12,7 @@ import yaml
 
 from colab_helpers.errors import ConsentError
 from colab_helpers.files import absolute, from_json, sha256_of
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.trust.records import GROUNDS, Consent, Named, grounds
 
 _BY_THEMSELVES = ("self", "synthetic")  # nobody else has to say so
@@ -96,14 +96,11 @@ class _File:
             reason = getattr(error, "problem", None) or str(error)
             raise self._wrong(getattr(error, "problem_mark", None), reason) from error
         people = self._fields(top["people"]) if "people" in top else {}
-        if not people:
+        if not people or "" in people:
             raise self._wrong(None, tr("it names nobody"))
         named = [self._named(name, node) for name, node in people.items()]
-        usual = "; ".join(
-            f"{one.name}: {tr(one.ground)}{f' ({one.given_by})' if one.given_by else ''}" for one in named
-        )
-        said = self._word(top["statement"]) if "statement" in top else usual
-        return Consent(statement=said, people=tuple(named))
+        said = self._word(top["statement"]) if "statement" in top else ""
+        return Consent(statement=said or "; ".join(one.told for one in named), people=tuple(named))
 
     def _composed(self, text: str) -> yaml.Node | None:
         depth = 0
@@ -123,16 +120,12 @@ class _File:
         known = {tr(ground): ground for ground in GROUNDS} | {ground: ground for ground in GROUNDS}
         ground = known.get(words.pop("ground", "").lower())
         if ground is None:
-            told = tr(
-                "the ground of {name} is missing, or none of: {grounds}",
-                name=name,
-                grounds=", ".join(grounds()),
-            )
+            told = mark("the ground of {name} is missing, or none of: {grounds}")
+            told = tr(told, name=name, grounds=", ".join(grounds()))
             raise self._wrong((fields.get("ground") or node).start_mark, told)
         if ground not in _BY_THEMSELVES and not words.get("given_by"):
-            told = tr(
-                "{name}: given_by has to say who gave the {ground}, and when", name=name, ground=tr(ground)
-            )
+            told = mark("{name}: given_by has to say who gave the {ground}, and when")
+            told = tr(told, name=name, ground=tr(ground))
             raise self._wrong(node.start_mark, told)
         return Named.model_validate({"name": name, "ground": ground, **words})
 

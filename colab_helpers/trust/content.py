@@ -124,11 +124,10 @@ class ContentCheck:
         if row.frame < seen.frames:
             return
         seen.frames = row.frame + 1
-        since = None if seen.first is None else seconds - seen.last
-        if since is None or since >= (AFTER_CUT if row.cut else EVERY):
+        # A clock that goes back hides nothing.
+        if seen.first is None or not 0 <= seconds - seen.last < (AFTER_CUT if row.cut else EVERY):
             assert row.picture is not None
-            seen.first = seconds if seen.first is None else seen.first
-            seen.last = seconds
+            seen.first, seen.last = seconds if seen.first is None else seen.first, seconds
             self._look(row.picture, seconds - seen.first)
             self._judge(final=False)
 

@@ -40,6 +40,12 @@ class Named(BaseModel):
     given_by: str = ""
     document: str = ""
 
+    @property
+    def told(self) -> str:
+        """The same in a few words."""
+        beside = "; ".join(filter(None, (self.given_by, self.document)))
+        return f"{self.name}: {tr(self.ground)}{f' ({beside})' if beside else ''}"
+
 
 class Consent(BaseModel):
     """What was stated: a sentence, and each person where a file names them. Empty where none is needed."""

@@ -20,6 +20,7 @@ from colab_helpers.media.images import read_image
 from colab_helpers.pages.pictures import portrait_of
 from colab_helpers.pages.report import report_html, results_html
 from colab_helpers.pages.svg import ALARM, BLUE, strip
+from colab_helpers.trust.records import Consent
 from tests.helpers.reports import Page, a_file, a_full_file, a_report
 from tests.media.make import Spec, make
 
@@ -128,15 +129,14 @@ def test_the_page_names_who_was_changed_and_whom_the_statement_does_not() -> Non
     first = with_people(NAMED, HIDDEN, LEFT)
     other = with_people(NAMED.model_copy(update={"source": "a/b.jpg, cleo"}))
     files = [*first.files, *other.files]
-    report = report_of(files, consent="Ben Lee: self", settings={}, seconds=1.0)
+    report = report_of(files, consent=Consent(statement="Ben Lee: self"), settings={}, seconds=1.0)
     assert report.not_in_consent == ["Ana <b>", "cleo"]  # blurring needs nobody's consent; a path is no name
     assert [note for note in report.notes if "Ana <b>, cleo" in note]
     page = page_of(report)
     rows = {row[0]: row[1] for row in page.rows if len(row) > 1}
     assert rows["People changed"] == "Ana <b>: replaced by ben, replaced by a/b.jpg, cleop2: blurred"
     assert rows["Not named in the statement"] == "Ana <b>, cleo"
-    assert (
-        report_of(files, consent="Ana B, Ben and Cleo: self", settings={}, seconds=1.0).not_in_consent == []
-    )
-    nobody = report_of(with_people(FIRST).files, consent="x y z", settings={}, seconds=1.0)
+    everybody = Consent(statement="Ana B, Ben and Cleo: self")
+    assert report_of(files, consent=everybody, settings={}, seconds=1.0).not_in_consent == []
+    nobody = report_of(with_people(FIRST).files, consent=Consent(statement="x y z"), settings={}, seconds=1.0)
     assert (nobody.not_in_consent, nobody.notes) == ([], [])

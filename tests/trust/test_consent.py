@@ -134,6 +134,7 @@ def test_a_file_without_a_sentence_makes_one(file: Path) -> None:
         ("people:\n  Ana: {ground: [self]}\n", "line 2: a word or a sentence is expected here"),
         ("statement: hello\n", "it names nobody"),
         ("people: {}\n", "it names nobody"),
+        ("people: {'': self}\n", "it names nobody"),
         ("", "a name and a colon are expected here"),
         ("people:\n  Ana: [self\n", "line 3: "),
         ("people:\n  Ana: !!python/object/apply:os.system ['touch x']\n", "line 2: a name and a colon"),

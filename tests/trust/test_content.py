@@ -86,6 +86,14 @@ def test_a_frame_a_second_and_the_first_of_each_shot_are_looked_at(engine: Calla
     assert (check.decision.thresholds, check.decision.scores) == ({"nsfw_2": 0.25}, {"nsfw_2": 0.0})
 
 
+def test_a_clock_that_goes_back_hides_nothing(engine: Callable[..., Any]) -> None:
+    check, picture = ContentCheck(engine(0.0), "x"), BgrPicture(magenta(0.0))
+    for number, seconds in enumerate((90.0, 90.5, 3.0, 3.5, 4.0)):
+        check.see(FrameFaces(number, 0, picture=picture), seconds)
+    check.end()
+    assert check.decision.samples == 3
+
+
 HIT, DOUBT, FINE = 0.26, 0.13, 0.12
 
 
