@@ -303,10 +303,15 @@ def _doctor(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from tempfile import TemporaryDirectory
 
+    from colab_helpers.batch.overwriting import Writable
+    from colab_helpers.batch.report import clear_report, own_file, write_text
     from colab_helpers.demo import copy_demo
     from colab_helpers.diagnosis.bench import Plan, bench
-    from colab_helpers.files import write_atomically
 
+    if options.json:
+        clear_report(options.json, Writable(made=own_file), page=False)
+    for pair in options.settings or ():
+        split_pair(pair, "output_video_preset=veryfast")
     given = {name: getattr(options, name) for name in ("heights", "faces", "seconds", "repeat", "settings")}
     plan: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
     plan = (plan if options.quick else {}) | {
@@ -319,7 +324,7 @@ def _bench(options: argparse.Namespace) -> int:
             Plan(**plan, models=options.models_dir, demo=demo), Path(folder), partial(print, flush=True)
         )
     if options.json:
-        write_atomically(options.json, (json.dumps(found, indent=2) + "\n").encode())
+        write_text(options.json, json.dumps(found, indent=2) + "\n")
     return SUCCESS
 
 

@@ -34,16 +34,19 @@ def watched(words: list[str]) -> dict[str, Any]:
 
     process, first, cards = psutil.Process(), list[float](), list[Any]()
     threads, calls, ended = dict[int, tuple[str, float]](), Counter[str](), threading.Event()
+    counting = threading.Lock()
     last, run, following = dict[str, tuple[Any, Any]](), Network.run, FrameReader.__next__
 
     def counted(network: Network, *inputs: Any) -> Any:
-        calls[network.name] += 1
+        with counting:
+            calls[network.name] += 1
         last[network.name] = network, inputs
         return run(network, *inputs)
 
     def seen(reader: FrameReader) -> Any:
         frame = following(reader)
-        first.append(time.time() - process.create_time())
+        if not first:
+            first.append(1e3 * (time.time() - process.create_time()))
         return frame
 
     def look() -> None:
@@ -68,7 +71,7 @@ def watched(words: list[str]) -> dict[str, Any]:
     load = [card.utilisation for card in cards if card and card.utilisation is not None]
     memory = [card.process_memory or card.memory_used or 0 for card in cards if card]
     return {
-        "first_frame_ms": 1e3 * first[0] if first else 0.0,
+        "first_frame_ms": first[0] if first else 0.0,
         "threads": used,
         "networks": {name: {"calls": calls[name], **_alone(run, *last[name])} for name in sorted(calls)},
         "card": {"busy_percent": median(load), "vram_mb": max(memory) / 1e6} if load else {},

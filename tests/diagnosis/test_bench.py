@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.diagnosis import bench, bench_model
 from colab_helpers.diagnosis.bench_clip import make_clip, transcode
 from colab_helpers.diagnosis.bench_networks import borrow, write_constant_models
@@ -70,6 +71,16 @@ def test_ratios_are_those_of_one_turn() -> None:
 def test_a_run_that_fails_is_told() -> None:
     with pytest.raises(ColabHelpersError, match="failed: no such thing"):
         bench._run([bench.sys.executable, "-c", "raise SystemExit('no such thing')"])
+
+
+@pytest.mark.parametrize("words", [["--json", "mine.json"], ["--set", "quality"]])
+def test_what_cannot_be_done_is_refused_before_anything_is_measured(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.json").write_text("mine")
+    assert main(["bench", "--quick", *words]) == WRONG_USAGE
+    assert Path("mine.json").read_text() == "mine"
 
 
 def test_long_clips_repeat_a_block_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
