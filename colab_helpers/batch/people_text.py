@@ -41,7 +41,7 @@ def _edits(
     """What makes another mapping of one: what changes, what goes, and new lines after the last that stays."""
     fields = _fields(node)
     own = called if depth == DEPTH - 1 else {name: name for name in after}
-    new = {}
+    new: dict[str, Any] = {}
     for name, value in after.items():
         old = own.get(name, "")
         if old not in fields:

@@ -14,7 +14,7 @@ import av.container
 import cv2
 import numpy as np
 
-from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.report import FileReport, PersonReport
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.types import ByteImage
@@ -128,6 +128,20 @@ def frame_at(path: Path, seconds: float) -> ByteImage:
     Beyond the end the last frame is taken; MediaError where the file cannot be decoded there.
     """
     return _frame(path, seconds, earliest=seconds)[0]
+
+
+def portraits_of(file: FileReport) -> list[str]:
+    """Cut a portrait of each person of a file out of its target, as data URLs; empty where there is none."""
+    return [_portrait(file, person) for person in (file.quality.people if file.quality else ())]
+
+
+def _portrait(file: FileReport, person: PersonReport) -> str:
+    if person.portrait_seconds is None or person.portrait_box is None:
+        return ""
+    try:
+        return portrait_of(Path(file.target), person.portrait_seconds, person.portrait_box)
+    except (MediaError, OSError, ValueError):  # files change after a run
+        return ""
 
 
 def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:
