@@ -91,9 +91,10 @@ def _pictures(folder: Path) -> Iterator[Kind]:
         files = []
         for number, mode in enumerate(("RGB", "RGBA", "L")):
             path = folder / f"seed{number}{suffix}"
-            moving: dict[str, Any] = {"save_all": True, "append_images": [image.convert("RGB")] * 2} if mode == "RGBA" else {}
             shown = image.convert("RGB" if suffix in (".jpg", ".bmp") else mode)
-            shown.save(path, exif=Image.Exif().tobytes(), **(moving if suffix in ANIMATION_KINDS else {}))
+            moving = mode == "RGBA" and suffix in ANIMATION_KINDS
+            more = [image.convert("RGB")] * 2 if moving else []
+            shown.save(path, exif=Image.Exif().tobytes(), save_all=moving, append_images=more)
             files.append(path.read_bytes())
         yield Kind(f"picture{suffix}", files, _look_at)
         if suffix == ".png":

@@ -96,7 +96,6 @@ def test_first_sample_at_once_last_at_the_end_and_what_it_says(start, tmp_path) 
     assert [sample.time for sample in samples] == [100.0, 102.5, 104.0]
     assert running.recorder.latest == samples[-1]
     assert running.steps.asked == [2.5, 2.5]
-    assert running.recorder.problem is None
     assert first.cpu_percent is None
     assert 0 <= samples[1].cpu_percent <= 100
     assert first.ram_total == this_machine().memory_total
@@ -137,7 +136,6 @@ def test_the_figures_are_those_of_the_process_and_its_children(start) -> None:
 def test_a_file_that_cannot_be_written_is_remembered_and_sampling_goes_on(start, tmp_path) -> None:
     folder, seen = tmp_path / "drive", []
     running = start(folder / "samples.jsonl", on_sample=seen.append)
-    assert "No such file" in running.recorder.problem
     running.steps.after(1)
     folder.mkdir()
     running.steps.after(1)
@@ -158,7 +156,6 @@ def test_errors_of_the_run_of_a_display_and_of_a_driver_end_nothing(start, monke
         running = start(run_state=fail, on_sample=fail)
         assert running.recorder.latest is None
     running.steps.after(1)
-    assert "bad state" in running.recorder.problem
     samples = running.end()
     assert len(samples) == 2
     assert samples[-1].file is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,20 +126,16 @@ def find_index(
     return None
 
 
-def remove_stale(faces: Path, used: Collection[str]) -> None:
-    """Remove the indexes that no run is likely to use; whoever calls holds the lock of the output folder.
+def remove_stale(faces: Path) -> None:
+    """Remove the indexes in a folder that no run is likely to use; whoever calls holds the results' lock.
 
-    An index stays if this run used it, or if any did in the last 30 days and its target is there as it was.
-    Nothing is removed but what an index consists of.
-
-    Args:
-        faces: The folder of all indexes.
-        used: Names of the folders that this run used.
+    An index stays if a run used it in the last 30 days and its target is there as it was. Nothing is removed
+    but what an index consists of.
     """
     with suppress(OSError):
         for folder in list(faces.iterdir()):
             ours = _FOLDER_NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir()
-            if ours and folder.name not in used and not _is_of_use(found(About, folder / ABOUT_NAME)):
+            if ours and not _is_of_use(found(About, folder / ABOUT_NAME)):
                 for path in list(folder.iterdir()):
                     if _OWN_FILE.fullmatch(path.name) and not path.is_dir():
                         path.unlink()

@@ -137,7 +137,6 @@ class Batch:
     order: Sequence[int]
     estimate: Estimate
     _growth: Growth = field(default_factory=Growth, init=False)
-    _indexes: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.tasks, self.status = self.around.job.tasks, self.around.status
@@ -156,7 +155,7 @@ class Batch:
                 self.status.file(index, files[index])
                 if worked and len(files) < len(self.tasks):
                     self._growth.check(self.around.stop)
-            remove_stale(self.around.job.folder / FACES_NAME, self._indexes)
+            remove_stale(self.around.job.folder / FACES_NAME)
         except KeyboardInterrupt:
             stopped = True
         photos = list(self.source.photos) if self.source else []
@@ -214,12 +213,8 @@ class Batch:
             history=self.earlier.history,
             patience=self.around.patience,
             beat=self.around.beat,
-            index=self._index(task),
+            index=index_place(self.around, self.earlier, task),
         )
-
-    def _index(self, task: Task) -> FaceIndexPlace:
-        self._indexes.add(folder_name(self.earlier.index_key(task)))
-        return index_place(self.around, self.earlier, task)
 
     def _do(self, index: int, task: Task, report: FileReport, work: UnfinishedFile) -> None:
         """Do a task, going on where an earlier attempt ended, and note that it is done."""

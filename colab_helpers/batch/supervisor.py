@@ -17,11 +17,11 @@ from typing import NamedTuple, NoReturn
 
 from colab_helpers.batch.drive import WorkPlaces, job_name, telling_unwritable
 from colab_helpers.batch.job import Job
+from colab_helpers.batch.processes import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.batch.report import JOURNAL_NAME, BatchReport
 from colab_helpers.batch.status import BatchStatus, end_status
 from colab_helpers.batch.stop import SILENCE, STOP_SIGNALS
 from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch
-from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, cause_of, read_refusal, refusal_path
 from colab_helpers.errors import ColabHelpersError, WorkerError
 from colab_helpers.files import found
 from colab_helpers.language import tr

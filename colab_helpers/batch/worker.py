@@ -33,9 +33,9 @@ from colab_helpers.batch.job import Job, Source, consent_for
 from colab_helpers.batch.journal import Journal, read_journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
-from colab_helpers.batch.page import make_page
 from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import skipped_files
+from colab_helpers.batch.processes import BUSY, REFUSED, STOPPED, make_page, write_refusal
 from colab_helpers.batch.report import (
     HTML_REPORT_NAME,
     JOURNAL_NAME,
@@ -48,7 +48,6 @@ from colab_helpers.batch.report import (
 from colab_helpers.batch.run_batch import Batch, Surroundings, report_of, skipped
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
-from colab_helpers.batch.worker_exit import BUSY, REFUSED, STOPPED, write_refusal
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.language import mark, spoken, tr

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from colab_helpers.diagnosis.findings import INSTALL_REMEDY, Check, finding
-from colab_helpers.diagnosis.samples import soft_picture
 from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.detector import Detector
 from colab_helpers.faces.geometry import arcface_template
@@ -81,7 +81,7 @@ def _detector(oracle: Any, network: Network, settings: Settings, _: Path) -> flo
     """Largest distance of a box or point in pixels; infinite where not the same faces are found."""
     size = settings.face_detector_size
     # Wide as most videos, and exactly as large as the network's picture: nobody resizes anything.
-    image = np.ascontiguousarray(soft_picture(size)[: size * 9 // 16])
+    image = np.ascontiguousarray(_soft_picture(size)[: size * 9 // 16])
     score = _score_of_the_best(network, image, size)
     boxes, points = Detector(network).detect(image, size=size, score=score)
     oracle.prepare(ctx_id=-1, input_size=(size, size), det_thresh=score, nms_thresh=0.4)
@@ -105,7 +105,7 @@ def _score_of_the_best(network: Network, image: Any, size: int) -> float:
 
 def _recogniser(oracle: Any, network: Network, settings: Settings, models: Path) -> float:
     """How far the cosine of both embeddings is from one."""
-    image, points = soft_picture(_PICTURE), _points(112)
+    image, points = _soft_picture(_PICTURE), _points(112)
     analyser = FaceAnalyser(settings, models_dir=models, runtime=Runtime("cpu"))
     box = np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
     (face,) = analyser.embed(BgrPicture(image), [Face(box, points, 1.0)])
@@ -118,7 +118,7 @@ def _attributes(oracle: Any, network: Network, settings: Settings, _: Path) -> f
     """How far an age is from insightface's, which are whole years; infinite where the sex is another."""
     from insightface.app.common import Face as Seen
 
-    image, points = soft_picture(_PICTURE), _points(112)
+    image, points = _soft_picture(_PICTURE), _points(112)
     box = np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
     told = sex_and_age(network, BgrPicture(image), Face(box, points, 1.0))
     male, age = oracle.get(image, Seen(bbox=box))
@@ -128,7 +128,7 @@ def _attributes(oracle: Any, network: Network, settings: Settings, _: Path) -> f
 def _swapper(oracle: Any, network: Network, settings: Settings, _: Path) -> float:
     """Largest difference of a swapped crop, in grey levels."""
     swapper = Swapper(network)
-    image, points = soft_picture(_PICTURE), _points(swapper.size)
+    image, points = _soft_picture(_PICTURE), _points(swapper.size)
     identity = np.random.default_rng(1).standard_normal(512).astype(np.float32)
     identity /= np.float32(np.linalg.norm(identity))
     expected, matrix = oracle.get(
@@ -149,3 +149,9 @@ _MEASURES: Mapping[str, Callable[[Any, Network, Settings, Path], float]] = {
 
 def _points(size: int) -> Any:
     return transform_points(arcface_template(size), _TURNED).astype(np.float32)
+
+
+def _soft_picture(size: int) -> Any:
+    """A picture of large soft patches, ``(size, size, 3)`` uint8: like a photo, and like nobody."""
+    patches = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    return cv2.resize(patches, (size, size), interpolation=cv2.INTER_CUBIC)

@@ -172,25 +172,25 @@ def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
             return PreloadedFile.of(item, item.record, "present", item.notes)
         accepted, notes = _acceptance(item, options), list[str]()
         path.parent.mkdir(parents=True, exist_ok=True)
-        brought = sources.bring(item, notes)
-        kept = put_in_place(sources.root, brought.part, path)
+        part, how, url, sha256 = sources.bring(item, notes)
+        kept = put_in_place(sources.root, part, path)
         if kept is not None:
             text = mark("{path}: was replaced; what lay there before is kept as {kept}")
             notes.append(tr(text, path=model.path, kept=kept))
         _remove_parts(item)
         record = Record(
-            sha256=brought.sha256,
+            sha256=sha256,
             bytes=path.stat().st_size,
             mtime_ns=path.stat().st_mtime_ns,
-            url=brought.url,
-            source=brought.source,
+            url=url,
+            source=how,
             licence=model.licence_id,
             licence_accepted_at=accepted,
         )
         write_record(path, record)
-        if brought.source == "downloaded":
+        if how == "downloaded":
             sources.share(item, record, notes)
-        return PreloadedFile.of(item, record, brought.source, notes)
+        return PreloadedFile.of(item, record, how, notes)
 
 
 def _remove_parts(item: ModelFile) -> None:

@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,14 +34,8 @@ class FileProblem(Exception):  # noqa: N818
         super().__init__("\n    ".join([f"  {path}", *lines]))
 
 
-@dataclass(frozen=True)
-class Brought:
-    """Bytes that may be used, and where they came from."""
-
-    part: Path
-    source: FileSource
-    url: str
-    sha256: str
+Brought = tuple[Path, FileSource, str, str]
+"""Bytes that may be used, how and from where they came, and their SHA-256."""
 
 
 class ModelSources:
@@ -89,7 +82,7 @@ class ModelSources:
             part = part_path(item.path, source.digest)
             for url in source.urls:
                 try:
-                    return Brought(part, "downloaded", url, self._transfer.fetch(url, part, source))
+                    return part, "downloaded", url, self._transfer.fetch(url, part, source)
                 except MirrorError as problem:
                     tried.append(f"{url}: {problem}")
         raise FileProblem(model.path, [*tried, *namesake_note(item)])
@@ -109,7 +102,7 @@ class ModelSources:
                 notes += unknown_note(model, finding)
                 if place == item.found:
                     notes.append(tr("{path}: taken over from {found}", path=model.path, found=place))
-                return Brought(part_path(item.path), "copied", str(place), finding.sha256)
+                return part_path(item.path), "copied", str(place), finding.sha256
             part_path(item.path).unlink()
             notes.append(tr("the copy in the shared cache is damaged and was not used: {path}", path=place))
         return None

@@ -1,16 +1,13 @@
-"""The people of a video: what became of each, with a portrait, and when somebody was missed."""
+"""The people of a video: who each is, and when somebody was missed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from markupsafe import Markup
 
 from colab_helpers.batch.report import FileReport, PersonReport
-from colab_helpers.errors import MediaError
 from colab_helpers.language import first_of, tr
-from colab_helpers.pages.pictures import portrait_of
 from colab_helpers.pages.svg import strip
 from colab_helpers.pages.units import moment
 
@@ -20,11 +17,6 @@ def person_name(person: PersonReport, place: int) -> str:
     if person.name:
         return person.name
     return tr("Person {number}", number=place + 1) if person.present_spans else tr("Others")
-
-
-def portraits_of(file: FileReport) -> list[str]:
-    """Cut a portrait of each person of a file out of its target, as data URLs; empty where there is none."""
-    return [_portrait(file, person) for person in (file.quality.people if file.quality else ())]
 
 
 def strip_of(person: PersonReport, frames: int, name: str) -> Markup:
@@ -43,12 +35,3 @@ def spans_text(spans: Sequence[tuple[int, int]], file: FileReport, most: int) ->
         times = [f"{moment(first / rate)}–{moment(end / rate)}" for first, end in spans]
         lines = [f"{line} ({span})" for line, span in zip(lines, times, strict=True)]
     return first_of(lines, most)
-
-
-def _portrait(file: FileReport, person: PersonReport) -> str:
-    if person.portrait_seconds is None or person.portrait_box is None:
-        return ""
-    try:
-        return portrait_of(Path(file.target), person.portrait_seconds, person.portrait_box)
-    except (MediaError, OSError, ValueError):  # files change after a run
-        return ""

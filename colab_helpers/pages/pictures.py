@@ -15,7 +15,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.report import FileReport, PersonReport
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.types import ByteImage
@@ -43,19 +43,8 @@ _TICK = Fraction(1, 1000)
 _PLAYABLE = (".mp4", ".m4v", ".mov")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The same moment of a target and of its result; ``(H, W, 3)`` uint8 BGR."""
-
-    before: ByteImage
-    after: ByteImage
-
-    @property
-    def change(self) -> float:
-        """How much was changed: mean absolute difference in grey levels."""
-        if self.before.shape != self.after.shape:
-            return 0.0
-        return float(np.mean(cv2.absdiff(self.before, self.after)))
+Pair = tuple[ByteImage, ByteImage]
+"""The same moment of a target and of its result; ``(H, W, 3)`` uint8 BGR."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +72,8 @@ class Player:
 
 def pictures_of(file: FileReport) -> list[Picture]:
     """Make the pictures of a finished file: source, before and after; MediaError where there are none."""
-    pair = pair_of(file)
-    return [_source(file.source), Picture.of(tr("before"), pair.before), Picture.of(tr("after"), pair.after)]
+    before, after = pair_of(file)
+    return [_source(file.source), Picture.of(tr("before"), before), Picture.of(tr("after"), after)]
 
 
 def _source(sources: Sequence[str]) -> Picture:
@@ -101,10 +90,10 @@ def pair_of(file: FileReport) -> Pair:
     """Find a telling moment of a file: in its longest stretch with a face, or where most was changed."""
     target, output = Path(file.target), Path(file.output or "")
     if is_image(target):
-        return Pair(read_image(target), read_image(output))
+        return read_image(target), read_image(output)
     length = float(probe(target).duration)
     pairs = (_pair_at(target, output, best * length, earliest * length) for best, earliest in _moments(file))
-    return max(pairs, key=lambda pair: pair.change)
+    return max(pairs, key=_change)
 
 
 def _moments(file: FileReport) -> list[tuple[float, float]]:
@@ -121,7 +110,13 @@ def _moments(file: FileReport) -> list[tuple[float, float]]:
 def _pair_at(target: Path, output: Path, seconds: float, earliest: float) -> Pair:
     # A key frame of the result costs one decoded frame instead of hundreds.
     after, found = _frame(output, seconds, earliest=earliest)
-    return Pair(frame_at(target, found), after)
+    return frame_at(target, found), after
+
+
+def _change(pair: Pair) -> float:
+    """How much was changed: mean absolute difference in grey levels."""
+    before, after = pair
+    return float(np.mean(cv2.absdiff(before, after))) if before.shape == after.shape else 0.0
 
 
 def frame_at(path: Path, seconds: float) -> ByteImage:
@@ -130,6 +125,20 @@ def frame_at(path: Path, seconds: float) -> ByteImage:
     Beyond the end the last frame is taken; MediaError where the file cannot be decoded there.
     """
     return _frame(path, seconds, earliest=seconds)[0]
+
+
+def portraits_of(file: FileReport) -> list[str]:
+    """Cut a portrait of each person of a file out of its target, as data URLs; empty where there is none."""
+    return [_portrait(file, person) for person in (file.quality.people if file.quality else ())]
+
+
+def _portrait(file: FileReport, person: PersonReport) -> str:
+    if person.portrait_seconds is None or person.portrait_box is None:
+        return ""
+    try:
+        return portrait_of(Path(file.target), person.portrait_seconds, person.portrait_box)
+    except (MediaError, OSError, ValueError):  # files change after a run
+        return ""
 
 
 def portrait_of(path: Path, seconds: float, box: Sequence[float]) -> str:

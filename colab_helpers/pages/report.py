@@ -25,8 +25,8 @@ from colab_helpers.batch.report import (
 from colab_helpers.files import load
 from colab_helpers.language import first_of, tr
 from colab_helpers.pages.figures import FIGURES, at_work, points_of
-from colab_helpers.pages.people import portraits_of, spans_text
-from colab_helpers.pages.pictures import Picture, pictures_of, players_of
+from colab_helpers.pages.people import spans_text
+from colab_helpers.pages.pictures import Picture, pictures_of, players_of, portraits_of
 from colab_helpers.pages.rendering import render
 from colab_helpers.pages.svg import line_chart
 from colab_helpers.pages.units import content_text, mark_text, notes_of, number, summary_text

@@ -29,7 +29,7 @@ class Recorder:
     """Takes samples from its start to its end and appends each to a file, one JSON object a line.
 
     A context manager. The first sample is taken at once and the last at the end. Nothing that goes wrong here
-    ever reaches the work: it is remembered in ``problem``, and sampling goes on.
+    ever reaches the work; charts have a gap there.
 
     Args:
         path: The file; what it holds already is kept.
@@ -63,7 +63,6 @@ class Recorder:
         )
         self.pid = os.getpid() if pid is None else pid
         self.latest: Sample | None = None
-        self.problem: str | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -89,22 +88,13 @@ class Recorder:
         self._record()
 
     def _record(self) -> None:
-        try:
-            sample = self._take()
-        except Exception as error:  # noqa: BLE001 - whatever a driver or system does, the work goes on
-            self.problem = f"{type(error).__name__}: {error}"
-            return
-        self.latest = sample
-        # First: the file may lie in a network folder that hangs.
-        try:
-            if self._on_sample:
-                self._on_sample(sample)
-        except Exception as error:  # noqa: BLE001 - a display that fails must end neither work nor sampling
-            self.problem = f"{type(error).__name__}: {error}"
-        try:
+        """Take a sample; whatever a driver, a display or a disk does, the work and the sampling go on."""
+        with suppress(Exception):
+            self.latest = sample = self._take()
+            with suppress(Exception):  # first: the file may lie in a network folder that hangs
+                if self._on_sample:
+                    self._on_sample(sample)
             _append_line(self._path, to_json(sample).encode())
-        except OSError as error:
-            self.problem = str(error)
 
     def _take(self) -> Sample:
         memory, load = memory_of(self.pid), psutil.cpu_percent()
@@ -125,11 +115,9 @@ class Recorder:
         )
 
     def _state(self) -> Progress | str:
-        try:
+        with suppress(Exception):  # the machine's figures are worth having all the same
             return self._run_state()
-        except Exception as error:  # noqa: BLE001 - the machine's figures are worth having all the same
-            self.problem = f"{type(error).__name__}: {error}"
-            return ""
+        return ""
 
 
 def _append_line(path: Path, line: bytes) -> None:

@@ -31,7 +31,7 @@ from colab_helpers import errors
 from colab_helpers.batch.lock import FolderBusyError
 from colab_helpers.batch.report import REPORT_NAME
 from colab_helpers.errors import ColabHelpersError, UsageError
-from colab_helpers.files import absolute
+from colab_helpers.files import absolute, state_of
 from colab_helpers.language import spoken, tr
 from colab_helpers.machine import require_places
 from colab_helpers.ui.form import DOCTOR_REPORT, MONITOR_REPORT, PRELOAD_REPORT, fill_in, read_form
@@ -206,17 +206,13 @@ def _execute(notebook: Path, output: Path, values: Mapping[str, Any], engine: st
 # --- what came of it ----------------------------------------------------------------------------------
 
 Reports = dict[Path, tuple[int, int]]
-"""Reports in a folder, with what tells one that is written again from the one before: it is another file."""
+"""Reports in a folder, with what tells one that is written again from the one before."""
 
 
 def reports_in(folder: Path) -> Reports:
     """Return the reports that notebooks leave in their output folder."""
-    found: Reports = {}
-    for name in (REPORT_NAME, DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT):
-        with suppress(OSError):
-            facts = (folder / name).stat()
-            found[folder / name] = facts.st_ino, facts.st_mtime_ns
-    return found
+    paths = [folder / name for name in (REPORT_NAME, DOCTOR_REPORT, PRELOAD_REPORT, MONITOR_REPORT)]
+    return {path: state for path in paths if (state := state_of(path))}
 
 
 def describe_results(output: Path, folder: Path, before: Reports) -> list[str]:

@@ -22,13 +22,13 @@ import psutil
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import page, supervisor, watch
+from colab_helpers.batch import processes, supervisor, watch
 from colab_helpers.batch import status as status_room
 from colab_helpers.batch.journal import Journal, Started
+from colab_helpers.batch.processes import STOPPED
 from colab_helpers.batch.report import JOURNAL_NAME, KEPT
 from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
-from colab_helpers.batch.worker_exit import STOPPED
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.files import write_atomically
 from tests.conftest import PATIENCE, until
@@ -380,14 +380,14 @@ def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path,
 
 
 def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(page, "PAGE_LONGEST", 0.2)
-    monkeypatch.setattr(page, "PAGE_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(processes, "PAGE_LONGEST", 0.2)
+    monkeypatch.setattr(processes, "PAGE_LOOK_EVERY", 0.05)
     hangs = tmp_path / "hangs"
     hangs.write_text("#!/bin/sh\nexec sleep 600\n")
     hangs.chmod(0o755)
-    monkeypatch.setattr(page.sys, "executable", str(hangs))
+    monkeypatch.setattr(processes.sys, "executable", str(hangs))
     beats: list[None] = []
-    problem = page.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
+    problem = processes.make_page(tmp_path, tmp_path / "r", lambda: beats.append(None))
     assert problem.startswith("it took longer than")
     assert beats
 
@@ -395,10 +395,10 @@ def test_a_page_that_is_never_done_is_given_up(tmp_path, monkeypatch) -> None:
 HANGS = """
 import os, signal, sys, time
 from pathlib import Path
-from colab_helpers.batch import worker_exit, stop
+from colab_helpers.batch import processes, stop
 stop.LONGEST_STOP, stop.LOOK_EVERY = 0.2, 0.05
 asked = stop.Stop(owns_process=True)
-with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(worker_exit.STOPPED)):
+with asked.looking_for(Path(sys.argv[1]), on_late=lambda: os._exit(processes.STOPPED)):
     Path(sys.argv[1]).touch()
     time.sleep(600)
 """

@@ -1,18 +1,27 @@
-"""How a worker process ends, and what is said of it: exit codes, refusals, causes of death."""
+"""The processes of a batch: how a worker ends and what is said of it, and the one that makes the page."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from colab_helpers import errors
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.language import tr
+from colab_helpers.language import VARIABLE, language, tr
 
 STOPPED, BUSY, REFUSED = 75, 76, 77
 """Exit codes: stopped by somebody; the folder is another's; nothing was started. 0: all was tried."""
+# Seconds that the page may take, for which pictures are decoded.
+PAGE_LONGEST = 180.0
+PAGE_LOOK_EVERY = 0.5
 
 
 def refusal_path(job: Path) -> Path:
@@ -44,3 +53,32 @@ def cause_of(code: int) -> str:
     if code < 0:
         return tr("died of {name} (signal {number})", name=signal.Signals(-code).name, number=-code)
     return tr("ended with exit code {code}", code=code)
+
+
+def make_page(folder: Path, report: Path, beat: Callable[[], None]) -> str:
+    """Have the page beside a report made; return why there is none. ``beat`` may raise to give up.
+
+    In a process of its own: decoders crash and hang, which must cost nothing else.
+    """
+    beat()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "colab_helpers.pages", str(folder), "--report", str(report)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, VARIABLE: language()},
+    )
+    until = time.monotonic() + PAGE_LONGEST
+    try:
+        while time.monotonic() < until:
+            with suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=PAGE_LOOK_EVERY)[1].strip().splitlines()
+                return ": ".join([cause_of(process.returncode), *said[-1:]]) if process.returncode else ""
+            beat()
+    finally:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # what hangs in the system does not even end then
+            process.wait(1.0)
+    return tr("it took longer than {limit:.0f} seconds", limit=PAGE_LONGEST)
