@@ -70,12 +70,15 @@ def similarity_transform(points: AnyArray, template: AnyArray) -> Matrix:
     Returns:
         ``(2, 3)`` float64. Points that all coincide give a pure shift.
     """
-    source = points[:, 0].astype(np.float64) + 1j * points[:, 1].astype(np.float64)
-    target = template[:, 0].astype(np.float64) + 1j * template[:, 1].astype(np.float64)
-    centred = source - source.mean()
-    spread = np.vdot(centred, centred).real
-    factor = np.vdot(centred, target - target.mean()) / spread if spread > 0 else 1.0 + 0j
-    shift = target.mean() - factor * source.mean()
+    # Five points: Python's own numbers are several times faster than numpy's calls.
+    source = [complex(x, y) for x, y in points.tolist()]
+    target = [complex(x, y) for x, y in template.tolist()]
+    middle, goal = sum(source) / len(source), sum(target) / len(target)
+    centred = [(one - middle).conjugate() for one in source]
+    spread = sum(one.real * one.real + one.imag * one.imag for one in centred)
+    moved = sum(one * (other - goal) for one, other in zip(centred, target, strict=True))
+    factor = moved / spread if spread > 0 else 1.0 + 0j
+    shift = goal - factor * middle
     return np.array(
         [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]], np.float64
     )

@@ -41,8 +41,12 @@ class _CropNetwork:
     def _through(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
         """Run crops ``(N, S, S, 3)`` uint8 BGR, with what goes beside each picture by its kind of input."""
         black = self.contract.black
-        mean = -255 * black / (1 - black)
-        blob = cv2.dnn.blobFromImages(list(crops), (1 - black) / 255, mean=(mean,) * 3, swapRB=True)
+        blob = np.empty((len(crops), 3, *crops[0].shape[:2]), np.float32)
+        for planes, crop in zip(blob, crops, strict=True):
+            for plane, channel in zip(planes, reversed(cv2.split(crop)), strict=True):
+                plane[...] = channel
+        blob *= np.float32((1 - black) / 255)
+        blob += np.float32(black)
         values = {"picture": blob, **beside}
         inputs = [values[kind] for kind in self._fit.inputs]
         output = self.network.run_stack(*inputs, output=self._fit.picture)
@@ -147,9 +151,7 @@ def _to_bgr(output: FloatArray, black: float, *, truncate: bool) -> ByteImage:
     shift = -black * scale - (0.5 if truncate else 0.0)
     images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
     for image, planes in zip(images, output, strict=True):
-        # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.
-        channels = [
-            cv2.convertScaleAbs(np.maximum(plane, black), alpha=scale, beta=shift) for plane in planes[::-1]
-        ]
+        # Of OpenCV's ways to scale, this one rounds and saturates at both ends in a single pass.
+        channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
         cv2.merge(channels, dst=image)
     return images

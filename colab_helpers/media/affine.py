@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +19,26 @@ def invert(matrix: Matrix) -> Matrix:
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
     """Return the matrix that applies ``inner`` first and ``outer`` second."""
-    return np.asarray(outer @ np.vstack([inner, [0.0, 0.0, 1.0]]), np.float64)
+    chained: Matrix = outer[:, :2] @ inner
+    chained[:, 2] += outer[:, 2]
+    return chained
 
 
 def scaling(x: float, y: float) -> Matrix:
     """Scale both axes about the origin."""
     return np.array([[x, 0, 0], [0, y, 0]], np.float64)
+
+
+def resizing(ratio: float) -> Matrix:
+    """Map an image's pixels to those of one ``ratio`` times as large, as ``cv2.resize`` aligns them."""
+    shift = (ratio - 1) / 2
+    return np.array([[ratio, 0, shift], [0, ratio, shift]], np.float64)
+
+
+def zoom_of(matrix: Matrix) -> float:
+    """How many times as large a similarity makes things."""
+    (a, b, _), (c, d, _) = matrix.tolist()
+    return math.sqrt(abs(a * d - b * c))
 
 
 def transform_points(points: npt.NDArray[np.generic], matrix: Matrix) -> npt.NDArray[np.float32]:
