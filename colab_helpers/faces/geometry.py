@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from colab_helpers.faces.types import AnyArray, FloatArray
@@ -32,6 +34,7 @@ FFHQ_512 = np.array(
 _NOSE = 0.45
 
 
+@cache
 def arcface_template(size: int) -> FloatArray:
     """Reference points ``(5, 2)`` for a square ArcFace crop.
 
@@ -42,19 +45,25 @@ def arcface_template(size: int) -> FloatArray:
         size: Edge of the crop in pixels, a multiple of 112 or 128.
     """
     if size % 112 == 0:
-        return ARCFACE_112 * np.float32(size / 112)
+        return _constant(ARCFACE_112 * np.float32(size / 112))
     if size % 128 == 0:
         ratio = np.float32(size / 128)
-        return ARCFACE_112 * ratio + np.array([8 * ratio, 0], np.float32)
+        return _constant(ARCFACE_112 * ratio + np.array([8 * ratio, 0], np.float32))
     raise ValueError(f"crop size must be a multiple of 112 or 128, but got {size}")
 
 
+@cache
 def template_of(template: Template, size: int) -> FloatArray:
     """Reference points ``(5, 2)`` of a network's square crop with an edge of ``size`` pixels."""
     if template == "arcface":
         return arcface_template(size)
     points, edge = (FFHQ_512, 512) if template == "ffhq" else (ARCFACE_112_V1, 112)
-    return points * np.float32(size / edge)
+    return _constant(points * np.float32(size / edge))
+
+
+def _constant(points: FloatArray) -> FloatArray:
+    points.setflags(write=False)
+    return points
 
 
 def similarity_transform(points: AnyArray, template: AnyArray) -> Matrix:

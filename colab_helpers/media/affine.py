@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+_FAR = 1e6
+
 Matrix = npt.NDArray[np.float64]
 """``(2, 3)``: maps a point (x, y, 1) to a point (x, y)."""
 
@@ -46,7 +48,17 @@ def transform_points(points: npt.NDArray[np.generic], matrix: Matrix) -> npt.NDA
     return (np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
 
-def crop_corners(matrix: Matrix, size: int) -> npt.NDArray[np.float32]:
-    """Return where the corners ``(4, 2)`` of a square crop lie in the frame that ``matrix`` maps from."""
+def crop_bounds(matrix: Matrix, size: int) -> tuple[float, float, float, float]:
+    """Return where a square crop lies in the frame that ``matrix`` maps from: left, top, right, bottom.
+
+    A degenerate landmark set can throw the corners arbitrarily far: they are kept within a million pixels.
+    """
+    (a, b, x), (c, d, y) = invert(matrix).tolist()
     edge = size - 1
-    return transform_points(np.array([[0, 0], [edge, 0], [edge, edge], [0, edge]]), invert(matrix))
+    xs = x, x + a * edge, x + b * edge, x + (a + b) * edge
+    ys = y, y + c * edge, y + d * edge, y + (c + d) * edge
+    left, top, right, bottom = (
+        min(max(value, -_FAR), _FAR) if not math.isnan(value) else 0.0
+        for value in (min(xs), min(ys), max(xs), max(ys))
+    )
+    return left, top, right, bottom

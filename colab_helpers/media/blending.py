@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.media.affine import Matrix, compose, crop_corners, resizing, zoom_of
+from colab_helpers.media.affine import Matrix, compose, crop_bounds, resizing, zoom_of
 from colab_helpers.media.formats import ByteImage
 
 Mask = npt.NDArray[np.float32]
@@ -23,27 +23,19 @@ _STRIP = 1 << 17
 # The soft edge along the face's box, as a share of the box's shorter side.
 _BOX_FEATHER = 0.08
 # A crop is enlarged by so many times with a cubic, up to an edge of so many pixels.
-_TIMES, _LARGEST = 3, 1024
+_TIMES, _LARGEST = 4, 1024
 
 
 def face_region(matrix: Matrix, size: int, box: Box, width: int, height: int) -> Region:
     """Return the pixels that both the crop and the face's box cover, clipped to the frame; may be empty."""
-    low, high = _reach(matrix, size)
+    x0, y0, x1, y1 = crop_bounds(matrix, size)
     left, top, right, bottom = box.tolist()
     return (
-        max(math.floor(max(low[0], left)), 0),
-        max(math.floor(max(low[1], top)), 0),
-        max(min(math.ceil(min(high[0], right)) + 1, width), 0),
-        max(min(math.ceil(min(high[1], bottom)) + 1, height), 0),
+        max(math.floor(max(x0, left)), 0),
+        max(math.floor(max(y0, top)), 0),
+        max(min(math.ceil(min(x1, right)) + 1, width), 0),
+        max(min(math.ceil(min(y1, bottom)) + 1, height), 0),
     )
-
-
-def _reach(matrix: Matrix, size: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Least and greatest x and y of a crop's corners in the frame."""
-    # A degenerate landmark set can throw the corners arbitrarily far; clip before converting to int.
-    points = np.clip(np.nan_to_num(crop_corners(matrix, size)), -1e6, 1e6).tolist()
-    xs, ys = zip(*points, strict=True)
-    return (min(xs), min(ys)), (max(xs), max(ys))
 
 
 def open_box(box: Box, width: int, height: int) -> Box:
@@ -69,8 +61,8 @@ def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArr
     shrink = int(1 / max(zoom_of(matrix), 1e-6) + 1e-6)
     height, width = samples.shape[:2]
     if 2 <= shrink <= min(height, width):
-        (left, top), (right, bottom) = _reach(matrix, size)
-        x, y = (max(math.floor(low) - shrink, 0) for low in (left, top))
+        left, top, right, bottom = crop_bounds(matrix, size)
+        x, y = max(math.floor(left) - shrink, 0), max(math.floor(top) - shrink, 0)
         across = (min(math.ceil(right) + 2 * shrink, width) - x) // shrink
         down = (min(math.ceil(bottom) + 2 * shrink, height) - y) // shrink
         if across > 0 and down > 0:
@@ -88,8 +80,10 @@ def region_weights(mask: Mask, to_plane: Matrix, region: Region, box: Box) -> Ma
         return np.zeros((0, 0), np.float32)
     shifted = to_plane - np.array([[0, 0, left], [0, 0, top]])
     weights = np.asarray(cv2.warpAffine(mask, shifted, (right - left, bottom - top)), np.float32)
-    weights *= _box_ramp(left, right, box[0], box[2], box)
-    weights *= _box_ramp(top, bottom, box[1], box[3], box)[:, None]
+    x0, y0, x1, y1 = box.tolist()
+    feather = _feather(box)
+    _fade(weights, x0 - left, x1 - left, feather)
+    _fade(weights.T, y0 - top, y1 - top, feather)
     return weights
 
 
@@ -153,11 +147,17 @@ def _feather(box: Box) -> float:
     return max(1.0, _BOX_FEATHER * min(right - left, bottom - top))
 
 
-def _box_ramp(start: int, stop: int, low: float, high: float, box: Box) -> npt.NDArray[np.float32]:
-    """Weights along one axis: 0 at the box's edges and beyond, 1 further inside than the feather."""
-    position = np.arange(start, stop, dtype=np.float32)
-    ramp: npt.NDArray[np.float32] = np.minimum(position - low, high - position) / np.float32(_feather(box))
-    return np.clip(ramp, 0, 1, out=ramp)
+def _fade(weights: Mask, low: float, high: float, feather: float) -> None:
+    """Multiply columns by 0 at the box's edges, at ``low`` and ``high``, and beyond; not further inside."""
+    count = weights.shape[1]
+    inside = min(max(math.ceil(low + feather), 0), count)
+    for start, stop in ((0, inside), (max(math.floor(high - feather) + 1, inside), count)):
+        if start < stop:
+            position = np.arange(start, stop, dtype=np.float32)
+            ramp = np.minimum(position - low, high - position)
+            ramp /= feather
+            np.minimum(np.maximum(ramp, 0, out=ramp), 1, out=ramp)
+            weights[:, start:stop] *= ramp
 
 
 def alpha_crop(alpha: ByteImage, matrix: Matrix, size: int) -> ByteImage:
