@@ -195,11 +195,11 @@ class VideoPicture:
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
         warped: list[npt.NDArray[Any]] = []
-        for grid, samples in self._planes():
+        for number, (grid, samples) in enumerate(self._planes()):
             to_crop = compose(matrix, grid.to_luma)
-            if zoom_of(to_crop) >= _DOUBLED and size % 2 == 0:  # half the size holds all that chroma has
+            if number and zoom_of(to_crop) >= _DOUBLED and size % 2 == 0:  # that holds all it has
                 half = warp_crop(samples, compose(resizing(0.5), to_crop), size // 2)
-                part = np.asarray(cv2.resize(half, (size, size)))
+                part: npt.NDArray[Any] = cv2.resize(half, (size, size))
             else:
                 part = warp_crop(samples, to_crop, size)
             warped.append(part >> self._layout.shift if self._layout.shift else part)
@@ -210,11 +210,8 @@ class VideoPicture:
         luma = warp_crop(self._luma, matrix, size)
         black, white = (0, 255) if self._space.full_range else (16, 235)
         scale = 255 / (white - black)
-        return np.asarray(
-            cv2.convertScaleAbs(
-                cv2.max(luma, black * self._level), alpha=scale / self._level, beta=-scale * black
-            )
-        )
+        grey = cv2.addWeighted(luma, scale / self._level, luma, 0, -scale * black, dtype=cv2.CV_8U)
+        return np.asarray(grey, np.uint8)
 
     def luma(self, region: Region) -> Mask:
         """See ``Picture.luma``."""
