@@ -16,7 +16,7 @@ import numpy as np
 
 from colab_helpers.faces.geometry import FFHQ_512, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
-from colab_helpers.media.affine import Matrix, compose, invert
+from colab_helpers.media.affine import Matrix, compose, invert, resizing
 from colab_helpers.media.picture import Picture
 from colab_helpers.settings import FaceRegion, Padding
 
@@ -134,7 +134,7 @@ class FaceMasks:
         ]
 
     def of(self, size: int, place: Matrix, face: Face, cover: ByteImage | None) -> FloatArray:
-        """Return the mask ``(size, size)`` of a crop.
+        """Return the mask of a crop, ``(S, S)``; S is the crop's size, or 256 where that is a multiple of it.
 
         Args:
             size: Edge of the crop.
@@ -142,12 +142,16 @@ class FaceMasks:
             face: Whose crop it is.
             cover: Its `cover`; None where nothing covers it.
         """
-        mask = face_mask(size, self.blur, self.padding, self.box)
+        edge = size if size % _COVER else _COVER
+        mask = face_mask(edge, self.blur, self.padding, self.box)
         if cover is None:
             return mask
-        there = compose(place, invert(similarity_transform(face.kps, _COVER_TEMPLATE)))
-        shown = cv2.warpAffine(cover, there, (size, size), borderMode=cv2.BORDER_REPLICATE)
-        return np.minimum(mask, np.multiply(shown, np.float32(1 / 255), dtype=np.float32))
+        to_mask = compose(resizing(edge / size), place)
+        there = compose(to_mask, invert(similarity_transform(face.kps, _COVER_TEMPLATE)))
+        shown = cv2.warpAffine(cover, there, (edge, edge), borderMode=cv2.BORDER_REPLICATE)
+        limit = shown.astype(np.float32)
+        limit *= np.float32(1 / 255)
+        return np.minimum(mask, limit, out=limit)
 
 
 BOX = FaceMasks()
@@ -167,14 +171,14 @@ def cover_of(own: RawCover | None, near: Sequence[RawCover | None] = ()) -> Byte
     values = [own.cover]
     for other in near:
         if other is not None:
-            same = cv2.absdiff(own.grey, other.grey) < _OTHER
-            values.append(np.where(same, other.cover, own.cover))
+            differs = cv2.threshold(cv2.absdiff(own.grey, other.grey), _OTHER - 1, 255, cv2.THRESH_BINARY)[1]
+            values.append(np.asarray(cv2.copyTo(own.cover, differs, other.cover.copy()), np.uint8))
     cover = _median([*values, *[own.cover] * (5 - len(values))])
     if cover.min() == 255:
         return None
     # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.
-    soft = np.maximum(cv2.GaussianBlur(cover, (0, 0), _EDGE), 64)
-    return np.asarray(cv2.convertScaleAbs(soft, alpha=2, beta=-128), np.uint8)
+    soft = cv2.GaussianBlur(cover, (0, 0), _EDGE)
+    return np.asarray(cv2.addWeighted(soft, 2, soft, 0, -128), np.uint8)
 
 
 def _median(values: Sequence[ByteImage]) -> ByteImage:

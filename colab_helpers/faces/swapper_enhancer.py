@@ -40,13 +40,18 @@ class _CropNetwork:
 
     def _through(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
         """Run crops ``(N, S, S, 3)`` uint8 BGR, with what goes beside each picture by its kind of input."""
-        black = self.contract.black
-        mean = -255 * black / (1 - black)
-        blob = cv2.dnn.blobFromImages(list(crops), (1 - black) / 255, mean=(mean,) * 3, swapRB=True)
-        values = {"picture": blob, **beside}
-        inputs = [values[kind] for kind in self._fit.inputs]
-        output = self.network.run_stack(*inputs, output=self._fit.picture)
-        return _to_bgr(output, black, truncate=self.contract.truncates)
+        black, images = self.contract.black, np.empty((len(crops), *crops[0].shape), np.uint8)
+        blob = np.empty((1, 3, *images.shape[1:3]), np.float32)
+        for number, (crop, image) in enumerate(zip(crops, images, strict=True)):
+            for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
+                plane[...] = channel
+            blob *= np.float32((1 - black) / 255)
+            blob += np.float32(black)
+            values = {"picture": blob, **{kind: each[number : number + 1] for kind, each in beside.items()}}
+            inputs = [values[kind] for kind in self._fit.inputs]
+            (planes,) = self.network.run_stack(*inputs, output=self._fit.picture)
+            _to_bgr(planes, image, black, truncate=self.contract.truncates)
+        return images
 
 
 class Swapper(_CropNetwork):
@@ -132,24 +137,17 @@ class Enhancer(_CropNetwork):
         return self._through(crops, weight=np.full(len(crops), self._weight, self._fit.weight))
 
 
-def _to_bgr(output: FloatArray, black: float, *, truncate: bool) -> ByteImage:
+def _to_bgr(planes: FloatArray, image: ByteImage, black: float, *, truncate: bool) -> None:
     """Turn RGB planes into BGR pixels: scaled, rounded (or truncated) and clipped.
 
     Args:
-        output: ``(N, 3, S, S)`` float RGB, whose white is 1.
+        planes: ``(3, S, S)`` float RGB, whose white is 1.
+        image: ``(S, S, 3)`` uint8 BGR, which is filled.
         black: The value that is black.
         truncate: Drop the fraction instead of rounding.
-
-    Returns:
-        ``(N, S, S, 3)`` uint8 BGR.
     """
     scale = 255 / (1 - black)
     shift = -black * scale - (0.5 if truncate else 0.0)
-    images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
-    for image, planes in zip(images, output, strict=True):
-        # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.
-        channels = [
-            cv2.convertScaleAbs(np.maximum(plane, black), alpha=scale, beta=shift) for plane in planes[::-1]
-        ]
-        cv2.merge(channels, dst=image)
-    return images
+    # Of OpenCV's ways to scale, this one rounds and saturates at both ends in a single pass.
+    channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
+    cv2.merge(channels, dst=image)

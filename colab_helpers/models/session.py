@@ -88,7 +88,7 @@ class Network:
                 where=self.name,
                 remedy=tr("close other programs that use it, or choose a lighter preset"),
             ) from error
-        return np.concatenate(rows)
+        return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
 
 @dataclass
