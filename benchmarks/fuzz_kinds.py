@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -91,10 +92,10 @@ def _pictures(folder: Path) -> Iterator[Kind]:
         files = []
         for number, mode in enumerate(("RGB", "RGBA", "L")):
             path = folder / f"seed{number}{suffix}"
+            moving: dict[str, Any] = {"save_all": True, "append_images": [image.convert("RGB")] * 2}
+            moving = moving if mode == "RGBA" and suffix in ANIMATION_KINDS else {}
             shown = image.convert("RGB" if suffix in (".jpg", ".bmp") else mode)
-            moving = mode == "RGBA" and suffix in ANIMATION_KINDS
-            more = [image.convert("RGB")] * 2 if moving else []
-            shown.save(path, exif=Image.Exif().tobytes(), save_all=moving, append_images=more)
+            shown.save(path, exif=Image.Exif().tobytes(), **moving)
             files.append(path.read_bytes())
         yield Kind(f"picture{suffix}", files, _look_at)
         if suffix == ".png":
