@@ -38,9 +38,7 @@ SIZE, RATE = (160, 120), Fraction(10)
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "es" / "batch_swap.ipynb"
 NO_CONSENT = "no statement of consent was given"
 NO_NETWORK = r"nsfw_2\.onnx: the model file is missing.*preload"
-REFUSED = (
-    r"sexual content in 1 of 1 frames looked at at 0:00\.0 \(highest score/threshold: nsfw_2 2\.\d+/0\.25\)"
-)
+REFUSED = r"sexual content in 1 of 1 frames that were looked at: 0:00\.0 .*nsfw_2 2\.\d+/0\.25\)"
 
 
 def film(path: Path, shares: list[float], *, cut: int = 1000) -> Path:
