@@ -147,7 +147,7 @@ def test_a_seeming_minor_is_refused_in_doubtful_content_alone(
     if score == DOUBT and age == APPARENT_AGE - 1:
         with pytest.raises(
             ContentError,
-            match=r"a face that seems 24 years old \(below 25\) and doubtful content: 0:05\.0 .* 0\.13/0\.125\)",
+            match=r"seems 24 years old \(below 25\) and doubtful content: 0:05\.0 .* 0\.13/0\.125\)",
         ):
             watch(check, 100)
         assert check.frames == 6
