@@ -179,10 +179,11 @@ class PeopleFinder:
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
         engine, _ = self.around.begin(self.engine, task, key, self.earlier, self.journal)
-        place = index_place(self.around, self.earlier, task)
-        check = ContentCheck(engine, task.target, digest=model_digest, place=place.content, key=place.key)
+        place, still = index_place(self.around, self.earlier, task), goes_as_picture(task)
+        kept = None if still else place.content
+        check = ContentCheck(engine, task.target, digest=model_digest, place=kept, key=place.key)
         check.begin()
-        if goes_as_picture(task):
+        if still:
             check_pictures(check, pictures_of(task.target))
             found = find_in_picture(engine, self.usual, task.target)
         else:

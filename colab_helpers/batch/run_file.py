@@ -79,14 +79,15 @@ class FileRun:
     check: ContentCheck = field(init=False)
 
     def __post_init__(self) -> None:
-        swapped, place = self._put_in(), self.unfinished and self.unfinished.index
+        swapped, place = self._put_in(), self.unfinished.index if self.unfinished else None
         self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
         self.check = ContentCheck(
             self.engine,
             self.task.target,
             [one.age for one in swapped],
             digest=model_digest,
-            place=place.content if place else None,
+            # What is kept lies beside the face index, which a picture has not.
+            place=place.content if place and not goes_as_picture(self.task) else None,
             key=place.key if place else "",
         )
 

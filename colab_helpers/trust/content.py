@@ -166,9 +166,10 @@ class ContentCheck:
 
     def _look(self, picture: Picture, seconds: float) -> None:
         scores = {one.name: one.score(network.run(fitted(picture, one))[0]) for one, network in self._asked}
-        over = [scores[one.name] > one.threshold for one, _ in self._asked]
+        # Not above, so that what is no number does not pass.
+        over = [not scores[one.name] <= one.threshold for one, _ in self._asked]
         hit = sum(over) >= min(2, len(over))
-        doubt = any(scores[one.name] > one.threshold / 2 for one, _ in self._asked)
+        doubt = any(not scores[one.name] <= one.threshold / 2 for one, _ in self._asked)
         seen = self._seen
         seen.samples += 1
         seen.hits += hit
@@ -192,20 +193,19 @@ class ContentCheck:
         seen, young = self._seen, self._youngest
         if seen.doubts and young is not None and young < APPARENT_AGE:
             text = mark(
-                "a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content {times}"
+                "a face that seems {age:.0f} years old (below {limit:.0f}) and doubtful content: {times}"
             )
-            return tr(text, age=young, limit=APPARENT_AGE, times=self._times(seen.doubt_at)), False
+            return tr(text, age=young, limit=APPARENT_AGE, times=self._times(seen.doubt_at, 0.5)), False
         if sum(seen.recent) >= IN_STRETCH or (final and seen.hits > SHARE * seen.samples):
-            text = mark("sexual content in {hits} of {samples} frames looked at {times}")
-            return tr(text, hits=seen.hits, samples=seen.samples, times=self._times(seen.hit_at)), True
+            text = mark("sexual content in {hits} of {samples} frames that were looked at: {times}")
+            return tr(text, hits=seen.hits, samples=seen.samples, times=self._times(seen.hit_at, 1.0)), True
         return None
 
-    def _times(self, times: list[float]) -> str:
+    def _times(self, times: list[float], share: float) -> str:
         at = ", ".join(f"{t // 60:.0f}:{t % 60:04.1f}" for t in times[:5]) + (", …" if len(times) > 5 else "")
-        highest = ", ".join(
-            f"{one.name} {self._seen.scores[one.name]:.2f} > {one.threshold:g}" for one, _ in self._asked
-        )
-        return tr("at {times} ({scores})", times=at, scores=highest)
+        limits = {one.name: share * one.threshold for one, _ in self._asked}
+        scores = ", ".join(f"{name} {self._seen.scores[name]:.2f}/{most:g}" for name, most in limits.items())
+        return tr("{times} (highest score/threshold: {scores})", times=at, scores=scores)
 
     def _judge(self, *, final: bool) -> None:
         found = self._reason(final=final)

@@ -22,6 +22,7 @@ from colab_helpers.batch.run_batch import Surroundings
 from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.models.catalog import load_catalog, needed_models
 from colab_helpers.models.inventory import take_stock
+from colab_helpers.trust.content import CONTENT_NAME
 from tests.helpers.marks import media
 from tests.helpers.processes import CPU
 from tests.media.make import Spec, make
@@ -365,9 +366,8 @@ def test_the_index_of_what_is_gone_is_removed_and_nothing_else(batch, folder, tm
         (folder / "a.mp4").unlink()  # else the run itself would use it
     batch()
     left = {path.name for path in stale.iterdir()}
-    assert left == (
-        {"notes.txt"} if gone != "unmounted" else {"notes.txt", ABOUT_NAME, *chunks, f".{chunks[0]}.77.part"}
-    )
+    kept = {ABOUT_NAME, CONTENT_NAME, *chunks, f".{chunks[0]}.77.part"} if gone == "unmounted" else set()
+    assert left == {"notes.txt", *kept}
     assert all(path.read_text() == "mine" for path in others)
     assert (folder / "b.mp4").is_file()
     assert "b.mp4" in [
