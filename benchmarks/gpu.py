@@ -34,9 +34,9 @@ from av.codec.hwaccel import HWAccel
 from onnx import helper, numpy_helper
 
 from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
-from colab_helpers.diagnosis.bench import CONSENT, FACE
+from colab_helpers.diagnosis.bench import CONSENT
 from colab_helpers.diagnosis.bench_clip import make_clip
-from colab_helpers.diagnosis.bench_networks import detector_answers, write_constant_models
+from colab_helpers.diagnosis.bench_networks import FACE, detector_answers, write_constant_models
 from colab_helpers.machine import this_machine
 from colab_helpers.models.catalog import Role
 from colab_helpers.models.half import convert

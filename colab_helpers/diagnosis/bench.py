@@ -20,20 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-
-from colab_helpers.diagnosis.bench_clip import make_clip
 from colab_helpers.diagnosis.bench_model import on_devices, predicted
-from colab_helpers.diagnosis.bench_networks import borrow, write_constant_models
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.media.probe import probe
 
 CONSENT = "Only noise, or rendered people, are shown: synthetic."
-FACE = 300 / 1080
-"""Edge of a face by the height of the picture."""
 _QUIET = 0.25
 """Load, by processor, up to which a machine counts as quiet."""
 _DEFAULTS = {
@@ -42,13 +35,21 @@ _DEFAULTS = {
     "output_video_quality": "23",
 }
 _TRANSCODE = "import sys; from colab_helpers.diagnosis.bench_clip import transcode; transcode(*sys.argv[1:])"
+_MAKE = "import sys; from colab_helpers.diagnosis.bench_networks import make; make(*sys.argv[1:])"
 _IMPORTS = "from colab_helpers.itself import own_process; own_process(); import colab_helpers.batch.run_batch"
 _START = {
     "python": ["-c", "pass"],
     "--version": ["-m", "colab_helpers", "--version"],
     "imports": ["-c", _IMPORTS],
 }
-_UNSEEN = {"first_frame_ms": 0.0, "threads_ms": {}, "networks": {}, "networks_ms": 0.0, "card": {}}
+_UNSEEN = {
+    "first_frame_ms": 0.0,
+    "first_frame_cpu_ms": 0.0,
+    "threads_ms": {},
+    "networks": {},
+    "networks_ms": 0.0,
+    "card": {},
+}
 Media = tuple[Path, Path | None, Path]
 """A clip, a photo of the source (None where the clip shows nobody), and the folder of the networks."""
 
@@ -110,15 +111,9 @@ def bench(plan: Plan, folder: Path, say: Callable[[str], None]) -> dict[str, Any
 
 
 def _made(place: Path, height: int, faces: int, seconds: float, models: Path | None) -> Media:
-    make_clip(place / "clip.mp4", seconds=seconds, height=height)
-    cv2.imwrite(str(place / "source.png"), np.full((512, 512, 3), 128, np.uint8))
-    # The detector sees 640 x 360, in which faces stand side by side.
-    half, middles = FACE * 180, [640 * (n + 1) / (faces + 1) for n in range(faces)]
-    box = [side for x in middles for side in (x - half, 180 - half, x + half, 180 + half)]
-    made = write_constant_models(place / "models", box=box)
-    if models:
-        borrow(models, made)
-    return place / "clip.mp4", place / "source.png" if faces else None, made
+    """Have a clip and networks made by another process: what this one holds would count as its children's."""
+    _run([sys.executable, "-c", _MAKE, *map(str, (place, height, faces, seconds, models or ""))])
+    return place / "clip.mp4", place / "source.png" if faces else None, place / "models"
 
 
 def _case(plan: Plan, media: Media, place: Path) -> Iterator[dict[str, Any]]:

@@ -24,9 +24,9 @@ _ALONE = 7
 def watched(words: list[str]) -> dict[str, Any]:
     """Run a verb in this process; return what was seen.
 
-    That is when the first frame was decoded, in milliseconds since the process began; processor seconds by
-    thread; how often each network was called, and the milliseconds of a call when nothing else is done; the
-    card's load and memory.
+    That is when the first frame was decoded, in milliseconds of wall and processor since the process began;
+    processor seconds by thread; how often each network was called, and milliseconds of a call when nothing
+    else is done; the card's load and memory.
     """
     from colab_helpers.media.reader import FrameReader
     from colab_helpers.models.session import Network
@@ -46,7 +46,7 @@ def watched(words: list[str]) -> dict[str, Any]:
     def seen(reader: FrameReader) -> Any:
         frame = following(reader)
         if not first:
-            first.append(1e3 * (time.time() - process.create_time()))
+            first.extend((1e3 * (time.time() - process.create_time()), 1e3 * time.process_time()))
         return frame
 
     def look() -> None:
@@ -71,7 +71,7 @@ def watched(words: list[str]) -> dict[str, Any]:
     load = [card.utilisation for card in cards if card and card.utilisation is not None]
     memory = [card.process_memory or card.memory_used or 0 for card in cards if card]
     return {
-        "first_frame_ms": first[0] if first else 0.0,
+        **dict(zip(("first_frame_ms", "first_frame_cpu_ms"), first, strict=True)),
         "threads": used,
         "networks": {name: {"calls": calls[name], **_alone(run, *last[name])} for name in sorted(calls)},
         "card": {"busy_percent": median(load), "vram_mb": max(memory) / 1e6} if load else {},

@@ -32,7 +32,7 @@ def predicted(row: Mapping[str, Any]) -> dict[str, float]:
     they work beside each other, but for the start.
     """
     frames, start = row["frames"], row["first_frame_ms"]
-    shared = (row["cpu_ms"] * frames - start) / this_machine().cpus
+    shared = (row["cpu_ms"] * frames - row["first_frame_cpu_ms"]) / this_machine().cpus
     busiest = max(row["threads_ms"].get(name, 0.0) for name in _STAGES) * frames
     card = row["networks_ms"] * frames if row["card"] else 0.0
     fps = 1e3 * frames / (start + max(shared, busiest, card))
@@ -50,7 +50,7 @@ def on_devices(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]
         own = sum(calls[name] * each["cpu_ms"] for name, each in row["networks"].items())
         there = sum(count * _ON_H200.get(name, 0.0) for name, count in calls.items())
         for name, device in _DEVICES.items():
-            here = row["cpu_ms"] - row["first_frame_ms"] / row["frames"] - own
+            here = row["cpu_ms"] - row["first_frame_cpu_ms"] / row["frames"] - own
             here -= row["encode_cpu_ms"] if device.encodes else 0.0
             longest = max(here / device.cpus, there * device.slower)
             found[name][f"{row['clip']} {row['way']}"] = 1e3 / longest

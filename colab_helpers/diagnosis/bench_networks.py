@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from colab_helpers.diagnosis.bench_clip import make_clip
 from colab_helpers.models.converted import FOLDER
 from colab_helpers.models.session import is_standin
 
+FACE = 300 / 1080
+"""Edge of a made face by the height of the picture."""
 OPSET, IR_VERSION = 17, 10
 _STRIDES = (8, 16, 32)
 _ANCHORS = 2
@@ -24,6 +28,19 @@ _WIDTHS = (1, 4, 10)
 _POINTS = np.array([[0.32, 0.40], [0.68, 0.40], [0.50, 0.58], [0.35, 0.76], [0.65, 0.76]])
 Shape = Sequence[int | str | None]
 Array = npt.NDArray[np.float32]
+
+
+def make(place: str, height: str, faces: str, seconds: str, models: str) -> None:
+    """Make clip, photo and networks of a case in a folder, with networks of another, if that is named."""
+    folder, count = Path(place), int(faces)
+    make_clip(folder / "clip.mp4", seconds=float(seconds), height=int(height))
+    cv2.imwrite(str(folder / "source.png"), np.full((512, 512, 3), 128, np.uint8))
+    # The detector sees 640 x 360, in which faces stand side by side.
+    half, middles = FACE * 180, [640 * (n + 1) / (count + 1) for n in range(count)]
+    box = [side for x in middles for side in (x - half, 180 - half, x + half, 180 + half)]
+    made = write_constant_models(folder / "models", box=box)
+    if models:
+        borrow(Path(models), made)
 
 
 def write_constant_models(folder: Path, *, box: Sequence[float], detector_size: int = 640) -> Path:
