@@ -38,14 +38,6 @@ class ColabHelpersError(Exception):
             parts.append(tr("What to do: {remedy}", remedy=self.remedy))
         return printable(". ".join(part.rstrip(".") for part in parts) + ".")
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process borders (worker, tests); keyword-only arguments need help there.
-        return _rebuild, (type(self), self.what, self.where, self.remedy)
-
-
-def _rebuild(cls: type[ColabHelpersError], what: str, where: str, remedy: str) -> ColabHelpersError:
-    return cls(what, where=where, remedy=remedy)
-
 
 class SettingsError(ColabHelpersError, ValueError):
     """A preset, key or value that cannot be used."""
