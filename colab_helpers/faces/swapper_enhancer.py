@@ -44,9 +44,8 @@ class _CropNetwork:
         blob = np.empty((1, 3, *images.shape[1:3]), np.float32)
         for number, (crop, image) in enumerate(zip(crops, images, strict=True)):
             for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
-                plane[...] = channel
-            blob *= np.float32((1 - black) / 255)
-            blob += np.float32(black)
+                # Of OpenCV's ways to scale, this one takes any type, and saturates, in a single pass.
+                cv2.addWeighted(channel, (1 - black) / 255, channel, 0, black, dst=plane, dtype=cv2.CV_32F)
             values = {"picture": blob, **{kind: each[number : number + 1] for kind, each in beside.items()}}
             inputs = [values[kind] for kind in self._fit.inputs]
             (planes,) = self.network.run_stack(*inputs, output=self._fit.picture)
@@ -148,6 +147,5 @@ def _to_bgr(planes: FloatArray, image: ByteImage, black: float, *, truncate: boo
     """
     scale = 255 / (1 - black)
     shift = -black * scale - (0.5 if truncate else 0.0)
-    # Of OpenCV's ways to scale, this one rounds and saturates at both ends in a single pass.
     channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
     cv2.merge(channels, dst=image)
