@@ -19,7 +19,7 @@ from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
-from colab_helpers.media.join import check_output, join_segments
+from colab_helpers.media.join import JoinedVideo, check_output, join_segments
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
@@ -77,19 +77,18 @@ def process_video(
     started, info, settings = time.monotonic(), probe(target), engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
-    choice = _encoder(info, settings)
-    label = marks.label if marks else None
+    choice, label = _encoder(info, settings), marks.label if marks else None
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place, watcher, marks)
+    result = replace(result, seconds=time.monotonic() - started)
     if result.encoder is None:
-        notes = (tr("no face to change was found in any frame: the file is copied as it is"),)
-        return replace(result, seconds=time.monotonic() - started, notes=notes)
+        told = tr("no face to change was found in any frame: the file is copied as it is")
+        return replace(result, notes=(told,))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     return replace(
         result,
-        seconds=time.monotonic() - started,
         notes=tuple(dict.fromkeys((*choice.notes, *result.notes, *_face_notes(result.measured)))),
         times_kept=exact and result.times_kept,
     )
@@ -122,17 +121,7 @@ def _in_segments(
         measured.add(part.measured)
     if video.label is not None and not measured.by_ai:  # which nobody could know before
         return _in_segments(replace(video, label=None), store, watcher, marks)
-    joined = join_segments(
-        [part.segment for part in parts],
-        video.info,
-        video.output,
-        choice=video.choice,
-        time_base=video.time_base,
-        audio=not video.settings.skip_audio,
-        on_frame=video.progress.joining,
-        comment=marks.comment(measured.actions) if marks else "",
-        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else unsealed,
-    )
+    joined = _joined(video, parts, measured, marks)
     images.hand_out(video.output)
     return FileResult(
         frames_in=frames_in,
@@ -153,6 +142,22 @@ def _in_segments(
         segments=len(parts),
         segments_kept=kept,
         people=people_of(faces.tracks, measured, faces.selection),
+    )
+
+
+def _joined(
+    video: VideoRun, parts: Sequence[FinishedSegment], measured: Measured, marks: Marks | None
+) -> JoinedVideo:
+    return join_segments(
+        [part.segment for part in parts],
+        video.info,
+        video.output,
+        choice=video.choice,
+        time_base=video.time_base,
+        audio=not video.settings.skip_audio,
+        on_frame=video.progress.joining,
+        comment=marks.comment(measured.actions) if marks else "",
+        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else unsealed,
     )
 
 
