@@ -202,17 +202,13 @@ def agreed_identity(
     why = {n: error.what for n, error in errors.items()} | dict.fromkeys(
         foreign, tr("it seems to show somebody else than most of the others")
     )
+    notes = [tr("the photo {name} is left out: {reason}", name=names[n], reason=why[n]) for n in sorted(why)]
+    notes += [_chosen_note(names[n], len(photos[n]), places[n]) for n in used if len(photos[n]) > 1]
     return Identity(
         embedding=np.asarray(length * mean / np.linalg.norm(mean), np.float32),
         photos=tuple(names[n] for n in used),
         used=tuple(used),
-        notes=(
-            *(
-                tr("the photo {name} is left out: {reason}", name=names[n], reason=why[n])
-                for n in sorted(why)
-            ),
-            *(_chosen_note(names[n], len(photos[n]), places[n]) for n in used if len(photos[n]) > 1),
-        ),
+        notes=tuple(notes),
         age=float(np.mean(told)) if told else None,
     )
 
