@@ -7,7 +7,8 @@ import runpy
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -65,17 +66,27 @@ def watched(words: list[str]) -> dict[str, Any]:
         if done.code:
             raise
     ended.set()
-    used = dict.fromkeys((name for name, _ in threads.values()), 0.0)
-    for name, seconds in threads.values():
-        used[name] += seconds
-    load = [card.utilisation for card in cards if card and card.utilisation is not None]
-    memory = [card.process_memory or card.memory_used or 0 for card in cards if card]
     return {
         **dict(zip(("first_frame_ms", "first_frame_cpu_ms"), first, strict=True)),
-        "threads": used,
+        "threads": _by_name(threads.values()),
         "networks": {name: {"calls": calls[name], **_alone(run, *last[name])} for name in sorted(calls)},
-        "card": {"busy_percent": median(load), "vram_mb": max(memory) / 1e6} if load else {},
+        "card": _card(cards),
     }
+
+
+def _by_name(threads: Iterable[tuple[str, float]]) -> dict[str, float]:
+    used: defaultdict[str, float] = defaultdict(float)
+    for name, seconds in threads:
+        used[name] += seconds
+    return dict(used)
+
+
+def _card(seen: Iterable[Any]) -> dict[str, float]:
+    cards = [card for card in seen if card and card.utilisation is not None]
+    if not cards:
+        return {}
+    memory = max(card.process_memory or card.memory_used or 0 for card in cards)
+    return {"busy_percent": median(card.utilisation for card in cards), "vram_mb": memory / 1e6}
 
 
 def _name(number: int) -> str:

@@ -87,11 +87,8 @@ def process_video(
         told = tr("no face to change was found in any frame: the file is copied as it is")
         return replace(result, notes=(told,))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
-    return replace(
-        result,
-        notes=tuple(dict.fromkeys((*choice.notes, *result.notes, *_face_notes(result.measured)))),
-        times_kept=exact and result.times_kept,
-    )
+    notes = (*choice.notes, *result.notes, *_face_notes(result.measured))
+    return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
 
 
 def _encoder(info: VideoInfo, settings: Settings) -> EncoderChoice:
