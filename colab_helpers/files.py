@@ -75,7 +75,15 @@ def from_json(kind: type[Model], data: str | bytes) -> Model:
     Raises:
         ValueError: It is no JSON, or does not fit the model.
     """
-    return kind.model_validate(json.loads(data))
+    return kind.model_validate(parsed(data))
+
+
+def parsed(data: str | bytes) -> Any:
+    """Return what JSON says; ValueError where it is none, or nested deeper than anything written here."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def from_yaml(text: str) -> Any:
@@ -86,7 +94,10 @@ def from_yaml(text: str) -> Any:
     """
     import yaml
 
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (RecursionError, ValueError) as error:  # nested too deeply; a date that there is not
+        raise yaml.YAMLError(str(error)) from error
 
 
 def load(

@@ -91,7 +91,7 @@ def load_presets(path: Path | None = None) -> PresetFile:
     except OSError as error:
         what = tr("cannot be read ({reason})", reason=error.strerror)
         raise SettingsError(what, where=str(path)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(tr("is not valid YAML: {error}", error=error), where=str(path)) from error
     except ValidationError as error:
         raise SettingsError(_explain(error), where=str(path)) from error

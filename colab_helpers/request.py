@@ -169,7 +169,10 @@ def _refused(model: type[Request], error: ValidationError) -> UsageError:
     schema = model.model_json_schema()["properties"]
     told = []
     for item in error.errors():
-        name, value = str(item["loc"][0]), repr(item["input"])
+        name, value = str((*item["loc"], "")[0]), repr(item["input"])
+        if not name:
+            told.append(str(item["msg"]))
+            continue
         if name not in schema:
             told.append(tr("there is no {name!r}", name=name))
             continue

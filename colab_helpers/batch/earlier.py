@@ -19,7 +19,7 @@ from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
 from colab_helpers.errors import MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
-from colab_helpers.files import numbered, unwritable
+from colab_helpers.files import numbered, parsed, unwritable
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
 from colab_helpers.media.segments import SUFFIX, check_segment
@@ -236,7 +236,7 @@ class Digests:
     def _load(self) -> dict[str, list[int | str]]:
         if self._known is None:
             try:
-                self._known = dict(json.loads(self.path.read_text(encoding="utf-8")))
+                self._known = dict(parsed(self.path.read_bytes()))
             except (OSError, ValueError, TypeError):
                 self._known = {}
         return self._known

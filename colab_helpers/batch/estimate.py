@@ -12,6 +12,7 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
+from colab_helpers.media.opening import demuxed, open_source
 from colab_helpers.media.probe import probe
 
 # Seconds before the end of the session at which it is said that it ends.
@@ -37,8 +38,8 @@ def load_of(target: Path, *, beat: Callable[[], None] = lambda: None) -> tuple[i
 
 def _packets(path: Path, stream: int, beat: Callable[[], None]) -> int:
     count = 0
-    with av.open(str(path)) as container:
-        for packet in container.demux(container.streams[stream]):
+    with open_source(path) as container:
+        for packet in demuxed(container, container.streams[stream]):
             count += packet.size > 0
             if count % _BEAT_PACKETS == 0:
                 beat()

@@ -8,7 +8,6 @@ jumps changes nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import zlib
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError
-from colab_helpers.files import ends_a_line, manifest_beside, shortened, to_json
+from colab_helpers.files import ends_a_line, manifest_beside, parsed, shortened, to_json
 from colab_helpers.language import tr
 from colab_helpers.pipeline import FinishedSegment
 
@@ -220,7 +219,7 @@ def _parse(line: bytes) -> Entry | None:
     if line != _HEAD.format(zlib.crc32(body)).encode() + body + b"}":
         return None
     try:
-        return _ENTRY.validate_python(json.loads(body))
+        return _ENTRY.validate_python(parsed(body))
     except ValueError:
         return None  # of another version of this package: its work cannot be trusted
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -49,6 +50,7 @@ _HEADER = mark(
     "The names, such as p1, may be replaced by any others.\n"
     "record: of which people/people.json the faces are; leave it as it is."
 )
+_DEEPEST = 50
 _REMEDY = mark("correct {name}, or delete it and run again: it is written anew")
 
 
@@ -162,9 +164,12 @@ class PeopleMap(BaseModel):
     @classmethod
     def of(cls, text: str) -> Self:
         """Read a map's text; UsageError with the line where it is none."""
+        steps = ({"[": 1, "{": 1, "]": -1, "}": -1}.get(letter, 0) for letter in text)
+        if max(accumulate(steps, initial=0)) > _DEEPEST:  # for which the parser takes ever longer
+            raise UsageError(_at_line(0, tr("brackets are nested too deeply")))
         try:
             root, data = read(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError, ValueError) as error:  # lists in lists; a 13th month
             at = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or error
             raise UsageError(_at_line(at.line if at else 0, str(reason))) from error

@@ -212,6 +212,17 @@ class BatchReport(_Model):
         """Whether every file succeeded, or none was to be done."""
         return self.summary.succeeded + self.summary.skipped == self.summary.total and not self.stopped
 
+    def within(self, folder: Path) -> BatchReport:
+        """Return it with each result in a folder, by its name alone.
+
+        The folder may be mounted elsewhere today, and what somebody else wrote into it leads nowhere else.
+        """
+        placed = [
+            file.model_copy(update={"output": str(folder / Path(file.output).name)}) if file.output else file
+            for file in self.files
+        ]
+        return self.model_copy(update={"files": placed})
+
     def save(self, path: Path) -> None:
         """Write it as JSON: to a temporary file first, then renamed."""
         write_text(path, to_json(self, indent=2) + "\n")

@@ -22,6 +22,7 @@ from av.stream import Discard, Stream
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import stream_tags, takes
 from colab_helpers.media.formats import is_mov
+from colab_helpers.media.opening import demuxed
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import OneClock, RisingTicks
 
@@ -100,7 +101,7 @@ class StreamCopier:
                 stream.discard = Discard.all
         self._packets = (
             packet
-            for packet in self._clock.corrected(self._source.demux(read))
+            for packet in self._clock.corrected(demuxed(self._source, read))
             if packet.stream.index in self._targets and _holds_data(packet)
         )
         self._waiting = next(self._packets, None)

@@ -89,7 +89,10 @@ class Label:
         layers = _layers(self, picture.width, picture.height, info.rotation, info.mirrored, layout, space)
         for plane, layer in zip(planes, layers, strict=False):  # interleaved chroma is one plane
             part = plane[layer.rows, layer.columns]
-            part[...] = ((part >> layout.shift) * layer.keep + layer.add) >> 8 << layout.shift
+            mixed = (part >> layout.shift if layout.shift else part) * layer.keep
+            mixed += layer.add
+            mixed >>= 8
+            part[...] = mixed << layout.shift if layout.shift else mixed
 
     def draw_on(self, image: ByteImage, alpha: ByteImage | None = None) -> None:
         """Burn it into a picture ``(H, W, 3)`` in place; its box is made opaque, over white."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
@@ -17,6 +20,9 @@ from colab_helpers.media.inputs import AGAIN, SHOWN, foreign_kind
 
 COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 """Dispositions of pictures that stand for the file and are no video."""
+
+MAX_FRAME_PIXELS = 1 << 26
+"""Largest picture of a video taken, as its header says, before any is decoded: 8192 x 8192."""
 
 UNKNOWN_CODEC = "unknown"
 """Name given to the codec of a stream this FFmpeg knows nothing about."""
@@ -57,6 +63,16 @@ def open_source(path: Path) -> InputContainer:
     return container
 
 
+def demuxed(container: InputContainer, *streams: Any) -> Iterator[Packet[Any]]:
+    """Yield the packets of some streams, or of all, and an empty one for each at the end.
+
+    In MPEG files and FLV a stream may begin that the header did not name; nothing of it is read.
+    """
+    # PyAV 18 stumbles over such a stream once it has yielded the last packet of those it knows.
+    with suppress(IndexError):
+        yield from container.demux(*streams)
+
+
 def _unopenable(path: Path, error: av.FFmpegError) -> MediaError:
     with path.open("rb") as file:
         start = file.read(SHOWN)
@@ -85,6 +101,9 @@ def picture_stream(container: InputContainer, path: Path) -> VideoStream:
         if chosen.codec_context is None:
             what, remedy = tr("no decoder for this kind of video"), tr("convert it, e.g. to H.264 in MP4")
             raise MediaError(what, where=str(path), remedy=remedy)
+        if (pixels := chosen.codec_context.width * chosen.codec_context.height) > MAX_FRAME_PIXELS:
+            what = tr("its pictures are too large ({millions} million pixels)", millions=pixels // 10**6)
+            raise MediaError(what, where=str(path), remedy=tr("scale it down first"))
         return chosen
     what = _NO_PICTURE[bool(container.streams.video), bool(container.streams.audio)]
     raise MediaError(tr(what), where=str(path), remedy=tr("choose a file with a video stream"))

@@ -35,7 +35,7 @@ from colab_helpers.media.formats import (
     may_resize,
 )
 from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import codec_name, exact, open_source, picture_stream
+from colab_helpers.media.opening import codec_name, demuxed, exact, open_source, picture_stream
 
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
@@ -173,7 +173,7 @@ def _first_frame(
     last_error = ""
     first: int | None = None
     try:
-        for tried, packet in enumerate(islice(container.demux(stream), _MAX_PROBED_PACKETS + 1)):
+        for tried, packet in enumerate(islice(demuxed(container, stream), _MAX_PROBED_PACKETS + 1)):
             first = packet.dts if tried == 0 else first
             try:
                 frames = packet.decode()
@@ -200,7 +200,7 @@ def _largest_size(container: InputContainer, stream: VideoStream, info: VideoInf
     if not whole:
         # A recorder that was not stopped in order leaves no length: the packets tell.
         with contextlib.suppress(av.FFmpegError):
-            whole = max((packet.pts or 0 for packet in container.demux(stream)), default=0) - begin
+            whole = max((packet.pts or 0 for packet in demuxed(container, stream)), default=0) - begin
     sizes = Counter([(info.width, info.height)])
     for part in range(1, _SAMPLES):
         place = begin + whole * part // _SAMPLES
@@ -221,7 +221,7 @@ def _frame_after_seek(container: InputContainer, stream: VideoStream) -> av.Vide
     """The first frame from the next key frame on; None if none comes soon."""
     begun = False
     with contextlib.suppress(av.FFmpegError):
-        for packet in islice(container.demux(stream), _MAX_PROBED_PACKETS):
+        for packet in islice(demuxed(container, stream), _MAX_PROBED_PACKETS):
             begun = begun or packet.is_keyframe
             if begun and (frames := packet.decode()):
                 return frames[0]

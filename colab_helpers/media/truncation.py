@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from colab_helpers.errors import MediaError
 from colab_helpers.language import mark, tr
 from colab_helpers.media.formats import DEFAULT_RATE, is_mov, states_length
-from colab_helpers.media.opening import exact
+from colab_helpers.media.opening import demuxed, exact
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.timestamps import OneClock
 
@@ -44,7 +44,7 @@ class TruncationCheck:
 
     def watch(self, container: InputContainer) -> Iterator[Packet[Any]]:
         """Yield the picture's packets; the other streams are looked at only for where the file ends."""
-        packets: Iterable[Packet[Any]] = container.demux(self._stream) if self._indexed else container.demux()
+        packets = demuxed(container, *([self._stream] if self._indexed else []))
         for packet in self.clock.corrected(packets):
             if packet.pts is not None:
                 self._end = max(self._end, (packet.pts + (packet.duration or 0)) * packet.time_base)

@@ -10,9 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.container
 import cv2
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.thumbnails import data_url
@@ -21,6 +22,7 @@ from colab_helpers.faces.types import ByteImage
 from colab_helpers.language import tr
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import is_image
+from colab_helpers.media.opening import demuxed, open_source
 from colab_helpers.media.probe import VideoInfo, probe
 
 ROOM = 1_500_000
@@ -163,16 +165,20 @@ def _stored_frame(info: VideoInfo, seconds: float, *, earliest: float) -> tuple[
     path = info.path
     start = float(info.start)
     try:
-        with av.open(path) as container:
+        with open_source(path) as container:
             stream = next(s for s in container.streams.video if s.index == info.video_index)
             stream.thread_type = "AUTO"
             container.seek(int((start + seconds) / info.time_base), stream=stream)
-            frame = _first_frame_from(container.decode(stream), start + seconds, start + earliest)
+            frame = _first_frame_from(_decoded(container, stream), start + seconds, start + earliest)
             image = frame.to_ndarray(format="bgr24")
     except (av.FFmpegError, StopIteration) as error:
         raise MediaError(tr("no frame could be decoded for a picture"), where=str(path)) from error
     shown = frame.time if frame.time is not None else start + seconds
     return np.asarray(image, np.uint8), shown - start
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    return (frame for packet in demuxed(container, stream) for frame in packet.decode())
 
 
 def _first_frame_from(frames: Iterator[av.VideoFrame], wanted: float, earliest: float) -> av.VideoFrame:
@@ -216,7 +222,7 @@ def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
     """Encode the beginning of a video as a small MP4 that any browser plays, upright and without sound."""
     info, made = probe(path), io.BytesIO()
     try:
-        with av.open(path) as source, av.open(made, "w", format="mp4") as clip:
+        with open_source(path) as source, av.open(made, "w", format="mp4") as clip:
             track = clip.add_stream("libx264", rate=_RATE, options=_ENCODING)
             track.pix_fmt, track.codec_context.time_base = "yuv420p", _TICK
             for image, passed in _images(source, seconds, info):
@@ -231,14 +237,12 @@ def clip_of(path: Path, *, seconds: float = CLIP_SECONDS) -> bytes:
     return made.getvalue()
 
 
-def _images(
-    source: av.container.InputContainer, seconds: float, info: VideoInfo
-) -> Iterator[tuple[ByteImage, float]]:
+def _images(source: InputContainer, seconds: float, info: VideoInfo) -> Iterator[tuple[ByteImage, float]]:
     """Small upright pictures and their times from the first on; frames that come very fast are left out."""
     stream = source.streams.video[0]
     stream.thread_type = "AUTO"
     first, due = None, 0.0
-    for frame in source.decode(stream):
+    for frame in _decoded(source, stream):
         first = (frame.time or 0.0) if first is None else first
         passed = (frame.time or 0.0) - first
         if passed >= seconds:

@@ -63,7 +63,7 @@ def write_page(folder: Path, report: Path | None = None) -> Path:
         missing_remedy=tr("name the output folder of a batch"),
         foreign=tr("this is no report that this version can read"),
         foreign_remedy=tr("use the version of the package that ran the batch"),
-    )
+    ).within(folder)
     page = html_path(path)
     Writable(overwrite=bool(found.settings.get("overwrite")), made=own_file).clear(page)
     write_text(page, report_html(found, read_samples(folder / SAMPLES_NAME, most=_MOST_SAMPLES)))

@@ -19,8 +19,8 @@ STANDIN_NOTE = mark(
 
 def number(value: float) -> str:
     """Write a value with as many digits as are worth reading: about three."""
-    if not value:
-        return "0"
+    if not value or not math.isfinite(value):
+        return f"{value:.0f}"
     digits = min(3, max(0, 2 - math.floor(math.log10(abs(value)))))
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
@@ -28,6 +28,8 @@ def number(value: float) -> str:
 
 def clock_text(seconds: float) -> str:
     """Write a time as ``m:ss``, from an hour on as ``h:mm:ss``."""
+    if not math.isfinite(seconds):
+        return str(seconds)
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -35,6 +37,8 @@ def clock_text(seconds: float) -> str:
 
 def moment(seconds: float) -> str:
     """Write a time in a video as ``m:ss.t``; short spans would otherwise begin and end at the same second."""
+    if not math.isfinite(seconds):
+        return str(seconds)
     tenths = round(seconds * 10)
     return f"{clock_text(tenths // 10)}.{tenths % 10}"
 

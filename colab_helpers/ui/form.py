@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from colab_helpers.errors import UsageError
+from colab_helpers.files import parsed
 from colab_helpers.language import ASKED, spoken, tr
 from colab_helpers.request import REQUESTS, Request
 
@@ -21,7 +21,7 @@ def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
     """Return the request that a notebook builds, and the values of its form, in the form's order."""
     remedy = tr("name a file of notebooks/")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found = parsed(path.read_bytes())["cells"]
         sources = ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
     except OSError as error:
         raise UsageError(tr("there is no such notebook"), where=str(path), remedy=remedy) from error
@@ -44,7 +44,7 @@ def read_form(path: Path) -> tuple[type[Request], dict[str, Any]]:
 def _parsed(source: str) -> list[ast.stmt]:
     try:
         return ast.parse(source).body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []  # a cell with commands of the shell, say
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from colab_helpers.batch.report import REPORT_NAME, BatchReport, Quality
+from colab_helpers.trust.verify import verify
 from tests.helpers.processes import Content, Shell, contents_undisturbed, made_once
 from tests.media.make import Sound, Spec, variable_pts
 
@@ -73,6 +74,7 @@ def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
             process.communicate()
         if kind != "parent":
             batch.kill_workers()
+        assert {verify(path, anchors=b"").state for path in batch.out.glob("[!.]*.mp4")} <= {"valid"}
         if kind != "worker":
             process = batch.start()
     batch.finish(expected, process)

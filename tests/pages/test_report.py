@@ -287,15 +287,17 @@ def test_hundreds_of_files_stay_a_page(monkeypatch) -> None:
 
 
 def test_the_page_is_written_by_a_process_of_its_own(tmp_path, clips) -> None:
-    report, out = a_report(a_file(*clips), a_file("ü.mp4")), tmp_path / "out"
+    out = tmp_path / "out"
     out.mkdir()
+    result = clips[1].rename(out / clips[1].name)
+    report = a_report(a_file(clips[0], "/where/it/was/mounted" / Path(result.name)), a_file("ü.mp4"))
     report.save(tmp_path / "elsewhere" / "r.json")
     (out / SAMPLES_NAME).write_text("".join(one.model_dump_json() + "\n" for one in samples()))
     words = ["out", "--report", "elsewhere/r.json", "--language", "es"]
     command = [sys.executable, "-m", "colab_helpers.pages", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == str(tmp_path / "elsewhere" / "r.html")
-    assert [path.name for path in out.iterdir()] == [SAMPLES_NAME]
+    assert {path.name for path in out.iterdir()} == {SAMPLES_NAME, result.name}
     page = Page((tmp_path / "elsewhere" / "r.html").read_text(encoding="utf-8"))
     assert page.all("html") == [{"lang": "es"}]
     assert len(page.all("img")) == 2

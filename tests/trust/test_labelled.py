@@ -20,7 +20,7 @@ from colab_helpers.settings import Settings
 from colab_helpers.trust.marking import DISCLOSURE, LABEL
 from colab_helpers.trust.signing import local_anchor
 from colab_helpers.trust.verify import verify
-from tests.helpers.marks import actions, made, read_mark
+from tests.helpers.marks import actions, made, marks, published, read_mark
 from tests.helpers.processes import CPU
 
 ON = CPU.with_overrides(visible_label="always", visible_label_text="Not real", disclosure="")
@@ -86,6 +86,16 @@ def test_whatever_is_delivered_says_of_itself_what_it_is(batch, tmp_path: Path) 
             assert said.state == "unmarked"
             assert said.lines[-1] == "its metadata says: compositeWithTrainedAlgorithmicMedia", kept
     assert sum(bool(file.frames_folder) for file in report.files) == 6
+
+
+def test_a_manifest_in_another_form_is_told_as_one(tmp_path: Path) -> None:
+    target = made(tmp_path / "a.png")
+    by = marks(target, networks={"swap": [1, {"two": 2}]})
+    found = verify(published(target, tmp_path / "b.png", by=by), anchors=b"")
+    assert (found.state, found.lines[0]) == (
+        "valid",
+        "what its manifest says is not in a form that is read here",
+    )
 
 
 def test_a_picture_in_memory_is_labelled(photo: Path, constant_models: Path, consent: str) -> None:
