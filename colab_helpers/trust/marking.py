@@ -37,8 +37,8 @@ COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrained
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
 _OWN = "colab_helpers."
-NETWORKS, DIGEST, LABEL, DISCLOSURE, CONSENT, CONTENT = (
-    f"{_OWN}{one}" for one in ("networks", "sha256", "label", "disclosure", "consent", "content")
+NETWORKS, DIGEST, LABEL, DISCLOSURE, CONSENT, CONTENT = map(
+    _OWN.__add__, ("networks", "sha256", "label", "disclosure", "consent", "content")
 )
 """Names of our own in a manifest: in its actions networks used, the target's SHA-256, the words of the label
 burnt in, and how else those who see the result are told; as assertions the consent stated, and what was seen
