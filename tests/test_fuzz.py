@@ -42,7 +42,9 @@ DEEP = "[" * 5_000
 def test_a_short_set_finds_nothing() -> None:
     """In a process of its own: a child of one that runs threads may wait for ever for what they hold."""
     command = [sys.executable, "-m", "benchmarks.fuzz", "--count", "250", "--seed", "7"]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.endswith(", 0 found\n")
 

@@ -28,7 +28,6 @@ from tests.helpers.processes import CPU
 from tests.media.make import Spec, make
 
 
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two clips and a picture."""

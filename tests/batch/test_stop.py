@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 

@@ -122,7 +122,7 @@ def random_stream(seed: int) -> tuple[str, Spec, int]:
 
 
 SEEDS = (4, 5, 9, 10, 11, 12, 13, 14, 15, 16, 18, 22, 23, 26, 27, 29)
-"""Of each container into each, with every structure of pictures, even and uneven times, long and short cuts."""
+"""Of each container into each, with every structure, even and uneven times, long and short cuts."""
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -72,9 +72,7 @@ def test_an_index_without_any_segment_is_gone_on_with(
     tmp_path: Path, inverting_models: Path, *, keep_fps: bool, selection: dict[str, Any]
 ) -> None:
     target = make(tmp_path / "in.mp4", Spec(frames=60))
-    models = pieces_engine(
-        inverting_models, frame_processors="face_swapper", keep_fps=keep_fps, **selection
-    )
+    models = pieces_engine(inverting_models, frame_processors="face_swapper", keep_fps=keep_fps, **selection)
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     store = Store(tmp_path / "work")
 
