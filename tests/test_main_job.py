@@ -53,7 +53,7 @@ def test_faces_become_the_source_and_all_else_stays_the_targets(tmp_path: Path) 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    make_demo(folder, seed=3, seconds=0.8, clips=1, people=2, true_swaps=False)
+    make_demo(folder, seed=3, seconds=0.4, clips=1, people=2, true_swaps=False)
     return folder
 
 
@@ -67,7 +67,7 @@ def test_command_line_and_python_give_the_same_video(demo: Path, tmp_path: Path)
     assert main(batch) == SUCCESS
     options = {"consent": DEMO_CONSENT, "models_dir": demo / "models"}
     report = swap_video(source, target, tmp_path / "api.mp4", settings=load_settings(), **options)  # type: ignore[arg-type]
-    assert report.faces_swapped > 20
+    assert report.faces_swapped > 10
     results = [tmp_path / "swap.mp4", tmp_path / "batch" / "clip1.mp4", tmp_path / "api.mp4"]
     for frames in zip(*map(images, results), strict=True):
         np.testing.assert_array_equal(frames[0], frames[1])

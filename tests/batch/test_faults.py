@@ -288,7 +288,7 @@ LARGE = {"overrides": {"output_video_quality": 1, **NO_WAIT, "frame_processors":
 def large(source: Path, constant_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A target whose segments are larger than all records, and what an undisturbed batch makes of it."""
     folder = tmp_path_factory.mktemp("faults_large")
-    target = make(folder / "a.mp4", Spec(frames=12, rate=Fraction(5), size=(640, 360), sounds=(Sound(),)))
+    target = make(folder / "a.mp4", Spec(frames=25, rate=Fraction(10), size=(1280, 720), sounds=(Sound(),)))
     assert run_here(source, target, folder / "plain", constant_models, **LARGE).ok
     return target, folder / "plain"
 

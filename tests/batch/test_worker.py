@@ -505,7 +505,7 @@ GROWING = """
 
 
 def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path) -> None:
-    assert batch(in_process=True).ok
+    assert batch().ok
     (done, *_) = entries(tmp_path / "out", "done")
     (tmp_path / "out" / "a.mp4").unlink()
     with Journal(tmp_path / "out" / JOURNAL_NAME) as journal:
