@@ -513,8 +513,9 @@ def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path)
             journal.append(Started(key=done["key"], run="another", target="a.mp4", pid=1))
     path = tmp_path / "out" / "status.json"
     status = json.loads(path.read_text())
-    # Another process has that number now: it began later.
-    path.write_text(json.dumps({**status, "state": "running", "pid": os.getpid()}))
+    # Another process has that number now: it began later. Who watched it has said nothing for long.
+    told = {"state": "running", "pid": os.getpid(), "updated": time.time() - 2 * status_room.SILENCE}
+    path.write_text(json.dumps({**status, **told}))
     assert batch().ok
 
 
