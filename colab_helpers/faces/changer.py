@@ -80,6 +80,10 @@ class FaceChanger:
                 grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
+        if swapper.path is not None and not (self.colour_match or swapper.boosted):
+            left = swapper.path.change(swapper, jobs, self.masks, beside={"vector": latent[None]})
+            jobs = [jobs[number] for number in left]
+
         def swapped(
             crops: Sequence[ByteImage], masks: Sequence[FloatArray]
         ) -> Iterator[tuple[ByteImage, float]]:
@@ -102,6 +106,12 @@ class FaceChanger:
         self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: Sequence[Sharpness | None]
     ) -> None:
         most = self.blend / 100
+        if enhancer.path is not None:
+            beside = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
+            left = enhancer.path.change(
+                enhancer, jobs, self.masks, beside=beside, most=most, ceilings=ceilings
+            )
+            jobs, ceilings = [jobs[number] for number in left], [ceilings[number] for number in left]
 
         def enhanced(
             crops: Sequence[ByteImage], _masks: Sequence[FloatArray]
@@ -137,6 +147,8 @@ class FaceChanger:
         Returns:
             The new crops.
         """
+        if not jobs:
+            return []
         matrices = [similarity_transform(job.face.kps, template) for job in jobs]
         pairs = list(zip(jobs, matrices, strict=True))
         shown = [

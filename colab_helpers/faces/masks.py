@@ -38,8 +38,8 @@ REGIONS: dict[FaceRegion, tuple[int, ...]] = {
     "mouth": (11,),
     "lips": (12, 13),
 }
-_COVER = 256
-_COVER_TEMPLATE = FFHQ_512 * np.float32(_COVER / 512)
+COVER = 256
+COVER_TEMPLATE = FFHQ_512 * np.float32(COVER / 512)
 # An edge of a cover is blurred by so many of its pixels, then made twice as steep.
 _EDGE = 0.8
 # From so many grey levels on, over so many pixels each way, two frames show something else at a place.
@@ -116,22 +116,26 @@ class FaceMasks:
         """Look at the faces of a picture that is not changed yet; None where the box alone counts."""
         if not faces or not self.uses_networks:
             return [None] * len(faces)
-        places = [similarity_transform(face.kps, _COVER_TEMPLATE) for face in faces]
-        crops = [picture.crop(place, _COVER) for place in places]
-        covers = np.full((len(faces), _COVER, _COVER), 255, np.uint8)
+        places = [similarity_transform(face.kps, COVER_TEMPLATE) for face in faces]
+        crops = [picture.crop(place, COVER) for place in places]
+        covers = np.full((len(faces), COVER, COVER), 255, np.uint8)
         if self.occluder is not None:
             covers = self.occluder.seen(crops)
         if self.parser is not None:
-            double = [picture.crop(place * 2, 2 * _COVER) for place in places]
+            double = [picture.crop(place * 2, 2 * COVER) for place in places]
             kept = [number for region in self.regions for number in REGIONS[region]]
             for cover, parts in zip(covers, self.parser.parts(double), strict=True):
                 inside = np.isin(parts, kept).astype(np.uint8) * 255
-                small = cv2.resize(inside, (_COVER, _COVER), interpolation=cv2.INTER_AREA)
+                small = cv2.resize(inside, (COVER, COVER), interpolation=cv2.INTER_AREA)
                 np.minimum(cover, small, out=cover)
         greys = (cv2.blur(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (_NOISE, _NOISE)) for crop in crops)
         return [
             RawCover(cover, np.asarray(grey, np.uint8)) for cover, grey in zip(covers, greys, strict=True)
         ]
+
+    def limit(self, size: int) -> FloatArray:
+        """Return what limits every face in its crop, ``(size, size)``; the same array each time."""
+        return face_mask(size, self.blur, self.padding, self.box)
 
     def of(self, size: int, place: Matrix, face: Face, cover: ByteImage | None) -> FloatArray:
         """Return the mask ``(size, size)`` of a crop.
@@ -142,10 +146,10 @@ class FaceMasks:
             face: Whose crop it is.
             cover: Its `cover`; None where nothing covers it.
         """
-        mask = face_mask(size, self.blur, self.padding, self.box)
+        mask = self.limit(size)
         if cover is None:
             return mask
-        there = compose(place, invert(similarity_transform(face.kps, _COVER_TEMPLATE)))
+        there = compose(place, invert(similarity_transform(face.kps, COVER_TEMPLATE)))
         shown = cv2.warpAffine(cover, there, (size, size), borderMode=cv2.BORDER_REPLICATE)
         return np.minimum(mask, np.multiply(shown, np.float32(1 / 255), dtype=np.float32))
 

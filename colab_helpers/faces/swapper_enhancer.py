@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,6 +15,9 @@ from colab_helpers.models.contracts import input_kinds, not_understood, understo
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
 
+if TYPE_CHECKING:
+    from colab_helpers.faces.pixel_path import PixelPath
+
 
 class _CropNetwork:
     """A network that aligned crops go through, spoken to by its contract (``models.contracts``).
@@ -24,9 +28,10 @@ class _CropNetwork:
 
     def __init__(self, network: Network, role: str) -> None:
         self.network = network
-        self._fit = understood(network.session, network.name, role=role, where=str(network.path))
-        self.contract = self._fit.contract
-        self.size = self._fit.size  # edge of the crops, in pixels
+        self.fit = understood(network.session, network.name, role=role, where=str(network.path))
+        self.contract = self.fit.contract
+        self.size = self.fit.size  # edge of the crops, in pixels
+        self.path: PixelPath | None = None  # does what is done to faces' pixels where the network runs
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -40,13 +45,20 @@ class _CropNetwork:
 
     def _through(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
         """Run crops ``(N, S, S, 3)`` uint8 BGR, with what goes beside each picture by its kind of input."""
+        values = {"picture": self.blob(crops), **beside}
+        inputs = [values[kind] for kind in self.fit.inputs]
+        return self.to_bgr(self.network.run_stack(*inputs, output=self.fit.picture))
+
+    def blob(self, crops: Sequence[ByteImage] | ByteImage) -> FloatArray:
+        """Crops ``(N, S, S, 3)`` uint8 BGR as the network takes them, ``(N, 3, S, S)``."""
         black = self.contract.black
-        mean = -255 * black / (1 - black)
-        blob = cv2.dnn.blobFromImages(list(crops), (1 - black) / 255, mean=(mean,) * 3, swapRB=True)
-        values = {"picture": blob, **beside}
-        inputs = [values[kind] for kind in self._fit.inputs]
-        output = self.network.run_stack(*inputs, output=self._fit.picture)
-        return _to_bgr(output, black, truncate=self.contract.truncates)
+        mean = (-255 * black / (1 - black),) * 3
+        blob = cv2.dnn.blobFromImages(list(crops), (1 - black) / 255, mean=mean, swapRB=True)
+        return np.asarray(blob, np.float32)
+
+    def to_bgr(self, output: FloatArray) -> ByteImage:
+        """Turn the network's pictures ``(N, 3, S, S)`` into ``(N, S, S, 3)`` uint8 BGR."""
+        return _to_bgr(output, self.contract.black, truncate=self.contract.truncates)
 
 
 class Swapper(_CropNetwork):
@@ -129,7 +141,17 @@ class Enhancer(_CropNetwork):
 
     def enhance(self, crops: Sequence[ByteImage] | ByteImage) -> ByteImage:
         """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; returns ``(N, S, S, 3)``."""
-        return self._through(crops, weight=np.full(len(crops), self._weight, self._fit.weight))
+        return self._through(crops, weight=self.weights(len(crops)))
+
+    def weights(self, count: int) -> AnyArray:
+        """The weight as the network takes it, for so many crops."""
+        return np.full(count, self._weight, self.fit.weight)
+
+
+def levels_of(black: float, *, truncate: bool) -> tuple[float, float]:
+    """Factor and summand that make grey levels, which are then rounded, of values whose white is 1."""
+    scale = 255 / (1 - black)
+    return scale, -black * scale - (0.5 if truncate else 0.0)
 
 
 def _to_bgr(output: FloatArray, black: float, *, truncate: bool) -> ByteImage:
@@ -143,8 +165,7 @@ def _to_bgr(output: FloatArray, black: float, *, truncate: bool) -> ByteImage:
     Returns:
         ``(N, S, S, 3)`` uint8 BGR.
     """
-    scale = 255 / (1 - black)
-    shift = -black * scale - (0.5 if truncate else 0.0)
+    scale, shift = levels_of(black, truncate=truncate)
     images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
     for image, planes in zip(images, output, strict=True):
         # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.

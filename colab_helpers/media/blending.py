@@ -56,7 +56,7 @@ def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArr
     Where the crop is less than half as large as what it shows, whole blocks of samples are averaged first:
     reading every n-th one alone would carry the full noise of a large face into its small crop.
     """
-    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 1e-6)
+    shrink = shrinks_by(matrix)
     height, width = samples.shape[:2]
     if 2 <= shrink <= min(height, width):
         points = np.clip(crop_corners(matrix, size), -1e6, 1e6)
@@ -72,13 +72,18 @@ def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArr
     return crop
 
 
+def shrinks_by(matrix: Matrix) -> int:
+    """How many samples each way a crop averages; less than two: it reads each by itself."""
+    return int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 1e-6)
+
+
 def region_weights(mask: Mask, to_frame: Matrix, region: Region, box: Box) -> Mask:
     """Warp a mask over a region of the frame, and let it fade out towards the face's box."""
     left, top, right, bottom = region
     shifted = to_frame - np.array([[0, 0, left], [0, 0, top]])
     weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, (right - left, bottom - top))
-    weight *= _box_ramp(left, right, box[0], box[2], box)
-    weight *= _box_ramp(top, bottom, box[1], box[3], box)[:, None]
+    weight *= box_ramp(left, right, box[0], box[2], box)
+    weight *= box_ramp(top, bottom, box[1], box[3], box)[:, None]
     return weight
 
 
@@ -94,14 +99,14 @@ def blend_plane(
     left, top, right, bottom = region
     if left >= right or top >= bottom:
         return
-    ramp_x = _box_ramp(left, right, box[0], box[2], box)
+    ramp_x = box_ramp(left, right, box[0], box[2], box)
     for start in range(top, bottom, _STRIP_ROWS):
         stop = min(start + _STRIP_ROWS, bottom)
         shifted = to_target - np.array([[0, 0, left], [0, 0, start]])
         size = (right - left, stop - start)
         weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, size)
         weight *= ramp_x
-        weight *= _box_ramp(start, stop, box[1], box[3], box)[:, None]
+        weight *= box_ramp(start, stop, box[1], box[3], box)[:, None]
         # A swapper's crop is mostly smaller than the face: bilinear would blur it.
         new = cv2.warpAffine(crop, shifted, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         _blend_strip(target[start:stop, left:right], new, weight)
@@ -121,7 +126,7 @@ def _feather(box: Box) -> float:
     return max(1.0, _BOX_FEATHER * float(min(box[2] - box[0], box[3] - box[1])))
 
 
-def _box_ramp(start: int, stop: int, low: float, high: float, box: Box) -> npt.NDArray[np.float32]:
+def box_ramp(start: int, stop: int, low: float, high: float, box: Box) -> npt.NDArray[np.float32]:
     """Weights along one axis: 0 at the box's edges and beyond, 1 further inside than the feather."""
     feather = _feather(box)
     position = np.arange(start, stop, dtype=np.float32)

@@ -33,7 +33,7 @@ from colab_helpers.media.blending import (
     warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
-from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Layout
 
 _GRID = 60
 
@@ -137,7 +137,7 @@ class BgrPicture:
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Plane:
     """One plane of a frame with the affine step from its samples to luma pixels: x = step*u + offset."""
 
     samples: npt.NDArray[Any]
@@ -147,10 +147,12 @@ class _Plane:
 
     @property
     def channels(self) -> int:
+        """Kinds of samples that lie side by side."""
         return self.samples.shape[2] if self.samples.ndim == 3 else 1
 
     @property
     def to_luma(self) -> Matrix:
+        """Matrix from its samples to luma pixels."""
         (sx, sy), (ox, oy) = self.step, self.offset
         return np.array([[sx, 0, ox], [0, sy, oy]], np.float64)
 
@@ -231,21 +233,36 @@ class VideoPicture:
                 part = part << plane.shift
             to_samples = compose(invert(plane.to_luma), invert(matrix))
             blend_plane(
-                plane.samples, part, mask, to_samples, _plane_region(region, plane), _plane_box(box, plane)
+                plane.samples, part, mask, to_samples, plane_region(region, plane), plane_box(box, plane)
             )
+
+    @property
+    def layout(self) -> Layout:
+        """How its samples lie."""
+        return self._layout
+
+    @property
+    def space(self) -> ColourSpace:
+        """How its samples mean colours."""
+        return self._space
+
+    def writable_planes(self) -> list[Plane]:
+        """Return its planes, to be changed in place by others: luma, then chroma."""
+        self._make_writable()
+        return list(self._planes())
 
     def _make_writable(self) -> None:
         if not self._writable:
             self.frame.make_writable()
             self._writable = True
 
-    def _planes(self) -> Iterator[_Plane]:
+    def _planes(self) -> Iterator[Plane]:
         layout = self._layout
         dtype = np.uint8 if layout.depth == 8 else np.uint16
         for number, plane in enumerate(self.frame.planes):
             step = (1, 1) if number == 0 else layout.step
             channels = 2 if number and layout.interleaved else 1
-            yield _Plane(_plane_samples(plane, dtype, channels), step, self._siting(step), layout.shift)
+            yield Plane(_plane_samples(plane, dtype, channels), step, self._siting(step), layout.shift)
 
     def _siting(self, step: tuple[int, int]) -> tuple[float, float]:
         """Where the first chroma sample lies, in luma pixels.
@@ -273,14 +290,15 @@ def fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
     return size, max(1, int(size * (height / width)))
 
 
-def _plane_region(region: Region, plane: _Plane) -> Region:
+def plane_region(region: Region, plane: Plane) -> Region:
     """The samples of a plane that lie inside a region of luma pixels."""
     (sx, sy), (height, width) = plane.step, plane.samples.shape[:2]
     left, top, right, bottom = region
     return left // sx, top // sy, min(-(-right // sx), width), min(-(-bottom // sy), height)
 
 
-def _plane_box(box: Box, plane: _Plane) -> Box:
+def plane_box(box: Box, plane: Plane) -> Box:
+    """A box of luma pixels in samples of a plane."""
     offset = np.array([*plane.offset, *plane.offset], np.float32)
     return np.asarray((box - offset) / np.array([*plane.step, *plane.step], np.float32), np.float32)
 
