@@ -24,7 +24,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,15 @@ import onnxruntime
 from benchmarks.graphs import answering, detector_answers, write_constant_models
 from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from benchmarks.throughput import CONSENT, FACE, HEIGHT, WIDTH, make_clip
+from colab_helpers.faces.path_choice import tried
+from colab_helpers.faces.pixel_path import PixelPath
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.machine import this_machine
 from colab_helpers.models.catalog import Role
 from colab_helpers.models.converted import FOLDER
+from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.half import convert
+from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.session import Provider, Runtime, cuda_problem
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import SAMPLES_NAME, read_samples
@@ -117,6 +123,26 @@ def networks(bench: Bench) -> Row:
         started = time.monotonic()
         half = convert(root / FILES[role], half=True, runtime=runtime)
         rows[role] |= {"seconds": time.monotonic() - started, "notes": list(half.notes), "used": half.words}
+    return rows
+
+
+def pixels(bench: Bench) -> Row:
+    """Faces sampled and blended by OpenCV and where their network runs: milliseconds of the processor each."""
+    rows: Row = {}
+    for role in CHANGERS:
+        path, runtime = bench.folder / "models" / FILES[role], Runtime(bench.provider, graphs=True)
+        network = runtime.open(path)
+        if not bench.on_gpu:  # the same places, where a network usually has none
+            example = partial(sample_inputs, name=network.name)
+            session = network.session
+            placed = GpuSession(
+                lambda _: session, example=example, capture=False, on_problem=print, device="cpu"
+            )  # noqa: B023
+            network = replace(network, session=placed)
+        way = PixelPath(Swapper(network) if role == "swapper" else Enhancer(network), runtime)
+        way.prepare(capture=bench.on_gpu)
+        found = tried(way)
+        rows[role] = {**found._asdict(), "problem": found.problem}
     return rows
 
 
@@ -244,6 +270,7 @@ def _run(bench: Bench, half: str, cpus: int, more: Sequence[str]) -> Row:
 PARTS: dict[str, Callable[[Bench], Any]] = {
     "machine": machine,
     "networks": networks,
+    "pixels": pixels,
     "end_to_end": end_to_end,
     "doctor": doctor,
     "demo": demo,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,10 +11,12 @@ from colab_helpers.faces.colour import colour_matched
 from colab_helpers.faces.geometry import similarity_transform
 from colab_helpers.faces.grain import Grain
 from colab_helpers.faces.masks import BOX, FaceMasks, weighted
+from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.media.picture import Picture
+from colab_helpers.settings import FrameProcessor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class FaceChanger:
             it as sharp as the face in the shot was.
         colour_match: Give swapped faces the colours of those they replace.
         masks: Where the change shows.
+        paths: Of the steps whose faces are done where the network runs.
     """
 
     swapper: Swapper | None
@@ -55,6 +58,7 @@ class FaceChanger:
     blend: int = 100
     colour_match: bool = False
     masks: FaceMasks = BOX
+    paths: Mapping[FrameProcessor, PixelPath] = field(default_factory=dict)
 
     def crop(self, picture: Picture, face: Face) -> ByteImage | None:
         """Cut out what the swapper sees of a face; None where there is no swapper."""
@@ -80,8 +84,9 @@ class FaceChanger:
                 grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
-        if swapper.path is not None and not (self.colour_match or swapper.boosted):
-            left = swapper.path.change(swapper, jobs, self.masks, beside={"vector": latent[None]})
+        path = self.paths.get("face_swapper")
+        if path is not None and not self.colour_match:
+            left = path.change(jobs, self.masks, beside={"vector": latent[None]})
             jobs = [jobs[number] for number in left]
 
         def swapped(
@@ -106,11 +111,9 @@ class FaceChanger:
         self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: Sequence[Sharpness | None]
     ) -> None:
         most = self.blend / 100
-        if enhancer.path is not None:
+        if (path := self.paths.get("face_enhancer")) is not None:
             beside = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
-            left = enhancer.path.change(
-                enhancer, jobs, self.masks, beside=beside, most=most, ceilings=ceilings
-            )
+            left = path.change(jobs, self.masks, beside=beside, most=most, ceilings=ceilings)
             jobs, ceilings = [jobs[number] for number in left], [ceilings[number] for number in left]
 
         def enhanced(

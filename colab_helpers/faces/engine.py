@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from colab_helpers.errors import ColabHelpersError, MediaError, NoFaceError, SettingsError
@@ -13,7 +13,9 @@ from colab_helpers.faces.cast import PERSONAL, Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.occluder import FaceParser, Occluder
+from colab_helpers.faces.path_choice import choose_path
 from colab_helpers.faces.photos import Identity, agreed_identity, quality_of
+from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
@@ -22,7 +24,7 @@ from colab_helpers.machine import this_machine
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.models.catalog import mask_models
 from colab_helpers.models.contracts import converter_of
-from colab_helpers.models.half import changing_models, choose, wants_half
+from colab_helpers.models.half import ModelChoice, changing_models, choose, wants_half
 from colab_helpers.models.inventory import origin_notes
 from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Provider, Runtime, models_root
@@ -43,6 +45,7 @@ class Engine:
         settings: Nothing in them is ``auto`` but the encoder, which depends on the video.
         analyser: Finds faces.
         swapper: None unless ``frame_processors`` asks for it; likewise ``enhancer``.
+        paths: Of the steps whose faces are done where the network runs.
         occluder: None unless ``face_mask_types`` asks for it; likewise ``parser``.
         provider: Where the networks run.
         notes: Fall-backs and lowered values, each said once.
@@ -58,6 +61,7 @@ class Engine:
     pool: SessionPool | None = None
     occluder: Occluder | None = None
     parser: FaceParser | None = None
+    paths: Mapping[FrameProcessor, PixelPath] = field(default_factory=dict)
 
     @classmethod
     def open(cls, settings: Settings, *, models_dir: Path | None = None) -> Engine:
@@ -87,6 +91,7 @@ class Engine:
         swapper, enhancer = _changers(resolved, networks, runtime, root)
         if runtime.graphs:
             analyser.load()  # next come decoders and encoders, beside which nothing may be captured
+        paths, by_processor = _paths(choices, swapper, enhancer, runtime)
         chosen = [note for choice in choices.values() for note in choice.notes]
         chosen += [*origin_notes(resolved, root), *_without_effect(resolved, swapper, enhancer)]
         return cls(
@@ -95,11 +100,17 @@ class Engine:
             swapper=swapper,
             enhancer=enhancer,
             provider=runtime.provider,
-            notes=(*runtime.notes, *lowered, *chosen, *unmasked),
+            notes=(*runtime.notes, *lowered, *chosen, *unmasked, *by_processor),
             pool=runtime.pool,
             occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
             parser=FaceParser(masking["parser"]) if "parser" in masking else None,
+            paths=paths,
         )
+
+    @property
+    def place(self) -> str:
+        """Where the networks run, and whose pixels are done there, too."""
+        return f"{self.provider} (pixels: {', '.join(self.paths)})" if self.paths else self.provider
 
     @property
     def networks(self) -> list[Network]:
@@ -185,7 +196,13 @@ class Engine:
         source = treatment.source
         latent = own.swapper.latent(source) if own.swapper is not None and source is not None else None
         return FaceChanger(
-            own.swapper, latent, enhancer, settings.enhancer_blend, settings.colour_match, own.masks
+            own.swapper,
+            latent,
+            enhancer,
+            settings.enhancer_blend,
+            settings.colour_match,
+            own.masks,
+            self.paths,
         )
 
     def _for(self, treatment: Treatment) -> Engine:
@@ -224,6 +241,28 @@ def _changers(
     if "face_enhancer" in networks:
         enhancer = Enhancer(networks["face_enhancer"], weight=settings.enhancer_weight)
     return swapper, enhancer
+
+
+def _paths(
+    choices: Mapping[FrameProcessor, ModelChoice],
+    swapper: Swapper | None,
+    enhancer: Enhancer | None,
+    runtime: Runtime,
+) -> tuple[dict[FrameProcessor, PixelPath], list[str]]:
+    """Those steps whose faces are done on the GPU as well; one sentence for each that is not."""
+    paths: dict[FrameProcessor, PixelPath] = {}
+    notes, parts = [], {"face_swapper": swapper, "face_enhancer": enhancer}
+    for step, choice in choices.items():
+        part = parts[step]
+        if part is None or runtime.provider == "cpu":
+            continue
+        path, reason = choose_path(part, choice.original, runtime)
+        if path is not None:
+            paths[step] = path
+            continue
+        text = mark("{name}: faces' pixels are done by the processor, because {reason}")
+        notes.append(tr(text, name=choice.name, reason=reason))
+    return paths, notes
 
 
 def _without_effect(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from colab_helpers.faces.masks import COVER
 from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, edges_kernel

@@ -28,6 +28,7 @@ from colab_helpers.media.picture import Plane, VideoPicture, plane_box, plane_re
 from colab_helpers.models.cuda_graphs import Places
 from colab_helpers.models.pool import is_out_of_memory
 from colab_helpers.models.session import Runtime
+from colab_helpers.settings import FrameProcessor
 
 if TYPE_CHECKING:
     from colab_helpers.faces.changer import FaceJob
@@ -107,14 +108,28 @@ class _Graphs:
 
 @dataclass(eq=False)
 class PixelPath:
-    """Changes faces with a network of ``runtime``; graphs first used with ``capture`` become CUDA graphs."""
+    """Changes faces with the network of ``part``, which ``runtime`` opened."""
 
+    part: Swapper | Enhancer
     runtime: Runtime
-    capture: bool = False
+
+    @property
+    def step(self) -> FrameProcessor:
+        """What the network is for."""
+        return "face_enhancer" if isinstance(self.part, Enhancer) else "face_swapper"
+
+    def prepare(self, *, capture: bool) -> None:
+        """Make the graphs for the usual videos; ``capture`` them, which no other work on the GPU may disturb."""
+
+        def work(places: Places) -> None:
+            for edge in EDGES:
+                area = Area(edge, (2, 2), 8)
+                places.kept[area] = self._graphs(area, places, capture=capture)
+
+        self.part.network.run_within(work, capturing=capture)
 
     def change(
         self,
-        part: Swapper | Enhancer,
         jobs: Sequence[FaceJob],
         masks: FaceMasks,
         *,
@@ -125,29 +140,29 @@ class PixelPath:
         """Change the faces that can be in place; return the numbers of the others.
 
         Args:
-            part: Whose network it is; a swapper is shown ``FaceJob.crop``.
-            jobs: The faces.
+            jobs: The faces; a swapper is shown their ``crop``.
             masks: Where the change shows.
             beside: What goes beside the picture, by its kind of input, for one face.
-            most: Share of the network's picture at most; what ``ceilings`` leave of it.
+            most: Share of the network's picture at most.
+            ceilings: How sharp each face may become; None where that does not matter.
         """
-        parts = [_part_of(job, part) for job in jobs]
+        parts = [_part_of(job, self.part) for job in jobs]
         left = [number for number, own in enumerate(parts) if own is None or _disturbed(own, parts)]
         for number, own in enumerate(parts):
             if own is not None and number not in left:
-                self._change(part, own, masks, beside, most, ceilings[number] if ceilings else None)
+                self._change(own, masks, beside, most, ceilings[number] if ceilings else None)
         return left
 
     def _change(
         self,
-        part: Swapper | Enhancer,
         own: _Part,
         masks: FaceMasks,
         beside: Mapping[str, npt.NDArray[Any]],
         most: float,
         ceiling: Sharpness | None,
     ) -> None:
-        job, planes, names = own.job, own.picture.writable_planes(), part.network.input_names
+        part, job, planes = self.part, own.job, own.picture.writable_planes()
+        names = part.network.input_names
         feed = {names[k]: beside[kind] for k, kind in enumerate(part.fit.inputs) if kind in beside}
         sharp = isinstance(part, Enhancer)
         if not sharp:
@@ -159,7 +174,7 @@ class PixelPath:
 
         def work(places: Places) -> tuple[npt.NDArray[Any], Any]:
             if own.area not in places.kept:
-                places.kept[own.area] = self._graphs(part, own.area, places)
+                places.kept[own.area] = self._graphs(own.area, places, capture=False)
             graphs: _Graphs = places.kept[own.area]
             own.read(planes, graphs.pixels)
             given = {"pixels": graphs.pixels}
@@ -178,20 +193,21 @@ class PixelPath:
         if job.watch is not None:
             job.watch(part.to_bgr(new)[0], part.template)
 
-    def _graphs(self, part: Swapper | Enhancer, area: Area, places: Places) -> _Graphs:
-        """Make the graphs for an area; one that cannot be captured is run as it is."""
-        if self.capture:
+    def _graphs(self, area: Area, places: Places, *, capture: bool) -> _Graphs:
+        """Make the graphs for an area; those that cannot be captured are run as they are."""
+        if capture:
             try:
-                made = self._made(part, area, places, capture=True)
+                made = self._made(area, places, capture=True)
                 for side in filter(None, (made.before, made.behind)):
                     side.run({})
                 return made
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-        return self._made(part, area, places, capture=False)
+        return self._made(area, places, capture=False)
 
-    def _made(self, part: Swapper | Enhancer, area: Area, places: Places, *, capture: bool) -> _Graphs:
+    def _made(self, area: Area, places: Places, *, capture: bool) -> _Graphs:
+        part = self.part
         size, black, sharp = part.size, part.contract.black, isinstance(part, Enhancer)
         levels = levels_of(black, truncate=part.contract.truncates)
         picture = part.network.input_names[part.fit.inputs.index("picture")]

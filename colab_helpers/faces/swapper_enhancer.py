@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,9 +13,6 @@ from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
 from colab_helpers.models.contracts import input_kinds, not_understood, understood
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
-
-if TYPE_CHECKING:
-    from colab_helpers.faces.pixel_path import PixelPath
 
 
 class _CropNetwork:
@@ -31,7 +27,6 @@ class _CropNetwork:
         self.fit = understood(network.session, network.name, role=role, where=str(network.path))
         self.contract = self.fit.contract
         self.size = self.fit.size  # edge of the crops, in pixels
-        self.path: PixelPath | None = None  # does what is done to faces' pixels where the network runs
 
     @property
     def networks(self) -> tuple[Network, ...]:

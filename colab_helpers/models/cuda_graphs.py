@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -155,15 +155,18 @@ class GpuSession:
                 raise
 
     def run(
-        self, names: Sequence[str], feed: Arrays, within: Callable[[Places], Any] | None = None
-    ) -> list[npt.NDArray[Any]]:
+        self,
+        names: Sequence[str],
+        feed: Arrays,
+        within: Callable[[Places], Any] | None = None,
+        kind: Literal["calls", "captures"] = "calls",
+    ) -> Any:
         """What ``InferenceSession.run`` does; calls of the example's shape, for all outputs, are replayed.
 
         With ``within`` that is called in its turn, with the network at its places, and what it returns is
-        returned.
+        returned; one of ``captures`` has the GPU to itself.
         """
-        outputs: list[npt.NDArray[Any]] = self._turns.submit(self._run, list(names), feed, within).result()
-        return outputs
+        return self._turns.submit(self._run, list(names), feed, within, kind).result()
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of a session: its inputs, outputs, metadata, providers."""
@@ -174,8 +177,8 @@ class GpuSession:
     def _names(self) -> list[str]:
         return [output.name for output in self._session.get_outputs()]
 
-    def _run(self, names: list[str], feed: Arrays, within: Callable[[Places], Any] | None) -> Any:
-        with _alone("calls"):
+    def _run(self, names: list[str], feed: Arrays, within: Callable[[Places], Any] | None, kind: str) -> Any:
+        with _alone(kind):
             if within is not None:
                 if self._places is None:
                     inputs = self._example(self._session)

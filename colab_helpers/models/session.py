@@ -83,10 +83,10 @@ class Network:
             rows = [self.run(*(value[k : k + 1] for value in inputs))[output] for k in range(len(inputs[0]))]
         return np.concatenate(rows)
 
-    def run_within(self, work: Callable[[Places], T]) -> T:
+    def run_within(self, work: Callable[[Places], T], *, capturing: bool = False) -> T:
         """Have work done where the network lies, see ``GpuSession.run``; OutOfMemoryError likewise."""
         with self._memory_watched():
-            done: T = self.session.run((), {}, work)
+            done: T = self.session.run((), {}, work, "captures" if capturing else "calls")
         return done
 
     @contextmanager

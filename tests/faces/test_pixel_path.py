@@ -18,24 +18,21 @@ import pytest
 from av.video.reformatter import ColorRange
 
 from colab_helpers.faces.changer import FaceChanger, FaceJob
-from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.formats import WORKING_FORMATS
-from colab_helpers.media.picture import BgrPicture, VideoPicture
+from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.session import Network, Runtime
 from tests.helpers.networks import build, node
+from tests.people.standins import enhancer
 
 Job = Callable[[VideoPicture], FaceJob]
 LATENT = np.full(512, 0.01, np.float32)
 COVER = np.full((256, 256), 255, np.uint8)
 COVER[:, :110] = np.linspace(0, 255, 110).astype(np.uint8)
-# Colours the other way about, and their edges sharpened or softened: nothing a wrong matrix would hide.
-SHARP = np.zeros((3, 3, 3, 3), np.float32)
-SHARP[[0, 1, 2], [0, 1, 2]] = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32)
 
 
 @dataclass
@@ -80,15 +77,8 @@ def hyperswap() -> Network:
     return network(model, "hyperswap")
 
 
-def gfpgan(size: int = 512) -> Network:
-    """An enhancer that sharpens."""
-    weights = {"w": SHARP}
-    nodes = [node("Conv", "input w", "output", pads=[1] * 4)]
-    return network(build(nodes, (1, 3, size, size), weights=weights), "gfpgan")
-
-
 SWAPPER = Swapper(hyperswap())
-ENHANCER = Enhancer(gfpgan())
+ENHANCER = Enhancer(network(enhancer(), "GFPGANv1.4"))
 
 
 def frame(fmt: str, width: int, height: int, *, matrix: int = 1, full: bool = False) -> av.VideoFrame:
@@ -128,24 +118,20 @@ def both(
     made: av.VideoFrame, faces: Sequence[Face], change: FaceChanger, *, cover: ByteImage | None = None
 ) -> tuple[list[Any], list[Any], list[Any], int]:
     """Planes before, by OpenCV, in graphs; and how many graphs were made for those."""
-    counted = Counted(CPU)
-    found = []
-    for path in (None, PixelPath(counted)):  # type: ignore[arg-type]
-        for part in (change.swapper, change.enhancer):
-            if part is not None:
-                part.path = path
+    counted, found = Counted(CPU), []
+    parts = [part for part in (change.swapper, change.enhancer) if part is not None]
+    paths = [PixelPath(part, counted) for part in parts]  # type: ignore[arg-type]
+    for ways in ({}, {path.step: path for path in paths}):
         copy = av.VideoFrame(made.width, made.height, made.format.name)
         copy.colorspace, copy.color_range = made.colorspace, made.color_range
         for plane, own in zip(copy.planes, made.planes, strict=True):
             plane.update(bytes(own))
         picture = VideoPicture(copy)
         before = planes(picture)
-        change.change([FaceJob(picture, one, cover) for one in faces])
+        replace(change, paths=ways).change([FaceJob(picture, one, cover) for one in faces])
         found.append(planes(picture))
-    for part in (change.swapper, change.enhancer):
-        if part is not None:
-            part.path = None
-            part.network.session._places = None  # what is kept there goes with it
+    for part in parts:
+        part.network.session._places = None  # what is kept there goes with it
     return before, found[0], found[1], counted.made
 
 
