@@ -48,7 +48,7 @@ from colab_helpers.models.converted import FOLDER
 from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.half import convert
 from colab_helpers.models.parity import sample_inputs
-from colab_helpers.models.session import Provider, Runtime, cuda_problem
+from colab_helpers.models.session import Network, Provider, Runtime, cuda_problem
 from colab_helpers.resources.bottleneck import bottleneck
 from colab_helpers.resources.samples import SAMPLES_NAME, read_samples
 from tests.people.clip import make_demo
@@ -127,23 +127,28 @@ def networks(bench: Bench) -> Row:
 
 
 def pixels(bench: Bench) -> Row:
-    """Faces sampled and blended by OpenCV and where their network runs: milliseconds of the processor each."""
+    """A face sampled and blended by OpenCV, and where its network runs, as CUDA graphs and without."""
     rows: Row = {}
     for role in CHANGERS:
-        path, runtime = bench.folder / "models" / FILES[role], Runtime(bench.provider, graphs=True)
-        network = runtime.open(path)
-        if not bench.on_gpu:  # the same places, where a network usually has none
-            example = partial(sample_inputs, name=network.name)
-            session = network.session
-            placed = GpuSession(
-                lambda _: session, example=example, capture=False, on_problem=print, device="cpu"
-            )  # noqa: B023
-            network = replace(network, session=placed)
-        way = PixelPath(Swapper(network) if role == "swapper" else Enhancer(network), runtime)
-        way.prepare(capture=bench.on_gpu)
-        found = tried(way)
-        rows[role] = {**found._asdict(), "problem": found.problem}
+        for graphs in (True, False):
+            runtime = Runtime(bench.provider, graphs=graphs)
+            network = runtime.open(bench.folder / "models" / FILES[role])
+            if not bench.on_gpu:  # a processor's networks have no places of their own
+                network = replace(network, session=_placed(network))
+            path = PixelPath(Swapper(network) if role == "swapper" else Enhancer(network), runtime)
+            try:
+                path.prepare(capture=graphs)
+                rows[f"{role}{', captured' if graphs else ''}"] = tried(path)._asdict()
+            except Exception as error:  # noqa: BLE001 - without a capture it may still run
+                rows[f"{role}{', captured' if graphs else ''}"] = f"failed: {error}"
     return rows
+
+
+def _placed(network: Network) -> GpuSession:
+    example = partial(sample_inputs, name=network.name)
+    return GpuSession(
+        lambda _: network.session, example=example, capture=False, on_problem=print, device="cpu"
+    )
 
 
 def doctor(bench: Bench) -> Row:

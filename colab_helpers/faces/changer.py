@@ -14,27 +14,9 @@ from colab_helpers.faces.masks import BOX, FaceMasks, weighted
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.media.picture import Picture
 from colab_helpers.settings import FrameProcessor
-
-
-@dataclass(frozen=True, eq=False)
-class FaceJob:
-    """One face to be changed in one picture.
-
-    Attributes:
-        cover: What is seen of it, see `masks`; None where nothing covers it.
-        crop: What the swapper is shown; None has it cut out of the picture.
-        watch: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
-            gave it, and where the face's five points are in it, ``(5, 2)``.
-    """
-
-    picture: Picture
-    face: Face
-    cover: ByteImage | None = None
-    crop: ByteImage | None = None
-    watch: Callable[[ByteImage, FloatArray], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)

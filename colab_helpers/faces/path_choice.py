@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.faces.changer import FaceChanger, FaceJob
+from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.geometry import FFHQ_512
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
-from colab_helpers.faces.types import Face
+from colab_helpers.faces.types import Face, FaceJob
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models.converted import Conversion, place_of, problem_of, target_of
@@ -116,7 +116,7 @@ def _samples(picture: VideoPicture) -> npt.NDArray[np.int16]:
 def _example() -> tuple[VideoPicture, Face]:
     """Soft patches of any colour, as a frame, and where there would be a face in it."""
     patches = np.random.default_rng(0).integers(30, 220, (18, 32, 3), np.uint8)
-    image = cv2.resize(patches, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_CUBIC)
+    image = np.asarray(cv2.resize(patches, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
     frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format="yuv420p")
     corner = np.array([_WIDTH - _FACE, _HEIGHT - _FACE], np.float32) / 2
     kps = corner + _FACE * (0.2 + 0.6 * FFHQ_512 / 512) @ np.array([[1, 0.1], [-0.1, 1]])

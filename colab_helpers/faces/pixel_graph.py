@@ -1,9 +1,10 @@
 """What is done to a face's pixels before and after a network, as small ONNX graphs that run where it runs.
 
-They stand on either side of the network and hand on what lies on the device, so that its weights, its file and
-its CUDA graph stay what they are. The arithmetic is that of ``media.picture``, ``media.blending`` and
-``faces.sharpness``: their matrices, weights and limits come in as numbers. Operators are those that ONNX
-Runtime has for CUDA in opset 17; a bound that is not a constant is a Min or Max, since Clip's are read on the CPU.
+They stand on either side of the network and hand on what lies on the device: its weights, its file and its
+CUDA graph stay what they are. The arithmetic is that of ``media.picture``, ``media.blending`` and
+``faces.sharpness``, whose matrices, weights and limits come in as numbers. All operators are those that ONNX
+Runtime has for CUDA in opset 17. Bounds that are no constants are a Min or Max: Clip reads its own on the
+processor.
 """
 
 from __future__ import annotations
@@ -24,26 +25,18 @@ NO_LIMIT = 1e30
 _LOOK = MOST_PIXELS + 2 * REACH
 # How OpenCV makes grey of red, green and blue (ITU-R BT.601).
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
-# Numbers, in the order in which they come in one vector. A way is a matrix (2, 3) from pixels of a picture to
-# those of another, where they are read; ``to`` are the last ones that are there.
+# Numbers, in the order in which they come in one vector. A way from one picture to another is a matrix (2, 3)
+# from pixels where they are wanted to those where they are read; ``end`` is the last one that is there.
 HEAD: Mapping[str, int] = {
-    "luma": 6, "luma to": 2, "chroma": 6, "chroma to": 2, "colours": 9, "black": 3,
+    "crop to luma": 6, "luma end": 2, "crop to chroma": 6, "chroma end": 2, "to rgb": 12,
 }  # fmt: skip
-_TAIL: Mapping[str, int] = {
-    "luma": 6,
-    "chroma": 6,
-    "cover": 6,
-    "colours": 9,
-    "black": 3,
-    "share": 1,
-    "weight": 1,
-}
-_SHARP: Mapping[str, int] = {"x": _LOOK, "y": _LOOK, "inside": MOST_PIXELS, "count": 1, "most": 1}
+_TAIL = {"luma to crop": 6, "chroma to crop": 6, "cover": 6, "to yuv": 12, "share": 1, "weight": 1}
+_SHARP = {"x": _LOOK, "y": _LOOK, "inside": MOST_PIXELS, "count": 1, "most": 1}
 
 
 @dataclass(frozen=True)
 class Area:
-    """Room for the face's part of a frame: ``edge`` luma samples a side, ``step`` of them to one of chroma."""
+    """Room for a face's part of a frame: ``edge`` luma samples a side, ``step`` of them to one of chroma."""
 
     edge: int
     step: tuple[int, int]
@@ -109,17 +102,17 @@ class _Graph:
     def rounded(self, value: str, most: float) -> str:
         return self.add("Clip", self.add("Round", value), 0.0, float(most))
 
-    def coloured(self, value: str, size: int, most: float) -> str:
+    def coloured(self, value: str, matrix: str, size: int, most: float) -> str:
         """Other colours of a picture ``(1, 3, size, size)``, rounded."""
-        matrix = self.add("Reshape", self.numbers["colours"], [3, 3])
-        black = self.add("Reshape", self.numbers["black"], [3, 1])
-        mixed = self.add("Add", self.add("MatMul", matrix, self.add("Reshape", value, [3, -1])), black)
-        return self.add("Reshape", self.rounded(mixed, most), [1, 3, size, size])
+        parts = [f"{matrix} {part}" for part in ("scale", "black")]
+        self.add("Split", self.add("Reshape", self.numbers[matrix], [3, 4]), [3, 1], out=parts, axis=1)
+        mixed = self.add("MatMul", parts[0], self.add("Reshape", value, [3, -1]))
+        return self.add("Reshape", self.rounded(self.add("Add", mixed, parts[1]), most), [1, 3, size, size])
 
-    def read_at(self, name: str, place: Sequence[int], read: Sequence[int]) -> str:
-        """Where the pixels of a picture are read in another, both ``(rows, columns)``, by a way."""
-        (rows, columns), number = place, self.cut(self.numbers[name], [1] * 6)
-        ends = self.cut(self.numbers[f"{name} to"], [1, 1]) if f"{name} to" in self.numbers else ()
+    def read_at(self, way: str, place: Sequence[int], read: Sequence[int], end: str = "") -> str:
+        """Where the pixels of a picture are read in another, both ``(rows, columns)``."""
+        (rows, columns), number = place, self.cut(self.numbers[way], [1] * 6)
+        ends = self.cut(self.numbers[end], [1, 1]) if end else ()
         axes = []
         for axis, length in enumerate(reversed(read)):
             across = self.add("Mul", np.arange(columns, dtype=np.float32), number[3 * axis])
@@ -132,8 +125,8 @@ class _Graph:
         return self.add("Concat", *axes, axis=3)
 
     def sampled(self, value: str, places: str, mode: str = "bilinear") -> str:
-        modes = {"mode": mode, "padding_mode": "border", "align_corners": 1}
-        return self.add("GridSample", value, places, **modes)
+        # Beyond the border bicubic differs from OpenCV; no mask shows anything of that.
+        return self.add("GridSample", value, places, mode=mode, padding_mode="border", align_corners=1)
 
     def planes(self, area: Area) -> list[str]:
         """Luma and chroma of the frame, as floats."""
@@ -167,23 +160,22 @@ def head(area: Area, size: int, black: float) -> bytes:
         size: Edge of the network's crop, in pixels.
         black: The value that is black there; white is 1.
     """
-    g = _Graph(HEAD)
-    luma, chroma = (
-        g.rounded(g.sampled(plane, g.read_at(name, (size, size), shape[1:])), (1 << area.depth) - 1)
-        for plane, name, shape in zip(g.planes(area), ("luma", "chroma"), area.shapes, strict=True)
-    )
-    crop = g.coloured(g.add("Concat", luma, chroma, axis=1), size, 255)
+    g, parts = _Graph(HEAD), []
+    for plane, name, shape in zip(g.planes(area), ("luma", "chroma"), area.shapes, strict=True):
+        places = g.read_at(f"crop to {name}", (size, size), shape[1:], f"{name} end")
+        parts.append(g.rounded(g.sampled(plane, places), (1 << area.depth) - 1))
+    crop = g.coloured(g.add("Concat", *parts, axis=1), "to rgb", size, 255)
     g.add("Identity", crop, out=["crop"])
     g.add("Add", g.add("Mul", crop, (1 - black) / 255), black, out=["picture"])
-    shape = [1, 3, size, size]
+    made = np.float32, [1, 3, size, size]
     return g.model(
         {"pixels": (area.samples, [sum(area.sizes)]), "numbers": (np.float32, [sum(HEAD.values())])},
-        {"picture": (np.float32, shape), "crop": (np.float32, shape)},
+        {"picture": made, "crop": made},
     )
 
 
 def tail(area: Area, size: int, black: float, levels: tuple[float, float], *, sharp: bool) -> bytes:
-    """Write the graph behind a network: it blends its ``picture`` into planes, which come out as they went in.
+    """Write the graph behind a network, which blends its ``picture`` into planes.
 
     Args:
         area: Of the planes.
@@ -201,7 +193,7 @@ def tail(area: Area, size: int, black: float, levels: tuple[float, float], *, sh
     shown = g.rounded(g.sampled(cover, g.read_at("cover", (size, size), (COVER, COVER))), 255)
     limit = g.add("Reshape", "mask", [1, 1, size, size])
     mask = g.add("Mul", g.add("Min", g.add("Mul", shown, 1 / 255), limit), share)
-    crops = g.cut(g.coloured(new, size, most), [1, 2], axis=1)
+    crops = g.cut(g.coloured(new, "to yuv", size, most), [1, 2], axis=1)
     blended = [
         _blended(g, name, (*shape[1:], size), old, crop, mask, most)
         for name, shape, old, crop in zip(("luma", "chroma"), area.shapes, g.planes(area), crops, strict=True)
@@ -224,7 +216,7 @@ def _blended(
 ) -> str:
     """See ``media.blending.blend_plane``."""
     rows, columns, size = shape
-    places = g.read_at(name, (rows, columns), (size, size))
+    places = g.read_at(f"{name} to crop", (rows, columns), (size, size))
     new = g.rounded(g.sampled(crop, places, "bicubic"), most)
     weight = g.add("Mul", g.sampled(mask, places), g.numbers[f"{name} across"])
     weight = g.add("Mul", weight, g.add("Reshape", g.numbers[f"{name} down"], [rows, 1]))

@@ -17,13 +17,16 @@ import onnxruntime
 import pytest
 from av.video.reformatter import ColorRange
 
+from colab_helpers.faces import path_choice, pixel_path
 from colab_helpers.faces.changer import FaceChanger, FaceJob
+from colab_helpers.faces.masks import FaceMasks
+from colab_helpers.faces.path_choice import choose_path, tried
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.formats import WORKING_FORMATS
-from colab_helpers.media.picture import VideoPicture
-from colab_helpers.models.cuda_graphs import GpuSession
+from colab_helpers.media.picture import BgrPicture, VideoPicture
+from colab_helpers.models.cuda_graphs import GpuSession, Places
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.session import Network, Runtime
 from tests.helpers.networks import build, node
@@ -114,19 +117,28 @@ def changer(swapper: Swapper | None, enhancer: Enhancer | None, **more: Any) -> 
     return FaceChanger(swapper, None if swapper is None else LATENT, enhancer, **{"blend": 80, **more})
 
 
+def copied(made: av.VideoFrame) -> av.VideoFrame:
+    copy = av.VideoFrame(made.width, made.height, made.format.name)
+    copy.colorspace, copy.color_range = made.colorspace, made.color_range
+    for plane, own in zip(copy.planes, made.planes, strict=True):
+        plane.update(bytes(own))
+    return copy
+
+
 def both(
-    made: av.VideoFrame, faces: Sequence[Face], change: FaceChanger, *, cover: ByteImage | None = None
+    made: av.VideoFrame,
+    faces: Sequence[Face],
+    change: FaceChanger,
+    *,
+    cover: ByteImage | None = None,
+    rotation: int = 0,
 ) -> tuple[list[Any], list[Any], list[Any], int]:
     """Planes before, by OpenCV, in graphs; and how many graphs were made for those."""
     counted, found = Counted(CPU), []
     parts = [part for part in (change.swapper, change.enhancer) if part is not None]
     paths = [PixelPath(part, counted) for part in parts]  # type: ignore[arg-type]
     for ways in ({}, {path.step: path for path in paths}):
-        copy = av.VideoFrame(made.width, made.height, made.format.name)
-        copy.colorspace, copy.color_range = made.colorspace, made.color_range
-        for plane, own in zip(copy.planes, made.planes, strict=True):
-            plane.update(bytes(own))
-        picture = VideoPicture(copy)
+        picture = VideoPicture(copied(made), rotation=rotation)
         before = planes(picture)
         replace(change, paths=ways).change([FaceJob(picture, one, cover) for one in faces])
         found.append(planes(picture))
@@ -148,11 +160,159 @@ def assert_near(made: av.VideoFrame, before: list[Any], one: list[Any], other: l
 
 
 WHOLE = changer(SWAPPER, ENHANCER)
+FACE = face(320, 240, 200, degrees=15)
 
 
-@pytest.mark.parametrize("fmt", WORKING_FORMATS)
-def test_all_formats(fmt: str) -> None:
-    made = frame(fmt, 640, 480)
-    before, one, other, graphs = both(made, [face(320, 240, 200, degrees=15)], WHOLE)
+@pytest.mark.parametrize(
+    ("fmt", "matrix", "full"),
+    [
+        ("yuv420p", 1, True),
+        ("yuvj420p", 6, True),
+        ("yuv422p", 5, False),
+        ("yuvj422p", 1, True),
+        ("yuv444p", 9, False),
+        ("yuvj444p", 5, True),
+        ("nv12", 6, False),
+        ("p010le", 9, False),
+        ("yuv420p10le", 9, True),
+        ("yuv422p10le", 1, False),
+        ("yuv444p10le", 9, False),
+    ],
+)
+def test_all_formats(fmt: str, matrix: int, full: bool) -> None:
+    made = frame(fmt, 480, 400, matrix=matrix, full=full)
+    before, one, other, graphs = both(made, [face(240, 200, 150, degrees=15)], WHOLE)
     assert graphs == 3  # before and behind the enhancer, behind the swapper
     assert_near(made, before, one, other)
+
+
+@pytest.mark.parametrize(
+    ("where", "graphs"),
+    [
+        (face(30, 200, 260, degrees=-20), 3),  # cut by the frame's edges
+        (face(600, 440, 240, degrees=5), 3),
+        (face(320, 240, 60, degrees=90), 3),
+        (face(320, 240, 90, degrees=180), 3),
+        (face(320, 240, 400), 3),  # larger than the smaller area
+    ],
+)
+def test_faces_anywhere(where: Face, graphs: int) -> None:
+    made = frame("yuv420p", 640, 480)
+    before, one, other, found = both(made, [where], WHOLE, rotation=90)
+    assert found == graphs
+    assert_near(made, before, one, other)
+
+
+def test_a_large_face_is_swapped_in_a_graph() -> None:
+    made = frame("yuv420p", 1400, 1080)
+    before, one, other, graphs = both(made, [face(700, 500, 800, degrees=8)], changer(SWAPPER, None))
+    assert graphs == 1
+    assert_near(made, before, one, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changer(SWAPPER, None, masks=FaceMasks(blur=0.1, padding=(20, 0, 0, 10))),
+        changer(None, ENHANCER, blend=100),
+        changer(SWAPPER, ENHANCER, blend=30, masks=FaceMasks(box=False)),
+    ],
+)
+def test_what_limits_the_change(change: FaceChanger) -> None:
+    made = frame("yuv420p", 640, 480)
+    faces = [replace(FACE, weight=0.6), face(80, 80, 70)]
+    before, one, other, graphs = both(made, faces, change, cover=COVER)
+    assert graphs == (change.swapper is not None) + 2 * (change.enhancer is not None)
+    assert_near(made, before, one, other)
+    unlimited = both(made, [FACE], replace(change, masks=FaceMasks()))[2]
+    assert not np.array_equal(unlimited[0], other[0])
+
+
+@pytest.mark.parametrize(
+    ("faces", "change"),
+    [
+        ([FACE, face(420, 240, 150)], WHOLE),  # one lies over the other
+        ([FACE], changer(SWAPPER, None, colour_match=True)),
+        ([face(-400, -400, 50)], WHOLE),  # not in the frame
+        ([face(700, 500, 1300)], WHOLE),
+    ],
+)
+def test_what_is_left_to_opencv(faces: list[Face], change: FaceChanger) -> None:
+    _, one, other, graphs = both(frame("yuv420p", 1400, 1060), faces, change)
+    assert graphs == 0
+    for expected, found in zip(one, other, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_is_left_to_opencv() -> None:
+    job = FaceJob(BgrPicture(np.zeros((480, 640, 3), np.uint8)), FACE)
+    assert PixelPath(SWAPPER, CPU).change([job], FaceMasks(), beside={"vector": LATENT[None]}) == [0]
+
+
+def test_a_swap_is_watched_as_ever() -> None:
+    seen: list[ByteImage] = []
+    made = frame("yuv420p", 640, 480)
+    path = PixelPath(SWAPPER, CPU)
+    for ways in ({}, {path.step: path}):
+        job = FaceJob(VideoPicture(copied(made)), FACE, watch=lambda crop, _: seen.append(crop))
+        replace(changer(SWAPPER, None), paths=ways).change([job])
+    SWAPPER.network.session._places = None
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_only_the_face_and_its_numbers_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied_bytes: list[int] = []
+    run = Places.run
+
+    def counting(self: Places, feed: dict[str, npt.NDArray[Any]]) -> None:
+        copied_bytes.append(sum(array.nbytes for array in feed.values()))
+        run(self, feed)
+
+    monkeypatch.setattr(Places, "run", counting)
+    path = PixelPath(ENHANCER, CPU)
+    change = replace(changer(None, ENHANCER), paths={path.step: path})
+    for _ in range(2):
+        change.change([FaceJob(VideoPicture(frame("yuv420p", 640, 480)), FACE)])
+    ENHANCER.network.session._places = None
+    before, network, behind = copied_bytes[3:]  # of the second frame: the mask is there
+    assert before == pytest.approx(512 * 512 * 1.5, abs=500)
+    assert network == 0
+    assert behind < 15_000
+
+
+# --- whether it is used ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    path = tmp_path / "network.onnx"
+    path.write_bytes(b"whatever it was made from")
+    return path
+
+
+def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = tried(PixelPath(SWAPPER, CPU))
+    assert trial.middle <= 1
+    assert trial.most <= 3
+    assert 0 < trial.usual_ms < trial.own_ms  # a processor is no GPU
+    path, problem = choose_path(SWAPPER, original, CPU)
+    assert path is None
+    assert "ms of the processor there" in problem
+    monkeypatch.setattr(path_choice, "tried", lambda _: pytest.fail("it was recorded"))
+    assert choose_path(SWAPPER, original, CPU) == (None, problem)
+
+
+def test_a_way_that_gives_other_pixels_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_path, "_STEPS", 20)
+    path, problem = choose_path(SWAPPER, original, CPU)
+    assert path is None
+    assert problem.startswith("the pixels differ by")
+
+
+def test_one_that_cannot_be_made_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SWAPPER.network.session._places = None
+    monkeypatch.setattr(pixel_path, "tail", lambda *_, **__: b"nothing")
+    path, problem = choose_path(SWAPPER, original, CPU)
+    assert path is None
+    assert problem
+    assert list(original.parent.iterdir()) == [original]  # the next run tries again
