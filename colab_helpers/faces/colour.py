@@ -23,13 +23,13 @@ def colour_matched(changed: ByteImage, before: ByteImage, mask: FloatArray) -> B
     Args:
         changed: ``(S, S, 3)`` uint8 BGR.
         before: The same before the swap.
-        mask: ``(S, S)`` float32; where it is above 0.5 there is the face.
+        mask: ``(M, M)`` float32, M a divisor of S; where it is above 0.5 there is the face.
     """
     new = _lab(changed)
-    inside = mask[::_STEP, ::_STEP] > 0.5
+    inside, step = mask[::_STEP, ::_STEP] > 0.5, _STEP * len(changed) // len(mask)
     if inside.sum() < _LEAST_PIXELS:
         return changed
-    ours, theirs = new[::_STEP, ::_STEP][inside], _lab(before[::_STEP, ::_STEP])[inside]
+    ours, theirs = new[::step, ::step][inside], _lab(before[::step, ::step])[inside]
     added = ours[:, 0] - theirs[:, 0]
     off = np.abs(added - np.median(added))
     shared = off <= np.median(off)

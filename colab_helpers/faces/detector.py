@@ -24,7 +24,7 @@ NMS_OVERLAP = 0.4
 """Boxes that overlap a better one by more (intersection over union) are dropped, as in insightface."""
 
 # Input is RGB, (x - 127.5) / 128 (insightface, model_zoo/scrfd.py); padding is black.
-_NORMALISED = ((np.arange(256, dtype=np.float32) - 127.5) / 128.0).astype(np.float32)
+_MIDDLE, _SPREAD = np.float32(127.5), np.float32(128)
 _SCORES, _BOXES, _POINTS = 0, 3, 6
 _OUTPUTS = 9
 
@@ -78,12 +78,15 @@ class Detector:
         """The image in the top left corner of this thread's ``(1, 3, size, size)`` input, RGB."""
         key = (size, image.shape)
         if getattr(self._buffers, "key", None) != key:
-            self._buffers.blob = np.full((1, 3, size, size), _NORMALISED[0], np.float32)
+            self._buffers.blob = np.full((1, 3, size, size), -_MIDDLE / _SPREAD, np.float32)
             self._buffers.key = key
         blob: FloatArray = self._buffers.blob
         height, width = image.shape[:2]
         for channel, plane in zip(blob[0], reversed(cv2.split(image)), strict=True):
-            channel[:height, :width] = cv2.LUT(plane, _NORMALISED)
+            part = channel[:height, :width]
+            part[...] = plane
+            part -= _MIDDLE
+            part /= _SPREAD
         return blob
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import BOX, FaceMasks
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
-from colab_helpers.media.affine import invert
+from colab_helpers.media.affine import Matrix, compose, invert, resizing
 from colab_helpers.media.blending import Region, face_region, open_box, region_weights
 from colab_helpers.media.picture import Picture
 
@@ -31,7 +31,7 @@ class Grain:
 
     Attributes:
         region: Pixels of the face; ``fine`` ``(h, w)`` float32 is what is finer than a blur there.
-        weight: How far each of them was changed, 0 to 1.
+        weight: How far each square of ``_STEP`` pixels was changed, 0 to 1.
         level: Standard deviation of the grain, in grey levels.
     """
 
@@ -56,16 +56,16 @@ class Grain:
         if (right - left) * (bottom - top) < _LEAST_PIXELS or right <= left:
             return None
         mask = masks.of(_SIZE, matrix, face, cover)
-        weight = region_weights(mask, invert(matrix), region, box)
+        weight = _coarse_weights(mask, invert(matrix), region, box)
         fine = _fine(picture.luma(region))
-        level = _level(fine[::_STEP, ::_STEP][weight[::_STEP, ::_STEP] > 0.5])
+        level = _level(fine[::_STEP, ::_STEP][weight > 0.5])
         return cls(picture, region, fine, weight * np.float32(face.weight), level)
 
     def restore(self) -> None:
         """Add as much of it to the changed face as is missing, and never more than there was."""
         fine = _fine(self.picture.luma(self.region))
         limit = _STRONGEST * self.level
-        inside = self.weight[::_STEP, ::_STEP] > 0.5
+        inside = self.weight > 0.5
         now, grain = (
             fine[::_STEP, ::_STEP][inside],
             np.clip(self.fine[::_STEP, ::_STEP][inside], -limit, limit),
@@ -78,8 +78,22 @@ class Grain:
         other = max(level**2 - (kept * self.level) ** 2, 0.0)
         missing = np.sqrt(max(self.level**2 - other, 0.0)) / self.level - kept
         if missing > 0:
-            added = cv2.multiply(np.clip(self.fine, -limit, limit), self.weight, scale=missing)
+            height, width = self.fine.shape
+            weight = cv2.resize(self.weight, None, fx=_STEP, fy=_STEP)[:height, :width]
+            added = cv2.multiply(np.clip(self.fine, -limit, limit), weight, scale=missing)
             self.picture.add_luma(self.region, np.asarray(added, np.float32))
+
+
+def _coarse_weights(mask: FloatArray, to_frame: Matrix, region: Region, box: FloatArray) -> FloatArray:
+    """What `region_weights` gives, for every square of ``_STEP`` pixels from the region's corner on."""
+    left, top, right, bottom = region
+    shift = np.array([left, top], np.float64)
+    to_region, low = to_frame.copy(), np.array([*shift, *shift], np.float32)
+    to_region[:, 2] -= shift
+    to_squares = resizing(1 / _STEP)
+    squares = (0, 0, -(-(right - left) // _STEP), -(-(bottom - top) // _STEP))
+    reach = (box - low) / _STEP + np.float32(to_squares[0, 2])
+    return region_weights(mask, compose(to_squares, to_region), squares, reach)
 
 
 def _fine(luma: FloatArray) -> FloatArray:

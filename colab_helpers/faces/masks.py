@@ -16,7 +16,7 @@ import numpy as np
 
 from colab_helpers.faces.geometry import FFHQ_512, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
-from colab_helpers.media.affine import Matrix, compose, invert
+from colab_helpers.media.affine import Matrix, compose, invert, resizing
 from colab_helpers.media.picture import Picture
 from colab_helpers.settings import FaceRegion, Padding
 
@@ -70,6 +70,11 @@ def face_mask(size: int, blur: float = 0.3, padding: Padding = (0, 0, 0, 0), box
     mask[:, [0, -1]] = 0
     mask.setflags(write=False)
     return np.asarray(mask)
+
+
+def mask_edge(size: int) -> int:
+    """Edge of the mask of a crop: the crop's, or 256 where that is a multiple of it."""
+    return size if size % COVER else COVER
 
 
 def weighted(mask: FloatArray, weight: float) -> FloatArray:
@@ -134,11 +139,11 @@ class FaceMasks:
         ]
 
     def limit(self, size: int) -> FloatArray:
-        """Return what limits every face in its crop, ``(size, size)``; the same array each time."""
-        return face_mask(size, self.blur, self.padding, self.box)
+        """Return what limits every face in a crop, the same array each time; see `of`."""
+        return face_mask(mask_edge(size), self.blur, self.padding, self.box)
 
     def of(self, size: int, place: Matrix, face: Face, cover: ByteImage | None) -> FloatArray:
-        """Return the mask ``(size, size)`` of a crop.
+        """Return the mask of a crop, ``(S, S)`` by `mask_edge`.
 
         Args:
             size: Edge of the crop.
@@ -147,11 +152,15 @@ class FaceMasks:
             cover: Its `cover`; None where nothing covers it.
         """
         mask = self.limit(size)
+        edge = len(mask)
         if cover is None:
             return mask
-        there = compose(place, invert(similarity_transform(face.kps, COVER_TEMPLATE)))
-        shown = cv2.warpAffine(cover, there, (size, size), borderMode=cv2.BORDER_REPLICATE)
-        return np.minimum(mask, np.multiply(shown, np.float32(1 / 255), dtype=np.float32))
+        to_mask = compose(resizing(edge / size), place)
+        there = compose(to_mask, invert(similarity_transform(face.kps, COVER_TEMPLATE)))
+        shown = cv2.warpAffine(cover, there, (edge, edge), borderMode=cv2.BORDER_REPLICATE)
+        limit = shown.astype(np.float32)
+        limit *= np.float32(1 / 255)
+        return np.minimum(mask, limit, out=limit)
 
 
 BOX = FaceMasks()
@@ -171,13 +180,13 @@ def cover_of(own: RawCover | None, near: Sequence[RawCover | None] = ()) -> Byte
     values = [own.cover]
     for other in near:
         if other is not None:
-            same = cv2.absdiff(own.grey, other.grey) < _OTHER
-            values.append(np.where(same, other.cover, own.cover))
+            differs = cv2.threshold(cv2.absdiff(own.grey, other.grey), _OTHER - 1, 255, cv2.THRESH_BINARY)[1]
+            values.append(np.asarray(cv2.copyTo(own.cover, differs, other.cover.copy()), np.uint8))
     cover = _median([*values, *[own.cover] * (5 - len(values))])
     if cover.min() == 255:
         return None
     # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.
-    soft = np.maximum(cv2.GaussianBlur(cover, (0, 0), _EDGE), 64)
+    soft = cv2.max(cv2.GaussianBlur(cover, (0, 0), _EDGE), 64)
     return np.asarray(cv2.convertScaleAbs(soft, alpha=2, beta=-128), np.uint8)
 
 

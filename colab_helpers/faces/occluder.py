@@ -35,9 +35,10 @@ class Occluder:
 
     def seen(self, crops: Sequence[ByteImage]) -> ByteImage:
         """Return how much of ``(N, 256, 256, 3)`` BGR crops is face, ``(N, 256, 256)``: 255 is all."""
-        blob = np.multiply(np.stack(crops), np.float32(1 / 255), dtype=np.float32)
-        shares = np.maximum(self.network.run_stack(blob)[..., 0], 0)
-        return np.stack([cv2.convertScaleAbs(share, alpha=255) for share in shares]).astype(np.uint8)
+        blob = np.stack(crops, dtype=np.float32)
+        blob *= np.float32(1 / 255)
+        shares = self.network.run_stack(blob)
+        return np.stack([cv2.convertScaleAbs(cv2.max(share, 0.0), alpha=255) for share in shares])
 
 
 class FaceParser:

@@ -110,7 +110,7 @@ def _way(
 
 
 def _samples(picture: VideoPicture) -> npt.NDArray[np.int16]:
-    return np.concatenate([plane.samples.ravel() for plane in picture.writable_planes()]).astype(np.int16)
+    return np.concatenate([samples.ravel() for _, samples in picture.writable_planes()]).astype(np.int16)
 
 
 def _example() -> tuple[VideoPicture, Face]:

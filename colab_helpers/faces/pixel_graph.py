@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from colab_helpers.faces.masks import COVER
+from colab_helpers.faces.masks import COVER, mask_edge
 from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, edges_kernel
 
 OPSET, _IR_VERSION = 17, 8
@@ -28,9 +28,13 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 # Numbers, in the order in which they come in one vector. A way from one picture to another is a matrix (2, 3)
 # from pixels where they are wanted to those where they are read; ``end`` is the last one that is there.
 HEAD: Mapping[str, int] = {
-    "crop to luma": 6, "luma end": 2, "crop to chroma": 6, "chroma end": 2, "to rgb": 12,
+    "crop to luma": 6, "luma end": 2, "luma doubled": 1, "crop to chroma": 6, "chroma end": 2,
+    "chroma doubled": 1, "to rgb": 12,
 }  # fmt: skip
-_TAIL = {"luma to crop": 6, "chroma to crop": 6, "cover": 6, "to yuv": 12, "share": 1, "weight": 1}
+_TAIL = {
+    "luma to crop": 6, "luma cubic": 1, "chroma to crop": 6, "chroma cubic": 1, "cover": 6, "to yuv": 12,
+    "share": 1, "weight": 1,
+}  # fmt: skip
 _SHARP = {"x": _LOOK, "y": _LOOK, "inside": MOST_PIXELS, "count": 1, "most": 1}
 
 
@@ -95,7 +99,7 @@ class _Graph:
         return outputs[0]
 
     def cut(self, value: str, sizes: Sequence[int], *, axis: int = 0) -> list[str]:
-        outputs = [f"{value}_{number}" for number in range(len(sizes))]
+        outputs = [f"{value}_{len(self._nodes)}_{number}" for number in range(len(sizes))]
         self.add("Split", value, list(sizes), out=outputs, axis=axis)
         return outputs
 
@@ -109,14 +113,20 @@ class _Graph:
         mixed = self.add("MatMul", parts[0], self.add("Reshape", value, [3, -1]))
         return self.add("Reshape", self.rounded(self.add("Add", mixed, parts[1]), most), [1, 3, size, size])
 
-    def read_at(self, way: str, place: Sequence[int], read: Sequence[int], end: str = "") -> str:
-        """Where the pixels of a picture are read in another, both ``(rows, columns)``."""
+    def read_at(
+        self, way: str, place: Sequence[int], read: Sequence[int], *, end: str = "", step: int = 1
+    ) -> str:
+        """Where the pixels of a picture are read in another, both ``(rows, columns)``.
+
+        With a ``step`` they are so many times as large as those that the way leads from.
+        """
         (rows, columns), number = place, self.cut(self.numbers[way], [1] * 6)
+        ys, xs = (np.arange(count, dtype=np.float32) * step + (step - 1) / 2 for count in place)
         ends = self.cut(self.numbers[end], [1, 1]) if end else ()
         axes = []
         for axis, length in enumerate(reversed(read)):
-            across = self.add("Mul", np.arange(columns, dtype=np.float32), number[3 * axis])
-            down = self.add("Mul", np.arange(rows, dtype=np.float32)[:, None], number[3 * axis + 1])
+            across = self.add("Mul", xs, number[3 * axis])
+            down = self.add("Mul", ys[:, None], number[3 * axis + 1])
             at = self.add("Add", self.add("Add", across, down), number[3 * axis + 2])
             if ends:
                 at = self.add("Max", self.add("Min", at, ends[axis]), 0.0)
@@ -160,10 +170,20 @@ def head(area: Area, size: int, black: float) -> bytes:
         size: Edge of the network's crop, in pixels.
         black: The value that is black there; white is 1.
     """
-    g, parts = _Graph(HEAD), []
+    g, most, parts = _Graph(HEAD), (1 << area.depth) - 1, []
     for plane, name, shape in zip(g.planes(area), ("luma", "chroma"), area.shapes, strict=True):
-        places = g.read_at(f"crop to {name}", (size, size), shape[1:], f"{name} end")
-        parts.append(g.rounded(g.sampled(plane, places), (1 << area.depth) - 1))
+        full, half = (
+            g.rounded(g.sampled(plane, places), most)
+            for places in (
+                g.read_at(f"crop to {name}", (size // step,) * 2, shape[1:], end=f"{name} end", step=step)
+                for step in (1, 2)
+            )
+        )
+        doubled = g.rounded(
+            g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear"), most
+        )
+        more = g.add("Mul", g.add("Sub", doubled, full), g.numbers[f"{name} doubled"])
+        parts.append(g.add("Add", full, more))
     crop = g.coloured(g.add("Concat", *parts, axis=1), "to rgb", size, 255)
     g.add("Identity", crop, out=["crop"])
     g.add("Add", g.add("Mul", crop, (1 - black) / 255), black, out=["picture"])
@@ -174,24 +194,22 @@ def head(area: Area, size: int, black: float) -> bytes:
     )
 
 
-def tail(area: Area, size: int, black: float, levels: tuple[float, float], *, sharp: bool) -> bytes:
+def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> bytes:
     """Write the graph behind a network, which blends its ``picture`` into planes.
 
     Args:
         area: Of the planes.
         size: Edge of the network's crop, in pixels.
-        black: The value that is black in its picture.
         levels: Factor and summand that make grey levels of the picture's values.
         sharp: Leave the face as sharp as it may be, for which the ``crop`` before the network is looked at.
     """
-    numbers, most = tail_numbers(area, sharp=sharp), (1 << area.depth) - 1
+    numbers, most, edge = tail_numbers(area, sharp=sharp), (1 << area.depth) - 1, mask_edge(size)
     g = _Graph(numbers)
-    scaled = g.add("Add", g.add("Mul", g.add("Max", "picture", black), levels[0]), levels[1])
-    new = g.rounded(scaled, 255)
+    new = g.rounded(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]), 255)
     share = g.add("Mul", _sharp_share(g, new) if sharp else g.numbers["share"], g.numbers["weight"])
     cover = g.add("Cast", g.add("Reshape", "cover", [1, 1, COVER, COVER]), to=1)
-    shown = g.rounded(g.sampled(cover, g.read_at("cover", (size, size), (COVER, COVER))), 255)
-    limit = g.add("Reshape", "mask", [1, 1, size, size])
+    shown = g.rounded(g.sampled(cover, g.read_at("cover", (edge, edge), (COVER, COVER))), 255)
+    limit = g.add("Reshape", "mask", [1, 1, edge, edge])
     mask = g.add("Mul", g.add("Min", g.add("Mul", shown, 1 / 255), limit), share)
     crops = g.cut(g.coloured(new, "to yuv", size, most), [1, 2], axis=1)
     blended = [
@@ -205,7 +223,7 @@ def tail(area: Area, size: int, black: float, levels: tuple[float, float], *, sh
         "picture": (np.float32, shape),
         "pixels": pixels,
         "numbers": (np.float32, [sum(numbers.values())]),
-        "mask": (np.float32, [size, size]),
+        "mask": (np.float32, [edge, edge]),
         "cover": (np.uint8, [COVER, COVER]),
     }
     return g.model({**inputs, **({"crop": (np.float32, shape)} if sharp else {})}, {"blended": pixels})
@@ -217,7 +235,12 @@ def _blended(
     """See ``media.blending.blend_plane``."""
     rows, columns, size = shape
     places = g.read_at(f"{name} to crop", (rows, columns), (size, size))
-    new = g.rounded(g.sampled(crop, places, "bicubic"), most)
+    smooth, sharp = g.sampled(crop, places), g.rounded(g.sampled(crop, places, "bicubic"), most)
+    new = g.add("Add", smooth, g.add("Mul", g.add("Sub", sharp, smooth), g.numbers[f"{name} cubic"]))
+    if (edge := mask_edge(size)) != size:  # from places in the crop to those in a smaller mask
+        ratio = edge / size
+        scale = ratio * (size - 1) / (edge - 1)
+        places = g.add("Add", g.add("Mul", places, scale), scale + (ratio - 1) / (edge - 1) - 1)
     weight = g.add("Mul", g.sampled(mask, places), g.numbers[f"{name} across"])
     weight = g.add("Mul", weight, g.add("Reshape", g.numbers[f"{name} down"], [rows, 1]))
     return g.rounded(g.add("Add", old, g.add("Mul", g.add("Sub", new, old), weight)), most)
@@ -230,11 +253,10 @@ def _sharp_share(g: _Graph, new: str) -> str:
         for axis, shape in (("x", [1, _LOOK]), ("y", [_LOOK, 1]))
     ]
     places = g.add("Concat", *(g.add("Reshape", axis, [1, _LOOK, _LOOK, 1]) for axis in axes), axis=3)
-    pictures = g.add("Concat", "crop", new, axis=0)
-    both = g.add("Concat", places, places, axis=0)
-    seen = g.rounded(g.sampled(pictures, both), 255)
-    grey = g.rounded(g.add("ReduceSum", g.add("Mul", seen, _GREY[:, None, None]), [1], keepdims=1), 255)
-    edges = g.add("Conv", grey, edges_kernel()[None, None])
+    both = g.add("Mul", g.add("Concat", "crop", new, axis=0), _GREY[:, None, None])
+    grey = g.rounded(g.add("ReduceSum", both, [1], keepdims=1), 255)
+    seen = g.rounded(g.sampled(grey, g.add("Concat", places, places, axis=0)), 255)
+    edges = g.add("Conv", seen, edges_kernel()[None, None])
     inside = g.numbers["inside"]
     edges = g.add("Mul", g.add("Mul", edges, inside), g.add("Reshape", inside, [MOST_PIXELS, 1]))
     plain, enhanced = g.cut(edges, [1, 1], axis=0)

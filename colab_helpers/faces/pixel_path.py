@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.faces.geometry import similarity_transform
-from colab_helpers.faces.masks import COVER, COVER_TEMPLATE, FaceMasks
+from colab_helpers.faces.masks import COVER, COVER_TEMPLATE, FaceMasks, mask_edge
 from colab_helpers.faces.pixel_graph import HEAD, NO_LIMIT, Area, head, tail, tail_numbers
 from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, Sharpness
-from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper, levels_of
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import FaceJob, FloatArray
-from colab_helpers.media.affine import Matrix, compose, crop_corners, invert
-from colab_helpers.media.blending import Region, box_ramp, face_region, open_box, shrinks_by
+from colab_helpers.media.affine import Matrix, compose, crop_bounds, invert, resizing, zoom_of
+from colab_helpers.media.blending import Region, face_region, open_box, ramps_of
 from colab_helpers.media.colour import bgr_to_yuv_matrix, yuv_to_bgr_matrix
-from colab_helpers.media.picture import Plane, VideoPicture, plane_box, plane_region
+from colab_helpers.media.picture import DOUBLED, VideoPicture
+from colab_helpers.media.planes import Grid
 from colab_helpers.models.cuda_graphs import Places
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import FrameProcessor
@@ -94,14 +95,15 @@ class PixelPath:
             most: Share of the network's picture at most.
             ceilings: How sharp each face may become; None where that does not matter.
         """
-        left = []
+        left, mask = [], masks.limit(self.part.size)
         for number, job in enumerate(jobs):
             own = None if _is_near(job, jobs) else _Part.of(job, self.part)
             if own is None:
                 left.append(number)
             else:
-                numbers = own.numbers(self.part.size, most, ceilings[number] if ceilings else None)
-                self._change(own, masks.limit(self.part.size), beside, numbers)
+                ceiling = ceilings[number] if ceilings else None
+                numbers = own.numbers(self.part.size, most, ceiling)
+                self._change(own, mask, beside, numbers)
         return left
 
     def _change(self, own: _Part, mask: FloatArray, beside: Arrays, numbers: Mapping[str, Any]) -> None:
@@ -109,7 +111,7 @@ class PixelPath:
         values = dict(beside)
         if isinstance(part, Swapper):
             crop = job.picture.crop(own.matrix, part.size) if job.crop is None else job.crop
-            values["picture"] = part.blob([crop])
+            values["picture"] = part.blob(crop)
         pairs = zip(part.network.input_names, part.fit.inputs, strict=True)
         feed = {name: values[kind] for name, kind in pairs if kind in values}
         still: Arrays = {"mask": mask, "cover": _UNCOVERED if job.cover is None else job.cover}
@@ -134,18 +136,20 @@ class PixelPath:
         blended, new = part.network.run_within(work)
         own.write(blended)
         if job.watch is not None:
-            job.watch(part.to_bgr(new)[0], part.template)
+            crop = np.empty((part.size, part.size, 3), np.uint8)
+            part.to_bgr(new[0], crop)
+            job.watch(crop, part.template)
 
     def _graphs(self, area: Area, places: Places, *, capture: bool) -> _Graphs:
         part, fit, black = self.part, self.part.fit, self.part.contract.black
-        levels, sharp = levels_of(black, truncate=part.contract.truncates), isinstance(part, Enhancer)
+        sharp = isinstance(part, Enhancer)
         before, given = None, {"picture": places.outputs[part.network.output_names[fit.picture]]}
         if sharp:
             shown = places.inputs[part.network.input_names[fit.inputs.index("picture")]]
             session = self.runtime.beside(head(area, part.size, black), capture=capture)
             before = Places.of(session, places.device, picture=shown)
             given |= {"pixels": before.inputs["pixels"], "crop": before.outputs["crop"]}
-        session = self.runtime.beside(tail(area, part.size, black, levels, sharp=sharp), capture=capture)
+        session = self.runtime.beside(tail(area, part.size, part.levels, sharp=sharp), capture=capture)
         behind = Places.of(session, places.device, **given)
         return _Graphs(before, behind, np.zeros(sum(area.sizes), area.samples), {})
 
@@ -171,7 +175,7 @@ class _Part:
 
     job: FaceJob
     picture: VideoPicture
-    planes: list[Plane]
+    planes: list[tuple[Grid, npt.NDArray[Any]]]
     matrix: Matrix
     region: Region
     area: Area
@@ -188,13 +192,11 @@ class _Part:
         if left >= right or top >= bottom:
             return None
         if isinstance(part, Enhancer):  # whose crop is read there, too
-            if shrinks_by(matrix) > 1:
+            if zoom_of(matrix) <= 0.5:
                 return None
-            corners = np.clip(crop_corners(matrix, part.size), -1e6, 1e6)
-            (left, top), (right, bottom) = (
-                np.clip(edge, 0, (width, height)).astype(int).tolist()
-                for edge in (corners.min(0) - _MARGIN, corners.max(0) + _MARGIN)
-            )
+            x0, y0, x1, y1 = crop_bounds(matrix, part.size)
+            left, top = (max(int(edge) - _MARGIN, 0) for edge in (x0, y0))
+            right, bottom = min(int(x1) + _MARGIN, width), min(int(y1) + _MARGIN, height)
         across, down = picture.layout.step
         left, top = left // across * across, top // down * down
         edge = next((edge for edge in EDGES if max(right - left, bottom - top) <= edge), None)
@@ -205,25 +207,27 @@ class _Part:
 
     def read(self, out: npt.NDArray[Any]) -> None:
         """Copy its samples, luma and both of chroma."""
-        for target, part, shift in self._samples(out):
+        shift = self.picture.layout.shift
+        for target, part in self._samples(out):
             target[...] = part >> shift if shift else part
 
     def write(self, blended: npt.NDArray[Any]) -> None:
         """Put them back."""
-        for source, part, shift in self._samples(blended):
+        shift = self.picture.layout.shift
+        for source, part in self._samples(blended):
             part[...] = source << shift if shift else source
 
-    def _samples(self, packed: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any], int]]:
-        """Each kind of sample in the area and in the frame, and the bits below it there."""
+    def _samples(self, packed: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Each kind of sample in the area and in the frame."""
         luma, chroma = self.area.shapes
         size = self.area.sizes[0]
         areas = iter((packed[:size].reshape(luma)[0], *packed[size:].reshape(chroma)))
         pairs = []
-        for plane in self.planes:
-            left, top, right, bottom = plane_region(self.region, plane)
-            part = plane.samples[top:bottom, left:right]
+        for grid, samples in self.planes:
+            left, top, right, bottom = grid.region_of(self.region, samples)
+            part = samples[top:bottom, left:right]
             for one in [part] if part.ndim == 2 else np.moveaxis(part, 2, 0):
-                pairs.append((next(areas)[: bottom - top, : right - left], one, plane.shift))
+                pairs.append((next(areas)[: bottom - top, : right - left], one))
         return pairs
 
     def numbers(self, size: int, most: float, ceiling: Sharpness | None) -> dict[str, Any]:
@@ -235,20 +239,22 @@ class _Part:
             to_rgb, to_yuv = np.rint(to_rgb * steps) / steps, np.rint(to_yuv * steps) / steps
         cover = np.eye(2, 3)
         if self.job.cover is not None:
-            cover = compose(similarity_transform(face.kps, COVER_TEMPLATE), invert(self.matrix))
+            from_mask = compose(invert(self.matrix), resizing(size / mask_edge(size)))
+            cover = compose(similarity_transform(face.kps, COVER_TEMPLATE), from_mask)
         numbers = {"to rgb": to_rgb, "to yuv": to_yuv, "cover": cover, **_sharp_numbers(ceiling, size)}
         numbers |= {"share": most, "weight": min(face.weight, 1.0)}
         box = open_box(face.box, self.picture.width, self.picture.height)
-        for name, (_, rows, columns), plane in zip(
-            ("luma", "chroma"), self.area.shapes, self.planes, strict=False
-        ):
-            left, top, right, bottom = plane_region(self.region, plane)
-            to_crop = compose(compose(self.matrix, plane.to_luma), np.array([[1, 0, left], [0, 1, top]]))
-            x0, y0, x1, y1 = own = plane_box(box, plane)
-            numbers[f"{name} to crop"], numbers[f"crop to {name}"] = to_crop, invert(to_crop)
-            numbers[f"{name} end"] = right - left - 1, bottom - top - 1
-            numbers[f"{name} across"] = box_ramp(left, left + columns, x0, x1, own)
-            numbers[f"{name} down"] = box_ramp(top, top + rows, y0, y1, own)
+        kinds = zip(("luma", "chroma"), self.area.shapes, self.planes, strict=False)
+        for name, (_, rows, columns), (grid, samples) in kinds:
+            left, top, right, bottom = grid.region_of(self.region, samples)
+            to_crop = compose(compose(self.matrix, grid.to_luma), np.array([[1, 0, left], [0, 1, top]]))
+            across, down = ramps_of(grid.box_of(box), left, top, columns, rows)
+            numbers |= {
+                f"{name} to crop": to_crop, f"crop to {name}": invert(to_crop),
+                f"{name} end": (right - left - 1, bottom - top - 1), f"{name} cubic": zoom_of(to_crop) < 1,
+                f"{name} doubled": zoom_of(to_crop) >= DOUBLED,
+                f"{name} across": across, f"{name} down": down,
+            }  # fmt: skip
         return numbers
 
 

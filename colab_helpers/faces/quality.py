@@ -11,14 +11,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import ARCFACE_112, overlap, similarity_transform, yaw_degrees
 from colab_helpers.faces.photos import BLURRED, sharpness_of
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.media.picture import Picture
 
 Spans = list[tuple[int, int]]
@@ -213,7 +212,7 @@ class Brightness:
 
 def brightness(picture: Picture, face: Face, frame: int) -> Brightness:
     """Mean brightness of the inner face, read at the same points of it in every frame."""
-    patch = picture.crop(similarity_transform(face.kps, _POINTS), _PATCH)
+    patch = picture.grey(similarity_transform(face.kps, _POINTS), _PATCH)
     width = float(face.box[2] - face.box[0])
     return Brightness(frame, float(patch.mean()), face.centre, width)
 
@@ -251,6 +250,5 @@ def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
     promised = promise(face, others)
     if not promised:
         return 0.0
-    crop: ByteImage = picture.crop(similarity_transform(face.kps, ARCFACE_112), 112)
-    sharp = sharpness_of(np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.uint8))
+    sharp = sharpness_of(picture.grey(similarity_transform(face.kps, ARCFACE_112), 112))
     return round(promised * min(1.0, sharp / _SHARP), 4)

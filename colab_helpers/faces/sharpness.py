@@ -9,14 +9,13 @@ import numpy as np
 
 from colab_helpers.faces.geometry import FFHQ_512, similarity_transform
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
-from colab_helpers.media.affine import compose
+from colab_helpers.media.affine import compose, zoom_of
 from colab_helpers.media.picture import Picture
 
 _SIZE = 512
 # From eye to eye and down to the mouth, as shares of an FFHQ crop: it is inside every mask.
 _LEFT, _TOP, _EDGE = 0.3125, 0.4375, 0.375
 _LEAST_PIXELS = 24
-_BLUR = (5, 5), 1.0
 _MOST = 1.1
 """How sharp a face may become, times what it was."""
 MOST_PIXELS = round(_EDGE * _SIZE)
@@ -41,13 +40,12 @@ class Sharpness:
     def of(cls, picture: Picture, face: Face) -> Sharpness | None:
         """Measure a face that is not changed yet; None where it is too small to tell."""
         matrix = similarity_transform(face.kps, FFHQ_512)
-        zoom = max(float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), 1.0)
-        pixels = round(_EDGE * _SIZE / zoom)
+        pixels = round(_EDGE * _SIZE / max(zoom_of(matrix), 1.0))
         if pixels < _LEAST_PIXELS:
             return None
         scale = pixels / (_EDGE * _SIZE)
         shown = np.array([[scale, 0, -scale * _LEFT * _SIZE], [0, scale, -scale * _TOP * _SIZE]])
-        edges = _edges(picture.crop(compose(shown, matrix), pixels))
+        edges = _edges(picture.grey(compose(shown, matrix), pixels))
         return cls(pixels, _product(edges, edges))
 
     def share(self, crop: ByteImage, enhanced: ByteImage, most: float) -> float:
@@ -79,9 +77,9 @@ class Sharpness:
 
     def _seen(self, crop: ByteImage) -> FloatArray:
         left, top, edge = part_of(crop.shape[0])
-        part = crop[top : top + edge, left : left + edge]
+        grey = cv2.cvtColor(crop[top : top + edge, left : left + edge], cv2.COLOR_BGR2GRAY)
         # Bilinear, as it is pasted.
-        return _edges(np.asarray(cv2.resize(part, (self.pixels, self.pixels)), np.uint8))
+        return _edges(np.asarray(cv2.resize(grey, (self.pixels, self.pixels)), np.uint8))
 
 
 def part_of(size: int) -> tuple[int, int, int]:
@@ -92,16 +90,15 @@ def part_of(size: int) -> tuple[int, int, int]:
 
 def edges_kernel() -> FloatArray:
     """What `_edges` does to a picture's brightness as one filter, ``(2 REACH + 1, 2 REACH + 1)``."""
-    point = np.zeros((4 * REACH + 1, 4 * REACH + 1), np.float32)
+    point = np.zeros((4 * REACH + 1, 4 * REACH + 1), np.uint8)
     point[2 * REACH, 2 * REACH] = 1
-    edges = cv2.Laplacian(cv2.GaussianBlur(point, *_BLUR), cv2.CV_32F)
-    return np.asarray(edges[REACH:-REACH, REACH:-REACH], np.float32)
+    return _edges(point)[REACH:-REACH, REACH:-REACH]
 
 
-def _edges(image: ByteImage) -> FloatArray:
+def _edges(grey: ByteImage) -> FloatArray:
     """Return the Laplacian of a picture's brightness, blurred by a pixel: grain is not sharpness."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32)
-    return np.asarray(cv2.Laplacian(cv2.GaussianBlur(grey, *_BLUR), cv2.CV_32F), np.float32)
+    smooth = cv2.GaussianBlur(grey.astype(np.float32), (5, 5), 1.0)
+    return np.asarray(cv2.Laplacian(smooth, cv2.CV_32F), np.float32)
 
 
 def _product(one: FloatArray, other: FloatArray) -> float:

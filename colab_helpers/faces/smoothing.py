@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ def smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
     enough for that, the detection itself counts.
     """
     times = np.array([at - frame for at, _ in seen], np.float64)
-    points = np.stack([np.concatenate([face.kps.ravel(), face.box]) for _, face in seen]).astype(np.float64)
+    points = np.array([_values(face) for _, face in seen])
     nearest = seen[int(np.abs(times).argmin())][1]
     noise = _POINT_NOISE * eye_distance(nearest.kps)
     before, after = times[times <= 0], times[times >= 0]
@@ -41,6 +42,12 @@ def smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
         score = seen[here[0]][1].score
     values = fit.astype(np.float32)
     return Face(values[10:], values[:10].reshape(5, 2), score)
+
+
+@lru_cache(maxsize=256)
+def _values(face: Face) -> DoubleArray:
+    """The five points and the box of a face; one is read in many frames."""
+    return np.concatenate([face.kps.ravel(), face.box]).astype(np.float64)
 
 
 def _fitted(times: DoubleArray, points: DoubleArray, window: float) -> tuple[DoubleArray, DoubleArray, float]:

@@ -40,20 +40,36 @@ class _CropNetwork:
 
     def _through(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
         """Run crops ``(N, S, S, 3)`` uint8 BGR, with what goes beside each picture by its kind of input."""
-        values = {"picture": self.blob(crops), **beside}
-        inputs = [values[kind] for kind in self.fit.inputs]
-        return self.to_bgr(self.network.run_stack(*inputs, output=self.fit.picture))
+        images = np.empty((len(crops), *crops[0].shape), np.uint8)
+        for number, (crop, image) in enumerate(zip(crops, images, strict=True)):
+            values = {kind: each[number : number + 1] for kind, each in beside.items()}
+            values["picture"] = self.blob(crop)
+            inputs = [values[kind] for kind in self.fit.inputs]
+            (planes,) = self.network.run_stack(*inputs, output=self.fit.picture)
+            self.to_bgr(planes, image)
+        return images
 
-    def blob(self, crops: Sequence[ByteImage] | ByteImage) -> FloatArray:
-        """Crops ``(N, S, S, 3)`` uint8 BGR as the network takes them, ``(N, 3, S, S)``."""
-        black = self.contract.black
-        mean = (-255 * black / (1 - black),) * 3
-        blob = cv2.dnn.blobFromImages(list(crops), (1 - black) / 255, mean=mean, swapRB=True)
-        return np.asarray(blob, np.float32)
+    def blob(self, crop: ByteImage) -> FloatArray:
+        """A crop ``(S, S, 3)`` uint8 BGR as the network takes it, ``(1, 3, S, S)``."""
+        black, blob = self.contract.black, np.empty((1, 3, *crop.shape[:2]), np.float32)
+        for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
+            plane[...] = channel
+        blob *= np.float32((1 - black) / 255)
+        blob += np.float32(black)
+        return blob
 
-    def to_bgr(self, output: FloatArray) -> ByteImage:
-        """Turn the network's pictures ``(N, 3, S, S)`` into ``(N, S, S, 3)`` uint8 BGR."""
-        return _to_bgr(output, self.contract.black, truncate=self.contract.truncates)
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Factor and summand that make grey levels, then rounded, of the network's values: its white is 1."""
+        scale = 255 / (1 - self.contract.black)
+        return scale, -self.contract.black * scale - (0.5 if self.contract.truncates else 0.0)
+
+    def to_bgr(self, planes: FloatArray, image: ByteImage) -> None:
+        """Fill a picture ``(S, S, 3)`` uint8 BGR from RGB planes ``(3, S, S)``, scaled and rounded."""
+        scale, shift = self.levels
+        # Of OpenCV's ways to scale, this one rounds and saturates at both ends in a single pass.
+        channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
+        cv2.merge(channels, dst=image)
 
 
 class Swapper(_CropNetwork):
@@ -141,31 +157,3 @@ class Enhancer(_CropNetwork):
     def weights(self, count: int) -> AnyArray:
         """The weight as the network takes it, for so many crops."""
         return np.full(count, self._weight, self.fit.weight)
-
-
-def levels_of(black: float, *, truncate: bool) -> tuple[float, float]:
-    """Factor and summand that make grey levels, which are then rounded, of values whose white is 1."""
-    scale = 255 / (1 - black)
-    return scale, -black * scale - (0.5 if truncate else 0.0)
-
-
-def _to_bgr(output: FloatArray, black: float, *, truncate: bool) -> ByteImage:
-    """Turn RGB planes into BGR pixels: scaled, rounded (or truncated) and clipped.
-
-    Args:
-        output: ``(N, 3, S, S)`` float RGB, whose white is 1.
-        black: The value that is black.
-        truncate: Drop the fraction instead of rounding.
-
-    Returns:
-        ``(N, S, S, 3)`` uint8 BGR.
-    """
-    scale, shift = levels_of(black, truncate=truncate)
-    images = np.empty((len(output), *output.shape[2:], 3), np.uint8)
-    for image, planes in zip(images, output, strict=True):
-        # convertScaleAbs rounds and saturates above; the maximum keeps its absolute value from mattering.
-        channels = [
-            cv2.convertScaleAbs(np.maximum(plane, black), alpha=scale, beta=shift) for plane in planes[::-1]
-        ]
-        cv2.merge(channels, dst=image)
-    return images

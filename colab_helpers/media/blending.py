@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from colab_helpers.media.affine import Matrix, compose, crop_corners
+from colab_helpers.media.affine import Matrix, compose, crop_bounds, resizing, zoom_of
 from colab_helpers.media.formats import ByteImage
 
 Mask = npt.NDArray[np.float32]
@@ -16,24 +17,24 @@ Region = tuple[int, int, int, int]
 """Half-open pixel rectangle: left, top, right, bottom."""
 Box = npt.NDArray[np.float32]
 
-# Rows blended at a time: temporaries stay in the CPU cache, and no face, however large, ever needs a
+# Samples blended at a time: temporaries stay in the CPU cache, and no face, however large, ever needs a
 # frame-sized temporary.
-_STRIP_ROWS = 96
+_STRIP = 1 << 17
 # The soft edge along the face's box, as a share of the box's shorter side.
 _BOX_FEATHER = 0.08
+# A crop is enlarged by so many times with a cubic, up to an edge of so many pixels.
+_TIMES, _LARGEST = 4, 1024
 
 
 def face_region(matrix: Matrix, size: int, box: Box, width: int, height: int) -> Region:
     """Return the pixels that both the crop and the face's box cover, clipped to the frame; may be empty."""
-    # A degenerate landmark set can throw the corners arbitrarily far; clip before converting to int.
-    points = np.clip(np.nan_to_num(crop_corners(matrix, size)), -1e6, 1e6)
-    left, top = np.floor(np.maximum(points.min(0), box[:2]))
-    right, bottom = np.ceil(np.minimum(points.max(0), box[2:])) + 1
+    x0, y0, x1, y1 = crop_bounds(matrix, size)
+    left, top, right, bottom = box.tolist()
     return (
-        int(max(left, 0)),
-        int(max(top, 0)),
-        int(max(min(right, width), 0)),
-        int(max(min(bottom, height), 0)),
+        max(math.floor(max(x0, left)), 0),
+        max(math.floor(max(y0, top)), 0),
+        max(min(math.ceil(min(x1, right)) + 1, width), 0),
+        max(min(math.ceil(min(y1, bottom)) + 1, height), 0),
     )
 
 
@@ -45,9 +46,10 @@ def open_box(box: Box, width: int, height: int) -> Box:
     so that a face that leaves the frame does not jump.
     """
     feather = _feather(box)
-    room = np.array([box[0], box[1], width - 1 - box[2], height - 1 - box[3]], np.float32)
-    out = 2 * np.clip(feather - room, 0, feather)
-    return np.asarray(box + out * np.array([-1, -1, 1, 1], np.float32), np.float32)
+    left, top, right, bottom = box.tolist()
+    rooms = left, top, width - 1 - right, height - 1 - bottom
+    out = [2 * min(max(feather - room, 0), feather) for room in rooms]
+    return np.array([left - out[0], top - out[1], right + out[2], bottom + out[3]], np.float32)
 
 
 def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArray[Any]:
@@ -56,82 +58,115 @@ def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArr
     Where the crop is less than half as large as what it shows, whole blocks of samples are averaged first:
     reading every n-th one alone would carry the full noise of a large face into its small crop.
     """
-    shrink = shrinks_by(matrix)
+    shrink = int(1 / max(zoom_of(matrix), 1e-6) + 1e-6)
     height, width = samples.shape[:2]
     if 2 <= shrink <= min(height, width):
-        points = np.clip(crop_corners(matrix, size), -1e6, 1e6)
-        low = np.clip(np.floor(points.min(0)) - shrink, 0, None).astype(int)
-        blocks = np.minimum(np.ceil(points.max(0)) + 2 * shrink, (width, height)).astype(int) - low
-        across, down = blocks // shrink
+        left, top, right, bottom = crop_bounds(matrix, size)
+        x, y = max(math.floor(left) - shrink, 0), max(math.floor(top) - shrink, 0)
+        across = (min(math.ceil(right) + 2 * shrink, width) - x) // shrink
+        down = (min(math.ceil(bottom) + 2 * shrink, height) - y) // shrink
         if across > 0 and down > 0:
-            part = samples[low[1] : low[1] + down * shrink, low[0] : low[0] + across * shrink]
-            samples = cv2.resize(part, (int(across), int(down)), interpolation=cv2.INTER_AREA)
-            middle = low + (shrink - 1) / 2
-            matrix = compose(matrix, np.array([[shrink, 0, middle[0]], [0, shrink, middle[1]]]))
+            part = samples[y : y + down * shrink, x : x + across * shrink]
+            samples = cv2.resize(part, (across, down), interpolation=cv2.INTER_AREA)
+            matrix = compose(matrix, resizing(shrink) + np.array([[0, 0, x], [0, 0, y]]))
     crop: npt.NDArray[Any] = cv2.warpAffine(samples, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
     return crop
 
 
-def shrinks_by(matrix: Matrix) -> int:
-    """How many samples each way a crop averages; less than two: it reads each by itself."""
-    return int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-6) + 1e-6)
-
-
-def region_weights(mask: Mask, to_frame: Matrix, region: Region, box: Box) -> Mask:
-    """Warp a mask over a region of the frame, and let it fade out towards the face's box."""
+def region_weights(mask: Mask, to_plane: Matrix, region: Region, box: Box) -> Mask:
+    """Warp a mask over a region of a plane, and let it fade out towards the face's box."""
     left, top, right, bottom = region
-    shifted = to_frame - np.array([[0, 0, left], [0, 0, top]])
-    weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, (right - left, bottom - top))
-    weight *= box_ramp(left, right, box[0], box[2], box)
-    weight *= box_ramp(top, bottom, box[1], box[3], box)[:, None]
-    return weight
+    if left >= right or top >= bottom:
+        return np.zeros((0, 0), np.float32)
+    shifted = to_plane - np.array([[0, 0, left], [0, 0, top]])
+    weights = np.asarray(cv2.warpAffine(mask, shifted, (right - left, bottom - top)), np.float32)
+    x0, y0, x1, y1 = box.tolist()
+    feather = _feather(box)
+    _fade(weights, x0 - left, x1 - left, feather)
+    _fade(weights.T, y0 - top, y1 - top, feather)
+    return weights
 
 
 def blend_plane(
     target: npt.NDArray[Any],
     crop: npt.NDArray[Any],
-    mask: Mask,
     to_target: Matrix,
     region: Region,
-    box: Box,
+    weights: Mask,
+    *,
+    peak: int = 255,
 ) -> None:
-    """Warp crop and mask over a region of one plane, strip by strip, and blend in place."""
+    """Warp a crop over a region of one plane, strip by strip, and blend in place.
+
+    Args:
+        target: ``(H, W)`` samples.
+        crop: ``(S, S)`` samples of the same kind.
+        to_target: From the crop's pixels to the plane's.
+        region: Which of them change.
+        weights: How far each of these does, 0 to 1.
+        peak: The highest sample there may be.
+    """
     left, top, right, bottom = region
     if left >= right or top >= bottom:
         return
-    ramp_x = box_ramp(left, right, box[0], box[2], box)
-    for start in range(top, bottom, _STRIP_ROWS):
-        stop = min(start + _STRIP_ROWS, bottom)
-        shifted = to_target - np.array([[0, 0, left], [0, 0, start]])
-        size = (right - left, stop - start)
-        weight: npt.NDArray[Any] = cv2.warpAffine(mask, shifted, size)
-        weight *= ramp_x
-        weight *= box_ramp(start, stop, box[1], box[3], box)[:, None]
-        # A swapper's crop is mostly smaller than the face: bilinear would blur it.
-        new = cv2.warpAffine(crop, shifted, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        _blend_strip(target[start:stop, left:right], new, weight)
+    crop, to_target, way = _enlarged(crop, to_target)
+    rows = max(_STRIP // (right - left), 1)
+    for start in range(top, bottom, rows):
+        stop = min(start + rows, bottom)
+        shifted, size = to_target - np.array([[0, 0, left], [0, 0, start]]), (right - left, stop - start)
+        warped = cv2.warpAffine(crop, shifted, size, flags=way, borderMode=cv2.BORDER_REPLICATE)
+        new = warped.astype(np.float32, copy=False)
+        if peak > 255:  # a cubic may go beyond
+            np.minimum(new, peak, out=new)
+        strip = target[start:stop, left:right]
+        old = strip.astype(np.float32)
+        new -= old
+        new *= weights[start - top : stop - top]
+        new += old
+        new += np.float32(0.5)
+        strip[...] = new  # drops the fraction
 
 
-def _blend_strip(strip: npt.NDArray[Any], new: npt.NDArray[Any], weight: npt.NDArray[Any]) -> None:
-    """``strip += (new - strip) * weight``, rounded, in place."""
-    if strip.ndim == 3:
-        weight = cv2.merge([weight] * strip.shape[2])  # OpenCV does not broadcast
-    difference = cv2.subtract(new, strip, dtype=cv2.CV_32F)
-    cv2.multiply(difference, weight, dst=difference)
-    depth = cv2.CV_8U if strip.dtype == np.uint8 else cv2.CV_16U
-    strip[...] = cv2.add(strip, difference, dtype=depth)
+def _enlarged(crop: npt.NDArray[Any], to_target: Matrix) -> tuple[npt.NDArray[Any], Matrix, int]:
+    """Return what is warped in a crop's place, its matrix, and OpenCV's way to interpolate.
+
+    A swapper's crop is mostly smaller than the face: bilinear would blur it. One that is much smaller is
+    first enlarged with a cubic, which comes within a grey level of a cubic warp at half its cost.
+    """
+    zoom, edge = zoom_of(to_target), _TIMES * len(crop)
+    if zoom > 1 and (zoom < 2 or edge > _LARGEST):
+        return crop, to_target, cv2.INTER_CUBIC
+    if zoom > 1:
+        crop = np.asarray(cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_CUBIC))
+        to_target = compose(to_target, resizing(1 / _TIMES))
+    return crop.astype(np.float32), to_target, cv2.INTER_LINEAR  # faster in floats
 
 
 def _feather(box: Box) -> float:
-    return max(1.0, _BOX_FEATHER * float(min(box[2] - box[0], box[3] - box[1])))
+    left, top, right, bottom = box.tolist()
+    return max(1.0, _BOX_FEATHER * min(right - left, bottom - top))
 
 
-def box_ramp(start: int, stop: int, low: float, high: float, box: Box) -> npt.NDArray[np.float32]:
-    """Weights along one axis: 0 at the box's edges and beyond, 1 further inside than the feather."""
-    feather = _feather(box)
-    position = np.arange(start, stop, dtype=np.float32)
-    ramp: npt.NDArray[np.float32] = np.clip(np.minimum(position - low, high - position) / feather, 0, 1)
-    return ramp.astype(np.float32)
+def ramps_of(box: Box, left: int, top: int, columns: int, rows: int) -> tuple[Mask, Mask]:
+    """What `region_weights` multiplies the columns and the rows from some pixel on with."""
+    across, down = np.ones((1, columns), np.float32), np.ones((1, rows), np.float32)
+    x0, y0, x1, y1 = box.tolist()
+    _fade(across, x0 - left, x1 - left, _feather(box))
+    _fade(down, y0 - top, y1 - top, _feather(box))
+    return across, down
+
+
+def _fade(weights: Mask, low: float, high: float, feather: float) -> None:
+    """Multiply columns by 0 at the box's edges, at ``low`` and ``high``, and beyond; not further inside."""
+    count = weights.shape[1]
+    inside = min(max(math.ceil(low + feather), 0), count)
+    for start, stop in ((0, inside), (max(math.floor(high - feather) + 1, inside), count)):
+        if start < stop:
+            position = np.arange(start, stop, dtype=np.float32)
+            ramp = np.minimum(position - low, high - position)
+            ramp /= feather
+            np.minimum(np.maximum(ramp, 0, out=ramp), 1, out=ramp)
+            weights[:, start:stop] *= ramp
 
 
 def alpha_crop(alpha: ByteImage, matrix: Matrix, size: int) -> ByteImage:

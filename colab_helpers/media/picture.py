@@ -9,6 +9,7 @@ very samples.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from colab_helpers.media.affine import Matrix, compose, invert, scaling
+from colab_helpers.media.affine import Matrix, compose, invert, resizing, scaling, zoom_of
 from colab_helpers.media.blending import (
     Box,
     Mask,
@@ -30,12 +31,16 @@ from colab_helpers.media.blending import (
     from_over_white,
     open_box,
     over_white,
+    region_weights,
     warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
-from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Layout
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
+from colab_helpers.media.planes import Grid, grids_of, samples_of
 
 _GRID = 60
+# Chroma that is enlarged by so much or more is warped at half the size.
+DOUBLED = 1.9
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class Picture(Protocol):
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp a ``(size, size, 3)`` BGR crop out of the picture; its border goes on beyond itself."""
 
+    def grey(self, matrix: Matrix, size: int) -> ByteImage:
+        """Warp a ``(size, size)`` crop of the picture's brightness, 0 to 255; see `crop`."""
+
     def luma(self, region: Region) -> Mask:
         """Return the brightness of a region, ``(h, w)`` float32 in grey levels of 8 bits."""
 
@@ -78,7 +86,7 @@ class Picture(Protocol):
         Args:
             crop: ``(S, S, 3)`` uint8.
             matrix: From the picture's pixels to the crop's.
-            mask: ``(S, S)`` float32 weights from 0 to 1 in crop space.
+            mask: ``(M, M)`` float32 weights from 0 to 1 over the crop; M may be less than S.
             box: xyxy in the picture's pixels; weights fade out towards its edges, but not where the picture's
                 border cuts it.
         """
@@ -116,6 +124,10 @@ class BgrPicture:
         crop = np.asarray(warp_crop(self.image, matrix, size), np.uint8)
         return crop if self._alpha is None else over_white(crop, alpha_crop(self._alpha, matrix, size))
 
+    def grey(self, matrix: Matrix, size: int) -> ByteImage:
+        """See ``Picture.grey``."""
+        return np.asarray(cv2.cvtColor(self.crop(matrix, size), cv2.COLOR_BGR2GRAY), np.uint8)
+
     def luma(self, region: Region) -> Mask:
         """See ``Picture.luma``."""
         left, top, right, bottom = region
@@ -131,30 +143,17 @@ class BgrPicture:
         """See ``Picture.paste``."""
         if self._alpha is not None:
             crop = from_over_white(crop, alpha_crop(self._alpha, matrix, crop.shape[0]))
-        box = open_box(box, self.width, self.height)
+        box, to_image = open_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
-        blend_plane(self.image, crop, mask, invert(matrix), region, box)
-
-
-@dataclass(frozen=True)
-class Plane:
-    """One plane of a frame with the affine step from its samples to luma pixels: x = step*u + offset."""
-
-    samples: npt.NDArray[Any]
-    step: tuple[int, int]
-    offset: tuple[float, float]
-    shift: int
-
-    @property
-    def channels(self) -> int:
-        """Kinds of samples that lie side by side."""
-        return self.samples.shape[2] if self.samples.ndim == 3 else 1
-
-    @property
-    def to_luma(self) -> Matrix:
-        """Matrix from its samples to luma pixels."""
-        (sx, sy), (ox, oy) = self.step, self.offset
-        return np.array([[sx, 0, ox], [0, sy, oy]], np.float64)
+        weights = region_weights(mask, compose(to_image, _of_mask(mask, crop)), region, box)
+        for channel in range(3):
+            blend_plane(
+                self.image[..., channel],
+                np.ascontiguousarray(crop[..., channel]),
+                to_image,
+                region,
+                weights,
+            )
 
 
 class VideoPicture:
@@ -171,15 +170,15 @@ class VideoPicture:
         self.frame = frame
         self.width, self.height = frame.width, frame.height
         self.rotation = rotation % 360
-        self._layout = WORKING_FORMATS[frame.format.name]
-        self._space = ColourSpace.of_frame(frame, depth=self._layout.depth)
+        self.layout = WORKING_FORMATS[frame.format.name]
+        self.space = ColourSpace.of_frame(frame, depth=self.layout.depth)
         self._writable = False
 
     def detector_view(self, size: int) -> DetectorView:
         """Scale and convert in one pass of the scaler, then turn upright."""
         width, height = fit_inside(self.width, self.height, size)
         # Swscale's own number of the matrix (SWS_CS_*) is H.273's, but for BT.2020's second form.
-        matrix = 9 if self._space.matrix == 10 else self._space.matrix
+        matrix = 9 if self.space.matrix == 10 else self.space.matrix
         small = _scaler().reformat(
             self.frame, width, height, "bgr24", src_colorspace=matrix, interpolation=Interpolation.BILINEAR
         )
@@ -190,28 +189,44 @@ class VideoPicture:
 
     def grid(self) -> ByteImage:
         """See ``Picture.grid``."""
-        luma, step = next(self._planes()).samples, max(1, min(self.width, self.height) // _GRID)
-        return np.asarray(luma[::step, ::step] // self._level, np.uint8)
+        step = max(1, min(self.width, self.height) // _GRID)
+        return np.asarray(self._luma[::step, ::step] // self._level, np.uint8)
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
         warped: list[npt.NDArray[Any]] = []
-        for plane in self._planes():
-            part = warp_crop(plane.samples, compose(matrix, plane.to_luma), size)
-            warped.append(part >> plane.shift if plane.shift else part)
-        return yuv_to_bgr(cv2.merge(warped), self._space)
+        for grid, samples in self._planes():
+            to_crop = compose(matrix, grid.to_luma)
+            if zoom_of(to_crop) >= DOUBLED and size % 2 == 0:  # half the size holds all that chroma has
+                half = warp_crop(samples, compose(resizing(0.5), to_crop), size // 2)
+                part = np.asarray(cv2.resize(half, (size, size)))
+            else:
+                part = warp_crop(samples, to_crop, size)
+            warped.append(part >> self.layout.shift if self.layout.shift else part)
+        return yuv_to_bgr(cv2.merge(warped), self.space)
+
+    def grey(self, matrix: Matrix, size: int) -> ByteImage:
+        """See ``Picture.grey``."""
+        luma = warp_crop(self._luma, matrix, size)
+        black, white = (0, 255) if self.space.full_range else (16, 235)
+        scale = 255 / (white - black)
+        return np.asarray(
+            cv2.convertScaleAbs(
+                cv2.max(luma, black * self._level), alpha=scale / self._level, beta=-scale * black
+            )
+        )
 
     def luma(self, region: Region) -> Mask:
         """See ``Picture.luma``."""
         left, top, right, bottom = region
-        luma = next(self._planes()).samples[top:bottom, left:right].astype(np.float32)
+        luma = self._luma[top:bottom, left:right].astype(np.float32)
         return luma if self._level == 1 else luma / np.float32(self._level)
 
     def add_luma(self, region: Region, levels: Mask) -> None:
         """See ``Picture.add_luma``."""
         self._make_writable()
         left, top, right, bottom = region
-        part = next(self._planes()).samples[top:bottom, left:right]
+        part = self._luma[top:bottom, left:right]
         depth = cv2.CV_8U if part.dtype == np.uint8 else cv2.CV_16U
         added = cv2.add(part, levels * np.float32(self._level), dtype=depth)
         part[...] = added if self._level == 1 else np.minimum(added, 256 * self._level - 1)
@@ -219,35 +234,26 @@ class VideoPicture:
     @property
     def _level(self) -> int:
         """Sample values to a grey level of 8 bits."""
-        return 1 << (self._layout.shift + self._layout.depth - 8)
+        return 1 << (self.layout.shift + self.layout.depth - 8)
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
         self._make_writable()
-        channels: list[npt.NDArray[Any]] = list(cv2.split(bgr_to_yuv(crop, self._space)))
-        box = open_box(box, self.width, self.height)
-        region = face_region(matrix, crop.shape[0], box, self.width, self.height)
-        for number, plane in enumerate(self._planes()):
-            part: npt.NDArray[Any] = cv2.merge(channels[1:]) if plane.channels == 2 else channels[number]
-            if plane.shift:
-                part = part << plane.shift
-            to_samples = compose(invert(plane.to_luma), invert(matrix))
-            blend_plane(
-                plane.samples, part, mask, to_samples, plane_region(region, plane), plane_box(box, plane)
-            )
+        parts: deque[npt.NDArray[Any]] = deque(cv2.split(bgr_to_yuv(crop, self.space)))
+        box, to_luma = open_box(box, self.width, self.height), invert(matrix)
+        region = face_region(matrix, len(crop), box, self.width, self.height)
+        from_mask, step, inside, weights = _of_mask(mask, crop), None, region, mask
+        for grid, samples in self._planes():
+            to_plane = compose(invert(grid.to_luma), to_luma)
+            if grid.step != step:  # both planes of chroma lie alike
+                step, inside = grid.step, grid.region_of(region, samples)
+                weights = region_weights(mask, compose(to_plane, from_mask), inside, grid.box_of(box))
+            for plane in np.moveaxis(samples, 2, 0) if samples.ndim == 3 else [samples]:
+                part = parts.popleft() << self.layout.shift if self.layout.shift else parts.popleft()
+                blend_plane(plane, part, to_plane, inside, weights, peak=256 * self._level - 1)
 
-    @property
-    def layout(self) -> Layout:
-        """How its samples lie."""
-        return self._layout
-
-    @property
-    def space(self) -> ColourSpace:
-        """How its samples mean colours."""
-        return self._space
-
-    def writable_planes(self) -> list[Plane]:
-        """Return its planes, to be changed in place by others: luma, then chroma."""
+    def writable_planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
+        """Return each plane, and its samples to be changed in place."""
         self._make_writable()
         return list(self._planes())
 
@@ -256,31 +262,19 @@ class VideoPicture:
             self.frame.make_writable()
             self._writable = True
 
-    def _planes(self) -> Iterator[Plane]:
-        layout = self._layout
-        dtype = np.uint8 if layout.depth == 8 else np.uint16
-        for number, plane in enumerate(self.frame.planes):
-            step = (1, 1) if number == 0 else layout.step
-            channels = 2 if number and layout.interleaved else 1
-            yield Plane(_plane_samples(plane, dtype, channels), step, self._siting(step), layout.shift)
+    @property
+    def _luma(self) -> npt.NDArray[Any]:
+        return samples_of(self.frame.planes[0], grids_of(self.frame.format.name)[0])
 
-    def _siting(self, step: tuple[int, int]) -> tuple[float, float]:
-        """Where the first chroma sample lies, in luma pixels.
-
-        H.264/H.265 default (chroma location type 0): level with the left luma column, halfway between
-        lines. JPEG-style formats: halfway in both directions.
-        """
-        centred = self.frame.format.name.startswith("yuvj")
-        return ((step[0] - 1) / 2 if centred else 0.0), (step[1] - 1) / 2
+    def _planes(self) -> Iterator[tuple[Grid, npt.NDArray[Any]]]:
+        """Each plane, and its samples as they are in the frame."""
+        for plane, grid in zip(self.frame.planes, grids_of(self.frame.format.name), strict=True):
+            yield grid, samples_of(plane, grid)
 
 
-def _plane_samples(plane: Any, dtype: type[np.generic], channels: int) -> npt.NDArray[Any]:
-    """View a plane's buffer as ``(H, W)`` or ``(H, W, channels)`` without copying."""
-    itemsize = np.dtype(dtype).itemsize
-    flat: npt.NDArray[Any] = np.frombuffer(plane, dtype)
-    rows = flat[: plane.height * (plane.line_size // itemsize)].reshape(plane.height, -1)
-    samples = rows[:, : plane.width * channels]
-    return samples if channels == 1 else samples.reshape(plane.height, plane.width, channels)
+def _of_mask(mask: Mask, crop: ByteImage) -> Matrix:
+    """From a mask's pixels to its crop's, which may be more."""
+    return resizing(len(crop) / len(mask))
 
 
 def fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
@@ -288,19 +282,6 @@ def fit_inside(width: int, height: int, size: int) -> tuple[int, int]:
     if height > width:
         return max(1, int(size / (height / width))), size
     return size, max(1, int(size * (height / width)))
-
-
-def plane_region(region: Region, plane: Plane) -> Region:
-    """The samples of a plane that lie inside a region of luma pixels."""
-    (sx, sy), (height, width) = plane.step, plane.samples.shape[:2]
-    left, top, right, bottom = region
-    return left // sx, top // sy, min(-(-right // sx), width), min(-(-bottom // sy), height)
-
-
-def plane_box(box: Box, plane: Plane) -> Box:
-    """A box of luma pixels in samples of a plane."""
-    offset = np.array([*plane.offset, *plane.offset], np.float32)
-    return np.asarray((box - offset) / np.array([*plane.step, *plane.step], np.float32), np.float32)
 
 
 _thread = threading.local()

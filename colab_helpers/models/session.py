@@ -81,7 +81,7 @@ class Network:
         """
         with self._memory_watched():
             rows = [self.run(*(value[k : k + 1] for value in inputs))[output] for k in range(len(inputs[0]))]
-        return np.concatenate(rows)
+        return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
     def run_within(self, work: Callable[[Places], T], *, capturing: bool = False) -> T:
         """Have work done where the network lies, see ``GpuSession.run``; OutOfMemoryError likewise."""

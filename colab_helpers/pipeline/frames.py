@@ -38,7 +38,7 @@ from colab_helpers.media.picture import BgrPicture, Picture
 
 # Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
 # rest. Deeper queues do not make a run faster: one slow stage fills them all.
-QUEUE_SHARE, _DEEPEST = 0.2, 8
+QUEUE_SHARE, _DEEPEST = 0.2, 3
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
@@ -265,7 +265,8 @@ class Tally:
         """Count one face of a frame."""
         face = shown.face
         assert face.track is not None
-        counts = self._measured.tracks.setdefault(face.track, Counts())
+        tracks = self._measured.tracks
+        counts = tracks[face.track] if face.track in tracks else tracks.setdefault(face.track, Counts())
         counts.seen += 1
         if counts.portrait is None or shown.worth > counts.portrait.worth:
             box = [round(float(edge), 1) for edge in face.box]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from insightface.utils import face_align
 
 from colab_helpers.faces.geometry import arcface_template, similarity_transform
-from colab_helpers.media.affine import compose, crop_corners, invert, transform_points
+from colab_helpers.media.affine import compose, crop_bounds, invert, transform_points
 
 
 @pytest.mark.parametrize("size", [112, 128, 224, 256, 512, 896])
@@ -51,7 +51,8 @@ def test_compose_applies_the_inner_one_first() -> None:
     np.testing.assert_allclose(transform_points(point, compose(shift, double)), [[7, 2]])
 
 
-def test_corners_of_the_identity_crop() -> None:
-    np.testing.assert_allclose(
-        crop_corners(np.array([[1.0, 0, 0], [0, 1, 0]]), 11), [[0, 0], [10, 0], [10, 10], [0, 10]], atol=1e-6
-    )
+def test_bounds_of_a_turned_crop_and_of_one_without_extent() -> None:
+    quarter = np.array([[0.0, 2, 4], [-2, 0, 6]])
+    assert crop_bounds(quarter, 11) == pytest.approx((-2, -2, 3, 3))
+    assert crop_bounds(np.array([[1e-9, 0, 0], [0, 1e-9, 0]]), 11) == (0, 0, 1e6, 1e6)
+    assert crop_bounds(np.full((2, 3), np.nan), 11) == (0, 0, 0, 0)

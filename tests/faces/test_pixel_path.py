@@ -110,7 +110,7 @@ def face(x: float, y: float, size: float, *, degrees: float = 0.0, weight: float
 
 
 def planes(picture: VideoPicture) -> list[npt.NDArray[np.int32]]:
-    return [plane.samples.astype(np.int32) >> plane.shift for plane in picture.writable_planes()]
+    return [part.astype(np.int32) >> picture.layout.shift for _, part in picture.writable_planes()]
 
 
 def changer(swapper: Swapper | None, enhancer: Enhancer | None, **more: Any) -> FaceChanger:

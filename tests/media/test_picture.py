@@ -45,7 +45,7 @@ def video_frame(fmt: str, width: int = WIDTH, height: int = HEIGHT, matrix: int 
 
 
 def planes(frame: av.VideoFrame) -> list[npt.NDArray[Any]]:
-    return [plane.samples.copy() for plane in VideoPicture(frame)._planes()]
+    return [samples.copy() for _, samples in VideoPicture(frame)._planes()]
 
 
 @pytest.mark.parametrize("matrix", [1, 5, 6, 7, 9])
