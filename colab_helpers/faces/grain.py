@@ -87,13 +87,10 @@ class Grain:
 def _coarse_weights(mask: FloatArray, to_frame: Matrix, region: Region, box: FloatArray) -> FloatArray:
     """What `region_weights` gives, for every square of ``_STEP`` pixels from the region's corner on."""
     left, top, right, bottom = region
-    shift = np.array([left, top], np.float64)
-    to_region, low = to_frame.copy(), np.array([*shift, *shift], np.float32)
-    to_region[:, 2] -= shift
-    to_squares = resizing(1 / _STEP)
     squares = (0, 0, -(-(right - left) // _STEP), -(-(bottom - top) // _STEP))
-    reach = (box - low) / _STEP + np.float32(to_squares[0, 2])
-    return region_weights(mask, compose(to_squares, to_region), squares, reach)
+    to_squares = compose(resizing(1 / _STEP), np.array([[1.0, 0, -left], [0, 1, -top]]))
+    reach = np.asarray(box / _STEP + np.tile(to_squares[:, 2], 2), np.float32)
+    return region_weights(mask, compose(to_squares, to_frame), squares, reach)
 
 
 def _fine(luma: FloatArray) -> FloatArray:

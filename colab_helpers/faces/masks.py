@@ -186,8 +186,8 @@ def cover_of(own: RawCover | None, near: Sequence[RawCover | None] = ()) -> Byte
     if cover.min() == 255:
         return None
     # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.
-    soft = cv2.max(cv2.GaussianBlur(cover, (0, 0), _EDGE), 64)
-    return np.asarray(cv2.convertScaleAbs(soft, alpha=2, beta=-128), np.uint8)
+    soft = cv2.GaussianBlur(cover, (0, 0), _EDGE)
+    return np.asarray(cv2.addWeighted(soft, 2, soft, 0, -128), np.uint8)
 
 
 def _median(values: Sequence[ByteImage]) -> ByteImage:

@@ -37,8 +37,9 @@ class Occluder:
         """Return how much of ``(N, 256, 256, 3)`` BGR crops is face, ``(N, 256, 256)``: 255 is all."""
         blob = np.stack(crops, dtype=np.float32)
         blob *= np.float32(1 / 255)
-        shares = self.network.run_stack(blob)
-        return np.stack([cv2.convertScaleAbs(cv2.max(share, 0.0), alpha=255) for share in shares])
+        shares = self.network.run_stack(blob)[..., 0]
+        seen = [cv2.addWeighted(share, 255, share, 0, 0, dtype=cv2.CV_8U) for share in shares]
+        return np.stack(seen).astype(np.uint8, copy=False)
 
 
 class FaceParser:

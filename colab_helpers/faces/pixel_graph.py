@@ -28,8 +28,8 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 # Numbers, in the order in which they come in one vector. A way from one picture to another is a matrix (2, 3)
 # from pixels where they are wanted to those where they are read; ``end`` is the last one that is there.
 HEAD: Mapping[str, int] = {
-    "crop to luma": 6, "luma end": 2, "luma doubled": 1, "crop to chroma": 6, "chroma end": 2,
-    "chroma doubled": 1, "to rgb": 12,
+    "crop to luma": 6, "luma end": 2, "crop to chroma": 6, "chroma end": 2, "chroma doubled": 1,
+    "to rgb": 12,
 }  # fmt: skip
 _TAIL = {
     "luma to crop": 6, "luma cubic": 1, "chroma to crop": 6, "chroma cubic": 1, "cover": 6, "to yuv": 12,
@@ -170,21 +170,19 @@ def head(area: Area, size: int, black: float) -> bytes:
         size: Edge of the network's crop, in pixels.
         black: The value that is black there; white is 1.
     """
-    g, most, parts = _Graph(HEAD), (1 << area.depth) - 1, []
-    for plane, name, shape in zip(g.planes(area), ("luma", "chroma"), area.shapes, strict=True):
-        full, half = (
-            g.rounded(g.sampled(plane, places), most)
-            for places in (
-                g.read_at(f"crop to {name}", (size // step,) * 2, shape[1:], end=f"{name} end", step=step)
-                for step in (1, 2)
-            )
-        )
-        doubled = g.rounded(
-            g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear"), most
-        )
-        more = g.add("Mul", g.add("Sub", doubled, full), g.numbers[f"{name} doubled"])
-        parts.append(g.add("Add", full, more))
-    crop = g.coloured(g.add("Concat", *parts, axis=1), "to rgb", size, 255)
+    g, most, (luma, chroma) = _Graph(HEAD), (1 << area.depth) - 1, area.shapes
+    planes = g.planes(area)
+
+    def read(plane: str, name: str, shape: Sequence[int], step: int = 1) -> str:
+        place = size // step, size // step
+        places = g.read_at(f"crop to {name}", place, shape[1:], end=f"{name} end", step=step)
+        return g.rounded(g.sampled(plane, places), most)
+
+    colours, half = (read(planes[1], "chroma", chroma, step) for step in (1, 2))
+    double = g.rounded(g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear"), most)
+    more = g.add("Mul", g.add("Sub", double, colours), g.numbers["chroma doubled"])
+    grey = read(planes[0], "luma", luma)
+    crop = g.coloured(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size, 255)
     g.add("Identity", crop, out=["crop"])
     g.add("Add", g.add("Mul", crop, (1 - black) / 255), black, out=["picture"])
     made = np.float32, [1, 3, size, size]

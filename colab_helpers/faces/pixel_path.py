@@ -252,9 +252,9 @@ class _Part:
             numbers |= {
                 f"{name} to crop": to_crop, f"crop to {name}": invert(to_crop),
                 f"{name} end": (right - left - 1, bottom - top - 1), f"{name} cubic": zoom_of(to_crop) < 1,
-                f"{name} doubled": zoom_of(to_crop) >= DOUBLED,
                 f"{name} across": across, f"{name} down": down,
             }  # fmt: skip
+        numbers["chroma doubled"] = zoom_of(numbers["chroma to crop"]) >= DOUBLED
         return numbers
 
 

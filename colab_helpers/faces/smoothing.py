@@ -16,6 +16,7 @@ DoubleArray = npt.NDArray[np.float64]
 # distances; half-widths of the windows tried, in frames.
 _POINT_NOISE, _SPEED_CHANGE = 0.015, 0.012
 _WINDOWS = (6.0, 4.0, 2.5, 1.5, 0.8)
+_STIFFNESS = np.diag([0, 1e-6, (_POINT_NOISE / _SPEED_CHANGE) ** 2])
 
 
 def smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
@@ -34,7 +35,7 @@ def smoothed(seen: Sequence[tuple[int, Face]], frame: int) -> Face:
         fit, kernel, off = _fitted(times, points, max(window, 0.6 * hole))
         if off <= 1.5 * noise:
             break
-    score = float(np.average([face.score for _, face in seen], weights=kernel))
+    score = float(kernel @ [face.score for _, face in seen] / kernel.sum())
     here = np.flatnonzero(times == 0)
     if here.size:
         off = float(np.sqrt(np.square((points[here[0]] - fit)[:10]).mean()))
@@ -60,9 +61,10 @@ def _fitted(times: DoubleArray, points: DoubleArray, window: float) -> tuple[Dou
         weighted mean square over the first ten values).
     """
     kernel = np.exp(-0.5 * np.square(times / window)) * (np.abs(times) <= 3 * window)
-    basis = np.stack([np.ones_like(times), times, np.square(times) / 2], axis=1)
+    basis = np.empty((len(times), 3))
+    basis[:, 0], basis[:, 1], basis[:, 2] = 1, times, times * times / 2
     weighted = (basis * kernel[:, None]).T
-    normal = weighted @ basis + np.diag([0, 1e-6, (_POINT_NOISE / _SPEED_CHANGE) ** 2])
-    curve = np.linalg.solve(normal, weighted @ points)
-    error = np.square((points - basis @ curve)[:, :10]).mean(1)
-    return curve[0], kernel, float(np.sqrt((error * kernel).sum() / kernel.sum()))
+    curve = np.linalg.solve(weighted @ basis + _STIFFNESS, weighted @ points)
+    error = points[:, :10] - basis @ curve[:, :10]
+    error *= error
+    return curve[0], kernel, float(np.sqrt(kernel @ error.mean(1) / kernel.sum()))

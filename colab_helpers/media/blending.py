@@ -144,7 +144,7 @@ def _enlarged(crop: npt.NDArray[Any], to_target: Matrix) -> tuple[npt.NDArray[An
 
 def _feather(box: Box) -> float:
     left, top, right, bottom = box.tolist()
-    return max(1.0, _BOX_FEATHER * min(right - left, bottom - top))
+    return float(max(1.0, _BOX_FEATHER * min(right - left, bottom - top)))
 
 
 def ramps_of(box: Box, left: int, top: int, columns: int, rows: int) -> tuple[Mask, Mask]:

@@ -35,7 +35,7 @@ from colab_helpers.media.blending import (
     warp_crop,
 )
 from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
-from colab_helpers.media.formats import WORKING_FORMATS, ByteImage
+from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Layout
 from colab_helpers.media.planes import Grid, grids_of, samples_of
 
 _GRID = 60
@@ -170,15 +170,15 @@ class VideoPicture:
         self.frame = frame
         self.width, self.height = frame.width, frame.height
         self.rotation = rotation % 360
-        self.layout = WORKING_FORMATS[frame.format.name]
-        self.space = ColourSpace.of_frame(frame, depth=self.layout.depth)
+        self._layout = WORKING_FORMATS[frame.format.name]
+        self._space = ColourSpace.of_frame(frame, depth=self._layout.depth)
         self._writable = False
 
     def detector_view(self, size: int) -> DetectorView:
         """Scale and convert in one pass of the scaler, then turn upright."""
         width, height = fit_inside(self.width, self.height, size)
         # Swscale's own number of the matrix (SWS_CS_*) is H.273's, but for BT.2020's second form.
-        matrix = 9 if self.space.matrix == 10 else self.space.matrix
+        matrix = 9 if self._space.matrix == 10 else self._space.matrix
         small = _scaler().reformat(
             self.frame, width, height, "bgr24", src_colorspace=matrix, interpolation=Interpolation.BILINEAR
         )
@@ -195,26 +195,23 @@ class VideoPicture:
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
         warped: list[npt.NDArray[Any]] = []
-        for grid, samples in self._planes():
+        for number, (grid, samples) in enumerate(self._planes()):
             to_crop = compose(matrix, grid.to_luma)
-            if zoom_of(to_crop) >= DOUBLED and size % 2 == 0:  # half the size holds all that chroma has
+            if number and zoom_of(to_crop) >= DOUBLED and size % 2 == 0:  # that holds all it has
                 half = warp_crop(samples, compose(resizing(0.5), to_crop), size // 2)
-                part = np.asarray(cv2.resize(half, (size, size)))
+                part: npt.NDArray[Any] = cv2.resize(half, (size, size))
             else:
                 part = warp_crop(samples, to_crop, size)
-            warped.append(part >> self.layout.shift if self.layout.shift else part)
-        return yuv_to_bgr(cv2.merge(warped), self.space)
+            warped.append(part >> self._layout.shift if self._layout.shift else part)
+        return yuv_to_bgr(cv2.merge(warped), self._space)
 
     def grey(self, matrix: Matrix, size: int) -> ByteImage:
         """See ``Picture.grey``."""
         luma = warp_crop(self._luma, matrix, size)
-        black, white = (0, 255) if self.space.full_range else (16, 235)
+        black, white = (0, 255) if self._space.full_range else (16, 235)
         scale = 255 / (white - black)
-        return np.asarray(
-            cv2.convertScaleAbs(
-                cv2.max(luma, black * self._level), alpha=scale / self._level, beta=-scale * black
-            )
-        )
+        grey = cv2.addWeighted(luma, scale / self._level, luma, 0, -scale * black, dtype=cv2.CV_8U)
+        return np.asarray(grey, np.uint8)
 
     def luma(self, region: Region) -> Mask:
         """See ``Picture.luma``."""
@@ -234,12 +231,12 @@ class VideoPicture:
     @property
     def _level(self) -> int:
         """Sample values to a grey level of 8 bits."""
-        return 1 << (self.layout.shift + self.layout.depth - 8)
+        return 1 << (self._layout.shift + self._layout.depth - 8)
 
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
         self._make_writable()
-        parts: deque[npt.NDArray[Any]] = deque(cv2.split(bgr_to_yuv(crop, self.space)))
+        parts: deque[npt.NDArray[Any]] = deque(cv2.split(bgr_to_yuv(crop, self._space)))
         box, to_luma = open_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, len(crop), box, self.width, self.height)
         from_mask, step, inside, weights = _of_mask(mask, crop), None, region, mask
@@ -249,8 +246,18 @@ class VideoPicture:
                 step, inside = grid.step, grid.region_of(region, samples)
                 weights = region_weights(mask, compose(to_plane, from_mask), inside, grid.box_of(box))
             for plane in np.moveaxis(samples, 2, 0) if samples.ndim == 3 else [samples]:
-                part = parts.popleft() << self.layout.shift if self.layout.shift else parts.popleft()
+                part = parts.popleft() << self._layout.shift if self._layout.shift else parts.popleft()
                 blend_plane(plane, part, to_plane, inside, weights, peak=256 * self._level - 1)
+
+    @property
+    def layout(self) -> Layout:
+        """How its samples lie."""
+        return self._layout
+
+    @property
+    def space(self) -> ColourSpace:
+        """How its samples mean colours."""
+        return self._space
 
     def writable_planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
         """Return each plane, and its samples to be changed in place."""
