@@ -23,7 +23,7 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import Face, FaceJob
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.models.converted import Conversion, place_of, problem_of, target_of
+from colab_helpers.models.converted import Conversion, place_of, problem_of, remove_outdated, target_of
 from colab_helpers.models.pool import first_line, is_out_of_memory
 from colab_helpers.models.records import record_path, write_json
 from colab_helpers.models.session import Runtime
@@ -75,6 +75,7 @@ def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> t
             record = record.model_copy(update={"verdicts": verdicts})
             target.parent.mkdir(parents=True, exist_ok=True)
             write_json(record_path(target), record.model_dump())
+            remove_outdated(target)
         problem = problem_of(record.verdicts[place])
     except Exception as error:
         if is_out_of_memory(error):

@@ -21,6 +21,8 @@ def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch:
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found.pop("broken") == "failed: RuntimeError: no room"
     assert not [part for part, value in found.items() if str(value).startswith("failed")]
+    assert list(found["pixels"]) == ["swapper, captured", "swapper", "enhancer, captured", "enhancer"]
+    assert all(row["most"] <= 3 and row["own_ms"] > 0 for row in found["pixels"].values())
     (clip,) = found["end_to_end"]
     assert (clip["frames"], clip["faces"], clip["provider"]) == ([6, 6], [6, 6], "cpu")
     assert clip["processor_seconds"] > 0
