@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
+import cv2
 import numpy as np
 
 from colab_helpers.faces.analyser import SURE, FaceAnalyser
@@ -102,7 +103,7 @@ class FaceFinder:
         before, self._grid = self._grid, row.grid
         if before is None or row.grid is None or row.frame < self._known:
             return
-        row.change = float(np.abs(row.grid.astype(np.int16) - before).mean())
+        row.change = cv2.norm(row.grid, before, cv2.NORM_L1) / row.grid.size
         usual = median(self._changes) if self._changes else 0.0
         row.cut = row.change > _CUT_LEVELS and row.change > _CUT_TIMES * usual
         self._changes.append(row.change)

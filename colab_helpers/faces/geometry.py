@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -95,7 +96,7 @@ def similarity_transform(points: AnyArray, template: AnyArray) -> Matrix:
 
 def eye_distance(kps: FloatArray) -> float:
     """Distance of the eyes of five points ``(5, 2)``, in pixels; at least a tenth of one."""
-    return max(float(np.linalg.norm(kps[1] - kps[0])), 0.1)
+    return max(math.dist(kps[0].tolist(), kps[1].tolist()), 0.1)
 
 
 def yaw_degrees(kps: FloatArray) -> float:

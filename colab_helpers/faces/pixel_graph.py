@@ -233,7 +233,7 @@ def _blended(
     """See ``media.blending.blend_plane``."""
     rows, columns, size = shape
     places = g.read_at(f"{name} to crop", (rows, columns), (size, size))
-    smooth, sharp = g.sampled(crop, places), g.rounded(g.sampled(crop, places, "bicubic"), most)
+    smooth, sharp = (g.rounded(g.sampled(crop, places, mode), most) for mode in ("bilinear", "bicubic"))
     new = g.add("Add", smooth, g.add("Mul", g.add("Sub", sharp, smooth), g.numbers[f"{name} cubic"]))
     if (edge := mask_edge(size)) != size:  # from places in the crop to those in a smaller mask
         ratio = edge / size

@@ -53,9 +53,8 @@ class _CropNetwork:
         """A crop ``(S, S, 3)`` uint8 BGR as the network takes it, ``(1, 3, S, S)``."""
         black, blob = self.contract.black, np.empty((1, 3, *crop.shape[:2]), np.float32)
         for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
-            plane[...] = channel
-        blob *= np.float32((1 - black) / 255)
-        blob += np.float32(black)
+            # Of OpenCV's ways to scale, this one takes any type, and saturates, in a single pass.
+            cv2.addWeighted(channel, (1 - black) / 255, channel, 0, black, dst=plane, dtype=cv2.CV_32F)
         return blob
 
     @property
@@ -67,7 +66,6 @@ class _CropNetwork:
     def to_bgr(self, planes: FloatArray, image: ByteImage) -> None:
         """Fill a picture ``(S, S, 3)`` uint8 BGR from RGB planes ``(3, S, S)``, scaled and rounded."""
         scale, shift = self.levels
-        # Of OpenCV's ways to scale, this one rounds and saturates at both ends in a single pass.
         channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
         cv2.merge(channels, dst=image)
 

@@ -190,7 +190,7 @@ class VideoPicture:
     def grid(self) -> ByteImage:
         """See ``Picture.grid``."""
         step = max(1, min(self.width, self.height) // _GRID)
-        return np.asarray(self._luma[::step, ::step] // self._level, np.uint8)
+        return np.asarray(self._luma[::step, ::step] >> (self._level.bit_length() - 1), np.uint8)
 
     def crop(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""

@@ -215,7 +215,8 @@ def test_gaps_are_told_as_spans(tmp_path: Path, faceless_models: Path) -> None:
 def test_a_copying_swapper_neither_flickers_nor_counts_as_likeness_of_another(
     tmp_path: Path, constant_models: Path
 ) -> None:
-    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50))
+    # In grey, of which BGR holds every level: no copy changes it.
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), frames=50, pix_fmt="gray"))
     models = pieces_engine(constant_models, frame_processors="face_swapper")
     measured = process_video(models, SOURCE, target, tmp_path / "a.mp4").measured
     assert measured.pairs == 24 + 24
