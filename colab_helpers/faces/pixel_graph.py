@@ -179,7 +179,9 @@ def head(area: Area, size: int, black: float) -> bytes:
         return g.rounded(g.sampled(plane, places), most)
 
     colours, half = (read(planes[1], "chroma", chroma, step) for step in (1, 2))
-    double = g.rounded(g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear"), most)
+    double = g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear")
+    # Every sixteenth lies halfway between two numbers, of which OpenCV mostly takes the lower.
+    double = g.add("Ceil", g.add("Sub", double, 0.5))
     more = g.add("Mul", g.add("Sub", double, colours), g.numbers["chroma doubled"])
     grey = read(planes[0], "luma", luma)
     crop = g.coloured(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size, 255)

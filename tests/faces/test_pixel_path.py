@@ -90,7 +90,7 @@ def frame(fmt: str, width: int, height: int, *, matrix: int = 1, full: bool = Fa
     image = cv2.resize(
         rng.integers(30, 225, (9, 12, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
     )
-    texture = cv2.GaussianBlur(rng.normal(0, 60, image.shape).astype(np.float32), (0, 0), 2.0)
+    texture = cv2.GaussianBlur(rng.normal(0, 60, image.shape[:2]).astype(np.float32), (0, 0), 2.0)[..., None]
     image = np.clip(image + texture + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
     made = av.VideoFrame.from_ndarray(image, format="bgr24")
     wanted = ColorRange.JPEG if full or fmt.startswith("yuvj") else ColorRange.MPEG
