@@ -310,7 +310,7 @@ class Tally:
 
 
 def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int, queues: int) -> int:
-    """Return how many frames, 1 to 8, may wait in each of ``queues`` queues between stages.
+    """Return how many frames, 1 to 3, may wait in each of ``queues`` queues between stages.
 
     ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages hold.
     """
