@@ -22,6 +22,7 @@ from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.path_choice import choose_path, tried
 from colab_helpers.faces.pixel_path import PixelPath
+from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.media.formats import WORKING_FORMATS
@@ -226,6 +227,26 @@ def test_what_limits_the_change(change: FaceChanger) -> None:
     assert_near(made, before, one, other)
     unlimited = both(made, [FACE], replace(change, masks=FaceMasks()))[2]
     assert not np.array_equal(unlimited[0], other[0])
+
+
+def test_a_face_stays_as_sharp_as_its_shot(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.zeros((3, 3, 3, 3), np.float32)
+    weights[[0, 1, 2], [0, 1, 2]] = np.array([[0, -4, 0], [-4, 17, -4], [0, -4, 0]], np.float32)
+    model = build([node("Conv", "input w", "output", pads=[1] * 4)], (1, 3, 512, 512), weights={"w": weights})
+    shares: list[float] = []
+    share = Sharpness.share
+
+    def noted(*given: Any) -> float:
+        shares.append(share(*given))
+        return shares[-1]
+
+    monkeypatch.setattr(Sharpness, "share", noted)
+    change = changer(SWAPPER, Enhancer(network(model, "gfpgan")), blend=100)
+    before, one, other, _ = both(frame("yuv420p", 640, 480), [face(320, 240, 330)], change)
+    assert len(shares) == 1  # OpenCV's
+    assert 0.05 < shares[0] < 0.9
+    luma = one[0] != before[0]
+    assert np.abs(one[0] - other[0])[luma].mean() < 0.15
 
 
 @pytest.mark.parametrize(
