@@ -37,8 +37,8 @@ from colab_helpers.trust.records import ContentDecision
 SHARE = 0.1
 STRETCH, IN_STRETCH = 20, 10
 APPARENT_AGE = 25.0
-"""Years: of age, and seven more as a margin. The network's maker publishes no error, and users report children
-taken for adults (insightface, issue 2604)."""
+"""Years: of age, and seven more as a margin. The network's maker publishes no error, and users report
+children taken for adults (insightface, issue 2604)."""
 EVERY, AFTER_CUT = 1.0, 0.2
 """Seconds from one frame that is looked at to the next, and to one that begins a shot."""
 _MOST_TIMES = 20
