@@ -118,7 +118,8 @@ def test_networks_of_ones_own_are_borrowed_but_for_a_real_detector(tmp_path: Pat
     (own / "xseg_1.onnx").unlink()
     borrow(own, made)
     assert {path.name for path in made.rglob("*.onnx") if path.is_symlink()} == {
-        "det_10g.onnx", "w600k_r50.onnx", "inswapper_128.onnx", "GFPGANv1.4.onnx"}  # fmt: skip
+        "det_10g.onnx", "w600k_r50.onnx", "genderage.onnx", "inswapper_128.onnx", "GFPGANv1.4.onnx",
+        "nsfw_2.onnx"}  # fmt: skip
     detector.write_bytes(detector.read_bytes().replace(b"colab_helpers.standin", b"colab_helpers.nothing"))
     made = write_constant_models(tmp_path / "again", box=())
     borrow(own, made)

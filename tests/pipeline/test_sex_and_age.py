@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,12 +160,15 @@ def test_the_first_look_that_is_taken_back_is_no_vote() -> None:
     assert (made.asked, made.attributes.tolist()) == (1, [0, 30])
 
 
-def test_the_network_is_opened_only_if_it_is_asked(constant_models: Path, standins: Path) -> None:
-    assert not (constant_models / "buffalo_l" / "genderage.onnx").exists()
-    pieces_engine(constant_models, face_min_size=9)
+def test_the_network_is_opened_only_if_it_is_asked(
+    constant_models: Path, standins: Path, tmp_path: Path
+) -> None:
+    models = shutil.copytree(constant_models, tmp_path / "models")
+    (models / "buffalo_l" / "genderage.onnx").unlink()
+    pieces_engine(models, face_min_size=9)
     for asked in (FEMALE, {"face_selector_age_start": 1}, {"face_selector_age_end": 99}):
         with pytest.raises(ModelError, match=r"genderage\.onnx: the model file is missing"):
-            pieces_engine(constant_models, **asked)
+            pieces_engine(models, **asked)
         assert [one.name for one in pieces_engine(standins, **asked).networks][2] == "genderage"
         assert finding_key(load_settings(), None) != finding_key(load_settings(**asked), None)
     assert "genderage" not in [one.name for one in pieces_engine(standins).networks]
