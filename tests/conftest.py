@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from colab_helpers.batch import worker
 from colab_helpers.diagnosis.bench_networks import write_constant_models
 
 T = TypeVar("T")
@@ -68,6 +69,18 @@ def until(happened: Callable[[], T], *, told: Callable[[], object] = str) -> T:
 @pytest.fixture
 def consent() -> str:
     return CONSENT
+
+
+@pytest.fixture
+def pages() -> None:
+    """Batches of this process make a page, which is a process each."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They make none where nobody looks at it."""
+    if "pages" not in request.fixturenames:
+        monkeypatch.setattr(worker, "make_page", lambda folder, report, beat: beat() or "")
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ SEED = 4711
 @pytest.mark.xdist_group("main_job")
 def test_faces_become_the_source_and_all_else_stays_the_targets(tmp_path: Path) -> None:
     """One seed, so that a run can be repeated; ``benchmarks.main_job`` draws others at random."""
-    outcomes = measure_seed(tmp_path, SEED, seconds=1.6, size=(960, 540), every=4)
+    outcomes = measure_seed(tmp_path, SEED, seconds=1.6, size=(800, 450), every=8)
     print(*(describe(outcome) for outcome in outcomes), sep="\n")
 
     def mean(name: str) -> float:

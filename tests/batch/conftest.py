@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from colab_helpers.api import run_batch
-from colab_helpers.batch import worker
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.media.picture import VideoPicture
 from tests.batch.films import SETTINGS, write_films
-from tests.helpers.processes import CPU, Shell
+from tests.helpers.processes import CPU, Shell, at_start
 
 
 @pytest.fixture
@@ -27,9 +26,9 @@ def batch(photo: Path, tmp_path: Path, constant_models: Path, consent: str) -> C
 
 
 @pytest.fixture
-def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of this process make no page: that is a process each, and nobody looks at it."""
-    monkeypatch.setattr(worker, "make_page", lambda folder, report, beat: "")
+def no_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Workers make no page either."""
+    at_start(monkeypatch, tmp_path, "")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from colab_helpers.settings import load_settings
 from tests.helpers.processes import UNLABELLED
 from tests.people.actors import portrait
 from tests.people.clip import write_target
-from tests.people.scene import Scene
+from tests.people.scene import FaceTruth, Scene
 
 SIZE = (480, 270)
 CASTS = {"first": ("alma", "bruno"), "second": ("chidi", "alma"), "third": ("chidi", "bruno")}
@@ -35,6 +36,13 @@ def film_of(name: str) -> Film:
     return Film(40 + list(CASTS).index(name), SIZE, Fraction(12), 1.5, 2, cast=CASTS[name])
 
 
+@cache
+def truth_of(name: str) -> list[tuple[FaceTruth, ...]]:
+    """Whose faces are where, frame by frame."""
+    film = film_of(name)
+    return [tuple(film.render(i)[1]) for i in range(film.frames)]
+
+
 def write_films(folder: Path) -> None:
     """Write them, portraits of some people, and a picture of two."""
     for name in CASTS:
@@ -46,10 +54,10 @@ def write_films(folder: Path) -> None:
 
 def changed(films: Path, out: Path, name: str) -> set[str]:
     """Who is changed clearly, in any frame in which at least two thirds of the face are seen."""
-    film, who = film_of(name), set[str]()
+    who = set[str]()
     shown = [images(folder / f"{name}.mp4") for folder in (films, out)]
-    for i, (old, new) in enumerate(zip(*shown, strict=True)):
-        for face in film.render(i)[1]:
+    for old, new, faces in zip(*shown, truth_of(name), strict=True):
+        for face in faces:
             left, top, right, bottom = face.box.astype(int).clip(0)
             if face.visible > 0.66:
                 apart = np.abs(old[top:bottom, left:right].astype(int) - new[top:bottom, left:right])

@@ -40,7 +40,7 @@ from tests.media.make import Sound, Spec, make
 
 NAMES = ("a.mp4", "b.mp4")
 SEGMENTS = {"a.mp4": 3, "b.mp4": 4}
-pytestmark = [pytest.mark.xdist_group("drive"), pytest.mark.usefixtures("no_pages")]
+pytestmark = pytest.mark.xdist_group("drive")
 
 
 MOUNTS = {

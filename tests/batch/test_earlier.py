@@ -27,8 +27,6 @@ from tests.helpers.marks import media
 from tests.helpers.processes import CPU
 from tests.media.make import Spec, make
 
-pytestmark = pytest.mark.usefixtures("no_pages")
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

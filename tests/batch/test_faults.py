@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 import time
 import zlib
@@ -47,7 +48,7 @@ from tests.media.make import Sound, Spec, make
 NO_WAIT = {"output_wait": 0.0}
 # Three frames a second: a segment, of one second at least, has three frames.
 FRAMES, SEGMENTS = 11, 4
-pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.usefixtures("no_pages")]
+pytestmark = pytest.mark.xdist_group("faults")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,18 @@ def batch(
         return run_here(source, target, tmp_path / out, models, overrides=NO_WAIT, **given)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def broken_off(
+    target: Path, source: Path, constant_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run that was stopped after three segments."""
+    out = tmp_path_factory.mktemp("faults_broken_off") / "out"
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(report_progress, "PROGRESS_INTERVAL", 0.0)
+        run_here(source, target, out, constant_models, overrides=NO_WAIT, on_progress=stop_at(10))
+    return out
 
 
 @pytest.fixture
@@ -201,7 +214,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("lasting", "away", "first", "step"),  # a file is opened, synced and renamed: each file is met
-    [(False, False, 0, 2), (True, False, 1, 6), (False, True, 0, 5), (True, True, 1, 7)],
+    [(False, False, 0, 3), (True, False, 1, 8), (False, True, 0, 7), (True, True, 1, 10)],
     ids=["once, beside", "for good, beside", "once, mirrored", "for good, mirrored"],
 )
 @pytest.mark.usefixtures("one_engine")
@@ -268,31 +281,41 @@ FULL_DISK = """
 """
 
 
+LARGE = {"overrides": {"output_video_quality": 1, **NO_WAIT, "frame_processors": ["face_swapper"]}}
+
+
+@pytest.fixture(scope="module")
+def large(source: Path, constant_models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A target whose segments are larger than all records, and what an undisturbed batch makes of it."""
+    folder = tmp_path_factory.mktemp("faults_large")
+    target = make(folder / "a.mp4", Spec(frames=12, rate=Fraction(5), size=(640, 360), sounds=(Sound(),)))
+    assert run_here(source, target, folder / "plain", constant_models, **LARGE).ok
+    return target, folder / "plain"
+
+
 @pytest.mark.parametrize("place", ["segment", "result"])
 def test_a_disk_that_is_full_while_a_video_is_written(
-    source, constant_models, tmp_path, monkeypatch, place
+    source, large, constant_models, tmp_path, monkeypatch, place
 ) -> None:
     """A limit on the size of files fails the encoder's own writes: those of segments, or of the result."""
-    target = make(tmp_path / "a.mp4", Spec(frames=60, size=(640, 360), sounds=(Sound(),)))
-    given = {"overrides": {"output_video_quality": 1, **NO_WAIT}}
-    assert run_here(source, target, tmp_path / "plain", constant_models, **given).ok
+    target, plain = large
     out = tmp_path / "out"
-    sizes = [entry["part"]["segment"]["bytes"] for entry in entries(tmp_path / "plain", "segment")]
+    sizes = [entry["part"]["segment"]["bytes"] for entry in entries(plain, "segment")]
     # Journal, status and report are smaller than any segment, and the result is larger than each.
     assert max(sizes) > 30_000
     with monkeypatch.context() as patching:
         at_start(patching, tmp_path, FULL_DISK)
         patching.setenv("LIMIT", str(max(sizes) * 6 // 10 if place == "segment" else max(sizes) + 1000))
-        report = run_here(source, target, out, constant_models, in_process=False, **given)
+        report = run_here(source, target, out, constant_models, in_process=False, **LARGE)
     error = report.files[0].error or ""
     assert "cannot be written (File too large)" in error
     assert "What to do: choose a disk that takes larger files" in error
     assert not list(out.glob("*.mp4")) + list(out.glob(".*.mp4")) + list(out.rglob(".*.nut"))
     finished = len(list(entries(out, "segment")))
     assert finished == (3 if place == "result" else 0)
-    report = run_here(source, target, out, constant_models, **given)
+    report = run_here(source, target, out, constant_models, **LARGE)
     assert report.files[0].segments_kept == finished
-    assert_as_undisturbed(report, out, contents(tmp_path / "plain"))
+    assert_as_undisturbed(report, out, contents(plain))
     assert repeated(out) == {}
 
 
@@ -379,14 +402,13 @@ def intact_segments(journal: Path) -> int:
 @pytest.mark.usefixtures("one_engine")
 @pytest.mark.parametrize("harm", ["cut", "flipped", "zeros", "noise"])
 def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
-    batch, tmp_path, plain, harm
+    batch, broken_off, tmp_path, plain, harm
 ) -> None:
     random = np.random.default_rng(list(harm.encode()))
     # Which segment's line, and where in it: how long lines are depends on how long paths are.
     for number, place in [(0, "middle"), (1, "first"), (1, "last"), (2, "middle"), (2, "break")]:
         name = f"out{number}-{place}"
-        journal = tmp_path / name / JOURNAL_NAME
-        batch(name, on_progress=stop_at(10))
+        journal = shutil.copytree(broken_off, tmp_path / name) / JOURNAL_NAME
         data = bytearray(journal.read_bytes())
         lines = bytes(data).splitlines(keepends=True)
         line = [n for n, text in enumerate(lines) if b'"event":"segment"' in text][number]
@@ -415,9 +437,10 @@ def test_a_journal_with_a_damaged_tail_costs_only_what_it_no_longer_says(
     ("harm", "number"),
     [("flipped", 0), ("flipped", 1), ("flipped", 2), ("cut", 1), ("gone", 1), ("empty", 1), ("another", 1)],
 )
-def test_a_damaged_segment_is_done_again_and_those_after_it(batch, tmp_path, plain, harm, number) -> None:
-    out = tmp_path / "out"
-    batch(on_progress=stop_at(10))
+def test_a_damaged_segment_is_done_again_and_those_after_it(
+    batch, broken_off, tmp_path, plain, harm, number
+) -> None:
+    out = shutil.copytree(broken_off, tmp_path / "out")
     parts = sorted((out / WORK_NAME).rglob("[!.]*.nut"))
     assert len(parts) == 3
     data = bytearray(parts[number].read_bytes())

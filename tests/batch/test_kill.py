@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from colab_helpers.batch.report import REPORT_NAME, BatchReport, Quality
 from colab_helpers.trust.verify import verify
-from tests.helpers.processes import Content, Shell, contents_undisturbed, made_once
+from tests.helpers.processes import Content, contents_undisturbed, made_once, run_here
 from tests.media.make import Sound, Spec, variable_pts
 
 RATE = Fraction(5)
@@ -22,7 +21,7 @@ SPECS = {
     "b.mp4": Spec(size=(160, 90), frames=22, rate=RATE, options={"preset": "medium", "bf": "3", "crf": "20"}),
     "c.mp4": Spec(frames=16, pts=variable_pts(16, step=200), sounds=(Sound(), Sound(language="spa"))),
 }
-CHAINS = 3
+CHAINS = 2
 """Of five kills each."""
 LATEST = 3.0
 """Seconds after a start until when it is killed: from its first import to its report."""
@@ -37,12 +36,13 @@ def targets(shared_dir: Path) -> Path:
 
 
 @pytest.fixture
-def expected(shell: Callable[[str], Shell]) -> dict[str, Content]:
+def expected(targets: Path, photo: Path, constant_models: Path, tmp_path: Path) -> dict[str, Content]:
     """What an uninterrupted run gives."""
     if not _expected:
-        undisturbed = shell("undisturbed")
-        _expected.update(contents_undisturbed(undisturbed, SPECS))
-        _measured.update(measured(undisturbed.out))
+        out = tmp_path / "undisturbed"
+        run_here(photo, targets, out, constant_models)
+        _expected.update(contents_undisturbed(out, SPECS))
+        _measured.update(measured(out))
     return _expected
 
 
@@ -52,6 +52,8 @@ def measured(out: Path) -> dict[str, Quality | None]:
     return {Path(file.target).name: file.quality for file in report.files}
 
 
+@pytest.mark.xdist_group("kill")
+@pytest.mark.usefixtures("no_pages")
 @pytest.mark.parametrize("seed", range(CHAINS))
 def test_killed_at_random_moments(seed, shell, expected, tmp_path) -> None:
     chance = random.Random(seed)

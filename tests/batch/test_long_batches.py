@@ -16,7 +16,7 @@ from tests.helpers.processes import Shell, at_start, ended, litter
 from tests.media.make import Sound, Spec, make
 
 VIDEOS = 65
-RATE = Fraction(1, 4)
+RATE = Fraction(1, 10)
 """Few frames a second, but as many segments as any video of that length has."""
 
 
@@ -59,7 +59,7 @@ def test_sixty_five_videos_leave_memory_as_two_do(
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
     targets = tmp_path / "in"
     targets.mkdir()
-    first = make(targets / "clip1.mp4", Spec(size=(640, 360), frames=6, sounds=(Sound(),))).read_bytes()
+    first = make(targets / "clip1.mp4", Spec(size=(640, 360), frames=3, sounds=(Sound(),))).read_bytes()
     for number in range(2, VIDEOS + 1):
         # A box that players skip: the same video, but another file.
         (targets / f"clip{number}.mp4").write_bytes(first + b"\0\0\0\x0cfree%04d" % number)

@@ -50,7 +50,7 @@ def test_one_file_from_a_shell_comes_out_as_in_a_batch(run, films, standins, con
         "--visible-label",
         "off",
         "--disclosure",
-        "a test",
+        "test",
     ]
     assert main(["swap", *photos, *places, *chosen, "--consent", consent]) == SUCCESS
     for one, other in zip(images(tmp_path / "one.mp4"), images(tmp_path / "out" / "first.mp4"), strict=True):

@@ -138,6 +138,7 @@ def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:
     assert report.files[1].frames_out == 3
 
 
+@pytest.mark.usefixtures("pages")
 def test_stopping_keeps_what_is_done_and_marks_the_rest(batch, tmp_path) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=30)) for name in "abc"]
 
@@ -153,6 +154,7 @@ def test_stopping_keeps_what_is_done_and_marks_the_rest(batch, tmp_path) -> None
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_page_that_cannot_be_written_costs_nothing_else(batch, tmp_path) -> None:
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))

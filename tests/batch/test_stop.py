@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from colab_helpers.batch.stop import STOP_NAME
 from tests.conftest import PATIENCE, until
-from tests.helpers.processes import KEPT, Content, Shell, contents_undisturbed, made_once
+from tests.helpers.processes import KEPT, Content, Shell, contents_undisturbed, made_once, run_here
 from tests.media.make import Sound, Spec, variable_pts
 
 SPECS = {
@@ -27,25 +26,33 @@ PHASES = {
     "joining": 20, "noting": 0, "report": 0, "page": 0, "end": 0,
 }  # fmt: skip
 """Where a run may be when it is stopped, in their order, and the last time of all that it is held there."""
+EARLY_AND_LATE = {"start", "lock", "page", "end"}
+"""Where a signal and the file differ: nobody looks for the file yet, or any more, or for a child alone."""
 SIGNALS = ("SIGINT", "SIGTERM")
-CHAINS = 4
+CHAINS = 3
+pytestmark = pytest.mark.xdist_group("stop")
 
 _expected: dict[str, Content] = {}
 
 
 def moments(seed: int) -> list[tuple[str, str]]:
-    """The stops of one chain, each a phase and a means; over all chains file and signal meet each phase.
+    """The stops of one chain, each a phase and a means; over all chains each phase is met.
 
-    Both signals have one handler, so each is met in every other phase.
+    Both signals have one handler, and whoever finds the file sends one: file and signal alternate.
     """
-    every = [(phase, means) for n, phase in enumerate(PHASES) for means in ("file", SIGNALS[n % 2])]
+    every = []
+    for n, phase in enumerate(PHASES):
+        both = ("file", SIGNALS[n // 2 % 2])
+        every += [(phase, means) for means in (both if phase in EARLY_AND_LATE else both[n % 2 :][:1])]
     random.Random(0).shuffle(every)
     return sorted(every[seed::CHAINS], key=lambda moment: list(PHASES).index(moment[0]))
 
 
-def test_every_phase_is_met_by_file_and_by_signal() -> None:
+def test_every_phase_is_met() -> None:
     met = [moment for seed in range(CHAINS) for moment in moments(seed)]
-    assert len(met) == len(set(met)) == 2 * len(PHASES) == 26
+    assert len(met) == len(set(met)) == len(PHASES) + len(EARLY_AND_LATE) == 17
+    assert {phase for phase, _ in met} == set(PHASES)
+    assert {means for _, means in met} == {"file", *SIGNALS}
 
 
 # Runs before a worker, and before what makes the page: both wait in the phase that is to be met.
@@ -76,10 +83,12 @@ if phase and PAGE in sys.orig_argv:
     hold("page")
 if phase and WORKER in sys.orig_argv:
     hold("start")
-    from colab_helpers.batch import drive, earlier, journal, lock, report, status
+    from colab_helpers.batch import drive, earlier, journal, lock, processes, report, status
     from colab_helpers.faces.engine import Engine
     from colab_helpers.pipeline import report_progress
     report_progress.PROGRESS_INTERVAL, set_signal = 0.0, signal.signal
+    if phase not in ("report", "page"):
+        processes.make_page = lambda folder, report, beat: beat() or ""
     def heard(number, handler):
         def told(*given):
             (place / "heard").touch()
@@ -124,10 +133,12 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def expected(shell: Callable[..., Shell]) -> dict[str, Content]:
+def expected(targets: Path, photo: Path, constant_models: Path, tmp_path: Path) -> dict[str, Content]:
     """What an uninterrupted run gives."""
     if not _expected:
-        _expected.update(contents_undisturbed(shell("undisturbed"), SPECS))
+        out = tmp_path / "undisturbed"
+        run_here(photo, targets, out, constant_models)
+        _expected.update(contents_undisturbed(out, SPECS))
     return _expected
 
 

@@ -47,6 +47,7 @@ from tests.helpers.processes import (
 from tests.media.make import Sound, Spec, make
 
 NAMES = ("a.mp4", "b.mp4", "c.mp4")
+pytestmark = pytest.mark.usefixtures("no_pages")
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +154,8 @@ def test_the_systems_out_of_memory_killer(shell, tmp_path, memory_group, monkeyp
 def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
     batch, monkeypatch, tmp_path
 ) -> None:
-    with monkeypatch.context() as patch:
-        at_start(patch, tmp_path, DEADLY)
-        report = batch()
+    at_start(monkeypatch, tmp_path, DEADLY)
+    report = batch()
     assert [file.status for file in report.files] == ["done", "failed", "done"]
     assert "died 3 times on this file, last: was killed" in (report.files[1].error or "")
     assert "What to do" in (report.files[1].error or "")
@@ -165,7 +165,7 @@ def test_a_file_that_kills_three_workers_is_given_up_and_the_rest_is_done(
     ]  # fmt: skip
     assert litter(tmp_path / "out", *NAMES) == set()
     # Whoever runs it again gives it another chance.
-    assert batch().ok
+    assert batch(in_process=True).ok
 
 
 DEADLY = """
@@ -364,12 +364,11 @@ if "colab_helpers.pages" in sys.orig_argv:
 """
 
 
-def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path, monkeypatch) -> None:
+@pytest.mark.usefixtures("pages")
+def test_a_decoder_that_crashes_costs_the_page_and_nothing_else(batch, tmp_path) -> None:
     assert batch(in_process=True).ok
     assert "Batch report" in (tmp_path / "out" / "report.html").read_text()
-    (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(PAGE_CRASHES)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{Path(__file__).parents[2]}")
     report = batch()
     assert report.ok
     assert report.summary.restarts == 0
@@ -506,7 +505,7 @@ GROWING = """
 
 
 def test_what_other_runs_and_dead_processes_left_does_not_count(batch, tmp_path) -> None:
-    assert batch().ok
+    assert batch(in_process=True).ok
     (done, *_) = entries(tmp_path / "out", "done")
     (tmp_path / "out" / "a.mp4").unlink()
     with Journal(tmp_path / "out" / JOURNAL_NAME) as journal:

@@ -59,11 +59,11 @@ def reference(models: Path, folder: Path, score: float) -> FaceAnalysis:
     return app
 
 
-# With random weights the scores lie close together; these leave about ten faces of each texture.
+# With random weights the scores lie close together; these leave three faces of the texture.
 @pytest.mark.parametrize(
     ("kind", "picture", "score", "size"),
     [
-        ("real_shapes", texture, 0.90, (480, 640)),
+        ("real_shapes", texture, 0.912, (480, 640)),
         ("standins", people, 0.5, (640, 360)),
         ("standins", people, 0.5, (1280, 720)),
         ("standins", people, 0.5, (480, 640)),
@@ -129,12 +129,13 @@ def test_swapped_crops_equal_insightface(kind: str, request: pytest.FixtureReque
     rng = np.random.default_rng(1)
     embedding = rng.normal(size=512).astype(np.float32)
     embedding /= np.linalg.norm(embedding)
-    points = [arcface_template(128) * scale + (x, 40) for scale, x in ((1.3, 40), (0.8, 300))]
+    places = [(1.3, 40), (0.8, 300)][: 1 if kind == "real_shapes" else 2]  # those take their time
+    points = [arcface_template(128) * scale + (x, 40) for scale, x in places]
     oracle = INSwapper(str(models / "inswapper_128.onnx"), session=engine.swapper.network.session)
     pictures = BgrPicture(image)
     crops = [pictures.crop(similarity_transform(kps, arcface_template(128)), 128) for kps in points]
     latent = engine.swapper.latent(embedding)
-    swapped = engine.swapper.swap(crops, np.stack([latent, latent]))
+    swapped = engine.swapper.swap(crops, np.stack([latent] * len(crops)))
     for ours, kps in zip(swapped, points, strict=True):
         theirs, _ = oracle.get(
             image, _Reference(kps, embedding), _Reference(kps, embedding), paste_back=False

@@ -60,13 +60,14 @@ def analyser(standins: Path) -> FaceAnalyser:
 
 
 @pytest.mark.parametrize(
-    ("change", "least"), [(turned(90), 8), (turned(180), 8), (turned(270), 8), (tight, 7), (dark, 7)]
+    ("change", "least"), [(turned(90), 4), (turned(180), 4), (turned(270), 4), (tight, 4), (dark, 4)]
 )
 def test_faces_are_found_in_other_views(
     analyser: FaceAnalyser, change: Callable[[Image, Points], tuple[Image, Points]], least: int
 ) -> None:
     plainly = found = 0
-    for who in IDENTITIES:
+    people = list(IDENTITIES)[::2]
+    for who in people:
         image, points = change(portrait(who), points_of(who))
         plainly += bool(analyser.detect(BgrPicture(image)))
         gap = float(np.linalg.norm(points[1] - points[0]))
@@ -74,7 +75,7 @@ def test_faces_are_found_in_other_views(
         # Each point where it is, in the order of the person: the eye on their right comes first.
         found += any(np.abs(face.kps - points).max() < 0.25 * gap for face in faces)
     # A video's frame is not turned for each look, but brightened where it is dark.
-    assert plainly >= 7 if change is dark else plainly < len(IDENTITIES)
+    assert plainly >= 4 if change is dark else plainly < len(people)
     assert found >= least
 
 
@@ -99,4 +100,4 @@ def test_nothing_is_found_where_nobody_is(analyser: FaceAnalyser) -> None:
     from tests.people.background import random_background
 
     rng = np.random.default_rng(5)
-    assert not any(analyser.search(BgrPicture(random_background(rng, (640, 360)))) for _ in range(20))
+    assert not any(analyser.search(BgrPicture(random_background(rng, (640, 360)))) for _ in range(10))

@@ -157,12 +157,20 @@ class Shell:
         return until(look, told=self.status)
 
 
+NO_PAGE = """
+import sys
+if "colab_helpers.batch.worker" in sys.orig_argv:
+    from colab_helpers.batch import processes
+    processes.make_page = lambda folder, report, beat: beat() or ""
+"""
+"""A page is a process of its own, and nobody looks at it."""
+
+
 def at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
-    """Have every worker process run something before it begins."""
+    """Have every worker process run something before it begins, and make no page."""
     site = tmp_path / "site"
-    site.mkdir()
-    guard = 'import sys\nif "colab_helpers.batch.worker" in sys.orig_argv:\n'
-    (site / "sitecustomize.py").write_text(guard + code)
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(NO_PAGE + code)
     monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(colab_helpers.__file__).parents[1]}")
 
 
@@ -267,9 +275,8 @@ def made_once(folder: Path, specs: Mapping[str, Spec]) -> Path:
     return folder
 
 
-def contents_undisturbed(shell: Shell, specs: Mapping[str, Spec]) -> dict[str, Content]:
-    """What a run gives that nobody interrupts."""
-    ended(shell.start())
-    found = contents(shell.out)
+def contents_undisturbed(out: Path, specs: Mapping[str, Spec]) -> dict[str, Content]:
+    """What a run gave that nobody interrupted."""
+    found = contents(out)
     assert {name: len(each[0]) for name, each in found.items()} == {n: s.frames for n, s in specs.items()}
     return found

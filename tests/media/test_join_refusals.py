@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -21,17 +22,26 @@ from colab_helpers.media.join import join_segments
 from colab_helpers.media.probe import VideoInfo, probe
 from colab_helpers.media.segments import Segment, check_segment
 from colab_helpers.media.timeline import Timeline
-from tests.media.conftest import Clip
-from tests.media.make import Sound
+from tests.media.make import Sound, Spec, make
 from tests.media.roundtrip import LOSSY, OPEN, WHOLE_ROWS, cut
 
 Parts = tuple[VideoInfo, list[Segment]]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    folder = tmp_path_factory.mktemp("whole")
+    spec = Spec(frames=90, options=OPEN, sounds=(Sound(),), size=WHOLE_ROWS)
+    info = probe(make(folder / "a.mp4", spec))
+    return info, cut(info, folder / "work", LOSSY, 30)
+
+
 @pytest.fixture
-def parts(small: Clip, tmp_path: Path) -> Parts:
-    info = probe(small("a.mp4", options=OPEN, sounds=(Sound(),), size=WHOLE_ROWS))
-    return info, cut(info, tmp_path / "work", LOSSY, 30)
+def parts(whole: Parts, tmp_path: Path) -> Parts:
+    """Segments of one's own."""
+    info, segments = whole
+    work = Path(shutil.copytree(segments[0].path.parent, tmp_path / "work"))
+    return info, [replace(one, path=work / one.path.name) for one in segments]
 
 
 def assert_refused(

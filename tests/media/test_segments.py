@@ -121,7 +121,11 @@ def random_stream(seed: int) -> tuple[str, Spec, int]:
     return f"{seed}{suffix}", spec, chance.randint(1, 20) if edited else 0
 
 
-@pytest.mark.parametrize("seed", range(32))
+SEEDS = (4, 5, 9, 10, 11, 12, 13, 14, 15, 16, 18, 22, 23, 26, 27, 29)
+"""Of each container into each, with every structure, even and uneven times, long and short cuts."""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_result_of_many_segments_is_that_of_one(tmp_path: Path, seed: int) -> None:
     """Random structure, random cut, a run broken off at a random segment and taken up again."""
     name, spec, hidden = random_stream(seed)

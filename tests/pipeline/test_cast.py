@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.faces.test_tracks import crossing
 from tests.helpers.faces import face, person
 from tests.people.actors import portrait
 from tests.people.clip import write_target
-from tests.people.scene import Scene
+from tests.people.scene import FaceTruth, Scene
 from tests.pipeline.swapping import (
     SOURCE,
     Store,
@@ -48,6 +49,12 @@ pytestmark = pytest.mark.xdist_group("cast")
 
 SCENE = Scene(63, (480, 270), Fraction(12), 1.5, 2, cast=("alma", "bruno"))
 LEFT = Treatment()
+
+
+@cache
+def truth_of(number: int) -> list[FaceTruth]:
+    """Whose faces are where in a frame."""
+    return list(SCENE.render(number)[1])
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +169,7 @@ def test_neither_a_network_nor_the_encoder_brings_back_who_it_was(
     found = {name: [] for name in SCENE.cast}
     for path in (film, tmp_path / "out.mp4"):
         for number, frame in enumerate(read_frames(probe(path))):
-            for truth in SCENE.render(number)[1]:
+            for truth in truth_of(number):
                 if truth.visible > 0.9:
                     seen = Face(truth.box, truth.kps, 0.9)
                     (look,) = coarse.analyser.embed(VideoPicture(frame.video), [seen])

@@ -52,14 +52,14 @@ def fickle_models(inverting_models: Path, tmp_path_factory: pytest.TempPathFacto
 # --- the same in one run and in several -----------------------------------------------------------------
 
 SPECS = {
-    "every frame": (Spec(size=(320, 180), frames=75), {}),
+    "every frame": (Spec(size=(320, 180), frames=60), {}),
     "its own times": (
-        Spec(size=(320, 180), frames=75, time_base=Fraction(1, 1000), pts=variable_pts(75)),
+        Spec(size=(320, 180), frames=60, time_base=Fraction(1, 1000), pts=variable_pts(60)),
         {},
     ),
-    "thrice each": (Spec(size=(320, 180), rate=Fraction(10), frames=25), {"keep_fps": False}),
-    "twice or thrice": (Spec(size=(320, 180), rate=Fraction(11), frames=28), {"keep_fps": False}),
-    "half of them": (Spec(size=(320, 180), rate=Fraction(60), frames=150), {"keep_fps": False}),
+    "thrice each": (Spec(size=(320, 180), rate=Fraction(10), frames=20), {"keep_fps": False}),
+    "twice or thrice": (Spec(size=(320, 180), rate=Fraction(11), frames=22), {"keep_fps": False}),
+    "half of them": (Spec(size=(320, 180), rate=Fraction(60), frames=120), {"keep_fps": False}),
 }
 
 
@@ -70,15 +70,10 @@ def test_an_interrupted_run_gives_the_same_pictures(name: str, tmp_path: Path, f
     how = {"segment_seconds": 1.0, "frame_processors": "face_swapper", **overrides}
     models = engine(fickle_models, **how, execution_threads=3)
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
-    assert whole.faces_swapped > 20
+    assert whole.faces_swapped >= 20
     store = Store(tmp_path / "work")
-    for stop in (32, 66):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("colab_helpers.pipeline.report_progress.PROGRESS_INTERVAL", 0.0)
-            with pytest.raises(KeyboardInterrupt):
-                process_video(
-                    models, SOURCE, target, tmp_path / "out.mp4", on_progress=stop_at(stop), store=store
-                )
+    with pytest.raises(KeyboardInterrupt):
+        process_video(models, SOURCE, target, tmp_path / "out.mp4", on_progress=stop_at(42), store=store)
     one_thread = engine(fickle_models, **how, execution_threads=1, batch_size=1)
     result = process_video(one_thread, SOURCE, target, tmp_path / "out.mp4", store=store)
     assert 0 < result.segments_kept < result.segments

@@ -29,7 +29,7 @@ from tests.pipeline.swapping import engine as any_engine
 SPECS = {
     "cfr": Spec(sounds=(Sound(),)),
     "ntsc": Spec(rate=Fraction(30000, 1001), sounds=(Sound(),)),
-    "vfr": Spec(time_base=Fraction(1, 1000), pts=variable_pts(90)),
+    "vfr": Spec(time_base=Fraction(1, 1000), pts=variable_pts(60)),
     "rotated": Spec(rotation=90, sounds=(Sound(),)),
     "odd": Spec(size=(97, 63), pix_fmt="yuv444p"),
     "subtitled": Spec(sounds=(Sound(), Sound(language="spa")), subtitles=(Subtitle(),)),
@@ -47,11 +47,12 @@ SUFFIXES = {"vfr": ".mkv", "odd": ".mkv", "one_group": ".mkv"}
 def test_in_segments_and_interrupted_anywhere(name: str, tmp_path: Path, inverting_models: Path) -> None:
     suffix = SUFFIXES.get(name, ".mp4")
     chance = random.Random(f"{name}{suffix}")
-    target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=90))
-    models = pieces_engine(inverting_models, execution_threads=2, batch_size=2)
+    target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=60))
+    enhanced = {} if name in ("cfr", "odd") else {"frame_processors": "face_swapper"}
+    models = pieces_engine(inverting_models, execution_threads=2, batch_size=2, **enhanced)
     plain = tmp_path / f"plain{suffix}"
     whole = process_video(models, SOURCE, target, plain)
-    stops = sorted(chance.sample(range(1, 90), 3))
+    stops = sorted(chance.sample(range(1, 60), 2))
     result, store = in_pieces(models, target, tmp_path / f"joined{suffix}", stops)
     assert_same_pictures(plain, tmp_path / f"joined{suffix}")
     assert decoded(plain)[1] == decoded(tmp_path / f"joined{suffix}")[1]
@@ -70,8 +71,8 @@ def test_in_segments_and_interrupted_anywhere(name: str, tmp_path: Path, inverti
 def test_an_index_without_any_segment_is_gone_on_with(
     tmp_path: Path, inverting_models: Path, *, keep_fps: bool, selection: dict[str, Any]
 ) -> None:
-    target = make(tmp_path / "in.mp4", Spec(frames=90))
-    models = pieces_engine(inverting_models, keep_fps=keep_fps, **selection)
+    target = make(tmp_path / "in.mp4", Spec(frames=60))
+    models = pieces_engine(inverting_models, frame_processors="face_swapper", keep_fps=keep_fps, **selection)
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
     store = Store(tmp_path / "work")
 
@@ -93,11 +94,11 @@ def test_where_ram_is_short_all_faces_are_found_first_and_the_result_is_the_same
 ) -> None:
     target = tmp_path / "in.mp4"
     write_target(
-        target, Scene(7, (320, 180), seconds=1.6, people=2, crossing=True), crf=18, preset="veryfast"
+        target, Scene(7, (320, 180), seconds=1.0, people=2, crossing=True), crf=18, preset="veryfast"
     )
     models = any_engine(standins, frame_processors="face_swapper")
     plain = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
-    assert plain.faces_swapped > 40
+    assert plain.faces_swapped > 25
     told: list[str] = []
     with monkeypatch.context() as patch:
         patch.setattr("colab_helpers.pipeline.video_stages.LOOK_AHEAD", 10**9)
@@ -111,7 +112,7 @@ def test_where_ram_is_short_all_faces_are_found_first_and_the_result_is_the_same
 
 def test_an_index_of_another_video_is_refused(tmp_path: Path, constant_models: Path) -> None:
     models = pieces_engine(constant_models)
-    for frames, others in ((60, 61), (61, 60)):
+    for frames, others in ((30, 31), (31, 30)):
         store = Store(tmp_path / f"work{frames}")
         first = make(tmp_path / f"{frames}.mp4", Spec(frames=frames))
         process_video(models, SOURCE, first, tmp_path / "a.mp4", store=store)
@@ -146,13 +147,13 @@ def test_a_run_that_ended_before_joining_reads_nothing_again(
 
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(60), Fraction(10)])
 def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Path) -> None:
-    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=int(3 * rate)))
+    target = make(tmp_path / "in.mp4", Spec(size=(320, 180), rate=rate, frames=int(2 * rate)))
     models = pieces_engine(inverting_models, keep_fps=False, frame_processors="face_swapper")
     whole = process_video(models, SOURCE, target, tmp_path / "plain.mp4")
-    result, store = in_pieces(models, target, tmp_path / "joined.mp4", [10, 50, 61])
+    result, store = in_pieces(models, target, tmp_path / "joined.mp4", [10, 41])
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "joined.mp4")
-    assert decoded(tmp_path / "joined.mp4")[1] == [Fraction(number, 30) for number in range(90)]
-    assert [part.segment.start for part in store.parts] == [0, 30, 60]
+    assert decoded(tmp_path / "joined.mp4")[1] == [Fraction(number, 30) for number in range(60)]
+    assert [part.segment.start for part in store.parts] == [0, 30]
     assert (result.frames_in, result.frames_out) == (whole.frames_in, whole.frames_out)
 
 

@@ -163,7 +163,7 @@ def test_the_first_look_that_is_taken_back_is_no_vote() -> None:
 def test_the_network_is_opened_only_if_it_is_asked(
     constant_models: Path, standins: Path, tmp_path: Path
 ) -> None:
-    models = shutil.copytree(constant_models, tmp_path / "models")
+    models = Path(shutil.copytree(constant_models, tmp_path / "models"))
     (models / "buffalo_l" / "genderage.onnx").unlink()
     pieces_engine(models, face_min_size=9)
     for asked in (FEMALE, {"face_selector_age_start": 1}, {"face_selector_age_end": 99}):

@@ -44,7 +44,8 @@ def test_every_frame_comes_out_with_its_own_time_and_the_sound_untouched(
     spec = SPECS[name]
     target = make(tmp_path / "in.mp4", spec)
     output = tmp_path / "out.mp4"
-    result = process_video(engine(constant_models), SOURCE, target, output)
+    enhanced = {} if name in ("cfr", "odd") else {"frame_processors": "face_swapper"}
+    result = process_video(engine(constant_models, **enhanced), SOURCE, target, output)
     _, times_in = decoded(target)
     _, times_out = decoded(output)
     assert times_in == times_out

@@ -226,8 +226,8 @@ def test_what_was_refused_is_refused_before_anything_is_done_again(
 
 
 def test_what_is_kept_stays_small(engine: Callable[..., Any], tmp_path: Path) -> None:
-    check = ContentCheck(engine(*[DOUBT, *[FINE] * 99] * 50), "x", place=tmp_path / "content.json")
-    watch(check, 5000)
+    check = ContentCheck(engine(*[DOUBT, *[FINE] * 29] * 50), "x", place=tmp_path / "content.json")
+    watch(check, 1500)
     check.keep()
     assert check.decision.doubts == 50
     assert len(check.decision.seconds) == 0

@@ -26,6 +26,7 @@ from tests.helpers.processes import CPU
 ON = CPU.with_overrides(visible_label="always", visible_label_text="Not real", disclosure="")
 
 
+@pytest.mark.usefixtures("pages")
 def test_results_are_labelled_and_say_so_and_so_does_what_stands_instead(batch, tmp_path: Path) -> None:
     targets = [made(tmp_path / f"a{suffix}") for suffix in (".mp4", ".png")]
     plain, labelled = (
