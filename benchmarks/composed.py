@@ -27,12 +27,12 @@ import numpy.typing as npt
 
 from benchmarks.faces import Clip, Image, alone, followed
 from colab_helpers.faces.cast import Treatment
-from colab_helpers.faces.changer import FaceChanger, FaceJob
+from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import eye_distance
 from colab_helpers.faces.grain import Grain
 from colab_helpers.faces.steady import Steadier
-from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.faces.types import Face, FaceJob, FloatArray
 from colab_helpers.media.affine import Matrix
 from colab_helpers.media.blending import warp_crop
 from colab_helpers.media.picture import BgrPicture

@@ -21,7 +21,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,15 @@ from benchmarks.realshapes import gfpgan, inswapper, iresnet50, scrfd_10g
 from colab_helpers.diagnosis.bench import CONSENT
 from colab_helpers.diagnosis.bench_clip import make_clip
 from colab_helpers.diagnosis.bench_networks import FACE, detector_answers, write_constant_models
+from colab_helpers.faces.path_choice import tried
+from colab_helpers.faces.pixel_path import PixelPath
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.machine import this_machine
 from colab_helpers.models.catalog import Role
+from colab_helpers.models.cuda_graphs import GpuSession
 from colab_helpers.models.half import convert
-from colab_helpers.models.session import STANDIN_KEY, Provider, Runtime, cuda_problem
+from colab_helpers.models.parity import sample_inputs
+from colab_helpers.models.session import STANDIN_KEY, Network, Provider, Runtime, cuda_problem
 from tests.people.clip import make_demo
 
 FILES: Mapping[Role, str] = {
@@ -137,6 +143,31 @@ def networks(bench: Bench) -> Row:
         half = convert(root / FILES[role], half=True, runtime=runtime)
         rows[role] |= {"seconds": time.monotonic() - started, "notes": list(half.notes), "used": half.words}
     return rows
+
+
+def pixels(bench: Bench) -> Row:
+    """A face sampled and blended by OpenCV, and where its network runs, as CUDA graphs and without."""
+    rows: Row = {}
+    for role in CHANGERS:
+        for graphs in (True, False):
+            runtime = Runtime(bench.provider, graphs=graphs)
+            network = runtime.open(bench.folder / "models" / FILES[role])
+            if not bench.on_gpu:  # a processor's networks have no places of their own
+                network = replace(network, session=_placed(network))
+            path = PixelPath(Swapper(network) if role == "swapper" else Enhancer(network), runtime)
+            try:
+                path.prepare(capture=graphs)
+                rows[f"{role}{', captured' if graphs else ''}"] = tried(path)._asdict()
+            except Exception as error:  # noqa: BLE001 - without a capture it may still run
+                rows[f"{role}{', captured' if graphs else ''}"] = f"failed: {error}"
+    return rows
+
+
+def _placed(network: Network) -> GpuSession:
+    example = partial(sample_inputs, name=network.name)
+    return GpuSession(
+        lambda _: network.session, example=example, capture=False, on_problem=print, device="cpu"
+    )
 
 
 def doctor(bench: Bench) -> Row:
@@ -245,6 +276,7 @@ PARTS: dict[str, Callable[[Bench], Any]] = {
     "machine": machine,
     "networks": networks,
     "decoding": decoding,
+    "pixels": pixels,
     "end_to_end": end_to_end,
     "doctor": doctor,
     "demo": demo,

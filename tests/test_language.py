@@ -148,7 +148,8 @@ def test_a_batch_speaks_and_its_language_makes_it_no_other_batch(
     target, out = make(tmp_path / "a.mp4", Spec(frames=5)), tmp_path / "out"
     made = []
     for chosen in ("es", "en"):
-        settings = load_settings(execution_provider="cpu", output_video_encoder="libx264", language=chosen)
+        asked = {"execution_provider": "cpu", "output_video_encoder": "libx264", "language": chosen}
+        settings = load_settings(**asked, visible_label_text="made with AI")
         options = {"consent": consent, "settings": settings, "models_dir": constant_models}
         report = run_batch([photo], [target], out, **options)
         assert report.ok

@@ -70,6 +70,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         if getattr(there.session, "captured", False):
             took = tr("GPU as a CUDA graph {ms:.1f} ms", ms=milliseconds)
         facts += [took, tr("{apart:.2%} apart", apart=apart), *fallbacks]
+        facts += _pixels(role, there, choice.original, subject)
         figures |= {"cuda_ms": milliseconds, "difference": apart}
         problems += [*_values_problem(on_gpu, "GPU"), *_difference_problem(apart)]
     elif choice.path != plain:
@@ -86,6 +87,20 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
         from colab_helpers.diagnosis import reference
 
         yield reference.parity(role, network, subject.settings, subject.models)
+
+
+def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> Iterator[str]:
+    """Say where faces are sampled and blended for a network on the GPU; it is tried and recorded here."""
+    from colab_helpers.faces.path_choice import choose_path
+    from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
+    from colab_helpers.models.session import Runtime
+
+    if role in ("swapper", "enhancer"):
+        boost = subject.settings.face_swapper_pixel_boost
+        part = Swapper(network, boost=boost) if role == "swapper" else Enhancer(network)
+        _, problem = choose_path(part, original, Runtime("cuda", graphs=subject.settings.cuda_graphs))
+        pixels = tr("by the processor, because {reason}", reason=problem) if problem else "GPU"
+        yield tr("faces' pixels: {where}", where=pixels)
 
 
 def inputs_for(network: Network, settings: Settings) -> list[Any]:

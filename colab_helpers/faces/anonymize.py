@@ -10,9 +10,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.masks import BOX, FaceMasks
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.media.affine import Matrix
 from colab_helpers.media.picture import Picture
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,28 +11,12 @@ from colab_helpers.faces.colour import colour_matched
 from colab_helpers.faces.geometry import similarity_transform
 from colab_helpers.faces.grain import Grain
 from colab_helpers.faces.masks import BOX, FaceMasks, weighted
+from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.media.picture import Picture
-
-
-@dataclass(frozen=True, eq=False)
-class FaceJob:
-    """One face to be changed in one picture.
-
-    Attributes:
-        cover: What is seen of it, see `masks`; None where nothing covers it.
-        crop: What the swapper is shown; None has it cut out of the picture.
-        watch: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
-            gave it, and where the face's five points are in it, ``(5, 2)``.
-    """
-
-    picture: Picture
-    face: Face
-    cover: ByteImage | None = None
-    crop: ByteImage | None = None
-    watch: Callable[[ByteImage, FloatArray], None] | None = None
+from colab_helpers.settings import FrameProcessor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +31,7 @@ class FaceChanger:
             it as sharp as the face in the shot was.
         colour_match: Give swapped faces the colours of those they replace.
         masks: Where the change shows.
+        paths: Of the steps whose faces are done where the network runs.
     """
 
     swapper: Swapper | None
@@ -55,6 +40,7 @@ class FaceChanger:
     blend: int = 100
     colour_match: bool = False
     masks: FaceMasks = BOX
+    paths: Mapping[FrameProcessor, PixelPath] = field(default_factory=dict)
 
     def crop(self, picture: Picture, face: Face) -> ByteImage | None:
         """Cut out what the swapper sees of a face; None where there is no swapper."""
@@ -80,6 +66,11 @@ class FaceChanger:
                 grain.restore()
 
     def _swap(self, jobs: Sequence[FaceJob], swapper: Swapper, latent: FloatArray) -> None:
+        path = self.paths.get("face_swapper")
+        if path is not None and not self.colour_match:
+            left = path.change(jobs, self.masks, beside={"vector": latent[None]})
+            jobs = [jobs[number] for number in left]
+
         def swapped(
             crops: Sequence[ByteImage], masks: Sequence[FloatArray]
         ) -> Iterator[tuple[ByteImage, float]]:
@@ -102,6 +93,10 @@ class FaceChanger:
         self, jobs: Sequence[FaceJob], enhancer: Enhancer, ceilings: Sequence[Sharpness | None]
     ) -> None:
         most = self.blend / 100
+        if (path := self.paths.get("face_enhancer")) is not None:
+            beside = {"weight": enhancer.weights(1)} if enhancer.weighted else {}
+            left = path.change(jobs, self.masks, beside=beside, most=most, ceilings=ceilings)
+            jobs, ceilings = [jobs[number] for number in left], [ceilings[number] for number in left]
 
         def enhanced(
             crops: Sequence[ByteImage], _masks: Sequence[FloatArray]
@@ -137,6 +132,8 @@ class FaceChanger:
         Returns:
             The new crops.
         """
+        if not jobs:
+            return []
         matrices = [similarity_transform(job.face.kps, template) for job in jobs]
         pairs = list(zip(jobs, matrices, strict=True))
         shown = [

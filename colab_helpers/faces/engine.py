@@ -13,7 +13,9 @@ from colab_helpers.faces.cast import PERSONAL, Treatment
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.occluder import FaceParser, Occluder
+from colab_helpers.faces.path_choice import choose_paths
 from colab_helpers.faces.photos import Identity, agreed_identity, quality_of
+from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
@@ -44,6 +46,7 @@ class Engine:
         settings: Nothing in them is ``auto`` but the encoder, which depends on the video.
         analyser: Finds faces.
         swapper: None unless ``frame_processors`` asks for it; likewise ``enhancer``.
+        paths: Of the steps whose faces are done where the network runs.
         occluder: None unless ``face_mask_types`` asks for it; likewise ``parser``.
         provider: Where the networks run.
         notes: Fall-backs and lowered values, each said once.
@@ -60,6 +63,7 @@ class Engine:
     pool: SessionPool | None = None
     occluder: Occluder | None = None
     parser: FaceParser | None = None
+    paths: Mapping[FrameProcessor, PixelPath] = field(default_factory=dict)
     content: Mapping[str, Network] = field(default_factory=dict)
     missing: Path | None = None
 
@@ -94,6 +98,7 @@ class Engine:
         # They change no pixel and are asked about once a second: nothing is captured.
         seldom = runtime.pooled(runtime.pool, graphs=False)
         files = {name: root / f"{name}.onnx" for name in content_models(resolved)}
+        paths, by_processor = choose_paths(choices, swapper, enhancer, runtime)
         chosen = [note for choice in choices.values() for note in choice.notes]
         chosen += [*origin_notes(resolved, root), *_without_effect(resolved, swapper, enhancer)]
         return cls(
@@ -102,15 +107,21 @@ class Engine:
             swapper=swapper,
             enhancer=enhancer,
             provider=runtime.provider,
-            notes=(*runtime.notes, *lowered, *chosen, *unmasked),
+            notes=(*runtime.notes, *lowered, *chosen, *unmasked, *by_processor),
             pool=runtime.pool,
             occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
             parser=FaceParser(masking["parser"]) if "parser" in masking else None,
+            paths=paths,
             content={
                 name: _for_content(seldom, name, path) for name, path in files.items() if path.is_file()
             },
             missing=next((path for path in files.values() if not path.is_file()), None),
         )
+
+    @property
+    def place(self) -> str:
+        """Where the networks run, and whose pixels are done there, too."""
+        return f"{self.provider} (pixels: {', '.join(self.paths)})" if self.paths else self.provider
 
     @property
     def networks(self) -> list[Network]:
@@ -209,7 +220,13 @@ class Engine:
         source = treatment.source
         latent = own.swapper.latent(source) if own.swapper is not None and source is not None else None
         return FaceChanger(
-            own.swapper, latent, enhancer, settings.enhancer_blend, settings.colour_match, own.masks
+            own.swapper,
+            latent,
+            enhancer,
+            settings.enhancer_blend,
+            settings.colour_match,
+            own.masks,
+            self.paths,
         )
 
     def _for(self, treatment: Treatment) -> Engine:

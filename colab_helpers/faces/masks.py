@@ -38,8 +38,8 @@ REGIONS: dict[FaceRegion, tuple[int, ...]] = {
     "mouth": (11,),
     "lips": (12, 13),
 }
-_COVER = 256
-_COVER_TEMPLATE = FFHQ_512 * np.float32(_COVER / 512)
+COVER = 256
+COVER_TEMPLATE = FFHQ_512 * np.float32(COVER / 512)
 # An edge of a cover is blurred by so many of its pixels, then made twice as steep.
 _EDGE = 0.8
 # From so many grey levels on, over so many pixels each way, two frames show something else at a place.
@@ -70,6 +70,11 @@ def face_mask(size: int, blur: float = 0.3, padding: Padding = (0, 0, 0, 0), box
     mask[:, [0, -1]] = 0
     mask.setflags(write=False)
     return np.asarray(mask)
+
+
+def mask_edge(size: int) -> int:
+    """Edge of the mask of a crop: the crop's, or 256 where that is a multiple of it."""
+    return size if size % COVER else COVER
 
 
 def weighted(mask: FloatArray, weight: float) -> FloatArray:
@@ -116,25 +121,29 @@ class FaceMasks:
         """Look at the faces of a picture that is not changed yet; None where the box alone counts."""
         if not faces or not self.uses_networks:
             return [None] * len(faces)
-        places = [similarity_transform(face.kps, _COVER_TEMPLATE) for face in faces]
-        crops = [picture.crop(place, _COVER) for place in places]
-        covers = np.full((len(faces), _COVER, _COVER), 255, np.uint8)
+        places = [similarity_transform(face.kps, COVER_TEMPLATE) for face in faces]
+        crops = [picture.crop(place, COVER) for place in places]
+        covers = np.full((len(faces), COVER, COVER), 255, np.uint8)
         if self.occluder is not None:
             covers = self.occluder.seen(crops)
         if self.parser is not None:
-            double = [picture.crop(place * 2, 2 * _COVER) for place in places]
+            double = [picture.crop(place * 2, 2 * COVER) for place in places]
             kept = [number for region in self.regions for number in REGIONS[region]]
             for cover, parts in zip(covers, self.parser.parts(double), strict=True):
                 inside = np.isin(parts, kept).astype(np.uint8) * 255
-                small = cv2.resize(inside, (_COVER, _COVER), interpolation=cv2.INTER_AREA)
+                small = cv2.resize(inside, (COVER, COVER), interpolation=cv2.INTER_AREA)
                 np.minimum(cover, small, out=cover)
         greys = (cv2.blur(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), (_NOISE, _NOISE)) for crop in crops)
         return [
             RawCover(cover, np.asarray(grey, np.uint8)) for cover, grey in zip(covers, greys, strict=True)
         ]
 
+    def limit(self, size: int) -> FloatArray:
+        """Return what limits every face in a crop, the same array each time; see `of`."""
+        return face_mask(mask_edge(size), self.blur, self.padding, self.box)
+
     def of(self, size: int, place: Matrix, face: Face, cover: ByteImage | None) -> FloatArray:
-        """Return the mask of a crop, ``(S, S)``; S is the crop's size, or 256 where that is a multiple of it.
+        """Return the mask of a crop, ``(S, S)`` by `mask_edge`.
 
         Args:
             size: Edge of the crop.
@@ -142,12 +151,12 @@ class FaceMasks:
             face: Whose crop it is.
             cover: Its `cover`; None where nothing covers it.
         """
-        edge = size if size % _COVER else _COVER
-        mask = face_mask(edge, self.blur, self.padding, self.box)
+        mask = self.limit(size)
+        edge = len(mask)
         if cover is None:
             return mask
         to_mask = compose(resizing(edge / size), place)
-        there = compose(to_mask, invert(similarity_transform(face.kps, _COVER_TEMPLATE)))
+        there = compose(to_mask, invert(similarity_transform(face.kps, COVER_TEMPLATE)))
         shown = cv2.warpAffine(cover, there, (edge, edge), borderMode=cv2.BORDER_REPLICATE)
         limit = shown.astype(np.float32)
         limit *= np.float32(1 / 255)

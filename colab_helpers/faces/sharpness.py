@@ -18,6 +18,10 @@ _LEFT, _TOP, _EDGE = 0.3125, 0.4375, 0.375
 _LEAST_PIXELS = 24
 _MOST = 1.1
 """How sharp a face may become, times what it was."""
+MOST_PIXELS = round(_EDGE * _SIZE)
+"""A face is looked at in so many pixels a side at most."""
+REACH = 3
+"""Pixels that count beside one for its Laplacian."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +56,43 @@ class Sharpness:
         plain = self._seen(crop)
         added = self._seen(enhanced) - plain
         square, linear = _product(added, added), _product(plain, added)
-        spare = _MOST**2 * self.power - _product(plain, plain)
+        spare = self.most - _product(plain, plain)
         if square * most**2 + 2 * linear * most <= spare:
             return most
         root = np.sqrt(max(linear**2 + square * spare, 0.0))
         return float(np.clip((root - linear) / max(square, 1e-9), 0.0, most))
 
+    @property
+    def most(self) -> float:
+        """The power it may have at most."""
+        return _MOST**2 * self.power
+
+    def places(self, size: int) -> FloatArray:
+        """Return where a crop is looked at, ``(2, pixels + 2 REACH)``: x and y, mirrored beyond its part."""
+        left, top, edge = part_of(size)
+        near = np.abs(np.arange(-REACH, self.pixels + REACH))
+        near = np.minimum(near, 2 * (self.pixels - 1) - near)  # as OpenCV's filters go on beyond an edge
+        inside = np.clip((near + 0.5) * edge / self.pixels - 0.5, 0, edge - 1)
+        return np.stack([left + inside, top + inside]).astype(np.float32)
+
     def _seen(self, crop: ByteImage) -> FloatArray:
-        size = crop.shape[0]
-        left, top, edge = (round(share * size) for share in (_LEFT, _TOP, _EDGE))
+        left, top, edge = part_of(crop.shape[0])
         grey = cv2.cvtColor(crop[top : top + edge, left : left + edge], cv2.COLOR_BGR2GRAY)
         # Bilinear, as it is pasted.
         return _edges(np.asarray(cv2.resize(grey, (self.pixels, self.pixels)), np.uint8))
+
+
+def part_of(size: int) -> tuple[int, int, int]:
+    """Left, top and edge of the part that is looked at of a crop."""
+    left, top, edge = (round(share * size) for share in (_LEFT, _TOP, _EDGE))
+    return left, top, edge
+
+
+def edges_kernel() -> FloatArray:
+    """What `_edges` does to a picture's brightness as one filter, ``(2 REACH + 1, 2 REACH + 1)``."""
+    point = np.zeros((4 * REACH + 1, 4 * REACH + 1), np.uint8)
+    point[2 * REACH, 2 * REACH] = 1
+    return _edges(point)[REACH:-REACH, REACH:-REACH]
 
 
 def _edges(grey: ByteImage) -> FloatArray:

@@ -24,9 +24,9 @@ class _CropNetwork:
 
     def __init__(self, network: Network, role: str) -> None:
         self.network = network
-        self._fit = understood(network.session, network.name, role=role, where=str(network.path))
-        self.contract = self._fit.contract
-        self.size = self._fit.size  # edge of the crops, in pixels
+        self.fit = understood(network.session, network.name, role=role, where=str(network.path))
+        self.contract = self.fit.contract
+        self.size = self.fit.size  # edge of the crops, in pixels
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -40,17 +40,34 @@ class _CropNetwork:
 
     def _through(self, crops: Sequence[ByteImage] | ByteImage, **beside: AnyArray) -> ByteImage:
         """Run crops ``(N, S, S, 3)`` uint8 BGR, with what goes beside each picture by its kind of input."""
-        black, images = self.contract.black, np.empty((len(crops), *crops[0].shape), np.uint8)
-        blob = np.empty((1, 3, *images.shape[1:3]), np.float32)
+        images = np.empty((len(crops), *crops[0].shape), np.uint8)
         for number, (crop, image) in enumerate(zip(crops, images, strict=True)):
-            for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
-                # Of OpenCV's ways to scale, this one takes any type, and saturates, in a single pass.
-                cv2.addWeighted(channel, (1 - black) / 255, channel, 0, black, dst=plane, dtype=cv2.CV_32F)
-            values = {"picture": blob, **{kind: each[number : number + 1] for kind, each in beside.items()}}
-            inputs = [values[kind] for kind in self._fit.inputs]
-            (planes,) = self.network.run_stack(*inputs, output=self._fit.picture)
-            _to_bgr(planes, image, black, truncate=self.contract.truncates)
+            values = {kind: each[number : number + 1] for kind, each in beside.items()}
+            values["picture"] = self.blob(crop)
+            inputs = [values[kind] for kind in self.fit.inputs]
+            (planes,) = self.network.run_stack(*inputs, output=self.fit.picture)
+            self.to_bgr(planes, image)
         return images
+
+    def blob(self, crop: ByteImage) -> FloatArray:
+        """A crop ``(S, S, 3)`` uint8 BGR as the network takes it, ``(1, 3, S, S)``."""
+        black, blob = self.contract.black, np.empty((1, 3, *crop.shape[:2]), np.float32)
+        for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
+            # Of OpenCV's ways to scale, this one takes any type, and saturates, in a single pass.
+            cv2.addWeighted(channel, (1 - black) / 255, channel, 0, black, dst=plane, dtype=cv2.CV_32F)
+        return blob
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Factor and summand that make grey levels, then rounded, of the network's values: its white is 1."""
+        scale = 255 / (1 - self.contract.black)
+        return scale, -self.contract.black * scale - (0.5 if self.contract.truncates else 0.0)
+
+    def to_bgr(self, planes: FloatArray, image: ByteImage) -> None:
+        """Fill a picture ``(S, S, 3)`` uint8 BGR from RGB planes ``(3, S, S)``, scaled and rounded."""
+        scale, shift = self.levels
+        channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
+        cv2.merge(channels, dst=image)
 
 
 class Swapper(_CropNetwork):
@@ -133,19 +150,8 @@ class Enhancer(_CropNetwork):
 
     def enhance(self, crops: Sequence[ByteImage] | ByteImage) -> ByteImage:
         """Enhance any number of ``(S, S, 3)`` uint8 BGR crops; returns ``(N, S, S, 3)``."""
-        return self._through(crops, weight=np.full(len(crops), self._weight, self._fit.weight))
+        return self._through(crops, weight=self.weights(len(crops)))
 
-
-def _to_bgr(planes: FloatArray, image: ByteImage, black: float, *, truncate: bool) -> None:
-    """Turn RGB planes into BGR pixels: scaled, rounded (or truncated) and clipped.
-
-    Args:
-        planes: ``(3, S, S)`` float RGB, whose white is 1.
-        image: ``(S, S, 3)`` uint8 BGR, which is filled.
-        black: The value that is black.
-        truncate: Drop the fraction instead of rounding.
-    """
-    scale = 255 / (1 - black)
-    shift = -black * scale - (0.5 if truncate else 0.0)
-    channels = [cv2.addWeighted(plane, scale, plane, 0, shift, dtype=cv2.CV_8U) for plane in planes[::-1]]
-    cv2.merge(channels, dst=image)
+    def weights(self, count: int) -> AnyArray:
+        """The weight as the network takes it, for so many crops."""
+        return np.full(count, self._weight, self.fit.weight)

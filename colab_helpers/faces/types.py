@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from colab_helpers.media.formats import ByteImage as ByteImage
+from colab_helpers.media.picture import Picture
 
 FloatArray = npt.NDArray[np.float32]
 AnyArray = npt.NDArray[Any]
@@ -51,3 +53,21 @@ class Face:
     def centre(self) -> tuple[float, float]:
         """Centre of the box (x, y)."""
         return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class FaceJob:
+    """One face to be changed in one picture.
+
+    Attributes:
+        cover: What is seen of it, see `masks`; None where nothing covers it.
+        crop: What the swapper is shown; None has it cut out of the picture.
+        watch: Called once the swapped face is pasted, with the crop ``(S, S, 3)`` uint8 BGR as the network
+            gave it, and where the face's five points are in it, ``(5, 2)``.
+    """
+
+    picture: Picture
+    face: Face
+    cover: ByteImage | None = None
+    crop: ByteImage | None = None
+    watch: Callable[[ByteImage, FloatArray], None] | None = None

@@ -146,6 +146,15 @@ def _feather(box: Box) -> float:
     return float(max(1.0, _BOX_FEATHER * min(right - left, bottom - top)))
 
 
+def ramps_of(box: Box, left: int, top: int, columns: int, rows: int) -> tuple[Mask, Mask]:
+    """What `region_weights` multiplies the columns and the rows from some pixel on with."""
+    across, down = np.ones((1, columns), np.float32), np.ones((1, rows), np.float32)
+    x0, y0, x1, y1 = box.tolist()
+    _fade(across, x0 - left, x1 - left, _feather(box))
+    _fade(down, y0 - top, y1 - top, _feather(box))
+    return across, down
+
+
 def _fade(weights: Mask, low: float, high: float, feather: float) -> None:
     """Multiply columns by 0 at the box's edges, at ``low`` and ``high``, and beyond; not further inside."""
     count = weights.shape[1]

@@ -85,9 +85,9 @@ class Label:
 
     def draw(self, picture: VideoPicture, info: VideoInfo) -> None:
         """Burn it into a video's frame, in its own planes."""
-        planes, layout, space = picture.planes()
+        planes, layout, space = picture.writable_planes(), picture.layout, picture.space
         layers = _layers(self, picture.width, picture.height, info.rotation, info.mirrored, layout, space)
-        for plane, layer in zip(planes, layers, strict=False):  # interleaved chroma is one plane
+        for (_, plane), layer in zip(planes, layers, strict=False):  # interleaved chroma is one plane
             part = plane[layer.rows, layer.columns]
             mixed = (part >> layout.shift if layout.shift else part) * layer.keep
             mixed += layer.add

@@ -40,7 +40,7 @@ from colab_helpers.media.planes import Grid, grids_of, samples_of
 
 _GRID = 60
 # Chroma that is enlarged by so much or more is warped at half the size.
-_DOUBLED = 1.9
+DOUBLED = 1.9
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class VideoPicture:
         warped: list[npt.NDArray[Any]] = []
         for number, (grid, samples) in enumerate(self._planes()):
             to_crop = compose(matrix, grid.to_luma)
-            if number and zoom_of(to_crop) >= _DOUBLED and size % 2 == 0:  # that holds all it has
+            if number and zoom_of(to_crop) >= DOUBLED and size % 2 == 0:  # that holds all it has
                 half = warp_crop(samples, compose(resizing(0.5), to_crop), size // 2)
                 part: npt.NDArray[Any] = cv2.resize(half, (size, size))
             else:
@@ -249,10 +249,20 @@ class VideoPicture:
                 part = parts.popleft() << self._layout.shift if self._layout.shift else parts.popleft()
                 blend_plane(plane, part, to_plane, inside, weights, peak=256 * self._level - 1)
 
-    def planes(self) -> tuple[list[npt.NDArray[Any]], Layout, ColourSpace]:
-        """Return its samples, which may be changed in place, how they lie, and what they mean."""
+    @property
+    def layout(self) -> Layout:
+        """How its samples lie."""
+        return self._layout
+
+    @property
+    def space(self) -> ColourSpace:
+        """How its samples mean colours."""
+        return self._space
+
+    def writable_planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
+        """Return each plane, and its samples to be changed in place."""
         self._make_writable()
-        return [samples for _, samples in self._planes()], self._layout, self._space
+        return list(self._planes())
 
     def _make_writable(self) -> None:
         if not self._writable:

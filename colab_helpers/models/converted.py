@@ -70,7 +70,7 @@ def folder_of(source: Path) -> Path:
     return source.parent if source.parent.name == FOLDER else source.parent / FOLDER
 
 
-def target_of(source: Path, kind: Literal["export", "half"]) -> Path:
+def target_of(source: Path, kind: Literal["export", "half", "pixels"]) -> Path:
     """Where what is made of a file lies."""
     sha256 = recorded_hash(source) or sha256_of(source)
     key = hashlib.sha256(f"{sha256} {kind} {CONVERTER}".encode()).hexdigest()[:16]

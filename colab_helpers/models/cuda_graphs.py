@@ -9,12 +9,12 @@ its memory at what a single call needs. Figures are in docs/gpu.md.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 # As a share of the largest value. Replayed are the same kernels: more than the noise of their order of adding
 # means that something is wrong.
 _SAME = 1e-3
+_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(uint16)": np.uint16}
 
 # ONNX Runtime captures in CUDA's global mode: whatever any thread of the process allocates or copies in the
 # meantime fails, or spoils the capture. So calls run side by side, and a capture only when there is no call.
@@ -48,18 +49,64 @@ def _alone(kind: str) -> Iterator[None]:
             _changed.notify_all()
 
 
-@dataclass(frozen=True)
-class _Captured:
-    """Places on the device that a captured graph reads from and writes to."""
+@dataclass(eq=False)
+class Places:
+    """A session, and the places on its device that it reads from and writes to whenever it is run there.
 
+    Attributes:
+        session: ONNX Runtime's.
+        inputs: ONNX Runtime's values by name; ``outputs`` likewise, in the order of the graph.
+        device: Where they lie.
+        kept: What others bound to these places, so that it goes when they go.
+    """
+
+    session: Any
     inputs: dict[str, Any]
-    outputs: list[Any]
-    binding: Any
+    outputs: dict[str, Any]
+    device: str
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._binding = self.session.io_binding()
+        for name, held in self.inputs.items():
+            self._binding.bind_ortvalue_input(name, held)
+        for name, held in self.outputs.items():
+            self._binding.bind_ortvalue_output(name, held)
+
+    @classmethod
+    def of(cls, session: Any, device: str, **given: Any) -> Places:
+        """Make places for all that a session of fixed shapes takes and gives, but for those ``given``."""
+        ins, outs = (
+            {
+                item.name: given[item.name]
+                if item.name in given
+                else _place(item.shape, _TYPES[item.type], device)
+                for item in items
+            }
+            for items in (session.get_inputs(), session.get_outputs())
+        )
+        return cls(session, ins, outs, device)
 
     def takes(self, names: Sequence[str], feed: Arrays) -> bool:
-        """Whether a call is one of those that were captured."""
+        """Whether a call is of these shapes, and for all outputs."""
         shapes = all(list(array.shape) == self.inputs[name].shape() for name, array in feed.items())
         return shapes and len(names) == len(self.outputs)
+
+    def run(self, feed: Arrays) -> None:
+        """Put arrays in their places, and run on those and on what lies in the others."""
+        for name, array in feed.items():
+            self.inputs[name].update_inplace(np.ascontiguousarray(array))
+        self.session.run_with_iobinding(self._binding)
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Return a copy of an output."""
+        array: npt.NDArray[Any] = self.outputs[name].numpy()
+        # What lies on a device comes as a copy; on the CPU the next call would write into it.
+        return array if array.flags.owndata else array.copy()
+
+
+def _place(shape: Sequence[int], kind: Any, device: str) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device, 0)
 
 
 class GpuSession:
@@ -82,14 +129,17 @@ class GpuSession:
         # Its thread ends when this object is gone: the executor's own threads watch for that.
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._device = device
-        self._captured: _Captured | None = None
+        self._example = example
+        self._places: Places | None = None
+        self.captured = False  # whether calls are replayed as a CUDA graph
         self._session: Any = None
         if capture:
             try:
                 with _alone("captures"):
                     self._session = create(True)
                     feed = example(self._session)
-                    self._captured = self._turns.submit(copy_context().run, self._capture, feed).result()
+                    self._places = self._turns.submit(copy_context().run, self._capture, feed).result()
+                self.captured = True
                 return
             except Exception as error:
                 if is_out_of_memory(error):
@@ -104,15 +154,19 @@ class GpuSession:
             if is_out_of_memory(error):
                 raise
 
-    def run(self, names: Sequence[str], feed: Arrays) -> list[npt.NDArray[Any]]:
-        """What ``InferenceSession.run`` does; calls of the example's shape, for all outputs, are replayed."""
-        outputs: list[npt.NDArray[Any]] = self._turns.submit(self._run, list(names), feed).result()
-        return outputs
+    def run(
+        self,
+        names: Sequence[str],
+        feed: Arrays,
+        within: Callable[[Places], Any] | None = None,
+        kind: Literal["calls", "captures"] = "calls",
+    ) -> Any:
+        """What ``InferenceSession.run`` does; calls of the example's shape, for all outputs, are replayed.
 
-    @property
-    def captured(self) -> bool:
-        """Whether calls are replayed as a CUDA graph."""
-        return self._captured is not None
+        With ``within`` that is called in its turn, with the network at its places, and what it returns is
+        returned; one of ``captures`` has the GPU to itself.
+        """
+        return self._turns.submit(self._run, list(names), feed, within, kind).result()
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of a session: its inputs, outputs, metadata, providers."""
@@ -123,11 +177,25 @@ class GpuSession:
     def _names(self) -> list[str]:
         return [output.name for output in self._session.get_outputs()]
 
-    def _run(self, names: list[str], feed: Arrays) -> list[npt.NDArray[Any]]:
-        with _alone("calls"):
-            if self._captured is not None and self._captured.takes(names, feed):
-                return self._replayed(self._captured, feed)
+    def _run(self, names: list[str], feed: Arrays, within: Callable[[Places], Any] | None, kind: str) -> Any:
+        with _alone(kind):
+            if within is not None:
+                if self._places is None:
+                    inputs = self._example(self._session)
+                    self._places = self._placed(inputs, self._plain(self._names(), inputs))
+                return within(self._places)
+            if self.captured and self._places is not None and self._places.takes(names, feed):
+                self._places.run(feed)
+                return [self._places.read(name) for name in names]
             return self._plain(names, feed)
+
+    def _placed(self, inputs: Arrays, outputs: Sequence[npt.NDArray[Any]]) -> Places:
+        named = zip(self._names(), outputs, strict=True)
+        ins, outs = (
+            {name: _place(array.shape, array.dtype, self._device) for name, array in arrays}
+            for arrays in (inputs.items(), named)
+        )
+        return Places(self._session, ins, outs, self._device)
 
     def _plain(self, names: list[str], feed: Arrays) -> list[npt.NDArray[Any]]:
         """A call that is neither captured nor replayed."""
@@ -136,38 +204,19 @@ class GpuSession:
         outputs: list[npt.NDArray[Any]] = self._session.run(names, feed, options)
         return outputs
 
-    def _capture(self, feed: Arrays) -> _Captured:
+    def _capture(self, feed: Arrays) -> Places:
         """Capture the network on empty inputs, and make sure that a replay reads what it is given.
 
         Raises:
             RuntimeError: ONNX Runtime cannot capture it, or a replay gives other results.
         """
-        value, device, names = onnxruntime.OrtValue, self._device, self._names()
+        names = self._names()
         expected = self._plain(names, feed)
-        inputs = {
-            name: value.ortvalue_from_numpy(np.zeros_like(array), device, 0) for name, array in feed.items()
-        }
-        outputs = [
-            value.ortvalue_from_shape_and_type(list(array.shape), array.dtype, device, 0)
-            for array in expected
-        ]
-        binding = self._session.io_binding()
-        for name, held in inputs.items():
-            binding.bind_ortvalue_input(name, held)
-        for name, held in zip(names, outputs, strict=True):
-            binding.bind_ortvalue_output(name, held)
-        captured = _Captured(inputs, outputs, binding)
-        self._session.run_with_iobinding(binding)
-        for found, wanted in zip(self._replayed(captured, feed), expected, strict=True):
+        places = self._placed(feed, expected)
+        places.run({name: np.zeros_like(array) for name, array in feed.items()})
+        places.run(feed)
+        for name, wanted in zip(names, expected, strict=True):
             # A NaN is no agreement.
-            if not np.allclose(found, wanted, rtol=0, atol=_SAME * np.abs(wanted).max()):
+            if not np.allclose(places.read(name), wanted, rtol=0, atol=_SAME * np.abs(wanted).max()):
                 raise RuntimeError(tr("its replay gives other results"))
-        return captured
-
-    def _replayed(self, captured: _Captured, feed: Arrays) -> list[npt.NDArray[Any]]:
-        for name, array in feed.items():
-            captured.inputs[name].update_inplace(np.ascontiguousarray(array))
-        self._session.run_with_iobinding(captured.binding)
-        found = [output.numpy() for output in captured.outputs]
-        # What lies on a device comes as a copy; on the CPU the next call would write into it.
-        return [array if array.flags.owndata else array.copy() for array in found]
+        return places

@@ -11,12 +11,12 @@ import copy
 import ctypes
 import mmap
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import Machine, this_machine
-from colab_helpers.models.cuda_graphs import GpuSession
+from colab_helpers.models.cuda_graphs import GpuSession, Places
 from colab_helpers.models.identify import broken_model, missing_model
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.pool import SessionPool, first_line, is_out_of_memory
@@ -34,6 +34,7 @@ from colab_helpers.models.pool import SessionPool, first_line, is_out_of_memory
 # Recent builds collect telemetry, also on Linux; nothing of a run is to leave the machine.
 onnxruntime.disable_telemetry_events()
 
+T = TypeVar("T")
 Provider = Literal["cuda", "cpu"]
 _PROVIDER_NAMES: dict[Provider, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 STANDIN_KEY = "colab_helpers.standin"
@@ -78,8 +79,20 @@ class Network:
         Raises:
             OutOfMemoryError: It does not fit into memory.
         """
-        try:
+        with self._memory_watched():
             rows = [self.run(*(value[k : k + 1] for value in inputs))[output] for k in range(len(inputs[0]))]
+        return np.concatenate(rows) if len(rows) > 1 else rows[0]
+
+    def run_within(self, work: Callable[[Places], T], *, capturing: bool = False) -> T:
+        """Have work done where the network lies, see ``GpuSession.run``; OutOfMemoryError likewise."""
+        with self._memory_watched():
+            done: T = self.session.run((), {}, work, "captures" if capturing else "calls")
+        return done
+
+    @contextmanager
+    def _memory_watched(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -88,7 +101,6 @@ class Network:
                 where=self.name,
                 remedy=tr("close other programs that use it, or choose a lighter preset"),
             ) from error
-        return np.concatenate(rows) if len(rows) > 1 else rows[0]
 
 
 @dataclass
@@ -163,6 +175,12 @@ class Runtime:
             self.pool.notes.append(tr(text, name=name))
         self._loaded[path] = session.captured
         return session
+
+    def beside(self, model: bytes, *, capture: bool) -> Any:
+        """Create a session of a small graph that works beside a network, captured when it is first run."""
+        # TensorFloat-32 would put the coordinates of pixels in doubt.
+        cuda = {"use_tf32": "0", **({"enable_cuda_graph": "1"} if capture else {})}
+        return create_session(model, self.provider, threads=self.threads, cuda=cuda)
 
     def _plain(self, path: Path, capture: bool = False) -> Any:
         """A session of the runtime's own provider, and nothing else."""

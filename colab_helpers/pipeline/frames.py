@@ -14,7 +14,7 @@ import numpy as np
 from colab_helpers.errors import NoFaceError
 from colab_helpers.faces.anonymize import Anonymizer
 from colab_helpers.faces.cast import Cast
-from colab_helpers.faces.changer import FaceChanger, FaceJob
+from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.faces.masks import RawCover, cover_of
@@ -31,7 +31,7 @@ from colab_helpers.faces.quality import (
 )
 from colab_helpers.faces.selection import FacesDigest, Selection, needs_embeddings, reference_embedding
 from colab_helpers.faces.steady import Steadier
-from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.language import tr
 from colab_helpers.machine import GIB
 from colab_helpers.media.picture import BgrPicture, Picture

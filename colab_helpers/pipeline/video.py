@@ -195,7 +195,7 @@ def _make_segments(
             video.length,
             tally.take(),
             video.encoding,
-            video.engine.provider,
+            video.engine.place,
             tally.faces.take(),
             tuple(reader.notes),
             reader.times_kept,

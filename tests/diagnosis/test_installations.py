@@ -187,7 +187,7 @@ def test_little_memory_and_a_disk_of_one_gigabyte(
     assert answer["disk"].remedy.startswith("free space")
     missing = replace(doctor, models=tmp_path).ask("models folder")["models folder"]
     assert missing.status == "fail"
-    assert "1.01 GB of models are to be fetched" in missing.detail
+    assert "1.03 GB of models are to be fetched" in missing.detail
     assert "models_dir" in missing.remedy
 
 

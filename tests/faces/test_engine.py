@@ -5,14 +5,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import onnx
 import pytest
 
 from colab_helpers.batch.earlier import model_digest
 from colab_helpers.faces import engine
+from colab_helpers.faces.cast import Treatment
+from colab_helpers.faces.changer import FaceJob
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.geometry import FFHQ_512
+from colab_helpers.faces.types import Face
 from colab_helpers.files import sha256_of
+from colab_helpers.media.picture import VideoPicture
 from colab_helpers.models import inventory
 from colab_helpers.models.half import convert
 from colab_helpers.models.session import Runtime
@@ -165,6 +172,29 @@ def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path
     assert opened.take_memory_notes() == [
         "inswapper_128: was loaded again, and runs without its CUDA graph from now on, a little slower"
     ]
+
+
+def test_faces_of_videos_are_done_where_the_networks_run(constant_models: Path, gpu: PretendedGpu) -> None:
+    chosen = {"models_dir": constant_models}
+    plain = Engine.open(load_settings(execution_provider="cpu"), **chosen)
+    opened = Engine.open(load_settings(execution_provider="cuda"), **chosen)
+    assert (plain.place, opened.place) == ("cpu", "cuda (pixels: face_swapper, face_enhancer)")
+
+    def changed(engine: Engine) -> np.ndarray:
+        image = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 16, 3), np.uint8), (640, 360))
+        picture = VideoPicture(av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format="yuv420p"))
+        face = Face(
+            np.array([200, 60, 440, 300], np.float32), (0.4 * FFHQ_512 + [215, 60]).astype(np.float32), 0.9
+        )
+        changer = engine.changer(Treatment("swap", source=np.ones(512, np.float32)))
+        changer.change([FaceJob(picture, face)])
+        return picture.frame.to_ndarray().astype(int)
+
+    expected, found = changed(plain), changed(opened)
+    assert 0 < np.abs(found - expected).max() <= 3
+    assert opened.pool is not None
+    opened.pool.unload_idle()  # and what was bound to the networks goes with them
+    np.testing.assert_array_equal(changed(opened), found)
 
 
 def test_stand_ins_work_as_before(constant_models: Path, gpu: PretendedGpu) -> None:

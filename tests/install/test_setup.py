@@ -96,7 +96,7 @@ def sandbox(tmp_path) -> Sandbox:
     (root / "colab_helpers").mkdir(parents=True)
     shutil.copy(ROOT / "setup.sh", root)
     shutil.copy(ROOT / "pyproject.toml", root)
-    for name in ("__init__.py", "install.py", "requirements.py"):
+    for name in ("__init__.py", "itself.py", "install.py", "requirements.py"):
         shutil.copy(ROOT / "colab_helpers" / name, root / "colab_helpers")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
     packages = next((root / ".venv" / "lib").glob("python3*")) / "site-packages"

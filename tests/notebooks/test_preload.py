@@ -35,7 +35,10 @@ ROLES = {
     "buffalo_l/w600k_r50": "recogniser",
     "inswapper_128": "swapper",
     "GFPGANv1.4": "enhancer",
+    "nsfw_2": "content",
+    "buffalo_l/genderage": "attributes",
 }
+FREE = {"GFPGANv1.4", "nsfw_2"}
 RESEARCH = {
     "name": "Research",
     "link": "https://licence.example",
@@ -72,9 +75,9 @@ def test_an_empty_form_shows_and_runs_the_demos_networks(run, tmp_path, capfd):
     assert run(tmp_path) == 0
     result = result_of(tmp_path)
     assert result.ok
-    assert states(result) == ["stand-in"] * 5
+    assert states(result) == ["stand-in"] * 7
     assert result.fetched is None
-    assert len([check for check in result.diagnosis.checks if check.name.startswith("model ")]) == 5
+    assert len([check for check in result.diagnosis.checks if check.name.startswith("model ")]) == 7
     printed = capfd.readouterr().out
     assert "stand-in inswapper_128 (swapper, " in printed
     assert "Nothing is missing. The demo's stand-in networks" in printed
@@ -101,7 +104,7 @@ def test_without_accepted_licences_nothing_is_fetched_and_it_ends_with_2(run, tm
     assert run(tmp_path / "run", **asked) == headless.EXIT_USAGE
     result = result_of(tmp_path / "run")
     assert not result.ok
-    assert states(result) == ["missing"] * 4
+    assert states(result) == ["missing"] * len(ROLES)
     assert "tick accept_licences" in result.error
     printed = capfd.readouterr()
     assert "missing  inswapper_128 (swapper, 555 MB): " in printed.out
@@ -115,21 +118,21 @@ def test_plain_papermill_fetches_nothing_where_the_licences_are_not_accepted(pap
     done = papermill(accept_licences="false", demo="false", models_dir="models", output_dir="out")
     assert done.returncode != 0
     assert "LicenceError" in done.stderr
-    assert states(result_of(tmp_path / "out")) == ["missing"] * 4
+    assert states(result_of(tmp_path / "out")) == ["missing"] * len(ROLES)
     assert not (tmp_path / "models").exists()
 
 
 @pytest.fixture
 def cache(standins, tmp_path, monkeypatch) -> Path:
-    """A shared cache that has every model; all but the enhancer come under a strict licence."""
+    """A shared cache that has every model; all but ``FREE`` come under a strict licence."""
     place = copies(standins, tmp_path / "cache")
     research = {"licence": Licence(**RESEARCH), "licence_id": "research"}
     known, models = load_catalog(), {}
     free = {"licence": known.licences["apache"], "licence_id": "apache"}
-    for name, role in ROLES.items():
+    for name in ROLES:
         path = place / f"{name}.onnx"
         found = Source(urls=("https://x.invalid",), sha256=(sha256_of(path),), bytes=path.stat().st_size)
-        terms = free if role == "enhancer" else research
+        terms = free if name in FREE else research
         models[name] = known.models[name].model_copy(update={"sources": (found,), **terms})
     for module in (preload, models_preload, catalog):
         monkeypatch.setattr(module, "load_catalog", lambda: replace(known, models=models))
@@ -143,10 +146,10 @@ def test_accepted_models_are_brought_verified_and_run(cache, tmp_path, capsys):
     result = fetch_models(wanted)
     assert result.ok
     assert result == result_of(tmp_path / "run")
-    assert states(result) == ["there"] * 4
+    assert states(result) == ["there"] * len(ROLES)
     assert {file.source for file in result.fetched.files} == {"copied"}
     accepted = {file.name for file in result.fetched.files if file.record.licence_accepted_at}
-    assert accepted == set(ROLES) - {"GFPGANv1.4"}
+    assert accepted == set(ROLES) - FREE
     passed = {check.name for check in result.diagnosis.checks if check.status == "pass"}
     assert {"model GFPGANv1.4", "parity det_10g", "parity w600k_r50", "parity inswapper_128"} <= passed
     show_preload(wanted, result)
@@ -170,7 +173,7 @@ def test_a_licence_that_is_not_accepted_keeps_everything_out(cache, tmp_path):
     assert not list((tmp_path / "models").rglob("*.onnx"))
     assert result_of(tmp_path / "run").error == str(caught.value)
     page = models_html(wanted.models(), tmp_path)
-    assert page.count("<tr>") == 5
+    assert page.count("<tr>") == 1 + len(ROLES)
     assert "Selling &lt;it&gt;." in page
     assert '<a href="https://licence.example">Research</a>' in page
 
@@ -203,7 +206,7 @@ def test_a_file_that_nobody_knows_is_told_and_used(standins, tmp_path, monkeypat
     before = {path: path.read_bytes() for path in models.rglob("*.onnx")}
     result = fetch_models(wanted)  # no licence accepted, nothing fetched
     assert result.ok
-    assert states(result) == ["unknown"] * 4
+    assert states(result) == ["unknown"] * len(ROLES)
     notes = [note for note in result.fetched.notes if "none of the published files" in note]
     assert [note.split(":")[0] for note in notes] == [f"{name}.onnx" for name in ROLES]
     assert before == {path: path.read_bytes() for path in models.rglob("*.onnx")}

@@ -41,8 +41,9 @@ def tables() -> ModuleType:
 
 def shell_lines() -> list[list[str]]:
     texts = [text for pages in PAGES.values() for text in pages.values()]
-    fenced = re.compile(r"^```\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    text = "\n".join(block for page in texts for block in fenced.findall(page)).replace("\\\n", " ")
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    blocks = [block for page in texts for kind, block in fenced.findall(page) if not kind]
+    text = "\n".join(blocks).replace("\\\n", " ")
     words = [shlex.split(line, comments=True) for line in text.splitlines()]
     return [line for line in words if line[:3] == ["python", "-m", "colab_helpers"]]
 

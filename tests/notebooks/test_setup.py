@@ -31,7 +31,7 @@ def test_an_empty_form_examines_the_demos_networks(run, tmp_path, capfd):
     found = report_of(tmp_path)
     assert found.ok
     models = [check for check in found.checks if check.name.startswith("model ")]
-    assert len(models) == 5
+    assert len(models) == 7
     assert all("a stand-in" in check.detail for check in models)
     printed = capfd.readouterr().out
     assert found.lines()[-1] in printed

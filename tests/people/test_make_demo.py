@@ -36,7 +36,7 @@ def test_writes_everything_and_its_statement_of_consent_covers_it(demo: DemoPath
     assert {path.stem for path in demo.sources} == set(IDENTITIES)
     truths = {path.name for path in (demo.directory / "truth").iterdir()}
     assert truths == {"clip1.json", *(f"clip1.swap-{who}.mkv" for who in IDENTITIES)}
-    assert len(list(demo.models.rglob("*.onnx"))) == 7
+    assert len(list(demo.models.rglob("*.onnx"))) == 8
     require_consent(DEMO_CONSENT, [*demo.sources, *demo.targets])
 
 

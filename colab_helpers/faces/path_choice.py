@@ -1,0 +1,148 @@
+"""Whether a network's faces are sampled and blended where it runs: tried once on each machine, and recorded.
+
+The record lies beside the float16 copies (``models.converted``). A run that goes on follows it, so that its
+frames are done the way they were begun.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from colab_helpers.faces.changer import FaceChanger
+from colab_helpers.faces.geometry import FFHQ_512
+from colab_helpers.faces.pixel_path import PixelPath
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
+from colab_helpers.faces.types import Face, FaceJob
+from colab_helpers.language import mark, tr
+from colab_helpers.media.picture import VideoPicture
+from colab_helpers.models.converted import Conversion, place_of, problem_of, remove_outdated, target_of
+from colab_helpers.models.half import ModelChoice
+from colab_helpers.models.pool import first_line, is_out_of_memory
+from colab_helpers.models.records import record_path, write_json
+from colab_helpers.models.session import Runtime
+from colab_helpers.settings import FrameProcessor
+
+ALLOWED = 1, 3
+"""Grey levels that OpenCV's way and this one may lie apart, in the middle and at most."""
+_WIDTH, _HEIGHT, _FACE, _TIMES = 1280, 720, 300, 5
+
+
+class Trial(NamedTuple):
+    """A made-up face changed by OpenCV (``usual``) and where the network runs (``own``)."""
+
+    middle: float  # grey levels between both, the median of what changed
+    most: float
+    usual_ms: float  # the processor's time for a face
+    own_ms: float
+
+    @property
+    def problem(self) -> str:
+        """Why the second way is not used; empty if it is."""
+        if self.middle > ALLOWED[0] or self.most > ALLOWED[1]:
+            text = mark("the pixels differ by {middle:g} grey levels in the middle and {most:g} at most")
+            return tr(text, middle=self.middle, most=self.most)
+        if self.own_ms >= self.usual_ms:
+            text = mark("a face takes {own:.1f} ms of the processor there, and {usual:.1f} ms otherwise")
+            return tr(text, own=self.own_ms, usual=self.usual_ms)
+        return ""
+
+
+def choose_paths(
+    choices: Mapping[FrameProcessor, ModelChoice],
+    swapper: Swapper | None,
+    enhancer: Enhancer | None,
+    runtime: Runtime,
+) -> tuple[dict[FrameProcessor, PixelPath], list[str]]:
+    """Those steps whose faces are done on the GPU as well; one sentence for each that is not."""
+    paths: dict[FrameProcessor, PixelPath] = {}
+    notes, parts = [], {"face_swapper": swapper, "face_enhancer": enhancer}
+    for step, choice in choices.items():
+        part = parts[step]
+        if part is None or runtime.provider == "cpu":
+            continue
+        path, reason = choose_path(part, choice.original, runtime)
+        if path is not None:
+            paths[step] = path
+            continue
+        text = mark("{name}: faces' pixels are done by the processor, because {reason}")
+        notes.append(tr(text, name=choice.name, reason=reason))
+    return paths, notes
+
+
+def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> tuple[PixelPath | None, str]:
+    """Have a network's faces done where it runs, if that is right and cheaper; else say why not.
+
+    Call it before decoders and encoders are at work, see ``GpuSession``.
+
+    Args:
+        part: The network, on CUDA.
+        original: The model file it was made from; beside that is the record.
+        runtime: What opened it.
+    """
+    if isinstance(part, Swapper) and part.boosted:
+        return None, tr("it works in tiles")
+    path, target, place = PixelPath(part, runtime), target_of(original, "pixels"), place_of(runtime)
+    try:
+        path.prepare(capture=runtime.graphs)
+        record = Conversion.of(target)
+        if place not in record.verdicts:
+            verdicts = {**record.verdicts, place: tried(path).problem}
+            record = record.model_copy(update={"verdicts": verdicts})
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record_path(target), record.model_dump())
+            remove_outdated(target)
+        problem = problem_of(record.verdicts[place])
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        problem = first_line(error)
+    return (None, problem) if problem else (path, "")
+
+
+def tried(path: PixelPath) -> Trial:
+    """Change a made-up face both ways."""
+    (before, expected, usual), (_, found, own) = (_way(path.part, way) for way in ({}, {path.step: path}))
+    levels = np.abs(found - expected)[(expected != before) | (found != before)]
+    return Trial(float(np.median(levels)), float(levels.max()), usual, own)
+
+
+def _way(
+    part: Swapper | Enhancer, paths: Mapping[FrameProcessor, PixelPath]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], float]:
+    """A frame's samples before and after, and the processor's milliseconds for a face."""
+    if isinstance(part, Swapper):
+        changer = FaceChanger(part, np.full(512, 512**-0.5, np.float32), None, paths=paths)
+    else:
+        changer = FaceChanger(None, None, part, paths=paths)
+    seconds, results = [], []
+    for _ in range(1 + _TIMES):
+        picture, face = _example()
+        before = _samples(picture)
+        started = time.process_time()
+        changer.change([FaceJob(picture, face)])
+        seconds.append(time.process_time() - started)
+        results.append(_samples(picture))
+    return before, results[0], 1000 * float(np.median(seconds[1:]))
+
+
+def _samples(picture: VideoPicture) -> npt.NDArray[np.int16]:
+    return np.concatenate([samples.ravel() for _, samples in picture.writable_planes()]).astype(np.int16)
+
+
+def _example() -> tuple[VideoPicture, Face]:
+    """Soft patches of any colour, as a frame, and where there would be a face in it."""
+    patches = np.random.default_rng(0).integers(30, 220, (18, 32, 3), np.uint8)
+    image = np.asarray(cv2.resize(patches, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
+    frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format="yuv420p")
+    corner = np.array([_WIDTH - _FACE, _HEIGHT - _FACE], np.float32) / 2
+    kps = corner + _FACE * (0.2 + 0.6 * FFHQ_512 / 512) @ np.array([[1, 0.1], [-0.1, 1]])
+    box = np.concatenate([corner, corner + _FACE])
+    return VideoPicture(frame), Face(box, kps.astype(np.float32), 1.0)

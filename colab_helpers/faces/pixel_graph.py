@@ -1,0 +1,277 @@
+"""What is done to a face's pixels before and after a network, as small ONNX graphs that run where it runs.
+
+They stand on either side of the network and hand on what lies on the device: its weights, its file and its
+CUDA graph stay what they are. The arithmetic is that of ``media.picture``, ``media.blending`` and
+``faces.sharpness``, whose matrices, weights and limits come in as numbers. All operators are those that ONNX
+Runtime has for CUDA in opset 17. Bounds that are no constants are a Min or Max: Clip reads its own on the
+processor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from colab_helpers.faces.masks import COVER, mask_edge
+from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, edges_kernel
+
+OPSET, _IR_VERSION = 17, 8
+NO_LIMIT = 1e30
+_LOOK = MOST_PIXELS + 2 * REACH
+# How OpenCV makes grey of red, green and blue (ITU-R BT.601).
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+# Numbers, in the order in which they come in one vector. A way from one picture to another is a matrix (2, 3)
+# from pixels where they are wanted to those where they are read; ``end`` is the last one that is there.
+HEAD: Mapping[str, int] = {
+    "crop to luma": 6, "luma end": 2, "crop to chroma": 6, "chroma end": 2, "chroma doubled": 1,
+    "to rgb": 12,
+}  # fmt: skip
+_TAIL = {
+    "luma to crop": 6, "luma cubic": 1, "chroma to crop": 6, "chroma cubic": 1, "cover": 6, "to yuv": 12,
+    "share": 1, "weight": 1,
+}  # fmt: skip
+_SHARP = {"x": _LOOK, "y": _LOOK, "inside": MOST_PIXELS, "count": 1, "most": 1}
+
+
+@dataclass(frozen=True)
+class Area:
+    """Room for a face's part of a frame: ``edge`` luma samples a side, ``step`` of them to one of chroma."""
+
+    edge: int
+    step: tuple[int, int]
+    depth: int
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Planes, rows and columns of luma and of chroma."""
+        across, down = self.step
+        return (1, self.edge, self.edge), (2, self.edge // down, self.edge // across)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Samples of luma and of chroma."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    @property
+    def samples(self) -> type[np.generic]:
+        """Type of a sample, which is in its low bits."""
+        return np.uint8 if self.depth == 8 else np.uint16
+
+
+def tail_numbers(area: Area, *, sharp: bool) -> dict[str, int]:
+    """Numbers that the graph behind a network takes, by name and in their order."""
+    ramps = {
+        f"{name} {axis}": length
+        for name, (_, *shape) in zip(("luma", "chroma"), area.shapes, strict=True)
+        for axis, length in zip(("down", "across"), shape, strict=True)
+    }
+    return {**_TAIL, **ramps, **(_SHARP if sharp else {})}
+
+
+class _Graph:
+    """Collects nodes; whatever is not a name becomes a constant."""
+
+    def __init__(self, numbers: Mapping[str, int]) -> None:
+        from onnx import helper, numpy_helper  # slow, and needed on a GPU only
+
+        self._helper, self._to_tensor = helper, numpy_helper.from_array
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self.numbers = dict(zip(numbers, self.cut("numbers", list(numbers.values())), strict=True))
+
+    def constant(self, value: Any) -> str:
+        array = np.asarray(value)
+        kind = np.int64 if array.dtype.kind == "i" else np.float32
+        self._constants.append(self._to_tensor(array.astype(kind), f"constant_{len(self._constants)}"))
+        return str(self._constants[-1].name)
+
+    def add(self, op: str, *inputs: Any, out: Sequence[str] = (), **attributes: Any) -> str:
+        names = [name if isinstance(name, str) else self.constant(name) for name in inputs]
+        outputs = list(out) or [f"{op}_{len(self._nodes)}"]
+        self._nodes.append(
+            self._helper.make_node(op, names, outputs, f"{op}_{len(self._nodes)}", **attributes)
+        )
+        return outputs[0]
+
+    def cut(self, value: str, sizes: Sequence[int], *, axis: int = 0) -> list[str]:
+        outputs = [f"{value}_{len(self._nodes)}_{number}" for number in range(len(sizes))]
+        self.add("Split", value, list(sizes), out=outputs, axis=axis)
+        return outputs
+
+    def rounded(self, value: str, most: float) -> str:
+        return self.add("Clip", self.add("Round", value), 0.0, float(most))
+
+    def coloured(self, value: str, matrix: str, size: int, most: float) -> str:
+        """Other colours of a picture ``(1, 3, size, size)``, rounded."""
+        parts = [f"{matrix} {part}" for part in ("scale", "black")]
+        self.add("Split", self.add("Reshape", self.numbers[matrix], [3, 4]), [3, 1], out=parts, axis=1)
+        mixed = self.add("MatMul", parts[0], self.add("Reshape", value, [3, -1]))
+        return self.add("Reshape", self.rounded(self.add("Add", mixed, parts[1]), most), [1, 3, size, size])
+
+    def read_at(
+        self, way: str, place: Sequence[int], read: Sequence[int], *, end: str = "", step: int = 1
+    ) -> str:
+        """Where the pixels of a picture are read in another, both ``(rows, columns)``.
+
+        With a ``step`` they are so many times as large as those that the way leads from.
+        """
+        (rows, columns), number = place, self.cut(self.numbers[way], [1] * 6)
+        ys, xs = (np.arange(count, dtype=np.float32) * step + (step - 1) / 2 for count in place)
+        ends = self.cut(self.numbers[end], [1, 1]) if end else ()
+        axes = []
+        for axis, length in enumerate(reversed(read)):
+            across = self.add("Mul", xs, number[3 * axis])
+            down = self.add("Mul", ys[:, None], number[3 * axis + 1])
+            at = self.add("Add", self.add("Add", across, down), number[3 * axis + 2])
+            if ends:
+                at = self.add("Max", self.add("Min", at, ends[axis]), 0.0)
+            at = self.add("Add", self.add("Mul", at, 2 / (length - 1)), -1.0)
+            axes.append(self.add("Reshape", at, [1, rows, columns, 1]))
+        return self.add("Concat", *axes, axis=3)
+
+    def sampled(self, value: str, places: str, mode: str = "bilinear") -> str:
+        # Beyond the border bicubic differs from OpenCV; no mask shows anything of that.
+        return self.add("GridSample", value, places, mode=mode, padding_mode="border", align_corners=1)
+
+    def planes(self, area: Area) -> list[str]:
+        """Luma and chroma of the frame, as floats."""
+        parts = self.cut("pixels", area.sizes)
+        return [
+            self.add("Cast", self.add("Reshape", part, [1, *shape]), to=1)
+            for part, shape in zip(parts, area.shapes, strict=True)
+        ]
+
+    def model(self, inputs: Mapping[str, tuple[Any, Sequence[int]]], outputs: Mapping[str, Any]) -> bytes:
+        helper = self._helper
+        ins, outs = (
+            [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
+                for name, (kind, shape) in values.items()
+            ]
+            for values in (inputs, outputs)
+        )
+        graph = helper.make_graph(self._nodes, "pixels", ins, outs, self._constants)
+        opset = [helper.make_opsetid("", OPSET)]
+        made = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)
+        serialized: bytes = made.SerializeToString()
+        return serialized
+
+
+def head(area: Area, size: int, black: float) -> bytes:
+    """Write the graph before a network: from planes to its ``picture``, and to the ``crop`` in grey levels.
+
+    Args:
+        area: Of the planes.
+        size: Edge of the network's crop, in pixels.
+        black: The value that is black there; white is 1.
+    """
+    g, most, (luma, chroma) = _Graph(HEAD), (1 << area.depth) - 1, area.shapes
+    planes = g.planes(area)
+
+    def read(plane: str, name: str, shape: Sequence[int], step: int = 1) -> str:
+        place = size // step, size // step
+        places = g.read_at(f"crop to {name}", place, shape[1:], end=f"{name} end", step=step)
+        return g.rounded(g.sampled(plane, places), most)
+
+    colours, half = (read(planes[1], "chroma", chroma, step) for step in (1, 2))
+    double = g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear")
+    # Every sixteenth lies halfway between two numbers, of which OpenCV mostly takes the lower.
+    double = g.add("Ceil", g.add("Sub", double, 0.5))
+    more = g.add("Mul", g.add("Sub", double, colours), g.numbers["chroma doubled"])
+    grey = read(planes[0], "luma", luma)
+    crop = g.coloured(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size, 255)
+    g.add("Identity", crop, out=["crop"])
+    g.add("Add", g.add("Mul", crop, (1 - black) / 255), black, out=["picture"])
+    made = np.float32, [1, 3, size, size]
+    return g.model(
+        {"pixels": (area.samples, [sum(area.sizes)]), "numbers": (np.float32, [sum(HEAD.values())])},
+        {"picture": made, "crop": made},
+    )
+
+
+def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> bytes:
+    """Write the graph behind a network, which blends its ``picture`` into planes.
+
+    Args:
+        area: Of the planes.
+        size: Edge of the network's crop, in pixels.
+        levels: Factor and summand that make grey levels of the picture's values.
+        sharp: Leave the face as sharp as it may be, for which the ``crop`` before the network is looked at.
+    """
+    numbers, most, edge = tail_numbers(area, sharp=sharp), (1 << area.depth) - 1, mask_edge(size)
+    g = _Graph(numbers)
+    new = g.rounded(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]), 255)
+    share = g.add("Mul", _sharp_share(g, new) if sharp else g.numbers["share"], g.numbers["weight"])
+    cover = g.add("Cast", g.add("Reshape", "cover", [1, 1, COVER, COVER]), to=1)
+    shown = g.rounded(g.sampled(cover, g.read_at("cover", (edge, edge), (COVER, COVER))), 255)
+    limit = g.add("Reshape", "mask", [1, 1, edge, edge])
+    mask = g.add("Mul", g.add("Min", g.add("Mul", shown, 1 / 255), limit), share)
+    crops = g.cut(g.coloured(new, "to yuv", size, most), [1, 2], axis=1)
+    blended = [
+        _blended(g, name, (*shape[1:], size), old, crop, mask, most)
+        for name, shape, old, crop in zip(("luma", "chroma"), area.shapes, g.planes(area), crops, strict=True)
+    ]
+    whole = g.add("Concat", *(g.add("Reshape", plane, [-1]) for plane in blended), axis=0)
+    g.add("Cast", whole, out=["blended"], to=2 if area.depth == 8 else 4)  # TensorProto's UINT8, UINT16
+    shape, pixels = [1, 3, size, size], (area.samples, [sum(area.sizes)])
+    inputs = {
+        "picture": (np.float32, shape),
+        "pixels": pixels,
+        "numbers": (np.float32, [sum(numbers.values())]),
+        "mask": (np.float32, [edge, edge]),
+        "cover": (np.uint8, [COVER, COVER]),
+    }
+    return g.model({**inputs, **({"crop": (np.float32, shape)} if sharp else {})}, {"blended": pixels})
+
+
+def _blended(
+    g: _Graph, name: str, shape: tuple[int, int, int], old: str, crop: str, mask: str, most: int
+) -> str:
+    """See ``media.blending.blend_plane``."""
+    rows, columns, size = shape
+    places = g.read_at(f"{name} to crop", (rows, columns), (size, size))
+    smooth, sharp = (g.rounded(g.sampled(crop, places, mode), most) for mode in ("bilinear", "bicubic"))
+    new = g.add("Add", smooth, g.add("Mul", g.add("Sub", sharp, smooth), g.numbers[f"{name} cubic"]))
+    if (edge := mask_edge(size)) != size:  # from places in the crop to those in a smaller mask
+        ratio = edge / size
+        scale = ratio * (size - 1) / (edge - 1)
+        places = g.add("Add", g.add("Mul", places, scale), scale + (ratio - 1) / (edge - 1) - 1)
+    weight = g.add("Mul", g.sampled(mask, places), g.numbers[f"{name} across"])
+    weight = g.add("Mul", weight, g.add("Reshape", g.numbers[f"{name} down"], [rows, 1]))
+    return g.rounded(g.add("Add", old, g.add("Mul", g.add("Sub", new, old), weight)), most)
+
+
+def _sharp_share(g: _Graph, new: str) -> str:
+    """See ``sharpness.Sharpness.share``."""
+    axes = [
+        g.add("Mul", g.add("Reshape", g.numbers[axis], shape), np.ones((_LOOK, _LOOK), np.float32))
+        for axis, shape in (("x", [1, _LOOK]), ("y", [_LOOK, 1]))
+    ]
+    places = g.add("Concat", *(g.add("Reshape", axis, [1, _LOOK, _LOOK, 1]) for axis in axes), axis=3)
+    both = g.add("Mul", g.add("Concat", "crop", new, axis=0), _GREY[:, None, None])
+    grey = g.rounded(g.add("ReduceSum", both, [1], keepdims=1), 255)
+    seen = g.rounded(g.sampled(grey, g.add("Concat", places, places, axis=0)), 255)
+    edges = g.add("Conv", seen, edges_kernel()[None, None])
+    inside = g.numbers["inside"]
+    edges = g.add("Mul", g.add("Mul", edges, inside), g.add("Reshape", inside, [MOST_PIXELS, 1]))
+    plain, enhanced = g.cut(edges, [1, 1], axis=0)
+    added = g.add("Sub", enhanced, plain)
+
+    def product(one: str, other: str) -> str:
+        whole = g.add("ReduceSum", g.add("Mul", one, other), keepdims=0)
+        return g.add("Div", whole, g.numbers["count"])
+
+    square, linear = product(added, added), product(plain, added)
+    spare = g.add("Sub", g.numbers["most"], product(plain, plain))
+    most = g.numbers["share"]
+    whole = g.add("Mul", g.add("Add", g.add("Mul", square, most), g.add("Mul", linear, 2.0)), most)
+    under = g.add("Max", g.add("Add", g.add("Mul", linear, linear), g.add("Mul", square, spare)), 0.0)
+    root = g.add("Div", g.add("Sub", g.add("Sqrt", under), linear), g.add("Max", square, 1e-9))
+    return g.add(
+        "Where", g.add("LessOrEqual", whole, spare), most, g.add("Min", g.add("Max", root, 0.0), most)
+    )

@@ -1,0 +1,339 @@
+"""Faces sampled and blended where their network runs, held against OpenCV's way: here both on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from av.video.reformatter import ColorRange
+
+from colab_helpers.faces import path_choice, pixel_path
+from colab_helpers.faces.changer import FaceChanger, FaceJob
+from colab_helpers.faces.masks import FaceMasks
+from colab_helpers.faces.path_choice import choose_path, tried
+from colab_helpers.faces.pixel_path import PixelPath
+from colab_helpers.faces.sharpness import Sharpness
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
+from colab_helpers.faces.types import ByteImage, Face
+from colab_helpers.media.formats import WORKING_FORMATS
+from colab_helpers.media.picture import BgrPicture, VideoPicture
+from colab_helpers.models.cuda_graphs import GpuSession, Places
+from colab_helpers.models.parity import sample_inputs
+from colab_helpers.models.session import Network, Runtime
+from tests.helpers.networks import build, node
+from tests.people.standins import enhancer
+
+Job = Callable[[VideoPicture], FaceJob]
+LATENT = np.full(512, 0.01, np.float32)
+COVER = np.full((256, 256), 255, np.uint8)
+COVER[:, :110] = np.linspace(0, 255, 110).astype(np.uint8)
+
+
+@dataclass
+class Counted:
+    """A runtime that counts the sessions made beside a network."""
+
+    runtime: Runtime
+    made: int = 0
+
+    def beside(self, model: bytes, *, capture: bool) -> Any:
+        self.made += 1
+        return self.runtime.beside(model, capture=capture)
+
+
+CPU = Runtime("cpu", threads=1)
+
+
+def network(model: onnx.ModelProto, name: str) -> Network:
+    """A network that is run as on a GPU: at places of its own."""
+
+    def create(_: bool) -> Any:
+        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    session = GpuSession(
+        create, example=partial(sample_inputs, name=name), capture=False, on_problem=str, device="cpu"
+    )
+    names = [tuple(item.name for item in items) for items in (session.get_inputs(), session.get_outputs())]
+    return Network(name, Path(f"{name}.onnx"), session, "cuda", False, names[0], names[1])
+
+
+def hyperswap() -> Network:
+    """A swapper without a matrix of its own: the picture with red and blue exchanged, a bit darker."""
+    nodes = [
+        node("Gather", "input order", "turned", axis=1),
+        node("Mul", "turned factor", "output"),
+        node("Identity", "turned", "mask"),
+    ]
+    shape, about = (1, 3, 256, 256), onnx.helper.make_tensor_value_info
+    model = build(nodes, shape, weights={"order": np.array([2, 1, 0]), "factor": np.float32(0.83)})
+    model.graph.input.append(about("source", 1, [1, 512]))
+    model.graph.output.append(about("mask", 1, shape))
+    return network(model, "hyperswap")
+
+
+SWAPPER = Swapper(hyperswap())
+ENHANCER = Enhancer(network(enhancer(), "GFPGANv1.4"))
+
+
+def frame(fmt: str, width: int, height: int, *, matrix: int = 1, full: bool = False) -> av.VideoFrame:
+    """Soft patches with some texture and noise, as a shot has."""
+    rng = np.random.default_rng(4)
+    image = cv2.resize(
+        rng.integers(30, 225, (9, 12, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    texture = cv2.GaussianBlur(rng.normal(0, 60, image.shape[:2]).astype(np.float32), (0, 0), 2.0)[..., None]
+    image = np.clip(image + texture + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+    made = av.VideoFrame.from_ndarray(image, format="bgr24")
+    wanted = ColorRange.JPEG if full or fmt.startswith("yuvj") else ColorRange.MPEG
+    converted = made.reformat(format=fmt, dst_colorspace=min(matrix, 9), dst_color_range=wanted)
+    converted.colorspace, converted.color_range = matrix, wanted
+    return converted
+
+
+def face(x: float, y: float, size: float, *, degrees: float = 0.0, weight: float = 1.0) -> Face:
+    """A face whose box is centred at a place, turned about it."""
+    shape = np.array([[-0.18, -0.1], [0.18, -0.1], [0, 0.08], [-0.15, 0.26], [0.15, 0.26]])
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    kps = (np.array([x, y]) + size * shape @ turn).astype(np.float32)
+    box = np.array([x - size / 2, y - 0.6 * size, x + size / 2, y + 0.6 * size], np.float32)
+    return Face(box, kps, 0.9, weight=weight)
+
+
+def planes(picture: VideoPicture) -> list[npt.NDArray[np.int32]]:
+    return [part.astype(np.int32) >> picture.layout.shift for _, part in picture.writable_planes()]
+
+
+def changer(swapper: Swapper | None, enhancer: Enhancer | None, **more: Any) -> FaceChanger:
+    return FaceChanger(swapper, None if swapper is None else LATENT, enhancer, **{"blend": 80, **more})
+
+
+def copied(made: av.VideoFrame) -> av.VideoFrame:
+    copy = av.VideoFrame(made.width, made.height, made.format.name)
+    copy.colorspace, copy.color_range = made.colorspace, made.color_range
+    for plane, own in zip(copy.planes, made.planes, strict=True):
+        plane.update(bytes(own))
+    return copy
+
+
+def both(
+    made: av.VideoFrame,
+    faces: Sequence[Face],
+    change: FaceChanger,
+    *,
+    cover: ByteImage | None = None,
+    rotation: int = 0,
+) -> tuple[list[Any], list[Any], list[Any], int]:
+    """Planes before, by OpenCV, in graphs; and how many graphs were made for those."""
+    counted, found = Counted(CPU), []
+    parts = [part for part in (change.swapper, change.enhancer) if part is not None]
+    paths = [PixelPath(part, counted) for part in parts]  # type: ignore[arg-type]
+    for ways in ({}, {path.step: path for path in paths}):
+        picture = VideoPicture(copied(made), rotation=rotation)
+        before = planes(picture)
+        replace(change, paths=ways).change([FaceJob(picture, one, cover) for one in faces])
+        found.append(planes(picture))
+    for part in parts:
+        part.network.session._places = None  # what is kept there goes with it
+    return before, found[0], found[1], counted.made
+
+
+def assert_near(made: av.VideoFrame, before: list[Any], one: list[Any], other: list[Any]) -> None:
+    """No further apart than the issue allows where something changed, and equal where nothing did."""
+    level = 1 << (WORKING_FORMATS[made.format.name].depth - 8)
+    for old, expected, found in zip(before, one, other, strict=True):
+        changed = expected != old
+        apart = np.abs(found - expected) / level
+        assert changed.mean() > 0.005
+        assert np.median(apart[changed]) <= 1
+        assert apart.max() <= 3
+        assert np.abs(expected - old)[changed].mean() > 3 * apart[changed].mean()
+
+
+WHOLE = changer(SWAPPER, ENHANCER)
+FACE = face(320, 240, 200, degrees=15)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "matrix", "full"),
+    [
+        ("yuv420p", 1, True),
+        ("yuvj420p", 6, True),
+        ("yuv422p", 5, False),
+        ("yuvj422p", 1, True),
+        ("yuv444p", 9, False),
+        ("yuvj444p", 5, True),
+        ("nv12", 6, False),
+        ("p010le", 9, False),
+        ("yuv420p10le", 9, True),
+        ("yuv422p10le", 1, False),
+        ("yuv444p10le", 9, False),
+    ],
+)
+def test_all_formats(fmt: str, matrix: int, full: bool) -> None:
+    made = frame(fmt, 480, 400, matrix=matrix, full=full)
+    before, one, other, graphs = both(made, [face(240, 200, 150, degrees=15)], WHOLE)
+    assert graphs == 3  # before and behind the enhancer, behind the swapper
+    assert_near(made, before, one, other)
+
+
+@pytest.mark.parametrize(
+    ("where", "graphs"),
+    [
+        (face(30, 200, 260, degrees=-20), 3),  # cut by the frame's edges
+        (face(600, 440, 240, degrees=5), 3),
+        (face(320, 240, 60, degrees=90), 3),
+        (face(320, 240, 90, degrees=180), 3),
+        (face(320, 240, 400), 3),  # larger than the smaller area
+    ],
+)
+def test_faces_anywhere(where: Face, graphs: int) -> None:
+    made = frame("yuv420p", 640, 480)
+    before, one, other, found = both(made, [where], WHOLE, rotation=90)
+    assert found == graphs
+    assert_near(made, before, one, other)
+
+
+def test_a_large_face_is_swapped_in_a_graph() -> None:
+    made = frame("yuv420p", 1400, 1080)
+    before, one, other, graphs = both(made, [face(700, 500, 800, degrees=8)], changer(SWAPPER, None))
+    assert graphs == 1
+    assert_near(made, before, one, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changer(SWAPPER, None, masks=FaceMasks(blur=0.1, padding=(20, 0, 0, 10))),
+        changer(None, ENHANCER, blend=100),
+        changer(SWAPPER, ENHANCER, blend=30, masks=FaceMasks(box=False)),
+    ],
+)
+def test_what_limits_the_change(change: FaceChanger) -> None:
+    made = frame("yuv420p", 640, 480)
+    faces = [replace(FACE, weight=0.6), face(80, 80, 70)]
+    before, one, other, graphs = both(made, faces, change, cover=COVER)
+    assert graphs == (change.swapper is not None) + 2 * (change.enhancer is not None)
+    assert_near(made, before, one, other)
+    unlimited = both(made, [FACE], replace(change, masks=FaceMasks()))[2]
+    assert not np.array_equal(unlimited[0], other[0])
+
+
+def test_a_face_stays_as_sharp_as_its_shot(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.zeros((3, 3, 3, 3), np.float32)
+    weights[[0, 1, 2], [0, 1, 2]] = np.array([[0, -4, 0], [-4, 17, -4], [0, -4, 0]], np.float32)
+    model = build([node("Conv", "input w", "output", pads=[1] * 4)], (1, 3, 512, 512), weights={"w": weights})
+    shares: list[float] = []
+    share = Sharpness.share
+
+    def noted(*given: Any) -> float:
+        shares.append(share(*given))
+        return shares[-1]
+
+    monkeypatch.setattr(Sharpness, "share", noted)
+    change = changer(SWAPPER, Enhancer(network(model, "gfpgan")), blend=100)
+    before, one, other, _ = both(frame("yuv420p", 640, 480), [face(320, 240, 330)], change)
+    assert len(shares) == 1  # OpenCV's
+    assert 0.05 < shares[0] < 0.9
+    luma = one[0] != before[0]
+    assert np.abs(one[0] - other[0])[luma].mean() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("faces", "change"),
+    [
+        ([FACE, face(420, 240, 150)], WHOLE),  # one lies over the other
+        ([FACE], changer(SWAPPER, None, colour_match=True)),
+        ([face(-400, -400, 50)], WHOLE),  # not in the frame
+        ([face(700, 500, 1300)], WHOLE),
+    ],
+)
+def test_what_is_left_to_opencv(faces: list[Face], change: FaceChanger) -> None:
+    _, one, other, graphs = both(frame("yuv420p", 1400, 1060), faces, change)
+    assert graphs == 0
+    for expected, found in zip(one, other, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_is_left_to_opencv() -> None:
+    job = FaceJob(BgrPicture(np.zeros((480, 640, 3), np.uint8)), FACE)
+    assert PixelPath(SWAPPER, CPU).change([job], FaceMasks(), beside={"vector": LATENT[None]}) == [0]
+
+
+def test_a_swap_is_watched_as_ever() -> None:
+    seen: list[ByteImage] = []
+    made = frame("yuv420p", 640, 480)
+    path = PixelPath(SWAPPER, CPU)
+    for ways in ({}, {path.step: path}):
+        job = FaceJob(VideoPicture(copied(made)), FACE, watch=lambda crop, _: seen.append(crop))
+        replace(changer(SWAPPER, None), paths=ways).change([job])
+    SWAPPER.network.session._places = None
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_only_the_face_and_its_numbers_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied_bytes: list[int] = []
+    run = Places.run
+
+    def counting(self: Places, feed: dict[str, npt.NDArray[Any]]) -> None:
+        copied_bytes.append(sum(array.nbytes for array in feed.values()))
+        run(self, feed)
+
+    monkeypatch.setattr(Places, "run", counting)
+    path = PixelPath(ENHANCER, CPU)
+    change = replace(changer(None, ENHANCER), paths={path.step: path})
+    for _ in range(2):
+        change.change([FaceJob(VideoPicture(frame("yuv420p", 640, 480)), FACE)])
+    ENHANCER.network.session._places = None
+    before, network, behind = copied_bytes[3:]  # of the second frame: the mask is there
+    assert before == pytest.approx(512 * 512 * 1.5, abs=500)
+    assert network == 0
+    assert behind < 15_000
+
+
+# --- whether it is used ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    path = tmp_path / "network.onnx"
+    path.write_bytes(b"whatever it was made from")
+    return path
+
+
+def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = tried(PixelPath(SWAPPER, CPU))
+    assert trial.middle <= 1
+    assert trial.most <= 3
+    assert 0 < trial.usual_ms < trial.own_ms  # a processor is no GPU
+    path, problem = choose_path(SWAPPER, original, CPU)
+    assert path is None
+    assert "ms of the processor there" in problem
+    monkeypatch.setattr(path_choice, "tried", lambda _: pytest.fail("it was recorded"))
+    assert choose_path(SWAPPER, original, CPU) == (None, problem)
+
+
+def test_a_way_that_gives_other_pixels_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_path, "_STEPS", 20)
+    path, problem = choose_path(SWAPPER, original, CPU)
+    assert path is None
+    assert problem.startswith("the pixels differ by")
+
+
+def test_one_that_cannot_be_made_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SWAPPER.network.session._places = None
+    monkeypatch.setattr(pixel_path, "tail", lambda *_, **__: b"nothing")
+    path, problem = choose_path(SWAPPER, original, CPU)
+    assert path is None
+    assert problem
+    assert list(original.parent.iterdir()) == [original]  # the next run tries again
