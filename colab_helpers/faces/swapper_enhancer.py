@@ -10,6 +10,7 @@ import numpy as np
 from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.geometry import template_of
 from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
+from colab_helpers.media.colour import channels_of
 from colab_helpers.models.contracts import input_kinds, not_understood, understood
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
@@ -43,7 +44,7 @@ class _CropNetwork:
         black, images = self.contract.black, np.empty((len(crops), *crops[0].shape), np.uint8)
         blob = np.empty((1, 3, *images.shape[1:3]), np.float32)
         for number, (crop, image) in enumerate(zip(crops, images, strict=True)):
-            for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
+            for plane, channel in zip(blob[0], reversed(channels_of(crop)), strict=True):
                 # Of OpenCV's ways to scale, this one takes any type, and saturates, in a single pass.
                 cv2.addWeighted(channel, (1 - black) / 255, channel, 0, black, dst=plane, dtype=cv2.CV_32F)
             values = {"picture": blob, **{kind: each[number : number + 1] for kind, each in beside.items()}}
