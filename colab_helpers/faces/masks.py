@@ -39,9 +39,12 @@ REGIONS: dict[FaceRegion, tuple[int, ...]] = {
     "lips": (12, 13),
 }
 COVER = 256
-COVER_TEMPLATE = FFHQ_512 * np.float32(COVER / 512)
+# As half of the crop by FFHQ's points, to which no cover need be turned, then.
+COVER_TEMPLATE = FFHQ_512 / 2 - np.float32(0.25)
 # An edge of a cover is blurred by so many of its pixels, then made twice as steep.
 _EDGE = 0.8
+# A cover that lies within so many pixels as a mask does is not turned.
+_SAME = 0.01
 # From so many grey levels on, over so many pixels each way, two frames show something else at a place.
 _OTHER, _NOISE = 20, 5
 
@@ -122,12 +125,12 @@ class FaceMasks:
         if not faces or not self.uses_networks:
             return [None] * len(faces)
         places = [similarity_transform(face.kps, COVER_TEMPLATE) for face in faces]
-        crops = [picture.crop(place, COVER) for place in places]
+        crops = [picture.crop(place, COVER, coarse=True) for place in places]
         covers = np.full((len(faces), COVER, COVER), 255, np.uint8)
         if self.occluder is not None:
             covers = self.occluder.seen(crops)
         if self.parser is not None:
-            double = [picture.crop(place * 2, 2 * COVER) for place in places]
+            double = [picture.crop(compose(resizing(2), place), 2 * COVER) for place in places]
             kept = [number for region in self.regions for number in REGIONS[region]]
             for cover, parts in zip(covers, self.parser.parts(double), strict=True):
                 inside = np.isin(parts, kept).astype(np.uint8) * 255
@@ -157,8 +160,10 @@ class FaceMasks:
             return mask
         to_mask = compose(resizing(edge / size), place)
         there = compose(to_mask, invert(similarity_transform(face.kps, COVER_TEMPLATE)))
-        shown = cv2.warpAffine(cover, there, (edge, edge), borderMode=cv2.BORDER_REPLICATE)
-        limit = shown.astype(np.float32)
+        if edge != COVER or np.abs(there - resizing(1)).max() > _SAME:
+            shown = cv2.warpAffine(cover, there, (edge, edge), borderMode=cv2.BORDER_REPLICATE)
+            cover = np.asarray(shown, np.uint8)
+        limit = cover.astype(np.float32)
         limit *= np.float32(1 / 255)
         return np.minimum(mask, limit, out=limit)
 
@@ -186,7 +191,7 @@ def cover_of(own: RawCover | None, near: Sequence[RawCover | None] = ()) -> Byte
     if cover.min() == 255:
         return None
     # As steep as leaves no ghost of the change on what covers it, and no rim of the old face beside it.
-    soft = cv2.GaussianBlur(cover, (0, 0), _EDGE)
+    soft = cv2.GaussianBlur(cover, (5, 5), _EDGE)
     return np.asarray(cv2.addWeighted(soft, 2, soft, 0, -128), np.uint8)
 
 

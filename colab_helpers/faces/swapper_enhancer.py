@@ -10,6 +10,7 @@ import numpy as np
 from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.geometry import template_of
 from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
+from colab_helpers.media.colour import channels_of
 from colab_helpers.models.contracts import input_kinds, not_understood, understood
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
@@ -52,7 +53,7 @@ class _CropNetwork:
     def blob(self, crop: ByteImage) -> FloatArray:
         """A crop ``(S, S, 3)`` uint8 BGR as the network takes it, ``(1, 3, S, S)``."""
         black, blob = self.contract.black, np.empty((1, 3, *crop.shape[:2]), np.float32)
-        for plane, channel in zip(blob[0], reversed(cv2.split(crop)), strict=True):
+        for plane, channel in zip(blob[0], reversed(channels_of(crop)), strict=True):
             # Of OpenCV's ways to scale, this one takes any type, and saturates, in a single pass.
             cv2.addWeighted(channel, (1 - black) / 255, channel, 0, black, dst=plane, dtype=cv2.CV_32F)
         return blob

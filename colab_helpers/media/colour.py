@@ -83,6 +83,12 @@ def yuv_to_bgr_matrix(space: ColourSpace) -> _Affine:
     return np.hstack([inverse, -inverse @ forward[:, 3:]]).astype(np.float32)
 
 
+def channels_of(image: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Return the channels of an ``(H, W, C)`` image, each by itself."""
+    # Without arrays to fill, OpenCV's binding copies each channel once more.
+    return list(cv2.split(image, [np.empty(image.shape[:2], image.dtype) for _ in range(image.shape[2])]))
+
+
 def yuv_to_bgr(yuv: npt.NDArray[Any], space: ColourSpace) -> npt.NDArray[np.uint8]:
     """Convert an interleaved ``(H, W, 3)`` uint8 or uint16 YUV 4:4:4 image to uint8 BGR."""
     samples = yuv if yuv.dtype == np.uint8 else yuv.astype(np.float32)

@@ -34,7 +34,7 @@ from colab_helpers.media.blending import (
     region_weights,
     warp_crop,
 )
-from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, yuv_to_bgr
+from colab_helpers.media.colour import ColourSpace, bgr_to_yuv, channels_of, yuv_to_bgr
 from colab_helpers.media.formats import WORKING_FORMATS, ByteImage, Layout
 from colab_helpers.media.planes import Grid, grids_of, samples_of
 
@@ -68,8 +68,11 @@ class Picture(Protocol):
     def grid(self) -> ByteImage:
         """Return some samples of its brightness, evenly spread, some 60 on the shorter side."""
 
-    def crop(self, matrix: Matrix, size: int) -> ByteImage:
-        """Warp a ``(size, size, 3)`` BGR crop out of the picture; its border goes on beyond itself."""
+    def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> ByteImage:
+        """Warp a ``(size, size, 3)`` BGR crop out of the picture; its border goes on beyond itself.
+
+        Where it is ``coarse``, colours (not brightness) may be half as fine.
+        """
 
     def grey(self, matrix: Matrix, size: int) -> ByteImage:
         """Warp a ``(size, size)`` crop of the picture's brightness, 0 to 255; see `crop`."""
@@ -119,7 +122,7 @@ class BgrPicture:
         step = max(1, min(self.width, self.height) // _GRID)
         return np.ascontiguousarray(self.image[::step, ::step, 1])
 
-    def crop(self, matrix: Matrix, size: int) -> ByteImage:
+    def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> ByteImage:
         """See ``Picture.crop``."""
         crop = np.asarray(warp_crop(self.image, matrix, size), np.uint8)
         return crop if self._alpha is None else over_white(crop, alpha_crop(self._alpha, matrix, size))
@@ -146,14 +149,8 @@ class BgrPicture:
         box, to_image = open_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, crop.shape[0], box, self.width, self.height)
         weights = region_weights(mask, compose(to_image, _of_mask(mask, crop)), region, box)
-        for channel in range(3):
-            blend_plane(
-                self.image[..., channel],
-                np.ascontiguousarray(crop[..., channel]),
-                to_image,
-                region,
-                weights,
-            )
+        for number, channel in enumerate(channels_of(crop)):
+            blend_plane(self.image[..., number], channel, to_image, region, weights)
 
 
 class VideoPicture:
@@ -192,12 +189,13 @@ class VideoPicture:
         step = max(1, min(self.width, self.height) // _GRID)
         return np.asarray(self._luma[::step, ::step] >> (self._level.bit_length() - 1), np.uint8)
 
-    def crop(self, matrix: Matrix, size: int) -> ByteImage:
+    def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> ByteImage:
         """Warp each plane to crop size, then convert the crop alone."""
         warped: list[npt.NDArray[Any]] = []
         for number, (grid, samples) in enumerate(self._planes()):
             to_crop = compose(matrix, grid.to_luma)
-            if number and zoom_of(to_crop) >= DOUBLED and size % 2 == 0:  # that holds all it has
+            # Half the size holds all that is enlarged so much.
+            if number and size % 2 == 0 and (coarse or zoom_of(to_crop) >= DOUBLED):
                 half = warp_crop(samples, compose(resizing(0.5), to_crop), size // 2)
                 part: npt.NDArray[Any] = cv2.resize(half, (size, size))
             else:
@@ -236,7 +234,7 @@ class VideoPicture:
     def paste(self, crop: ByteImage, matrix: Matrix, mask: Mask, *, box: Box) -> None:
         """Convert the crop, then blend each plane inside the face's region."""
         self._make_writable()
-        parts: deque[npt.NDArray[Any]] = deque(cv2.split(bgr_to_yuv(crop, self._space)))
+        parts: deque[npt.NDArray[Any]] = deque(channels_of(bgr_to_yuv(crop, self._space)))
         box, to_luma = open_box(box, self.width, self.height), invert(matrix)
         region = face_region(matrix, len(crop), box, self.width, self.height)
         from_mask, step, inside, weights = _of_mask(mask, crop), None, region, mask

@@ -38,6 +38,7 @@ from colab_helpers.pipeline.video_stages import (
     open_reader,
 )
 from colab_helpers.progress import ProgressCallback
+from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.settings import Settings
 
 
@@ -118,6 +119,7 @@ def _in_segments(
         measured.add(part.measured)
     if video.label is not None and not measured.by_ai:  # which nobody could know before
         return _in_segments(replace(video, label=None), store, watcher, marks)
+    return_free_memory()  # frames' and tensors': signing takes its own
     joined = _joined(video, parts, measured, marks)
     images.hand_out(video.output)
     return FileResult(
