@@ -246,7 +246,7 @@ def test_a_face_stays_as_sharp_as_its_shot(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(shares) == 1  # OpenCV's
     assert 0.05 < shares[0] < 0.9
     luma = one[0] != before[0]
-    assert np.abs(one[0] - other[0])[luma].mean() < 0.15
+    assert np.abs(one[0] - other[0])[luma].mean() < 0.3
 
 
 @pytest.mark.parametrize(
