@@ -50,7 +50,7 @@ def filled(own: Own, site) -> dict[str, object]:
 
 
 def segments(out: Path) -> list[Path]:
-    return sorted(out.glob(f".work/*/*{SUFFIX}"))
+    return sorted(out.glob(f".work/*/[0-9]*{SUFFIX}"))  # not the one that is being written
 
 
 def drag(front: Lab | Voila, label: str, share: float) -> None:
