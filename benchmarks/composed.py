@@ -100,7 +100,7 @@ class Beyond(BgrPicture):
         super().__init__(image)
         self._all, self._corner = whole, corner
 
-    def crop(self, matrix: Matrix, size: int) -> Image:
+    def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> Image:
         """See ``Picture.crop``."""
         moved = matrix.copy()
         moved[:, 2] -= matrix[:, :2] @ self._corner
