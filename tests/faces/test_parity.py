@@ -32,7 +32,7 @@ Image = npt.NDArray[np.uint8]
 class AsInsightface(BgrPicture):
     """Crops that are black beyond the border, and whose pixels are read one by one at any size."""
 
-    def crop(self, matrix: Matrix, size: int) -> Image:
+    def crop(self, matrix: Matrix, size: int, *, coarse: bool = False) -> Image:
         return np.asarray(cv2.warpAffine(self.image, matrix, (size, size), borderValue=0), np.uint8)
 
 
