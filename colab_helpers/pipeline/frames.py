@@ -38,7 +38,7 @@ from colab_helpers.media.picture import BgrPicture, Picture
 
 # Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
 # rest. Deeper queues do not make a run faster: one slow stage fills them all.
-QUEUE_SHARE, _DEEPEST = 0.2, 3
+QUEUE_SHARE, _DEEPEST = 0.2, 6
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
@@ -310,7 +310,7 @@ class Tally:
 
 
 def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int, queues: int) -> int:
-    """Return how many frames, 1 to 3, may wait in each of ``queues`` queues between stages.
+    """Return how many frames, 1 to 6, may wait in each of ``queues`` queues between stages.
 
     ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages hold.
     """
