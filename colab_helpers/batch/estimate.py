@@ -101,13 +101,14 @@ def fitting(status: BatchStatus, loads: Sequence[Load], order: Sequence[int], le
     """
     progress = status.running
     load = loads[progress.file_index] if progress else None
-    if progress is None or load is None or not progress.fps:
+    if progress is None or load is None or not progress.frames or not (progress.fps and _product(load)):
         return None
-    pace, open_files = progress.fps * load[1], ("queued", "running")
+    # A result may have another number of frames than its target: what counts is which share of it is done.
+    each, open_files = _product(load) / progress.frames, ("queued", "running")
     count = sum(file.status not in open_files for file in status.files)
     for index in (index for index in order if status.files[index].status in open_files):
-        done = progress.frame * load[1] if index == progress.file_index else 0
-        left -= max(0.0, _product(loads[index]) - done) / pace
+        done = progress.frame * each if index == progress.file_index else 0
+        left -= max(0.0, _product(loads[index]) - done) / (progress.fps * each)
         if left < 0:
             break
         count += 1

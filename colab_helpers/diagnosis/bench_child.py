@@ -18,6 +18,8 @@ import psutil
 from colab_helpers.itself import own_process
 
 _EVERY = 0.2
+_EDGE = 640
+"""Of a picture for a network that takes any: the detector's, as it is set."""
 _ALONE = 7
 """Calls of which the median counts."""
 
@@ -36,13 +38,17 @@ def watched(words: list[str]) -> dict[str, Any]:
     process, first, cards = psutil.Process(), list[float](), list[Any]()
     threads, calls, ended = dict[int, tuple[str, float]](), Counter[str](), threading.Event()
     counting = threading.Lock()
-    last, run, following = dict[str, tuple[Any, Any]](), Network.run, FrameReader.__next__
+    last, following = dict[str, Network](), FrameReader.__next__
+    run, run_within = Network.run, Network.run_within
 
-    def counted(network: Network, *inputs: Any) -> Any:
-        with counting:
-            calls[network.name] += 1
-        last[network.name] = network, inputs
-        return run(network, *inputs)
+    def counted(way: Any) -> Any:
+        def call(network: Network, *inputs: Any, **options: Any) -> Any:
+            with counting:
+                calls[network.name] += 1
+            last[network.name] = network
+            return way(network, *inputs, **options)
+
+        return call
 
     def seen(reader: FrameReader) -> Any:
         frame = following(reader)
@@ -57,8 +63,8 @@ def watched(words: list[str]) -> dict[str, Any]:
             cards.append(gpu_sample([process.pid]))
 
     sys.argv = ["colab_helpers", *words]
-    for kind, name, function in ((Network, "run", counted), (FrameReader, "__next__", seen)):
-        setattr(kind, name, function)
+    Network.run, Network.run_within = counted(run), counted(run_within)  # type: ignore[method-assign]
+    FrameReader.__next__ = seen  # type: ignore[method-assign]
     threading.Thread(target=look, daemon=True, name="bench").start()
     try:
         runpy.run_module("colab_helpers", run_name="__main__")
@@ -69,7 +75,7 @@ def watched(words: list[str]) -> dict[str, Any]:
     return {
         **dict(zip(("first_frame_ms", "first_frame_cpu_ms"), first, strict=True)),
         "threads": _by_name(threads.values()),
-        "networks": {name: {"calls": calls[name], **_alone(run, *last[name])} for name in sorted(calls)},
+        "networks": {name: {"calls": calls[name], **_alone(run, last[name])} for name in sorted(calls)},
         "card": _card(cards),
     }
 
@@ -100,8 +106,11 @@ def _name(number: int) -> str:
         return "native"
 
 
-def _alone(run: Any, network: Any, inputs: Any) -> dict[str, float]:
-    took = []
+def _alone(run: Any, network: Any) -> dict[str, float]:
+    from colab_helpers.models.parity import sample_inputs
+
+    samples = sample_inputs(network.session, edge=_EDGE, name=network.name)
+    inputs, took = [samples[name] for name in network.input_names], []
     for _ in range(_ALONE):
         wall, cpu = time.perf_counter(), time.process_time()
         run(network, *inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ def predicted(row: Mapping[str, Any]) -> dict[str, float]:
     All processors share the work, or the busiest stage is waited for, or the card: whichever takes longest;
     they work beside each other, but for the start.
     """
+    if not row["threads_ms"]:  # nothing looked into it
+        return {"model_fps": math.nan, "model_error_percent": math.nan}
     frames, start = row["frames"], row["first_frame_ms"]
     shared = (row["cpu_ms"] * frames - row["first_frame_cpu_ms"]) / this_machine().cpus
     busiest = max(row["threads_ms"].get(name, 0.0) for name in _STAGES) * frames

@@ -168,7 +168,8 @@ class _Watched:
         self.facts, self.remedy = _doctor_facts(folder) if folder else (_machine_facts(), "")
         self.host = self.status.host if self.status else socket.gethostname()
         self.samples, self.count, self._file = list[Sample](), 0, samples
-        self._news, self._first = Unchanged(), (self.status, time.monotonic())
+        self._news, self._first = Unchanged(), time.monotonic()
+        self._old = max(0.0, self.now - self.status.updated) if self.status else 0.0
 
     @property
     def over(self) -> bool:
@@ -181,25 +182,25 @@ class _Watched:
         if self.folder and self.status:
             # Drive may be away for a while, or show half a file: no news, nothing worse.
             self.status = found(BatchStatus, self.folder / STATUS_NAME) or self.status
-            quiet, since = self._quiet(self.status, now), self.status.started
+            quiet, since = self._quiet(self.status), self.status.started
             now = self.status.updated + quiet
             self.lost = self.status.state == "running" and self._is_dead(self.status, quiet)
         before = self.samples[-1].time if self.samples else -math.inf
         self.now, self.samples = now, recent_samples(self._file, since)
         self.count += sum(sample.time > before for sample in self.samples)
 
-    def _quiet(self, status: BatchStatus, now: float) -> float:
-        """Seconds without news. Clocks may differ: but for what was there at first only this one counts."""
-        first, news = self._first[0], (status.updated, status.pid)
-        if first and news == (first.updated, first.pid):
-            return max(0.0, now - status.updated)
-        return self._news.seconds(news)
+    def _quiet(self, status: BatchStatus) -> float:
+        """Seconds without news. Clocks may differ: but for how old the first was only this one counts."""
+        news, before = (status.updated, status.pid), self._news.value
+        if before not in (None, news):
+            self._old = 0.0
+        return self._old + self._news.seconds(news)
 
     def _is_dead(self, status: BatchStatus, quiet: float) -> bool:
         if self.host == socket.gethostname():
             # A worker that died is started again within seconds.
             return not status.alive() and quiet >= SILENCE
-        return quiet >= FAR_SILENCE and time.monotonic() - self._first[1] >= FIRST_LOOK
+        return quiet >= FAR_SILENCE and time.monotonic() - self._first >= FIRST_LOOK
 
 
 def _first_status(folder: Path) -> BatchStatus:

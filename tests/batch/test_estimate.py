@@ -43,6 +43,19 @@ def status(tmp_path: Path) -> StatusWriter:
     return StatusWriter(tmp_path / "status.json", tasks, session_minutes=10.0)
 
 
+def test_of_what_has_no_load_or_another_number_of_frames(status) -> None:
+    moving = Estimate([(0, 0), None, None, None], range(4), status)  # an animated picture
+    status.progress(a_progress(50, 100, fps=50.0))
+    moving.look()
+    assert status.status.remarks == []
+    # 60 frames a second become 30: half of the work is done, not a quarter.
+    half = Estimate([(200, 10), (200, 10), None, None], range(4), status, clock=lambda: began)
+    began = status.status.started
+    status.progress(a_progress(50, 100, fps=0.1))
+    half.look()
+    assert status.status.remarks == ["at this rate 1 of 4 file(s) fit the 10 minutes of the session"]
+
+
 def test_what_fits_is_told_from_the_first_frames_on(status) -> None:
     now = [status.status.started]
     estimate = Estimate([(100, 10), None, (200, 10), (300, 10)], range(4), status, clock=lambda: now[0])

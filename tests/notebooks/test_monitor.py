@@ -155,6 +155,13 @@ def test_a_clock_that_is_behind_makes_no_run_dead(folder, writer, capsys, monkey
     assert re.search(r"last news \d+ s ago", lines[-1])
 
 
+def test_a_clock_that_is_ahead_hides_no_death(folder, writer, monkeypatch):
+    monkeypatch.setattr(monitor, "FIRST_LOOK", 0.05)
+    monkeypatch.setattr(monitor, "FAR_SILENCE", 0.1)
+    rewrite(folder, host="elsewhere", pid=NO_PROCESS, updated=time.time() + 7200)
+    assert look(folder, seconds=PATIENCE).summary.state == "lost"
+
+
 def test_a_status_that_cannot_be_read_for_a_while_is_no_news(folder, writer, monkeypatch):
     status = folder / STATUS_NAME
     torn = iter([lambda: status.write_text('{"schema": 1, "st'), status.unlink, writer.end])
