@@ -157,7 +157,7 @@ def pixels(bench: Bench) -> Row:
             path = PixelPath(Swapper(network) if role == "swapper" else Enhancer(network), runtime)
             try:
                 path.prepare(capture=graphs)
-                rows[f"{role}{', captured' if graphs else ''}"] = tried(path)._asdict()
+                rows[f"{role}{', captured' if graphs else ''}"] = tried(path).model_dump()
             except Exception as error:  # noqa: BLE001 - without a capture it may still run
                 rows[f"{role}{', captured' if graphs else ''}"] = f"failed: {error}"
     return rows

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import cv2
@@ -18,41 +19,20 @@ import numpy.typing as npt
 
 from colab_helpers.faces.changer import FaceChanger
 from colab_helpers.faces.geometry import FFHQ_512
+from colab_helpers.faces.pixel_graph import VERSION
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import Face, FaceJob
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.models.converted import Conversion, place_of, problem_of, remove_outdated, target_of
+from colab_helpers.models.converted import Conversion, Trial, place_of, problem_of, remove_outdated, target_of
 from colab_helpers.models.half import ModelChoice
-from colab_helpers.models.pool import first_line, is_out_of_memory
+from colab_helpers.models.pool import PooledSession, first_line
 from colab_helpers.models.records import record_path, write_json
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import FrameProcessor
 
-ALLOWED = 1, 3
-"""Grey levels that OpenCV's way and this one may lie apart, in the middle and at most."""
 _WIDTH, _HEIGHT, _FACE, _TIMES = 1280, 720, 300, 5
-
-
-class Trial(NamedTuple):
-    """A made-up face changed by OpenCV (``usual``) and where the network runs (``own``)."""
-
-    middle: float  # grey levels between both, the median of what changed
-    most: float
-    usual_ms: float  # the processor's time for a face
-    own_ms: float
-
-    @property
-    def problem(self) -> str:
-        """Why the second way is not used; empty if it is."""
-        if self.middle > ALLOWED[0] or self.most > ALLOWED[1]:
-            text = mark("the pixels differ by {middle:g} grey levels in the middle and {most:g} at most")
-            return tr(text, middle=self.middle, most=self.most)
-        if self.own_ms >= self.usual_ms:
-            text = mark("a face takes {own:.1f} ms of the processor there, and {usual:.1f} ms otherwise")
-            return tr(text, own=self.own_ms, usual=self.usual_ms)
-        return ""
 
 
 def choose_paths(
@@ -89,29 +69,38 @@ def choose_path(part: Swapper | Enhancer, original: Path, runtime: Runtime) -> t
     """
     if isinstance(part, Swapper) and part.boosted:
         return None, tr("it works in tiles")
-    path, target, place = PixelPath(part, runtime), target_of(original, "pixels"), place_of(runtime)
-    try:
-        path.prepare(capture=runtime.graphs)
-        record = Conversion.of(target)
-        if place not in record.verdicts:
-            verdicts = {**record.verdicts, place: tried(path).problem}
-            record = record.model_copy(update={"verdicts": verdicts})
+    path, session = PixelPath(part, runtime), part.network.session
+    with session.growing() if isinstance(session, PooledSession) else nullcontext():
+        try:
+            problem = _problem(path, original)
+        except Exception as error:  # noqa: BLE001 - whatever it is, memory that ran out too: OpenCV can do it
+            problem = first_line(error)
+        if problem:
+            path.drop()
+    return (None, problem) if problem else (path, "")
+
+
+def _problem(path: PixelPath, original: Path) -> str:
+    """Make the graphs unless the record says no, and try and record them if it says nothing."""
+    graphs, target = path.runtime.graphs, target_of(original, "pixels")
+    place = f"{place_of(path.runtime)}, {'captured' if graphs else 'plain'} {VERSION}"
+    record = Conversion.of(target)
+    if place not in record.verdicts or not problem_of(record.verdicts[place]):
+        path.prepare(capture=graphs)
+    if place not in record.verdicts:
+        record = record.model_copy(update={"verdicts": {**record.verdicts, place: tried(path)}})
+        with suppress(OSError):  # the folder may be read-only: then it holds for this run
             target.parent.mkdir(parents=True, exist_ok=True)
             write_json(record_path(target), record.model_dump())
             remove_outdated(target)
-        problem = problem_of(record.verdicts[place])
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        problem = first_line(error)
-    return (None, problem) if problem else (path, "")
+    return problem_of(record.verdicts[place])
 
 
 def tried(path: PixelPath) -> Trial:
     """Change a made-up face both ways."""
     (before, expected, usual), (_, found, own) = (_way(path.part, way) for way in ({}, {path.step: path}))
     levels = np.abs(found - expected)[(expected != before) | (found != before)]
-    return Trial(float(np.median(levels)), float(levels.max()), usual, own)
+    return Trial(middle=float(np.median(levels)), most=float(levels.max()), usual_ms=usual, own_ms=own)
 
 
 def _way(

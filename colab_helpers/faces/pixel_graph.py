@@ -21,6 +21,8 @@ from colab_helpers.faces.masks import COVER, mask_edge
 from colab_helpers.faces.sharpness import MOST_PIXELS, REACH, edges_kernel
 
 OPSET, _IR_VERSION = 17, 8
+VERSION = 1
+"""Raised whenever faces come out otherwise, or in another time: earlier verdicts then no longer count."""
 NO_LIMIT = 1e30
 _LOOK = MOST_PIXELS + 2 * REACH
 # How OpenCV makes grey of red, green and blue (ITU-R BT.601).
@@ -40,27 +42,19 @@ _SHARP = {"x": _LOOK, "y": _LOOK, "inside": MOST_PIXELS, "count": 1, "most": 1}
 
 @dataclass(frozen=True)
 class Area:
-    """Room for a face's part of a frame: ``edge`` luma samples a side, ``step`` of them to one of chroma."""
+    """Room for a face's part of a frame in 4:2:0 of 8 bits: ``edge`` luma samples a side."""
 
     edge: int
-    step: tuple[int, int]
-    depth: int
 
     @cached_property
     def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Planes, rows and columns of luma and of chroma."""
-        across, down = self.step
-        return (1, self.edge, self.edge), (2, self.edge // down, self.edge // across)
+        return (1, self.edge, self.edge), (2, self.edge // 2, self.edge // 2)
 
     @cached_property
     def sizes(self) -> list[int]:
         """Samples of luma and of chroma."""
         return [math.prod(shape) for shape in self.shapes]
-
-    @property
-    def samples(self) -> type[np.generic]:
-        """Type of a sample, which is in its low bits."""
-        return np.uint8 if self.depth == 8 else np.uint16
 
 
 def tail_numbers(area: Area, *, sharp: bool) -> dict[str, int]:
@@ -103,15 +97,15 @@ class _Graph:
         self.add("Split", value, list(sizes), out=outputs, axis=axis)
         return outputs
 
-    def rounded(self, value: str, most: float) -> str:
-        return self.add("Clip", self.add("Round", value), 0.0, float(most))
+    def rounded(self, value: str) -> str:
+        return self.add("Clip", self.add("Round", value), 0.0, 255.0)
 
-    def coloured(self, value: str, matrix: str, size: int, most: float) -> str:
+    def coloured(self, value: str, matrix: str, size: int) -> str:
         """Other colours of a picture ``(1, 3, size, size)``, rounded."""
         parts = [f"{matrix} {part}" for part in ("scale", "black")]
         self.add("Split", self.add("Reshape", self.numbers[matrix], [3, 4]), [3, 1], out=parts, axis=1)
         mixed = self.add("MatMul", parts[0], self.add("Reshape", value, [3, -1]))
-        return self.add("Reshape", self.rounded(self.add("Add", mixed, parts[1]), most), [1, 3, size, size])
+        return self.add("Reshape", self.rounded(self.add("Add", mixed, parts[1])), [1, 3, size, size])
 
     def read_at(
         self, way: str, place: Sequence[int], read: Sequence[int], *, end: str = "", step: int = 1
@@ -170,13 +164,13 @@ def head(area: Area, size: int, black: float) -> bytes:
         size: Edge of the network's crop, in pixels.
         black: The value that is black there; white is 1.
     """
-    g, most, (luma, chroma) = _Graph(HEAD), (1 << area.depth) - 1, area.shapes
+    g, (luma, chroma) = _Graph(HEAD), area.shapes
     planes = g.planes(area)
 
     def read(plane: str, name: str, shape: Sequence[int], step: int = 1) -> str:
         place = size // step, size // step
         places = g.read_at(f"crop to {name}", place, shape[1:], end=f"{name} end", step=step)
-        return g.rounded(g.sampled(plane, places), most)
+        return g.rounded(g.sampled(plane, places))
 
     colours, half = (read(planes[1], "chroma", chroma, step) for step in (1, 2))
     double = g.add("Resize", half, "", np.array([1, 1, 2, 2], np.float32), mode="linear")
@@ -184,12 +178,12 @@ def head(area: Area, size: int, black: float) -> bytes:
     double = g.add("Ceil", g.add("Sub", double, 0.5))
     more = g.add("Mul", g.add("Sub", double, colours), g.numbers["chroma doubled"])
     grey = read(planes[0], "luma", luma)
-    crop = g.coloured(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size, 255)
+    crop = g.coloured(g.add("Concat", grey, g.add("Add", colours, more), axis=1), "to rgb", size)
     g.add("Identity", crop, out=["crop"])
     g.add("Add", g.add("Mul", crop, (1 - black) / 255), black, out=["picture"])
     made = np.float32, [1, 3, size, size]
     return g.model(
-        {"pixels": (area.samples, [sum(area.sizes)]), "numbers": (np.float32, [sum(HEAD.values())])},
+        {"pixels": (np.uint8, [sum(area.sizes)]), "numbers": (np.float32, [sum(HEAD.values())])},
         {"picture": made, "crop": made},
     )
 
@@ -203,22 +197,22 @@ def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> 
         levels: Factor and summand that make grey levels of the picture's values.
         sharp: Leave the face as sharp as it may be, for which the ``crop`` before the network is looked at.
     """
-    numbers, most, edge = tail_numbers(area, sharp=sharp), (1 << area.depth) - 1, mask_edge(size)
+    numbers, edge = tail_numbers(area, sharp=sharp), mask_edge(size)
     g = _Graph(numbers)
-    new = g.rounded(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]), 255)
+    new = g.rounded(g.add("Add", g.add("Mul", "picture", levels[0]), levels[1]))
     share = g.add("Mul", _sharp_share(g, new) if sharp else g.numbers["share"], g.numbers["weight"])
     cover = g.add("Cast", g.add("Reshape", "cover", [1, 1, COVER, COVER]), to=1)
-    shown = g.rounded(g.sampled(cover, g.read_at("cover", (edge, edge), (COVER, COVER))), 255)
+    shown = g.rounded(g.sampled(cover, g.read_at("cover", (edge, edge), (COVER, COVER))))
     limit = g.add("Reshape", "mask", [1, 1, edge, edge])
     mask = g.add("Mul", g.add("Min", g.add("Mul", shown, 1 / 255), limit), share)
-    crops = g.cut(g.coloured(new, "to yuv", size, most), [1, 2], axis=1)
+    crops = g.cut(g.coloured(new, "to yuv", size), [1, 2], axis=1)
     blended = [
-        _blended(g, name, (*shape[1:], size), old, crop, mask, most)
+        _blended(g, name, (*shape[1:], size), old, crop, mask)
         for name, shape, old, crop in zip(("luma", "chroma"), area.shapes, g.planes(area), crops, strict=True)
     ]
     whole = g.add("Concat", *(g.add("Reshape", plane, [-1]) for plane in blended), axis=0)
-    g.add("Cast", whole, out=["blended"], to=2 if area.depth == 8 else 4)  # TensorProto's UINT8, UINT16
-    shape, pixels = [1, 3, size, size], (area.samples, [sum(area.sizes)])
+    g.add("Cast", whole, out=["blended"], to=2)  # TensorProto's UINT8
+    shape, pixels = [1, 3, size, size], (np.uint8, [sum(area.sizes)])
     inputs = {
         "picture": (np.float32, shape),
         "pixels": pixels,
@@ -229,13 +223,11 @@ def tail(area: Area, size: int, levels: tuple[float, float], *, sharp: bool) -> 
     return g.model({**inputs, **({"crop": (np.float32, shape)} if sharp else {})}, {"blended": pixels})
 
 
-def _blended(
-    g: _Graph, name: str, shape: tuple[int, int, int], old: str, crop: str, mask: str, most: int
-) -> str:
+def _blended(g: _Graph, name: str, shape: tuple[int, int, int], old: str, crop: str, mask: str) -> str:
     """See ``media.blending.blend_plane``."""
     rows, columns, size = shape
     places = g.read_at(f"{name} to crop", (rows, columns), (size, size))
-    smooth, sharp = (g.rounded(g.sampled(crop, places, mode), most) for mode in ("bilinear", "bicubic"))
+    smooth, sharp = (g.rounded(g.sampled(crop, places, mode)) for mode in ("bilinear", "bicubic"))
     new = g.add("Add", smooth, g.add("Mul", g.add("Sub", sharp, smooth), g.numbers[f"{name} cubic"]))
     if (edge := mask_edge(size)) != size:  # from places in the crop to those in a smaller mask
         ratio = edge / size
@@ -243,7 +235,7 @@ def _blended(
         places = g.add("Add", g.add("Mul", places, scale), scale + (ratio - 1) / (edge - 1) - 1)
     weight = g.add("Mul", g.sampled(mask, places), g.numbers[f"{name} across"])
     weight = g.add("Mul", weight, g.add("Reshape", g.numbers[f"{name} down"], [rows, 1]))
-    return g.rounded(g.add("Add", old, g.add("Mul", g.add("Sub", new, old), weight)), most)
+    return g.rounded(g.add("Add", old, g.add("Mul", g.add("Sub", new, old), weight)))
 
 
 def _sharp_share(g: _Graph, new: str) -> str:
@@ -254,8 +246,8 @@ def _sharp_share(g: _Graph, new: str) -> str:
     ]
     places = g.add("Concat", *(g.add("Reshape", axis, [1, _LOOK, _LOOK, 1]) for axis in axes), axis=3)
     both = g.add("Mul", g.add("Concat", "crop", new, axis=0), _GREY[:, None, None])
-    grey = g.rounded(g.add("ReduceSum", both, [1], keepdims=1), 255)
-    seen = g.rounded(g.sampled(grey, g.add("Concat", places, places, axis=0)), 255)
+    grey = g.rounded(g.add("ReduceSum", both, [1], keepdims=1))
+    seen = g.rounded(g.sampled(grey, g.add("Concat", places, places, axis=0)))
     edges = g.add("Conv", seen, edges_kernel()[None, None])
     inside = g.numbers["inside"]
     edges = g.add("Mul", g.add("Mul", edges, inside), g.add("Reshape", inside, [MOST_PIXELS, 1]))

@@ -2,14 +2,14 @@
 
 What a face's network is shown and where its picture goes is reckoned here, and handed as numbers to the
 graphs of ``pixel_graph``. OpenCV does the rest: faces that do not fit into ``EDGES``, are near others, or so
-large that a crop averages what it shows; swaps of several tiles or in matched colours; pictures that are no
-video frames.
+large that a crop averages what it shows; swaps of several tiles or in matched colours; whatever is no video
+frame in 4:2:0 of 8 bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ class PixelPath:
 
     part: Swapper | Enhancer
     runtime: Runtime
+    _made: bool = field(default=False, init=False)
 
     @property
     def step(self) -> FrameProcessor:
@@ -65,17 +66,23 @@ class PixelPath:
         return "face_enhancer" if isinstance(self.part, Enhancer) else "face_swapper"
 
     def prepare(self, *, capture: bool) -> None:
-        """Make the graphs for the usual videos, captured if asked: no other work may be on the GPU then."""
+        """Make the graphs, captured if asked: no other work may be on the GPU then."""
 
         def work(places: Places) -> None:
+            self._made = True
             for edge in EDGES:
-                area = Area(edge, (2, 2), 8)
+                area = Area(edge)
                 graphs = places.kept[area] = self._graphs(area, places, capture=capture)
                 for side in (graphs.before, graphs.behind):
                     if side is not None:
                         side.run({})
 
         self.part.network.run_within(work, capturing=capture)
+
+    def drop(self) -> None:
+        """Free what was made."""
+        if self._made:
+            self.part.network.run_within(lambda places: places.kept.clear())
 
     def change(
         self,
@@ -108,8 +115,9 @@ class PixelPath:
 
     def _change(self, own: _Part, mask: FloatArray, beside: Arrays, numbers: Mapping[str, Any]) -> None:
         part, job = self.part, own.job
-        values = dict(beside)
+        values, watch = dict(beside), None
         if isinstance(part, Swapper):
+            watch = job.watch
             crop = job.picture.crop(own.matrix, part.size) if job.crop is None else job.crop
             values["picture"] = part.blob(crop)
         pairs = zip(part.network.input_names, part.fit.inputs, strict=True)
@@ -130,15 +138,15 @@ class PixelPath:
             order = tail_numbers(own.area, sharp=graphs.before is not None)
             graphs.behind.run({**given, **moved, "numbers": _joined(numbers, order)})
             graphs.held.update(moved)
-            new = places.read(part.network.output_names[part.fit.picture]) if job.watch else None
+            new = places.read(part.network.output_names[part.fit.picture]) if watch else None
             return graphs.behind.read("blended"), new
 
         blended, new = part.network.run_within(work)
         own.write(blended)
-        if job.watch is not None:
+        if watch is not None:
             crop = np.empty((part.size, part.size, 3), np.uint8)
             part.to_bgr(new[0], crop)
-            job.watch(crop, part.template)
+            watch(crop, part.template)
 
     def _graphs(self, area: Area, places: Places, *, capture: bool) -> _Graphs:
         part, fit, black = self.part, self.part.fit, self.part.contract.black
@@ -151,7 +159,7 @@ class PixelPath:
             given |= {"pixels": before.inputs["pixels"], "crop": before.outputs["crop"]}
         session = self.runtime.beside(tail(area, part.size, part.levels, sharp=sharp), capture=capture)
         behind = Places.of(session, places.device, **given)
-        return _Graphs(before, behind, np.zeros(sum(area.sizes), area.samples), {})
+        return _Graphs(before, behind, np.zeros(sum(area.sizes), np.uint8), {})
 
 
 def _is_near(job: FaceJob, jobs: Sequence[FaceJob]) -> bool:
@@ -184,7 +192,11 @@ class _Part:
     def of(cls, job: FaceJob, part: Swapper | Enhancer) -> _Part | None:
         """What a face needs; None where it cannot be changed in a graph."""
         picture, matrix = job.picture, similarity_transform(job.face.kps, part.template)
-        if not isinstance(picture, VideoPicture):
+        if (
+            not isinstance(picture, VideoPicture)
+            or picture.layout.step != (2, 2)
+            or picture.layout.depth != 8
+        ):
             return None
         box, width, height = job.face.box, picture.width, picture.height
         changed = face_region(matrix, part.size, open_box(box, width, height), width, height)
@@ -197,25 +209,21 @@ class _Part:
             x0, y0, x1, y1 = crop_bounds(matrix, part.size)
             left, top = (max(int(edge) - _MARGIN, 0) for edge in (x0, y0))
             right, bottom = min(int(x1) + _MARGIN, width), min(int(y1) + _MARGIN, height)
-        across, down = picture.layout.step
-        left, top = left // across * across, top // down * down
+        left, top = left // 2 * 2, top // 2 * 2
         edge = next((edge for edge in EDGES if max(right - left, bottom - top) <= edge), None)
         if edge is None:
             return None
-        area = Area(edge, picture.layout.step, picture.layout.depth)
-        return cls(job, picture, picture.writable_planes(), matrix, (left, top, right, bottom), area)
+        return cls(job, picture, picture.writable_planes(), matrix, (left, top, right, bottom), Area(edge))
 
     def read(self, out: npt.NDArray[Any]) -> None:
         """Copy its samples, luma and both of chroma."""
-        shift = self.picture.layout.shift
         for target, part in self._samples(out):
-            target[...] = part >> shift if shift else part
+            target[...] = part
 
     def write(self, blended: npt.NDArray[Any]) -> None:
         """Put them back."""
-        shift = self.picture.layout.shift
         for source, part in self._samples(blended):
-            part[...] = source << shift if shift else source
+            part[...] = source
 
     def _samples(self, packed: npt.NDArray[Any]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         """Each kind of sample in the area and in the frame."""
@@ -232,11 +240,9 @@ class _Part:
 
     def numbers(self, size: int, most: float, ceiling: Sharpness | None) -> dict[str, Any]:
         """What the graphs beside a network of crops of this size are told; see ``pixel_graph``."""
-        face, space = self.job.face, self.picture.space
+        face, space, steps = self.job.face, self.picture.space, np.float32(_STEPS)
         to_rgb, to_yuv = yuv_to_bgr_matrix(space)[::-1], bgr_to_yuv_matrix(space)[:, [2, 1, 0, 3]]
-        if space.depth == 8:
-            steps = np.float32(_STEPS)
-            to_rgb, to_yuv = np.rint(to_rgb * steps) / steps, np.rint(to_yuv * steps) / steps
+        to_rgb, to_yuv = np.rint(to_rgb * steps) / steps, np.rint(to_yuv * steps) / steps
         cover = np.eye(2, 3)
         if self.job.cover is not None:
             from_mask = compose(invert(self.matrix), resizing(size / mask_edge(size)))

@@ -45,7 +45,9 @@ class Sharpness:
             return None
         scale = pixels / (_EDGE * _SIZE)
         shown = np.array([[scale, 0, -scale * _LEFT * _SIZE], [0, scale, -scale * _TOP * _SIZE]])
-        edges = _edges(picture.grey(compose(shown, matrix), pixels))
+        # Through the colours, whatever the frame's own luma weighs them with: as a crop's are.
+        crop = picture.crop(compose(shown, matrix), pixels)
+        edges = _edges(np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.uint8))
         return cls(pixels, _product(edges, edges))
 
     def share(self, crop: ByteImage, enhanced: ByteImage, most: float) -> float:

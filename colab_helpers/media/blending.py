@@ -118,7 +118,7 @@ def blend_plane(
     left, top, right, bottom = region
     if left >= right or top >= bottom:
         return
-    crop, to_target, way = _enlarged(crop, to_target)
+    crop, to_target, way = _enlarged(crop, to_target, peak)
     rows = max(_STRIP // (right - left), 1)
     for start in range(top, bottom, rows):
         stop = min(start + rows, bottom)
@@ -136,7 +136,7 @@ def blend_plane(
         strip[...] = new  # drops the fraction
 
 
-def _enlarged(crop: npt.NDArray[Any], to_target: Matrix) -> tuple[npt.NDArray[Any], Matrix, int]:
+def _enlarged(crop: npt.NDArray[Any], to_target: Matrix, peak: int) -> tuple[npt.NDArray[Any], Matrix, int]:
     """Return what is warped in a crop's place, its matrix, and OpenCV's way to interpolate.
 
     A swapper's crop is mostly smaller than the face: bilinear would blur it. One that is much smaller is
@@ -149,7 +149,11 @@ def _enlarged(crop: npt.NDArray[Any], to_target: Matrix) -> tuple[npt.NDArray[An
     if zoom < 2 or edge > _LARGEST:
         return crop.astype(np.float32), to_target, cv2.INTER_CUBIC
     fine = np.asarray(cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_CUBIC))
-    return fine.astype(np.float32), compose(to_target, resizing(1 / _TIMES)), cv2.INTER_LINEAR
+    return (
+        np.minimum(fine, peak).astype(np.float32),
+        compose(to_target, resizing(1 / _TIMES)),
+        cv2.INTER_LINEAR,
+    )
 
 
 def _feather(box: Box) -> float:

@@ -13,6 +13,7 @@ import onnxruntime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from colab_helpers.files import publish, sha256_of
+from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.parity import Parity
 from colab_helpers.models.records import part_path, record_path, recorded_hash, write_json
@@ -21,8 +22,33 @@ from colab_helpers.models.session import Runtime
 CONVERTER = 2
 """Raised whenever the same input would give another file: earlier conversions then no longer count."""
 FOLDER = "converted"
+ALLOWED = 1, 3
+"""Grey levels that OpenCV's way and a network's own may lie apart, in the middle and at most."""
 
-Verdict = Parity | str
+
+class Trial(BaseModel):
+    """A made-up face changed by OpenCV (``usual``) and where the network runs (``own``)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    middle: float  # grey levels between both, the median of what changed
+    most: float
+    usual_ms: float  # the processor's time for a face
+    own_ms: float
+
+    @property
+    def problem(self) -> str:
+        """Why the second way is not used; empty if it is."""
+        if self.middle > ALLOWED[0] or self.most > ALLOWED[1]:
+            text = mark("the pixels differ by {middle:g} grey levels in the middle and {most:g} at most")
+            return tr(text, middle=self.middle, most=self.most)
+        if self.own_ms >= self.usual_ms:
+            text = mark("a face takes {own:.1f} ms of the processor there, and {usual:.1f} ms otherwise")
+            return tr(text, own=self.own_ms, usual=self.usual_ms)
+        return ""
+
+
+Verdict = Parity | Trial | str
 """A comparison, or in words why there was none; empty where the original is in float16 already."""
 
 

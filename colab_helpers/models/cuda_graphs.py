@@ -27,7 +27,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 # As a share of the largest value. Replayed are the same kernels: more than the noise of their order of adding
 # means that something is wrong.
 _SAME = 1e-3
-_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(uint16)": np.uint16}
+_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 # ONNX Runtime captures in CUDA's global mode: whatever any thread of the process allocates or copies in the
 # meantime fails, or spoils the capture. So calls run side by side, and a capture only when there is no call.

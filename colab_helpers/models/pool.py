@@ -120,7 +120,7 @@ class SessionPool:
                 self.unload_idle()
                 text = mark("{name}: memory ran out while it was loaded; loaded again alone")
                 self.notes.append(tr(text, name=wanted.name))
-        wanted.needs = max(wanted.path.stat().st_size, self.used() - before)
+        wanted.needs = max(wanted.path.stat().st_size, self.used() - before) + wanted.beside
 
     def _make_room(self, wanted: PooledSession, needed: int) -> bool:
         """Unload the least recently used until ``needed`` bytes fit; False if the rest is in use."""
@@ -161,6 +161,7 @@ class PooledSession:
     needs: int  # bytes; a guess until it was loaded
     session: Any = None  # None while it is not in memory
     users: int = 0  # calls that run it now
+    beside: int = 0  # bytes of what works beside it, in ``needs`` too
 
     def run(self, *arguments: Any) -> Any:
         """Run it; when memory runs out, once more with every idle network unloaded."""
@@ -173,6 +174,15 @@ class PooledSession:
             text = mark("{name}: memory ran out; the idle networks were unloaded")
             self.pool.notes.append(tr(text, name=self.name))
             return self.session.run(*arguments)
+
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """Count what is made beside it meanwhile as its own, whenever it is loaded."""
+        with self.pool.using(self):
+            before = self.pool.used()
+            yield
+            self.beside = max(self.pool.used() - before, 0)
+            self.needs += self.beside
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of a session: its inputs, outputs, metadata, providers."""

@@ -277,9 +277,10 @@ class Tally:
             add_span(counts.spans, work.index, work.index + 1)
             return
         counts.changed, counts.filled = counts.changed + 1, counts.filled + face.filled
-        for stage, cosine in zip(("swap", "mask", "final"), shown.cosines, strict=False):
-            setattr(counts, stage, getattr(counts, stage) + cosine)
-        counts.samples += bool(shown.cosines)
+        if shown.cosines:
+            for stage, cosine in zip(("swap", "mask", "final"), shown.cosines, strict=True):
+                setattr(counts, stage, getattr(counts, stage) + cosine)
+            counts.samples += 1
         step = self._step(face.track, shown)
         if step is not None:
             counts.flicker, counts.own = counts.flicker + step[0], counts.own + step[1]

@@ -25,8 +25,9 @@ from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face
-from colab_helpers.media.formats import WORKING_FORMATS
+from colab_helpers.language import spoken
 from colab_helpers.media.picture import BgrPicture, VideoPicture
+from colab_helpers.models.converted import Trial
 from colab_helpers.models.cuda_graphs import GpuSession, Places
 from colab_helpers.models.parity import sample_inputs
 from colab_helpers.models.session import Network, Runtime
@@ -111,7 +112,7 @@ def face(x: float, y: float, size: float, *, degrees: float = 0.0, weight: float
 
 
 def planes(picture: VideoPicture) -> list[npt.NDArray[np.int32]]:
-    return [part.astype(np.int32) >> picture.layout.shift for _, part in picture.writable_planes()]
+    return [part.astype(np.int32) for _, part in picture.writable_planes()]
 
 
 def changer(swapper: Swapper | None, enhancer: Enhancer | None, **more: Any) -> FaceChanger:
@@ -148,12 +149,11 @@ def both(
     return before, found[0], found[1], counted.made
 
 
-def assert_near(made: av.VideoFrame, before: list[Any], one: list[Any], other: list[Any]) -> None:
-    """No further apart than the issue allows where something changed, and equal where nothing did."""
-    level = 1 << (WORKING_FORMATS[made.format.name].depth - 8)
+def assert_near(before: list[Any], one: list[Any], other: list[Any]) -> None:
+    """No further apart than is allowed where something changed, and equal where nothing did."""
     for old, expected, found in zip(before, one, other, strict=True):
         changed = expected != old
-        apart = np.abs(found - expected) / level
+        apart = np.abs(found - expected)
         assert changed.mean() > 0.005
         assert np.median(apart[changed]) <= 1
         assert apart.max() <= 3
@@ -169,22 +169,14 @@ FACE = face(320, 240, 200, degrees=15)
     [
         ("yuv420p", 1, True),
         ("yuvj420p", 6, True),
-        ("yuv422p", 5, False),
-        ("yuvj422p", 1, True),
-        ("yuv444p", 9, False),
-        ("yuvj444p", 5, True),
-        ("nv12", 6, False),
-        ("p010le", 9, False),
-        ("yuv420p10le", 9, True),
-        ("yuv422p10le", 1, False),
-        ("yuv444p10le", 9, False),
+        ("nv12", 9, False),
     ],
 )
-def test_all_formats(fmt: str, matrix: int, full: bool) -> None:
+def test_formats(fmt: str, matrix: int, full: bool) -> None:
     made = frame(fmt, 480, 400, matrix=matrix, full=full)
     before, one, other, graphs = both(made, [face(240, 200, 150, degrees=15)], WHOLE)
     assert graphs == 3  # before and behind the enhancer, behind the swapper
-    assert_near(made, before, one, other)
+    assert_near(before, one, other)
 
 
 @pytest.mark.parametrize(
@@ -201,14 +193,14 @@ def test_faces_anywhere(where: Face, graphs: int) -> None:
     made = frame("yuv420p", 640, 480)
     before, one, other, found = both(made, [where], WHOLE, rotation=90)
     assert found == graphs
-    assert_near(made, before, one, other)
+    assert_near(before, one, other)
 
 
 def test_a_large_face_is_swapped_in_a_graph() -> None:
     made = frame("yuv420p", 1400, 1080)
     before, one, other, graphs = both(made, [face(700, 500, 800, degrees=8)], changer(SWAPPER, None))
     assert graphs == 1
-    assert_near(made, before, one, other)
+    assert_near(before, one, other)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +216,7 @@ def test_what_limits_the_change(change: FaceChanger) -> None:
     faces = [replace(FACE, weight=0.6), face(80, 80, 70)]
     before, one, other, graphs = both(made, faces, change, cover=COVER)
     assert graphs == (change.swapper is not None) + 2 * (change.enhancer is not None)
-    assert_near(made, before, one, other)
+    assert_near(before, one, other)
     unlimited = both(made, [FACE], replace(change, masks=FaceMasks()))[2]
     assert not np.array_equal(unlimited[0], other[0])
 
@@ -250,16 +242,18 @@ def test_a_face_stays_as_sharp_as_its_shot(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("faces", "change"),
+    ("faces", "change", "fmt"),
     [
-        ([FACE, face(420, 240, 150)], WHOLE),  # one lies over the other
-        ([FACE], changer(SWAPPER, None, colour_match=True)),
-        ([face(-400, -400, 50)], WHOLE),  # not in the frame
-        ([face(700, 500, 1300)], WHOLE),
+        ([FACE, face(420, 240, 150)], WHOLE, "yuv420p"),  # one lies over the other
+        ([FACE], changer(SWAPPER, None, colour_match=True), "yuv420p"),
+        ([face(-400, -400, 50)], WHOLE, "yuv420p"),  # not in the frame
+        ([face(700, 500, 1300)], WHOLE, "yuv420p"),
+        ([FACE], WHOLE, "yuv422p"),
+        ([FACE], WHOLE, "yuv420p10le"),
     ],
 )
-def test_what_is_left_to_opencv(faces: list[Face], change: FaceChanger) -> None:
-    _, one, other, graphs = both(frame("yuv420p", 1400, 1060), faces, change)
+def test_what_is_left_to_opencv(faces: list[Face], change: FaceChanger, fmt: str) -> None:
+    _, one, other, graphs = both(frame(fmt, 1400, 1060), faces, change)
     assert graphs == 0
     for expected, found in zip(one, other, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -273,12 +267,14 @@ def test_a_picture_is_left_to_opencv() -> None:
 def test_a_swap_is_watched_as_ever() -> None:
     seen: list[ByteImage] = []
     made = frame("yuv420p", 640, 480)
-    path = PixelPath(SWAPPER, CPU)
-    for ways in ({}, {path.step: path}):
+    paths = [PixelPath(part, CPU) for part in (SWAPPER, ENHANCER)]
+    for ways in ({}, {path.step: path for path in paths}):
         job = FaceJob(VideoPicture(copied(made)), FACE, watch=lambda crop, _: seen.append(crop))
-        replace(changer(SWAPPER, None), paths=ways).change([job])
-    SWAPPER.network.session._places = None
-    np.testing.assert_array_equal(seen[0], seen[1])
+        replace(WHOLE, paths=ways).change([job])
+    for path in paths:
+        path.part.network.session._places = None
+    expected, found = seen  # the swapped face alone, though it is enhanced as well
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_only_the_face_and_its_numbers_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +297,11 @@ def test_only_the_face_and_its_numbers_are_copied(monkeypatch: pytest.MonkeyPatc
     assert behind < 15_000
 
 
+def places_of(part: Swapper | Enhancer) -> Places:
+    places: Places = part.network.run_within(lambda places: places)
+    return places
+
+
 # --- whether it is used ----------------------------------------------------------------------------------
 
 
@@ -319,8 +320,52 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is None
     assert "ms of the processor there" in problem
-    monkeypatch.setattr(path_choice, "tried", lambda _: pytest.fail("it was recorded"))
+    assert not places_of(SWAPPER).kept
+    with spoken("es"):  # what is recorded are numbers
+        assert choose_path(SWAPPER, original, CPU)[1] not in ("", problem)
+    for name in ("tried", "PixelPath.prepare"):
+        monkeypatch.setattr(f"{path_choice.__name__}.{name}", lambda *_, **__: pytest.fail("it was recorded"))
     assert choose_path(SWAPPER, original, CPU) == (None, problem)
+
+
+@pytest.mark.parametrize("other", ["captured", "version"])
+def test_a_verdict_on_other_graphs_does_not_count(
+    original: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    good = Trial(middle=0, most=1, usual_ms=2, own_ms=1)
+    monkeypatch.setattr(path_choice, "tried", lambda _: good)
+    assert choose_path(SWAPPER, original, CPU)[0] is not None
+    monkeypatch.setattr(path_choice, "tried", lambda _: good.model_copy(update={"most": 9}))
+    assert choose_path(SWAPPER, original, CPU)[0] is not None
+    if other == "version":
+        monkeypatch.setattr(path_choice, "VERSION", path_choice.VERSION + 1)
+    runtime = replace(CPU, graphs=other == "captured")
+    assert choose_path(SWAPPER, original, runtime)[0] is None
+
+
+def test_a_verdict_that_cannot_be_written_holds_for_the_run(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(path_choice, "write_json", denied)
+    monkeypatch.setattr(path_choice, "tried", lambda _: Trial(middle=0, most=1, usual_ms=2, own_ms=1))
+    path, problem = choose_path(SWAPPER, original, CPU)
+    assert path is not None
+    assert not problem
+
+
+def test_graphs_that_do_not_fit_into_memory_are_left_and_freed(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: PixelPath) -> Trial:
+        assert places_of(SWAPPER).kept
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(path_choice, "tried", full)
+    assert choose_path(SWAPPER, original, CPU) == (None, "CUDA out of memory")
+    assert not places_of(SWAPPER).kept
 
 
 def test_a_way_that_gives_other_pixels_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.types import Face
-from colab_helpers.media.picture import BgrPicture
+from colab_helpers.media.picture import BgrPicture, VideoPicture
 from tests.people.scene import Scene
 
 Image = npt.NDArray[np.uint8]
@@ -101,3 +102,17 @@ def test_a_tiny_face_has_no_sharpness() -> None:
     kps = np.array([[4, 4], [8, 4], [6, 6], [4, 8], [8, 8]], np.float32)
     face = Face(np.array([0, 0, 12, 12], np.float32), kps, 0.9)
     assert Sharpness.of(BgrPicture(np.zeros((20, 20, 3), np.uint8)), face) is None
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (150, 180, 230)])
+def test_a_frame_s_own_luma_does_not_matter(colour: tuple[int, int, int]) -> None:
+    soft = cv2.GaussianBlur(np.random.default_rng(1).normal(0, 1, (400, 400)), (0, 0), 3)
+    brightness = np.clip(0.5 + 0.25 * soft / soft.std(), 0, 1)[..., None]
+    image = np.asarray(brightness * np.array(colour, np.float64), np.uint8)
+    frame = av.VideoFrame.from_ndarray(image, format="bgr24").reformat(format="yuv444p", dst_colorspace=1)
+    frame.colorspace = 1  # BT.709
+    face = Face(np.array([50, 50, 350, 350], np.float32), 60 + 280 * (FFHQ_512 / 512), 0.9)
+    expected, found = (Sharpness.of(picture, face) for picture in (BgrPicture(image), VideoPicture(frame)))
+    assert expected is not None
+    assert found is not None
+    assert found.power == pytest.approx(expected.power, rel=0.05)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from av.video.reformatter import ColorRange
 
 from colab_helpers.faces.geometry import FFHQ_512, arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
@@ -95,6 +96,20 @@ def test_a_pasted_crop_is_what_one_cubic_warp_and_one_mixture_give(fmt: str, pla
             assert changed.sum() > 50
             assert np.median(off[changed]) <= 1
             assert off.max() <= 3
+
+
+@pytest.mark.parametrize("zoom", [1.5, 2.5])
+def test_an_enlarged_crop_does_not_go_beyond_ten_bits(zoom: float) -> None:
+    frame = video_frame("yuv444p10le")
+    frame.color_range = ColorRange.JPEG
+    crop = np.zeros((64, 64, 3), np.uint8)
+    crop[:, 32:] = 255  # a cubic goes beyond at such an edge
+    VideoPicture(frame).paste(
+        crop, np.array([[1, 0, -20], [0, 1, -20]]) / zoom, np.ones((64, 64), np.float32), box=BOX
+    )
+    luma = planes(frame)[0]
+    assert (luma == 1023).any()
+    assert luma.max() == 1023
 
 
 @pytest.mark.parametrize("place", PLACES)

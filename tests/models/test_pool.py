@@ -86,6 +86,18 @@ def test_a_network_that_takes_more_than_guessed_counts_from_when_it_is_loaded(ca
     assert there.pool.notes == ["a was unloaded to make room for b"]
 
 
+def test_what_is_made_beside_a_network_counts_whenever_it_is_loaded(card) -> None:
+    there = card(1000, 600)
+    net = there.net("a")
+    with net.growing():
+        there.take(80 * MEGABYTE)
+    assert there.pool.loaded == {"a": 230 * MEGABYTE}
+    there.give(80 * MEGABYTE)
+    assert there.pool.unload_idle()
+    net.run(None, 1)
+    assert there.pool.loaded == {"a": 230 * MEGABYTE}
+
+
 def test_the_least_recently_used_leaves(card) -> None:
     there = card(1000, 510)
     a, b, c, d = map(there.net, "abcd")
