@@ -192,11 +192,9 @@ class _Part:
     def of(cls, job: FaceJob, part: Swapper | Enhancer) -> _Part | None:
         """What a face needs; None where it cannot be changed in a graph."""
         picture, matrix = job.picture, similarity_transform(job.face.kps, part.template)
-        if (
-            not isinstance(picture, VideoPicture)
-            or picture.layout.step != (2, 2)
-            or picture.layout.depth != 8
-        ):
+        if not isinstance(picture, VideoPicture):
+            return None
+        if (picture.layout.step, picture.layout.depth) != ((2, 2), 8):
             return None
         box, width, height = job.face.box, picture.width, picture.height
         changed = face_region(matrix, part.size, open_box(box, width, height), width, height)

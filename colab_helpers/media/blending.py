@@ -148,12 +148,8 @@ def _enlarged(crop: npt.NDArray[Any], to_target: Matrix, peak: int) -> tuple[npt
     # Floats are enlarged faster.
     if zoom < 2 or edge > _LARGEST:
         return crop.astype(np.float32), to_target, cv2.INTER_CUBIC
-    fine = np.asarray(cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_CUBIC))
-    return (
-        np.minimum(fine, peak).astype(np.float32),
-        compose(to_target, resizing(1 / _TIMES)),
-        cv2.INTER_LINEAR,
-    )
+    fine = np.minimum(cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_CUBIC), peak)
+    return fine.astype(np.float32), compose(to_target, resizing(1 / _TIMES)), cv2.INTER_LINEAR
 
 
 def _feather(box: Box) -> float:

@@ -104,9 +104,8 @@ def test_an_enlarged_crop_does_not_go_beyond_ten_bits(zoom: float) -> None:
     frame.color_range = ColorRange.JPEG
     crop = np.zeros((64, 64, 3), np.uint8)
     crop[:, 32:] = 255  # a cubic goes beyond at such an edge
-    VideoPicture(frame).paste(
-        crop, np.array([[1, 0, -20], [0, 1, -20]]) / zoom, np.ones((64, 64), np.float32), box=BOX
-    )
+    matrix = np.array([[1, 0, 32 * zoom - 150], [0, 1, 32 * zoom - 110]]) / zoom
+    VideoPicture(frame).paste(crop, matrix, np.ones((64, 64), np.float32), box=BOX)
     luma = planes(frame)[0]
     assert (luma == 1023).any()
     assert luma.max() == 1023
