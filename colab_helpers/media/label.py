@@ -208,4 +208,4 @@ def _is_drawn(letter: str) -> bool:
     if letter in " ?":
         return True
     drawn = _letters(letter, _LEAST)
-    return letter.isprintable() and drawn.any() and not np.array_equal(drawn, _letters("?", _LEAST))
+    return letter.isprintable() and bool(drawn.any()) and not np.array_equal(drawn, _letters("?", _LEAST))
