@@ -145,6 +145,10 @@ class Job(BaseModel):
         }
         asked = self.model_dump(mode="json", include={"names": True, "tasks": True, "request": decides})
         settings = {k: v for k, v in self.request.overrides.items() if k != "language"}
+        given = self.request.settings
+        # The label's usual words are those of the language.
+        usual = given.visible_label != "off" and not given.visible_label_text.strip()
+        settings["language"] = self.request.language if usual else ""
         return hashlib.sha256(json.dumps([asked, settings]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:

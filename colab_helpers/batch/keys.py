@@ -39,7 +39,7 @@ NEUTRAL_SETTINGS = frozenset(
 )
 """Settings that never change a pixel: how hard to work, what is asked, said about it or of it, who signs it.
 
-So a run may go on with less memory, or in another language.
+So a run may go on with less memory or, unless the label's words are those of the language, in another one.
 """
 
 CHOOSING_SETTINGS = ("many_faces", "face_selector", "face_min_size", "face_selector_gender",

@@ -215,7 +215,7 @@ class FileRun:
     def _picture(self, output: Path) -> Path:
         settings, report, still = self.engine.settings, self.report, is_image(self.task.target)
         marks = self._marks(self.task.target)
-        check_pictures(self.check, pictures_of(self.task.target))
+        check_pictures(self.check, pictures_of(self.task.target, output))
 
         def put(path: Path, content: BinaryIO, seal: Seal) -> None:
             self._attempt(lambda: write_whole(path, content, seal))

@@ -28,10 +28,12 @@ from colab_helpers.settings import LabelPosition, Settings
 USUAL_TEXT = mark("AI-altered faces")
 _AT_THE_START = 2.0
 """Seconds of a label at the start (GB 45438-2025 asks for no less)."""
-_LEAST, _ILLEGIBLE = 9, 4  # pixels of an em: what small pictures get, and what is not worth drawing
+_LEAST, _LEGIBLE = 9, 6  # pixels of an em: what small pictures get, and the least that can be read
 _PAD, _MARGIN = 0.35, 0.5  # around the text and beyond its box, in ems
 _ONE, _SEEN_THROUGH = 256, 102  # weights; white on this much of a white picture has a contrast of 5.7
-_GREY = Layout((1, 1)), ColourSpace(matrix=1, full_range=True, depth=8)
+_WHITE = {16: 0.58, 18: 0.75}
+"""Signal of a graphic's white, 203 cd/m², by transfer: in PQ and HLG (ITU-R BT.2408, table 1)."""
+_GREY = Layout((1, 1)), ColourSpace(matrix=1, full_range=True, depth=8), 1.0
 
 Samples = npt.NDArray[Any]
 
@@ -70,7 +72,7 @@ class Label:
         """
         if settings.visible_label == "off":
             return None
-        text = " ".join((settings.visible_label_text or tr(USUAL_TEXT)).split())
+        text = " ".join(settings.visible_label_text.split()) or tr(USUAL_TEXT)
         if missing := _missing(text):
             raise SettingsError(
                 tr("visible_label_text has letters that cannot be drawn here: {letters}", letters=missing),
@@ -83,10 +85,16 @@ class Label:
         """Whether a frame that is shown so long after the first one has it."""
         return seconds < self.seconds
 
+    def fits(self, width: int, height: int) -> bool:
+        """Whether pictures of this size, as they are seen, have room for its words."""
+        return _placed(self, width, height) is not None
+
     def draw(self, picture: VideoPicture, info: VideoInfo) -> None:
         """Burn it into a video's frame, in its own planes."""
         planes, layout, space = picture.writable_planes(), picture.layout, picture.space
-        layers = _layers(self, picture.width, picture.height, info.rotation, info.mirrored, layout, space)
+        white = _WHITE.get(info.colour.transfer, 1.0)
+        turned = info.rotation, info.mirrored
+        layers = _layers(self, picture.width, picture.height, *turned, layout, space, white)
         for (_, plane), layer in zip(planes, layers, strict=False):  # interleaved chroma is one plane
             part = plane[layer.rows, layer.columns]
             mixed = (part >> layout.shift if layout.shift else part) * layer.keep
@@ -114,6 +122,7 @@ def _layers(
     mirrored: bool,
     layout: Layout,
     space: ColourSpace,
+    brightest: float,
 ) -> list[_Layer]:
     """A label on Y, U and V of a stored frame; none where the frame is too small for words."""
     seen = (height, width) if rotation % 180 else (width, height)
@@ -136,6 +145,7 @@ def _layers(
     small = np.rint(blocks.mean((1, 3))).astype(np.int64)
     small = small[..., None] if layout.interleaved else small
     chroma = _layer(left // across, top // down, small, (_ONE - small) * neutral, space)
+    peak = round(black + brightest * (peak - black))
     luma = _layer(left, top, keep, white * peak + (_ONE - keep - white) * black, space)
     return [luma, chroma, chroma]
 
@@ -153,15 +163,16 @@ def _placed(label: Label, width: int, height: int) -> tuple[int, int, Samples, S
         Left and top of its box, how much of the picture is left in there, and how much becomes white, both
         ``(h, w)`` from 0 to 256; the rest becomes black.
     """
-    em = max(_LEAST, round(label.share * min(width, height)))
-    letters = _letters(label.text, em)
-    room = width / (letters.shape[1] + 2 * em * (_PAD + _MARGIN) + 4)
-    if room < 1:
-        em = max(1, int(em * room))
-        letters = _letters(label.text, em)
-    margin, cover = math.ceil(em * _MARGIN), np.pad(letters, math.ceil(em * _PAD)).astype(np.int64)
-    free = width - cover.shape[1] - margin, height - cover.shape[0] - margin
-    if em < _ILLEGIBLE or min(free) < margin:
+    wanted = max(_LEAST, round(label.share * min(width, height)))
+    letters, around = _letters(label.text, wanted), 2 * wanted * (_PAD + _MARGIN) + 4
+    room = min(1, width / (letters.shape[1] + around), height / (letters.shape[0] + around))
+    for em in range(int(wanted * room), _LEGIBLE - 1, -1):
+        letters, margin = _letters(label.text, em), math.ceil(em * _MARGIN)
+        cover = np.pad(letters, math.ceil(em * _PAD)).astype(np.int64)
+        free = width - cover.shape[1] - margin, height - cover.shape[0] - margin
+        if min(free) >= margin:
+            break
+    else:
         return None
     down, across = label.position.split("-")
     left, top = margin if across == "left" else free[0], margin if down == "top" else free[1]
@@ -187,6 +198,14 @@ def _letters(text: str, em: int) -> ByteImage:
 def _missing(text: str) -> str:
     """Letters that are not drawn here."""
     if hasattr(cv2, "FontFace"):
-        return "".join(letter for letter in dict.fromkeys(text) if not letter.isprintable())
+        return "".join(letter for letter in dict.fromkeys(text) if not _is_drawn(letter))
     known = map(chr, range(ord(" "), ord("~") + 1))  # all that Pillow's own font has
     return "".join(dict.fromkeys(text.translate(dict.fromkeys(map(ord, known)))))
+
+
+def _is_drawn(letter: str) -> bool:
+    """Whether OpenCV shows a letter; those it lacks become question marks, and some leave no trace."""
+    if letter in " ?":
+        return True
+    drawn = _letters(letter, _LEAST)
+    return letter.isprintable() and bool(drawn.any()) and not np.array_equal(drawn, _letters("?", _LEAST))

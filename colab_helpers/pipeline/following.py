@@ -13,6 +13,7 @@ from colab_helpers.errors import MediaError
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.finder import SEARCH_EVERY, FaceFinder
 from colab_helpers.faces.index import EVERY, FaceIndex, FrameFaces
+from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.selection import FacesDigest, Selection
 from colab_helpers.faces.tracks import LAG, Track, Tracker, embed_missing
 from colab_helpers.faces.types import Face
@@ -123,6 +124,13 @@ class Following:
     def known_faces(self) -> Iterator[list[Face]]:
         """Yield the faces of each frame that the index knows."""
         yield from self._present(self._tracker().follow(self.index))
+
+    @property
+    def spares_all_from_ai(self) -> bool:
+        """Whether it is known already that networks change nobody, so that a label would not be true."""
+        chosen = (self.selection.of(seen) for seen in self.known_faces())
+        made = (Measured(actions=self.selection.actions(faces)) for faces in chosen)
+        return self.index.complete and not any(one.by_ai for one in made)
 
     def digests(self, stops: Sequence[int]) -> Iterator[str]:
         """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""

@@ -30,7 +30,7 @@ from colab_helpers.media.picture import BgrPicture
 from colab_helpers.pipeline.covering import with_covers
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import FrameChanger, Tally, Work, with_reference
-from colab_helpers.pipeline.outcome import FileResult, Marks
+from colab_helpers.pipeline.outcome import FileResult, Marks, label_for
 from colab_helpers.stages import in_groups, map_ordered
 
 FrameCallback = Callable[[int, int, Still, set[str]], None]
@@ -130,11 +130,12 @@ def process_picture(
         NoFaceError: The person to follow is not in it.
         OutputError: The result cannot be written.
     """
-    label, kind = marks.label if marks else None, ANIMATION_KINDS.get(output.suffix.lower())
-    animation = Animation.of(target) if kind else None
-    if kind and animation:
-        return _process_animation(engine, cast, animation, output, kind, on_frame, put, marks, label)
+    if animation := _moving(target, output):
+        label, unlabelled = label_for(marks, *animation.size)
+        result = _process_animation(engine, cast, animation, output, on_frame, put, marks, label)
+        return replace(result, notes=(*result.notes, *(unlabelled if result.measured.by_ai else ())))
     still = read_still(target)
+    label, unlabelled = label_for(marks, *still.bgr.shape[1::-1])
     image, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True, label=label)
     if not measured.faces and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
@@ -145,6 +146,7 @@ def process_picture(
         data = encode_still(made, output, quality=engine.settings.output_image_quality)
         put(output, io.BytesIO(data), _seal(marks, output, measured))
         notes = [*_faceless(measured, output), *still.losses, *still.losses_in(output)]
+        notes += unlabelled if measured.by_ai else ()
     return FileResult(1, 1, measured, 0.0, None, engine.provider, tuple(notes), people=people)
 
 
@@ -153,14 +155,16 @@ def _process_animation(
     cast: Cast,
     animation: Animation,
     output: Path,
-    kind: str,
     on_frame: FrameCallback | None,
     put: Put,
     marks: Marks | None,
     label: Label | None,
 ) -> FileResult:
-    started, target = time.monotonic(), animation.path
+    started, target, kind = time.monotonic(), animation.path, ANIMATION_KINDS[output.suffix.lower()]
     following = following_in(engine, animation, cast)
+    if following.selection.needs_all:
+        deque(following.find_all(looked_at(animation, following)), maxlen=0)
+    label = None if label and following.spares_all_from_ai else label
     tally = Tally(following.selection)
     with AnimationWriter(kind, animation, quality=engine.settings.output_image_quality) as writer:
         with closing(_changed_frames(engine, animation, following)) as works:
@@ -177,7 +181,7 @@ def _process_animation(
             _put_copy(target, output, put)
             notes = [tr("no face to change was found in any frame: the picture is unchanged")]
         elif label is not None and not measured.by_ai:  # which nobody could know before
-            return _process_animation(engine, cast, animation, output, kind, on_frame, put, marks, None)
+            return _process_animation(engine, cast, animation, output, on_frame, put, marks, None)
         else:
             put(output, writer.finish(), _seal(marks, output, measured))
             notes = [*_faceless(measured, output), *animation.losses, *animation.losses_as(kind)]
@@ -194,9 +198,17 @@ def _process_animation(
     )
 
 
-def pictures_of(target: Path) -> Iterator[tuple[float, BgrPicture]]:
-    """Yield the pictures of a picture file with their seconds; MediaError where it cannot be read."""
-    animation, shown = Animation.of(target), 0.0
+def _moving(target: Path, output: Path) -> Animation | None:
+    """Return the animation that a result is made of; None where it is made of a single picture."""
+    return Animation.of(target) if output.suffix.lower() in ANIMATION_KINDS else None
+
+
+def pictures_of(target: Path, output: Path | None = None) -> Iterator[tuple[float, BgrPicture]]:
+    """Yield the pictures of a picture file with their seconds; MediaError where it cannot be read.
+
+    Where an output is named, they are those that it is made of.
+    """
+    animation, shown = _moving(target, output) if output else Animation.of(target), 0.0
     if animation is None:
         still = read_still(target)
         yield 0.0, BgrPicture(still.bgr, still.alpha)
@@ -234,9 +246,6 @@ def _changed_frames(
 ) -> Generator[Work[Still, BgrPicture], None, None]:
     per_second = len(animation.durations) * 1000 / sum(animation.durations)
     changer = FrameChanger(engine, following.selection, every=max(1, round(per_second)))
-
-    if following.selection.needs_all:
-        deque(following.find_all(looked_at(animation, following)), maxlen=0)
     workers = int(engine.settings.execution_threads)
     groups = in_groups(
         with_covers(following.works(looked_at(animation, following)), changer, workers=workers), 1

@@ -13,6 +13,7 @@ from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.quality import Measured
 from colab_helpers.files import unwritable
+from colab_helpers.language import mark, tr
 from colab_helpers.media.label import Label
 from colab_helpers.media.segments import Segment
 from colab_helpers.models.session import Provider
@@ -102,6 +103,18 @@ class Marks(Protocol):
 
     def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
         """Complete a finished file under its hidden name."""
+
+
+def label_for(marks: Marks | None, width: int, height: int) -> tuple[Label | None, tuple[str, ...]]:
+    """Return the label for pictures of a size, as they are seen, or a note that they have no room for it.
+
+    Marks lose a label that has no room: they say what is there.
+    """
+    if marks is None or marks.label is None or marks.label.fits(width, height):
+        return marks.label if marks else None, ()
+    marks.label = None
+    told = mark("the visible label has no room in {width}x{height} pixels: the result has none")
+    return None, (tr(told, width=width, height=height),)
 
 
 class SegmentStore(Protocol):

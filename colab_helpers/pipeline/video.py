@@ -25,7 +25,14 @@ from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
-from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
+from colab_helpers.pipeline.outcome import (
+    FileResult,
+    FinishedSegment,
+    Marks,
+    SegmentStore,
+    label_for,
+    temporary_store,
+)
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.pipeline.unchanged import copied
 from colab_helpers.pipeline.video_stages import (
@@ -78,7 +85,9 @@ def process_video(
     started, info, settings = time.monotonic(), probe(target), engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
-    choice, label = _encoder(info, settings), marks.label if marks else None
+    choice = _encoder(info, settings)
+    seen = (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
+    label, unlabelled = label_for(marks, *seen)
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
@@ -88,7 +97,8 @@ def process_video(
         told = tr("no face to change was found in any frame: the file is copied as it is")
         return replace(result, notes=(told,))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
-    notes = (*choice.notes, *result.notes, *_face_notes(result.measured))
+    small = unlabelled if result.measured.by_ai else ()
+    notes = (*choice.notes, *result.notes, *_face_notes(result.measured), *small)
     return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
 
 
@@ -108,6 +118,8 @@ def _in_segments(
     faces = follow_faces(video, index)
     if (result := copied(video, faces)) is not None:
         return result
+    if video.label is not None and faces.spares_all_from_ai:
+        video = replace(video, label=None)
     parts = _usable(video, store, images, faces)
     kept, notes = len(parts), list[str]()
     frames_in = _make_segments(video, faces, store, parts, images, notes)
@@ -117,7 +129,8 @@ def _in_segments(
     measured = Measured()
     for part in parts:
         measured.add(part.measured)
-    if video.label is not None and not measured.by_ai:  # which nobody could know before
+    # Which nobody could know before; a run that is interrupted now knows it by the index when it goes on.
+    if video.label is not None and not measured.by_ai:
         return _in_segments(replace(video, label=None), store, watcher, marks)
     return_free_memory()  # frames' and tensors': signing takes its own
     joined = _joined(video, parts, measured, marks)

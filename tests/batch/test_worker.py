@@ -24,6 +24,7 @@ import pytest
 from colab_helpers.api import run_batch
 from colab_helpers.batch import processes, supervisor, watch
 from colab_helpers.batch import status as status_room
+from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import Journal, Started
 from colab_helpers.batch.processes import STOPPED
 from colab_helpers.batch.report import JOURNAL_NAME, KEPT
@@ -31,9 +32,12 @@ from colab_helpers.batch.stop import STOP_NAME
 from colab_helpers.batch.supervisor import BatchStopped
 from colab_helpers.errors import MissingFileError, ModelError, UsageError, WorkerError
 from colab_helpers.files import write_atomically
+from colab_helpers.language import Asked, spoken
+from colab_helpers.request import BatchRequest
 from tests.conftest import PATIENCE, until
 from tests.helpers.processes import (
     SECONDS,
+    UNLABELLED,
     at_start,
     contents,
     ended,
@@ -214,6 +218,17 @@ def test_the_same_batch_asked_for_again_is_only_watched_and_another_refused(
     results = [ended(process) for process in (first, second)]
     assert len({entry["pid"] for entry in entries(tmp_path / "out", "started")}) == 1
     assert "3 of 3 files" in results[1]
+
+
+def test_a_batch_whose_label_is_in_another_language_is_another(tmp_path) -> None:
+    def digest(language: Asked, **settings: object) -> str:
+        request = BatchRequest(targets=["a.mp4"], output_dir=tmp_path, overrides=settings)
+        with spoken(language):
+            return Job.of(request, [], [], tmp_path).digest
+
+    assert digest("en") != digest("es")
+    for said in ({"visible_label_text": "AI"}, UNLABELLED):
+        assert digest("en", **said) == digest("es", **said)
 
 
 def test_a_killed_shell_leaves_the_worker_at_work(shell, tmp_path, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from colab_helpers.errors import SettingsError
 from colab_helpers.media import label as labels
-from colab_helpers.media.formats import WORKING_FORMATS
+from colab_helpers.media.formats import WORKING_FORMATS, ColourTags
 from colab_helpers.media.label import Label
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
@@ -74,6 +74,16 @@ def test_in_a_videos_planes_it_is_what_a_picture_gets_and_nothing_else_changes(f
         assert not (new & ((1 << layout.shift) - 1)).any()
 
 
+def test_in_hdr_its_white_is_that_of_graphics_and_not_of_the_sun() -> None:
+    for transfer, white in {2: 940, 16: 572, 18: 721}.items():  # of 64 to 940; 203 cd/m2 in PQ and HLG
+        frame = video_frame("yuv420p10le")
+        picture = VideoPicture(frame)
+        for _, plane in picture.writable_planes():
+            plane[:] = 100
+        label().draw(picture, _info(0, False, transfer))
+        assert planes(frame)[0].max() == white
+
+
 @pytest.mark.parametrize(
     ("rotation", "mirrored", "position"), list(product((0, 90, 180, 270), (False, True), POSITIONS))
 )
@@ -88,12 +98,12 @@ def test_it_stands_upright_as_it_is_seen(rotation: int, mirrored: bool, position
     assert ((seen[..., 1] > 190) != white).sum() < white.sum() / 5
 
 
-def _info(rotation: int, mirrored: bool) -> Any:
+def _info(rotation: int, mirrored: bool, transfer: int = 2) -> Any:
     class Info:
         """What is asked of a video."""
 
     found: Any = Info()
-    found.rotation, found.mirrored = rotation, bool(mirrored)
+    found.rotation, found.mirrored, found.colour = rotation, bool(mirrored), ColourTags(transfer=transfer)
     found.upright = lambda image: np.rot90(image[:, ::-1] if mirrored else image, -(rotation // 90))
     return found
 
@@ -122,7 +132,16 @@ def test_in_small_pictures_it_is_smaller_and_where_no_word_fits_there_is_none() 
             image = np.full((*size[::-1], 3), 120, np.uint8)
             assert usual is not None
             usual.draw_on(image)
-            assert (image != 120).any() == fits, size
+            assert (image != 120).any() == fits == usual.fits(*size), size
+
+
+def test_a_long_text_and_a_low_picture_shrink_it_by_both_edges() -> None:
+    for text, size in (("x" * 80, (320, 240)), ("", (1920, 24))):
+        image = np.full((*size[::-1], 3), 120, np.uint8)
+        found = label(visible_label_text=text)
+        found.draw_on(image)
+        assert (image != 120).any()
+        assert found.fits(*size)
 
 
 def test_it_can_be_shown_at_the_start_alone() -> None:
@@ -150,6 +169,13 @@ def test_letters_that_cannot_be_drawn_are_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SettingsError, match="cannot be drawn"):
         label(visible_label_text="a\u200bb\x00")
     assert label(visible_label_text="  two\n words ").text == "two words"
+
+
+def test_a_text_of_which_nothing_is_seen_switches_no_label_off() -> None:
+    assert label(visible_label_text=" \t\u3000").text == "AI-altered faces"
+    for blank in ("\u2800", "\u3164", "a\U0001f600"):
+        with pytest.raises(SettingsError, match="cannot be drawn"):
+            label(visible_label_text=blank)
 
 
 @pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV before 5 brings no letters")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from PIL import Image
 
 from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.media.label import Label
-from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
+from colab_helpers.pipeline import (
+    FinishedSegment,
+    frames_folder,
+    process_image,
+    process_picture,
+    process_video,
+)
 from colab_helpers.settings import Settings
 from tests.media.make import Sound, Spec, make, packets_of
-from tests.pipeline.swapping import SOURCE, assert_same_pictures, in_pieces, pieces_engine, planes
+from tests.pipeline.swapping import SOURCE, Store, assert_same_pictures, in_pieces, pieces_engine, planes
 
 BLUR = Cast(Treatment("blur"))
 SIZE = (320, 180)
@@ -104,6 +111,56 @@ def test_where_ai_changed_nobody_none_is_claimed(
         for output, marks in zip(made, (None, Marks()), strict=True):
             process_picture(networks, cast, picture, output, marks=marks)
         assert made[0].read_bytes() == made[1].read_bytes()
+
+
+class Killed(Store):
+    """Interrupts a run once a segment without the label is finished; a segment done again replaces it."""
+
+    killed = False
+
+    def finished(self) -> list[FinishedSegment]:
+        return list({part.segment.number: part for part in self.parts}.values())
+
+    def keep(self, done: FinishedSegment) -> None:
+        super().keep(done)
+        if not self.killed and not done.encoder.endswith(" label"):
+            self.killed = True
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_where_nobody_is_changed_by_ai_a_kill_costs_no_finished_segment(
+    mapped: bool, tmp_path: Path, constant_models: Path
+) -> None:
+    target, output = make(tmp_path / "in.mp4", Spec(size=SIZE, frames=75)), tmp_path / "out.mp4"
+    networks, store = pieces_engine(constant_models), Killed(tmp_path / "work")
+    cast = replace(BLUR, mapped=mapped)
+    with pytest.raises(KeyboardInterrupt):
+        process_video(networks, cast, target, output, store=store, marks=Marks())
+    result = process_video(networks, cast, target, output, store=store, marks=Marks())
+    assert (result.segments, result.segments_kept) == (3, 1)
+    made = [part.encoder.endswith(" label") for part in store.parts]
+    assert made == ([] if mapped else [True] * 3) + [False] * 3  # known before; or once all faces are found
+    process_video(networks, cast, target, tmp_path / "plain.mp4")
+    assert packets_of(output, "video") == packets_of(tmp_path / "plain.mp4", "video")
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".png", ".webp"])
+def test_a_label_that_has_no_room_is_not_claimed(suffix: str, tmp_path: Path, constant_models: Path) -> None:
+    target, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    images = [Image.new("RGB", (16, 16), (9 * number, 90, 90)) for number in (1, 9)]
+    if suffix == ".mkv":
+        make(target, Spec(size=(16, 16), frames=3))
+    else:
+        images[0].save(
+            target, **({"save_all": True, "append_images": images[1:]} if suffix == ".webp" else {})
+        )
+    process = process_video if suffix == ".mkv" else process_picture
+    marks = Marks()
+    result = process(pieces_engine(constant_models), SOURCE, target, output, marks=marks)
+    assert result.measured.by_ai
+    assert marks.label is None
+    assert "no room in 16x16 pixels" in " ".join(result.notes)
 
 
 def test_kept_frames_have_it_upright(tmp_path: Path, constant_models: Path) -> None:

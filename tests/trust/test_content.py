@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from colab_helpers.api import swap_file
 from colab_helpers.errors import ContentError, ModelError
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.media.picture import BgrPicture
@@ -20,6 +22,7 @@ from colab_helpers.models.session import Runtime
 from colab_helpers.settings import Settings
 from colab_helpers.trust import content
 from colab_helpers.trust.content import APPARENT_AGE, ContentCheck, check_pictures, fitted
+from tests.helpers.processes import CPU
 from tests.people.standins import CONTENT_FILE
 
 MARQO, ERAX, FREEPIK = CONTENT_CONTRACTS
@@ -280,6 +283,18 @@ def test_pictures_are_looked_at_like_frames(engine: Callable[..., Any]) -> None:
     made = engine(FINE)
     check_pictures(check := ContentCheck(made, "x"), ((n / 4, BgrPicture(magenta(0.0))) for n in range(9)))
     assert check.decision.samples == made.content[MARQO.name].asked == 3
+
+
+def test_the_picture_that_is_delivered_is_the_one_looked_at(
+    photo: Path, constant_models: Path, consent: str, tmp_path: Path
+) -> None:
+    still, *moving = (Image.fromarray(magenta(share)[..., ::-1]) for share in (1.0, *[0.0] * 30))
+    still.save(tmp_path / "a.png", save_all=True, append_images=moving, default_image=True)
+    given: dict[str, Any] = {"consent": consent, "settings": CPU, "models_dir": constant_models}
+    for suffix, state in {".jpg": "refused", ".png": "allowed"}.items():  # the default image, and all others
+        report = swap_file([photo], tmp_path / "a.png", tmp_path / f"out{suffix}", **given)
+        assert report.files[0].content.state == state
+        assert (tmp_path / f"out{suffix}").exists() == (state == "allowed")
 
 
 def test_without_its_networks_nothing_is_checked_and_nothing_done(engine: Callable[..., Any]) -> None:
