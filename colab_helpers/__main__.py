@@ -1,7 +1,7 @@
 """The package's verbs from a shell: ``python -m colab_helpers <verb>``.
 
 Exit code 0: everything succeeded; 1: something failed while it was done; 2: refused before any work; 130:
-stopped. For ``verify``, 0: every file is marked; 1: some file is not; 2: a mark does not hold.
+stopped. For ``verify``, 0: every file is marked; 1: some is not, or there is none; 2: a mark does not hold.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from colab_helpers.command_line import (
 )
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
 from colab_helpers.itself import own_process
-from colab_helpers.language import mark, printable, spoken, tr
+from colab_helpers.language import mark, one_line, spoken, tr
 
 if TYPE_CHECKING:
     from colab_helpers.batch.report import BatchReport
@@ -277,15 +277,18 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from colab_helpers.trust.verify import EXIT_CODES, STATES, anchors_of, verify
+    from colab_helpers.trust.verify import EXIT_CODES, anchors_of, media_among, verify
 
-    anchors = anchors_of(options.trust)
-    found = []
-    for path in options.files:
-        found.append(verify(path, anchors=anchors))
-        lines = "".join(f"\n  {line}" for line in found[-1].lines)
-        print(printable(f"{path.name}: {tr(STATES[found[-1].state])}{lines}"))
-    return max(EXIT_CODES[one.state] for one in found)
+    (media, others), anchors = media_among(options.files), anchors_of(options.trust)
+    worst = SUCCESS if media else FAILURE
+    for path in media:
+        try:
+            print((found := verify(path, anchors=anchors)).text)
+            worst = max(worst, EXIT_CODES[found.state])
+        except ColabHelpersError as error:
+            worst = max(worst, _complain(error))
+    _print_notes(tr("{name} is passed over: no picture or video", name=one_line(one.name)) for one in others)
+    return worst
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -61,8 +61,8 @@ def swap_image(
         photos = [Source.of(source)]
         path = isinstance(target, (str, Path)) and not str(target).startswith("data:")
         image = absolute(str(target)) if path else target
-        files = _files(photos) + ([image] if isinstance(image, Path) else [])
-        require_places(files)
+        files = [photos[0].path, image if isinstance(image, Path) else None]
+        require_places(filter(None, files))
         require_consent(consent, files)
         from colab_helpers.batch.photos import cast_of, identity_of
         from colab_helpers.faces.engine import Engine
@@ -299,8 +299,9 @@ def _open(
     require_places([] if shown.library is None else [shown.library])
     photos, people, spared = shown.photos()
     path, result = absolute(target), absolute(output)
-    inputs = [*_files([*photos, *people, *spared]), path]
-    given = require_consent(consent, inputs, named_in(shown.library, _files(photos)))
+    images = [*photos, *people, *spared]
+    inputs, named = [*_files(images), path], named_in(shown.library, _files(photos))
+    given = require_consent(consent, [path, *(image.path for image in images)], named)
     require_places([*inputs, result])
     result = result / path.name if result.is_dir() else result
     existing_file(path)

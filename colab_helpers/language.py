@@ -57,6 +57,12 @@ def printable(text: str) -> str:
     return _SURROGATE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
+def one_line(text: str) -> str:
+    r"""Return a text of somebody else's for a terminal: what moves its cursor or hides becomes ``\x1b``."""
+    shown = (letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return "".join(shown)
+
+
 def first_of(texts: Sequence[str], most: int) -> str:
     """The first few of some texts, with commas, and how many more there are."""
     more = len(texts) - most

@@ -17,6 +17,7 @@ import pytest
 
 from colab_helpers.__main__ import FAILURE, WRONG_USAGE, main
 from colab_helpers.api import run_batch, swap_file, swap_image, swap_video
+from colab_helpers.batch.job import consent_for
 from colab_helpers.batch.report import BatchReport
 from colab_helpers.diagnosis.bench_networks import constant_graph, write_networks
 from colab_helpers.errors import ColabHelpersError, ConsentError, ContentError, ModelError
@@ -24,6 +25,7 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.files import sha256_of
 from colab_helpers.pages.report import report_html
 from colab_helpers.request import BatchRequest
+from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.ui import headless
 from colab_helpers.ui.batch_swap import run_batch_swap, show_results
@@ -338,10 +340,48 @@ def test_a_map_that_swaps_after_all_is_refused_for_want_of_consent(
         return opened(*given, **options)
 
     monkeypatch.setattr(Engine, "open", edited)
-    (file,) = batch(place, "").files
-    assert file.status == "failed"
-    assert NO_CONSENT in file.error
+    with pytest.raises(ConsentError, match=NO_CONSENT):
+        batch(place, "")
     assert not (place / "out" / "still.png").exists()
+
+
+def test_whom_a_map_or_pixels_put_in_is_covered_or_refused(place: Path) -> None:
+    demo, out, library = place / "demo", place / "out", place / "library"
+    photo, target = demo / "sources" / "a.png", demo / "targets" / "b.png"
+    for path in (photo, target, library / "Jon Lee" / "1.png", out / "mine.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(path.name.encode())
+    files = {path.relative_to(demo).as_posix(): sha256_of(path) for path in (photo, target)}
+    (demo / "demo.json").write_text(json.dumps({"files": files}))
+    (place / "consent.yaml").write_text("people:\n  Ana: self\n")
+    named, url = str(place / "consent.yaml"), "data:image/png;base64,eA=="
+
+    def checked(consent: str, word: str, *sources: str) -> str:
+        (out / "people.yaml").write_text(
+            f"default: leave\npeople:\n  x: {{photos: [x.png], source: '{word}'}}"
+        )
+        request = BatchRequest(
+            sources=sources, targets=[target], output_dir=out, library=library, consent=consent
+        )
+        return consent_for(request, [*request.photo_paths, target]).text
+
+    assert checked(DEMO_CONSENT, "blur") == ""
+    assert checked(DEMO_CONSENT, "../demo/sources/a.png") == checked(DEMO_CONSENT, "photos") == DEMO_CONSENT
+    for word in ("mine.png", str(out / "mine.png"), "Jon Lee", url, url * 500):
+        with pytest.raises(ConsentError, match="rendered people only"):
+            checked(DEMO_CONSENT, word)
+    with pytest.raises(ConsentError, match="rendered people only"):
+        checked(DEMO_CONSENT, "photos", url)
+    assert checked(named, "mine.png") == checked(named, "leave")
+    for word in ("Jon Lee", str(library / "Jon Lee" / "1.png")):
+        with pytest.raises(ConsentError, match="on what ground Jon Lee may be shown"):
+            checked(named, word)
+    pixels = np.zeros((9, 9, 3), np.uint8)
+    for given in ((photo, pixels), (pixels, target)):
+        with pytest.raises(ConsentError, match="rendered people only"):
+            swap_image(*given, consent=DEMO_CONSENT)
+    with pytest.raises(ConsentError, match="rendered people only"):
+        swap_video(pixels, target, place / "x.png", consent=DEMO_CONSENT)
 
 
 def test_a_file_of_consent_names_whom_the_library_puts_in(place: Path) -> None:

@@ -156,8 +156,8 @@ class Treatments:
         if tuple(written) in self._shown:
             return self._shown[tuple(written)]
         try:
-            there = [str(self.folder / one) if (self.folder / one).exists() else one for one in written]
-            photos = photos_of((Source.of(one, self.library) for one in there), self.library)
+            there = (Source.near(self.folder, one, self.library) for one in written)
+            photos = photos_of(there, self.library)
             identity = self.engine.identity([(one.name, partial(read_image, one.image)) for one in photos])
         except ColabHelpersError as error:
             where = f"{self.folder / MAP_NAME}: {name}"

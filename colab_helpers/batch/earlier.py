@@ -37,6 +37,7 @@ class EarlierWork:
         run: Names the run; a worker started again goes on with it.
         sources: Digests of the photos that count; ``models`` has those of the model files by name.
         sought: Digests of the photos that say who is changed, and who never is.
+        consent: What is stated today.
         decisions: What is done to whom in a target, by the key of its face index, where a map says it; then
             neither sources nor who is sought count by themselves.
         digests: Finds out the digest of a target or result.
@@ -49,8 +50,14 @@ class EarlierWork:
     settings: Settings
     models: Mapping[str, str]
     digests: Callable[..., str] = file_digest
+    consent: str = ""
     decisions: Callable[[str], object] | None = None
     _keys: dict[Path, str] = field(default_factory=dict, init=False)
+
+    @property
+    def stated(self) -> tuple[str, str]:
+        """What manifests made today say of consent and disclosure; neither changes a pixel."""
+        return self.consent, self.settings.disclosure
 
     def key(self, task: Task) -> str:
         """Return the key of the work on a task; MissingFileError where the target cannot be read."""
@@ -85,6 +92,8 @@ class EarlierWork:
         if not (frames and output.is_file() and self.digests(output) == done.sha256):
             return None
         remarks = [*done.report.fallbacks, *([] if done.run == self.run else [tr(KEPT)])]
+        if done.report.mark and done.stated not in (None, self.stated):
+            remarks.append(tr("its manifest states the consent and disclosure of the run that made it"))
         here: dict[str, object] = {"output": str(output), "target": str(task.target), "fallbacks": remarks}
         if done.report.frames_folder:
             here["frames_folder"] = str(frames_folder(output))

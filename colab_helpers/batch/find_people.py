@@ -17,6 +17,7 @@ from colab_helpers.batch.casting import Casting, Treatments, casting, check_grou
 from colab_helpers.batch.drive import copy_in
 from colab_helpers.batch.earlier import EarlierWork, model_digest
 from colab_helpers.batch.growth import Growth
+from colab_helpers.batch.job import consent_for
 from colab_helpers.batch.journal import Journal
 from colab_helpers.batch.keys import choice_key
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
@@ -80,7 +81,7 @@ class PeopleFinder:
         """Return who is who in the batch, and what is done to each; None where nobody asks for that.
 
         Raises:
-            UsageError: The map cannot be used.
+            UsageError, ConsentError: The map cannot be used, or puts in somebody who is not covered.
             OutputError: What was found cannot be written.
             KeyboardInterrupt: Somebody asks to stop.
         """
@@ -116,6 +117,7 @@ class PeopleFinder:
         return first_map(known, everybody=everybody, swaps=swaps)
 
     def _casting(self, given: PeopleMap, known: KnownPeople) -> Casting:
+        consent_for(self.around.job.request, self.around.job.inputs, given)  # the map may be another one now
         return casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
 
     def _known(self) -> KnownPeople:

@@ -24,6 +24,7 @@ from colab_helpers.trust.consent import DEMO_CONSENT, require_consent
 from colab_helpers.trust.records import Consent
 
 if TYPE_CHECKING:
+    from colab_helpers.batch.people_map import PeopleMap
     from colab_helpers.media.formats import ByteImage
 
 ImageLike: TypeAlias = "str | Path | bytes | ByteImage"
@@ -59,6 +60,12 @@ class Source:
         import cv2  # slow, and seldom needed here
 
         return cls(name, _data_url(cv2.imencode(".png", image)[1].tobytes(), "image/png"))
+
+    @classmethod
+    def near(cls, folder: Path, written: str, library: Path | None = None) -> Source:
+        """Return what a map in a folder means: a path from there, a name of the library, or another path."""
+        near = folder / written
+        return cls.of(str(near) if os.path.exists(near) else written, library)  # noqa: PTH110 - it may raise
 
 
 def _data_url(content: bytes, kind: str) -> str:
@@ -176,17 +183,28 @@ def named_in(library: Path | None, photos: Iterable[str | Path]) -> list[str]:
     return list(dict.fromkeys(parts[0] for parts in own if parts))
 
 
-def consent_for(request: BatchRequest, files: Iterable[Path]) -> Consent:
+def consent_for(request: BatchRequest, files: Iterable[Path], given: PeopleMap | None = None) -> Consent:
     """Check the consent of a batch before any work; empty where a map makes people unrecognisable at most.
+
+    Args:
+        request: What is asked for; photos in it that are no files are looked at, too.
+        files: Every photo and target that is a file.
+        given: The map; None takes the one that is there, if any.
 
     Raises:
         ConsentError: See `require_consent`.
+        ColabHelpersError: The map, or something in it, cannot be used.
     """
-    if request.consent.strip() in ("", DEMO_CONSENT) and request.output_dir and request.mapped:
+    photos = [Source.of(photo) for photo in request.photos if photo.startswith("data:")]
+    if request.output_dir and (given or request.mapped):
         from colab_helpers.batch.people_map import PHOTOS, RESERVED, PeopleMap  # slow, and seldom needed here
 
-        given = PeopleMap.load(request.output_dir)
+        given = given or PeopleMap.load(request.output_dir)
         done = [given.default, *(person.source for person in given.people.values())] if given else [(PHOTOS,)]
-        if {word for source in done for word in source} <= {*RESERVED} - {PHOTOS}:
+        words = {word: None for source in done for word in source}
+        if request.consent.strip() in ("", DEMO_CONSENT) and words.keys() <= {*RESERVED} - {PHOTOS}:
             return Consent()
-    return require_consent(request.consent, files, named_in(request.library, request.sources))
+        own = [word for word in words if word not in RESERVED]
+        photos += [Source.near(request.output_dir, word, request.library) for word in own]
+    people = named_in(request.library, [*request.sources, *(photo.image for photo in photos)])
+    return require_consent(request.consent, [*files, *(photo.path for photo in photos)], people)

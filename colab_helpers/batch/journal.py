@@ -46,6 +46,7 @@ class FileDone(_Entry):
     event: Literal["done"] = "done"
     run: str = ""
     sha256: str = Field(description="Of the result.")
+    stated: tuple[str, str] | None = Field(None, description="Consent and disclosure that its manifest has.")
     report: FileReport
 
 

@@ -261,7 +261,8 @@ class Batch:
         assert report.output is not None
         # A stop waits for it: a result that is there but not noted would be made again.
         digest = digest or self.earlier.digests(Path(report.output), on_chunk=self.status.tick)
-        self.journal.append(FileDone(key=key, run=self.earlier.run, sha256=digest, report=report))
+        run, stated = self.earlier.run, self.earlier.stated
+        self.journal.append(FileDone(key=key, run=run, sha256=digest, stated=stated, report=report))
 
     def _note_failure(self, task: Task, report: FileReport) -> None:
         try:

@@ -211,6 +211,7 @@ class _Run(Surroundings):
             settings=engine.settings,
             models={net.name: model_digest(net.path, digests) for net in engine.networks},
             digests=digests,
+            consent=job.request.consent,
         )
         inputs = self.own.inputs | identities(network.path for network in engine.loaded)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import stat
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -24,28 +26,33 @@ DEMO_MANIFEST = "demo.json"
 """File in a demo folder that lists its sources and targets with their SHA-256."""
 
 _MOST_BYTES, _MOST_DEPTH = 64 << 10, 8
+_SAYS_NOTHING = mark("the statement of consent {text!r} does not say who is shown and why")
 
 
 def consent_of(text: str) -> Consent:
     """Read what was given: a sentence, the path of a YAML file, or what `Consent.text` made of either.
 
     Raises:
-        ConsentError: The file cannot be read, or something in it is missing or wrong; the line is told.
+        ConsentError: The file cannot be read, or something in it, or in what `Consent.text` made, is missing
+            or wrong; the line is told.
     """
     if text.startswith("{"):
-        with suppress(ValueError):  # then it is a sentence
-            return from_json(Consent, text)
+        with suppress(ValueError):
+            given = from_json(Consent, text)
+            if given.statement.strip() and all(map(_is_whole, given.people)):
+                return given
+        raise ConsentError(tr(_SAYS_NOTHING, text=text), remedy=_how())
     if text.strip().lower().endswith((".yaml", ".yml")):
         return _File(absolute(text.strip())).read()
     return Consent(statement=" ".join(text.split()))
 
 
-def require_consent(text: str, files: Iterable[Path], people: Collection[str] = ()) -> Consent:
+def require_consent(text: str, files: Iterable[Path | None], people: Collection[str] = ()) -> Consent:
     """Check the statement of consent before any work.
 
     Args:
         text: What the user wrote; see `consent_of`.
-        files: Every source and target of the run.
+        files: Every source and target of the run; None is one that is no file.
         people: Who is put in, as far as names are known; a file has to name them.
 
     Raises:
@@ -66,11 +73,9 @@ def require_consent(text: str, files: Iterable[Path], people: Collection[str] = 
             tr("no statement of consent was given, and nothing is processed without one"), remedy=_how()
         )
     said = given.statement.lower()
-    if len(said.split()) < 3 and not any(ground in said for ground in (*GROUNDS, *grounds())):
-        raise ConsentError(
-            tr("the statement of consent {text!r} does not say who is shown and why", text=given.statement),
-            remedy=_how(),
-        )
+    known = "|".join(map(re.escape, (*GROUNDS, *grounds())))
+    if len(said.split()) < 3 and not re.search(rf"\b({known})\b", said):
+        raise ConsentError(tr(_SAYS_NOTHING, text=given.statement), remedy=_how())
     if given.statement == DEMO_CONSENT:
         _require_demo(files)
     return given
@@ -85,12 +90,16 @@ class _File:
     def read(self) -> Consent:
         """Return what it says; ConsentError with the line where something is missing or wrong."""
         try:
+            if not stat.S_ISREG(self._path.stat().st_mode):  # reading a pipe might wait for ever
+                raise OSError(tr("this is a folder, pipe or device, not a file"))
             with self._path.open("rb") as file:
                 data = file.read(_MOST_BYTES + 1)
             if len(data) > _MOST_BYTES:
                 raise self._wrong(None, tr("it is larger than {size} kB", size=_MOST_BYTES >> 10))
             top = self._fields(self._composed(data.decode()), ("statement", "people"))
-        except (OSError, UnicodeDecodeError) as error:
+        except ConsentError:  # a ValueError, too
+            raise
+        except (OSError, ValueError) as error:  # no name of a file, or no text
             raise self._wrong(None, tr("it cannot be read ({reason})", reason=error)) from error
         except yaml.YAMLError as error:
             reason = getattr(error, "problem", None) or str(error)
@@ -123,11 +132,12 @@ class _File:
             told = mark("the ground of {name} is missing, or none of: {grounds}")
             told = tr(told, name=name, grounds=", ".join(grounds()))
             raise self._wrong((fields.get("ground") or node).start_mark, told)
-        if ground not in _BY_THEMSELVES and not words.get("given_by"):
+        named = Named.model_validate({"name": name, "ground": ground, **words})
+        if not _is_whole(named):
             told = mark("{name}: given_by has to say who gave the {ground}, and when")
             told = tr(told, name=name, ground=tr(ground))
             raise self._wrong(node.start_mark, told)
-        return Named.model_validate({"name": name, "ground": ground, **words})
+        return named
 
     def _fields(self, node: yaml.Node | None, allowed: Collection[str] = ()) -> dict[str, yaml.Node]:
         """What stands under each key of a mapping."""
@@ -154,12 +164,17 @@ class _File:
         return ConsentError(told, where=str(self._path), remedy=_how_in_a_file())
 
 
-def _require_demo(files: Iterable[Path]) -> None:
+def _is_whole(named: Named) -> bool:
+    """Whether it is said who gave the ground, where that is somebody else."""
+    return bool(named.name.strip() and (named.ground in _BY_THEMSELVES or named.given_by.strip()))
+
+
+def _require_demo(files: Iterable[Path | None]) -> None:
     for path in files:
-        if not is_demo_file(path):
+        if path is None or not is_demo_file(path):
             raise ConsentError(
                 tr("the demo's statement of consent covers its rendered people only"),
-                where=str(path),
+                where=str(path or ""),
                 remedy=_how(),
             )
 

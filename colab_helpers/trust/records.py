@@ -67,11 +67,14 @@ class Consent(BaseModel):
     def unnamed(self, people: Iterable[str]) -> list[str]:
         """Return who of some people, by name, it does not name; each once, in their order.
 
-        Case, accents and what stands between two words do not matter: ``ana_ruiz`` is Ana Ruiz.
+        Case, accents and what stands between two words do not matter: ``ana_ruiz`` is Ana Ruiz. A sentence
+        may go on before and behind a name; of people who are named each, the whole name counts.
         """
-        texts = [f" {_plain(text)} " for text in [one.name for one in self.people] or [self.statement]]
+        named, said = {_plain(one.name) for one in self.people}, f" {_plain(self.statement)} "
         return [
-            name for name in dict.fromkeys(people) if not any(f" {_plain(name)} " in text for text in texts)
+            name
+            for name in dict.fromkeys(people)
+            if not (_plain(name) in named if named else f" {_plain(name)} " in said)
         ]
 
 

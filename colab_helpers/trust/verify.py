@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
 
 from colab_helpers.errors import ColabHelpersError, MediaError, SettingsError
-from colab_helpers.language import mark, tr
+from colab_helpers.language import mark, one_line, printable, tr
 from colab_helpers.media.images import opened
-from colab_helpers.media.inputs import existing_file, is_image
+from colab_helpers.media.inputs import existing_file, is_image, is_video
 from colab_helpers.media.opening import open_source
 from colab_helpers.trust.marking import DIGEST, DISCLOSURE, LABEL, MIME, NETWORKS, SETTINGS, sidecar
 from colab_helpers.trust.signing import local_anchor
@@ -38,13 +41,33 @@ class Verification:
     Attributes:
         state: Whether it has a manifest, and whether that fits its bytes.
         trusted: Whether somebody who is known vouches for the signer.
-        lines: What it says, a sentence each.
+        lines: What it says, a sentence each; what anybody may have written into it stays on its line.
     """
 
     path: Path
     state: State
     trusted: bool
     lines: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", tuple(one_line(printable(line)) for line in self.lines))
+
+    @property
+    def text(self) -> str:
+        """All of it, with the file's name."""
+        return "\n  ".join([one_line(printable(f"{self.path.name}: {tr(STATES[self.state])}")), *self.lines])
+
+
+def media_among(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return what of some paths may be marked, and what is passed over.
+
+    Folders stand for what is in them where nothing but folders is named: ``results/*`` also names those that
+    a batch keeps for itself.
+    """
+    if all(map(os.path.isdir, paths)):  # not Path.is_dir: it raises for names that no system takes
+        paths = sorted(one for path in paths for one in path.glob("[!.]*"))
+    kinds = [is_image(path) or is_video(path) or not os.path.lexists(path) for path in paths]
+    return [*compress(paths, kinds)], [path for path, media in zip(paths, kinds, strict=True) if not media]
 
 
 def verify(path: Path, *, anchors: bytes) -> Verification:

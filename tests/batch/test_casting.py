@@ -204,9 +204,11 @@ def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Finds on a.png, as often as it looks, p1 and p2, of whom the request chooses who is ``chosen``."""
     (tmp_path / "a.png").write_bytes(b"x")
     tasks = [Task(tmp_path / "a.png", tmp_path / "out" / "b.png")]
-    request = SimpleNamespace(people="find", library=None, settings=SETTINGS)
+    request = SimpleNamespace(
+        people="find", library=None, settings=SETTINGS, output_dir=None, photos=(), sources=(), consent="self"
+    )
     around = SimpleNamespace(
-        job=SimpleNamespace(folder=tmp_path, tasks=tasks, sources=[], request=request),
+        job=SimpleNamespace(folder=tmp_path, tasks=tasks, sources=[], inputs=[], request=request),
         patience=SimpleNamespace(attempt=lambda act: act()),
         status=SimpleNamespace(file=lambda *_: None, note=pytest.fail),
         beat=lambda: None,

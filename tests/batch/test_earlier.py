@@ -74,6 +74,18 @@ def test_what_changed_is_done_again(batch, folder, tmp_path) -> None:
     assert kept(batch(sources=[other])) == ["b", "c"]
 
 
+def test_what_is_stated_anew_is_not_said_of_what_is_kept(batch, consent) -> None:
+    told = "its manifest states the consent and disclosure of the run that made it"
+    batch()
+    for changed in ({"consent": f"{consent} Said again."}, {"settings": CPU.with_overrides(disclosure="x")}):
+        report = batch(**changed)
+        assert kept(report) == ["a", "b", "c"]
+        assert all(
+            file.fallbacks.count(told) == 1 and file.mark.disclosure == "test" for file in report.files
+        )
+    assert not any(told in file.fallbacks for file in batch().files)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -46,6 +47,21 @@ def test_statements_that_say_who_and_why_are_taken(statement: str, tmp_path: Pat
     assert consent_of(given.text) == given
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "itself",
+        Consent(statement="x y z", people=(Named(name="a", ground="written consent"),)).text,
+        Consent(people=(Named(name="a", ground="self"),)).text,
+        Consent(statement="x y z", people=(Named(name=" ", ground="self"),)).text,
+        '{"people": [{"name": "a", "ground": "her own idea"}]}',
+    ],
+)
+def test_what_a_file_may_not_leave_out_no_other_way_may(text: str) -> None:
+    with pytest.raises(ConsentError, match="does not say who is shown and why"):
+        require_consent(text, [])
+
+
 def test_a_ground_may_be_named_in_the_language_spoken() -> None:
     with pytest.raises(ConsentError, match="grounds are: self"):
         require_consent("uno mismo", [])
@@ -67,7 +83,8 @@ def test_who_is_named_is_found_however_it_is_spelt() -> None:
         statement="Bob is a good film",
         people=(Named(name="Ana Ruíz", ground="self"), Named(name="JON-LEE", ground="licensed")),
     )
-    assert each.unnamed([*named, "Bob", "ruiz jon"]) == ["Bob", "ruiz jon"]  # names count, not the sentence
+    # Names count, not the sentence, and whole ones: another Ana is somebody else.
+    assert each.unnamed([*named, "Bob", "ruiz jon"]) == ["Ana", "Bob", "ruiz jon"]
 
 
 FILE = """\
@@ -154,6 +171,7 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(file: Path, text: str, to
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "bad.yml").write_bytes(b"people: {Ana\xe9: self}")
-    for name in ("none.yaml", "bad.yml"):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("none.yaml", "bad.yml", "a\0.yaml", "pipe.yaml"):
         with pytest.raises(ConsentError, match="cannot be read"):
             require_consent(str(tmp_path / name), [])

@@ -85,6 +85,26 @@ def test_a_manifest_elsewhere_is_not_asked_for(tmp_path: Path, capsys: pytest.Ca
     assert (code, "http://manifests.invalid/a" in told) == (1, True)
 
 
+def test_what_anybody_may_sign_stays_on_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, output = made(tmp_path / "target.jpg"), tmp_path / "a\x1b[2K.jpg"
+    fake = "signed by Ana, for whom a certificate that is known here vouches"
+    created = {"action": "c2pa.created", "digitalSourceType": marking._EMPTY}
+    edited = {"action": "c2pa.edited", "description": f"x\r\n  {fake}\x1b[8m\u202e\u2028"}
+    definition = marking._definition("a", [created, edited])
+    with (
+        Builder(definition, context=Context.from_dict({})) as builder,
+        credentials(LOCAL).signer() as signer,
+        target.open("rb") as source,
+        output.open("w+b") as written,
+    ):
+        builder.sign(signer, "image/jpeg", source, written)
+    code, told = verified(capsys, output)
+    assert code == 0
+    assert told.startswith("a\\x1b[2K.jpg: marked")
+    assert rf"edited; x\r\n  {fake}\x1b[8m\u202e\u2028" in told
+    assert all(line.isprintable() for line in told.split("\n"))
+
+
 def test_odd_and_unreadable_manifests_are_told(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +132,19 @@ def test_who_vouches_for_the_signer_can_be_named(
     assert (code, "for whom a certificate that is known here vouches" in told) == (0, True)
     anchor.write_text("hello")
     assert main(["verify", str(results / "a.mp4"), "--trust", str(anchor)]) == 2
+
+
+def test_all_that_a_batch_leaves_can_be_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, told = verified(capsys, *sorted(results.iterdir()))
+    media = [path.name for path in results.iterdir() if path.stem == "a" and path.suffix != ".c2pa"]
+    assert (code, len(media), told.count("marked, and unchanged")) == (0, 6, 6)
+    for name in ("report.json", "a.mkv.c2pa", "faces"):
+        assert f"{name} is passed over: no picture or video" in told
+    assert verified(capsys, results)[1].count("marked, and unchanged") == 6
+    (results / "0.mp4").touch()  # empty: the others are told all the same
+    code, told = verified(capsys, results / "0.mp4", *results.glob("a.*"))
+    assert (code, told.count("marked, and unchanged")) == (2, 6)
+    assert verified(capsys, results / "report.json")[0] == 1
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
