@@ -36,6 +36,7 @@ from colab_helpers.pipeline.video_stages import (
     changed_frames,
     follow_faces,
     open_reader,
+    watch,
 )
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -104,7 +105,7 @@ def _in_segments(
     """Make the segments after those that are finished already, and join all."""
     images, index = KeptFrames(store.folder / "frames", video.settings, marks), store.face_index()
     if watcher is not None:
-        index.watched(watcher, video.time_base)
+        watch(video, index, watcher)
     faces = follow_faces(video, index)
     if (result := copied(video, faces)) is not None:
         return result
