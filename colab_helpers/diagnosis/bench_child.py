@@ -62,15 +62,10 @@ def watched(words: list[str]) -> dict[str, Any]:
                 threads[one.id] = _name(one.id), one.user_time + one.system_time
             cards.append(gpu_sample([process.pid]))
 
-    sys.argv = ["colab_helpers", *words]
     Network.run, Network.run_within = counted(run), counted(run_within)  # type: ignore[method-assign]
-    FrameReader.__next__ = seen  # type: ignore[method-assign]
+    setattr(FrameReader, "__next__", seen)  # noqa: B010 - mypy lets no method be replaced
     threading.Thread(target=look, daemon=True, name="bench").start()
-    try:
-        runpy.run_module("colab_helpers", run_name="__main__")
-    except SystemExit as done:
-        if done.code:
-            raise
+    _do(words)
     ended.set()
     return {
         **dict(zip(("first_frame_ms", "first_frame_cpu_ms"), first, strict=True)),
@@ -78,6 +73,15 @@ def watched(words: list[str]) -> dict[str, Any]:
         "networks": {name: {"calls": calls[name], **_alone(run, last[name])} for name in sorted(calls)},
         "card": _card(cards),
     }
+
+
+def _do(words: list[str]) -> None:
+    sys.argv = ["colab_helpers", *words]
+    try:
+        runpy.run_module("colab_helpers", run_name="__main__")
+    except SystemExit as done:
+        if done.code:
+            raise
 
 
 def _by_name(threads: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -24,7 +24,7 @@ _LEAST_OVERLAP, _LEAST_SCORE = 0.5, 0.6
 # So many frames are looked at after a face was lost, or until one comes.
 _LOST_FRAMES = 3 * EVERY
 # A cut changes the picture by so many grey levels, and so many times as much as the frames before it.
-_CUT_LEVELS, _CUT_TIMES, _CUT_FRAMES = 12.0, 4.0, 5
+CUT_LEVELS, _CUT_TIMES, _CUT_FRAMES = 12.0, 4.0, 5
 
 
 class FaceFinder:
@@ -105,7 +105,7 @@ class FaceFinder:
             return
         row.change = cv2.norm(row.grid, before, cv2.NORM_L1) / row.grid.size
         usual = median(self._changes) if self._changes else 0.0
-        row.cut = row.change > _CUT_LEVELS and row.change > _CUT_TIMES * usual
+        row.cut = row.change > CUT_LEVELS and row.change > _CUT_TIMES * usual
         self._changes.append(row.change)
 
     def _is_found(self, row: FrameFaces) -> bool:

@@ -101,15 +101,9 @@ class FaceIndex:
         self._watcher: Watcher | None = None
 
     def watched(self, watcher: Watcher, time_base: Fraction) -> None:
-        """Show new rows to a watcher, whose timestamps are of a time base.
-
-        Where it has not seen all that is known, everything is found once more, and comes out the same.
-        """
+        """Show new rows, with timestamps of a time base, to a watcher that has seen those that are known."""
         self._watcher, self._time_base = watcher, time_base
-        if watcher.frames < len(self):
-            self._chunks, self._rows, self._written = [], [], 0
-            self.complete = self._ends_on_disk = False
-        elif self.complete:
+        if self.complete:
             watcher.end()
 
     def __len__(self) -> int:

@@ -23,6 +23,8 @@ COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 
 MAX_FRAME_PIXELS = 1 << 26
 """Largest picture of a video taken, as its header says, before any is decoded: 8192 x 8192."""
+MAX_STREAMS, MAX_HOURS = 256, 24
+"""Most streams of a file, and hours of a video."""
 
 UNKNOWN_CODEC = "unknown"
 """Name given to the codec of a stream this FFmpeg knows nothing about."""
@@ -101,12 +103,23 @@ def picture_stream(container: InputContainer, path: Path) -> VideoStream:
         if chosen.codec_context is None:
             what, remedy = tr("no decoder for this kind of video"), tr("convert it, e.g. to H.264 in MP4")
             raise MediaError(what, where=str(path), remedy=remedy)
+        if len(container.streams) > MAX_STREAMS:
+            what = tr("it has more than {most} streams", most=MAX_STREAMS)
+            raise MediaError(what, where=str(path), remedy=tr("copy the streams you need into another file"))
+        # Pictures may grow where the video goes on; decoders count what they round widths up by, too.
+        chosen.codec_context.options = {"max_pixels": str(2 * MAX_FRAME_PIXELS)}
         if (pixels := chosen.codec_context.width * chosen.codec_context.height) > MAX_FRAME_PIXELS:
             what = tr("its pictures are too large ({millions} million pixels)", millions=pixels // 10**6)
             raise MediaError(what, where=str(path), remedy=tr("scale it down first"))
         return chosen
     what = _NO_PICTURE[bool(container.streams.video), bool(container.streams.audio)]
     raise MediaError(tr(what), where=str(path), remedy=tr("choose a file with a video stream"))
+
+
+def too_long(path: Path | str = "") -> MediaError:
+    """Return the error of a video that is longer than is taken."""
+    what = tr("the video is longer than {hours} hours", hours=MAX_HOURS)
+    return MediaError(what, where=str(path), remedy=tr("cut it into parts"))
 
 
 def exact(value: Any) -> Fraction | None:

@@ -30,12 +30,21 @@ from colab_helpers.media.formats import (
     ColourTags,
     has_alpha,
     is_in_coded_order,
+    is_joinable,
     is_mov,
     is_sought_in_bytes,
     may_resize,
 )
 from colab_helpers.media.inputs import existing_file
-from colab_helpers.media.opening import codec_name, demuxed, exact, open_source, picture_stream
+from colab_helpers.media.opening import (
+    MAX_HOURS,
+    codec_name,
+    demuxed,
+    exact,
+    open_source,
+    picture_stream,
+    too_long,
+)
 
 _MAX_PROBED_PACKETS = 600
 """Video packets tried before a stream counts as undecodable (ten seconds at 60 per second)."""
@@ -141,13 +150,16 @@ def probe(path: str | Path) -> VideoInfo:
 
     Raises:
         MissingFileError: There is no such file.
-        MediaError: It is a folder, empty, not a video, cut off, without a picture, or undecodable.
+        MediaError: It is a folder, empty, not a video, cut off, without a picture, too long, or undecodable.
     """
     path = existing_file(path)
     with open_source(path) as container:
         stream = picture_stream(container, path)
         frame, start = _first_frame(container, stream, path)
         info = _describe(path, container, stream, frame, start)
+        # Files that were joined state what their clocks make of it.
+        if info.duration > MAX_HOURS * 3600 and not is_joinable(info.container):
+            raise too_long(path)
         width, height = _largest_size(container, stream, info)
         return replace(info, width=width, height=height)
 

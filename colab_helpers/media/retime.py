@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 
+from colab_helpers.media.opening import MAX_HOURS, too_long
 from colab_helpers.media.reader import Frame
 
 _HALF = Fraction(1, 2)
@@ -25,6 +26,9 @@ def constant_rate(frames: Iterable[Frame], *, rate: Fraction) -> Iterator[Frame]
 
     Yields:
         Frames with ``index`` from 0, ``time_base`` ``1 / rate``, ``pts`` rising by one, ``duration`` 1.
+
+    Raises:
+        MediaError: A timestamp makes it too long; whatever a header says, frames are not repeated for ever.
     """
     tick = 1 / rate
     held: Frame | None = None
@@ -48,5 +52,7 @@ def _nearest(position: Fraction) -> int:
 
 
 def _repeat(frame: Frame, first: int, start: int, stop: int, tick: Fraction) -> Iterator[Frame]:
+    if stop * tick > MAX_HOURS * 3600:
+        raise too_long()
     for index in range(start, stop):
         yield replace(frame, index=index, pts=first + index, time_base=tick, duration=1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -28,13 +27,11 @@ from colab_helpers.media.animation import Animation
 from colab_helpers.media.images import read_image
 from colab_helpers.media.picture import BgrPicture, Picture, VideoPicture
 from colab_helpers.media.probe import probe
-from colab_helpers.media.reader import Frame, read_frames
-from colab_helpers.media.retime import constant_rate
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import one_opencv_thread, with_reference
 from colab_helpers.pipeline.image import following_in, looked_at
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.video_stages import CONSTANT_RATE, Reading, follow_faces, result_rate
+from colab_helpers.pipeline.video_stages import Reading, follow_faces, frames_from, result_rate, watch
 from colab_helpers.progress import ProgressCallback
 
 TURNED, SMALL = 40.0, 48.0
@@ -148,7 +145,7 @@ def find_faces(
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     video = Reading(engine, cast, info, progress)
     if watcher is not None:
-        index.watched(watcher, video.time_base)
+        watch(video, index, watcher)
     with one_opencv_thread():
         try:
             faces = follow_faces(video, index, all_first=True)
@@ -156,7 +153,7 @@ def find_faces(
             faces = follow_faces(replace(video, cast=_NOBODY), index, all_first=True)
         found, best = _counted(faces, float(result_rate(engine.settings, info)))
         for glimpse in best:
-            with closing(_frames(video, glimpse)) as there:
+            with closing(frames_from(video, glimpse.frame, glimpse.before)) as there:
                 picture = VideoPicture(next(there).video, rotation=info.heads_up)
                 found.portraits.append(_portrayed(engine, picture, glimpse.face, glimpse.others))
     return found
@@ -243,16 +240,6 @@ def _best(tracks: Sequence[Track], glimpses: Mapping[int | None, Glimpse]) -> li
         seen = [glimpses[track.number] for track in person if track.number in glimpses]
         best += sorted(seen, key=lambda glimpse: -glimpse.promise)[:_GLIMPSES]
     return sorted(best, key=lambda glimpse: glimpse.frame)
-
-
-def _frames(video: Reading, glimpse: Glimpse) -> Generator[Frame, None, None]:
-    """The frames from the one of a glimpse on."""
-    if video.settings.keep_fps:
-        with read_frames(video.info, start=glimpse.frame, previous_pts=glimpse.before) as reader:
-            yield from reader
-    else:
-        with read_frames(video.info) as reader:
-            yield from islice(constant_rate(reader, rate=CONSTANT_RATE), glimpse.frame, None)
 
 
 def _portrayed(engine: Engine, picture: Picture, face: Face, others: Sequence[Face]) -> Portrayed:

@@ -43,6 +43,7 @@ from colab_helpers.pipeline.video_stages import (
     changed_frames,
     follow_faces,
     open_reader,
+    watch,
 )
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -97,8 +98,8 @@ def process_video(
         told = tr("no face to change was found in any frame: the file is copied as it is")
         return replace(result, notes=(told,))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
-    small = unlabelled if result.measured.by_ai else ()
-    notes = (*choice.notes, *result.notes, *_face_notes(result.measured), *small)
+    notes = (*choice.notes, *result.notes, *_face_notes(result.measured))
+    notes += unlabelled if result.measured.by_ai else ()
     return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
 
 
@@ -114,7 +115,7 @@ def _in_segments(
     """Make the segments after those that are finished already, and join all."""
     images, index = KeptFrames(store.folder / "frames", video.settings, marks), store.face_index()
     if watcher is not None:
-        index.watched(watcher, video.time_base)
+        watch(video, index, watcher)
     faces = follow_faces(video, index)
     if (result := copied(video, faces)) is not None:
         return result

@@ -7,11 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.index import FaceIndex
+from colab_helpers.faces.index import FaceIndex, Watcher
 from colab_helpers.faces.selection import Selection, needs_embeddings
 from colab_helpers.machine import GIB
 from colab_helpers.media.encoders import EncoderChoice
@@ -140,6 +141,30 @@ def following_of(engine: Engine, info: VideoInfo, index: FaceIndex, cast: Cast) 
                 where=str(info.path),
             )
     return Following(engine.analyser, index, Selection(engine.settings, cast), str(info.path))
+
+
+def watch(video: Reading, index: FaceIndex, watcher: Watcher) -> None:
+    """Show a watcher every frame: now those known that it has not seen, the others as they are found."""
+    begin = watcher.frames
+    if begin < len(index):
+        with closing(frames_from(video, begin, index.pts(begin - 1) if begin else None)) as frames:
+            works = works_of(frames, video.info)
+            for row, work in zip(islice(index, begin, None), works, strict=False):
+                row.picture = work.picture
+                watcher.see(row, float(row.pts * video.time_base))
+                video.progress.finding(row.frame + 1)
+        watcher.keep()
+    index.watched(watcher, video.time_base)
+
+
+def frames_from(video: Reading, begin: int, before: int | None) -> Generator[Frame, None, None]:
+    """Yield the result's frames from one on; ``before`` is the timestamp of the frame before it."""
+    if video.settings.keep_fps:
+        with read_frames(video.info, start=begin, previous_pts=before) as reader:
+            yield from reader
+    else:
+        with read_frames(video.info) as reader:
+            yield from islice(constant_rate(reader, rate=CONSTANT_RATE), begin, None)
 
 
 def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:

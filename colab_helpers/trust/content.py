@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -22,10 +23,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel
+from pydantic import BaseModel, NonNegativeInt
 
 from colab_helpers.errors import ContentError, OutputError
 from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.finder import CUT_LEVELS
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.files import from_json, sha256_of, to_json, write_atomically
 from colab_helpers.language import mark, tr
@@ -41,6 +43,8 @@ APPARENT_AGE = 25.0
 children taken for adults (insightface, issue 2604)."""
 EVERY, AFTER_CUT = 1.0, 0.2
 """Seconds from one frame that is looked at to the next, and to one that begins a shot."""
+LEAST_SHOWN = 0.1
+"""Seconds that a picture of an animation counts at least: who shows one may be slower than its file says."""
 _MOST_TIMES = 20
 CONTENT_NAME = "content.json"
 
@@ -49,7 +53,7 @@ class _Seen(BaseModel):
     """What a check has seen so far; small whatever the target's length."""
 
     key: str = ""
-    frames: int = 0
+    frames: NonNegativeInt = 0
     ended: bool = False
     first: float | None = None
     last: float = 0.0
@@ -89,6 +93,7 @@ class ContentCheck:
         key: str = "",
     ) -> None:
         self._engine, self._target, self._place = engine, target, place
+        self._lock = threading.RLock()  # frames are shown in one thread, what was seen is kept in another
         self._ages = [age for age in ages if age is not None]
         require_networks(engine)
         contracts = content_contracts(engine.settings.content_check)
@@ -120,29 +125,32 @@ class ContentCheck:
         Raises:
             ContentError: The target is refused, whatever comes.
         """
-        seen = self._seen
-        if row.frame < seen.frames:
-            return
-        seen.frames = row.frame + 1
-        # A clock that goes back hides nothing.
-        if seen.first is None or not 0 <= seconds - seen.last < (AFTER_CUT if row.cut else EVERY):
-            assert row.picture is not None
-            seen.first, seen.last = seconds if seen.first is None else seen.first, seconds
-            self._look(row.picture, seconds - seen.first)
+        with self._lock:
+            seen = self._seen
+            if row.frame < seen.frames:
+                return
+            # A clock that goes back hides nothing.
+            if seen.first is None or not 0 <= seconds - seen.last < (AFTER_CUT if row.cut else EVERY):
+                assert row.picture is not None
+                first = seconds if seen.first is None else seen.first
+                self._look(row.picture, seconds - first)
+                seen.first, seen.last = first, seconds
+            seen.frames = row.frame + 1
             self._judge(final=False)
 
     def keep(self) -> None:
         """Keep what was seen; where that cannot be done, a later run looks again."""
         if self._place is not None:
-            with suppress(OSError, OutputError):
+            with self._lock, suppress(OSError, OutputError):
                 self._place.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(self._place, to_json(self._seen).encode())
 
     def end(self) -> None:
         """Decide, once all was seen; ContentError where the target is refused."""
-        self._seen.ended = True
-        self.keep()
-        self._judge(final=True)
+        with self._lock:
+            self._seen.ended = True
+            self.keep()
+            self._judge(final=True)
 
     @property
     def decision(self) -> ContentDecision | None:
@@ -170,7 +178,9 @@ class ContentCheck:
         over = [not scores[one.name] <= one.threshold for one, _ in self._asked]
         hit = sum(over) >= min(2, len(over))
         doubt = any(not scores[one.name] <= one.threshold / 2 for one, _ in self._asked)
-        seen = self._seen
+        seen, found = self._seen, list[float]()
+        if doubt:
+            found = self._engine.ages(picture, self._engine.analyser.detect(picture))
         seen.samples += 1
         seen.hits += hit
         seen.doubts += doubt
@@ -179,9 +189,7 @@ class ContentCheck:
         for times, counts in ((seen.hit_at, hit), (seen.doubt_at, doubt)):
             if counts and len(times) < _MOST_TIMES:
                 times.append(round(seconds, 3))
-        if doubt:
-            found = self._engine.ages(picture, self._engine.analyser.detect(picture))
-            seen.age = min([*found, *([] if seen.age is None else [seen.age])], default=None)
+        seen.age = min([*found, *([] if seen.age is None else [seen.age])], default=None)
 
     @property
     def _youngest(self) -> float | None:
@@ -229,8 +237,14 @@ def require_networks(engine: Engine) -> None:
 
 def check_pictures(check: ContentCheck, pictures: Iterable[tuple[float, Picture]]) -> None:
     """Look at the pictures of a file, each with its second; ContentError where it is refused."""
+    shown, before, last = 0.0, 0.0, None
     for number, (seconds, picture) in enumerate(pictures):
-        check.see(FrameFaces(number, 0, picture=picture), seconds)
+        grid = picture.grid()
+        cut = last is not None and cv2.norm(grid, last, cv2.NORM_L1) > CUT_LEVELS * grid.size
+        # Rounded, so that ten of a tenth are a second.
+        shown = round(shown + max(seconds - before, LEAST_SHOWN if number else 0.0), 3)
+        check.see(FrameFaces(number, 0, cut=cut, picture=picture), shown)
+        before, last = seconds, grid
     check.end()
 
 

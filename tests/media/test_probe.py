@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from colab_helpers.errors import MediaError, MissingFileError
+from colab_helpers.media import opening
 from colab_helpers.media.formats import ColourTags
 from colab_helpers.media.inputs import is_image, is_video
 from colab_helpers.media.probe import probe
@@ -52,6 +54,31 @@ def test_frames_hidden_by_an_edit_list_do_not_count(clip: Clip) -> None:
     path = clip("hidden.mp4", frames=30, options={"preset": "ultrafast", "g": "100"})
     start_edit_at(path, 10)
     assert probe(path).frames == 20
+
+
+def test_what_has_no_end_is_refused(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = {"time_base": Fraction(1, 1000), "pts": [0, 40, 24 * 3600 * 1000]}
+    with pytest.raises(MediaError, match=r"longer than 24 hours.*into parts"):
+        probe(clip("day.mkv", frames=3, **day))
+    path = clip("two.mkv", frames=2, sounds=(Sound(),))
+    assert probe(path).audio
+    monkeypatch.setattr(opening, "MAX_STREAMS", 1)
+    with pytest.raises(MediaError, match="more than 1 streams"):
+        probe(path)
+
+
+@pytest.mark.parametrize("most", [96 * 64, 192 * 128])
+def test_pictures_that_grow_are_decoded_up_to_a_limit(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(opening, "MAX_FRAME_PIXELS", most)
+    path = joined(clip("a.ts", size=(96, 64)), clip("b.ts", size=(192, 128)))
+    found = set()
+    with opening.open_source(path) as container:
+        for packet in opening.demuxed(container, opening.picture_stream(container, path)):
+            with suppress(av.FFmpegError):
+                found |= {frame.width for frame in packet.decode()}
+    assert found == ({96} if most == 96 * 64 else {96, 192})
 
 
 def hollow(path: Path) -> None:

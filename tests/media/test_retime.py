@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colab_helpers.errors import MediaError
 from colab_helpers.media.reader import Frame
 from colab_helpers.media.retime import constant_rate
 
@@ -46,6 +47,11 @@ def test_ntsc_keeps_its_count_over_a_long_time_and_a_late_start_stays_late() -> 
     assert {frame.video.height - 1 for frame in frames} == set(range(3000))
     first = evened([1000, 1040], THIRTY)[0]
     assert (first.pts, first.time_base, first.duration, first.index) == (30, Fraction(1, 30), 1, 0)
+
+
+def test_a_timestamp_far_away_repeats_no_frame_for_ever() -> None:
+    with pytest.raises(MediaError, match="longer than 24 hours"):
+        evened([0, 40, 25 * 3600 * 1000], Fraction(1))
 
 
 @given(

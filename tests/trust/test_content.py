@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -295,6 +297,44 @@ def test_the_picture_that_is_delivered_is_the_one_looked_at(
         report = swap_file([photo], tmp_path / "a.png", tmp_path / f"out{suffix}", **given)
         assert report.files[0].content.state == state
         assert (tmp_path / f"out{suffix}").exists() == (state == "allowed")
+
+
+def test_declared_times_hide_no_picture(engine: Callable[..., Any]) -> None:
+    made = engine(FINE)
+    check_pictures(check := ContentCheck(made, "x"), ((n / 100, BgrPicture(magenta(0.0))) for n in range(50)))
+    assert check.decision.samples == 5
+    shots = ((n / 100, BgrPicture(magenta(0.0, grey=200 * (n >= 25)))) for n in range(50))
+    check_pictures(check := ContentCheck(made, "x"), shots)
+    assert check.decision.samples == 6  # 25, too
+
+
+def test_a_frame_counts_as_seen_once_it_was_looked_at(engine: Callable[..., Any], tmp_path: Path) -> None:
+    place, made = tmp_path / "content.json", engine(FINE)
+    check, asked, done = ContentCheck(made, "x", place=place), threading.Event(), threading.Event()
+    run = made.content[MARQO.name].run
+
+    def slow(planes: np.ndarray) -> list[np.ndarray]:
+        asked.set()
+        done.wait(0.2)
+        return run(planes)
+
+    made.content[MARQO.name].run = slow
+    frame = FrameFaces(0, 0, picture=BgrPicture(magenta(0.0)))
+    seeing = threading.Thread(target=check.see, args=(frame, 0.0))
+    seeing.start()
+    asked.wait()
+    check.keep()
+    seeing.join()
+    kept = json.loads(place.read_text())
+    assert (kept["frames"], kept["samples"]) == (1, 1)
+
+    def fails(_planes: np.ndarray) -> list[np.ndarray]:
+        raise RuntimeError
+
+    made.content[MARQO.name].run = fails
+    with pytest.raises(RuntimeError):
+        check.see(replace(frame, frame=1), 1.0)
+    assert check.frames == 1
 
 
 def test_without_its_networks_nothing_is_checked_and_nothing_done(engine: Callable[..., Any]) -> None:
