@@ -178,8 +178,11 @@ class Job(BaseModel):
 
 def named_in(library: Path | None, photos: Iterable[str | Path]) -> list[str]:
     """Return the names of those of a library whom some photos, or folders of them, show; each once."""
-    paths = [Path(photo) for photo in photos if library and not str(photo).startswith("data:")]
-    own = [path.relative_to(library).parts for path in paths if library and path.is_relative_to(library)]
+    if library is None:
+        return []
+    library, files = Path(os.path.normpath(library)), [one for one in photos if str(one)[:5] != "data:"]
+    paths = [Path(os.path.normpath(file)) for file in files]  # a map's start at the output folder: ../library
+    own = [path.relative_to(library).parts for path in paths if path.is_relative_to(library)]
     return list(dict.fromkeys(parts[0] for parts in own if parts))
 
 
