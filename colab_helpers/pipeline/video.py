@@ -50,6 +50,9 @@ from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.settings import Settings
 
 
+_COPIED = mark("no face to change was found in any frame: the file is copied as it is")
+
+
 def process_video(
     engine: Engine,
     cast: Cast,
@@ -87,16 +90,15 @@ def process_video(
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
     choice = _encoder(info, settings)
-    seen = (info.height, info.width) if info.rotation % 180 else (info.width, info.height)
-    label, unlabelled = label_for(marks, *seen)
+    edges = (info.width, info.height)[:: -1 if info.rotation % 180 else 1]
+    label, unlabelled = label_for(marks, *edges)
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
     check_output(output, info, audio=not settings.skip_audio)
     with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
         result = _in_segments(video, place, watcher, marks)
     result = replace(result, seconds=time.monotonic() - started)
     if result.encoder is None:
-        told = tr("no face to change was found in any frame: the file is copied as it is")
-        return replace(result, notes=(told,))
+        return replace(result, notes=(tr(_COPIED),))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
     notes = (*choice.notes, *result.notes, *_face_notes(result.measured))
     notes += unlabelled if result.measured.by_ai else ()
