@@ -49,7 +49,6 @@ from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.settings import Settings
 
-
 _COPIED = mark("no face to change was found in any frame: the file is copied as it is")
 
 
