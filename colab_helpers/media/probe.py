@@ -157,8 +157,9 @@ def probe(path: str | Path) -> VideoInfo:
         stream = picture_stream(container, path)
         frame, start = _first_frame(container, stream, path)
         info = _describe(path, container, stream, frame, start)
-        # Files that were joined state what their clocks make of it.
-        if info.duration > MAX_HOURS * 3600 and not is_joinable(info.container):
+        # Matroska says when a video ends; files that were joined say what their clocks make of it.
+        late = max(start or 0, 0) * info.time_base
+        if info.duration - late > MAX_HOURS * 3600 and not is_joinable(info.container):
             raise too_long(path)
         width, height = _largest_size(container, stream, info)
         return replace(info, width=width, height=height)
