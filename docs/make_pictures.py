@@ -45,7 +45,7 @@ def main() -> None:
 
 def side_by_side(source: Image, pair: Pair) -> Image:
     """Source, before and after at one height, on white; ``(H, W, 3)`` uint8 BGR."""
-    parts = [_at_height(image) for image in (source, pair.before, pair.after)]
+    parts = [_at_height(image) for image in (source, *pair)]
     gap = np.full((HEIGHT, GAP, 3), 255, np.uint8)
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
 
