@@ -32,12 +32,17 @@ DETECTOR, SWAPPER = "det_10g.onnx", "inswapper_128.onnx"
 
 
 @pytest.fixture
-def models(constant_models: Path, tmp_path: Path) -> Path:
-    """The constant networks, but a swapper of the real layers that is no stand-in, and no enhancer."""
-    folder = Path(shutil.copytree(constant_models, tmp_path / "models"))
-    onnx.save(small_inswapper(), folder / SWAPPER)
-    (folder / "GFPGANv1.4.onnx").unlink()
-    return folder
+def copied(constant_models: Path, tmp_path: Path) -> Path:
+    """The constant networks in a folder of the test's own, beside which a GPU's records may be written."""
+    return Path(shutil.copytree(constant_models, tmp_path / "models"))
+
+
+@pytest.fixture
+def models(copied: Path) -> Path:
+    """The same, but a swapper of the real layers that is no stand-in, and no enhancer."""
+    onnx.save(small_inswapper(), copied / SWAPPER)
+    (copied / "GFPGANv1.4.onnx").unlink()
+    return copied
 
 
 @pytest.fixture
@@ -174,8 +179,8 @@ def test_a_network_that_is_loaded_again_says_that_its_graph_is_gone(models: Path
     ]
 
 
-def test_faces_of_videos_are_done_where_the_networks_run(constant_models: Path, gpu: PretendedGpu) -> None:
-    chosen = {"models_dir": constant_models}
+def test_faces_of_videos_are_done_where_the_networks_run(copied: Path, gpu: PretendedGpu) -> None:
+    chosen = {"models_dir": copied}
     plain = Engine.open(load_settings(execution_provider="cpu"), **chosen)
     opened = Engine.open(load_settings(execution_provider="cuda"), **chosen)
     assert (plain.place, opened.place) == ("cpu", "cuda (pixels: face_swapper, face_enhancer)")
@@ -197,8 +202,8 @@ def test_faces_of_videos_are_done_where_the_networks_run(constant_models: Path, 
     np.testing.assert_array_equal(changed(opened), found)
 
 
-def test_stand_ins_work_as_before(constant_models: Path, gpu: PretendedGpu) -> None:
-    opened = Engine.open(load_settings(execution_provider="cuda"), models_dir=constant_models)
+def test_stand_ins_work_as_before(copied: Path, gpu: PretendedGpu) -> None:
+    opened = Engine.open(load_settings(execution_provider="cuda"), models_dir=copied)
     assert [network.name for network in opened.networks] == [
         "det_10g",
         "w600k_r50",
