@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from colab_helpers import errors
+from colab_helpers.itself import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "colab_helpers"
@@ -67,6 +68,11 @@ def test_the_floors_count_imports_for_type_checkers_too() -> None:
     placed = {name.strip() for floor in floors for name in floor.split("|")}
     rooms = {name for name in MODULES if name.count(".") == 1} - {"colab_helpers.demo"}
     assert rooms == placed
+
+
+def test_the_package_and_its_installer_tell_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == VERSION
 
 
 @pytest.mark.parametrize("name", [name for name in vars(errors) if name.endswith("Error")])

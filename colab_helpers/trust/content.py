@@ -29,7 +29,7 @@ from colab_helpers.errors import ContentError, OutputError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.finder import CUT_LEVELS
 from colab_helpers.faces.index import FrameFaces
-from colab_helpers.files import from_json, sha256_of, to_json, write_atomically
+from colab_helpers.files import found, sha256_of, to_json, write_atomically
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import Picture
 from colab_helpers.models.contracts import ContentContract, content_contracts
@@ -107,12 +107,8 @@ class ContentCheck:
         self._judge(final=self._seen.ended)
 
     def _kept(self, key: str) -> _Seen:
-        if self._place is not None:
-            with suppress(OSError, ValueError):
-                found = from_json(_Seen, self._place.read_bytes())
-                if found.key == key:
-                    return found
-        return _Seen(key=key)
+        kept = found(_Seen, self._place) if self._place is not None else None
+        return kept if kept is not None and kept.key == key else _Seen(key=key)
 
     @property
     def frames(self) -> int:
@@ -178,9 +174,9 @@ class ContentCheck:
         over = [not scores[one.name] <= one.threshold for one, _ in self._asked]
         hit = sum(over) >= min(2, len(over))
         doubt = any(not scores[one.name] <= one.threshold / 2 for one, _ in self._asked)
-        seen, found = self._seen, list[float]()
+        seen, ages = self._seen, list[float]()
         if doubt:
-            found = self._engine.ages(picture, self._engine.analyser.detect(picture))
+            ages = self._engine.ages(picture, self._engine.analyser.detect(picture))
         seen.samples += 1
         seen.hits += hit
         seen.doubts += doubt
@@ -189,7 +185,7 @@ class ContentCheck:
         for times, counts in ((seen.hit_at, hit), (seen.doubt_at, doubt)):
             if counts and len(times) < _MOST_TIMES:
                 times.append(round(seconds, 3))
-        seen.age = min([*found, *([] if seen.age is None else [seen.age])], default=None)
+        seen.age = min([*ages, *([] if seen.age is None else [seen.age])], default=None)
 
     @property
     def _youngest(self) -> float | None:
@@ -216,17 +212,17 @@ class ContentCheck:
         return tr("{times} (highest score/threshold: {scores})", times=at, scores=scores)
 
     def _judge(self, *, final: bool) -> None:
-        found = self._reason(final=final)
-        if found is None:
+        refused = self._reason(final=final)
+        if refused is None:
             return
         self.keep()
         remedy = tr("leave this file out: it is not worked on")
-        if found[1] and self._engine.settings.content_check == "single":
+        if refused[1] and self._engine.settings.content_check == "single":
             remedy = tr(
                 "leave this file out; where the network is wrong, content_check=vote asks three, "
                 "of which two have to agree"
             )
-        raise ContentError(found[0], where=str(self._target), remedy=remedy)
+        raise ContentError(refused[0], where=str(self._target), remedy=remedy)
 
 
 def require_networks(engine: Engine) -> None:

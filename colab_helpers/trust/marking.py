@@ -190,7 +190,8 @@ class Marks:
             stated[CONSENT] = self.consent.record() | {"sources": list(self.sources)}
         if self.content is not None:
             decision = self.content.decision
-            assert decision is not None, "sealed before it was looked at"
+            if decision is None or decision.state != "allowed":
+                raise RuntimeError("a result may be sealed only once its target was looked at and allowed")
             stated[CONTENT] = decision.model_dump(mode="json", exclude_defaults=True)
         return [{"label": label, "data": data} for label, data in stated.items()]
 

@@ -5,6 +5,7 @@ import shutil
 import stat
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -22,6 +23,7 @@ from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
 from colab_helpers.trust import spooling
 from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials, sidecar
+from colab_helpers.trust.records import ContentDecision
 from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, credentials, local_anchor
 from tests.helpers.marks import (
     KilledError,
@@ -264,6 +266,15 @@ def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(spooling.Watched, "write", full)
     with pytest.raises(OutputError):
         published(made(tmp_path / "target.mp4"), tmp_path / "out" / "b.mp4")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("state", [None, "refused"])
+def test_nothing_is_sealed_before_its_content_is_allowed(state: str | None, tmp_path: Path) -> None:
+    target = made(tmp_path / "target.png")
+    seen = SimpleNamespace(decision=state and ContentDecision(state=state))
+    with pytest.raises(RuntimeError, match="only once its target was looked at and allowed"):
+        published(target, tmp_path / "out" / "a.png", by=marks(target, content=seen))
     assert list((tmp_path / "out").iterdir()) == []
 
 
