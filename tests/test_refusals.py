@@ -209,7 +209,7 @@ def test_the_others_are_done_and_page_and_manifest_say_what_was_seen(place: Path
         "statement": CONSENT, "sources": [sha256_of(place / "photo.png")],
     }  # fmt: skip
     assert stated["colab_helpers.content"] == seen.model_dump(mode="json", exclude_defaults=True)
-    with pytest.raises(AssertionError, match="sealed before it was looked at"):
+    with pytest.raises(RuntimeError, match="looked at and allowed"):
         marks(place / "in" / "fine.mp4", content=ContentCheck(engine, "x")).seal(
             place / "photo.png", place / "other.png", ["swap"]
         )

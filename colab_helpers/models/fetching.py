@@ -154,8 +154,10 @@ def _progress(
 
 def _there(item: ModelFile) -> int:
     """Bytes of a file that have arrived; a damaged one, which is to be replaced, does not count."""
+    # The part first: what is published between the two looks is then counted in its place.
+    part = size_of(part_path(item.path))
     placed = size_of(item.path) if item.finding is None else 0
-    return max(placed, item.resumable, size_of(part_path(item.path)))
+    return max(placed, item.resumable, part)
 
 
 def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
