@@ -98,18 +98,9 @@ def _swap(options: argparse.Namespace) -> int:
         inputs = identities(map(Path, [*photos, options.target]))
         clear_report(options.report_path, Writable(inputs, settings.overwrite, made=own_file), page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
-        report = swap_file(
-            options.sources,
-            options.target,
-            options.output,
-            consent=options.consent,
-            settings=settings,
-            models_dir=options.models_dir,
-            target_person=options.target_person,
-            never=options.never,
-            library=options.library,
-            on_progress=line,
-        )
+        names = ("consent", "models_dir", "target_person", "never", "library")
+        given = {name: getattr(options, name) for name in names} | {"settings": settings}
+        report = swap_file(options.sources, options.target, options.output, **given, on_progress=line)
     if options.report_path:
         report.save(options.report_path)
     return _conclude(report)
@@ -270,8 +261,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     runtime = Runtime(settings_of(options).execution_provider)
     results = [convert(path, half=options.half, runtime=runtime) for path in options.models]
-    for result in results:
-        print(result.path)
+    print("\n".join(str(result.path) for result in results))
     _print_notes((*runtime.notes, *(note for result in results for note in result.notes)))
     return SUCCESS
 
@@ -296,10 +286,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from colab_helpers.machine import mounted_drive
 
     diagnosis = diagnose(settings_of(options), models_dir=options.models_dir, drive=mounted_drive())
-    if options.json:
-        print(json.dumps(diagnosis.model_dump(), indent=2))
-    else:
-        print("\n".join(diagnosis.lines()))
+    told = json.dumps(diagnosis.model_dump(), indent=2) if options.json else "\n".join(diagnosis.lines())
+    print(told)
     return SUCCESS if diagnosis.ok else FAILURE
 
 
@@ -315,20 +303,30 @@ def _bench(options: argparse.Namespace) -> int:
         clear_report(options.json, Writable(made=own_file), page=False)
     for pair in options.settings or ():
         split_pair(pair, "output_video_preset=veryfast")
-    given = {name: getattr(options, name) for name in ("heights", "faces", "seconds", "repeat", "settings")}
-    plan: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
-    plan = (plan if options.quick else {}) | {
-        name: value for name, value in given.items() if value is not None
-    }
+    quick = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
+    plan: dict[str, Any] = quick if options.quick else {}
+    plan |= {name: value for name in ("settings", *quick) if (value := getattr(options, name)) is not None}
     with TemporaryDirectory() as folder:
         made = copy_demo(Path(folder) / "media") if options.demo else None
-        demo = (made.targets[0], made.source, made.models) if made else None
-        found = bench(
-            Plan(**plan, models=options.models_dir, demo=demo), Path(folder), partial(print, flush=True)
-        )
+        plan["demo"] = (made.targets[0], made.source, made.models) if made else None
+        asked = Plan(**plan, models=options.models_dir)
+        found = bench(asked, Path(folder), partial(print, flush=True))
     if options.json:
         write_text(options.json, json.dumps(found, indent=2) + "\n")
     return SUCCESS
+
+
+def _prompt(options: argparse.Namespace) -> int:
+    from colab_helpers.prompts import improved
+
+    print(improved(options.prompt, options.kind))
+    return SUCCESS
+
+
+def _portraits(options: argparse.Namespace) -> int:
+    from colab_helpers.portraits import run
+
+    return run(options)
 
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -339,6 +337,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "people": _people,
     "stop": _stop,
     "demo": _demo,
+    "prompt": _prompt,
+    "portraits": _portraits,
     "preload": _preload,
     "convert": _convert,
     "verify": _verify,

@@ -29,11 +29,13 @@ from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import Credentials, credentials
+from colab_helpers.trust.signing import LOCAL, Credentials, credentials
 from colab_helpers.trust.spooling import SPOOL_MB, Watched, spooled_beside
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
+_CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for a picture that a trained network made as a whole."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
 _OWN = "colab_helpers."
@@ -307,7 +309,22 @@ def _context() -> Context:
     return Context.from_dict(SETTINGS)
 
 
-def _xmp(told: str) -> bytes:
+def seal_created(partial: Path, *, told: str, network: str) -> None:
+    """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _CREATED}
+    definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
+    signed, content = io.BytesIO(), io.BytesIO(partial.read_bytes())
+    with Builder(definition, context=_context()) as builder, credentials(LOCAL).signer() as signer:
+        builder.sign(signer, MIME[".png"], content, signed)
+    partial.write_bytes(signed.getvalue())
+
+
+def xmp_of_created(told: str) -> bytes:
+    """Return the XMP packet of a picture that a network made as a whole."""
+    return _xmp(told, _CREATED)
+
+
+def _xmp(told: str, source_type: str = COMPOSITE) -> bytes:
     from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
 
     return (
@@ -319,6 +336,6 @@ def _xmp(told: str) -> bytes:
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(f'colab_helpers {VERSION}')}"
         f" photoshop:Instructions={quoteattr(told)}"
-        f" Iptc4xmpExt:DigitalSourceType={quoteattr(COMPOSITE)}/>"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source_type)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()
