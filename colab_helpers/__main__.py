@@ -267,8 +267,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     runtime = Runtime(settings_of(options).execution_provider)
     results = [convert(path, half=options.half, runtime=runtime) for path in options.models]
-    for result in results:
-        print(result.path)
+    print("\n".join(str(result.path) for result in results))
     _print_notes((*runtime.notes, *(note for result in results for note in result.notes)))
     return SUCCESS
 
@@ -309,16 +308,14 @@ def _bench(options: argparse.Namespace) -> int:
         clear_report(options.json, Writable(made=own_file), page=False)
     for pair in options.settings or ():
         split_pair(pair, "output_video_preset=veryfast")
-    names = ("heights", "faces", "seconds", "repeat", "settings")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    quick: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
-    plan = (quick if options.quick else {}) | given
+    quick = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
+    plan: dict[str, Any] = quick if options.quick else {}
+    plan |= {name: value for name in ("settings", *quick) if (value := getattr(options, name)) is not None}
     with TemporaryDirectory() as folder:
         made = copy_demo(Path(folder) / "media") if options.demo else None
-        demo = (made.targets[0], made.source, made.models) if made else None
-        found = bench(
-            Plan(**plan, models=options.models_dir, demo=demo), Path(folder), partial(print, flush=True)
-        )
+        plan["demo"] = (made.targets[0], made.source, made.models) if made else None
+        asked = Plan(**plan, models=options.models_dir)
+        found = bench(asked, Path(folder), partial(print, flush=True))
     if options.json:
         write_text(options.json, json.dumps(found, indent=2) + "\n")
     return SUCCESS
@@ -334,6 +331,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": _extra,
     "transcribe": _extra,
     "demo": _demo,
+    "prompt": _extra,
+    "portraits": _extra,
     "preload": _preload,
     "convert": _convert,
     "verify": _verify,

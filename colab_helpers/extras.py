@@ -1,4 +1,4 @@
-"""Verbs that need packages which nothing else needs: each says the one command that installs them."""
+"""Verbs beside the swap; where one needs packages of its own, it says the one command that installs them."""
 
 from __future__ import annotations
 
@@ -54,4 +54,22 @@ def _transcribe(options: argparse.Namespace) -> int:
     return failed
 
 
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"serve": _serve, "transcribe": _transcribe}
+def _prompt(options: argparse.Namespace) -> int:
+    from colab_helpers.prompts import improved
+
+    print(improved(options.prompt, options.kind))
+    return 0
+
+
+def _portraits(options: argparse.Namespace) -> int:
+    from colab_helpers.portraits import run
+
+    return run(options)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "serve": _serve,
+    "transcribe": _transcribe,
+    "prompt": _prompt,
+    "portraits": _portraits,
+}

@@ -29,11 +29,13 @@ from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import Credentials, credentials
+from colab_helpers.trust.signing import LOCAL, Credentials, credentials
 from colab_helpers.trust.spooling import SPOOL_MB, Watched, spooled_beside
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
+_CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for a picture that a trained network made as a whole."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
 _OWN = "colab_helpers."
@@ -80,6 +82,7 @@ class Marks:
         content: What has looked at the target; nothing is sealed before it has decided.
         label: What is burnt into its pictures, if anything.
         disclosure: How else those who see it are told.
+        enlarged_by: Name of the network that enlarges its pictures, if any does.
         beat: Called every few megabytes; may raise to give up.
         marked: Whether a result was marked.
         manifest: SHA-256 of its manifest where that is in a file of its own.
@@ -95,6 +98,7 @@ class Marks:
     digest: str = ""
     label: Label | None = None
     disclosure: str = ""
+    enlarged_by: str = ""
     beat: Callable[[], None] = lambda: None
     marked: bool = field(default=False, init=False)
     manifest: str | None = field(default=None, init=False)
@@ -117,6 +121,7 @@ class Marks:
             target_manifest=sidecar(target),
             label=Label.of(engine.settings),
             disclosure=engine.settings.disclosure,
+            enlarged_by=engine.frame_enhancer.network.name if engine.frame_enhancer else "",
             networks={
                 action: [network.name for network in changer.networks]
                 for action, changer in changers.items()
@@ -179,7 +184,12 @@ class Marks:
             told = {f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text}
             edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names, **told}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
-        definition = _definition(printable(output.name), [opened, edited if actions else stored])
+        done = [opened, edited if actions else stored]
+        if self.enlarged_by:
+            resized: dict[str, Any] = {"action": "c2pa.resized", "softwareAgent": SOFTWARE}
+            by_ai = {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: [self.enlarged_by]}}
+            done.append(resized | by_ai)
+        definition = _definition(printable(output.name), done)
         definition["assertions"] += self._stated()
         return definition
 
@@ -299,7 +309,22 @@ def _context() -> Context:
     return Context.from_dict(SETTINGS)
 
 
-def _xmp(told: str) -> bytes:
+def seal_created(partial: Path, *, told: str, network: str) -> None:
+    """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _CREATED}
+    definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
+    signed, content = io.BytesIO(), io.BytesIO(partial.read_bytes())
+    with Builder(definition, context=_context()) as builder, credentials(LOCAL).signer() as signer:
+        builder.sign(signer, MIME[".png"], content, signed)
+    partial.write_bytes(signed.getvalue())
+
+
+def xmp_of_created(told: str) -> bytes:
+    """Return the XMP packet of a picture that a network made as a whole."""
+    return _xmp(told, _CREATED)
+
+
+def _xmp(told: str, source_type: str = COMPOSITE) -> bytes:
     from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
 
     return (
@@ -311,6 +336,6 @@ def _xmp(told: str) -> bytes:
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(f'colab_helpers {VERSION}')}"
         f" photoshop:Instructions={quoteattr(told)}"
-        f" Iptc4xmpExt:DigitalSourceType={quoteattr(COMPOSITE)}/>"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source_type)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()
