@@ -198,7 +198,7 @@ def _people(options: argparse.Namespace) -> int:
         cards, place = library_cards(folder, options.models_dir), folder
     print("\n".join(card.line for card in cards))
     title = tr("People of {folder}", folder=folder.name)
-    print(tr("pictures: {paths}", paths=", ".join(map(str, write_sheet(place, title, cards)))))
+    print(tr("pictures: {paths}", paths=write_sheet(place, title, cards)))
     return SUCCESS
 
 
