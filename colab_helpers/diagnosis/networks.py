@@ -233,8 +233,8 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         return
     # Hashed anew each time: what a failing disk does to a file leaves its size and time as they were.
     found = examine(entry, path, verify=True, loads=True)
-    if found.state == "damaged":
-        yield Problem(found.problem, found.remedy)
+    if found.problem is not None:
+        yield Problem(found.problem.what, found.problem.remedy)
     elif found.state == "unknown":
         what = tr("none of the published files (SHA-256 {sha256}); it is used as it is", sha256=found.sha256)
         yield Problem(what, tr(_WHERE_FROM), warns=True)
