@@ -15,41 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from colab_helpers.files import publish, sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
-from colab_helpers.models.parity import Parity
+from colab_helpers.models.parity import Verdict
 from colab_helpers.models.records import part_path, record_path, recorded_hash, write_json
 from colab_helpers.models.session import Runtime
 
 CONVERTER = 2
 """Raised whenever the same input would give another file: earlier conversions then no longer count."""
 FOLDER = "converted"
-ALLOWED = 1, 3
-"""Grey levels that OpenCV's way and a network's own may lie apart, in the middle and at most."""
-
-
-class Trial(BaseModel):
-    """A made-up face changed by OpenCV (``usual``) and where the network runs (``own``)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    middle: float  # grey levels between both, the median of what changed
-    most: float
-    usual_ms: float  # the processor's time for a face
-    own_ms: float
-
-    @property
-    def problem(self) -> str:
-        """Why the second way is not used; empty if it is."""
-        if self.middle > ALLOWED[0] or self.most > ALLOWED[1]:
-            text = mark("the pixels differ by {middle:g} grey levels in the middle and {most:g} at most")
-            return tr(text, middle=self.middle, most=self.most)
-        if self.own_ms >= self.usual_ms:
-            text = mark("a face takes {own:.1f} ms of the processor there, and {usual:.1f} ms otherwise")
-            return tr(text, own=self.own_ms, usual=self.usual_ms)
-        return ""
-
-
-Verdict = Parity | Trial | str
-"""A comparison, or in words why there was none; empty where the original is in float16 already."""
 
 
 class Conversion(BaseModel):
@@ -57,7 +29,7 @@ class Conversion(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     bytes: int = 0  # of the copy; 0 if there is none
     mtime_ns: int = 0
     verdicts: dict[str, Verdict] = {}  # by provider, device and ONNX Runtime's version
@@ -78,10 +50,15 @@ class Conversion(BaseModel):
         found = path.stat()
         return cls(bytes=found.st_size, mtime_ns=found.st_mtime_ns, verdicts=verdicts or {})
 
-
-def problem_of(verdict: Verdict) -> str:
-    """Why a copy is not used, in the language of today; empty if it is."""
-    return verdict if isinstance(verdict, str) else verdict.problem
+    def write(self, path: Path) -> list[str]:
+        """Write the record of a copy, or say why it cannot be: it then holds for this run."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record_path(path), self.model_dump())
+        except OSError as error:  # the folder may be read-only
+            text = mark("{path} cannot be written ({reason}): compared anew next time")
+            return [tr(text, path=record_path(path), reason=error.strerror)]
+        return []
 
 
 def place_of(runtime: Runtime) -> str:
@@ -103,19 +80,26 @@ def target_of(source: Path, kind: Literal["export", "half", "pixels"]) -> Path:
     return folder_of(source) / f"{source.stem}-{kind}-{key}.onnx"
 
 
-def carry(source: Path, target: Path, name: str) -> None:
+def carry(source: Path | None, target: Path | None, name: str) -> list[str]:
     """Copy a model's float16 copy to another models folder, where it is only compared before it is used.
 
-    Raises:
-        OSError: It cannot be read or written.
+    Returns:
+        Why it could not be copied; the model is usable all the same.
     """
-    for path in (source / FOLDER).glob(f"{name}-half-*.onnx"):
-        place = target / FOLDER / path.name
-        if Conversion.of(path).bytes and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, part_path(place))
-            publish(part_path(place), place)
-            write_json(record_path(place), Conversion.made(place).model_dump())
+    if source is None or target is None:
+        return []
+    try:
+        for path in (source / FOLDER).glob(f"{name}-half-*.onnx"):
+            place = target / FOLDER / path.name
+            if Conversion.of(path).bytes and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, part_path(place))
+                publish(part_path(place), place)
+                write_json(record_path(place), Conversion.made(place).model_dump())
+    except OSError as error:
+        text = mark("{path} could not be copied to the shared cache ({reason})")
+        return [tr(text, path=source / FOLDER, reason=error.strerror)]
+    return []
 
 
 def remove_outdated(target: Path) -> None:

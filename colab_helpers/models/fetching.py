@@ -125,7 +125,7 @@ def fetch(
 def _teller(
     files: Sequence[ModelFile], missing: Sequence[ModelFile], callback: ProgressCallback
 ) -> Callable[[int, int], None]:
-    """Return what is told how many missing files are dealt with, and bytes of the next; it never goes back."""
+    """Return what is told how many missing files are done, and bytes of the next; it never goes back."""
     before = [sum(item.model.bytes for item in missing[:done]) for done in range(len(missing) + 1)]
     furthest, told_at, told = 0, -_NOTIFY_SECONDS, 0
 

@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
-from colab_helpers.language import mark, tr
+from colab_helpers.language import tr
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
-from colab_helpers.models.converted import FOLDER, carry
+from colab_helpers.models.converted import carry
 from colab_helpers.models.download import FetchOptions
 from colab_helpers.models.fetching import PreloadedFile, ProgressCallback, fetch
 from colab_helpers.models.half import changing_models, choose
@@ -73,21 +73,10 @@ def _prepared_for_gpu(settings: Settings, root: Path, cache: Path | None) -> lis
     runtime = Runtime("auto")  # a GPU that does not work is the doctor's subject, no reason to fetch nothing
     notes = list(runtime.notes)
     for name in changing_models(settings).values() if runtime.provider == "cuda" else ():
-        notes += _carried(cache, root, name)
+        notes += carry(cache, root, name)
         choice = choose(root, name, half=settings.half_precision, runtime=runtime, make=True)
-        notes += [*choice.notes, *_carried(root, cache, name)]
+        notes += [*choice.notes, *carry(root, cache, name)]
     return notes
-
-
-def _carried(source: Path | None, target: Path | None, name: str) -> list[str]:
-    """Take what was made of a model from or to the shared cache; the model is usable all the same."""
-    try:
-        if source is not None and target is not None:
-            carry(source, target, name)
-    except OSError as error:
-        text = mark("{path} could not be copied to the shared cache ({reason})")
-        return [tr(text, path=source / FOLDER if source else "", reason=error.strerror)]
-    return []
 
 
 def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:
