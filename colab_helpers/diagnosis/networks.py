@@ -60,7 +60,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     facts, figures = [f"CPU {milliseconds:.1f} ms"], {"cpu_ms": milliseconds}
     problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, plain)]
     if choice.path != plain:
-        facts.insert(0, tr("a run loads {what}", what=choice.words))
+        facts.insert(0, tr("a run loads {what}", what=choice.path.name))
     if subject.runs_on_gpu:
         fallbacks: list[str] = []
         there = open_network(choice.path, "cuda", settings=subject.settings, notes=fallbacks)

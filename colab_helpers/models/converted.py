@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import onnxruntime
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from colab_helpers.files import publish, sha256_of
+from colab_helpers.files import found, sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
 from colab_helpers.models.parity import Verdict
-from colab_helpers.models.records import part_path, record_path, recorded_hash, write_json
+from colab_helpers.models.records import record_path, recorded_hash, size_of, write_json
 from colab_helpers.models.session import Runtime
 
 CONVERTER = 2
@@ -31,24 +29,13 @@ class Conversion(BaseModel):
 
     version: Literal[4] = 4
     bytes: int = 0  # of the copy; 0 if there is none
-    mtime_ns: int = 0
     verdicts: dict[str, Verdict] = {}  # by provider, device and ONNX Runtime's version
 
     @classmethod
     def of(cls, path: Path) -> Conversion:
-        """Return what is recorded of a copy that is as it was made; else an empty record."""
-        with suppress(OSError, ValidationError):
-            record = cls.model_validate_json(record_path(path).read_bytes())
-            found = path.stat() if record.bytes else None
-            if found is None or (found.st_size, found.st_mtime_ns) == (record.bytes, record.mtime_ns):
-                return record
-        return cls()
-
-    @classmethod
-    def made(cls, path: Path, verdicts: dict[str, Verdict] | None = None) -> Conversion:
-        """Return the record of a copy as it is now."""
-        found = path.stat()
-        return cls(bytes=found.st_size, mtime_ns=found.st_mtime_ns, verdicts=verdicts or {})
+        """Return what is recorded of a copy that is there as it was made; else an empty record."""
+        record = found(cls, record_path(path))
+        return record if record is not None and record.bytes in (0, size_of(path)) else cls()
 
     def write(self, path: Path) -> list[str]:
         """Write the record of a copy, or say why it cannot be: it then holds for this run."""
@@ -78,28 +65,6 @@ def target_of(source: Path, kind: Literal["export", "half", "pixels"]) -> Path:
     sha256 = recorded_hash(source) or sha256_of(source)
     key = hashlib.sha256(f"{sha256} {kind} {CONVERTER}".encode()).hexdigest()[:16]
     return folder_of(source) / f"{source.stem}-{kind}-{key}.onnx"
-
-
-def carry(source: Path | None, target: Path | None, name: str) -> list[str]:
-    """Copy a model's float16 copy to another models folder, where it is only compared before it is used.
-
-    Returns:
-        Why it could not be copied; the model is usable all the same.
-    """
-    if source is None or target is None:
-        return []
-    try:
-        for path in (source / FOLDER).glob(f"{name}-half-*.onnx"):
-            place = target / FOLDER / path.name
-            if Conversion.of(path).bytes and not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, part_path(place))
-                publish(part_path(place), place)
-                write_json(record_path(place), Conversion.made(place).model_dump())
-    except OSError as error:
-        text = mark("{path} could not be copied to the shared cache ({reason})")
-        return [tr(text, path=source / FOLDER, reason=error.strerror)]
-    return []
 
 
 def remove_outdated(target: Path) -> None:

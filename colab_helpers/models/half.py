@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from colab_helpers.errors import ColabHelpersError, ModelError, OutputError, telling
+from colab_helpers.errors import ModelError, OutputError, telling
 from colab_helpers.files import publish
 from colab_helpers.language import mark, tr
 from colab_helpers.models.contracts import fit_of
@@ -25,7 +24,7 @@ from colab_helpers.models.gfpgan_export import export_gfpgan
 from colab_helpers.models.identify import broken_model, missing_model
 from colab_helpers.models.parity import NEARLY_SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.pool import first_line, is_out_of_memory
-from colab_helpers.models.records import part_path
+from colab_helpers.models.records import part_path, size_of
 from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
@@ -49,10 +48,9 @@ class ModelChoice:
         """Load it; see ``Runtime.open``."""
         return runtime.open(self.path, name=self.name)
 
-    @property
-    def words(self) -> str:
-        """What kind of file it is, for people."""
-        return f"{self.path.name} (float16)" if self.half else self.path.name
+    def noted(self, note: str) -> ModelChoice:
+        """Return the same with something more to say."""
+        return replace(self, notes=(*self.notes, note))
 
 
 def changing_models(settings: Settings) -> dict[FrameProcessor, str]:
@@ -79,8 +77,8 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
     Raises:
         ModelError: There are only weights that were not exported yet.
     """
-    wanted = wants_half(half, runtime.provider)
     source, weights = root / f"{name}.onnx", root / f"{name}{WEIGHTS}"
+    wanted, on_gpu = wants_half(half, runtime.provider), runtime.provider == "cuda"
     asked = source if source.is_file() or not weights.is_file() else weights
     options = f"--execution-provider {runtime.provider} {'--half ' if wanted else ''}"
     command = f"python -m colab_helpers convert {options}'{asked}'"
@@ -99,42 +97,29 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
     verdict = Conversion.of(target).verdicts.get(place_of(runtime))
     if verdict is not None:
         return _followed(choice, target, verdict)
-    if runtime.provider == "cuda" and is_standin(source):
+    if on_gpu and is_standin(source):
         return choice
-    if runtime.provider == "cuda" and make:
-        return _made(choice, runtime)
-    text = mark(
-        "{name}: no float16 copy was compared here yet; '{command}' does it, on a GPU also the first run"
+    if not (on_gpu and make):
+        text = mark("{name}: no float16 copy was compared here yet; '{command}' does it, on a GPU any run")
+        return choice.noted(tr(text, name=name, command=command))
+    try:
+        made = replace(convert(source, half=True, runtime=runtime), name=name)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the copy, the original still runs
+        text = mark("{name}: it cannot be made to fit this GPU ({reason})")
+        return choice.noted(tr(text, name=name, reason=getattr(error, "what", "") or first_line(error)))
+    finally:
+        gc.collect()  # sessions hold cycles; their memory is wanted now
+    return made.noted(
+        tr("{name}: compared on this GPU, once; used is {used}", name=name, used=made.path.name)
     )
-    return replace(choice, notes=(tr(text, name=name, command=command),))
 
 
 def _followed(choice: ModelChoice, target: Path, verdict: Verdict) -> ModelChoice:
     """What a run loads after a copy was accepted or refused."""
-    if not verdict.problem:
+    if not verdict.reason:
         return replace(choice, path=target if target.is_file() else choice.path, half=True)
     text = mark("{file}: half precision is not used, because {reason}")
-    return replace(choice, notes=(tr(text, file=choice.original.name, reason=verdict.problem),))
-
-
-def _made(found: ModelChoice, runtime: Runtime) -> ModelChoice:
-    """Make and compare what is missing; where that fails, what there is stays in use."""
-    started = time.monotonic()
-    try:
-        made = convert(found.original, half=True, runtime=runtime)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the copy, the original still runs
-        reason = getattr(error, "what", "") or f"{type(error).__name__}: {error}"
-        text = mark("{name}: it cannot be made to fit this GPU ({reason}); used is {used}")
-        return replace(found, notes=(tr(text, name=found.name, reason=reason, used=found.words),))
-    finally:
-        gc.collect()  # sessions hold cycles; their memory is wanted now
-    note = tr(
-        "{name}: compared on this GPU, once, in {seconds:.1f} s; used is {used}",
-        name=found.name,
-        seconds=time.monotonic() - started,
-        used=made.words,
-    )
-    return replace(made, name=found.name, notes=(note, *made.notes))
+    return choice.noted(tr(text, file=choice.original.name, reason=verdict.problem))
 
 
 # --- making -------------------------------------------------------------------------------------------
@@ -155,64 +140,54 @@ def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelC
 
     if not path.is_file():
         raise missing_model(path)
-    folder, locks = folder_of(path), folder_of(path) / ".locks"
+    folder = folder_of(path)
     unwritable = mark("a converted model cannot be written ({reason})")
-    try:
-        with telling(
-            OutputError, unwritable, folder, mark("free space, check the permissions, or name another folder")
-        ):
-            locks.mkdir(parents=True, exist_ok=True)
-            with FileLock(locks / f"{path.name}.lock"):
-                return _converted(path, half, runtime or Runtime())
-    except Exception as error:
-        if isinstance(error, ColabHelpersError) or not is_out_of_memory(error):
-            raise
-        raise ModelError(
-            tr("memory ran out while the model was converted ({reason})", reason=first_line(error)),
-            where=str(path),
-            remedy=tr("close other programs and try again, or use the model as it is"),
-        ) from error
+    remedy = mark("free space, check the permissions, or name another folder")
+    with telling(OutputError, unwritable, folder, remedy):
+        (folder / ".locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".locks" / f"{path.name}.lock"):
+            source = _exported(path) if path.suffix == WEIGHTS else path
+            choice = ModelChoice(path.stem, source, source)
+            if half:
+                return _halved(choice, runtime or Runtime())
+            load_model(source)  # says so if it is none
+            return choice
 
 
-def _converted(path: Path, half: bool, runtime: Runtime) -> ModelChoice:
-    source = path
-    if path.suffix == WEIGHTS:
-        source = target_of(path, "export")
-        if not source.is_file():
-            try:
-                export_gfpgan(path, part_path(source))
-                publish(part_path(source), source)
-            finally:
-                part_path(source).unlink(missing_ok=True)
-            remove_outdated(source)
-    choice = ModelChoice(path.stem, source, source)
-    if half:
-        target = target_of(source, "half")
-        verdict, notes = _copied(source, target, runtime)
-        followed = _followed(choice, target, verdict)
-        return replace(followed, notes=(*followed.notes, *notes))
-    load_model(source)  # says so if it is none
-    text = mark("{name}: used as it is; a float16 copy is made where half precision is asked for")
-    return choice if path.suffix == WEIGHTS else replace(choice, notes=(tr(text, name=path.name),))
+def _exported(weights: Path) -> Path:
+    """Export weights unless that was done."""
+    source = target_of(weights, "export")
+    part = part_path(source)
+    if not source.is_file():
+        try:
+            export_gfpgan(weights, part)
+            publish(part, source)
+        finally:
+            part.unlink(missing_ok=True)
+        remove_outdated(source)
+    return source
 
 
-def _copied(source: Path, target: Path, runtime: Runtime) -> tuple[Verdict, list[str]]:
+def _halved(choice: ModelChoice, runtime: Runtime) -> ModelChoice:
     """Make a float16 copy unless it is there, compare it, keep it if it was accepted, and record that."""
+    source, target = choice.original, target_of(choice.original, "half")
     record, part, place = Conversion.of(target), part_path(target), place_of(runtime)
     if place in record.verdicts:
-        return record.verdicts[place], []
+        return _followed(choice, target, record.verdicts[place])
+    there = record.bytes
     try:
-        verdict = None if record.bytes else write_half(source, part)
+        verdict = None if there else write_half(source, part)
         if verdict is None:
-            verdict = _compared(source, target if record.bytes else part, runtime)
+            verdict = _compared(source, target if there else part, runtime)
         if part.is_file() and not verdict.reason:
             publish(part, target)
-            record = Conversion.made(target, record.verdicts)
+            there = size_of(target)
     finally:
         part.unlink(missing_ok=True)
-    record = record.model_copy(update={"verdicts": {**record.verdicts, place: verdict}})
+    notes = Conversion(bytes=there, verdicts={**record.verdicts, place: verdict}).write(target)
     remove_outdated(target)
-    return verdict, record.write(target)
+    choice = _followed(choice, target, verdict)
+    return replace(choice, notes=(*choice.notes, *notes))
 
 
 def _compared(source: Path, copy: Path, runtime: Runtime) -> Verdict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -174,13 +173,11 @@ def test_what_was_made_of_something_else_goes(
     assert old.path != new.path
 
 
-@pytest.mark.parametrize("harm", ["touched", "cut", "gone", "no record"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "no record"])
 def test_a_copy_that_is_not_the_recorded_one_is_not_used(model: Path, works: list[str], harm: str) -> None:
     made = make(model)
     good = made.path.read_bytes()
-    if harm == "touched":
-        os.utime(made.path, ns=(1, 1))
-    elif harm == "cut":
+    if harm == "cut":
         made.path.write_bytes(good[:100])
     elif harm == "gone":
         made.path.unlink()
@@ -205,7 +202,7 @@ def test_a_conversion_that_ends_early_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(room, "compare", end)
-        with pytest.raises((KeyboardInterrupt, ModelError), match=r"^asked|memory ran out"):
+        with pytest.raises(type(error), match=r"^asked|allocate memory"):
             make(model)
     assert list((model.parent / "converted").glob("*half*")) == []
     assert make(model).half
@@ -270,13 +267,12 @@ def test_the_first_run_on_a_gpu_makes_what_is_missing(model: Path, gpu: Pretende
     assert ask(model.parent, half=False, runtime=runtime) == ModelChoice(NAME, model, model)
     asked = ask(model.parent, half="auto", runtime=runtime, make=False)
     assert asked.path == model
-    assert "on a GPU a run does it" in asked.notes[0]
+    assert "on a GPU any run" in asked.notes[0]
     assert not (model.parent / "converted").exists()
     first = ask(model.parent, half="auto", runtime=runtime)
     assert first.half
     (note,) = first.notes
-    assert note.startswith(f"{NAME}: compared on this GPU, once, in ")
-    assert note.endswith(f"used is {first.path.name} (float16)")
+    assert note == f"{NAME}: compared on this GPU, once; used is {first.path.name}"
     assert [place.split(", onnx")[0] for place in record_of(first).verdicts] == ["cuda, Tesla T4"]
     second = ask(model.parent, half="auto", runtime=runtime)
     assert (second.path, second.notes) == (first.path, ())
@@ -349,6 +345,6 @@ def test_command(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (first, second) == (str(make(model).path), str(other))
     assert [note.split(" because")[0] for note in notes] == ["note: other.onnx: half precision is not used,"]
     assert main(command) == 0  # without it, they are looked at only
-    assert capsys.readouterr().out.count("used as it is") == 2
+    assert capsys.readouterr().out.splitlines() == [str(model), str(other)]
     assert main(["convert", str(model.with_name("no.onnx"))]) != 0
     assert "no.onnx" in capsys.readouterr().err
