@@ -231,8 +231,8 @@ def _demo(options: argparse.Namespace) -> int:
 def _preload(options: argparse.Namespace) -> int:
     from colab_helpers.models.catalog import needed_models
     from colab_helpers.models.download import FetchOptions
+    from colab_helpers.models.fetching import SOURCE_WORDS
     from colab_helpers.models.preload import preload
-    from colab_helpers.models.records import SOURCE_WORDS
     from colab_helpers.models.session import models_root
     from colab_helpers.ui.preload import described, models_text
     from colab_helpers.ui.progress import FetchLine
