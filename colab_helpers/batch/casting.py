@@ -22,7 +22,6 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.geometry import face_distance
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
-from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
 
@@ -138,7 +137,7 @@ class Treatments:
         else:
             identity, photos = self._named(name, source)
             told = ", ".join(source)
-        used = sorted(digest_of(photos[number]) for number in identity.used)
+        used = sorted(photos[number].digest for number in identity.used)
         key, age = " ".join(used), identity.age
         return Treatment(source=identity.embedding, source_name=told, settings=settings, key=key, age=age)
 
@@ -245,11 +244,6 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
         chosen = sum(one.found for one in tracks if one.chosen) * 2 > sum(one.found for one in tracks)
         given.put(group, faces=(group,), source=(PHOTOS if chosen and swaps else LEAVE,))
     return given
-
-
-def digest_of(source: Source) -> str:
-    """Return what tells a photo from others: the SHA-256 of its file, or of its ``data:`` URL."""
-    return sha256_of(source.path) if source.path else hashlib.sha256(source.image.encode()).hexdigest()
 
 
 def _claimed(

@@ -6,13 +6,10 @@ out-of-memory kill or a closed browser costs the segment at work; all memory is 
 
 from __future__ import annotations
 
-import gc
-
-from colab_helpers.itself import own_process
+from colab_helpers.itself import all_loaded, end_process, own_process
 
 if __name__ == "__main__":
     own_process()
-    gc.disable()  # modules stay: to look through them again and again would take a fifth of a worker's start
 
 import argparse
 import os
@@ -23,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from colab_helpers.batch.casting import digest_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
@@ -66,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
     stop = Stop(owns_process=True)
     tune_allocator()  # before any thread has a store of its own
-    gc.freeze()  # nor need any later collection look through them
-    gc.enable()
+    all_loaded()
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")
@@ -206,7 +201,7 @@ class _Run(Surroundings):
         earlier = EarlierWork(
             read_journal(job.folder / JOURNAL_NAME),
             run=job.run,
-            sources=[digest_of(job.sources[n]) for n in source.used] if source else [],
+            sources=[job.sources[n].digest for n in source.used] if source else [],
             sought=_sought_digests(job.request),
             settings=engine.settings,
             models={net.name: model_digest(net.path, digests) for net in engine.networks},
@@ -303,7 +298,7 @@ class _Run(Surroundings):
 def _sought_digests(request: BatchRequest) -> list[str]:
     """Digests of the photos of who is changed, and of who never is."""
     return [
-        f"{kind} {digest_of(Source.of(photo))}"
+        f"{kind} {Source.of(photo).digest}"
         for kind, photos in (("target", request.target_person), ("never", request.never))
         for photo in sorted(photos)
     ]
@@ -318,7 +313,4 @@ def _remove_torn(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    # Threads of drivers and libraries may hold up a normal exit; everything is on disk already.
-    os._exit(code)
+    end_process(main())

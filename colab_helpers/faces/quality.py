@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import ARCFACE_112, overlap, similarity_transform, yaw_degrees
-from colab_helpers.faces.photos import BLURRED, sharpness_of
+from colab_helpers.faces.photos import BLURRED, percentile, sharpness_of
 from colab_helpers.faces.types import Face, FloatArray
 from colab_helpers.media.picture import Picture
 
@@ -170,7 +170,7 @@ class Measured(BaseModel):
     @property
     def similarity_p5(self) -> float | None:
         """Cosine that 95 % of the samples reach; None without samples."""
-        return float(np.percentile(self.similarities, 5)) if self.similarities else None
+        return percentile(self.similarities, 5) if self.similarities else None
 
 
 def root_mean(squares: float, count: int) -> float | None:
