@@ -123,9 +123,10 @@ class FileRun:
             require_consent("", ())
         self.check.begin()
         work = self.unfinished.place if self.unfinished and away else None
-        require_room(task.output.parent, report.bytes_in, _ROOM_OF_COPIES if work else _ROOM)
+        growth = self.engine.growth
+        require_room(task.output.parent, report.bytes_in, growth * (_ROOM_OF_COPIES if work else _ROOM))
         if work:
-            require_room(work, report.bytes_in, _ROOM_OF_WORK)
+            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK)
         as_picture = goes_as_picture(task)
         output, note = _picture_output(task) if as_picture else _video_output(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)

@@ -57,6 +57,7 @@ class Marks:
         content: What has looked at the target; nothing is sealed before it has decided.
         label: What is burnt into its pictures, if anything.
         disclosure: How else those who see it are told.
+        enlarged_by: Name of the network that enlarges its pictures, if any does.
         beat: Called every few megabytes; may raise to give up.
         marked: Whether a result was marked.
         manifest: SHA-256 of its manifest where that is in a file of its own.
@@ -72,6 +73,7 @@ class Marks:
     digest: str = ""
     label: Label | None = None
     disclosure: str = ""
+    enlarged_by: str = ""
     beat: Callable[[], None] = lambda: None
     marked: bool = field(default=False, init=False)
     manifest: str | None = field(default=None, init=False)
@@ -102,6 +104,7 @@ class Marks:
             target_manifest=sidecar(target),
             label=Label.of(engine.settings),
             disclosure=engine.settings.disclosure,
+            enlarged_by=engine.frame_enhancer.network.name if engine.frame_enhancer else "",
             networks={
                 action: [network.name for network in changer.networks]
                 for action, changer in changers.items()
@@ -176,7 +179,12 @@ class Marks:
             told = {f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text}
             edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names, **told}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
-        definition = _definition(printable(output.name), [opened, edited if actions else stored])
+        done = [opened, edited if actions else stored]
+        if self.enlarged_by:
+            resized: dict[str, Any] = {"action": "c2pa.resized", "softwareAgent": SOFTWARE}
+            by_ai = {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: [self.enlarged_by]}}
+            done.append(resized | by_ai)
+        definition = _definition(printable(output.name), done)
         definition["assertions"] += self._stated()
         return definition
 
