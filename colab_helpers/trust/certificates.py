@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from colab_helpers.trust.signing import LOCAL_SIGNER, Credentials
-
 _ROOT, _ORGANIZATION = "colab_helpers local root", "colab_helpers, made locally: cannot show who signed"
 # No time stamp server is asked, so a mark can be checked only as long as its certificate is valid.
 _VALID = datetime.timedelta(days=30 * 365)
@@ -21,10 +19,11 @@ _CURVES = {256: C2paSigningAlg.ES256, 384: C2paSigningAlg.ES384, 521: C2paSignin
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
-def read_credentials(content: bytes, *, local: bool) -> Credentials:
+def read_certificates(content: bytes) -> tuple[bytes, bytes, C2paSigningAlg, str]:
     """Take a PEM file apart: a certificate chain and the key of its first one, in any order.
 
-    ValueError, TypeError or KeyError where it holds something else.
+    Returns chain and key, PEM, the key's algorithm, and whose the first certificate is. ValueError, TypeError
+    or KeyError where the file holds something else.
     """
     chain = x509.load_pem_x509_certificates(content)
     key = serialization.load_pem_private_key(_key_part(content), None)
@@ -32,7 +31,7 @@ def read_credentials(content: bytes, *, local: bool) -> Credentials:
         raise ValueError
     names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     name = str(names[0].value) if names else chain[0].subject.rfc4514_string()
-    return Credentials(_pem(chain), _private(key), _algorithm(key), name, local)
+    return _pem(chain), _private(key), _algorithm(key), name
 
 
 def last_certificate(content: bytes) -> bytes:
@@ -53,14 +52,14 @@ def _algorithm(key: PrivateKey) -> C2paSigningAlg:
     return C2paSigningAlg.PS256 if isinstance(key, rsa.RSAPrivateKey) else C2paSigningAlg.ED25519
 
 
-def make_credentials() -> bytes:
-    """A certificate for signing, and the one that vouches for it, whose key is forgotten.
+def make_certificates(name: str) -> bytes:
+    """Make a certificate for signing, the one that vouches for it, whose key is forgotten, and its key, PEM.
 
     C2PA takes none that vouches for itself.
     """
     authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     anchor = _certificate(_ROOT, authority, authority, signs_others=True)
-    leaf = _certificate(LOCAL_SIGNER, own, authority, signs_others=False)
+    leaf = _certificate(name, own, authority, signs_others=False)
     return _pem([leaf, anchor]) + _private(own)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,13 +18,7 @@ LOCAL = "local"
 LOCAL_NAME = "signing.pem"
 """In the folder of ``machine.home``: the certificate made here, the one that vouches for it, and its key."""
 LOCAL_SIGNER = "colab_helpers local signer"
-# Two certificates and a key of the curve P-256 (PKCS #8, RFC 5958), as they are made here.
-_CERTIFICATE = rb"-----BEGIN CERTIFICATE-----\n([\w+/=\n]+)-----END CERTIFICATE-----\n"
-_KEY = rb"MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEH[\w+/=\n]{150}"
-_MADE_HERE = re.compile(
-    rb"(%b%b)(-----BEGIN PRIVATE KEY-----\n%b\n-----END PRIVATE KEY-----\n)"
-    % (_CERTIFICATE, _CERTIFICATE, _KEY)
-)
+_KEY = b"-----BEGIN PRIVATE KEY-----"
 
 
 @dataclass(frozen=True)
@@ -76,13 +68,13 @@ def _make(path: Path) -> None:
     """Make this machine's certificate, if there is none yet."""
     from filelock import FileLock  # slow, as what makes certificates, and needed once
 
-    from colab_helpers.trust.certificates import make_credentials
+    from colab_helpers.trust.certificates import make_certificates
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
-                _write_private(path, make_credentials())
+                _write_private(path, make_certificates(LOCAL_SIGNER))
     except OSError as error:
         raise OutputError(
             tr("the certificate made here cannot be kept ({reason})", reason=error.strerror or error),
@@ -105,12 +97,14 @@ def _read(path: Path, *, local: bool) -> Credentials:
             remedy=tr("correct signing_certificate, or set it to local"),
         ) from error
     try:
-        made = _MADE_HERE.fullmatch(content) if local else None
-        if made and LOCAL_SIGNER.encode() in base64.b64decode(made[2]):
-            return Credentials(made[1], made[4], C2paSigningAlg.ES256, LOCAL_SIGNER, local)
-        from colab_helpers.trust.certificates import read_credentials  # slow, and for others alone
+        if local:  # as `make_certificates` writes it: what takes others apart is slow to load
+            chain, begin, key = content.partition(_KEY)
+            if not chain or not begin:
+                raise ValueError
+            return Credentials(chain, begin + key, C2paSigningAlg.ES256, LOCAL_SIGNER, local)
+        from colab_helpers.trust.certificates import read_certificates
 
-        return read_credentials(content, local=local)
+        return Credentials(*read_certificates(content), local)
     except (ValueError, TypeError, KeyError) as error:
         raise SettingsError(
             tr("this is no PEM file with certificates and the unencrypted key of the first of them"),
