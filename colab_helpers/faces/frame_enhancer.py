@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class FrameEnhancer:
         scale: How many times wider and higher its pictures become.
         edge: Of the tiles it is given, at most; less once memory ran out.
         notes: That it did, one sentence each.
+        beat: Called before each tile, which may take seconds; may raise to give up.
 
     Raises:
         ModelError: The network has another contract.
@@ -61,6 +63,7 @@ class FrameEnhancer:
         self.scale, self._fixed = enlarges(network.session, where=str(network.path))
         self.edge = self._fixed or edge_for(memory, self.scale)
         self.notes: list[str] = []
+        self.beat: Callable[[], None] = lambda: None
         self._reformatter = VideoReformatter()
 
     @classmethod
@@ -164,6 +167,7 @@ class FrameEnhancer:
                     slice(scale * start, scale * (start + step))
                     for start, step in zip((top, left), inside, strict=True)
                 )
+                self.beat()
                 place = result[rows, columns]
                 place[...] = self._tile(tile)[: place.shape[0], : place.shape[1]]
         return result

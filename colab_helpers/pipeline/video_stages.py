@@ -208,13 +208,14 @@ def changed_frames(
     seen = with_covers(found, changer, workers=threads)
     groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
-        works = finished(video, (work for group in changed for work in group), start)
-        # One large frame waits, for it takes as much as many others.
-        yield from ahead(works, 1, name="enlarge frames") if video.engine.frame_enhancer else works
+        yield from _finished(video, (work for group in changed for work in group), start)
 
 
-def finished(video: VideoRun, works: Iterator[VideoWork], start: int = 0) -> Generator[VideoWork, None, None]:
-    """Yield the frames from one on as they are written: enlarged where that is asked for, and labelled."""
+def _finished(video: VideoRun, works: Iterator[VideoWork], start: int) -> Generator[VideoWork, None, None]:
+    """Yield the frames from one on as they are written: enlarged where that is asked for, and labelled.
+
+    It is done where frames are written: no large one waits, and a stop is heard between two tiles.
+    """
     enhancer, label = video.engine.frame_enhancer, video.label
     large: av.VideoFrame | None = None
     labelled = False

@@ -137,7 +137,11 @@ def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant
     with monkeypatch.context() as patch:
         patch.setattr(drive, "disk_free", lambda _: 16 * target.stat().st_size - 1)
         assert "16 times the target's size" in (again(settings=settings).files[0].error or "")
-    (file,) = again(settings=settings).files
+    with monkeypatch.context() as patch:
+        told = []
+        patch.setattr(batch_room.Surroundings, "beat", lambda _: told.append(sys._getframe(1).f_code.co_name))
+        (file,) = again(settings=settings).files
+    assert told.count("_in_tiles") == 5, "a run whose frames take minutes would seem hung"
     assert (probe(file.output).width, probe(file.output).height) == (192, 128)
     assert sum("enlarged 2 times by RealESRGAN_x2plus, to 192x128" in note for note in file.fallbacks) == 1
     *_, resized = actions(read_mark(Path(file.output))[1])

@@ -19,7 +19,9 @@ from colab_helpers.faces.frame_enhancer import EDGES, MARGIN, FrameEnhancer, edg
 from colab_helpers.media.formats import WORKING_FORMATS
 from colab_helpers.media.planes import grids_of, samples_of
 from colab_helpers.media.probe import probe
+from colab_helpers.models.pool import SessionPool
 from colab_helpers.models.session import Network, Runtime
+from colab_helpers.settings import Settings
 from tests.helpers.networks import build, enlarger, node
 from tests.media.make import Spec, make
 
@@ -45,12 +47,14 @@ def photo(height: int, width: int, *, seed: int = 3, kind: Any = np.uint8) -> np
 
 def whole(enhancer: FrameEnhancer, image: np.ndarray) -> np.ndarray:
     """The network at the whole picture at once, in float64 from there on."""
-    padded = cv2.copyMakeBorder(image, *[MARGIN] * 4, cv2.BORDER_REFLECT_101)
-    peak, cut = np.iinfo(image.dtype).max, MARGIN * enhancer.scale
+    height, width = image.shape[:2]
+    around = (MARGIN, MARGIN + height % 2, MARGIN, MARGIN + width % 2)
+    padded = cv2.copyMakeBorder(image, *around, cv2.BORDER_REFLECT_101)
+    peak, scale, cut = np.iinfo(image.dtype).max, enhancer.scale, MARGIN * enhancer.scale
     blob = (padded[..., ::-1].transpose(2, 0, 1)[None] / peak).astype(np.float32)
     (planes,) = enhancer.network.run(blob)
-    made = planes[0, ::-1, cut:-cut, cut:-cut].transpose(1, 2, 0).astype(np.float64)
-    return np.clip(made, 0, 1) * peak
+    made = planes[0, ::-1, cut : cut + scale * height, cut : cut + scale * width].transpose(1, 2, 0)
+    return np.clip(made.astype(np.float64), 0, 1) * peak
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -107,6 +111,37 @@ def test_where_memory_runs_out_tiles_get_smaller_which_is_said(bears: int, opene
     assert max(asked[before:]) <= bears, "what did not fit was tried again"
 
 
+def test_on_a_gpu_the_pool_knows_what_a_tile_takes(tmp_path: Path) -> None:
+    onnx.save(enlarger(2, reach=1, mode="linear"), tmp_path / "RealESRGAN_x2plus.onnx")
+    gigabyte, seen = 1 << 30, list[int]()
+    pool = SessionPool(budget=gigabyte, used=lambda: 1000 * len(seen), free=lambda: gigabyte)
+    pool.ceiling = 4 * gigabyte
+    runtime = Runtime("cpu").pooled(pool, graphs=False)
+    settings = Settings(frame_processors="face_swapper,frame_enhancer", frame_enhancer_blend=30)
+    with pytest.MonkeyPatch.context() as patch:
+        run = FrameEnhancer.enlarge
+        patch.setattr(FrameEnhancer, "enlarge", lambda *given: (seen.append(1), run(*given))[1])
+        enhancer = FrameEnhancer.open(settings, runtime, tmp_path)
+    assert enhancer is not None
+    assert (enhancer.scale, enhancer.edge, len(seen)) == (2, 320, 1)
+    assert enhancer.network.session.beside == 1000
+    assert FrameEnhancer.open(Settings(), runtime, tmp_path) is None
+
+
+def test_whoever_waits_is_told_before_every_tile_and_may_give_up(opened: Opened) -> None:
+    enhancer, told = opened(reach=1), list[int]()
+    enhancer.edge, enhancer.beat = EDGES[-1], lambda: told.append(1)
+    enhancer.enlarge(photo(130, 250))
+    assert len(told) == 2 * 3
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    enhancer.beat = stop
+    with pytest.raises(KeyboardInterrupt):
+        enhancer.enlarge(photo(130, 250))
+
+
 def test_tiles_follow_from_the_card_alone() -> None:
     assert [edge_for(gigabytes << 30, 2) for gigabytes in (0, 2, 4, 8, 80)] == [320, 192, 320, 512, 512]
     assert [edge_for(gigabytes << 30, 4) for gigabytes in (0, 1, 8, 15, 80)] == [320, 192, 192, 320, 512]
@@ -161,5 +196,8 @@ def test_what_the_size_no_longer_tells_is_stated_and_too_large_is_refused(
     info = replace(info, colour=replace(info.colour, matrix=2))
     large = opened().enlarged_info(info)
     assert (large.width, large.height, large.colour.matrix) == (2048, 1080, 6)
+    frame = av.VideoFrame(64, 300, "yuv420p")
+    frame.colorspace, frame.time_base = 2, Fraction(1, 25)
+    assert opened(reach=1, mode="linear").enlarge_frame(frame).colorspace == 6
     with pytest.raises(MediaError, match=r"enlarged 4 times, 2160x2000 pixels are more than 67 million"):
         opened(4).enlarged_info(replace(info, width=2160, height=2000))

@@ -89,8 +89,11 @@ def enlarger(scale: int, *, edge: int | None = None, reach: int = 34, mode: str 
     """Real-ESRGAN's contract: smooth, after a blur that looks as far around as realesr-general-x4v3 does."""
     kernel = np.zeros((3, 1, 3, 3), np.float32)
     kernel[:, 0, 1, 1], kernel[:, 0, 0, 0], kernel[:, 0, 1, 2], kernel[:, 0, 2, 1] = 0.7, 0.2, 0.15, -0.05
+    # RealESRGAN_x2plus begins with blocks of 2 x 2, so that an odd edge is an error.
     nodes = [
-        node("Conv", "input kernel", "seen", group=3, dilations=[reach] * 2, pads=[reach] * 4),
+        node("SpaceToDepth", "input", "blocks", blocksize=2),
+        node("DepthToSpace", "blocks", "even", blocksize=2),
+        node("Conv", "even kernel", "seen", group=3, dilations=[reach] * 2, pads=[reach] * 4),
         node("Resize", "seen - scales", "output", mode=mode),
     ]
     weights = {"kernel": kernel, "scales": np.array([1, 1, scale, scale], np.float32)}
