@@ -27,7 +27,7 @@ from colab_helpers.command_line import (
     settings_of,
     split_pair,
 )
-from colab_helpers.errors import ColabHelpersError, ModelError, UsageError, require_packages
+from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
 from colab_helpers.itself import all_loaded, end_process, own_process
 from colab_helpers.language import mark, one_line, spoken, tr
 
@@ -215,14 +215,10 @@ def _edit_people(options: argparse.Namespace) -> None:
         rename(options.folder, old, new)
 
 
-def _serve(options: argparse.Namespace) -> int:
-    require_packages("serve", "fastapi", "uvicorn")
-    from colab_helpers.batch.queue import Queue
-    from colab_helpers.serve import Server, serve
+def _extra(options: argparse.Namespace) -> int:
+    from colab_helpers import extras
 
-    folders = tuple(options.inputs), options.library, options.models_dir
-    serve(Server(*folders, Queue(options.jobs)), options.host, options.port)
-    return SUCCESS
+    return extras.VERBS[options.verb](options)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -339,7 +335,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "people": _people,
     "stop": _stop,
-    "serve": _serve,
+    "serve": _extra,
+    "transcribe": _extra,
     "demo": _demo,
     "preload": _preload,
     "convert": _convert,

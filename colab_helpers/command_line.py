@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
             tr("list the people of a batch or of a library, with pictures; change the map"),
         ),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
+        "transcribe": (_add_transcribe, tr("write what is said in videos as subtitles")),
         "serve": (_add_serve, tr("take jobs over HTTP from programs of this machine")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
@@ -194,6 +195,16 @@ def _add_preload(parser: argparse.ArgumentParser) -> None:
     add("--shared-cache", help=tr("copy from and to this folder, say on Drive"), **FOLDER)
     add("--verify", help=tr("hash files that are there already"), **SWITCH)
     _add_settings(parser)
+
+
+def _add_transcribe(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", type=absolute, metavar="VIDEO")
+    add("--track", help=tr("also write a copy with a track of them, marked as results are"), **SWITCH)
+    add("--words", help=tr("each word by itself, with its time"), **SWITCH)
+    add("--model", help=tr("folder of another Whisper model in CTranslate2's form"), **FOLDER)
+    _add_models_dir(parser)
+    _add_language(parser)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import glob
 import hmac
 import json
 import os
@@ -22,7 +21,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -259,8 +258,7 @@ def _refused(_request: Request, error: Exception) -> JSONResponse:
 def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
     """Refuse paths and patterns that lead out of some folders, by their links, too."""
     for path in map(absolute, paths):
-        fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-        if ".." in path.parts or not any(map(Path(os.path.realpath(fixed)).is_relative_to, roots)):
+        if ".." in path.parts or not any(map(Path(os.path.realpath(path)).is_relative_to, roots)):
             what = tr("this is in none of the folders that requests may name")
             raise UsageError(what, where=str(path), remedy=tr("start the server with it in --inputs"))
 
