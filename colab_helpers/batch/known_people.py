@@ -53,7 +53,7 @@ Look = Annotated[FloatArray, PlainValidator(_look_of), PlainSerializer(_look_tex
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
 
 class Group(_Model):
@@ -62,7 +62,6 @@ class Group(_Model):
     look: Look = Field(description="Mean of their embeddings.")
     asked: int = Field(description="How many embeddings those are.")
     files: dict[str, float] = Field({}, description="Seconds on screen in each target, by its name.")
-    frames: int = Field(0, description="Frames in which somebody of the group was detected.")
     crops: list[str] = Field([], description="Pictures in the same folder, the best first.")
     alike: list[str] = Field([], description="Groups that look much like this one.")
     doubtful: bool = Field(False, description="Whether it was put together with little certainty.")
@@ -129,7 +128,6 @@ class SeenIn(_Model):
         rate: Its frames a second; 0 of a picture.
         tracks: Which group each track belongs to; `NOBODY` where nobody can tell.
         seen: The tracks that the recogniser has seen.
-        choice: What tells the request by which they are chosen from others; see `keys.choice_key`.
     """
 
     target: str
@@ -138,13 +136,6 @@ class SeenIn(_Model):
     sight: Sight
     tracks: dict[int, str]
     seen: dict[int, SeenTrack] = {}
-    choice: str = ""
-
-    def choose(self, other: SeenIn) -> None:
-        """Have those tracks be chosen that are in the same video as another request has it."""
-        self.choice = other.choice
-        for number, one in self.seen.items():
-            one.chosen = number in other.seen and other.seen[number].chosen
 
     def seconds(self, group: str) -> float:
         """How long a group is on screen, in seconds; in a picture no time."""
@@ -160,7 +151,7 @@ class KnownPeople(_Model):
         groups: By name: p1, p2 and so on, by their first appearance.
         videos: By the key of their face index.
         found: Videos whose tracks are known and not grouped yet.
-        told: Names of the groups that were written to the user's map once.
+        choice: What tells the request by which some of these are chosen; see `keys.choice_key`.
         record: Names this record: another one's groups of the same names are other people.
     """
 
@@ -169,7 +160,7 @@ class KnownPeople(_Model):
     groups: dict[str, Group] = {}
     videos: dict[str, SeenIn] = {}
     found: dict[str, SeenIn] = {}
-    told: list[str] = []
+    choice: str = ""
     record: str = ""
 
     @classmethod
@@ -251,12 +242,11 @@ class KnownPeople(_Model):
         for name, group in self.groups.items():
             tracks = [(self.videos[key], self.videos[key].seen[n]) for key, n in self.tracks_of(name)]
             if not tracks:
-                group.files, group.frames, group.crops = {}, 0, []
+                group.files, group.crops = {}, []
                 continue
             mean = _mean([one.appearance("", 0) for _, one in tracks])
             group.look, group.asked = mean.look, mean.asked
             group.files = {video.target: round(video.seconds(name), 3) for video, _ in tracks}
-            group.frames = sum(one.found for _, one in tracks)
             shown = sorted((one for _, one in tracks if one.crop), key=lambda one: (one.dark, -one.worth))
             group.crops = [one.crop for one in shown[:MOST_CROPS]]
             sure = [one for _, one in tracks if one.asked >= CONFIRMED]
@@ -273,7 +263,7 @@ class KnownPeople(_Model):
         return [(key, n) for key, video in videos for n in video.seen if video.tracks[n] == name]
 
     def _new_name(self) -> str:
-        taken = (natural_key(name)[-1][0] for name in (*self.groups, *self.told))
+        taken = (natural_key(name)[-1][0] for name in self.groups)
         return f"p{max((0, *taken)) + 1}"
 
 

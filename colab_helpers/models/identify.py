@@ -23,7 +23,7 @@ def missing_model(path: Path) -> ModelError:
 
 def broken_model(path: Path, reason: str) -> ModelError:
     """The error of a file that does not load: which one it is, and which one was expected."""
-    listed = (entry for entry in load_catalog().models.values() if path.name in entry.file_names)
+    listed = [entry for entry in load_catalog().models.values() if path.match(entry.path)]
     wanted = [f"{one.digest} ({one.bytes} bytes)" for entry in listed for one in entry.sources]
     try:
         is_there = f"{sha256_of(path)} ({path.stat().st_size} bytes)"

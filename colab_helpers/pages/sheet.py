@@ -86,9 +86,7 @@ def facts_of(row: Row) -> tuple[str, ...]:
     names = [f"{name} ({duration(seconds)})" for name, seconds in row.files.items()]
     seen = first_of(names, _MOST_FILES)
     where = tr("{time} in {files}", time=duration(row.seconds), files=seen) if names else tr("not seen yet")
-    return source_text(row.source) if row.named else tr(
-        "{source} (default)", source=source_text(row.source)
-    ), where
+    return source_text(row.source), where
 
 
 def remarks_of(row: Row) -> tuple[str, ...]:
