@@ -27,7 +27,7 @@ from colab_helpers.command_line import (
     settings_of,
     split_pair,
 )
-from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
+from colab_helpers.errors import ColabHelpersError, ModelError, UsageError, require_packages
 from colab_helpers.itself import all_loaded, end_process, own_process
 from colab_helpers.language import mark, one_line, spoken, tr
 
@@ -102,18 +102,9 @@ def _swap(options: argparse.Namespace) -> int:
         inputs = identities(map(Path, [*photos, options.target]))
         clear_report(options.report_path, Writable(inputs, settings.overwrite, made=own_file), page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
-        report = swap_file(
-            options.sources,
-            options.target,
-            options.output,
-            consent=options.consent,
-            settings=settings,
-            models_dir=options.models_dir,
-            target_person=options.target_person,
-            never=options.never,
-            library=options.library,
-            on_progress=line,
-        )
+        names = ("sources", "target", "output", "consent", "models_dir", "target_person", "never", "library")
+        given = {name: getattr(options, name) for name in names}
+        report = swap_file(**given, settings=settings, on_progress=line)
     if options.report_path:
         report.save(options.report_path)
     return _conclude(report)
@@ -202,7 +193,7 @@ def _people(options: argparse.Namespace) -> int:
         cards, place = library_cards(folder, options.models_dir), folder
     print("\n".join(card.line for card in cards))
     title = tr("People of {folder}", folder=folder.name)
-    print(tr("pictures: {paths}", paths=", ".join(map(str, write_sheet(place, title, cards)))))
+    print(tr("pictures: {paths}", paths=write_sheet(place, title, cards)))
     return SUCCESS
 
 
@@ -224,6 +215,16 @@ def _edit_people(options: argparse.Namespace) -> None:
         rename(options.folder, old, new)
 
 
+def _serve(options: argparse.Namespace) -> int:
+    require_packages("serve", "fastapi", "uvicorn")
+    from colab_helpers.batch.queue import Queue
+    from colab_helpers.serve import Server, serve
+
+    folders = tuple(options.inputs), options.library, options.models_dir
+    serve(Server(*folders, Queue(options.jobs)), options.host, options.port)
+    return SUCCESS
+
+
 def _demo(options: argparse.Namespace) -> int:
     from colab_helpers.demo import copy_demo
 
@@ -235,8 +236,8 @@ def _demo(options: argparse.Namespace) -> int:
 def _preload(options: argparse.Namespace) -> int:
     from colab_helpers.models.catalog import needed_models
     from colab_helpers.models.download import FetchOptions
+    from colab_helpers.models.fetching import SOURCE_WORDS
     from colab_helpers.models.preload import preload
-    from colab_helpers.models.records import SOURCE_WORDS
     from colab_helpers.models.session import models_root
     from colab_helpers.ui.preload import described, models_text
     from colab_helpers.ui.progress import FetchLine
@@ -300,10 +301,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from colab_helpers.machine import mounted_drive
 
     diagnosis = diagnose(settings_of(options), models_dir=options.models_dir, drive=mounted_drive())
-    if options.json:
-        print(json.dumps(diagnosis.model_dump(), indent=2))
-    else:
-        print("\n".join(diagnosis.lines()))
+    print(json.dumps(diagnosis.model_dump(), indent=2) if options.json else "\n".join(diagnosis.lines()))
     return SUCCESS if diagnosis.ok else FAILURE
 
 
@@ -319,11 +317,10 @@ def _bench(options: argparse.Namespace) -> int:
         clear_report(options.json, Writable(made=own_file), page=False)
     for pair in options.settings or ():
         split_pair(pair, "output_video_preset=veryfast")
-    given = {name: getattr(options, name) for name in ("heights", "faces", "seconds", "repeat", "settings")}
-    plan: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
-    plan = (plan if options.quick else {}) | {
-        name: value for name, value in given.items() if value is not None
-    }
+    names = ("heights", "faces", "seconds", "repeat", "settings")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    quick: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
+    plan = (quick if options.quick else {}) | given
     with TemporaryDirectory() as folder:
         made = copy_demo(Path(folder) / "media") if options.demo else None
         demo = (made.targets[0], made.source, made.models) if made else None
@@ -342,6 +339,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "people": _people,
     "stop": _stop,
+    "serve": _serve,
     "demo": _demo,
     "preload": _preload,
     "convert": _convert,

@@ -29,7 +29,7 @@ from colab_helpers.machine import home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 
 Auto = Literal["auto"]
-FrameProcessor = Literal["face_swapper", "face_enhancer"]
+FrameProcessor = Literal["face_swapper", "face_enhancer", "frame_enhancer"]
 FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bottom", "bottom-top", "best"]
 MaskType = Literal["box", "occlusion", "region"]
 FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
@@ -51,7 +51,7 @@ class Settings(BaseModel):
     frame_processors: tuple[FrameProcessor, ...] = Field(
         ("face_swapper", "face_enhancer"),
         min_length=1,
-        description="What is done to each face, in this order.",
+        description="What is done to each face, in this order; frame_enhancer then enlarges whole frames.",
     )
     swapper_model: str = Field("inswapper_128", description="Network that paints the source's face.")
     face_swapper_pixel_boost: Literal[128, 256, 512] = Field(
@@ -66,6 +66,12 @@ class Settings(BaseModel):
         80,
         description="How much of the enhanced face is used at most, in percent; less where a swapped face "
         "would come out sharper than the face in the shot was.",
+    )
+    frame_enhancer_model: str = Field(
+        "RealESRGAN_x2plus", description="Network that enlarges frames; realesr-general-x4v3 four times."
+    )
+    frame_enhancer_blend: Hundred = Field(
+        80, description="How much of the enlarged frame is the network's, in percent; the rest is smooth."
     )
     colour_match: bool = Field(
         False, description="Give swapped faces mean and spread of the colours of the faces they replace."
@@ -244,12 +250,10 @@ class Settings(BaseModel):
     def _check_combinations(self) -> Settings:
         if len(set(self.frame_processors)) != len(self.frame_processors):
             raise ValueError(tr("frame_processors names a step twice"))
-        if self.frame_processors[0] == "face_enhancer" and "face_swapper" in self.frame_processors:
-            text = mark(
-                "frame_processors enhances before it swaps, which undoes the enhancement; "
-                "allowed order: face_swapper, face_enhancer"
-            )
-            raise ValueError(tr(text))
+        steps, order = self.frame_processors, get_args(FrameProcessor)
+        if steps[0] == order[2] or list(steps) != sorted(steps, key=order.index):
+            text = mark("frame_processors: allowed order: {order}, of which the last never stands alone")
+            raise ValueError(tr(text, order=", ".join(order)))
         if self.many_faces and self.face_selector != "one":
             text = mark(
                 "many_faces changes every face and face_selector={selector} only one; "

@@ -26,7 +26,7 @@ from colab_helpers.media.segments import SUFFIX, check_segment
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
-from colab_helpers.trust.marking import sidecar
+from colab_helpers.trust.manifests import sidecar
 
 
 @dataclass(eq=False)

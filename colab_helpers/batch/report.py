@@ -282,7 +282,7 @@ def summarize(
 # Report and status; journal; samples; the reports of the doctor and of preload; page; sheet; or nothing yet.
 _OWN_HEAD = re.compile(
     rb'\s*(\{\s*"(schema": ?\d|crc":"|time": ?\d|version": 1,\s*"(checks|ok)")'
-    rb'|<!DOCTYPE html>.*content="colab_helpers"|\x89PNG.*tEXtSoftware\x00colab_helpers|$)',
+    rb'|<!DOCTYPE html>.*content="colab_helpers"|$)',
     re.DOTALL,
 )
 

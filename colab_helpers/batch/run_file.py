@@ -38,14 +38,15 @@ from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.resources.sampler import process_memory
 from colab_helpers.trust.consent import require_consent
 from colab_helpers.trust.content import ContentCheck, check_pictures
-from colab_helpers.trust.marking import Marks, sidecar
+from colab_helpers.trust.manifests import sidecar
+from colab_helpers.trust.marking import Marks
 from colab_helpers.trust.records import Consent
 
 T = TypeVar("T")
-# Room needed before the start, in sizes of the target: its segments, the joined result, the signed one, and
-# what the library keeps while it signs; where the work is done elsewhere, there the target, too, and beside
+# Room needed before the start, in sizes of the target: its segments, the joined result and the signed one;
+# where the work is done elsewhere, there the target, too, and beside
 # the results no more than copies of segments and result.
-_ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 4, 5, 3
+_ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 3, 4, 3
 
 
 @dataclass(eq=False, kw_only=True)
@@ -122,9 +123,10 @@ class FileRun:
             require_consent("", ())
         self.check.begin()
         work = self.unfinished.place if self.unfinished and away else None
-        require_room(task.output.parent, report.bytes_in, _ROOM_OF_COPIES if work else _ROOM)
+        growth = self.engine.growth
+        require_room(task.output.parent, report.bytes_in, growth * (_ROOM_OF_COPIES if work else _ROOM))
         if work:
-            require_room(work, report.bytes_in, _ROOM_OF_WORK)
+            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK)
         as_picture = goes_as_picture(task)
         output, note = _picture_output(task) if as_picture else _video_output(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)

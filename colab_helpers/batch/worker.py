@@ -210,7 +210,7 @@ class _Run(Surroundings):
         )
         inputs = self.own.inputs | identities(network.path for network in engine.loaded)
         writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
-        self._announce([*(source.notes if source else ()), *told])
+        self._announce([*(source.notes if source else ()), *told], 2 * engine.growth)
         usual = cast_of(source, sought, key=" ".join(sorted(earlier.sources)))
         cast = PeopleFinder(self, engine, earlier, journal, usual, source).casts()
         return Batch(self, engine, source, cast, writable, journal, earlier, order, estimate)
@@ -242,8 +242,8 @@ class _Run(Surroundings):
             stopped=stopped,
         )
 
-    def _announce(self, notes: Iterable[str]) -> None:
-        """Say before the start what is to be done, and whether there is room for it."""
+    def _announce(self, notes: Iterable[str], times: int) -> None:
+        """Say before the start what is to be done, and whether there is so many times the targets' room."""
         if self.status.status.notes:  # a worker before this one has said it
             return
         # Not Path.is_file: it raises for names that no system takes.
@@ -259,11 +259,11 @@ class _Run(Surroundings):
         )
         tight = tr(
             "all results may need {needed:.1f} GB, but {free:.1f} GB are free: later files may find no room",
-            needed=2 * size / 1e9,
+            needed=times * size / 1e9,
             free=free / 1e9,
         )
         left_out = skipped_files(self.job.folders)
-        self.status.note(told, *self.job.notes, *notes, *left_out, *([tight] if free < 2 * size else []))
+        self.status.note(told, *self.job.notes, *notes, *left_out, *([tight] if free < times * size else []))
 
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""

@@ -22,7 +22,7 @@ from colab_helpers.models.contracts import content_contracts, converter_of
 from colab_helpers.settings import Settings
 
 Finder = Literal["detector", "recogniser", "attributes"]
-Role = Literal[Finder, "swapper", "converter", "enhancer", "occluder", "parser", "content"]
+Role = Literal[Finder, "swapper", "converter", "enhancer", "occluder", "parser", "frame_enhancer", "content"]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
 """What finds faces and tells them apart, and what tells sex and age where settings ask for that."""
@@ -178,6 +178,8 @@ def wanted_models(settings: Settings, root: Path | None = None) -> list[tuple[Ro
     if "face_enhancer" in settings.frame_processors:
         found.append(("enhancer", settings.enhancer_model))
     found += mask_models(settings, root).items()
+    if "frame_enhancer" in settings.frame_processors:
+        found.append(("frame_enhancer", settings.frame_enhancer_model))
     found += ((listed[name].role, name) for name in content_models(settings))
     return list(dict.fromkeys(found))
 

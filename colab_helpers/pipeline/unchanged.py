@@ -51,7 +51,8 @@ def _is_asked(video: VideoRun) -> bool:
     info, settings, suffix = video.info, video.settings, video.output.suffix.lower()
     encoder = settings.output_video_encoder
     return (
-        settings.keep_fps
+        video.engine.frame_enhancer is None
+        and settings.keep_fps
         and not settings.keep_frames
         and not (settings.skip_audio and info.audio)
         and suffix == info.path.suffix.lower()

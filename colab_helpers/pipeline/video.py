@@ -38,6 +38,7 @@ from colab_helpers.pipeline.unchanged import copied
 from colab_helpers.pipeline.video_stages import (
     CONSTANT_RATE,
     PictureCallback,
+    Reading,
     VideoRun,
     VideoWork,
     changed_frames,
@@ -88,8 +89,9 @@ def process_video(
     started, info, settings = time.monotonic(), probe(target), engine.settings
     frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
     progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
-    choice = _encoder(info, settings)
-    edges = (info.width, info.height)[:: -1 if info.rotation % 180 else 1]
+    made = Reading(engine, cast, info, progress).result
+    choice = _encoder(made, settings)
+    edges = (made.width, made.height)[:: -1 if info.rotation % 180 else 1]
     label, unlabelled = label_for(marks, *edges)
     video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
     check_output(output, info, audio=not settings.skip_audio)
@@ -99,7 +101,9 @@ def process_video(
     if result.encoder is None:
         return replace(result, notes=(tr(_COPIED),))
     exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
-    notes = (*choice.notes, *result.notes, *_face_notes(result.measured))
+    notes = (*choice.notes, *result.notes, *_face_notes(result.measured, engine))
+    if engine.frame_enhancer:
+        notes += (engine.frame_enhancer.note(made.width, made.height),)
     notes += unlabelled if result.measured.by_ai else ()
     return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
 
@@ -164,7 +168,7 @@ def _joined(
 ) -> JoinedVideo:
     return join_segments(
         [part.segment for part in parts],
-        video.info,
+        video.result,
         video.output,
         choice=video.choice,
         time_base=video.time_base,
@@ -224,7 +228,7 @@ def _make_segments(
         open_reader(video, faces, last) as reader,
         SegmentWriter(
             store.folder,
-            video.info,
+            video.result,
             choice=video.choice,
             length=video.length,
             on_segment=finish,
@@ -273,7 +277,9 @@ def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
     return [tr("the networks ran on {where}: pictures may differ by a rounding", where=where)]
 
 
-def _face_notes(measured: Measured) -> list[str]:
+def _face_notes(measured: Measured, engine: Engine) -> list[str]:
+    if not measured.faces and engine.frame_enhancer:
+        return [tr("no face to change was found in any frame: the picture is only enlarged")]
     if not measured.faces:
         return [tr("no face to change was found in any frame: the picture is unchanged")]
     told = mark("{faces} face(s) that the detector missed for a moment were changed where they had to be")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
+
+import av
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
@@ -58,6 +60,12 @@ class Reading:
     def settings(self) -> Settings:
         """Settings of the run."""
         return self.engine.settings
+
+    @property
+    def result(self) -> VideoInfo:
+        """What the result is like: larger than the video where frames are enlarged."""
+        enhancer = self.engine.frame_enhancer
+        return enhancer.enlarged_info(self.info) if enhancer else self.info
 
     @property
     def rate(self) -> Fraction:
@@ -201,12 +209,31 @@ def changed_frames(
     seen = with_covers(found, changer, workers=threads)
     groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
-        for group in changed:
-            for work in group:
-                if video.label and not work.repeats and video.label.is_shown(work.seconds):
-                    video.label.draw(work.picture, video.info)
-                if work.index >= start:
-                    yield work
+        works = finished(video, (work for group in changed for work in group), start)
+        # One large frame waits, for it takes as much as many others.
+        yield from ahead(works, 1, name="enlarge frames") if video.engine.frame_enhancer else works
+
+
+def finished(video: VideoRun, works: Iterator[VideoWork], start: int = 0) -> Generator[VideoWork, None, None]:
+    """Yield the frames from one on as they are written: enlarged where that is asked for, and labelled."""
+    enhancer, label = video.engine.frame_enhancer, video.label
+    large: av.VideoFrame | None = None
+    labelled = False
+    for work in works:
+        if not work.repeats:
+            large, labelled = None, label is not None and label.is_shown(work.seconds)
+        if work.index < start and (enhancer or work.repeats):
+            continue
+        fresh = not work.repeats
+        if enhancer:
+            fresh = large is None
+            large = large or enhancer.enlarge_frame(work.item.video)
+            work.item = replace(work.item, video=large)
+            work.picture = VideoPicture(large, rotation=video.info.heads_up)
+        if label and labelled and fresh:
+            label.draw(work.picture, video.info)
+        if work.index >= start:
+            yield work
 
 
 def _looked(

@@ -27,7 +27,7 @@ from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
-from colab_helpers.trust.marking import sidecar
+from colab_helpers.trust.manifests import sidecar
 from colab_helpers.trust.verify import verify
 from tests.conftest import CONSENT
 from tests.helpers.processes import CPU, KEPT, Shell

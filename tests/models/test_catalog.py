@@ -47,6 +47,8 @@ def test_only_what_the_product_runs_is_offered() -> None:
         "xseg_2": "occluder",
         "xseg_3": "occluder",
         "bisenet_resnet_34": "parser",
+        "RealESRGAN_x2plus": "frame_enhancer",
+        "realesr-general-x4v3": "frame_enhancer",
         "nsfw_1": "content",
         "nsfw_2": "content",
         "nsfw_3": "content",
