@@ -39,7 +39,7 @@ from colab_helpers.media.picture import BgrPicture, Picture
 
 # Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
 # rest. Deeper queues do not make a run faster: one slow stage fills them all.
-QUEUE_SHARE, _DEEPEST = 0.2, 6
+QUEUE_SHARE, _DEEPEST = 0.2, 2
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
