@@ -8,13 +8,15 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-
-from c2pa import C2paSignerInfo, C2paSigningAlg, Signer
+from typing import TYPE_CHECKING
 
 from colab_helpers.errors import MissingFileError, OutputError, SettingsError
 from colab_helpers.files import absolute, publish
 from colab_helpers.language import tr
 from colab_helpers.machine import home
+
+if TYPE_CHECKING:
+    from c2pa import Signer
 
 LOCAL = "local"
 LOCAL_NAME = "signing.pem"
@@ -35,20 +37,23 @@ class Credentials:
 
     Attributes:
         chain: PEM, the signer's own certificate first.
+        algorithm: Its name in ``c2pa.C2paSigningAlg``.
         name: Whose it is, as it says itself.
         local: Whether it was made here.
     """
 
     chain: bytes
     key: bytes = field(repr=False)
-    algorithm: C2paSigningAlg
+    algorithm: str
     name: str
     local: bool
 
     def signer(self) -> Signer:
         """Return what signs; a context manager."""
+        from c2pa import C2paSignerInfo, C2paSigningAlg, Signer  # see ``manifests``
+
         # No time stamp server: a result never makes this machine talk to another.
-        return Signer.from_info(C2paSignerInfo(self.algorithm, self.chain, self.key, None))
+        return Signer.from_info(C2paSignerInfo(C2paSigningAlg[self.algorithm], self.chain, self.key, None))
 
 
 def credentials(path: str) -> Credentials:
@@ -60,6 +65,12 @@ def credentials(path: str) -> Credentials:
     """
     local = path == LOCAL
     return _read(home() / LOCAL_NAME if local else absolute(path), local=local)
+
+
+def discard_local() -> None:
+    """Remove the certificate made here, which is of no use; the next run makes another."""
+    (home() / LOCAL_NAME).unlink(missing_ok=True)
+    _read.cache_clear()
 
 
 def local_anchor() -> bytes:
@@ -107,7 +118,7 @@ def _read(path: Path, *, local: bool) -> Credentials:
     try:
         made = _MADE_HERE.fullmatch(content) if local else None
         if made and LOCAL_SIGNER.encode() in base64.b64decode(made[2]):
-            return Credentials(made[1], made[4], C2paSigningAlg.ES256, LOCAL_SIGNER, local)
+            return Credentials(made[1], made[4], "ES256", LOCAL_SIGNER, local)
         from colab_helpers.trust.certificates import read_credentials  # slow, and for others alone
 
         return read_credentials(content, local=local)
