@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound="BaseModel")
 Seal = Callable[[Path], None]
 """Completes a finished file under its hidden name, before it is published."""
 
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 _LONGEST_NAME = 255
 """Bytes of a file's name that every usual file system takes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -153,7 +153,7 @@ def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
 
     Args:
         path: The file.
-        on_chunk: Called every few megabytes; may raise to give up.
+        on_chunk: Called every megabyte; may raise to give up.
 
     Raises:
         OSError: It cannot be read.
@@ -222,7 +222,7 @@ def write_whole(
 ) -> None:
     """Copy a finished file to its place, complete and sealed or not at all; missing folders are made.
 
-    ``on_chunk`` is called every few megabytes; it may raise to give up.
+    ``on_chunk`` is called every megabyte; it may raise to give up.
 
     Raises:
         OutputError: It cannot be written there.

@@ -107,7 +107,7 @@ class Request(BaseModel):
         UsageError: A value of the wrong kind; the message names it and what is allowed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, defer_build=True)
     not_in_form: ClassVar[frozenset[str]] = frozenset()
     """Fields that only the command line and Python have."""
 

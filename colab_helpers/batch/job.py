@@ -80,7 +80,7 @@ def _data_url(content: bytes, kind: str) -> str:
 class Job(BaseModel):
     """One batch whose places are known and whose consent is checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     request: BatchRequest = Field(description="All that is asked for; its settings are all overrides.")

@@ -27,7 +27,7 @@ from colab_helpers.pipeline import FinishedSegment
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     key: str = Field(description="Key of the work on one target, from keys.work_key.")
     time: float = Field(default_factory=time.time, description="Seconds since 1970, for readers only.")

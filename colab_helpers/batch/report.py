@@ -41,7 +41,7 @@ def _consent(value: object) -> object:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, defer_build=True)
 
 
 class PersonReport(_Model):
@@ -87,6 +87,7 @@ class PersonReport(_Model):
     portrait_box: tuple[float, float, float, float] | None = Field(
         None, description="Where it is there: left, top, right, bottom in pixels of the stored frame."
     )
+    portrait: str = Field("", description="That picture, small, as a JPEG data: URL.")
 
 
 class Quality(_Model):

@@ -343,7 +343,7 @@ def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settin
     threads, batch = settings.execution_threads, settings.batch_size
     if threads == "auto":
         threads = _CUDA_THREADS if cuda else 1
-    if batch == "auto":  # one per 2 GB; on a CPU no more than two, so that frames come steadily
-        batch = max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
+    if batch == "auto":  # one per 2 GB; on a CPU one, so that frames come steadily and few are held
+        batch = max(1, min(MAX_BATCH_SIZE, int(memory // 2))) if cuda else 1
     values = {"max_memory": round(memory, 2), "execution_threads": threads, "batch_size": batch}
     return settings.with_overrides(**values), notes

@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError
 from colab_helpers.language import mark, tr
+from colab_helpers.machine import this_machine
 from colab_helpers.media.conversion import FrameConverter
 from colab_helpers.media.formats import begins_anew, is_mov
 from colab_helpers.media.inputs import existing_file
@@ -30,6 +31,8 @@ from colab_helpers.media.truncation import TruncationCheck
 
 # A header that leaves more than this many seconds to the last frame is taken for wrong.
 _LONGEST_LAST = 10
+# Decoders hold a frame or two in each thread.
+_MOST_THREADS = 4
 # Packets kept back before decoding begins in the middle: at most so many bytes.
 _MOST_KEPT = 64 << 20
 
@@ -105,7 +108,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                 if other.index != self._stream.index:
                     other.discard = Discard.all
         self._stream.codec_context.thread_type = "AUTO"
-        self._stream.codec_context.thread_count = 0
+        self._stream.codec_context.thread_count = min(this_machine().cpus, _MOST_THREADS)
         self._clock = FrameClock(self._info)
         self._truncation = TruncationCheck(self._info, self._container, self._stream)
 

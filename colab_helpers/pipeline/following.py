@@ -47,7 +47,7 @@ class Following:
         self._finder = FaceFinder(self.analyser, known=len(self.index))
 
     def _tracker(self) -> Tracker:
-        tracker = Tracker(self._embed)
+        tracker = Tracker(self._embed, self._keep)
         self.tracks = tracker.tracks
         return tracker
 
@@ -100,8 +100,7 @@ class Following:
         tracker = self._tracker()
         followed = tracker.follow(self._rows(pulled()), start=start)
         with closing(works):
-            # Late, so that the index is sure to know, and to keep, what decided a frame before it is written.
-            for frame, faces in enumerate(_late(self._present(followed), by=EVERY + 1)):
+            for frame, faces in enumerate(_kept(self._present(followed))):
                 if frame < start:
                     continue
                 work = waiting.popleft() if waiting else next(works, None)
@@ -143,15 +142,18 @@ class Following:
                 yield digest.take()
 
     def _rows(self, unknown: Iterable[FrameFaces]) -> Iterator[FrameFaces]:
-        """Yield what the index knows, then what is found; it is added once the tracker is done with it."""
+        """Yield what the index knows, then what is found."""
         for row in self.index:
             self._finder.recall(row)
             yield row
         if not self.index.complete:
-            for row in self._finder.rows(unknown):
-                yield row
-                self.index.append(row)
+            yield from self._finder.rows(unknown)
             self.index.finish()
+
+    def _keep(self, row: FrameFaces) -> None:
+        """Add what was found in a frame to the index, once the tracker is done with it."""
+        if row.frame == len(self.index):
+            self.index.append(row)
 
     def _is_seen(self, face: Face, work: Work[Item, AnyPicture], tracker: Tracker) -> bool:
         """Whether a face that the detector missed is there, and not hidden behind something.
@@ -178,11 +180,15 @@ class Following:
             embed_missing(row, lambda faces: self.analyser.describe(picture, faces))
 
 
-def _late(frames: Iterable[list[Face]], *, by: int) -> Iterator[list[Face]]:
-    """Yield each item only once ``by`` more are there, or none is left."""
-    held: deque[list[Face]] = deque()
-    for faces in frames:
+def _kept(frames: Iterable[list[Face]]) -> Iterator[list[Face]]:
+    """Yield the faces of frames once the index will keep what decided them: it does up to every fourth frame.
+
+    So nothing is written that a run taken up again decides anew; ``LAG`` is a multiple of ``EVERY``.
+    """
+    held: list[list[Face]] = []
+    for frame, faces in enumerate(frames):
         held.append(faces)
-        if len(held) > by:
-            yield held.popleft()
+        if frame % EVERY == 0:
+            yield from held
+            held = []
     yield from held

@@ -199,7 +199,8 @@ def changed_frames(
     """The stages between reader and writer, as one generator."""
     settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
-    changer = FrameChanger(video.engine, faces.selection, every=max(1, round(video.rate)))
+    every, upright = max(1, round(video.rate)), video.info.upright
+    changer = FrameChanger(video.engine, faces.selection, every=every, upright=upright)
     ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
     works = faces.works(_looked(video, faces, reader, start))
     if settings.keep_fps:  # at a constant rate some frames share one picture, which is changed in place

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-from c2pa import C2paSigningAlg
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -14,12 +13,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 _ROOT, _ORGANIZATION = "colab_helpers local root", "colab_helpers, made locally: cannot show who signed"
 # No time stamp server is asked, so a mark can be checked only as long as its certificate is valid.
 _VALID = datetime.timedelta(days=30 * 365)
-_CURVES = {256: C2paSigningAlg.ES256, 384: C2paSigningAlg.ES384, 521: C2paSigningAlg.ES512}
+_CURVES = {256: "ES256", 384: "ES384", 521: "ES512"}
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
-def read_certificates(content: bytes) -> tuple[bytes, bytes, C2paSigningAlg, str]:
+def read_certificates(content: bytes) -> tuple[bytes, bytes, str, str]:
     """Take a PEM file apart: a certificate chain and the key of its first one, in any order.
 
     Returns chain and key, PEM, the key's algorithm, and whose the first certificate is. ValueError, TypeError
@@ -45,11 +44,11 @@ def _key_part(content: bytes) -> bytes:
     return content[begin:]
 
 
-def _algorithm(key: PrivateKey) -> C2paSigningAlg:
+def _algorithm(key: PrivateKey) -> str:
     """The algorithm of a kind of key (C2PA 2.2, 13.2); KeyError for a curve that has none."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return _CURVES[key.curve.key_size]
-    return C2paSigningAlg.PS256 if isinstance(key, rsa.RSAPrivateKey) else C2paSigningAlg.ED25519
+    return "PS256" if isinstance(key, rsa.RSAPrivateKey) else "ED25519"
 
 
 def make_certificates(name: str) -> bytes:

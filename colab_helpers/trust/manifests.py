@@ -1,4 +1,7 @@
-"""How a manifest is made and signed, and how it comes into a file or beside it."""
+"""How a manifest is made and signed, and how it comes into a file or beside it.
+
+The library takes 30 MB of memory: it is loaded where it is used, when no frames are held any more.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from c2pa import Builder, C2paError, Context, Reader
+from typing import TYPE_CHECKING, Any
 
 from colab_helpers.files import manifest_beside, sha256_of
 from colab_helpers.language import printable
 from colab_helpers.trust.movies import copy_with_room, file_binding, manifest_box, movie_binding
 from colab_helpers.trust.signing import Credentials
+
+if TYPE_CHECKING:
+    from c2pa import Builder, Context
 
 MIME = {
     ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".jpg": "image/jpeg",
@@ -97,6 +101,8 @@ class Claim:
     def _signed(
         self, definition: dict[str, Any], kind: str, read: Any, written: Any, *, embed: bool = True
     ) -> bytes:
+        from c2pa import Builder
+
         with Builder(definition, context=context()) as builder, self.by.signer() as signer:
             if not embed:
                 builder.set_no_embed()
@@ -117,6 +123,8 @@ def archived(target: Path, beside: Path | None, beat: Callable[[], None]) -> byt
     Raises:
         OSError: It cannot be read.
     """
+    from c2pa import Builder, C2paError
+
     named = {"title": printable(target.name), "relationship": "parentOf", "label": "target"}
     kind, stopped, archive = MIME.get(target.suffix.lower(), _OTHER), list[BaseException](), io.BytesIO()
     with Builder({"assertions": []}, context=context()) as builder:
@@ -134,6 +142,8 @@ def archived(target: Path, beside: Path | None, beat: Callable[[], None]) -> byt
 
 def _said_beside(builder: Builder, target: Path, kind: str, beside: Path) -> dict[str, Any]:
     """Take a manifest beside a target into the builder; return how an ingredient names it."""
+    from c2pa import Reader
+
     data = beside.read_bytes()
     with target.open("rb") as content, Reader(kind, content, data, context()) as reader:
         store = json.loads(reader.json())
@@ -165,4 +175,6 @@ class _Watched(io.FileIO):
 @lru_cache(maxsize=1)
 def context() -> Context:
     """Return how manifests are made and read, unless somebody is to vouch for signers."""
+    from c2pa import Context
+
     return Context.from_dict(SETTINGS)

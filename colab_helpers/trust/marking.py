@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from c2pa import C2paError
-
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.files import hidden_name, sha256_of, unwritable, write_whole
 from colab_helpers.itself import VERSION
 from colab_helpers.language import printable, tr
+from colab_helpers.machine import home
 from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.manifests import Claim, archived, sidecar
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import Credentials, credentials
+from colab_helpers.trust.signing import LOCAL_NAME, LOCAL_SIGNER, Credentials, credentials, discard_local
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
@@ -143,6 +142,8 @@ class Marks:
             OutputError: There is no room.
             MediaError: The manifest cannot be made.
         """
+        from c2pa import C2paError
+
         beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
         try:
             made_from = archived(self.target, self.target_manifest, self.beat)
@@ -214,14 +215,23 @@ def check_marks(settings: Settings) -> None:
 def checked_credentials(path: str) -> Credentials:
     """Return whose certificate is used, once it has signed something: before any work.
 
+    One that was made here has done so when it was made, or is gone.
+
     Raises:
         SettingsError: It cannot sign what this package writes; see also `signing.credentials`.
     """
+    there = (home() / LOCAL_NAME).exists()
     found = credentials(path)
+    if found.local and found.name == LOCAL_SIGNER and there:
+        return found
+    from c2pa import C2paError
+
     made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _EMPTY}
     try:
         Claim(_definition("trial", [made]), found).signed()
     except C2paError as error:
+        if found.local and not there:
+            discard_local()
         raise SettingsError(
             tr("this certificate cannot sign results ({reason})", reason=error),
             where=path,

@@ -6,13 +6,15 @@ import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-
-from c2pa import C2paSignerInfo, C2paSigningAlg, Signer
+from typing import TYPE_CHECKING
 
 from colab_helpers.errors import MissingFileError, OutputError, SettingsError
 from colab_helpers.files import absolute, publish
 from colab_helpers.language import tr
 from colab_helpers.machine import home
+
+if TYPE_CHECKING:
+    from c2pa import Signer
 
 LOCAL = "local"
 LOCAL_NAME = "signing.pem"
@@ -27,20 +29,23 @@ class Credentials:
 
     Attributes:
         chain: PEM, the signer's own certificate first.
+        algorithm: Its name in ``c2pa.C2paSigningAlg``.
         name: Whose it is, as it says itself.
         local: Whether it was made here.
     """
 
     chain: bytes
     key: bytes = field(repr=False)
-    algorithm: C2paSigningAlg
+    algorithm: str
     name: str
     local: bool
 
     def signer(self) -> Signer:
         """Return what signs; a context manager."""
+        from c2pa import C2paSignerInfo, C2paSigningAlg, Signer  # see ``manifests``
+
         # No time stamp server: a result never makes this machine talk to another.
-        return Signer.from_info(C2paSignerInfo(self.algorithm, self.chain, self.key, None))
+        return Signer.from_info(C2paSignerInfo(C2paSigningAlg[self.algorithm], self.chain, self.key, None))
 
 
 def credentials(path: str) -> Credentials:
@@ -52,6 +57,12 @@ def credentials(path: str) -> Credentials:
     """
     local = path == LOCAL
     return _read(home() / LOCAL_NAME if local else absolute(path), local=local)
+
+
+def discard_local() -> None:
+    """Remove the certificate made here, which is of no use; the next run makes another."""
+    (home() / LOCAL_NAME).unlink(missing_ok=True)
+    _read.cache_clear()
 
 
 def local_anchor() -> bytes:
@@ -101,7 +112,7 @@ def _read(path: Path, *, local: bool) -> Credentials:
             chain, begin, key = content.partition(_KEY)
             if not chain or not begin:
                 raise ValueError
-            return Credentials(chain, begin + key, C2paSigningAlg.ES256, LOCAL_SIGNER, local)
+            return Credentials(chain, begin + key, "ES256", LOCAL_SIGNER, local)
         from colab_helpers.trust.certificates import read_certificates
 
         return Credentials(*read_certificates(content), local)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import av
 import pytest
+from c2pa import C2paError
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
@@ -22,11 +23,13 @@ from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.report import KEPT
-from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.errors import MediaError, OutputError, SettingsError
 from colab_helpers.files import sha256_of
 from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
-from colab_helpers.trust.manifests import sidecar
+from colab_helpers.trust import signing
+from colab_helpers.trust.certificates import read_credentials
+from colab_helpers.trust.manifests import Claim, sidecar
 from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials
 from colab_helpers.trust.movies import copy_with_room
 from colab_helpers.trust.records import ContentDecision
@@ -336,6 +339,32 @@ def test_the_key_made_here_is_for_its_user_alone(tmp_path: Path, monkeypatch: py
     assert found.key.decode().strip() in kept.read_text()
     assert "PRIVATE" not in repr(found)
     assert found.local
+
+
+def test_one_made_here_signs_once_before_it_is_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
+    tried: list[str] = []
+
+    def failing(claim: Claim) -> bytes:
+        tried.append(claim.by.name)
+        raise C2paError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "signed", failing)
+        with pytest.raises(SettingsError):
+            checked_credentials(LOCAL)
+    assert not (home() / LOCAL_NAME).exists()
+    made = checked_credentials(LOCAL)
+    monkeypatch.setattr(Claim, "signed", failing)
+    assert checked_credentials(LOCAL) == made
+    assert read_credentials((home() / LOCAL_NAME).read_bytes(), local=True) == made
+    assert tried == ["colab_helpers local signer"]
+    certificate(home() / LOCAL_NAME)
+    signing._read.cache_clear()
+    with pytest.raises(SettingsError):
+        checked_credentials(LOCAL)
 
 
 @pytest.mark.parametrize(
