@@ -33,7 +33,13 @@ def absolute(path: str | Path) -> Path:
     """Make a path that a user wrote absolute, with ``~`` expanded; links in it are left as they are.
 
     Called once, where the path comes in: everything behind the door takes absolute paths.
+
+    Raises:
+        UsageError: It has a null character, which no path has.
     """
+    if "\0" in str(path):
+        what, remedy = tr("a path with a null character"), tr("write the path as the system shows it")
+        raise UsageError(what, where=repr(str(path)), remedy=remedy)
     # Not Path.expanduser: it raises for a user who does not exist, whose path is then a name like any other.
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 

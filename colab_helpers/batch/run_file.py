@@ -90,6 +90,7 @@ class FileRun:
             # What is kept lies beside the face index, which a picture has not.
             place=place.content if place and not goes_as_picture(self.task) else None,
             key=place.key if place else "",
+            attempt=self._attempt,
         )
 
     def _put_in(self) -> list[Treatment]:
