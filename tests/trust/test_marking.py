@@ -23,7 +23,7 @@ from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.report import KEPT
 from colab_helpers.errors import MediaError, OutputError
-from colab_helpers.files import sha256_of
+from colab_helpers.files import hidden_name, sha256_of
 from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
 from colab_helpers.trust.manifests import sidecar
@@ -214,6 +214,24 @@ def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp
     assert Path(copied.output).read_bytes() == target.read_bytes()
     assert copied.mark is None
     assert [one["action"] for one in actions(read_mark(Path(stored.output))[1])][1:] == ["c2pa.transcoded"]
+
+
+def test_links_that_lie_in_an_output_folder_are_not_followed(batch, done, tmp_path: Path) -> None:
+    own, out = tmp_path / "own.txt", tmp_path / "out"
+    own.write_text("mine")
+    out.mkdir()
+    parts = [hidden_name(out / name) for name in ("a.mp4", "a.mkv", "a.png", "a.mkv.c2pa")]
+    for name in (*parts, hidden_name(parts[0]), out / f".report.json.{os.getpid()}.part"):
+        (out / name).symlink_to(own)
+    assert batch(*(done.targets / f"a.{suffix}" for suffix in ("mp4", "mkv", "png"))).ok
+    assert own.read_text() == "mine"
+    for name in ("a.mp4", "a.mkv", "a.png"):
+        assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
+    (out / "journal.jsonl").rename(tmp_path / "journal.jsonl")
+    (out / "journal.jsonl").symlink_to(own)
+    with pytest.raises(OutputError, match="symbolic links"):
+        batch(done.targets / "a.png")
+    assert own.read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
