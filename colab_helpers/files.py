@@ -140,6 +140,11 @@ def load(
         raise UsageError(foreign, where=str(path), remedy=foreign_remedy) from error
 
 
+def no_link(path: str, flags: int) -> int:
+    """Open a file, but none that is a link: what is added would go elsewhere; an opener for ``open``."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def ends_a_line(file: BinaryIO) -> bool:
     """Whether a file that is open for reading is empty or ends with a line break."""
     if file.seek(0, os.SEEK_END) == 0:
@@ -185,6 +190,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     # The process in the name keeps two writers apart; not mkstemp, whose files nobody else may read.
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        partial.unlink(missing_ok=True)  # a link would be followed
         partial.write_bytes(data)
         publish(partial, path)
     finally:
@@ -203,6 +209,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     partial = hidden_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a link would be followed
         yield partial
         publish(partial, path)
     except BaseException as error:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError, telling
-from colab_helpers.files import ends_a_line, manifest_beside, parsed, shortened, to_json
+from colab_helpers.files import ends_a_line, manifest_beside, no_link, parsed, shortened, to_json
 from colab_helpers.language import mark
 from colab_helpers.pipeline import FinishedSegment
 
@@ -177,7 +177,7 @@ class Journal:
         self._path = path
         with _telling(path, mark("the journal cannot be opened ({reason})")):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
+            self._file = open(path, "a+b", buffering=0, opener=no_link)  # noqa: SIM115
             self._torn = not ends_a_line(self._file)
 
     def append(self, entry: Entry) -> None:

@@ -146,6 +146,7 @@ class Marks:
 
         beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
         try:
+            signed.unlink(missing_ok=True)  # a link would be followed
             made_from = archived(self.target, self.target_manifest, self.beat)
             claim = Claim(definition, self.signed_by, made_from)
             if beside:

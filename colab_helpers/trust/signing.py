@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -108,10 +109,10 @@ def _read(path: Path, *, local: bool) -> Credentials:
             remedy=tr("correct signing_certificate, or set it to local"),
         ) from error
     try:
-        if local:  # as `make_certificates` writes it: what takes others apart is slow to load
-            chain, begin, key = content.partition(_KEY)
-            if not chain or not begin:
-                raise ValueError
+        chain, begin, key = content.partition(_KEY)
+        signer = chain.partition(b"CERTIFICATE-----")[2].partition(b"-----")[0]
+        # As `make_certificates` writes it: what takes others apart is slow to load.
+        if local and LOCAL_SIGNER.encode() in base64.b64decode(signer):
             return Credentials(chain, begin + key, "ES256", LOCAL_SIGNER, local)
         from colab_helpers.trust.certificates import read_certificates
 

@@ -24,16 +24,16 @@ from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.report import KEPT
 from colab_helpers.errors import MediaError, OutputError, SettingsError
-from colab_helpers.files import sha256_of
+from colab_helpers.files import hidden_name, sha256_of
 from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
 from colab_helpers.trust import signing
-from colab_helpers.trust.certificates import read_credentials
+from colab_helpers.trust.certificates import read_certificates
 from colab_helpers.trust.manifests import Claim, sidecar
 from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials
 from colab_helpers.trust.movies import copy_with_room
 from colab_helpers.trust.records import ContentDecision
-from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, credentials, local_anchor
+from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, credentials, local_anchor
 from tests.helpers.marks import (
     KilledError,
     Killer,
@@ -219,6 +219,24 @@ def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp
     assert [one["action"] for one in actions(read_mark(Path(stored.output))[1])][1:] == ["c2pa.transcoded"]
 
 
+def test_links_that_lie_in_an_output_folder_are_not_followed(batch, done, tmp_path: Path) -> None:
+    own, out = tmp_path / "own.txt", tmp_path / "out"
+    own.write_text("mine")
+    out.mkdir()
+    parts = [hidden_name(out / name) for name in ("a.mp4", "a.mkv", "a.png", "a.mkv.c2pa")]
+    for name in (*parts, hidden_name(parts[0]), out / f".report.json.{os.getpid()}.part"):
+        (out / name).symlink_to(own)
+    assert batch(*(done.targets / f"a.{suffix}" for suffix in ("mp4", "mkv", "png"))).ok
+    assert own.read_text() == "mine"
+    for name in ("a.mp4", "a.mkv", "a.png"):
+        assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
+    (out / "journal.jsonl").rename(tmp_path / "journal.jsonl")
+    (out / "journal.jsonl").symlink_to(own)
+    with pytest.raises(OutputError, match="symbolic links"):
+        batch(done.targets / "a.png")
+    assert own.read_text() == "mine"
+
+
 @pytest.fixture(scope="module")
 def killer() -> Killer:
     return Killer()  # what listens to Python's calls does so for ever
@@ -359,7 +377,7 @@ def test_one_made_here_signs_once_before_it_is_relied_on(
     made = checked_credentials(LOCAL)
     monkeypatch.setattr(Claim, "signed", failing)
     assert checked_credentials(LOCAL) == made
-    assert read_credentials((home() / LOCAL_NAME).read_bytes(), local=True) == made
+    assert Credentials(*read_certificates((home() / LOCAL_NAME).read_bytes()), True) == made
     assert tried == ["colab_helpers local signer"]
     certificate(home() / LOCAL_NAME)
     signing._read.cache_clear()
