@@ -333,5 +333,5 @@ def serve(server: Server, host: str, port: int) -> None:
         Thread(target=copy_context().run, args=(server.queue.work,), name="queue", daemon=True).start()
         address = f"http://{host}:{listening.getsockname()[1]}"
         print(tr("listening at {address}; the token is in {path}", address=address, path=path), flush=True)
-        config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=10)
-        uvicorn.Server(config).run([listening])
+        usual: dict[str, Any] = {"log_level": "warning", "lifespan": "off", "ws": "none"}
+        uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=10, **usual)).run([listening])

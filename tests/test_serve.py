@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -18,12 +19,14 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from fastapi import HTTPException
 
-from colab_helpers import extras
+from colab_helpers import extras, serve
 from colab_helpers.__main__ import WRONG_USAGE, main
+from colab_helpers.batch.lock import folder_lock
 from colab_helpers.batch.queue import QUEUED_NAME, Queue
 from colab_helpers.batch.stop import STATUS_NAME
-from colab_helpers.errors import UsageError
+from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.machine import GIB, home
 from colab_helpers.resources import sampler
 from colab_helpers.serve import MOST_BYTES, Server, token_at
@@ -175,14 +178,10 @@ def test_jobs_wait_for_each_other_and_outlive_the_server(
     def state(name: str) -> str:
         return str(client.get(f"/api/jobs/{name}").json()["state"])
 
-    def held() -> psutil.Process:
-        """The worker that stands still at frame 30."""
-        stopped = psutil.STATUS_STOPPED
-        return until(lambda: [each for each in service.workers() if each.info["status"] == stopped])[0]
-
     one = service.job("one", "clip1.mp4")
     assert client.post("/api/jobs", json=one).status_code == 202
-    first = held()
+    stopped = psutil.STATUS_STOPPED  # at frame 30
+    first = until(lambda: [each for each in service.workers() if each.info["status"] == stopped])[0]
     assert client.post("/api/jobs", json=service.job("two", "clip2.mp4")).json()["state"] == "queued"
     assert client.post("/api/jobs", json=service.job("three", "clip2.mp4")).json()["status"] is None
     assert client.post("/api/jobs", json=one).status_code == 409
@@ -204,12 +203,9 @@ def test_jobs_wait_for_each_other_and_outlive_the_server(
     process.wait()
     client = service.start()
     assert (state("one"), state("two"), state("three")) == ("running", "queued", "cancelled")
-    (tmp_path / "held").unlink()
-    first.kill()  # that one, too: another goes on with what it finished
-    second = held()
-    assert len(service.workers()) == 1
+    assert [each.pid for each in service.workers()] == [first.pid]
     assert client.post("/api/jobs/one/stop").json()["state"] == "running"
-    second.resume()
+    first.resume()
     until(lambda: state("one") == "cancelled", told=lambda: client.get("/api/jobs/one").text)
     assert client.post("/api/jobs", json=one).json()["state"] == "queued"
     until(lambda: {each["state"] for each in client.get("/api/jobs").json()} == {"done", "cancelled"})
@@ -220,9 +216,9 @@ def test_jobs_wait_for_each_other_and_outlive_the_server(
     assert process is not None
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 0
-    for name, target in (("one", "clip1.mp4"), ("two", "clip2.mp4")):
-        run_here(service.inputs / "photo.png", service.inputs / target, tmp_path / name, constant_models)
-        assert contents(service.jobs / name) == contents(tmp_path / name)
+    run_here(service.inputs / "photo.png", service.inputs / "clip1.mp4", tmp_path / "one", constant_models)
+    assert contents(service.jobs / "one") == contents(tmp_path / "one")
+    assert list(contents(service.jobs / "two")) == ["clip2.mp4"]
 
 
 @pytest.fixture
@@ -286,6 +282,19 @@ def test_what_cannot_begin_has_failed_and_says_why(server: Server, tmp_path: Pat
         server.add_job({**asked, "output_dir": "mine"})
 
 
+def test_a_picture_waits_for_its_turn_but_not_for_ever(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_PATIENCE", 0.2)
+    asked = serve.Swap(source="hanna", target="data:,x", consent=CONSENT)
+    with server.queue.turn, pytest.raises(HTTPException) as caught:
+        asyncio.run(server.face_swap(asked))
+    assert caught.value.status_code == 503
+    with pytest.raises(MediaError, match="only data URLs"):  # and then its turn has come
+        asyncio.run(server.face_swap(asked))
+    assert not server.queue.turn.locked()
+
+
 def test_the_gpu_as_its_driver_tells_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = fake_nvml()
     nvml.__dict__["nvmlSystemGetCudaDriverVersion_v2"] = lambda: 12080
@@ -303,6 +312,9 @@ def test_it_is_refused_where_it_cannot_be(
     (tmp_path / "token").chmod(0o640)
     with pytest.raises(UsageError, match="others than you"):
         token_at(tmp_path / "token")
+    with folder_lock(tmp_path / "jobs"):
+        assert main(["serve", str(tmp_path / "jobs"), "--port", "0"]) == WRONG_USAGE
+    assert "working in this folder" in capsys.readouterr().err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
