@@ -6,7 +6,6 @@ a text with anything else in it, such as comments, is kept beside it as ``people
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, chain, count
@@ -50,6 +49,7 @@ _HEADER = mark(
     "The names, such as p1, may be replaced by any others.\n"
     "record: of which people/people.json the faces are; leave it as it is."
 )
+MOST_CROPS = 8
 _DEEPEST = 50
 _REMEDY = mark("correct {name}, or delete it and run again: it is written anew")
 
@@ -307,13 +307,19 @@ def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
     whole = completed(given or PeopleMap(), known)
     names, rows = whole.names, []
     for name, person in whole.people.items():
-        groups = [known.groups[group] for group in person.faces if group in known.groups]
-        files = Counter[str]()
-        for group in groups:
-            files.update(group.files)
-        crops = tuple(crop for group in groups for crop in group.crops)
-        alike = tuple({names[other]: None for group in groups for other in group.alike})
-        rows.append(Row(name, person.source, dict(files), crops, alike, any(one.doubtful for one in groups)))
+        groups = [group for group in person.faces if group in known.groups]
+        shown = [pair for group in groups for pair in known.shown(group)]
+        alike = {one: names[one] for group in groups for one in known.alike(group)}
+        best = sorted((one for _, one in shown if one.crop), key=lambda one: (one.dark, -one.worth))
+        row = Row(
+            name=name,
+            source=person.source,
+            files={video.target: round(video.seconds(*groups), 3) for video, _ in shown},
+            crops=tuple(one.crop for one in best[:MOST_CROPS]),
+            alike=tuple(dict.fromkeys(other for other in alike.values() if other != name)),
+            doubtful=any(map(known.is_doubtful, groups)),
+        )
+        rows.append(row)
     return rows
 
 

@@ -70,7 +70,7 @@ def test_new_videos_join_whoever_is_known_in_whatever_order(tmp_path: Path) -> N
     again.found = {name: video(name, cast(name, *who)) for name, who in {"d": (4, 1), "c": (5, 3)}.items()}
     again.add(["c", "d", "not there"])
     assert tracks(again) == tracks(people) | {"c": ["p4", "p3"], "d": ["p5", "p1"]}
-    assert again.groups["p1"].files == {"a.mp4": 4.08, "d.mp4": 2.04}
+    assert summary(again, None)[0].files == {"a.mp4": 4.08, "d.mp4": 2.04}
     assert not again.found
 
 
@@ -78,7 +78,7 @@ def test_groups_that_are_known_never_come_together() -> None:
     twins = [track(0, 1, 0, 50, video="a"), track(1, 1, 0, 50, video="a")]
     people = known(a=twins)
     assert tracks(people) == {"a": ["p1", "p2"]}
-    assert (people.groups["p1"].alike, people.groups["p2"].alike) == (["p2"], ["p1"])
+    assert [people.alike(name) for name in ("p1", "p2")] == [["p2"], ["p1"]]
     for name, twin in (("b", 0), ("c", 1)):
         people.found = {name: video(name, [track(9, 1, 0, 50, video=name, embedding=twins[twin].embedding)])}
         people.add([name])
@@ -92,12 +92,12 @@ def test_what_is_doubtful_is_marked_and_the_best_pictures_come_first() -> None:
         one.crop, one.worth = f"{n}.jpg", worth
     people.videos["a"].seen[1].dark = people.videos["b"].seen[0].dark = True
     people.count()
-    assert [group.doubtful for group in people.groups.values()] == [False, False, True]
-    assert people.groups["p1"].crops == ["0.jpg", "1.jpg"], "a dark one only after all others"
+    assert [row.doubtful for row in summary(people, None)] == [False, False, True]
+    assert summary(people, None)[0].crops == ("0.jpg", "1.jpg"), "a dark one only after all others"
     people.videos["a"].seen[1].look = look(9)
     people.videos["a"].seen[1].asked = 2
     people.count()
-    assert people.groups["p1"].doubtful, "somebody in it looks like somebody else"
+    assert people.is_doubtful("p1"), "somebody in it looks like somebody else"
 
 
 def test_whoever_was_hardly_seen_is_nobody_and_a_fragment_is_whoever_was_there() -> None:
@@ -114,7 +114,7 @@ def test_a_video_found_again_by_other_means_replaces_what_was_known_of_it() -> N
     people.found = {"other": video("a", cast("other", 2, 1))}
     people.add(["other"])
     assert tracks(people) == {"other": ["p2", "p1"]}
-    assert people.groups["p1"].files == {"a.mp4": 2.04}
+    assert summary(people, None)[0].files == {"a.mp4": 2.04}
 
 
 def test_what_a_target_was_before_is_forgotten_and_its_name_is_todays() -> None:
@@ -123,7 +123,7 @@ def test_what_a_target_was_before_is_forgotten_and_its_name_is_todays() -> None:
     people.call({"new": "a.mp4", "b": "c.mp4"})
     people.add(["new"])
     assert tracks(people) == {"b": ["p3"], "new": ["p1"]}
-    assert [list(group.files) for group in people.groups.values()] == [["a.mp4"], [], ["c.mp4"]]
+    assert [list(row.files) for row in summary(people, None)] == [["a.mp4"], [], ["c.mp4"]]
 
 
 def test_a_group_of_two_is_split_and_a_group_of_one_is_not() -> None:
