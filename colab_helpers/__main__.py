@@ -271,8 +271,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     runtime = Runtime(settings_of(options).execution_provider)
     results = [convert(path, half=options.half, runtime=runtime) for path in options.models]
-    for result in results:
-        print(result.path)
+    print("\n".join(str(result.path) for result in results))
     _print_notes((*runtime.notes, *(note for result in results for note in result.notes)))
     return SUCCESS
 
@@ -319,10 +318,9 @@ def _bench(options: argparse.Namespace) -> int:
     plan = (quick if options.quick else {}) | given
     with TemporaryDirectory() as folder:
         made = copy_demo(Path(folder) / "media") if options.demo else None
-        demo = (made.targets[0], made.source, made.models) if made else None
-        found = bench(
-            Plan(**plan, models=options.models_dir, demo=demo), Path(folder), partial(print, flush=True)
-        )
+        plan["demo"] = (made.targets[0], made.source, made.models) if made else None
+        asked = Plan(**plan, models=options.models_dir)
+        found = bench(asked, Path(folder), partial(print, flush=True))
     if options.json:
         write_text(options.json, json.dumps(found, indent=2) + "\n")
     return SUCCESS
@@ -338,6 +336,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": _extra,
     "transcribe": _extra,
     "demo": _demo,
+    "prompt": _extra,
+    "portraits": _extra,
     "preload": _preload,
     "convert": _convert,
     "verify": _verify,

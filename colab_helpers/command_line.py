@@ -44,6 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
         "transcribe": (_add_transcribe, tr("write what is said in videos as subtitles")),
         "serve": (_add_serve, tr("take jobs over HTTP from programs of this machine")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
+        "prompt": (_add_prompt, tr("improve the description of a picture, by rules")),
+        "portraits": (_add_portraits, tr("make up somebody who does not exist, for the library")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
         "convert": (_add_convert, halves),
         "verify": (_add_verify, tr("tell what files say of how they were made, and whether that holds")),
@@ -183,6 +185,25 @@ def _takes_several(annotation: Any) -> bool:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", **FOLDER)
+    _add_language(parser)
+
+
+def _add_prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help=tr("what the picture shows, in English or Spanish"))
+    kinds = tr("auto is a portrait where it speaks of a person")
+    parser.add_argument("--kind", choices=("auto", "portrait", "general"), default="auto", help=kinds)
+    _add_language(parser)
+
+
+def _add_portraits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", metavar="NAME", help=tr("what the new person is called"))
+    add("prompt", help=tr("who is shown: an adult, in English or Spanish; it is improved first"))
+    add("--library", required=True, help=tr("a folder of people, each a folder of photos"), **FOLDER)
+    add("--seed", type=int, default=0, metavar="N", help=tr("another seed is another person"))
+    add("--size", type=int, choices=(512, 768, 1024), default=1024, help=tr("edge of the picture in pixels"))
+    add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
+    _add_models_dir(parser)
     _add_language(parser)
 
 

@@ -25,10 +25,19 @@ from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
 from colab_helpers.trust.manifests import Claim, archived, sidecar
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import LOCAL_NAME, LOCAL_SIGNER, Credentials, credentials, discard_local
+from colab_helpers.trust.signing import (
+    LOCAL,
+    LOCAL_NAME,
+    LOCAL_SIGNER,
+    Credentials,
+    credentials,
+    discard_local,
+)
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
+_CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for a picture that a trained network made as a whole."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
 _OWN = "colab_helpers."
@@ -251,7 +260,21 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": stated}
 
 
-def _xmp(told: str) -> bytes:
+def seal_created(partial: Path, *, told: str, network: str) -> None:
+    """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _CREATED}
+    definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
+    signed = hidden_name(partial)
+    Claim(definition, credentials(LOCAL)).embed(partial, signed, lambda: None)
+    signed.replace(partial)
+
+
+def xmp_of_created(told: str) -> bytes:
+    """Return the XMP packet of a picture that a network made as a whole."""
+    return _xmp(told, _CREATED)
+
+
+def _xmp(told: str, source_type: str = COMPOSITE) -> bytes:
     from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
 
     return (
@@ -263,6 +286,6 @@ def _xmp(told: str) -> bytes:
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(f'colab_helpers {VERSION}')}"
         f" photoshop:Instructions={quoteattr(told)}"
-        f" Iptc4xmpExt:DigitalSourceType={quoteattr(COMPOSITE)}/>"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source_type)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()
