@@ -156,15 +156,12 @@ class UnfinishedFile:
         return self.index.open(self.patience, self.beat)
 
     def finished(self) -> list[FinishedSegment]:
-        """Return the segments whose files are still what the journal says, up to the first gap."""
-        parts: list[FinishedSegment] = []
-        noted = self.history.segments(self.key)
-        while (found := noted.get(len(parts))) is not None:
-            part = replace(found, segment=replace(found.segment, path=self._path(found)))
-            if not self._stands(part):
-                break
-            parts.append(part)
-        return parts
+        """Return the segments whose files are still what the journal says."""
+        noted = (
+            replace(found, segment=replace(found.segment, path=self._path(found)))
+            for found in self.history.segments(self.key).values()
+        )
+        return [part for part in noted if self._stands(part)]
 
     def _path(self, part: FinishedSegment) -> Path:
         return self.place.absolute() / f"{part.segment.number:06d}{SUFFIX}"

@@ -62,11 +62,10 @@ def _is_asked(video: VideoRun) -> bool:
 
 def _counted(video: VideoRun, faces: Following) -> Measured | None:
     """Count the faces of a video as a run does that changes none; None where any is to be changed."""
-    tally, info, before = Tally(faces.selection), video.info, faces.tracks
+    tally, info = Tally(faces.selection), video.info
     for row, seen in zip(faces.index, faces.known_faces(), strict=True):
         video.progress.finding(row.frame + 1)
         if faces.selection.of(seen):
-            faces.tracks = before
             return None
         seconds, shown = float(row.pts * info.time_base - info.start), [Shown(face) for face in seen]
         tally.add(Work[None, Any](row.frame, None, None, pts=row.pts, seconds=seconds, shown=shown))
