@@ -25,6 +25,7 @@ from colab_helpers.faces.types import FloatArray
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
+from colab_helpers.request import BatchRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +251,15 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
 def digest_of(source: Source) -> str:
     """Return what tells a photo from others: the SHA-256 of its file, or of its ``data:`` URL."""
     return sha256_of(source.path) if source.path else hashlib.sha256(source.image.encode()).hexdigest()
+
+
+def sought_digests(request: BatchRequest) -> list[str]:
+    """Return digests of the photos of who is changed, and of who never is."""
+    return [
+        f"{kind} {digest_of(Source.of(photo))}"
+        for kind, photos in (("target", request.target_person), ("never", request.never))
+        for photo in sorted(photos)
+    ]
 
 
 def _claimed(

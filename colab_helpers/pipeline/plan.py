@@ -12,15 +12,16 @@ from typing import Any
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import Watcher
+from colab_helpers.faces.quality import Measured
 from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import doubt_about
 from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import one_opencv_thread
 from colab_helpers.pipeline.kept_frames import KeptFrames
-from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, label_for
+from colab_helpers.pipeline.outcome import FinishedSegment, Marks, SegmentStore, label_for
 from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.unchanged import copied
+from colab_helpers.pipeline.unchanged import untouched
 from colab_helpers.pipeline.video_stages import CONSTANT_RATE, PictureCallback, VideoRun, follow_faces, watch
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.settings import Settings
@@ -33,7 +34,7 @@ class VideoPlan:
     Attributes:
         finished: Segments that are finished already, by number.
         remarks: On a label that has no room.
-        copied: What became of a video in which nobody is changed.
+        untouched: What was counted of a video in which nobody is changed: it is copied.
         frames_read: Frames of the target, once it was read to its end; ``notes`` say what was repaired then.
     """
 
@@ -44,13 +45,13 @@ class VideoPlan:
     marks: Marks | None
     remarks: tuple[str, ...]
     started: float
-    copied: FileResult | None = None
+    untouched: Measured | None = None
     finished: dict[int, FinishedSegment] = field(default_factory=dict, init=False)
     frames_read: int = field(default=0, init=False)
     notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if self.copied is None:
+        if self.untouched is None:
             self.finished = self.usable(self.store.finished())
 
     @property
@@ -64,7 +65,7 @@ class VideoPlan:
         """Whether its segments may be made apart from one another, and there are several."""
         # At a constant rate, which of the target's frames comes next follows from all before it.
         apart = self.video.settings.keep_fps and self.faces.sound and not doubt_about(self.video.info)
-        return apart and self.copied is None and (self.segments or 0) > 1
+        return apart and self.untouched is None and (self.segments or 0) > 1
 
     def unlabelled(self) -> VideoPlan:
         """The same without a label, which does not go with its segments so far."""
@@ -146,11 +147,11 @@ def plan(
         if watcher is not None:
             watch(video, index, watcher)
         faces = follow_faces(video, index, all_first=all_first)
-        result = copied(video, faces)
-        if result is None and label is not None and faces.spares_all_from_ai:
+        nobody = untouched(video, faces)
+        if nobody is None and label is not None and faces.spares_all_from_ai:
             video = replace(video, label=None)
     images = KeptFrames(store.folder / "frames", settings, marks)
-    return VideoPlan(video, faces, store, images, marks, unlabelled, started, result)
+    return VideoPlan(video, faces, store, images, marks, unlabelled, started, nobody)
 
 
 def _encoder(info: VideoInfo, settings: Settings, begun: str) -> EncoderChoice:

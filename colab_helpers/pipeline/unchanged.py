@@ -16,20 +16,16 @@ from colab_helpers.pipeline.video_stages import VideoRun
 _ENCODERS = {"h264": ("libx264", "h264_nvenc"), "hevc": ("libx265", "hevc_nvenc")}
 
 
-def copied(video: VideoRun, faces: Following) -> FileResult | None:
-    """Copy a video in which nobody is changed; None where anybody is, or a copy is not what was asked for.
+def untouched(video: VideoRun, faces: Following) -> Measured | None:
+    """Return what was counted of a video in which nobody is changed, and of which a copy is asked.
 
-    Args:
-        video: What is asked.
-        faces: Those of the video; where its index is not complete, nobody can tell yet.
-
-    Raises:
-        OutputError: The copy cannot be written.
+    None of others, and where its index is not complete: nobody can tell yet.
     """
-    known = faces.index.complete and _is_asked(video)
-    measured = _counted(video, faces) if known else None
-    if measured is None:
-        return None
+    return _counted(video, faces) if faces.index.complete and _is_asked(video) else None
+
+
+def copied(video: VideoRun, faces: Following, measured: Measured) -> FileResult:
+    """Copy a video in which nobody is changed; OutputError where the copy cannot be written."""
     with video.info.path.open("rb") as content:
         write_whole(video.output, content, on_chunk=lambda: video.progress.joining(len(faces.index)))
     return FileResult(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from colab_helpers.media.segments import Segment, SegmentWriter
 from colab_helpers.pipeline.frames import Tally, one_opencv_thread
 from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
 from colab_helpers.pipeline.plan import VideoPlan, plan
-from colab_helpers.pipeline.unchanged import copied
+from colab_helpers.pipeline.unchanged import copied, untouched
 from colab_helpers.pipeline.video_stages import PictureCallback, VideoWork, changed_frames, open_reader
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -44,11 +44,13 @@ def process_video(
     on_picture: PictureCallback | None = None,
     watcher: Watcher | None = None,
     marks: Marks | None = None,
+    encoder: str = "",
+    parts: Iterable[FinishedSegment] = (),
 ) -> FileResult:
-    """Change the faces of a video; what is given is what `plan` takes.
+    """Change the faces of a video; all that is given beside is as for `plan`.
 
     The result is written beside ``output`` first and renamed at the end. Without a ``store`` no segments are
-    kept for a later run.
+    kept for a later run; ``parts`` are segments that others have made in this one.
 
     Raises:
         ColabHelpersError: The video cannot be read, the result cannot be written, the watcher gave it up, or
@@ -69,14 +71,16 @@ def process_video(
             on_picture=on_picture,
             watcher=watcher,
             marks=marks,
+            encoder=encoder,
         )
+        work.finished |= work.usable(parts)
         return completed(work)
 
 
 def completed(work: VideoPlan) -> FileResult:
     """Make what is missing of a video, in order, and join all."""
-    if work.copied is not None:
-        return _told(work, work.copied)
+    if work.untouched is not None:
+        return _told(work, copied(work.video, work.faces, work.untouched))
     made = dict(work.finished)
     for number, stop in work.missing():
         made |= {part.segment.number: part for part in make_segments(work, number, stop)}
@@ -134,6 +138,28 @@ def make_segments(
     yield from done
 
 
+@dataclass(eq=False)
+class SegmentMaker:
+    """Makes segments of a video as they are asked for; the stages stay warm from one to the next."""
+
+    work: VideoPlan
+    _next: int = field(default=-1, init=False)
+    _parts: Generator[FinishedSegment, None, None] | None = field(default=None, init=False)
+
+    def make(self, number: int, *, goes_on: bool) -> FinishedSegment:
+        """Make a segment; ``goes_on`` says that the one behind it is likely to be asked for next."""
+        if self._parts is None or number != self._next:
+            self.close()
+            self._parts = make_segments(self.work, number, None if goes_on else number + 1)
+        self._next = number + 1
+        return next(self._parts)
+
+    def close(self) -> None:
+        """End the stages."""
+        if self._parts is not None:
+            self._parts.close()
+
+
 def _written(
     work: VideoPlan,
     frames: Generator[VideoWork, None, None],
@@ -167,8 +193,8 @@ def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | N
     """
     video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
     # As if it had been known before: a result does not depend on what an earlier run found.
-    if not any(part.measured.faces for part in parts) and (result := copied(video, faces)) is not None:
-        return _told(work, result)
+    if not any(part.measured.faces for part in parts) and (nobody := untouched(video, faces)) is not None:
+        return _told(work, copied(video, faces, nobody))
     measured = Measured()
     for part in parts:
         measured.add(part.measured)
