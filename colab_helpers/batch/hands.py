@@ -7,7 +7,7 @@ to be noted in the journal goes to whoever writes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,10 +68,10 @@ class Prepared:
 class Loaded:
     """What a report says of the networks that did the work, and of the photos."""
 
-    settings: dict[str, Any]
-    models: tuple[ModelReport, ...]
-    notes: tuple[str, ...]
-    photos: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[ModelReport, ...] = ()
+    notes: tuple[str, ...] = ()
+    photos: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)

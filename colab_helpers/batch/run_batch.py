@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,8 +25,8 @@ from colab_helpers.trust.records import Consent
 
 
 @dataclass(eq=False)
-class Batch:
-    """Many targets, done in an ``order`` by one pair of ``hands``.
+class Batch(ABC):
+    """Many targets, done in an ``order``.
 
     Attributes:
         files: What became of those that are over, by number.
@@ -34,7 +35,6 @@ class Batch:
     around: Surroundings
     order: Sequence[int]
     estimate: Estimate
-    hands: Hands
     files: dict[int, FileReport] = field(default_factory=dict, init=False)
 
     def run(self) -> BatchReport:
@@ -48,7 +48,7 @@ class Batch:
             remove_stale(self.around.job.folder / FACES_NAME)
         except KeyboardInterrupt:
             stopped = True
-        loaded, now = self._loaded(), status.status
+        loaded, now = self.loaded, status.status
         reports = [
             self.files.get(n) or skipped(task, list(loaded.photos))
             for n, task in enumerate(self.around.job.tasks)
@@ -66,16 +66,14 @@ class Batch:
             restarts=now.restarts,
         )
 
-    def _loaded(self) -> Loaded:
-        return self.hands.loaded
+    @property
+    @abstractmethod
+    def loaded(self) -> Loaded:
+        """What does the work."""
 
+    @abstractmethod
     def _do_all(self) -> None:
-        growth, self.hands.on_progress = Growth(), self.tell
-        for index in self.order:
-            self.around.beat()
-            self.ended(index, self.hands.whole(index))
-            if self.hands.worked and len(self.files) < len(self.around.job.tasks):
-                growth.check(self.around.stop)
+        """Do every task, and tell by `ended` what became of each."""
 
     def ended(self, index: int, report: FileReport) -> None:
         """Tell what became of a file."""
@@ -86,6 +84,26 @@ class Batch:
         """Say where a file stands, and how many fit the session."""
         self.around.tell(progress)
         self.estimate.look()
+
+
+@dataclass(eq=False)
+class Alone(Batch):
+    """A batch done by one pair of ``hands``, in this process."""
+
+    hands: Hands
+
+    @property
+    def loaded(self) -> Loaded:
+        """What the hands hold."""
+        return self.hands.loaded
+
+    def _do_all(self) -> None:
+        growth, self.hands.on_progress = Growth(), self.tell
+        for index in self.order:
+            self.around.beat()
+            self.ended(index, self.hands.whole(index))
+            if self.hands.worked and len(self.files) < len(self.around.job.tasks):
+                growth.check(self.around.stop)
 
 
 def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:

@@ -29,11 +29,14 @@ class Plan(Protocol):
         """What became of the file, if nothing is left to do."""
 
 
+Kind = Literal["prepare", "segment", "finish", "whole"]
+
+
 @dataclass(frozen=True)
 class Call:
     """One thing for a worker to do on the file of an ``index``; ``number`` is a segment's, -1 otherwise."""
 
-    kind: Literal["prepare", "segment", "finish", "whole"]
+    kind: Kind
     index: int
     number: int = -1
 
@@ -50,16 +53,17 @@ class Schedule:
     """Hands out the calls of files in an ``order``; workers are told apart by anything that has a hash.
 
     Nothing is kept of a file that is over. ``most_deaths`` workers may die on the same call before its file
-    is given up.
+    is given up. As long as more than ``whole_above`` files wait, each goes whole, which costs least: nobody
+    has to look at it before others can help; None prepares all.
     """
 
-    def __init__(self, order: Iterable[int], *, most_deaths: int = 3) -> None:
-        self._new = deque(order)
+    def __init__(self, order: Iterable[int], *, most_deaths: int = 3, whole_above: int | None = None) -> None:
+        self._new, self._whole_above = deque(order), whole_above
         self._most_deaths = most_deaths
         self._open: dict[int, _Video] = {}  # in the order in which they were begun
         self._due: deque[Call] = deque()  # all but segments; for whoever asks next
         self._flying: dict[Hashable, Call] = {}
-        self._at: dict[Hashable, int] = {}
+        self._at: dict[Hashable, Call] = {}
         self._deaths: Counter[Call] = Counter()
 
     @property
@@ -76,8 +80,21 @@ class Schedule:
             raise ValueError(f"{worker} is at {self._flying[worker]}")
         call = self._due.popleft() if self._due else self._segment(worker) or self._another()
         if call is not None:
-            self._flying[worker], self._at[worker] = call, call.index
+            self._flying[worker] = self._at[worker] = call
         return call
+
+    def deaths(self, call: Call) -> int:
+        """Return how many workers have died on a call."""
+        return self._deaths[call]
+
+    def goes_on(self, call: Call) -> bool:
+        """Whether the segment behind that of a call is still to be made, by whoever asks."""
+        return call.index in self._open and call.number + 1 in self._open[call.index].waiting
+
+    def progressed(self, worker: Hashable) -> None:
+        """Note that a worker gets on: who dies on a file that goes whole dies on what comes now."""
+        if (call := self._flying.get(worker)) is not None:
+            self._deaths.pop(call, None)
 
     def done(self, worker: Hashable, plan: Plan | None = None) -> Call | None:
         """Note that what a worker was at is done; of a file that was to be prepared, ``plan`` is the result.
@@ -142,18 +159,41 @@ class Schedule:
             self._due.append(Call("finish", index))
 
     def _segment(self, worker: Hashable) -> Call | None:
-        """Return a segment that nobody is at, of the worker's own video or else of the oldest one."""
-        for index in (self._at.get(worker, -1), *self._open):
+        """Return a segment that nobody is at, of the worker's own video or else of the oldest one.
+
+        Best is the one behind the worker's last: its stages are warm. Whoever helps begins half-way between
+        those at work, so that each goes on for long.
+        """
+        last = self._at.get(worker)
+        for index in (last.index if last else -1, *self._open):
             if index in self._open and (waiting := self._open[index].waiting):
-                return Call("segment", index, waiting.pop())
+                behind = last.number + 1 if last and last.index == index and last.kind == "segment" else -1
+                number = behind if behind in waiting else self._half_way(index, waiting)
+                waiting.remove(number)
+                return Call("segment", index, number)
         return None
+
+    def _half_way(self, index: int, waiting: Iterable[int]) -> int:
+        """The first of the longest run of numbers, or the middle if somebody is just before it."""
+        runs: list[list[int]] = []
+        for number in sorted(waiting):
+            if runs and runs[-1][-1] == number - 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        run = max(runs, key=len)
+        taken = Call("segment", index, run[0] - 1) in self._at.values()
+        return run[len(run) // 2 if taken else 0]
 
     def _another(self) -> Call | None:
         if not self._new:
             return None
+        kind: Kind = "prepare"
+        if self._whole_above is not None and len(self._new) > self._whole_above:
+            kind = "whole"
         index = self._new.popleft()
         self._open[index] = _Video()
-        return Call("prepare", index)
+        return Call(kind, index)
 
     def _close(self, index: int) -> None:
         del self._open[index]

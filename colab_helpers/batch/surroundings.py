@@ -17,7 +17,7 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
 from colab_helpers.errors import OutputError, WorkerError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.language import tr
+from colab_helpers.language import mark, tr
 from colab_helpers.progress import Progress, ProgressCallback
 
 MOST_DEATHS = 3
@@ -73,15 +73,7 @@ class Surroundings:
         """
         deaths, notes = max(deaths, earlier.history.interruptions(key, earlier.run, number)), list[str]()
         if deaths >= MOST_DEATHS:
-            raise WorkerError(
-                tr(
-                    "the worker process died {deaths} times on this file, last: {cause}",
-                    deaths=deaths,
-                    cause=self.cause or tr("unknown"),
-                ),
-                where=str(task.target),
-                remedy=tr("free memory, choose the preset stable, or leave this file out"),
-            )
+            raise gave_up(task, deaths, self.cause or tr("unknown"))
         try:
             entry = {"key": key, "run": earlier.run, "target": str(task.target)}
             journal.append(Started(**entry, pid=os.getpid(), number=number))
@@ -103,6 +95,13 @@ class Surroundings:
     def _tell_pause(self, reason: str | None) -> None:
         self.status.pause(reason)
         self.stop.check()
+
+
+def gave_up(task: Task, deaths: int, cause: str) -> WorkerError:
+    """Return the error of a file on which too many workers have died."""
+    told = mark("the worker process died {deaths} times on this file, last: {cause}")
+    remedy = tr("free memory, choose the preset stable, or leave this file out")
+    return WorkerError(tr(told, deaths=deaths, cause=cause), where=str(task.target), remedy=remedy)
 
 
 def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:

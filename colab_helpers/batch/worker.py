@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
 from colab_helpers.batch.growth import RecycleError
@@ -42,7 +43,7 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Batch, report_of, skipped
+from colab_helpers.batch.run_batch import Alone, report_of, skipped
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
 from colab_helpers.batch.surroundings import Surroundings
@@ -177,14 +178,19 @@ class _Run(Surroundings):
 
     def _worked(self) -> BatchReport:
         with Journal(self.job.folder / JOURNAL_NAME) as journal:
+            request = self.job.request
             try:
                 order, estimate = self._in_order()
+                devices = devices_of(request.settings.gpus) if request.people != "only" else []
+                if devices:
+                    first_alone = request.mapped or request.people != "auto"
+                    return Crew(self, order, estimate, journal, devices, self._announce, first_alone).run()
                 hands = Hands.open(self, self.own, journal, announce=self._announce)
             except KeyboardInterrupt:
                 return self._nothing_done(tr("stopped by the user"), stopped=True)
-            if self.job.request.people == "only":
+            if request.people == "only":
                 return self._nothing_done(tr("only the people were asked for"), stopped=False)
-            return Batch(self, order, estimate, hands).run()
+            return Alone(self, order, estimate, hands).run()
 
     def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""

@@ -74,17 +74,17 @@ def test_a_worker_has_one_call_at_a_time() -> None:
 def test_workers_keep_to_their_videos_and_help_only_before_idling() -> None:
     schedule = begun(Plan(), "a", files=2)
     assert schedule.next("a") == Call("segment", 0, 0)
-    assert schedule.next("b") == Call("segment", 0, 1), "a begun video comes before another"
-    assert schedule.next("c") == Call("segment", 0, 2)
+    assert schedule.next("b") == Call("segment", 0, 2), "a begun video comes before another"
+    assert schedule.next("c") == Call("segment", 0, 1)
     assert schedule.next("d") == Call("prepare", 1), "before it would idle"
     schedule.done("d", Plan())
     schedule.done("b")
     assert schedule.next("d") == Call("segment", 1, 0), "its own"
-    assert schedule.next("b") == Call("segment", 1, 1), "its own has none left"
+    assert schedule.next("b") == Call("segment", 1, 2), "its own has none left"
     schedule.done("a")
     schedule.done("c")
     assert schedule.next("c") == Call("finish", 0), "as soon as all segments are there"
-    assert schedule.next("a") == Call("segment", 1, 2)
+    assert schedule.next("a") == Call("segment", 1, 1)
     assert schedule.next("e") is None
     assert not schedule.over
 
@@ -177,3 +177,24 @@ def test_whatever_dies_everything_is_done_once_and_few_files_are_open() -> None:
     left = (schedule._open, schedule._due, schedule._flying, schedule._deaths)
     assert not any(left), "nothing is kept of what is over"
     assert len(schedule._at) <= workers
+
+
+def test_each_worker_goes_on_behind_its_own_segment_and_helpers_begin_half_way() -> None:
+    schedule, done = begun(Plan(segments=9), "a"), dict[str, list[int]]()
+    for worker in "abab" + "ab" * 4:
+        if (call := schedule.next(worker)) is not None and call.kind == "segment":
+            assert schedule.goes_on(call) == (call.number not in (4, 8))
+            done.setdefault(worker, []).append(call.number)
+            schedule.done(worker)
+    assert done == {"a": [0, 1, 2, 3, 4], "b": [5, 6, 7, 8]}
+
+
+def test_files_go_whole_as_long_as_enough_wait_and_one_that_gets_on_is_not_given_up() -> None:
+    schedule = Schedule(range(4), whole_above=2)
+    assert [schedule.next(worker).kind for worker in "abcd"] == ["whole", "whole", "prepare", "prepare"]
+    for _ in range(4):
+        assert schedule.died("a") is None
+        call = schedule.next("a")
+        assert call == Call("whole", 0)
+        schedule.progressed("a")
+        assert schedule.deaths(call) == 0
