@@ -23,7 +23,7 @@ from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import Task, listed
 from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
-from colab_helpers.batch.surroundings import Surroundings, unfinished
+from colab_helpers.batch.surroundings import Deaths, Surroundings, unfinished
 from colab_helpers.batch.thumbnails import data_url
 from colab_helpers.errors import ColabHelpersError, ContentError, MediaError, OutputError
 from colab_helpers.faces.cast import Cast
@@ -55,7 +55,6 @@ class Prepared:
         report: What became of it, if nothing is left to do.
     """
 
-    index: int
     segments: int = 0
     length: int = 0
     encoder: str = ""
@@ -94,7 +93,7 @@ class Hands:
     earlier: EarlierWork
     on_progress: ProgressCallback = field(init=False)
     worked: bool = field(default=False, init=False)
-    _at: tuple[int, str, int] | None = field(default=None, init=False)
+    _at: tuple[int, str, Deaths] | None = field(default=None, init=False)
     _maker: SegmentMaker | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -103,20 +102,11 @@ class Hands:
 
     @classmethod
     def open(
-        cls,
-        around: Surroundings,
-        own: Writable,
-        journal: Notes,
-        *,
-        announce: Callable[[Iterable[str]], None] = lambda _notes: None,
+        cls, around: Surroundings, own: Writable, journal: Notes, announce: Callable[[Iterable[str]], None]
     ) -> Hands:
         """Load networks and sources, and look at what there is to do.
 
-        Args:
-            around: The batch.
-            own: Knows what the run itself may write.
-            journal: Where is noted what is finished.
-            announce: Called with what is to be said before any work.
+        ``own`` knows what the run itself may write; ``announce`` is told what is to be said before any work.
 
         Raises:
             ColabHelpersError: Something is missing, or cannot be used.
@@ -162,32 +152,30 @@ class Hands:
             photos=tuple(self.source.photos) if self.source else (),
         )
 
-    def prepare(self, index: int, *, deaths: int = 0) -> Prepared:
-        """Find a file's faces, unless it goes whole; ``deaths`` is how many workers have died of that."""
+    def prepare(self, index: int, *, deaths: Deaths = (0, "")) -> Prepared:
+        """Find a file's faces, unless it goes whole; see `segment` for ``deaths``."""
         self.close()
         task, report = self.tasks[index], self._report(index)
         with self._told(index, report):
             if os.path.isdir(task.target) or not goes_in_parts(task, self.engine.settings):  # noqa: PTH112
-                return Prepared(index)
+                return Prepared()
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
-                return Prepared(index, report=known)
-            run = self._run(index, report, work, deaths=deaths)
-            video = run.prepared()
+                return Prepared(report=known)
+            video = self._run(index, report, work, deaths=deaths).prepared()
             if not video.is_divisible:
-                return Prepared(index, notes=tuple(report.fallbacks))
+                return Prepared(notes=tuple(report.fallbacks))
             return Prepared(
-                index,
                 video.segments or 0,
                 video.video.length,
                 video.video.choice.name,
                 tuple(video.finished),
                 tuple(report.fallbacks),
             )
-        return Prepared(index, report=report)
+        return Prepared(report=report)
 
     def segment(
-        self, index: int, number: int, *, encoder: str = "", goes_on: bool = False, deaths: int = 0
+        self, index: int, number: int, *, encoder: str = "", goes_on: bool = False, deaths: Deaths = (0, "")
     ) -> FinishedSegment:
         """Make any segment of a file that was prepared, here or elsewhere.
 
@@ -196,7 +184,7 @@ class Hands:
             number: The segment.
             encoder: As it was prepared.
             goes_on: Whether the next one is likely to be asked for next.
-            deaths: How many workers have died on it.
+            deaths: How many workers have died on just this, and of what the last.
 
         Raises:
             ColabHelpersError: It cannot be made; see `failed`.
@@ -217,7 +205,7 @@ class Hands:
         return part
 
     def finish(
-        self, index: int, parts: Sequence[FinishedSegment], *, encoder: str = "", deaths: int = 0
+        self, index: int, parts: Sequence[FinishedSegment], *, encoder: str = "", deaths: Deaths = (0, "")
     ) -> FileReport:
         """Join the segments of a file, those of this run and of earlier ones, and deliver the result."""
         self.close()
@@ -227,7 +215,7 @@ class Hands:
             self._do(index, report, work, parts=parts, encoder=encoder, deaths=deaths)
         return report
 
-    def whole(self, index: int, *, deaths: int = 0) -> FileReport:
+    def whole(self, index: int, *, deaths: Deaths = (0, "")) -> FileReport:
         """Do a file from end to end, unless an earlier run did; going on where an earlier attempt ended."""
         self.close()
         task, report = self.tasks[index], self._report(index)
@@ -287,7 +275,7 @@ class Hands:
         work: UnfinishedFile,
         *,
         number: int | None = None,
-        deaths: int = 0,
+        deaths: Deaths = (0, ""),
         **given: Any,
     ) -> FileRun:
         """Note that work on a file, or a segment of it, begins."""

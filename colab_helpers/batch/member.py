@@ -79,9 +79,7 @@ def main(argv: Sequence[str]) -> None:
     with spoken(job.request.language):
         try:
             own = Writable(identities(job.inputs), job.request.settings.overwrite, made=own_file)
-            hands = Hands.open(
-                around, own, _FarNotes(far), announce=lambda told: far.send(("announce", [*told]))
-            )
+            hands = Hands.open(around, own, _FarNotes(far), lambda told: far.send(("announce", [*told])))
         except Exception as error:  # noqa: BLE001 - whoever has started this decides what it means
             far.send(("refused", error))
             return

@@ -29,12 +29,14 @@ class Batch(ABC):
     """Many targets, done in an ``order``.
 
     Attributes:
+        loaded: What does the work.
         files: What became of those that are over, by number.
     """
 
     around: Surroundings
     order: Sequence[int]
     estimate: Estimate
+    loaded: Loaded = field(default=Loaded(), init=False)
     files: dict[int, FileReport] = field(default_factory=dict, init=False)
 
     def run(self) -> BatchReport:
@@ -66,11 +68,6 @@ class Batch(ABC):
             restarts=now.restarts,
         )
 
-    @property
-    @abstractmethod
-    def loaded(self) -> Loaded:
-        """What does the work."""
-
     @abstractmethod
     def _do_all(self) -> None:
         """Do every task, and tell by `ended` what became of each."""
@@ -92,12 +89,8 @@ class Alone(Batch):
 
     hands: Hands
 
-    @property
-    def loaded(self) -> Loaded:
-        """What the hands hold."""
-        return self.hands.loaded
-
     def _do_all(self) -> None:
+        self.loaded = self.hands.loaded
         growth, self.hands.on_progress = Growth(), self.tell
         for index in self.order:
             self.around.beat()

@@ -17,9 +17,11 @@ from colab_helpers.batch.status import StatusWriter
 from colab_helpers.batch.stop import Stop
 from colab_helpers.errors import OutputError, WorkerError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.language import mark, tr
+from colab_helpers.language import tr
 from colab_helpers.progress import Progress, ProgressCallback
 
+Deaths = tuple[int, str]
+"""How many workers have died on something, as far as whoever asks for it knows, and of what the last."""
 MOST_DEATHS = 3
 """Workers that may die on a file before it is given up: the first, and two with less memory."""
 
@@ -63,25 +65,34 @@ class Surroundings:
         journal: Notes,
         *,
         number: int | None = None,
-        deaths: int = 0,
+        deaths: Deaths = (0, ""),
         short: bool = False,
     ) -> tuple[Engine, list[str]]:
         """Note that work on a file, or on a segment of a ``number``, begins; return the networks and notes.
 
-        They are used with less memory where it is ``short`` or workers died on that, ``deaths`` as far as
-        is known or as the journal tells; WorkerError where too many did.
+        They are used with less memory where it is ``short`` or workers died on that, as is known or as the
+        journal tells; WorkerError where too many did.
         """
-        deaths, notes = max(deaths, earlier.history.interruptions(key, earlier.run, number)), list[str]()
-        if deaths >= MOST_DEATHS:
-            raise gave_up(task, deaths, self.cause or tr("unknown"))
+        known, cause = deaths
+        times, notes = max(known, earlier.history.interruptions(key, earlier.run, number)), list[str]()
+        if times >= MOST_DEATHS:
+            raise WorkerError(
+                tr(
+                    "the worker process died {deaths} times on this file, last: {cause}",
+                    deaths=times,
+                    cause=cause or self.cause or tr("unknown"),
+                ),
+                where=str(task.target),
+                remedy=tr("free memory, choose the preset stable, or leave this file out"),
+            )
         try:
             entry = {"key": key, "run": earlier.run, "target": str(task.target)}
             journal.append(Started(**entry, pid=os.getpid(), number=number))
         except OutputError as error:
             notes.append(tr("a death of the worker on this file would go unnoticed: {error}", error=error))
-        if deaths or short:
-            reason = tr("a worker process died on this file") if deaths else tr("RAM is short")
-            engine, note = weakened(engine, deaths or 1, reason=reason)
+        if times or short:
+            reason = tr("a worker process died on this file") if times else tr("RAM is short")
+            engine, note = weakened(engine, times or 1, reason=reason)
             notes.append(note)
         return engine, notes
 
@@ -95,13 +106,6 @@ class Surroundings:
     def _tell_pause(self, reason: str | None) -> None:
         self.status.pause(reason)
         self.stop.check()
-
-
-def gave_up(task: Task, deaths: int, cause: str) -> WorkerError:
-    """Return the error of a file on which too many workers have died."""
-    told = mark("the worker process died {deaths} times on this file, last: {cause}")
-    remedy = tr("free memory, choose the preset stable, or leave this file out")
-    return WorkerError(tr(told, deaths=deaths, cause=cause), where=str(task.target), remedy=remedy)
 
 
 def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:

@@ -185,7 +185,7 @@ class _Run(Surroundings):
                 if devices:
                     first_alone = request.mapped or request.people != "auto"
                     return Crew(self, order, estimate, journal, devices, self._announce, first_alone).run()
-                hands = Hands.open(self, self.own, journal, announce=self._announce)
+                hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
                 return self._nothing_done(tr("stopped by the user"), stopped=True)
             if request.people == "only":
