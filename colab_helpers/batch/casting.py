@@ -23,6 +23,7 @@ from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
+from colab_helpers.request import BatchRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +225,15 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
         chosen = sum(one.found for one in tracks if one.chosen) * 2 > sum(one.found for one in tracks)
         given.put(group, faces=(group,), source=(PHOTOS if chosen and swaps else LEAVE,))
     return given
+
+
+def sought_digests(request: BatchRequest) -> list[str]:
+    """Return digests of the photos of who is changed, and of who never is."""
+    return [
+        f"{kind} {Source.of(photo).digest}"
+        for kind, photos in (("target", request.target_person), ("never", request.never))
+        for photo in sorted(photos)
+    ]
 
 
 def _digest(treatment: Treatment | None) -> str:

@@ -203,6 +203,10 @@ class StatusWriter:
                 self.status.sample = sample or self.status.sample
                 self._write(urgent=False)
 
+    def warned(self, times: int) -> None:
+        """Count how often RAM was found short."""
+        self.status.memory_warnings += times
+
     def picture(self, url: str) -> None:
         """Show a frame just written; it is told with the next news."""
         self.status.picture = url
