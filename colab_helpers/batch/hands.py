@@ -110,8 +110,8 @@ class Hands:
     ) -> Hands:
         """Load networks and sources, and look at what there is to do.
 
-        ``own`` knows what the run itself may write; ``announce`` is told what is to be said before any work, and
-        how many times the room of its targets the batch may need.
+        ``own`` knows what the run itself may write; ``announce`` is told what is to be said before any work,
+        and how many times the room of its targets the batch may need.
 
         Raises:
             ColabHelpersError: Something is missing, or cannot be used.

@@ -15,7 +15,7 @@ import numpy as np
 
 _MANIFEST = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA 2.2, A.5.1
 _LEADS_TO_PLACES = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
-_PLACES = {b"stco": np.dtype(">u4"), b"co64": np.dtype(">u8")}
+_PLACES: dict[bytes, np.dtype[Any]] = {b"stco": np.dtype(">u4"), b"co64": np.dtype(">u8")}
 _NOT_BOUND = (b"ftyp", b"mfra")
 _CHUNK = 256 << 10  # stays in the cache of the processor that hashes it: megabytes take half as long again
 
