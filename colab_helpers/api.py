@@ -286,7 +286,6 @@ def _open(
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
-    from colab_helpers.batch.casting import digest_of
     from colab_helpers.batch.photos import cast_of, identity_of, sought_of
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
@@ -300,7 +299,7 @@ def _open(
     sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])
     report = new_report(task, identity)
     report.fallbacks += told
-    key = " ".join(sorted(digest_of(photos[number]) for number in identity.used)) if identity else ""
+    key = " ".join(sorted(photos[number].digest for number in identity.used)) if identity else ""
     run = FileRun(
         engine=engine,
         cast=cast_of(identity, sought, key=key),

@@ -1,26 +1,18 @@
-"""Verbs beside the swap; where one needs packages of its own, it says the one command that installs them."""
+"""Verbs beside the batch, loaded when asked for; what needs packages of its own says how to install them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-from colab_helpers.errors import ColabHelpersError, UsageError
+from colab_helpers.errors import ColabHelpersError, require_extra
 from colab_helpers.language import tr
 
 
-def _need(extra: str, *modules: str) -> None:
-    """Refuse a verb whose modules are not installed: UsageError."""
-    if missing := ", ".join(name for name in modules if find_spec(name) is None):
-        what = tr("this needs packages that are not installed: {names}", names=missing)
-        raise UsageError(what, remedy=tr("run 'bash setup.sh install {extra}'", extra=extra))
-
-
 def _serve(options: argparse.Namespace) -> int:
-    _need("serve", "fastapi", "uvicorn")
+    require_extra("serve", "fastapi", "uvicorn")
     from colab_helpers.batch.queue import Queue
     from colab_helpers.serve import Server, serve
 
@@ -30,7 +22,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _transcribe(options: argparse.Namespace) -> int:
-    _need("transcripts", "faster_whisper", "ctranslate2")
+    require_extra("transcripts", "faster_whisper", "ctranslate2")
     from colab_helpers.models.session import models_root
     from colab_helpers.transcribe import MODEL, listener, transcribe
 

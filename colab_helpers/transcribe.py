@@ -35,7 +35,8 @@ from colab_helpers.media.inputs import existing_file
 from colab_helpers.media.join import opened
 from colab_helpers.media.opening import demuxed, open_source
 from colab_helpers.media.probe import VideoInfo, probe
-from colab_helpers.trust.marking import Marks, sidecar
+from colab_helpers.trust.manifests import sidecar
+from colab_helpers.trust.marking import Marks
 from colab_helpers.trust.signing import LOCAL, credentials
 
 RATE = 16_000
@@ -220,7 +221,7 @@ def add_track(path: Path, output: Path, heard: Heard, seal: Seal) -> None:
                 packet.stream = picture
                 result.mux_one(packet)
                 copier.pump(result, time)
-                while due and due[0].dts * _TICK <= time:
+                while due and (due[0].dts or 0) * _TICK <= time:
                     result.mux_one(due.popleft())
             copier.finish(result)
             for text in due:
