@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
             tr("list the people of a batch or of a library, with pictures; change the map"),
         ),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
+        "transcribe": (_add_transcribe, tr("write what is said in videos as subtitles")),
+        "serve": (_add_serve, tr("take jobs over HTTP from programs of this machine")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "prompt": (_add_prompt, tr("improve the description of a picture, by rules")),
         "portraits": (_add_portraits, tr("make up somebody who does not exist, for the library")),
@@ -214,6 +216,30 @@ def _add_preload(parser: argparse.ArgumentParser) -> None:
     add("--shared-cache", help=tr("copy from and to this folder, say on Drive"), **FOLDER)
     add("--verify", help=tr("hash files that are there already"), **SWITCH)
     _add_settings(parser)
+
+
+def _add_transcribe(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", type=absolute, metavar="VIDEO")
+    add("--track", help=tr("also write a copy with a track of them, marked as results are"), **SWITCH)
+    add("--words", help=tr("each word by itself, with its time"), **SWITCH)
+    add("--model", help=tr("folder of another Whisper model in CTranslate2's form"), **FOLDER)
+    _add_models_dir(parser)
+    _add_language(parser)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    jobs = tr("where jobs wait and their results go, each in a folder of its own")
+    add("jobs", help=jobs, **FOLDER)
+    inputs = tr("folders of photos and videos that requests may name; nothing else is read for them")
+    add("--inputs", nargs="+", default=[], help=inputs, **FOLDER)
+    add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
+    host = tr("address to listen at; the default lets in this machine alone, others see all that is sent")
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    add("--port", type=int, default=8765, metavar="N", help=tr("0 takes one that is free"))
+    _add_models_dir(parser)
+    _add_language(parser)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, UsageError
+from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError, UsageError, require_extra
 from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.photos import SMALLEST, examine
 from colab_helpers.files import absolute, write_whole
@@ -154,16 +153,6 @@ def _keep(photo: Path, consent: Path, image: ByteImage, prompt: str, seed: int) 
     write_whole(photo, content, partial(seal_created, told=told, network=Path(MODEL).stem))
 
 
-def require_packages() -> None:
-    """Make sure that the extra is installed; ModelError with the command where it is not."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            tr("portraits need packages that are not installed: {names}", names=", ".join(missing)),
-            remedy=tr("run '{command}'", command="bash setup.sh install portraits"),
-        )
-
-
 @contextmanager
 def lightning(
     root: Path, *, offline: bool = False, on_progress: ProgressCallback | None = None
@@ -173,7 +162,7 @@ def lightning(
     Raises:
         ModelError: A package is not installed, or a file cannot be had.
     """
-    require_packages()
+    require_extra("portraits", *PACKAGES)
     import torch
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
@@ -234,7 +223,7 @@ def run(options: argparse.Namespace) -> int:
     from colab_helpers.ui.progress import FetchLine
 
     require_adult(options.prompt)
-    require_packages()
+    require_extra("portraits", *PACKAGES)
     root = models_root(options.models_dir)
     print(models_text(described([load_catalog().models[MODEL]], root), root))
     with FetchLine(headless=not sys.stderr.isatty()) as line:

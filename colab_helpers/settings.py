@@ -33,6 +33,7 @@ FrameProcessor = Literal["face_swapper", "face_enhancer", "frame_enhancer"]
 FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bottom", "bottom-top", "best"]
 MaskType = Literal["box", "occlusion", "region"]
 FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
+Gpus = Annotated[str, Field(pattern=r"^(|all|cpu(,cpu)*|\d+(,\d+)*)$")]
 Hundred = Annotated[int, Field(ge=0, le=100)]
 Padding = Annotated[tuple[Hundred, ...], Field(min_length=4, max_length=4)]
 LabelPosition = Literal["bottom-right", "bottom-left", "top-right", "top-left"]
@@ -98,6 +99,9 @@ class Settings(BaseModel):
     execution_provider: Literal["auto", "cuda", "cpu"] = Field(
         "auto",
         description="Where networks run: auto takes CUDA when a trial proves it, cuda insists on it.",
+    )
+    gpus: Gpus = Field(
+        "", description="Workers of a batch: empty, one; all, one on each GPU; 0,1 on these; cpu,cpu without."
     )
     half_precision: bool | Auto = Field(
         "auto",

@@ -14,17 +14,16 @@ import numpy as np
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, RECORD_NAME, KnownPeople, SeenIn
 from colab_helpers.batch.library import photos_of
-from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, new_name
+from colab_helpers.batch.people_map import LEAVE, MAP_NAME, PHOTOS, RESERVED, PeopleMap, completed
 from colab_helpers.errors import ColabHelpersError, SettingsError, UsageError
 from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment, in_doubt
 from colab_helpers.faces.engine import Engine
-from colab_helpers.faces.geometry import face_distance
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
-from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
+from colab_helpers.request import BatchRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +32,14 @@ class Casting:
 
     Attributes:
         known: What the networks know.
-        people: Everybody, by name: those of the map, then the others, to whom the default is done.
-        groups: Name of the person that each group shows.
+        given: The map, in which everybody is named.
+        people: Everybody, by name.
         default: What is done to whoever is nobody of them.
     """
 
     known: KnownPeople
+    given: PeopleMap
     people: Mapping[str, KnownPerson]
-    groups: Mapping[str, str]
     default: Treatment | None
 
     def cast(self, key: str) -> Cast:
@@ -48,7 +47,8 @@ class Casting:
         video = self.known.videos.get(key)
         if video is None:
             return Cast(self.default, people=self.people, mapped=True)
-        tracks = {number: self.groups.get(group, NOBODY) for number, group in video.tracks.items()}
+        names = self.given.names
+        tracks = {number: names.get(group, NOBODY) for number, group in video.tracks.items()}
         looks = {number: one.look for number, one in video.seen.items()}
         return Cast(self._usual(video), people=self.people, tracks=tracks, looks=looks, mapped=True)
 
@@ -65,7 +65,8 @@ class Casting:
 
     def _usual(self, video: SeenIn) -> Treatment | None:
         """What is done to tracks that were hardly seen, which may show anybody who is there or is alike."""
-        may_be = {self.groups[group] for group in video.tracks.values() if group}
+        names = self.given.names
+        may_be = {names[group] for group in video.tracks.values() if group}
         for number, group in video.tracks.items():
             if not group and number in video.seen:
                 look = video.seen[number].look
@@ -110,13 +111,9 @@ class Treatments:
         return people, self._treatment("default", given.default, {})
 
     def looks(self, given: PeopleMap) -> dict[str, FloatArray]:
-        """Return how people look on the photos that the map names for them, ``(1, 512)`` unit each."""
-        shown = {
-            name: self._named(name, person.photos)[0]
-            for name, person in given.people.items()
-            if person.photos
-        }
-        return {name: unit(one.embedding)[None] for name, one in shown.items()}
+        """Return how people look on the photos that the map names for them, ``(512,)`` unit each."""
+        shown = {name: one.photos for name, one in given.people.items() if one.photos}
+        return {name: unit(self._named(name, photos)[0].embedding) for name, photos in shown.items()}
 
     def _treatment(self, name: str, source: tuple[str, ...], settings: Mapping[str, Any]) -> Treatment | None:
         if source == (LEAVE,):
@@ -138,7 +135,7 @@ class Treatments:
         else:
             identity, photos = self._named(name, source)
             told = ", ".join(source)
-        used = sorted(digest_of(photos[number]) for number in identity.used)
+        used = sorted(photos[number].digest for number in identity.used)
         key, age = " ".join(used), identity.age
         return Treatment(source=identity.embedding, source_name=told, settings=settings, key=key, age=age)
 
@@ -180,25 +177,20 @@ def casting(given: PeopleMap, known: KnownPeople, treatments: Treatments, *, lim
         UsageError: The map names a group that there is not, or a source that is none.
     """
     check_groups(given, known)
-    done, default = treatments.of(given)
-    looks, people = treatments.looks(given), dict[str, KnownPerson]()
-    groups = _claimed(given, known, looks, limit)
-    for name in given.people:
-        own = [known.groups[group].look for group, who in groups.items() if who == name]
-        shown = (
-            np.stack([*own, *looks.get(name, ())]) if own or name in looks else np.zeros((0, 512), np.float32)
-        )
-        people[name] = KnownPerson(name, shown, done[name])
-    for group, one in known.groups.items():
-        if group not in groups:
-            name = new_name(group, people)
-            groups[group], people[name] = name, KnownPerson(name, one.look[None], default)
-    return Casting(known, people, groups, default)
+    (done, default), looks = treatments.of(given), treatments.looks(given)
+    whole = completed(given, known, looks, limit)
+    people = {}
+    for name, person in whole.people.items():
+        shown = [known.groups[group].look for group in person.faces]
+        shown += [looks[name]] if name in looks else []
+        stacked = np.stack(shown) if shown else np.zeros((0, 512), np.float32)
+        people[name] = KnownPerson(name, stacked, done.get(name, default))
+    return Casting(known, whole, people, default)
 
 
 def check_groups(given: PeopleMap, known: KnownPeople) -> None:
     """Raise UsageError where a map names groups that there are not, or those of another record."""
-    groups = {group: name for name, person in given.people.items() for group in person.faces}
+    groups = given.names
     if groups and (not known.groups or given.record not in ("", known.record)):
         record = f"{FOLDER_NAME}/{RECORD_NAME}"
         raise UsageError(
@@ -219,18 +211,6 @@ def check_groups(given: PeopleMap, known: KnownPeople) -> None:
             )
 
 
-def completed(given: PeopleMap, known: KnownPeople, groups: Mapping[str, str]) -> list[str]:
-    """Enter everybody into a map whom it, or an earlier run, does not know; return their names."""
-    new = []
-    for group in known.groups:
-        if group not in known.told and groups.get(group) not in given.people:
-            name = new_name(group, given.people)
-            given.put(name, faces=(group,), source=given.default)
-            given.record = known.record
-            new.append(name)
-    return new
-
-
 def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
     """Return the map that says what a request without one does.
 
@@ -247,22 +227,13 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
     return given
 
 
-def digest_of(source: Source) -> str:
-    """Return what tells a photo from others: the SHA-256 of its file, or of its ``data:`` URL."""
-    return sha256_of(source.path) if source.path else hashlib.sha256(source.image.encode()).hexdigest()
-
-
-def _claimed(
-    given: PeopleMap, known: KnownPeople, looks: Mapping[str, FloatArray], limit: float
-) -> dict[str, str]:
-    """Who of the map is shown by each group: as it says, else by photos."""
-    groups = {group: name for name, person in given.people.items() for group in person.faces}
-    for group, one in known.groups.items():
-        apart = {name: face_distance(one.look, look[0]) for name, look in looks.items()}
-        nearest = min(apart, key=lambda name: apart[name], default=None)
-        if group not in groups and nearest is not None and apart[nearest] <= limit:
-            groups[group] = nearest
-    return groups
+def sought_digests(request: BatchRequest) -> list[str]:
+    """Return digests of the photos of who is changed, and of who never is."""
+    return [
+        f"{kind} {Source.of(photo).digest}"
+        for kind, photos in (("target", request.target_person), ("never", request.never))
+        for photo in sorted(photos)
+    ]
 
 
 def _digest(treatment: Treatment | None) -> str:

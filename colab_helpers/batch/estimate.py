@@ -12,41 +12,27 @@ from colab_helpers.batch.status import BatchStatus, StatusWriter
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.language import tr
 from colab_helpers.media.inputs import is_image
-from colab_helpers.media.opening import demuxed, open_source
 from colab_helpers.media.probe import probe
 
 # Seconds before the end of the session at which it is said that it ends.
 _WARNING = 300.0
-_BEAT_PACKETS = 1000
-
 
 Load = tuple[int, int] | None
 
 
 def load_of(target: Path, *, beat: Callable[[], None] = lambda: None) -> Load:
-    """Count the frames of a target and the pixels of each, without decoding; None if it cannot be read.
+    """Return the frames of a target, counted or reckoned, and the pixels of each; None if it cannot be read.
 
-    An image counts nothing. Frames that the file does not count are counted as packets: a length times a
-    rate says nothing of a recording whose frames come in bursts.
+    An image counts nothing. ``beat`` is called before, as reading the beginning may take long.
     """
+    beat()
     if is_image(target):
         return 0, 0
     try:
         info = probe(target)
-        frames = info.frames if info.frames_declared else None
-        return frames or _packets(target, info.video_index, beat), info.width * info.height
     except (ColabHelpersError, av.FFmpegError):
         return None  # whoever does the file will say what is wrong with it
-
-
-def _packets(path: Path, stream: int, beat: Callable[[], None]) -> int:
-    count = 0
-    with open_source(path) as container:
-        for packet in demuxed(container, container.streams[stream]):
-            count += packet.size > 0
-            if count % _BEAT_PACKETS == 0:
-                beat()
-    return count
+    return (info.frames, info.width * info.height) if info.frames else None
 
 
 def shortest_first(loads: Sequence[Load]) -> list[int]:

@@ -53,4 +53,5 @@ def _person_report(person: Person) -> PersonReport:
         missed_spans=person.missed,
         portrait_seconds=portrait.seconds if portrait else None,
         portrait_box=portrait.box if portrait else None,
+        portrait=portrait.url if portrait else "",
     )

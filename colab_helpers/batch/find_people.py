@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from colab_helpers.batch.casting import Casting, Treatments, casting, check_groups, completed, first_map
+from colab_helpers.batch.casting import Casting, Treatments, casting, check_groups, first_map
 from colab_helpers.batch.drive import copy_in
 from colab_helpers.batch.earlier import EarlierWork, model_digest
 from colab_helpers.batch.growth import Growth
 from colab_helpers.batch.job import consent_for
-from colab_helpers.batch.journal import Journal
+from colab_helpers.batch.journal import Notes
 from colab_helpers.batch.keys import choice_key
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
+from colab_helpers.batch.outputs import goes_as_picture
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import FileReport, write_text
-from colab_helpers.batch.run_batch import Surroundings, index_place
-from colab_helpers.batch.run_file import error_text, goes_as_picture
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.run_file import error_text
+from colab_helpers.batch.surroundings import Surroundings, index_place
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.faces.cast import Cast
@@ -52,7 +53,7 @@ class PeopleFinder:
     around: Surroundings
     engine: Engine
     earlier: EarlierWork
-    journal: Journal
+    journal: Notes
     usual: Cast
     source: Identity | None
 
@@ -92,22 +93,18 @@ class PeopleFinder:
         if given is not None:  # what is wrong with it is told before any work
             self._treatments.of(given)
             check_groups(given, known)
-        names = self._look_at_all(known, choose=given is None)
+        names = self._look_at_all(known, anew=given is None)
         known.call(names)
         known.add(names)
         self._save(known)
-        given = self._latest(given) or self._first_map(known)
-        cast = self._casting(given, known)
-        if asked != "auto":
-            given = self._latest(given) or given
-            self._tell_new(given, known, cast)
-        cast, keys = self._casting(given, known), list(names)
-        self._tell(cast, [known.videos[key] for key in keys if key in known.videos])
+        # The map as the user has it now: finding everybody takes long.
+        given = PeopleMap.load(self._folder) or given or self._first_map(known)
+        consent_for(self.around.job.request, self.around.job.inputs, given)
+        cast = casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
+        if cast.given != given or not (self._folder / MAP_NAME).exists():
+            self.around.patience.attempt(lambda: cast.given.save(self._folder))
+        self._tell(cast, [known.videos[key] for key in names if key in known.videos])
         return cast
-
-    def _latest(self, given: PeopleMap | None) -> PeopleMap | None:
-        """Return the map as the user has it now: finding everybody takes long."""
-        return PeopleMap.load(self._folder) or given
 
     def _first_map(self, known: KnownPeople) -> PeopleMap:
         request, sought = self.around.job.request, self.usual.sought
@@ -115,10 +112,6 @@ class PeopleFinder:
         everybody = everybody and (sought is None or sought.wanted is None)
         swaps = self.engine.swapper is None or self.source is not None
         return first_map(known, everybody=everybody, swaps=swaps)
-
-    def _casting(self, given: PeopleMap, known: KnownPeople) -> Casting:
-        consent_for(self.around.job.request, self.around.job.inputs, given)  # the map may be another one now
-        return casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
 
     def _known(self) -> KnownPeople:
         known, (_, recogniser, *_) = KnownPeople.load(self._folder), self.engine.analyser.networks
@@ -135,22 +128,24 @@ class PeopleFinder:
     def _save(self, known: KnownPeople) -> None:
         self.around.patience.attempt(lambda: known.save(self._folder))
 
-    def _look_at_all(self, known: KnownPeople, *, choose: bool) -> dict[str, str]:
+    def _look_at_all(self, known: KnownPeople, *, anew: bool) -> dict[str, str]:
         """Look at every target that is not known; return names of those that are then by key, in their order.
 
-        Where to ``choose`` is what comes next, also at those that were chosen in by another request; without
-        any detection, as their indexes are there.
+        ``anew`` also at those that were put together already: another request may choose others. That takes
+        no detection, as their indexes are there.
         """
         names, growth = dict[str, str](), Growth()
+        choice = choice_key(self.engine.settings, self.earlier.sought)
+        if anew and known.choice != choice:  # another request, cut short, may have chosen others
+            known.found, known.choice = {}, choice
         for index, task in enumerate(self.around.job.tasks):
             self.around.beat()
             try:
                 existing_file(task.target)
                 key = self.earlier.index_key(task)
-                old = self._known_in(known, task, key)
-                seen = None
-                if old is None or (choose and old.choice != self._choice):
-                    seen = self._look_at(index, task, key)
+                old = known.found.get(key) or (None if anew else known.videos.get(key))
+                # Without its index the numbers of its tracks mean nothing.
+                seen = None if old and self._has_index(task) else self._look_at(index, task, key)
             except Exception as error:  # noqa: BLE001 - one bad file must not stop the others
                 if not isinstance(error, MediaError):  # which is told when its turn comes
                     told = mark("nobody could be looked for in {name}: {error}")
@@ -158,25 +153,16 @@ class PeopleFinder:
                 continue
             names.setdefault(key, task.output.name)
             if seen is not None:
-                if old is not None:
-                    old.choose(seen)
-                else:
-                    known.found[key] = seen
+                known.found[key] = seen
                 self._save(known)
                 self.around.status.file(index, _waiting(task))
                 growth.check(self.around.stop)
         return names
 
-    def _known_in(self, known: KnownPeople, task: Task, key: str) -> SeenIn | None:
-        """What is known of a target; None without its index: its tracks' numbers mean nothing then."""
+    def _has_index(self, task: Task) -> bool:
         place = index_place(self.around, self.earlier, task)
         folders = [place.place, *([place.mirror] if place.mirror else [])]
-        there = goes_as_picture(task) or any(any(folder.glob("*.npz")) for folder in folders)
-        return (known.found.get(key) or known.videos.get(key)) if there else None
-
-    @cached_property
-    def _choice(self) -> str:
-        return choice_key(self.engine.settings, self.earlier.sought)
+        return goes_as_picture(task) or any(any(folder.glob("*.npz")) for folder in folders)
 
     def _look_at(self, index: int, task: Task, key: str) -> SeenIn:
         """Find the faces of a target, and keep pictures of the best."""
@@ -210,7 +196,6 @@ class PeopleFinder:
             sight=_sight(found),
             tracks=dict.fromkeys(seen, NOBODY),
             seen=tracks,
-            choice=self._choice,
         )
 
     @contextmanager
@@ -235,27 +220,9 @@ class PeopleFinder:
                 path = self._folder / FOLDER_NAME / track.crop
                 self.around.patience.attempt(partial(write_image, path, portrait.image, quality=90))
 
-    def _tell_new(self, given: PeopleMap, known: KnownPeople, cast: Casting) -> None:
-        """Enter those who are new into the map; where nothing can be put into its text, beside it."""
-        path = self._folder / MAP_NAME
-        new = completed(given, known, cast.groups)
-        if new or not path.exists():
-            try:
-                self.around.patience.attempt(lambda: given.save(self._folder))
-            except UsageError:
-                beside = path.with_name(f"{MAP_NAME}.new")
-                whole = PeopleMap(**dict(given)).text()
-                self.around.patience.attempt(lambda: write_text(beside, whole))
-                told = tr("{new} were found; {map} is left as you wrote it, and {beside} has them, too",
-                          new=", ".join(new), map=MAP_NAME, beside=beside.name)  # fmt: skip
-                self.around.status.note(told)
-        if set(known.told) != known.groups.keys():
-            known.told = list(known.groups)
-            self._save(known)
-
     def _tell(self, cast: Casting, videos: list[SeenIn]) -> None:
         """Write down how the targets look, and say what is worth knowing."""
-        triage = triage_of(videos, cast.groups, pace_of(self.earlier.history))
+        triage = triage_of(videos, cast.given.names, pace_of(self.earlier.history))
         self.around.patience.attempt(lambda: triage.save(self._folder))
         lines = {file.target: file for file in triage.files}
         for index, task in enumerate(self.around.job.tasks):

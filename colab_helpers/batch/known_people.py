@@ -9,12 +9,11 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
 
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import UsageError
@@ -24,7 +23,6 @@ from colab_helpers.files import load, natural_key, to_json
 from colab_helpers.language import tr
 
 FOLDER_NAME, RECORD_NAME = "people", "people.json"
-MOST_CROPS = 4
 ALIKE = 0.3
 """Cosine of the mean looks of two groups from which they may be mistaken for each other."""
 NOBODY = ""
@@ -53,19 +51,14 @@ Look = Annotated[FloatArray, PlainValidator(_look_of), PlainSerializer(_look_tex
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
 
 class Group(_Model):
     """Tracks that show one person, as far as the networks can tell."""
 
-    look: Look = Field(description="Mean of their embeddings.")
-    asked: int = Field(description="How many embeddings those are.")
-    files: dict[str, float] = Field({}, description="Seconds on screen in each target, by its name.")
-    frames: int = Field(0, description="Frames in which somebody of the group was detected.")
-    crops: list[str] = Field([], description="Pictures in the same folder, the best first.")
-    alike: list[str] = Field([], description="Groups that look much like this one.")
-    doubtful: bool = Field(False, description="Whether it was put together with little certainty.")
+    look: Look  # mean of their embeddings
+    asked: int  # how many those are
 
 
 class SeenTrack(_Model):
@@ -129,7 +122,6 @@ class SeenIn(_Model):
         rate: Its frames a second; 0 of a picture.
         tracks: Which group each track belongs to; `NOBODY` where nobody can tell.
         seen: The tracks that the recogniser has seen.
-        choice: What tells the request by which they are chosen from others; see `keys.choice_key`.
     """
 
     target: str
@@ -138,17 +130,10 @@ class SeenIn(_Model):
     sight: Sight
     tracks: dict[int, str]
     seen: dict[int, SeenTrack] = {}
-    choice: str = ""
 
-    def choose(self, other: SeenIn) -> None:
-        """Have those tracks be chosen that are in the same video as another request has it."""
-        self.choice = other.choice
-        for number, one in self.seen.items():
-            one.chosen = number in other.seen and other.seen[number].chosen
-
-    def seconds(self, group: str) -> float:
-        """How long a group is on screen, in seconds; in a picture no time."""
-        shown = [one for n, one in self.seen.items() if self.tracks[n] == group]
+    def seconds(self, *groups: str) -> float:
+        """How long somebody of these groups is on screen, in seconds; in a picture no time."""
+        shown = [one for n, one in self.seen.items() if self.tracks[n] in groups]
         return sum(one.last - one.first + 1 for one in shown) / self.rate if self.rate else 0.0
 
 
@@ -160,7 +145,7 @@ class KnownPeople(_Model):
         groups: By name: p1, p2 and so on, by their first appearance.
         videos: By the key of their face index.
         found: Videos whose tracks are known and not grouped yet.
-        told: Names of the groups that were written to the user's map once.
+        choice: What tells the request by which some of these are chosen; see `keys.choice_key`.
         record: Names this record: another one's groups of the same names are other people.
     """
 
@@ -169,7 +154,7 @@ class KnownPeople(_Model):
     groups: dict[str, Group] = {}
     videos: dict[str, SeenIn] = {}
     found: dict[str, SeenIn] = {}
-    told: list[str] = []
+    choice: str = ""
     record: str = ""
 
     @classmethod
@@ -247,42 +232,41 @@ class KnownPeople(_Model):
         return [name, *list(self.groups)[-len(parts) + 1 :]]
 
     def count(self) -> None:
-        """Bring up to date what follows from the tracks of each group."""
+        """Bring up to date how each group looks."""
         for name, group in self.groups.items():
-            tracks = [(self.videos[key], self.videos[key].seen[n]) for key, n in self.tracks_of(name)]
-            if not tracks:
-                group.files, group.frames, group.crops = {}, 0, []
-                continue
-            mean = _mean([one.appearance("", 0) for _, one in tracks])
-            group.look, group.asked = mean.look, mean.asked
-            group.files = {video.target: round(video.seconds(name), 3) for video, _ in tracks}
-            group.frames = sum(one.found for _, one in tracks)
-            shown = sorted((one for _, one in tracks if one.crop), key=lambda one: (one.dark, -one.worth))
-            group.crops = [one.crop for one in shown[:MOST_CROPS]]
-            sure = [one for _, one in tracks if one.asked >= CONFIRMED]
-            group.doubtful = not sure or all(one.dark for _, one in tracks) or _is_mixed(sure)
-            group.alike = []
-        for one, other in combinations(self.groups, 2):
-            if float(self.groups[one].look @ self.groups[other].look) >= ALIKE:
-                self.groups[one].alike.append(other)
-                self.groups[other].alike.append(one)
+            if tracks := self.tracks_of(name):
+                mean = _mean([self.videos[key].seen[n].appearance(key, n) for key, n in tracks])
+                group.look, group.asked = mean.look, mean.asked
 
     def tracks_of(self, name: str) -> list[tuple[str, int]]:
         """Return the tracks of a group, each by the key of its video and its number there."""
         videos = self.videos.items()
         return [(key, n) for key, video in videos for n in video.seen if video.tracks[n] == name]
 
+    def shown(self, name: str) -> list[tuple[SeenIn, SeenTrack]]:
+        """Return the same tracks, each with its video."""
+        return [(self.videos[key], self.videos[key].seen[n]) for key, n in self.tracks_of(name)]
+
+    def is_doubtful(self, name: str) -> bool:
+        """Whether a group was put together with little certainty, or any of it looks like somebody else."""
+        tracks = [one for _, one in self.shown(name)]
+        sure = [one for one in tracks if one.asked >= CONFIRMED]
+        total = np.sum([one.look * one.asked for one in sure], axis=0)
+        rests = [(one, total - one.look * one.asked) for one in sure] if len(sure) > 1 else []
+        mixed = any(float(one.look @ rest) < SAME * float(np.linalg.norm(rest)) for one, rest in rests)
+        return bool(tracks) and (not sure or all(one.dark for one in tracks) or mixed)
+
+    def alike(self, name: str) -> list[str]:
+        """Return the groups that may be mistaken for one."""
+        look = self.groups[name].look
+        return [
+            one for one, group in self.groups.items() if one != name and float(look @ group.look) >= ALIKE
+        ]
+
     def _new_name(self) -> str:
-        taken = (natural_key(name)[-1][0] for name in (*self.groups, *self.told))
+        taken = (natural_key(name)[-1][0] for name in self.groups)
         return f"p{max((0, *taken)) + 1}"
 
 
 def _mean(tracks: Sequence[Appearance]) -> Group:
     return Group(look=mean_look(tracks), asked=sum(one.asked for one in tracks))
-
-
-def _is_mixed(tracks: Sequence[SeenTrack]) -> bool:
-    """Whether any of several tracks looks like somebody else than the others do."""
-    total = np.sum([one.look * one.asked for one in tracks], axis=0)
-    rests = [(one, total - one.look * one.asked) for one in tracks] if len(tracks) > 1 else []
-    return any(float(one.look @ rest) < SAME * float(np.linalg.norm(rest)) for one, rest in rests)

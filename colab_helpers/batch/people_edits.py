@@ -21,7 +21,7 @@ from colab_helpers.batch.people_map import (
     RESERVED,
     PeopleMap,
     Row,
-    everybody,
+    completed,
     new_name,
     summary,
 )
@@ -63,9 +63,9 @@ def triage_now(folder: Path) -> Triage:
 
     UsageError where the map or a record cannot be read.
     """
-    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
-    called = {group: name for name, groups in everybody(known, given).items() for group in groups}
-    return triage_of(known.videos.values(), called, pace_of(read_journal(folder / JOURNAL_NAME)))
+    known = KnownPeople.load(folder)
+    names = completed(PeopleMap.load(folder) or PeopleMap(), known).names
+    return triage_of(known.videos.values(), names, pace_of(read_journal(folder / JOURNAL_NAME)))
 
 
 def set_source(folder: Path, name: str, words: Sequence[str], library: Path | None = None) -> None:
@@ -98,22 +98,18 @@ def set_default(folder: Path, words: Sequence[str]) -> None:
 
 def keep_only(folder: Path, name: str) -> None:
     """Leave everybody alone but one; UsageError where there is nobody of that name."""
-    names = [row.name for row in people_of(folder)]
-    with _edited(folder, name, *names) as (_, given):
+    with _edited(folder, name) as (_, given):
         given.default = (LEAVE,)
-        for each in names:
-            kept = given.people[each].source
+        for each, person in list(given.people.items()):
             if each != name:
                 given.put(each, source=(LEAVE,))
-            elif kept == (LEAVE,):
+            elif person.source == (LEAVE,):
                 given.put(each, source=(PHOTOS,))
 
 
 def rename(folder: Path, old: str, new: str) -> None:
     """Call somebody something else; UsageError where somebody else is called that."""
-    with _edited(folder, old) as (known, given):
-        if new in (people := everybody(known, given)) and new not in given.people:
-            given.put(new, faces=people[new])  # which has the name, and no entry yet
+    with _edited(folder, old) as (_, given):
         given.rename(old, new)
 
 
@@ -147,16 +143,13 @@ def split(folder: Path, name: str) -> list[str]:
 
 @contextmanager
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
-    """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
-    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
-    people = everybody(known, given)
+    """Give what is known and the map, in which everybody is named; it is saved afterwards."""
+    known = KnownPeople.load(folder)
+    given = completed(PeopleMap.load(folder) or PeopleMap(), known)
     for name in names:
-        if name not in people:
-            remedy = tr("allowed: {names}", names=", ".join(people))
-            raise UsageError(tr("there is no {name}", name=name), remedy=remedy)
         if name not in given.people:
-            given.put(name, faces=people[name], source=given.default)
-            given.record = given.record or known.record
+            remedy = tr("allowed: {names}", names=", ".join(given.people))
+            raise UsageError(tr("there is no {name}", name=name), remedy=remedy)
     yield known, given
     given.save(folder)
 

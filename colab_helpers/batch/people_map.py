@@ -1,18 +1,16 @@
 """What is done to whom in a batch: ``people.yaml`` in the output folder, the user's to edit.
 
-It is written once. What a verb or the panel changes later, or a run adds because somebody new is seen, is put
-into the text that is there: comments, order and spelling stay as the user has them.
+What a verb or the panel changes, or a run adds because somebody new is seen, is written with the same header;
+a text with anything else in it, such as comments, is kept beside it as ``people.yaml.old``.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Container
-from contextlib import suppress
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, chain, count
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
@@ -27,10 +25,11 @@ from pydantic import (
 )
 
 from colab_helpers.batch.known_people import KnownPeople
-from colab_helpers.batch.people_text import double_key, edited, line_of, lines, read
 from colab_helpers.batch.report import write_text
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
 from colab_helpers.faces.cast import PERSONAL
+from colab_helpers.faces.geometry import face_distance
+from colab_helpers.faces.types import FloatArray
 from colab_helpers.language import mark, tr
 from colab_helpers.request import MAP_NAME as MAP_NAME
 from colab_helpers.settings import Settings
@@ -50,8 +49,23 @@ _HEADER = mark(
     "The names, such as p1, may be replaced by any others.\n"
     "record: of which people/people.json the faces are; leave it as it is."
 )
+MOST_CROPS = 8
 _DEEPEST = 50
 _REMEDY = mark("correct {name}, or delete it and run again: it is written anew")
+
+
+class _Loader(yaml.BaseLoader):
+    """Takes whatever is written for words, so that nobody is called ``False``."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a name that is there twice, of which YAML would drop one."""
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                told = tr("{key} is there twice", key=key.value)
+                raise yaml.MarkedYAMLError(problem=told, problem_mark=key.start_mark)
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
 
 
 def _words(value: object) -> object:
@@ -98,10 +112,10 @@ class Person(BaseModel):
             text = mark("{name} cannot be set for one person; allowed: {allowed}")
             raise ValueError(tr(text, name=foreign[0], allowed=allowed))
         try:
-            Settings().with_overrides(**value)
+            settings = Settings().with_overrides(**value)
         except SettingsError as error:
             raise ValueError(error.what) from error
-        return value
+        return {name: getattr(settings, name) for name in value}  # as words they are read
 
     @model_validator(mode="after")
     def _shown(self) -> Self:
@@ -115,20 +129,19 @@ class PeopleMap(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Literal[1] = 1
+    version: int = Field(1, ge=1, le=1)
     record: str = ""
     default: Words = Field((PHOTOS,), min_length=1)
     people: dict[_Name, Person] = {}
 
-    _text: str = PrivateAttr("")
-    _called: dict[str, str] = PrivateAttr(default_factory=dict)  # in the text, by name
+    _read: str = PrivateAttr("")  # the text it comes from
 
     _alone = field_validator("default")(_sources)
 
     @field_validator("people", mode="before")
     @classmethod
     def _nobody(cls, value: object) -> object:
-        return {} if value is None else value
+        return value or {}
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -146,94 +159,84 @@ class PeopleMap(BaseModel):
 
         Raises:
             MissingFileError: It cannot be read.
-            UsageError: It is no map; the message names the line and what is wrong there.
+            UsageError: It is no map; the message says what is wrong, and where.
         """
-        path = output_dir / MAP_NAME
+        path, remedy = output_dir / MAP_NAME, tr(_REMEDY, name=MAP_NAME)
         try:
-            text = path.read_bytes().decode()
+            return cls.of(path.read_bytes().decode())
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError) as error:
             told = tr("the map of people cannot be read ({reason})", reason=error)
-            raise MissingFileError(told, where=str(path), remedy=tr(_REMEDY, name=MAP_NAME)) from error
-        try:
-            return cls.of(text)
+            raise MissingFileError(told, where=str(path), remedy=remedy) from error
         except UsageError as error:
-            raise UsageError(error.what, where=str(path), remedy=tr(_REMEDY, name=MAP_NAME)) from error
+            raise UsageError(error.what, where=str(path), remedy=remedy) from error
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Read a map's text; UsageError with the line where it is none."""
+        """Read a map's text; UsageError where it is none."""
         steps = ({"[": 1, "{": 1, "]": -1, "}": -1}.get(letter, 0) for letter in text)
         if max(accumulate(steps, initial=0)) > _DEEPEST:  # for which the parser takes ever longer
-            raise UsageError(_at_line(0, tr("brackets are nested too deeply")))
+            raise UsageError(tr("brackets are nested too deeply"))
         try:
-            root, data = read(text)
-        except (yaml.YAMLError, RecursionError, ValueError) as error:  # lists in lists; a 13th month
-            at = getattr(error, "problem_mark", None)
-            reason = getattr(error, "problem", None) or error
-            raise UsageError(_at_line(at.line if at else 0, str(reason))) from error
-        data = {} if data is None else data
+            data = yaml.load(text, _Loader) or {}
+        except (yaml.YAMLError, RecursionError) as error:
+            at, what = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
+            raise UsageError(
+                tr("line {line}: {what}", line=at.line + 1, what=what) if at else what
+            ) from error
         if not isinstance(data, dict):
-            raise UsageError(_at_line(0, tr("default and people are expected here")))
-        if (double := double_key(root)) is not None:
-            raise UsageError(_at_line(double.start_mark.line, tr("{key} is there twice", key=double.value)))
+            raise UsageError(tr("default and people are expected here"))
         try:
             made = cls.model_validate(data)
         except ValidationError as error:
-            item = error.errors()[0]
-            raise UsageError(_at_line(line_of(root, item["loc"]), _complaint(item))) from error
-        made._text, made._called = text, {name: name for name in made.people}
+            raise UsageError(_complaint(error.errors()[0])) from error
+        made._read = text
         return made
 
     def save(self, output_dir: Path) -> None:
-        """Write it, with what has changed put into the text that was read.
+        """Write it; what was read is kept beside it where it had anything else in it.
 
         Raises:
-            UsageError: That text is written in a way in which nothing can be put into it.
             OutputError: It cannot be written.
         """
         text = self.text()
+        if self._read and PeopleMap.of(self._read).text() != self._read:
+            write_text(output_dir / f"{MAP_NAME}.old", self._read)
         write_text(output_dir / MAP_NAME, text)
-        self._text, self._called = text, {name: name for name in self.people}
+        self._read = text
 
     def text(self) -> str:
-        """Return it as it is saved; UsageError as there."""
-        asked = self._plain()
-        if not self._text:
-            header = "".join(f"# {line}".rstrip() + "\n" for line in tr(_HEADER).splitlines())
-            whole = {"version": 1, **asked}
-            written = (line for name in whole if whole[name] != "" for line in lines(name, whole[name]))
-            return "\n".join([header, *written, ""])
-        text = edited(self._text, PeopleMap.of(self._text)._plain(), asked, self._called)
-        with suppress(UsageError):
-            if PeopleMap.of(text)._plain() == asked:
-                return text
-        told = tr("{name} is written in a way in which nothing can be put into it", name=MAP_NAME)
-        raise UsageError(told, remedy=tr("edit it by hand, or begin a line with each name and each field"))
+        """Return it as it is saved."""
+        whole: dict[str, Any] = self.model_dump(mode="json")
+        for each, field in ((whole, "default"), *((one, "source") for one in whole["people"].values())):
+            each[field] = each[field][0] if len(each[field]) == 1 else each[field]
+        for each in (*whole["people"].values(), whole):
+            for field in [field for field, value in each.items() if not value]:
+                del each[field]
+        header = "".join(f"# {line}".rstrip() + "\n" for line in tr(_HEADER).splitlines())
+        written = yaml.safe_dump(whole, allow_unicode=True, sort_keys=False, default_flow_style=None)
+        return f"{header}\n{written}"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Who is shown by each group."""
+        return {group: name for name, person in self.people.items() for group in person.faces}
 
     def merge(self, one: str, other: str) -> None:
         """Have two of the people be one: she keeps the first name, its source and settings."""
-        kept, gone = self.people[one], self.people[other]
         if one == other:
             raise UsageError(tr("{name} is one person already", name=one), remedy=tr("name two people"))
+        kept, gone = self.people[one], self.people.pop(other)
         both = {field: (*getattr(kept, field), *getattr(gone, field)) for field in ("faces", "photos")}
         self.people[one] = kept.model_copy(update=both)
-        del self.people[other]
-        self._called.pop(other, None)
 
     def rename(self, old: str, new: str) -> None:
         """Call somebody something else."""
         if not new.strip() or (new in self.people and new != old):
-            told = (
-                mark("nobody can be called {name!r}: somebody else is")
-                if new.strip()
-                else mark("a name is empty")
-            )
-            raise UsageError(tr(told, name=new), remedy=tr("choose another name"))
+            told = tr("nobody can be called {name!r}: that is empty, or somebody else is", name=new)
+            raise UsageError(told, remedy=tr("choose another name"))
         self.people = {new if name == old else name: person for name, person in self.people.items()}
-        if old in self._called:
-            self._called[new] = self._called.pop(old)
 
     def put(self, name: str, **fields: Any) -> None:
         """Give somebody, who may be new, other values of `Person`; UsageError where they are not allowed."""
@@ -245,14 +248,35 @@ class PeopleMap(BaseModel):
             told = _complaint(error.errors()[0])
             raise UsageError(told, where=name, remedy=tr("correct the value")) from error
 
-    def _plain(self) -> dict[str, Any]:
-        """Return what `edited` takes: lists of one word as that word."""
-        data = self.model_dump(mode="json", exclude={"version"})
-        for each in (data, *data["people"].values()):
-            for field in ("default", "source"):
-                if len(each.get(field, ())) == 1:
-                    (each[field],) = each[field]
-        return data
+
+def new_name(group: str, taken: Container[str]) -> str:
+    """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
+    names = chain([group], (f"{group} ({number})" for number in count(2)))
+    return next(name for name in names if name not in taken)
+
+
+def completed(
+    given: PeopleMap, known: KnownPeople, looks: Mapping[str, FloatArray] | None = None, limit: float = 0.0
+) -> PeopleMap:
+    """Return a map that names everybody who was found: who is new gets what is done to others.
+
+    Args:
+        given: The map.
+        known: The groups.
+        looks: ``(512,)`` unit embeddings of those of whom the map has photos, by name.
+        limit: Squared distance up to which a group shows one of these.
+    """
+    whole = given.model_copy(update={"people": {**given.people}})
+    for group, one in known.groups.items():
+        if group not in given.names:
+            apart = {name: face_distance(one.look, look) for name, look in (looks or {}).items()}
+            nearest = min(apart, key=lambda name: apart[name], default=None)
+            if nearest is not None and apart[nearest] <= limit:
+                whole.put(nearest, faces=(*whole.people[nearest].faces, group))
+            else:
+                whole.put(new_name(group, whole.people), faces=(group,), source=given.default)
+            whole.record = known.record
+    return whole
 
 
 @dataclass(frozen=True)
@@ -263,63 +287,40 @@ class Row:
         files: Seconds on screen in each target, by its name.
         crops: Pictures in the folder of `KnownPeople`, the best first.
         alike: Names of people who look much like this one.
-        named: Whether the map names the person; else the default counts.
     """
 
     name: str
     source: tuple[str, ...]
-    seconds: float
     files: dict[str, float]
     crops: tuple[str, ...]
     alike: tuple[str, ...]
     doubtful: bool
-    named: bool = True
 
-
-def new_name(group: str, taken: Container[str]) -> str:
-    """Return what somebody is called whom the map does not name: the group, unless somebody has that name."""
-    names = chain([group], (f"{group} ({number})" for number in count(2)))
-    return next(name for name in names if name not in taken)
-
-
-def everybody(known: KnownPeople, given: PeopleMap) -> dict[str, tuple[str, ...]]:
-    """Return the groups of everybody who was found or is named, by name: as in the map, then the others."""
-    people = {name: person.faces for name, person in given.people.items()}
-    named = {group for faces in people.values() for group in faces}
-    for group in known.groups:
-        if group not in named:
-            people[new_name(group, people)] = (group,)
-    return people
+    @property
+    def seconds(self) -> float:
+        """Seconds on screen in all targets."""
+        return sum(self.files.values())
 
 
 def summary(known: KnownPeople, given: PeopleMap | None) -> list[Row]:
-    """Return everybody who was found or is named: the named ones in the order of the map, then the others."""
-    given = given or PeopleMap()
-    people = everybody(known, given)
-    names = {group: name for name, groups in people.items() for group in groups}
-    rows = []
-    for name, ids in people.items():
-        groups = [known.groups[group] for group in ids if group in known.groups]
-        files = Counter[str]()
-        for group in groups:
-            files.update(group.files)
-        named = name in given.people
+    """Return everybody who was found or is named, in the order of the map."""
+    whole = completed(given or PeopleMap(), known)
+    names, rows = whole.names, []
+    for name, person in whole.people.items():
+        groups = [group for group in person.faces if group in known.groups]
+        shown = [pair for group in groups for pair in known.shown(group)]
+        alike = {one: names[one] for group in groups for one in known.alike(group)}
+        best = sorted((one for _, one in shown if one.crop), key=lambda one: (one.dark, -one.worth))
         row = Row(
             name=name,
-            source=given.people[name].source if named else given.default,
-            seconds=sum(files.values()),
-            files=dict(files),
-            crops=tuple(crop for group in groups for crop in group.crops),
-            alike=tuple({names.get(other, other): None for group in groups for other in group.alike}),
-            doubtful=any(group.doubtful for group in groups),
-            named=named,
+            source=person.source,
+            files={video.target: round(video.seconds(*groups), 3) for video, _ in shown},
+            crops=tuple(one.crop for one in best[:MOST_CROPS]),
+            alike=tuple(dict.fromkeys(other for other in alike.values() if other != name)),
+            doubtful=any(map(known.is_doubtful, groups)),
         )
         rows.append(row)
     return rows
-
-
-def _at_line(line: int | None, what: str) -> str:
-    return what if line is None else tr("line {line}: {what}", line=line + 1, what=what)
 
 
 def _complaint(item: Any) -> str:

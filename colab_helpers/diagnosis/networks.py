@@ -61,7 +61,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     facts, figures = [f"CPU {milliseconds:.1f} ms"], {"cpu_ms": milliseconds}
     problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, plain)]
     if choice.path != plain:
-        facts.insert(0, tr("a run loads {what}", what=choice.words))
+        facts.insert(0, tr("a run loads {what}", what=choice.path.name))
     if subject.runs_on_gpu:
         fallbacks: list[str] = []
         there = open_network(choice.path, "cuda", settings=subject.settings, notes=fallbacks)
@@ -236,8 +236,8 @@ def _file_problem(network: Network, name: str, path: Path) -> Iterator[Problem]:
         return
     # Hashed anew each time: what a failing disk does to a file leaves its size and time as they were.
     found = examine(entry, path, verify=True, loads=True)
-    if found.state == "damaged":
-        yield Problem(found.problem, found.remedy)
+    if found.problem is not None:
+        yield Problem(found.problem.what, found.problem.remedy)
     elif found.state == "unknown":
         what = tr("none of the published files (SHA-256 {sha256}); it is used as it is", sha256=found.sha256)
         yield Problem(what, tr(_WHERE_FROM), warns=True)

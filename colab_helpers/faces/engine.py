@@ -21,7 +21,7 @@ from colab_helpers.faces.selection import order_faces
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper, without_effect
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import Machine, this_machine
+from colab_helpers.machine import Machine, shared_by, this_machine
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.models.catalog import ANALYSIS_MODELS, content_models, mask_models
 from colab_helpers.models.contracts import check_content, converter_of
@@ -333,8 +333,8 @@ def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settin
         that had to be lowered because the machine cannot bear it.
     """
     budget, notes = machine.memory_budget, tuple[str, ...]()
-    memory = budget if settings.max_memory == "auto" else min(settings.max_memory, budget)
-    if settings.max_memory != "auto" and settings.max_memory > budget:
+    memory = budget if settings.max_memory == "auto" else min(settings.max_memory / shared_by(), budget)
+    if settings.max_memory != "auto" and settings.max_memory / shared_by() > budget:
         text = mark(
             "max_memory lowered from {memory:g} to {budget:.1f} GB: "
             "this machine has no more beside the 2 GB left to the system"
@@ -343,7 +343,7 @@ def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settin
     threads, batch = settings.execution_threads, settings.batch_size
     if threads == "auto":
         threads = _CUDA_THREADS if cuda else 1
-    if batch == "auto":  # one per 2 GB; on a CPU no more than two, so that frames come steadily
-        batch = max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
-    values = {"max_memory": round(memory, 2), "execution_threads": threads, "batch_size": batch}
+    if batch == "auto":  # one per 2 GB; on a CPU one, so that frames come steadily and few are held
+        batch = max(1, min(MAX_BATCH_SIZE, int(memory // 2))) if cuda else 1
+    values = {"max_memory": round(max(0.5, memory), 2), "execution_threads": threads, "batch_size": batch}
     return settings.with_overrides(**values), notes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import Face, FaceJob
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import VideoPicture
-from colab_helpers.models.converted import Conversion, Trial, place_of, problem_of, remove_outdated, target_of
+from colab_helpers.models.converted import Conversion, place_of, remove_outdated, target_of
 from colab_helpers.models.half import ModelChoice
+from colab_helpers.models.parity import Reason, Verdict
 from colab_helpers.models.pool import PooledSession, first_line
-from colab_helpers.models.records import record_path, write_json
 from colab_helpers.models.session import Runtime
 from colab_helpers.settings import FrameProcessor
 
+ALLOWED = 1, 3
+"""Grey levels that OpenCV's way and a network's own may lie apart, on average and at most."""
 _WIDTH, _HEIGHT, _FACE, _TIMES = 1280, 720, 300, 5
 
 
@@ -85,22 +87,28 @@ def _problem(path: PixelPath, original: Path) -> str:
     graphs, target = path.runtime.graphs, target_of(original, "pixels")
     place = f"{place_of(path.runtime)}, {'captured' if graphs else 'plain'} {VERSION}"
     record = Conversion.of(target)
-    if place not in record.verdicts or not problem_of(record.verdicts[place]):
+    if place not in record.verdicts or not record.verdicts[place].reason:
         path.prepare(capture=graphs)
     if place not in record.verdicts:
         record = record.model_copy(update={"verdicts": {**record.verdicts, place: tried(path)}})
-        with suppress(OSError):  # the folder may be read-only: then it holds for this run
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_json(record_path(target), record.model_dump())
+        if not record.write(target):  # else it holds for this run
             remove_outdated(target)
-    return problem_of(record.verdicts[place])
+    return record.verdicts[place].problem
 
 
-def tried(path: PixelPath) -> Trial:
+def tried(path: PixelPath) -> Verdict:
     """Change a made-up face both ways."""
     (before, expected, usual), (_, found, own) = (_way(path.part, way) for way in ({}, {path.step: path}))
     levels = np.abs(found - expected)[(expected != before) | (found != before)]
-    return Trial(middle=float(np.median(levels)), most=float(levels.max()), usual_ms=usual, own_ms=own)
+    return judged(float(levels.mean()), float(levels.max()), usual, own)
+
+
+def judged(mean: float, most: float, usual: float, own: float) -> Verdict:
+    """Judge grey levels between both ways, mean and largest of what changed, and their milliseconds."""
+    far = mean > ALLOWED[0] or most > ALLOWED[1]
+    reason: Reason = "differs" if far else "slower" if own >= usual else ""
+    figures = {"mean": mean, "max": most, "mean_limit": ALLOWED[0], "max_limit": ALLOWED[1]}
+    return Verdict(reason=reason, usual=usual, own=own, **figures)
 
 
 def _way(

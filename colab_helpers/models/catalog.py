@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -81,11 +80,6 @@ class ModelEntry(_Frozen):
         """Below the models root, with forward slashes."""
         return self.name if self.name.endswith(".safetensors") else f"{self.name}.onnx"
 
-    @property
-    def accepted(self) -> frozenset[str]:
-        """Every hash any source accepts; empty for a user's own file."""
-        return frozenset(sha256 for source in self.sources for sha256 in source.sha256)
-
     def is_published(self, path: Path, sha256: str) -> bool:
         """Whether a file of that SHA-256 is one that a source gives; OSError where it cannot be read."""
         return any(source.gives(path, sha256) for source in self.sources)
@@ -99,12 +93,6 @@ class ModelEntry(_Frozen):
     def urls(self) -> tuple[str, ...]:
         """Every address, best first."""
         return tuple(url for source in self.sources for url in source.urls)
-
-    @property
-    def file_names(self) -> tuple[str, ...]:
-        """The names its file goes by, here and where others publish it."""
-        paths = [self.path, *(urlsplit(url).path for url in self.urls)]
-        return tuple(dict.fromkeys(PurePosixPath(path).name for path in paths))
 
 
 @dataclass(frozen=True)

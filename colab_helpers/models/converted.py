@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import onnxruntime
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from colab_helpers.files import publish, sha256_of
+from colab_helpers.files import found, sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import this_machine
-from colab_helpers.models.parity import Parity
-from colab_helpers.models.records import part_path, record_path, recorded_hash, write_json
+from colab_helpers.models.parity import Verdict
+from colab_helpers.models.records import record_path, recorded_hash, size_of, write_json
 from colab_helpers.models.session import Runtime
 
 CONVERTER = 2
 """Raised whenever the same input would give another file: earlier conversions then no longer count."""
 FOLDER = "converted"
-ALLOWED = 1, 3
-"""Grey levels that OpenCV's way and a network's own may lie apart, in the middle and at most."""
-
-
-class Trial(BaseModel):
-    """A made-up face changed by OpenCV (``usual``) and where the network runs (``own``)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    middle: float  # grey levels between both, the median of what changed
-    most: float
-    usual_ms: float  # the processor's time for a face
-    own_ms: float
-
-    @property
-    def problem(self) -> str:
-        """Why the second way is not used; empty if it is."""
-        if self.middle > ALLOWED[0] or self.most > ALLOWED[1]:
-            text = mark("the pixels differ by {middle:g} grey levels in the middle and {most:g} at most")
-            return tr(text, middle=self.middle, most=self.most)
-        if self.own_ms >= self.usual_ms:
-            text = mark("a face takes {own:.1f} ms of the processor there, and {usual:.1f} ms otherwise")
-            return tr(text, own=self.own_ms, usual=self.usual_ms)
-        return ""
-
-
-Verdict = Parity | Trial | str
-"""A comparison, or in words why there was none; empty where the original is in float16 already."""
 
 
 class Conversion(BaseModel):
@@ -57,31 +27,25 @@ class Conversion(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     bytes: int = 0  # of the copy; 0 if there is none
-    mtime_ns: int = 0
     verdicts: dict[str, Verdict] = {}  # by provider, device and ONNX Runtime's version
 
     @classmethod
     def of(cls, path: Path) -> Conversion:
-        """Return what is recorded of a copy that is as it was made; else an empty record."""
-        with suppress(OSError, ValidationError):
-            record = cls.model_validate_json(record_path(path).read_bytes())
-            found = path.stat() if record.bytes else None
-            if found is None or (found.st_size, found.st_mtime_ns) == (record.bytes, record.mtime_ns):
-                return record
-        return cls()
+        """Return what is recorded of a copy that is there as it was made; else an empty record."""
+        record = found(cls, record_path(path))
+        return record if record is not None and record.bytes in (0, size_of(path)) else cls()
 
-    @classmethod
-    def made(cls, path: Path, verdicts: dict[str, Verdict] | None = None) -> Conversion:
-        """Return the record of a copy as it is now."""
-        found = path.stat()
-        return cls(bytes=found.st_size, mtime_ns=found.st_mtime_ns, verdicts=verdicts or {})
-
-
-def problem_of(verdict: Verdict) -> str:
-    """Why a copy is not used, in the language of today; empty if it is."""
-    return verdict if isinstance(verdict, str) else verdict.problem
+    def write(self, path: Path) -> list[str]:
+        """Write the record of a copy, or say why it cannot be: it then holds for this run."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record_path(path), self.model_dump())
+        except OSError as error:  # the folder may be read-only
+            text = mark("{path} cannot be written ({reason}): compared anew next time")
+            return [tr(text, path=record_path(path), reason=error.strerror)]
+        return []
 
 
 def place_of(runtime: Runtime) -> str:
@@ -101,21 +65,6 @@ def target_of(source: Path, kind: Literal["export", "half", "pixels"]) -> Path:
     sha256 = recorded_hash(source) or sha256_of(source)
     key = hashlib.sha256(f"{sha256} {kind} {CONVERTER}".encode()).hexdigest()[:16]
     return folder_of(source) / f"{source.stem}-{kind}-{key}.onnx"
-
-
-def carry(source: Path, target: Path, name: str) -> None:
-    """Copy a model's float16 copy to another models folder, where it is only compared before it is used.
-
-    Raises:
-        OSError: It cannot be read or written.
-    """
-    for path in (source / FOLDER).glob(f"{name}-half-*.onnx"):
-        place = target / FOLDER / path.name
-        if Conversion.of(path).bytes and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, part_path(place))
-            publish(part_path(place), place)
-            write_json(record_path(place), Conversion.made(place).model_dump())
 
 
 def remove_outdated(target: Path) -> None:

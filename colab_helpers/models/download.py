@@ -11,30 +11,23 @@ from __future__ import annotations
 import http.client
 import random
 import re
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import requests
 import urllib3
 from requests import exceptions as failures
 
-from colab_helpers.errors import OutputError, telling
 from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.models.catalog import ModelEntry, Source
 from colab_helpers.models.records import size_of
 
 HUGGING_FACE = "https://huggingface.co/"
-UNWRITABLE = mark("cannot be written ({reason})")
 _BLOCK = 1 << 18
 _WORTH_RETRYING = (408, 425, 429, 500, 502, 503, 504)
-
-
-class Cancelled(Exception):  # noqa: N818 - not an error
-    """The whole fetch was stopped; what arrived is kept."""
 
 
 class MirrorError(Exception):
@@ -47,17 +40,15 @@ class Temporary(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait and how often to try; seconds, bytes and bytes per second."""
+    """How long to wait and how often to try; seconds and bytes."""
 
     connect_timeout: float = 10.0
-    read_timeout: float = 30.0  # longest silence in the middle of a body
+    read_timeout: float = 30.0  # longest silence
     attempts: int = 4  # tries of one address without progress before the next is taken
     # First pause; it doubles each time, and is drawn between half and all of that, so that many machines do
     # not come back in step.
     backoff: float = 1.0
     progress: int = 1 << 20  # bytes gained that make the count of tries start over
-    min_rate: float = 1024.0  # least rate over ``stall_seconds``; slower counts as broken
-    stall_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -75,103 +66,71 @@ class FetchOptions:
         return self.shared_cache / model.path if self.shared_cache else None
 
 
-class Transfer:
-    """Fetches addresses; may be used from several threads. When ``cancelled`` is set, it stops soon."""
+def download(
+    url: str, part: Path, source: Source, options: FetchOptions, arrived: Callable[[int], None]
+) -> str:
+    """Fetch an address into a growing file, resuming what an earlier try left; return the SHA-256.
 
-    def __init__(self, options: FetchOptions, cancelled: threading.Event) -> None:
-        self._limits, self._token, self._cancelled = options.limits, options.token, cancelled
+    The file is complete and verified when this returns. It is kept for resuming when the connection failed,
+    and removed when its bytes were wrong. ``arrived`` is told how many bytes are there.
 
-    def fetch(self, url: str, part: Path, source: Source) -> str:
-        """Fetch an address into a growing file, resuming what an earlier try left; return the SHA-256.
+    Raises:
+        MirrorError: The address does not give the file.
+        OSError: The disk does not take it.
+    """
+    limits, failed, furthest = options.limits, 0, 0
+    while True:
+        start = size_of(part)
+        try:
+            if start < source.bytes:
+                _continue(url, part, source.bytes, options, arrived)
+            return _verified(part, source, resumed=start > 0)
+        except Temporary as problem:
+            there = size_of(part)
+            # Only going further than ever before counts, or starting over and over would never end.
+            advanced = there >= furthest + limits.progress
+            failed, furthest = (1, there) if advanced else (failed + 1, furthest)
+            if failed >= limits.attempts:
+                text = tr("{problem} (tried {failures} times)", problem=problem, failures=failed)
+                raise MirrorError(text) from problem
+        time.sleep(limits.backoff * 2 ** (failed - 1) * random.uniform(0.5, 1))
 
-        The file is complete and verified when this returns. It is kept for resuming when the connection
-        failed, and removed when its bytes were wrong.
 
-        Raises:
-            MirrorError: The address does not give the file.
-            Cancelled: The fetch was stopped.
-            OutputError: The disk does not take it.
-        """
-        failed = furthest = 0
-        while True:
-            start = size_of(part)
-            try:
-                if start < source.bytes:
-                    self._continue(url, part, start, source.bytes)
-                return _verified(part, source, resumed=start > 0)
-            except Temporary as problem:
-                there = size_of(part)
-                # Only going further than ever before counts, or starting over and over would never end.
-                advanced = there >= furthest + self._limits.progress
-                failed, furthest = (1, there) if advanced else (failed + 1, furthest)
-                self._give_up_or_pause(problem, failed)
-
-    def _give_up_or_pause(self, problem: Temporary, failed: int) -> None:
-        if failed >= self._limits.attempts:
-            text = tr("{problem} (tried {failures} times)", problem=problem, failures=failed)
-            raise MirrorError(text) from problem
-        if self._cancelled.wait(self._limits.backoff * 2 ** (failed - 1) * random.uniform(0.5, 1)):
-            raise Cancelled
-
-    def _continue(self, url: str, part: Path, start: int, size: int) -> None:
-        """Append what is still missing, or all where the server knows no ranges."""
-        with self._ask(url, start) as response:
-            start = _begins_at(response, part, start, size)
-            unwritable = telling(OutputError, UNWRITABLE, part, mark("free space on this disk"))
+def _continue(url: str, part: Path, size: int, options: FetchOptions, arrived: Callable[[int], None]) -> None:
+    """Append what is still missing, or all where the server knows no ranges."""
+    there = size_of(part)
+    try:
+        with _ask(url, there, options) as response:
+            there = _begins_at(response, part, there, size)
             # Unbuffered: what was received survives the death of the process.
-            with unwritable, part.open("ab" if start else "wb", buffering=0) as file:
-                self._copy_body(response, file, start, size)
+            with part.open("ab" if there else "wb", buffering=0) as file:
+                # read1 hands over what is there; read would wait for a whole block on a slow line.
+                while block := response.raw.read1(_BLOCK, decode_content=False):
+                    file.write(block)
+                    there += len(block)
+                    if there > size:
+                        raise MirrorError(tr("gives more than the {total} bytes it should", total=size))
+                    arrived(there)
+    except (failures.ConnectionError, failures.ReadTimeout) as error:
+        raise Temporary(tr("no connection ({reason})", reason=_innermost(error))) from error
+    except (failures.RequestException, ValueError) as error:
+        raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException):
+        pass  # it broke, as where it ends too soon
+    if there < size:
+        text = mark("the connection broke after {there} of {total} bytes")
+        raise Temporary(tr(text, there=there, total=size))
 
-    def _ask(self, url: str, start: int) -> requests.Response:
-        if self._cancelled.is_set():
-            raise Cancelled
-        # A compressed body could neither be resumed nor compared with the size.
-        headers = {"Accept-Encoding": "identity", "User-Agent": "colab-helpers"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        if self._token and url.startswith(HUGGING_FACE):  # requests drops it where another host is named
-            headers["Authorization"] = f"Bearer {self._token}"
-        waits = (self._limits.connect_timeout, self._limits.read_timeout)
-        try:
-            return requests.get(url, headers=headers, timeout=waits, stream=True)
-        except failures.ReadTimeout as error:
-            raise Temporary(tr("no answer within {seconds:g} s", seconds=waits[1])) from error
-        except failures.ConnectionError as error:
-            raise Temporary(tr("no connection ({reason})", reason=_innermost(error))) from error
-        except (failures.RequestException, ValueError) as error:
-            raise MirrorError(tr("cannot be asked ({reason})", reason=_innermost(error))) from error
 
-    def _copy_body(self, response: requests.Response, file: BinaryIO, there: int, size: int) -> None:
-        since, before = time.monotonic(), there
-        while block := self._read(response, there):
-            file.write(block)
-            there += len(block)
-            if there > size:
-                raise MirrorError(tr("gives more than the {total} bytes it should", total=size))
-            # A body that trickles: each byte comes in time, but the file never would.
-            elapsed = time.monotonic() - since
-            if elapsed >= self._limits.stall_seconds:
-                rate = (there - before) / elapsed
-                if rate < self._limits.min_rate:
-                    text = mark("too slow ({rate:.0f} bytes/s after {there} bytes)")
-                    raise Temporary(tr(text, rate=rate, there=there))
-                since, before = time.monotonic(), there
-        if there < size:
-            text = mark("the connection broke after {there} of {total} bytes")
-            raise Temporary(tr(text, there=there, total=size))
-
-    def _read(self, response: requests.Response, there: int) -> bytes:
-        if self._cancelled.is_set():
-            raise Cancelled
-        try:
-            # read1 hands over what is there; read would wait for a whole block on a slow line.
-            return response.raw.read1(_BLOCK, decode_content=False) or b""
-        except urllib3.exceptions.ReadTimeoutError as error:
-            silence = self._limits.read_timeout
-            text = tr("no data for {seconds:g} s after {there} bytes", seconds=silence, there=there)
-            raise Temporary(text) from error
-        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise Temporary(tr("the connection broke after {there} bytes", there=there)) from error
+def _ask(url: str, start: int, options: FetchOptions) -> requests.Response:
+    # A compressed body could neither be resumed nor compared with the size.
+    headers = {"Accept-Encoding": "identity", "User-Agent": "colab-helpers"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    if options.token and url.startswith(HUGGING_FACE):  # requests drops it where another host is named
+        headers["Authorization"] = f"Bearer {options.token}"
+    waits = (options.limits.connect_timeout, options.limits.read_timeout)
+    return requests.get(url, headers=headers, timeout=waits, stream=True)
 
 
 def _begins_at(response: requests.Response, part: Path, start: int, size: int) -> int:
@@ -189,8 +148,6 @@ def _begins_at(response: requests.Response, part: Path, start: int, size: int) -
     if code != 200 and (ranged is None or int(ranged[1]) != start):
         part.unlink(missing_ok=True)  # it has less than what had arrived, or answers something else
         raise Temporary(tr("answers with another range"))
-    if headers.get("Content-Type", "").lower().startswith("text/html"):
-        raise MirrorError(tr("gives an HTML page instead of the file"))
     told = ranged[2] if code == 206 and ranged is not None else headers.get("Content-Length", "")
     # Refused before half a gigabyte is spent on what cannot be right.
     if told.isdigit() and int(told) != size:

@@ -62,13 +62,11 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def _in_model(model: onnx.ModelProto, *, where: str) -> npt.NDArray[np.float32]:
-    """By name first, then the only 512x512 initializer, then the last one: optimisers drop or move it."""
+    """By name, else the last one, as insightface takes it."""
     from onnx import numpy_helper
 
-    initializers = list(model.graph.initializer)
-    named = [item for item in initializers if item.name == _NAME]
-    square = [item for item in initializers if tuple(item.dims) == _SHAPE]
-    (found,) = named[:1] or (square if len(square) == 1 else initializers[-1:]) or [None]
+    items = list(model.graph.initializer)
+    found = next((item for item in items if item.name == _NAME), items[-1] if items else None)
     if found is None or tuple(found.dims) != _SHAPE:
         raise ModelError(
             tr("the swapper's projection matrix {name!r} (512x512) is missing", name=_NAME),

@@ -1,43 +1,36 @@
-"""Fetching models once: verified, resumable, from whichever mirror works.
+"""Fetching models once: verified, resumable, from the shared cache or whichever mirror works.
 
 A file appears under its name only after its bytes were proved to be the right ones. Until then it is hidden
 beside its place; ``<file>.json`` there records what was verified. What lies there already is used, also where
 nobody knows it; only a damaged file is replaced, and only once its replacement is there. The models root also
-has ``.locks`` (one per file, so that two processes never fetch the same) and ``quarantine`` (damaged files
-that were replaced).
+has ``.locks`` (one per file, so that two processes never fetch the same) and ``quarantine`` (files that were
+replaced).
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import LicenceError, ModelError, OutputError, telling
+from colab_helpers.files import same_file
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB, disk_free
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.download import UNWRITABLE, FetchOptions
-from colab_helpers.models.inventory import ModelFile, accepted_at, look_at, take_stock
-from colab_helpers.models.records import (
-    FileSource,
-    Record,
-    now,
-    part_path,
-    put_in_place,
-    size_of,
-    write_record,
-)
-from colab_helpers.models.sources import FileProblem, ModelSources
+from colab_helpers.models.download import FetchOptions, MirrorError, download
+from colab_helpers.models.inventory import ModelFile, accepted_at, examine, look_at
+from colab_helpers.models.records import Record, now, part_path, put_in_place, recorded_hash, write_record
 
 DISK_RESERVE = 2 * GIB
 """Disk left free beside the models."""
-_AT_ONCE = 3
 _NOTIFY_SECONDS = 0.25
 _OFFLINE_REMEDY = mark(
     "fetch them on a machine with a network ('python -m colab_helpers preload') and put them into the "
@@ -48,6 +41,14 @@ _FAILED_REMEDY = mark(
     "folder yourself"
 )
 
+FileSource = Literal["present", "copied", "downloaded"]
+SOURCE_WORDS: dict[FileSource, str] = {
+    "present": mark("present"),
+    "copied": mark("copied"),
+    "downloaded": mark("downloaded"),
+}
+"""What each way is called; ``tr`` of it is shown."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -57,12 +58,10 @@ class Progress:
     files_total: int
     bytes_done: int
     bytes_total: int
-    rate: float  # bytes per second since it began
-    eta: float | None  # seconds left at that rate; None while unknown
 
 
 ProgressCallback = Callable[[Progress], None]
-"""Called in the thread that called ``fetch``, about four times a second."""
+"""Called in the thread that called ``fetch``, at most about four times a second."""
 
 
 class PreloadedFile(BaseModel):
@@ -72,7 +71,7 @@ class PreloadedFile(BaseModel):
 
     name: str
     path: Path
-    source: FileSource  # how it came this time; ``copied`` from the shared cache or another program
+    source: FileSource  # how it came this time; ``copied`` from the shared cache
     record: Record
     notes: tuple[str, ...] = ()  # what else happened
 
@@ -80,6 +79,10 @@ class PreloadedFile(BaseModel):
     def of(cls, item: ModelFile, record: Record, source: FileSource, notes: Sequence[str]) -> PreloadedFile:
         """Describe a file by its record, and by how it came this time."""
         return cls(name=item.model.name, path=item.path, source=source, record=record, notes=tuple(notes))
+
+
+class _NotHad(Exception):  # noqa: N818
+    """A file that could not be had; the text has one line for each thing that was tried."""
 
 
 def fetch(
@@ -90,7 +93,7 @@ def fetch(
     verify: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> list[PreloadedFile]:
-    """Bring every file of some models into a folder; return one entry for each, in their order.
+    """Bring every file of some models into a folder, one after another; return one entry for each, in order.
 
     Files that can be had are brought even when others cannot; what was interrupted is resumed next time. With
     ``verify`` also the files that count as verified are hashed.
@@ -100,106 +103,145 @@ def fetch(
         ModelError: Some file cannot be had; the message lists what each address did.
         OutputError: The disk has not enough room, or cannot be written.
     """
-    files = take_stock(root, models, verify=verify, accept=options.accept_licences)
-    there = {
-        item.path: PreloadedFile.of(item, item.record, "present", item.notes)
-        for item in files
-        if item.record is not None
-    }
+    entries = {model.path: model for model in models}.values()
+    files = [look_at(root, entry, verify=verify, accept=options.accept_licences) for entry in entries]
     missing = [item for item in files if item.record is None]
     _require_accepted(missing, options)
     _check_disk(root, missing)
-    there |= _bring_all(ModelSources(root, options), missing, len(there), on_progress)
-    return [there[item.path] for item in files]
+    tell, brought, problems = _teller(files, missing, on_progress or (lambda _: None)), {}, []
+    for done, item in enumerate(missing):
+        try:
+            brought[item.path] = _obtain(root, item, options, partial(tell, done))
+        except _NotHad as problem:
+            problems.append(str(problem))
+        tell(done + 1, 0)
+    _raise_problems(problems, offline=options.offline)
+    return [
+        PreloadedFile.of(item, item.record, "present", item.notes) if item.record else brought[item.path]
+        for item in files
+    ]
 
 
-def _bring_all(
-    sources: ModelSources, missing: Sequence[ModelFile], present: int, on_progress: ProgressCallback | None
-) -> dict[Path, PreloadedFile]:
-    """Bring files, telling how far it is from the caller's own thread, as notebooks need it."""
-    began = time.monotonic(), sum(map(_there, missing))
-    executor = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch")
-    try:
-        # The largest first: it would otherwise be alone at the end.
-        futures = {
-            item.path: executor.submit(copy_context().run, _obtain, sources, item)
-            for item in sorted(missing, key=lambda item: -item.model.bytes)
-        }
-        pending: set[Future[PreloadedFile]] = set(futures.values())
-        while pending:
-            _, pending = wait(pending, timeout=_NOTIFY_SECONDS, return_when=FIRST_COMPLETED)
-            if on_progress is not None:
-                left = [item for item in missing if futures[item.path] in pending]
-                on_progress(_progress(missing, left, present, began))
-    except BaseException:
-        sources.cancelled.set()
-        raise
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-    _raise_problems([future.exception() for future in futures.values()], offline=sources.options.offline)
-    return {path: future.result() for path, future in futures.items()}
+def _teller(
+    files: Sequence[ModelFile], missing: Sequence[ModelFile], callback: ProgressCallback
+) -> Callable[[int, int], None]:
+    """Return what is told how many missing files are done, and bytes of the next; it never goes back."""
+    before = [sum(item.model.bytes for item in missing[:done]) for done in range(len(missing) + 1)]
+    furthest, told_at, told = 0, -_NOTIFY_SECONDS, 0
+
+    def tell(done: int, arrived: int) -> None:
+        nonlocal furthest, told_at, told
+        furthest = max(furthest, before[done] + arrived)
+        if done > told or time.monotonic() - told_at >= _NOTIFY_SECONDS:
+            told_at, told = time.monotonic(), done
+            callback(Progress(len(files) - len(missing) + done, len(files), furthest, before[-1]))
+
+    return tell
 
 
-def _progress(
-    missing: Sequence[ModelFile], left: Sequence[ModelFile], present: int, began: tuple[float, int]
-) -> Progress:
-    """How far it is, by what lies on the disk; ``began``: when, and what was there then, which is no rate."""
-    total = sum(item.model.bytes for item in missing)
-    done = total - sum(max(0, item.model.bytes - _there(item)) for item in left)
-    # Starting a file over takes bytes away; that is not a negative rate.
-    rate = max(0, done - began[1]) / max(time.monotonic() - began[0], 1e-6)
-    files = present + len(missing)
-    return Progress(files - len(left), files, done, total, rate, (total - done) / rate if rate else None)
-
-
-def _there(item: ModelFile) -> int:
-    """Bytes of a file that have arrived; a damaged one, which is to be replaced, does not count."""
-    # The part first: what is published between the two looks is then counted in its place.
-    part = size_of(part_path(item.path))
-    placed = size_of(item.path) if item.finding is None else 0
-    return max(placed, item.resumable, part)
-
-
-def _obtain(sources: ModelSources, planned: ModelFile) -> PreloadedFile:
+def _obtain(
+    root: Path, planned: ModelFile, options: FetchOptions, arrived: Callable[[int], None]
+) -> PreloadedFile:
     """Obtain a file while no other process does."""
-    model, path, options = planned.model, planned.path, sources.options
+    model, path, locks = planned.model, planned.path, root / ".locks"
     remedy = mark("free space, check the permissions, or choose another models folder")
-    with telling(OutputError, UNWRITABLE, path, remedy), sources.alone(model.path):
-        # Another process may have brought it while this one waited. Wrong bytes may have been found only
-        # by hashing, so what is there now has to be hashed, too.
-        verify = planned.state == "damaged"
-        item = look_at(sources.root, model, verify=verify, accept=options.accept_licences)
-        if item.record is not None:
-            _remove_parts(item)
-            return PreloadedFile.of(item, item.record, "present", item.notes)
-        accepted, notes = _acceptance(item, options), list[str]()
+    with telling(OutputError, mark("cannot be written ({reason})"), path, remedy):
+        locks.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part, how, url, sha256 = sources.bring(item, notes)
-        kept = put_in_place(sources.root, part, path)
-        if kept is not None:
-            text = mark("{path}: was replaced; what lay there before is kept as {kept}")
-            notes.append(tr(text, path=model.path, kept=kept))
-        _remove_parts(item)
-        record = Record(
-            sha256=sha256,
-            bytes=path.stat().st_size,
-            mtime_ns=path.stat().st_mtime_ns,
-            url=url,
-            source=how,
-            licence=model.licence_id,
-            licence_accepted_at=accepted,
-        )
-        write_record(path, record)
-        if how == "downloaded":
-            sources.share(item, record, notes)
-        return PreloadedFile.of(item, record, how, notes)
+        with FileLock(locks / f"{model.path.replace('/', '_')}.lock"):
+            # Another process may have brought it while this one waited. Wrong bytes may have been found only
+            # by hashing, so what is there now has to be hashed, too.
+            verify = planned.state == "damaged"
+            item = look_at(root, model, verify=verify, accept=options.accept_licences)
+            if item.record is not None:
+                return PreloadedFile.of(item, item.record, "present", item.notes)
+            return _brought(root, item, options, arrived)
 
 
-def _remove_parts(item: ModelFile) -> None:
-    """Remove what was left unfinished, of other sources too."""
-    part_path(item.path).unlink(missing_ok=True)
-    for source in item.model.sources:
-        part_path(item.path, source.digest).unlink(missing_ok=True)
+def _brought(
+    root: Path, item: ModelFile, options: FetchOptions, arrived: Callable[[int], None]
+) -> PreloadedFile:
+    """Bring a file from the shared cache or a mirror, and record it."""
+    model, path, notes = item.model, item.path, list[str]()
+    accepted, copied = _acceptance(item, options), _copied(item, options, notes)
+    part, url, sha256 = copied or _downloaded(item, options, notes, arrived)
+    if (kept := put_in_place(root, part, path)) is not None:
+        text = mark("{path}: was replaced; what lay there before is kept as {kept}")
+        notes.append(tr(text, path=model.path, kept=kept))
+    for digest in ("", *(source.digest for source in model.sources)):  # what others left unfinished, too
+        part_path(path, digest).unlink(missing_ok=True)
+    there = path.stat()
+    record = Record(
+        sha256=sha256,
+        bytes=there.st_size,
+        mtime_ns=there.st_mtime_ns,
+        url=url,
+        licence=model.licence_id,
+        licence_accepted_at=accepted,
+    )
+    write_record(path, record)
+    if copied is None:
+        _share(item, record, options, notes)
+    return PreloadedFile.of(item, record, "copied" if copied else "downloaded", notes)
+
+
+def _downloaded(
+    item: ModelFile, options: FetchOptions, notes: Sequence[str], arrived: Callable[[int], None]
+) -> tuple[Path, str, str]:
+    """Fetch from the mirrors in their order; return the verified part, its address and SHA-256."""
+    model, tried = item.model, list(notes)
+    if item.problem is not None:
+        problem = item.problem
+        tried.insert(0, tr("{problem}; what to do: {remedy}", problem=problem.what, remedy=problem.remedy))
+    if options.offline and model.sources:
+        tried += [tr("missing ({size} bytes); to be had from:", size=model.bytes), *model.urls]
+    for source in () if options.offline else model.sources:
+        part = part_path(item.path, source.digest)
+        for url in source.urls:
+            try:
+                return part, url, download(url, part, source, options, arrived)
+            except MirrorError as refused:
+                tried.append(f"{url}: {refused}")
+    raise _NotHad("\n    ".join([f"  {model.path}", *tried]))
+
+
+# --- the shared cache ---------------------------------------------------------------------------------
+
+
+def _copied(item: ModelFile, options: FetchOptions, notes: list[str]) -> tuple[Path, str, str] | None:
+    """Copy from the shared cache what is right there; return the part, where it is from, its SHA-256."""
+    cached, part = options.cached(item.model), part_path(item.path)
+    if cached is None or not cached.is_file() or same_file(cached, item.path):
+        return None
+    try:
+        shutil.copyfile(cached, part)
+        copy = examine(item.model, part)
+    except OSError as error:  # or this disk: fetching tells
+        notes.append(tr("{path} could not be read ({reason})", path=cached, reason=error.strerror))
+        return None
+    unchanged = recorded_hash(cached) in (None, copy.sha256)
+    if copy.state == "present" or (copy.state == "unknown" and unchanged):
+        notes += copy.notes
+        return part, str(cached), copy.sha256
+    part.unlink()
+    notes.append(tr("the copy in the shared cache is damaged and was not used: {path}", path=cached))
+    return None
+
+
+def _share(item: ModelFile, record: Record, options: FetchOptions, notes: list[str]) -> None:
+    """Copy a fetched file to the shared cache. The model is usable all the same if that fails."""
+    cached, cache = options.cached(item.model), options.shared_cache
+    if cached is None or cache is None:
+        return
+    part = part_path(cached)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(item.path, part)
+        put_in_place(cache, part, cached)
+        write_record(cached, record.model_copy(update={"mtime_ns": cached.stat().st_mtime_ns}))
+    except OSError as error:
+        text = mark("{path} could not be copied to the shared cache ({reason})")
+        notes.append(tr(text, path=item.model.path, reason=error.strerror))
 
 
 # --- what is asked first ------------------------------------------------------------------------------
@@ -219,19 +261,19 @@ def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> No
     Raises:
         LicenceError: One was not; the message names the models and what is forbidden.
     """
-    refused = [
-        item.model
-        for item in missing
-        if item.model.licence.non_commercial
-        and _within_reach(item, options)
-        and not _acceptance(item, options)
-    ]
+    refused = []
+    for item in missing:
+        cached = options.cached(item.model)
+        # Offline it may just be reported as missing.
+        within_reach = not options.offline or (cached is not None and cached.is_file())
+        if item.model.licence.non_commercial and within_reach and not _acceptance(item, options):
+            refused.append(item.model)
     if refused:
         raise LicenceError(
             tr(
                 "these models are for non-commercial use only, and their licences have not been "
                 "accepted:\n{licences}",
-                licences=licence_notice(refused),
+                licences="\n".join(map(_licence_line, refused)),
             ),
             remedy=tr(
                 "read the licences; if you may use the models under them, run '{command}'",
@@ -240,23 +282,13 @@ def _require_accepted(missing: Iterable[ModelFile], options: FetchOptions) -> No
         )
 
 
-def _within_reach(item: ModelFile, options: FetchOptions) -> bool:
-    """Whether a file would be brought; offline it may just be reported as missing."""
-    cached = options.cached(item.model)
-    return not options.offline or bool(item.found or (cached and cached.is_file()))
-
-
-def licence_notice(models: Iterable[ModelEntry]) -> str:
-    """Licences in words, one line for each model."""
-    return "\n".join(
-        tr(
-            "  {model}: {licence} ({link}). Forbidden: {forbidden}",
-            model=model.name,
-            licence=tr(model.licence.name),
-            link=model.licence.link,
-            forbidden=tr(model.licence.forbids),
-        )
-        for model in models
+def _licence_line(model: ModelEntry) -> str:
+    return tr(
+        "  {model}: {licence} ({link}). Forbidden: {forbidden}",
+        model=model.name,
+        licence=tr(model.licence.name),
+        link=model.licence.link,
+        forbidden=tr(model.licence.forbids),
     )
 
 
@@ -274,13 +306,7 @@ def _check_disk(root: Path, missing: Sequence[ModelFile]) -> None:
         )
 
 
-def _raise_problems(errors: Iterable[BaseException | None], *, offline: bool) -> None:
-    problems = []
-    for error in errors:
-        if isinstance(error, FileProblem):
-            problems.append(str(error))
-        elif error is not None:
-            raise error
+def _raise_problems(problems: Sequence[str], *, offline: bool) -> None:
     if problems:
         text = (
             mark("{count} model file(s) missing, and nothing is fetched offline:\n{files}")

@@ -3,7 +3,7 @@
 torch is heavy and stays in memory, and the stand-ins for two names of basicsr must not be seen by anything
 else: ``import gfpgan`` as a whole imports basicsr, which does not build on Python 3.13 and imports a module
 that torchvision removed. The network itself needs a decorator and an initialiser from it, and nothing else.
-The process's last line on stdout is a ``Parity`` as JSON; a problem is the last line on stderr.
+The process's last line on stdout is a ``Verdict`` as JSON; a problem is the last line on stderr.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from colab_helpers.errors import ModelError
-from colab_helpers.language import VARIABLE, language, mark, tr
-from colab_helpers.models.parity import SAME, Parity, compare, sample_inputs, value_range
+from colab_helpers.language import VARIABLE, language, tr
+from colab_helpers.models.parity import SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 
 # The settings of versions 1.2 to 1.4, as gfpgan's own GFPGANer gives them for the "clean" network.
@@ -41,85 +41,63 @@ ARCHITECTURE = {
     "narrow": 1,
     "sft_half": True,
 }
-_INSTALL = {
-    "torch": "python -m pip install torch",
-    # Its requirements are left out: basicsr does not build on new Pythons, and nothing of it is needed.
-    "gfpgan": "python -m pip install --no-deps gfpgan==1.3.8",
-}
+# Its requirements are left out: basicsr does not build on new Pythons, and nothing of it is needed.
+_INSTALL = "python -m pip install torch && python -m pip install --no-deps gfpgan==1.3.8"
 
 
-def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] | None = None) -> Parity:
+def export_gfpgan(weights: Path, out: Path, architecture: Mapping[str, object] | None = None) -> Verdict:
     """Write GFPGAN's official weights as ONNX, compared with torch.
 
-    The result takes ``(1, 3, 512, 512)`` float32 RGB from -1 to 1 and gives the same. Versions 1.2 to
-    1.4 have the same layout.
-
-    ``architecture`` has settings of a network other than the official ones. ``out`` is not there where this
-    raises.
+    The result takes ``(1, 3, 512, 512)`` float32 RGB from -1 to 1 and gives the same. ``architecture`` has
+    settings of a network other than the official ones. What lies at ``out`` where this raises is no model.
 
     Raises:
         ModelError: torch or gfpgan is not installed, the file holds other weights or code, or the result
             does not compute the same.
     """
-    missing = [name for name in _INSTALL if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("torch", "gfpgan") if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(
             tr("exporting the weights needs {names}, not installed here", names=tr(" and ").join(missing)),
             where=str(weights),
-            remedy=tr(
-                "run '{commands}', or use the ready-made GFPGANv1.4.onnx",
-                commands=" && ".join(_INSTALL[name] for name in missing),
-            ),
+            remedy=tr("run '{commands}', or use the ready-made GFPGANv1.4.onnx", commands=_INSTALL),
         )
-    try:
-        parity = _run(weights, out, architecture or {})
-        if parity.problem:
-            text = mark("the exported network does not compute what the weights do: {reason}")
-            raise ModelError(
-                tr(text, reason=parity.problem),
-                where=str(weights),
-                remedy=tr("use the ready-made GFPGANv1.4.onnx"),
-            )
-    except BaseException:
-        out.unlink(missing_ok=True)
-        raise
-    return parity
+    verdict = _run(weights, out, architecture or {})
+    if verdict.reason:
+        raise _not_exported(weights, verdict.problem)
+    return verdict
 
 
-def _run(weights: Path, out: Path, architecture: Mapping[str, object]) -> Parity:
+def _not_exported(weights: Path, reason: str) -> ModelError:
+    return ModelError(
+        tr("the weights cannot be exported ({reason})", reason=reason),
+        where=str(weights),
+        remedy=tr("use the official GFPGANv1.4.pth, or the ready-made GFPGANv1.4.onnx"),
+    )
+
+
+def _run(weights: Path, out: Path, architecture: Mapping[str, object]) -> Verdict:
     """Export in another process."""
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    program = [sys.executable, "-m", "colab_helpers.models.gfpgan_export"]
     done = subprocess.run(
-        [*program, str(weights), str(out), json.dumps(dict(architecture))],
+        [sys.executable, "-m", __name__, str(weights), str(out), json.dumps(dict(architecture))],
         env={**os.environ, "PYTHONPATH": paths, VARIABLE: language()},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        code = tr("the exporting process ended with {code}", code=done.returncode)
-        last = (done.stderr.strip().splitlines() or [code])[-1]
-        reason = re.sub(r"^\w+Error: ", "", last)  # the last line of a traceback
-        raise ModelError(
-            tr("the weights cannot be exported ({reason})", reason=reason),
-            where=str(weights),
-            remedy=tr("use the official GFPGANv1.4.pth, or the ready-made GFPGANv1.4.onnx"),
-        )
-    return Parity.model_validate_json(done.stdout.strip().splitlines()[-1])
+        last = (done.stderr.strip().splitlines() or [str(done.returncode)])[-1]
+        raise _not_exported(weights, re.sub(r"^\w+Error: ", "", last))  # the last line of a traceback
+    return Verdict.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
 # --- in the other process -----------------------------------------------------------------------------
 
 
 def network_of(weights: Path | None, architecture: Mapping[str, Any]) -> Any:
-    """Return GFPGAN's network reduced to what is exported: crops to crops, the noise kept in the weights.
-
-    Raises:
-        ImportError: gfpgan or torch is not installed.
-        ValueError: The file holds other weights; without a file they stay as initialised.
-    """
+    """GFPGAN's network from crops to crops, its noise kept in the weights (as initialised without a file)."""
     import torch
 
     class Picture(torch.nn.Module):  # type: ignore[misc]
@@ -143,24 +121,21 @@ def network_of(weights: Path | None, architecture: Mapping[str, Any]) -> Any:
 def _load_architecture() -> ModuleType:
     """The gfpgan package's module of the network."""
     spec = importlib.util.find_spec("gfpgan")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(tr("gfpgan is not installed"))
-    folders = list(spec.submodule_search_locations)
-    # Empty packages with the real folders: their own __init__ would import all of basicsr and facexlib.
-    _stand_in("gfpgan", __path__=folders)
-    _stand_in("gfpgan.archs", __path__=[str(Path(folder) / "archs") for folder in folders])
-    for name in ("basicsr", "basicsr.archs", "basicsr.utils"):
-        _stand_in(name, __path__=[])
+    folders = list(spec.submodule_search_locations or ()) if spec else []
     # The weights are loaded over whatever was initialised, and nobody asks the registry.
-    _stand_in("basicsr.archs.arch_util", default_init_weights=lambda *_, **__: None)
     registry = type("Registry", (), {"register": lambda _: lambda item: item})()
-    _stand_in("basicsr.utils.registry", ARCH_REGISTRY=registry)
+    # Empty packages with the real folders: their own __init__ would import all of basicsr and facexlib.
+    packages: dict[str, dict[str, Any]] = {
+        "gfpgan": {"__path__": folders},
+        "gfpgan.archs": {"__path__": [str(Path(folder) / "archs") for folder in folders]},
+        **{name: {"__path__": []} for name in ("basicsr", "basicsr.archs", "basicsr.utils")},
+        "basicsr.archs.arch_util": {"default_init_weights": lambda *_, **__: None},
+        "basicsr.utils.registry": {"ARCH_REGISTRY": registry},
+    }
+    for name, contents in packages.items():
+        sys.modules[name] = module = ModuleType(name)
+        vars(module).update(contents)
     return importlib.import_module("gfpgan.archs.gfpganv1_clean_arch")
-
-
-def _stand_in(name: str, **names: Any) -> None:
-    sys.modules[name] = module = ModuleType(name)
-    vars(module).update(names)
 
 
 def _read_weights(path: Path) -> dict[str, Any]:
@@ -169,16 +144,13 @@ def _read_weights(path: Path) -> dict[str, Any]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return dict(content["params_ema"])
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(tr("the file holds no plain weights: {reason}", reason=reason)) from None
-    for key in ("params_ema", "params"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            return dict(content[key])
-    raise ValueError(tr("the file has neither 'params_ema' nor 'params'"))
 
 
-def _export(weights: Path, out: Path, architecture: Mapping[str, Any]) -> Parity:
+def _export(weights: Path, out: Path, architecture: Mapping[str, Any]) -> Verdict:
     """Write the ONNX file and compare it with gfpgan's network, sample by sample."""
     import torch
 
@@ -186,15 +158,9 @@ def _export(weights: Path, out: Path, architecture: Mapping[str, Any]) -> Parity
     size = {**ARCHITECTURE, **architecture}["out_size"]
     with torch.no_grad():
         # The older exporter: it needs no further package.
-        torch.onnx.export(
-            model,
-            (torch.zeros(1, 3, size, size),),
-            str(out),
-            dynamo=False,
-            opset_version=17,
-            input_names=["input"],
-            output_names=["output"],
-        )
+        names = {"input_names": ["input"], "output_names": ["output"]}
+        example = (torch.zeros(1, 3, size, size),)
+        torch.onnx.export(model, example, str(out), dynamo=False, opset_version=17, **names)
         candidate = Runtime("cpu").open(out)
         samples = sample_inputs(candidate.session, 2)["input"]
         expected = [model(torch.from_numpy(sample[None])).numpy() for sample in samples]

@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from colab_helpers.errors import ColabHelpersError, ModelError, OutputError
+from colab_helpers.errors import ModelError, OutputError, telling
 from colab_helpers.files import publish
 from colab_helpers.language import mark, tr
 from colab_helpers.models.contracts import fit_of
-from colab_helpers.models.converted import (
-    Conversion,
-    Verdict,
-    folder_of,
-    place_of,
-    problem_of,
-    remove_outdated,
-    target_of,
-)
+from colab_helpers.models.converted import Conversion, folder_of, place_of, remove_outdated, target_of
 from colab_helpers.models.emap import load_model
 from colab_helpers.models.gfpgan_export import export_gfpgan
-from colab_helpers.models.identify import missing_model
-from colab_helpers.models.parity import NEARLY_SAME, compare, sample_inputs, value_range
+from colab_helpers.models.identify import broken_model, missing_model
+from colab_helpers.models.parity import NEARLY_SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.pool import first_line, is_out_of_memory
-from colab_helpers.models.records import part_path, record_path, write_json
+from colab_helpers.models.records import part_path, size_of
 from colab_helpers.models.session import Network, Provider, Runtime, is_standin
 from colab_helpers.settings import FrameProcessor, Settings
 
@@ -57,10 +48,9 @@ class ModelChoice:
         """Load it; see ``Runtime.open``."""
         return runtime.open(self.path, name=self.name)
 
-    @property
-    def words(self) -> str:
-        """What kind of file it is, for people."""
-        return f"{self.path.name} (float16)" if self.half else self.path.name
+    def noted(self, note: str) -> ModelChoice:
+        """Return the same with something more to say."""
+        return replace(self, notes=(*self.notes, note))
 
 
 def changing_models(settings: Settings) -> dict[FrameProcessor, str]:
@@ -87,8 +77,8 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
     Raises:
         ModelError: There are only weights that were not exported yet.
     """
-    wanted, on_cpu = wants_half(half, runtime.provider), runtime.provider == "cpu"
     source, weights = root / f"{name}.onnx", root / f"{name}{WEIGHTS}"
+    wanted, on_gpu = wants_half(half, runtime.provider), runtime.provider == "cuda"
     asked = source if source.is_file() or not weights.is_file() else weights
     options = f"--execution-provider {runtime.provider} {'--half ' if wanted else ''}"
     command = f"python -m colab_helpers convert {options}'{asked}'"
@@ -106,50 +96,30 @@ def choose(root: Path, name: str, *, half: HalfPrecision, runtime: Runtime, make
     target = target_of(source, "half")
     verdict = Conversion.of(target).verdicts.get(place_of(runtime))
     if verdict is not None:
-        choice = _followed(choice, target, verdict)
-        text = mark("{name}: computes in float16 as asked; on the CPU that is no faster")
-        return _noted(choice, tr(text, name=name)) if on_cpu and choice.half else choice
-    if not on_cpu and is_standin(source):
+        return _followed(choice, target, verdict)
+    if on_gpu and is_standin(source):
         return choice
-    if not on_cpu and make:
-        return _made(choice, runtime)
-    text = mark("{name}: nothing was made of it for this GPU yet; the first run does it, or '{command}'")
-    if on_cpu:
-        text = mark("{name}: float16 was asked for but nothing was made yet; run '{command}'")
-    return _noted(choice, tr(text, name=name, command=command))
-
-
-def _noted(choice: ModelChoice, note: str) -> ModelChoice:
-    return replace(choice, notes=(*choice.notes, note))
+    if not (on_gpu and make):
+        text = mark("{name}: no float16 copy was compared here yet; '{command}' does it, on a GPU any run")
+        return choice.noted(tr(text, name=name, command=command))
+    try:
+        made = replace(convert(source, half=True, runtime=runtime), name=name)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the copy, the original still runs
+        text = mark("{name}: it cannot be made to fit this GPU ({reason})")
+        return choice.noted(tr(text, name=name, reason=getattr(error, "what", "") or first_line(error)))
+    finally:
+        gc.collect()  # sessions hold cycles; their memory is wanted now
+    return made.noted(
+        tr("{name}: compared on this GPU, once; used is {used}", name=name, used=made.path.name)
+    )
 
 
 def _followed(choice: ModelChoice, target: Path, verdict: Verdict) -> ModelChoice:
     """What a run loads after a copy was accepted or refused."""
-    reason = problem_of(verdict)
-    if not reason:
+    if not verdict.reason:
         return replace(choice, path=target if target.is_file() else choice.path, half=True)
     text = mark("{file}: half precision is not used, because {reason}")
-    return _noted(choice, tr(text, file=choice.original.name, reason=reason))
-
-
-def _made(found: ModelChoice, runtime: Runtime) -> ModelChoice:
-    """Make and compare what is missing; where that fails, what there is stays in use."""
-    started = time.monotonic()
-    try:
-        made = convert(found.original, half=True, runtime=runtime)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the copy, the original still runs
-        reason = getattr(error, "what", "") or f"{type(error).__name__}: {error}"
-        text = mark("{name}: it cannot be made to fit this GPU ({reason}); used is {used}")
-        return _noted(found, tr(text, name=found.name, reason=reason, used=found.words))
-    finally:
-        gc.collect()  # sessions hold cycles; their memory is wanted now
-    note = tr(
-        "{name}: compared on this GPU, once, in {seconds:.1f} s; used is {used}",
-        name=found.name,
-        seconds=time.monotonic() - started,
-        used=made.words,
-    )
-    return replace(made, name=found.name, notes=(note, *made.notes))
+    return choice.noted(tr(text, file=choice.original.name, reason=verdict.problem))
 
 
 # --- making -------------------------------------------------------------------------------------------
@@ -170,69 +140,59 @@ def convert(path: Path, *, half: bool, runtime: Runtime | None = None) -> ModelC
 
     if not path.is_file():
         raise missing_model(path)
-    locks = folder_of(path) / ".locks"
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{path.name}.lock"):
-            return _converted(path, half, runtime or Runtime())
-    except ColabHelpersError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            tr("a converted model cannot be written ({reason})", reason=error.strerror or error),
-            where=str(folder_of(path)),
-            remedy=tr("free space, check the permissions, or name another folder"),
-        ) from error
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ModelError(
-            tr("memory ran out while the model was converted ({reason})", reason=first_line(error)),
-            where=str(path),
-            remedy=tr("close other programs and try again, or use the model as it is"),
-        ) from error
+    folder = folder_of(path)
+    unwritable = mark("a converted model cannot be written ({reason})")
+    remedy = mark("free space, check the permissions, or name another folder")
+    with telling(OutputError, unwritable, folder, remedy):
+        (folder / ".locks").mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".locks" / f"{path.name}.lock"):
+            source = _exported(path) if path.suffix == WEIGHTS else path
+            choice = ModelChoice(path.stem, source, source)
+            if half:
+                return _halved(choice, runtime or Runtime())
+            load_model(source)  # says so if it is none
+            return choice
 
 
-def _converted(path: Path, half: bool, runtime: Runtime) -> ModelChoice:
-    source = path
-    if path.suffix == WEIGHTS:
-        source = target_of(path, "export")
-        if not source.is_file():
-            export_gfpgan(path, part_path(source))
-            publish(part_path(source), source)
-            remove_outdated(source)
-    choice = ModelChoice(path.stem, source, source)
-    if half:
-        target = target_of(source, "half")
-        return _followed(choice, target, _copied(source, target, runtime))
-    load_model(source)  # says so if it is none
-    text = mark("{name}: used as it is; a float16 copy is made where half precision is asked for")
-    return choice if path.suffix == WEIGHTS else _noted(choice, tr(text, name=path.name))
+def _exported(weights: Path) -> Path:
+    """Export weights unless that was done."""
+    source = target_of(weights, "export")
+    part = part_path(source)
+    if not source.is_file():
+        try:
+            export_gfpgan(weights, part)
+            publish(part, source)
+        finally:
+            part.unlink(missing_ok=True)
+        remove_outdated(source)
+    return source
 
 
-def _copied(source: Path, target: Path, runtime: Runtime) -> Verdict:
+def _halved(choice: ModelChoice, runtime: Runtime) -> ModelChoice:
     """Make a float16 copy unless it is there, compare it, keep it if it was accepted, and record that."""
+    source, target = choice.original, target_of(choice.original, "half")
     record, part, place = Conversion.of(target), part_path(target), place_of(runtime)
     if place in record.verdicts:
-        return record.verdicts[place]
+        return _followed(choice, target, record.verdicts[place])
+    there = record.bytes
     try:
-        refusal = None if record.bytes else write_half(source, part)
-        verdict = _compared(source, target if record.bytes else part, runtime) if refusal is None else refusal
-        if part.is_file() and not problem_of(verdict):
+        verdict = None if there else write_half(source, part)
+        if verdict is None:
+            verdict = _compared(source, target if there else part, runtime)
+        if part.is_file() and not verdict.reason:
             publish(part, target)
-            record = Conversion.made(target, record.verdicts)
+            there = size_of(target)
     finally:
         part.unlink(missing_ok=True)
-    record = record.model_copy(update={"verdicts": {**record.verdicts, place: verdict}})
-    write_json(record_path(target), record.model_dump())
+    notes = Conversion(bytes=there, verdicts={**record.verdicts, place: verdict}).write(target)
     remove_outdated(target)
-    return verdict
+    choice = _followed(choice, target, verdict)
+    return replace(choice, notes=(*choice.notes, *notes))
 
 
 def _compared(source: Path, copy: Path, runtime: Runtime) -> Verdict:
     """Hold a float16 copy against its original where both are to run."""
-    reference = runtime.open(source)
-    name = source.stem
+    reference, name = runtime.open(source), source.stem
     inputs = list(sample_inputs(reference.session, _SAMPLES, name=name, where=str(source)).values())
     width, fit = value_range(reference.session, name), fit_of(reference.session, name)
     picture = fit.picture if fit else 0
@@ -241,26 +201,23 @@ def _compared(source: Path, copy: Path, runtime: Runtime) -> Verdict:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ModelError(
-            tr("the model loads but does not run ({reason})", reason=first_line(error)),
-            where=str(source),
-            remedy=tr("the file may be damaged: fetch it again"),
-        ) from error
+        raise broken_model(source, first_line(error)) from error
     del reference  # as much again for the other
     try:
         found = runtime.open(copy).run_stack(*inputs, output=picture)
     except Exception as error:  # any failure to load or run means that it cannot be used
         if is_out_of_memory(error):
             raise
-        return tr("it does not run: {reason}", reason=first_line(error))
+        return Verdict(reason="fails", error=first_line(error))
     return compare(expected, found, NEARLY_SAME, width)
 
 
-def write_half(source: Path, out: Path) -> str | None:
+def write_half(source: Path, out: Path) -> Verdict | None:
     """Write a network that computes in float16; its inputs, outputs and unused initializers stay as they are.
 
     Returns:
-        None where it was written. Empty where the source is in float16 already; else why it cannot be.
+        None where it was written, and is to be compared; else that the source is in float16 already, or why
+        it cannot be.
 
     Raises:
         ModelError: The source is no network.
@@ -268,7 +225,7 @@ def write_half(source: Path, out: Path) -> str | None:
     """
     model, path = load_model(source), list(sys.path)
     if computes_in_half(model):
-        return ""
+        return Verdict()
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -278,7 +235,7 @@ def write_half(source: Path, out: Path) -> str | None:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a graph that the converter does not understand
-        return first_line(error)
+        return Verdict(reason="fails", error=first_line(error))
     finally:
         sys.path[:] = path  # the import adds a folder with modules called "benchmark" and the like
     return None

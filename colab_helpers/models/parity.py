@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -21,53 +21,65 @@ order (TensorFloat-32 on GPUs included): nothing 8 bits could show."""
 NEARLY_SAME = (1.0, 4.0)
 """The same for half precision."""
 
+Reason = Literal["", "differs", "proves nothing", "fails", "slower"]
+_REASONS: dict[Reason, str] = {
+    "": "",
+    "differs": mark(
+        "the output differs by {mean:.3g} grey levels on average and {max:.3g} at most "
+        "({mean_limit:g} and {max_limit:g} are allowed)"
+    ),
+    "proves nothing": mark(
+        "the output differs by {mean:.3g} grey levels on average where those of different "
+        "samples lie only {spread:.3g} apart, which proves nothing"
+    ),
+    "fails": mark("it does not run: {error}"),
+    "slower": mark("a face takes {own:.1f} ms of the processor there, and {usual:.1f} ms otherwise"),
+}
 
-class Parity(BaseModel):
-    """How far two networks' outputs lie apart, in grey levels of 255."""
 
-    model_config = ConfigDict(frozen=True)
+class Verdict(BaseModel):
+    """What came of a comparison, in figures: why it was refused is told in the language of today."""
 
-    mean: float  # absolute difference
-    max: float  # largest absolute difference
-    spread: float  # mean difference between the outputs of different samples
-    allowed: tuple[float, float]  # largest ``mean`` and ``max`` that count as the same
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    reason: Reason = ""  # why the second is not used; empty if it is
+    # Grey levels of 255: the outputs' absolute difference, its largest, what was allowed of both, and the
+    # mean difference between the outputs of different samples.
+    mean: float = 0
+    max: float = 0
+    mean_limit: float = 0
+    max_limit: float = 0
+    spread: float = 0
+    usual: float = 0  # milliseconds of the processor for a face, by OpenCV and where the network runs
+    own: float = 0
+    error: str = ""
 
     @property
     def problem(self) -> str:
-        """Why this is no proof that both compute the same; empty if it is."""
-        mean_limit, max_limit = self.allowed
-        # Written so that NaN fails.
-        if not (self.mean <= mean_limit and self.max <= max_limit):
-            text = mark(
-                "the output differs by {mean:.3g} grey levels on average and {max:.3g} at most "
-                "({mean_limit:g} and {max_limit:g} are allowed)"
-            )
-            return tr(text, mean=self.mean, max=self.max, mean_limit=mean_limit, max_limit=max_limit)
-        # Outputs that hardly depend on the input would agree whatever became of the network.
-        if not self.spread > 10 * self.mean:
-            text = mark(
-                "the output differs by {mean:.3g} grey levels on average where those of different "
-                "samples lie only {spread:.3g} apart, which proves nothing"
-            )
-            return tr(text, mean=self.mean, spread=self.spread)
-        return ""
+        """Why the second is not used; empty if it is."""
+        return tr(_REASONS[self.reason], **self.model_dump(exclude={"reason"})) if self.reason else ""
 
 
 def compare(
     reference: FloatArray, candidate: FloatArray, allowed: tuple[float, float], width: float
-) -> Parity:
+) -> Verdict:
     """Compare outputs ``(N, …)`` float32 for the same samples, N at least 2; another shape is infinitely far.
 
     ``width`` is what 255 grey levels are in the outputs, see ``value_range``.
     """
     levels, exact = 255 / width, reference.astype(np.float64)
     difference = np.abs(exact - candidate) if reference.shape == candidate.shape else np.full(1, np.inf)
-    return Parity(
-        mean=float(difference.mean()) * levels,
-        max=float(difference.max()) * levels,
-        spread=float(np.abs(np.diff(exact, axis=0)).mean()) * levels,
-        allowed=allowed,
-    )
+    mean, most = float(difference.mean()) * levels, float(difference.max()) * levels
+    spread = float(np.abs(np.diff(exact, axis=0)).mean()) * levels
+    reason: Reason = ""
+    if not (mean <= allowed[0] and most <= allowed[1]):  # written so that NaN fails
+        reason = "differs"
+    elif (
+        not spread > 10 * mean
+    ):  # outputs that hardly depend on the input agree whatever became of the network
+        reason = "proves nothing"
+    limits = {"mean_limit": allowed[0], "max_limit": allowed[1]}
+    return Verdict(reason=reason, mean=mean, max=most, spread=spread, **limits)
 
 
 def value_range(session: Any, name: str = "") -> float:

@@ -11,9 +11,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.errors import ModelError
-from colab_helpers.language import mark, tr
+from colab_helpers.language import tr
 from colab_helpers.models.catalog import ModelEntry, load_catalog, needed_models
-from colab_helpers.models.converted import FOLDER, carry
 from colab_helpers.models.download import FetchOptions
 from colab_helpers.models.fetching import PreloadedFile, ProgressCallback, fetch
 from colab_helpers.models.half import changing_models, choose
@@ -62,32 +61,18 @@ def preload(
     _refuse_standins(root, entries)
     files = fetch(root, entries, options, verify=verify, on_progress=on_progress)
     notes = [note for item in files for note in item.notes]
-    notes += _prepared_for_gpu(settings, root, options.shared_cache)
+    notes += _prepared_for_gpu(settings, root)
     return PreloadReport(root=root, files=tuple(files), notes=tuple(notes))
 
 
-def _prepared_for_gpu(settings: Settings, root: Path, cache: Path | None) -> list[str]:
+def _prepared_for_gpu(settings: Settings, root: Path) -> list[str]:
     """Make swapper and enhancer fit the GPU, if networks run on one; what was done and what was refused."""
     if settings.execution_provider == "cpu":
         return []
     runtime = Runtime("auto")  # a GPU that does not work is the doctor's subject, no reason to fetch nothing
-    notes = list(runtime.notes)
-    for name in changing_models(settings).values() if runtime.provider == "cuda" else ():
-        notes += _carried(cache, root, name)
-        choice = choose(root, name, half=settings.half_precision, runtime=runtime, make=True)
-        notes += [*choice.notes, *_carried(root, cache, name)]
-    return notes
-
-
-def _carried(source: Path | None, target: Path | None, name: str) -> list[str]:
-    """Take what was made of a model from or to the shared cache; the model is usable all the same."""
-    try:
-        if source is not None and target is not None:
-            carry(source, target, name)
-    except OSError as error:
-        text = mark("{path} could not be copied to the shared cache ({reason})")
-        return [tr(text, path=source / FOLDER if source else "", reason=error.strerror)]
-    return []
+    names = changing_models(settings).values() if runtime.provider == "cuda" else ()
+    made = (choose(root, name, half=settings.half_precision, runtime=runtime, make=True) for name in names)
+    return [*runtime.notes, *(note for choice in made for note in choice.notes)]
 
 
 def _refuse_standins(root: Path, entries: Iterable[ModelEntry]) -> None:

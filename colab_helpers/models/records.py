@@ -10,15 +10,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.files import found, publish, sha256_of, state_of, write_atomically
-from colab_helpers.language import mark
-
-FileSource = Literal["present", "copied", "downloaded"]
-SOURCE_WORDS: dict[FileSource, str] = {
-    "present": mark("present"),
-    "copied": mark("copied"),
-    "downloaded": mark("downloaded"),
-}
-"""What each way is called; ``tr`` of it is shown."""
 
 
 class Record(BaseModel):
@@ -35,7 +26,6 @@ class Record(BaseModel):
     bytes: int
     mtime_ns: int
     url: str = ""  # address or path it came from; empty if it was simply there
-    source: FileSource
     licence: str  # its id
     licence_accepted_at: str | None = None  # None where nothing had to be accepted or nobody did
 
@@ -72,7 +62,7 @@ def recorded_hash(path: Path) -> str | None:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write the record of a file, all of it or nothing, unless it is there already."""
+    """Write the record of a file, all of it or nothing, unless it is there already; OSError if it cannot."""
     if record != read_record(path):
         write_json(record_path(path), record.model_dump())
 
@@ -92,16 +82,16 @@ def put_in_place(root: Path, part: Path, path: Path) -> Path | None:
 
     That name does not end in ``.onnx``, so nothing loads it by mistake.
     """
-    if not path.exists():
-        publish(part, path)
-        return None
-    kept = root / "quarantine" / f"{path.name}.{sha256_of(path)}"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    path.replace(kept)
-    record_path(path).unlink(missing_ok=True)
+    kept = None
+    if path.exists():
+        kept = root / "quarantine" / f"{path.name}.{sha256_of(path)}"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(kept)
+        record_path(path).unlink(missing_ok=True)
     try:
         publish(part, path)
     except OSError:
-        kept.replace(path)
+        if kept is not None:
+            kept.replace(path)
         raise
     return kept

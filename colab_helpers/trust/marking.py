@@ -7,30 +7,32 @@ result's bytes. Formats that hold no manifest get it in a file beside them.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
-import json
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from c2pa import Builder, C2paError, Context, Reader
-
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.files import hidden_name, manifest_beside, sha256_of, unwritable, write_whole
+from colab_helpers.files import hidden_name, sha256_of, unwritable, write_whole
 from colab_helpers.itself import VERSION
 from colab_helpers.language import printable, tr
+from colab_helpers.machine import home
 from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
+from colab_helpers.trust.manifests import Claim, archived, sidecar
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import LOCAL, Credentials, credentials
-from colab_helpers.trust.spooling import SPOOL_MB, Watched, spooled_beside
+from colab_helpers.trust.signing import (
+    LOCAL,
+    LOCAL_NAME,
+    LOCAL_SIGNER,
+    Credentials,
+    credentials,
+    discard_local,
+)
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
@@ -46,26 +48,7 @@ NETWORKS, DIGEST, LABEL, DISCLOSURE, CONSENT, CONTENT = map(
 burnt in, and how else those who see the result are told; as assertions the consent stated, and what was seen
 in the target."""
 
-MIME = {
-    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg", ".jpe": "image/jpeg", ".jfif": "image/jpeg", ".png": "image/png",
-    ".apng": "image/png", ".webp": "image/webp", ".gif": "image/gif", ".tif": "image/tiff",
-    ".tiff": "image/tiff", ".avif": "image/avif", ".heic": "image/heic", ".heif": "image/heif",
-}  # fmt: skip
-"""Suffixes of files that hold a manifest, and the type of each."""
-_OTHER = "application/octet-stream"
-
-SETTINGS: dict[str, Any] = {
-    "builder": {"thumbnail": {"enabled": False}},
-    "core": {"backing_store_memory_threshold_in_mb": SPOOL_MB},
-    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},  # no network, whatever a file asks for
-}
 _BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # in English, whatever language is spoken
-
-
-def sidecar(path: Path) -> Path | None:
-    """Return where the manifest of a file lies: beside it, or None where the file holds it itself."""
-    return None if path.suffix.lower() in MIME else manifest_beside(path)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -109,11 +92,19 @@ class Marks:
         return "; ".join(made + hidden)
 
     @classmethod
-    def of(cls, engine: Engine, target: Path, read: Path, **stated: Any) -> Marks:
-        """Return what marks the result that an engine's networks make of a target, read at ``read``.
-
-        ``stated`` are ``digest``, ``consent``, ``sources``, ``content`` and ``beat``.
-        """
+    def of(
+        cls,
+        engine: Engine,
+        target: Path,
+        read: Path,
+        *,
+        consent: Consent,
+        sources: Sequence[str],
+        content: ContentCheck,
+        digest: str,
+        beat: Callable[[], None],
+    ) -> Marks:
+        """Return what marks the result that an engine's networks make of a target, read at ``read``."""
         changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
             signed_by=credentials(engine.settings.signing_certificate),
@@ -127,7 +118,11 @@ class Marks:
                 for action, changer in changers.items()
                 if changer is not None
             },
-            **stated,
+            consent=consent,
+            sources=sources,
+            content=content,
+            digest=digest,
+            beat=beat,
         )
 
     def disclosed(self, actions: Collection[str]) -> dict[str, str]:
@@ -156,20 +151,31 @@ class Marks:
             OutputError: There is no room.
             MediaError: The manifest cannot be made.
         """
-        beside, manifest = sidecar(output), self._manifest(output, actions)
-        signed = hidden_name(partial)
+        from c2pa import C2paError
+
+        beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
         try:
-            with spooled_beside(partial):
-                data = self._sign(manifest, partial, Path(os.devnull) if beside else signed, embed=not beside)
+            signed.unlink(missing_ok=True)  # a link would be followed
+            made_from = archived(self.target, self.target_manifest, self.beat)
+            claim = Claim(definition, self.signed_by, made_from)
             if beside:
+                data = claim.beside(partial, self.beat)
                 write_whole(beside, io.BytesIO(data))
+                self.manifest = hashlib.sha256(data).hexdigest()
             else:
+                claim.embed(partial, signed, self.beat)
                 signed.replace(partial)
-        except OSError as error:
+        except (OSError, C2paError.Io) as error:
             raise unwritable(output, error) from error
+        except (C2paError, ValueError) as error:
+            raise MediaError(
+                tr("the result cannot be marked ({reason})", reason=error),
+                where=str(output),
+                remedy=tr("write another format, such as .mp4 or .png"),
+            ) from error
         finally:
             signed.unlink(missing_ok=True)
-        self.marked, self.manifest = True, hashlib.sha256(data).hexdigest() if beside else None
+        self.marked = True
 
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
         digest = self.digest or sha256_of(self.target, on_chunk=self.beat)
@@ -205,62 +211,6 @@ class Marks:
             stated[CONTENT] = decision.model_dump(mode="json", exclude_defaults=True)
         return [{"label": label, "data": data} for label, data in stated.items()]
 
-    def _sign(self, manifest: dict[str, Any], source: Path, target: Path, *, embed: bool) -> bytes:
-        kind = MIME.get(source.suffix.lower(), _OTHER)
-        stopped: list[BaseException] = []
-        try:
-            with Builder(manifest, context=_context()) as builder, self.signed_by.signer() as signer:
-                if not embed:
-                    builder.set_no_embed()
-                self._add_target(builder, stopped)
-                with (
-                    Watched(source, "rb", self.beat, stopped) as read,
-                    Watched(target, "w+b", self.beat, stopped) as written,
-                ):
-                    signed: bytes = builder.sign(signer, kind, read, written)
-                    return signed
-        except C2paError as error:
-            if stopped:
-                raise stopped[0] from error
-            if isinstance(error, C2paError.Io):
-                raise OSError(errno.EIO, str(error)) from error
-            raise MediaError(
-                tr("the result cannot be marked ({reason})", reason=error),
-                where=str(source),
-                remedy=tr("write another format, such as .mp4 or .png"),
-            ) from error
-
-    def _add_target(self, builder: Builder, stopped: list[BaseException]) -> None:
-        """Name the target, with what its own manifest says."""
-        named: dict[str, Any] = {
-            "title": printable(self.target.name),
-            "relationship": "parentOf",
-            "label": "target",
-        }
-        kind = MIME.get(self.target.suffix.lower(), _OTHER)
-        try:
-            named |= self._said_beside(builder, kind)
-            with Watched(self.target, "rb", self.beat, stopped) as content:
-                builder.add_ingredient(named, kind, content)
-        except C2paError:
-            if stopped:
-                raise
-            builder.add_ingredient(named, _OTHER, io.BytesIO())  # not what its name says, or damaged
-
-    def _said_beside(self, builder: Builder, kind: str) -> dict[str, Any]:
-        """Take a manifest beside the target into the builder; return how an ingredient names it."""
-        if self.target_manifest is None or not self.target_manifest.is_file():
-            return {}
-        data = self.target_manifest.read_bytes()
-        with self.target.open("rb") as content, Reader(kind, content, data, _context()) as reader:
-            store = json.loads(reader.json())
-        builder.add_resource(self.target_manifest.name, io.BytesIO(data))
-        return {
-            "manifest_data": {"format": "application/c2pa", "identifier": self.target_manifest.name},
-            "active_manifest": store["active_manifest"],
-            "validation_results": store["validation_results"],
-        }
-
 
 def check_marks(settings: Settings) -> None:
     """Make sure that results can be labelled and signed, before any work.
@@ -275,17 +225,23 @@ def check_marks(settings: Settings) -> None:
 def checked_credentials(path: str) -> Credentials:
     """Return whose certificate is used, once it has signed something: before any work.
 
+    One that was made here has done so when it was made, or is gone.
+
     Raises:
         SettingsError: It cannot sign what this package writes; see also `signing.credentials`.
     """
+    there = (home() / LOCAL_NAME).exists()
     found = credentials(path)
-    # The smallest GIF (GIF89a): one transparent pixel.
-    pixel = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+    if found.local and found.name == LOCAL_SIGNER and there:
+        return found
+    from c2pa import C2paError
+
     made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _EMPTY}
     try:
-        with Builder(_definition("trial", [made]), context=_context()) as builder, found.signer() as signer:
-            builder.sign(signer, "image/gif", io.BytesIO(pixel), io.BytesIO())
+        Claim(_definition("trial", [made]), found).signed()
     except C2paError as error:
+        if found.local and not there:
+            discard_local()
         raise SettingsError(
             tr("this certificate cannot sign results ({reason})", reason=error),
             where=path,
@@ -304,19 +260,13 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": stated}
 
 
-@lru_cache(maxsize=1)
-def _context() -> Context:
-    return Context.from_dict(SETTINGS)
-
-
 def seal_created(partial: Path, *, told: str, network: str) -> None:
     """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
     made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _CREATED}
     definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
-    signed, content = io.BytesIO(), io.BytesIO(partial.read_bytes())
-    with Builder(definition, context=_context()) as builder, credentials(LOCAL).signer() as signer:
-        builder.sign(signer, MIME[".png"], content, signed)
-    partial.write_bytes(signed.getvalue())
+    signed = hidden_name(partial)
+    Claim(definition, credentials(LOCAL)).embed(partial, signed, lambda: None)
+    signed.replace(partial)
 
 
 def xmp_of_created(told: str) -> bytes:

@@ -64,7 +64,7 @@ class NeededModel(BaseModel):
 
     Attributes:
         bytes: Size of what is there, else of what would be fetched; None if unknown.
-        note: What is wrong with the file, that nobody knows it, or where else it was found.
+        note: What is wrong with the file, or that nobody knows it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -256,12 +256,11 @@ def _state(entry: ModelEntry, root: Path) -> tuple[State, str]:
     item = look_at(root, entry)
     if item.state == "present":
         return "there", ""
-    if item.state == "unknown":
-        return "unknown", item.notes[0]
-    notes = [f"{entry.name}: {item.problem}"] if item.problem else []
-    if item.found is not None:
-        notes.append(tr("{name}: found at {found}, taken over from there", name=entry.name, found=item.found))
-    return item.state, "; ".join(notes)
+    if item.problem is None:
+        return item.state, "; ".join(item.notes)
+    problem = item.problem
+    told = tr("{problem}; what to do: {remedy}", problem=problem.what, remedy=problem.remedy)
+    return item.state, f"{entry.name}: {told}"
 
 
 def models_text(models: Sequence[NeededModel], root: Path) -> str:

@@ -123,14 +123,10 @@ class FetchLine(_Line):
 
 def fetch_text(progress: FetchProgress) -> str:
     """Return how far a fetch is, in one line."""
-    left = "" if progress.eta is None else tr(", {eta:.0f} s left", eta=progress.eta)
     return tr(
-        "{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB at "
-        "{rate:.1f} MB/s{left}",
+        "{files_done} of {files_total} files, {bytes_done:.0f} of {bytes_total:.0f} MB",
         files_done=progress.files_done,
         files_total=progress.files_total,
         bytes_done=progress.bytes_done / 1e6,
         bytes_total=progress.bytes_total / 1e6,
-        rate=progress.rate / 1e6,
-        left=left,
     )

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from colab_helpers.batch import find_people
-from colab_helpers.batch.casting import Casting, Treatments, casting, completed, first_map
+from colab_helpers.batch.casting import Casting, Treatments, casting, first_map
 from colab_helpers.batch.find_people import PeopleFinder
 from colab_helpers.batch.job import Source
 from colab_helpers.batch.known_people import KnownPeople, SeenIn, Sight
 from colab_helpers.batch.people_map import PeopleMap
-from colab_helpers.batch.people_text import flow
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.triage import triage_of
 from colab_helpers.errors import MissingFileError, SettingsError, UsageError
@@ -93,7 +92,7 @@ def test_each_track_gets_what_the_map_says_of_its_person(people: KnownPeople) ->
     )
     assert done(found, "a") == {0: "71", 1: "leave"}
     assert done(found, "b") == {0: "leave", 1: "blur", 5: "blur", 7: "blur"}
-    assert found.groups == {"p1": "A", "p3": "B", "p2": "p2"}
+    assert found.given.names == {"p1": "A", "p3": "B", "p2": "p2"}
 
 
 @pytest.mark.parametrize(
@@ -131,13 +130,12 @@ def test_a_key_holds_what_is_done_in_its_video_and_nobody_elses(people: KnownPeo
 
 def test_a_person_known_by_photos_is_whoever_looks_like_them(people: KnownPeople) -> None:
     found = cast_by("default: leave\npeople:\n  C: {photos: 'data:image/png;base64,CCCC'}", people)
-    assert found.groups["p3"] == "C"
+    assert {name: one.faces for name, one in found.given.people.items()} == {
+        "C": ("p3",), "p1": ("p1",), "p2": ("p2",),
+    }  # fmt: skip
     assert done(found, "b")[1] == "70"
-    given = PeopleMap.of("default: leave\npeople:\n  C: {photos: 'data:image/png;base64,CCCC'}")
-    assert completed(given, people, found.groups) == ["p1", "p2"]
-    assert given.people["p1"].source == ("leave",)
-    people.told = ["p1", "p2", "p3"]
-    assert completed(PeopleMap.of("default: leave"), people, {}) == [], "whoever was taken out stays out"
+    assert found.given.people["p1"].source == ("leave",)
+    assert found.given.record == people.record
 
 
 def test_a_source_that_is_none_is_refused_with_the_name_of_the_person(people: KnownPeople) -> None:
@@ -223,34 +221,30 @@ def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def look_at(self: Any, *_given: object) -> SeenIn:
         seen = video("a", cast("a", 1, 2))
-        seen.seen[self.chosen].chosen, seen.choice = True, self._choice
+        seen.seen[self.chosen].chosen = True
         return seen
 
     monkeypatch.setattr(PeopleFinder, "_look_at", look_at)
     return made
 
 
-def test_who_is_chosen_is_asked_anew_where_another_request_asks(
+def test_without_a_map_a_request_chooses_anew_and_everybody_keeps_their_names(
     finder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = KnownPeople()
 
-    def first(**given: Any) -> list[str]:
-        fresh = replace(finder, **given)
-        known.call(fresh._look_at_all(known, choose=True))
+    def first(*, anew: bool) -> list[str]:
+        known.call(replace(finder)._look_at_all(known, anew=anew))
         known.add(["a"])
         made = first_map(known, everybody=False, swaps=True)
         return [name for name, person in made.people.items() if person.source == ("photos",)]
 
-    assert first() == ["p1"]
+    assert first(anew=True) == ["p1"]
     monkeypatch.setattr(PeopleFinder, "chosen", 1)
-    assert first() == ["p1"], "the same request looks at nothing again"
-    earlier = SimpleNamespace(index_key=lambda _task: "a", sought=["never 2"])
-    assert first(earlier=earlier) == ["p2"]
-    settings = SETTINGS.with_overrides(face_min_size=9)
-    monkeypatch.setattr(PeopleFinder, "chosen", 0)
-    assert first(earlier=earlier, engine=SimpleNamespace(settings=settings)) == ["p1"]
-    assert list(known.groups["p1"].files) == ["b.png"], "what it is called today"
+    assert first(anew=False) == ["p1"], "nothing is looked at again"
+    assert first(anew=True) == ["p2"]
+    assert list(known.groups) == ["p1", "p2"]
+    assert [video.target for video, _ in known.shown("p1")] == ["b.png"], "what it is called today"
 
 
 def test_what_the_user_writes_while_people_are_found_is_kept(
@@ -268,7 +262,9 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     monkeypatch.setattr(PeopleFinder, "_tell", lambda *_: None)
     assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
     record, text = KnownPeople.load(folder).record, (folder / "people.yaml").read_text()
-    assert text.startswith(f"default: blur  # mine\nrecord: {flow(record)}\npeople:\n  p1:\n")
+    given = PeopleMap.of(text)
+    assert (given.default, given.record, list(given.people)) == (("blur",), record, ["p1", "p2"])
+    assert (folder / "people.yaml.old").read_text() == "default: blur  # mine\n"
     (folder / "people.yaml").write_text("default: leave\n")
     finder.around.job.request.people = "auto"
     assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}

@@ -18,10 +18,10 @@ from colab_helpers.batch.face_indexes import ABOUT_NAME
 from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
 from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import JOURNAL_NAME, KEPT, BatchReport
-from colab_helpers.batch.run_batch import Surroundings
+from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.models.catalog import load_catalog, needed_models
-from colab_helpers.models.inventory import take_stock
+from colab_helpers.models.inventory import look_at
 from colab_helpers.trust.content import CONTENT_NAME
 from tests.helpers.marks import media
 from tests.helpers.processes import CPU
@@ -115,7 +115,8 @@ def test_a_models_record_written_between_two_runs_repeats_nothing(batch, constan
     for record in models.rglob("*.json"):
         record.unlink()
     assert batch(models_dir=models).ok
-    take_stock(models, needed_models(CPU, load_catalog()))
+    for entry in needed_models(CPU, load_catalog()):
+        look_at(models, entry)
     assert list(models.rglob("*.json"))
     assert kept(batch(models_dir=models)) == ["a", "b", "c"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -15,15 +14,6 @@ from colab_helpers.batch.report import FileReport
 from colab_helpers.batch.status import StatusWriter
 from tests.helpers.reports import a_progress
 from tests.media.make import Spec, make
-
-# Sixty frames within two thirds of a second, then one in a hundred seconds.
-BURSTY = [n * 11 for n in range(60)] + [100_000]
-
-
-@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts"])
-def test_frames_are_counted_not_reckoned_from_a_rate(tmp_path, name) -> None:
-    path = make(tmp_path / name, Spec(frames=61, pts=BURSTY, time_base=Fraction(1, 1000)))
-    assert load_of(path) == (61, 96 * 64)
 
 
 def test_the_shortest_come_first_then_what_cannot_be_read(tmp_path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from colab_helpers.api import swap_image, swap_video
 from colab_helpers.batch import drive
-from colab_helpers.batch import run_batch as batch_room
+from colab_helpers.batch import hands as batch_room
 from colab_helpers.batch.report import KEPT, FileReport
 from colab_helpers.errors import (
     ConsentError,

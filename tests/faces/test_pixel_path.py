@@ -20,16 +20,16 @@ from av.video.reformatter import ColorRange
 from colab_helpers.faces import path_choice, pixel_path
 from colab_helpers.faces.changer import FaceChanger, FaceJob
 from colab_helpers.faces.masks import FaceMasks
-from colab_helpers.faces.path_choice import choose_path, tried
+from colab_helpers.faces.path_choice import choose_path, judged, tried
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.sharpness import Sharpness
 from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
 from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.language import spoken
 from colab_helpers.media.picture import BgrPicture, VideoPicture
-from colab_helpers.models.converted import Trial
+from colab_helpers.models import converted
 from colab_helpers.models.cuda_graphs import GpuSession, Places
-from colab_helpers.models.parity import sample_inputs
+from colab_helpers.models.parity import Verdict, sample_inputs
 from colab_helpers.models.session import Network, Runtime
 from tests.helpers.networks import build, node
 from tests.people.standins import enhancer
@@ -314,9 +314,10 @@ def original(tmp_path: Path) -> Path:
 
 def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = tried(PixelPath(SWAPPER, CPU))
-    assert trial.middle <= 1
-    assert trial.most <= 3
-    assert 0 < trial.usual_ms < trial.own_ms  # a processor is no GPU
+    assert trial.mean <= 1
+    assert trial.max <= 3
+    assert trial.reason == "slower"
+    assert 0 < trial.usual < trial.own  # a processor is no GPU
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is None
     assert "ms of the processor there" in problem
@@ -332,10 +333,9 @@ def test_it_is_tried_once_and_followed(original: Path, monkeypatch: pytest.Monke
 def test_a_verdict_on_other_graphs_does_not_count(
     original: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    good = Trial(middle=0, most=1, usual_ms=2, own_ms=1)
-    monkeypatch.setattr(path_choice, "tried", lambda _: good)
+    monkeypatch.setattr(path_choice, "tried", lambda _: judged(0, 1, 2, 1))
     assert choose_path(SWAPPER, original, CPU)[0] is not None
-    monkeypatch.setattr(path_choice, "tried", lambda _: good.model_copy(update={"most": 9}))
+    monkeypatch.setattr(path_choice, "tried", lambda _: judged(0, 9, 2, 1))
     assert choose_path(SWAPPER, original, CPU)[0] is not None
     if other == "version":
         monkeypatch.setattr(path_choice, "VERSION", path_choice.VERSION + 1)
@@ -349,8 +349,8 @@ def test_a_verdict_that_cannot_be_written_holds_for_the_run(
     def denied(*_: Any) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(path_choice, "write_json", denied)
-    monkeypatch.setattr(path_choice, "tried", lambda _: Trial(middle=0, most=1, usual_ms=2, own_ms=1))
+    monkeypatch.setattr(converted, "write_json", denied)
+    monkeypatch.setattr(path_choice, "tried", lambda _: judged(0, 1, 2, 1))
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is not None
     assert not problem
@@ -359,7 +359,7 @@ def test_a_verdict_that_cannot_be_written_holds_for_the_run(
 def test_graphs_that_do_not_fit_into_memory_are_left_and_freed(
     original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: PixelPath) -> Trial:
+    def full(_: PixelPath) -> Verdict:
         assert places_of(SWAPPER).kept
         raise RuntimeError("CUDA out of memory")
 
@@ -372,7 +372,7 @@ def test_a_way_that_gives_other_pixels_is_not_used(original: Path, monkeypatch: 
     monkeypatch.setattr(pixel_path, "_STEPS", 20)
     path, problem = choose_path(SWAPPER, original, CPU)
     assert path is None
-    assert problem.startswith("the pixels differ by")
+    assert problem.startswith("the output differs by")
 
 
 def test_one_that_cannot_be_made_is_not_used(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:

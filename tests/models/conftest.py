@@ -26,9 +26,9 @@ RESTRICTED = Licence(
 )
 BODY = random.Random(1).randbytes(200_000)
 OTHER = bytes(reversed(BODY))
-QUICK = Limits(backoff=0.005, progress=32_000, min_rate=50_000.0)
+QUICK = Limits(backoff=0.005, progress=32_000)
 """Tries again at once, but waits for a server on a busy machine."""
-IMPATIENT = replace(QUICK, read_timeout=0.25, stall_seconds=0.15)
+IMPATIENT = replace(QUICK, read_timeout=0.25)
 """For servers that keep one waiting."""
 
 

@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "GFPGANv1.4.onnx"
     parity = export_gfpgan(folder / "GFPGANv1.4.pth", out, architecture=SMALL)
-    assert parity.allowed == SAME
+    assert (parity.mean_limit, parity.max_limit) == SAME
     assert parity.max < 0.05
     assert parity.spread > 1
     assert list(tmp_path.iterdir()) == [out]
@@ -115,7 +115,7 @@ def test_files_that_hold_no_weights(tmp_path: Path, kind: str) -> None:
         path.write_bytes(pickle.dumps({"weights": {}}, protocol=2))
     with pytest.raises(ModelError, match="cannot be exported") as caught:
         export_gfpgan(path, tmp_path / "out.onnx", architecture=SMALL)
-    assert "the file ha" in str(caught.value) or "no plain weights" in str(caught.value)
+    assert "no plain weights" in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
 
 

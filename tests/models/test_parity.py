@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from colab_helpers.language import spoken
 from colab_helpers.models.converted import Conversion
-from colab_helpers.models.parity import SAME, Parity, compare, sample_inputs, value_range
+from colab_helpers.models.parity import SAME, Verdict, compare, sample_inputs, value_range
 from colab_helpers.models.session import Runtime
 from tests.helpers.networks import build, node, small_inswapper
 from tests.people import kinds
@@ -41,11 +42,15 @@ def test_compare() -> None:
     assert "2 at most" in compare(reference, peak, SAME, 1).problem
     assert compare(reference, peak, SAME, 2).problem == ""
     nothing = compare(reference, reference * np.float32(np.nan), SAME, 1)
-    written = json.dumps(Conversion(verdicts={"here": nothing, "there": "no room"}).model_dump())
+    fails = Verdict(reason="fails", error="no room")
+    written = json.dumps(Conversion(verdicts={"here": nothing, "there": fails}).model_dump())
     again = Conversion.model_validate_json(written).verdicts
-    assert isinstance(again["here"], Parity)
     assert again["here"].problem == nothing.problem != ""
-    assert again["there"] == "no room"
+    assert Verdict.model_validate_json(nothing.model_dump_json()).problem == nothing.problem
+    assert again["there"] == fails
+    told = nothing.problem
+    with spoken("es"):  # what is recorded are figures
+        assert again["here"].problem not in ("", told)
 
 
 def test_sample_inputs(tmp_path: Path) -> None:

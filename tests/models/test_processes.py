@@ -10,13 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 from colab_helpers.models.catalog import ModelEntry
-from colab_helpers.models.download import FetchOptions
-from colab_helpers.models.fetching import Progress
 from colab_helpers.models.records import part_path
-from colab_helpers.models.sources import ModelSources
 from tests.conftest import PATIENCE, until
 from tests.helpers import server as faults
 from tests.helpers.server import FaultServer
@@ -86,11 +81,3 @@ def test_two_processes_and_two_threads_fetch_once(tmp_path: Path, server: FaultS
     assert sorted([*told, *here]) == ["downloaded", "present", "present", "present"]
     assert len(route.requests) == 1
     assert_right(tmp_path)
-
-
-def test_waiting_for_another_process_can_be_interrupted(tmp_path: Path, entry: ModelEntry) -> None:
-    def watch(progress: Progress) -> None:
-        raise KeyboardInterrupt
-
-    with ModelSources(tmp_path, FetchOptions()).alone("net.onnx"), pytest.raises(KeyboardInterrupt):
-        fetch(tmp_path, entry, on_progress=watch)

@@ -112,12 +112,12 @@ def test_people_leave_and_are_covered_now_and_then() -> None:
     gone = 0
     for seed in range(4):
         scene = Scene(seed, SIZE, Fraction(10), 6.0, 1)
-        for i in range(scene.frames):
+        for i in range(0, scene.frames, 2):
             faces = scene.render(i)[1]
             gone += not faces
             visible += [face.visible for face in faces]
-    assert gone > 4
-    assert sum(0.1 < v < 0.85 for v in visible) > 8
+    assert gone > 2
+    assert sum(0.1 < v < 0.85 for v in visible) > 4
     assert sum(v > 0.995 for v in visible) > 0.5 * len(visible)
 
 
