@@ -141,7 +141,11 @@ def networks(bench: Bench) -> Row:
     for role in CHANGERS:
         started = time.monotonic()
         half = convert(root / FILES[role], half=True, runtime=runtime)
-        rows[role] |= {"seconds": time.monotonic() - started, "notes": list(half.notes), "used": half.words}
+        rows[role] |= {
+            "seconds": time.monotonic() - started,
+            "notes": list(half.notes),
+            "used": half.path.name,
+        }
     return rows
 
 
