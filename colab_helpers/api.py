@@ -140,7 +140,7 @@ def swap_file(
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))
         file, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
-        from colab_helpers.batch.run_batch import report_of, skipped
+        from colab_helpers.batch.file_report import report_of, skipped
         from colab_helpers.batch.run_file import error_text
 
         started, report, stopped = time.monotonic(), file.report, False
