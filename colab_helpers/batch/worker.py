@@ -24,6 +24,7 @@ from pathlib import Path
 from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
+from colab_helpers.batch.file_report import report_of, skipped
 from colab_helpers.batch.growth import RecycleError
 from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job, consent_for
@@ -41,7 +42,7 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Alone, report_of, skipped
+from colab_helpers.batch.run_batch import Alone
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
 from colab_helpers.batch.surroundings import Surroundings

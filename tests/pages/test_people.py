@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.batch.file_report import report_of
 from colab_helpers.batch.report import BatchReport, PersonReport, Quality
-from colab_helpers.batch.run_batch import report_of
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.quality import portrait_url
 from colab_helpers.faces.types import Face
