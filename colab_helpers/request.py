@@ -273,7 +273,7 @@ class BatchRequest(SettingsRequest):
     def settings(self) -> Settings:
         """The settings asked for."""
         told = self.instead_of_label.strip()
-        label = {"visible_label": "off", "disclosure": told} if told else {}
+        label: dict[str, Any] = {"visible_label": "off", "disclosure": told} if told else {}
         return load_settings(self.preset, **(label | self.overrides))
 
     @property
