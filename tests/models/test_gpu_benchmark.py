@@ -24,7 +24,7 @@ def test_the_dry_run_measures_everything_on_the_cpu(tmp_path: Path, monkeypatch:
     assert found["decoding"]["processors"]["frames"] == 6
     assert found["decoding"]["card"].startswith("not available")
     assert list(found["pixels"]) == ["swapper, captured", "swapper", "enhancer, captured", "enhancer"]
-    assert all(row["most"] <= 3 and row["own_ms"] > 0 for row in found["pixels"].values())
+    assert all(row["max"] <= 3 and row["own"] > 0 for row in found["pixels"].values())
     (run,) = found["end_to_end"]
     assert [(row["way"], row["frames"]) for row in run["runs"]] == [("swap", 6), ("batch", 6), ("enhance", 6)]
     assert run["runs"][2]["networks"]["GFPGANv1.4"]["calls"] == 6
