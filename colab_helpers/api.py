@@ -21,7 +21,7 @@ from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.files import absolute
 from colab_helpers.language import spoken
 from colab_helpers.machine import require_places
-from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.inputs import existing_file, is_image
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.request import BatchRequest, refuse_address
 from colab_helpers.settings import Settings, load_settings
@@ -140,7 +140,7 @@ def swap_file(
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))
         file, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
-        from colab_helpers.batch.run_batch import report_of, skipped
+        from colab_helpers.batch.file_report import report_of, skipped
         from colab_helpers.batch.run_file import error_text
 
         started, report, stopped = time.monotonic(), file.report, False
@@ -286,12 +286,17 @@ def _open(
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
+    from concurrent.futures import ThreadPoolExecutor
+
     from colab_helpers.batch.photos import cast_of, identity_of, sought_of
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
+    from colab_helpers.media.probe import probe
     from colab_helpers.trust.content import require_networks
     from colab_helpers.trust.marking import check_marks
 
+    if not is_image(path):  # beside the networks; what is wrong with it is told when it is asked for
+        ThreadPoolExecutor(1).submit(probe, path)
     check_marks(settings)
     engine = Engine.open(settings, models_dir=_place(models_dir))
     require_networks(engine)

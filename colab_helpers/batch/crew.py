@@ -111,6 +111,7 @@ class Crew(Batch):
     _members: list[Member] = field(default_factory=list, init=False)
     _files: dict[int, _File] = field(default_factory=dict, init=False)
     _cause: str = field(default="", init=False)
+    _waiting: list[str] = field(default_factory=list, init=False)
     _barren: int = field(default=0, init=False)
     _ending: bool = field(default=False, init=False)
 
@@ -131,8 +132,9 @@ class Crew(Batch):
 
     def _do_all(self) -> None:
         try:
-            for device in self.devices[: 1 if self.first_alone else None]:
-                self._start(device)
+            self._waiting = list(self.devices)
+            while self._waiting and not (self.first_alone and self._members):
+                self._start(self._waiting.pop(0))
             while not self._schedule.over:
                 self._hand_out()
                 self._take_news()
@@ -220,8 +222,8 @@ class Crew(Batch):
 
     def _opened(self, member: Member, loaded: Loaded) -> None:
         member.loaded, self.loaded, self._barren = True, loaded, 0
-        for device in self.devices[len(self._members) :]:  # others have waited for the first
-            self._start(device)
+        while self._waiting:
+            self._start(self._waiting.pop(0))
 
     def _refused(self, member: Member, error: Exception) -> None:
         """Go on with the other workers where one cannot begin; its error is raised where there is none."""

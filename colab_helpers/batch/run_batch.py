@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from colab_helpers.batch.drive import FACES_NAME
 from colab_helpers.batch.estimate import Estimate
 from colab_helpers.batch.face_indexes import remove_stale
+from colab_helpers.batch.file_report import report_of, skipped
 from colab_helpers.batch.growth import Growth
 from colab_helpers.batch.hands import Hands, Loaded
-from colab_helpers.batch.plan import Task
-from colab_helpers.batch.report import BatchReport, FileReport, ModelReport, summarize, swapped_people
+from colab_helpers.batch.report import BatchReport, FileReport
 from colab_helpers.batch.surroundings import Surroundings
-from colab_helpers.language import mark, tr
-from colab_helpers.machine import this_machine
-from colab_helpers.models.session import Network
 from colab_helpers.progress import Progress
 from colab_helpers.trust.consent import consent_of
-from colab_helpers.trust.records import Consent
 
 
 @dataclass(eq=False)
@@ -58,7 +53,7 @@ class Batch(ABC):
         return report_of(
             reports,
             consent=consent_of(self.around.job.request.consent),
-            settings=loaded.settings,
+            settings=loaded.settings or self.around.job.request.settings.model_dump(mode="json"),
             seconds=time.monotonic() - began,
             networks=loaded.models,
             notes=[*loaded.notes, *now.remarks, *([status.problem] if status.problem else [])],
@@ -97,41 +92,3 @@ class Alone(Batch):
             self.ended(index, self.hands.whole(index))
             if self.hands.worked and len(self.files) < len(self.around.job.tasks):
                 growth.check(self.around.stop)
-
-
-def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:
-    """Return the report of a task that was not done: somebody stopped the batch, unless ``why`` tells it."""
-    why = why or tr("stopped by the user")
-    return FileReport(source=sources, target=str(task.target), status="skipped", error=why)
-
-
-def report_of(
-    files: Sequence[FileReport],
-    *,
-    consent: Consent,
-    settings: Mapping[str, Any],
-    seconds: float,
-    networks: Iterable[Network | ModelReport] = (),
-    notes: Sequence[str] = (),
-    run: str = "",
-    stopped: bool = False,
-    memory_warnings: int = 0,
-    restarts: int = 0,
-) -> BatchReport:
-    """Put together the report of a run on this machine."""
-    foreign = consent.unnamed(swapped_people(files))
-    if foreign:
-        told = mark("the statement of consent does not name everybody who was changed or put in: {names}")
-        notes = [*notes, tr(told, names=", ".join(foreign))]
-    return BatchReport(
-        run=run,
-        stopped=stopped,
-        consent=consent,
-        settings=dict(settings),
-        machine=asdict(this_machine()),
-        models=[ModelReport(name=net.name, path=str(net.path), standin=net.standin) for net in networks],
-        notes=list(notes),
-        not_in_consent=foreign,
-        summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
-        files=list(files),
-    )

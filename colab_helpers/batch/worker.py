@@ -18,11 +18,13 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
+from colab_helpers.batch.file_report import report_of, skipped
 from colab_helpers.batch.growth import RecycleError
 from colab_helpers.batch.hands import Hands
 from colab_helpers.batch.job import Job, consent_for
@@ -40,7 +42,7 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Alone, report_of, skipped
+from colab_helpers.batch.run_batch import Alone
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
 from colab_helpers.batch.surroundings import Surroundings
@@ -179,8 +181,9 @@ class _Run(Surroundings):
                 order, estimate = self._in_order()
                 devices = devices_of(request.settings.gpus) if request.people != "only" else []
                 if devices:
+                    announce = partial(self._announce, workers=len(devices))
                     first_alone = request.mapped or request.people != "auto"
-                    return Crew(self, order, estimate, journal, devices, self._announce, first_alone).run()
+                    return Crew(self, order, estimate, journal, devices, announce, first_alone).run()
                 hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
                 return self._nothing_done(tr("stopped by the user"), stopped=True)
@@ -215,7 +218,7 @@ class _Run(Surroundings):
             stopped=stopped,
         )
 
-    def _announce(self, notes: Iterable[str], times: int) -> None:
+    def _announce(self, notes: Iterable[str], times: int, workers: int = 1) -> None:
         """Say before the start what is to be done, and whether there is so many times the targets' room."""
         if self.status.status.notes:  # a worker before this one has said it
             return
@@ -230,6 +233,11 @@ class _Run(Surroundings):
             free=free / 1e9,
             videos=this_machine().safe_capacity,
         )
+        if workers > 1:
+            together = mark(
+                "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. {workers} workers share them"
+            )
+            told = tr(together, files=len(self.job.tasks), size=size / 1e9, free=free / 1e9, workers=workers)
         tight = tr(
             "all results may need {needed:.1f} GB, but {free:.1f} GB are free: later files may find no room",
             needed=times * size / 1e9,

@@ -43,7 +43,7 @@ CONSTANT_RATE = Fraction(30)
 PictureCallback = Callable[[VideoPicture], None]
 VideoWork = Work[Frame, VideoPicture]
 
-_QUEUES = 3
+_QUEUES = 2  # beside that of decoded frames: decoders run ahead in threads of their own
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,9 +248,7 @@ def _looked(
     frames: Iterator[Frame] = reader
     if not video.settings.keep_fps:
         frames = _from(constant_rate(reader, rate=CONSTANT_RATE), _first_read(faces, start))
-    decoded = run_ahead(
-        works_of(frames, video.info), video.depth, name="decode", gauges=video.progress.gauges
-    )
+    decoded = run_ahead(works_of(frames, video.info), 1, name="decode", gauges=video.progress.gauges)
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
 
 
