@@ -21,7 +21,7 @@ import psutil
 import pytest
 from fastapi import HTTPException
 
-from colab_helpers import extras, serve
+from colab_helpers import errors, serve
 from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.batch.lock import folder_lock
 from colab_helpers.batch.queue import QUEUED_NAME, Queue
@@ -327,6 +327,6 @@ def test_it_is_refused_where_it_cannot_be(
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
     assert main(["serve", str(tmp_path / "jobs")]) == WRONG_USAGE
     assert "Colab's terms" in capsys.readouterr().err
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "uvicorn" else SimpleNamespace())
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "uvicorn" else SimpleNamespace())
     assert main(["serve", str(tmp_path / "jobs")]) == WRONG_USAGE
     assert "not installed: uvicorn. What to do: run 'bash setup.sh install serve'" in capsys.readouterr().err
