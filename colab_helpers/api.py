@@ -292,9 +292,11 @@ def _open(
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
     from colab_helpers.media.probe import probe
+    from colab_helpers.resources.allocator import tune_allocator
     from colab_helpers.trust.content import require_networks
     from colab_helpers.trust.marking import check_marks
 
+    tune_allocator()  # before any thread has a store of its own
     if not is_image(path):  # beside the networks; what is wrong with it is told when it is asked for
         ThreadPoolExecutor(1).submit(probe, path)
     check_marks(settings)

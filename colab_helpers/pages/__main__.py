@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from colab_helpers.itself import end_process, own_process
+from colab_helpers.itself import all_loaded, end_process, own_process
 
 if __name__ == "__main__":
     own_process()
@@ -39,4 +39,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    all_loaded()
     end_process(main())
