@@ -33,6 +33,7 @@ from colab_helpers.pages.report import write_page
 from colab_helpers.presets import load_presets
 from colab_helpers.request import MAP_NAME, BatchRequest
 from colab_helpers.resources.samples import read_samples
+from colab_helpers.trust.consent import consent_of
 from colab_helpers.trust.signing import credentials
 from colab_helpers.trust.verify import verify
 from colab_helpers.ui.form import fill_in, read_form
@@ -145,6 +146,9 @@ def _texts(folder: Path) -> Iterator[Kind]:
         "job.json": (to_json(job), Job.load),
         "samples.jsonl": ("\n".join(map(to_json, (sample(0), sample(1)))), read_samples),
         "model.onnx.json": (to_json(record), lambda path: read_record(path.with_suffix(""))),
+        "consent.yaml": (
+            b"statement: a\npeople:\n  Ana: self\n  Bo: {ground: licensed, given_by: C, document: d}\n",
+            lambda path: consent_of(str(path))),
         "overrides": (settings, lambda path: BatchRequest(overrides=path.read_text("latin-1")).check()),
         "form.ipynb": ((_NOTEBOOKS / "batch_swap.ipynb").read_bytes(), _fill_in),
     }  # fmt: skip

@@ -141,11 +141,8 @@ def networks(bench: Bench) -> Row:
     for role in CHANGERS:
         started = time.monotonic()
         half = convert(root / FILES[role], half=True, runtime=runtime)
-        rows[role] |= {
-            "seconds": time.monotonic() - started,
-            "notes": list(half.notes),
-            "used": half.path.name,
-        }
+        took, used = time.monotonic() - started, half.path.name
+        rows[role] |= {"seconds": took, "notes": list(half.notes), "used": used}
     return rows
 
 

@@ -7,7 +7,6 @@ stopped. For ``verify``, 0: every file is marked; 1: some is not, or there is no
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from contextlib import ExitStack
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from colab_helpers.command_line import (
     as_options,
@@ -29,7 +28,7 @@ from colab_helpers.command_line import (
     split_pair,
 )
 from colab_helpers.errors import ColabHelpersError, ModelError, UsageError
-from colab_helpers.itself import own_process
+from colab_helpers.itself import all_loaded, end_process, own_process
 from colab_helpers.language import mark, one_line, spoken, tr
 
 if TYPE_CHECKING:
@@ -39,9 +38,14 @@ SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 _STOPPED = mark("stopped; the same command goes on with what is finished")
 
 
+def run() -> NoReturn:
+    """Run the verb of the command line in a process of its own."""
+    own_process()
+    end_process(main())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
-    own_process()
     if isinstance(sys.stdout, TextIOWrapper):  # names that are no UTF-8, as stderr has them already
         sys.stdout.reconfigure(errors="backslashreplace")
     with spoken(language_asked(sys.argv[1:] if arguments is None else arguments)):
@@ -62,6 +66,8 @@ def _run(options: argparse.Namespace) -> int:
                 asked = settings_of(options).language if hasattr(options, "preset") else options.language
                 language.enter_context(spoken(asked))
             require_places(value for value in vars(options).values() if isinstance(value, Path))
+            if verb not in (_swap, _status, _stop):  # these load all at once, or end at once
+                all_loaded()
             return verb(options)
         except ColabHelpersError as error:
             return _complain(error)
@@ -83,33 +89,22 @@ def _complain(error: ColabHelpersError) -> int:
 
 
 def _swap(options: argparse.Namespace) -> int:
-    gc.disable()  # as in a worker: modules stay, and need not be looked through again and again
     import colab_helpers.batch.run_file  # noqa: F401 - and with it all that does the work
     from colab_helpers.api import swap_file
     from colab_helpers.batch.overwriting import Writable, identities
     from colab_helpers.batch.report import clear_report, own_file
     from colab_helpers.ui.progress import ProgressLine
 
-    gc.freeze()
-    gc.enable()
+    all_loaded()
     settings = settings_of(options)
     if options.report_path:
         photos = (*options.sources, *options.target_person, *options.never)
         inputs = identities(map(Path, [*photos, options.target]))
         clear_report(options.report_path, Writable(inputs, settings.overwrite, made=own_file), page=False)
     with ProgressLine(headless=not sys.stderr.isatty()) as line:
-        report = swap_file(
-            options.sources,
-            options.target,
-            options.output,
-            consent=options.consent,
-            settings=settings,
-            models_dir=options.models_dir,
-            target_person=options.target_person,
-            never=options.never,
-            library=options.library,
-            on_progress=line,
-        )
+        names = ("sources", "target", "output", "consent", "models_dir", "target_person", "never", "library")
+        given = {name: getattr(options, name) for name in names}
+        report = swap_file(**given, settings=settings, on_progress=line)
     if options.report_path:
         report.save(options.report_path)
     return _conclude(report)
@@ -198,7 +193,7 @@ def _people(options: argparse.Namespace) -> int:
         cards, place = library_cards(folder, options.models_dir), folder
     print("\n".join(card.line for card in cards))
     title = tr("People of {folder}", folder=folder.name)
-    print(tr("pictures: {paths}", paths=", ".join(map(str, write_sheet(place, title, cards)))))
+    print(tr("pictures: {paths}", paths=write_sheet(place, title, cards)))
     return SUCCESS
 
 
@@ -218,6 +213,12 @@ def _edit_people(options: argparse.Namespace) -> None:
         set_source(options.folder, name, words, options.library)
     for old, new in options.name:
         rename(options.folder, old, new)
+
+
+def _extra(options: argparse.Namespace) -> int:
+    from colab_helpers import extras
+
+    return extras.VERBS[options.verb](options)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -270,8 +271,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     runtime = Runtime(settings_of(options).execution_provider)
     results = [convert(path, half=options.half, runtime=runtime) for path in options.models]
-    for result in results:
-        print(result.path)
+    print("\n".join(str(result.path) for result in results))
     _print_notes((*runtime.notes, *(note for result in results for note in result.notes)))
     return SUCCESS
 
@@ -296,10 +296,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from colab_helpers.machine import mounted_drive
 
     diagnosis = diagnose(settings_of(options), models_dir=options.models_dir, drive=mounted_drive())
-    if options.json:
-        print(json.dumps(diagnosis.model_dump(), indent=2))
-    else:
-        print("\n".join(diagnosis.lines()))
+    print(json.dumps(diagnosis.model_dump(), indent=2) if options.json else "\n".join(diagnosis.lines()))
     return SUCCESS if diagnosis.ok else FAILURE
 
 
@@ -315,17 +312,15 @@ def _bench(options: argparse.Namespace) -> int:
         clear_report(options.json, Writable(made=own_file), page=False)
     for pair in options.settings or ():
         split_pair(pair, "output_video_preset=veryfast")
-    given = {name: getattr(options, name) for name in ("heights", "faces", "seconds", "repeat", "settings")}
-    plan: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
-    plan = (plan if options.quick else {}) | {
-        name: value for name, value in given.items() if value is not None
-    }
+    names = ("heights", "faces", "seconds", "repeat", "settings")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    quick: dict[str, Any] = {"heights": [1080], "faces": [1], "seconds": [4.0], "repeat": 3}
+    plan = (quick if options.quick else {}) | given
     with TemporaryDirectory() as folder:
         made = copy_demo(Path(folder) / "media") if options.demo else None
-        demo = (made.targets[0], made.source, made.models) if made else None
-        found = bench(
-            Plan(**plan, models=options.models_dir, demo=demo), Path(folder), partial(print, flush=True)
-        )
+        plan["demo"] = (made.targets[0], made.source, made.models) if made else None
+        asked = Plan(**plan, models=options.models_dir)
+        found = bench(asked, Path(folder), partial(print, flush=True))
     if options.json:
         write_text(options.json, json.dumps(found, indent=2) + "\n")
     return SUCCESS
@@ -338,7 +333,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "people": _people,
     "stop": _stop,
+    "serve": _extra,
+    "transcribe": _extra,
     "demo": _demo,
+    "prompt": _extra,
+    "portraits": _extra,
     "preload": _preload,
     "convert": _convert,
     "verify": _verify,
@@ -347,4 +346,4 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
-from colab_helpers.batch.job import ImageLike, Job, Source, consent_for, named_in
-from colab_helpers.batch.library import photos_of, with_photos
+from colab_helpers.batch.checked import checked_job
+from colab_helpers.batch.job import ImageLike, Source, named_in
+from colab_helpers.batch.library import photos_of
 from colab_helpers.batch.overwriting import Writable, identities
-from colab_helpers.batch.plan import Task, plan_batch
+from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport, FileReport
-from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
-from colab_helpers.language import spoken, tr
+from colab_helpers.language import spoken
 from colab_helpers.machine import require_places
-from colab_helpers.media.inputs import existing_file, is_image, is_video
+from colab_helpers.media.inputs import existing_file, is_image
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.request import BatchRequest, refuse_address
 from colab_helpers.settings import Settings, load_settings
@@ -140,7 +140,7 @@ def swap_file(
     with _speaking(settings):
         shown = _Shown(sources, target_person, never, _place(library))
         file, notes = _open(shown, target, output, consent, settings, models_dir, on_progress)
-        from colab_helpers.batch.run_batch import report_of, skipped
+        from colab_helpers.batch.file_report import report_of, skipped
         from colab_helpers.batch.run_file import error_text
 
         started, report, stopped = time.monotonic(), file.report, False
@@ -237,17 +237,8 @@ def do_batch(
 ) -> BatchReport:
     """Like ``run_batch``, from a request; ``photos`` are its sources with names for messages and reports."""
     with spoken(request.language):
-        request.check()
-        with _speaking(request.settings):
-            require_places(request.places)
-            photos = photos_of(map(Source.of, request.sources) if photos is None else photos, request.library)
-            request, left_out = with_photos(request)
-            folder = _results_folder(request.output_dir)
-            tasks = plan_batch(
-                request.target_paths, folder, video_range=request.video_range, sources=request.photo_paths
-            )
-            given = consent_for(request, [*request.photo_paths, *(task.target for task in tasks)])
-            job = Job.of(request.replaced(consent=given.text), photos, tasks, folder, left_out)
+        job = checked_job(request, photos)
+        with _speaking(job.request.settings):
             if request.in_process:
                 from colab_helpers.batch.worker import run_job
 
@@ -255,19 +246,6 @@ def do_batch(
             from colab_helpers.batch.supervisor import Supervisor
 
             return Supervisor(job, on_progress=on_progress, on_status=on_status).run()
-
-
-def _results_folder(folder: Path | None) -> Path:
-    """The output folder of a batch, unless it is plainly no folder."""
-    if folder is None:
-        raise UsageError(tr("no output folder is named"), remedy=tr("name a folder in output_dir"))
-    if folder.is_file() or ((is_video(folder) or is_image(folder)) and not folder.is_dir()):
-        raise UsageError(
-            tr("a batch writes into a folder, and this is the name of a file"),
-            where=str(folder),
-            remedy=tr("name a folder in output_dir; for one file use 'python -m colab_helpers swap'"),
-        )
-    return folder
 
 
 class _Shown(NamedTuple):
@@ -308,13 +286,19 @@ def _open(
     settings = settings or load_settings()
     writable = Writable(identities(inputs), settings.overwrite)
     writable.clear(result)
-    from colab_helpers.batch.casting import digest_of
+    from concurrent.futures import ThreadPoolExecutor
+
     from colab_helpers.batch.photos import cast_of, identity_of, sought_of
     from colab_helpers.batch.run_file import FileRun, new_report
     from colab_helpers.faces.engine import Engine
+    from colab_helpers.media.probe import probe
+    from colab_helpers.resources.allocator import tune_allocator
     from colab_helpers.trust.content import require_networks
     from colab_helpers.trust.marking import check_marks
 
+    tune_allocator()  # before any thread has a store of its own
+    if not is_image(path):  # beside the networks; what is wrong with it is told when it is asked for
+        ThreadPoolExecutor(1).submit(probe, path)
     check_marks(settings)
     engine = Engine.open(settings, models_dir=_place(models_dir))
     require_networks(engine)
@@ -322,7 +306,7 @@ def _open(
     sought, told = sought_of(engine, [one.image for one in people], [one.image for one in spared])
     report = new_report(task, identity)
     report.fallbacks += told
-    key = " ".join(sorted(digest_of(photos[number]) for number in identity.used)) if identity else ""
+    key = " ".join(sorted(photos[number].digest for number in identity.used)) if identity else ""
     run = FileRun(
         engine=engine,
         cast=cast_of(identity, sought, key=key),

@@ -14,15 +14,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
 from colab_helpers.errors import UsageError
+from colab_helpers.extra_options import (
+    FOLDER,
+    SWITCH,
+    add_language,
+    add_models_dir,
+    add_portraits,
+    add_prompt,
+    add_serve,
+    add_transcribe,
+)
 from colab_helpers.files import absolute, from_yaml
 from colab_helpers.itself import VERSION
-from colab_helpers.language import ASKED, HELP, Asked, tr
+from colab_helpers.language import ASKED, Asked, tr
 
 if TYPE_CHECKING:
     from colab_helpers.settings import Settings
-
-FOLDER: dict[str, Any] = {"type": absolute, "metavar": "DIR"}
-SWITCH: dict[str, Any] = {"action": "store_true"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,7 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
             tr("list the people of a batch or of a library, with pictures; change the map"),
         ),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
+        "transcribe": (add_transcribe, tr("write what is said in videos as subtitles")),
+        "serve": (add_serve, tr("take jobs over HTTP from programs of this machine")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
+        "prompt": (add_prompt, tr("improve the description of a picture, by rules")),
+        "portraits": (add_portraits, tr("make up somebody who does not exist, for the library")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
         "convert": (_add_convert, halves),
         "verify": (_add_verify, tr("tell what files say of how they were made, and whether that holds")),
@@ -107,7 +118,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 def _add_stop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help=tr("output folder of the batch"), **FOLDER)
-    _add_language(parser)
+    add_language(parser)
 
 
 def _add_people(parser: argparse.ArgumentParser) -> None:
@@ -121,8 +132,8 @@ def _add_people(parser: argparse.ArgumentParser) -> None:
     add("--set", metavar="NAME=SOURCE", help=source, **several)
     add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
     add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
-    _add_models_dir(parser)
-    _add_language(parser)
+    add_models_dir(parser)
+    add_language(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -138,17 +149,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--consent", default="", metavar="TEXT", help=consent)
     where = tr("where the report goes")
     add("--report", dest="report_path", type=absolute, metavar="FILE", help=where)
-    _add_models_dir(parser)
+    add_models_dir(parser)
     _add_settings(parser)
-
-
-def _add_models_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models-dir", help=tr("folder of the model files"), **FOLDER)
-
-
-def _add_language(parser: argparse.ArgumentParser) -> None:
-    """The one setting that concerns verbs without settings, too."""
-    parser.add_argument("--language", choices=ASKED, default="auto", help=tr(HELP))
 
 
 def _setting_help(name: str) -> str:
@@ -181,12 +183,12 @@ def _takes_several(annotation: Any) -> bool:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", **FOLDER)
-    _add_language(parser)
+    add_language(parser)
 
 
 def _add_preload(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    _add_models_dir(parser)
+    add_models_dir(parser)
     accept = tr("accept the licences shown; non-commercial models are refused without")
     add("--accept-licences", "--accept-licenses", help=accept, **SWITCH)
     add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
@@ -206,12 +208,12 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=absolute, metavar="FILE")
     trust = tr("PEM file of certificates that vouch for signers, beside the one made on this machine")
     parser.add_argument("--trust", type=absolute, metavar="FILE", help=trust)
-    _add_language(parser)
+    add_language(parser)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", help=tr("print JSON for machines"), **SWITCH)
-    _add_models_dir(parser)
+    add_models_dir(parser)
     _add_settings(parser)
 
 
@@ -226,8 +228,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=float, help=tr("that a clip lasts"), **several)
     add("--repeat", type=int, metavar="N", help=tr("runs of which the median counts"))
     add("--set", dest="settings", action="append", metavar="KEY=VALUE", help=tr("any setting of the runs"))
-    _add_models_dir(parser)
-    _add_language(parser)
+    add_models_dir(parser)
+    add_language(parser)
 
 
 def option_name(setting: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from colab_helpers.language import mark, printable, tr
@@ -110,6 +111,13 @@ def telling(kind: type[ColabHelpersError], what: str, where: object, remedy: str
     except OSError as error:
         told = tr(what, reason=error.strerror or error)
         raise kind(told, where=str(where), remedy=tr(remedy)) from error
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Make sure that an extra's modules are installed; UsageError with the one command where they are not."""
+    if missing := ", ".join(name for name in modules if find_spec(name) is None):
+        what = tr("this needs packages that are not installed: {names}", names=missing)
+        raise UsageError(what, remedy=tr("run 'bash setup.sh install {extra}'", extra=extra))
 
 
 def allowed_values(schema: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound="BaseModel")
 Seal = Callable[[Path], None]
 """Completes a finished file under its hidden name, before it is published."""
 
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
 _LONGEST_NAME = 255
 """Bytes of a file's name that every usual file system takes."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -33,7 +33,13 @@ def absolute(path: str | Path) -> Path:
     """Make a path that a user wrote absolute, with ``~`` expanded; links in it are left as they are.
 
     Called once, where the path comes in: everything behind the door takes absolute paths.
+
+    Raises:
+        UsageError: It has a null character, which no path has.
     """
+    if "\0" in str(path):
+        what, remedy = tr("a path with a null character"), tr("write the path as the system shows it")
+        raise UsageError(what, where=repr(str(path)), remedy=remedy)
     # Not Path.expanduser: it raises for a user who does not exist, whose path is then a name like any other.
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 
@@ -134,6 +140,11 @@ def load(
         raise UsageError(foreign, where=str(path), remedy=foreign_remedy) from error
 
 
+def no_link(path: str, flags: int) -> int:
+    """Open a file, but none that is a link: what is added would go elsewhere; an opener for ``open``."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def ends_a_line(file: BinaryIO) -> bool:
     """Whether a file that is open for reading is empty or ends with a line break."""
     if file.seek(0, os.SEEK_END) == 0:
@@ -147,7 +158,7 @@ def sha256_of(path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
 
     Args:
         path: The file.
-        on_chunk: Called every few megabytes; may raise to give up.
+        on_chunk: Called every megabyte; may raise to give up.
 
     Raises:
         OSError: It cannot be read.
@@ -179,6 +190,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     # The process in the name keeps two writers apart; not mkstemp, whose files nobody else may read.
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        partial.unlink(missing_ok=True)  # a link would be followed
         partial.write_bytes(data)
         publish(partial, path)
     finally:
@@ -197,6 +209,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     partial = hidden_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # a link would be followed
         yield partial
         publish(partial, path)
     except BaseException as error:
@@ -216,7 +229,7 @@ def write_whole(
 ) -> None:
     """Copy a finished file to its place, complete and sealed or not at all; missing folders are made.
 
-    ``on_chunk`` is called every few megabytes; it may raise to give up.
+    ``on_chunk`` is called every megabyte; it may raise to give up.
 
     Raises:
         OutputError: It cannot be written there.

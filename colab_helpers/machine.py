@@ -11,16 +11,18 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from colab_helpers.errors import UsageError
 from colab_helpers.files import absolute
 from colab_helpers.language import tr
 
+T = TypeVar("T")
 GIB = 1024**3
 SYSTEM_RESERVE = 2 * GIB
 """RAM left to the operating system and the notebook server."""
@@ -36,6 +38,8 @@ DRIVES = (Path("/content/drive"), Path("/content/gdrive"))
 """Where Colab's users mount Google Drive: today, and in notebooks of earlier years."""
 HOME = "COLAB_HELPERS_HOME"
 """Environment variable that names the folder for what outlives a run."""
+SHARED_BY = "COLAB_HELPERS_SHARED_BY"
+"""Environment variable of a worker process that tells how many of them share this machine."""
 # File systems that programs or other machines stand behind.
 _REMOTE = ("fuse", "nfs", "cifs", "smb", "9p", "drvfs", "davfs", "afp")
 # What a file system says whose program or machine has gone.
@@ -64,13 +68,21 @@ class Machine:
 
     @property
     def memory_budget(self) -> float:
-        """RAM a run may hold, in GiB: everything but the system's reserve, at least half a GiB."""
-        return max(0.5, (self.memory_total - SYSTEM_RESERVE) / GIB)
+        """RAM a run may hold, in GiB: everything but the system's reserve, at least half a GiB.
+
+        A worker that shares the machine with others has its part of it.
+        """
+        return max(0.5, (self.memory_total - SYSTEM_RESERVE) / GIB / shared_by())
 
     @property
     def safe_capacity(self) -> int:
         """Videos that may safely be worked on at once: (RAM - 2 GB) / 2.5 GB, at least one."""
         return max(1, int(self.memory_budget / 2.5))
+
+
+def shared_by() -> int:
+    """How many worker processes of one batch share this machine: 1 unless it is told otherwise."""
+    return int(os.environ.get(SHARED_BY, 1))
 
 
 def cpu_count() -> int:
@@ -224,8 +236,8 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def gpu_handle() -> Any:
-    """NVML's handle of the GPU that CUDA programs take by default, or None where they see none.
+def gpu_handles() -> list[Any]:
+    """NVML's handles of the GPUs that CUDA programs see, in the order in which they number them.
 
     NVML counts all cards by their place on the bus; CUDA counts those that ``CUDA_VISIBLE_DEVICES`` names,
     the fastest first unless ``CUDA_DEVICE_ORDER`` says ``PCI_BUS_ID`` (CUDA C++ Programming Guide,
@@ -241,16 +253,35 @@ def gpu_handle() -> Any:
         names = {pynvml.nvmlDeviceGetName(handle) for handle in handles}
         if len(names) > 1:
             handles.sort(key=_speed, reverse=True)
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return handles
+    named = (_named(wanted.strip(), handles) for wanted in visible.split(","))
+    # CUDA sees nothing from the first entry on that it does not know.
+    return list(takewhile(lambda handle: handle is not None, named))
+
+
+def gpu_handle() -> Any:
+    """NVML's handle of the GPU that CUDA programs take by default, or None where they see none."""
+    return next(iter(gpu_handles()), None)
+
+
+def _named(wanted: str, handles: list[Any]) -> Any:
+    """The card of a number or identifier, of which CUDA takes any beginning."""
+    import pynvml
+
     if wanted.isdecimal():
         return dict(enumerate(handles)).get(int(wanted))
     if wanted.startswith("MIG-"):
         return pynvml.nvmlDeviceGetHandleByUUID(wanted)
-    if not wanted.startswith("GPU-"):
-        return None
-    # CUDA takes any beginning of an identifier, and sees nothing from the first entry it does not know.
     named = (each for each in handles if pynvml.nvmlDeviceGetUUID(each).startswith(wanted))
-    return next(named, None)
+    return next(named, None) if wanted.startswith("GPU-") else None
+
+
+def visible_gpus() -> list[str]:
+    """Identifiers of the GPUs that CUDA programs see, by which a process can be given one of them."""
+    import pynvml
+
+    return _asked(lambda: [pynvml.nvmlDeviceGetUUID(handle) for handle in gpu_handles()]) or []
 
 
 def _speed(handle: Any) -> int:
@@ -266,18 +297,31 @@ def _speed(handle: Any) -> int:
 
 def find_gpu() -> Gpu | None:
     """The NVIDIA GPU that CUDA takes by default, or None where there is no driver or no device."""
+    return _asked(_first_gpu)
+
+
+def _first_gpu() -> Gpu | None:
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-        handle = gpu_handle()
-        if handle is None:
-            return None
-        return Gpu(
+    handle = gpu_handle()
+    return (
+        handle
+        if handle is None
+        else Gpu(
             name=pynvml.nvmlDeviceGetName(handle),
             memory_total=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
             driver=pynvml.nvmlSystemGetDriverVersion(),
         )
+    )
+
+
+def _asked(question: Callable[[], T]) -> T | None:
+    """Ask NVML; None where there is no driver or no device."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return question()
     except pynvml.NVMLError:
         return None
     finally:

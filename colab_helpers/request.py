@@ -107,7 +107,7 @@ class Request(BaseModel):
         UsageError: A value of the wrong kind; the message names it and what is allowed.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, defer_build=True)
     not_in_form: ClassVar[frozenset[str]] = frozenset()
     """Fields that only the command line and Python have."""
 
@@ -255,6 +255,9 @@ class BatchRequest(SettingsRequest):
         "it is there.",
     )
     consent: str = Field("", description="Who is shown, on what ground: a sentence or a YAML file's path.")
+    instead_of_label: str = Field(
+        "", description="How people are told instead of by the visible label; empty: by the label."
+    )
     video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
     session_minutes: Amount = Field(0.0, description="How long this machine can be used; 0: not known.")
     shortest_first: bool = Field(False, description="Do the files in the order of the time they take.")
@@ -265,6 +268,13 @@ class BatchRequest(SettingsRequest):
     in_process: bool = Field(
         False, description="Work in this very process: a crash takes everything with it."
     )
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings asked for."""
+        told = self.instead_of_label.strip()
+        label: dict[str, Any] = {"visible_label": "off", "disclosure": told} if told else {}
+        return load_settings(self.preset, **(label | self.overrides))
 
     @property
     def target_paths(self) -> list[Path]:

@@ -5,8 +5,9 @@ packages cannot stand in it and are chosen here:
 
 * ONNX Runtime comes as two distributions that overwrite each other (``onnxruntime`` for the CPU,
   ``onnxruntime-gpu`` for CUDA 12 or 13). Exactly one of them fits a machine.
-* insightface depends on ``onnxruntime`` by name and would overwrite ``onnxruntime-gpu``, so it is
-  installed without its dependencies; what it really needs is in ``pyproject.toml``.
+* insightface and faster-whisper depend on ``onnxruntime`` by name and would overwrite
+  ``onnxruntime-gpu``, so they are installed without their dependencies; what they really need is in
+  ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ RUNTIME_FOR_CPU = "onnxruntime>=1.20,<2"
 # Wheels on PyPI up to 1.26 are built for CUDA 12 (Colab: 12.8), from 1.27 on for CUDA 13.
 RUNTIME_FOR_CUDA = {12: "onnxruntime-gpu>=1.23,<1.27", 13: "onnxruntime-gpu>=1.27,<2"}
 INSIGHTFACE = "insightface>=2.0,<3"  # from 1.0 on its classes take sessions of ours
+BARE = {"transcripts": "faster-whisper>=1.1,<2"}
+"""What an extra brings that depends on ``onnxruntime`` by name, as insightface does."""
 # Distributions that install the same module; one at a time.
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 # CUDA's runtime and cuDNN, as PyTorch brings them.
@@ -150,7 +153,8 @@ class Environment(NamedTuple):
 def look(project: Project, extras: Iterable[str], *, shared: bool = False) -> Environment:
     """Take stock of the running environment; reads metadata only of packages that matter."""
     names = [requirement(line).name for line in project.wanted(extras)]
-    installed = installed_versions([*names, *RUNTIMES, "insightface", PROJECT])
+    bare = [requirement(line).name for line in (INSIGHTFACE, *BARE.values())]
+    installed = installed_versions([*names, *RUNTIMES, *bare, PROJECT])
     return Environment(installed, find_cuda(), shared, _editable_root())
 
 
@@ -242,7 +246,8 @@ def make_plan(project: Project, environment: Environment, extras: Iterable[str] 
         if environment.shared and name in installed:
             notes += (f"{name} {installed[name]} is too old or too new and will be changed to {line}",)
     stale = installed.get(PROJECT) != project.version or environment.editable_root != project.root
-    bare = () if satisfied(INSIGHTFACE, installed) else (INSIGHTFACE,)
+    unbound = (INSIGHTFACE, *(BARE[name] for name in extras if name in BARE))
+    bare = tuple(line for line in unbound if not satisfied(line, installed))
     return Plan(remove, missing + runtime, bare, project.root if stale else None, notes)
 
 

@@ -29,10 +29,11 @@ from colab_helpers.machine import home
 from colab_helpers.presets import PresetFile, all_presets, load_presets
 
 Auto = Literal["auto"]
-FrameProcessor = Literal["face_swapper", "face_enhancer"]
+FrameProcessor = Literal["face_swapper", "face_enhancer", "frame_enhancer"]
 FaceOrder = Literal["largest", "smallest", "left-right", "right-left", "top-bottom", "bottom-top", "best"]
 MaskType = Literal["box", "occlusion", "region"]
 FaceRegion = Literal["skin", "brows", "eyes", "glasses", "nose", "mouth", "lips"]
+Gpus = Annotated[str, Field(pattern=r"^(|all|cpu(,cpu)*|\d+(,\d+)*)$")]
 Hundred = Annotated[int, Field(ge=0, le=100)]
 Padding = Annotated[tuple[Hundred, ...], Field(min_length=4, max_length=4)]
 LabelPosition = Literal["bottom-right", "bottom-left", "top-right", "top-left"]
@@ -51,7 +52,7 @@ class Settings(BaseModel):
     frame_processors: tuple[FrameProcessor, ...] = Field(
         ("face_swapper", "face_enhancer"),
         min_length=1,
-        description="What is done to each face, in this order.",
+        description="What is done to each face, in this order; frame_enhancer then enlarges whole frames.",
     )
     swapper_model: str = Field("inswapper_128", description="Network that paints the source's face.")
     face_swapper_pixel_boost: Literal[128, 256, 512] = Field(
@@ -66,6 +67,12 @@ class Settings(BaseModel):
         80,
         description="How much of the enhanced face is used at most, in percent; less where a swapped face "
         "would come out sharper than the face in the shot was.",
+    )
+    frame_enhancer_model: str = Field(
+        "RealESRGAN_x2plus", description="Network that enlarges frames; realesr-general-x4v3 four times."
+    )
+    frame_enhancer_blend: Hundred = Field(
+        80, description="How much of the enlarged frame is the network's, in percent; the rest is smooth."
     )
     colour_match: bool = Field(
         False, description="Give swapped faces mean and spread of the colours of the faces they replace."
@@ -92,6 +99,9 @@ class Settings(BaseModel):
     execution_provider: Literal["auto", "cuda", "cpu"] = Field(
         "auto",
         description="Where networks run: auto takes CUDA when a trial proves it, cuda insists on it.",
+    )
+    gpus: Gpus = Field(
+        "", description="Workers of a batch: empty, one; all, one on each GPU; 0,1 on these; cpu,cpu without."
     )
     half_precision: bool | Auto = Field(
         "auto",
@@ -244,12 +254,10 @@ class Settings(BaseModel):
     def _check_combinations(self) -> Settings:
         if len(set(self.frame_processors)) != len(self.frame_processors):
             raise ValueError(tr("frame_processors names a step twice"))
-        if self.frame_processors[0] == "face_enhancer" and "face_swapper" in self.frame_processors:
-            text = mark(
-                "frame_processors enhances before it swaps, which undoes the enhancement; "
-                "allowed order: face_swapper, face_enhancer"
-            )
-            raise ValueError(tr(text))
+        steps, order = self.frame_processors, get_args(FrameProcessor)
+        if steps[0] == order[2] or list(steps) != sorted(steps, key=order.index):
+            text = mark("frame_processors: allowed order: {order}, of which the last never stands alone")
+            raise ValueError(tr(text, order=", ".join(order)))
         if self.many_faces and self.face_selector != "one":
             text = mark(
                 "many_faces changes every face and face_selector={selector} only one; "

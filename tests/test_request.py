@@ -22,6 +22,19 @@ from colab_helpers.request import (
 HERE = Path.cwd()
 
 
+def test_a_word_instead_of_the_label_switches_it_off_unless_settings_say_otherwise() -> None:
+    asked = [BatchRequest(), BatchRequest(instead_of_label=" in the credits ")]
+    asked.append(asked[1].replaced(overrides={"visible_label": "start"}))
+    shown = [(one.settings.visible_label, one.settings.disclosure) for one in asked]
+    assert shown == [("always", ""), ("off", "in the credits"), ("start", "in the credits")]
+
+
+def test_a_path_with_a_null_character_is_refused_at_the_door() -> None:
+    for name in ("sources", "targets", "output_dir", "library", "models_dir", "work_dir"):
+        with pytest.raises(UsageError, match=rf"{name} = 'a\\x00b' is not allowed"):
+            BatchRequest(**{name: "a\0b"})
+
+
 @pytest.mark.parametrize(
     ("model", "name", "given", "value"),
     [

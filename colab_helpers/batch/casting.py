@@ -21,9 +21,9 @@ from colab_helpers.faces.cast import Action, Cast, KnownPerson, Treatment, in_do
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
 from colab_helpers.faces.types import FloatArray
-from colab_helpers.files import sha256_of
 from colab_helpers.language import mark, tr
 from colab_helpers.media.images import read_image
+from colab_helpers.request import BatchRequest
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class Treatments:
         else:
             identity, photos = self._named(name, source)
             told = ", ".join(source)
-        used = sorted(digest_of(photos[number]) for number in identity.used)
+        used = sorted(photos[number].digest for number in identity.used)
         key, age = " ".join(used), identity.age
         return Treatment(source=identity.embedding, source_name=told, settings=settings, key=key, age=age)
 
@@ -227,9 +227,13 @@ def first_map(known: KnownPeople, *, everybody: bool, swaps: bool) -> PeopleMap:
     return given
 
 
-def digest_of(source: Source) -> str:
-    """Return what tells a photo from others: the SHA-256 of its file, or of its ``data:`` URL."""
-    return sha256_of(source.path) if source.path else hashlib.sha256(source.image.encode()).hexdigest()
+def sought_digests(request: BatchRequest) -> list[str]:
+    """Return digests of the photos of who is changed, and of who never is."""
+    return [
+        f"{kind} {Source.of(photo).digest}"
+        for kind, photos in (("target", request.target_person), ("never", request.never))
+        for photo in sorted(photos)
+    ]
 
 
 def _digest(treatment: Treatment | None) -> str:

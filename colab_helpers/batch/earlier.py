@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
 from colab_helpers.batch.drive import Patience, copy_in, copy_out
 from colab_helpers.batch.face_indexes import FaceIndexPlace
-from colab_helpers.batch.journal import Claimed, History, Journal, SegmentDone
+from colab_helpers.batch.journal import Claimed, History, Notes, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
-from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.errors import ContentError, MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, parsed, state_of, unwritable
 from colab_helpers.language import tr
@@ -26,7 +26,7 @@ from colab_helpers.media.segments import SUFFIX, check_segment
 from colab_helpers.models.records import read_record
 from colab_helpers.pipeline import FinishedSegment, frames_folder
 from colab_helpers.settings import Settings
-from colab_helpers.trust.marking import sidecar
+from colab_helpers.trust.manifests import sidecar
 
 
 @dataclass(eq=False)
@@ -139,7 +139,7 @@ class UnfinishedFile:
     target: str
     place: Path
     mirror: Path | None
-    journal: Journal
+    journal: Notes
     history: History
     patience: Patience
     index: FaceIndexPlace
@@ -156,15 +156,12 @@ class UnfinishedFile:
         return self.index.open(self.patience, self.beat)
 
     def finished(self) -> list[FinishedSegment]:
-        """Return the segments whose files are still what the journal says, up to the first gap."""
-        parts: list[FinishedSegment] = []
-        noted = self.history.segments(self.key)
-        while (found := noted.get(len(parts))) is not None:
-            part = replace(found, segment=replace(found.segment, path=self._path(found)))
-            if not self._stands(part):
-                break
-            parts.append(part)
-        return parts
+        """Return the segments whose files are still what the journal says."""
+        noted = (
+            replace(found, segment=replace(found.segment, path=self._path(found)))
+            for found in self.history.segments(self.key).values()
+        )
+        return [part for part in noted if self._stands(part)]
 
     def _path(self, part: FinishedSegment) -> Path:
         return self.place.absolute() / f"{part.segment.number:06d}{SUFFIX}"
@@ -196,8 +193,19 @@ class UnfinishedFile:
         self.patience.attempt(lambda: self.journal.append(entry))
         self._claimed = places
 
-    def break_off(self) -> None:
-        """Leave what a later run can go on with; a place where nothing was made is noted as the user's."""
+    @contextmanager
+    def leaving_no_more(self) -> Iterator[None]:
+        """Leave of work that breaks off what a later run can go on with, and nothing of what is refused."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, ContentError):
+                self.discard()
+            self._break_off()
+            raise
+
+    def _break_off(self) -> None:
+        """A place where nothing was made is noted as the user's."""
         if not any(path.suffix == SUFFIX and path.name[0] != "." for path in self.place.glob("*")):
             self.discard()
         claimed, self._claimed = self._claimed, ()
@@ -217,30 +225,34 @@ class Digests:
 
     path: Path
     beat: Callable[[], None] = lambda: None
-    _known: dict[str, list[int | str]] | None = field(default=None, init=False)
+    _known: dict[str, list[int | str]] = field(default_factory=dict, init=False)
 
     def __call__(self, path: Path, *, on_chunk: Callable[[], None] | None = None) -> str:
         """Return the digest of a file; MissingFileError where it cannot be read.
 
         ``on_chunk`` is called instead of ``beat``.
         """
-        known, name, state = self._load(), str(path.absolute()), state_of(path)
-        if state is not None and tuple(known.get(name, ())[:2]) == state:
-            return str(known[name][2])
+        name, state = str(path.absolute()), state_of(path)
+        for known in self._looked_up():
+            if state is not None and tuple(known.get(name, ())[:2]) == state:
+                return str(known[name][2])
         digest = file_digest(path, on_chunk=on_chunk or self.beat)
         state = state_of(path)
         if state is not None:
+            known = self._loaded()
             known[name] = [*state, digest]
             with suppress(OutputError):  # it only saves time
                 write_text(self.path, json.dumps(known))
         return digest
 
-    def _load(self) -> dict[str, list[int | str]]:
-        if self._known is None:
-            try:
-                self._known = dict(parsed(self.path.read_bytes()))
-            except (OSError, ValueError, TypeError):
-                self._known = {}
+    def _looked_up(self) -> Iterator[dict[str, list[int | str]]]:
+        yield self._known
+        yield self._loaded()
+
+    def _loaded(self) -> dict[str, list[int | str]]:
+        """Read what other workers have found, too."""
+        with suppress(OSError, ValueError, TypeError):
+            self._known |= parsed(self.path.read_bytes())
         return self._known
 
 

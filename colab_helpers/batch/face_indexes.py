@@ -25,9 +25,7 @@ ABOUT_NAME = "about.json"
 KEPT_SECONDS = 30 * 24 * 3600.0
 """How long an index stays that no run has used."""
 _FOLDER_NAME = re.compile(r"[0-9a-f]{24}")
-_OWN_FILE = re.compile(
-    r"((\d{8,}\.npz|about\.json|content\.json)|\.(\d{8,}\.npz|(about|content)\.json)\..*\.part)"
-)
+_OWN_FILE = re.compile(r"\.?(\d{8,}|about|content)(\.part)?\.(npz|json)(\.\d+\.part)?")
 
 
 class About(BaseModel):

@@ -1,12 +1,30 @@
-"""What a file's report takes from the pipeline, once its result is made."""
+"""What is reported of a file once its result is made, and of a run."""
 
 from __future__ import annotations
 
-from colab_helpers.batch.report import FileReport, MarkReport, PersonReport, Quality
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from colab_helpers.batch.plan import Task
+from colab_helpers.batch.report import (
+    BatchReport,
+    FileReport,
+    MarkReport,
+    ModelReport,
+    PersonReport,
+    Quality,
+    summarize,
+    swapped_people,
+)
 from colab_helpers.faces.person_counts import Person
 from colab_helpers.faces.quality import root_mean
+from colab_helpers.language import mark, tr
+from colab_helpers.machine import this_machine
+from colab_helpers.models.session import Network
 from colab_helpers.pipeline import FileResult
 from colab_helpers.trust.marking import Marks
+from colab_helpers.trust.records import Consent
 
 
 def enter(result: FileResult, report: FileReport, marks: Marks) -> None:
@@ -53,4 +71,43 @@ def _person_report(person: Person) -> PersonReport:
         missed_spans=person.missed,
         portrait_seconds=portrait.seconds if portrait else None,
         portrait_box=portrait.box if portrait else None,
+        portrait=portrait.url if portrait else "",
+    )
+
+
+def skipped(task: Task, sources: list[str], why: str = "") -> FileReport:
+    """Return the report of a task that was not done: somebody stopped the batch, unless ``why`` tells it."""
+    why = why or tr("stopped by the user")
+    return FileReport(source=sources, target=str(task.target), status="skipped", error=why)
+
+
+def report_of(
+    files: Sequence[FileReport],
+    *,
+    consent: Consent,
+    settings: Mapping[str, Any],
+    seconds: float,
+    networks: Iterable[Network | ModelReport] = (),
+    notes: Sequence[str] = (),
+    run: str = "",
+    stopped: bool = False,
+    memory_warnings: int = 0,
+    restarts: int = 0,
+) -> BatchReport:
+    """Put together the report of a run on this machine."""
+    foreign = consent.unnamed(swapped_people(files))
+    if foreign:
+        told = mark("the statement of consent does not name everybody who was changed or put in: {names}")
+        notes = [*notes, tr(told, names=", ".join(foreign))]
+    return BatchReport(
+        run=run,
+        stopped=stopped,
+        consent=consent,
+        settings=dict(settings),
+        machine=asdict(this_machine()),
+        models=[ModelReport(name=net.name, path=str(net.path), standin=net.standin) for net in networks],
+        notes=list(notes),
+        not_in_consent=foreign,
+        summary=summarize(files, seconds=seconds, memory_warnings=memory_warnings, restarts=restarts),
+        files=list(files),
     )

@@ -18,14 +18,15 @@ from colab_helpers.batch.drive import copy_in
 from colab_helpers.batch.earlier import EarlierWork, model_digest
 from colab_helpers.batch.growth import Growth
 from colab_helpers.batch.job import consent_for
-from colab_helpers.batch.journal import Journal
+from colab_helpers.batch.journal import Notes
 from colab_helpers.batch.keys import choice_key
 from colab_helpers.batch.known_people import FOLDER_NAME, NOBODY, KnownPeople, SeenIn, SeenTrack, Sight
+from colab_helpers.batch.outputs import goes_as_picture
 from colab_helpers.batch.people_map import MAP_NAME, PeopleMap
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
-from colab_helpers.batch.run_batch import Surroundings, index_place
-from colab_helpers.batch.run_file import error_text, goes_as_picture
+from colab_helpers.batch.run_file import error_text
+from colab_helpers.batch.surroundings import Surroundings, index_place
 from colab_helpers.batch.triage import FileTriage, pace_of, triage_of
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.faces.cast import Cast
@@ -52,7 +53,7 @@ class PeopleFinder:
     around: Surroundings
     engine: Engine
     earlier: EarlierWork
-    journal: Journal
+    journal: Notes
     usual: Cast
     source: Identity | None
 

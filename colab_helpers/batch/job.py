@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import REPORT_NAME, write_text
-from colab_helpers.files import absolute, load, to_json
+from colab_helpers.files import absolute, load, sha256_of, to_json
 from colab_helpers.language import language, tr
 from colab_helpers.request import BatchRequest, in_library, refuse_address
 from colab_helpers.settings import DEFAULT_PRESET
@@ -42,6 +42,11 @@ class Source:
     def path(self) -> Path | None:
         """The file, if it is one."""
         return None if self.image.startswith("data:") else Path(self.image)
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others: the SHA-256 of its file, or of its ``data:`` URL."""
+        return sha256_of(self.path) if self.path else hashlib.sha256(self.image.encode()).hexdigest()
 
     @classmethod
     def of(cls, image: ImageLike, library: Path | None = None) -> Source:
@@ -75,7 +80,7 @@ def _data_url(content: bytes, kind: str) -> str:
 class Job(BaseModel):
     """One batch whose places are known and whose consent is checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     run: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     request: BatchRequest = Field(description="All that is asked for; its settings are all overrides.")

@@ -15,19 +15,19 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from colab_helpers.batch.report import FileReport
 from colab_helpers.errors import OutputError, telling
-from colab_helpers.files import ends_a_line, manifest_beside, parsed, shortened, to_json
+from colab_helpers.files import ends_a_line, manifest_beside, no_link, parsed, shortened, to_json
 from colab_helpers.language import mark
 from colab_helpers.pipeline import FinishedSegment
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     key: str = Field(description="Key of the work on one target, from keys.work_key.")
     time: float = Field(default_factory=time.time, description="Seconds since 1970, for readers only.")
@@ -57,6 +57,7 @@ class Started(_Entry):
     run: str
     target: str
     pid: int
+    number: int | None = Field(None, description="Of the segment, where no more than that began.")
 
 
 class Claimed(_Entry):
@@ -135,19 +136,28 @@ class History:
             return None
         return last if target in (None, last.report.target) else None
 
-    def interruptions(self, key: str, run: str) -> int:
+    def interruptions(self, key: str, run: str, number: int | None = None) -> int:
         """Count how often in a row work on a target was cut off in this run before it got any further.
 
-        A finished segment is progress: a long video that is interrupted once a day is not a bad video.
+        A finished segment is progress: a long video that is interrupted once a day is not a bad video. Where
+        segments are begun one by one, by several workers, only what concerns that of a ``number`` counts.
         """
         count = 0
         for entry in self._of(key):
-            if not isinstance(entry, Claimed):
-                count = count + 1 if isinstance(entry, Started) and entry.run == run else 0
+            if isinstance(entry, Started):
+                if entry.number == number:
+                    count = count + 1 if entry.run == run else 0
+            elif not isinstance(entry, Claimed) and number in (None, _number_of(entry, number)):
+                count = 0
         return count
 
     def _of(self, key: str) -> list[Entry]:
         return [entry for entry in self.entries if entry.key == key]
+
+
+def _number_of(entry: Entry, usual: int | None) -> int | None:
+    """The segment that an entry is about; others are about all of them."""
+    return entry.part.segment.number if isinstance(entry, SegmentDone) else usual
 
 
 def _may_be(output: str, planned: str) -> bool:
@@ -170,6 +180,13 @@ def read_journal(path: Path) -> History:
     return history
 
 
+class Notes(Protocol):
+    """Has entries noted: writes the journal, or tells whoever does."""
+
+    def append(self, entry: Entry) -> None:
+        """Add an entry, which is on disk when this returns; OutputError where that cannot be."""
+
+
 class Journal:
     """A journal open for appending, made if missing; OutputError where it cannot be written to."""
 
@@ -177,7 +194,7 @@ class Journal:
         self._path = path
         with _telling(path, mark("the journal cannot be opened ({reason})")):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a+b", buffering=0)
+            self._file = open(path, "a+b", buffering=0, opener=no_link)  # noqa: SIM115
             self._torn = not ends_a_line(self._file)
 
     def append(self, entry: Entry) -> None:

@@ -25,6 +25,7 @@ NEUTRAL_SETTINGS = frozenset(
     {
         "cuda_graphs",
         "execution_threads",
+        "gpus",
         "batch_size",
         "max_memory",
         "gpu_memory_wait",

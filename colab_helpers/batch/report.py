@@ -41,7 +41,7 @@ def _consent(value: object) -> object:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, defer_build=True)
 
 
 class PersonReport(_Model):
@@ -87,6 +87,7 @@ class PersonReport(_Model):
     portrait_box: tuple[float, float, float, float] | None = Field(
         None, description="Where it is there: left, top, right, bottom in pixels of the stored frame."
     )
+    portrait: str = Field("", description="That picture, small, as a JPEG data: URL.")
 
 
 class Quality(_Model):
@@ -281,7 +282,7 @@ def summarize(
 # Report and status; journal; samples; the reports of the doctor and of preload; page; sheet; or nothing yet.
 _OWN_HEAD = re.compile(
     rb'\s*(\{\s*"(schema": ?\d|crc":"|time": ?\d|version": 1,\s*"(checks|ok)")'
-    rb'|<!DOCTYPE html>.*content="colab_helpers"|\x89PNG.*tEXtSoftware\x00colab_helpers|$)',
+    rb'|<!DOCTYPE html>.*content="colab_helpers"|$)',
     re.DOTALL,
 )
 

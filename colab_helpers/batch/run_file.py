@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from colab_helpers.batch.drive import copy_in, copy_out, require_room
 from colab_helpers.batch.earlier import UnfinishedFile, model_digest
 from colab_helpers.batch.file_report import enter
+from colab_helpers.batch.outputs import goes_as_picture, output_of
 from colab_helpers.batch.overwriting import Writable
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import FileReport
@@ -21,16 +22,21 @@ from colab_helpers.errors import ColabHelpersError
 from colab_helpers.faces.cast import Cast, Treatment
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
-from colab_helpers.files import Seal, shortened, state_of, write_atomically, write_whole
+from colab_helpers.files import Seal, state_of, write_atomically, write_whole
 from colab_helpers.language import tr
-from colab_helpers.media.animation import picture_suffix
-from colab_helpers.media.containers import output_suffix
 from colab_helpers.media.images import Still, write_still
-from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
+from colab_helpers.media.inputs import existing_file, is_image
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
-from colab_helpers.pipeline import frames_folder, move_frames, process_picture, process_video
+from colab_helpers.pipeline import (
+    FinishedSegment,
+    frames_folder,
+    move_frames,
+    process_picture,
+    process_video,
+)
 from colab_helpers.pipeline.image import FrameCallback, pictures_of
+from colab_helpers.pipeline.plan import VideoPlan, plan
 from colab_helpers.pipeline.report_progress import ProgressReporter
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
@@ -38,14 +44,15 @@ from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.resources.sampler import process_memory
 from colab_helpers.trust.consent import require_consent
 from colab_helpers.trust.content import ContentCheck, check_pictures
-from colab_helpers.trust.marking import Marks, sidecar
+from colab_helpers.trust.manifests import sidecar
+from colab_helpers.trust.marking import Marks
 from colab_helpers.trust.records import Consent
 
 T = TypeVar("T")
-# Room needed before the start, in sizes of the target: its segments, the joined result, the signed one, and
-# what the library keeps while it signs; where the work is done elsewhere, there the target, too, and beside
+# Room needed before the start, in sizes of the target: its segments, the joined result and the signed one;
+# where the work is done elsewhere, there the target, too, and beside
 # the results no more than copies of segments and result.
-_ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 4, 5, 3
+_ROOM, _ROOM_OF_WORK, _ROOM_OF_COPIES = 3, 4, 3
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,6 +68,7 @@ class FileRun:
         unfinished: Where segments are kept; None keeps none.
         on_picture: Called with a frame just written, now and then; it must not keep it.
         beat: Called as the work gets on; may raise to give up.
+        encoder: Name of the one that others have begun with; ``parts`` are the segments they have made.
     """
 
     engine: Engine
@@ -76,9 +84,13 @@ class FileRun:
     on_progress: ProgressCallback | None = None
     on_picture: Callable[[VideoPicture], None] | None = None
     beat: Callable[[], None] = lambda: None
+    encoder: str = ""
+    parts: Sequence[FinishedSegment] = ()
     check: ContentCheck = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.engine.frame_enhancer:
+            self.engine.frame_enhancer.beat = self.beat
         swapped, place = self._put_in(), self.unfinished.index if self.unfinished else None
         self.report.source_sha256 = sorted({one for each in swapped for one in each.key.split()})
         self.check = ContentCheck(
@@ -89,6 +101,7 @@ class FileRun:
             # What is kept lies beside the face index, which a picture has not.
             place=place.content if place and not goes_as_picture(self.task) else None,
             key=place.key if place else "",
+            attempt=self._attempt,
         )
 
     def _put_in(self) -> list[Treatment]:
@@ -96,11 +109,24 @@ class FileRun:
 
     def run(self) -> str | None:
         """Do it and fill the report; return the result's SHA-256 where it is known. Errors are raised."""
+        with self._settled():
+            digest = self._done()
+            self.report.status = "done"
+        return digest
+
+    def prepared(self) -> VideoPlan:
+        """Have the faces of a video found, and return what is to be made of it; nothing of it is made yet."""
+        with self._settled():
+            self._begin()
+            return self.planned(all_first=True)
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Give back at the end what memory was taken, and report it."""
         started, report = time.monotonic(), self.report
         report.memory_before = process_memory()
         try:
-            digest = self._done()
-            report.status = "done"
+            yield
         finally:
             report.content = self.check.decision
             report.seconds = time.monotonic() - started
@@ -113,26 +139,38 @@ class FileRun:
             # Before the next file is opened; after the last there is nothing to wait for.
             remark = self.guard.check(wait=self.index + 1 < self.count)
             report.fallbacks += [remark] if remark else []
-        return digest
 
-    def _done(self) -> str | None:
-        task, report, away = self.task, self.report, self.unfinished and self.unfinished.mirror
+    @property
+    def _away(self) -> Path | None:
+        """Where the work is done if the result goes to a mounted drive."""
+        return self.unfinished.place if self.unfinished and self.unfinished.mirror else None
+
+    def _begin(self) -> tuple[Path, list[Path]]:
+        """Make sure that there may be a result; return where it goes, and with it all that goes beside it."""
+        task, report, work = self.task, self.report, self._away
         report.bytes_in = existing_file(task.target).stat().st_size
         if self._put_in() and not self.consent.statement:  # the map was another one at the door
             require_consent("", ())
         self.check.begin()
-        work = self.unfinished.place if self.unfinished and away else None
-        require_room(task.output.parent, report.bytes_in, _ROOM_OF_COPIES if work else _ROOM)
+        growth = self.engine.growth
+        require_room(task.output.parent, report.bytes_in, growth * (_ROOM_OF_COPIES if work else _ROOM))
         if work:
-            require_room(work, report.bytes_in, _ROOM_OF_WORK)
-        as_picture = goes_as_picture(task)
-        output, note = _picture_output(task) if as_picture else _video_output(task)
+            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK)
+        output, note = output_of(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output) if keeps else None
-        self._claim([place for place in (output, sidecar(output), frames) if place])
-        report.fallbacks += [note] if note else []
+        places = [place for place in (output, sidecar(output), frames) if place]
+        notes = [*map(self.writable.clear, places), note]
+        report.fallbacks += [note for note in notes if note]
+        return output, places
+
+    def _done(self) -> str | None:
+        output, places = self._begin()
+        if self.unfinished is not None:
+            self.unfinished.claim(places)
+        task, report, work = self.task, self.report, self._away
         with _removed_on_error(output):
-            if as_picture:
+            if goes_as_picture(task):
                 made, digest = self._picture(output), None
             elif work is None:
                 made, digest = self._video(task.target, output), None
@@ -141,7 +179,8 @@ class FileRun:
             if report.mark is None and (beside := sidecar(output)) is not None:
                 self._keep_manifest(beside)
         report.output, report.bytes_out = str(output), made.stat().st_size
-        report.frames_folder = str(frames) if frames else None
+        frames = frames_folder(output)
+        report.frames_folder = str(frames) if frames in places else None
         return digest
 
     def _keep_manifest(self, place: Path) -> None:
@@ -151,14 +190,6 @@ class FileRun:
             self.report.manifest = self._attempt(lambda: copy_out(own, place, beat=self.beat))
         else:
             place.unlink(missing_ok=True)
-
-    def _claim(self, places: Sequence[Path]) -> None:
-        """Make sure that a result may go where it is to go, and note that what will lie there is ours."""
-        for place in places:
-            note = self.writable.clear(place)
-            self.report.fallbacks += [note] if note else []
-        if self.unfinished is not None:
-            self.unfinished.claim(places)
 
     def _attempt(self, action: Callable[[], T]) -> T:
         return self.unfinished.patience.attempt(action) if self.unfinished else action()
@@ -183,21 +214,45 @@ class FileRun:
                 self.cast,
                 target,
                 output,
-                on_progress=self.on_progress,
-                file_index=self.index,
-                file_count=self.count,
                 store=self.unfinished,
-                on_picture=self.on_picture,
-                watcher=self.check,
-                marks=marks,
+                parts=self.parts,
+                **self._how(marks),
             )
         enter(result, self.report, marks)
         return output
 
+    def _how(self, marks: Marks) -> dict[str, Any]:
+        """What the pipeline is told of a video beside what is read and written."""
+        return {
+            "on_progress": self.on_progress,
+            "file_index": self.index,
+            "file_count": self.count,
+            "on_picture": self.on_picture,
+            "watcher": self.check,
+            "marks": marks,
+            "encoder": self.encoder,
+        }
+
+    def planned(self, *, all_first: bool = False) -> VideoPlan:
+        """Return what is to be made of a video, the same for everybody who makes a part of it."""
+        assert self.unfinished is not None
+        target, output = self.task.target, output_of(self.task)[0]
+        if self._away is not None:
+            target, output = self._brought(self._away, output)
+        how = self._how(self._marks(target))
+        return plan(
+            self.engine, self.cast, probe(target), output, self.unfinished, all_first=all_first, **how
+        )
+
+    def _brought(self, work: Path, output: Path) -> tuple[Path, Path]:
+        """Bring the target to the local disk; return where it lies there, and where its result will."""
+        target = work / "in" / self.task.target.name
+        self._attempt(lambda: copy_in(self.task.target, target, beat=self.beat))
+        return target, work / "out" / output.name
+
     def _video_away(self, work: Path, output: Path) -> tuple[Path, str]:
         """Do a video whose result goes to a mounted drive: all work is done on the local disk."""
-        target, result = work / "in" / self.task.target.name, work / "out" / output.name
-        self._attempt(lambda: copy_in(self.task.target, target, beat=self.beat))
+        target, result = self._brought(work, output)
         self._video(target, result)
         # The video last: what fails before leaves no result that nobody knows of.
         if self.engine.settings.keep_frames:
@@ -267,35 +322,6 @@ def error_text(error: Exception) -> str:
     if isinstance(error, ColabHelpersError):
         return str(error)
     return tr("unexpected {kind}: {error}", kind=type(error).__name__, error=error)
-
-
-def goes_as_picture(task: Task) -> bool:
-    """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
-    if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
-        return is_image(task.target)
-    with task.target.open("rb") as file:
-        return file.read(4) == b"GIF8"
-
-
-def _picture_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: formats that are read but not written here become WebP or PNG."""
-    own, suffix = task.target.suffix.lower(), picture_suffix(task.target)
-    if task.demanded or suffix == own:
-        return task.output, None
-    note = tr(
-        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
-    )
-    return task.output.with_name(shortened("", task.output.name, suffix)), note
-
-
-def _video_output(task: Task) -> tuple[Path, str | None]:
-    """Return the output's final name: the target's container where it can hold the result."""
-    if task.demanded:
-        return task.output, None
-    suffix, note = output_suffix(probe(task.target))
-    if suffix == task.output.suffix.lower():
-        return task.output, note
-    return task.output.with_name(shortened("", task.output.name, suffix)), note
 
 
 @contextmanager

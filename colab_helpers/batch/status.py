@@ -12,7 +12,6 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from colab_helpers.batch.plan import Task
@@ -155,6 +154,8 @@ class StatusWriter:
         session_minutes: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        import psutil  # who only reads a status need not wait for it
+
         self._near, self._clock = near or path, clock
         self._courier = _Courier(path) if near else None
         self._written = self._written_far = float("-inf")
@@ -201,6 +202,10 @@ class StatusWriter:
             if self.status.state == "running":
                 self.status.sample = sample or self.status.sample
                 self._write(urgent=False)
+
+    def warned(self, times: int) -> None:
+        """Count how often RAM was found short."""
+        self.status.memory_warnings += times
 
     def picture(self, url: str) -> None:
         """Show a frame just written; it is told with the next news."""

@@ -23,7 +23,7 @@ from colab_helpers.batch.status import BatchStatus, end_status
 from colab_helpers.batch.stop import SILENCE, STOP_SIGNALS
 from colab_helpers.batch.watch import GRACE, StatusCallback, Unchanged, Watch
 from colab_helpers.errors import ColabHelpersError, WorkerError
-from colab_helpers.files import found
+from colab_helpers.files import found, no_link
 from colab_helpers.language import tr
 from colab_helpers.progress import ProgressCallback
 
@@ -165,7 +165,7 @@ class Supervisor:
         # terminal's Ctrl-C nor its end reach it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            with self._job_file.with_name(_LOG_NAME).open("ab") as log:
+            with open(self._job_file.with_name(_LOG_NAME), "ab", opener=no_link) as log:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )

@@ -6,13 +6,10 @@ out-of-memory kill or a closed browser costs the segment at work; all memory is 
 
 from __future__ import annotations
 
-import gc
-
-from colab_helpers.itself import own_process
+from colab_helpers.itself import all_loaded, end_process, own_process
 
 if __name__ == "__main__":
     own_process()
-    gc.disable()  # modules stay: to look through them again and again would take a fifth of a worker's start
 
 import argparse
 import os
@@ -21,19 +18,19 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from colab_helpers.batch.casting import digest_of
+from colab_helpers.batch.crew import Crew, devices_of
 from colab_helpers.batch.drive import WorkPlaces, supervisor_of
-from colab_helpers.batch.earlier import Digests, EarlierWork, model_digest
 from colab_helpers.batch.estimate import Estimate, load_of, shortest_first
-from colab_helpers.batch.find_people import PeopleFinder
+from colab_helpers.batch.file_report import report_of, skipped
 from colab_helpers.batch.growth import RecycleError
-from colab_helpers.batch.job import Job, Source, consent_for
-from colab_helpers.batch.journal import Journal, read_journal
+from colab_helpers.batch.hands import Hands
+from colab_helpers.batch.job import Job, consent_for
+from colab_helpers.batch.journal import Journal
 from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.overwriting import Writable, identities
-from colab_helpers.batch.photos import cast_of, identity_of, sought_of
 from colab_helpers.batch.plan import skipped_files
 from colab_helpers.batch.processes import BUSY, REFUSED, STOPPED, make_page, write_refusal
 from colab_helpers.batch.report import (
@@ -45,29 +42,25 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Batch, Surroundings, report_of, skipped
+from colab_helpers.batch.run_batch import Alone
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
+from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.errors import ColabHelpersError
-from colab_helpers.faces.engine import Engine
 from colab_helpers.language import mark, spoken, tr
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress, ProgressCallback
-from colab_helpers.request import BatchRequest
 from colab_helpers.resources.allocator import tune_allocator
 from colab_helpers.resources.recorder import Recorder
 from colab_helpers.resources.samples import SAMPLES_NAME
 from colab_helpers.trust.consent import consent_of
-from colab_helpers.trust.content import require_networks
-from colab_helpers.trust.marking import check_marks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do a job in a process that does nothing else; returns the exit code, such as ``STOPPED``."""
     stop = Stop(owns_process=True)
     tune_allocator()  # before any thread has a store of its own
-    gc.freeze()  # nor need any later collection look through them
-    gc.enable()
+    all_loaded()
     parser = argparse.ArgumentParser(prog="python -m colab_helpers.batch.worker")
     parser.add_argument("job", type=Path)
     parser.add_argument("--cause", help="what the worker before this one died of")
@@ -183,42 +176,20 @@ class _Run(Surroundings):
 
     def _worked(self) -> BatchReport:
         with Journal(self.job.folder / JOURNAL_NAME) as journal:
+            request = self.job.request
             try:
-                batch = self._prepared(journal)
+                order, estimate = self._in_order()
+                devices = devices_of(request.settings.gpus) if request.people != "only" else []
+                if devices:
+                    announce = partial(self._announce, workers=len(devices))
+                    first_alone = request.mapped or request.people != "auto"
+                    return Crew(self, order, estimate, journal, devices, announce, first_alone).run()
+                hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
                 return self._nothing_done(tr("stopped by the user"), stopped=True)
-            if self.job.request.people == "only":
+            if request.people == "only":
                 return self._nothing_done(tr("only the people were asked for"), stopped=False)
-            return batch.run()
-
-    def _prepared(self, journal: Journal) -> Batch:
-        """Load networks and sources, and look at what there is to do; a stop is a KeyboardInterrupt."""
-        job = self.job
-        with self.stop.at_once():
-            check_marks(job.request.settings)
-            engine = Engine.open(job.request.settings, models_dir=job.request.models_dir)
-            require_networks(engine)
-            self.status.tick()
-            source = identity_of(engine, job.sources) if job.sources or not job.request.mapped else None
-            sought, told = sought_of(engine, job.request.target_person, job.request.never)
-        order, estimate = self._in_order()
-        digests = Digests(self.places.local / "digests.json", beat=self.beat)
-        earlier = EarlierWork(
-            read_journal(job.folder / JOURNAL_NAME),
-            run=job.run,
-            sources=[digest_of(job.sources[n]) for n in source.used] if source else [],
-            sought=_sought_digests(job.request),
-            settings=engine.settings,
-            models={net.name: model_digest(net.path, digests) for net in engine.networks},
-            digests=digests,
-            consent=job.request.consent,
-        )
-        inputs = self.own.inputs | identities(network.path for network in engine.loaded)
-        writable = Writable(inputs, self.own.overwrite, made=earlier.made, set_aside=earlier.set_aside)
-        self._announce([*(source.notes if source else ()), *told])
-        usual = cast_of(source, sought, key=" ".join(sorted(earlier.sources)))
-        cast = PeopleFinder(self, engine, earlier, journal, usual, source).casts()
-        return Batch(self, engine, source, cast, writable, journal, earlier, order, estimate)
+            return Alone(self, order, estimate, hands).run()
 
     def _in_order(self) -> tuple[list[int], Estimate]:
         """Return the order of the files, and what tells how many of them fit the session."""
@@ -247,8 +218,8 @@ class _Run(Surroundings):
             stopped=stopped,
         )
 
-    def _announce(self, notes: Iterable[str]) -> None:
-        """Say before the start what is to be done, and whether there is room for it."""
+    def _announce(self, notes: Iterable[str], times: int, workers: int = 1) -> None:
+        """Say before the start what is to be done, and whether there is so many times the targets' room."""
         if self.status.status.notes:  # a worker before this one has said it
             return
         # Not Path.is_file: it raises for names that no system takes.
@@ -262,13 +233,18 @@ class _Run(Surroundings):
             free=free / 1e9,
             videos=this_machine().safe_capacity,
         )
+        if workers > 1:
+            together = mark(
+                "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. {workers} workers share them"
+            )
+            told = tr(together, files=len(self.job.tasks), size=size / 1e9, free=free / 1e9, workers=workers)
         tight = tr(
             "all results may need {needed:.1f} GB, but {free:.1f} GB are free: later files may find no room",
-            needed=2 * size / 1e9,
+            needed=times * size / 1e9,
             free=free / 1e9,
         )
         left_out = skipped_files(self.job.folders)
-        self.status.note(told, *self.job.notes, *notes, *left_out, *([tight] if free < 2 * size else []))
+        self.status.note(told, *self.job.notes, *notes, *left_out, *([tight] if free < times * size else []))
 
     def _end_late(self) -> None:
         """End a process whose work hangs although it was asked to stop; finished segments are noted."""
@@ -300,15 +276,6 @@ class _Run(Surroundings):
         report.save(path)
 
 
-def _sought_digests(request: BatchRequest) -> list[str]:
-    """Digests of the photos of who is changed, and of who never is."""
-    return [
-        f"{kind} {digest_of(Source.of(photo))}"
-        for kind, photos in (("target", request.target_person), ("never", request.never))
-        for photo in sorted(photos)
-    ]
-
-
 def _remove_torn(folder: Path) -> None:
     """Remove what a killed process left of files it was about to replace."""
     for name in (STATUS_NAME, REPORT_NAME, HTML_REPORT_NAME):
@@ -318,7 +285,4 @@ def _remove_torn(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    # Threads of drivers and libraries may hold up a normal exit; everything is on disk already.
-    os._exit(code)
+    end_process(main())

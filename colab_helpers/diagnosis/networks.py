@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SAME_RESULT = 0.01
 """How far GPU and CPU may lie apart, as a share of the output's length: TensorFloat-32 rounds to 1/2048."""
+_EDGE = 64  # of the picture that a network is tried at where any size would do, but take minutes
 _REFETCH = mark("fetch it again: python -m colab_helpers preload --accept-licences --verify")
 _WHERE_FROM = mark("use it only if you know where it is from")
 
@@ -55,7 +56,7 @@ def _examine(subject: Subject, role: Role, name: str) -> Iterator[Check]:
     plain = choice.original if choice.original.suffix == ".onnx" else choice.path
     network = open_network(plain, "cpu")
     check_contract(role, network)
-    inputs = inputs_for(network, subject.settings)
+    inputs = inputs_for(network, subject.settings, edge=_EDGE if role == "frame_enhancer" else 0)
     on_cpu, milliseconds = trial(network, inputs)
     facts, figures = [f"CPU {milliseconds:.1f} ms"], {"cpu_ms": milliseconds}
     problems = [*_values_problem(on_cpu, "CPU"), *_file_problem(network, name, plain)]
@@ -103,11 +104,11 @@ def _pixels(role: Role, network: Network, original: Path, subject: Subject) -> I
         yield tr("faces' pixels: {where}", where=pixels)
 
 
-def inputs_for(network: Network, settings: Settings) -> list[Any]:
+def inputs_for(network: Network, settings: Settings, *, edge: int = 0) -> list[Any]:
     """Make what a network takes, in its order."""
     from colab_helpers.models.parity import sample_inputs
 
-    found = sample_inputs(network.session, edge=settings.face_detector_size, name=network.name)
+    found = sample_inputs(network.session, edge=edge or settings.face_detector_size, name=network.name)
     return list(found.values())
 
 
@@ -150,6 +151,7 @@ def open_network(
 def check_contract(role: Role, network: Network) -> None:
     """Make sure that a network takes and gives what its role asks for; ModelError where it does not."""
     from colab_helpers.faces.detector import Detector
+    from colab_helpers.faces.frame_enhancer import FrameEnhancer
     from colab_helpers.faces.occluder import FaceParser, Occluder
     from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
     from colab_helpers.models.contracts import check_content
@@ -160,6 +162,7 @@ def check_contract(role: Role, network: Network) -> None:
         "enhancer": Enhancer,
         "occluder": Occluder,
         "parser": FaceParser,
+        "frame_enhancer": FrameEnhancer,
     }
     if role in makers:
         makers[role](network)

@@ -11,16 +11,17 @@ from colab_helpers.faces.analyser import FaceAnalyser, sex_and_age
 from colab_helpers.faces.anonymize import Anonymizer
 from colab_helpers.faces.cast import PERSONAL, Treatment
 from colab_helpers.faces.changer import FaceChanger
+from colab_helpers.faces.frame_enhancer import FrameEnhancer
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.occluder import FaceParser, Occluder
 from colab_helpers.faces.path_choice import choose_paths
 from colab_helpers.faces.photos import Identity, agreed_identity, quality_of
 from colab_helpers.faces.pixel_path import PixelPath
 from colab_helpers.faces.selection import order_faces
-from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper
+from colab_helpers.faces.swapper_enhancer import Enhancer, Swapper, without_effect
 from colab_helpers.faces.types import ByteImage, Face, FloatArray
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import Machine, this_machine
+from colab_helpers.machine import Machine, shared_by, this_machine
 from colab_helpers.media.picture import BgrPicture, Picture
 from colab_helpers.models.catalog import ANALYSIS_MODELS, content_models, mask_models
 from colab_helpers.models.contracts import check_content, converter_of
@@ -51,6 +52,7 @@ class Engine:
         provider: Where the networks run.
         notes: Fall-backs and lowered values, each said once.
         pool: Where the networks are kept on a GPU; None on the CPU, where they simply stay loaded.
+        frame_enhancer: Enlarges whole frames, likewise; not part of what is one person's own.
         content: What checks the content of targets, by name; ``missing`` is the first file that it lacks.
     """
 
@@ -64,6 +66,7 @@ class Engine:
     occluder: Occluder | None = None
     parser: FaceParser | None = None
     paths: Mapping[FrameProcessor, PixelPath] = field(default_factory=dict)
+    frame_enhancer: FrameEnhancer | None = None
     content: Mapping[str, Network] = field(default_factory=dict)
     missing: Path | None = None
 
@@ -95,12 +98,12 @@ class Engine:
         swapper, enhancer = _changers(resolved, networks, runtime, root)
         if runtime.graphs:
             analyser.load()  # next come decoders and encoders, beside which nothing may be captured
-        # They change no pixel and are asked about once a second: nothing is captured.
+        # Nothing is captured of those asked once a second, nor of what takes long whoever launches it.
         seldom = runtime.pooled(runtime.pool, graphs=False)
         files = {name: root / f"{name}.onnx" for name in content_models(resolved)}
         paths, by_processor = choose_paths(choices, swapper, enhancer, runtime)
         chosen = [note for choice in choices.values() for note in choice.notes]
-        chosen += [*origin_notes(resolved, root), *_without_effect(resolved, swapper, enhancer)]
+        chosen += [*origin_notes(resolved, root), *without_effect(resolved, swapper, enhancer)]
         return cls(
             settings=resolved,
             analyser=analyser,
@@ -112,6 +115,7 @@ class Engine:
             occluder=Occluder(masking["occluder"]) if "occluder" in masking else None,
             parser=FaceParser(masking["parser"]) if "parser" in masking else None,
             paths=paths,
+            frame_enhancer=FrameEnhancer.open(resolved, seldom, root),
             content={
                 name: _for_content(seldom, name, path) for name, path in files.items() if path.is_file()
             },
@@ -120,15 +124,23 @@ class Engine:
 
     @property
     def place(self) -> str:
-        """Where the networks run, and whose pixels are done there, too."""
-        return f"{self.provider} (pixels: {', '.join(self.paths)})" if self.paths else self.provider
+        """Where the networks run, whose pixels are done there, too, and what tiles frames are enlarged in."""
+        told = [f"pixels: {', '.join(self.paths)}"] if self.paths else []
+        told += [f"tiles: {self.frame_enhancer.edge}"] if self.frame_enhancer else []
+        return f"{self.provider} ({'; '.join(told)})" if told else self.provider
+
+    @property
+    def growth(self) -> int:
+        """How many times more pixels results have than targets."""
+        return self.frame_enhancer.scale**2 if self.frame_enhancer else 1
 
     @property
     def networks(self) -> list[Network]:
         """Every network that has a part in what results look like."""
         changers = [part.networks for part in (self.swapper, self.enhancer) if part is not None]
-        masking = [part.network for part in (self.occluder, self.parser) if part is not None]
-        return [*self.analyser.networks, *(network for part in changers for network in part), *masking]
+        others = (self.occluder, self.parser, self.frame_enhancer)
+        single = [part.network for part in others if part is not None]
+        return [*self.analyser.networks, *(network for part in changers for network in part), *single]
 
     @property
     def loaded(self) -> list[Network]:
@@ -150,10 +162,10 @@ class Engine:
 
     def take_memory_notes(self) -> list[str]:
         """What was unloaded or waited for since this was last asked, one sentence each."""
-        if self.pool is None:
-            return []
-        notes = list(self.pool.notes)
-        del self.pool.notes[: len(notes)]
+        notes: list[str] = []
+        for told in [part.notes for part in (self.pool, self.frame_enhancer) if part is not None]:
+            notes += told
+            del told[:]
         return notes
 
     def identity(self, photos: Sequence[tuple[str, Callable[[], ByteImage]]]) -> Identity:
@@ -238,6 +250,7 @@ class Engine:
             "face_enhancer": self.enhancer,
             "occlusion": self.occluder,
             "region": self.parser,
+            "frame_enhancer": self.frame_enhancer,
         }
         steps = {*settings.frame_processors, *settings.face_mask_types}
         missing = [name for name in asked if name not in PERSONAL]
@@ -272,19 +285,6 @@ def _for_content(runtime: Runtime, name: str, path: Path) -> Network:
     if name != ANALYSIS_MODELS[2]:
         check_content(network.session, name, where=str(path))
     return network
-
-
-def _without_effect(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:
-    """Settings that were changed and mean nothing to the chosen networks, one sentence each."""
-    notes, usual = [], Settings()
-    boosting = settings.face_swapper_pixel_boost != usual.face_swapper_pixel_boost
-    if swapper is not None and boosting and not swapper.boosted:
-        text = mark("face_swapper_pixel_boost has no effect: {name} itself works at {size} pixels")
-        notes.append(tr(text, name=swapper.network.name, size=swapper.size))
-    if enhancer is not None and settings.enhancer_weight != usual.enhancer_weight and not enhancer.weighted:
-        text = mark("enhancer_weight has no effect: {name} takes no weight")
-        notes.append(tr(text, name=enhancer.network.name))
-    return notes
 
 
 def _with_mask_types(settings: Settings, root: Path) -> tuple[Settings, list[str]]:
@@ -333,8 +333,8 @@ def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settin
         that had to be lowered because the machine cannot bear it.
     """
     budget, notes = machine.memory_budget, tuple[str, ...]()
-    memory = budget if settings.max_memory == "auto" else min(settings.max_memory, budget)
-    if settings.max_memory != "auto" and settings.max_memory > budget:
+    memory = budget if settings.max_memory == "auto" else min(settings.max_memory / shared_by(), budget)
+    if settings.max_memory != "auto" and settings.max_memory / shared_by() > budget:
         text = mark(
             "max_memory lowered from {memory:g} to {budget:.1f} GB: "
             "this machine has no more beside the 2 GB left to the system"
@@ -343,7 +343,7 @@ def resolve(settings: Settings, machine: Machine, *, cuda: bool) -> tuple[Settin
     threads, batch = settings.execution_threads, settings.batch_size
     if threads == "auto":
         threads = _CUDA_THREADS if cuda else 1
-    if batch == "auto":  # one per 2 GB; on a CPU no more than two, so that frames come steadily
-        batch = max(1, min(MAX_BATCH_SIZE if cuda else 2, int(memory // 2)))
-    values = {"max_memory": round(memory, 2), "execution_threads": threads, "batch_size": batch}
+    if batch == "auto":  # one per 2 GB; on a CPU one, so that frames come steadily and few are held
+        batch = max(1, min(MAX_BATCH_SIZE, int(memory // 2))) if cuda else 1
+    values = {"max_memory": round(max(0.5, memory), 2), "execution_threads": threads, "batch_size": batch}
     return settings.with_overrides(**values), notes

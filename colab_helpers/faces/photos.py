@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from colab_helpers.errors import ColabHelpersError, UsageError
 from colab_helpers.faces.analyser import FaceAnalyser, unit
@@ -119,6 +120,12 @@ def quality_of(image: ByteImage, face: Face) -> float:
     return _Shown.of(image, face).quality
 
 
+def percentile(values: npt.ArrayLike, percent: float) -> float:
+    """Do what numpy's own does, which loads masked arrays first: a fiftieth of a run's start."""
+    ranked = np.sort(values, axis=None)
+    return float(np.interp(percent / 100 * (len(ranked) - 1), np.arange(len(ranked)), ranked))
+
+
 class _Shown(NamedTuple):
     """How a photo shows a face; as in `PhotoReport`."""
 
@@ -131,7 +138,7 @@ class _Shown(NamedTuple):
     @classmethod
     def of(cls, image: ByteImage, face: Face) -> Self:
         grey = _grey_crop(image, face)
-        highlights, burnt = float(np.percentile(grey, 95)), float(np.mean(grey >= _WHITE))
+        highlights, burnt = percentile(grey, 95), float(np.mean(grey >= _WHITE))
         return cls(_width(face), sharpness_of(grey), yaw_degrees(face.kps), highlights, burnt)
 
     @property

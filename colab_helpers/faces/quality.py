@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from colab_helpers.faces.analyser import FaceAnalyser
 from colab_helpers.faces.geometry import ARCFACE_112, overlap, similarity_transform, yaw_degrees
-from colab_helpers.faces.photos import BLURRED, sharpness_of
-from colab_helpers.faces.types import Face, FloatArray
+from colab_helpers.faces.photos import BLURRED, percentile, sharpness_of
+from colab_helpers.faces.types import ByteImage, Face, FloatArray
+from colab_helpers.media.images import to_data_url
 from colab_helpers.media.picture import Picture
 
 Spans = list[tuple[int, int]]
@@ -27,10 +29,12 @@ MOST_TRACKS = 32
 CROWD = -1
 """Number under which all further tracks of a segment are counted."""
 
-_PATCH = 16
+_PATCH = 48
 _POINTS = ARCFACE_112 * np.float32(_PATCH / 112)
 # A face whose centre moves by more than this share of its width is another face, or another shot.
 _SAME_FACE = 0.5
+# A portrait shows so many times as much as the face's box, and is so many pixels high.
+_AROUND, _PORTRAIT_HEIGHT = 1.5, 72
 # A portrait is no better for being wider than so many pixels, or sharper than so many times what is blurred.
 _WIDE, _SHARP = 160.0, 4 * BLURRED
 
@@ -42,6 +46,7 @@ class Portrait(BaseModel):
         worth: How frontal, large and sharp, 0 to 1; 0 where that was not looked at.
         frame: Its number; ``seconds`` its time after the first frame.
         box: xyxy in pixels of the stored frame.
+        url: The picture itself, where it was looked at; see `portrait_url`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,6 +55,7 @@ class Portrait(BaseModel):
     frame: int
     seconds: float
     box: tuple[float, float, float, float]
+    url: str = ""
 
 
 class Counts(BaseModel):
@@ -170,7 +176,7 @@ class Measured(BaseModel):
     @property
     def similarity_p5(self) -> float | None:
         """Cosine that 95 % of the samples reach; None without samples."""
-        return float(np.percentile(self.similarities, 5)) if self.similarities else None
+        return percentile(self.similarities, 5) if self.similarities else None
 
 
 def root_mean(squares: float, count: int) -> float | None:
@@ -217,7 +223,7 @@ class Brightness:
 
 def brightness(picture: Picture, face: Face, frame: int) -> Brightness:
     """Mean brightness of the inner face, read at the same points of it in every frame."""
-    patch = picture.grey(similarity_transform(face.kps, _POINTS), _PATCH)
+    patch = picture.grey(similarity_transform(face.kps, _POINTS), _PATCH, sparse=True)
     width = float(face.box[2] - face.box[0])
     return Brightness(frame, float(patch.mean()), face.centre, width)
 
@@ -257,3 +263,13 @@ def worth(picture: Picture, face: Face, others: Iterable[Face]) -> float:
         return 0.0
     sharp = sharpness_of(picture.grey(similarity_transform(face.kps, ARCFACE_112), 112))
     return round(promised * min(1.0, sharp / _SHARP), 4)
+
+
+def portrait_url(picture: Picture, face: Face, upright: Callable[[ByteImage], ByteImage]) -> str:
+    """Cut out a face with what is around it, turned as players show it, as a small JPEG ``data:`` URL."""
+    edge = _AROUND * float(max(face.box[2:] - face.box[:2]))
+    scale, size = 3 * _PORTRAIT_HEIGHT / edge, (_PORTRAIT_HEIGHT, _PORTRAIT_HEIGHT)
+    x, y = (scale * (edge / 2 - middle) for middle in face.centre)
+    crop = picture.crop(np.array([[scale, 0, x], [0, scale, y]]), 3 * _PORTRAIT_HEIGHT)
+    small = cv2.resize(upright(crop), size, interpolation=cv2.INTER_AREA)
+    return to_data_url(np.asarray(small, np.uint8), "jpeg", quality=85)

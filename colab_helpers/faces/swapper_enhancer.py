@@ -10,10 +10,12 @@ import numpy as np
 from colab_helpers.faces.analyser import unit
 from colab_helpers.faces.geometry import template_of
 from colab_helpers.faces.types import AnyArray, ByteImage, FloatArray
+from colab_helpers.language import mark, tr
 from colab_helpers.media.colour import channels_of
 from colab_helpers.models.contracts import input_kinds, not_understood, understood
 from colab_helpers.models.emap import read_emap
 from colab_helpers.models.session import Network
+from colab_helpers.settings import Settings
 
 
 class _CropNetwork:
@@ -156,3 +158,16 @@ class Enhancer(_CropNetwork):
     def weights(self, count: int) -> AnyArray:
         """The weight as the network takes it, for so many crops."""
         return np.full(count, self._weight, self.fit.weight)
+
+
+def without_effect(settings: Settings, swapper: Swapper | None, enhancer: Enhancer | None) -> list[str]:
+    """Settings that were changed and mean nothing to the chosen networks, one sentence each."""
+    notes, usual = [], Settings()
+    boosting = settings.face_swapper_pixel_boost != usual.face_swapper_pixel_boost
+    if swapper is not None and boosting and not swapper.boosted:
+        text = mark("face_swapper_pixel_boost has no effect: {name} itself works at {size} pixels")
+        notes.append(tr(text, name=swapper.network.name, size=swapper.size))
+    if enhancer is not None and settings.enhancer_weight != usual.enhancer_weight and not enhancer.weighted:
+        text = mark("enhancer_weight has no effect: {name} takes no weight")
+        notes.append(tr(text, name=enhancer.network.name))
+    return notes

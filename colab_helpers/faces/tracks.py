@@ -185,10 +185,12 @@ class Tracker:
     """Follows the faces of one video; see `follow`.
 
     Attributes:
+        done: Called with each row once nothing is added to it any more.
         tracks: All tracks so far, in the order of their numbers.
     """
 
     embed: Embed
+    done: Callable[[FrameFaces], None] = lambda _row: None
     tracks: list[Track] = field(default_factory=list)
     _open: list[Track] = field(default_factory=list)
     _recent: list[Track] = field(default_factory=list)
@@ -214,6 +216,7 @@ class Tracker:
                 self._looked.add(row.frame)
                 self._associate(row, cut=cut)
                 cut = False
+            self.done(row)
             if row.frame - LAG >= decided:
                 yield self._faces(decided, wanted=decided >= start)
                 decided += 1

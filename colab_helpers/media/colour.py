@@ -49,9 +49,7 @@ class ColourSpace:
     @classmethod
     def of_frame(cls, frame: av.VideoFrame, *, depth: int) -> ColourSpace:
         """Read it off a decoded frame; an unspecified matrix is BT.601 up to 576 lines, else BT.709."""
-        matrix = int(frame.colorspace)
-        if matrix not in _KR_KB:
-            matrix = _BT601 if frame.height <= _SD_HEIGHT else _BT709
+        matrix = matrix_of(int(frame.colorspace), frame.height)
         return cls(matrix=matrix, full_range=is_full_range(frame), depth=depth)
 
     @property
@@ -59,6 +57,11 @@ class ColourSpace:
         """Y, U and V of black."""
         luma = 0 if self.full_range else 16 << (self.depth - 8)
         return luma, 1 << (self.depth - 1), 1 << (self.depth - 1)
+
+
+def matrix_of(tag: int, height: int) -> int:
+    """Return the matrix that is meant: the one stated, else BT.601 up to 576 lines and BT.709 above."""
+    return tag if tag in _KR_KB else _BT601 if height <= _SD_HEIGHT else _BT709
 
 
 @cache

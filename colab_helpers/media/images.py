@@ -42,8 +42,8 @@ Pillow itself refuses a little more than this.
 # Between half of its limit and the limit Pillow warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_LOSSY = {"JPEG", "WEBP", "AVIF", "HEIF"}
-_OPAQUE = {"JPEG", "BMP"}
+_PLAIN = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_LOSSY, _OPAQUE = {"JPEG", "WEBP", "AVIF", "HEIF"}, {"JPEG", "BMP"}
 # Level 1 is as small as OpenCV's PNG and six times faster than Pillow's usual one.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {"compress_level": 1},
@@ -184,8 +184,9 @@ def opened(source: str | Path | bytes) -> Iterator[tuple[Image.Image, bytes]]:
         MediaError: It is no picture or too large; or, where it is raised in the block, damaged.
     """
     data, where = bytes_of(source)
+    formats = readable_formats() if data[4:8] == b"ftyp" else _PLAIN  # HEIF's library is loaded if need be
     try:
-        with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise too_large(tr("{width}x{height} pixels", width=image.width, height=image.height), where)
             yield image, data
@@ -213,12 +214,11 @@ def pixels_of(image: Image.Image) -> tuple[ByteImage, ByteImage | None]:
 @cache
 def readable_formats() -> tuple[str, ...]:
     """Return the formats that can be read: never those that run programs or name other files (EPS, …)."""
-    names = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
-    names += ["AVIF"] if features.check("avif") else []
+    names = (*_PLAIN, "AVIF") if features.check("avif") else _PLAIN
     try:
         import pillow_heif
     except ImportError:
-        return tuple(names)
+        return names
     pillow_heif.register_heif_opener()
     return (*names, "HEIF")
 

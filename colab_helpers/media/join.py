@@ -94,7 +94,7 @@ def join_segments(
     timeline = Timeline(segments, time_base)
     with written_whole(output) as partial, open_source(existing_file(info.path)) as source:
         copier = StreamCopier(source, info, audio=audio)
-        with _opened(partial, output, source, file_tags(info.metadata, comment=comment), time_base) as result:
+        with opened(partial, output, source, file_tags(info.metadata, comment=comment), time_base) as result:
             picture = _add_streams(result, source, info, choice, time_base, copier)
             timeline.check_same_encoder(picture)
             _mux(result, picture, timeline, copier, time_base, on_frame)
@@ -120,7 +120,7 @@ def check_output(output: Path, info: VideoInfo, *, audio: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def _opened(
+def opened(
     partial: Path, path: Path, source: InputContainer, tags: Mapping[str, str], time_base: Fraction
 ) -> Iterator[OutputContainer]:
     """The result under its hidden name, with its tags and the source's chapters; closed at the end."""

@@ -205,7 +205,7 @@ def _missing(text: str) -> str:
 
 def _is_drawn(letter: str) -> bool:
     """Whether OpenCV shows a letter; those it lacks become question marks, and some leave no trace."""
-    if letter in " ?":
+    if letter.isascii() and letter.isprintable():  # not looked at: each takes a millisecond
         return True
     drawn = _letters(letter, _LEAST)
     return letter.isprintable() and bool(drawn.any()) and not np.array_equal(drawn, _letters("?", _LEAST))

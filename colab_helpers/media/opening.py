@@ -79,7 +79,7 @@ def _unopenable(path: Path, error: av.FFmpegError) -> MediaError:
     with path.open("rb") as file:
         start = file.read(SHOWN)
     kind, remedy = foreign_kind(start)
-    if isinstance(error, EOFError):
+    if isinstance(error, EOFError) and not kind:
         what, remedy = tr("no frame: the file ends with its header"), AGAIN
     elif not kind and start[4:8] in _FIRST_BOXES:
         what = tr("the file is cut off: its index (moov) is not complete, so nothing in it can be found")

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from colab_helpers.errors import MediaError
+from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.media.formats import (
     UNSPECIFIED,
@@ -152,7 +154,11 @@ def probe(path: str | Path) -> VideoInfo:
         MissingFileError: There is no such file.
         MediaError: It is a folder, empty, not a video, cut off, without a picture, too long, or undecodable.
     """
-    path = existing_file(path)
+    return _probed(path := existing_file(path), state_of(path))
+
+
+@lru_cache(maxsize=4)  # it costs as much as five frames, and several ask
+def _probed(path: Path, _state: object) -> VideoInfo:
     with open_source(path) as container:
         stream = picture_stream(container, path)
         frame, start = _first_frame(container, stream, path)

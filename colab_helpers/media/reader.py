@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from colab_helpers.errors import MediaError
 from colab_helpers.language import mark, tr
+from colab_helpers.machine import this_machine
 from colab_helpers.media.conversion import FrameConverter
 from colab_helpers.media.formats import begins_anew, is_mov
 from colab_helpers.media.inputs import existing_file
@@ -30,6 +31,8 @@ from colab_helpers.media.truncation import TruncationCheck
 
 # A header that leaves more than this many seconds to the last frame is taken for wrong.
 _LONGEST_LAST = 10
+# Decoders hold a frame or two in each thread.
+_MOST_THREADS = 4
 # Packets kept back before decoding begins in the middle: at most so many bytes.
 _MOST_KEPT = 64 << 20
 
@@ -65,11 +68,12 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
     Attributes:
         notes: What was repaired or converted so far, one sentence each.
         count: Frames met so far, with those before ``start``.
+        sound: Whether all was read and nothing of it was lost or repaired.
     """
 
     def __init__(self, info: VideoInfo, *, start: int = 0, previous_pts: int | None = None) -> None:
         self.notes: list[str] = []
-        self.count = 0
+        self.count, self.sound = 0, False
         self._info, self._start, self._previous_pts = info, start, previous_pts
         existing_file(info.path)
         self._open()
@@ -105,7 +109,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
                 if other.index != self._stream.index:
                     other.discard = Discard.all
         self._stream.codec_context.thread_type = "AUTO"
-        self._stream.codec_context.thread_count = 0
+        self._stream.codec_context.thread_count = min(this_machine().cpus, _MOST_THREADS)
         self._clock = FrameClock(self._info)
         self._truncation = TruncationCheck(self._info, self._container, self._stream)
 
@@ -125,7 +129,9 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
         if waiting is not None:
             yield self._lasting(waiting, self._last_duration(waiting))
         clocks = [*self._truncation.clock.notes(), *self._clock.notes()]
-        self.notes += [*clocks, *self._converter.notes(), *self._truncation.verdict(self.count)]
+        damage = self._truncation.verdict(self.count)
+        self.notes += [*clocks, *self._converter.notes(), *damage]
+        self.sound = not (clocks or damage)
         if self.count < self._start:
             raise self._changed(
                 tr("it has {frames} frames, so none has number {start}", frames=self.count, start=self._start)
@@ -146,7 +152,7 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
     def _numbered(self) -> Iterator[tuple[int, tuple[int, av.VideoFrame]]]:
         """Numbers, timestamps and pictures, from the first frame or the one before the first wanted."""
         if self._start and self._previous_pts is not None:
-            doubt = self._doubt()
+            doubt = doubt_about(self._info)
             taken_up = None if doubt else self._taken_up(self._previous_pts)
             if taken_up is not None:
                 return enumerate(taken_up, self._start - 1)
@@ -156,15 +162,6 @@ class FrameReader(Iterator[Frame], contextlib.AbstractContextManager["FrameReade
             self._container.close()
             self._open()
         return enumerate(self._decoded(self._truncation.watch(self._container)))
-
-    def _doubt(self) -> str:
-        """Why decoding cannot begin in the middle; empty if it can."""
-        if self._info.in_coded_order:
-            return tr("the container has no presentation times")
-        codec = self._stream.codec_context.codec
-        if not begins_anew(codec):
-            return tr("key frames of {codec} may need what comes before them", codec=codec.canonical_name)
-        return ""
 
     def _taken_up(self, pts: int) -> Iterator[tuple[int, av.VideoFrame]] | None:
         """Timestamps and pictures from the one shown at ``pts`` on; None if it is not surely the right one.
@@ -240,6 +237,16 @@ def read_frames(info: VideoInfo, *, start: int = 0, previous_pts: int | None = N
             decoded, or it is not the one ``start`` and ``previous_pts`` were found in.
     """
     return FrameReader(info, start=start, previous_pts=previous_pts)
+
+
+def doubt_about(info: VideoInfo) -> str:
+    """Return why decoding a video cannot begin in the middle; empty if it can, as far as its header tells."""
+    if info.in_coded_order:
+        return tr("the container has no presentation times")
+    codec = av.Codec(info.codec, "r")
+    if not begins_anew(codec):
+        return tr("key frames of {codec} may need what comes before them", codec=codec.canonical_name)
+    return ""
 
 
 def _approach(packets: Iterator[Packet[Any]], pts: int) -> Iterator[Packet[Any]]:

@@ -21,7 +21,9 @@ from colab_helpers.models.contracts import content_contracts, converter_of
 from colab_helpers.settings import Settings
 
 Finder = Literal["detector", "recogniser", "attributes"]
-Role = Literal[Finder, "swapper", "converter", "enhancer", "occluder", "parser", "content"]
+Role = Literal[
+    Finder, "swapper", "converter", "enhancer", "occluder", "parser", "frame_enhancer", "content", "painter"
+]
 
 ANALYSIS_MODELS = ("buffalo_l/det_10g", "buffalo_l/w600k_r50", "buffalo_l/genderage")
 """What finds faces and tells them apart, and what tells sex and age where settings ask for that."""
@@ -67,7 +69,7 @@ class Source(_Frozen):
 class ModelEntry(_Frozen):
     """One model: its role, its licence, and where its file comes from."""
 
-    name: str  # ``{name}.onnx`` below the models root
+    name: str  # ``{name}.onnx`` below the models root, or as it is where it ends in ``.safetensors``
     role: Role
     licence_id: str  # what an acceptance is recorded under
     licence: Licence
@@ -76,7 +78,7 @@ class ModelEntry(_Frozen):
     @property
     def path(self) -> str:
         """Below the models root, with forward slashes."""
-        return f"{self.name}.onnx"
+        return self.name if self.name.endswith(".safetensors") else f"{self.name}.onnx"
 
     def is_published(self, path: Path, sha256: str) -> bool:
         """Whether a file of that SHA-256 is one that a source gives; OSError where it cannot be read."""
@@ -166,6 +168,8 @@ def wanted_models(settings: Settings, root: Path | None = None) -> list[tuple[Ro
     if "face_enhancer" in settings.frame_processors:
         found.append(("enhancer", settings.enhancer_model))
     found += mask_models(settings, root).items()
+    if "frame_enhancer" in settings.frame_processors:
+        found.append(("frame_enhancer", settings.frame_enhancer_model))
     found += ((listed[name].role, name) for name in content_models(settings))
     return list(dict.fromkeys(found))
 

@@ -143,6 +143,33 @@ def converter_of(name: str) -> str:
     return next((row.converter for row in CONTRACTS if row.converter and row.kind in name.lower()), "")
 
 
+def enlarges(session: Any, *, where: str) -> tuple[int, int]:
+    """Return how many times a network enlarges, and the edge of its pictures; 0 where it takes any.
+
+    The contract of Real-ESRGAN's exports: RGB planes ``(1, 3, h, w)`` float32, black 0 and white 1, to
+    ``(1, 3, s h, s w)`` alike, s being 2 or 4. Most leave h and w open (RealESRGAN_x2plus takes even ones).
+
+    Raises:
+        ModelError: It takes or gives something else.
+    """
+    inputs, scale, edge = session.get_inputs(), 0, 0
+    if input_kinds(session) == ("picture",):
+        edge, other = (size if isinstance(size, int) else 0 for size in inputs[0].shape[2:])
+        trial = edge or 16
+        names = [session.get_outputs()[0].name]
+        (given,) = session.run(names, {inputs[0].name: np.zeros((1, 3, trial, trial), np.float32)})
+        fits = edge == other and given.ndim == 4 and given.shape == (1, 3, *(2 * [given.shape[-1]]))
+        scale = given.shape[-1] // trial if fits and given.shape[-1] % trial == 0 else 0
+    if scale not in (2, 4):
+        shapes = [list(item.shape) for items in (inputs, session.get_outputs()) for item in items]
+        raise ModelError(
+            tr("it enlarges no pictures twice or four times; its shapes are {shapes}", shapes=shapes),
+            where=where,
+            remedy=tr("use {name}", name="RealESRGAN_x2plus.onnx"),
+        )
+    return scale, edge
+
+
 class ContentContract(NamedTuple):
     """How a classifier of sexual content is spoken to, and from which score on a picture counts as such.
 

@@ -121,14 +121,14 @@ def _load_architecture() -> ModuleType:
     # The weights are loaded over whatever was initialised, and nobody asks the registry.
     registry = type("Registry", (), {"register": lambda _: lambda item: item})()
     # Empty packages with the real folders: their own __init__ would import all of basicsr and facexlib.
-    modules: dict[str, dict[str, Any]] = {
+    packages: dict[str, dict[str, Any]] = {
         "gfpgan": {"__path__": folders},
         "gfpgan.archs": {"__path__": [str(Path(folder) / "archs") for folder in folders]},
         **{name: {"__path__": []} for name in ("basicsr", "basicsr.archs", "basicsr.utils")},
         "basicsr.archs.arch_util": {"default_init_weights": lambda *_, **__: None},
         "basicsr.utils.registry": {"ARCH_REGISTRY": registry},
     }
-    for name, contents in modules.items():
+    for name, contents in packages.items():
         sys.modules[name] = module = ModuleType(name)
         vars(module).update(contents)
     return importlib.import_module("gfpgan.archs.gfpganv1_clean_arch")

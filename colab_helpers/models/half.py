@@ -54,12 +54,12 @@ class ModelChoice:
 
 
 def changing_models(settings: Settings) -> dict[FrameProcessor, str]:
-    """Name of the network that each step of a run needs."""
+    """Name of the network that each step of a run that changes faces needs."""
     names: dict[FrameProcessor, str] = {
         "face_swapper": settings.swapper_model,
         "face_enhancer": settings.enhancer_model,
     }
-    return {step: names[step] for step in settings.frame_processors}
+    return {step: names[step] for step in settings.frame_processors if step in names}
 
 
 def wants_half(setting: HalfPrecision, provider: Provider) -> bool:

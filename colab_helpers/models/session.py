@@ -25,7 +25,7 @@ import onnxruntime
 from colab_helpers.errors import OutOfMemoryError, ProviderError
 from colab_helpers.files import absolute
 from colab_helpers.language import mark, tr
-from colab_helpers.machine import Machine, this_machine
+from colab_helpers.machine import Machine, shared_by, this_machine
 from colab_helpers.models.cuda_graphs import GpuSession, Places
 from colab_helpers.models.identify import broken_model, missing_model
 from colab_helpers.models.parity import sample_inputs
@@ -237,7 +237,7 @@ def create_session(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings speak of the unused emap initializer on every load
-    options.intra_op_num_threads = threads or this_machine().cpus
+    options.intra_op_num_threads = threads or max(1, this_machine().cpus // shared_by())
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Idle threads would otherwise spin, on cores that decoder and encoder need.

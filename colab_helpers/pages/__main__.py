@@ -10,6 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from colab_helpers.itself import all_loaded, end_process, own_process
+
+if __name__ == "__main__":
+    own_process()
+
 from colab_helpers.errors import ColabHelpersError
 from colab_helpers.files import absolute
 from colab_helpers.language import ASKED, printable, spoken, tr
@@ -34,4 +39,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    all_loaded()
+    end_process(main())

@@ -11,8 +11,7 @@ from colab_helpers.language import mark, tr
 from colab_helpers.machine import GIB
 from colab_helpers.pages.units import number
 from colab_helpers.resources.bottleneck import CHANGE, DECODE, FIND
-from colab_helpers.resources.guard import WARNING_PERCENT
-from colab_helpers.resources.samples import Sample
+from colab_helpers.resources.samples import WARNING_PERCENT, Sample
 
 # Samples farther apart than so many usual distances, and than so many seconds, have a pause between them:
 # the machine slept, or the run was continued later.

@@ -128,13 +128,16 @@ def frame_at(path: Path, seconds: float) -> ByteImage:
 
 
 def portraits_of(file: FileReport) -> list[str]:
-    """Cut a portrait of each person of a file out of its target, as data URLs; empty where there is none."""
+    """Return a portrait of each person as a data URL, empty where there is none.
+
+    Whoever is seen for less than a second has none in the report: it is cut out of the target.
+    """
     return [_portrait(file, person) for person in (file.quality.people if file.quality else ())]
 
 
 def _portrait(file: FileReport, person: PersonReport) -> str:
-    if person.portrait_seconds is None or person.portrait_box is None:
-        return ""
+    if person.portrait or person.portrait_seconds is None or person.portrait_box is None:
+        return person.portrait
     try:
         return portrait_of(Path(file.target), person.portrait_seconds, person.portrait_box)
     except (MediaError, OSError, ValueError):  # files change after a run

@@ -1,20 +1,12 @@
-"""Contact sheets: the people of a batch, or of a library, with pictures, as a page, as a PNG and as lines."""
+"""Contact sheets: the people of a batch, or of a library, with pictures, as a page and as lines."""
 
 from __future__ import annotations
 
-import io
-import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import cv2
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from colab_helpers.batch.known_people import FOLDER_NAME
 from colab_helpers.batch.library import names_in, photos_at
@@ -25,7 +17,6 @@ from colab_helpers.batch.report import own_file, write_text
 from colab_helpers.batch.thumbnails import data_url, fitted
 from colab_helpers.errors import ColabHelpersError, MissingFileError
 from colab_helpers.faces.types import ByteImage
-from colab_helpers.files import unwritable, write_atomically
 from colab_helpers.language import first_of, printable, tr
 from colab_helpers.media.images import read_image
 from colab_helpers.pages.rendering import render
@@ -39,11 +30,7 @@ MOST_CARDS, MOST_SHOTS = 200, 8
 """People on a sheet, and pictures of each."""
 SHEET_NAME = "sheet.html"
 _MOST_FILES = 4
-# The picture: an edge of each shot, a margin, shots in a row, the width of the text beside them.
-_EDGE, _MARGIN, _ACROSS, _TEXT = 120, 12, 4, 460
-_LINE = 18
-_FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf")
-_BACK, _INK, _WARN = (255, 255, 255), (28, 28, 30), (176, 96, 0)
+_EDGE = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,86 +148,15 @@ def _person(folder: Path, analyser: FaceAnalyser) -> Card:
     return Card(folder.name, tuple(shots[:MOST_SHOTS]), facts, tuple(remarks))
 
 
-def write_sheet(folder: Path, title: str, cards: Sequence[Card]) -> tuple[Path, Path]:
-    """Write a page and a PNG of people into a folder; return their places.
+def write_sheet(folder: Path, title: str, cards: Sequence[Card]) -> Path:
+    """Write a page of people into a folder; return its place.
 
     Raises:
-        UsageError: A file of the user's has the name of one.
+        UsageError: A file of the user's has its name.
         OutputError: The folder cannot be written to.
     """
     page = folder / SHEET_NAME
-    picture = page.with_suffix(".png")
-    for path in (page, picture):
-        Writable(made=own_file).clear(path)
+    Writable(made=own_file).clear(page)
     more = max(0, len(cards) - MOST_CARDS)
     write_text(page, render("sheet.html.j2", title=title, cards=cards[:MOST_CARDS], more=more))
-    try:
-        write_atomically(picture, sheet_png(title, cards[:MOST_CARDS], more=more))
-    except OSError as error:
-        raise unwritable(picture, error) from error
-    return page, picture
-
-
-def sheet_png(title: str, cards: Sequence[Card], *, more: int = 0) -> bytes:
-    """Draw people below each other, pictures to the left, and return the PNG."""
-    row = _EDGE + 2 * _MARGIN + _LINE
-    width = _MARGIN + _ACROSS * (_EDGE + _MARGIN) + _TEXT
-    sheet = Image.new("RGB", (width, (len(cards) + 1) * row), _BACK)
-    draw = ImageDraw.Draw(sheet)
-    large, small = _font(18), _font(13)
-    head = f"{title} ({tr('and {count} more', count=more)})" if more else title
-    draw.text((_MARGIN, _MARGIN), printable(head), _INK, font=large)
-    for number, card in enumerate(cards):
-        top = row // 2 + number * row
-        draw.line((_MARGIN, top - _MARGIN // 2, width - _MARGIN, top - _MARGIN // 2), (210, 210, 214))
-        for place, shot in enumerate(card.shots[:_ACROSS]):
-            left = _MARGIN + place * (_EDGE + _MARGIN)
-            _paste(sheet, shot, left, top)
-            draw.text((left, top + _EDGE + 2), _fit(shot.told, small, _EDGE), _INK, font=small)
-        left = _MARGIN + _ACROSS * (_EDGE + _MARGIN)
-        draw.text((left, top), _fit(card.name, large, _TEXT - _MARGIN), _INK, font=large)
-        lines = [(fact, _INK) for fact in card.facts] + [(remark, _WARN) for remark in card.remarks]
-        for line, (text, colour) in enumerate(lines[: (row - 3 * _LINE) // _LINE]):
-            y = top + 26 + line * _LINE
-            draw.text((left, y), _fit(text, small, _TEXT - _MARGIN), colour, font=small)
-    data, about = io.BytesIO(), PngInfo()
-    about.add_text("Software", "colab_helpers")  # by which a later sheet may take its place
-    sheet.save(data, "PNG", pnginfo=about)
-    return data.getvalue()
-
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-def _font(size: int) -> _Font:
-    """A font of this machine that knows accents, which Pillow's own does not."""
-    for name in _FONTS:
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
-
-
-def _paste(sheet: Image.Image, shot: Shot, left: int, top: int) -> None:
-    """Put a picture into its square, in the middle; one that is marked gets a frame."""
-    image = Image.fromarray(np.asarray(cv2.cvtColor(shot.image, cv2.COLOR_BGR2RGB), np.uint8))
-    image.thumbnail((_EDGE, _EDGE))
-    x, y = left + (_EDGE - image.width) // 2, top + (_EDGE - image.height) // 2
-    sheet.paste(image, (x, y))
-    if shot.marked:
-        corners = x, y, x + image.width - 1, y + image.height - 1
-        ImageDraw.Draw(sheet).rectangle(corners, outline=_WARN, width=3)
-
-
-def _fit(text: str, font: _Font, width: int) -> str:
-    """Shorten a text to a width in pixels; letters that Pillow's own font lacks lose their accents."""
-    text = printable(text)
-    if not isinstance(getattr(font, "path", None), str):
-        plain = unicodedata.normalize("NFKD", text)
-        text = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    length = font.getlength(text)
-    if length <= width:
-        return text
-    text = text[: int(len(text) * width / length) + 4]  # letters differ in width
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
+    return page

@@ -51,15 +51,16 @@ def with_covers(
             work.covers = {face.track: cover for face, cover in pairs if cover is not None}
         return work
 
-    window: deque[tuple[Work[Item, AnyPicture], Covers] | None]
-    window = deque([None] * AROUND, maxlen=2 * AROUND + 1)
+    waiting: deque[Work[Item, AnyPicture]] = deque()  # without those behind: their pictures are large
+    window: deque[Covers | None] = deque([None] * AROUND, maxlen=2 * AROUND + 1)
     covers: Covers = {}
     with closing(map_ordered(looked, works, workers=workers)) as all_looked:
         for work in chain(all_looked, [None] * AROUND):
-            if work is not None and not work.repeats:
-                covers = work.covers
-            window.append(None if work is None else (work, covers))
-            if len(window) == window.maxlen and (middle := window[AROUND]) is not None:
-                others = (one for n, one in enumerate(window) if n != AROUND and one is not None)
-                middle[0].near = [near for _, near in others]
-                yield middle[0]
+            if work is not None:
+                waiting.append(work)
+                covers = covers if work.repeats else work.covers
+            window.append(None if work is None else covers)
+            if len(window) == window.maxlen and waiting:
+                others = (near for n, near in enumerate(window) if n != AROUND)
+                waiting[0].near = [near for near in others if near is not None]
+                yield waiting.popleft()

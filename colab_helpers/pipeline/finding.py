@@ -18,7 +18,7 @@ from colab_helpers.faces.geometry import FFHQ_512, similarity_transform, yaw_deg
 from colab_helpers.faces.index import FaceIndex, Watcher
 from colab_helpers.faces.masks import FaceMasks
 from colab_helpers.faces.people import CONFIRMED, Sought, persons
-from colab_helpers.faces.photos import DARK
+from colab_helpers.faces.photos import DARK, percentile
 from colab_helpers.faces.quality import promise, worth
 from colab_helpers.faces.selection import Selection
 from colab_helpers.faces.tracks import Track
@@ -251,6 +251,6 @@ def _portrayed(engine: Engine, picture: Picture, face: Face, others: Sequence[Fa
         track=face.track or 0,
         image=image,
         worth=worth(picture, face, others),
-        dark=float(np.percentile(grey, 95)) < DARK,
+        dark=percentile(grey, 95) < DARK,
         covered=None if cover is None else float((cover.cover[_MIDDLE, _MIDDLE] < 128).mean()),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,22 +34,30 @@ class Following:
     Attributes:
         selection: Which of them are changed. Where that depends on the whole video, `find_all` comes first.
         where: Its file, for messages.
-        tracks: All its tracks, once its last frame was reached in any way.
+        sound: Whether nothing of it was lost or repaired, as far as anybody saw when its faces were found.
     """
 
     analyser: FaceAnalyser
     index: FaceIndex
     selection: Selection
     where: str
-    tracks: list[Track] = field(default_factory=list, init=False)
+    sound: bool = field(default=True, init=False)
+    _tracks: list[Track] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._finder = FaceFinder(self.analyser, known=len(self.index))
 
-    def _tracker(self) -> Tracker:
-        tracker = Tracker(self._embed)
-        self.tracks = tracker.tracks
-        return tracker
+    @property
+    def tracks(self) -> list[Track]:
+        """All its tracks; none before its index is complete."""
+        if self._tracks is None:
+            deque(self.known_faces(), maxlen=0)
+        return self._tracks or []
+
+    def _followed(self, tracker: Tracker, rows: Iterable[FrameFaces], start: int = 0) -> Iterator[list[Face]]:
+        yield from tracker.follow(rows, start=start)
+        if self.index.complete:
+            self._tracks = tracker.tracks
 
     @property
     def begin(self) -> int:
@@ -68,22 +76,22 @@ class Following:
         Args:
             works: The frames from `begin` on, after `look`; none where the index is complete.
         """
-        tracker = self._tracker()
-        followed = tracker.follow(self._rows(work.seen for work in works), start=sys.maxsize)
-        for frame, _ in enumerate(followed):
+        rows = self._rows(work.seen for work in works)
+        for frame, _ in enumerate(self._followed(Tracker(self._embed, self._keep), rows, sys.maxsize)):
             if frame % _FLUSH_EVERY == 0:
                 self.index.flush()
             yield frame
         self.index.flush()
-        self.selection.decide(tracker.tracks)
+        self.selection.decide(self.tracks)
 
     def works(
-        self, works: Generator[Work[Item, AnyPicture], None, None]
+        self, works: Generator[Work[Item, AnyPicture], None, None], *, stop: int | None = None
     ) -> Generator[Work[Item, AnyPicture], None, None]:
         """Yield frames with their faces.
 
         Args:
             works: Frames after `look`, from any on, but no later than `begin`.
+            stop: The frame before which to end; None: at the video's end.
 
         Raises:
             MediaError: The video does not have the frames that its index knows.
@@ -97,13 +105,14 @@ class Following:
                 waiting.append(work)
                 yield work.seen
 
-        tracker = self._tracker()
-        followed = tracker.follow(self._rows(pulled()), start=start)
+        tracker = Tracker(self._embed, self._keep)
+        followed = self._followed(tracker, self._rows(pulled()), start)
         with closing(works):
-            # Late, so that the index is sure to know, and to keep, what decided a frame before it is written.
-            for frame, faces in enumerate(_late(self._present(followed), by=EVERY + 1)):
+            for frame, faces in enumerate(_kept(self._present(followed))):
                 if frame < start:
                     continue
+                if frame == stop:
+                    return
                 work = waiting.popleft() if waiting else next(works, None)
                 if work is None or work.index != frame:
                     raise self._other_video(frame)
@@ -123,7 +132,7 @@ class Following:
 
     def known_faces(self) -> Iterator[list[Face]]:
         """Yield the faces of each frame that the index knows."""
-        yield from self._present(self._tracker().follow(self.index))
+        yield from self._present(self._followed(Tracker(self._embed, self._keep), self.index))
 
     @property
     def spares_all_from_ai(self) -> bool:
@@ -132,26 +141,29 @@ class Following:
         made = (Measured(actions=self.selection.actions(faces)) for faces in chosen)
         return self.index.complete and not any(one.by_ai for one in made)
 
-    def digests(self, stops: Sequence[int]) -> Iterator[str]:
-        """Yield a digest of the faces up to each frame of ``stops``, as far as the index decides them."""
+    def digests(self, length: int) -> Iterator[str]:
+        """Yield a digest of the faces of every ``length`` frames, as far as the index decides them."""
         digest, known = FacesDigest(self.selection), len(self.index) - (0 if self.index.complete else LAG)
-        for frame, faces in enumerate(self.known_faces()):
-            if frame >= known:
+        for frame, faces in enumerate(self.known_faces(), 1):
+            if frame > known:
                 return
             digest.add(self.selection.of(faces))
-            if frame + 1 in stops:
+            if frame % length == 0 or (self.index.complete and frame == known):
                 yield digest.take()
 
     def _rows(self, unknown: Iterable[FrameFaces]) -> Iterator[FrameFaces]:
-        """Yield what the index knows, then what is found; it is added once the tracker is done with it."""
+        """Yield what the index knows, then what is found."""
         for row in self.index:
             self._finder.recall(row)
             yield row
         if not self.index.complete:
-            for row in self._finder.rows(unknown):
-                yield row
-                self.index.append(row)
+            yield from self._finder.rows(unknown)
             self.index.finish()
+
+    def _keep(self, row: FrameFaces) -> None:
+        """Add what was found in a frame to the index, once the tracker is done with it."""
+        if row.frame == len(self.index):
+            self.index.append(row)
 
     def _is_seen(self, face: Face, work: Work[Item, AnyPicture], tracker: Tracker) -> bool:
         """Whether a face that the detector missed is there, and not hidden behind something.
@@ -178,11 +190,15 @@ class Following:
             embed_missing(row, lambda faces: self.analyser.describe(picture, faces))
 
 
-def _late(frames: Iterable[list[Face]], *, by: int) -> Iterator[list[Face]]:
-    """Yield each item only once ``by`` more are there, or none is left."""
-    held: deque[list[Face]] = deque()
-    for faces in frames:
+def _kept(frames: Iterable[list[Face]]) -> Iterator[list[Face]]:
+    """Yield the faces of frames once the index will keep what decided them: it does up to every fourth frame.
+
+    So nothing is written that a run taken up again decides anew; ``LAG`` is a multiple of ``EVERY``.
+    """
+    held: list[list[Face]] = []
+    for frame, faces in enumerate(frames):
         held.append(faces)
-        if len(held) > by:
-            yield held.popleft()
+        if frame % EVERY == 0:
+            yield from held
+            held = []
     yield from held

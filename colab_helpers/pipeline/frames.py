@@ -27,6 +27,7 @@ from colab_helpers.faces.quality import (
     add_span,
     brightness,
     likeness,
+    portrait_url,
     worth,
 )
 from colab_helpers.faces.selection import FacesDigest, Selection, needs_embeddings, reference_embedding
@@ -38,7 +39,7 @@ from colab_helpers.media.picture import BgrPicture, Picture
 
 # Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
 # rest. Deeper queues do not make a run faster: one slow stage fills them all.
-QUEUE_SHARE, _DEEPEST = 0.2, 6
+QUEUE_SHARE, _DEEPEST = 0.2, 2
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
@@ -54,7 +55,7 @@ class Shown:
         before: Its brightness before it was changed, ``after`` after it; None where it was not.
         cosines: Between source and what the network made of it, what was pasted of that, and what came of it
             in the end; empty where nothing was compared.
-        worth: How well it would do as a portrait, where that was looked at.
+        worth: How well it would do as a portrait, where that was looked at; ``portrait`` is its picture.
     """
 
     face: Face
@@ -62,6 +63,7 @@ class Shown:
     after: Brightness | None = None
     cosines: list[float] = field(default_factory=list)
     worth: float = 0.0
+    portrait: str = ""
 
 
 @dataclass(eq=False)
@@ -115,10 +117,18 @@ class FrameChanger:
         engine: The loaded networks.
         selection: Says what is done to each face.
         every: Of so many frames one is looked at closely: its faces are compared with their source.
+        upright: Turns a picture as players show it.
     """
 
-    def __init__(self, engine: Engine, selection: Selection, *, every: int = 1) -> None:
-        self._engine, self._selection, self._every = engine, selection, every
+    def __init__(
+        self,
+        engine: Engine,
+        selection: Selection,
+        *,
+        every: int = 1,
+        upright: Callable[[ByteImage], ByteImage] = lambda picture: picture,
+    ) -> None:
+        self._engine, self._selection, self._every, self._upright = engine, selection, every, upright
         self._changers = {one.digest: engine.changer(one) for one in selection.cast.treatments}
 
     def _of(self, face: Face) -> tuple[str, FaceChanger | Anonymizer]:
@@ -171,6 +181,8 @@ class FrameChanger:
             if work.index % self._every == 0:
                 others = (other.face for other in work.shown if other is not shown)
                 shown.worth = worth(work.picture, shown.face, others)
+                if shown.worth:
+                    shown.portrait = portrait_url(work.picture, shown.face, self._upright)
             if shown.face in work.faces:
                 shown.before = brightness(work.picture, shown.face, work.index)
         changed = [(work, shown) for work, shown in pairs if shown.before is not None]
@@ -270,8 +282,8 @@ class Tally:
         counts.seen += 1
         if counts.portrait is None or shown.worth > counts.portrait.worth:
             box = [round(float(edge), 1) for edge in face.box]
-            seconds = round(work.seconds, 4)
-            counts.portrait = Portrait(worth=shown.worth, frame=work.index, seconds=seconds, box=box)
+            seconds, url = round(work.seconds, 4), shown.portrait
+            counts.portrait = Portrait(worth=shown.worth, frame=work.index, seconds=seconds, box=box, url=url)
         if shown.after is None:
             counts.hidden += face in work.chosen
             add_span(counts.spans, work.index, work.index + 1)

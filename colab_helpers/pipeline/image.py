@@ -23,7 +23,7 @@ from colab_helpers.faces.types import ByteImage, Face
 from colab_helpers.files import Seal, unsealed, write_whole
 from colab_helpers.language import mark, tr
 from colab_helpers.media.animation import ANIMATION_KINDS, Animation, AnimationWriter
-from colab_helpers.media.images import Still, encode_still, read_still
+from colab_helpers.media.images import MAX_PIXELS, Still, encode_still, read_still
 from colab_helpers.media.inputs import IMAGE_KINDS
 from colab_helpers.media.label import Label
 from colab_helpers.media.picture import BgrPicture
@@ -60,9 +60,9 @@ def process_image(
         label: Burnt in where AI changed a face; ``alpha`` is made opaque there.
 
     Returns:
-        The new image and how many faces were changed.
+        The new image, larger where the settings have it enlarged, and how many faces were changed.
     """
-    image, measured, _ = _changed_image(engine, cast, image, alpha, single=single, label=label)
+    image, _, measured, _ = _changed_image(engine, cast, image, alpha, single=single, label=label)
     return image, measured.faces
 
 
@@ -74,8 +74,8 @@ def _changed_image(
     *,
     single: bool,
     label: Label | None,
-) -> tuple[ByteImage, Measured, tuple[Person, ...]]:
-    """Like `process_image`; also tells what was done, and to whom of the people who are known by name."""
+) -> tuple[ByteImage, ByteImage | None, Measured, tuple[Person, ...]]:
+    """Like `process_image`; also returns the transparency, what was done, and who of those known is seen."""
     picture = BgrPicture(image.copy(), alpha)
     cast, analyser = with_reference(engine, cast, [picture], number=0, where="image"), engine.analyser
     faces = analyser.search(picture) if single else analyser.detect(picture)
@@ -87,9 +87,12 @@ def _changed_image(
         changer.change(work)
     measured = Measured(actions=selection.actions(chosen))
     measured.add_frame(0, len(chosen))
+    image, people = picture.image, _people(faces, chosen, selection) if cast.mapped else ()
+    if engine.frame_enhancer is not None:
+        image, alpha = engine.frame_enhancer.enlarge_picture(image, alpha)
     if label is not None and measured.by_ai:
-        label.draw_on(picture.image, alpha)
-    return picture.image, measured, _people(faces, chosen, selection) if cast.mapped else ()
+        label.draw_on(image, alpha)
+    return image, alpha, measured, people
 
 
 def _people(faces: Sequence[Face], chosen: Sequence[Face], selection: Selection) -> tuple[Person, ...]:
@@ -131,21 +134,26 @@ def process_picture(
         OutputError: The result cannot be written.
     """
     if animation := _moving(target, output):
-        label, unlabelled = label_for(marks, *animation.size)
+        size = _made_size(engine, animation.size, target)
+        animation, (label, unlabelled) = replace(animation, size=size), label_for(marks, *size)
         result = _process_animation(engine, cast, animation, output, on_frame, put, marks, label)
         return replace(result, notes=(*result.notes, *(unlabelled if result.measured.by_ai else ())))
     still = read_still(target)
-    label, unlabelled = label_for(marks, *still.bgr.shape[1::-1])
-    image, measured, people = _changed_image(engine, cast, still.bgr, still.alpha, single=True, label=label)
-    if not measured.faces and _is_copied(target, output, still.kind):
+    height, width = still.bgr.shape[:2]
+    size = _made_size(engine, (width, height), target)
+    label, unlabelled = label_for(marks, *size)
+    image, alpha, measured, people = _changed_image(
+        engine, cast, still.bgr, still.alpha, single=True, label=label
+    )
+    if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, still.kind):
         _put_copy(target, output, put)
         notes = [tr("no face to change was found: the picture is unchanged")]
     else:
         said = marks.parts(measured.actions) if marks else {}
-        made = replace(still, bgr=image, parts={**still.parts, **said})
+        made = replace(still, bgr=image, alpha=alpha, parts={**still.parts, **said})
         data = encode_still(made, output, quality=engine.settings.output_image_quality)
         put(output, io.BytesIO(data), _seal(marks, output, measured))
-        notes = [*_faceless(measured, output), *still.losses, *still.losses_in(output)]
+        notes = [*_faceless(engine, measured, output, size), *still.losses, *still.losses_in(output)]
         notes += unlabelled if measured.by_ai else ()
     return FileResult(1, 1, measured, 0.0, None, engine.provider, tuple(notes), people=people)
 
@@ -170,6 +178,9 @@ def _process_animation(
         with closing(_changed_frames(engine, animation, following)) as works:
             for work in works:
                 tally.add(work)
+                if engine.frame_enhancer is not None:
+                    bgr, alpha = engine.frame_enhancer.enlarge_picture(work.item.bgr, work.item.alpha)
+                    work.item = replace(work.item, bgr=bgr, alpha=alpha)
                 if label is not None and label.is_shown(work.seconds):
                     label.draw_on(work.item.bgr, work.item.alpha)
                 writer.write(work.item)
@@ -177,14 +188,15 @@ def _process_animation(
                     done = following.selection.actions(work.faces)
                     on_frame(work.index, len(animation.durations), work.item, done)
         measured = tally.take()
-        if not measured.faces and _is_copied(target, output, animation.kind):
+        if not measured.faces and not engine.frame_enhancer and _is_copied(target, output, animation.kind):
             _put_copy(target, output, put)
             notes = [tr("no face to change was found in any frame: the picture is unchanged")]
         elif label is not None and not measured.by_ai:  # which nobody could know before
             return _process_animation(engine, cast, animation, output, on_frame, put, marks, None)
         else:
             put(output, writer.finish(), _seal(marks, output, measured))
-            notes = [*_faceless(measured, output), *animation.losses, *animation.losses_as(kind)]
+            notes = [*_faceless(engine, measured, output, animation.size), *animation.losses]
+            notes += animation.losses_as(kind)
     return FileResult(
         frames_in=len(animation.durations),
         frames_out=tally.frames,
@@ -270,7 +282,16 @@ def _put_copy(target: Path, output: Path, put: Put) -> None:
         put(output, content, unsealed)
 
 
-def _faceless(measured: Measured, output: Path) -> list[str]:
+def _made_size(engine: Engine, size: tuple[int, int], target: Path) -> tuple[int, int]:
+    """Width and height of what is made of a picture; MediaError where that is too large."""
+    enhancer = engine.frame_enhancer
+    return enhancer.size_of(*size, where=str(target), most=MAX_PIXELS) if enhancer else size
+
+
+def _faceless(engine: Engine, measured: Measured, output: Path, size: tuple[int, int]) -> list[str]:
+    if engine.frame_enhancer:
+        only = [] if measured.faces else [tr("no face to change was found: the picture is only enlarged")]
+        return [*only, engine.frame_enhancer.note(*size)]
     if measured.faces:
         return []
     told = mark("no face to change was found: the picture is as it was, but stored as {suffix}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from colab_helpers.faces.index import FaceIndex
 from colab_helpers.faces.quality import Measured
 from colab_helpers.faces.types import ByteImage
 from colab_helpers.media.label import Label
+from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, read_frames
 from colab_helpers.pipeline.covering import AROUND, with_covers
@@ -55,6 +57,10 @@ def process_known_frame(
             unchanged = _shown(work.item, info)
             changer.change(work)
             by_ai = Measured(actions=faces.selection.actions(work.faces)).by_ai
+            if enhancer := engine.frame_enhancer:
+                large = enhancer.enlarge_frame(work.item.video)
+                work.item = replace(work.item, video=large)
+                work.picture = VideoPicture(large, rotation=info.heads_up)
             if label is not None and by_ai and label.is_shown(work.seconds):
                 label.draw(work.picture, info)
             return unchanged, _shown(work.item, info), len(work.faces)

@@ -118,7 +118,7 @@ def label_for(marks: Marks | None, width: int, height: int) -> tuple[Label | Non
 
 
 class SegmentStore(Protocol):
-    """Keeps a video's finished segments, so that a later run goes on after the last of them."""
+    """Keeps a video's finished segments, so that a later run makes only those that are missing."""
 
     @property
     def folder(self) -> Path:
@@ -128,7 +128,7 @@ class SegmentStore(Protocol):
         """Return what is known of the video's faces."""
 
     def finished(self) -> list[FinishedSegment]:
-        """Return those that still stand as they were noted: the first, the second, … up to the first gap."""
+        """Return those that still stand as they were noted, any of them, in any order."""
 
     def keep(self, done: FinishedSegment) -> None:
         """Note a segment; it counts as finished when this returns."""

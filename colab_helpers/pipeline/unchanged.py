@@ -16,20 +16,16 @@ from colab_helpers.pipeline.video_stages import VideoRun
 _ENCODERS = {"h264": ("libx264", "h264_nvenc"), "hevc": ("libx265", "hevc_nvenc")}
 
 
-def copied(video: VideoRun, faces: Following) -> FileResult | None:
-    """Copy a video in which nobody is changed; None where anybody is, or a copy is not what was asked for.
+def untouched(video: VideoRun, faces: Following) -> Measured | None:
+    """Return what was counted of a video in which nobody is changed, and of which a copy is asked.
 
-    Args:
-        video: What is asked.
-        faces: Those of the video; where its index is not complete, nobody can tell yet.
-
-    Raises:
-        OutputError: The copy cannot be written.
+    None of others, and where its index is not complete: nobody can tell yet.
     """
-    known = faces.index.complete and _is_asked(video)
-    measured = _counted(video, faces) if known else None
-    if measured is None:
-        return None
+    return _counted(video, faces) if faces.index.complete and _is_asked(video) else None
+
+
+def copied(video: VideoRun, faces: Following, measured: Measured) -> FileResult:
+    """Copy a video in which nobody is changed; OutputError where the copy cannot be written."""
     with video.info.path.open("rb") as content:
         write_whole(video.output, content, on_chunk=lambda: video.progress.joining(len(faces.index)))
     return FileResult(
@@ -51,7 +47,8 @@ def _is_asked(video: VideoRun) -> bool:
     info, settings, suffix = video.info, video.settings, video.output.suffix.lower()
     encoder = settings.output_video_encoder
     return (
-        settings.keep_fps
+        video.engine.frame_enhancer is None
+        and settings.keep_fps
         and not settings.keep_frames
         and not (settings.skip_audio and info.audio)
         and suffix == info.path.suffix.lower()
@@ -62,11 +59,10 @@ def _is_asked(video: VideoRun) -> bool:
 
 def _counted(video: VideoRun, faces: Following) -> Measured | None:
     """Count the faces of a video as a run does that changes none; None where any is to be changed."""
-    tally, info, before = Tally(faces.selection), video.info, faces.tracks
+    tally, info = Tally(faces.selection), video.info
     for row, seen in zip(faces.index, faces.known_faces(), strict=True):
         video.progress.finding(row.frame + 1)
         if faces.selection.of(seen):
-            faces.tracks = before
             return None
         seconds, shown = float(row.pts * info.time_base - info.start), [Shown(face) for face in seen]
         tally.add(Work[None, Any](row.frame, None, None, pts=row.pts, seconds=seconds, shown=shown))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,40 +14,19 @@ from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.index import Watcher
 from colab_helpers.faces.person_counts import people_of
 from colab_helpers.faces.quality import Measured
-from colab_helpers.faces.selection import Selection
 from colab_helpers.files import unsealed
 from colab_helpers.language import mark, tr
 from colab_helpers.media.containers import timing_note
-from colab_helpers.media.encoders import EncoderChoice, encoder_for
 from colab_helpers.media.join import JoinedVideo, check_output, join_segments
-from colab_helpers.media.probe import VideoInfo, probe
+from colab_helpers.media.probe import probe
 from colab_helpers.media.segments import Segment, SegmentWriter
-from colab_helpers.pipeline.following import Following
 from colab_helpers.pipeline.frames import Tally, one_opencv_thread
-from colab_helpers.pipeline.kept_frames import KeptFrames
-from colab_helpers.pipeline.outcome import (
-    FileResult,
-    FinishedSegment,
-    Marks,
-    SegmentStore,
-    label_for,
-    temporary_store,
-)
-from colab_helpers.pipeline.report_progress import ProgressReporter
-from colab_helpers.pipeline.unchanged import copied
-from colab_helpers.pipeline.video_stages import (
-    CONSTANT_RATE,
-    PictureCallback,
-    VideoRun,
-    VideoWork,
-    changed_frames,
-    follow_faces,
-    open_reader,
-    watch,
-)
+from colab_helpers.pipeline.outcome import FileResult, FinishedSegment, Marks, SegmentStore, temporary_store
+from colab_helpers.pipeline.plan import VideoPlan, plan
+from colab_helpers.pipeline.unchanged import copied, untouched
+from colab_helpers.pipeline.video_stages import PictureCallback, VideoWork, changed_frames, open_reader
 from colab_helpers.progress import ProgressCallback
 from colab_helpers.resources.allocator import return_free_memory
-from colab_helpers.settings import Settings
 
 _COPIED = mark("no face to change was found in any frame: the file is copied as it is")
 
@@ -65,145 +44,64 @@ def process_video(
     on_picture: PictureCallback | None = None,
     watcher: Watcher | None = None,
     marks: Marks | None = None,
+    encoder: str = "",
+    parts: Iterable[FinishedSegment] = (),
 ) -> FileResult:
-    """Change the faces of a video.
+    """Change the faces of a video; all that is given beside is as for `plan`.
 
-    Args:
-        engine: The loaded networks.
-        cast: What is done to whom.
-        target: The video.
-        output: The result; written beside it first and renamed at the end.
-        on_progress: Called from the calling thread, at most four times a second.
-        file_index: Number of this file in the run, for progress.
-        file_count: Files in the run.
-        store: Where segments are kept for a later run; None keeps none.
-        on_picture: Called with the frame just written, every two seconds; it must not keep it.
-        watcher: Sees each frame before anything is made of the video's end.
-        marks: Says in the result what was done; None: it goes to nobody.
+    The result is written beside ``output`` first and renamed at the end. Without a ``store`` no segments are
+    kept for a later run; ``parts`` are segments that others have made in this one.
 
     Raises:
         ColabHelpersError: The video cannot be read, the result cannot be written, the watcher gave it up, or
             a network failed; nothing is left of the result then, but finished segments stay in the store.
     """
-    started, info, settings = time.monotonic(), probe(target), engine.settings
-    frames = info.frames if settings.keep_fps else round(info.duration * CONSTANT_RATE) or None
-    progress = ProgressReporter(on_progress, engine, target.name, file_index, file_count, frames)
-    choice = _encoder(info, settings)
-    edges = (info.width, info.height)[:: -1 if info.rotation % 180 else 1]
-    label, unlabelled = label_for(marks, *edges)
-    video = VideoRun(engine, cast, info, progress, output, choice, on_picture, label)
-    check_output(output, info, audio=not settings.skip_audio)
-    with one_opencv_thread(), nullcontext(store) if store else temporary_store(output) as place:
-        result = _in_segments(video, place, watcher, marks)
-    result = replace(result, seconds=time.monotonic() - started)
-    if result.encoder is None:
-        return replace(result, notes=(tr(_COPIED),))
-    exact = settings.keep_fps and timing_note(info.time_base, output.suffix.lower()) is None
-    notes = (*choice.notes, *result.notes, *_face_notes(result.measured))
-    notes += unlabelled if result.measured.by_ai else ()
-    return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
+    info = probe(target)
+    check_output(output, info, audio=not engine.settings.skip_audio)
+    with nullcontext(store) if store else temporary_store(output) as place:
+        work = plan(
+            engine,
+            cast,
+            info,
+            output,
+            place,
+            on_progress=on_progress,
+            file_index=file_index,
+            file_count=file_count,
+            on_picture=on_picture,
+            watcher=watcher,
+            marks=marks,
+            encoder=encoder,
+        )
+        work.finished |= work.usable(parts)
+        return completed(work)
 
 
-def _encoder(info: VideoInfo, settings: Settings) -> EncoderChoice:
-    preset = None if settings.output_video_preset == "auto" else settings.output_video_preset
-    wanted, quality = settings.output_video_encoder, settings.output_video_quality
-    return encoder_for(info, wanted=wanted, quality=quality, preset=preset)
+def completed(work: VideoPlan) -> FileResult:
+    """Make what is missing of a video, in order, and join all."""
+    if work.untouched is not None:
+        return _told(work, copied(work.video, work.faces, work.untouched))
+    made = dict(work.finished)
+    for number, stop in work.missing():
+        made |= {part.segment.number: part for part in make_segments(work, number, stop)}
+    return join(work, made) or completed(work.unlabelled())
 
 
-def _in_segments(
-    video: VideoRun, store: SegmentStore, watcher: Watcher | None, marks: Marks | None
-) -> FileResult:
-    """Make the segments after those that are finished already, and join all."""
-    images, index = KeptFrames(store.folder / "frames", video.settings, marks), store.face_index()
-    if watcher is not None:
-        watch(video, index, watcher)
-    faces = follow_faces(video, index)
-    if (result := copied(video, faces)) is not None:
-        return result
-    if video.label is not None and faces.spares_all_from_ai:
-        video = replace(video, label=None)
-    parts = _usable(video, store, images, faces)
-    kept, notes = len(parts), list[str]()
-    frames_in = _make_segments(video, faces, store, parts, images, notes)
-    # As if it had been known before: a result does not depend on what an earlier run found.
-    if not any(part.measured.faces for part in parts) and (result := copied(video, faces)) is not None:
-        return result
-    measured = Measured()
-    for part in parts:
-        measured.add(part.measured)
-    # Which nobody could know before; a run that is interrupted now knows it by the index when it goes on.
-    if video.label is not None and not measured.by_ai:
-        return _in_segments(replace(video, label=None), store, watcher, marks)
-    return_free_memory()  # frames' and tensors': signing takes its own
-    joined = _joined(video, parts, measured, marks)
-    images.hand_out(video.output)
-    return FileResult(
-        frames_in=frames_in,
-        frames_out=joined.frames,
-        measured=measured,
-        seconds=0.0,
-        encoder=video.choice.name,
-        provider=video.engine.provider,
-        notes=(
-            *(note for part in parts for note in part.notes),
-            *notes,
-            *joined.notes,
-            *_provider_notes(parts),
-        ),
-        video_seconds=joined.video_seconds,
-        audio_seconds=joined.audio_seconds,
-        times_kept=all(part.times_kept for part in parts),
-        segments=len(parts),
-        segments_kept=kept,
-        people=people_of(faces.tracks, measured, faces.selection),
-    )
+def make_segments(
+    work: VideoPlan, number: int, stop: int | None = None
+) -> Generator[FinishedSegment, None, None]:
+    """Make segments one after another, from one on, and yield each once it is kept.
 
+    They are those of any other run: of the frames before nothing counts but what the index knows.
 
-def _joined(
-    video: VideoRun, parts: Sequence[FinishedSegment], measured: Measured, marks: Marks | None
-) -> JoinedVideo:
-    return join_segments(
-        [part.segment for part in parts],
-        video.info,
-        video.output,
-        choice=video.choice,
-        time_base=video.time_base,
-        audio=not video.settings.skip_audio,
-        on_frame=video.progress.joining,
-        comment=marks.comment(measured.actions) if marks else "",
-        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else unsealed,
-    )
-
-
-def _usable(
-    video: VideoRun, store: SegmentStore, images: KeptFrames, faces: Following
-) -> list[FinishedSegment]:
-    """Finished segments that fit this run, from the first on."""
-    usable, finished = [], store.finished()
-    digests = faces.digests([part.segment.stop for part in finished])
-    for number, (part, digest) in enumerate(zip(finished, digests, strict=False)):
-        segment = part.segment
-        place = segment.number, segment.start, part.length
-        fits = place == (number, number * video.length, video.length) and part.encoder == video.encoding
-        if not fits or part.faces != digest or not images.has(segment.start, segment.stop):
-            break
-        usable.append(part)
-    return usable
-
-
-def _make_segments(
-    video: VideoRun,
-    faces: Following,
-    store: SegmentStore,
-    parts: list[FinishedSegment],
-    images: KeptFrames,
-    notes: list[str],
-) -> int:
-    """Append the missing segments to ``parts``, and notes on them; return how many frames the target has."""
-    last = parts[-1].segment if parts else None
-    if last is not None and last.frames != video.length:  # only a video's last one is shorter
-        return last.stop if video.settings.keep_fps else video.info.frames or last.stop
-    start, tally = last.stop if last else 0, Tally(faces.selection)
+    Args:
+        work: Of which video.
+        number: The first one.
+        stop: The number before which to end; None: at the end of the video.
+    """
+    video, faces, done = work.video, work.faces, list[FinishedSegment]()
+    start, tally = number * video.length, Tally(faces.selection)
+    end = None if stop is None or stop == work.segments else stop * video.length
 
     def finish(segment: Segment) -> None:
         faces.index.flush()
@@ -217,49 +115,153 @@ def _make_segments(
             tuple(reader.notes),
             reader.times_kept,
         )
-        store.keep(part)
-        parts.append(part)
+        work.store.keep(part)
+        done.append(part)
 
-    with (
-        open_reader(video, faces, last) as reader,
-        SegmentWriter(
-            store.folder,
-            video.info,
+    with one_opencv_thread(), open_reader(video, faces, start) as reader:
+        with SegmentWriter(
+            work.store.folder,
+            video.result,
             choice=video.choice,
             length=video.length,
             on_segment=finish,
             start=start,
             time_base=video.time_base,
-        ) as writer,
-    ):
-        works = changed_frames(video, faces, reader, start)
-        _write(video, works, writer, tally, images, faces.selection, start)
-    notes += reader.notes
-    return reader.count
+        ) as writer:
+            frames = changed_frames(video, faces, reader, start, end)
+            with closing(_written(work, frames, writer, tally, start)) as written:
+                for _ in written:
+                    while done:
+                        yield done.pop()
+        if end is None:
+            work.frames_read, work.notes = reader.count, reader.notes
+    yield from done
 
 
-def _write(
-    video: VideoRun,
+@dataclass(eq=False)
+class SegmentMaker:
+    """Makes segments of a video as they are asked for; the stages stay warm from one to the next."""
+
+    work: VideoPlan
+    _next: int = field(default=-1, init=False)
+    _parts: Generator[FinishedSegment, None, None] | None = field(default=None, init=False)
+
+    def make(self, number: int, *, goes_on: bool) -> FinishedSegment:
+        """Make a segment; ``goes_on`` says that the one behind it is likely to be asked for next."""
+        if self._parts is None or number != self._next:
+            self.close()
+            self._parts = make_segments(self.work, number, None if goes_on else number + 1)
+        part = next(self._parts)
+        self._next = number + 1
+        if not goes_on:
+            self.close()
+        return part
+
+    def close(self) -> None:
+        """End the stages."""
+        if self._parts is not None:
+            self._parts.close()
+            self._parts = None
+
+
+def _written(
+    work: VideoPlan,
     frames: Generator[VideoWork, None, None],
     writer: SegmentWriter,
     tally: Tally,
-    images: KeptFrames,
-    selection: Selection,
     start: int,
-) -> None:
-    """Write all frames from the ``start``-th of the result on, once they are changed."""
+) -> Generator[int, None, None]:
+    """Write all frames from the ``start``-th of the result on, once they are changed; count them."""
+    video, selection = work.video, work.faces.selection
     progress = video.progress
     with closing(frames) as works:
-        for work in works:
+        for one in works:
             # Counted first: with this frame a segment may be finished, and noted with its count.
-            tally.add(work)
-            images.keep(work.item, video.info, selection.actions(work.faces))
-            writer.write(work.item.video, pts=work.item.pts, duration=work.item.duration)
+            tally.add(one)
+            work.images.keep(one.item, video.info, selection.actions(one.faces))
+            writer.write(one.item.video, pts=one.item.pts, duration=one.item.duration)
             progress.frame(tally.frames, start=start)
             if video.on_picture is not None and progress.picture_is_due():
-                video.on_picture(work.picture)
+                video.on_picture(one.picture)
+            yield tally.frames
         # Before the last piece is put in its place: a stop asked for now still leaves nothing behind.
         progress.frame(tally.frames, start=start, last=True)
+
+
+def join(work: VideoPlan, made: Mapping[int, FinishedSegment]) -> FileResult | None:
+    """Put the result together; None where a label was burnt in for nothing: then it has to be made without.
+
+    Args:
+        work: Of which video.
+        made: All its segments by number.
+    """
+    video, faces, parts = work.video, work.faces, [made[number] for number in sorted(made)]
+    # As if it had been known before: a result does not depend on what an earlier run found.
+    if not any(part.measured.faces for part in parts) and (nobody := untouched(video, faces)) is not None:
+        return _told(work, copied(video, faces, nobody))
+    measured = Measured()
+    for part in parts:
+        measured.add(part.measured)
+    # Which nobody could know before; a run that is interrupted now knows it by the index when it goes on.
+    if video.label is not None and not measured.by_ai:
+        return None
+    return_free_memory()  # frames' and tensors': signing takes its own
+    joined = _joined(work, parts, measured)
+    work.images.hand_out(video.output)
+    frames = joined.frames if video.settings.keep_fps else work.frames_read or video.info.frames
+    return _told(
+        work,
+        FileResult(
+            frames_in=frames or joined.frames,
+            frames_out=joined.frames,
+            measured=measured,
+            seconds=0.0,
+            encoder=video.choice.name,
+            provider=video.engine.provider,
+            notes=(
+                *(note for part in parts for note in part.notes),
+                *work.notes,
+                *joined.notes,
+                *_provider_notes(parts),
+            ),
+            video_seconds=joined.video_seconds,
+            audio_seconds=joined.audio_seconds,
+            times_kept=all(part.times_kept for part in parts),
+            segments=len(parts),
+            segments_kept=len(work.finished),
+            people=people_of(faces.tracks, measured, faces.selection),
+        ),
+    )
+
+
+def _told(work: VideoPlan, result: FileResult) -> FileResult:
+    """Say of a result what holds for all of it."""
+    video = work.video
+    result = replace(result, seconds=time.monotonic() - work.started)
+    if result.encoder is None:
+        return replace(result, notes=(tr(_COPIED),))
+    suffix = video.output.suffix.lower()
+    exact = video.settings.keep_fps and timing_note(video.info.time_base, suffix) is None
+    notes = (*video.choice.notes, *result.notes, *_face_notes(result.measured, video.engine))
+    if enhancer := video.engine.frame_enhancer:
+        notes += (enhancer.note(video.result.width, video.result.height),)
+    notes += work.remarks if result.measured.by_ai else ()
+    return replace(result, notes=tuple(dict.fromkeys(notes)), times_kept=exact and result.times_kept)
+
+
+def _joined(work: VideoPlan, parts: Sequence[FinishedSegment], measured: Measured) -> JoinedVideo:
+    video, marks = work.video, work.marks
+    return join_segments(
+        [part.segment for part in parts],
+        video.result,
+        video.output,
+        choice=video.choice,
+        time_base=video.time_base,
+        audio=not video.settings.skip_audio,
+        on_frame=video.progress.joining,
+        comment=marks.comment(measured.actions) if marks else "",
+        seal=partial(marks.seal, output=video.output, actions=measured.actions) if marks else unsealed,
+    )
 
 
 def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
@@ -273,7 +275,9 @@ def _provider_notes(parts: Sequence[FinishedSegment]) -> list[str]:
     return [tr("the networks ran on {where}: pictures may differ by a rounding", where=where)]
 
 
-def _face_notes(measured: Measured) -> list[str]:
+def _face_notes(measured: Measured, engine: Engine) -> list[str]:
+    if not measured.faces and engine.frame_enhancer:
+        return [tr("no face to change was found in any frame: the picture is only enlarged")]
     if not measured.faces:
         return [tr("no face to change was found in any frame: the picture is unchanged")]
     told = mark("{faces} face(s) that the detector missed for a moment were changed where they had to be")

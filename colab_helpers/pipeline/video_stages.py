@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
+
+import av
 
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
@@ -22,7 +24,6 @@ from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import VideoInfo
 from colab_helpers.media.reader import Frame, FrameReader, read_frames
 from colab_helpers.media.retime import constant_rate
-from colab_helpers.media.segments import Segment
 from colab_helpers.pipeline.covering import AROUND, with_covers
 from colab_helpers.pipeline.following import LOOK_AHEAD, Following
 from colab_helpers.pipeline.frames import (
@@ -42,7 +43,7 @@ CONSTANT_RATE = Fraction(30)
 PictureCallback = Callable[[VideoPicture], None]
 VideoWork = Work[Frame, VideoPicture]
 
-_QUEUES = 3
+_QUEUES = 2  # beside that of decoded frames: decoders run ahead in threads of their own
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,12 @@ class Reading:
     def settings(self) -> Settings:
         """Settings of the run."""
         return self.engine.settings
+
+    @property
+    def result(self) -> VideoInfo:
+        """What the result is like: larger than the video where frames are enlarged."""
+        enhancer = self.engine.frame_enhancer
+        return enhancer.enlarged_info(self.info) if enhancer else self.info
 
     @property
     def rate(self) -> Fraction:
@@ -126,6 +133,7 @@ def follow_faces(video: Reading, index: FaceIndex, *, all_first: bool = False) -
     with _open_reader(video, faces.begin, faces) as reader, closing(_looked(video, faces, reader)) as works:
         for frame in faces.find_all(works):
             video.progress.finding(frame + 1)
+        faces.sound = reader.sound
     return faces
 
 
@@ -167,9 +175,9 @@ def frames_from(video: Reading, begin: int, before: int | None) -> Generator[Fra
             yield from islice(constant_rate(reader, rate=CONSTANT_RATE), begin, None)
 
 
-def open_reader(video: VideoRun, faces: Following, last: Segment | None) -> FrameReader:
-    """Read the video from shortly before the frame after a segment, or from where faces have to be found."""
-    return _open_reader(video, _first_read(faces, last.stop if last else 0), faces)
+def open_reader(video: VideoRun, faces: Following, start: int) -> FrameReader:
+    """Read the video from shortly before a segment's first frame, or from where faces have to be found."""
+    return _open_reader(video, _first_read(faces, start), faces)
 
 
 def _first_read(faces: Following, start: int) -> int:
@@ -186,26 +194,51 @@ def _open_reader(video: Reading, begin: int, faces: Following) -> FrameReader:
 
 
 def changed_frames(
-    video: VideoRun, faces: Following, reader: FrameReader, start: int
+    video: VideoRun, faces: Following, reader: FrameReader, start: int, stop: int | None
 ) -> Generator[VideoWork, None, None]:
-    """The stages between reader and writer, as one generator."""
+    """The stages between reader and writer, as one generator of the frames of some segments."""
     settings = video.settings
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
-    changer = FrameChanger(video.engine, faces.selection, every=max(1, round(video.rate)))
+    every, upright = max(1, round(video.rate)), video.info.upright
+    changer = FrameChanger(video.engine, faces.selection, every=every, upright=upright)
     ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
-    works = faces.works(_looked(video, faces, reader, start))
+    works = faces.works(_looked(video, faces, reader, start), stop=stop and stop + AROUND)
     if settings.keep_fps:  # at a constant rate some frames share one picture, which is changed in place
         works = changer.steadied(works, length=video.length)
     found = ahead(works, depth, name="find faces")
     seen = with_covers(found, changer, workers=threads)
     groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
     with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
-        for group in changed:
-            for work in group:
-                if video.label and not work.repeats and video.label.is_shown(work.seconds):
-                    video.label.draw(work.picture, video.info)
-                if work.index >= start:
-                    yield work
+        yield from _finished(video, (work for group in changed for work in group), start, stop)
+
+
+def _finished(
+    video: VideoRun, works: Iterator[VideoWork], start: int, stop: int | None
+) -> Generator[VideoWork, None, None]:
+    """Yield the frames of some segments as they are written: enlarged where that is asked for, and labelled.
+
+    It is done where frames are written: no large one waits, and a stop is heard between two tiles.
+    """
+    enhancer, label = video.engine.frame_enhancer, video.label
+    large: av.VideoFrame | None = None
+    labelled = False
+    for work in works:
+        if work.index == stop:
+            return
+        if not work.repeats:
+            large, labelled = None, label is not None and label.is_shown(work.seconds)
+        if work.index < start and (enhancer or work.repeats):
+            continue
+        fresh = not work.repeats
+        if enhancer:
+            fresh = large is None
+            large = large or enhancer.enlarge_frame(work.item.video)
+            work.item = replace(work.item, video=large)
+            work.picture = VideoPicture(large, rotation=video.info.heads_up)
+        if label and labelled and fresh:
+            label.draw(work.picture, video.info)
+        if work.index >= start:
+            yield work
 
 
 def _looked(
@@ -215,9 +248,7 @@ def _looked(
     frames: Iterator[Frame] = reader
     if not video.settings.keep_fps:
         frames = _from(constant_rate(reader, rate=CONSTANT_RATE), _first_read(faces, start))
-    decoded = run_ahead(
-        works_of(frames, video.info), video.depth, name="decode", gauges=video.progress.gauges
-    )
+    decoded = run_ahead(works_of(frames, video.info), 1, name="decode", gauges=video.progress.gauges)
     return map_ordered(faces.look, decoded, workers=int(video.settings.execution_threads))
 
 

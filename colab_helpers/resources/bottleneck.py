@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from colab_helpers.language import mark, tr
-from colab_helpers.resources.guard import WARNING_PERCENT
-from colab_helpers.resources.samples import Sample
+from colab_helpers.resources.samples import WARNING_PERCENT, Sample
 
 RECENT = 30.0
 """Seconds of samples that are looked at."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from colab_helpers.language import tr
 from colab_helpers.resources.allocator import return_free_memory
 from colab_helpers.resources.sampler import ram_percent
+from colab_helpers.resources.samples import WARNING_PERCENT
 
-WARNING_PERCENT = 85.0
 ENOUGH_PERCENT = 50.0
 LONGEST_WAIT = 120.0
 """Seconds after which work goes on although RAM is still short: others may hold it for good."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import psutil
 
-from colab_helpers.files import ends_a_line, to_json
+from colab_helpers.files import ends_a_line, no_link, to_json
 from colab_helpers.machine import disk_free, this_machine
 from colab_helpers.progress import Progress
 from colab_helpers.resources.sampler import gpu_sample, ram_used
@@ -126,7 +126,7 @@ def _append_line(path: Path, line: bytes) -> None:
     The file is opened anew each time: a folder may go and come back while the run goes on, and Drive uploads
     a file only once it is closed.
     """
-    with path.open("ab+") as file:
+    with open(path, "ab+", opener=no_link) as file:
         file.write((b"" if ends_a_line(file) else b"\n") + line + b"\n")
 
 

@@ -63,6 +63,16 @@ def gpu_memory_percent() -> float | None:
     return None if memory is None else 100.0 * memory[0] / memory[1]
 
 
+def cuda_version() -> str | None:
+    """The newest CUDA that the driver runs, such as ``12.8``; None without a GPU."""
+    if open_gpu() is None:
+        return None
+    import pynvml
+
+    version = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 1000 * major + 10 * minor
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
 def gpu_sample(processes: Collection[int]) -> GpuSample | None:
     """Read the first GPU; None without one. VRAM of ``processes`` counts as the run's.
 

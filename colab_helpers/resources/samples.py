@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from colab_helpers.files import from_json
 
 SAMPLES_NAME = "samples.jsonl"
+WARNING_PERCENT = 85.0
+"""Of RAM in use; from here on it is short."""
 # Far longer than any sample: what has no end of line within it is none.
 _LONGEST = 1 << 20
 # Ten minutes of samples take some 150 kB.

@@ -14,6 +14,7 @@ networks err. No switch turns this off.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -29,7 +30,7 @@ from colab_helpers.errors import ContentError, OutputError
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.finder import CUT_LEVELS
 from colab_helpers.faces.index import FrameFaces
-from colab_helpers.files import found, sha256_of, to_json, write_atomically
+from colab_helpers.files import found, sha256_of, to_json, write_whole
 from colab_helpers.language import mark, tr
 from colab_helpers.media.picture import Picture
 from colab_helpers.models.contracts import ContentContract, content_contracts
@@ -77,6 +78,7 @@ class ContentCheck:
         digest: Finds out the SHA-256 of a network's file.
         place: Where what was seen is kept, so that it is not asked again; None keeps nothing.
         key: Names the target's bytes and frames.
+        attempt: Writes what is to be kept, and waits where it cannot be written yet.
 
     Raises:
         ModelError: A network is missing.
@@ -91,8 +93,9 @@ class ContentCheck:
         digest: Callable[[Path], str] = sha256_of,
         place: Path | None = None,
         key: str = "",
+        attempt: Callable[[Callable[[], None]], None] = lambda write: write(),
     ) -> None:
-        self._engine, self._target, self._place = engine, target, place
+        self._engine, self._target, self._place, self._attempt = engine, target, place, attempt
         self._lock = threading.RLock()  # frames are shown in one thread, what was seen is kept in another
         self._ages = [age for age in ages if age is not None]
         require_networks(engine)
@@ -136,10 +139,10 @@ class ContentCheck:
 
     def keep(self) -> None:
         """Keep what was seen; where that cannot be done, a later run looks again."""
-        if self._place is not None:
-            with self._lock, suppress(OSError, OutputError):
-                self._place.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self._place, to_json(self._seen).encode())
+        if (place := self._place) is not None:
+            with self._lock, suppress(OutputError):
+                seen = io.BytesIO(to_json(self._seen).encode())
+                self._attempt(lambda: write_whole(place, seen))
 
     def end(self) -> None:
         """Decide, once all was seen; ContentError where the target is refused."""

@@ -7,33 +7,37 @@ result's bytes. Formats that hold no manifest get it in a file beside them.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
-import json
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from c2pa import Builder, C2paError, Context, Reader
-
 from colab_helpers.errors import MediaError, SettingsError
 from colab_helpers.faces.engine import Engine
-from colab_helpers.files import hidden_name, manifest_beside, sha256_of, unwritable, write_whole
+from colab_helpers.files import hidden_name, sha256_of, unwritable, write_whole
 from colab_helpers.itself import VERSION
 from colab_helpers.language import printable, tr
+from colab_helpers.machine import home
 from colab_helpers.media.label import Label
 from colab_helpers.settings import Settings
 from colab_helpers.trust.content import ContentCheck
+from colab_helpers.trust.manifests import Claim, archived, sidecar
 from colab_helpers.trust.records import Consent
-from colab_helpers.trust.signing import Credentials, credentials
-from colab_helpers.trust.spooling import SPOOL_MB, Watched, spooled_beside
+from colab_helpers.trust.signing import (
+    LOCAL,
+    LOCAL_NAME,
+    LOCAL_SIGNER,
+    Credentials,
+    credentials,
+    discard_local,
+)
 
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's word for a picture of a camera with parts that a trained network made."""
+_CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for a picture that a trained network made as a whole."""
 _EMPTY = "http://c2pa.org/digitalsourcetype/empty"
 SOFTWARE = {"name": "colab_helpers", "version": VERSION}
 _OWN = "colab_helpers."
@@ -44,26 +48,7 @@ NETWORKS, DIGEST, LABEL, DISCLOSURE, CONSENT, CONTENT = map(
 burnt in, and how else those who see the result are told; as assertions the consent stated, and what was seen
 in the target."""
 
-MIME = {
-    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg", ".jpe": "image/jpeg", ".jfif": "image/jpeg", ".png": "image/png",
-    ".apng": "image/png", ".webp": "image/webp", ".gif": "image/gif", ".tif": "image/tiff",
-    ".tiff": "image/tiff", ".avif": "image/avif", ".heic": "image/heic", ".heif": "image/heif",
-}  # fmt: skip
-"""Suffixes of files that hold a manifest, and the type of each."""
-_OTHER = "application/octet-stream"
-
-SETTINGS: dict[str, Any] = {
-    "builder": {"thumbnail": {"enabled": False}},
-    "core": {"backing_store_memory_threshold_in_mb": SPOOL_MB},
-    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},  # no network, whatever a file asks for
-}
 _BY_AI = {"swap": "swapped", "enhance": "enhanced"}  # in English, whatever language is spoken
-
-
-def sidecar(path: Path) -> Path | None:
-    """Return where the manifest of a file lies: beside it, or None where the file holds it itself."""
-    return None if path.suffix.lower() in MIME else manifest_beside(path)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -80,6 +65,7 @@ class Marks:
         content: What has looked at the target; nothing is sealed before it has decided.
         label: What is burnt into its pictures, if anything.
         disclosure: How else those who see it are told.
+        enlarged_by: Name of the network that enlarges its pictures, if any does.
         beat: Called every few megabytes; may raise to give up.
         marked: Whether a result was marked.
         manifest: SHA-256 of its manifest where that is in a file of its own.
@@ -95,6 +81,7 @@ class Marks:
     digest: str = ""
     label: Label | None = None
     disclosure: str = ""
+    enlarged_by: str = ""
     beat: Callable[[], None] = lambda: None
     marked: bool = field(default=False, init=False)
     manifest: str | None = field(default=None, init=False)
@@ -105,11 +92,19 @@ class Marks:
         return "; ".join(made + hidden)
 
     @classmethod
-    def of(cls, engine: Engine, target: Path, read: Path, **stated: Any) -> Marks:
-        """Return what marks the result that an engine's networks make of a target, read at ``read``.
-
-        ``stated`` are ``digest``, ``consent``, ``sources``, ``content`` and ``beat``.
-        """
+    def of(
+        cls,
+        engine: Engine,
+        target: Path,
+        read: Path,
+        *,
+        consent: Consent,
+        sources: Sequence[str],
+        content: ContentCheck,
+        digest: str,
+        beat: Callable[[], None],
+    ) -> Marks:
+        """Return what marks the result that an engine's networks make of a target, read at ``read``."""
         changers = {"swap": engine.swapper, "enhance": engine.enhancer}
         return cls(
             signed_by=credentials(engine.settings.signing_certificate),
@@ -117,12 +112,17 @@ class Marks:
             target_manifest=sidecar(target),
             label=Label.of(engine.settings),
             disclosure=engine.settings.disclosure,
+            enlarged_by=engine.frame_enhancer.network.name if engine.frame_enhancer else "",
             networks={
                 action: [network.name for network in changer.networks]
                 for action, changer in changers.items()
                 if changer is not None
             },
-            **stated,
+            consent=consent,
+            sources=sources,
+            content=content,
+            digest=digest,
+            beat=beat,
         )
 
     def disclosed(self, actions: Collection[str]) -> dict[str, str]:
@@ -151,20 +151,31 @@ class Marks:
             OutputError: There is no room.
             MediaError: The manifest cannot be made.
         """
-        beside, manifest = sidecar(output), self._manifest(output, actions)
-        signed = hidden_name(partial)
+        from c2pa import C2paError
+
+        beside, signed, definition = sidecar(output), hidden_name(partial), self._manifest(output, actions)
         try:
-            with spooled_beside(partial):
-                data = self._sign(manifest, partial, Path(os.devnull) if beside else signed, embed=not beside)
+            signed.unlink(missing_ok=True)  # a link would be followed
+            made_from = archived(self.target, self.target_manifest, self.beat)
+            claim = Claim(definition, self.signed_by, made_from)
             if beside:
+                data = claim.beside(partial, self.beat)
                 write_whole(beside, io.BytesIO(data))
+                self.manifest = hashlib.sha256(data).hexdigest()
             else:
+                claim.embed(partial, signed, self.beat)
                 signed.replace(partial)
-        except OSError as error:
+        except (OSError, C2paError.Io) as error:
             raise unwritable(output, error) from error
+        except (C2paError, ValueError) as error:
+            raise MediaError(
+                tr("the result cannot be marked ({reason})", reason=error),
+                where=str(output),
+                remedy=tr("write another format, such as .mp4 or .png"),
+            ) from error
         finally:
             signed.unlink(missing_ok=True)
-        self.marked, self.manifest = True, hashlib.sha256(data).hexdigest() if beside else None
+        self.marked = True
 
     def _manifest(self, output: Path, actions: Collection[str]) -> dict[str, Any]:
         digest = self.digest or sha256_of(self.target, on_chunk=self.beat)
@@ -179,7 +190,12 @@ class Marks:
             told = {f"{_OWN}{name}": text for name, text in self.disclosed(actions).items() if text}
             edited |= {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: names, **told}}
         stored = {"action": "c2pa.transcoded", "softwareAgent": SOFTWARE}
-        definition = _definition(printable(output.name), [opened, edited if actions else stored])
+        done = [opened, edited if actions else stored]
+        if self.enlarged_by:
+            resized: dict[str, Any] = {"action": "c2pa.resized", "softwareAgent": SOFTWARE}
+            by_ai = {"digitalSourceType": COMPOSITE, "parameters": {NETWORKS: [self.enlarged_by]}}
+            done.append(resized | by_ai)
+        definition = _definition(printable(output.name), done)
         definition["assertions"] += self._stated()
         return definition
 
@@ -195,62 +211,6 @@ class Marks:
             stated[CONTENT] = decision.model_dump(mode="json", exclude_defaults=True)
         return [{"label": label, "data": data} for label, data in stated.items()]
 
-    def _sign(self, manifest: dict[str, Any], source: Path, target: Path, *, embed: bool) -> bytes:
-        kind = MIME.get(source.suffix.lower(), _OTHER)
-        stopped: list[BaseException] = []
-        try:
-            with Builder(manifest, context=_context()) as builder, self.signed_by.signer() as signer:
-                if not embed:
-                    builder.set_no_embed()
-                self._add_target(builder, stopped)
-                with (
-                    Watched(source, "rb", self.beat, stopped) as read,
-                    Watched(target, "w+b", self.beat, stopped) as written,
-                ):
-                    signed: bytes = builder.sign(signer, kind, read, written)
-                    return signed
-        except C2paError as error:
-            if stopped:
-                raise stopped[0] from error
-            if isinstance(error, C2paError.Io):
-                raise OSError(errno.EIO, str(error)) from error
-            raise MediaError(
-                tr("the result cannot be marked ({reason})", reason=error),
-                where=str(source),
-                remedy=tr("write another format, such as .mp4 or .png"),
-            ) from error
-
-    def _add_target(self, builder: Builder, stopped: list[BaseException]) -> None:
-        """Name the target, with what its own manifest says."""
-        named: dict[str, Any] = {
-            "title": printable(self.target.name),
-            "relationship": "parentOf",
-            "label": "target",
-        }
-        kind = MIME.get(self.target.suffix.lower(), _OTHER)
-        try:
-            named |= self._said_beside(builder, kind)
-            with Watched(self.target, "rb", self.beat, stopped) as content:
-                builder.add_ingredient(named, kind, content)
-        except C2paError:
-            if stopped:
-                raise
-            builder.add_ingredient(named, _OTHER, io.BytesIO())  # not what its name says, or damaged
-
-    def _said_beside(self, builder: Builder, kind: str) -> dict[str, Any]:
-        """Take a manifest beside the target into the builder; return how an ingredient names it."""
-        if self.target_manifest is None or not self.target_manifest.is_file():
-            return {}
-        data = self.target_manifest.read_bytes()
-        with self.target.open("rb") as content, Reader(kind, content, data, _context()) as reader:
-            store = json.loads(reader.json())
-        builder.add_resource(self.target_manifest.name, io.BytesIO(data))
-        return {
-            "manifest_data": {"format": "application/c2pa", "identifier": self.target_manifest.name},
-            "active_manifest": store["active_manifest"],
-            "validation_results": store["validation_results"],
-        }
-
 
 def check_marks(settings: Settings) -> None:
     """Make sure that results can be labelled and signed, before any work.
@@ -265,17 +225,23 @@ def check_marks(settings: Settings) -> None:
 def checked_credentials(path: str) -> Credentials:
     """Return whose certificate is used, once it has signed something: before any work.
 
+    One that was made here has done so when it was made, or is gone.
+
     Raises:
         SettingsError: It cannot sign what this package writes; see also `signing.credentials`.
     """
+    there = (home() / LOCAL_NAME).exists()
     found = credentials(path)
-    # The smallest GIF (GIF89a): one transparent pixel.
-    pixel = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+    if found.local and found.name == LOCAL_SIGNER and there:
+        return found
+    from c2pa import C2paError
+
     made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _EMPTY}
     try:
-        with Builder(_definition("trial", [made]), context=_context()) as builder, found.signer() as signer:
-            builder.sign(signer, "image/gif", io.BytesIO(pixel), io.BytesIO())
+        Claim(_definition("trial", [made]), found).signed()
     except C2paError as error:
+        if found.local and not there:
+            discard_local()
         raise SettingsError(
             tr("this certificate cannot sign results ({reason})", reason=error),
             where=path,
@@ -294,12 +260,21 @@ def _definition(title: str, actions: list[dict[str, Any]]) -> dict[str, Any]:
     return {"claim_generator_info": [SOFTWARE], "title": title, "assertions": stated}
 
 
-@lru_cache(maxsize=1)
-def _context() -> Context:
-    return Context.from_dict(SETTINGS)
+def seal_created(partial: Path, *, told: str, network: str) -> None:
+    """Sign a PNG that a network made as a whole, under its hidden name, by this machine's certificate."""
+    made = {"action": "c2pa.created", "softwareAgent": SOFTWARE, "digitalSourceType": _CREATED}
+    definition = _definition("portrait", [made | {"description": told, "parameters": {NETWORKS: [network]}}])
+    signed = hidden_name(partial)
+    Claim(definition, credentials(LOCAL)).embed(partial, signed, lambda: None)
+    signed.replace(partial)
 
 
-def _xmp(told: str) -> bytes:
+def xmp_of_created(told: str) -> bytes:
+    """Return the XMP packet of a picture that a network made as a whole."""
+    return _xmp(told, _CREATED)
+
+
+def _xmp(told: str, source_type: str = COMPOSITE) -> bytes:
     from xml.sax.saxutils import quoteattr  # slow: it brings urllib and http along
 
     return (
@@ -311,6 +286,6 @@ def _xmp(told: str) -> bytes:
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
         f" xmp:CreatorTool={quoteattr(f'colab_helpers {VERSION}')}"
         f" photoshop:Instructions={quoteattr(told)}"
-        f" Iptc4xmpExt:DigitalSourceType={quoteattr(COMPOSITE)}/>"
+        f" Iptc4xmpExt:DigitalSourceType={quoteattr(source_type)}/>"
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     ).encode()

@@ -21,7 +21,8 @@ from colab_helpers.language import mark, one_line, printable, tr
 from colab_helpers.media.images import opened
 from colab_helpers.media.inputs import existing_file, is_image, is_video
 from colab_helpers.media.opening import open_source
-from colab_helpers.trust.marking import DIGEST, DISCLOSURE, LABEL, MIME, NETWORKS, SETTINGS, sidecar
+from colab_helpers.trust.manifests import MIME, SETTINGS, sidecar
+from colab_helpers.trust.marking import DIGEST, DISCLOSURE, LABEL, NETWORKS
 from colab_helpers.trust.signing import local_anchor
 
 State = Literal["valid", "unmarked", "invalid"]

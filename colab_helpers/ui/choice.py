@@ -38,6 +38,7 @@ class Choice(HasTraits):
     overrides = Unicode()
     video_range = Unicode()
     consent = Unicode()
+    instead_of_label = Unicode()
     models_dir = Unicode()
     session_minutes = Float()
     shortest_first = Bool()

@@ -94,6 +94,12 @@ class Panel:
             placeholder=tr("Who is shown, and on what ground"),
             layout={"height": "52px"},
         )
+        self.instead_of_label = widgets.input(
+            "Text",
+            "instead_of_label",
+            label=tr("Instead of the label"),
+            placeholder=tr("empty: a visible label; else how people are told, such as: in the credits"),
+        )
         self.models = widgets.input(
             "Text", "models_dir", label=tr("Models folder"), placeholder=tr("the usual place")
         )
@@ -108,7 +114,10 @@ class Panel:
             self.tabs.set_title(number, tr(title))
         self.tabs.selected_index = 0
         self.tabs.observe(lambda change: self._opened(_TITLES[change["new"]]), "selected_index")
-        above = (self.consent, self.consent_hint, self.settings.box, self.models, self.status)
+        above = (
+            *(self.consent, self.consent_hint, self.instead_of_label),
+            *(self.settings.box, self.models, self.status),
+        )
         self.box = widgets.column(*above, self.tabs)
 
     def fill(self) -> None:

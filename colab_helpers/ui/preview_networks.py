@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from colab_helpers.batch.job import Source
+from colab_helpers.batch.job import Source, consent_for
 from colab_helpers.batch.keys import CHOOSING_SETTINGS
 from colab_helpers.batch.known_people import FOLDER_NAME, RECORD_NAME, KnownPeople
 from colab_helpers.batch.library import with_photos
@@ -100,17 +100,26 @@ class PreviewNetworks:
         return analyser.search(picture) if is_image(target) else analyser.detect(picture)
 
     def preview(self, request: BatchRequest, folder: Path, target: Path, frame: int) -> Preview:
-        """Change one frame of a target as the run would; ``folder`` is where its results would go."""
+        """Change one frame of a target as the run would; ``folder`` is where its results would go.
+
+        Raises:
+            ConsentError, ContentError: Nobody agreed; the frame is refused.
+        """
+        from colab_helpers.batch.earlier import model_digest
         from colab_helpers.pipeline import process_image
         from colab_helpers.pipeline.known_frame import process_known_frame
+        from colab_helpers.trust.content import ContentCheck, check_pictures
 
         started, single = time.monotonic(), is_image(target)
         request, _ = with_photos(request)
         # Read before networks are loaded: what cannot be read is said at once.
         before = picture_of(target, frame)
+        consent_for(request.replaced(output_dir=folder), [*request.photo_paths, target])
         engine = self._engine(request.settings, request.models_dir)
         index = None if single else self._index(engine, folder, target)
         cast, notes = self._cast(engine, request, folder, index.key if index else "")
+        ages = [one.age for one in cast.treatments if one.action == "swap"]
+        check_pictures(ContentCheck(engine, target, ages, digest=model_digest), [(0.0, BgrPicture(before))])
         known = self._decided(engine, target, index, cast) if index else None
         label = Label.of(request.settings)
         if known is None:

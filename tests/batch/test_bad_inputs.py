@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,7 +28,7 @@ from colab_helpers.errors import MediaError
 from colab_helpers.language import printable
 from colab_helpers.media.images import read_image
 from colab_helpers.media.inputs import existing_file, is_image
-from colab_helpers.trust.marking import sidecar
+from colab_helpers.trust.manifests import sidecar
 from colab_helpers.trust.verify import verify
 from tests.conftest import CONSENT
 from tests.helpers.processes import CPU, KEPT, Shell
@@ -115,6 +116,14 @@ def broken_middle(data: bytearray) -> bytearray:
 def archive(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("clip.mp4", b"no clip")
+
+
+def bomb(path: Path) -> None:
+    """A PNG of 100,000 x 100,000 pixels, as its header says."""
+    Image.new("RGB", (9, 9)).save(path)
+    data = path.read_bytes()
+    head = b"IHDR" + struct.pack(">II", 100_000, 100_000) + data[24:29]
+    path.write_bytes(data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:])
 
 
 def picture_of(width: int = 96, height: int = 64) -> np.ndarray[Any, Any]:
@@ -253,6 +262,12 @@ BAD: tuple[Bad, ...] = (
     Bad("archive.mp4", archive, "ZIP archive"),
     Bad("page.mp4", holding(b"<!DOCTYPE html><html><body>404 Not Found</body></html>"), "web page"),
     Bad("playlist.mp4", holding(b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n"), "it is text"),
+    Bad("list of a neighbour.mp4", holding(b"#EXTM3U\n#EXTINF:1,\ngood 1.mp4\n#EXT-X-ENDLIST\n"),
+        "it is text"),
+    Bad("script.mp4", holding(b"ffconcat version 1.0\nfile 'good 1.mp4'\n"), "it is text"),
+    Bad("archive.gif", archive, "ZIP archive"),
+    Bad("archive.png", archive, "ZIP archive"),
+    Bad("bomb.png", bomb, "too large"),
     Bad("only sound.mp4", make_song, "only sound"),
     Bad("only sound and cover.mp4", make_cover_song, "cover art"),
     Bad("really png.mp4", picture(kind="PNG"), "PNG picture"),

@@ -18,7 +18,7 @@ from colab_helpers.batch.face_indexes import ABOUT_NAME
 from colab_helpers.batch.journal import Claimed, Journal, SegmentDone
 from colab_helpers.batch.keys import index_key
 from colab_helpers.batch.report import JOURNAL_NAME, KEPT, BatchReport
-from colab_helpers.batch.run_batch import Surroundings
+from colab_helpers.batch.surroundings import Surroundings
 from colab_helpers.errors import MediaError, OutputError, UsageError
 from colab_helpers.models.catalog import load_catalog, needed_models
 from colab_helpers.models.inventory import look_at

@@ -14,8 +14,8 @@ import pytest
 
 from colab_helpers.api import swap_image, swap_video
 from colab_helpers.batch import drive
-from colab_helpers.batch import run_batch as batch_room
-from colab_helpers.batch.report import FileReport
+from colab_helpers.batch import hands as batch_room
+from colab_helpers.batch.report import KEPT, FileReport
 from colab_helpers.errors import (
     ConsentError,
     MediaError,
@@ -25,8 +25,12 @@ from colab_helpers.errors import (
     UsageError,
 )
 from colab_helpers.media.images import to_data_url
+from colab_helpers.media.probe import probe
 from colab_helpers.resources.guard import MemoryGuard
 from colab_helpers.trust.consent import DEMO_CONSENT
+from colab_helpers.trust.marking import COMPOSITE, NETWORKS
+from tests.helpers.marks import actions, read_mark
+from tests.helpers.networks import enlarger, with_enlarger
 from tests.helpers.processes import CPU, litter
 from tests.media.make import Sound, Spec, decoded, make
 
@@ -118,11 +122,37 @@ def test_a_source_without_a_face_stops_before_any_work(batch, tmp_path, standins
 def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     size = target.stat().st_size
-    monkeypatch.setattr(drive, "disk_free", lambda _: 4 * size - 1)
-    assert "4 times the target's size" in (batch(target).files[0].error or "")
-    monkeypatch.setattr(drive, "disk_free", lambda _: 4 * size)
-    assert "5 times the target's size" in (batch(target, work_dir=tmp_path / "work").files[0].error or "")
+    monkeypatch.setattr(drive, "disk_free", lambda _: 3 * size - 1)
+    assert "3 times the target's size" in (batch(target).files[0].error or "")
+    monkeypatch.setattr(drive, "disk_free", lambda _: 3 * size)
+    assert "4 times the target's size" in (batch(target, work_dir=tmp_path / "work").files[0].error or "")
     assert batch(target).ok
+
+
+def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant_models, monkeypatch) -> None:
+    models = with_enlarger(constant_models, tmp_path / "models")
+    settings = CPU.with_overrides(frame_processors="face_swapper,frame_enhancer")
+    target = make(tmp_path / "a.mp4", Spec(frames=5))
+    again = partial(batch, target, models_dir=models)
+    with monkeypatch.context() as patch:
+        patch.setattr(drive, "disk_free", lambda _: 12 * target.stat().st_size - 1)
+        assert "12 times the target's size" in (again(settings=settings).files[0].error or "")
+    with monkeypatch.context() as patch:
+        told = []
+        patch.setattr(batch_room.Surroundings, "beat", lambda _: told.append(sys._getframe(1).f_code.co_name))
+        (file,) = again(settings=settings).files
+    assert told.count("_in_tiles") == 5, "a run whose frames take minutes would seem hung"
+    assert (probe(file.output).width, probe(file.output).height) == (192, 128)
+    assert sum("enlarged 2 times by RealESRGAN_x2plus, to 192x128" in note for note in file.fallbacks) == 1
+    *_, resized = actions(read_mark(Path(file.output))[1])
+    assert (resized["action"], resized["digitalSourceType"]) == ("c2pa.resized", COMPOSITE)
+    assert resized["parameters"][NETWORKS] == ["RealESRGAN_x2plus"]
+    assert KEPT in again(settings=settings).files[0].fallbacks
+    (file,) = again(settings=settings.with_overrides(frame_enhancer_blend=20)).files
+    assert KEPT not in file.fallbacks
+    (models / "RealESRGAN_x2plus.onnx").write_bytes(enlarger(4, reach=1).SerializeToString())
+    (file,) = again(settings=settings.with_overrides(frame_enhancer_blend=20)).files
+    assert (KEPT in file.fallbacks, probe(file.output).width) == (False, 384)
 
 
 def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:

@@ -51,7 +51,7 @@ def made(path: Path) -> Path:
     if path.suffix in (".mp4", ".mov", ".mkv"):
         return make(path, Spec(frames=10, sounds=(Sound(),), metadata={"comment": "shot in Lima"}))
     pictures = [Image.fromarray(np.full((40, 64, 3), level, np.uint8)) for level in (30, 90, 200)]
-    moving = {"save_all": True, "append_images": pictures[1:]} if path.suffix == ".gif" else {}
+    moving = {"save_all": True, "append_images": pictures[1:]} if path.suffix in (".gif", ".apng") else {}
     pictures[0].save(path, **moving)
     return path
 

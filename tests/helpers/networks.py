@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,3 +83,27 @@ def half_graph(kind: str) -> onnx.ModelProto:
     ]
     weights = {"large": np.float32(1e6), "small": np.float32(1e-6), "w": random(3, 3, 3, 3)}
     return build(nodes, (1, 3, SIZE, SIZE), weights=weights)
+
+
+def enlarger(scale: int, *, edge: int | None = None, reach: int = 34, mode: str = "cubic") -> onnx.ModelProto:
+    """Real-ESRGAN's contract: smooth, after a blur that looks as far around as realesr-general-x4v3 does."""
+    kernel = np.zeros((3, 1, 3, 3), np.float32)
+    kernel[:, 0, 1, 1], kernel[:, 0, 0, 0], kernel[:, 0, 1, 2], kernel[:, 0, 2, 1] = 0.7, 0.2, 0.15, -0.05
+    # RealESRGAN_x2plus begins with blocks of 2 x 2, so that an odd edge is an error.
+    nodes = [
+        node("SpaceToDepth", "input", "blocks", blocksize=2),
+        node("DepthToSpace", "blocks", "even", blocksize=2),
+        node("Conv", "even kernel", "seen", group=3, dilations=[reach] * 2, pads=[reach] * 4),
+        node("Resize", "seen - scales", "output", mode=mode),
+    ]
+    weights = {"kernel": kernel, "scales": np.array([1, 1, scale, scale], np.float32)}
+    if edge:
+        return build(nodes, (1, 3, edge, edge), weights=weights, out=(1, 3, scale * edge, scale * edge))
+    return build(nodes, (1, 3, "h", "w"), weights=weights, out=(1, 3, "H", "W"))
+
+
+def with_enlarger(models: Path, folder: Path) -> Path:
+    """Copy a models folder, and add a small network for `frame_enhancer`."""
+    shutil.copytree(models, folder, dirs_exist_ok=True)
+    onnx.save(enlarger(2, reach=1, mode="linear"), folder / "RealESRGAN_x2plus.onnx")
+    return folder

@@ -58,6 +58,13 @@ def test_only_what_is_missing_or_out_of_range_is_installed(changes, expected):
     assert make_plan(PROJECT, environment(**changes)) == expected
 
 
+def test_what_an_extra_brings_that_names_a_runtime_comes_without_dependencies():
+    project, extras = PROJECT._replace(extras={"transcripts": ()}), ("transcripts",)
+    assert make_plan(project, environment(), extras) == Plan(bare=(requirements.BARE["transcripts"],))
+    assert make_plan(project, environment(faster_whisper="1.2.1"), extras) == Plan()
+    assert make_plan(project, environment()) == Plan()
+
+
 def test_extras_count_and_an_unknown_one_is_named():
     assert make_plan(PROJECT, environment(), ["notebook"]).install == (PAPERMILL,)
     with pytest.raises(InstallError, match=r"no extras gpu[\s\S]*notebook"):

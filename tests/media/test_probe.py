@@ -100,11 +100,6 @@ def noise(path: Path) -> None:
 # What tests/batch/test_bad_inputs.py does not have.
 BAD: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "none.mp4": (lambda path: None, MissingFileError, "no such file"),
-    "script.mp4": (
-        lambda path: path.write_text("ffconcat version 1.0\nfile whole.mp4\n"),
-        MediaError,
-        "not a",
-    ),
     "hollow.avi": (hollow, MediaError, r"no (frame|video)"),
     "noise.mp4": (noise, MediaError, "no frame"),
 }

@@ -18,7 +18,9 @@ CATALOG = load_catalog()
 def test_entry(entry: ModelEntry) -> None:
     assert len(entry.urls) == len(set(entry.urls)) > 1
     for url in entry.urls:
-        assert re.fullmatch(r"https://(github\.com|huggingface\.co|hf-mirror\.com)/[^?]+\.onnx", url)
+        assert re.fullmatch(
+            r"https://(github\.com|huggingface\.co|hf-mirror\.com)/[^?]+\.(onnx|safetensors)", url
+        )
     for source in entry.sources:  # one or the other tells whether the right one came
         assert all(re.fullmatch(r"[0-9a-f]{64}", sha256) for sha256 in source.sha256)
         assert bool(source.sha256) != bool(re.fullmatch(r"[0-9a-f]{8}", source.crc32))
@@ -46,6 +48,9 @@ def test_only_what_the_product_runs_is_offered() -> None:
         "xseg_2": "occluder",
         "xseg_3": "occluder",
         "bisenet_resnet_34": "parser",
+        "RealESRGAN_x2plus": "frame_enhancer",
+        "realesr-general-x4v3": "frame_enhancer",
+        "sdxl_lightning_4step.safetensors": "painter",
         "nsfw_1": "content",
         "nsfw_2": "content",
         "nsfw_3": "content",

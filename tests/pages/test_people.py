@@ -12,11 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
+from colab_helpers.batch.file_report import report_of
 from colab_helpers.batch.report import BatchReport, PersonReport, Quality
-from colab_helpers.batch.run_batch import report_of
 from colab_helpers.errors import MediaError
+from colab_helpers.faces.quality import portrait_url
+from colab_helpers.faces.types import Face
 from colab_helpers.files import from_json, to_json
 from colab_helpers.media.images import read_image
+from colab_helpers.media.picture import BgrPicture
+from colab_helpers.media.probe import probe
 from colab_helpers.pages.pictures import portrait_of
 from colab_helpers.pages.report import report_html, results_html
 from colab_helpers.pages.svg import ALARM, BLUE, strip
@@ -98,8 +102,18 @@ def test_a_portrait_is_what_the_box_shows_upright(tmp_path: Path, rotation: int)
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).mean() < 6
     assert np.abs(found.astype(int) - np.rot90(expected)).mean() > 12
+    face = Face(np.float32([140, 20, 180, 60]), np.zeros((5, 2), np.float32), 1.0)
+    while_there = read_image(portrait_url(BgrPicture(stored), face, probe(path).upright))
+    assert while_there.shape == (72, 72, 3)
+    assert np.abs(cv2.resize(while_there, (60, 60)).astype(int) - expected).mean() < 6
     with pytest.raises(MediaError):
         portrait_of(path, 0.0, (500, 500, 600, 600))
+
+
+def test_a_portrait_of_the_report_is_shown_whatever_became_of_the_target() -> None:
+    url = "data:image/jpeg;base64,AA=="
+    page = page_of(with_people(FIRST.model_copy(update={"portrait": url})))
+    assert [tag["src"] for tag in page.all("img") if tag["alt"] == "Person 1"] == [url]
 
 
 def test_a_portrait_stands_in_the_row_and_none_where_the_target_has_gone(tmp_path: Path) -> None:

@@ -79,6 +79,11 @@ def test_an_interrupted_run_gives_the_same_pictures(name: str, tmp_path: Path, f
     assert 0 < result.segments_kept < result.segments
     assert_same_pictures(tmp_path / "plain.mp4", tmp_path / "out.mp4")
     assert result.measured.faces == whole.measured.faces
+    first = store.parts.pop(0)  # what is made anew ends before what is there
+    again = process_video(models, SOURCE, target, tmp_path / "out.mp4", store=store)
+    assert again.segments_kept == result.segments - 1
+    assert store.parts[-1].segment == first.segment
+    assert store.parts[-1].measured == first.measured
 
 
 def test_a_picture_that_is_shown_again_is_taken_up_from_where_it_is_first_shown() -> None:

@@ -18,9 +18,11 @@ from colab_helpers.faces.geometry import arcface_template, similarity_transform
 from colab_helpers.faces.masks import face_mask
 from colab_helpers.faces.quality import brightness, likeness
 from colab_helpers.faces.types import Face
+from colab_helpers.media.images import read_image
 from colab_helpers.media.picture import VideoPicture
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
+from colab_helpers.pages.pictures import portrait_of
 from colab_helpers.pipeline import process_image, process_video
 from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
 from colab_helpers.pipeline.video_stages import following_of, works_of
@@ -143,6 +145,13 @@ def test_likeness_after_each_stage_is_that_of_its_pixels(
     counts = found.counts
     assert [counts.swap, counts.mask, counts.final] == pytest.approx(list(expected), abs=0.001)
     assert len({round(value, 3) for value in expected}) == 3
+    best = counts.portrait
+    assert best is not None
+    own, changed = (read_image(portrait_of(file, best.seconds, best.box)) for file in (target, output))
+    cut = cv2.resize(read_image(best.url), own.shape[1::-1]).astype(int)
+    middle = (slice(24, 48), slice(24, 48))
+    off, of_changed = (np.abs((cut - one)[middle]).mean() for one in (own, changed))
+    assert off < 7 < of_changed
 
 
 def test_flicker_is_that_of_the_files_beside_the_targets_own(tmp_path: Path, inverting_models: Path) -> None:

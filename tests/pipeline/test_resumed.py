@@ -12,7 +12,10 @@ import pytest
 
 from colab_helpers.errors import MediaError
 from colab_helpers.faces.quality import Brightness, Measured
+from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import FinishedSegment, frames_folder, process_video
+from colab_helpers.pipeline.plan import VideoPlan, plan
+from colab_helpers.pipeline.video import SegmentMaker, join
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
 from tests.people.clip import write_target
 from tests.people.scene import Scene
@@ -155,6 +158,43 @@ def test_at_a_constant_rate(rate: Fraction, tmp_path: Path, inverting_models: Pa
     assert decoded(tmp_path / "joined.mp4")[1] == [Fraction(number, 30) for number in range(60)]
     assert [part.segment.start for part in store.parts] == [0, 30]
     assert (result.frames_in, result.frames_out) == (whole.frames_in, whole.frames_out)
+
+
+@pytest.mark.parametrize("name", ["cfr", "vfr", "one_group", "open_groups"])
+def test_segments_made_apart_in_any_order_are_those_of_one_run(
+    name: str, tmp_path: Path, inverting_models: Path
+) -> None:
+    target = make(tmp_path / "in.mp4", replace(SPECS[name], frames=60))
+    models = pieces_engine(inverting_models, frame_processors="face_swapper", execution_threads=2)
+    output = tmp_path / "plain.mp4"
+    whole, one_run = in_pieces(models, target, output, [])
+    apart = Store(tmp_path / "apart")
+
+    def planned() -> VideoPlan:
+        return plan(models, SOURCE, probe(target), tmp_path / "joined.mp4", apart, all_first=True)
+
+    assert planned().is_divisible
+    maker = SegmentMaker(planned())
+    for number, goes_on in ((2, False), (0, True), (1, False)):
+        part = maker.make(number, goes_on=goes_on)
+        expected = one_run.parts[number]
+        assert replace(part.segment, path=expected.segment.path) == expected.segment
+        assert replace(part, segment=expected.segment) == expected
+    assert replace(maker.make(1, goes_on=True), segment=part.segment) == part
+    assert maker.make(2, goes_on=True).segment.sha256 == one_run.parts[2].segment.sha256
+    maker.close()
+    assert not list(apart.folder.glob(".*"))
+    del apart.parts[3:]
+    result = join(planned(), {part.segment.number: part for part in apart.parts})
+    assert result is not None
+    same(whole, result)
+    assert output.read_bytes() == (tmp_path / "joined.mp4").read_bytes()
+    del apart.parts[2]
+    again = process_video(models, SOURCE, target, tmp_path / "gap.mp4", store=apart)
+    assert [part.segment.number for part in apart.parts] == [2, 0, 1]
+    same(whole, again)
+    assert again.segments_kept == 2
+    assert output.read_bytes() == (tmp_path / "gap.mp4").read_bytes()
 
 
 def test_kept_frames_go_on_too_and_segments_without_theirs_are_done_again(

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from colab_helpers.api import swap_file
-from colab_helpers.errors import ContentError, ModelError
+from colab_helpers.errors import ContentError, ModelError, OutputError
 from colab_helpers.faces.index import FrameFaces
 from colab_helpers.media.picture import BgrPicture
 from colab_helpers.models.contracts import CONTENT_CONTRACTS, check_content
@@ -228,6 +228,24 @@ def test_what_was_refused_is_refused_before_anything_is_done_again(
     watch(child, 3)  # what is kept says nothing of who is put in
     with pytest.raises(ContentError, match="12 years"):
         ContentCheck(engine(DOUBT), "x", [12.0], place=tmp_path / "other.json").begin()
+
+
+def test_what_was_seen_is_written_as_soon_as_its_place_is_back(
+    engine: Callable[..., Any], tmp_path: Path
+) -> None:
+    place, waits = tmp_path / "mount" / "content.json", list[OutputError]()
+    place.parent.write_text("gone")
+
+    def patient(write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OutputError as error:
+            waits.append(error)
+            place.parent.unlink()
+            write()
+
+    watch(ContentCheck(engine(FINE), "x", place=place, attempt=patient), 3)
+    assert (json.loads(place.read_text())["samples"], len(waits)) == (3, 1)
 
 
 def test_what_is_kept_stays_small(engine: Callable[..., Any], tmp_path: Path) -> None:

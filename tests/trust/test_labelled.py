@@ -20,7 +20,7 @@ from colab_helpers.settings import Settings
 from colab_helpers.trust.marking import DISCLOSURE, LABEL
 from colab_helpers.trust.signing import local_anchor
 from colab_helpers.trust.verify import verify
-from tests.helpers.marks import actions, made, marks, published, read_mark
+from tests.helpers.marks import actions, made, marks, media, published, read_mark
 from tests.helpers.processes import CPU
 
 ON = CPU.with_overrides(visible_label="always", visible_label_text="Not real", disclosure="")
@@ -45,6 +45,13 @@ def test_results_are_labelled_and_say_so_and_so_does_what_stands_instead(batch, 
         ]
         assert "visible label: Not real" in " ".join(verify(Path(str(after.output)), anchors=b"").lines)
         assert "disclosed by: test" in " ".join(verify(Path(str(before.output)), anchors=b"").lines)
+    packets = [media(tmp_path / name / "a.mp4") for name in ("plain", "labelled")]
+    pictures, sounds = (
+        [[one for one in each if (one[0] == 0) == video] for each in packets] for video in (1, 0)
+    )
+    assert sounds[0] == sounds[1] != []
+    assert sorted(one[1] for one in pictures[0]) == sorted(one[1] for one in pictures[1])
+    assert pictures[0] != pictures[1]
     page = (tmp_path / "labelled" / "report.html").read_text()
     assert page.count("made on this machine; visible label: Not real") == 2
     image = cv2.imread(str(tmp_path / "labelled" / "a.png"))
@@ -62,6 +69,7 @@ KINDS = (
     ".png",
     ".webp",
     ".gif",
+    ".apng",
     ".tif",
     ".bmp",
     ".avif",

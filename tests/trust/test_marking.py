@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import resource
 import shutil
 import stat
+import struct
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
 import av
 import pytest
+from c2pa import C2paError
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
@@ -17,14 +23,17 @@ from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.batch import drive, run_file
 from colab_helpers.batch.keys import work_key
 from colab_helpers.batch.report import KEPT
-from colab_helpers.errors import MediaError, OutputError
-from colab_helpers.files import sha256_of
+from colab_helpers.errors import MediaError, OutputError, SettingsError
+from colab_helpers.files import hidden_name, sha256_of
 from colab_helpers.machine import home
 from colab_helpers.media.containers import file_tags
-from colab_helpers.trust import spooling
-from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials, sidecar
+from colab_helpers.trust import signing
+from colab_helpers.trust.certificates import read_certificates
+from colab_helpers.trust.manifests import Claim, sidecar
+from colab_helpers.trust.marking import COMPOSITE, DIGEST, NETWORKS, Marks, checked_credentials
+from colab_helpers.trust.movies import copy_with_room
 from colab_helpers.trust.records import ContentDecision
-from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, credentials, local_anchor
+from colab_helpers.trust.signing import LOCAL, LOCAL_NAME, Credentials, credentials, local_anchor
 from tests.helpers.marks import (
     KilledError,
     Killer,
@@ -38,7 +47,7 @@ from tests.helpers.marks import (
     rsa_key,
 )
 from tests.helpers.processes import CPU
-from tests.media.make import Spec, make
+from tests.media.make import Sound, Spec, make
 
 PICTURES = (".jpg", ".png", ".webp", ".gif", ".tif", ".avif", ".bmp")
 
@@ -210,6 +219,24 @@ def test_a_copy_of_the_target_stays_what_it_is(batch, faceless_models: Path, tmp
     assert [one["action"] for one in actions(read_mark(Path(stored.output))[1])][1:] == ["c2pa.transcoded"]
 
 
+def test_links_that_lie_in_an_output_folder_are_not_followed(batch, done, tmp_path: Path) -> None:
+    own, out = tmp_path / "own.txt", tmp_path / "out"
+    own.write_text("mine")
+    out.mkdir()
+    parts = [hidden_name(out / name) for name in ("a.mp4", "a.mkv", "a.png", "a.mkv.c2pa")]
+    for name in (*parts, hidden_name(parts[0]), out / f".report.json.{os.getpid()}.part"):
+        (out / name).symlink_to(own)
+    assert batch(*(done.targets / f"a.{suffix}" for suffix in ("mp4", "mkv", "png"))).ok
+    assert own.read_text() == "mine"
+    for name in ("a.mp4", "a.mkv", "a.png"):
+        assert read_mark(out / name, beside=sidecar(out / name))[0] == "Valid"
+    (out / "journal.jsonl").rename(tmp_path / "journal.jsonl")
+    (out / "journal.jsonl").symlink_to(own)
+    with pytest.raises(OutputError, match="symbolic links"):
+        batch(done.targets / "a.png")
+    assert own.read_text() == "mine"
+
+
 @pytest.fixture(scope="module")
 def killer() -> Killer:
     return Killer()  # what listens to Python's calls does so for ever
@@ -236,37 +263,76 @@ def test_an_unmarked_result_is_never_in_place_wherever_the_run_is_killed(
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_stop_while_it_is_signed_leaves_nothing(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = made(tmp_path / f"target{suffix}")
-    monkeypatch.setattr(spooling, "_BEAT_BYTES", 1000)
-    beats = 0
+def test_a_stop_while_it_is_signed_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+    target, beats = made(tmp_path / f"target{suffix}"), list[None]()
+    published(target, tmp_path / f"whole{suffix}", by=marks(target, beat=lambda: beats.append(None)))
 
-    def beat() -> None:
-        nonlocal beats
-        beats += 1
-        if beats == 4:  # the first is that of the target's digest
-            raise KeyboardInterrupt
+    def stopping(at: int) -> Callable[[], None]:
+        left = count(1)
 
-    with pytest.raises(KeyboardInterrupt):
-        published(target, tmp_path / "out" / f"a{suffix}", by=marks(target, beat=beat))
-    assert list((tmp_path / "out").iterdir()) == []
+        def beat() -> None:
+            if next(left) == at:
+                raise KeyboardInterrupt
+
+        return beat
+
+    for at in {1, 2, len(beats) // 2, len(beats) - 1, len(beats)}:
+        with pytest.raises(KeyboardInterrupt):
+            published(target, tmp_path / "out" / f"a{suffix}", by=marks(target, beat=stopping(at)))
+        assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path) -> None:
     broken = tmp_path / "a.mp4"
-    broken.write_bytes(b"no video")
-    with pytest.raises(MediaError, match="cannot be marked"):
-        published(broken, tmp_path / "out" / "a.mp4")
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(spooling.Watched, "write", full)
-    with pytest.raises(OutputError):
-        published(made(tmp_path / "target.mp4"), tmp_path / "out" / "b.mp4")
+    for data in (b"no video", b"", b"\0\0\0\x10moov" + bytes(8), b"\0\0\0\x08ftyp\0\0\0\x09"):
+        broken.write_bytes(data)
+        with pytest.raises(MediaError, match="cannot be marked"):
+            published(broken, tmp_path / "out" / "a.mp4")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".png"])
+def test_a_disk_that_takes_no_more_gets_no_result(suffix: str, tmp_path: Path) -> None:
+    target, before = made(tmp_path / f"target{suffix}"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    by = marks(target)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (target.stat().st_size + 100, before[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            published(target, tmp_path / "out" / f"b{suffix}", by=by)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [{}, {"movflags": "faststart"}])
+def test_a_movie_is_found_where_it_went(flags: dict[str, str], tmp_path: Path) -> None:
+    said = {"comment": "x" * 400_000}  # larger than a piece that is read
+    target = make(tmp_path / "a.mp4", Spec(frames=60, sounds=(Sound(),), metadata=said, container=flags))
+    output = published(target, tmp_path / "b.mp4")
+    assert media(output) == media(target)
+    assert read_mark(output)[0] == "Valid"
+
+
+def test_places_in_a_movie_move_with_it() -> None:
+    def box(kind: bytes, *parts: bytes) -> bytes:
+        return struct.pack(">I", 8 + sum(map(len, parts))) + kind + b"".join(parts)
+
+    def movie(*places: int) -> bytes:
+        tables = [box(kind, struct.pack(f">II2{digits}", 0, 2, *places)) for kind, digits in KINDS]
+        return box(b"ftyp", b"isom") + box(b"moov", box(b"mvhd"), *(
+            box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", table)))) for table in tables
+        )) + struct.pack(">I4sQ", 1, b"mdat", 20) + b"abcd" + box(b"mfra")  # fmt: skip
+
+    KINDS, room = ((b"stco", "I"), (b"co64", "Q")), 1000
+    written = io.BytesIO()
+    begin, digest = copy_with_room(io.BytesIO(movie(2, 70_000)), written, room, lambda: None)
+    expected, data = movie(1002, 71_000), written.getvalue()
+    assert (begin, data[:12], data[12:1012], data[1012:]) == (12, expected[:12], bytes(room), expected[12:])
+    moov, end = struct.pack(">Q", 1012), len(expected) - 28
+    bound = moov + expected[12:end] + struct.pack(">Q", end + room) + expected[end:-8]
+    assert digest == hashlib.sha256(bound).digest()
+    with pytest.raises(ValueError, match="digits"):
+        copy_with_room(io.BytesIO(movie(2, 2**32 - 1000)), io.BytesIO(), room, lambda: None)
 
 
 @pytest.mark.parametrize("state", [None, "refused"])
@@ -276,18 +342,6 @@ def test_nothing_is_sealed_before_its_content_is_allowed(state: str | None, tmp_
     with pytest.raises(RuntimeError, match="only once its target was looked at and allowed"):
         published(target, tmp_path / "out" / "a.png", by=marks(target, content=seen))
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_large_file_is_spooled_beside_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spooling, "SPOOL_MB", 0)
-    monkeypatch.setenv("TMPDIR", "/elsewhere")
-    seen: set[str] = set()
-    target = made(tmp_path / "target.mp4")
-    by = marks(target, beat=lambda: seen.add(os.environ["TMPDIR"]))
-    monkeypatch.setattr(spooling, "_BEAT_BYTES", 1)
-    published(target, tmp_path / "out" / "a.mp4", by=by)
-    assert str(tmp_path / "out") in seen
-    assert os.environ["TMPDIR"] == "/elsewhere"
 
 
 def test_the_key_made_here_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +357,32 @@ def test_the_key_made_here_is_for_its_user_alone(tmp_path: Path, monkeypatch: py
     assert found.key.decode().strip() in kept.read_text()
     assert "PRIVATE" not in repr(found)
     assert found.local
+
+
+def test_one_made_here_signs_once_before_it_is_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path / "home"))
+    tried: list[str] = []
+
+    def failing(claim: Claim) -> bytes:
+        tried.append(claim.by.name)
+        raise C2paError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "signed", failing)
+        with pytest.raises(SettingsError):
+            checked_credentials(LOCAL)
+    assert not (home() / LOCAL_NAME).exists()
+    made = checked_credentials(LOCAL)
+    monkeypatch.setattr(Claim, "signed", failing)
+    assert checked_credentials(LOCAL) == made
+    assert Credentials(*read_certificates((home() / LOCAL_NAME).read_bytes()), True) == made
+    assert tried == ["colab_helpers local signer"]
+    certificate(home() / LOCAL_NAME)
+    signing._read.cache_clear()
+    with pytest.raises(SettingsError):
+        checked_credentials(LOCAL)
 
 
 @pytest.mark.parametrize(

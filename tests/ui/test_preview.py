@@ -14,6 +14,7 @@ from colab_helpers.media.images import write_image
 from colab_helpers.media.probe import probe
 from colab_helpers.media.reader import read_frames
 from colab_helpers.ui.preview_networks import picture_of
+from tests.conftest import CONSENT
 from tests.people.actors import portrait
 
 PREVIEW = 3
@@ -99,7 +100,7 @@ def test_images_and_frames_without_a_face(make_panel, on_demo, tmp_path, text_of
     """Enhancing alone needs no source."""
     write_image(tmp_path / "a.png", portrait("bruno"))
     write_image(tmp_path / "b.png", np.full((100, 150, 3), 77, np.uint8))
-    alone = {"sources": (), "overrides": {"frame_processors": ["face_enhancer"]}}
+    alone = {"sources": (), "overrides": {"frame_processors": ["face_enhancer"]}, "consent": CONSENT}
     made = make_panel(on_demo.replaced(targets=(str(tmp_path),), **alone))
     made.tabs.selected_index = PREVIEW
     assert made.preview.shown.faces == 1
@@ -125,7 +126,8 @@ def test_another_sex_is_shown_at_once(panel, opened):
     [
         ({"models_dir": "/nowhere"}, "/nowhere"),
         ({"sources": ()}, "no photo of the person"),
-        ({"sources": ("/nowhere/a.png",)}, "there is no such file"),
+        ({"sources": ("/nowhere/a.png",), "consent": CONSENT}, "there is no such file"),
+        ({"consent": ""}, "no statement of consent was given"),
         ({"targets": ("/nowhere/a.mp4",)}, "there is no such file"),
         ({"targets": ()}, "no target to show"),
         ({"overrides": {"batch_size": 77}}, "batch_size = 77 is not allowed"),

@@ -43,7 +43,7 @@ def test_another_preset_changes_what_is_said(panel, text_of):
     ("written", "said"),
     [
         ("execution_threads: 99", "execution_threads = 99 is not allowed; allowed: a whole number from 1"),
-        ("frame_processors: [face_enhancer, face_swapper]", "enhances before it swaps"),
+        ("frame_processors: [face_enhancer, face_swapper]", "allowed order"),
         ("batchsize: 2", "Did you mean batch_size instead of batchsize?"),
         ("batch_size 2", "overrides = 'batch_size 2' is not allowed; allowed: settings such as"),
     ],

@@ -1,0 +1,319 @@
+"""Several workers of one batch on this machine, each a process with networks of its own, on its own GPU.
+
+This process loads no network: it hands out calls, writes journal and status, and starts another worker where
+one dies. What a worker was at then goes to another one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from colab_helpers.batch.hands import Loaded, Prepared
+from colab_helpers.batch.journal import Entry, Journal, SegmentDone
+from colab_helpers.batch.processes import cause_of
+from colab_helpers.batch.report import FileReport
+from colab_helpers.batch.run_batch import Batch
+from colab_helpers.batch.run_file import error_text
+from colab_helpers.batch.schedule import Call, Schedule
+from colab_helpers.batch.stop import LONGEST_STOP
+from colab_helpers.batch.surroundings import MOST_DEATHS
+from colab_helpers.errors import OutputError, UsageError, WorkerError
+from colab_helpers.language import mark, tr
+from colab_helpers.machine import SHARED_BY, visible_gpus
+from colab_helpers.pipeline import FinishedSegment
+from colab_helpers.progress import Progress
+
+_LOOK_EVERY = 0.5
+# Less than a process is waited for that has been asked to stop.
+_LAST_NEWS = LONGEST_STOP - 15.0
+
+
+def devices_of(gpus: str) -> list[str]:
+    """Return for each worker of the setting ``gpus`` what it sees: the identifier of a GPU, or "" for none.
+
+    Empty where one worker does it as ever. UsageError where a GPU is not there.
+    """
+    if gpus.startswith("cpu"):
+        return [""] * len(gpus.split(","))
+    there = visible_gpus() if gpus else []
+    if gpus in ("", "all"):
+        return there if len(there) > 1 else []
+    wanted = [int(number) for number in gpus.split(",")]
+    if missing := [number for number in wanted if number >= len(there)]:
+        raise UsageError(
+            tr("there is no GPU {number}: {count} are seen", number=missing[0], count=len(there)),
+            where="gpus",
+            remedy=tr("count from 0, as CUDA does, or look at CUDA_VISIBLE_DEVICES"),
+        )
+    return [there[number] for number in dict.fromkeys(wanted)]
+
+
+@dataclass(eq=False)
+class Member:
+    """A worker process: what it sees, since when it was last heard, and what it is at."""
+
+    process: subprocess.Popen[bytes]
+    far: Connection
+    device: str
+    heard: float = field(default_factory=time.monotonic)
+    loaded: bool = False
+    call: Call | None = None
+    progress: Progress | None = None
+    killed_for: str = ""
+
+
+@dataclass(eq=False)
+class _File:
+    """A file in work: since when, what is to be done with it, and its segments so far."""
+
+    began: float = field(default_factory=time.monotonic)
+    plan: Prepared = field(default_factory=Prepared)
+    parts: dict[int, FinishedSegment] = field(default_factory=dict)
+
+    def together(self, latest: Progress, members: Iterable[Member]) -> Progress:
+        """Return how far all who make its segments have come."""
+        frame, fps = len(self.plan.finished) * self.plan.length, 0.0
+        frame += sum(part.segment.frames for part in self.parts.values())
+        for member in members:
+            if member.call and member.progress and member.progress.file_index == latest.file_index:
+                frame += max(0, member.progress.frame - member.call.number * self.plan.length)
+                fps += member.progress.fps
+        left = max(0, latest.frames - frame) / fps if fps and latest.frames else None
+        return replace(latest, frame=frame, fps=fps, eta=left)
+
+
+@dataclass(eq=False)
+class Crew(Batch):
+    """A batch done by several workers.
+
+    Attributes:
+        journal: Written here alone.
+        devices: What each worker sees.
+        announce: Called with what is to be said before any work.
+        first_alone: Whether one worker has to have looked at all files before others begin.
+    """
+
+    journal: Journal
+    devices: Sequence[str]
+    announce: Callable[[Iterable[str], int], None]
+    first_alone: bool
+    _members: list[Member] = field(default_factory=list, init=False)
+    _files: dict[int, _File] = field(default_factory=dict, init=False)
+    _cause: str = field(default="", init=False)
+    _waiting: list[str] = field(default_factory=list, init=False)
+    _barren: int = field(default=0, init=False)
+    _ending: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        # Whoever is asked once more after so many deaths refuses, and says so in the file's report.
+        self._schedule = Schedule(self.order, most_deaths=sys.maxsize, whole_above=len(self.devices))
+
+    @cached_property
+    def _job_file(self) -> Path:
+        path = self.around.places.local / "crew.json"
+        self.around.job.save(path)
+        return path
+
+    @cached_property
+    def _longest_silence(self) -> float:
+        settings = self.around.job.request.settings
+        return float(settings.stall_timeout) + float(settings.gpu_memory_wait)
+
+    def _do_all(self) -> None:
+        try:
+            self._waiting = list(self.devices)
+            while self._waiting and not (self.first_alone and self._members):
+                self._start(self._waiting.pop(0))
+            while not self._schedule.over:
+                self._hand_out()
+                self._take_news()
+                self._look_after()
+                self.around.stop.check()
+        finally:
+            self._end()
+
+    def _start(self, device: str) -> None:
+        ours, theirs = Pipe()
+        command = [sys.executable, "-m", "colab_helpers.batch.member"]
+        given = {"CUDA_VISIBLE_DEVICES": device, SHARED_BY: str(len(self.devices))}
+        process = subprocess.Popen(
+            [*command, str(self._job_file), str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **given},
+        )
+        theirs.close()
+        self._members.append(Member(process, ours, device))
+
+    def _hand_out(self) -> None:
+        for member in self._members:
+            if member.loaded and member.call is None and (call := self._schedule.next(member)) is not None:
+                file, deaths = self._files.setdefault(call.index, _File()), self._schedule.deaths(call)
+                given: dict[str, Any] = {"index": call.index, "deaths": (deaths, self._cause)}
+                if call.kind in ("segment", "finish"):
+                    given["encoder"] = file.plan.encoder
+                if call.kind == "segment":
+                    given |= {"number": call.number, "goes_on": self._schedule.goes_on(call)}
+                if call.kind == "finish":
+                    given["parts"] = list(file.parts.values())
+                member.call, member.progress, member.heard = call, None, time.monotonic()
+                with suppress(OSError):  # it has died, which is heard next
+                    member.far.send((call.kind, given))
+
+    def _take_news(self) -> None:
+        for far in wait([member.far for member in self._members], _LOOK_EVERY):
+            member = next(member for member in self._members if member.far is far)
+            try:
+                kind, *news = member.far.recv()
+            except (EOFError, OSError):
+                self._lost(member)
+                continue
+            member.heard = time.monotonic()
+            # What each does is said by who sends it: `member`.
+            takes: Callable[..., None] = getattr(self, f"_{kind}")
+            takes(member, *news)
+
+    def _note(self, member: Member, entry: Entry) -> None:
+        """Write an entry into the journal, and tell the worker how that went."""
+        error = None
+        try:
+            self.journal.append(entry)
+        except OutputError as failed:
+            error = failed
+        if isinstance(entry, SegmentDone):
+            self._schedule.progressed(member)
+        with suppress(OSError):
+            member.far.send(error)
+
+    def _announce(self, _member: Member, notes: Iterable[str], times: int) -> None:
+        self.announce(notes, times)
+
+    def _tell(self, member: Member, name: str, given: tuple[Any, ...]) -> None:
+        if name == "progress":
+            self._progress(member, *given)
+        elif name == "note":
+            said = self.around.status.status.notes
+            self.around.status.note(*(text for text in given if text not in said))
+        else:
+            getattr(self.around.status, name)(*given)
+
+    def _progress(self, member: Member, progress: Progress) -> None:
+        """Show how the file gets on at which the first worker is; of others only that they are in work."""
+        member.progress, call = progress, member.call
+        first = next((each for each in self._members if each.call is not None), member).call
+        if call is not None and first is not None and call.index != first.index:
+            self.around.status.status.files[call.index].status = "running"
+            self.around.beat()
+            return
+        if call is not None and call.kind == "segment":
+            progress = self._files[call.index].together(progress, self._members)
+        self.tell(progress)
+
+    def _opened(self, member: Member, loaded: Loaded) -> None:
+        member.loaded, self.loaded, self._barren = True, loaded, 0
+        while self._waiting:
+            self._start(self._waiting.pop(0))
+
+    def _refused(self, member: Member, error: Exception) -> None:
+        """Go on with the other workers where one cannot begin; its error is raised where there is none."""
+        self._leave(member)
+        if not self._members and not self._ending:
+            raise error
+        self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
+
+    def _failed(self, member: Member, report: FileReport, leaves: bool) -> None:
+        self._done(member, report, leaves, self._schedule.failed(member))
+
+    def _done(
+        self,
+        member: Member,
+        result: Prepared | FinishedSegment | FileReport,
+        leaves: bool,
+        call: Call | None = None,
+    ) -> None:
+        member.call = None
+        call = call or self._schedule.done(member, result if isinstance(result, Prepared) else None)
+        if call is not None:
+            file = self._files[call.index]
+            if isinstance(result, FinishedSegment):
+                file.parts[call.number] = result
+            elif isinstance(result, FileReport):
+                self._over(call, result)
+            else:
+                file.plan = result
+                if result.report is not None:
+                    self._over(call, result.report)
+        if leaves and not self._ending:  # it holds too much memory
+            self._leave(member)
+            self._start(member.device)
+
+    def _over(self, call: Call, report: FileReport) -> None:
+        """Take a file's report; what several have done is told together."""
+        file = self._files.pop(call.index)
+        if call.kind == "finish":
+            report.fallbacks = list(dict.fromkeys([*file.plan.notes, *report.fallbacks]))
+            report.segments_kept, report.seconds = len(file.plan.finished), time.monotonic() - file.began
+            report.fps = report.frames_out / report.seconds
+        self.ended(call.index, report)
+
+    def _lost(self, member: Member) -> None:
+        """Have another worker take the place of one that died."""
+        self._leave(member)
+        if self._ending:
+            return
+        self._cause = member.killed_for or cause_of(member.process.wait())
+        self.around.status.restarted(self._cause)
+        self._schedule.died(member)
+        self._barren += not member.loaded
+        if self._barren >= MOST_DEATHS:
+            told = mark(
+                "{number} worker processes in a row died before they did anything, the last one {cause}{log}"
+            )
+            raise WorkerError(
+                tr(told, number=self._barren, cause=self._cause, log=""),
+                where=str(self.around.job.folder),
+                remedy=tr("run 'python -m colab_helpers doctor'; free memory or choose the preset stable"),
+            )
+        self._start(member.device)
+
+    def _look_after(self) -> None:
+        """Kill workers of whom nothing is heard; they are replaced as soon as they have gone."""
+        for member in self._members:
+            busy, limit = member.call is not None or not member.loaded, self._longest_silence
+            if busy and time.monotonic() - member.heard > limit and not member.killed_for:
+                told = mark("made no progress for {limit:.0f} seconds and was killed")
+                member.killed_for = tr(told, limit=limit)
+                member.process.kill()
+
+    def _leave(self, member: Member) -> None:
+        self._members.remove(member)
+        member.far.close()
+
+    def _end(self) -> None:
+        """Have all workers end; what they note, and finish, meanwhile counts."""
+        self._ending, until = True, time.monotonic() + _LAST_NEWS
+        processes = [member.process for member in self._members]
+        for member in self._members:
+            member.process.terminate()
+        while self._members and time.monotonic() < until:
+            for member in [each for each in self._members if each.loaded and each.call is None]:
+                self._leave(member)
+            with suppress(KeyboardInterrupt):  # it is known
+                self._take_news()
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)
+            process.kill()
+            process.wait()
+        self._job_file.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""How a target is done, and what its result is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from colab_helpers.batch.plan import Task
+from colab_helpers.files import shortened
+from colab_helpers.language import tr
+from colab_helpers.media.animation import picture_suffix
+from colab_helpers.media.containers import output_suffix
+from colab_helpers.media.inputs import IMAGE_KINDS, existing_file, is_image
+from colab_helpers.media.probe import probe
+from colab_helpers.media.reader import doubt_about
+from colab_helpers.pipeline.video_stages import segment_length
+from colab_helpers.settings import Settings
+
+
+def goes_as_picture(task: Task) -> bool:
+    """Whether a target is done frame by frame: a GIF, unless it is to become a video or is only called so."""
+    if task.target.suffix.lower() != ".gif" or task.output.suffix.lower() not in {".gif", *IMAGE_KINDS}:
+        return is_image(task.target)
+    with task.target.open("rb") as file:
+        return file.read(4) == b"GIF8"
+
+
+def goes_in_parts(task: Task, settings: Settings) -> bool:
+    """Whether a video may have several segments that can be made apart, as far as its header tells."""
+    if goes_as_picture(task) or not settings.keep_fps:
+        return False
+    info = probe(existing_file(task.target))
+    length = segment_length(settings, info)
+    return not doubt_about(info) and not (info.frames_declared and (info.frames or 0) <= length)
+
+
+def output_of(task: Task) -> tuple[Path, str | None]:
+    """Return the output's final name, and what is to be said of it."""
+    return _picture_output(task) if goes_as_picture(task) else _video_output(task)
+
+
+def _picture_output(task: Task) -> tuple[Path, str | None]:
+    """Return the output's final name: formats that are read but not written here become WebP or PNG."""
+    own, suffix = task.target.suffix.lower(), picture_suffix(task.target)
+    if task.demanded or suffix == own:
+        return task.output, None
+    note = tr(
+        "the result is a {suffix} file, the source a {own} one{because}", suffix=suffix, own=own, because=""
+    )
+    return task.output.with_name(shortened("", task.output.name, suffix)), note
+
+
+def _video_output(task: Task) -> tuple[Path, str | None]:
+    """Return the output's final name: the target's container where it can hold the result."""
+    if task.demanded:
+        return task.output, None
+    suffix, note = output_suffix(probe(task.target))
+    if suffix == task.output.suffix.lower():
+        return task.output, note
+    return task.output.with_name(shortened("", task.output.name, suffix)), note

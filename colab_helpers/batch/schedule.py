@@ -1,0 +1,201 @@
+"""What each worker of a batch does next: pure bookkeeping without files, clocks or processes.
+
+Whoever carries calls to workers and results back asks with `Schedule.next` and tells what became of them.
+What can be finished comes first, then a segment of the video a worker is at, whose faces it knows, then one
+of the oldest video begun, and only then another file: few are open at once, and results come early.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+class Plan(Protocol):
+    """What `Schedule` reads of a file that was prepared."""
+
+    @property
+    def segments(self) -> int:
+        """How many there are; 0: the file goes whole."""
+
+    @property
+    def finished(self) -> Collection[int]:
+        """Numbers of those that an earlier run has finished."""
+
+    @property
+    def report(self) -> object | None:
+        """What became of the file, if nothing is left to do."""
+
+
+Kind = Literal["prepare", "segment", "finish", "whole"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One thing for a worker to do on the file of an ``index``; ``number`` is a segment's, -1 otherwise."""
+
+    kind: Kind
+    index: int
+    number: int = -1
+
+
+@dataclass
+class _Video:
+    """A file in work: segments that nobody is at, last one first, and how many are not finished."""
+
+    waiting: list[int] = field(default_factory=list)
+    left: int = 0
+
+
+class Schedule:
+    """Hands out the calls of files in an ``order``; workers are told apart by anything that has a hash.
+
+    Nothing is kept of a file that is over. ``most_deaths`` workers may die on the same call before its file
+    is given up. As long as more than ``whole_above`` files wait, each goes whole, which costs least: nobody
+    has to look at it before others can help; None prepares all.
+    """
+
+    def __init__(self, order: Iterable[int], *, most_deaths: int = 3, whole_above: int | None = None) -> None:
+        self._new, self._whole_above = deque(order), whole_above
+        self._most_deaths = most_deaths
+        self._open: dict[int, _Video] = {}  # in the order in which they were begun
+        self._due: deque[Call] = deque()  # all but segments; for whoever asks next
+        self._flying: dict[Hashable, Call] = {}
+        self._at: dict[Hashable, Call] = {}
+        self._deaths: Counter[Call] = Counter()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do and nobody is at anything."""
+        return not (self._new or self._open or self._flying)
+
+    def next(self, worker: Hashable) -> Call | None:
+        """Return what a worker is to do now; ValueError where it is at something already.
+
+        None: all that is left is in other hands; it may ask again after any news of theirs.
+        """
+        if worker in self._flying:
+            raise ValueError(f"{worker} is at {self._flying[worker]}")
+        call = self._due.popleft() if self._due else self._segment(worker) or self._another()
+        if call is not None:
+            self._flying[worker] = self._at[worker] = call
+        return call
+
+    def deaths(self, call: Call) -> int:
+        """Return how many workers have died on a call."""
+        return self._deaths[call]
+
+    def goes_on(self, call: Call) -> bool:
+        """Whether the segment behind that of a call is still to be made, by whoever asks."""
+        return call.index in self._open and call.number + 1 in self._open[call.index].waiting
+
+    def progressed(self, worker: Hashable) -> None:
+        """Note that a worker gets on: who dies on a file that goes whole dies on what comes now."""
+        if (call := self._flying.get(worker)) is not None:
+            self._deaths.pop(call, None)
+
+    def done(self, worker: Hashable, plan: Plan | None = None) -> Call | None:
+        """Note that what a worker was at is done; of a file that was to be prepared, ``plan`` is the result.
+
+        Returns the call; None where it counts no longer: the worker was taken for dead, or its file is over.
+        """
+        if (call := self._landed(worker)) is None:
+            return None
+        if call.kind == "prepare":
+            assert plan is not None
+            self._plan(call.index, plan)
+        elif call.kind == "segment":
+            self._open[call.index].left -= 1
+            self._may_finish(call.index)
+        else:
+            self._close(call.index)
+        return call
+
+    def failed(self, worker: Hashable) -> Call | None:
+        """Note that what a worker was at ended with an error: nothing more is done on that file.
+
+        Returns the call; None where it counts no longer, so that a file fails once.
+        """
+        if (call := self._landed(worker)) is not None:
+            self._close(call.index)
+        return call
+
+    def died(self, worker: Hashable) -> Call | None:
+        """Note that a worker is there no longer; another one does again what it was at.
+
+        Returns the call on which too many have died by now, with which its file is over; None before.
+        """
+        self._at.pop(worker, None)
+        if (call := self._landed(worker)) is None:
+            return None
+        self._deaths[call] += 1
+        if self._deaths[call] >= self._most_deaths:
+            self._close(call.index)
+            return call
+        if call.kind == "segment":
+            self._open[call.index].waiting.append(call.number)
+        else:
+            self._due.append(call)
+        return None
+
+    def _landed(self, worker: Hashable) -> Call | None:
+        call = self._flying.pop(worker, None)
+        return call if call is not None and call.index in self._open else None
+
+    def _plan(self, index: int, plan: Plan) -> None:
+        if plan.report is not None:
+            self._close(index)
+        elif not plan.segments:
+            self._due.append(Call("whole", index))
+        else:
+            missing = sorted(set(range(plan.segments)) - set(plan.finished), reverse=True)
+            self._open[index] = _Video(missing, len(missing))
+            self._may_finish(index)
+
+    def _may_finish(self, index: int) -> None:
+        if not self._open[index].left:
+            self._due.append(Call("finish", index))
+
+    def _segment(self, worker: Hashable) -> Call | None:
+        """Return a segment that nobody is at, of the worker's own video or else of the oldest one.
+
+        Best is the one behind the worker's last: its stages are warm. Whoever helps begins half-way between
+        those at work, so that each goes on for long.
+        """
+        last = self._at.get(worker)
+        for index in (last.index if last else -1, *self._open):
+            if index in self._open and (waiting := self._open[index].waiting):
+                behind = last.number + 1 if last and last.index == index and last.kind == "segment" else -1
+                number = behind if behind in waiting else self._half_way(index, waiting)
+                waiting.remove(number)
+                return Call("segment", index, number)
+        return None
+
+    def _half_way(self, index: int, waiting: Iterable[int]) -> int:
+        """The first of the longest run of numbers, or the middle if somebody is just before it."""
+        runs: list[list[int]] = []
+        for number in sorted(waiting):
+            if runs and runs[-1][-1] == number - 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        run = max(runs, key=len)
+        taken = Call("segment", index, run[0] - 1) in self._at.values()
+        return run[len(run) // 2 if taken else 0]
+
+    def _another(self) -> Call | None:
+        if not self._new:
+            return None
+        kind: Kind = "prepare"
+        if self._whole_above is not None and len(self._new) > self._whole_above:
+            kind = "whole"
+        index = self._new.popleft()
+        self._open[index] = _Video()
+        return Call(kind, index)
+
+    def _close(self, index: int) -> None:
+        del self._open[index]
+        for call in [call for call in self._deaths if call.index == index]:
+            del self._deaths[call]

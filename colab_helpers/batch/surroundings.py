@@ -1,0 +1,134 @@
+"""What whoever works on a batch is told to do, where, and whom it tells and listens to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from colab_helpers.batch.drive import FACES_NAME, Patience, WorkPlaces
+from colab_helpers.batch.earlier import EarlierWork, UnfinishedFile
+from colab_helpers.batch.face_indexes import About, FaceIndexPlace, folder_name
+from colab_helpers.batch.growth import weakened
+from colab_helpers.batch.job import Job
+from colab_helpers.batch.journal import Notes, Started
+from colab_helpers.batch.plan import Task
+from colab_helpers.batch.status import StatusWriter
+from colab_helpers.batch.stop import Stop
+from colab_helpers.errors import OutputError, WorkerError
+from colab_helpers.faces.engine import Engine
+from colab_helpers.language import tr
+from colab_helpers.progress import Progress, ProgressCallback
+
+Deaths = tuple[int, str]
+"""How many workers have died on something, as far as whoever asks for it knows, and of what the last."""
+MOST_DEATHS = 3
+"""Workers that may die on a file before it is given up: the first, and two with less memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What a batch is told to do, where it works, and whom it tells and listens to.
+
+    Attributes:
+        cause: What the worker before this one died of.
+        on_progress: Called while a video runs.
+    """
+
+    job: Job
+    places: WorkPlaces
+    status: StatusWriter
+    stop: Stop
+    cause: str | None = None
+    on_progress: ProgressCallback | None = None
+
+    def beat(self) -> None:
+        """Say that the work gets on; KeyboardInterrupt where somebody asks to stop."""
+        self.status.tick()
+        self.stop.check()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not when somebody asks to stop."""
+        self.stop.sleep(seconds, self.status.tick)
+
+    @cached_property
+    def patience(self) -> Patience:
+        """Waits for the output folder."""
+        return Patience(self.job.request.settings.output_wait, tell=self._tell_pause, sleep=self.sleep)
+
+    def begin(
+        self,
+        engine: Engine,
+        task: Task,
+        key: str,
+        earlier: EarlierWork,
+        journal: Notes,
+        *,
+        number: int | None = None,
+        deaths: Deaths = (0, ""),
+        short: bool = False,
+    ) -> tuple[Engine, list[str]]:
+        """Note that work on a file, or on a segment of a ``number``, begins; return the networks and notes.
+
+        They are used with less memory where it is ``short`` or workers died on that, as is known or as the
+        journal tells; WorkerError where too many did.
+        """
+        known, cause = deaths
+        times, notes = max(known, earlier.history.interruptions(key, earlier.run, number)), list[str]()
+        if times >= MOST_DEATHS:
+            raise WorkerError(
+                tr(
+                    "the worker process died {deaths} times on this file, last: {cause}",
+                    deaths=times,
+                    cause=cause or self.cause or tr("unknown"),
+                ),
+                where=str(task.target),
+                remedy=tr("free memory, choose the preset stable, or leave this file out"),
+            )
+        try:
+            entry = {"key": key, "run": earlier.run, "target": str(task.target)}
+            journal.append(Started(**entry, pid=os.getpid(), number=number))
+        except OutputError as error:
+            notes.append(tr("a death of the worker on this file would go unnoticed: {error}", error=error))
+        if times or short:
+            reason = tr("a worker process died on this file") if times else tr("RAM is short")
+            engine, note = weakened(engine, times or 1, reason=reason)
+            notes.append(note)
+        return engine, notes
+
+    def tell(self, progress: Progress) -> None:
+        """Say where a file stands; KeyboardInterrupt where somebody asks to stop."""
+        self.status.progress(progress)
+        if self.on_progress:
+            self.on_progress(progress)
+        self.beat()
+
+    def _tell_pause(self, reason: str | None) -> None:
+        self.status.pause(reason)
+        self.stop.check()
+
+
+def index_place(around: Surroundings, earlier: EarlierWork, task: Task) -> FaceIndexPlace:
+    """Where the face index of a target lies; MissingFileError, OSError where the target cannot be read."""
+    key, places = earlier.index_key(task), around.places
+    name, about = folder_name(key), About.of(task.target, earlier.digests(task.target))
+    beside, near = around.job.folder / FACES_NAME / name, places.local / FACES_NAME / name
+    if places.mirror:
+        return FaceIndexPlace(key, about, near, beside)
+    return FaceIndexPlace(key, about, beside, None)
+
+
+def unfinished(around: Surroundings, earlier: EarlierWork, journal: Notes, task: Task) -> UnfinishedFile:
+    """What there is of the work on a target; MissingFileError, OSError where that cannot be read."""
+    key, mirror = earlier.key(task), around.places.mirror
+    return UnfinishedFile(
+        key=key,
+        target=earlier.digests(task.target),
+        place=around.places.local / key[:24],
+        mirror=mirror / key[:24] if mirror else None,
+        journal=journal,
+        history=earlier.history,
+        patience=around.patience,
+        beat=around.beat,
+        index=index_place(around, earlier, task),
+    )

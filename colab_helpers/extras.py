@@ -1,0 +1,67 @@
+"""Verbs beside the batch, loaded when asked for; what needs packages of its own says how to install them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from colab_helpers.errors import ColabHelpersError, require_extra
+from colab_helpers.language import tr
+
+
+def _serve(options: argparse.Namespace) -> int:
+    require_extra("serve", "fastapi", "uvicorn")
+    from colab_helpers.batch.queue import Queue
+    from colab_helpers.serve import Server, serve
+
+    folders = tuple(options.inputs), options.library, options.models_dir
+    serve(Server(*folders, Queue(options.jobs)), options.host, options.port)
+    return 0
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    require_extra("transcripts", "faster_whisper", "ctranslate2")
+    from colab_helpers.models.session import models_root
+    from colab_helpers.transcribe import MODEL, listener, transcribe
+
+    folder: Path = options.model or models_root(options.models_dir) / MODEL
+    hear, failed = listener(folder, named=bool(options.model), words=options.words), 0
+    for path in options.files:
+        try:
+            heard, made = transcribe(path, hear, track=options.track)
+        except ColabHelpersError as error:
+            print(tr("error: {error}", error=error), file=sys.stderr)
+            failed = 1
+            continue
+        told = tr(
+            "{files}: {lines} line(s) in the language {language} ({share:.0%} sure)",
+            files=", ".join(map(str, made)),
+            lines=len(heard.lines),
+            language=heard.language or "?",
+            share=heard.probability,
+        )
+        print(told, flush=True)
+    return failed
+
+
+def _prompt(options: argparse.Namespace) -> int:
+    from colab_helpers.prompts import improved
+
+    print(improved(options.prompt, options.kind))
+    return 0
+
+
+def _portraits(options: argparse.Namespace) -> int:
+    from colab_helpers.portraits import run
+
+    return run(options)
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "serve": _serve,
+    "transcribe": _transcribe,
+    "prompt": _prompt,
+    "portraits": _portraits,
+}

@@ -1,0 +1,258 @@
+"""What is said in results, as subtitles: a file beside each, and a track; needs the extra transcripts.
+
+faster-whisper listens, on the CPU and without the network: its model is a folder of files that lie there
+already. Sound is heard in pieces of minutes, whatever a video's length; pictures are copied packet by packet.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from av.container import OutputContainer
+from av.packet import Packet
+from numpy.typing import NDArray
+
+from colab_helpers.batch.overwriting import Writable
+from colab_helpers.errors import MediaError, ModelError, OutputError
+from colab_helpers.files import Seal, sha256_of, write_whole, written_whole
+from colab_helpers.language import tr
+from colab_helpers.machine import cpu_count
+from colab_helpers.media.containers import MUXERS, file_tags, stream_tags
+from colab_helpers.media.copying import StreamCopier
+from colab_helpers.media.formats import is_mov
+from colab_helpers.media.inputs import existing_file
+from colab_helpers.media.join import opened
+from colab_helpers.media.opening import demuxed, open_source
+from colab_helpers.media.probe import VideoInfo, probe
+from colab_helpers.trust.manifests import sidecar
+from colab_helpers.trust.marking import Marks
+from colab_helpers.trust.signing import LOCAL, credentials
+
+RATE = 16_000
+"""Samples a second that Whisper takes."""
+_LONGEST, _WINDOW, _STEP = 300 * RATE, 30 * RATE, RATE // 10
+# A piece ends where the last 30 of its 300 seconds are quietest, by tenths of a second.
+_TICK = Fraction(1, 1000)
+MODEL, _REVISION = "faster-whisper-base", "ebe41f70d5b6dfa9166e2c581c45c9c0cfc57b66"
+_FILES = {
+    "config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+    "model.bin": "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    "tokenizer.json": "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+    "vocabulary.txt": "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
+}
+_STYLE = b"[Script Info]\n[V4+ Styles]\nFormat: Name\nStyle: Default\n[Events]\nFormat: Text\n"
+
+Samples = NDArray[np.float32]
+
+
+class Line(NamedTuple):
+    """A line of subtitles; times in seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+class Heard(NamedTuple):
+    """Lines in their order, their language (ISO 639-1), and how sure that is, 0 to 1."""
+
+    lines: list[Line]
+    language: str | None = None
+    probability: float = 0.0
+
+
+Hear = Callable[[Samples, str | None], Heard]
+"""Hears ``(samples,)`` float32 at `RATE`, −1 to 1, in a language, or finds out which."""
+
+
+def listener(folder: Path, *, named: bool, words: bool) -> Hear:
+    """Load a Whisper model in CTranslate2's form.
+
+    Args:
+        folder: Its files.
+        named: Somebody named the folder; else it has to be `MODEL`, by its hashes.
+        words: Each word is a line.
+
+    Raises:
+        ModelError: A file is missing, another than it should be, or of no such model.
+    """
+    for name, digest in _FILES.items():
+        path = folder / name
+        if not path.is_file() and not (named and name == "vocabulary.txt"):  # newer ones have another
+            command = f"hf download Systran/{MODEL} --revision {_REVISION} --local-dir {folder}"
+            what = tr("a file of the model that listens is missing")
+            remedy = tr("fetch the model (145 MB, MIT licence) with '{command}'", command=command)
+            raise ModelError(what, where=str(path), remedy=remedy)
+        if not named and sha256_of(path) != digest:
+            remedy = tr("remove it and fetch it again, or name a folder of your own in --model")
+            raise ModelError(tr("this is not the file of the catalogue"), where=str(path), remedy=remedy)
+    from faster_whisper import WhisperModel
+
+    try:
+        model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=cpu_count())
+    except (RuntimeError, ValueError) as error:
+        what = tr("the model cannot be loaded ({reason})", reason=error)
+        raise ModelError(what, where=str(folder)) from error
+
+    # Without other temperatures, which draw lots, the same sound gives the same lines.
+    same: dict[str, Any] = {"temperature": 0.0, "condition_on_previous_text": False}
+
+    def hear(samples: Samples, language: str | None) -> Heard:
+        found, info = model.transcribe(
+            samples, language=language, vad_filter=True, word_timestamps=words, **same
+        )
+        parts = ((each.start, each.end, each.word) for one in found for each in one.words or ())
+        whole = ((one.start, one.end, one.text) for one in found)
+        lines = [Line(start, end, text.strip()) for start, end, text in (parts if words else whole)]
+        return Heard([line for line in lines if line.text], info.language, info.language_probability)
+
+    return hear
+
+
+def transcribe(path: Path, hear: Hear, *, track: bool) -> tuple[Heard, list[Path]]:
+    """Write what is said in a video to ``.srt`` beside it, and with ``track`` a copy that has it, too.
+
+    Raises:
+        UsageError: Something is there already under a name of a result.
+        MediaError: The file cannot be read, or has no sound.
+        OutputError: A result cannot be written.
+    """
+    path = existing_file(path)
+    subtitles, copy = path.with_suffix(".srt"), path.with_name(f"{path.stem}.subtitled{path.suffix}")
+    for result in (subtitles, copy)[: 1 + track]:
+        Writable().clear(result)
+    if track and path.suffix.lower() not in MUXERS:
+        what, remedy = tr("this kind of file takes no track here"), tr("use one of {suffixes}")
+        raise MediaError(what, where=str(path), remedy=remedy.format(suffixes=", ".join(MUXERS)))
+    heard = listened(path, hear)
+    write_whole(subtitles, io.BytesIO(srt(heard.lines).encode()))
+    if track:
+        marks = Marks(signed_by=credentials(LOCAL), target=path, target_manifest=sidecar(path), networks={})
+        add_track(path, copy, heard, lambda partial: marks.seal(partial, copy, ()))
+    return heard, [subtitles, copy][: 1 + track]
+
+
+def listened(path: Path, hear: Hear) -> Heard:
+    """Hear a whole file; its language is that of the first piece in which something is said."""
+    found = Heard([])
+    for start, samples in pieces(path):
+        heard = hear(samples, found.language)
+        ends = start + len(samples) / RATE  # models may hear further
+        timed = (Line(start + line.start, min(start + line.end, ends), line.text) for line in heard.lines)
+        lines = [line for line in timed if line.start < line.end]
+        known = found if found.language or not lines else heard
+        found = known._replace(lines=found.lines + lines)
+    return found
+
+
+def pieces(path: Path) -> Iterator[tuple[float, Samples]]:
+    """Yield a file's sound and when each piece begins: five minutes at most, cut where it is quiet.
+
+    MediaError where it has none.
+    """
+    with open_source(path) as container:
+        stream = next((one for one in container.streams.audio if one.codec_context), None)
+        if stream is None:
+            raise MediaError(tr("the file has no sound that can be read"), where=str(path))
+        resampler, end, count = AudioResampler(format="flt", layout="mono", rate=RATE), 0.0, 0
+        blocks: list[Samples] = []
+        for packet in demuxed(container, stream):
+            with suppress(av.FFmpegError):  # one damaged packet: a pause
+                for frame in stream.decode(packet):
+                    end = (frame.time or 0.0) + frame.samples / frame.sample_rate
+                    parts = [part.to_ndarray()[0] for part in resampler.resample(frame)]
+                    blocks, count = blocks + parts, count + sum(map(len, parts))
+            if count >= _LONGEST:
+                held = np.concatenate(blocks)
+                cut = len(held) - _WINDOW + _quietest(held[-_WINDOW:])
+                yield end - len(held) / RATE, held[:cut]
+                blocks, count = [held[cut:]], len(held) - cut
+        if blocks:
+            held = np.concatenate([*blocks, *(part.to_ndarray()[0] for part in resampler.resample(None))])
+            yield max(0.0, end - len(held) / RATE), held
+
+
+def _quietest(samples: Samples) -> int:
+    """The middle of the quietest tenth of a second."""
+    steps = samples[: len(samples) // _STEP * _STEP].reshape(-1, _STEP)
+    return int(np.square(steps).mean(1).argmin()) * _STEP + _STEP // 2
+
+
+def srt(lines: Iterable[Line]) -> str:
+    """Write lines as SubRip text."""
+    told = (f"{n}\n{_clock(x.start)} --> {_clock(x.end)}\n{x.text}\n" for n, x in enumerate(lines, 1))
+    return "\n".join(told)
+
+
+def _clock(seconds: float) -> str:
+    ticks = max(0, round(seconds * 1000))
+    return f"{ticks // 3_600_000:02}:{ticks // 60_000 % 60:02}:{ticks // 1000 % 60:02},{ticks % 1000:03}"
+
+
+def add_track(path: Path, output: Path, heard: Heard, seal: Seal) -> None:
+    """Copy a video packet by packet and give it a track of text; OutputError where the copy is another."""
+    info = probe(path)
+    with written_whole(output) as partial, open_source(path) as source, open_source(path) as pictures:
+        copier = StreamCopier(source, info)
+        with opened(partial, output, source, file_tags(info.metadata), info.time_base) as result:
+            for stream in source.streams:
+                if stream.index != info.video_index:
+                    copier.add(stream, result)
+                    continue
+                picture = result.add_stream_from_template(stream, opaque=True)
+                picture.disposition = stream.disposition
+                picture.metadata.update(stream_tags(stream, encoded=False))
+            due = deque(_texts(result, heard))
+            result.start_encoding()
+            copier.start()
+            for packet in _packets(pictures, info):
+                time = Fraction(packet.pts or 0) * (packet.time_base or 1)
+                packet.stream = picture
+                result.mux_one(packet)
+                copier.pump(result, time)
+                while due and (due[0].dts or 0) * _TICK <= time:
+                    result.mux_one(due.popleft())
+            copier.finish(result)
+            for text in due:
+                result.mux_one(text)
+        with open_source(partial) as copy:
+            pictures.seek(0)
+            pairs = zip_longest(_packets(pictures, info), _packets(copy, probe(partial)))
+            if not all(one and other and _told(one) == _told(other) for one, other in pairs):
+                raise OutputError(tr("the copy with its track is not what was copied"), where=str(output))
+        seal(partial)
+
+
+def _packets(container: Any, info: VideoInfo) -> Iterator[Packet[Any]]:
+    return (packet for packet in demuxed(container, container.streams[info.video_index]) if packet.size)
+
+
+def _told(packet: Packet[Any]) -> tuple[object, ...]:
+    return Fraction(packet.pts or 0) * (packet.time_base or 1), packet.is_keyframe, bytes(packet)
+
+
+def _texts(result: OutputContainer, heard: Heard) -> Iterator[Packet[Any]]:
+    """Add a track of text; yield its packets."""
+    mov = is_mov(result.format.name)
+    stream: Any = result.add_stream("mov_text" if mov else "subrip")
+    stream.codec_context.subtitle_header = _STYLE
+    stream.codec_context.time_base = stream.time_base = _TICK
+    stream.metadata["handler_name" if mov else "title"] = heard.language or "?"  # players show it
+    for line in heard.lines:
+        raw, start, end = line.text.encode(), round(line.start * 1000), round(line.end * 1000)
+        packet: Packet[Any] = Packet(struct.pack(">H", len(raw)) + raw if mov else raw)
+        packet.stream, packet.time_base = stream, _TICK
+        packet.pts = packet.dts = start
+        packet.duration = max(1, end - start)
+        yield packet

@@ -1,0 +1,230 @@
+"""Several workers of one machine: the results of one, whatever dies, is stopped, or goes on with how many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from colab_helpers.batch.crew import devices_of
+from colab_helpers.batch.report import BatchReport
+from colab_helpers.errors import UsageError
+from colab_helpers.faces.engine import resolve
+from colab_helpers.machine import GIB, SHARED_BY, SYSTEM_RESERVE, Machine
+from colab_helpers.settings import load_settings
+from tests.batch.films import SETTINGS
+from tests.helpers.marks import media
+from tests.helpers.processes import at_start, entries, litter, made_once, number_of, repeated, run_here
+from tests.media.make import Sound, Spec, variable_pts
+
+TWO = {"gpus": "cpu,cpu"}
+SMALL: dict[str, Any] = {"size": (160, 90), "rate": Fraction(10)}
+SHORT = Spec(**SMALL, frames=5)  # goes whole, as the first of three
+SPECS = {
+    "clips": {
+        "a.mp4": SHORT,
+        "cfr.mp4": Spec(**SMALL, frames=44, sounds=(Sound(),)),
+        "vfr.mp4": Spec(
+            size=(160, 90), frames=34, time_base=Fraction(1, 1000), pts=variable_pts(34, step=100)
+        ),
+    },
+    "groups": {
+        "a.mp4": SHORT,
+        "long.mp4": Spec(**SMALL, frames=34, options={"preset": "medium", "bf": "3", "g": "300"}),
+        "open.mp4": Spec(
+            **SMALL, frames=30, options={"preset": "medium", "bf": "3", "g": "7", "x264-params": "open-gop=1"}
+        ),
+    },
+}
+
+
+@pytest.fixture
+def clips(photo: Path, shared_dir: Path, constant_models: Path, tmp_path: Path) -> Callable[..., BatchReport]:
+    """Runs a batch of some clips, of which the last two have several segments."""
+
+    def run(out: str = "out", *, which: str = "clips", **given: Any) -> BatchReport:
+        targets = made_once(shared_dir / f"crew_{which}", SPECS[which])
+        return run_here(photo, targets, tmp_path / out, constant_models, **given)
+
+    return run
+
+
+_alone: dict[str, tuple[Path, BatchReport]] = {}
+
+
+@pytest.fixture
+def alone(clips: Callable[..., BatchReport], tmp_path: Path) -> Callable[..., tuple[Path, BatchReport]]:
+    """What one worker gives: folder and report."""
+
+    def done(which: str = "clips") -> tuple[Path, BatchReport]:
+        if which not in _alone:
+            _alone[which] = tmp_path / "alone", clips("alone", which=which)
+        return _alone[which]
+
+    return done
+
+
+def digests(out: Path) -> dict[tuple[str, int], str]:
+    """SHA-256 of every segment by its target's key and number."""
+    return {
+        (entry["key"], number_of(entry)): entry["part"]["segment"]["sha256"]
+        for entry in entries(out, "segment")
+    }
+
+
+def assert_same(one: Path, other: Path, *, which: str = "clips") -> None:
+    for name in SPECS[which]:
+        assert media(one / name) == media(other / name)
+    assert digests(one) == digests(other)
+    assert repeated(other) == {}
+    assert litter(other, *SPECS[which]) == set()
+
+
+def told(report: BatchReport) -> list[dict[str, Any]]:
+    """All that a report says of files but how long and where."""
+    left_out = {"seconds", "fps", "output", "bytes_out", "memory_before", "memory_after", "manifest"}
+    return [file.model_dump(exclude=left_out) for file in report.files]
+
+
+@pytest.mark.parametrize("which", SPECS)
+def test_two_workers_give_what_one_gives(clips, alone, tmp_path, which) -> None:
+    one, two = alone(which), clips("two", which=which, overrides=TWO)
+    assert two.ok
+    assert_same(one[0], tmp_path / "two", which=which)
+    assert told(one[1]) == told(two)
+    begun = [(entry["key"], entry["number"], entry["pid"]) for entry in entries(tmp_path / "two", "started")]
+    assert len({key for key, number, _ in begun if number is not None}) == 2, "each was done in parts"
+    assert len({pid for *_, pid in begun}) == 2
+
+
+IN_MEMBER = """
+if "colab_helpers.batch.member" in sys.orig_argv:
+    import os, signal, time
+    from pathlib import Path
+    from colab_helpers.batch.hands import Hands
+    from colab_helpers.media.segments import SegmentWriter
+    place = Path(os.environ["PLACE"])
+    at = [None, 0]
+    segment, write = Hands.segment, SegmentWriter.write
+    def watched(self, index, number, **given):
+        at[:] = [(Path(self.tasks[index].target).name, number), 0]
+        return segment(self, index, number, **given)
+    def amid(self, video, **given):
+        write(self, video, **given)
+        at[1] += 1
+        if at[0] is not None and at[1] == 4:
+            amid_segment(*at[0])
+    Hands.segment, SegmentWriter.write = watched, amid
+"""
+"""Calls a test's ``amid_segment(name, number)`` in workers once some frames of a segment are written."""
+DIES_ONCE = """
+    def amid_segment(name, number):
+        if (name, number) == ("cfr.mp4", 2) and not (place / "died").exists():
+            (place / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+DIES = """
+    def amid_segment(name, number):
+        if name == "vfr.mp4":
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+STOPS = """
+    def amid_segment(name, number):
+        if number > 0:
+            (place / "out" / "STOP").touch()
+            time.sleep(1.5)
+"""
+
+
+@pytest.fixture
+def in_members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Has workers run something amid segments."""
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    return lambda code: at_start(monkeypatch, tmp_path, IN_MEMBER + code)
+
+
+def test_a_worker_that_dies_amid_a_segment_is_replaced_and_costs_that_segment(
+    clips, alone, in_members, tmp_path
+) -> None:
+    one, _ = alone()
+    in_members(DIES_ONCE)
+    report = clips("two", overrides=TWO)
+    assert (tmp_path / "died").exists()
+    assert report.ok
+    assert report.summary.restarts == 1
+    assert_same(one, tmp_path / "two")
+    assert any("died of SIGKILL" in note or "killed" in note for note in report.notes)
+
+
+def test_a_segment_on_which_three_workers_die_fails_its_file_alone(clips, in_members) -> None:
+    in_members(DIES)
+    report = clips(overrides=TWO)
+    failed = {Path(file.target).name: file for file in report.files if file.status == "failed"}
+    assert list(failed) == ["vfr.mp4"]
+    assert "died 3 times on this file" in (failed["vfr.mp4"].error or "")
+    assert sum(file.status == "done" for file in report.files) == 2
+    assert report.summary.restarts == 3
+
+
+@pytest.mark.parametrize("then", [{}, TWO], ids=["one", "two"])
+def test_a_stop_is_taken_within_a_segment_and_either_number_of_workers_goes_on(
+    clips, alone, in_members, monkeypatch, tmp_path, then
+) -> None:
+    one, _ = alone()
+    in_members(STOPS)
+    stopped = clips(overrides=TWO)
+    assert stopped.stopped
+    assert {file.status for file in stopped.files} <= {"done", "skipped"}
+    assert not [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+    before = digests(tmp_path / "out")
+    assert 0 < len(before) < len(digests(one))
+    monkeypatch.delenv("PYTHONPATH")
+    assert clips(overrides=then).ok
+    assert_same(one, tmp_path / "out")
+
+
+def test_two_workers_go_on_where_one_stopped(clips, alone, tmp_path) -> None:
+    def stop(progress: Any) -> None:
+        if progress.frame >= 25:
+            raise KeyboardInterrupt
+
+    assert clips(on_progress=stop).stopped
+    assert digests(tmp_path / "out")
+    report = clips(overrides=TWO)
+    assert report.ok
+    assert any(file.segments_kept for file in report.files)
+    assert_same(alone()[0], tmp_path / "out")
+
+
+def test_with_a_map_of_people(run, tmp_path, films) -> None:
+    short = SETTINGS.with_overrides(segment_seconds=1.0)
+    for name, how in (("one", {}), ("two", TWO)):
+        settings = short.with_overrides(**how)
+        assert run("first.mp4", "second.mp4", people="find", out=tmp_path / name, settings=settings).ok
+    for name in ("first.mp4", "second.mp4"):
+        assert media(tmp_path / "one" / name) == media(tmp_path / "two" / name)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_which_gpu_each_worker_sees(monkeypatch) -> None:
+    monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    assert devices_of("") == []
+    assert devices_of("all") == ["GPU-a", "GPU-b", "GPU-c"]
+    assert devices_of("2,0,2") == ["GPU-c", "GPU-a"]
+    assert devices_of("cpu,cpu") == ["", ""]
+    with pytest.raises(UsageError, match="there is no GPU 3: 3 are seen"):
+        devices_of("0,3")
+    monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a"])
+    assert devices_of("all") == []
+
+
+def test_workers_share_what_the_machine_has(monkeypatch) -> None:
+    machine = Machine(8, SYSTEM_RESERVE + 12 * GIB, None, "", "", on_colab=False)
+    for workers, asked, held in ((1, "auto", 12.0), (4, "auto", 3.0), (4, 8.0, 2.0), (4, 0.5, 0.5)):
+        monkeypatch.setenv(SHARED_BY, str(workers))
+        settings, notes = resolve(load_settings(max_memory=asked), machine, cuda=False)
+        assert (settings.max_memory, notes) == (held, ())

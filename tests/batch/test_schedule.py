@@ -1,0 +1,200 @@
+"""The scheduler alone: every call once, whatever dies or fails, and few files open at a time."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from colab_helpers.batch.schedule import Call, Schedule
+
+
+@dataclass(frozen=True)
+class Plan:
+    segments: int = 3
+    finished: tuple[int, ...] = ()
+    report: str | None = None
+
+
+def all_done(schedule: Schedule, plan_of: Callable[[int], Plan], workers: int) -> list[Call]:
+    """Let workers do everything, in turn; return what was done, in order."""
+    done: list[Call] = []
+    while not schedule.over:
+        given = [(w, call) for w in range(workers) if (call := schedule.next(w)) is not None]
+        assert given, "nobody has anything to do, and it is not over"
+        for worker, call in given:
+            assert schedule.done(worker, plan_of(call.index) if call.kind == "prepare" else None) == call
+            done.append(call)
+    return done
+
+
+def begun(plan: Plan, worker: str, *, files: int = 1) -> Schedule:
+    """A schedule whose first file is prepared, by a worker."""
+    schedule = Schedule(range(files))
+    assert schedule.next(worker) == Call("prepare", 0)
+    schedule.done(worker, plan)
+    return schedule
+
+
+def test_one_worker_does_each_file_from_first_to_last_segment() -> None:
+    order = [("prepare", -1), ("segment", 0), ("segment", 1), ("segment", 2), ("finish", -1)]
+    done = all_done(Schedule([1, 0]), lambda _: Plan(), 1)
+    assert [(call.index, call.kind, call.number) for call in done] == [
+        (n, *one) for n in (1, 0) for one in order
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "then"),
+    [
+        (Plan(segments=0), [Call("whole", 0)]),
+        (Plan(report="kept"), []),
+        (Plan(segments=2, finished=(0, 1)), [Call("finish", 0)]),
+        (Plan(segments=3, finished=(1,)), [Call("segment", 0, 0), Call("segment", 0, 2), Call("finish", 0)]),
+    ],
+)
+def test_only_what_is_missing_is_done(plan: Plan, then: list[Call]) -> None:
+    assert all_done(Schedule([0]), lambda _: plan, 1) == [Call("prepare", 0), *then]
+
+
+def test_a_batch_without_files_is_over() -> None:
+    assert Schedule([]).over
+
+
+def test_a_worker_has_one_call_at_a_time() -> None:
+    schedule = Schedule([0, 1])
+    schedule.next("a")
+    with pytest.raises(ValueError, match="prepare"):
+        schedule.next("a")
+
+
+def test_workers_keep_to_their_videos_and_help_only_before_idling() -> None:
+    schedule = begun(Plan(), "a", files=2)
+    assert schedule.next("a") == Call("segment", 0, 0)
+    assert schedule.next("b") == Call("segment", 0, 2), "a begun video comes before another"
+    assert schedule.next("c") == Call("segment", 0, 1)
+    assert schedule.next("d") == Call("prepare", 1), "before it would idle"
+    schedule.done("d", Plan())
+    schedule.done("b")
+    assert schedule.next("d") == Call("segment", 1, 0), "its own"
+    assert schedule.next("b") == Call("segment", 1, 2), "its own has none left"
+    schedule.done("a")
+    schedule.done("c")
+    assert schedule.next("c") == Call("finish", 0), "as soon as all segments are there"
+    assert schedule.next("a") == Call("segment", 1, 1)
+    assert schedule.next("e") is None
+    assert not schedule.over
+
+
+def test_the_call_of_a_dead_worker_is_done_by_the_next_and_its_own_news_counts_no_longer() -> None:
+    schedule = begun(Plan(), "a")
+    schedule.next("a")
+    assert schedule.died("a") is None
+    assert schedule.next("b") == Call("segment", 0, 0)
+    assert schedule.done("a") is None, "taken for dead: another does it"
+    assert schedule.died("idle") is None
+    assert schedule.done("b") == Call("segment", 0, 0)
+    assert [call.number for call in all_done(schedule, lambda _: Plan(), 1)] == [1, 2, -1]
+
+
+@pytest.mark.parametrize("kind", ["prepare", "segment", "finish", "whole"])
+def test_a_call_on_which_three_died_gives_up_its_file_alone(kind: str) -> None:
+    schedule, plan = Schedule([0, 1]), Plan(segments=0 if kind == "whole" else 1)
+    given_up, rest = [], []
+    for n in range(100):
+        call = schedule.next(n)
+        if call is None:
+            break
+        if (call.index, call.kind) == (0, kind):
+            given_up.append(schedule.died(n))
+        else:
+            rest.append(schedule.done(n, plan if call.kind == "prepare" else None))
+    assert given_up == [None, None, Call(kind, 0, 0 if kind == "segment" else -1)]  # type: ignore[arg-type]
+    assert schedule.over
+    last = "whole" if kind == "whole" else "finish"
+    assert rest[-1] == Call(last, 1)
+
+
+def test_deaths_are_counted_for_each_segment_by_itself() -> None:
+    schedule = begun(Plan(), "a")
+    for number in range(3):
+        for n in range(2):
+            assert schedule.next((number, n)) == Call("segment", 0, number)
+            assert schedule.died((number, n)) is None
+        assert schedule.next("a") == Call("segment", 0, number)
+        schedule.done("a")
+    assert schedule.next("a") == Call("finish", 0)
+
+
+def test_a_file_fails_once_and_takes_the_rest_of_its_segments_with_it() -> None:
+    schedule = begun(Plan(), "a", files=2)
+    schedule.next("a")
+    schedule.next("b")
+    assert schedule.failed("a") == Call("segment", 0, 0)
+    assert schedule.next("a") == Call("prepare", 1)
+    assert schedule.failed("b") is None
+    assert schedule.failed("a") == Call("prepare", 1)
+    assert schedule.over
+
+
+def test_nobody_is_at_anything_when_it_is_over() -> None:
+    schedule = begun(Plan(segments=2), "a")
+    schedule.next("a")
+    schedule.next("b")
+    schedule.failed("a")
+    assert not schedule.over, "b still writes"
+    assert schedule.done("b") is None
+    assert schedule.over
+
+
+def test_whatever_dies_everything_is_done_once_and_few_files_are_open() -> None:
+    """A thousand files on workers of which one in ten calls dies, in any order of their news."""
+    dice, files, workers = random.Random(4), 1000, 8
+    schedule, done = Schedule(range(files), most_deaths=99), Counter[Call]()
+    flying: dict[int, Call] = {}
+    names = iter(range(10**6))
+    crew = [next(names) for _ in range(workers)]
+    most = 0
+    while not schedule.over:
+        for worker in crew:
+            if worker not in flying and (call := schedule.next(worker)) is not None:
+                flying[worker] = call
+        worker = dice.choice(list(flying))
+        call = flying.pop(worker)
+        if dice.random() < 0.1:
+            assert schedule.died(worker) is None
+            crew[crew.index(worker)] = next(names)
+        else:
+            done[call] += 1
+            schedule.done(worker, Plan() if call.kind == "prepare" else None)
+        most = max(most, len(schedule._open))
+    assert set(done.values()) == {1}
+    assert len(done) == files * 5
+    assert most <= workers + 1
+    left = (schedule._open, schedule._due, schedule._flying, schedule._deaths)
+    assert not any(left), "nothing is kept of what is over"
+    assert len(schedule._at) <= workers
+
+
+def test_each_worker_goes_on_behind_its_own_segment_and_helpers_begin_half_way() -> None:
+    schedule, done = begun(Plan(segments=9), "a"), dict[str, list[int]]()
+    for worker in "abab" + "ab" * 4:
+        if (call := schedule.next(worker)) is not None and call.kind == "segment":
+            assert schedule.goes_on(call) == (call.number not in (4, 8))
+            done.setdefault(worker, []).append(call.number)
+            schedule.done(worker)
+    assert done == {"a": [0, 1, 2, 3, 4], "b": [5, 6, 7, 8]}
+
+
+def test_files_go_whole_as_long_as_enough_wait_and_one_that_gets_on_is_not_given_up() -> None:
+    schedule = Schedule(range(4), whole_above=2)
+    assert [schedule.next(worker).kind for worker in "abcd"] == ["whole", "whole", "prepare", "prepare"]
+    for _ in range(4):
+        assert schedule.died("a") is None
+        call = schedule.next("a")
+        assert call == Call("whole", 0)
+        schedule.progressed("a")
+        assert schedule.deaths(call) == 0

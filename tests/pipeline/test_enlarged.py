@@ -1,0 +1,181 @@
+"""Results of enlarged frames: every frame is larger, whatever is in it, however often a run was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from colab_helpers.faces.engine import Engine
+from colab_helpers.faces.index import FaceIndex
+from colab_helpers.media.label import Label
+from colab_helpers.media.probe import probe
+from colab_helpers.media.reader import read_frames
+from colab_helpers.pipeline import frames_folder, process_image, process_picture, process_video
+from colab_helpers.pipeline.known_frame import decided_faces, process_known_frame
+from colab_helpers.settings import Settings
+from tests.helpers.networks import with_enlarger
+from tests.media.make import Sound, Spec, decoded, make, packets_of
+from tests.pipeline.swapping import SOURCE, assert_same_pictures, in_pieces, pieces_engine, planes, same
+
+STEPS = "face_swapper,frame_enhancer"
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory, inverting_models: Path) -> Path:
+    return with_enlarger(inverting_models, tmp_path_factory.mktemp("larger"))
+
+
+def enlarging(models: Path, **overrides: Any) -> Engine:
+    return pieces_engine(models, **{"frame_processors": STEPS, "frame_enhancer_blend": 100, **overrides})
+
+
+class Marks:
+    """Marks a result with the label alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.label = Label.of(Settings(visible_label_size=8, **settings))
+
+    def comment(self, actions: Collection[str]) -> str:
+        return ""
+
+    def parts(self, actions: Collection[str]) -> dict[str, bytes]:
+        return {}
+
+    def seal(self, partial: Path, output: Path, actions: Collection[str]) -> None:
+        pass
+
+
+def test_every_frame_is_the_one_that_a_smaller_result_shows_enlarged(tmp_path: Path, larger: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=6, sounds=(Sound(),), rotation=90))
+    small, large = tmp_path / "small.mp4", tmp_path / "large.mp4"
+    process_video(pieces_engine(larger, frame_processors="face_swapper"), SOURCE, target, small)
+    engine = enlarging(larger, keep_frames=True)
+    result = process_video(engine, SOURCE, target, large)
+    assert (result.frames_out, result.faces_swapped) == (6, 6)
+    assert any("enlarged 2 times by RealESRGAN_x2plus, to 320x192" in note for note in result.notes)
+    info = probe(large)
+    assert (info.width, info.height, info.rotation) == (320, 192, 90)
+    assert decoded(large)[1] == decoded(target)[1]
+    assert packets_of(large) == packets_of(target)
+    kept = sorted(frames_folder(large).iterdir())
+    assert [Image.open(path).size for path in kept] == [(192, 320)] * 6
+    assert engine.frame_enhancer is not None
+    with read_frames(probe(small)) as reader:
+        for frame, made in zip(reader, planes(large), strict=True):
+            expected = engine.frame_enhancer.enlarge_frame(frame.video)
+            luma = np.frombuffer(expected.planes[0], np.uint8).reshape(192, -1)[:, :320]
+            assert np.abs(luma.astype(int) - made[0]).max() <= 3  # the small result was encoded once
+
+
+@pytest.mark.parametrize(
+    ("rate", "keep_fps", "form"), [(Fraction(25), True, "always"), (Fraction(25, 3), False, "start")]
+)
+def test_an_interrupted_run_makes_the_same_frames(
+    rate: Fraction, keep_fps: bool, form: str, tmp_path: Path, larger: Path
+) -> None:
+    target = make(
+        tmp_path / "in.mp4", Spec(size=(97, 63), pix_fmt="yuv444p", rate=rate, frames=int(3 * rate))
+    )
+    engine = enlarging(larger, keep_fps=keep_fps)
+    whole = process_video(engine, SOURCE, target, tmp_path / "whole.mkv", marks=Marks(visible_label=form))
+    per_second = 25 if keep_fps else 30
+    result, store = in_pieces(
+        engine, target, tmp_path / "joined.mkv", [10, 2 * per_second + 1], marks=Marks(visible_label=form)
+    )
+    assert_same_pictures(tmp_path / "whole.mkv", tmp_path / "joined.mkv")
+    same(whole, result)
+    assert result.segments_kept == 2
+    assert all(part.provider == "cpu (tiles: 320)" for part in store.parts)
+    plain = tmp_path / "plain.mkv"
+    process_video(engine, SOURCE, target, plain, marks=Marks(visible_label="off", disclosure="test"))
+    apart = [
+        np.abs(one[0].astype(int) - other[0])
+        for one, other in zip(planes(plain), planes(tmp_path / "whole.mkv"), strict=True)
+    ]
+    assert {one.shape for one in apart} == {(126, 194)}
+    labelled = [bool(one.max() > 60) for one in apart]
+    last = labelled.index(False) if False in labelled else len(labelled)
+    assert not any(labelled[last:])
+    assert last == len(labelled) if form == "always" else 2 * per_second < last < 2 * per_second + 4
+    assert not any(one[:-30].any() for one in apart), "beside the label nothing changed"
+
+
+def test_a_video_without_faces_is_enlarged_not_copied(tmp_path: Path, faceless_models: Path) -> None:
+    models = with_enlarger(faceless_models, tmp_path / "models")
+    target = make(tmp_path / "in.mp4", Spec(frames=5))
+    result = process_video(enlarging(models), SOURCE, target, tmp_path / "out.mp4")
+    assert (probe(tmp_path / "out.mp4").width, result.faces_swapped) == (192, 0)
+    assert any("only enlarged" in note for note in result.notes)
+    Image.new("RGB", (40, 30), (10, 200, 90)).save(tmp_path / "in.png")
+    told = process_picture(enlarging(models), SOURCE, tmp_path / "in.png", tmp_path / "out.png")
+    assert Image.open(tmp_path / "out.png").size == (80, 60)
+    assert any("only enlarged" in note for note in told.notes)
+
+
+def test_a_preview_shows_the_frame_that_a_run_makes(tmp_path: Path, larger: Path) -> None:
+    target = make(tmp_path / "in.mp4", Spec(size=(160, 96), frames=6))
+    engine, index = enlarging(larger), FaceIndex(tmp_path / "faces", "key")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("colab_helpers.pipeline.outcome.FaceIndex", lambda _folder: index)
+        process_video(engine, SOURCE, target, tmp_path / "out.mp4")
+    info = probe(target)
+    before, after, faces = process_known_frame(engine, info, 3, decided_faces(engine, info, index, SOURCE))
+    assert (before.shape, after.shape, faces) == ((96, 160, 3), (192, 320, 3), 1)
+    with read_frames(probe(tmp_path / "out.mp4"), start=0) as reader:
+        made = [frame.video.to_ndarray(format="bgr24") for frame in reader][3]
+    assert np.abs(made.astype(int) - after).mean() < 2
+    assert process_image(engine, SOURCE, before)[0].shape == (192, 320, 3)
+
+
+def test_pictures_stay_transparent_and_get_a_label_of_their_size(tmp_path: Path, larger: Path) -> None:
+    rgba = np.full((180, 320, 4), 255, np.uint8)
+    rgba[..., :3] = np.arange(320)[None, :, None] // 2 + 40
+    rgba[..., 3] = np.arange(320)[None] // 2 + 90
+    Image.fromarray(rgba).save(tmp_path / "in.png")
+    engine, marks = enlarging(larger), Marks(visible_label="always", visible_label_position="top-left")
+    result = process_picture(engine, SOURCE, tmp_path / "in.png", tmp_path / "out.png", marks=marks)
+    made = np.asarray(Image.open(tmp_path / "out.png"))
+    assert made.shape == (360, 640, 4)
+    assert result.faces_swapped == 1
+    smooth = cv2.resize(rgba[..., 3], (640, 360), interpolation=cv2.INTER_CUBIC)
+    assert np.array_equal(made[200:, :, 3], smooth[200:])
+    assert (made[..., 3] == 255)[:60, :200].sum() > 2000, "the label's box is opaque"
+    assert engine.frame_enhancer is not None
+    plain = enlarging(larger, frame_processors="face_swapper")
+    small, _ = process_image(plain, SOURCE, rgba[..., 2::-1], rgba[..., 3].copy())
+    assert np.array_equal(made[200:, :, 2::-1], engine.frame_enhancer.enlarge(small)[200:])
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_every_frame_of_an_animation_is_enlarged(kind: str, tmp_path: Path, larger: Path) -> None:
+    frames = [Image.new("RGB", (90, 60), (40 * number + 20, 90, 200)) for number in range(3)]
+    target, output = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
+    frames[0].save(target, save_all=True, append_images=frames[1:], duration=[100, 250, 40], loop=0)
+    result = process_picture(enlarging(larger), SOURCE, target, output)
+    with Image.open(output) as image:
+        assert (image.size, getattr(image, "n_frames", 1), result.frames_out) == ((180, 120), 3, 3)
+        for number in range(3):
+            image.seek(number)
+            shown = np.asarray(image.convert("RGB"), int)[5:20, 5:20].mean((0, 1))
+            assert np.abs(shown - (40 * number + 20, 90, 200)).max() < 12
+
+
+def test_the_engine_says_what_it_enlarges_with_and_how_much_larger_results_are(larger: Path) -> None:
+    engine = enlarging(larger)
+    assert "RealESRGAN_x2plus" in [network.name for network in engine.networks]
+    assert engine.growth == 4
+    assert engine.place == "cpu (tiles: 320)"
+    assert enlarging(larger, frame_processors="face_swapper").growth == 1
+    assert engine.frame_enhancer is not None
+    engine.frame_enhancer.notes.append("less")
+    assert engine.take_memory_notes() == ["less"]
+    assert not engine.take_memory_notes()
+    assert replace(engine, frame_enhancer=None).place == "cpu"

@@ -1,0 +1,256 @@
+"""Portraits: who is kept in the library and how, which pictures are given up; SDXL's pipeline in small."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from colab_helpers import errors, portraits
+from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.batch.library import names_in, photos_at
+from colab_helpers.demo import Demo, copy_demo
+from colab_helpers.errors import ModelError, NoFaceError, OutOfMemoryError
+from colab_helpers.media.images import read_still
+from colab_helpers.portraits import CONFIG, CONFIG_FILES, MODEL, PACKAGES, lightning, make_portrait
+from colab_helpers.trust.consent import require_consent
+from tests.helpers.marks import actions, read_mark
+
+needs_torch = pytest.mark.skipif(
+    any(find_spec(name) is None for name in PACKAGES), reason="the extra portraits is not installed"
+)
+
+
+class Painter:
+    """Paints the demo's portrait for seed 3 alone, and what is no source for others."""
+
+    def __init__(self, source: Path) -> None:
+        self.face = cv2.imread(str(source))
+        self.asked: list[tuple[str, int, int]] = []
+        self.closed = False
+
+    @contextmanager
+    def __call__(self, root: Path) -> Iterator[portraits.Paint]:
+        yield self.paint
+        self.closed = True
+
+    def paint(self, prompt: str, seed: int, size: int) -> np.ndarray:
+        self.asked.append((prompt, seed, size))
+        image = np.full((size, size, 3), 90, np.uint8)
+        edge = {1: size // 2, 2: 110, 3: size}.get(seed, 0)
+        if edge:
+            image[:edge, :edge] = face = cv2.resize(self.face, (edge, edge), interpolation=cv2.INTER_AREA)
+            if seed == 1:
+                image[-edge:, -edge:] = face
+        return image
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    return copy_demo(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture
+def paint(shipped: Demo) -> Painter:
+    return Painter(shipped.source)
+
+
+def test_somebody_new_is_kept_with_a_mark_and_on_what_ground(
+    paint: Painter, shipped: Demo, tmp_path: Path
+) -> None:
+    library = tmp_path / "people"
+    made = make_portrait("Ana Ruiz", library, "una mujer", size=512, models_dir=shipped.models, painter=paint)
+    assert [seed for _, seed, _ in paint.asked] == [0, 1, 2, 3]
+    assert paint.asked[0][0] == made.prompt == portraits.improved("una mujer", "portrait")
+    assert [note.partition(": ")[2].split()[0] for note in made.notes] == ["no", "it", "the"]
+    assert "it shows 2 faces" in made.notes[1]
+    assert "pixels wide" in made.notes[2]
+    assert paint.closed
+    assert (made.seed, names_in(library)) == (3, ["Ana Ruiz"])
+    assert photos_at(str(library / "Ana Ruiz")) == [str(made.photo)]
+    assert np.array_equal(read_still(made.photo).bgr, paint.paint("", 3, 512))
+    consent = require_consent(str(made.consent), [], ["Ana Ruiz"])
+    (named,) = consent.people
+    assert named.ground == "synthetic"
+    assert named.document == f"sdxl_lightning_4step, seed 3: {made.prompt}"
+    state, store = read_mark(made.photo)
+    (created,) = actions(store)
+    assert state == "Valid"
+    assert (created["action"], created["digitalSourceType"].rpartition("/")[2]) == (
+        "c2pa.created",
+        "trainedAlgorithmicMedia",
+    )
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in made.photo.read_bytes().partition(b"IDAT")[0]
+    before = {path: path.read_bytes() for path in library.rglob("*") if path.is_file()}
+    for name in ("Ana Ruiz", "a/b", ".x", "", ".."):
+        with pytest.raises(ValueError, match="no name for somebody new"):
+            make_portrait(name, library, "a woman", models_dir=shipped.models, painter=paint)
+    assert {path: path.read_bytes() for path in library.rglob("*") if path.is_file()} == before
+
+
+def test_after_some_seeds_it_is_given_up_and_nothing_is_left(
+    paint: Painter, shipped: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert portraits.TRIES == 5
+    monkeypatch.setattr(portraits, "TRIES", 2)
+    given: dict[str, Any] = {"models_dir": shipped.models, "painter": paint, "size": 512}
+    with pytest.raises(NoFaceError, match=r"seed 4: no face.*seed 5: no face"):
+        make_portrait("ana", tmp_path / "people", "a woman", seed=4, **given)
+    assert len(paint.asked) == 2
+    monkeypatch.setattr(portraits, "sex_and_age", lambda *_: np.array([0, 19.0]))
+    with pytest.raises(NoFaceError, match="seems to be 19 years old"):
+        make_portrait("ana", tmp_path / "people", "a woman", seed=3, **given)
+    with pytest.raises(ValueError, match="adults alone"):
+        make_portrait("ana", tmp_path / "people", "a girl", **given)
+    assert not (tmp_path / "people").exists()
+
+
+def test_without_the_extra_the_one_command_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "diffusers" else name)
+    verb = ["portraits", "ana", "a woman", "--library", str(tmp_path)]
+    assert main(verb) == WRONG_USAGE
+    said = capsys.readouterr().err
+    assert "not installed: diffusers" in said
+    assert "run 'bash setup.sh install portraits'" in said
+    assert main([*verb[:2], "a boy", *verb[3:]]) == WRONG_USAGE
+
+
+def test_the_verb_says_what_it_made(
+    paint: Painter,
+    shipped: Demo,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(errors, "find_spec", lambda name: name)
+    monkeypatch.setattr(portraits, "lightning", lambda root, **_: paint(root))
+    verb = ["portraits", "ana", "a woman", "--library", str(tmp_path), "--seed", "2", "--size", "512"]
+    assert main([*verb, "--models-dir", str(shipped.models)]) == SUCCESS
+    said = capsys.readouterr().out
+    assert "OpenRAIL++" in said or "Open RAIL++" in said
+    assert "note: seed 2" in said
+    assert str(tmp_path / "ana" / "portrait.png") in said
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    """SDXL's parts with random weights, a few thousand of them, built from configurations."""
+    torch = pytest.importorskip("torch")
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=(2, 4),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 1),
+        projection_class_embeddings_input_dim=80, cross_attention_dim=64, norm_num_groups=8,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
+        up_block_types=("UpDecoderBlock2D",) * 4, norm_num_groups=8, sample_size=64, layers_per_block=1,
+    )  # fmt: skip
+    text = CLIPTextConfig(
+        bos_token_id=0, eos_token_id=2, hidden_size=32, intermediate_size=37, num_attention_heads=4,
+        num_hidden_layers=2, vocab_size=1000, projection_dim=32, hidden_act="gelu",
+    )  # fmt: skip
+    return diffusers.StableDiffusionXLPipeline, {
+        "unet": unet.eval(),
+        "vae": vae.eval(),
+        "text_encoder": CLIPTextModel(text).eval(),
+        "text_encoder_2": CLIPTextModelWithProjection(text).eval(),
+        "scheduler": diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading"
+        ),
+        "tokenizer": CLIPTokenizer,
+    }
+
+
+def tokenizer_in(folder: Path, kind: Any) -> Any:
+    """A tokenizer whose words are letters."""
+    letters = [chr(code) for code in range(33, 127)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return kind.from_pretrained(str(folder), model_max_length=77)
+
+
+@pytest.fixture
+def opened(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What SDXL's pipeline was opened with; the small parts stand for those of the file."""
+    kind, parts = tiny
+    asked: dict[str, Any] = {}
+
+    def from_single_file(path: str, **options: Any) -> Any:
+        asked.update(path=path, **options)
+        words = tokenizer_in(tmp_path / "words", parts["tokenizer"])
+        asked["pipeline"] = kind(**{**parts, "tokenizer": words, "tokenizer_2": words})
+        return asked["pipeline"]
+
+    monkeypatch.setattr(kind, "from_single_file", from_single_file)
+    monkeypatch.setattr(portraits, "fetch", lambda root, entries, options, **_: asked.update(fetched=entries))
+    for name in CONFIG_FILES:
+        path = tmp_path / CONFIG / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return asked
+
+
+@needs_torch
+def test_sdxl_is_run_as_its_card_says(opened: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+
+    with lightning(tmp_path, offline=True) as paint:
+        one, again, other = paint("a woman", 5, 64), paint("a woman", 5, 64), paint("a woman", 6, 64)
+        pipeline = opened.pop("pipeline")
+    assert [entry.path for entry in opened["fetched"]] == [MODEL]
+    assert opened["path"] == str(tmp_path / MODEL)
+    assert opened["config"] == str(tmp_path / CONFIG)
+    assert opened["local_files_only"] is True
+    assert opened["torch_dtype"] == (torch.float16 if torch.cuda.is_available() else torch.float32)
+    assert pipeline.scheduler.config.timestep_spacing == "trailing"
+    assert len(pipeline.scheduler.timesteps) == 4
+    assert pipeline.scheduler.timesteps.tolist() == [999, 749, 499, 249]
+    assert pipeline.guidance_scale == 0
+    assert (one.shape, one.dtype) == ((64, 64, 3), np.uint8)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    red_first = pipeline(
+        "a woman", num_inference_steps=4, guidance_scale=0.0, width=64, height=64,
+        generator=torch.Generator("cpu").manual_seed(5), output_type="np",
+    ).images[0]  # fmt: skip
+    assert np.abs(one[..., ::-1] / 255 - red_first).max() <= 1 / 255
+
+
+@needs_torch
+def test_no_word_of_cuda_reaches_whoever_asks(opened: dict[str, Any], tmp_path: Path) -> None:
+    with lightning(tmp_path) as paint:
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        opened["pipeline"].unet.forward = fail
+        try:
+            with pytest.raises(OutOfMemoryError, match="take a smaller size"):
+                paint("a woman", 5, 64)
+        finally:
+            del opened["pipeline"].unet.forward
+
+
+@needs_torch
+def test_what_is_missing_offline_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="sdxl_lightning_4step"), lightning(tmp_path, offline=True):
+        pass
+    with pytest.raises(ModelError, match="small files cannot be had"):
+        portraits._fetch_config(tmp_path / CONFIG, offline=True)

@@ -1,0 +1,70 @@
+"""Prompts: what is added, what is not added twice, and whom nobody makes up."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
+from colab_helpers.prompts import _RULES, _folded, _has, improved, require_adult
+
+PROMPTS = {
+    "a sunset": "a sunset, balanced composition, professional photography, highly detailed, sharp focus, 8k, "
+    "warm natural light, wide-angle lens, serene, cinematic atmosphere",
+    "Portrait of a woman,  soft light.": "Portrait of a woman, soft light, photorealistic, highly detailed, "
+    "natural skin texture, sharp focus, 8k, 85mm lens, shallow depth of field, calm expression",
+    "una puesta de sol sobre el mar": "una puesta de sol sobre el mar, composición equilibrada, fotografía "
+    "profesional, muy detallado, enfoque nítido, 8k, luz natural cálida, gran angular, atmósfera serena y "
+    "cinematográfica",
+    "RETRATO de una señora sonriente, óleo": "RETRATO de una señora sonriente, óleo, muy detallado, textura "
+    "natural de la piel, enfoque nítido, 8k, luz suave de estudio, objetivo de 85 mm, poca profundidad de "
+    "campo",
+    "a man, 50mm f/1.8, natural skin texture": "a man, 50mm f/1.8, natural skin texture, head and shoulders "
+    "portrait, facing the camera, photorealistic, highly detailed, sharp focus, 8k, soft studio lighting, "
+    "calm expression",
+    "a house, photo, sharp, backlit, macro, top view, moody, epic": "a house, photo, sharp, backlit, macro, "
+    "top view, moody, epic",
+}
+
+
+@pytest.mark.parametrize(("prompt", "better"), PROMPTS.items())
+def test_what_a_prompt_lacks_is_added_once(prompt: str, better: str) -> None:
+    assert improved(prompt) == better
+    assert improved(better) == better
+
+
+def test_whatever_is_added_counts_as_said() -> None:
+    for rule in _RULES:
+        for adds in (*rule.portrait, *rule.general):
+            assert _has(_folded(adds), rule.unless), adds
+    for kind, prompt in product(("portrait", "general"), ("a castle", "un castillo", "delight, flight")):
+        better = improved(prompt, kind)
+        assert improved(better, kind) == better
+        assert ("camera" in better or "cámara" in better) == (kind == "portrait")
+        assert "light" in better.replace(prompt, "") or "luz" in better
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a girl", "two Children", "una NIÑA", "un niño", "a 17 year old", "schoolboy", "teenager", "un bebé",
+     "mujer de 16 años", "a 9-year-old"],
+)  # fmt: skip
+def test_nobody_under_age_is_made_up(prompt: str) -> None:
+    with pytest.raises(ValueError, match="adults alone"):
+        require_adult(prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a woman", "una mujer de 38 años", "an old man", "a 117 year old", "Nina"]
+)
+def test_adults_are(prompt: str) -> None:
+    require_adult(prompt)
+
+
+def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prompt", "a sunset"]) == SUCCESS
+    assert capsys.readouterr().out == PROMPTS["a sunset"] + "\n"
+    assert main(["prompt", "un castillo", "--kind", "portrait"]) == SUCCESS
+    assert "retrato de cabeza y hombros" in capsys.readouterr().out
+    assert main(["prompt", " , "]) == WRONG_USAGE

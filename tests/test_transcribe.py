@@ -1,0 +1,221 @@
+"""Subtitles of what is said: what hears is a network of random numbers, or a function that knows."""
+
+from __future__ import annotations
+
+import shutil
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from colab_helpers import errors, transcribe
+from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
+from colab_helpers.errors import MediaError, ModelError, OutputError, UsageError
+from colab_helpers.transcribe import RATE, Heard, Line, Samples, listened, listener, pieces, srt
+from tests.helpers.marks import published, read_mark
+from tests.media.make import Sound, Spec, Subtitle, make, packets_of
+
+SAID = [Line(0.2, 0.5, "hello"), Line(0.7, 1.4, "¿qué tal?")]
+
+
+def knows(_samples: Samples, _language: str | None) -> Heard:
+    return Heard(SAID, "es", 0.9)
+
+
+def film(path: Path, **given: Any) -> Path:
+    usual = {
+        "frames": 50,
+        "sounds": (Sound(),),
+        "metadata": {"comment": "shot in Lima"},
+        "options": {"bf": "2"},
+    }
+    return make(path, Spec(**(usual | given)))
+
+
+def test_lines_as_subrip_has_them() -> None:
+    lines = [Line(0.0, 1.2345, "one"), Line(3661.5, 3662.0, "two")]
+    first, second = "1\n00:00:00,000 --> 00:00:01,234\none\n", "2\n01:01:01,500 --> 01:01:02,000\ntwo\n"
+    assert srt(lines) == f"{first}\n{second}"
+
+
+def test_sound_comes_in_pieces_that_end_where_it_is_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("pcm_s16le", rate=RATE)
+        wave = (8000 * np.sin(np.arange(10 * RATE) / 20)).astype(np.int16)
+        wave[RATE * 32 // 10 : RATE * 34 // 10] = 0
+        for start in range(0, len(wave), 800):
+            frame = av.AudioFrame.from_ndarray(wave[None, start : start + 800], format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE, start + RATE, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    monkeypatch.setattr(transcribe, "_LONGEST", 4 * RATE)
+    monkeypatch.setattr(transcribe, "_WINDOW", 2 * RATE)
+    found = list(pieces(path))
+    assert len(found) >= 3
+    assert 4.2 <= found[1][0] <= 4.4  # a second late, and quiet there
+    for (start, samples), (after, _) in pairwise(found):
+        assert after == pytest.approx(start + len(samples) / RATE, abs=0.002)
+        assert len(samples) <= 4.1 * RATE
+    np.testing.assert_allclose(np.concatenate([each for _, each in found]), wave / 32768, atol=1e-4)
+    asked = []
+
+    def hears(samples: Samples, language: str | None) -> Heard:
+        asked.append(language)
+        said = [] if len(asked) == 1 else [Line(0.5, 99.0, str(len(asked)))]
+        return Heard(said, f"l{len(asked)}", 0.5)
+
+    heard = listened(path, hears)
+    assert asked[:3] == [None, None, "l2"]  # nothing was said in the first
+    assert (heard.language, [line.text for line in heard.lines][:2]) == ("l2", ["2", "3"])
+    assert heard.lines[0].start == pytest.approx(found[1][0] + 0.5)
+    assert heard.lines[0].end == pytest.approx(found[2][0], abs=0.002)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "mov_text"), ("clip.mkv", "srt")])
+def test_a_copy_with_a_track_is_the_rest_packet_by_packet(tmp_path: Path, name: str, codec: str) -> None:
+    own = (Subtitle(lines=((100, 200, "own"), (900, 300, "words"))),) if codec == "mov_text" else ()
+    target = published(film(tmp_path / f"shot{name}", subtitles=own), tmp_path / name)
+    before = target.read_bytes()
+    heard, made = transcribe.transcribe(target, knows, track=True)
+    assert heard.language == "es"
+    assert [path.name for path in made] == ["clip.srt", f"clip.subtitled{target.suffix}"]
+    assert made[0].read_text(encoding="utf-8") == srt(SAID)
+    assert target.read_bytes() == before
+    for kind in ("video", "audio", *(["subtitle"] if own else [])):
+        assert packets_of(made[1], kind) == packets_of(target, kind)
+    with av.open(str(made[1])) as container:
+        stream = container.streams.subtitles[-1]
+        assert stream.codec_context.name == codec
+        assert "es" in (stream.metadata.get("title"), stream.metadata.get("handler_name"))
+        assert container.metadata.get("comment", container.metadata.get("COMMENT")) == "shot in Lima"
+        texts = [packet for packet in container.demux(stream) if packet.size > 2]
+        cut = 2 if codec == "mov_text" else 0
+        assert [bytes(packet)[cut:].decode() for packet in texts] == [line.text for line in SAID]
+        times = [(float(one.pts * one.time_base), float(one.duration * one.time_base)) for one in texts]  # type: ignore[operator]
+        np.testing.assert_allclose(times, [(0.2, 0.3), (0.7, 0.7)])
+    beside = made[1].with_name(f"{made[1].name}.c2pa") if name == "clip.mkv" else None
+    state, store = read_mark(made[1], beside=beside)
+    assert state == "Valid"
+    (target_of,) = store["manifests"][store["active_manifest"]]["ingredients"]
+    assert target_of["relationship"] == "parentOf"
+    assert target_of["active_manifest"] in store["manifests"]  # the mark it had is kept within
+    with pytest.raises(UsageError, match="already"):
+        transcribe.transcribe(target, knows, track=False)
+
+
+def test_what_cannot_be_done_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, avi = make(tmp_path / "silent.mp4"), film(tmp_path / "clip.avi", codec="mpeg4", options={})
+    with pytest.raises(MediaError, match="no sound"):
+        transcribe.transcribe(silent, knows, track=True)
+    with pytest.raises(MediaError, match="takes no track"):
+        transcribe.transcribe(avi, knows, track=True)
+    target = film(tmp_path / "clip.mp4")
+    genuine = transcribe._told
+    monkeypatch.setattr(transcribe, "_told", lambda packet: (genuine(packet), id(packet)))
+    with pytest.raises(OutputError, match="not what was copied"):
+        transcribe.add_track(target, tmp_path / "copy.mp4", Heard(SAID), lambda _: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"silent.mp4", "clip.avi", "clip.mp4"}
+
+
+def tiny_whisper(folder: Path) -> Path:
+    """A Whisper model of one layer, 16 wide, of random numbers, with a vocabulary like the real one's."""
+    from ctranslate2.specs import WhisperSpec
+    from faster_whisper.tokenizer import _LANGUAGE_CODES
+    from tokenizers import Tokenizer, decoders, models
+
+    width, rng = 16, np.random.default_rng(3)
+    tasks = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
+    names = (
+        "endoftext",
+        "startoftranscript",
+        *_LANGUAGE_CODES,
+        *tasks,
+        *(f"{n / 50:.2f}" for n in range(1501)),
+    )
+    special = [f"<|{name}|>" for name in names]
+    words = ["", *(f"w{number}" for number in range(1, 51866 - len(special)))]
+    numbers = {word: number for number, word in enumerate(words + special)}
+    sizes = {
+        "encoder/position": (1500, width), "decoder/position": (448, width), "conv1/weight": (width, 80, 3),
+        "conv2/weight": (width, width, 3), "conv": (width,), "embeddings": (51866, width),
+        "linear_0/weight": (4 * width, width), "linear_1/weight": (width, 4 * width),
+        "self_attention/linear_0/weight": (3 * width, width), "self_attention/linear_0/bias": (3 * width,),
+        "self_attention/linear_1/weight": (width, width), "/attention/linear_0/weight": (width, width),
+        "/attention/linear_0/bias": (width,), "/attention/linear_1/weight": (2 * width, width),
+        "/attention/linear_1/bias": (2 * width,), "linear_2/weight": (width, width),
+        "ffn/linear_0/bias": (4 * width,),
+    }  # fmt: skip
+
+    def fill(spec: Any, name: str, value: Any) -> None:
+        if value is None or "position_encodings" in name:
+            fitting = [part for part in sizes if part in name]
+            size = sizes[max(fitting, key=len)] if fitting else (width,)
+            setattr(spec, name.rsplit("/", 1)[-1], rng.normal(0, 0.3, size).astype(np.float32))
+
+    spec = WhisperSpec(1, 2, 1, 2)
+    spec._visit(fill)
+    spec.decoder.projection.weight = spec.decoder.embeddings.weight
+    spec.register_vocabulary(words + special)
+    spec.config.lang_ids = [numbers[f"<|{code}|>"] for code in _LANGUAGE_CODES]
+    spec.config.suppress_ids, spec.config.alignment_heads = [], [[0, 0]]
+    spec.config.suppress_ids_begin = [numbers["<|endoftext|>"]]
+    spec.validate()
+    spec.optimize()
+    folder.mkdir()
+    spec.save(str(folder))
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="w1"))
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_a_network_hears_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words mean nothing; loading, finding the language, times and the verb are the real ones."""
+    pytest.importorskip("faster_whisper", reason="the extra transcripts is not installed (160 MB)")
+    pytest.importorskip("ctranslate2", reason="the extra transcripts is not installed (160 MB)")
+    import faster_whisper.transcribe as library
+
+    clip, model = film(tmp_path / "clip.mp4"), tiny_whisper(tmp_path / "model")
+    command = ["transcribe", str(clip), str(tmp_path / "none.mp4"), "--model", str(model), "--words"]
+    assert main(command) == FAILURE  # of the two one is not there
+    said = capsys.readouterr()
+    assert "0 line(s)" in said.out  # a tone is no voice
+    assert "there is no such file" in said.err
+    assert (tmp_path / "clip.srt").read_text() == ""
+    (tmp_path / "clip.srt").unlink()
+    monkeypatch.setattr(
+        library, "get_speech_timestamps", lambda audio, *_, **__: [{"start": 0, "end": len(audio)}]
+    )
+    assert main(command[:2] + command[3:]) == SUCCESS
+    first = (tmp_path / "clip.srt").read_text()
+    assert "-->" in first
+    heard = listened(clip, listener(model, named=True, words=True))
+    assert srt(heard.lines) == first
+    assert heard.language is not None
+    assert all(0 <= line.start < line.end <= 2.1 for line in heard.lines)
+    with pytest.raises(ModelError, match="not the file of the catalogue"):
+        listener(model, named=False, words=False)
+    shutil.copy(clip, model / "model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        listener(model, named=True, words=False)
+
+
+def test_without_its_model_or_packages_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(
+        ModelError, match=r"config\.json: a file .* is missing.*hf download Systran/\S+ --revision"
+    ):
+        listener(tmp_path, named=False, words=False)
+    monkeypatch.setattr(errors, "find_spec", lambda _name: None)
+    assert main(["transcribe", str(tmp_path / "clip.mp4")]) == WRONG_USAGE
+    assert "run 'bash setup.sh install transcripts'" in capsys.readouterr().err
