@@ -212,6 +212,7 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
 
 def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    assert load_settings(gpus=1).gpus == "1"  # as YAML reads it
     assert devices_of("") == []
     assert devices_of("all") == ["GPU-a", "GPU-b", "GPU-c"]
     assert devices_of("2,0,2") == ["GPU-c", "GPU-a"]
