@@ -337,11 +337,12 @@ def on_colab() -> bool:
 @cache
 def this_machine() -> Machine:
     """Describe the machine this process runs on; measured once per process."""
+    system = os.uname()  # platform.platform() says the same, but starts a program for it
     return Machine(
         cpus=cpu_count(),
         memory_total=memory_total(),
         gpu=find_gpu(),
         python=platform.python_version(),
-        system=platform.platform(terse=True),
+        system="-".join((system.sysname, system.release, system.machine, *platform.libc_ver())),
         on_colab=on_colab(),
     )
