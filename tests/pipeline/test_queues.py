@@ -24,5 +24,5 @@ def test_few_frames_are_held(tmp_path: Path, inverting_models: Path, monkeypatch
 
     monkeypatch.setattr(Work, "__post_init__", seen)
     process_video(engine(inverting_models), SOURCE, target, tmp_path / "out.mp4")
-    # What tells of the faces comes LAG frames later, two groups of looks at a time; eight are on their way at most.
+    # What tells of the faces comes LAG frames later, two groups of looks at a time; eight are on their way.
     assert LAG + 2 * EVERY <= max(most) <= LAG + 2 * EVERY + 8
