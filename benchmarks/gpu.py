@@ -252,7 +252,7 @@ def end_to_end(bench: Bench) -> list[Row]:
             break
         words = [
             "--heights",
-            "1080",
+            "1080" if bench.on_gpu else "540",
             "--faces",
             "1",
             "--seconds",

@@ -14,15 +14,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
 from colab_helpers.errors import UsageError
+from colab_helpers.extra_options import (
+    FOLDER,
+    SWITCH,
+    add_language,
+    add_models_dir,
+    add_portraits,
+    add_prompt,
+    add_serve,
+    add_transcribe,
+)
 from colab_helpers.files import absolute, from_yaml
 from colab_helpers.itself import VERSION
-from colab_helpers.language import ASKED, HELP, Asked, tr
+from colab_helpers.language import ASKED, Asked, tr
 
 if TYPE_CHECKING:
     from colab_helpers.settings import Settings
-
-FOLDER: dict[str, Any] = {"type": absolute, "metavar": "DIR"}
-SWITCH: dict[str, Any] = {"action": "store_true"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,11 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
             tr("list the people of a batch or of a library, with pictures; change the map"),
         ),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
-        "transcribe": (_add_transcribe, tr("write what is said in videos as subtitles")),
-        "serve": (_add_serve, tr("take jobs over HTTP from programs of this machine")),
+        "transcribe": (add_transcribe, tr("write what is said in videos as subtitles")),
+        "serve": (add_serve, tr("take jobs over HTTP from programs of this machine")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
-        "prompt": (_add_prompt, tr("improve the description of a picture, by rules")),
-        "portraits": (_add_portraits, tr("make up somebody who does not exist, for the library")),
+        "prompt": (add_prompt, tr("improve the description of a picture, by rules")),
+        "portraits": (add_portraits, tr("make up somebody who does not exist, for the library")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
         "convert": (_add_convert, halves),
         "verify": (_add_verify, tr("tell what files say of how they were made, and whether that holds")),
@@ -111,7 +118,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
 
 def _add_stop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", help=tr("output folder of the batch"), **FOLDER)
-    _add_language(parser)
+    add_language(parser)
 
 
 def _add_people(parser: argparse.ArgumentParser) -> None:
@@ -125,8 +132,8 @@ def _add_people(parser: argparse.ArgumentParser) -> None:
     add("--set", metavar="NAME=SOURCE", help=source, **several)
     add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
     add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
-    _add_models_dir(parser)
-    _add_language(parser)
+    add_models_dir(parser)
+    add_language(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -142,17 +149,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--consent", default="", metavar="TEXT", help=consent)
     where = tr("where the report goes")
     add("--report", dest="report_path", type=absolute, metavar="FILE", help=where)
-    _add_models_dir(parser)
+    add_models_dir(parser)
     _add_settings(parser)
-
-
-def _add_models_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models-dir", help=tr("folder of the model files"), **FOLDER)
-
-
-def _add_language(parser: argparse.ArgumentParser) -> None:
-    """The one setting that concerns verbs without settings, too."""
-    parser.add_argument("--language", choices=ASKED, default="auto", help=tr(HELP))
 
 
 def _setting_help(name: str) -> str:
@@ -185,61 +183,18 @@ def _takes_several(annotation: Any) -> bool:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", **FOLDER)
-    _add_language(parser)
-
-
-def _add_prompt(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help=tr("what the picture shows, in English or Spanish"))
-    kinds = tr("auto is a portrait where it speaks of a person")
-    parser.add_argument("--kind", choices=("auto", "portrait", "general"), default="auto", help=kinds)
-    _add_language(parser)
-
-
-def _add_portraits(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("name", metavar="NAME", help=tr("what the new person is called"))
-    add("prompt", help=tr("who is shown: an adult, in English or Spanish; it is improved first"))
-    add("--library", required=True, help=tr("a folder of people, each a folder of photos"), **FOLDER)
-    add("--seed", type=int, default=0, metavar="N", help=tr("another seed is another person"))
-    add("--size", type=int, choices=(512, 768, 1024), default=1024, help=tr("edge of the picture in pixels"))
-    add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
-    _add_models_dir(parser)
-    _add_language(parser)
+    add_language(parser)
 
 
 def _add_preload(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    _add_models_dir(parser)
+    add_models_dir(parser)
     accept = tr("accept the licences shown; non-commercial models are refused without")
     add("--accept-licences", "--accept-licenses", help=accept, **SWITCH)
     add("--offline", help=tr("never touch the network, only say what is missing"), **SWITCH)
     add("--shared-cache", help=tr("copy from and to this folder, say on Drive"), **FOLDER)
     add("--verify", help=tr("hash files that are there already"), **SWITCH)
     _add_settings(parser)
-
-
-def _add_transcribe(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("files", nargs="+", type=absolute, metavar="VIDEO")
-    add("--track", help=tr("also write a copy with a track of them, marked as results are"), **SWITCH)
-    add("--words", help=tr("each word by itself, with its time"), **SWITCH)
-    add("--model", help=tr("folder of another Whisper model in CTranslate2's form"), **FOLDER)
-    _add_models_dir(parser)
-    _add_language(parser)
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    jobs = tr("where jobs wait and their results go, each in a folder of its own")
-    add("jobs", help=jobs, **FOLDER)
-    inputs = tr("folders of photos and videos that requests may name; nothing else is read for them")
-    add("--inputs", nargs="+", default=[], help=inputs, **FOLDER)
-    add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
-    host = tr("address to listen at; the default lets in this machine alone, others see all that is sent")
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
-    add("--port", type=int, default=8765, metavar="N", help=tr("0 takes one that is free"))
-    _add_models_dir(parser)
-    _add_language(parser)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -253,12 +208,12 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=absolute, metavar="FILE")
     trust = tr("PEM file of certificates that vouch for signers, beside the one made on this machine")
     parser.add_argument("--trust", type=absolute, metavar="FILE", help=trust)
-    _add_language(parser)
+    add_language(parser)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", help=tr("print JSON for machines"), **SWITCH)
-    _add_models_dir(parser)
+    add_models_dir(parser)
     _add_settings(parser)
 
 
@@ -273,8 +228,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=float, help=tr("that a clip lasts"), **several)
     add("--repeat", type=int, metavar="N", help=tr("runs of which the median counts"))
     add("--set", dest="settings", action="append", metavar="KEY=VALUE", help=tr("any setting of the runs"))
-    _add_models_dir(parser)
-    _add_language(parser)
+    add_models_dir(parser)
+    add_language(parser)
 
 
 def option_name(setting: str) -> str:

@@ -206,9 +206,11 @@ def _fetch_config(folder: Path, *, offline: bool) -> None:
         return
     from huggingface_hub import snapshot_download
 
-    asked = {"revision": REVISION, "allow_patterns": list(CONFIG_FILES), "local_dir": str(folder)}
+    files, place = list(CONFIG_FILES), str(folder)
     try:
-        snapshot_download(BASE, local_files_only=offline, **asked)
+        snapshot_download(
+            BASE, revision=REVISION, allow_patterns=files, local_dir=place, local_files_only=offline
+        )
     except Exception as error:
         raise ModelError(
             tr("the model's small files cannot be had ({reason})", reason=first_line(error)),

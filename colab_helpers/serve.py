@@ -46,6 +46,7 @@ from colab_helpers.itself import VERSION
 from colab_helpers.language import tr
 from colab_helpers.machine import home, on_colab, this_machine
 from colab_helpers.models.catalog import wanted_models
+from colab_helpers.prompts import Kind, improved
 from colab_helpers.request import BatchRequest
 from colab_helpers.resources.sampler import cuda_version, gpu_memory, gpu_memory_percent
 from colab_helpers.settings import DEFAULT_PRESET
@@ -73,6 +74,13 @@ class Swap(_Asked):
     consent: str
     preset: str = DEFAULT_PRESET
     overrides: dict[str, Any] = {}
+
+
+class Prompt(_Asked):
+    """What a picture shows, in English or Spanish."""
+
+    prompt: str
+    kind: Kind = "auto"
 
 
 class Avatar(_Asked):
@@ -107,6 +115,7 @@ class Server:
         app.get("/")(self.root)
         app.get("/gpu-status")(self.gpu_status)
         app.post("/face-swap")(self.face_swap)
+        app.post("/magic-prompt")(self.magic_prompt)
         app.get("/avatars")(self.avatars)
         app.post("/avatars", status_code=201)(self.add_avatar)
         app.get("/api/jobs")(self.jobs)
@@ -164,6 +173,10 @@ class Server:
                 raise UsageError(report.error or report.status)
             image = base64.b64encode(Path(report.output).read_bytes()).decode()
         return {"image": f"data:image/{kind};base64,{image}", "report": json.loads(to_json(report))}
+
+    def magic_prompt(self, asked: Prompt) -> dict[str, str]:
+        """Improve the description of a picture by rules."""
+        return {"prompt": improved(asked.prompt, asked.kind)}
 
     def avatars(self) -> list[str]:
         """List the people of the library, whose names are sources of jobs."""

@@ -217,7 +217,7 @@ def add_track(path: Path, output: Path, heard: Heard, seal: Seal) -> None:
             result.start_encoding()
             copier.start()
             for packet in _packets(pictures, info):
-                time = (packet.pts or 0) * packet.time_base
+                time = Fraction(packet.pts or 0) * (packet.time_base or 1)
                 packet.stream = picture
                 result.mux_one(packet)
                 copier.pump(result, time)
@@ -239,7 +239,7 @@ def _packets(container: Any, info: VideoInfo) -> Iterator[Packet[Any]]:
 
 
 def _told(packet: Packet[Any]) -> tuple[object, ...]:
-    return (packet.pts or 0) * packet.time_base, packet.is_keyframe, bytes(packet)
+    return Fraction(packet.pts or 0) * (packet.time_base or 1), packet.is_keyframe, bytes(packet)
 
 
 def _texts(result: OutputContainer, heard: Heard) -> Iterator[Packet[Any]]:

@@ -132,18 +132,6 @@ def standins(shared_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_shapes(shared_dir: Path) -> Path:
-    """Networks of the real layer shapes with random weights."""
-    from benchmarks.realshapes import write_real_shapes
-
-    folder = shared_dir / "real_shapes"
-    with FileLock(shared_dir / "real_shapes.lock"):
-        if not folder.exists():
-            write_real_shapes(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def demo(shared_dir: Path) -> Path:
     """Folder of a demo: one clip of ten frames with one person."""
     from tests.people.clip import make_demo

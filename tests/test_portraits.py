@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from colab_helpers import portraits
+from colab_helpers import errors, portraits
 from colab_helpers.__main__ import SUCCESS, WRONG_USAGE, main
 from colab_helpers.batch.library import names_in, photos_at
 from colab_helpers.demo import Demo, copy_demo
@@ -115,7 +115,7 @@ def test_after_some_seeds_it_is_given_up_and_nothing_is_left(
 def test_without_the_extra_the_one_command_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portraits, "find_spec", lambda name: None if name == "diffusers" else name)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "diffusers" else name)
     verb = ["portraits", "ana", "a woman", "--library", str(tmp_path)]
     assert main(verb) == WRONG_USAGE
     said = capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_the_verb_says_what_it_made(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(portraits, "find_spec", lambda name: name)
+    monkeypatch.setattr(errors, "find_spec", lambda name: name)
     monkeypatch.setattr(portraits, "lightning", lambda root, **_: paint(root))
     verb = ["portraits", "ana", "a woman", "--library", str(tmp_path), "--seed", "2", "--size", "512"]
     assert main([*verb, "--models-dir", str(shipped.models)]) == SUCCESS

@@ -21,13 +21,14 @@ import psutil
 import pytest
 from fastapi import HTTPException
 
-from colab_helpers import extras, serve
+from colab_helpers import errors, serve
 from colab_helpers.__main__ import WRONG_USAGE, main
 from colab_helpers.batch.lock import folder_lock
 from colab_helpers.batch.queue import QUEUED_NAME, Queue
 from colab_helpers.batch.stop import STATUS_NAME
 from colab_helpers.errors import MediaError, UsageError
 from colab_helpers.machine import GIB, home
+from colab_helpers.prompts import improved
 from colab_helpers.resources import sampler
 from colab_helpers.serve import MOST_BYTES, Server, token_at
 from tests.conftest import CONSENT, PATIENCE, until
@@ -120,12 +121,15 @@ def test_every_address_but_those_of_jobs(common: Service, tmp_path: Path) -> Non
     assert client.get("/").json()["documentation"] == "/docs"
     page = httpx.get(client.base_url.join("/docs")).text
     paths = httpx.get(client.base_url.join("/openapi.json")).json()["paths"]
-    job = "/api/jobs/{name}"
-    assert {*paths} == {"/", "/gpu-status", "/face-swap", "/avatars", "/api/jobs", job, f"{job}/stop"}
+    jobs, swaps = {"/api/jobs", "/api/jobs/{name}", "/api/jobs/{name}/stop"}, {"/face-swap", "/magic-prompt"}
+    assert {*paths} == {"/", "/gpu-status", "/avatars"} | swaps | jobs
     assert all(path in page for path in paths)
     assert "<script" not in page
     assert client.get("/gpu-status").json()["loaded_models"] == []
 
+    made = client.post("/magic-prompt", json={"prompt": "a sunset", "kind": "general"}).json()["prompt"]
+    assert made == improved("a sunset", "general") != "a sunset"
+    assert client.post("/magic-prompt", json={"prompt": " "}).status_code == 422
     assert client.get("/avatars").json() == []
     assert client.post("/avatars", json={"name": "hanna", "photos": [photo, photo]}).json() == ["hanna"]
     kept = sorted((common.jobs.parent / "people" / "hanna").iterdir())
@@ -323,6 +327,6 @@ def test_it_is_refused_where_it_cannot_be(
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
     assert main(["serve", str(tmp_path / "jobs")]) == WRONG_USAGE
     assert "Colab's terms" in capsys.readouterr().err
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "uvicorn" else SimpleNamespace())
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "uvicorn" else SimpleNamespace())
     assert main(["serve", str(tmp_path / "jobs")]) == WRONG_USAGE
     assert "not installed: uvicorn. What to do: run 'bash setup.sh install serve'" in capsys.readouterr().err

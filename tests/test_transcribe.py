@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from colab_helpers import extras, transcribe
+from colab_helpers import errors, transcribe
 from colab_helpers.__main__ import FAILURE, SUCCESS, WRONG_USAGE, main
 from colab_helpers.errors import MediaError, ModelError, OutputError, UsageError
 from colab_helpers.transcribe import RATE, Heard, Line, Samples, listened, listener, pieces, srt
@@ -216,6 +216,6 @@ def test_without_its_model_or_packages_it_says_what_to_do(
         ModelError, match=r"config\.json: a file .* is missing.*hf download Systran/\S+ --revision"
     ):
         listener(tmp_path, named=False, words=False)
-    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda _name: None)
     assert main(["transcribe", str(tmp_path / "clip.mp4")]) == WRONG_USAGE
     assert "run 'bash setup.sh install transcripts'" in capsys.readouterr().err

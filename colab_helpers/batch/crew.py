@@ -111,6 +111,7 @@ class Crew(Batch):
     _members: list[Member] = field(default_factory=list, init=False)
     _files: dict[int, _File] = field(default_factory=dict, init=False)
     _cause: str = field(default="", init=False)
+    _waiting: list[str] = field(default_factory=list, init=False)
     _barren: int = field(default=0, init=False)
     _ending: bool = field(default=False, init=False)
 
@@ -131,8 +132,9 @@ class Crew(Batch):
 
     def _do_all(self) -> None:
         try:
-            for device in self.devices[: 1 if self.first_alone else None]:
-                self._start(device)
+            self._waiting = list(self.devices)
+            while self._waiting and not (self.first_alone and self._members):
+                self._start(self._waiting.pop(0))
             while not self._schedule.over:
                 self._hand_out()
                 self._take_news()
@@ -220,13 +222,13 @@ class Crew(Batch):
 
     def _opened(self, member: Member, loaded: Loaded) -> None:
         member.loaded, self.loaded, self._barren = True, loaded, 0
-        for device in self.devices[len(self._members) :]:  # others have waited for the first
-            self._start(device)
+        while self._waiting:
+            self._start(self._waiting.pop(0))
 
     def _refused(self, member: Member, error: Exception) -> None:
         """Go on with the other workers where one cannot begin; its error is raised where there is none."""
         self._leave(member)
-        if not self._members:
+        if not self._members and not self._ending:
             raise error
         self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
 
@@ -252,7 +254,7 @@ class Crew(Batch):
                 file.plan = result
                 if result.report is not None:
                     self._over(call, result.report)
-        if leaves:  # it holds too much memory
+        if leaves and not self._ending:  # it holds too much memory
             self._leave(member)
             self._start(member.device)
 
@@ -302,11 +304,11 @@ class Crew(Batch):
         """Have all workers end; what they note, and finish, meanwhile counts."""
         self._ending, until = True, time.monotonic() + _LAST_NEWS
         processes = [member.process for member in self._members]
-        for member in list(self._members):
+        for member in self._members:
             member.process.terminate()
-            if member.loaded and member.call is None:
-                self._leave(member)
         while self._members and time.monotonic() < until:
+            for member in [each for each in self._members if each.loaded and each.call is None]:
+                self._leave(member)
             with suppress(KeyboardInterrupt):  # it is known
                 self._take_news()
         for process in processes:

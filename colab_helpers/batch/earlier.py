@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,7 @@ from colab_helpers.batch.journal import Claimed, History, Notes, SegmentDone
 from colab_helpers.batch.keys import file_digest, index_key, work_key
 from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import KEPT, FileReport, write_text
-from colab_helpers.errors import MediaError, OutputError
+from colab_helpers.errors import ContentError, MediaError, OutputError
 from colab_helpers.faces.index import FaceIndex
 from colab_helpers.files import numbered, parsed, state_of, unwritable
 from colab_helpers.language import tr
@@ -193,8 +193,19 @@ class UnfinishedFile:
         self.patience.attempt(lambda: self.journal.append(entry))
         self._claimed = places
 
-    def break_off(self) -> None:
-        """Leave what a later run can go on with; a place where nothing was made is noted as the user's."""
+    @contextmanager
+    def leaving_no_more(self) -> Iterator[None]:
+        """Leave of work that breaks off what a later run can go on with, and nothing of what is refused."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, ContentError):
+                self.discard()
+            self._break_off()
+            raise
+
+    def _break_off(self) -> None:
+        """A place where nothing was made is noted as the user's."""
         if not any(path.suffix == SUFFIX and path.name[0] != "." for path in self.place.glob("*")):
             self.discard()
         claimed, self._claimed = self._claimed, ()

@@ -101,7 +101,7 @@ class PeopleFinder:
         given = PeopleMap.load(self._folder) or given or self._first_map(known)
         consent_for(self.around.job.request, self.around.job.inputs, given)
         cast = casting(given, known, self._treatments, limit=self.engine.settings.similar_face_distance)
-        if cast.given != given or not (self._folder / MAP_NAME).exists():
+        if asked != "auto" and (cast.given != given or not (self._folder / MAP_NAME).exists()):
             self.around.patience.attempt(lambda: cast.given.save(self._folder))
         self._tell(cast, [known.videos[key] for key in names if key in known.videos])
         return cast

@@ -25,7 +25,7 @@ from colab_helpers.batch.report import JOURNAL_NAME, FileReport, ModelReport
 from colab_helpers.batch.run_file import FileRun, error_text, new_report
 from colab_helpers.batch.surroundings import Deaths, Surroundings, unfinished
 from colab_helpers.batch.thumbnails import data_url
-from colab_helpers.errors import ColabHelpersError, ContentError, MediaError, OutputError
+from colab_helpers.errors import ColabHelpersError, MediaError, OutputError
 from colab_helpers.faces.cast import Cast
 from colab_helpers.faces.engine import Engine
 from colab_helpers.faces.photos import Identity
@@ -167,7 +167,8 @@ class Hands:
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
                 return Prepared(report=known)
-            video = self._run(index, report, work, deaths=deaths).prepared()
+            with work.leaving_no_more():
+                video = self._run(index, report, work, deaths=deaths).prepared()
             if not video.is_divisible:
                 return Prepared(notes=tuple(report.fallbacks))
             return Prepared(
@@ -175,7 +176,7 @@ class Hands:
                 video.video.length,
                 video.video.choice.name,
                 tuple(video.finished),
-                tuple(report.fallbacks),
+                (*video.video.choice.notes, *report.fallbacks),
             )
         return Prepared(report=report)
 
@@ -296,6 +297,8 @@ class Hands:
             short=self.guard.short,
         )
         report.fallbacks += notes
+        if number is not None:  # its report is another worker's
+            self.around.status.note(*(f"{task.target.name}: {note}" for note in notes))
         return FileRun(
             engine=engine,
             cast=self.cast(task),
@@ -319,12 +322,8 @@ class Hands:
         """Do a task, and note that it is done."""
         run, warnings = self._run(index, report, work, **given), self.guard.warnings
         try:
-            digest = run.run()
-        except BaseException as error:
-            if isinstance(error, ContentError):
-                work.discard()
-            work.break_off()
-            raise
+            with work.leaving_no_more():
+                digest = run.run()
         finally:
             self.around.status.warned(self.guard.warnings - warnings)
             self.worked = True

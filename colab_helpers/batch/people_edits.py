@@ -98,7 +98,7 @@ def set_default(folder: Path, words: Sequence[str]) -> None:
 
 def keep_only(folder: Path, name: str) -> None:
     """Leave everybody alone but one; UsageError where there is nobody of that name."""
-    with _edited(folder, name) as (_, given):
+    with _edited(folder, name, *(row.name for row in people_of(folder))) as (_, given):
         given.default = (LEAVE,)
         for each, person in list(given.people.items()):
             if each != name:
@@ -109,7 +109,8 @@ def keep_only(folder: Path, name: str) -> None:
 
 def rename(folder: Path, old: str, new: str) -> None:
     """Call somebody something else; UsageError where somebody else is called that."""
-    with _edited(folder, old) as (_, given):
+    with _edited(folder, old) as (known, given):
+        completed(given, known).rename(old, new)  # raises where it cannot be
         given.rename(old, new)
 
 
@@ -143,13 +144,16 @@ def split(folder: Path, name: str) -> list[str]:
 
 @contextmanager
 def _edited(folder: Path, *names: str) -> Iterator[tuple[KnownPeople, PeopleMap]]:
-    """Give what is known and the map, in which everybody is named; it is saved afterwards."""
-    known = KnownPeople.load(folder)
-    given = completed(PeopleMap.load(folder) or PeopleMap(), known)
+    """Give what is known and the map, in which whoever is changed is named; it is saved afterwards."""
+    known, given = KnownPeople.load(folder), PeopleMap.load(folder) or PeopleMap()
+    whole = completed(given, known)
     for name in names:
-        if name not in given.people:
-            remedy = tr("allowed: {names}", names=", ".join(given.people))
+        if name not in whole.people:
+            remedy = tr("allowed: {names}", names=", ".join(whole.people))
             raise UsageError(tr("there is no {name}", name=name), remedy=remedy)
+        # Nobody else: the next run knows better who is on the map's photos.
+        if name not in given.people:
+            given.people[name], given.record = whole.people[name], whole.record
     yield known, given
     given.save(folder)
 

@@ -1,6 +1,6 @@
 """What is done to whom in a batch: ``people.yaml`` in the output folder, the user's to edit.
 
-What a verb or the panel changes, or a run adds because somebody new is seen, is written with the same header;
+What a verb or the panel changes, or a run that finds somebody new adds, is written with the same header;
 a text with anything else in it, such as comments, is kept beside it as ``people.yaml.old``.
 """
 

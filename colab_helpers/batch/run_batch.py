@@ -53,7 +53,7 @@ class Batch(ABC):
         return report_of(
             reports,
             consent=consent_of(self.around.job.request.consent),
-            settings=loaded.settings,
+            settings=loaded.settings or self.around.job.request.settings.model_dump(mode="json"),
             seconds=time.monotonic() - began,
             networks=loaded.models,
             notes=[*loaded.notes, *now.remarks, *([status.problem] if status.problem else [])],

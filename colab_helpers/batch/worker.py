@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from colab_helpers.batch.crew import Crew, devices_of
@@ -180,8 +181,9 @@ class _Run(Surroundings):
                 order, estimate = self._in_order()
                 devices = devices_of(request.settings.gpus) if request.people != "only" else []
                 if devices:
+                    announce = partial(self._announce, workers=len(devices))
                     first_alone = request.mapped or request.people != "auto"
-                    return Crew(self, order, estimate, journal, devices, self._announce, first_alone).run()
+                    return Crew(self, order, estimate, journal, devices, announce, first_alone).run()
                 hands = Hands.open(self, self.own, journal, self._announce)
             except KeyboardInterrupt:
                 return self._nothing_done(tr("stopped by the user"), stopped=True)
@@ -216,7 +218,7 @@ class _Run(Surroundings):
             stopped=stopped,
         )
 
-    def _announce(self, notes: Iterable[str], times: int) -> None:
+    def _announce(self, notes: Iterable[str], times: int, workers: int = 1) -> None:
         """Say before the start what is to be done, and whether there is so many times the targets' room."""
         if self.status.status.notes:  # a worker before this one has said it
             return
@@ -231,6 +233,11 @@ class _Run(Surroundings):
             free=free / 1e9,
             videos=this_machine().safe_capacity,
         )
+        if workers > 1:
+            together = mark(
+                "{files} file(s), {size:.1f} GB; {free:.0f} GB are free. {workers} workers share them"
+            )
+            told = tr(together, files=len(self.job.tasks), size=size / 1e9, free=free / 1e9, workers=workers)
         tight = tr(
             "all results may need {needed:.1f} GB, but {free:.1f} GB are free: later files may find no room",
             needed=times * size / 1e9,

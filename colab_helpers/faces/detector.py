@@ -24,7 +24,7 @@ NMS_OVERLAP = 0.4
 """Boxes that overlap a better one by more (intersection over union) are dropped, as in insightface."""
 
 # Input is RGB, (x - 127.5) / 128 (insightface, model_zoo/scrfd.py); padding is black.
-_MIDDLE, _SPREAD = np.float32(127.5), np.float32(128)
+_MIDDLE, _SPREAD = 127.5, 128.0
 _SCORES, _BOXES, _POINTS = 0, 3, 6
 _OUTPUTS = 9
 
@@ -84,9 +84,7 @@ class Detector:
         height, width = image.shape[:2]
         for channel, plane in zip(blob[0], reversed(cv2.split(image)), strict=True):
             part = channel[:height, :width]
-            part[...] = plane
-            part -= _MIDDLE
-            part /= _SPREAD
+            cv2.addWeighted(plane, 1 / _SPREAD, plane, 0, -_MIDDLE / _SPREAD, dst=part, dtype=cv2.CV_32F)
         return blob
 
 

@@ -29,7 +29,7 @@ MOST_TRACKS = 32
 CROWD = -1
 """Number under which all further tracks of a segment are counted."""
 
-_PATCH = 16
+_PATCH = 48
 _POINTS = ARCFACE_112 * np.float32(_PATCH / 112)
 # A face whose centre moves by more than this share of its width is another face, or another shot.
 _SAME_FACE = 0.5
@@ -223,7 +223,7 @@ class Brightness:
 
 def brightness(picture: Picture, face: Face, frame: int) -> Brightness:
     """Mean brightness of the inner face, read at the same points of it in every frame."""
-    patch = picture.grey(similarity_transform(face.kps, _POINTS), _PATCH)
+    patch = picture.grey(similarity_transform(face.kps, _POINTS), _PATCH, sparse=True)
     width = float(face.box[2] - face.box[0])
     return Brightness(frame, float(patch.mean()), face.centre, width)
 

@@ -60,11 +60,18 @@ def _fitted(times: DoubleArray, points: DoubleArray, window: float) -> tuple[Dou
         The values there, the weights of the detections, and how far those are from the curve (root of the
         weighted mean square over the first ten values).
     """
-    kernel = np.exp(-0.5 * np.square(times / window)) * (np.abs(times) <= 3 * window)
-    basis = np.empty((len(times), 3))
-    basis[:, 0], basis[:, 1], basis[:, 2] = 1, times, times * times / 2
-    weighted = (basis * kernel[:, None]).T
-    curve = np.linalg.solve(weighted @ basis + _STIFFNESS, weighted @ points)
-    error = points[:, :10] - basis @ curve[:, :10]
+    kernel, solver, off = _fitting(tuple(times.tolist()), window)
+    error = off @ points[:, :10]
     error *= error
-    return curve[0], kernel, float(np.sqrt(kernel @ error.mean(1) / kernel.sum()))
+    return solver @ points, kernel, float(np.sqrt(kernel @ error.mean(1) / kernel.sum()))
+
+
+@lru_cache(maxsize=1024)
+def _fitting(times: tuple[float, ...], window: float) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
+    """Return detections' weights, and what makes the values at time 0 and the errors of them."""
+    at = np.array(times)
+    kernel = np.exp(-0.5 * np.square(at / window)) * (np.abs(at) <= 3 * window)
+    basis = np.stack([np.ones_like(at), at, at * at / 2], 1)
+    weighted = (basis * kernel[:, None]).T
+    solver = np.linalg.solve(weighted @ basis + _STIFFNESS, weighted)
+    return kernel, solver[0], np.eye(len(at)) - basis @ solver

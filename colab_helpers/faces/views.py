@@ -34,7 +34,11 @@ def shown_as(view: View, plain: DetectorView) -> DetectorView:
 
 def is_dark(view: DetectorView) -> bool:
     """Whether a picture is so dark that faces are missed in it, but not black."""
-    return 0 < float(view.image.mean()) < DARK
+    return 0 < _brightness(view) < DARK
+
+
+def _brightness(view: DetectorView) -> float:
+    return sum(cv2.mean(view.image)) / 3  # several times faster than numpy's
 
 
 def is_upright(kps: FloatArray) -> bool:
@@ -47,7 +51,7 @@ def is_upright(kps: FloatArray) -> bool:
 def _brighter(view: DetectorView) -> DetectorView:
     if not is_dark(view):
         return view
-    image = cv2.convertScaleAbs(view.image, alpha=_BRIGHTENED / float(view.image.mean()))
+    image = cv2.convertScaleAbs(view.image, alpha=_BRIGHTENED / _brightness(view))
     return DetectorView(np.asarray(image, np.uint8), view.to_frame)
 
 

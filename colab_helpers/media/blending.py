@@ -52,15 +52,18 @@ def open_box(box: Box, width: int, height: int) -> Box:
     return np.array([left - out[0], top - out[1], right + out[2], bottom + out[3]], np.float32)
 
 
-def warp_crop(samples: npt.NDArray[Any], matrix: Matrix, size: int) -> npt.NDArray[Any]:
+def warp_crop(
+    samples: npt.NDArray[Any], matrix: Matrix, size: int, *, averaged: bool = True
+) -> npt.NDArray[Any]:
     """Warp a ``(size, size)`` crop out of samples; the border goes on beyond itself.
 
-    Where the crop is less than half as large as what it shows, whole blocks of samples are averaged first:
-    reading every n-th one alone would carry the full noise of a large face into its small crop.
+    Where the crop is less than half as large as what it shows, whole blocks of samples are averaged first,
+    unless ``averaged`` is False: reading every n-th one alone would carry the full noise of a large face
+    into its small crop.
     """
     shrink = int(1 / max(zoom_of(matrix), 1e-6) + 1e-6)
     height, width = samples.shape[:2]
-    if 2 <= shrink <= min(height, width):
+    if averaged and 2 <= shrink <= min(height, width):
         left, top, right, bottom = crop_bounds(matrix, size)
         x, y = max(math.floor(left) - shrink, 0), max(math.floor(top) - shrink, 0)
         across = (min(math.ceil(right) + 2 * shrink, width) - x) // shrink
@@ -148,7 +151,9 @@ def _enlarged(crop: npt.NDArray[Any], to_target: Matrix, peak: int) -> tuple[npt
     # Floats are enlarged faster.
     if zoom < 2 or edge > _LARGEST:
         return crop.astype(np.float32), to_target, cv2.INTER_CUBIC
-    fine = np.minimum(cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_CUBIC), peak)
+    fine = cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_CUBIC)
+    if peak < np.iinfo(fine.dtype).max:
+        np.minimum(fine, peak, out=fine)
     return fine.astype(np.float32), compose(to_target, resizing(1 / _TIMES)), cv2.INTER_LINEAR
 
 
@@ -168,15 +173,10 @@ def ramps_of(box: Box, left: int, top: int, columns: int, rows: int) -> tuple[Ma
 
 def _fade(weights: Mask, low: float, high: float, feather: float) -> None:
     """Multiply columns by 0 at the box's edges, at ``low`` and ``high``, and beyond; not further inside."""
-    count = weights.shape[1]
-    inside = min(max(math.ceil(low + feather), 0), count)
-    for start, stop in ((0, inside), (max(math.floor(high - feather) + 1, inside), count)):
-        if start < stop:
-            position = np.arange(start, stop, dtype=np.float32)
-            ramp = np.minimum(position - low, high - position)
-            ramp /= feather
-            np.minimum(np.maximum(ramp, 0, out=ramp), 1, out=ramp)
-            weights[:, start:stop] *= ramp
+    position = np.arange(weights.shape[1], dtype=np.float32)
+    ramp = np.minimum(position - low, high - position)
+    ramp /= feather
+    weights *= np.minimum(np.maximum(ramp, 0, out=ramp), 1, out=ramp)
 
 
 def alpha_crop(alpha: ByteImage, matrix: Matrix, size: int) -> ByteImage:

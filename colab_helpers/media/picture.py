@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,8 +73,11 @@ class Picture(Protocol):
         Where it is ``coarse``, colours (not brightness) may be half as fine.
         """
 
-    def grey(self, matrix: Matrix, size: int) -> ByteImage:
-        """Warp a ``(size, size)`` crop of the picture's brightness, 0 to 255; see `crop`."""
+    def grey(self, matrix: Matrix, size: int, *, sparse: bool = False) -> ByteImage:
+        """Warp a ``(size, size)`` crop of the picture's brightness, 0 to 255; see `crop`.
+
+        Where it is ``sparse``, pixels between those that are read may not count, however small the crop.
+        """
 
     def luma(self, region: Region) -> Mask:
         """Return the brightness of a region, ``(h, w)`` float32 in grey levels of 8 bits."""
@@ -127,7 +129,7 @@ class BgrPicture:
         crop = np.asarray(warp_crop(self.image, matrix, size), np.uint8)
         return crop if self._alpha is None else over_white(crop, alpha_crop(self._alpha, matrix, size))
 
-    def grey(self, matrix: Matrix, size: int) -> ByteImage:
+    def grey(self, matrix: Matrix, size: int, *, sparse: bool = False) -> ByteImage:
         """See ``Picture.grey``."""
         return np.asarray(cv2.cvtColor(self.crop(matrix, size), cv2.COLOR_BGR2GRAY), np.uint8)
 
@@ -169,6 +171,7 @@ class VideoPicture:
         self.rotation = rotation % 360
         self._layout = WORKING_FORMATS[frame.format.name]
         self._space = ColourSpace.of_frame(frame, depth=self._layout.depth)
+        self._views: list[tuple[Grid, npt.NDArray[Any]]] | None = None
         self._writable = False
 
     def detector_view(self, size: int) -> DetectorView:
@@ -203,9 +206,9 @@ class VideoPicture:
             warped.append(part >> self._layout.shift if self._layout.shift else part)
         return yuv_to_bgr(cv2.merge(warped), self._space)
 
-    def grey(self, matrix: Matrix, size: int) -> ByteImage:
+    def grey(self, matrix: Matrix, size: int, *, sparse: bool = False) -> ByteImage:
         """See ``Picture.grey``."""
-        luma = warp_crop(self._luma, matrix, size)
+        luma = warp_crop(self._luma, matrix, size, averaged=not sparse)
         black, white = (0, 255) if self._space.full_range else (16, 235)
         scale = 255 / (white - black)
         grey = cv2.addWeighted(luma, scale / self._level, luma, 0, -scale * black, dtype=cv2.CV_8U)
@@ -260,21 +263,23 @@ class VideoPicture:
     def writable_planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
         """Return each plane, and its samples to be changed in place."""
         self._make_writable()
-        return list(self._planes())
+        return self._planes()
 
     def _make_writable(self) -> None:
         if not self._writable:
             self.frame.make_writable()
-            self._writable = True
+            self._writable, self._views = True, None  # it may lie elsewhere now
 
     @property
     def _luma(self) -> npt.NDArray[Any]:
-        return samples_of(self.frame.planes[0], grids_of(self.frame.format.name)[0])
+        return self._planes()[0][1]
 
-    def _planes(self) -> Iterator[tuple[Grid, npt.NDArray[Any]]]:
+    def _planes(self) -> list[tuple[Grid, npt.NDArray[Any]]]:
         """Each plane, and its samples as they are in the frame."""
-        for plane, grid in zip(self.frame.planes, grids_of(self.frame.format.name), strict=True):
-            yield grid, samples_of(plane, grid)
+        if self._views is None:
+            pairs = zip(self.frame.planes, grids_of(self.frame.format.name), strict=True)
+            self._views = [(grid, samples_of(plane, grid)) for plane, grid in pairs]
+        return self._views
 
 
 def _of_mask(mask: Mask, crop: ByteImage) -> Matrix:

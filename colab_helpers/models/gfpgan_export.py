@@ -89,7 +89,7 @@ def _run(weights: Path, out: Path, architecture: Mapping[str, object]) -> Verdic
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [str(done.returncode)])[-1]
-        raise _not_exported(weights, re.sub(r"^\w+Error: ", "", last))  # the last line of a traceback
+        raise _not_exported(weights, re.sub(r"^\w+Error: ", "", last.strip()))  # of a traceback
     return Verdict.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
@@ -110,11 +110,7 @@ def network_of(weights: Path | None, architecture: Mapping[str, Any]) -> Any:
 
     network = _load_architecture().GFPGANv1Clean(**{**ARCHITECTURE, **architecture})
     if weights is not None:
-        try:
-            network.load_state_dict(_read_weights(weights), strict=True)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(tr("the weights are not GFPGAN's: {reason}", reason=reason)) from None
+        network.load_state_dict(_read_weights(weights), strict=True)  # the last line of its error tells most
     return Picture(network).eval()
 
 

@@ -151,13 +151,17 @@ class SegmentMaker:
         if self._parts is None or number != self._next:
             self.close()
             self._parts = make_segments(self.work, number, None if goes_on else number + 1)
+        part = next(self._parts)
         self._next = number + 1
-        return next(self._parts)
+        if not goes_on:
+            self.close()
+        return part
 
     def close(self) -> None:
         """End the stages."""
         if self._parts is not None:
             self._parts.close()
+            self._parts = None
 
 
 def _written(

@@ -15,7 +15,7 @@ import numpy as np
 
 _MANIFEST = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA 2.2, A.5.1
 _LEADS_TO_PLACES = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
-_PLACES: dict[bytes, np.dtype[Any]] = {b"stco": np.dtype(">u4"), b"co64": np.dtype(">u8")}
+_PLACES = {b"stco": ">u4", b"co64": ">u8"}
 _NOT_BOUND = (b"ftyp", b"mfra")
 _CHUNK = 256 << 10  # stays in the cache of the processor that hashes it: megabytes take half as long again
 
@@ -103,11 +103,12 @@ def _moved(file: BinaryIO, movie: _Box, room: int) -> bytearray:
     file.seek(movie.start)
     data = bytearray(file.read(movie.stop - movie.start))
     for table in _tables(file, movie):
-        kind, begin = _PLACES[table.kind], table.content + 8  # behind version, flags and count
+        begin = table.content + 8  # behind version, flags and count
+        kind: np.dtype[Any] = np.dtype(_PLACES[table.kind])
         places = np.frombuffer(data, kind, (table.stop - begin) // kind.itemsize, begin - movie.start)
-        if places.size and int(places.max()) + room > np.iinfo(kind).max:
+        if places.size and int(places.max()) + room >= 256**kind.itemsize:
             raise ValueError("its places have too few digits")
-        places += kind.type(room)
+        places += room
     return data
 
 

@@ -268,3 +268,4 @@ def test_what_the_user_writes_while_people_are_found_is_kept(
     (folder / "people.yaml").write_text("default: leave\n")
     finder.around.job.request.people = "auto"
     assert {person.treatment.action for person in finder.found().people.values()} == {"blur"}
+    assert (folder / "people.yaml").read_text() == "default: blur  # mine\n"

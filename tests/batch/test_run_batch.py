@@ -122,10 +122,10 @@ def test_a_source_without_a_face_stops_before_any_work(batch, tmp_path, standins
 def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> None:
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     size = target.stat().st_size
-    monkeypatch.setattr(drive, "disk_free", lambda _: 4 * size - 1)
-    assert "4 times the target's size" in (batch(target).files[0].error or "")
-    monkeypatch.setattr(drive, "disk_free", lambda _: 4 * size)
-    assert "5 times the target's size" in (batch(target, work_dir=tmp_path / "work").files[0].error or "")
+    monkeypatch.setattr(drive, "disk_free", lambda _: 3 * size - 1)
+    assert "3 times the target's size" in (batch(target).files[0].error or "")
+    monkeypatch.setattr(drive, "disk_free", lambda _: 3 * size)
+    assert "4 times the target's size" in (batch(target, work_dir=tmp_path / "work").files[0].error or "")
     assert batch(target).ok
 
 
@@ -135,8 +135,8 @@ def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant
     target = make(tmp_path / "a.mp4", Spec(frames=5))
     again = partial(batch, target, models_dir=models)
     with monkeypatch.context() as patch:
-        patch.setattr(drive, "disk_free", lambda _: 16 * target.stat().st_size - 1)
-        assert "16 times the target's size" in (again(settings=settings).files[0].error or "")
+        patch.setattr(drive, "disk_free", lambda _: 12 * target.stat().st_size - 1)
+        assert "12 times the target's size" in (again(settings=settings).files[0].error or "")
     with monkeypatch.context() as patch:
         told = []
         patch.setattr(batch_room.Surroundings, "beat", lambda _: told.append(sys._getframe(1).f_code.co_name))

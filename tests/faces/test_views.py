@@ -60,13 +60,13 @@ def analyser(standins: Path) -> FaceAnalyser:
 
 
 @pytest.mark.parametrize(
-    ("change", "least"), [(turned(90), 4), (turned(180), 4), (turned(270), 4), (tight, 4), (dark, 4)]
+    ("change", "least"), [(turned(90), 2), (turned(180), 2), (turned(270), 2), (tight, 2), (dark, 2)]
 )
 def test_faces_are_found_in_other_views(
     analyser: FaceAnalyser, change: Callable[[Image, Points], tuple[Image, Points]], least: int
 ) -> None:
     plainly = found = 0
-    people = list(IDENTITIES)[::2]
+    people = list(IDENTITIES)[::4]
     for who in people:
         image, points = change(portrait(who), points_of(who))
         plainly += bool(analyser.detect(BgrPicture(image)))
@@ -75,7 +75,7 @@ def test_faces_are_found_in_other_views(
         # Each point where it is, in the order of the person: the eye on their right comes first.
         found += any(np.abs(face.kps - points).max() < 0.25 * gap for face in faces)
     # A video's frame is not turned for each look, but brightened where it is dark.
-    assert plainly >= 4 if change is dark else plainly < len(people)
+    assert plainly >= 2 if change is dark else plainly < len(people)
     assert found >= least
 
 
@@ -100,4 +100,4 @@ def test_nothing_is_found_where_nobody_is(analyser: FaceAnalyser) -> None:
     from tests.people.background import random_background
 
     rng = np.random.default_rng(5)
-    assert not any(analyser.search(BgrPicture(random_background(rng, (640, 360)))) for _ in range(10))
+    assert not any(analyser.search(BgrPicture(random_background(rng, (640, 360)))) for _ in range(5))

@@ -78,6 +78,7 @@ def test_plain_papermill_reaches_every_value_of_both_cells(papermill, demo, tmp_
         "never": "[]",
         "people": "auto",
         "library": "",
+        "instead_of_label": "in the credits",
         "video_range": 1,
         "models_dir": demo / "models",
         "session_minutes": 0,
@@ -94,6 +95,9 @@ def test_plain_papermill_reaches_every_value_of_both_cells(papermill, demo, tmp_
     report = report_of(tmp_path / "2024")
     assert report["consent"]["statement"] == CONSENT
     assert report["settings"]["output_video_quality"] == 20
+    assert (report["settings"]["visible_label"], report["files"][0]["mark"]["disclosure"]) == (
+        "off", "in the credits",
+    )  # fmt: skip
     assert frame_count(tmp_path / "2024" / "clip1.mp4") == 10
 
 

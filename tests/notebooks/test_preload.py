@@ -160,7 +160,7 @@ def test_accepted_models_are_brought_verified_and_run(cache, tmp_path, capsys):
     # What was damaged since is told.
     (tmp_path / "models" / "inswapper_128.onnx").write_bytes(b"<html>")
     (model,) = [model for model in wanted.models() if model.state == "damaged"]
-    assert model.note.startswith("inswapper_128: it is a web page that was saved under the model's name")
+    assert model.note.startswith("inswapper_128: ONNX Runtime cannot load the model")
     assert model.note in models_text(wanted.models(), wanted.root)
 
 

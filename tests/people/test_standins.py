@@ -103,7 +103,7 @@ def test_finds_the_people_and_nobody_else(tools: Tools, size: tuple[int, int], s
     figures = Figures()
     for people in (1, 2):
         scene = Scene(seed + 10 * people, size, Fraction(25), 4.0, people)
-        measure_detection(scene, range(0, scene.frames, 18 if size[0] < 1900 else 34), tools, figures)
+        measure_detection(scene, range(0, scene.frames, 30 if size[0] < 1900 else 50), tools, figures)
     assert figures.asked >= 4
     assert figures.recall >= 0.98
     assert figures.false == 0
@@ -112,10 +112,10 @@ def test_finds_the_people_and_nobody_else(tools: Tools, size: tuple[int, int], s
 
 def test_no_face_where_no_people_are(tools: Tools) -> None:
     rng = np.random.default_rng(8)
-    assert not any(tools.faces(random_background(rng, (640, 360)), embed=False) for _ in range(50))
+    assert not any(tools.faces(random_background(rng, (640, 360)), embed=False) for _ in range(25))
 
 
-@pytest.mark.parametrize(("height", "roll"), [(26, 0), (40, 25), (60, -30), (120, 30), (300, -25), (480, 10)])
+@pytest.mark.parametrize(("height", "roll"), [(26, 0), (40, 25), (60, -30), (120, -30), (480, 10)])
 def test_finds_small_large_and_tilted_faces(tools: Tools, height: int, roll: int) -> None:
     rng = np.random.default_rng(height)
     found = 0

@@ -15,7 +15,7 @@ from colab_helpers.faces.quality import Brightness, Measured
 from colab_helpers.media.probe import probe
 from colab_helpers.pipeline import FinishedSegment, frames_folder, process_video
 from colab_helpers.pipeline.plan import VideoPlan, plan
-from colab_helpers.pipeline.video import join, make_segments
+from colab_helpers.pipeline.video import SegmentMaker, join
 from tests.media.make import Sound, Spec, Subtitle, decoded, make, packets_of, variable_pts
 from tests.people.clip import write_target
 from tests.people.scene import Scene
@@ -174,11 +174,17 @@ def test_segments_made_apart_in_any_order_are_those_of_one_run(
         return plan(models, SOURCE, probe(target), tmp_path / "joined.mp4", apart, all_first=True)
 
     assert planned().is_divisible
-    for number in (2, 0, 1):
-        (part,) = make_segments(planned(), number, number + 1)
+    maker = SegmentMaker(planned())
+    for number, goes_on in ((2, False), (0, True), (1, False)):
+        part = maker.make(number, goes_on=goes_on)
         expected = one_run.parts[number]
         assert replace(part.segment, path=expected.segment.path) == expected.segment
         assert replace(part, segment=expected.segment) == expected
+    assert replace(maker.make(1, goes_on=True), segment=part.segment) == part
+    assert maker.make(2, goes_on=True).segment.sha256 == one_run.parts[2].segment.sha256
+    maker.close()
+    assert not list(apart.folder.glob(".*"))
+    del apart.parts[3:]
     result = join(planned(), {part.segment.number: part for part in apart.parts})
     assert result is not None
     same(whole, result)
