@@ -34,12 +34,10 @@ from colab_helpers.faces.selection import FacesDigest, Selection, needs_embeddin
 from colab_helpers.faces.steady import Steadier
 from colab_helpers.faces.types import ByteImage, Face, FaceJob, FloatArray
 from colab_helpers.language import tr
-from colab_helpers.machine import GIB
 from colab_helpers.media.picture import BgrPicture, Picture
 
-# Frames waiting between stages may take this share of the budget; networks, decoder and encoder need the
-# rest. Deeper queues do not make a run faster: one slow stage fills them all.
-QUEUE_SHARE, _DEEPEST = 0.2, 2
+QUEUE_SHARE = 0.2
+"""Of the budget for memory, what frames that wait may take: networks, decoder and encoder need the rest."""
 
 Item = TypeVar("Item")
 AnyPicture = TypeVar("AnyPicture", bound=Picture)
@@ -320,15 +318,6 @@ class Tally:
         self._last.clear()
         measured.sum_up_crowd()
         return measured
-
-
-def queue_depth(frame_bytes: int, *, max_memory: float, in_work: int, queues: int) -> int:
-    """Return how many frames, 1 to 6, may wait in each of ``queues`` queues between stages.
-
-    ``max_memory`` is the RAM the run may hold, in GiB; ``in_work`` the frames that the stages hold.
-    """
-    frames = int(max_memory * GIB * QUEUE_SHARE / max(1, frame_bytes)) - in_work
-    return max(1, min(_DEEPEST, frames // queues))
 
 
 @contextmanager

@@ -30,7 +30,6 @@ from colab_helpers.pipeline.frames import (
     QUEUE_SHARE,
     FrameChanger,
     Work,
-    queue_depth,
     with_reference,
 )
 from colab_helpers.pipeline.report_progress import ProgressReporter
@@ -42,8 +41,6 @@ CONSTANT_RATE = Fraction(30)
 
 PictureCallback = Callable[[VideoPicture], None]
 VideoWork = Work[Frame, VideoPicture]
-
-_QUEUES = 2  # beside that of decoded frames: decoders run ahead in threads of their own
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +83,6 @@ class Reading:
         """The most that a decoded frame takes."""
         info = self.info
         return max(1, info.width * info.height * 3 * (2 if pixel_bits(info.pix_fmt) > 8 else 1))
-
-    @property
-    def depth(self) -> int:
-        """Frames that may wait between two stages."""
-        in_work = int(self.settings.execution_threads) * (int(self.settings.batch_size) + 2)
-        in_work += LOOK_AHEAD + 2 * AROUND + 1
-        memory = float(self.settings.max_memory)
-        return queue_depth(self.frame_bytes, max_memory=memory, in_work=in_work, queues=_QUEUES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,14 +190,15 @@ def changed_frames(
     threads, batch = int(settings.execution_threads), int(settings.batch_size)
     every, upright = max(1, round(video.rate)), video.info.upright
     changer = FrameChanger(video.engine, faces.selection, every=every, upright=upright)
-    ahead, depth = partial(run_ahead, gauges=video.progress.gauges), video.depth
+    # One waits between two stages: more do not make a run faster, as the slowest fills them all.
+    ahead = partial(run_ahead, depth=1, gauges=video.progress.gauges)
     works = faces.works(_looked(video, faces, reader, start), stop=stop and stop + AROUND)
     if settings.keep_fps:  # at a constant rate some frames share one picture, which is changed in place
         works = changer.steadied(works, length=video.length)
-    found = ahead(works, depth, name="find faces")
+    found = ahead(works, name="find faces")
     seen = with_covers(found, changer, workers=threads)
     groups = map_ordered(changer.changed, in_groups(seen, batch), workers=threads)
-    with closing(ahead(groups, max(1, depth // batch), name="change faces")) as changed:
+    with closing(ahead(groups, name="change faces")) as changed:
         yield from _finished(video, (work for group in changed for work in group), start, stop)
 
 
