@@ -152,7 +152,7 @@ def _enlarged(crop: npt.NDArray[Any], to_target: Matrix, peak: int) -> tuple[npt
     if zoom < 2 or edge > _LARGEST:
         return crop.astype(np.float32), to_target, cv2.INTER_CUBIC
     fine = cv2.resize(crop, (edge, edge), interpolation=cv2.INTER_CUBIC)
-    if peak < np.iinfo(fine.dtype).max:
+    if peak != 255:  # eight bits end there by themselves
         np.minimum(fine, peak, out=fine)
     return fine.astype(np.float32), compose(to_target, resizing(1 / _TIMES)), cv2.INTER_LINEAR
 
