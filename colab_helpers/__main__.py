@@ -220,6 +220,24 @@ def _edit_people(options: argparse.Namespace) -> None:
         rename(options.folder, old, new)
 
 
+def _cluster(options: argparse.Namespace) -> int:
+    from colab_helpers.cluster import nodes
+
+    if options.action == "start":
+        address = nodes.start(options.host or nodes.LOOPBACK, options.port)
+        print(
+            tr("the cluster is at {address}; its token: {token}", address=address, token=nodes.token_path())
+        )
+    elif options.action == "join":
+        nodes.join(options.address, options.host)
+        print(tr("this machine is part of the cluster at {address}", address=options.address))
+    elif options.action == "stop":
+        print(tr("{number} node(s) of this machine ended", number=nodes.stop()))
+    else:
+        print("\n".join(nodes.described(options.address)))
+    return SUCCESS
+
+
 def _demo(options: argparse.Namespace) -> int:
     from colab_helpers.demo import copy_demo
 
@@ -338,6 +356,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "people": _people,
     "stop": _stop,
+    "cluster": _cluster,
     "demo": _demo,
     "preload": _preload,
     "convert": _convert,

@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
             tr("list the people of a batch or of a library, with pictures; change the map"),
         ),
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
+        "cluster": (_add_cluster, tr("make this machine part of a cluster of your own, which does batches")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "preload": (_add_preload, tr("fetch the models that the settings need, verified")),
         "convert": (_add_convert, halves),
@@ -82,6 +83,12 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     add("--shortest-first", help=shortest, **SWITCH)
     here = tr("work in this process: a crash takes everything with it")
     add("--in-process", help=here, **SWITCH)
+    add("--cluster", default="", metavar="ADDRESS", help=tr("have a cluster do it: HOST:PORT, or auto"))
+    add("--gpus-per-worker", default=1.0, metavar="SHARE", help=tr("of a GPU, for each worker there"))
+    first = tr("a batch there waits as long as one of a higher priority works")
+    add("--priority", default=0, metavar="N", help=first)
+    other = tr("what lies below OLD here lies below NEW on the cluster's machines")
+    add("--map", dest="map_paths", action="append", default=[], metavar="OLD=NEW", help=other)
 
 
 def _add_roop(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +129,22 @@ def _add_people(parser: argparse.ArgumentParser) -> None:
     add("--name", metavar=("NAME", "NEW"), help=tr("call somebody NEW"), **pair)
     add("--library", help=tr("a folder of people, each a folder of photos"), **FOLDER)
     _add_models_dir(parser)
+    _add_language(parser)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("action", choices=("start", "join", "status", "stop"))
+    add(
+        "address",
+        nargs="?",
+        default="auto",
+        metavar="HOST:PORT",
+        help=tr("of the cluster, as start tells it"),
+    )
+    host = tr("address at which others reach this machine; without it, start lets nobody else in")
+    add("--host", default="", help=host)
+    add("--port", type=int, default=6379, metavar="N", help=tr("where start listens"))
     _add_language(parser)
 
 
