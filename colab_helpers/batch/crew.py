@@ -231,7 +231,7 @@ class Crew(Batch):
     def _refused(self, member: Member, error: Exception) -> None:
         """Go on with the other workers where one cannot begin; its error is raised where there is none."""
         self._leave(member)
-        if not self._members:
+        if not self._members and not self._ending:
             raise error
         self.around.status.note(tr("one worker less: {error}", error=error_text(error)))
 
@@ -257,7 +257,7 @@ class Crew(Batch):
                 file.plan = result
                 if result.report is not None:
                     self._over(call, result.report)
-        if leaves:  # it holds too much memory
+        if leaves and not self._ending:  # it holds too much memory
             self._leave(member)
             self._start(member.device)
 
@@ -307,11 +307,11 @@ class Crew(Batch):
         """Have all workers end; what they note, and finish, meanwhile counts."""
         self._ending, until = True, time.monotonic() + _LAST_NEWS
         processes = [member.process for member in self._members]
-        for member in list(self._members):
+        for member in self._members:
             member.process.terminate()
-            if member.loaded and member.call is None:
-                self._leave(member)
         while self._members and time.monotonic() < until:
+            for member in [each for each in self._members if each.loaded and each.call is None]:
+                self._leave(member)
             with suppress(KeyboardInterrupt):  # it is known
                 self._take_news()
         for process in processes:
