@@ -236,13 +236,13 @@ class Settings(BaseModel):
         listed = isinstance(value, str) and value != "auto"
         return [part.strip() for part in str(value).split(",")] if listed else value
 
-    @field_validator("visible_label", "visible_label_text", "disclosure", mode="before")
+    @field_validator("visible_label", "visible_label_text", "disclosure", "gpus", mode="before")
     @classmethod
     def _as_meant(cls, value: object, info: ValidationInfo) -> object:
-        """What YAML reads ``off``, and nothing, as."""
-        if info.field_name == "visible_label" and isinstance(value, bool):
-            return "always" if value else "off"
-        return "" if value is None and info.field_name != "visible_label" else value
+        """What YAML reads ``off``, nothing, and a number, as."""
+        if info.field_name == "visible_label":
+            return ("always" if value else "off") if isinstance(value, bool) else value
+        return "" if value is None else str(value) if type(value) is int else value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Settings:

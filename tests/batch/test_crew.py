@@ -167,7 +167,7 @@ def test_a_segment_on_which_three_workers_die_fails_its_file_alone(clips, in_mem
     assert list(failed) == ["vfr.mp4"]
     assert "died 3 times on this file" in (failed["vfr.mp4"].error or "")
     assert sum(file.status == "done" for file in report.files) == 2
-    assert report.summary.restarts == 3
+    assert 3 <= report.summary.restarts <= 5  # they die on two segments at a time
 
 
 @pytest.mark.parametrize("then", [{}, TWO], ids=["one", "two"])
@@ -212,6 +212,7 @@ def test_with_a_map_of_people(run, tmp_path, films) -> None:
 
 def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a", "GPU-b", "GPU-c"])
+    assert load_settings(gpus=1).gpus == "1"  # as YAML reads it
     assert devices_of("") == []
     assert devices_of("all") == ["GPU-a", "GPU-b", "GPU-c"]
     assert devices_of("2,0,2") == ["GPU-c", "GPU-a"]
