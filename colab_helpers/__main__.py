@@ -335,6 +335,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "stop": _stop,
     "serve": _extra,
     "transcribe": _extra,
+    "cluster": _extra,
     "demo": _demo,
     "prompt": _extra,
     "portraits": _extra,

@@ -175,6 +175,10 @@ class BatchOptions(TypedDict, total=False):
     session_minutes: float
     shortest_first: bool
     in_process: bool
+    cluster: str
+    gpus_per_worker: float
+    priority: int
+    map_paths: Sequence[str]
 
 
 def run_batch(
@@ -243,6 +247,10 @@ def do_batch(
                 from colab_helpers.batch.worker import run_job
 
                 return run_job(job, on_progress=on_progress)
+            if request.cluster:
+                from colab_helpers.cluster.supervisor import ClusterSupervisor
+
+                return ClusterSupervisor(job, on_progress=on_progress, on_status=on_status).run()
             from colab_helpers.batch.supervisor import Supervisor
 
             return Supervisor(job, on_progress=on_progress, on_status=on_status).run()

@@ -17,6 +17,7 @@ from colab_helpers.errors import UsageError
 from colab_helpers.extra_options import (
     FOLDER,
     SWITCH,
+    add_cluster,
     add_language,
     add_models_dir,
     add_portraits,
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         "stop": (_add_stop, tr("stop the batch in an output folder; a later run goes on with it")),
         "transcribe": (add_transcribe, tr("write what is said in videos as subtitles")),
         "serve": (add_serve, tr("take jobs over HTTP from programs of this machine")),
+        "cluster": (add_cluster, tr("make this machine part of a cluster of your own, which does batches")),
         "demo": (_add_demo, tr("copy rendered people to try everything on, with stand-in models")),
         "prompt": (add_prompt, tr("improve the description of a picture, by rules")),
         "portraits": (add_portraits, tr("make up somebody who does not exist, for the library")),
@@ -93,6 +95,12 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
     add("--shortest-first", help=shortest, **SWITCH)
     here = tr("work in this process: a crash takes everything with it")
     add("--in-process", help=here, **SWITCH)
+    add("--cluster", default="", metavar="ADDRESS", help=tr("have a cluster do it: HOST:PORT, or auto"))
+    add("--gpus-per-worker", default=1.0, metavar="SHARE", help=tr("of a GPU, for each worker there"))
+    first = tr("a batch there waits as long as one of a higher priority works")
+    add("--priority", default=0, metavar="N", help=first)
+    other = tr("what lies below OLD here lies below NEW on the cluster's machines")
+    add("--map", dest="map_paths", action="append", default=[], metavar="OLD=NEW", help=other)
 
 
 def _add_roop(parser: argparse.ArgumentParser) -> None:

@@ -67,3 +67,20 @@ def add_models_dir(parser: argparse.ArgumentParser) -> None:
 def add_language(parser: argparse.ArgumentParser) -> None:
     """The one setting that concerns verbs without settings, too."""
     parser.add_argument("--language", choices=ASKED, default="auto", help=tr(HELP))
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add what ``cluster`` takes."""
+    add = parser.add_argument
+    add("action", choices=("start", "join", "status", "stop"))
+    add(
+        "address",
+        nargs="?",
+        default="auto",
+        metavar="HOST:PORT",
+        help=tr("of the cluster, as start tells it"),
+    )
+    host = tr("address at which others reach this machine; without it, start lets nobody else in")
+    add("--host", default="", help=host)
+    add("--port", type=int, default=6379, metavar="N", help=tr("where start listens"))
+    add_language(parser)

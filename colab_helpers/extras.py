@@ -59,9 +59,28 @@ def _portraits(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def _cluster(options: argparse.Namespace) -> int:
+    from colab_helpers.cluster import nodes
+
+    if options.action == "start":
+        address = nodes.start(options.host or nodes.LOOPBACK, options.port)
+        print(
+            tr("the cluster is at {address}; its token: {token}", address=address, token=nodes.token_path())
+        )
+    elif options.action == "join":
+        nodes.join(options.address, options.host)
+        print(tr("this machine is part of the cluster at {address}", address=options.address))
+    elif options.action == "stop":
+        print(tr("{number} node(s) of this machine ended", number=nodes.stop()))
+    else:
+        print("\n".join(nodes.described(options.address)))
+    return 0
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": _serve,
     "transcribe": _transcribe,
+    "cluster": _cluster,
     "prompt": _prompt,
     "portraits": _portraits,
 }

@@ -237,7 +237,9 @@ class BatchRequest(SettingsRequest):
         targets: Absolute paths of videos, images, folders and patterns; ``target_paths`` are the files.
     """
 
-    not_in_form = frozenset({"report_path", "work_dir", "in_process"})
+    not_in_form = frozenset(
+        {"report_path", "work_dir", "in_process", "cluster", "gpus_per_worker", "priority", "map_paths"}
+    )
 
     library: Place = Field(
         None, description="A folder of people, each a folder of photos; sources may then be their names."
@@ -267,6 +269,12 @@ class BatchRequest(SettingsRequest):
     work_dir: Place = Field(None, description="A folder on a local disk for unfinished work.")
     in_process: bool = Field(
         False, description="Work in this very process: a crash takes everything with it."
+    )
+    cluster: str = Field("", description="HOST:PORT of a cluster that does it, or auto for this machine's.")
+    gpus_per_worker: float = Field(1.0, gt=0, le=1, description="Share of a GPU that each worker gets there.")
+    priority: int = Field(0, description="A batch there waits as long as one of a higher priority works.")
+    map_paths: tuple[str, ...] = Field(
+        (), description="OLD=NEW: what lies below OLD here lies below NEW on the cluster's machines."
     )
 
     @cached_property

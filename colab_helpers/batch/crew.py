@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,13 @@ def devices_of(gpus: str) -> list[str]:
 
 @dataclass(eq=False)
 class Member:
-    """A worker process: what it sees, since when it was last heard, and what it is at."""
+    """A worker process: what it sees, since when it was last heard, and what it is at.
 
-    process: subprocess.Popen[bytes]
-    far: Connection
+    ``process`` is a ``Popen`` and ``far`` a ``Connection``, or what does the same on another machine.
+    """
+
+    process: Any
+    far: Any
     device: str
     heard: float = field(default_factory=time.monotonic)
     loaded: bool = False

@@ -224,6 +224,8 @@ class Hands:
     def whole(self, index: int, *, deaths: Deaths = (0, "")) -> FileReport:
         """Do a file from end to end, unless an earlier run did; going on where an earlier attempt ended."""
         self.close()
+        if deaths[0]:  # what another worker has noted since
+            self.earlier.history = read_journal(self.around.job.folder / JOURNAL_NAME)
         task, report = self.tasks[index], self._report(index)
         with self._told(index, report):
             if os.path.isdir(task.target):  # noqa: PTH112 - Path.is_dir raises where it may not be entered

@@ -25,8 +25,8 @@ class FolderBusyError(UsageError):
 
 
 @contextmanager
-def folder_lock(output_dir: Path) -> Iterator[None]:
-    """Hold a folder, which is made if missing, against a second batch.
+def folder_lock(output_dir: Path, host: str = "") -> Iterator[None]:
+    """Hold a folder, which is made if missing, against a second batch; ``host``: what we call ourselves.
 
     Mounted drives know no locks: theirs lies on a local disk, in one place for all batches of this user.
 
@@ -46,7 +46,7 @@ def folder_lock(output_dir: Path) -> Iterator[None]:
         except Timeout as error:
             raise _busy(output_dir, latest_status([output_dir / STATUS_NAME])) from error
     try:
-        _check_status(output_dir)
+        _check_status(output_dir, host)
         yield
     finally:
         # While it is held: removed later, it might already be another's.
@@ -71,10 +71,10 @@ def _holder(status: BatchStatus | None) -> str:
     return tr(" (process {pid} on {host}, since {since})", pid=status.pid, host=status.host, since=since)
 
 
-def _check_status(output_dir: Path) -> None:
+def _check_status(output_dir: Path, host: str) -> None:
     """Whoever works in the folder without its lock, which is on another disk, is known by the status."""
     status = latest_status([output_dir / STATUS_NAME])
-    if status is None or status.state != "running":
+    if status is None or status.state != "running" or status.host == host:
         return
     here = status.host == socket.gethostname()
     works = process_lives(status.pid, status.pid_started) if here else status.alive()

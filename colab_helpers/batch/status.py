@@ -24,6 +24,7 @@ from colab_helpers.progress import Progress
 from colab_helpers.resources.samples import Sample
 
 _INTERVAL = 0.5
+_MANY = 100
 _FAR_INTERVAL = 5.0
 """Seconds between two versions of the file on a mounted drive, which has to upload each."""
 # How long the end of a run waits for a mounted drive to take its last status.
@@ -53,6 +54,7 @@ class BatchStatus(BaseModel):
     fitting: int | None = Field(None, description="Files that fit the session at the rate so far.")
     pause: str | None = Field(None, description="What the work is waiting for, if anything.")
     notes: list[str] = Field([], description="What concerns the whole run, one sentence each.")
+    workers: list[str] = Field([], description="Who does what where several work at it, a sentence each.")
     picture: str | None = Field(None, description="A frame just written, as a small JPEG data: URL.")
     sample: Sample | None = Field(None, description="The machine at the last look.")
     progress: Progress | None = Field(None, description="Where the file at work stands, or the last one.")
@@ -88,6 +90,7 @@ class BatchStatus(BaseModel):
         for file in self.files:
             if file.status in ("queued", "running"):
                 file.status = "cancelled"
+        self.workers = []
         failed = any(file.status not in ("done", "skipped") for file in self.files)
         self.state = "cancelled" if cancelled else "failed" if failed else "done"
         self.updated = time.time()
@@ -140,6 +143,7 @@ class StatusWriter:
         near: Where a copy lies that is always up to date; ``path``, on a mounted drive that may hang, then
             gets news every five seconds and never holds anything up.
         run: Names the run; notes and counts of an earlier worker of the same run are taken over.
+        host: What this machine is called; by default its name.
     """
 
     def __init__(
@@ -151,6 +155,7 @@ class StatusWriter:
         run: str = "",
         job: str = "",
         supervisor: int = 0,
+        host: str = "",
         session_minutes: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -170,7 +175,7 @@ class StatusWriter:
             job=job,
             pid=os.getpid(),
             pid_started=psutil.Process().create_time(),
-            host=socket.gethostname(),
+            host=host or socket.gethostname(),
             supervisor=supervisor,
             supervisor_started=psutil.Process(supervisor).create_time() if supervisor else 0.0,
             updated=now,
@@ -216,6 +221,10 @@ class StatusWriter:
         with self._changing() as status:
             status.notes = [*status.notes, *texts]
 
+    def workers(self, doing: list[str]) -> None:
+        """Tell who does what; it is told with the next news."""
+        self.status.workers = doing
+
     def fitting(self, files: int) -> None:
         """Tell how many files fit the session at the rate so far."""
         if files != self.status.fitting:
@@ -235,11 +244,14 @@ class StatusWriter:
                 status.pause = reason
 
     def file(self, index: int, report: FileReport) -> None:
-        """Note what became of a file."""
-        with self._changing() as status:
+        """Note what became of a file; of many it is told twice a second, as all are written each time."""
+        with self._lock:
+            status = self.status
             status.files[index] = report
             status.picture = None
             status.ticks += 1
+            if len(status.files) <= _MANY or self._clock() - self._written >= _INTERVAL:
+                self._write()
 
     def end(self, *, cancelled: bool = False) -> None:
         """Note that nothing more is done, and wait a little for a mounted drive to have it."""

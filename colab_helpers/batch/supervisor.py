@@ -46,7 +46,7 @@ class BatchStopped(KeyboardInterrupt):
         self.report = report
 
 
-class _End(NamedTuple):
+class End(NamedTuple):
     """How a worker ended: exit code, the run it did, and what it died of."""
 
     code: int
@@ -156,7 +156,7 @@ class Supervisor:
         same = status is not None and status.job == self.job.digest and status.alive()
         return status.run if status is not None and same else None
 
-    def start_worker(self, cause: str) -> _End:
+    def start_worker(self, cause: str) -> End:
         """Start a worker and watch it to its end."""
         self.job.save(self._job_file)
         command = [sys.executable, "-m", "colab_helpers.batch.worker", str(self._job_file)]
@@ -181,9 +181,9 @@ class Supervisor:
                 remedy=tr("check the disk or the mount it works on, then run again"),
             ) from error
         asked = -code in STOP_SIGNALS  # by a signal that came before it could take any
-        return _End(STOPPED if asked else code, self.job.run, stalled or cause_of(code))
+        return End(STOPPED if asked else code, self.job.run, stalled or cause_of(code))
 
-    def _attached(self, run: str) -> _End:
+    def _attached(self, run: str) -> End:
         """Watch a worker that somebody else has started, here or on another machine, to its end."""
         news = Unchanged()
 
@@ -198,8 +198,8 @@ class Supervisor:
         stalled = self._watch.until_end(goes_on)
         last = self._watch.status()
         if last is None or last.run != run or last.state == "running":
-            return _End(1, run, stalled or tr("ended without a word"))
-        return _End(STOPPED if last.state == "cancelled" else 0, run, "")
+            return End(1, run, stalled or tr("ended without a word"))
+        return End(STOPPED if last.state == "cancelled" else 0, run, "")
 
     def _report_of(self, run: str) -> BatchReport | None:
         """Read the report of a run; None if it has left none."""

@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,6 +84,8 @@ def run_job(
     stop: Stop | None = None,
     supervisor: int = 0,
     on_progress: ProgressCallback | None = None,
+    crew: Callable[..., Batch] | None = None,
+    host: str = "",
 ) -> BatchReport:
     """Do a batch in this process, speaking the job's language; return its report, which is also written.
 
@@ -93,6 +95,8 @@ def run_job(
         stop: Who asks to stop; by default only the file ``STOP``, and Ctrl-C where Python raises it.
         supervisor: The process that starts another if this one dies; 0: none.
         on_progress: Called up to four times a second while a video runs.
+        crew: Makes those who do it, from what ``Crew`` is made of up to ``announce``; None: as ``gpus`` says.
+        host: What the status calls this machine; by default its name.
 
     Raises:
         FolderBusyError: Another batch works in the folder.
@@ -103,16 +107,16 @@ def run_job(
         consent_for(job.request, job.inputs)
         places = WorkPlaces.of(job.folder, job.request.work_dir)
         own = Writable(identities(job.inputs), overwrite=job.request.settings.overwrite, made=own_file)
-        with folder_lock(job.folder):
-            status = _begin(job, places, own, supervisor)
+        with folder_lock(job.folder, host):
+            status = _begin(job, places, own, supervisor, host)
             if cause:
                 status.restarted(cause)
-            report = _Run(job, places, status, stop or Stop(), cause, on_progress, own).run()
+            report = _Run(job, places, status, stop or Stop(), cause, on_progress, own, crew).run()
             places.tidy(job.run)
         return report
 
 
-def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int) -> StatusWriter:
+def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int, host: str) -> StatusWriter:
     """Make sure that all records may be written, and say that the run has begun."""
     for name in (JOURNAL_NAME, STATUS_NAME, SAMPLES_NAME):
         own.clear(job.folder / name)
@@ -126,6 +130,7 @@ def _begin(job: Job, places: WorkPlaces, own: Writable, supervisor: int) -> Stat
         run=job.run,
         job=job.digest,
         supervisor=supervisor,
+        host=host,
         session_minutes=job.request.session_minutes,
     )
 
@@ -135,6 +140,7 @@ class _Run(Surroundings):
     """A batch in its locked folder, up to its report; ``own`` knows what the run itself may write."""
 
     own: Writable = field(default_factory=Writable)
+    crew: Callable[..., Batch] | None = None
 
     def run(self) -> BatchReport:
         with self.stop.looking_for(self.job.folder / STOP_NAME, on_late=self._end_late):
@@ -179,6 +185,8 @@ class _Run(Surroundings):
             request = self.job.request
             try:
                 order, estimate = self._in_order()
+                if self.crew is not None:
+                    return self.crew(self, order, estimate, journal, [], self._announce).run()
                 devices = devices_of(request.settings.gpus) if request.people != "only" else []
                 if devices:
                     announce = partial(self._announce, workers=len(devices))

@@ -77,6 +77,7 @@ def live_html(
         facts=facts,
         rows=[_row(file, running, lost) for file in named],
         rest=rest,
+        workers=_workers(status),
         notes=status.remarks[-MOST_NOTES:] if status else [],
     )
 
@@ -101,6 +102,7 @@ def live_text(
     why = _why(shown, status, lost)
     lines += [*_remarks(shown), *([why] if why else [])]
     lines += [tr("warning: {text}", text=text) for text in warnings(shown)]
+    lines += _workers(status)
     if not files:
         return lines
     lines += facts
@@ -122,6 +124,13 @@ def _in_window(samples: Sequence[Sample], status: BatchStatus | None) -> list[Sa
 
 
 # --- the machine --------------------------------------------------------------------------------------
+
+
+def _workers(status: BatchStatus | None) -> list[str]:
+    """Say who does what, where several work at it and as far as there is room."""
+    workers = status.workers if status else []
+    rest = len(workers) - MOST_FILES
+    return [*workers[:MOST_FILES], *([tr("and {number} more", number=rest)] if rest > 0 else [])]
 
 
 def _remarks(samples: Sequence[Sample]) -> list[str]:

@@ -229,3 +229,39 @@ def test_workers_share_what_the_machine_has(monkeypatch) -> None:
         monkeypatch.setenv(SHARED_BY, str(workers))
         settings, notes = resolve(load_settings(max_memory=asked), machine, cuda=False)
         assert (settings.max_memory, notes) == (held, ())
+
+
+DIES_BEHIND_A_SEGMENT = """
+if "colab_helpers.batch.member" in sys.orig_argv:
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch.earlier import UnfinishedFile
+    from colab_helpers.batch.hands import Hands
+    keep, whole, at = UnfinishedFile.keep, Hands.whole, []
+    def kept(self, done):
+        keep(self, done)
+        died = Path(os.environ["PLACE"]) / "died"
+        if at and done.segment.number == 1 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    def watched(self, index, **given):
+        at.append(index)
+        try:
+            return whole(self, index, **given)
+        finally:
+            at.pop()
+    UnfinishedFile.keep, Hands.whole = kept, watched
+"""
+
+
+def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
+    photo, shared_dir, constant_models, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    at_start(monkeypatch, tmp_path, DIES_BEHIND_A_SEGMENT)
+    specs = {"a.mp4": Spec(**SMALL, frames=44), "b.mp4": SHORT, "c.mp4": Spec(**SMALL, frames=4)}
+    targets = made_once(shared_dir / "crew_whole", specs)
+    report = run_here(photo, targets, tmp_path / "two", constant_models, overrides=TWO)
+    assert report.ok
+    assert (tmp_path / "died").exists()
+    assert repeated(tmp_path / "two") == {}

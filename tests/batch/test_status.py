@@ -77,6 +77,24 @@ def test_it_is_written_twice_a_second_and_at_every_change_of_state(tmp_path) -> 
     assert json.loads((tmp_path / STATUS_NAME).read_text())["schema"] == 1
 
 
+def test_of_many_files_what_becomes_of_each_is_told_twice_a_second(tmp_path) -> None:
+    now = [0.0]
+    many = [Task(tmp_path / f"{n}.mp4", tmp_path / "out" / f"{n}.mp4") for n in range(101)]
+    writer = StatusWriter(tmp_path / STATUS_NAME, many, clock=lambda: now[0])
+
+    def done(*numbers: int) -> int:
+        for number in numbers:
+            writer.file(number, FileReport(target=str(many[number].target), status="done"))
+        return [file.status for file in read_status(tmp_path).files].count("done")
+
+    assert done(0, 1) == 0
+    now[0] = 0.5
+    assert done(2) == 3
+    assert done(3) == 3
+    writer.end()
+    assert done() == 4, "and in the end in any case"
+
+
 def test_a_status_that_cannot_be_written_does_not_stop_the_work(batch, tmp_path) -> None:
     (tmp_path / "out" / STATUS_NAME).mkdir(parents=True)
     report = batch(make(tmp_path / "a.mp4", Spec(frames=5)))

@@ -235,3 +235,14 @@ def test_a_run_is_painted_once_a_second_and_at_its_end(tmp_path) -> None:
     assert f'src="{PICTURE}" alt="last frame"' in pages[-1]
     view(found.model_copy(update={"state": "done"}))
     assert len(pages) == 7
+
+
+def test_who_does_what_is_told_as_far_as_there_is_room() -> None:
+    status = a_status(workers=[f"node{n}: film.mp4" for n in range(64)])
+    text, page = "\n".join(live_text([], status, now=0.0)), live_html([], status, now=0.0)
+    for shown in (text, page):
+        assert "node0: film.mp4" in shown
+        assert "node11: film.mp4" in shown
+        assert "node12: film.mp4" not in shown
+        assert "and 52 more" in shown
+    assert "more" not in "\n".join(live_text([], a_status(workers=["node0: film.mp4"]), now=0.0))

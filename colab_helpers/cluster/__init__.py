@@ -1,0 +1,1 @@
+"""A batch on several machines: Ray carries the calls, everything else is what one machine does, too."""

@@ -1,0 +1,123 @@
+"""What is refused before Ray is asked for anything; these need none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from colab_helpers.batch.job import Job
+from colab_helpers.batch.plan import Task
+from colab_helpers.cluster import nodes
+from colab_helpers.cluster.supervisor import mapped
+from colab_helpers.errors import UsageError
+from colab_helpers.request import BatchRequest
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
+    monkeypatch.setattr(nodes.importlib.util, "find_spec", lambda _name: object())
+    return tmp_path
+
+
+def token(home: Path, mode: int = 0o600) -> None:
+    (home / "cluster.token").write_text("0" * 64)
+    (home / "cluster.token").chmod(mode)
+
+
+def test_without_ray_the_one_command_that_installs_it_is_told(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
+    monkeypatch.setattr(nodes.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UsageError, match=r"pip install 'colab-helpers\[cluster\]'"):
+        nodes.connect("127.0.0.1:1")
+
+
+def test_nothing_starts_where_everybody_would_be_let_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(UsageError, match="lets everybody in"):
+        nodes.start("127.0.0.1", 1)
+
+
+def test_a_token_is_made_for_this_user_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(nodes, "_run_ray", lambda *given: asked.append(given))
+    assert nodes.start("127.0.0.1", 7777) == "127.0.0.1:7777"
+    assert nodes.token_path().stat().st_mode & 0o777 == 0o600
+    made = nodes.token_path().read_text()
+    assert len(made) == 64
+    nodes.start("127.0.0.1", 7777)
+    assert nodes.token_path().read_text() == made, "other machines have it"
+    assert "--node-ip-address=127.0.0.1" in asked[0]
+
+
+@pytest.mark.parametrize("mode", [0o644, None])
+def test_a_token_that_others_can_read_or_none_is_refused(home: Path, mode: int | None) -> None:
+    if mode is not None:
+        token(home, mode)
+    with pytest.raises(UsageError, match="that you alone can read"):
+        nodes.connect("127.0.0.1:1")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:99999999"])
+def test_an_address_at_which_nobody_answers_is_refused_at_once(home: Path, address: str) -> None:
+    token(home)
+    with pytest.raises(UsageError, match="no cluster answers there"):
+        nodes.connect(address)
+
+
+def test_auto_is_the_cluster_of_this_machine(home: Path) -> None:
+    with pytest.raises(UsageError, match="belongs to no cluster"):
+        nodes.connect("auto")
+    token(home)
+    (home / "cluster.json").write_text(json.dumps({"address": "127.0.0.1:1"}))
+    with pytest.raises(UsageError, match="no cluster answers there"):
+        nodes.connect("auto")
+
+
+def test_on_the_loopback_nothing_else_is_listened_on(home: Path) -> None:
+    token(home)
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    assert nodes._environment("127.0.0.1:6379")[name] == "0"
+    assert nodes._environment("10.0.0.2:6379")[name] == "1"
+
+
+def job(**given: object) -> Job:
+    request = BatchRequest(
+        sources=["/mnt/me/photo.jpg"],
+        targets=["/mnt/clips"],
+        output_dir="/mnt/out",
+        consent="me: self",
+        **given,
+    )
+    tasks = [
+        Task(Path("/mnt/clips/a.mp4"), Path("/mnt/out/a.mp4")),
+        Task(Path("/mnt2/b.mp4"), Path("/mnt/out/b.mp4")),
+    ]
+    return Job(request=request, names=("photo",), tasks=tuple(tasks))
+
+
+def test_mounts_may_have_other_names_on_the_cluster() -> None:
+    found = mapped(job(map_paths=["/mnt=/data", "/mnt2/=/more/"]))
+    assert found.request.sources == ("/data/me/photo.jpg",)
+    assert found.folder == Path("/data/out")
+    assert [str(task.target) for task in found.tasks] == ["/data/clips/a.mp4", "/more/b.mp4"]
+    same = job()
+    assert mapped(same) == same
+
+
+@pytest.mark.parametrize("pair", ["/mnt", "mnt=/data", "/mnt=data", "="])
+def test_what_is_no_pair_of_places_is_refused(pair: str) -> None:
+    with pytest.raises(UsageError, match="does not tell two places apart"):
+        mapped(job(map_paths=[pair]))
+
+
+def test_who_asks_for_no_cluster_loads_nothing_of_it() -> None:
+    script = "import colab_helpers.api, colab_helpers.batch.worker, sys; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not [name for name in loaded if name == "ray" or name.startswith("colab_helpers.cluster")]
