@@ -64,9 +64,8 @@ def _cluster(options: argparse.Namespace) -> int:
 
     if options.action == "start":
         address = nodes.start(options.host or nodes.LOOPBACK, options.port)
-        print(
-            tr("the cluster is at {address}; its token: {token}", address=address, token=nodes.token_path())
-        )
+        token = nodes.token_path()
+        print(tr("the cluster is at {address}; its token: {token}", address=address, token=token))
     elif options.action == "join":
         nodes.join(options.address, options.host)
         print(tr("this machine is part of the cluster at {address}", address=options.address))

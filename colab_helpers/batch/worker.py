@@ -42,7 +42,7 @@ from colab_helpers.batch.report import (
     html_path,
     own_file,
 )
-from colab_helpers.batch.run_batch import Alone
+from colab_helpers.batch.run_batch import Alone, Batch
 from colab_helpers.batch.status import StatusWriter, end_status
 from colab_helpers.batch.stop import LONGEST_STOP, STATUS_NAME, STOP_NAME, Stop
 from colab_helpers.batch.surroundings import Surroundings

@@ -38,7 +38,7 @@ from tests.media.make import Sound, Spec, make, variable_pts
 pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None,
-        reason="Ray is not installed: pip install 'colab-helpers[cluster]'",
+        reason="Ray is not installed: bash setup.sh install cluster",
     ),
     pytest.mark.xdist_group("cluster"),
 ]

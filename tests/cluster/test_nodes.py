@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from colab_helpers import errors
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.plan import Task
 from colab_helpers.cluster import nodes
@@ -20,7 +21,7 @@ from colab_helpers.request import BatchRequest
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
-    monkeypatch.setattr(nodes.importlib.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(errors, "find_spec", lambda _name: object())
     return tmp_path
 
 
@@ -31,8 +32,8 @@ def token(home: Path, mode: int = 0o600) -> None:
 
 def test_without_ray_the_one_command_that_installs_it_is_told(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
-    monkeypatch.setattr(nodes.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(UsageError, match=r"pip install 'colab-helpers\[cluster\]'"):
+    monkeypatch.setattr(errors, "find_spec", lambda _name: None)
+    with pytest.raises(UsageError, match="setup.sh install cluster"):
         nodes.connect("127.0.0.1:1")
 
 
