@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from colab_helpers.errors import MissingFileError, UsageError, allowed_values
 from colab_helpers.files import absolute, from_yaml, natural_key
-from colab_helpers.language import ASKED, Asked, spoken, tr
+from colab_helpers.language import ASKED, Asked, mark, spoken, tr
 from colab_helpers.settings import DEFAULT_PRESET, Settings, load_settings
 
 T = TypeVar("T")
@@ -172,18 +172,12 @@ def _refused(model: type[Request], error: ValidationError) -> UsageError:
         name, value = str((*item["loc"], "")[0]), repr(item["input"])
         if not name:
             told.append(str(item["msg"]))
-            continue
-        if name not in schema:
+        elif name not in schema:
             told.append(tr("there is no {name!r}", name=name))
-            continue
-        shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
-        text = tr(
-            "{key} = {value} is not allowed; allowed: {allowed}",
-            key=name,
-            value=shown,
-            allowed=allowed_values(schema[name]),
-        )
-        told.append(text)
+        else:
+            shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…"
+            what = mark("{key} = {value} is not allowed; allowed: {allowed}")
+            told.append(tr(what, key=name, value=shown, allowed=allowed_values(schema[name])))
     return UsageError("; ".join(dict.fromkeys(told)), remedy=tr("correct the value"))
 
 
@@ -257,9 +251,7 @@ class BatchRequest(SettingsRequest):
         "it is there.",
     )
     consent: str = Field("", description="Who is shown, on what ground: a sentence or a YAML file's path.")
-    instead_of_label: str = Field(
-        "", description="How people are told instead of by the visible label; empty: by the label."
-    )
+    instead_of_label: str = Field("", description="How else people are told; empty: by the visible label.")
     video_range: str = Field("", description="Which of the targets, counted from 1, such as 1-30.")
     session_minutes: Amount = Field(0.0, description="How long this machine can be used; 0: not known.")
     shortest_first: bool = Field(False, description="Do the files in the order of the time they take.")
@@ -345,8 +337,7 @@ def _matching(target: str) -> list[Path]:
     if not glob.has_magic(target) or path.exists():
         return [path]
     found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    files = sorted(found, key=lambda path: natural_key(path.name))
-    if not files:
+    if not (files := sorted(found, key=lambda path: natural_key(path.name))):
         raise MissingFileError(
             tr("there is no such file, and no file's name fits it as a pattern"),
             where=target,
@@ -357,9 +348,8 @@ def _matching(target: str) -> list[Path]:
 
 def _stem(path: str) -> str:
     """A few letters of a file's name that any file system takes."""
-    if path.startswith("data:"):
-        return "picture"
-    return re.sub(r"[^a-z0-9]+", "_", Path(path).stem.lower()).strip("_")[:20] or "files"
+    stem = "picture" if path.startswith("data:") else Path(path).stem.lower()
+    return re.sub(r"[^a-z0-9]+", "_", stem).strip("_")[:20] or "files"
 
 
 REQUESTS: dict[str, type[Request]] = {
