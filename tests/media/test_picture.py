@@ -221,3 +221,20 @@ def test_a_face_fades_out_at_its_box_but_not_where_the_border_cuts_it(fmt: str) 
 def test_a_face_that_leaves_the_frame_does_not_jump() -> None:
     rows = [_white_over_black(left)[:60].astype(int) for left in np.arange(16, -4, -0.5)]
     assert max(np.abs(b - a).max() for a, b in pairwise(rows)) <= 50
+
+
+def test_a_frame_that_was_seen_and_that_its_decoder_still_holds_is_changed_in_a_copy() -> None:
+    encoder = av.CodecContext.create("mpeg4", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = (
+        WIDTH,
+        HEIGHT,
+        "yuv420p",
+        Fraction(1, 25),
+    )
+    decoder = av.CodecContext.create("mpeg4", "r")
+    packets = [*encoder.encode(video_frame("yuv420p")), *encoder.encode(None)]
+    frame = next(frame for packet in [*packets, None] for frame in decoder.decode(packet))
+    picture = VideoPicture(frame)
+    seen = picture.crop(MATRIX, 128)
+    picture.paste(255 - seen, MATRIX, face_mask(128), box=BOX)
+    assert np.abs(VideoPicture(frame).crop(MATRIX, 128).astype(int) - seen)[40:90, 40:90].mean() > 20
