@@ -33,7 +33,7 @@ def token(home: Path, mode: int = 0o600) -> None:
 def test_without_ray_the_one_command_that_installs_it_is_told(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("COLAB_HELPERS_HOME", str(tmp_path))
     monkeypatch.setattr(errors, "find_spec", lambda _name: None)
-    with pytest.raises(UsageError, match="setup.sh install cluster"):
+    with pytest.raises(UsageError, match=r"setup\.sh install cluster"):
         nodes.connect("127.0.0.1:1")
 
 
