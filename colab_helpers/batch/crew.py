@@ -29,6 +29,7 @@ from colab_helpers.batch.schedule import Call, Schedule
 from colab_helpers.batch.stop import LONGEST_STOP
 from colab_helpers.batch.surroundings import MOST_DEATHS
 from colab_helpers.errors import OutputError, UsageError, WorkerError
+from colab_helpers.files import state_of
 from colab_helpers.language import mark, tr
 from colab_helpers.machine import SHARED_BY, visible_gpus
 from colab_helpers.pipeline import FinishedSegment
@@ -120,7 +121,10 @@ class Crew(Batch):
 
     def __post_init__(self) -> None:
         # Whoever is asked once more after so many deaths refuses, and says so in the file's report.
-        self._schedule = Schedule(self.order, most_deaths=sys.maxsize, whole_above=len(self.devices))
+        # Copies of one file have one working folder and one face index; what differs in size is none.
+        sizes = {n: (state_of(task.target) or (n,))[0] for n, task in enumerate(self.around.job.tasks)}
+        whole_above = len(self.devices)
+        self._schedule = Schedule(self.order, most_deaths=sys.maxsize, whole_above=whole_above, alike=sizes)
 
     @cached_property
     def _job_file(self) -> Path:
@@ -196,6 +200,8 @@ class Crew(Batch):
             error = failed
         if isinstance(entry, SegmentDone):
             self._schedule.progressed(member)
+            if error is None and member.call is not None and member.call.kind == "segment":
+                self._files[member.call.index].parts[entry.part.segment.number] = entry.part
         with suppress(OSError):
             member.far.send(error)
 
@@ -277,7 +283,11 @@ class Crew(Batch):
             return
         self._cause = member.killed_for or cause_of(member.process.wait())
         self.around.status.restarted(self._cause)
-        self._schedule.died(member)
+        call = member.call
+        if call is not None and call.kind == "segment" and call.number in self._files[call.index].parts:
+            self._schedule.done(member)  # it is noted, and only the answer was lost
+        else:
+            self._schedule.died(member)
         self._barren += not member.loaded
         if self._barren >= MOST_DEATHS:
             told = mark(

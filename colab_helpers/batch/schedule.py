@@ -8,8 +8,9 @@ of the oldest video begun, and only then another file: few are open at once, and
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 
@@ -54,11 +55,19 @@ class Schedule:
 
     Nothing is kept of a file that is over. ``most_deaths`` workers may die on the same call before its file
     is given up. As long as more than ``whole_above`` files wait, each goes whole, which costs least: nobody
-    has to look at it before others can help; None prepares all.
+    has to look at it before others can help; None prepares all. Files that are ``alike`` share what is kept
+    of them, and are done one after another.
     """
 
-    def __init__(self, order: Iterable[int], *, most_deaths: int = 3, whole_above: int | None = None) -> None:
-        self._new, self._whole_above = deque(order), whole_above
+    def __init__(
+        self,
+        order: Iterable[int],
+        *,
+        most_deaths: int = 3,
+        whole_above: int | None = None,
+        alike: Mapping[int, Hashable] = MappingProxyType({}),
+    ) -> None:
+        self._new, self._whole_above, self._alike = deque(order), whole_above, alike
         self._most_deaths = most_deaths
         self._open: dict[int, _Video] = {}  # in the order in which they were begun
         self._due: deque[Call] = deque()  # all but segments; for whoever asks next
@@ -186,12 +195,14 @@ class Schedule:
         return run[len(run) // 2 if taken else 0]
 
     def _another(self) -> Call | None:
-        if not self._new:
+        busy = {self._alike.get(index, index) for index in self._open}
+        index = next((each for each in self._new if self._alike.get(each, each) not in busy), None)
+        if index is None:
             return None
         kind: Kind = "prepare"
         if self._whole_above is not None and len(self._new) > self._whole_above:
             kind = "whole"
-        index = self._new.popleft()
+        self._new.remove(index)
         self._open[index] = _Video()
         return Call(kind, index)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -265,3 +266,13 @@ def test_who_takes_over_a_whole_file_knows_what_was_noted_since(
     assert report.ok
     assert (tmp_path / "died").exists()
     assert repeated(tmp_path / "two") == {}
+
+
+def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, constant_models, tmp_path) -> None:
+    clip = made_once(shared_dir / "crew_copies", {"a.mp4": Spec(**SMALL, frames=44)}) / "a.mp4"
+    (folder := tmp_path / "in").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copyfile(clip, folder / name)
+    report = run_here(photo, folder, tmp_path / "two", constant_models, overrides=TWO)
+    assert report.ok
+    assert media(tmp_path / "two" / "a.mp4") == media(tmp_path / "two" / "b.mp4")

@@ -199,3 +199,17 @@ def test_files_go_whole_as_long_as_enough_wait_and_one_that_gets_on_is_not_given
         assert call == Call("whole", 0)
         schedule.progressed("a")
         assert schedule.deaths(call) == 0
+
+
+def test_files_that_are_alike_are_never_open_together() -> None:
+    schedule, open_now = Schedule(range(4), alike={0: "a", 1: "b", 2: "a", 3: "b"}), set[int]()
+    together = set[frozenset[int]]()
+    while not schedule.over:
+        given = [(w, call) for w in range(3) if (call := schedule.next(w)) is not None]
+        open_now |= {call.index for _, call in given}
+        together.add(frozenset(open_now))
+        for worker, call in given:
+            schedule.done(worker, Plan(segments=2) if call.kind == "prepare" else None)
+            open_now -= {call.index} if call.kind == "finish" else set()
+    assert not [files for files in together if files >= {0, 2} or files >= {1, 3}]
+    assert frozenset({0, 1}) in together

@@ -242,7 +242,7 @@ def test_a_thousand_videos_cost_the_coordinator_little(place: Path, shell: Shell
     targets, out = place / "thousand", place / "many"
     targets.mkdir()
     for number in range(1000):
-        (targets / f"{number:04d}.mp4").write_bytes(b"never read")
+        (targets / f"{number:04d}.mp4").write_bytes(b"never read" + b"." * number)
     (place / "fake").touch()
     try:
         many = Shell(targets, draw_photo(place), shell_models(shell), CONSENT, out, "--cluster", "auto")
