@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Collection, Iterable
@@ -59,7 +60,7 @@ def require_consent(text: str, files: Iterable[Path | None], people: Collection[
     Raises:
         ConsentError: It is missing, says nothing, is the demo's while other files are used, or its file does
             not name everybody.
-        MissingFileError, MediaError: It is the demo's, and one of them is not there or no file.
+        MissingFileError: It is the demo's, and one of them is not there.
     """
     given = consent_of(text)
     if given.people:
@@ -175,8 +176,8 @@ def _require_demo(files: Iterable[Path | None]) -> None:
     for path in files:
         if path is not None and is_demo_file(path):
             continue
-        if path is not None:
-            existing_file(path)  # a name that was mistyped is that, before it is somebody else
+        if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for long names
+            existing_file(path)  # a name that was mistyped is that, not somebody else
         raise ConsentError(
             tr("the demo's statement of consent covers its rendered people only"),
             where=str(path or ""),
