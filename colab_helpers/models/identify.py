@@ -31,7 +31,9 @@ def broken_model(path: Path, reason: str) -> ModelError:
         is_there = str(error.strerror)
     told = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}")
     if wanted:
-        told = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}, published are {wanted}")
+        told = mark(
+            "ONNX Runtime cannot load the model ({reason}): the file is {file}, published are {wanted}"
+        )
     return ModelError(
         tr(told, reason=reason, file=is_there, wanted=", ".join(wanted)),
         where=str(path),
