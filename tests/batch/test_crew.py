@@ -97,6 +97,8 @@ def test_two_workers_give_what_one_gives(clips, alone, tmp_path, which) -> None:
     assert two.ok
     assert_same(one[0], tmp_path / "two", which=which)
     assert told(one[1]) == told(two)
+    for done in (entry["report"] for entry in entries(tmp_path / "two", "done")):  # as a later run tells it
+        assert (done["segments_kept"], done["fps"] < 500) == (0, True)
     begun = [(entry["key"], entry["number"], entry["pid"]) for entry in entries(tmp_path / "two", "started")]
     assert len({key for key, number, _ in begun if number is not None}) == 2, "each was done in parts"
     assert len({pid for *_, pid in begun}) == 2
@@ -132,6 +134,16 @@ DIES = """
     def amid_segment(name, number):
         if name == "vfr.mp4":
             os.kill(os.getpid(), signal.SIGKILL)
+"""
+FAILS = """
+    def amid_segment(name, number):
+        if name == "cfr.mp4":
+            (place / f"at{bool(number)}").touch()
+            while not (place / f"at{not number}").exists():
+                time.sleep(0.05)
+            if number == 0:
+                raise RuntimeError("no")
+            time.sleep(0.5)  # meanwhile that is told
 """
 STOPS = """
     def amid_segment(name, number):
@@ -169,6 +181,52 @@ def test_a_segment_on_which_three_workers_die_fails_its_file_alone(clips, in_mem
     assert "died 3 times on this file" in (failed["vfr.mp4"].error or "")
     assert sum(file.status == "done" for file in report.files) == 2
     assert 3 <= report.summary.restarts <= 5  # they die on two segments at a time
+
+
+def test_an_error_in_a_segment_fails_its_file_once_while_another_worker_is_at_it(
+    clips, in_members, monkeypatch, tmp_path
+) -> None:
+    assert clips().ok
+    with (tmp_path / "out" / "cfr.mp4").open("ab") as file:
+        file.write(b"changed")
+    in_members(FAILS)
+    report = clips(overrides=TWO | {"output_video_quality": 20})
+    failed = {Path(file.target).name: file for file in report.files if file.status == "failed"}
+    assert list(failed) == ["cfr.mp4"]
+    assert "no" in (failed["cfr.mp4"].error or "")
+    assert any("it is kept as" in note for note in failed["cfr.mp4"].fallbacks), "what was told before counts"
+    assert [file.status for file in report.files].count("done") == 2
+
+
+OWN_DISKS = """
+if "colab_helpers.batch.member" in sys.orig_argv:
+    import os, signal
+    from pathlib import Path
+    from colab_helpers.batch.drive import WorkPlaces
+    from colab_helpers.batch.earlier import UnfinishedFile
+    keep, of = UnfinishedFile.keep, WorkPlaces.of
+    def placed(folder, work_dir=None):
+        return of(folder, Path(os.environ["PLACE"]) / f"disk{os.getpid()}")
+    def kept(self, done):
+        keep(self, done)
+        died = Path(os.environ["PLACE"]) / "died"
+        if done.segment.number == 1 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    UnfinishedFile.keep, WorkPlaces.of = kept, staticmethod(placed)
+"""
+
+
+def test_workers_on_disks_of_their_own_share_segments_and_one_noted_by_a_dead_one_counts(
+    clips, alone, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    at_start(monkeypatch, tmp_path, OWN_DISKS)
+    report = clips("two", overrides=TWO, work_dir=tmp_path / "disk")
+    assert (tmp_path / "died").exists()
+    assert report.ok, [file.error for file in report.files]
+    assert_same(alone()[0], tmp_path / "two")
+    assert not any("worker process died" in note for file in report.files for note in file.fallbacks)
 
 
 @pytest.mark.parametrize("then", [{}, TWO], ids=["one", "two"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -159,7 +160,9 @@ def test_memory_warnings_are_counted(batch, tmp_path, monkeypatch) -> None:
     targets = [make(tmp_path / f"{name}.mp4", Spec(frames=3)) for name in "ab"]
     clock = count().__next__
     short = MemoryGuard(read=lambda: 90.0, sleep=lambda _: None, clock=clock)
-    monkeypatch.setattr(batch_room, "MemoryGuard", lambda **_: short)
+    monkeypatch.setattr(
+        batch_room, "MemoryGuard", lambda on_warning, **_: replace(short, on_warning=on_warning)
+    )
     report = batch(*targets)
     assert report.summary.memory_warnings == 2
     assert "RAM in use was 90 %" in report.files[0].fallbacks[-1]
