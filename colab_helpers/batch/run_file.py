@@ -145,10 +145,11 @@ class FileRun:
         if self._put_in() and not self.consent.statement:  # the map was another one at the door
             require_consent("", ())
         self.check.begin()
-        growth = self.engine.growth
-        require_room(task.output.parent, report.bytes_in, growth * (_ROOM_OF_COPIES if work else _ROOM))
+        growth, begun = self.engine.growth, self.unfinished.bytes if self.unfinished else 0
+        times = growth * (_ROOM_OF_COPIES if work else _ROOM)
+        require_room(task.output.parent, report.bytes_in, times, begun)
         if work:
-            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK)
+            require_room(work, report.bytes_in, growth * _ROOM_OF_WORK, begun)
         output, note = output_of(task)
         keeps = self.engine.settings.keep_frames and not is_image(task.target)
         frames = frames_folder(output) if keeps else None

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -32,7 +33,7 @@ from colab_helpers.trust.consent import DEMO_CONSENT
 from colab_helpers.trust.marking import COMPOSITE, NETWORKS
 from tests.helpers.marks import actions, read_mark
 from tests.helpers.networks import enlarger, with_enlarger
-from tests.helpers.processes import CPU, litter
+from tests.helpers.processes import CPU, SECONDS, litter, stop_at
 from tests.media.make import Sound, Spec, decoded, make
 
 
@@ -128,6 +129,13 @@ def test_too_little_disk_is_said_with_figures(batch, tmp_path, monkeypatch) -> N
     monkeypatch.setattr(drive, "disk_free", lambda _: 3 * size)
     assert "4 times the target's size" in (batch(target, work_dir=tmp_path / "work").files[0].error or "")
     assert batch(target).ok
+
+
+def test_what_is_done_already_needs_no_more_room(batch, tmp_path, monkeypatch) -> None:
+    target = make(tmp_path / "a.mp4", Spec(frames=30, rate=Fraction(10)))
+    assert batch(target, settings=SECONDS, on_progress=stop_at(25)).stopped
+    monkeypatch.setattr(drive, "disk_free", lambda _: 3 * target.stat().st_size - 1)
+    assert batch(target, settings=SECONDS).ok
 
 
 def test_enlarged_results_have_their_room_mark_and_key(batch, tmp_path, constant_models, monkeypatch) -> None:
