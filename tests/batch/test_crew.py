@@ -6,16 +6,24 @@ import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from colab_helpers.batch.crew import devices_of
+from colab_helpers.batch.crew import Crew, Member, devices_of
+from colab_helpers.batch.drive import WorkPlaces
+from colab_helpers.batch.hands import Loaded
+from colab_helpers.batch.job import Job
+from colab_helpers.batch.journal import History, Started
+from colab_helpers.batch.plan import Task
 from colab_helpers.batch.report import BatchReport
-from colab_helpers.errors import UsageError
+from colab_helpers.batch.surroundings import NONE, Surroundings
+from colab_helpers.errors import UsageError, WorkerError
 from colab_helpers.faces.engine import resolve
 from colab_helpers.machine import GIB, SHARED_BY, SYSTEM_RESERVE, Machine
+from colab_helpers.request import BatchRequest
 from colab_helpers.settings import load_settings
 from tests.batch.films import SETTINGS
 from tests.helpers.marks import media
@@ -334,3 +342,26 @@ def test_copies_of_one_file_are_done_one_after_another(photo, shared_dir, consta
     report = run_here(photo, folder, tmp_path / "two", constant_models, overrides=TWO)
     assert report.ok
     assert media(tmp_path / "two" / "a.mp4") == media(tmp_path / "two" / "b.mp4")
+
+
+def test_whoever_comes_later_takes_what_others_have_begun_for_no_death() -> None:
+    begun = Started(key="k", run="r", target="/t.mp4", pid=1)
+    earlier: Any = SimpleNamespace(history=History([begun]), run="r")
+    around, noted = SimpleNamespace(cause=None), list[Any]()
+    given: Any = around, "engine", Task(Path("/t.mp4"), Path("/o.mp4")), "k", earlier
+    journal: Any = SimpleNamespace(append=noted.append)
+    assert Surroundings.begin(*given, journal, deaths=NONE) == ("engine", [])
+    assert [entry.target for entry in noted] == ["/t.mp4"]
+    with pytest.raises(WorkerError, match="died 3 times on this file, last: cold"):
+        Surroundings.begin(*given, journal, deaths=(3, "cold"))
+
+
+def test_a_crew_that_ends_starts_nobody(monkeypatch, tmp_path) -> None:
+    job = Job(request=BatchRequest(output_dir=tmp_path), tasks=())
+    around: Any = SimpleNamespace(job=job, places=WorkPlaces(tmp_path, None))
+    nothing: Any = None
+    crew = Crew(around, [], nothing, nothing, ["", ""], print, True)
+    crew._waiting, crew._ending = [""], True
+    monkeypatch.setattr("subprocess.Popen", nothing)
+    crew._opened(Member(nothing, nothing, ""), Loaded())
+    assert crew._members == []
