@@ -162,7 +162,9 @@ class Hands:
         self.close()
         task, report = self.tasks[index], self._report(index)
         with self._told(index, report):
-            if os.path.isdir(task.target) or not goes_in_parts(task, self.engine.settings):  # noqa: PTH112
+            settings = self.engine.settings
+            scattered = settings.keep_frames and self.around.job.request.cluster  # frames on several disks
+            if os.path.isdir(task.target) or scattered or not goes_in_parts(task, settings):  # noqa: PTH112
                 return Prepared()
             work = self._unfinished(task)
             if (known := self._known(task, work)) is not None:
@@ -206,7 +208,7 @@ class Hands:
         except BaseException:
             self.close()
             raise
-        self.guard.check(wait=True)
+        self.guard.check(wait=False)  # for workers that hold it: they would wait for each other
 
     def whole(self, index: int, *, encoder: str = "", deaths: Deaths | None = None) -> FileReport:
         """Do a file from end to end, unless an earlier run did, or what is left of one begun with an encoder.

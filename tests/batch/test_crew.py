@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
+from colab_helpers.batch import member
 from colab_helpers.batch.crew import Crew, Member, devices_of
 from colab_helpers.batch.drive import WorkPlaces
-from colab_helpers.batch.hands import Loaded
+from colab_helpers.batch.hands import Hands, Loaded
 from colab_helpers.batch.job import Job
 from colab_helpers.batch.journal import History, Started
 from colab_helpers.batch.plan import Task
@@ -365,3 +366,26 @@ def test_a_crew_that_ends_starts_nobody(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("subprocess.Popen", nothing)
     crew._opened(Member(nothing, nothing, ""), Loaded())
     assert crew._members == []
+
+
+def test_a_worker_never_waits_for_memory_amid_a_file() -> None:
+    waits, made = list[bool](), list[int]()
+    hands: Any = SimpleNamespace(
+        _at=(0, "libx264", NONE),
+        _maker=SimpleNamespace(make=lambda number, goes_on: made.append(number)),
+        guard=SimpleNamespace(short=False, check=lambda wait: waits.append(wait)),
+    )
+    Hands.segment(hands, 0, 3, encoder="libx264")
+    assert (made, waits) == ([3], [False])
+
+
+def test_what_a_worker_holds_is_weighed_after_work_with_all_networks(monkeypatch) -> None:
+    weighed, sent = list[int](), list[Any]()
+    monkeypatch.setattr(member.Growth, "check", lambda *_: weighed.append(len(sent)))
+    hands: Any = SimpleNamespace(prepare=lambda index: "plan", segment=lambda index: None)
+    calls = iter([("prepare", {"index": 0}), ("segment", {"index": 0})])
+    far: Any = SimpleNamespace(recv=calls.__next__, send=sent.append)
+    with pytest.raises(StopIteration):
+        member._serve(hands, far, far)
+    assert sent == [("done", "plan", False), ("done", None, False)]
+    assert weighed == [1]
