@@ -18,18 +18,19 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -50,13 +51,15 @@ from colab_helpers.prompts import Kind, improved
 from colab_helpers.request import BatchRequest
 from colab_helpers.resources.sampler import cuda_version, gpu_memory, gpu_memory_percent
 from colab_helpers.settings import DEFAULT_PRESET
+from colab_helpers.trust.signing import LOCAL
 
 MOST_BYTES = 64 << 20
 """Largest body of a request; two photos of 20 MB fit as data URLs."""
 _PATIENCE = 30.0
 """Seconds that a picture waits for its turn."""
 _OPEN = ("/docs", "/openapi.json")  # as public as this file
-_OWN = ("library", "models_dir", "report_path", "work_dir", "in_process", "upload", "download", "headless")
+_OWN = (*BatchRequest.not_in_form, "library", "models_dir", "upload", "download", "headless")
+_LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
 _FREE_TEXTS = ("visible_label_text", "disclosure")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
@@ -105,10 +108,12 @@ class Server:
     library: Path | None
     models_dir: Path | None
     queue: Queue
+    _adding: Lock = field(default_factory=Lock)
 
     def app(self) -> FastAPI:
         """Build the application, without the `Door` before it."""
         app = FastAPI(title="colab_helpers", version=VERSION, docs_url=None, redoc_url=None)
+        app.router.default_response_class = _Answer
         batch = {
             "requestBody": {"content": {"application/json": {"schema": BatchRequest.model_json_schema()}}}
         }
@@ -124,6 +129,7 @@ class Server:
         app.post("/api/jobs/{name}/stop", status_code=202)(self.stop)
         app.get("/docs", response_class=HTMLResponse, include_in_schema=False)(lambda: _page(app.openapi()))
         app.exception_handler(ColabHelpersError)(_refused)
+        app.exception_handler(RequestValidationError)(_not_understood)
         return app
 
     def root(self) -> dict[str, str]:
@@ -187,9 +193,10 @@ class Server:
         if self.library is None:
             raise UsageError(tr("there is no library"), remedy=tr("start the server with one in --library"))
         pictures, folder = [_picture(photo) for photo in asked.photos], _below(self.library, asked.name)
-        for kind, data in pictures:
-            paths = (folder / f"photo-{number}.{kind}" for number in count(1))
-            write_whole(next(path for path in paths if not os.path.lexists(path)), BytesIO(data))
+        with self._adding:  # or two requests find the same name free
+            for kind, data in pictures:
+                paths = (folder / f"photo-{number}.{kind}" for number in count(1))
+                write_whole(next(path for path in paths if not os.path.lexists(path)), BytesIO(data))
         return self.avatars()
 
     def jobs(self) -> list[dict[str, str]]:
@@ -214,13 +221,14 @@ class Server:
 
     def _job(self, asked: Mapping[str, Any], folder: Path, *more: Path) -> Job:
         """Check a request for a batch into a folder, of files in the inputs and ``more``."""
-        if own := ", ".join(name for name in _OWN if name in asked):
+        if own := ", ".join(sorted(asked.keys() & {*_OWN})):
             what = tr("{names} cannot be asked for over HTTP", names=own)
             raise UsageError(what, remedy=tr("name folders when the server is started"))
         given = {"library": self.library, "models_dir": self.models_dir, "output_dir": folder}
         request = BatchRequest(**{**asked, **given})
         for name, value in request.overrides.items():
-            if name not in _FREE_TEXTS and "/" in str(value):
+            own = name == "signing_certificate" and value != LOCAL
+            if own or (name not in _FREE_TEXTS and "/" in str(value)):
                 raise UsageError(tr("a path cannot be a setting over HTTP"), where=name)
         stated = request.consent.strip()
         statement = [stated] if stated.lower().endswith((".yaml", ".yml")) else []
@@ -229,6 +237,13 @@ class Server:
         job = checked_job(request)
         _confine(map(str, job.inputs), roots)  # what patterns and links lead to
         return job
+
+
+class _Answer(JSONResponse):
+    """JSON that spells out what no encoding takes: half of a pair of surrogates, as in names of files."""
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 class Door:
@@ -265,7 +280,13 @@ def _refused(_request: Request, error: Exception) -> JSONResponse:
     """What an error of this package says."""
     assert isinstance(error, ColabHelpersError)
     code = {FolderBusyError: 409, MissingFileError: 404}.get(type(error), 422 if error.refusal else 500)
-    return JSONResponse({"detail": error.what, "where": error.where, "remedy": error.remedy}, code)
+    return _Answer({"detail": error.what, "where": error.where, "remedy": error.remedy}, code)
+
+
+def _not_understood(_request: Request, error: Exception) -> JSONResponse:
+    """What is wrong with a body, without what was in it: photos of megabytes."""
+    assert isinstance(error, RequestValidationError)
+    return _Answer({"detail": [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]}, 422)
 
 
 def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
@@ -278,7 +299,8 @@ def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
 
 def _below(folder: Path, name: str) -> Path:
     """Return what a name means in a folder; UsageError where it would lead elsewhere."""
-    if name != Path(name).name or name[:1] in ("", ".") or not name.isprintable():
+    plain = name == Path(name).name and name[:1] not in ("", ".") and name.isprintable()
+    if not plain or len(name.encode()) > _LONGEST_NAME:
         what = tr("{name!r} cannot be the name of a folder here", name=name)
         raise UsageError(what, remedy=tr("name it with letters and digits"))
     return folder / name
@@ -333,18 +355,18 @@ def serve(server: Server, host: str, port: int) -> None:
         raise UsageError(what, remedy=tr("run serve on a machine of your own; on Colab use the notebooks"))
     path = home() / "serve-token"
     app = Door(server.app(), token_at(path))
-    for folder in filter(None, [server.library]):
-        folder.mkdir(parents=True, exist_ok=True)
+    if server.library:
+        server.library.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with folder_lock(server.queue.folder), suppress(KeyboardInterrupt), socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    family, name = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
+    with folder_lock(server.queue.folder), suppress(KeyboardInterrupt):
         try:
-            listening.bind((host, port))
+            listening = socket.create_server((host, port), family=family)
         except OSError as error:
             what = tr("nothing can listen there ({reason})", reason=error.strerror or error)
-            raise UsageError(what, where=f"{host}:{port}", remedy=tr("choose another port")) from error
+            raise UsageError(what, where=f"{name}:{port}", remedy=tr("choose another port")) from error
         Thread(target=copy_context().run, args=(server.queue.work,), name="queue", daemon=True).start()
-        address = f"http://{host}:{listening.getsockname()[1]}"
+        address = f"http://{name}:{listening.getsockname()[1]}"
         print(tr("listening at {address}; the token is in {path}", address=address, path=path), flush=True)
         usual: dict[str, Any] = {"log_level": "warning", "lifespan": "off", "ws": "none"}
         uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=10, **usual)).run([listening])
