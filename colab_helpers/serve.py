@@ -42,7 +42,7 @@ from colab_helpers.batch.lock import FolderBusyError, folder_lock
 from colab_helpers.batch.queue import Queue
 from colab_helpers.batch.supervisor import BatchStopped, Supervisor
 from colab_helpers.errors import ColabHelpersError, MediaError, MissingFileError, UsageError, WorkerError
-from colab_helpers.files import absolute, to_json, write_whole
+from colab_helpers.files import absolute, only_ours, to_json, write_whole
 from colab_helpers.itself import VERSION
 from colab_helpers.language import tr
 from colab_helpers.machine import home, on_colab, this_machine
@@ -61,7 +61,6 @@ _OPEN = ("/docs", "/openapi.json")  # as public as this file
 _OWN = (*BatchRequest.not_in_form, "library", "models_dir", "upload", "download", "headless")
 _LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
 _FREE_TEXTS = ("visible_label_text", "disclosure")
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
@@ -319,21 +318,14 @@ def _picture(url: str) -> tuple[str, bytes]:
 
 def _page(schema: Mapping[str, Any]) -> str:
     """What there is, for people: a page without scripts, where FastAPI's own takes them from another site."""
-    calls = (
-        f"<dt><b>{verb.upper()} {escape(path)}</b><dd>{escape(call['description'])}"
-        for path, verbs in schema["paths"].items()
-        for verb, call in verbs.items()
-    )
     text = escape(json.dumps(schema, indent=1))
-    return (
-        f"<!doctype html><meta charset=utf-8><title>colab_helpers</title><dl>{''.join(calls)}</dl><pre>{text}"
-    )
+    return f"<!doctype html><meta charset=utf-8><title>colab_helpers</title><pre>{text}"
 
 
 def token_at(path: Path) -> str:
     """Read the token, which is made where there is none; UsageError where others may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError), os.fdopen(os.open(path, _NEW, 0o600), "w") as file:
+    with suppress(FileExistsError), open(path, "x", opener=only_ours) as file:
         file.write(secrets.token_urlsafe(32))
     with path.open() as file:
         state, token = os.fstat(file.fileno()), file.read(1000).strip()
