@@ -32,7 +32,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from colab_helpers.batch.checked import checked_job
@@ -59,16 +59,11 @@ _PATIENCE = 30.0
 """Seconds that a picture waits for its turn."""
 _OPEN = ("/docs", "/openapi.json")  # as public as this file
 _OWN = (*BatchRequest.not_in_form, "library", "models_dir", "upload", "download", "headless")
-_LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
 _FREE_TEXTS = ("visible_label_text", "disclosure")
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Swap(_Asked):
+class Swap(BaseModel, extra="forbid"):
     """Two pictures as data URLs of PNG, JPEG or WebP; the source may be a name of the library instead."""
 
     source: str
@@ -78,14 +73,14 @@ class Swap(_Asked):
     overrides: dict[str, Any] = {}
 
 
-class Prompt(_Asked):
+class Prompt(BaseModel, extra="forbid"):
     """What a picture shows, in English or Spanish."""
 
     prompt: str
     kind: Kind = "auto"
 
 
-class Avatar(_Asked):
+class Avatar(BaseModel, extra="forbid"):
     """Photos of somebody, as data URLs of PNG, JPEG or WebP."""
 
     name: str
@@ -126,9 +121,13 @@ class Server:
         app.post("/api/jobs", status_code=202, openapi_extra=batch)(self.add_job)
         app.get("/api/jobs/{name}")(self.job)
         app.post("/api/jobs/{name}/stop", status_code=202)(self.stop)
-        app.get("/docs", response_class=HTMLResponse, include_in_schema=False)(lambda: _page(app.openapi()))
-        app.exception_handler(ColabHelpersError)(_refused)
-        app.exception_handler(RequestValidationError)(_not_understood)
+        # FastAPI's own page takes its scripts from another site.
+        page = "<!doctype html><meta charset=utf-8><title>colab_helpers</title><pre>{}"
+        app.get("/docs", response_class=HTMLResponse, include_in_schema=False)(
+            lambda: page.format(escape(json.dumps(app.openapi(), indent=1)))
+        )
+        for kind in (ColabHelpersError, RequestValidationError):
+            app.exception_handler(kind)(_refused)
         return app
 
     def root(self) -> dict[str, str]:
@@ -226,8 +225,8 @@ class Server:
         given = {"library": self.library, "models_dir": self.models_dir, "output_dir": folder}
         request = BatchRequest(**{**asked, **given})
         for name, value in request.overrides.items():
-            own = name == "signing_certificate" and value != LOCAL
-            if own or (name not in _FREE_TEXTS and "/" in str(value)):
+            key = name == "signing_certificate" and value != LOCAL
+            if key or (name not in _FREE_TEXTS and "/" in str(value)):
                 raise UsageError(tr("a path cannot be a setting over HTTP"), where=name)
         stated = request.consent.strip()
         statement = [stated] if stated.lower().endswith((".yaml", ".yml")) else []
@@ -266,26 +265,20 @@ class Door:
 
         known = hmac.compare_digest(headers.get(b"authorization", b""), self._expected)
         if not known and scope["path"] not in _OPEN:
-            refusal = JSONResponse(
-                {"detail": tr("the token is missing or wrong")}, 401, {"WWW-Authenticate": "Bearer"}
-            )
-            return await refusal(scope, receive, send)
+            told, asked = tr("the token is missing or wrong"), {"WWW-Authenticate": "Bearer"}
+            return await JSONResponse({"detail": told}, 401, asked)(scope, receive, send)
         if int(headers.get(b"content-length", b"0")) > MOST_BYTES:
             return await JSONResponse({"detail": too_large}, 413)(scope, receive, send)
         return await self._app(scope, counted, send)
 
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:
-    """What an error of this package says."""
+    """What an error says; of a body that does not fit nothing of what was in it, photos of megabytes."""
+    if isinstance(error, RequestValidationError):
+        return _Answer({"detail": [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]}, 422)
     assert isinstance(error, ColabHelpersError)
     code = {FolderBusyError: 409, MissingFileError: 404}.get(type(error), 422 if error.refusal else 500)
     return _Answer({"detail": error.what, "where": error.where, "remedy": error.remedy}, code)
-
-
-def _not_understood(_request: Request, error: Exception) -> JSONResponse:
-    """What is wrong with a body, without what was in it: photos of megabytes."""
-    assert isinstance(error, RequestValidationError)
-    return _Answer({"detail": [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]}, 422)
 
 
 def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
@@ -299,7 +292,7 @@ def _confine(paths: Iterable[str], roots: Collection[str]) -> None:
 def _below(folder: Path, name: str) -> Path:
     """Return what a name means in a folder; UsageError where it would lead elsewhere."""
     plain = name == Path(name).name and name[:1] not in ("", ".") and name.isprintable()
-    if not plain or len(name.encode()) > _LONGEST_NAME:
+    if not plain or len(name.encode()) > 200:  # file systems take 255, of what is made beside it, too
         what = tr("{name!r} cannot be the name of a folder here", name=name)
         raise UsageError(what, remedy=tr("name it with letters and digits"))
     return folder / name
@@ -314,12 +307,6 @@ def _picture(url: str) -> tuple[str, bytes]:
         if kind and head.startswith("data:"):
             return kind, data
     raise MediaError(tr("only data URLs of PNG, JPEG and WebP are taken"), where=url[:40])
-
-
-def _page(schema: Mapping[str, Any]) -> str:
-    """What there is, for people: a page without scripts, where FastAPI's own takes them from another site."""
-    text = escape(json.dumps(schema, indent=1))
-    return f"<!doctype html><meta charset=utf-8><title>colab_helpers</title><pre>{text}"
 
 
 def token_at(path: Path) -> str:
