@@ -29,9 +29,13 @@ def broken_model(path: Path, reason: str) -> ModelError:
         is_there = f"{sha256_of(path)} ({path.stat().st_size} bytes)"
     except OSError as error:
         is_there = str(error.strerror)
+    told = mark("ONNX Runtime cannot load the model ({reason}): the file is {file}")
+    if wanted:
+        told = mark(
+            "ONNX Runtime cannot load the model ({reason}): the file is {file}, published are {wanted}"
+        )
     return ModelError(
-        tr("ONNX Runtime cannot load the model ({reason}): the file is {file}", reason=reason, file=is_there)
-        + (tr(", published are {wanted}", wanted=", ".join(wanted)) if wanted else ""),
+        tr(told, reason=reason, file=is_there, wanted=", ".join(wanted)),
         where=str(path),
         remedy=tr(
             "it is damaged, cut off, or no ONNX file: fetch it again with 'python -m colab_helpers preload "

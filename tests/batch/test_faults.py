@@ -214,7 +214,7 @@ def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("lasting", "away", "first", "step"),  # a file is opened, synced and renamed: each file is met
-    [(False, False, 0, 3), (True, False, 1, 8), (False, True, 0, 7), (True, True, 1, 10)],
+    [(False, False, 0, 3), (True, False, 1, 8), (False, True, 1, 7), (True, True, 1, 10)],
     ids=["once, beside", "for good, beside", "once, mirrored", "for good, mirrored"],
 )
 @pytest.mark.usefixtures("one_engine")

@@ -65,7 +65,7 @@ def test_what_has_no_end_is_refused(clip: Clip, monkeypatch: pytest.MonkeyPatch)
     assert probe(path).audio
     monkeypatch.setattr(opening, "MAX_STREAMS", 1)
     with pytest.raises(MediaError, match="more than 1 streams"):
-        probe(path)
+        probe(clip("more.mkv", frames=2, sounds=(Sound(),)))
 
 
 @pytest.mark.parametrize("most", [96 * 64, 192 * 128])
