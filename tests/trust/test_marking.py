@@ -284,7 +284,8 @@ def test_a_stop_while_it_is_signed_leaves_nothing(suffix: str, tmp_path: Path) -
 
 def test_what_cannot_be_marked_is_not_delivered(tmp_path: Path) -> None:
     broken = tmp_path / "a.mp4"
-    parts = make(tmp_path / "parts.mp4", Spec(container={"movflags": "frag_keyframe+empty_moov"})).read_bytes()
+    flags = {"movflags": "frag_keyframe+empty_moov"}
+    parts = make(tmp_path / "parts.mp4", Spec(container=flags)).read_bytes()
     for data in (b"no video", b"", b"\0\0\0\x10moov" + bytes(8), b"\0\0\0\x08ftyp\0\0\0\x09", parts):
         broken.write_bytes(data)
         with pytest.raises(MediaError, match="cannot be marked"):
