@@ -142,7 +142,7 @@ def _problem(analyser: FaceAnalyser, ages: Network, image: ByteImage) -> str:
     if report.face_width < SMALLEST:
         return tr("the face is only {width:.0f} pixels wide", width=report.face_width)
     age = float(sex_and_age(ages, BgrPicture(image), report.face)[1])
-    return tr("the face seems to be {age:.0f} years old", age=age) if age < APPARENT_AGE else ""
+    return tr("the face seems to be {age:.0f} years old", age=age) if not age >= APPARENT_AGE else ""
 
 
 def _keep(photo: Path, consent: Path, image: ByteImage, prompt: str, seed: int) -> None:
