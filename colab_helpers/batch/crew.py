@@ -52,9 +52,9 @@ def devices_of(gpus: str) -> list[str]:
     wanted = [int(number) for number in gpus.split(",")]
     if missing := [number for number in wanted if number >= len(there)]:
         raise UsageError(
-            tr("there is no GPU {number}: {count} are seen", number=missing[0], count=len(there)),
+            tr("there is no GPU {number}; GPUs seen here: {count}", number=missing[0], count=len(there)),
             where="gpus",
-            remedy=tr("count from 0, as CUDA does, or look at CUDA_VISIBLE_DEVICES"),
+            remedy=tr("count from 0, as CUDA does, look at CUDA_VISIBLE_DEVICES, or leave it empty"),
         )
     return [there[number] for number in dict.fromkeys(wanted)]
 

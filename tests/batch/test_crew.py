@@ -287,7 +287,7 @@ def test_which_gpu_each_worker_sees(monkeypatch) -> None:
     assert devices_of("all") == ["GPU-a", "GPU-b", "GPU-c"]
     assert devices_of("2,0,2") == ["GPU-c", "GPU-a"]
     assert devices_of("cpu,cpu") == ["", ""]
-    with pytest.raises(UsageError, match="there is no GPU 3: 3 are seen"):
+    with pytest.raises(UsageError, match="there is no GPU 3; GPUs seen here: 3"):
         devices_of("0,3")
     monkeypatch.setattr("colab_helpers.batch.crew.visible_gpus", lambda: ["GPU-a"])
     assert devices_of("all") == []
